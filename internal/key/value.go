@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package key
+
+import (
+	"crypto/subtle"
+	"fmt"
+	"log/slog"
+)
+
+const redacted = "[redacted]"
+
+// Value is an opaque secret. It prints, logs and marshals as "[redacted]" whichever way it is asked; only Reveal gives
+// what is in it. The zero Value is empty.
+type Value struct{ secret string }
+
+var (
+	_ fmt.Stringer   = Value{}
+	_ fmt.GoStringer = Value{}
+	_ fmt.Formatter  = Value{}
+	_ slog.LogValuer = Value{}
+)
+
+// NewValue wraps a secret.
+func NewValue(secret string) Value { return Value{secret: secret} }
+
+// Reveal gives the secret itself, to be handed to whoever must present or check it, and to nobody else.
+func (v Value) Reveal() string { return v.secret }
+
+// Empty tells whether there is no secret.
+func (v Value) Empty() bool { return v.secret == "" }
+
+// Len is the length of the secret in bytes.
+func (v Value) Len() int { return len(v.secret) }
+
+// Equal compares in time that depends on the lengths only.
+func (v Value) Equal(other Value) bool {
+	return subtle.ConstantTimeCompare([]byte(v.secret), []byte(other.secret)) == 1
+}
+
+// String never gives the secret.
+func (v Value) String() string { return redacted }
+
+// GoString never gives the secret.
+func (v Value) GoString() string { return redacted }
+
+// Format never gives the secret, whatever the verb.
+func (v Value) Format(s fmt.State, _ rune) { _, _ = s.Write([]byte(redacted)) }
+
+// LogValue never gives the secret.
+func (v Value) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalJSON never gives the secret: a record that must hold it reveals it on purpose.
+func (v Value) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
+
+// MarshalText never gives the secret.
+func (v Value) MarshalText() ([]byte, error) { return []byte(redacted), nil }

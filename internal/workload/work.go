@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package workload
+
+import "github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+
+// Phase is what the engine asks of an instance that re-encrypts.
+type Phase string
+
+// The phases, in the order in which a rotation goes through them. Revert takes the place of Flip and Sweep when a
+// rotation goes back.
+const (
+	PhaseStage  Phase = "stage"  // compute new ciphertexts beside the rows
+	PhaseFlip   Phase = "flip"   // replace them in one transaction, sweep, verify
+	PhaseSweep  Phase = "sweep"  // again and again: re-encrypt stragglers, count what is left under the old key
+	PhaseRevert Phase = "revert" // put the old ciphertexts back, re-encrypt rows written since
+	PhaseWipe   Phase = "wipe"   // drop staged and kept ciphertexts
+)
+
+// Work is part of a bundle: what its instance should re-encrypt now. The values are in the bundle's accepts under
+// Env: the first is the new one (To), the second the old one (From). Wipe needs neither.
+type Work struct {
+	ID       string       `json:"id"` // rotation, key and phase; another ID is other work
+	Rotation string       `json:"rotation"`
+	Key      string       `json:"key"`
+	Env      string       `json:"env"`
+	Phase    Phase        `json:"phase"`
+	From     int          `json:"from"` // version numbers
+	To       int          `json:"to"`
+	Columns  []key.Column `json:"columns"`
+	// Others are further keys that may have envelopes in the same columns (legacy rows): those are left as they are.
+	Others []Other `json:"others,omitempty"`
+}
+
+// Other is a key that protects some rows of a column that Work is about.
+type Other struct {
+	Env    string     `json:"env"`
+	Layout key.Layout `json:"layout"`
+}
+
+// WorkReport is the evidence that an instance gives of Work.
+type WorkReport struct {
+	ID      string         `json:"id"`
+	Done    bool           `json:"done"`
+	Error   string         `json:"error,omitempty"` // in plain words, never a value
+	Columns []ColumnReport `json:"columns,omitempty"`
+}
+
+// ColumnReport counts the rows of one column, in rows.
+type ColumnReport struct {
+	Column  string `json:"column"`  // Column.String of it
+	Total   int    `json:"total"`   // not null and not empty
+	Staged  int    `json:"staged"`  // copies that wait beside the rows
+	Rotated int    `json:"rotated"` // open under the new value (of a revert: under the old one)
+	Left    int    `json:"left"`    // open under the value that is to go
+	Other   int    `json:"other"`   // open under one of Others
+	Bad     int    `json:"bad"`     // open under nothing we hold
+}
+
+// Left sums the rows that still need the value that is to go, and those that nobody can open.
+func (r WorkReport) Left() (left, bad int) {
+	for _, c := range r.Columns {
+		left += c.Left
+		bad += c.Bad
+	}
+	return left, bad
+}
