@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package key holds what the system rotates: keys, their versions, opaque values and the columns they protect. It uses
+// the standard library only, takes time and randomness as arguments, and logs nothing.
+package key
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// State is where a version is in its life.
+type State string
+
+// The states of a version. A version ends as Destroyed or Aborted, and its value is gone then.
+const (
+	Staged    State = "staged"    // stored, on its way; not yet what the platform relies on
+	Current   State = "current"   // the one to present
+	Previous  State = "previous"  // still accepted, until evidence says that nobody uses it
+	Destroyed State = "destroyed" // retired; the value is erased
+	Aborted   State = "aborted"   // its rotation was reverted; the value is erased
+)
+
+// Version is one value of a key.
+type Version struct {
+	Number      int
+	State       State
+	Value       Value
+	Fingerprint string // of a Fingerprinter; tells values apart and reveals none
+	Created     time.Time
+	CreatedBy   string // display name of who asked for it
+	Rotation    string // id of the rotation that brought it, empty where it was imported
+}
+
+// Policy says when a key rotates by itself and how careful a rotation of it is.
+type Policy struct {
+	Period time.Duration `json:"period"` // between rotations; 0: only when asked
+	Soak   time.Duration `json:"soak"`   // how long the new version must work before the old one may go
+}
+
+// Key is a named secret of the platform.
+type Key struct {
+	Name     string
+	Env      string // environment name, such as DATABASE_URL
+	Kind     string
+	Options  map[string]string // of its kind
+	Protects []Column
+	Policy   Policy
+	Created  time.Time
+	Versions []Version // ascending by number
+}
+
+// Current gives the version to present, if there is one.
+func (k Key) Current() (Version, bool) {
+	for _, v := range slices.Backward(k.Versions) {
+		if v.State == Current {
+			return v, true
+		}
+	}
+	return Version{}, false
+}
+
+// Version gives the version of that number.
+func (k Key) Version(number int) (Version, bool) {
+	for _, v := range k.Versions {
+		if v.Number == number {
+			return v, true
+		}
+	}
+	return Version{}, false
+}
+
+// NextNumber is the number that the next version takes. Numbers are never used again.
+func (k Key) NextNumber() int {
+	if len(k.Versions) == 0 {
+		return 1
+	}
+	return k.Versions[len(k.Versions)-1].Number + 1
+}
+
+// Expires is when the current version's life of Policy.Period is over, zero where it has no end.
+func (k Key) Expires() time.Time {
+	current, ok := k.Current()
+	if !ok || k.Policy.Period <= 0 {
+		return time.Time{}
+	}
+	return current.Created.Add(k.Policy.Period)
+}
+
+// WithFirst gives the key with v as its current version 1. It is an error if the key has versions.
+func (k Key) WithFirst(v Version) (Key, error) {
+	if len(k.Versions) > 0 {
+		return k, fmt.Errorf("key %s has %d versions already", k.Name, len(k.Versions))
+	}
+	v.Number, v.State = 1, Current
+	k.Versions = []Version{v}
+	return k, nil
+}
+
+// WithStaged gives the key with v as a staged version. Doing it again with the same number changes nothing.
+func (k Key) WithStaged(v Version) (Key, error) {
+	if _, ok := k.Version(v.Number); ok {
+		return k, nil
+	}
+	if _, ok := k.Current(); !ok {
+		return k, fmt.Errorf("key %s has no current version to rotate from", k.Name)
+	}
+	if v.Number < k.NextNumber() {
+		return k, fmt.Errorf("key %s: version %d is older than the newest", k.Name, v.Number)
+	}
+	v.State = Staged
+	k.Versions = append(slices.Clone(k.Versions), v)
+	return k, nil
+}
+
+// errNoSuchVersion is internal: a rotation names versions that its key has.
+var errNoSuchVersion = errors.New("no such version")
+
+// Promoted gives the key with version to as current and version from as previous.
+func (k Key) Promoted(from, to int) (Key, error) { return k.moved(from, Previous, to, Current) }
+
+// Retired gives the key with version from destroyed, its value erased, and version to as current.
+func (k Key) Retired(from, to int) (Key, error) { return k.moved(from, Destroyed, to, Current) }
+
+// Reverted gives the key with version to aborted, its value erased, and version from as current.
+func (k Key) Reverted(from, to int) (Key, error) {
+	if _, ok := k.Version(to); !ok { // never stored: nothing to abort
+		return k.moved(from, Current, from, Current)
+	}
+	return k.moved(to, Aborted, from, Current)
+}
+
+func (k Key) moved(a int, aState State, b int, bState State) (Key, error) {
+	versions := slices.Clone(k.Versions)
+	found := 0
+	for i := range versions {
+		switch versions[i].Number {
+		case b:
+			versions[i].State = bState
+		case a:
+			versions[i].State = aState
+		default:
+			continue
+		}
+		found++
+		if s := versions[i].State; s == Destroyed || s == Aborted {
+			versions[i].Value = Value{}
+		}
+	}
+	if found == 0 || (a != b && found < 2) {
+		return k, fmt.Errorf("key %s, versions %d and %d: %w", k.Name, a, b, errNoSuchVersion)
+	}
+	k.Versions = versions
+	return k, nil
+}

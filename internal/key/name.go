@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package key
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+const maxName = 128
+
+var (
+	nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`)
+	envForm  = regexp.MustCompile(`^[A-Z_][A-Z0-9_]*$`)
+)
+
+// ValidateName checks the name of a key, workload or connection; what is the word for it in the message.
+func ValidateName(what, name string) error {
+	switch {
+	case name == "":
+		return fmt.Errorf("%s name is empty", what)
+	case len(name) > maxName:
+		return fmt.Errorf("%s name is %d characters long; at most %d are allowed", what, len(name), maxName)
+	case strings.Contains(name, "/"):
+		return fmt.Errorf("%s name %q contains a slash; use lower-case letters, digits, '-', '_' and '.', such as %q",
+			what, name, strings.ReplaceAll(strings.ToLower(strings.Trim(name, "/")), "/", "-"))
+	case !nameForm.MatchString(name):
+		return fmt.Errorf("%s name %q is not allowed; use lower-case letters, digits, '-', '_' and '.', beginning and ending with a letter or digit", what, name)
+	}
+	return nil
+}
+
+// ValidateEnv checks the environment name of a key.
+func ValidateEnv(env string) error {
+	if !envForm.MatchString(env) {
+		return fmt.Errorf("env %q is not an environment name; use upper-case letters, digits and '_', such as AGENT_SERVICE_TOKEN", env)
+	}
+	return nil
+}
+
+// EnvFor is the environment name that a key has where none is given: its name in upper case.
+func EnvFor(name string) string {
+	return strings.NewReplacer("-", "_", ".", "_").Replace(strings.ToUpper(name))
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package key
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// schema is the number of the stored form below. A reader knows its own and every older one.
+const schema = 1
+
+type record struct {
+	Schema   int               `json:"schema"`
+	Name     string            `json:"name"`
+	Env      string            `json:"env"`
+	Kind     string            `json:"kind"`
+	Options  map[string]string `json:"options,omitempty"`
+	Protects []Column          `json:"protects,omitempty"`
+	Policy   Policy            `json:"policy"`
+	Created  time.Time         `json:"created"`
+	Versions []recordVersion   `json:"versions,omitempty"`
+}
+
+type recordVersion struct {
+	Number      int       `json:"number"`
+	State       State     `json:"state"`
+	Value       string    `json:"value,omitempty"`
+	Fingerprint string    `json:"fingerprint"`
+	Created     time.Time `json:"created"`
+	CreatedBy   string    `json:"created_by,omitempty"`
+	Rotation    string    `json:"rotation,omitempty"`
+}
+
+// Encode gives the stored form, values included: for the barrier-encrypted storage only.
+func (k Key) Encode() ([]byte, error) {
+	r := record{
+		Schema: schema, Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options,
+		Protects: k.Protects, Policy: k.Policy, Created: k.Created,
+	}
+	for _, v := range k.Versions {
+		r.Versions = append(r.Versions, recordVersion{
+			v.Number, v.State, v.Value.Reveal(), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation,
+		})
+	}
+	return json.Marshal(r)
+}
+
+// Decode reads the stored form and refuses what no Encode can have written. Errors never hold a value.
+func Decode(data []byte) (Key, error) {
+	var r record
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&r); err != nil {
+		return Key{}, errors.New("stored key: not a record of this schema") // the JSON error may quote a value
+	}
+	if r.Schema != schema {
+		return Key{}, fmt.Errorf("stored key %q has schema %d, this release reads %d; use the release that wrote it or a newer one", r.Name, r.Schema, schema)
+	}
+	k := Key{
+		Name: r.Name, Env: r.Env, Kind: r.Kind, Options: r.Options,
+		Protects: r.Protects, Policy: r.Policy, Created: r.Created,
+	}
+	last := 0
+	for _, v := range r.Versions {
+		if v.Number <= last {
+			return Key{}, fmt.Errorf("stored key %q: version %d stands after version %d", r.Name, v.Number, last)
+		}
+		last = v.Number
+		switch v.State {
+		case Staged, Current, Previous:
+			if v.Value == "" {
+				return Key{}, fmt.Errorf("stored key %q: version %d is %s but has no value", r.Name, v.Number, v.State)
+			}
+		case Destroyed, Aborted:
+		default:
+			return Key{}, fmt.Errorf("stored key %q: version %d has unknown state %q", r.Name, v.Number, v.State)
+		}
+		k.Versions = append(k.Versions, Version{
+			v.Number, v.State, NewValue(v.Value), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation,
+		})
+	}
+	return k, ValidateName("stored key", k.Name)
+}

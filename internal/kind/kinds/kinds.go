@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kinds is the list of kinds there are: a new kind is one line here.
+package kinds
+
+import (
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/token"
+)
+
+// All gives every kind.
+func All() kind.List {
+	return kind.List{
+		token.Kind{},
+	}
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package workload
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+)
+
+// Bundle is all that one instance should hold now.
+type Bundle struct {
+	Values         map[string]key.Value   // by environment name: to present, or to encrypt with
+	Accepts        map[string][]key.Value // by environment name: to verify against, newest first
+	Versions       map[string]int         // by environment name
+	AcceptVersions map[string][]int       // by environment name, parallel to Accepts
+	Work           []Work
+	Holding        Holding
+}
+
+// Summer makes keyed hashes over parts; key.Fingerprinter is one.
+type Summer interface{ Sum(parts ...string) string }
+
+// EtagOf is the etag of what is held and the work asked: keyed, so that it tells bundles apart and reveals no value.
+// It costs no look at values, since a version's value never changes.
+func EtagOf(sum Summer, workload string, held map[string]Held, work []Work) string {
+	parts := []string{"etag", workload}
+	for _, name := range slices.Sorted(maps.Keys(held)) {
+		parts = append(parts, name, strconv.Itoa(held[name].Value))
+		for _, n := range held[name].Accepts {
+			parts = append(parts, strconv.Itoa(n))
+		}
+		parts = append(parts, "")
+	}
+	for _, w := range work {
+		parts = append(parts, w.ID)
+	}
+	return sum.Sum(parts...)[:32]
+}
+
+// Fill makes the bundle of a holding: it looks up the values of the versions held.
+func Fill(holding Holding, work []Work, keys func(name string) (key.Key, bool)) (Bundle, error) {
+	b := Bundle{
+		Values: map[string]key.Value{}, Accepts: map[string][]key.Value{},
+		Versions: map[string]int{}, AcceptVersions: map[string][]int{}, Work: work, Holding: holding,
+	}
+	for name, held := range holding.Keys {
+		k, ok := keys(name)
+		if !ok {
+			return Bundle{}, fmt.Errorf("key %s is gone", name)
+		}
+		value := func(number int) (key.Value, error) {
+			v, ok := k.Version(number)
+			if !ok || v.Value.Empty() {
+				return key.Value{}, fmt.Errorf("key %s: version %d has no value", name, number)
+			}
+			return v.Value, nil
+		}
+		for _, n := range held.Accepts {
+			v, err := value(n)
+			if err != nil {
+				return Bundle{}, err
+			}
+			b.Accepts[k.Env] = append(b.Accepts[k.Env], v)
+			b.AcceptVersions[k.Env] = append(b.AcceptVersions[k.Env], n)
+			b.Versions[k.Env] = max(b.Versions[k.Env], n)
+		}
+		if held.Value == 0 {
+			continue
+		}
+		v, err := value(held.Value)
+		if err != nil {
+			return Bundle{}, err
+		}
+		b.Values[k.Env] = v
+		b.Versions[k.Env] = held.Value
+	}
+	return b, nil
+}

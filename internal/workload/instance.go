@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package workload
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Held is what an instance holds of one key, as version numbers; 0 and nil where its role has no part in it.
+type Held struct {
+	Value   int   `json:"value,omitempty"`   // presented
+	Accepts []int `json:"accepts,omitempty"` // verified against, newest first
+}
+
+// Equal compares.
+func (h Held) Equal(other Held) bool {
+	return h.Value == other.Value && slices.Equal(h.Accepts, other.Accepts)
+}
+
+// Uses tells whether a version is among what is held.
+func (h Held) Uses(version int) bool {
+	return h.Value == version || slices.Contains(h.Accepts, version)
+}
+
+// Holding is what a bundle gave to an instance.
+type Holding struct {
+	Etag string          `json:"etag"`
+	At   time.Time       `json:"at"`
+	Keys map[string]Held `json:"keys"` // by key name
+}
+
+// Instance is one process of a workload, known by the lease that its read of creds/ opened.
+type Instance struct {
+	Workload   string    `json:"workload"`
+	ID         string    `json:"id"`
+	Anonymous  bool      `json:"anonymous,omitempty"` // read without instance=; it never reports
+	Epoch      string    `json:"epoch"`               // of its newest read; leases of older reads have no say
+	SecretHash string    `json:"secret_hash"`         // keyed hash of the instance secret
+	Issued     Holding   `json:"issued"`              // what its newest read gave
+	Loaded     *Holding  `json:"loaded,omitempty"`    // what it last reported to have loaded
+	Healthy    bool      `json:"healthy"`
+	Reason     string    `json:"reason,omitempty"` // why it is not healthy, in its own words
+	Seen       time.Time `json:"seen"`             // last read or report
+}
+
+// Name is how gates and people call it.
+func (i Instance) Name() string { return i.Workload + "/" + i.ID }
+
+// HoldsLoaded is what the instance is known to run with. An anonymous reader never reports; it counts as running with
+// what it was given.
+func (i Instance) HoldsLoaded() (Holding, bool) {
+	if i.Anonymous {
+		return i.Issued, true
+	}
+	if i.Loaded == nil {
+		return Holding{}, false
+	}
+	return *i.Loaded, true
+}
+
+// MayPresent tells whether the instance may still present a version: it was given it, or runs with it. This is the
+// evidence that keeps an old version alive.
+func (i Instance) MayPresent(keyName string, version int) bool {
+	if i.Issued.Keys[keyName].Value == version {
+		return true
+	}
+	return i.Loaded != nil && i.Loaded.Keys[keyName].Value == version
+}
+
+type instanceRecord struct {
+	Schema int `json:"schema"`
+	Instance
+}
+
+// Encode gives the stored form.
+func (i Instance) Encode() ([]byte, error) { return json.Marshal(instanceRecord{1, i}) }
+
+// DecodeInstance reads the stored form.
+func DecodeInstance(data []byte) (Instance, error) {
+	var r instanceRecord
+	if err := decode(data, &r, func() int { return r.Schema }); err != nil {
+		return Instance{}, fmt.Errorf("stored instance: %w", err)
+	}
+	if r.Workload == "" || r.ID == "" || r.Epoch == "" {
+		return Instance{}, fmt.Errorf("stored instance: workload, id or epoch is missing")
+	}
+	return r.Instance, nil
+}

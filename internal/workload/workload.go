@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package workload holds who loads keys: workloads, what each does with a key, their running instances, and the
+// bundle that an instance should hold.
+package workload
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+)
+
+// Role is what a workload does with a key.
+type Role struct {
+	Presents bool `json:"presents,omitempty"` // client, encryptor
+	Verifies bool `json:"verifies,omitempty"` // server, decryptor
+}
+
+// Workload is a set of identical processes that load keys.
+type Workload struct {
+	Name           string          `json:"name"`
+	Keys           map[string]Role `json:"keys"`            // by key name
+	After          []string        `json:"after,omitempty"` // workloads whose instances change first
+	MinInstances   int             `json:"min_instances"`   // a rotation waits until so many live instances take part
+	MaxUnavailable string          `json:"max_unavailable"` // instances that change at a time: a number or a percentage
+	Reencrypts     bool            `json:"reencrypts,omitempty"`
+}
+
+// Uses tells whether the workload has anything to do with one of the keys.
+func (w Workload) Uses(keys ...string) bool {
+	return slices.ContainsFunc(keys, func(name string) bool { _, ok := w.Keys[name]; return ok })
+}
+
+// KeyNames gives the names of its keys, sorted.
+func (w Workload) KeyNames() []string { return slices.Sorted(maps.Keys(w.Keys)) }
+
+// Validate names the field that is wrong.
+func (w Workload) Validate() error {
+	if err := key.ValidateName("workload", w.Name); err != nil {
+		return err
+	}
+	if len(w.Keys) == 0 {
+		return fmt.Errorf("workload %s has no keys; list them in presents= or verifies=", w.Name)
+	}
+	if w.MinInstances < 0 {
+		return fmt.Errorf("min_instances %d is negative; use 0 for a workload that may be absent", w.MinInstances)
+	}
+	if slices.Contains(w.After, w.Name) {
+		return fmt.Errorf("after: workload %s cannot come after itself", w.Name)
+	}
+	if w.Reencrypts && !slices.ContainsFunc(slices.Collect(maps.Values(w.Keys)), func(r Role) bool { return r.Verifies }) {
+		return errors.New("reencrypts needs a key that the workload verifies: only those come with the old and the new value")
+	}
+	_, err := w.AtATime(1)
+	return err
+}
+
+// AtATime is how many of total instances may change at a time, at least one.
+func (w Workload) AtATime(total int) (int, error) {
+	text, percent := strings.CutSuffix(w.MaxUnavailable, "%")
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || (percent && n > 100) {
+		return 0, fmt.Errorf("max_unavailable %q is neither a number from 1 nor a percentage from 1%% to 100%%", w.MaxUnavailable)
+	}
+	if percent {
+		n = total * n / 100
+	}
+	return max(n, 1), nil
+}
+
+type workloadRecord struct {
+	Schema int `json:"schema"`
+	Workload
+}
+
+// Encode gives the stored form.
+func (w Workload) Encode() ([]byte, error) { return json.Marshal(workloadRecord{1, w}) }
+
+// Decode reads the stored form.
+func Decode(data []byte) (Workload, error) {
+	var r workloadRecord
+	if err := decode(data, &r, func() int { return r.Schema }); err != nil {
+		return Workload{}, fmt.Errorf("stored workload: %w", err)
+	}
+	if err := r.Validate(); err != nil {
+		return Workload{}, fmt.Errorf("stored workload: %w", err)
+	}
+	return r.Workload, nil
+}
+
+// decode reads JSON of schema 1.
+func decode(data []byte, into any, schema func() int) error {
+	if err := json.Unmarshal(data, into); err != nil {
+		return err
+	}
+	if schema() != 1 {
+		return fmt.Errorf("schema %d is not 1; use the release that wrote it or a newer one", schema())
+	}
+	return nil
+}
