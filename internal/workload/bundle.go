@@ -25,11 +25,12 @@ type Bundle struct {
 type Summer interface{ Sum(parts ...string) string }
 
 // EtagOf is the etag of what is held and the work asked: keyed, so that it tells bundles apart and reveals no value.
-// It costs no look at values, since a version's value never changes.
-func EtagOf(sum Summer, workload string, held map[string]Held, work []Work) string {
+// It costs no look at values, since a version's value never changes; identity tells a key from one of the same name that
+// was deleted before it.
+func EtagOf(sum Summer, workload string, held map[string]Held, work []Work, identity func(keyName string) string) string {
 	parts := []string{"etag", workload}
 	for _, name := range slices.Sorted(maps.Keys(held)) {
-		parts = append(parts, name, strconv.Itoa(held[name].Value))
+		parts = append(parts, name, identity(name), strconv.Itoa(held[name].Value))
 		for _, n := range held[name].Accepts {
 			parts = append(parts, strconv.Itoa(n))
 		}

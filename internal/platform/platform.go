@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package platform holds the facts on HYVVE that the preset and the by-hand re-encryption share: its keys, who does
+// what with them, and the columns they protect. Their source is ../shared/platform/README.md.
+package platform
+
+import (
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// Environment names of the keys that protect rows.
+const (
+	MasterKey  = "ENCRYPTION_MASTER_KEY"
+	BetterAuth = "BETTER_AUTH_SECRET"
+)
+
+// Key is one of the platform's keys as the preset defines it.
+type Key struct {
+	Name     string
+	Env      string
+	Kind     string
+	Options  map[string]string
+	Protects []key.Column
+	Period   time.Duration // recommended; 0: rotated when asked
+}
+
+// Keys gives the platform's token keys. DATABASE_URL and REDIS_URL need kinds that act on a server.
+func Keys() []Key {
+	const day = 24 * time.Hour
+	return []Key{
+		{Name: "agent-service-token", Env: "AGENT_SERVICE_TOKEN", Kind: "token", Options: map[string]string{"format": "hex", "length": "32"}},
+		{Name: "agno-api-key", Env: "AGNO_API_KEY", Kind: "token", Options: map[string]string{"format": "base64", "length": "32"}},
+		{
+			Name: "better-auth-secret", Env: BetterAuth, Kind: "token", Protects: Columns(BetterAuth),
+			Options: map[string]string{"format": "base64", "length": "48", "rule": "better-auth-secret"},
+		},
+		{
+			Name: "encryption-master-key", Env: MasterKey, Kind: "token", Protects: Columns(MasterKey),
+			Options: map[string]string{"format": "base64", "length": "32", "rule": "encryption-master-key"},
+		},
+		{Name: "jwt-secret", Env: "JWT_SECRET", Kind: "token", Options: map[string]string{"format": "base64url", "length": "48"}},
+		{Name: "metrics-api-key", Env: "METRICS_API_KEY", Kind: "token", Options: map[string]string{"format": "base64", "length": "32"}, Period: 90 * day},
+	}
+}
+
+// Columns gives the columns of envelopes that a key of that environment name protects, in the order in which the
+// platform's own runbook goes through them, followed by those that it misses.
+func Columns(env string) []key.Column {
+	switch env {
+	case MasterKey:
+		return []key.Column{
+			{Schema: "public", Table: "ai_provider_configs", Column: "api_key_encrypted", Layout: key.TagFirst},
+			{Schema: "public", Table: "mcp_server_configs", Column: "api_key_encrypted", Layout: key.TagFirst},
+			{Schema: "public", Table: "integration_connections", Column: "encrypted_credentials", Layout: key.TagFirst},
+		}
+	case BetterAuth:
+		return []key.Column{
+			{Schema: "public", Table: "users", Column: "two_factor_secret", Layout: key.TagLast},
+			// Rows of older releases, which readers still fall back to.
+			{Schema: "public", Table: "mcp_server_configs", Column: "api_key_encrypted", Layout: key.TagLast},
+		}
+	}
+	return nil
+}
+
+// Workloads gives who loads the keys, in an order in which each stands after those it names in After.
+func Workloads() []workload.Workload {
+	presents, verifies := workload.Role{Presents: true}, workload.Role{Verifies: true}
+	both := workload.Role{Presents: true, Verifies: true}
+	return []workload.Workload{
+		{
+			Name: "api", MinInstances: 1, MaxUnavailable: "25%", Reencrypts: true,
+			Keys: map[string]workload.Role{
+				"agent-service-token": verifies, "better-auth-secret": both, "encryption-master-key": both, "jwt-secret": both,
+			},
+		},
+		{
+			Name: "web", MinInstances: 1, MaxUnavailable: "25%", After: []string{"api"},
+			Keys: map[string]workload.Role{
+				"agno-api-key": presents, "better-auth-secret": both, "encryption-master-key": both,
+			},
+		},
+		{
+			Name: "agents", MinInstances: 1, MaxUnavailable: "25%", After: []string{"api"},
+			Keys: map[string]workload.Role{
+				"agent-service-token": presents, "agno-api-key": both, "better-auth-secret": verifies,
+				"encryption-master-key": both, "metrics-api-key": verifies,
+			},
+		},
+		{
+			Name: "prometheus", MinInstances: 1, MaxUnavailable: "1", After: []string{"agents"},
+			Keys: map[string]workload.Role{"metrics-api-key": presents},
+		},
+	}
+}

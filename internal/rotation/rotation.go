@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package rotation changes keys without hope. A rotation is a record that walks through the places of one transition
+// table (table.go). Next is a pure function from a rotation and the facts to the rotation that follows, with the gates
+// that hold it back (gates.go) and the instances that may change now (wave.go). The Engine around it persists, acts and
+// persists, so that a crash anywhere is survived by running the current place again.
+package rotation
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// State is where a rotation is.
+type State string
+
+// The states of a rotation.
+const (
+	Planned    State = "planned"    // values are stored, nobody has been told
+	Accepting  State = "accepting"  // whoever verifies learns to accept the new version beside the old
+	Presenting State = "presenting" // whoever presents switches to the new version; rows are re-encrypted
+	Soaking    State = "soaking"    // both are still accepted; evidence that the old one is unused is gathered
+	Retiring   State = "retiring"   // the old version ceases to be accepted: from here there is no way back
+	Done       State = "done"
+	Reverting  State = "reverting" // the moves are undone, backwards
+	Reverted   State = "reverted"
+)
+
+// Trigger is what started a rotation.
+type Trigger string
+
+// The triggers.
+const (
+	ByOperator Trigger = "operator" // a write to rotate
+	ByPeriod   Trigger = "period"   // the version's life of rotation_period was over
+)
+
+// Change is one key in a rotation.
+type Change struct {
+	Key      string       `json:"key"`
+	Env      string       `json:"env"`
+	From     int          `json:"from"` // version numbers
+	To       int          `json:"to"`
+	Protects []key.Column `json:"protects,omitempty"`
+}
+
+// Event is one entry of the timeline.
+type Event struct {
+	At    time.Time `json:"at"`
+	State State     `json:"state"`
+	Step  Step      `json:"step,omitempty"`
+	Text  string    `json:"text"`
+	By    string    `json:"by,omitempty"`
+}
+
+// Evidence is the last report on a piece of work.
+type Evidence struct {
+	Report   workload.WorkReport `json:"report"`
+	At       time.Time           `json:"at"`
+	Instance string              `json:"instance"`
+}
+
+// Rotation is one change of one or several keys together. It holds version numbers and never a value.
+type Rotation struct {
+	ID      string        `json:"id"` // sorts by time of creation
+	Changes []Change      `json:"changes"`
+	Trigger Trigger       `json:"trigger"`
+	Reason  string        `json:"reason,omitempty"`
+	By      string        `json:"by,omitempty"`
+	Created time.Time     `json:"created"`
+	Soak    time.Duration `json:"soak"`
+
+	State    State     `json:"state"`
+	Step     Step      `json:"step,omitempty"`
+	Since    time.Time `json:"since"` // when this step began
+	SoakFrom time.Time `json:"soak_from,omitzero"`
+
+	// Positions is how far each instance may go, by Instance.Name; see place. An instance that is not in it came later
+	// and starts where the place says.
+	Positions map[string]int `json:"positions,omitempty"`
+
+	// Of the current step's action.
+	Acted    bool      `json:"acted,omitempty"`
+	Attempts int       `json:"attempts,omitempty"`
+	RetryAt  time.Time `json:"retry_at,omitzero"`
+	Fault    string    `json:"fault,omitempty"` // why the last attempt failed
+
+	Work     map[string]Evidence `json:"work,omitempty"` // by Work.ID
+	Timeline []Event             `json:"timeline"`
+}
+
+// Finished tells whether nothing will happen any more.
+func (r Rotation) Finished() bool { return r.State == Done || r.State == Reverted }
+
+// KeyNames gives the names of the keys that change.
+func (r Rotation) KeyNames() []string {
+	names := make([]string, 0, len(r.Changes))
+	for _, c := range r.Changes {
+		names = append(names, c.Key)
+	}
+	return names
+}
+
+// Change gives the change of that key.
+func (r Rotation) Change(keyName string) (Change, bool) {
+	for _, c := range r.Changes {
+		if c.Key == keyName {
+			return c, true
+		}
+	}
+	return Change{}, false
+}
+
+// protects tells whether any key of it has rows to re-encrypt.
+func (r Rotation) protects() bool {
+	return slices.ContainsFunc(r.Changes, func(c Change) bool { return len(c.Protects) > 0 })
+}
+
+// clone copies what Next may write to.
+func (r Rotation) clone() Rotation {
+	r.Positions = maps.Clone(r.Positions)
+	if r.Positions == nil {
+		r.Positions = map[string]int{}
+	}
+	r.Work = maps.Clone(r.Work)
+	if r.Work == nil {
+		r.Work = map[string]Evidence{}
+	}
+	r.Timeline = slices.Clone(r.Timeline)
+	return r
+}
+
+// moved gives the rotation at another place, with an event.
+func (r Rotation) moved(to place, now time.Time, text, by string) Rotation {
+	r = r.clone()
+	r.State, r.Step, r.Since = to.state, to.step, now
+	r.Acted, r.Attempts, r.Fault, r.RetryAt, r.SoakFrom = false, 0, "", time.Time{}, time.Time{}
+	r.Timeline = append(r.Timeline, Event{At: now, State: to.state, Step: to.step, Text: text, By: by})
+	return r
+}
+
+type rotationRecord struct {
+	Schema int `json:"schema"`
+	Rotation
+}
+
+// Encode gives the stored form.
+func (r Rotation) Encode() ([]byte, error) { return json.Marshal(rotationRecord{1, r}) }
+
+// Decode reads the stored form, and refuses what the table does not know.
+func Decode(data []byte) (Rotation, error) {
+	var r rotationRecord
+	if err := json.Unmarshal(data, &r); err != nil {
+		return Rotation{}, fmt.Errorf("stored rotation: %w", err)
+	}
+	if r.Schema != 1 {
+		return Rotation{}, fmt.Errorf("stored rotation %q has schema %d, this release reads 1; use the release that wrote it or a newer one", r.ID, r.Schema)
+	}
+	if r.ID == "" || len(r.Changes) == 0 {
+		return Rotation{}, fmt.Errorf("stored rotation %q: id or changes are missing", r.ID)
+	}
+	if _, ok := find(r.State, r.Step); !ok {
+		return Rotation{}, fmt.Errorf("stored rotation %s: place %s/%s is not known", r.ID, r.State, r.Step)
+	}
+	return r.Rotation, nil
+}
+
+// names joins environment names for people.
+func (r Rotation) names() string {
+	names := make([]string, 0, len(r.Changes))
+	for _, c := range r.Changes {
+		names = append(names, c.Env)
+	}
+	return strings.Join(names, ", ")
+}

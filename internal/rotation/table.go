@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import "github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+
+// Step is where within a state a rotation is.
+type Step string
+
+// The steps.
+const (
+	StepStage     Step = "stage"      // accepting: the server learns the new version
+	StepLoad      Step = "load"       // instances load other accept-lists
+	StepStageRows Step = "stage-rows" // presenting: new ciphertexts are computed beside the rows
+	StepSwitch    Step = "switch"     // instances present another version
+	StepFlipRows  Step = "flip-rows"  // presenting: the new ciphertexts take the place of the old
+	StepSoak      Step = "soak"       // soaking: the clock runs
+	StepUnused    Step = "unused"     // soaking: evidence that nobody uses the old version
+	StepRows      Step = "rows"       // reverting: the old ciphertexts take their place again
+	StepWipeRows  Step = "wipe-rows"  // staged and kept ciphertexts are dropped
+	StepRetire    Step = "retire"     // retiring: the server forgets the old version, its value is erased
+	StepUnstage   Step = "unstage"    // reverting: the server forgets the new version, its value is erased
+)
+
+// Positions: how far an instance is taken. What it holds of a key there depends on its role alone (heldAt).
+const (
+	atOld     = 0 // presents old, accepts old
+	atAccept  = 1 // presents old, accepts both
+	atPresent = 2 // presents new, accepts both
+	atNew     = 3 // presents new, accepts new
+)
+
+// action is what the engine does at a place, once, idempotently, before the place can be left.
+type action string
+
+const (
+	noAction   action = ""
+	actStage   action = "stage"   // Server.Stage and Verify
+	actPromote action = "promote" // mark the new version current, the old one previous
+	actInUse   action = "in-use"  // Server.InUse must be 0
+	actRetire  action = "retire"  // Server.Retire, then erase the old value
+	actUnstage action = "unstage" // Server.Unstage, then erase the new value
+)
+
+// place is a row of the transition table.
+type place struct {
+	state State
+	step  Step
+	// Every live instance is taken from one position to the other here, in waves. One that joins starts at target;
+	// nobody is outside of the two.
+	from, target int
+	phase        workload.Phase // of re-encryption, asked of those that re-encrypt
+	action       action
+	gates        []gate
+	next         goal   // what follows when all gates hold
+	revert       goal   // where a revert goes to from here; zero: there is no way back
+	enter        string // the timeline's words on entering
+}
+
+// table is every place there is and every legal transition. docs/architecture.md draws it.
+var table = []place{
+	{
+		state: Planned, from: atOld, target: atOld,
+		next: goal{Accepting, StepStage}, revert: goal{Reverting, StepUnstage},
+		enter: "values stored",
+	},
+	{
+		state: Accepting, step: StepStage, from: atOld, target: atOld, action: actStage,
+		gates: []gate{gateAction},
+		next:  goal{Accepting, StepLoad}, revert: goal{Reverting, StepUnstage},
+		enter: "making the new version valid beside the old",
+	},
+	{
+		state: Accepting, step: StepLoad, from: atOld, target: atAccept,
+		gates: []gate{gateMinInstances, gateLoaded, gateHealthy},
+		next:  goal{Presenting, StepStageRows}, revert: goal{Reverting, StepLoad},
+		enter: "those that verify load both versions",
+	},
+	{
+		state: Presenting, step: StepStageRows, from: atAccept, target: atAccept, phase: workload.PhaseStage,
+		gates: []gate{gateRows},
+		next:  goal{Presenting, StepSwitch}, revert: goal{Reverting, StepRows},
+		enter: "new ciphertexts are staged beside protected rows",
+	},
+	{
+		state: Presenting, step: StepSwitch, from: atAccept, target: atPresent,
+		gates: []gate{gateMinInstances, gateLoaded, gateHealthy},
+		next:  goal{Presenting, StepFlipRows}, revert: goal{Reverting, StepSwitch},
+		enter: "those that present switch to the new version",
+	},
+	{
+		state: Presenting, step: StepFlipRows, from: atPresent, target: atPresent, phase: workload.PhaseFlip,
+		gates: []gate{gateRows},
+		next:  goal{Soaking, StepSoak}, revert: goal{Reverting, StepSwitch},
+		enter: "protected rows are replaced by their staged copies",
+	},
+	{
+		state: Soaking, step: StepSoak, from: atPresent, target: atPresent, action: actPromote,
+		gates: []gate{gateAction, gateHealthy, gateSoak},
+		next:  goal{Soaking, StepUnused}, revert: goal{Reverting, StepSwitch},
+		enter: "the new version is presented everywhere; the soak time runs",
+	},
+	{
+		state: Soaking, step: StepUnused, from: atPresent, target: atPresent, phase: workload.PhaseSweep, action: actInUse,
+		gates: []gate{gateMinInstances, gateLoaded, gateHealthy, gateUnused, gateRows, gateAction},
+		next:  goal{Retiring, StepLoad}, revert: goal{Reverting, StepSwitch},
+		enter: "looking for any use of the old version",
+	},
+	{
+		state: Retiring, step: StepLoad, from: atPresent, target: atNew,
+		gates: []gate{gateLoaded, gateHealthy},
+		next:  goal{Retiring, StepWipeRows},
+		enter: "nobody uses the old version; those that verify drop it",
+	},
+	{
+		state: Retiring, step: StepWipeRows, from: atNew, target: atNew, phase: workload.PhaseWipe,
+		gates: []gate{gateRows},
+		next:  goal{Retiring, StepRetire},
+		enter: "kept ciphertexts of the old version are dropped",
+	},
+	{
+		state: Retiring, step: StepRetire, from: atNew, target: atNew, action: actRetire,
+		gates: []gate{gateAction},
+		next:  goal{Done, ""},
+		enter: "the old version is destroyed",
+	},
+	{state: Done, from: atNew, target: atNew, enter: "done"},
+	{
+		state: Reverting, step: StepSwitch, from: atPresent, target: atAccept,
+		gates: []gate{gateLoaded},
+		next:  goal{Reverting, StepRows},
+		enter: "those that present go back to the old version",
+	},
+	{
+		state: Reverting, step: StepRows, from: atAccept, target: atAccept, phase: workload.PhaseRevert,
+		gates: []gate{gateRows},
+		next:  goal{Reverting, StepLoad},
+		enter: "protected rows go back to the old version",
+	},
+	{
+		state: Reverting, step: StepLoad, from: atAccept, target: atOld,
+		gates: []gate{gateLoaded},
+		next:  goal{Reverting, StepWipeRows},
+		enter: "those that verify forget the new version",
+	},
+	{
+		state: Reverting, step: StepWipeRows, from: atOld, target: atOld, phase: workload.PhaseWipe,
+		gates: []gate{gateRows},
+		next:  goal{Reverting, StepUnstage},
+		enter: "staged ciphertexts of the new version are dropped",
+	},
+	{
+		state: Reverting, step: StepUnstage, from: atOld, target: atOld, action: actUnstage,
+		gates: []gate{gateAction},
+		next:  goal{Reverted, ""},
+		enter: "the new version is made invalid and its value erased",
+	},
+	{state: Reverted, from: atOld, target: atOld, enter: "reverted"},
+}
+
+// find gives the row of a state and step.
+func find(state State, step Step) (place, bool) {
+	for _, p := range table {
+		if p.state == state && p.step == step {
+			return p, true
+		}
+	}
+	return place{}, false
+}
+
+// at gives the row of the rotation. Decode and moved let no other place in.
+func (r Rotation) at() place {
+	p, _ := find(r.State, r.Step)
+	return p
+}
+
+// goal names a place.
+type goal struct {
+	state State
+	step  Step
+}
+
+// row gives the place that a goal names.
+func (g goal) row() (place, bool) { return find(g.state, g.step) }

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"slices"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// heldAt is what an instance of a role holds of a changing key at a position. It is the whole meaning of positions.
+func heldAt(role workload.Role, c Change, position int) workload.Held {
+	var h workload.Held
+	if role.Presents {
+		h.Value = c.From
+		if position >= atPresent {
+			h.Value = c.To
+		}
+	}
+	if role.Verifies {
+		switch position {
+		case atOld:
+			h.Accepts = []int{c.From}
+		case atNew:
+			h.Accepts = []int{c.To}
+		default:
+			h.Accepts = []int{c.To, c.From}
+		}
+	}
+	return h
+}
+
+// Position is how far an instance is taken: what was granted, within what the place allows.
+func (r Rotation) Position(instance string) int {
+	p := r.at()
+	granted, ok := r.Positions[instance]
+	if !ok {
+		return p.target
+	}
+	return min(max(granted, min(p.from, p.target)), max(p.from, p.target))
+}
+
+// expected is what the instance should hold of the rotation's keys at a position, by key name.
+func (r Rotation) expected(w workload.Workload, position int) map[string]workload.Held {
+	held := map[string]workload.Held{}
+	for _, c := range r.Changes {
+		if role, ok := w.Keys[c.Key]; ok {
+			held[c.Key] = heldAt(role, c, position)
+		}
+	}
+	return held
+}
+
+// Held is what the instance of w should hold of the rotation's keys now, by key name. An anonymous reader cannot be
+// held back in a wave, since it never says what it has loaded.
+func (r Rotation) Held(w workload.Workload, instance workload.Instance) map[string]workload.Held {
+	if instance.Anonymous {
+		return r.expected(w, r.at().target)
+	}
+	return r.expected(w, r.Position(instance.Name()))
+}
+
+// holds tells whether the instance runs with what is expected at a position.
+func holds(r Rotation, w workload.Workload, i workload.Instance, position int) bool {
+	loaded, ok := i.HoldsLoaded()
+	if !ok {
+		return false
+	}
+	for name, want := range r.expected(w, position) {
+		if !loaded.Keys[name].Equal(want) {
+			return false
+		}
+	}
+	return true
+}
+
+// settled tells whether the instance has arrived at the place's target and works. A revert asks only for the first: it
+// goes back to what was known to work.
+func settled(r Rotation, w workload.Workload, i workload.Instance) bool {
+	target := r.at().target
+	if !i.Anonymous && r.Position(i.Name()) != target {
+		return false
+	}
+	return holds(r, w, i, target) && (i.Healthy || i.Anonymous || r.State == Reverting)
+}
+
+// grant gives the positions after letting as many more instances change as the waves allow: workloads after those they
+// name in After, and within one at most max_unavailable that have not arrived. It tells whether anything changed.
+func grant(r Rotation, f Facts) (Rotation, bool) {
+	target := r.at().target
+	changed := false
+	for _, w := range f.Workloads {
+		if !f.ready(r, w.Workload) {
+			continue
+		}
+		budget := f.budget(r, w)
+		for _, i := range w.Instances {
+			if i.Anonymous || r.Position(i.Name()) == target {
+				continue
+			}
+			free := sameHeld(r.expected(w.Workload, r.Position(i.Name())), r.expected(w.Workload, target))
+			if !free && budget <= 0 {
+				continue
+			}
+			if !free {
+				budget--
+			}
+			if !changed {
+				r, changed = r.clone(), true
+			}
+			r.Positions[i.Name()] = target
+		}
+	}
+	return r, changed
+}
+
+// ready tells whether all workloads that w comes after have arrived.
+func (f Facts) ready(r Rotation, w workload.Workload) bool {
+	for _, other := range f.Workloads {
+		if !slices.Contains(w.After, other.Name) {
+			continue
+		}
+		for _, i := range other.Instances {
+			if !settled(r, other.Workload, i) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// budget is how many further instances of w may change now.
+func (f Facts) budget(r Rotation, w WorkloadFact) int {
+	total, onTheWay := 0, 0
+	for _, i := range w.Instances {
+		if i.Anonymous {
+			continue
+		}
+		total++
+		if r.Position(i.Name()) == r.at().target && !settled(r, w.Workload, i) {
+			onTheWay++
+		}
+	}
+	n, err := w.AtATime(total)
+	if err != nil { // refused on write; a stored one that is odd goes one by one
+		n = 1
+	}
+	return n - onTheWay
+}
+
+func sameHeld(a, b map[string]workload.Held) bool {
+	for name, held := range a {
+		if !held.Equal(b[name]) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// PutWorkload creates or changes a workload.
+func (e *Engine) PutWorkload(ctx context.Context, w workload.Workload, by string) error {
+	if err := w.Validate(); err != nil {
+		return Refusef("%w", err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, name := range w.KeyNames() {
+		if _, ok := e.keys[name]; !ok {
+			return e.unknownKey(name)
+		}
+		old, had := e.workloads[w.Name]
+		if r := e.rotationOf(name); r != nil && (!had || old.Keys[name] != w.Keys[name]) {
+			return Refusef("key %s is being rotated by %s, so that its roles cannot change now; wait until it has ended, or revert it", name, r.ID)
+		}
+	}
+	if old, had := e.workloads[w.Name]; had {
+		for name := range old.Keys {
+			if r := e.rotationOf(name); r != nil && !w.Uses(name) {
+				return Refusef("key %s is being rotated by %s, so that workload %s cannot drop it now; wait until it has ended, or revert it", name, r.ID, w.Name)
+			}
+		}
+	}
+	if err := e.checkAfter(w); err != nil {
+		return err
+	}
+	if err := e.journal(ctx, Entry{What: "workload written", By: by, Workload: w.Name}); err != nil {
+		return err
+	}
+	if err := e.put(ctx, pathWorkloads+w.Name, w); err != nil {
+		return err
+	}
+	e.workloads[w.Name] = w
+	e.broadcast()
+	return nil
+}
+
+// checkAfter refuses unknown names and circles. mu is held.
+func (e *Engine) checkAfter(w workload.Workload) error {
+	var walk func(name string, path []string) error
+	walk = func(name string, path []string) error {
+		after := e.workloads[name].After
+		if name == w.Name {
+			after = w.After
+		}
+		for _, next := range after {
+			if next == w.Name {
+				return Refusef("after: workloads wait for each other in a circle: %s", strings.Join(append(path, next), " after "))
+			}
+			if _, ok := e.workloads[next]; !ok {
+				return Refusef("after: workload %q is not known; write hyvve/workloads/%s first", next, next)
+			}
+			if err := walk(next, append(path, next)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return walk(w.Name, []string{w.Name})
+}
+
+// Workload gives a workload; false where there is none.
+func (e *Engine) Workload(name string) (workload.Workload, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	w, ok := e.workloads[name]
+	return w, ok
+}
+
+// WorkloadNames lists the workloads, sorted.
+func (e *Engine) WorkloadNames() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Sorted(maps.Keys(e.workloads))
+}
+
+// Instances gives the live instances of a workload, sorted by id.
+func (e *Engine) Instances(name string) []workload.Instance {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.instancesOf(name)
+}
+
+// instancesOf is Instances. mu is held.
+func (e *Engine) instancesOf(name string) []workload.Instance {
+	var all []workload.Instance
+	for _, i := range e.instances {
+		if i.Workload == name {
+			all = append(all, i)
+		}
+	}
+	slices.SortFunc(all, func(a, b workload.Instance) int { return strings.Compare(a.ID, b.ID) })
+	return all
+}
+
+// DeleteWorkload removes a workload and its instances. Refused while a rotation asks it for anything.
+func (e *Engine) DeleteWorkload(ctx context.Context, name, by string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	w, ok := e.workloads[name]
+	if !ok {
+		return nil
+	}
+	for _, k := range w.KeyNames() {
+		if r := e.rotationOf(k); r != nil {
+			return Refusef("workload %s takes part in rotation %s; wait until it has ended, or revert it with hyvve/rotations/%s/revert", name, r.ID, r.ID)
+		}
+	}
+	for _, other := range e.workloads {
+		if slices.Contains(other.After, name) {
+			return Refusef("workload %s comes after %s; change hyvve/workloads/%s first", other.Name, name, other.Name)
+		}
+	}
+	if err := e.journal(ctx, Entry{What: "workload deleted", By: by, Workload: name}); err != nil {
+		return err
+	}
+	for _, i := range e.instancesOf(name) {
+		if err := e.removeInstance(ctx, i); err != nil {
+			return err
+		}
+	}
+	if err := e.Store.Delete(ctx, pathWorkloads+name); err != nil {
+		return fmt.Errorf("deleting workload %s: %w", name, err)
+	}
+	delete(e.workloads, name)
+	e.broadcast()
+	return nil
+}

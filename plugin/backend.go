@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package plugin is the Vault secrets engine: its paths, over the engine in internal/rotation. This file is the table
+// of contents; each path_*.go holds schema, handlers and help of one path.
+package plugin
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/kinds"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/version"
+)
+
+const operationPrefix = "hyvve"
+
+type backend struct {
+	*framework.Backend
+	kinds kind.List
+
+	mu     sync.Mutex
+	engine *rotation.Engine // nil until the first request, and after Invalidate
+}
+
+var _ logical.Factory = Factory
+
+// Factory makes the backend for Vault.
+func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
+	if conf == nil {
+		return nil, errors.New("configuration passed into backend is nil")
+	}
+	b := newBackend(kinds.All())
+	if err := b.Setup(ctx, conf); err != nil {
+		return nil, fmt.Errorf("setting up the backend: %w", err)
+	}
+	return b, nil
+}
+
+func newBackend(list kind.List) *backend {
+	b := &backend{kinds: list}
+	b.Backend = &framework.Backend{
+		Help:           strings.TrimSpace(help),
+		BackendType:    logical.TypeLogical,
+		RunningVersion: version.Version,
+		PathsSpecial:   &logical.Paths{SealWrapStorage: rotation.SealWrapped()},
+		Paths: framework.PathAppend(
+			b.pathsConfig(),
+			b.pathsKeys(),
+			b.pathsRotate(),
+			b.pathsRotations(),
+			b.pathsWorkloads(),
+			b.pathsCreds(),
+			b.pathsWatch(),
+			b.pathsReport(),
+			b.pathsJournal(),
+			b.pathsPresets(),
+			b.pathsStatus(),
+		),
+		Secrets:        []*framework.Secret{b.secretBundle()},
+		InitializeFunc: b.initialize,
+		Invalidate:     func(context.Context, string) { b.drop() },
+		Clean:          func(context.Context) { b.drop() },
+		// Vault calls it every minute: a plugin process that Vault started again without a request takes up its
+		// rotations by then at the latest.
+		PeriodicFunc: func(ctx context.Context, req *logical.Request) error {
+			_, err := b.open(ctx, req.Storage)
+			return err
+		},
+	}
+	return b
+}
+
+// initialize takes up unfinished rotations as soon as the mount is there.
+func (b *backend) initialize(ctx context.Context, req *logical.InitializationRequest) error {
+	_, err := b.open(ctx, req.Storage)
+	return err
+}
+
+// open gives the engine, reading the mount's records first if need be. Only a node that may write moves rotations on.
+func (b *backend) open(ctx context.Context, storage logical.Storage) (*rotation.Engine, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.engine != nil {
+		return b.engine, nil
+	}
+	engine, err := rotation.Open(ctx, rotation.Options{
+		Store:    store{storage},
+		Kinds:    b.kinds,
+		Observer: observer{b},
+		Now:      time.Now,
+		Random:   rand.Reader,
+	})
+	if err != nil {
+		return nil, err
+	}
+	b.engine = engine
+	if b.WriteSafeReplicationState() {
+		engine.Start()
+	}
+	return engine, nil
+}
+
+// drop forgets what is in memory and wakes all who wait; the next request reads storage again.
+func (b *backend) drop() {
+	b.mu.Lock()
+	engine := b.engine
+	b.engine = nil
+	b.mu.Unlock()
+	if engine != nil {
+		engine.Close()
+	}
+}
+
+// handler is an operation on the engine.
+type handler func(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error)
+
+// on makes a framework callback: a refusal is the caller's to mend and becomes a 400, any other error is ours.
+func (b *backend) on(h handler) framework.OperationFunc {
+	return func(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+		e, err := b.open(ctx, req.Storage)
+		if err != nil {
+			return nil, err
+		}
+		resp, err := h(ctx, e, req, d)
+		var refused *rotation.Refused
+		if errors.As(err, &refused) {
+			return logical.ErrorResponse(refused.Error()), nil
+		}
+		return resp, err
+	}
+}
+
+// operation forwards to the active node, which alone has the live instances and moves rotations on.
+func (b *backend) operation(h handler, verb, suffix, summary string) framework.OperationHandler {
+	return &framework.PathOperation{
+		Callback:                    b.on(h),
+		Summary:                     summary,
+		ForwardPerformanceStandby:   true,
+		ForwardPerformanceSecondary: true,
+		DisplayAttrs: &framework.DisplayAttributes{
+			OperationPrefix: operationPrefix, OperationVerb: verb, OperationSuffix: suffix,
+		},
+	}
+}
+
+// exists makes an existence check of a predicate on the engine and a name.
+func (b *backend) exists(field string, there func(e *rotation.Engine, name string) bool) framework.ExistenceFunc {
+	return func(ctx context.Context, req *logical.Request, d *framework.FieldData) (bool, error) {
+		e, err := b.open(ctx, req.Storage)
+		if err != nil {
+			return false, err
+		}
+		return there(e, d.Get(field).(string)), nil
+	}
+}
+
+// caller is who asks, for journal and versions.
+func caller(req *logical.Request) string {
+	name := req.DisplayName
+	if name == "" {
+		name = "unknown"
+	}
+	if req.EntityID != "" {
+		name += " (entity " + req.EntityID + ")"
+	}
+	return name
+}
+
+const help = `
+The hyvve engine versions and rotates the keys of the HYVVE platform. A rotation never finishes on hope: a new version
+is accepted everywhere before anyone presents it, and the old one is retired only on evidence that nobody uses it.
+
+  presets/hyvve     all the platform's keys and workloads in one call
+  keys/             keys and their versions
+  workloads/        who loads which keys, and the live instances
+  rotate            start a rotation
+  rotations/        look at rotations and their gates; revert one
+  creds/            what one instance should hold now, as a lease
+  watch/, report/   for sidecars: wait for a change; say what is loaded and healthy
+  status            every key with age, what is running and what blocks
+  journal/          who did what to which version when, and why
+  config            mount-wide defaults
+
+Read "vault path-help hyvve/rotate" next.
+`

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// secretTypeBundle names the leases of creds/ to Vault.
+const secretTypeBundle = "bundle"
+
+func (b *backend) pathsCreds() []*framework.Path {
+	return []*framework.Path{{
+		Pattern: "creds/" + framework.GenericNameRegex("workload"),
+		Fields: map[string]*framework.FieldSchema{
+			"workload": {Type: framework.TypeString, Required: true, Description: "Name of the workload."},
+			"instance": {Type: framework.TypeString, Query: true, Description: "Name of the instance that reads, such as a pod's name. A newer read of an instance supersedes its older lease. Without it the reader counts as one instance per lease."},
+		},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ReadOperation: b.operation(b.readCreds, "read", "credentials", "Read what one instance should hold now, as a lease."),
+		},
+		HelpSynopsis: "What one instance of a workload should hold now: values, accept-lists, versions, as a lease.",
+		HelpDescription: strings.TrimSpace(`
+    vault read hyvve/creds/api instance=api-7f9c
+
+values        by environment name: to present, or to encrypt with
+accepts       by environment name: to verify against, newest first
+versions      by environment name
+etag          changes when any of this should change; give it to hyvve/watch
+instance_secret   proves this instance's reports, until its next read
+work          re-encryption that is asked of this instance
+
+The lease is the instance: while it is outstanding, the instance counts as live, and an old version in it as used.
+Renewal is refused once the instance should hold another bundle: read again. Revocation removes the instance.
+`),
+	}}
+}
+
+func (b *backend) secretBundle() *framework.Secret {
+	return &framework.Secret{
+		Type: secretTypeBundle,
+		Fields: map[string]*framework.FieldSchema{
+			"values":  {Type: framework.TypeMap, Description: "Values by environment name."},
+			"accepts": {Type: framework.TypeMap, Description: "Accept-lists by environment name."},
+		},
+		Renew:  b.onLease(b.renewCreds),
+		Revoke: b.onLease(b.revokeCreds),
+	}
+}
+
+func (b *backend) readCreds(ctx context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	name := d.Get("workload").(string)
+	reading, err := e.Read(ctx, name, d.Get("instance").(string))
+	if err != nil {
+		return nil, err
+	}
+	data, err := bundleData(reading)
+	if err != nil {
+		return nil, err
+	}
+	resp := b.Secret(secretTypeBundle).Response(data, map[string]any{
+		"workload": name, "instance": reading.Instance, "epoch": reading.Epoch,
+	})
+	resp.Secret.Renewable = true
+	resp.Secret.TTL = min(reading.TTL, b.System().MaxLeaseTTL())
+	for _, env := range reading.Missing {
+		resp.AddWarning(fmt.Sprintf("%s has no version yet and is left out; import its value with vault write hyvve/keys/… value=-", env))
+	}
+	return resp, nil
+}
+
+func bundleData(reading rotation.Reading) (map[string]any, error) {
+	values, accepts := map[string]any{}, map[string]any{}
+	for env, v := range reading.Bundle.Values {
+		values[env] = v.Reveal()
+	}
+	for env, list := range reading.Bundle.Accepts {
+		accepts[env] = reveal(list)
+	}
+	work, err := plain(reading.Bundle.Work)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{
+		"values": values, "accepts": accepts, "versions": reading.Bundle.Versions,
+		"accept_versions": reading.Bundle.AcceptVersions, "etag": reading.Bundle.Holding.Etag,
+		"instance": reading.Instance, "instance_secret": reading.Secret.Reveal(), "work": work,
+	}, nil
+}
+
+func reveal(list []key.Value) []string {
+	all := make([]string, 0, len(list))
+	for _, v := range list {
+		all = append(all, v.Reveal())
+	}
+	return all
+}
+
+// plain gives work in the types that a response may hold.
+func plain(work []workload.Work) ([]any, error) {
+	data, err := json.Marshal(work)
+	if err != nil {
+		return nil, err
+	}
+	list := []any{}
+	if err := json.Unmarshal(data, &list); err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+// lease is what a bundle's lease keeps of its read.
+type lease struct{ workload, instance, epoch string }
+
+type leaseHandler func(ctx context.Context, e *rotation.Engine, req *logical.Request, l lease) (*logical.Response, error)
+
+func (b *backend) onLease(h leaseHandler) framework.OperationFunc {
+	return func(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+		e, err := b.open(ctx, req.Storage)
+		if err != nil {
+			return nil, err
+		}
+		var l lease
+		for name, into := range map[string]*string{"workload": &l.workload, "instance": &l.instance, "epoch": &l.epoch} {
+			text, ok := req.Secret.InternalData[name].(string)
+			if !ok {
+				return nil, fmt.Errorf("the lease does not say its %s", name)
+			}
+			*into = text
+		}
+		resp, err := h(ctx, e, req, l)
+		var refused *rotation.Refused
+		if errors.As(err, &refused) {
+			return logical.ErrorResponse(refused.Error()), nil
+		}
+		return resp, err
+	}
+}
+
+func (b *backend) renewCreds(_ context.Context, e *rotation.Engine, req *logical.Request, l lease) (*logical.Response, error) {
+	ttl, err := e.Renew(l.workload, l.instance, l.epoch)
+	if err != nil {
+		return nil, err
+	}
+	ttl, warnings, err := framework.CalculateTTL(b.System(), 0, ttl, 0, 0, 0, req.Secret.IssueTime)
+	if err != nil {
+		return nil, err
+	}
+	resp := &logical.Response{Secret: req.Secret, Warnings: warnings}
+	resp.Secret.TTL = max(ttl, time.Second)
+	return resp, nil
+}
+
+func (b *backend) revokeCreds(ctx context.Context, e *rotation.Engine, _ *logical.Request, l lease) (*logical.Response, error) {
+	return nil, e.Revoke(ctx, l.workload, l.instance, l.epoch)
+}

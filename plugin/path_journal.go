@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"context"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+)
+
+func (b *backend) pathsJournal() []*framework.Path {
+	return []*framework.Path{
+		{
+			Pattern: "journal/?$",
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ListOperation: b.operation(b.listJournal, "list", "journal", "List the journal's entries, oldest first."),
+			},
+			HelpSynopsis:    "List the journal's entries, oldest first.",
+			HelpDescription: "Ids begin with a UTC time; the entries of one rotation stand together under its id.",
+		},
+		{
+			Pattern: "journal/" + framework.GenericNameRegex("id"),
+			Fields:  map[string]*framework.FieldSchema{"id": {Type: framework.TypeString, Required: true, Description: "Id of the entry."}},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ReadOperation: b.operation(b.readJournal, "read", "journal-entry", "Read one entry."),
+			},
+			HelpSynopsis:    "Who did what to which version when, and why.",
+			HelpDescription: "Entries are only ever added. None holds a value; fingerprint is a keyed hash that tells values apart.",
+		},
+	}
+}
+
+func (b *backend) listJournal(ctx context.Context, e *rotation.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	ids, err := e.JournalIDs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return logical.ListResponse(ids), nil
+}
+
+func (b *backend) readJournal(ctx context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	entry, ok, err := e.JournalEntry(ctx, d.Get("id").(string))
+	if err != nil || !ok {
+		return nil, err
+	}
+	keys := make([]map[string]any, 0, len(entry.Keys))
+	for _, k := range entry.Keys {
+		keys = append(keys, map[string]any{"key": k.Key, "from": k.From, "to": k.To, "fingerprint": k.Fingerprint})
+	}
+	return &logical.Response{Data: map[string]any{
+		"id": entry.ID, "time": stamp(entry.At), "what": entry.What, "by": entry.By, "reason": entry.Reason,
+		"rotation": entry.Rotation, "state": string(entry.State), "step": string(entry.Step), "keys": keys,
+		"workload": entry.Workload,
+	}}, nil
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+)
+
+func (b *backend) pathsKeys() []*framework.Path {
+	return []*framework.Path{
+		{
+			Pattern: "keys/?$",
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ListOperation: b.operation(b.listKeys, "list", "keys", "List the keys."),
+			},
+			HelpSynopsis:    "List the keys.",
+			HelpDescription: "Names only; read hyvve/status for all keys at a glance.",
+		},
+		{
+			// Not GenericNameRegex alone: a name with a slash should be told what is wrong with it.
+			Pattern:        "keys/(?P<name>.+)",
+			Fields:         b.keyFields(),
+			ExistenceCheck: b.exists("name", func(e *rotation.Engine, name string) bool { _, ok := e.Key(name); return ok }),
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.CreateOperation: b.operation(b.writeKey, "create", "key", "Define a key, and give it its first version."),
+				logical.UpdateOperation: b.operation(b.writeKey, "update", "key", "Change a key's definition, or give it its first version."),
+				logical.ReadOperation:   b.operation(b.readKey, "read", "key", "Read a key's definition and its versions, without values."),
+				logical.DeleteOperation: b.operation(b.deleteKey, "delete", "key", "Erase a key and all its values."),
+			},
+			HelpSynopsis:    "Keys: definition, policy and versions. Values are never read here.",
+			HelpDescription: strings.TrimSpace(b.keysHelp()),
+		},
+	}
+}
+
+// keyFields are those of every key, and the options of every kind.
+func (b *backend) keyFields() map[string]*framework.FieldSchema {
+	fields := map[string]*framework.FieldSchema{
+		"name":  {Type: framework.TypeString, Required: true, Description: "Name of the key: lower-case letters, digits, '-', '_' and '.'."},
+		"kind":  {Type: framework.TypeString, Default: "token", Description: "What makes and checks values: " + strings.Join(b.kinds.Names(), ", ") + "."},
+		"env":   {Type: framework.TypeString, Description: "Environment name under which workloads know it. Default: the name in upper case."},
+		"value": {Type: framework.TypeString, Description: "The value in use today, imported as version 1. Only for a key without versions. Use value=- to read it from standard input.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+		"generate": {
+			Type: framework.TypeBool, Description: "Make version 1 instead of importing it. Only for a key without versions.",
+		},
+		"protects":        {Type: framework.TypeCommaStringSlice, Description: "Columns of envelopes that the key encrypts, as [schema.]table.column:layout with layout tag-first or tag-last. \"none\" for none."},
+		"rotation_period": {Type: framework.TypeDurationSecond, Description: "Rotate by itself when a version is so old. 0: only when asked."},
+		"soak":            {Type: framework.TypeDurationSecond, Description: "How long a new version must work everywhere before the old one may be retired. Default: that of hyvve/config."},
+	}
+	for _, k := range b.kinds {
+		for _, f := range k.Fields() {
+			fields[f.Name] = &framework.FieldSchema{
+				Type:        framework.TypeString,
+				Description: fmt.Sprintf("%s (kind %s; default %q)", f.Description, k.Name(), f.Default),
+			}
+		}
+	}
+	return fields
+}
+
+func (b *backend) keysHelp() string {
+	text := `
+A key is a named secret that the platform needs. Writing it creates or changes its definition; fields not given stay
+as they are. Its versions change by rotation only, except for the first one:
+
+    vault write hyvve/keys/agent-service-token format=hex length=32 generate=true
+    vault write hyvve/keys/encryption-master-key format=base64 rule=encryption-master-key value=-
+
+Kinds:
+`
+	for _, k := range b.kinds {
+		text += fmt.Sprintf("\n    %-10s %s", k.Name(), k.Summary())
+	}
+	return text
+}
+
+func (b *backend) listKeys(_ context.Context, e *rotation.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	return logical.ListResponse(e.KeyNames()), nil
+}
+
+func (b *backend) writeKey(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	name := d.Get("name").(string)
+	if err := key.ValidateName("key", name); err != nil {
+		return nil, rotation.Refusef("%w", err)
+	}
+	definition, err := b.definition(e, d, name)
+	if err != nil {
+		return nil, err
+	}
+	value, hasValue := d.GetOk("value")
+	generate := d.Get("generate").(bool)
+	if err := b.checkFirst(e, definition, value, hasValue, generate); err != nil {
+		return nil, err
+	}
+	if _, err := e.PutKey(ctx, definition, caller(req)); err != nil {
+		return nil, err
+	}
+	var warnings []string
+	if hasValue || generate {
+		text, _ := value.(string)
+		if _, warnings, err = e.First(ctx, name, key.NewValue(text), caller(req)); err != nil {
+			return nil, err
+		}
+	}
+	resp, err := b.readKey(ctx, e, req, d)
+	if resp != nil {
+		for _, w := range warnings {
+			resp.AddWarning(w)
+		}
+	}
+	return resp, err
+}
+
+// definition is what is stored with what is written over it.
+func (b *backend) definition(e *rotation.Engine, d *framework.FieldData, name string) (rotation.Definition, error) {
+	definition := rotation.Definition{Name: name, Kind: d.Get("kind").(string), Options: kind.Options{}, Policy: key.Policy{Soak: rotation.InheritSoak}}
+	if old, ok := e.Key(name); ok {
+		definition.Env, definition.Protects, definition.Policy = old.Env, old.Protects, old.Policy
+		for option, value := range old.Options {
+			definition.Options[option] = value
+		}
+		if _, given := d.GetOk("kind"); !given {
+			definition.Kind = old.Kind
+		}
+	}
+	for _, k := range b.kinds {
+		for _, f := range k.Fields() {
+			if v, ok := d.GetOk(f.Name); ok {
+				definition.Options[f.Name] = v.(string)
+			}
+		}
+	}
+	if v, ok := d.GetOk("env"); ok {
+		definition.Env = v.(string)
+	}
+	if v, ok := d.GetOk("rotation_period"); ok {
+		definition.Policy.Period = time.Duration(v.(int)) * time.Second
+	}
+	if v, ok := d.GetOk("soak"); ok {
+		definition.Policy.Soak = time.Duration(v.(int)) * time.Second
+	}
+	if v, ok := d.GetOk("protects"); ok {
+		columns, err := parseColumns(v.([]string))
+		if err != nil {
+			return rotation.Definition{}, err
+		}
+		definition.Protects = columns
+	}
+	return definition, nil
+}
+
+// checkFirst refuses a first version before anything is stored.
+func (b *backend) checkFirst(e *rotation.Engine, definition rotation.Definition, value any, hasValue, generate bool) error {
+	if !hasValue && !generate {
+		return nil
+	}
+	if hasValue && generate {
+		return rotation.Refusef("value and generate exclude each other; give the value in use, or generate=true for a new one")
+	}
+	if old, ok := e.Key(definition.Name); ok && len(old.Versions) > 0 {
+		return rotation.Refusef("key %s has %d versions already; rotate it with: vault write hyvve/rotate key=%s", old.Name, len(old.Versions), old.Name)
+	}
+	if !hasValue {
+		return nil
+	}
+	if value.(string) == "" {
+		return rotation.Refusef("key %s: value is empty; give the value in use today, or generate=true for a new one", definition.Name)
+	}
+	k, err := b.kinds.Get(definition.Kind)
+	if err != nil {
+		return rotation.Refusef("%w", err)
+	}
+	options, err := k.Normalize(definition.Options)
+	if err != nil {
+		return rotation.Refusef("key %s: %w", definition.Name, err)
+	}
+	if _, err := k.Check(options, key.NewValue(value.(string))); err != nil {
+		return rotation.Refusef("key %s: %w", definition.Name, err)
+	}
+	return nil
+}
+
+// parseColumns reads [schema.]table.column:layout.
+func parseColumns(texts []string) ([]key.Column, error) {
+	if slices.Equal(texts, []string{"none"}) {
+		return nil, nil
+	}
+	var columns []key.Column
+	for _, text := range texts {
+		name, layout, ok := strings.Cut(text, ":")
+		parts := strings.Split(name, ".")
+		if !ok || len(parts) < 2 || len(parts) > 3 {
+			return nil, rotation.Refusef("protects: %q is not [schema.]table.column:layout, such as users.two_factor_secret:tag-last", text)
+		}
+		c := key.Column{Schema: "public", Layout: key.Layout(layout)}
+		if len(parts) == 3 {
+			c.Schema, parts = parts[0], parts[1:]
+		}
+		c.Table, c.Column = parts[0], parts[1]
+		columns = append(columns, c)
+	}
+	return columns, nil
+}
+
+func (b *backend) readKey(_ context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	k, ok := e.Key(d.Get("name").(string))
+	if !ok {
+		return nil, nil
+	}
+	versions := make([]map[string]any, 0, len(k.Versions))
+	for _, v := range slices.Backward(k.Versions) {
+		versions = append(versions, map[string]any{
+			"version": v.Number, "state": string(v.State), "created_time": stamp(v.Created), "created_by": v.CreatedBy,
+			"fingerprint": v.Fingerprint, "rotation": v.Rotation,
+		})
+	}
+	protects := make([]string, 0, len(k.Protects))
+	for _, c := range k.Protects {
+		protects = append(protects, fmt.Sprintf("%s:%s", c, c.Layout))
+	}
+	data := map[string]any{
+		"name": k.Name, "kind": k.Kind, "env": k.Env, "protects": protects, "versions": versions,
+		"rotation_period": int64(k.Policy.Period.Seconds()), "created_time": stamp(k.Created), "current_version": 0,
+	}
+	if k.Policy.Soak != rotation.InheritSoak {
+		data["soak"] = int64(k.Policy.Soak.Seconds())
+	} else {
+		data["soak"] = int64(e.Config().Soak.Seconds())
+	}
+	if current, ok := k.Current(); ok {
+		data["current_version"] = current.Number
+	}
+	for option, value := range k.Options {
+		data[option] = value
+	}
+	return &logical.Response{Data: data}, nil
+}
+
+func (b *backend) deleteKey(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	return nil, e.DeleteKey(ctx, d.Get("name").(string), caller(req))
+}
+
+// stamp writes a time as Vault does, empty for none.
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/platform"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+func (b *backend) pathsPresets() []*framework.Path {
+	return []*framework.Path{{
+		Pattern: "presets/hyvve",
+		Fields: map[string]*framework.FieldSchema{
+			"workloads":     {Type: framework.TypeCommaStringSlice, Description: "Which of the platform's workloads run here. Default: all of " + strings.Join(platformWorkloads(), ", ") + "."},
+			"min_instances": {Type: framework.TypeInt, Default: 1, Description: "min_instances of each workload."},
+			"generate":      {Type: framework.TypeBool, Description: "Make a version 1 of every key that has none. Only for a new platform: rows that are encrypted already would not open under a new key."},
+		},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ReadOperation:   b.operation(b.readPreset, "read", "preset", "Show what the preset defines."),
+			logical.UpdateOperation: b.operation(b.writePreset, "apply", "preset", "Define all the platform's keys and workloads."),
+		},
+		HelpSynopsis: "All the HYVVE platform's keys and workloads from one call.",
+		HelpDescription: strings.TrimSpace(`
+    vault write -f hyvve/presets/hyvve                               a running platform: definitions only, then import
+    vault write hyvve/keys/encryption-master-key value=-             each value in use, as version 1
+    vault write hyvve/presets/hyvve generate=true                    a new platform: version 1 of every key is made
+
+Keys and workloads that are there already are left as they are, so that writing it again changes nothing. Keys that no
+chosen workload uses are defined too. DATABASE_URL and REDIS_URL are not among them: they need kinds that act on the
+server, which this release does not have.
+`),
+	}}
+}
+
+func platformWorkloads() []string {
+	var names []string
+	for _, w := range platform.Workloads() {
+		names = append(names, w.Name)
+	}
+	return names
+}
+
+func (b *backend) readPreset(_ context.Context, e *rotation.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	keys := map[string]any{}
+	for _, p := range platform.Keys() {
+		_, there := e.Key(p.Name)
+		protects := make([]string, 0, len(p.Protects))
+		for _, c := range p.Protects {
+			protects = append(protects, c.String()+":"+string(c.Layout))
+		}
+		keys[p.Name] = map[string]any{
+			"env": p.Env, "kind": p.Kind, "options": p.Options, "protects": protects,
+			"rotation_period": int64(p.Period.Seconds()), "defined": there,
+		}
+	}
+	workloads := map[string]any{}
+	for _, w := range platform.Workloads() {
+		_, there := e.Workload(w.Name)
+		workloads[w.Name] = map[string]any{
+			"keys": w.KeyNames(), "after": w.After, "reencrypts": w.Reencrypts, "defined": there,
+		}
+	}
+	return &logical.Response{Data: map[string]any{"keys": keys, "workloads": workloads}}, nil
+}
+
+func (b *backend) writePreset(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	chosen, err := chosenWorkloads(d.Get("workloads").([]string), d.Get("min_instances").(int))
+	if err != nil {
+		return nil, err
+	}
+	generate := d.Get("generate").(bool)
+	made := []string{}
+	resp := &logical.Response{}
+	for _, p := range platform.Keys() {
+		k, there := e.Key(p.Name)
+		if !there {
+			definition := rotation.Definition{
+				Name: p.Name, Env: p.Env, Kind: p.Kind, Options: p.Options, Protects: p.Protects,
+				Policy: key.Policy{Period: p.Period, Soak: rotation.InheritSoak},
+			}
+			if k, err = e.PutKey(ctx, definition, caller(req)); err != nil {
+				return nil, err
+			}
+			made = append(made, "key "+p.Name)
+		}
+		if len(k.Versions) > 0 {
+			continue
+		}
+		if !generate {
+			resp.AddWarning("key " + p.Name + " has no version yet; import the value in use with: vault write hyvve/keys/" + p.Name + " value=-")
+			continue
+		}
+		if _, _, err := e.First(ctx, p.Name, key.Value{}, caller(req)); err != nil {
+			return nil, err
+		}
+		made = append(made, "version 1 of "+p.Name)
+	}
+	for _, w := range chosen {
+		if _, there := e.Workload(w.Name); there {
+			continue
+		}
+		if err := e.PutWorkload(ctx, w, caller(req)); err != nil {
+			return nil, err
+		}
+		made = append(made, "workload "+w.Name)
+	}
+	resp.Data = map[string]any{"made": made}
+	return resp, nil
+}
+
+// chosenWorkloads gives those named, or all; one that is not chosen is waited for by nobody.
+func chosenWorkloads(names []string, minInstances int) ([]workload.Workload, error) {
+	all := platformWorkloads()
+	if len(names) == 0 {
+		names = all
+	}
+	for _, name := range names {
+		if !slices.Contains(all, name) {
+			return nil, rotation.Refusef("workloads: %q is not one of the platform's; it has %s", name, strings.Join(all, ", "))
+		}
+	}
+	if minInstances < 0 {
+		return nil, rotation.Refusef("min_instances %d is negative; use 0 for workloads that may be absent", minInstances)
+	}
+	var chosen []workload.Workload
+	for _, w := range platform.Workloads() {
+		if !slices.Contains(names, w.Name) {
+			continue
+		}
+		w.MinInstances = minInstances
+		w.After = slices.DeleteFunc(w.After, func(name string) bool { return !slices.Contains(names, name) })
+		chosen = append(chosen, w)
+	}
+	return chosen, nil
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+func (b *backend) pathsReport() []*framework.Path {
+	return []*framework.Path{{
+		Pattern: "report/" + framework.GenericNameRegex("workload"),
+		Fields: map[string]*framework.FieldSchema{
+			"workload":        {Type: framework.TypeString, Required: true, Description: "Name of the workload."},
+			"instance":        {Type: framework.TypeString, Required: true, Description: "Name of the instance."},
+			"instance_secret": {Type: framework.TypeString, Required: true, Description: "What the instance's newest read of hyvve/creds gave.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+			"etag":            {Type: framework.TypeString, Description: "Etag of the bundle that the workload has loaded; empty if none."},
+			"healthy":         {Type: framework.TypeBool, Required: true, Description: "Whether the workload is healthy with it."},
+			"reason":          {Type: framework.TypeString, Description: "Why it is not. Never put a secret here."},
+			"work":            {Type: framework.TypeSlice, Description: "Reports on re-encryption: a list of {id, done, error, columns}."},
+		},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.UpdateOperation: b.operation(b.report, "report", "instance", "Say what an instance has loaded, and whether it is healthy."),
+		},
+		HelpSynopsis: "For sidecars: what an instance has loaded, whether it is healthy, evidence of work.",
+		HelpDescription: strings.TrimSpace(`
+A report is believed only with the instance_secret that the instance's newest read of hyvve/creds returned. The answer
+has the etag that the instance should have.
+`),
+	}}
+}
+
+func (b *backend) report(ctx context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	if d.Get("instance").(string) == "" || d.Get("instance_secret").(string) == "" {
+		return nil, rotation.Refusef("instance or instance_secret is missing; both come with a read of hyvve/creds/%s instance=…", d.Get("workload"))
+	}
+	if _, ok := d.GetOk("healthy"); !ok {
+		return nil, rotation.Refusef("healthy is missing; say true or false")
+	}
+	work, err := workReports(d.Get("work").([]any))
+	if err != nil {
+		return nil, err
+	}
+	etag, err := e.Report(ctx, rotation.Report{
+		Workload: d.Get("workload").(string),
+		Instance: d.Get("instance").(string),
+		Secret:   key.NewValue(d.Get("instance_secret").(string)),
+		Etag:     d.Get("etag").(string),
+		Healthy:  d.Get("healthy").(bool),
+		Reason:   d.Get("reason").(string),
+		Work:     work,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &logical.Response{Data: map[string]any{"accepted": true, "etag": etag}}, nil
+}
+
+// workReports reads a list of objects, or of objects as JSON text, which is how the command line gives them.
+func workReports(list []any) ([]workload.WorkReport, error) {
+	var reports []workload.WorkReport
+	for _, item := range list {
+		data, err := json.Marshal(item)
+		if text, ok := item.(string); ok {
+			data, err = []byte(text), nil
+		}
+		var report workload.WorkReport
+		if err == nil {
+			err = json.Unmarshal(data, &report)
+		}
+		if err != nil || report.ID == "" {
+			return nil, rotation.Refusef("work: each entry must be an object with an id, and done, error or columns")
+		}
+		reports = append(reports, report)
+	}
+	return reports, nil
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+)
+
+// maxWait is below Vault's default_max_request_duration of 90 s.
+const maxWait = 60 * time.Second
+
+func (b *backend) pathsRotate() []*framework.Path {
+	fields := func(named string) map[string]*framework.FieldSchema {
+		all := map[string]*framework.FieldSchema{
+			"key":    {Type: framework.TypeString, Description: "The key to rotate."},
+			"reason": {Type: framework.TypeString, Description: "Why; kept in the rotation and the journal. Never put a secret here."},
+			"value": {
+				Type: framework.TypeString, DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+				Description: "The new value, checked by the key's kind, instead of one that the kind makes. For a key without versions: the value in use today, imported as version 1. Use value=- to read it from standard input.",
+			},
+			"wait": {Type: framework.TypeDurationSecond, Description: "Answer only when the rotation has ended, or after this time (60s at most), with how far it is. Default 0s."},
+		}
+		if named == "" {
+			all["keys"] = &framework.FieldSchema{Type: framework.TypeCommaStringSlice, Description: "Several keys to rotate together: instances take up all of them in one step."}
+		}
+		return all
+	}
+	path := func(pattern, named, suffix string) *framework.Path {
+		return &framework.Path{
+			Pattern: pattern,
+			Fields:  fields(named),
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.UpdateOperation: b.operation(b.rotate, "rotate", suffix, "Start a rotation."),
+			},
+			HelpSynopsis:    "Start a rotation: a new version is accepted everywhere, presented, and the old one retired on evidence.",
+			HelpDescription: strings.TrimSpace(rotateHelp),
+		}
+	}
+	return []*framework.Path{
+		path("rotate/?$", "", "keys"),
+		path("rotate/(?P<key>.+)", "key", "key"),
+	}
+}
+
+const rotateHelp = `
+    vault write hyvve/rotate key=agent-service-token
+    vault write hyvve/rotate keys=jwt-secret,agno-api-key reason="quarterly"
+    vault write hyvve/rotate key=metrics-api-key wait=60s
+    echo -n "$NEW" | vault write hyvve/rotate key=jwt-secret value=-
+
+The answer has the rotation's id, its state and, in words, what it waits for. It goes on by itself from there; look at
+it with "vault read hyvve/rotations/ID", take it back with "vault write -f hyvve/rotations/ID/revert".
+
+A rotation makes three moves. Each waits for gates, and says in plain words which one does not hold and why:
+
+  accept    The new version is stored, then valid beside the old one: every live instance of every workload that
+            verifies the key has loaded both and reports healthy.
+  present   Workloads that present the key switch to the new version, in waves (after, max_unavailable). Where the key
+            protects rows, re-encrypted copies are staged before anyone switches and take the rows' place afterwards,
+            in one transaction. Then the soak time runs; it starts again when an instance turns unhealthy.
+  retire    Only when no lease on the old version is outstanding, no instance runs with it and no row needs it: the
+            workloads that verify drop it, and its value is erased. From here there is no way back.
+
+States: planned, accepting, presenting, soaking, retiring, done; from any before retiring: reverting, reverted.
+
+min_instances of a workload guards against success by absence: no sidecars is not success. An instance that died
+without a word counts as live until its lease ends (lease_ttl of hyvve/config).
+
+Refused, with nothing changed: a key that is not known or has no version yet, a value that the key's kind refuses, a key
+that a rotation is running for, a key that no workload uses, and a key that protects rows which no workload re-encrypts.
+`
+
+func (b *backend) rotate(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	names, err := namedKeys(d)
+	if err != nil {
+		return nil, err
+	}
+	value, hasValue := d.GetOk("value")
+	if hasValue && value.(string) == "" {
+		return nil, rotation.Refusef("value is empty; give the new value, or leave it out to have one made")
+	}
+	wait, err := waitOf(d, 0)
+	if err != nil {
+		return nil, err
+	}
+	request := rotation.Request{Keys: names, Reason: d.Get("reason").(string), By: caller(req), Trigger: rotation.ByOperator}
+	if hasValue {
+		request.Value = key.NewValue(value.(string))
+		if k, ok := e.Key(names[0]); ok && len(names) == 1 && len(k.Versions) == 0 {
+			return b.importFirst(ctx, e, names[0], request)
+		}
+	}
+	view, warnings, err := e.Rotate(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	view, err = awaitEnd(ctx, e, view, wait)
+	if err != nil {
+		return nil, err
+	}
+	resp := &logical.Response{Data: rotationSummary(view)}
+	for _, w := range warnings {
+		resp.AddWarning(w)
+	}
+	return resp, nil
+}
+
+func (b *backend) importFirst(ctx context.Context, e *rotation.Engine, name string, request rotation.Request) (*logical.Response, error) {
+	k, warnings, err := e.First(ctx, name, request.Value, request.By)
+	if err != nil {
+		return nil, err
+	}
+	resp := &logical.Response{Data: map[string]any{
+		"key": k.Name, "version": 1, "state": "imported", "next_gate": "",
+	}}
+	for _, w := range warnings {
+		resp.AddWarning(w)
+	}
+	return resp, nil
+}
+
+func namedKeys(d *framework.FieldData) ([]string, error) {
+	var names []string
+	if one := d.Get("key").(string); one != "" {
+		names = append(names, one)
+	}
+	if _, ok := d.Schema["keys"]; ok {
+		names = append(names, d.Get("keys").([]string)...)
+	}
+	if len(names) == 0 {
+		return nil, rotation.Refusef("key is missing; name one with key=NAME, or several with keys=NAME,NAME (vault list hyvve/keys)")
+	}
+	for _, name := range names {
+		if err := key.ValidateName("key", name); err != nil {
+			return nil, rotation.Refusef("%w", err)
+		}
+	}
+	return names, nil
+}
+
+func waitOf(d *framework.FieldData, standard time.Duration) (time.Duration, error) {
+	v, ok := d.GetOk("wait")
+	if !ok {
+		return standard, nil
+	}
+	wait := time.Duration(v.(int)) * time.Second
+	if wait < 0 || wait > maxWait {
+		return 0, rotation.Refusef("wait %s is not between 0s and %s, which stays below Vault's own limit for a request", wait, maxWait)
+	}
+	return wait, nil
+}
+
+// awaitEnd looks at a rotation until it has ended or the time is over.
+func awaitEnd(ctx context.Context, e *rotation.Engine, view rotation.View, wait time.Duration) (rotation.View, error) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for wait > 0 && !view.Finished() {
+		select {
+		case <-view.Changed:
+		case <-timer.C:
+			return e.View(ctx, view.ID)
+		case <-ctx.Done():
+			return view, nil
+		}
+		var err error
+		if view, err = e.View(ctx, view.ID); err != nil {
+			return view, err
+		}
+	}
+	return view, nil
+}

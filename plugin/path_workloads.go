@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"context"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+func (b *backend) pathsWorkloads() []*framework.Path {
+	return []*framework.Path{
+		{
+			Pattern: "workloads/?$",
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ListOperation: b.operation(b.listWorkloads, "list", "workloads", "List the workloads."),
+			},
+			HelpSynopsis:    "List the workloads.",
+			HelpDescription: "A workload is a set of identical processes that load keys.",
+		},
+		{
+			Pattern: "workloads/(?P<name>.+)",
+			Fields: map[string]*framework.FieldSchema{
+				"name":            {Type: framework.TypeString, Required: true, Description: "Name of the workload, such as api."},
+				"presents":        {Type: framework.TypeCommaStringSlice, Description: "Keys that it presents (as a client) or encrypts with."},
+				"verifies":        {Type: framework.TypeCommaStringSlice, Description: "Keys that it verifies (as a server) or decrypts with."},
+				"after":           {Type: framework.TypeCommaStringSlice, Description: "Workloads whose instances change before those of this one."},
+				"min_instances":   {Type: framework.TypeInt, Default: 1, Description: "A rotation waits until so many live instances take part. 0 for a workload that may be absent."},
+				"max_unavailable": {Type: framework.TypeString, Default: "25%", Description: "How many instances change at a time: a number, or a percentage of the live ones (rounded down, at least one)."},
+				"reencrypts":      {Type: framework.TypeBool, Description: "Its sidecars reach the database and re-encrypt rows that its keys protect."},
+			},
+			ExistenceCheck: b.exists("name", func(e *rotation.Engine, name string) bool { _, ok := e.Workload(name); return ok }),
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.CreateOperation: b.operation(b.writeWorkload, "create", "workload", "Define a workload."),
+				logical.UpdateOperation: b.operation(b.writeWorkload, "update", "workload", "Change a workload; fields not given stay."),
+				logical.ReadOperation:   b.operation(b.readWorkload, "read", "workload", "Read a workload, its live instances and what each has loaded."),
+				logical.DeleteOperation: b.operation(b.deleteWorkload, "delete", "workload", "Remove a workload and its instances."),
+			},
+			HelpSynopsis: "Workloads: which keys they present or verify, and their live instances.",
+			HelpDescription: strings.TrimSpace(`
+    vault write hyvve/workloads/agents presents=agent-service-token after=api max_unavailable=1
+    vault read hyvve/workloads/agents
+
+A workload that presents and verifies a key (it encrypts and decrypts, say) names it in both. Reading shows the live
+instances: those whose lease on hyvve/creds/NAME is outstanding, with what each has loaded and whether it is healthy.
+`),
+		},
+	}
+}
+
+func (b *backend) listWorkloads(_ context.Context, e *rotation.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	return logical.ListResponse(e.WorkloadNames()), nil
+}
+
+func (b *backend) writeWorkload(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	w, exists := e.Workload(d.Get("name").(string))
+	if !exists {
+		w = workload.Workload{
+			Name: d.Get("name").(string), Keys: map[string]workload.Role{},
+			MinInstances: d.Get("min_instances").(int), MaxUnavailable: d.Get("max_unavailable").(string),
+		}
+	}
+	w.Keys = roles(d, w.Keys)
+	if v, ok := d.GetOk("after"); ok {
+		w.After = v.([]string)
+	}
+	if v, ok := d.GetOk("min_instances"); ok {
+		w.MinInstances = v.(int)
+	}
+	if v, ok := d.GetOk("max_unavailable"); ok {
+		w.MaxUnavailable = v.(string)
+	}
+	if v, ok := d.GetOk("reencrypts"); ok {
+		w.Reencrypts = v.(bool)
+	}
+	if err := e.PutWorkload(ctx, w, caller(req)); err != nil {
+		return nil, err
+	}
+	return b.readWorkload(ctx, e, req, d)
+}
+
+// roles gives the stored roles with the lists that were written in place of theirs.
+func roles(d *framework.FieldData, old map[string]workload.Role) map[string]workload.Role {
+	presents, presentsGiven := d.GetOk("presents")
+	verifies, verifiesGiven := d.GetOk("verifies")
+	all := map[string]workload.Role{}
+	for name, role := range old {
+		if presentsGiven {
+			role.Presents = false
+		}
+		if verifiesGiven {
+			role.Verifies = false
+		}
+		all[name] = role
+	}
+	if presentsGiven {
+		for _, name := range presents.([]string) {
+			role := all[name]
+			role.Presents = true
+			all[name] = role
+		}
+	}
+	if verifiesGiven {
+		for _, name := range verifies.([]string) {
+			role := all[name]
+			role.Verifies = true
+			all[name] = role
+		}
+	}
+	for name, role := range all {
+		if role == (workload.Role{}) {
+			delete(all, name)
+		}
+	}
+	return all
+}
+
+func (b *backend) readWorkload(_ context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	w, ok := e.Workload(d.Get("name").(string))
+	if !ok {
+		return nil, nil
+	}
+	presents, verifies := []string{}, []string{}
+	for _, name := range w.KeyNames() {
+		if w.Keys[name].Presents {
+			presents = append(presents, name)
+		}
+		if w.Keys[name].Verifies {
+			verifies = append(verifies, name)
+		}
+	}
+	instances := []map[string]any{}
+	for _, i := range e.Instances(w.Name) {
+		instances = append(instances, instanceData(i))
+	}
+	return &logical.Response{Data: map[string]any{
+		"name": w.Name, "presents": presents, "verifies": verifies, "after": w.After, "min_instances": w.MinInstances,
+		"max_unavailable": w.MaxUnavailable, "reencrypts": w.Reencrypts, "instances": instances,
+	}}, nil
+}
+
+func instanceData(i workload.Instance) map[string]any {
+	data := map[string]any{
+		"instance": i.ID, "healthy": i.Healthy, "reason": i.Reason, "seen": stamp(i.Seen), "etag_issued": i.Issued.Etag,
+		"etag_loaded": "", "loaded": map[string]any{},
+	}
+	holding, ok := i.HoldsLoaded()
+	if !ok {
+		return data
+	}
+	data["etag_loaded"] = holding.Etag
+	loaded := map[string]any{}
+	for name, held := range holding.Keys {
+		loaded[name] = map[string]any{"presents": held.Value, "accepts": held.Accepts}
+	}
+	data["loaded"] = loaded
+	return data
+}
+
+func (b *backend) deleteWorkload(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	name := d.Get("name").(string)
+	if err := key.ValidateName("workload", name); err != nil {
+		return nil, rotation.Refusef("%w", err)
+	}
+	return nil, e.DeleteWorkload(ctx, name, caller(req))
+}
