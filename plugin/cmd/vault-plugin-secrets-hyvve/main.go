@@ -6,6 +6,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/api"
@@ -30,6 +31,7 @@ func main() {
 		fmt.Println("vault-plugin-secrets-hyvve", version.Version)
 		return
 	}
+	go endWithParent(os.Getppid())
 	err := vaultplugin.ServeMultiplex(&vaultplugin.ServeOpts{
 		BackendFactoryFunc: plugin.Factory,
 		TLSProviderFunc:    api.VaultPluginTLSProvider(meta.GetTLSConfig()),
@@ -37,5 +39,17 @@ func main() {
 	if err != nil {
 		hclog.Default().Error("plugin is shutting down", "error", err)
 		os.Exit(1)
+	}
+}
+
+// endWithParent ends this process when the Vault that started it is gone. Vault ends its plugins when it stops in good
+// order; killed, it would leave them running for ever. The kernel's own signal for this cannot be used: it is sent when
+// the thread ends that forked us, which in a Go program is not the process.
+func endWithParent(parent int) {
+	for range time.Tick(time.Second) {
+		if os.Getppid() != parent {
+			hclog.Default().Warn("Vault is gone; the plugin ends with it")
+			os.Exit(1)
+		}
 	}
 }

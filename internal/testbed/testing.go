@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package testbed
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// ForTest makes a bed that is closed when the test ends.
+func ForTest(t testing.TB) *Bed {
+	t.Helper()
+	b, err := New("test", testLog{t})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			b.mu.Lock()
+			for _, p := range b.parts {
+				t.Logf("end of %s:\n%s", p.log, p.tail())
+			}
+			b.mu.Unlock()
+		}
+		if err := b.Close(); err != nil {
+			t.Errorf("closing the test bed: %v", err)
+		}
+	})
+	return b
+}
+
+type testLog struct{ t testing.TB }
+
+func (l testLog) Write(p []byte) (int, error) {
+	l.t.Log(strings.TrimSuffix(string(p), "\n"))
+	return len(p), nil
+}
+
+var shared struct {
+	sync.Mutex
+	bed       *Bed
+	postgres  *Postgres
+	databases int
+}
+
+// Database gives the administrator's URL of a database of the test's own, on a server that all tests of the binary
+// share. Main stops it.
+func Database(t testing.TB) string {
+	t.Helper()
+	url, _ := DatabaseOn(t)
+	return url
+}
+
+// DatabaseOn is Database with its server.
+func DatabaseOn(t testing.TB) (string, *Postgres) {
+	t.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	ctx := context.Background()
+	if shared.postgres == nil {
+		bed, err := New("shared", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shared.bed = bed
+		if shared.postgres, err = bed.Postgres(ctx); err != nil {
+			shared.postgres = nil
+			t.Fatal(err)
+		}
+	}
+	shared.databases++
+	url, err := shared.postgres.NewDatabase(ctx, fmt.Sprintf("test_%d", shared.databases))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return url, shared.postgres
+}
+
+// Main runs the tests of a binary that uses Database, and stops what they share.
+func Main(m *testing.M) {
+	code := m.Run()
+	shared.Lock()
+	if shared.bed != nil {
+		if err := shared.bed.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
