@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package envelope
+
+import (
+	"sync"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+)
+
+// maxDerived bounds a keyring's cache, in derived keys (about 100 bytes each).
+const maxDerived = 16384
+
+// Keyring derives the keys of one secret and remembers those of the salts that it saw last, so that envelopes which
+// share a salt cost one derivation together. It may be used from several goroutines.
+type Keyring struct {
+	Layout key.Layout
+	secret []byte
+
+	mu          sync.Mutex
+	recent, old map[Salt]Derived // two generations: the old one goes when the recent one is full
+}
+
+// NewKeyring is for one value in one layout. The error says what is wrong with the value.
+func NewKeyring(layout key.Layout, value key.Value) (*Keyring, error) {
+	secret, err := Secret(layout, value)
+	if err != nil {
+		return nil, err
+	}
+	return &Keyring{Layout: layout, secret: secret, recent: map[Salt]Derived{}}, nil
+}
+
+// Derive gives the key of a salt.
+func (k *Keyring) Derive(salt Salt) (Derived, error) {
+	if d, ok := k.Known(salt); ok {
+		return d, nil
+	}
+	d, err := Derive(k.secret, salt)
+	if err == nil {
+		k.remember(salt, d)
+	}
+	return d, err
+}
+
+// Known gives the key of a salt that was derived before.
+func (k *Keyring) Known(salt Salt) (Derived, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if d, ok := k.recent[salt]; ok {
+		return d, true
+	}
+	d, ok := k.old[salt]
+	return d, ok
+}
+
+func (k *Keyring) remember(salt Salt, d Derived) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.recent) >= maxDerived/2 {
+		k.old, k.recent = k.recent, map[Salt]Derived{}
+	}
+	k.recent[salt] = d
+}
+
+// Open decrypts an envelope of the keyring's layout; ErrKey where it is under another key.
+func (k *Keyring) Open(e Envelope) ([]byte, error) {
+	d, err := k.Derive(e.Salt)
+	if err != nil {
+		return nil, err
+	}
+	return e.Open(k.Layout, d)
+}
