@@ -1,0 +1,477 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reencrypt
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/platform"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+func TestMain(m *testing.M) { testbed.Main(m) }
+
+// fixture is a database with the platform's tables and the keys around it.
+type fixture struct {
+	t              *testing.T
+	url            string
+	conn           *pgx.Conn
+	rows           []testbed.Row
+	oldKey, newKey key.Value // of ENCRYPTION_MASTER_KEY
+	oldAuth, auth  key.Value // of BETTER_AUTH_SECRET: in use, and a new one
+}
+
+func newKeyValue(t testing.TB, n int) key.Value {
+	t.Helper()
+	raw := make([]byte, n)
+	if _, err := rand.Read(raw); err != nil {
+		t.Fatal(err)
+	}
+	return key.NewValue(base64.StdEncoding.EncodeToString(raw))
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	f := &fixture{
+		t: t, url: testbed.Database(t),
+		oldKey: newKeyValue(t, 32), newKey: newKeyValue(t, 32), oldAuth: newKeyValue(t, 48), auth: newKeyValue(t, 48),
+	}
+	f.conn = f.connect(f.url)
+	var err error
+	f.rows, err = testbed.SeedPlatform(t.Context(), f.conn, testbed.Seeding{
+		MasterKey: f.oldKey, BetterAuth: f.oldAuth, Providers: 8, Servers: 5, Legacy: 3, Connections: 6, Users: 4, Salts: 7,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func (f *fixture) connect(url string) *pgx.Conn {
+	f.t.Helper()
+	conn, err := pgx.Connect(f.t.Context(), url)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+// work is the master key's, as the engine would ask for it.
+func (f *fixture) work(phase workload.Phase) workload.Work {
+	return workload.Work{
+		ID: "r1/encryption-master-key/" + string(phase), Rotation: "r1", Key: "encryption-master-key",
+		Env: platform.MasterKey, Phase: phase, From: 1, To: 2, Columns: platform.Columns(platform.MasterKey),
+		Others: []workload.Other{{Env: platform.BetterAuth, Layout: key.TagLast}},
+	}
+}
+
+func (f *fixture) accepts() map[string][]key.Value {
+	return map[string][]key.Value{platform.MasterKey: {f.newKey, f.oldKey}, platform.BetterAuth: {f.oldAuth}}
+}
+
+func (f *fixture) do(phase workload.Phase) workload.WorkReport {
+	f.t.Helper()
+	report, err := NewWorker(f.url, Options{BatchSize: 4}).Do(f.t.Context(), f.work(phase), f.accepts())
+	if err != nil {
+		f.t.Fatalf("%s: %v", phase, err)
+	}
+	if !report.Done {
+		f.t.Fatalf("%s is not done", phase)
+	}
+	return report
+}
+
+// expect checks that every row opens to its plaintext under a master key and a BETTER_AUTH_SECRET.
+func (f *fixture) expect(master, auth key.Value) {
+	f.t.Helper()
+	rings := map[key.Layout]*envelope.Keyring{}
+	for layout, value := range map[key.Layout]key.Value{key.TagFirst: master, key.TagLast: auth} {
+		ring, err := envelope.NewKeyring(layout, value)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		rings[layout] = ring
+	}
+	for _, row := range f.rows {
+		plaintext, err := rings[row.Layout].Open(f.read(row))
+		if err != nil {
+			f.t.Errorf("%s of %s %s: %v", row.Column, row.Table, row.ID, err)
+		} else if string(plaintext) != row.Plaintext {
+			f.t.Errorf("%s of %s %s: another plaintext", row.Column, row.Table, row.ID)
+		}
+	}
+}
+
+func (f *fixture) read(row testbed.Row) envelope.Envelope {
+	f.t.Helper()
+	var text string
+	query := fmt.Sprintf("SELECT %s FROM %s WHERE id = $1", row.Column, row.Table)
+	if err := f.conn.QueryRow(f.t.Context(), query, row.ID).Scan(&text); err != nil {
+		f.t.Fatal(err)
+	}
+	e, err := envelope.Parse(text)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return e
+}
+
+// write does what the application does: it encrypts with a fresh salt and updates the row.
+func (f *fixture) write(row *testbed.Row, secret key.Value, plaintext string) {
+	f.t.Helper()
+	ring, err := envelope.NewKeyring(row.Layout, secret)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	salt, err := envelope.NewSalt(rand.Reader)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	derived, err := ring.Derive(salt)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	e, err := envelope.Seal(row.Layout, derived, salt, []byte(plaintext), rand.Reader)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.exec(fmt.Sprintf("UPDATE %s SET %s = $1 WHERE id = $2", row.Table, row.Column), e.String(), row.ID)
+	row.Plaintext = plaintext
+}
+
+func (f *fixture) exec(sql string, args ...any) {
+	f.t.Helper()
+	if _, err := f.conn.Exec(f.t.Context(), sql, args...); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *fixture) count(sql string) (n int) {
+	f.t.Helper()
+	if err := f.conn.QueryRow(f.t.Context(), sql).Scan(&n); err != nil {
+		f.t.Fatal(err)
+	}
+	return n
+}
+
+func TestStageFlipSweepWipe(t *testing.T) {
+	f := newFixture(t)
+	staged := f.do(workload.PhaseStage)
+	f.expect(f.oldKey, f.oldAuth) // the application notices nothing
+	if left, bad := staged.Left(); left != 19 || bad != 0 {
+		t.Errorf("stage finds %d rows to do and %d unreadable, want 19 and 0", left, bad)
+	}
+	if other := staged.Columns[1].Other; other != 3 {
+		t.Errorf("%d legacy rows are recognised in %s, want 3", other, staged.Columns[1].Column)
+	}
+	flipped := f.do(workload.PhaseFlip)
+	f.expect(f.newKey, f.oldAuth)
+	if left, _ := flipped.Left(); left != 0 {
+		t.Errorf("%d rows are left after the flip", left)
+	}
+	if n := f.count("SELECT count(DISTINCT substr(api_key_encrypted, 1, 80)) FROM ai_provider_configs"); n != 1 {
+		t.Errorf("new envelopes have %d salts, want a shared one", n)
+	}
+	f.do(workload.PhaseFlip) // again: nothing to do
+	f.do(workload.PhaseSweep)
+	f.expect(f.newKey, f.oldAuth)
+	if n := f.count("SELECT count(*) FROM users WHERE updated_at <> '2026-01-01'"); n != 0 {
+		t.Errorf("updated_at of %d rows was touched", n)
+	}
+	f.do(workload.PhaseWipe)
+	f.do(workload.PhaseWipe)
+	if n := f.count("SELECT count(*) FROM pg_namespace WHERE nspname = 'hyvve_reencrypt'"); n != 0 {
+		t.Error("the side schema is still there after the wipe")
+	}
+}
+
+func TestRowsWrittenMeanwhileAreNotLost(t *testing.T) {
+	f := newFixture(t)
+	f.do(workload.PhaseStage)
+	f.write(&f.rows[0], f.oldKey, "written between stage and flip, under the old key")
+	f.write(&f.rows[1], f.newKey, "written between stage and flip, under the new key")
+	f.exec("DELETE FROM ai_provider_configs WHERE id = $1", f.rows[2].ID)
+	f.rows = append(f.rows[:2:2], f.rows[3:]...)
+	f.do(workload.PhaseFlip)
+	f.expect(f.newKey, f.oldAuth)
+	f.write(&f.rows[0], f.oldKey, "written by a straggler after the flip")
+	report := f.do(workload.PhaseSweep)
+	f.expect(f.newKey, f.oldAuth)
+	if left, _ := report.Left(); left != 0 {
+		t.Errorf("%d rows are left after the sweep", left)
+	}
+}
+
+func TestRevertBringsOldAndNewRowsBack(t *testing.T) {
+	f := newFixture(t)
+	before := f.read(f.rows[0]).String()
+	f.do(workload.PhaseStage)
+	f.do(workload.PhaseFlip)
+	f.write(&f.rows[1], f.newKey, "written under the new key")
+	f.do(workload.PhaseRevert)
+	f.expect(f.oldKey, f.oldAuth)
+	if f.read(f.rows[0]).String() != before {
+		t.Error("a reverted row has not got its old ciphertext back")
+	}
+	f.do(workload.PhaseRevert)
+	f.do(workload.PhaseWipe)
+	f.expect(f.oldKey, f.oldAuth)
+}
+
+func TestRevertWithoutFlip(t *testing.T) {
+	f := newFixture(t)
+	f.do(workload.PhaseStage)
+	f.do(workload.PhaseRevert)
+	f.do(workload.PhaseWipe)
+	f.expect(f.oldKey, f.oldAuth)
+}
+
+// Rotating BETTER_AUTH_SECRET takes 2FA secrets and legacy rows along, and leaves the master key's rows alone.
+func TestTagLastAndLegacyRows(t *testing.T) {
+	f := newFixture(t)
+	w := NewWorker(f.url, Options{})
+	work := f.work(workload.PhaseStage)
+	work.Key, work.Env, work.Columns = "better-auth-secret", platform.BetterAuth, platform.Columns(platform.BetterAuth)
+	work.Others = []workload.Other{{Env: platform.MasterKey, Layout: key.TagFirst}}
+	accepts := map[string][]key.Value{platform.BetterAuth: {f.auth, f.oldAuth}, platform.MasterKey: {f.oldKey}}
+	for _, phase := range []workload.Phase{workload.PhaseStage, workload.PhaseFlip, workload.PhaseWipe} {
+		work.Phase = phase
+		report, err := w.Do(t.Context(), work, accepts)
+		if err != nil {
+			t.Fatalf("%s: %v", phase, err)
+		}
+		if _, bad := report.Left(); bad != 0 {
+			t.Errorf("%s: %d unreadable rows", phase, bad)
+		}
+	}
+	f.expect(f.oldKey, f.auth)
+}
+
+func TestWrongOldKeyIsRefusedBeforeAnythingIsWritten(t *testing.T) {
+	f := newFixture(t)
+	accepts := f.accepts()
+	accepts[platform.MasterKey] = []key.Value{f.newKey, newKeyValue(t, 32)}
+	accepts[platform.BetterAuth] = []key.Value{newKeyValue(t, 48)}
+	_, err := NewWorker(f.url, Options{}).Do(t.Context(), f.work(workload.PhaseStage), accepts)
+	if err == nil || !strings.Contains(err.Error(), "old key is not the one") {
+		t.Errorf("error is %v", err)
+	}
+	if n := f.count("SELECT count(*) FROM hyvve_reencrypt.rows"); n != 0 {
+		t.Errorf("%d rows are staged", n)
+	}
+	f.expect(f.oldKey, f.oldAuth)
+}
+
+func TestUnreadableRowsAreCounted(t *testing.T) {
+	f := newFixture(t)
+	f.exec("UPDATE integration_connections SET encrypted_credentials = 'not an envelope' WHERE id = 'conn-000000'")
+	f.rows = f.rows[:16]
+	report := f.do(workload.PhaseStage)
+	if _, bad := report.Left(); bad != 1 {
+		t.Errorf("%d unreadable rows, want 1", bad)
+	}
+	f.expect(f.oldKey, f.oldAuth)
+}
+
+// Where row-level security would hide rows the runbook's script reports success; we refuse.
+func TestHiddenRowsAreAnError(t *testing.T) {
+	f := newFixture(t)
+	f.exec(`DROP ROLE IF EXISTS hidden_app`)
+	f.exec(`CREATE ROLE hidden_app LOGIN PASSWORD 'hidden-app-password'`)
+	f.exec(`GRANT SELECT, UPDATE ON ALL TABLES IN SCHEMA public TO hidden_app`)
+	f.exec(`DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO hidden_app', current_database()); END $$`)
+	url := strings.Replace(f.url, f.url[strings.Index(f.url, "//")+2:strings.Index(f.url, "@")], "hidden_app:hidden-app-password", 1)
+	_, err := NewWorker(url, Options{}).Do(t.Context(), f.work(workload.PhaseStage), f.accepts())
+	if err == nil || !strings.Contains(err.Error(), "BYPASSRLS") || !strings.Contains(err.Error(), "hidden_app") {
+		t.Errorf("error is %v", err)
+	}
+	if err != nil && strings.Contains(err.Error(), "hidden-app-password") {
+		t.Error("the error holds the password")
+	}
+}
+
+func TestTwoWorkersAtOnce(t *testing.T) {
+	f := newFixture(t)
+	for _, phase := range []workload.Phase{workload.PhaseStage, workload.PhaseFlip} {
+		errs := make(chan error)
+		for range 2 {
+			go func() {
+				_, err := NewWorker(f.url, Options{BatchSize: 3}).Do(t.Context(), f.work(phase), f.accepts())
+				errs <- err
+			}()
+		}
+		for range 2 {
+			if err := <-errs; err != nil {
+				t.Fatalf("%s: %v", phase, err)
+			}
+		}
+	}
+	f.expect(f.newKey, f.oldAuth)
+}
+
+// However often the connection is cut, running the phases again ends well: every read and write is cut once.
+func TestEveryTransactionMayBeCut(t *testing.T) {
+	f := newFixture(t)
+	for cut := 1; ; cut++ {
+		ctx, cancel := context.WithCancel(t.Context())
+		batches := 0
+		w := NewWorker(f.url, Options{BatchSize: 4, Progress: func(workload.ColumnReport) {
+			if batches++; batches == cut {
+				cancel()
+			}
+		}})
+		var err error
+		for _, phase := range []workload.Phase{workload.PhaseStage, workload.PhaseFlip} {
+			if _, err = w.Do(ctx, f.work(phase), f.accepts()); err != nil {
+				break
+			}
+		}
+		cancel()
+		if err == nil {
+			break
+		}
+		if cut > 100 {
+			t.Fatalf("it never ends: %v", err)
+		}
+	}
+	f.expect(f.newKey, f.oldAuth)
+}
+
+func TestCompositeKeysAndOddNames(t *testing.T) {
+	f := newFixture(t)
+	f.exec(`CREATE TABLE "Odd ""Table" (a int, "B c" uuid DEFAULT gen_random_uuid(), "Value X" varchar(4000), PRIMARY KEY (a, "B c"))`)
+	f.exec(`INSERT INTO "Odd ""Table" (a, "Value X") SELECT g, (SELECT api_key_encrypted FROM ai_provider_configs LIMIT 1) FROM generate_series(1, 9) g`)
+	work := f.work(workload.PhaseStage)
+	work.Columns = []key.Column{{Schema: "public", Table: `Odd "Table`, Column: "Value X", Layout: key.TagFirst}}
+	for _, phase := range []workload.Phase{workload.PhaseStage, workload.PhaseFlip} {
+		work.Phase = phase
+		report, err := NewWorker(f.url, Options{BatchSize: 2}).Do(t.Context(), work, f.accepts())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if phase == workload.PhaseFlip && report.Columns[0].Rotated != 9 {
+			t.Errorf("%d of 9 rows are rotated", report.Columns[0].Rotated)
+		}
+	}
+}
+
+func TestColumnsThatCannotBe(t *testing.T) {
+	f := newFixture(t)
+	f.exec("CREATE TABLE no_key (v text); CREATE TABLE numbers (id int PRIMARY KEY, v int); CREATE VIEW a_view AS SELECT id, email FROM users")
+	for _, c := range []struct{ table, column, want string }{
+		{"nowhere", "v", "does not exist"}, {"users", "nothing", "does not exist"}, {"no_key", "v", "primary key"},
+		{"numbers", "v", "integer"}, {"a_view", "email", "not a column of a table"},
+	} {
+		work := f.work(workload.PhaseStage)
+		work.Columns = []key.Column{{Schema: "public", Table: c.table, Column: c.column, Layout: key.TagFirst}}
+		_, err := NewWorker(f.url, Options{}).Do(t.Context(), work, f.accepts())
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s.%s: %v, want something on %q", c.table, c.column, err, c.want)
+		}
+	}
+}
+
+// command runs the command by hand with an environment.
+func (f *fixture) command(env map[string]string, args ...string) (status int, stdout, stderr string) {
+	f.t.Helper()
+	var out, errs bytes.Buffer
+	status = Command(f.t.Context(), args, func(name string) string { return env[name] }, &out, &errs)
+	for _, secret := range []key.Value{f.oldKey, f.newKey, f.oldAuth, f.auth} {
+		if strings.Contains(out.String()+errs.String(), secret.Reveal()) {
+			f.t.Error("a key stands in the output")
+		}
+	}
+	return status, out.String(), errs.String()
+}
+
+func (f *fixture) env() map[string]string {
+	return map[string]string{
+		"DATABASE_URL":              f.url + "&pgbouncer=true&connection_limit=1&schema=public&pool_timeout=10",
+		"ENCRYPTION_MASTER_KEY_OLD": f.oldKey.Reveal(), "ENCRYPTION_MASTER_KEY_NEW": f.newKey.Reveal(),
+		"BETTER_AUTH_SECRET": f.oldAuth.Reveal(),
+	}
+}
+
+func TestCommand(t *testing.T) {
+	f := newFixture(t)
+	steps := []struct {
+		args  []string
+		wants []string
+		now   key.Value
+	}{
+		{[]string{"--dry-run"}, []string{"counted", "ai_provider_configs.api_key_encrypted", "8 under the old", "3 under another"}, f.oldKey},
+		{[]string{"--batch-size=3"}, []string{"re-encrypted", "8 under the new key, 0 under the old", "--revert goes back"}, f.newKey},
+		{nil, []string{"8 under the new key, 0 under the old"}, f.newKey},
+		{[]string{"--revert"}, []string{"reverted", "8 under the old key, 0 under the new"}, f.oldKey},
+		{[]string{"--json"}, []string{`"rotated":8`}, f.newKey},
+		{[]string{"--wipe"}, []string{"wiped"}, f.newKey},
+	}
+	for _, s := range steps {
+		status, stdout, stderr := f.command(f.env(), s.args...)
+		if status != 0 {
+			t.Fatalf("%v: status %d, %s", s.args, status, stderr)
+		}
+		for _, want := range s.wants {
+			if !strings.Contains(stdout, want) {
+				t.Errorf("%v prints no %q:\n%s", s.args, want, stdout)
+			}
+		}
+		f.expect(s.now, f.oldAuth)
+	}
+}
+
+func TestCommandRefuses(t *testing.T) {
+	f := newFixture(t)
+	with := func(change ...string) map[string]string {
+		env := f.env()
+		for i := 0; i < len(change); i += 2 {
+			env[change[i]] = change[i+1]
+		}
+		return env
+	}
+	for name, c := range map[string]struct {
+		env    map[string]string
+		args   []string
+		status int
+		want   string
+	}{
+		"no database":     {with("DATABASE_URL", ""), nil, 2, "DATABASE_URL is not set"},
+		"no scheme":       {with("DATABASE_URL", "localhost/db"), nil, 2, "postgresql://"},
+		"odd parameter":   {with("DATABASE_URL", f.url+"&sslmod=disable"), nil, 2, "sslmod"},
+		"no keys":         {map[string]string{"DATABASE_URL": f.url}, nil, 2, "no keys are given"},
+		"no old key":      {with("ENCRYPTION_MASTER_KEY_OLD", ""), nil, 2, "ENCRYPTION_MASTER_KEY_OLD is not"},
+		"31 bytes":        {with("ENCRYPTION_MASTER_KEY_NEW", base64.StdEncoding.EncodeToString(make([]byte, 31))), nil, 2, "31 bytes"},
+		"same key":        {with("ENCRYPTION_MASTER_KEY_NEW", f.oldKey.Reveal()), nil, 2, "are the same"},
+		"missing file":    {with("DATABASE_URL", "", "DATABASE_URL_FILE", "/nowhere"), nil, 2, "DATABASE_URL_FILE"},
+		"wrong flag":      {f.env(), []string{"--dry-runn"}, 2, `did you mean --dry-run?`},
+		"batch size":      {f.env(), []string{"--batch-size=0"}, 2, "--batch-size=0"},
+		"batch size word": {f.env(), []string{"--batch-size=many"}, 2, "batch-size"},
+		"argument":        {f.env(), []string{"now"}, 2, `"now" is not wanted`},
+		"both":            {f.env(), []string{"--revert", "--wipe"}, 2, "exclude"},
+		"unreadable":      {with("BETTER_AUTH_SECRET", ""), nil, 1, "no row was changed"},
+		"unreachable":     {with("DATABASE_URL", "postgresql://u:se-cr-et@127.0.0.1:1/db"), nil, 1, "connecting"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			status, _, stderr := f.command(c.env, c.args...)
+			if status != c.status || !strings.Contains(stderr, c.want) {
+				t.Errorf("status %d, want %d; message lacks %q:\n%s", status, c.status, c.want, stderr)
+			}
+			if strings.Contains(stderr, "se-cr-et") {
+				t.Error("the message holds the database's password")
+			}
+		})
+	}
+	f.expect(f.oldKey, f.oldAuth)
+}

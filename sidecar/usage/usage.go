@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package usage makes the commands of the sidecar answer a slip of the fingers with what was probably meant.
+package usage
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/agext/levenshtein"
+)
+
+// Nearest gives the option that word was probably meant to be, empty if none is near.
+func Nearest(word string, options []string) string {
+	best, distance := "", max(2, len(word)/3)+1
+	for _, option := range options {
+		if d := levenshtein.Distance(word, option, nil); d < distance {
+			best, distance = option, d
+		}
+	}
+	return best
+}
+
+// DidYouMean is the end of a sentence, empty if nothing is near.
+func DidYouMean(word string, options []string) string {
+	if nearest := Nearest(word, options); nearest != "" {
+		return fmt.Sprintf("; did you mean %q?", nearest)
+	}
+	return ""
+}
+
+// Parse parses args. It tells whether to go on; if not, status is the exit status, and what is wrong was written to
+// stderr, or the help text to stdout if it was asked for.
+func Parse(flags *flag.FlagSet, args []string, help string, stdout, stderr io.Writer) (ok bool, status int) {
+	flags.SetOutput(io.Discard)
+	flags.Usage = func() {}
+	err := flags.Parse(args)
+	switch {
+	case err == nil && flags.NArg() == 0:
+		return true, 0
+	case errors.Is(err, flag.ErrHelp):
+		_, _ = fmt.Fprint(stdout, help)
+		printFlags(flags, stdout)
+		return false, 0
+	case err == nil:
+		_, _ = fmt.Fprintf(stderr, "%s: %q is not wanted: everything is set by flags and the environment\n", flags.Name(), flags.Arg(0))
+	default:
+		message := err.Error()
+		if _, name, found := strings.Cut(message, "flag provided but not defined: -"); found {
+			message = fmt.Sprintf("flag --%s is not known%s", name, didYouMeanFlag(flags, name))
+		}
+		_, _ = fmt.Fprintf(stderr, "%s: %s\n", flags.Name(), message)
+	}
+	_, _ = fmt.Fprintf(stderr, "Run \"%s --help\" for its flags.\n", flags.Name())
+	return false, 2
+}
+
+func didYouMeanFlag(flags *flag.FlagSet, name string) string {
+	var names []string
+	flags.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
+	if nearest := Nearest(strings.TrimLeft(name, "-"), names); nearest != "" {
+		return "; did you mean --" + nearest + "?"
+	}
+	return ""
+}
+
+func printFlags(flags *flag.FlagSet, w io.Writer) {
+	_, _ = fmt.Fprintln(w, "\nFlags:")
+	flags.VisitAll(func(f *flag.Flag) {
+		kind, text := flag.UnquoteUsage(f)
+		name := "--" + f.Name
+		if kind != "" {
+			name += "=" + kind
+		}
+		if f.DefValue != "" && f.DefValue != "false" {
+			text += fmt.Sprintf(" (default %s)", f.DefValue)
+		}
+		_, _ = fmt.Fprintf(w, "  %-28s %s\n", name, text)
+	})
+}
