@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package client is the typed client of the engine's paths, over Vault's own.
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// Client speaks to one mount of the engine.
+type Client struct {
+	vault *api.Client
+	mount string
+}
+
+// New makes a client of a mount, such as "hyvve". It uses the token that vault has.
+func New(vault *api.Client, mount string) *Client { return &Client{vault: vault, mount: mount} }
+
+// What a caller may do about an error; errors.Is tells.
+var (
+	ErrUnavailable = errors.New("vault is not available") // sealed, down, overloaded, failing over: try again later
+	ErrDenied      = errors.New("vault denies access")    // the token is no good, or its policy: log in again
+	ErrRefused     = errors.New("vault refused")          // the request as it is; for an instance: read its bundle again
+)
+
+// Bundle is what creds/ gave to an instance.
+type Bundle struct {
+	Values         map[string]key.Value   // by environment name
+	Accepts        map[string][]key.Value // newest first
+	Versions       map[string]int
+	AcceptVersions map[string][]int // parallel to Accepts
+	Work           []workload.Work
+	Etag           string
+	Instance       string
+	Secret         key.Value // proves reports
+	LeaseID        string
+	LeaseDuration  time.Duration
+	Warnings       []string
+}
+
+// wire is the form of a bundle's data.
+type wire struct {
+	Values         map[string]string   `json:"values"`
+	Accepts        map[string][]string `json:"accepts"`
+	Versions       map[string]int      `json:"versions"`
+	AcceptVersions map[string][]int    `json:"accept_versions"`
+	Work           []workload.Work     `json:"work"`
+	Etag           string              `json:"etag"`
+	Instance       string              `json:"instance"`
+	InstanceSecret string              `json:"instance_secret"`
+}
+
+// Creds reads the bundle of an instance.
+func (c *Client) Creds(ctx context.Context, workloadName, instance string) (Bundle, error) {
+	var w wire
+	secret, err := c.read(ctx, "creds/"+workloadName, url.Values{"instance": {instance}}, &w)
+	if err != nil {
+		return Bundle{}, err
+	}
+	b := Bundle{
+		Values: map[string]key.Value{}, Accepts: map[string][]key.Value{}, Versions: w.Versions,
+		AcceptVersions: w.AcceptVersions, Work: w.Work, Etag: w.Etag, Instance: w.Instance,
+		Secret: key.NewValue(w.InstanceSecret), LeaseID: secret.LeaseID,
+		LeaseDuration: time.Duration(secret.LeaseDuration) * time.Second, Warnings: secret.Warnings,
+	}
+	for env, v := range w.Values {
+		b.Values[env] = key.NewValue(v)
+	}
+	for env, list := range w.Accepts {
+		for _, v := range list {
+			b.Accepts[env] = append(b.Accepts[env], key.NewValue(v))
+		}
+	}
+	return b, nil
+}
+
+// Watch waits until the instance should hold another bundle than that of etag, or wait is over.
+func (c *Client) Watch(ctx context.Context, workloadName, instance, etag string, wait time.Duration) (changed bool, err error) {
+	var w struct {
+		Changed bool `json:"changed"`
+	}
+	query := url.Values{"instance": {instance}, "etag": {etag}, "wait": {fmt.Sprintf("%ds", int(wait.Seconds()))}}
+	_, err = c.read(ctx, "watch/"+workloadName, query, &w)
+	return w.Changed, err
+}
+
+// Report is what an instance says of itself.
+type Report struct {
+	Workload, Instance string
+	Secret             key.Value
+	Etag               string // loaded
+	Healthy            bool
+	Reason             string
+	Work               []workload.WorkReport
+}
+
+// Report sends it, and gives the etag that the instance should have.
+func (c *Client) Report(ctx context.Context, r Report) (string, error) {
+	var w struct {
+		Etag string `json:"etag"`
+	}
+	_, err := c.write(ctx, "report/"+r.Workload, map[string]any{
+		"instance": r.Instance, "instance_secret": r.Secret.Reveal(), "etag": r.Etag, "healthy": r.Healthy,
+		"reason": r.Reason, "work": r.Work,
+	}, &w)
+	return w.Etag, err
+}
+
+// Renew renews the lease of a bundle, and gives its new duration. ErrRefused: read the bundle again.
+func (c *Client) Renew(ctx context.Context, leaseID string) (time.Duration, error) {
+	secret, err := c.vault.Sys().RenewWithContext(ctx, leaseID, 0)
+	if err != nil {
+		return 0, classify(err)
+	}
+	return time.Duration(secret.LeaseDuration) * time.Second, nil
+}
+
+// Revoke ends the lease of a bundle, and with it the instance.
+func (c *Client) Revoke(ctx context.Context, leaseID string) error {
+	return classify(c.vault.Sys().RevokeWithContext(ctx, leaseID))
+}
+
+// Rotation is a rotation as rotate and rotations/ show it.
+type Rotation struct {
+	ID        string                            `json:"id"`
+	State     string                            `json:"state"`
+	Step      string                            `json:"step"`
+	Keys      []string                          `json:"keys"`
+	Versions  map[string]struct{ From, To int } `json:"versions"`
+	NextGate  string                            `json:"next_gate"`
+	Trigger   string                            `json:"trigger"`
+	Created   time.Time                         `json:"created_time"`
+	Gates     []Gate                            `json:"gates"`
+	Timeline  []Event                           `json:"timeline"`
+	Rows      map[string]Rows                   `json:"rows"`
+	Instances []map[string]any                  `json:"instances"`
+}
+
+// Gate is a condition of the present step.
+type Gate struct {
+	Gate   string `json:"gate"`
+	Holds  bool   `json:"holds"`
+	Reason string `json:"reason"`
+}
+
+// Event is an entry of a timeline.
+type Event struct {
+	Time  time.Time `json:"time"`
+	State string    `json:"state"`
+	Step  string    `json:"step"`
+	Text  string    `json:"text"`
+}
+
+// Rows is the re-encryption of one key.
+type Rows struct {
+	Done    bool         `json:"done"`
+	Error   string       `json:"error"`
+	Columns []ColumnRows `json:"columns"`
+}
+
+// ColumnRows counts the rows of one column.
+type ColumnRows struct {
+	Column     string `json:"column"`
+	Total      int    `json:"total"`
+	Staged     int    `json:"staged"`
+	Rotated    int    `json:"rotated"`
+	Left       int    `json:"left"`
+	Other      int    `json:"other"`
+	Unreadable int    `json:"unreadable"`
+}
+
+// Ended tells whether nothing will happen any more.
+func (r Rotation) Ended() bool { return r.State == "done" || r.State == "reverted" }
+
+// Rotate starts a rotation of keys together.
+func (c *Client) Rotate(ctx context.Context, reason string, keys ...string) (Rotation, error) {
+	var r Rotation
+	_, err := c.write(ctx, "rotate", map[string]any{"keys": keys, "reason": reason}, &r)
+	return r, err
+}
+
+// Rotation reads one.
+func (c *Client) Rotation(ctx context.Context, id string) (Rotation, error) {
+	var r Rotation
+	_, err := c.read(ctx, "rotations/"+id, nil, &r)
+	return r, err
+}
+
+// Rotations lists the ids of all, oldest first.
+func (c *Client) Rotations(ctx context.Context) ([]string, error) {
+	secret, err := c.vault.Logical().ListWithContext(ctx, c.mount+"/rotations")
+	if err != nil {
+		return nil, classify(err)
+	}
+	if secret == nil {
+		return nil, nil
+	}
+	var w struct {
+		Keys []string `json:"keys"`
+	}
+	return w.Keys, decode(secret.Data, &w)
+}
+
+// Revert takes one back.
+func (c *Client) Revert(ctx context.Context, id string) (Rotation, error) {
+	var r Rotation
+	_, err := c.write(ctx, "rotations/"+id+"/revert", nil, &r)
+	return r, err
+}
+
+func (c *Client) read(ctx context.Context, path string, query url.Values, into any) (*api.Secret, error) {
+	secret, err := c.vault.Logical().ReadWithDataWithContext(ctx, c.mount+"/"+path, query)
+	if err != nil {
+		return nil, classify(err)
+	}
+	if secret == nil {
+		return nil, fmt.Errorf("%w: %s/%s is not there; is the engine mounted at %q?", ErrRefused, c.mount, path, c.mount)
+	}
+	return secret, decode(secret.Data, into)
+}
+
+func (c *Client) write(ctx context.Context, path string, data map[string]any, into any) (*api.Secret, error) {
+	secret, err := c.vault.Logical().WriteWithContext(ctx, c.mount+"/"+path, data)
+	if err != nil {
+		return nil, classify(err)
+	}
+	if secret == nil {
+		return nil, nil
+	}
+	return secret, decode(secret.Data, into)
+}
+
+// decode reads data into a struct. The error of a mismatch may quote a value, so that it is not passed on.
+func decode(data map[string]any, into any) error {
+	text, err := json.Marshal(data)
+	if err == nil {
+		err = json.Unmarshal(text, into)
+	}
+	if err != nil {
+		return fmt.Errorf("vault's answer has another form than this release knows (%T)", err)
+	}
+	return nil
+}
+
+// classify says by status what may be done about an error.
+func classify(err error) error {
+	if err == nil {
+		return nil
+	}
+	var response *api.ResponseError
+	if !errors.As(err, &response) {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	switch code := response.StatusCode; {
+	case code == http.StatusForbidden || code == http.StatusUnauthorized:
+		return fmt.Errorf("%w: %w", ErrDenied, err)
+	case code == http.StatusTooManyRequests || code == http.StatusPreconditionFailed || code >= http.StatusInternalServerError:
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return fmt.Errorf("%w: %w", ErrRefused, err)
+}

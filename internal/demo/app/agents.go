@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Stats are what an agents instance has seen.
+type Stats struct {
+	Requests int    `json:"requests"`
+	Failures int    `json:"failures"`
+	Last     string `json:"last"` // failure
+}
+
+// callEvery is the pace of an agents instance.
+const callEvery = 10 * time.Millisecond
+
+type agents struct {
+	process
+	api []string
+
+	mu    sync.Mutex
+	stats Stats
+}
+
+// Agents calls the api's instances in turn, with the token that is presented, and serves /stats.
+func Agents(ctx context.Context, o Options) error {
+	a := &agents{process: process{bundlePath: o.Bundle}, api: o.API}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		_ = json.NewEncoder(w).Encode(a.stats)
+	})
+	var calls sync.WaitGroup
+	calls.Go(func() { a.callAll(ctx) })
+	defer calls.Wait()
+	return a.serve(ctx, o.Address, o.PIDFile, mux)
+}
+
+func (a *agents) callAll(ctx context.Context) {
+	client := &http.Client{Timeout: 5 * time.Second}
+	ticker := time.NewTicker(callEvery)
+	defer ticker.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		h := a.now.Load()
+		if h == nil {
+			continue
+		}
+		problem := callOnce(ctx, client, a.api[n%len(a.api)]+"/call", h.Values[agentToken])
+		if ctx.Err() != nil {
+			return
+		}
+		a.mu.Lock()
+		a.stats.Requests++
+		if problem != "" {
+			a.stats.Failures++
+			a.stats.Last = problem
+		}
+		a.mu.Unlock()
+	}
+}
+
+// callOnce gives what went wrong.
+func callOnce(ctx context.Context, client *http.Client, url, token string) string {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return err.Error()
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := client.Do(req)
+	if err != nil {
+		return err.Error()
+	}
+	defer resp.Body.Close() //nolint:errcheck // read only
+	_, _ = io.Copy(io.Discard, resp.Body)
+	if resp.StatusCode/100 != 2 {
+		return resp.Status
+	}
+	return ""
+}

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/platform"
+)
+
+// Options say where a workload runs.
+type Options struct {
+	Address     string // host:port to serve on
+	Bundle      string // file that the sidecar renders
+	PIDFile     string
+	DatabaseURL string   // api only
+	API         []string // agents only: URLs of the api's instances
+}
+
+// agentToken is presented by agents and verified by api.
+const agentToken = "AGENT_SERVICE_TOKEN" //nolint:gosec // the name of a key, not a key
+
+// sessionLife is how long a JWT is valid. It must be shorter than the soak time.
+const sessionLife = time.Second
+
+type api struct {
+	process
+	db *pgxpool.Pool
+}
+
+// API serves /call (bearer token), /login and /session (HS256 JWTs), /row and /rewrite (encrypted rows).
+func API(ctx context.Context, o Options) error {
+	db, err := pgxpool.New(ctx, o.DatabaseURL)
+	if err != nil {
+		return errors.New("database URL is not valid")
+	}
+	defer db.Close()
+	a := &api{process: process{bundlePath: o.Bundle}, db: db}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /call", a.call)
+	mux.HandleFunc("GET /login", a.login)
+	mux.HandleFunc("GET /session", a.session)
+	mux.HandleFunc("GET /row", a.row)
+	mux.HandleFunc("POST /rewrite", a.rewrite)
+	return a.serve(ctx, o.Address, o.PIDFile, mux)
+}
+
+func bearer(r *http.Request) string {
+	return strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+}
+
+// call is the platform's ServiceAuthGuard, with a list.
+func (a *api) call(w http.ResponseWriter, r *http.Request) {
+	given, ok := []byte(bearer(r)), 0
+	for _, token := range a.now.Load().accepted(agentToken) {
+		ok |= subtle.ConstantTimeCompare(given, []byte(token))
+	}
+	if ok == 0 {
+		http.Error(w, "unknown service token", http.StatusUnauthorized)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func signature(secret, signed string) string {
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write([]byte(signed))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// login signs a session with the secret that is presented.
+func (a *api) login(w http.ResponseWriter, _ *http.Request) {
+	claims, err := json.Marshal(map[string]any{"sub": "demo", "exp": float64(time.Now().Add(sessionLife).UnixNano()) / 1e9})
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	signed := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." + base64.RawURLEncoding.EncodeToString(claims)
+	_, _ = fmt.Fprint(w, signed+"."+signature(a.now.Load().Values[platform.BetterAuth], signed))
+}
+
+// session checks a JWT against all secrets that are accepted.
+func (a *api) session(w http.ResponseWriter, r *http.Request) {
+	token := bearer(r)
+	at := strings.LastIndexByte(token, '.')
+	if at < 0 {
+		http.Error(w, "not a JWT", http.StatusUnauthorized)
+		return
+	}
+	for _, secret := range a.now.Load().accepted(platform.BetterAuth) {
+		if hmac.Equal([]byte(signature(secret, token[:at])), []byte(token[at+1:])) {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+	}
+	http.Error(w, "signed with an unknown secret", http.StatusUnauthorized)
+}
+
+// layouts are those that a reader tries for a column: rows of older releases are fallen back to.
+var layouts = map[string][]key.Layout{
+	"ai_provider_configs":     {key.TagFirst},
+	"mcp_server_configs":      {key.TagFirst, key.TagLast},
+	"integration_connections": {key.TagFirst},
+	"users":                   {key.TagLast},
+}
+
+var columnOf = map[string]string{
+	"ai_provider_configs": "api_key_encrypted", "mcp_server_configs": "api_key_encrypted",
+	"integration_connections": "encrypted_credentials", "users": "two_factor_secret",
+}
+
+var errUnreadable = errors.New("the row opens under no key that this instance holds")
+
+// open decrypts with whatever is accepted; a key whose derivation is known is tried first.
+func (a *api) open(table, text string) ([]byte, error) {
+	e, err := envelope.Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	h := a.now.Load()
+	var rings []*envelope.Keyring
+	for _, layout := range layouts[table] {
+		env := platform.MasterKey
+		if layout == key.TagLast {
+			env = platform.BetterAuth
+		}
+		for _, value := range h.accepted(env) {
+			r, err := a.ring(layout, value)
+			if err != nil {
+				return nil, err
+			}
+			if _, known := r.Known(e.Salt); known {
+				rings = append([]*envelope.Keyring{r}, rings...)
+			} else {
+				rings = append(rings, r)
+			}
+		}
+	}
+	for _, r := range rings {
+		if plaintext, err := r.Open(e); err == nil {
+			return plaintext, nil
+		}
+	}
+	return nil, errUnreadable
+}
+
+// row gives the plaintext of ?table=&id=. The demo's plaintexts are made up.
+func (a *api) row(w http.ResponseWriter, r *http.Request) {
+	table, id := r.FormValue("table"), r.FormValue("id")
+	column, ok := columnOf[table]
+	if !ok {
+		http.Error(w, "unknown table", http.StatusNotFound)
+		return
+	}
+	var text string
+	err := a.db.QueryRow(r.Context(), fmt.Sprintf("SELECT %s FROM %s WHERE id = $1", column, table), id).Scan(&text)
+	var plaintext []byte
+	if err == nil {
+		plaintext, err = a.open(table, text)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	_, _ = w.Write(plaintext)
+}
+
+// rewrite encrypts a row of ai_provider_configs anew under the key that is presented, as the platform does when a user
+// saves it.
+func (a *api) rewrite(w http.ResponseWriter, r *http.Request) {
+	id := r.FormValue("id")
+	err := pgx.BeginFunc(r.Context(), a.db, func(tx pgx.Tx) error {
+		var text string
+		if err := tx.QueryRow(r.Context(), "SELECT api_key_encrypted FROM ai_provider_configs WHERE id = $1 FOR UPDATE", id).Scan(&text); err != nil {
+			return err
+		}
+		plaintext, err := a.open("ai_provider_configs", text)
+		if err != nil {
+			return err
+		}
+		sealed, err := a.seal(plaintext)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(r.Context(), "UPDATE ai_provider_configs SET api_key_encrypted = $1, updated_at = now() WHERE id = $2", sealed, id)
+		return err
+	})
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// seal makes an envelope with a salt of its own, as the platform does.
+func (a *api) seal(plaintext []byte) (string, error) {
+	ring, err := a.ring(key.TagFirst, a.now.Load().Values[platform.MasterKey])
+	if err != nil {
+		return "", err
+	}
+	salt, err := envelope.NewSalt(rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	derived, err := ring.Derive(salt)
+	if err != nil {
+		return "", err
+	}
+	e, err := envelope.Seal(key.TagFirst, derived, salt, plaintext, rand.Reader)
+	return e.String(), err
+}
+
+// DatabaseURL reads the URL from a file, so that it stands on no command line.
+func DatabaseURL(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	return strings.TrimSpace(string(data)), err
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package app is two small workloads that behave towards keys as the platform's do, for the demo and the scenarios:
+// api verifies AGENT_SERVICE_TOKEN and JWTs, reads and writes encrypted rows; agents calls it all the time. In one thing
+// they differ from today's platform: they hold accept-lists and take a new bundle on SIGHUP instead of at a restart.
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
+)
+
+// held is what the bundle file says.
+type held struct {
+	Values  map[string]string   `json:"values"`
+	Accepts map[string][]string `json:"accepts"`
+	Etag    string              `json:"etag"`
+}
+
+// accepted gives all values that are accepted for a name.
+func (h *held) accepted(env string) []string {
+	if list := h.Accepts[env]; len(list) > 0 {
+		return list
+	}
+	if v, ok := h.Values[env]; ok {
+		return []string{v}
+	}
+	return nil
+}
+
+// process is what both workloads share: the bundle, reloaded on SIGHUP, and a server.
+type process struct {
+	bundlePath string
+	now        atomic.Pointer[held]
+
+	mu    sync.Mutex
+	rings map[string]*envelope.Keyring // by layout and value
+}
+
+func (p *process) load() error {
+	data, err := os.ReadFile(p.bundlePath)
+	if err != nil {
+		return err
+	}
+	var h held
+	if err := json.Unmarshal(data, &h); err != nil {
+		return fmt.Errorf("bundle %s: %w", p.bundlePath, err)
+	}
+	p.now.Store(&h)
+	return nil
+}
+
+// ring gives the keyring of a value, so that derived keys are remembered.
+func (p *process) ring(layout key.Layout, value string) (*envelope.Keyring, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	name := string(layout) + "/" + value
+	if r, ok := p.rings[name]; ok {
+		return r, nil
+	}
+	r, err := envelope.NewKeyring(layout, key.NewValue(value))
+	if err == nil {
+		p.rings[name] = r
+	}
+	return r, err
+}
+
+// serve waits for the bundle, writes the pid file, and serves until ctx ends.
+func (p *process) serve(ctx context.Context, address, pidFile string, mux *http.ServeMux) error {
+	p.rings = map[string]*envelope.Keyring{}
+	hangup := make(chan os.Signal, 8)
+	signal.Notify(hangup, syscall.SIGHUP)
+	if err := p.firstBundle(ctx); err != nil {
+		return err
+	}
+	if err := os.WriteFile(pidFile, []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
+		return err
+	}
+	// A bundle that was rendered before the pid file was there came without a signal.
+	if err := p.load(); err != nil {
+		return err
+	}
+	go func() {
+		for range hangup {
+			if err := p.load(); err != nil {
+				fmt.Fprintln(os.Stderr, "reload:", err)
+			}
+		}
+	}()
+	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set(health.EtagHeader, p.now.Load().Etag)
+		w.WriteHeader(http.StatusOK)
+	})
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(listener) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		return server.Shutdown(ctx)
+	}
+}
+
+func (p *process) firstBundle(ctx context.Context) error {
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for p.load() != nil {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+	}
+	return nil
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
+)
+
+const help = `Usage: hyvve-sidecar agent --config=FILE
+       hyvve-sidecar agent --vault-addr=URL --token-file=FILE --workload=NAME --dotenv=FILE [flags]
+       hyvve-sidecar agent --watch=FILE --pid-file=FILE [flags]
+
+Keeps the files of one workload instance as the engine wants them, makes the workload reload, checks its health and
+reports. With --watch, or a watch block, it follows files that something else renders. Flags are for the common cases
+and go over the configuration file; docs/sidecar.md describes the file.
+`
+
+// commandFlags are those of agent and validate.
+type commandFlags struct {
+	config, address, mount, tokenFile, roleID, secretID, workload, instance string
+	dotenv, bundle, watch, pidFile, signal, health, databaseURL, logLevel   string
+}
+
+func (c *commandFlags) define(flags *flag.FlagSet) {
+	for _, f := range []struct {
+		into       *string
+		name, text string
+	}{
+		{&c.config, "config", "configuration `FILE` in HCL"},
+		{&c.address, "vault-addr", "`URL` of Vault; VAULT_ADDR otherwise"},
+		{&c.mount, "mount", "`PATH` where the engine is mounted; hyvve otherwise"},
+		{&c.tokenFile, "token-file", "`FILE` with a Vault token to log in with"},
+		{&c.roleID, "role-id-file", "`FILE` with an AppRole's role id, with --secret-id-file"},
+		{&c.secretID, "secret-id-file", "`FILE` with an AppRole's secret id"},
+		{&c.workload, "workload", "`NAME` of the workload"},
+		{&c.instance, "instance", "`NAME` of this instance; host name and workload otherwise"},
+		{&c.dotenv, "dotenv", "`FILE` to render in dotenv format"},
+		{&c.bundle, "bundle", "`FILE` to render as JSON with accept-lists and etag"},
+		{&c.watch, "watch", "`FILE` that something else renders, to be followed"},
+		{&c.pidFile, "pid-file", "`FILE` with the number of the process to signal"},
+		{&c.signal, "signal", "`NAME` of the signal; SIGHUP otherwise"},
+		{&c.health, "health-url", "`URL` that answers 2xx when the workload is well"},
+		{&c.databaseURL, "database-url-file", "`FILE` with the URL of the database to re-encrypt in when asked"},
+		{&c.logLevel, "log-level", "`LEVEL`: debug, info, warn or error; info otherwise"},
+	} {
+		flags.StringVar(f.into, f.name, "", f.text)
+	}
+}
+
+// load reads the file, if any, and puts the flags over it.
+func (c *commandFlags) load() (Config, error) {
+	var f File
+	if c.config != "" {
+		var err error
+		if f, err = Load(c.config); err != nil {
+			return Config{}, err
+		}
+	}
+	if c.watch != "" {
+		f.Watch = &WatchBlock{Paths: []string{c.watch}}
+	}
+	if c.tokenFile != "" || c.roleID != "" || c.secretID != "" || c.address != "" || c.mount != "" {
+		c.overVault(&f)
+	}
+	over := func(into *string, value string) {
+		if value != "" {
+			*into = value
+		}
+	}
+	over(&f.Workload, c.workload)
+	over(&f.Instance, c.instance)
+	if c.dotenv != "" {
+		f.Render = append(f.Render, RenderBlock{Format: "dotenv", Path: c.dotenv})
+	}
+	if c.bundle != "" {
+		f.Render = append(f.Render, RenderBlock{Format: "bundle", Path: c.bundle})
+	}
+	if c.pidFile != "" {
+		f.Reload = &ReloadBlock{Method: "signal", PIDFile: c.pidFile}
+	}
+	if c.signal != "" {
+		if f.Reload == nil {
+			return Config{}, errors.New("--signal needs --pid-file")
+		}
+		f.Reload.Signal = c.signal
+	}
+	if c.health != "" {
+		f.Health = &HealthBlock{Method: "http", URL: c.health}
+	}
+	if c.databaseURL != "" {
+		f.Reencrypt = &ReencryptBlock{DatabaseURLFile: c.databaseURL}
+	}
+	return f.Check()
+}
+
+func (c *commandFlags) overVault(f *File) {
+	if f.Vault == nil {
+		f.Vault = &VaultBlock{}
+	}
+	if c.address != "" {
+		f.Vault.Address = c.address
+	}
+	if c.mount != "" {
+		f.Vault.Mount = c.mount
+	}
+	switch {
+	case c.tokenFile != "":
+		f.Vault.Auth = AuthBlock{Method: "token_file", Path: c.tokenFile}
+	case c.roleID != "" || c.secretID != "":
+		f.Vault.Auth = AuthBlock{Method: "approle", RoleIDFile: c.roleID, SecretIDFile: c.secretID}
+	}
+}
+
+func (c *commandFlags) logger(w io.Writer) (*slog.Logger, error) {
+	level := slog.LevelInfo
+	if c.logLevel != "" {
+		if err := level.UnmarshalText([]byte(c.logLevel)); err != nil {
+			return nil, fmt.Errorf("--log-level=%s is not known; use debug, info, warn or error", c.logLevel)
+		}
+	}
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})), nil
+}
+
+// Command is "hyvve-sidecar agent". It gives the exit status.
+func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	c, log, status := prepare("agent", args, stdout, stderr)
+	if log == nil {
+		return status
+	}
+	run := func() error { return Follow(ctx, c, log) }
+	if c.Watch == nil {
+		a, err := New(c, log)
+		if err != nil {
+			_, _ = fmt.Fprintln(stderr, "hyvve-sidecar agent:", err)
+			return 1
+		}
+		run = func() error { return a.Run(ctx) }
+	}
+	log.Info("sidecar started", "workload", c.Workload, "instance", c.Instance)
+	if err := run(); err != nil {
+		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar agent:", err)
+		return 1
+	}
+	log.Info("sidecar stopped")
+	return 0
+}
+
+// Validate is "hyvve-sidecar validate". It gives the exit status.
+func Validate(args []string, stdout, stderr io.Writer) int {
+	_, log, status := prepare("validate", args, stdout, stderr)
+	if log != nil {
+		_, _ = fmt.Fprintln(stdout, "The configuration is good.")
+	}
+	return status
+}
+
+// prepare reads flags and configuration. The logger is nil if that failed or only help was asked for.
+func prepare(name string, args []string, stdout, stderr io.Writer) (Config, *slog.Logger, int) {
+	var f commandFlags
+	flags := flag.NewFlagSet("hyvve-sidecar "+name, flag.ContinueOnError)
+	f.define(flags)
+	if ok, status := usage.Parse(flags, args, help, stdout, stderr); !ok {
+		return Config{}, nil, status
+	}
+	c, err := f.load()
+	var log *slog.Logger
+	if err == nil {
+		log, err = f.logger(stderr)
+	}
+	if err != nil {
+		_, _ = fmt.Fprintf(stderr, "hyvve-sidecar %s: %v\nRun \"hyvve-sidecar %s --help\" for its flags.\n", name, err, name)
+		return Config{}, nil, 2
+	}
+	return c, log, 0
+}

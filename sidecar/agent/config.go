@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/gohcl"
+	"github.com/hashicorp/hcl/v2/hclparse"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
+)
+
+// File is the configuration as it is written, in HCL.
+type File struct {
+	Workload string `hcl:"workload,optional"`
+	Instance string `hcl:"instance,optional"`
+
+	Vault     *VaultBlock     `hcl:"vault,block"`
+	Render    []RenderBlock   `hcl:"render,block"`
+	Watch     *WatchBlock     `hcl:"watch,block"`
+	Reload    *ReloadBlock    `hcl:"reload,block"`
+	Health    *HealthBlock    `hcl:"health,block"`
+	Reencrypt *ReencryptBlock `hcl:"reencrypt,block"`
+}
+
+// VaultBlock says where Vault is and how to log in.
+type VaultBlock struct {
+	Address   string    `hcl:"address,optional"`
+	Mount     string    `hcl:"mount,optional"`
+	Namespace string    `hcl:"namespace,optional"`
+	CACert    string    `hcl:"ca_cert,optional"`
+	Auth      AuthBlock `hcl:"auth,block"`
+}
+
+// AuthBlock is a way to log in: "token_file" or "approle".
+type AuthBlock struct {
+	Method       string `hcl:"method,label"`
+	Path         string `hcl:"path,optional"`
+	RoleIDFile   string `hcl:"role_id_file,optional"`
+	SecretIDFile string `hcl:"secret_id_file,optional"`
+	Mount        string `hcl:"mount,optional"`
+}
+
+// RenderBlock is a file to render.
+type RenderBlock struct {
+	Format string   `hcl:"format,label"`
+	Path   string   `hcl:"path"`
+	Mode   string   `hcl:"mode,optional"`
+	Owner  string   `hcl:"owner,optional"`
+	Group  string   `hcl:"group,optional"`
+	Keys   []string `hcl:"keys,optional"`
+}
+
+// WatchBlock lists files that something else renders.
+type WatchBlock struct {
+	Paths  []string `hcl:"paths"`
+	Stable string   `hcl:"stable,optional"`
+	Poll   string   `hcl:"poll,optional"`
+}
+
+// ReloadBlock is how the workload takes up a change: "signal", "command" or "http".
+type ReloadBlock struct {
+	Method  string   `hcl:"method,label"`
+	PIDFile string   `hcl:"pid_file,optional"`
+	Signal  string   `hcl:"signal,optional"`
+	Command []string `hcl:"command,optional"`
+	URL     string   `hcl:"url,optional"`
+	Timeout string   `hcl:"timeout,optional"`
+}
+
+// HealthBlock is how the workload is asked: "http" or "tcp".
+type HealthBlock struct {
+	Method     string `hcl:"method,label"`
+	URL        string `hcl:"url,optional"`
+	Address    string `hcl:"address,optional"`
+	Timeout    string `hcl:"timeout,optional"`
+	Interval   string `hcl:"interval,optional"`
+	Deadline   string `hcl:"deadline,optional"`
+	ExpectEtag bool   `hcl:"expect_etag,optional"`
+}
+
+// ReencryptBlock is the database whose rows this sidecar re-encrypts when the engine asks.
+type ReencryptBlock struct {
+	DatabaseURLFile string `hcl:"database_url_file,optional"`
+	DatabaseURLEnv  string `hcl:"database_url_env,optional"`
+	BatchSize       int    `hcl:"batch_size,optional"`
+	SaltPerRow      bool   `hcl:"salt_per_row,optional"`
+}
+
+// Config is a configuration that was checked.
+type Config struct {
+	File
+	Targets  []render.Target
+	Reloader reload.Reloader // nil: files are all that is wanted
+	Checker  health.Checker  // nil: the workload counts as healthy when it has been told to reload
+	Interval time.Duration   // between health checks
+	Deadline time.Duration   // for the first good check after a reload
+	Stable   time.Duration
+	Poll     time.Duration
+}
+
+// Load reads a configuration file. Errors name file and line, and what to write instead.
+func Load(path string) (File, error) {
+	var f File
+	parsed, diagnostics := hclparse.NewParser().ParseHCLFile(path)
+	if diagnostics.HasErrors() {
+		return f, wording(diagnostics)
+	}
+	if diagnostics := gohcl.DecodeBody(parsed.Body, &hcl.EvalContext{}, &f); diagnostics.HasErrors() {
+		return f, wording(diagnostics)
+	}
+	return f, nil
+}
+
+func wording(diagnostics hcl.Diagnostics) error {
+	var errs []error
+	for _, d := range diagnostics {
+		if d.Severity == hcl.DiagError {
+			errs = append(errs, fmt.Errorf("%s: %s: %s", d.Subject, d.Summary, d.Detail))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Check fills in defaults and refuses what cannot work, all of it at once.
+func (f File) Check() (Config, error) {
+	c := Config{File: f}
+	var errs []error
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	duration := func(name, text string, standard time.Duration) time.Duration {
+		if text == "" {
+			return standard
+		}
+		d, err := time.ParseDuration(text)
+		if err != nil || d <= 0 {
+			fail("%s = %q is not a duration; write one such as \"%s\"", name, text, standard)
+		}
+		return d
+	}
+	switch {
+	case f.Vault == nil && f.Watch == nil:
+		fail("neither a vault block (render files from the engine) nor a watch block (follow files that something else renders) is there; add one")
+	case f.Vault != nil && f.Watch != nil:
+		fail("a vault block and a watch block exclude each other: files are rendered here, or by something else")
+	case f.Watch != nil && len(f.Watch.Paths) == 0:
+		fail("watch: paths is empty; list the files to follow")
+	case f.Watch != nil && f.Reload == nil:
+		fail("watch: without a reload block nothing would happen on a change; add one")
+	case f.Watch != nil && len(f.Render) > 0:
+		fail("render needs a vault block; with watch, something else renders")
+	}
+	if f.Watch != nil {
+		c.Stable = duration("watch: stable", f.Watch.Stable, 200*time.Millisecond)
+		c.Poll = duration("watch: poll", f.Watch.Poll, 5*time.Second)
+	}
+	if f.Vault != nil {
+		errs = append(errs, c.checkVault()...)
+	}
+	for _, r := range f.Render {
+		target, err := r.target()
+		if err != nil {
+			errs = append(errs, err)
+		}
+		c.Targets = append(c.Targets, target)
+	}
+	if f.Reload != nil {
+		var err error
+		if c.Reloader, err = f.Reload.reloader(duration("reload: timeout", f.Reload.Timeout, 30*time.Second)); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	c.Interval, c.Deadline = 2*time.Second, 30*time.Second
+	if f.Health != nil {
+		c.Interval = duration("health: interval", f.Health.Interval, c.Interval)
+		c.Deadline = duration("health: deadline", f.Health.Deadline, c.Deadline)
+		var err error
+		if c.Checker, err = f.Health.checker(duration("health: timeout", f.Health.Timeout, 2*time.Second)); err != nil {
+			errs = append(errs, err)
+		}
+		if f.Health.ExpectEtag && !slices.ContainsFunc(f.Render, func(r RenderBlock) bool { return r.Format == string(render.Bundle) }) {
+			fail("health: expect_etag needs a render block of format \"bundle\", from which the workload learns the etag")
+		}
+	}
+	return c, errors.Join(errs...)
+}
+
+func (c *Config) checkVault() (errs []error) {
+	v := *c.Vault
+	c.Vault = &v
+	if c.Workload == "" {
+		errs = append(errs, errors.New("workload is missing; name the workload whose keys to load, as in hyvve/workloads"))
+	}
+	if v.Mount == "" {
+		c.Vault.Mount = "hyvve"
+	}
+	if v.Address == "" {
+		c.Vault.Address = os.Getenv("VAULT_ADDR")
+	}
+	if c.Vault.Address == "" {
+		errs = append(errs, errors.New("vault: address is missing; set it, or VAULT_ADDR"))
+	}
+	switch v.Auth.Method {
+	case "token_file":
+		if v.Auth.Path == "" {
+			errs = append(errs, errors.New("vault: auth \"token_file\": path is missing; name the file that holds the token"))
+		}
+	case "approle":
+		if v.Auth.RoleIDFile == "" || v.Auth.SecretIDFile == "" {
+			errs = append(errs, errors.New("vault: auth \"approle\": role_id_file or secret_id_file is missing; name the files that hold them"))
+		}
+		if v.Auth.Mount == "" {
+			c.Vault.Auth.Mount = "approle"
+		}
+	default:
+		methods := []string{"token_file", "approle"}
+		errs = append(errs, fmt.Errorf("vault: auth %q is not known%s (it is one of %s)", v.Auth.Method, usage.DidYouMean(v.Auth.Method, methods), strings.Join(methods, ", ")))
+	}
+	if c.Instance == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("instance is missing, and the host has no name: %w", err))
+		}
+		c.Instance = host + "-" + c.Workload
+	}
+	if r := c.Reencrypt; r != nil && (r.DatabaseURLFile == "") == (r.DatabaseURLEnv == "") {
+		errs = append(errs, errors.New("reencrypt: set one of database_url_file and database_url_env"))
+	}
+	return errs
+}
+
+func (r RenderBlock) target() (render.Target, error) {
+	t := render.Target{Format: render.Format(r.Format), Path: r.Path, Mode: 0o600, UID: -1, GID: -1, Keys: r.Keys}
+	if !slices.Contains(render.Formats(), r.Format) {
+		return t, fmt.Errorf("render %q is not a format%s (it is one of %s)", r.Format, usage.DidYouMean(r.Format, render.Formats()), strings.Join(render.Formats(), ", "))
+	}
+	if !filepath.IsAbs(r.Path) {
+		return t, fmt.Errorf("render %q: path %q is not absolute", r.Format, r.Path)
+	}
+	if r.Mode != "" {
+		mode, err := strconv.ParseUint(r.Mode, 8, 32)
+		if err != nil || mode > 0o777 {
+			return t, fmt.Errorf("render %q: mode %q is not octal, such as \"0600\"", r.Format, r.Mode)
+		}
+		if mode&0o007 != 0 {
+			return t, fmt.Errorf("render %q: mode %q lets every user at the secrets; use \"0640\" at most, with owner and group", r.Format, r.Mode)
+		}
+		t.Mode = os.FileMode(mode)
+	}
+	var err error
+	if r.Owner != "" {
+		if t.UID, err = lookup(r.Owner, func(name string) (string, error) {
+			u, err := user.Lookup(name)
+			return field(u, err, func() string { return u.Uid })
+		}); err != nil {
+			return t, fmt.Errorf("render %q: owner: %w", r.Format, err)
+		}
+	}
+	if r.Group != "" {
+		if t.GID, err = lookup(r.Group, func(name string) (string, error) {
+			g, err := user.LookupGroup(name)
+			return field(g, err, func() string { return g.Gid })
+		}); err != nil {
+			return t, fmt.Errorf("render %q: group: %w", r.Format, err)
+		}
+	}
+	return t, nil
+}
+
+func field[T any](_ *T, err error, get func() string) (string, error) {
+	if err != nil {
+		return "", err
+	}
+	return get(), nil
+}
+
+// lookup gives a number for a number or a name.
+func lookup(text string, byName func(string) (string, error)) (int, error) {
+	if n, err := strconv.Atoi(text); err == nil && n >= 0 {
+		return n, nil
+	}
+	id, err := byName(text)
+	if err != nil {
+		return -1, err
+	}
+	return strconv.Atoi(id)
+}
+
+func (r ReloadBlock) reloader(timeout time.Duration) (reload.Reloader, error) {
+	methods := []string{"signal", "command", "http"}
+	switch r.Method {
+	case "signal":
+		if r.PIDFile == "" {
+			return nil, errors.New("reload \"signal\": pid_file is missing; name the file that holds the workload's process number")
+		}
+		if r.Signal == "" {
+			r.Signal = "SIGHUP"
+		}
+		s, err := reload.ParseSignal(r.Signal)
+		if err != nil {
+			return nil, fmt.Errorf("reload \"signal\": %w", err)
+		}
+		return reload.Signal{PIDFile: r.PIDFile, Signal: s}, nil
+	case "command":
+		if len(r.Command) == 0 {
+			return nil, errors.New("reload \"command\": command is missing; write it as a list, such as [\"nginx\", \"-s\", \"reload\"]")
+		}
+		return reload.Command{Args: r.Command, Timeout: timeout}, nil
+	case "http":
+		if r.URL == "" {
+			return nil, errors.New("reload \"http\": url is missing")
+		}
+		return reload.HTTP{URL: r.URL, Timeout: timeout}, nil
+	}
+	return nil, fmt.Errorf("reload %q is not known%s (it is one of %s)", r.Method, usage.DidYouMean(r.Method, methods), strings.Join(methods, ", "))
+}
+
+func (h HealthBlock) checker(timeout time.Duration) (health.Checker, error) {
+	methods := []string{"http", "tcp"}
+	switch h.Method {
+	case "http":
+		if h.URL == "" {
+			return nil, errors.New("health \"http\": url is missing")
+		}
+		return health.HTTP{URL: h.URL, Timeout: timeout, ExpectEtag: h.ExpectEtag}, nil
+	case "tcp":
+		if h.Address == "" || h.ExpectEtag {
+			return nil, errors.New("health \"tcp\": address is missing, or expect_etag is set, which needs health \"http\"")
+		}
+		return health.TCP{Address: h.Address, Timeout: timeout}, nil
+	}
+	return nil, fmt.Errorf("health %q is not known%s (it is one of %s)", h.Method, usage.DidYouMean(h.Method, methods), strings.Join(methods, ", "))
+}

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+const (
+	jobPause     = 2 * time.Second // before work that failed, or a sweep, is done again
+	progressRate = time.Second     // between two reports on how far work is
+)
+
+var errNoBlock = errors.New("the engine asks for re-encryption, but this sidecar has no reencrypt block; add one with the database's URL, or set reencrypts=false on the workload")
+
+// jobs does the re-encryption that bundles ask for, one piece after the other, in a goroutine of its own.
+type jobs struct {
+	worker func() (Reencryptor, error) // nil: none is configured
+	news   chan struct{}               // there is something to report
+
+	mu       sync.Mutex
+	asked    []workload.Work
+	accepts  map[string][]key.Value
+	known    map[string]workload.WorkReport // by Work.ID
+	running  string                         // Work.ID under way
+	told     time.Time                      // of the last news on progress
+	cancel   context.CancelFunc
+	finished chan struct{}
+}
+
+func newJobs(worker func() (Reencryptor, error)) *jobs {
+	return &jobs{worker: worker, news: make(chan struct{}, 1), known: map[string]workload.WorkReport{}}
+}
+
+// want takes what the bundle asks for. Work that is asked no more is given up; work that is asked still goes on.
+func (j *jobs) want(b client.Bundle) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	id := func(w workload.Work) string { return w.ID }
+	if slices.Equal(ids(j.asked, id), ids(b.Work, id)) {
+		return
+	}
+	j.halt()
+	j.asked, j.accepts = b.Work, b.Accepts
+	maps.DeleteFunc(j.known, func(known string, _ workload.WorkReport) bool {
+		return !slices.Contains(ids(j.asked, id), known)
+	})
+	if len(j.asked) == 0 {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	j.cancel, j.finished = cancel, make(chan struct{})
+	go j.run(ctx, slices.Clone(j.asked), j.accepts, j.finished)
+}
+
+func ids(list []workload.Work, id func(workload.Work) string) []string {
+	all := make([]string, 0, len(list))
+	for _, w := range list {
+		all = append(all, id(w))
+	}
+	return all
+}
+
+// halt ends the goroutine. mu is held; it is let go meanwhile, since the goroutine takes it too.
+func (j *jobs) halt() {
+	if j.cancel == nil {
+		return
+	}
+	j.cancel()
+	finished := j.finished
+	j.cancel = nil
+	j.mu.Unlock()
+	<-finished
+	j.mu.Lock()
+}
+
+func (j *jobs) stop() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.halt()
+	j.asked = nil
+}
+
+// run does all work, and again what failed or is a sweep, until it is asked no more.
+func (j *jobs) run(ctx context.Context, asked []workload.Work, accepts map[string][]key.Value, finished chan struct{}) {
+	defer close(finished)
+	var worker Reencryptor
+	for {
+		again := false
+		for _, w := range asked {
+			if ctx.Err() != nil {
+				return
+			}
+			if j.satisfied(w) {
+				continue
+			}
+			report := workload.WorkReport{ID: w.ID}
+			err := error(nil)
+			if worker == nil {
+				worker, err = j.makeWorker()
+			}
+			if err == nil {
+				j.begin(w.ID)
+				report, err = worker.Do(ctx, w, accepts)
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			report.ID = w.ID
+			if err != nil {
+				report.Done, report.Error = false, err.Error()
+			}
+			j.note(report)
+			again = true
+		}
+		if !again {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(jobPause):
+		}
+	}
+}
+
+func (j *jobs) makeWorker() (Reencryptor, error) {
+	if j.worker == nil {
+		return nil, errNoBlock
+	}
+	return j.worker()
+}
+
+// satisfied tells whether work need not be done again. A sweep is done for as long as it is asked.
+func (j *jobs) satisfied(w workload.Work) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	report, ok := j.known[w.ID]
+	if !ok || !report.Done || w.Phase == workload.PhaseSweep {
+		return false
+	}
+	left, bad := report.Left()
+	return w.Phase == workload.PhaseStage && bad == 0 || left+bad == 0
+}
+
+func (j *jobs) begin(id string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.running = id
+}
+
+// note keeps a result, and tells if it is news.
+func (j *jobs) note(report workload.WorkReport) {
+	j.mu.Lock()
+	before, had := j.known[report.ID]
+	j.known[report.ID] = report
+	j.running = ""
+	j.mu.Unlock()
+	same := had && before.Done == report.Done && before.Error == report.Error && slices.Equal(before.Columns, report.Columns)
+	if !same {
+		j.tell()
+	}
+}
+
+// progress keeps how far a column is, and tells every now and then.
+func (j *jobs) progress(column workload.ColumnReport) {
+	j.mu.Lock()
+	report := j.known[j.running]
+	if j.running == "" || report.Done {
+		j.mu.Unlock()
+		return
+	}
+	report.ID = j.running
+	report.Error = ""
+	report.Columns = slices.Clone(report.Columns)
+	at := slices.IndexFunc(report.Columns, func(c workload.ColumnReport) bool { return c.Column == column.Column })
+	if at < 0 {
+		report.Columns = append(report.Columns, column)
+	} else {
+		report.Columns[at] = column
+	}
+	j.known[j.running] = report
+	due := time.Since(j.told) >= progressRate
+	if due {
+		j.told = time.Now()
+	}
+	j.mu.Unlock()
+	if due {
+		j.tell()
+	}
+}
+
+func (j *jobs) tell() {
+	select {
+	case j.news <- struct{}{}:
+	default:
+	}
+}
+
+// reports gives what is known of the work that is asked.
+func (j *jobs) reports() []workload.WorkReport {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var all []workload.WorkReport
+	for _, id := range slices.Sorted(maps.Keys(j.known)) {
+		all = append(all, j.known[id])
+	}
+	return all
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+	"github.com/hashicorp/vault/api/auth/approle"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+)
+
+// requestLimit is longer than any watch.
+const requestLimit = 90 * time.Second
+
+// newVault makes a client of Vault. Retries are the agent's own.
+func newVault(b *VaultBlock) (*api.Client, error) {
+	config := api.DefaultConfig()
+	if config.Error != nil {
+		return nil, config.Error
+	}
+	config.Address, config.MaxRetries, config.Timeout = b.Address, 0, requestLimit
+	if b.CACert != "" {
+		if err := config.ConfigureTLS(&api.TLSConfig{CACert: b.CACert}); err != nil {
+			return nil, fmt.Errorf("vault: ca_cert: %w", err)
+		}
+	}
+	v, err := api.NewClient(config)
+	if err != nil {
+		return nil, fmt.Errorf("vault: %w", err)
+	}
+	v.ClearToken()
+	if b.Namespace != "" {
+		v.SetNamespace(b.Namespace)
+	}
+	return v, nil
+}
+
+// login gets a token, and how long until it should be renewed; 0 if it never need be.
+func login(ctx context.Context, v *api.Client, b AuthBlock) (time.Duration, error) {
+	if b.Method == "token_file" {
+		data, err := os.ReadFile(b.Path)
+		if err != nil {
+			return 0, fmt.Errorf("vault: token file: %w", err)
+		}
+		token := strings.TrimSpace(string(data))
+		if token == "" {
+			return 0, fmt.Errorf("vault: token file %s is empty", b.Path)
+		}
+		v.SetToken(token)
+		self, err := v.Auth().Token().LookupSelfWithContext(ctx)
+		if err != nil {
+			return 0, loginError(err)
+		}
+		ttl, err := self.TokenTTL()
+		if renewable, _ := self.TokenIsRenewable(); err != nil || !renewable {
+			return 0, err
+		}
+		return share(ttl), nil
+	}
+	role, err := os.ReadFile(b.RoleIDFile)
+	if err != nil {
+		return 0, fmt.Errorf("vault: role_id_file: %w", err)
+	}
+	method, err := approle.NewAppRoleAuth(strings.TrimSpace(string(role)), &approle.SecretID{FromFile: b.SecretIDFile}, approle.WithMountPath(b.Mount))
+	if err != nil {
+		return 0, fmt.Errorf("vault: approle: %w", err)
+	}
+	secret, err := v.Auth().Login(ctx, method)
+	if err != nil {
+		return 0, loginError(err)
+	}
+	return share(time.Duration(secret.Auth.LeaseDuration) * time.Second), nil
+}
+
+// renewToken renews the token, and gives how long until the next time.
+func renewToken(ctx context.Context, v *api.Client) (time.Duration, error) {
+	secret, err := v.Auth().Token().RenewSelfWithContext(ctx, 0)
+	if err != nil {
+		return 0, loginError(err)
+	}
+	return share(time.Duration(secret.Auth.LeaseDuration) * time.Second), nil
+}
+
+// share is when to renew what lasts so long: with a third left for trouble.
+func share(ttl time.Duration) time.Duration { return ttl * 2 / 3 }
+
+func loginError(err error) error {
+	var response *api.ResponseError
+	if errors.As(err, &response) && response.StatusCode < 500 && response.StatusCode != 429 {
+		return fmt.Errorf("logging in: %w: %w", client.ErrDenied, err)
+	}
+	return fmt.Errorf("logging in: %w: %w", client.ErrUnavailable, err)
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/watch"
+)
+
+// Follow reloads the workload whenever files that something else renders have changed, until ctx ends.
+func Follow(ctx context.Context, c Config, log *slog.Logger) error {
+	o := watch.Options{
+		Stable: c.Stable, Poll: c.Poll,
+		Warn:    func(err error) { log.Warn("no events of the file system; polling only", "error", err) },
+		Started: func() { log.Info("following files", "paths", c.Watch.Paths) },
+	}
+	return watch.Files(ctx, c.Watch.Paths, o, func(ctx context.Context) { follow(ctx, c, log) })
+}
+
+// follow reloads once, again while that fails, up to the deadline.
+func follow(ctx context.Context, c Config, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(ctx, c.Deadline)
+	defer cancel()
+	for failures := 1; ; failures++ {
+		err := c.Reloader.Reload(ctx)
+		if errors.Is(err, reload.ErrNotRunning) {
+			log.Info("files changed; the workload is not running and will read them when it starts")
+			return
+		}
+		if err == nil {
+			break
+		}
+		wait := backoff(failures)
+		log.Error("workload not reloaded", "error", err, "retry_in", wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+	log.Info("files changed; workload reloaded")
+	if c.Checker == nil {
+		return
+	}
+	for {
+		err := c.Checker.Check(ctx, "")
+		if err == nil {
+			log.Info("workload is healthy")
+			return
+		}
+		select {
+		case <-ctx.Done():
+			log.Error("workload is not healthy after the change", "error", err)
+			return
+		case <-time.After(backoffFirst):
+		}
+	}
+}

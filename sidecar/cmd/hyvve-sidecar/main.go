@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command hyvve-sidecar runs beside a workload instance.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/version"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reencrypt"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
+)
+
+const help = `Usage: hyvve-sidecar COMMAND [flags]
+
+  agent       render files, make the workload reload, check its health, report
+  reencrypt   re-encrypt the platform's envelopes in PostgreSQL, by hand
+  validate    check a configuration of agent
+  version     print the version
+
+"hyvve-sidecar COMMAND --help" has the flags of each.
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	status := run(ctx, os.Args[1:])
+	stop()
+	os.Exit(status)
+}
+
+func run(ctx context.Context, args []string) int {
+	if len(args) == 0 {
+		fmt.Fprint(os.Stderr, help)
+		return 2
+	}
+	switch args[0] {
+	case "agent":
+		return agent.Command(ctx, args[1:], os.Stdout, os.Stderr)
+	case "reencrypt":
+		return reencrypt.Command(ctx, args[1:], os.Getenv, os.Stdout, os.Stderr)
+	case "validate":
+		return agent.Validate(args[1:], os.Stdout, os.Stderr)
+	case "version", "--version", "-version":
+		fmt.Println("hyvve-sidecar", version.Version)
+		return 0
+	case "help", "--help", "-help", "-h":
+		fmt.Print(help)
+		return 0
+	}
+	commands := []string{"agent", "reencrypt", "validate", "version", "help"}
+	fmt.Fprintf(os.Stderr, "hyvve-sidecar: command %q is not known%s\n\n%s", args[0], usage.DidYouMean(args[0], commands), help)
+	return 2
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package watch
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// start watches, and gives the channel of changes and of those without one.
+func start(t *testing.T, paths ...string) <-chan struct{} {
+	t.Helper()
+	changes := make(chan struct{}, 100)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	started := make(chan struct{})
+	go func() {
+		o := Options{Stable: 20 * time.Millisecond, Poll: 50 * time.Millisecond, Started: func() { close(started) }}
+		done <- Files(ctx, paths, o, func(context.Context) { changes <- struct{}{} })
+	}()
+	<-started
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return changes
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func expect(t *testing.T, changes <-chan struct{}, what string) {
+	t.Helper()
+	select {
+	case <-changes:
+	case <-time.After(10 * time.Second):
+		t.Fatalf("%s: no change was seen", what)
+	}
+}
+
+func TestReplacedAndRewrittenFiles(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, ".env")
+	write(t, path, "A=1")
+	changes := start(t, path)
+	write(t, path, "A=2")
+	expect(t, changes, "rewritten")
+	write(t, filepath.Join(dir, "new"), "A=3")
+	if err := os.Rename(filepath.Join(dir, "new"), path); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, changes, "renamed into place")
+	write(t, path, "A=3") // the same content: no change
+	write(t, filepath.Join(dir, "unrelated"), "x")
+	write(t, path, "A=4")
+	expect(t, changes, "rewritten again")
+	if n := len(changes); n != 0 {
+		t.Errorf("%d changes without a change of content", n)
+	}
+}
+
+// Kubernetes swaps the link ..data, through which the files are reached.
+func TestKubernetesVolume(t *testing.T) {
+	dir := t.TempDir()
+	version := func(name, content string) {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, name, "token"), content)
+	}
+	version("..v1", "one")
+	if err := os.Symlink("..v1", filepath.Join(dir, "..data")); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "token")
+	if err := os.Symlink("..data/token", path); err != nil {
+		t.Fatal(err)
+	}
+	changes := start(t, path)
+	version("..v2", "two")
+	if err := os.Symlink("..v2", filepath.Join(dir, "..tmp")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(dir, "..tmp"), filepath.Join(dir, "..data")); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, changes, "volume swapped")
+}
+
+func TestMissingFileIsWaitedFor(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "late")
+	changes := start(t, path)
+	write(t, path, "here")
+	expect(t, changes, "file appeared")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, "here again")
+	expect(t, changes, "file came back with other content")
+}
