@@ -269,18 +269,18 @@ func (e *Engine) view(ctx context.Context, id string) (View, Facts, error) {
 		return View{}, Facts{}, err
 	}
 	view := View{Rotation: r, Changed: e.changed, Progress: map[string]workload.WorkReport{}}
+	for _, c := range r.Changes {
+		if report, ok := e.progress[r.workID(c)]; ok {
+			view.Progress[c.Key] = report
+		} else if report, ok := r.lastRows(c); ok {
+			view.Progress[c.Key] = report
+		}
+	}
 	if r.Finished() {
 		return view, Facts{}, nil
 	}
 	f := e.facts(r)
 	view.Gates, _ = gates(r, f)
-	for _, c := range r.Changes {
-		if report, ok := e.progress[r.workID(c)]; ok {
-			view.Progress[c.Key] = report
-		} else if evidence, ok := r.Work[r.workID(c)]; ok {
-			view.Progress[c.Key] = evidence.Report
-		}
-	}
 	for _, w := range f.Workloads {
 		for _, i := range w.Instances {
 			position := r.at().target

@@ -118,9 +118,15 @@ func (r Rotation) Change(keyName string) (Change, bool) {
 	return Change{}, false
 }
 
-// protects tells whether any key of it has rows to re-encrypt.
-func (r Rotation) protects() bool {
-	return slices.ContainsFunc(r.Changes, func(c Change) bool { return len(c.Protects) > 0 })
+// lastRows is the newest evidence on the rows of a key. That of a wipe, which counts none, does not replace it.
+func (r Rotation) lastRows(c Change) (report workload.WorkReport, ok bool) {
+	var at time.Time
+	for id, evidence := range r.Work {
+		if strings.HasPrefix(id, r.ID+"/"+c.Key+"/") && evidence.At.After(at) && len(evidence.Report.Columns) > 0 {
+			report, at, ok = evidence.Report, evidence.At, true
+		}
+	}
+	return report, ok
 }
 
 // clone copies what Next may write to.

@@ -158,3 +158,22 @@ func randomHex(bytes int) string {
 	_, _ = rand.Read(buffer) // never fails
 	return hex.EncodeToString(buffer)
 }
+
+// NewRole makes a login role and gives its password. The statement is kept out of the server's log.
+func (p *Postgres) NewRole(ctx context.Context, name string) (string, error) {
+	conn, err := pgx.Connect(ctx, p.AdminURL("postgres"))
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // nothing is pending
+	password := randomHex(16)
+	for _, statement := range []string{
+		"SET log_statement = 'none'",
+		fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", pgx.Identifier{name}.Sanitize(), password),
+	} {
+		if _, err := conn.Exec(ctx, statement); err != nil {
+			return "", fmt.Errorf("making role %s: %w", name, err)
+		}
+	}
+	return password, nil
+}

@@ -165,11 +165,13 @@ func (j *job) begin(ctx context.Context) (context.Context, func(), error) {
 	}
 	j.side = true
 	if err := claim(ctx, j.db, j.name, j.holder); err != nil {
+		j.abandon()
 		return ctx, nil, err
 	}
 	// A connection of its own keeps the claim while the other one works.
 	keeper, err := connectLike(ctx, j.db)
 	if err != nil {
+		j.abandon()
 		return ctx, nil, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -194,6 +196,16 @@ func (j *job) begin(ctx context.Context) (context.Context, func(), error) {
 		release(keeper, j.name, j.holder)
 		keeper.close()
 	}, nil
+}
+
+// abandon gives up a claim that may have been made: when a transaction is cut, nobody knows whether it was committed.
+func (j *job) abandon() {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	defer cancel()
+	if db, err := connectLike(ctx, j.db); err == nil {
+		release(db, j.name, j.holder)
+		db.close()
+	}
 }
 
 func connectLike(ctx context.Context, p *pool) (*pool, error) {

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+VERSION ?= v0.1.0-dev
+LDFLAGS := -s -w -X github.com/hyvve/vault-plugin-secrets-hyvve/internal/version.Version=$(VERSION)
+GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+FUZZTIME ?= 10s
+
+.PHONY: help
+help: ## Show this text
+	@echo 'hyvve: key rotation that does not finish on hope. Targets:'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: ## Install and build what tests and demo run on, where it is missing (the targets below do it themselves)
+	@scripts/setup
+
+.PHONY: build
+build: ## Build the plugin (build/plugins/), the sidecar and the demo (build/bin/)
+	@$(GOBUILD) -o build/plugins/ ./plugin/cmd/vault-plugin-secrets-hyvve
+	@$(GOBUILD) -o build/bin/ ./sidecar/cmd/hyvve-sidecar
+	@CGO_ENABLED=0 go build -o build/bin/ ./internal/demo/cmd/hyvve-demo ./internal/testbed/cmd/hyvve-dev ./internal/bench/cmd/hyvve-bench
+
+.PHONY: demo
+demo: setup build ## Rotate every key of a small HYVVE under load, on real parts; build/demo/summary.json has the result
+	@build/bin/hyvve-demo
+
+.PHONY: dev
+dev: setup build ## Run a Vault with the engine at hyvve/ in the foreground, and say what to try
+	@build/bin/hyvve-dev
+
+.PHONY: test
+test: setup build ## Run every test, with the race detector, on real parts
+	go test -race -timeout 45m ./...
+
+.PHONY: test-unit
+test-unit: ## Run the tests that need no server
+	go test -race ./internal/key/... ./internal/kind/... ./internal/workload/... ./internal/rotation/... ./plugin/... \
+		./internal/envelope/... ./internal/pbkdf2/... ./internal/client/... ./sidecar/render/... ./sidecar/watch/... \
+		./sidecar/reload/... ./sidecar/health/... ./sidecar/usage/... ./sidecar/agent/...
+
+.PHONY: test-e2e
+test-e2e: setup build ## Run the scenarios over real Vault and PostgreSQL
+	go test -race -timeout 30m ./internal/e2e/... ./internal/testbed/... ./sidecar/reencrypt/...
+
+.PHONY: bench
+bench: setup build ## Run every benchmark and print ours against the peer's; build/bench.json has the result
+	@build/bin/hyvve-bench
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (10s) each
+	go test -fuzz FuzzParse -fuzztime $(FUZZTIME) ./internal/envelope
+	go test -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/key
+	go test -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/rotation
+
+.PHONY: lint
+lint: ## Check formatting, vet, import rules and the rest of .golangci.yml
+	@scripts/lint run ./...
+
+.PHONY: fmt
+fmt: ## Format all Go files
+	@scripts/lint fmt ./...
+
+.PHONY: clean
+clean: ## Remove what was built, but not the tools that took long to build
+	rm -rf build/bin build/plugins build/run build/demo build/bench.json

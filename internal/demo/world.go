@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package demo runs the main job on real parts: a small HYVVE of two workloads with two instances each, a sidecar
+// beside every instance, a database with envelopes, a steady load; and rotations of every key under that load. The
+// scenarios of internal/e2e build on the same World.
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/kinds"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/platform"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+)
+
+// Size is how large the world is.
+type Size struct {
+	Instances int // of each workload
+	Seeding   testbed.Seeding
+	Durable   bool // a Vault that may be killed
+}
+
+// World is the running platform.
+type World struct {
+	Bed      *testbed.Bed
+	Postgres *testbed.Postgres
+	Vault    *testbed.Vault
+	Engine   *client.Client // with the root token
+	Rows     []testbed.Row
+	Initial  map[string]key.Value // by environment name: the values before any rotation
+
+	Sidecars map[string]*testbed.Program // by instance
+	Apps     map[string]*testbed.Program
+	APIs     []string // URLs
+	Agents   []string
+
+	DatabaseURL string // of the platform's own role, which owns the tables
+	canaries    canaries
+	binary      string // hyvve-demo, which is the workloads too
+}
+
+// instances of a workload are named so.
+func instance(workload string, n int) string { return fmt.Sprintf("%s-%d", workload, n) }
+
+// Build starts everything but the workloads. Close the bed to end it.
+func Build(ctx context.Context, bed *testbed.Bed, size Size) (*World, error) {
+	w := &World{
+		Bed: bed, Initial: map[string]key.Value{}, binary: testbed.Tool("bin", "hyvve-demo"),
+		Sidecars: map[string]*testbed.Program{}, Apps: map[string]*testbed.Program{},
+	}
+	if err := w.drawInitial(); err != nil {
+		return nil, err
+	}
+	var group sync.WaitGroup
+	var errs [2]error
+	group.Go(func() { errs[0] = w.startDatabase(ctx, size.Seeding) })
+	group.Go(func() { errs[1] = w.startVault(ctx, size) })
+	group.Wait()
+	return w, errors.Join(errs[:]...)
+}
+
+// drawInitial makes the values that the platform has before the engine knows it.
+func (w *World) drawInitial() error {
+	list := kinds.All()
+	for _, k := range platform.Keys() {
+		kd, err := list.Get(k.Kind)
+		if err != nil {
+			return err
+		}
+		v, err := kd.Generate(random{}, kind.Options(k.Options))
+		if err != nil {
+			return fmt.Errorf("%s: %w", k.Name, err)
+		}
+		w.Initial[k.Env] = v
+		w.canaries.add(v)
+	}
+	return nil
+}
+
+const databaseName, roleName = "hyvve", "hyvve_app"
+
+func (w *World) startDatabase(ctx context.Context, seeding testbed.Seeding) error {
+	var err error
+	if w.Postgres, err = w.Bed.Postgres(ctx); err != nil {
+		return err
+	}
+	password, err := w.Postgres.NewRole(ctx, roleName)
+	if err != nil {
+		return err
+	}
+	w.canaries.add(key.NewValue(password))
+	admin, err := w.Postgres.NewDatabase(ctx, databaseName)
+	if err != nil {
+		return err
+	}
+	if err := exec(ctx, admin, "GRANT ALL ON DATABASE "+databaseName+" TO "+roleName, "GRANT ALL ON SCHEMA public TO "+roleName); err != nil {
+		return err
+	}
+	w.DatabaseURL = w.Postgres.URL(databaseName, roleName, password)
+	conn, err := pgx.Connect(ctx, w.DatabaseURL)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // nothing is pending
+	seeding.MasterKey, seeding.BetterAuth = w.Initial[platform.MasterKey], w.Initial[platform.BetterAuth]
+	total := seeding.Providers + seeding.Servers + seeding.Legacy + seeding.Connections + seeding.Users
+	_, _ = fmt.Fprintf(w.Bed.Log, "encrypting %d rows as the platform does (one derivation each)\n", total)
+	w.Rows, err = testbed.SeedPlatform(ctx, conn, seeding)
+	return err
+}
+
+func exec(ctx context.Context, url string, statements ...string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // nothing is pending
+	for _, s := range statements {
+		if _, err := conn.Exec(ctx, s); err != nil {
+			return fmt.Errorf("%s: %w", s, err)
+		}
+	}
+	return nil
+}
+
+// policy is what a sidecar may do; docs/sidecar.md shows the same.
+const policy = `
+path "hyvve/creds/%[1]s"  { capabilities = ["read"] }
+path "hyvve/watch/%[1]s"  { capabilities = ["read"] }
+path "hyvve/report/%[1]s" { capabilities = ["update"] }
+path "sys/leases/renew"   { capabilities = ["update"] }
+path "sys/leases/revoke"  { capabilities = ["update"] }
+`
+
+// auditor is the demo's own workload: it learns every value ever issued, to search the logs for.
+const auditor = "auditor"
+
+func (w *World) startVault(ctx context.Context, size Size) error {
+	var err error
+	if w.Vault, err = w.Bed.Vault(ctx, testbed.VaultOptions{Audit: true, Durable: size.Durable}); err != nil {
+		return err
+	}
+	w.Engine = client.New(w.Vault.Client, testbed.Mount)
+	w.canaries.add(key.NewValue(w.Vault.Token))
+	logical := w.Vault.Client.Logical()
+	write := func(path string, data map[string]any) {
+		if err == nil {
+			if _, err = logical.WriteWithContext(ctx, path, data); err != nil {
+				err = fmt.Errorf("%s: %w", path, err)
+			}
+		}
+	}
+	write("hyvve/config", map[string]any{"lease_ttl": "60s", "soak": "2s"})
+	write("hyvve/presets/hyvve", map[string]any{"workloads": "api,agents", "min_instances": size.Instances})
+	var names []string
+	for _, k := range platform.Keys() {
+		write("hyvve/keys/"+k.Name, map[string]any{"value": w.Initial[k.Env].Reveal()})
+		names = append(names, k.Name)
+	}
+	write("hyvve/workloads/"+auditor, map[string]any{"verifies": names, "min_instances": 0})
+	if err == nil {
+		err = w.Vault.Client.Sys().EnableAuthWithOptionsWithContext(ctx, "approle", approleMount)
+	}
+	for _, workload := range []string{"api", "agents"} {
+		if err == nil {
+			err = w.Vault.Client.Sys().PutPolicyWithContext(ctx, workload, fmt.Sprintf(policy, workload))
+		}
+		write("auth/approle/role/"+workload, map[string]any{"token_policies": workload, "token_ttl": "1h"})
+	}
+	return err
+}
+
+// StartWorkloads starts all instances and their sidecars: api first, since agents calls it from the start.
+func (w *World) StartWorkloads(ctx context.Context, instances int) error {
+	for _, workload := range []string{"api", "agents"} {
+		for n := 1; n <= instances; n++ {
+			if err := w.startInstance(ctx, workload, n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// startInstance starts one, and waits until its sidecar has reported it healthy.
+func (w *World) startInstance(ctx context.Context, workload string, n int) error {
+	name := instance(workload, n)
+	dir := filepath.Join(w.Bed.Dir, name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	port, err := testbed.FreePort()
+	if err != nil {
+		return err
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", port)
+	if err := w.writeSecrets(ctx, workload, dir); err != nil {
+		return err
+	}
+	config := filepath.Join(dir, "sidecar.hcl")
+	if err := os.WriteFile(config, []byte(w.sidecarConfig(workload, name, dir, address)), 0o600); err != nil {
+		return err
+	}
+	w.Sidecars[name], err = w.Bed.Program(name+"-sidecar", testbed.Tool("bin", "hyvve-sidecar"), []string{"agent", "--config=" + config}, nil)
+	if err != nil {
+		return err
+	}
+	args := []string{workload, "--address=" + address, "--bundle=" + filepath.Join(dir, "bundle.json"), "--pid-file=" + filepath.Join(dir, "pid"), "--database-url-file=" + filepath.Join(dir, "database-url")}
+	if workload == "agents" {
+		args = append(args, "--api="+strings.Join(w.APIs, ","))
+	}
+	if w.Apps[name], err = w.Bed.Program(name, w.binary, args, nil); err != nil {
+		return err
+	}
+	url := "http://" + address
+	if workload == "api" {
+		w.APIs = append(w.APIs, url)
+	} else {
+		w.Agents = append(w.Agents, url)
+	}
+	return w.awaitHealthy(ctx, url, name)
+}
+
+func (w *World) writeSecrets(ctx context.Context, workload, dir string) error {
+	logical := w.Vault.Client.Logical()
+	role, err := logical.ReadWithContext(ctx, "auth/approle/role/"+workload+"/role-id")
+	if err != nil {
+		return err
+	}
+	secret, err := logical.WriteWithContext(ctx, "auth/approle/role/"+workload+"/secret-id", nil)
+	if err != nil {
+		return err
+	}
+	roleID, _ := role.Data["role_id"].(string)
+	secretID, _ := secret.Data["secret_id"].(string)
+	w.canaries.add(key.NewValue(secretID))
+	for name, content := range map[string]string{"role-id": roleID, "secret-id": secretID, "database-url": w.DatabaseURL} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *World) sidecarConfig(workload, name, dir, address string) string {
+	config := fmt.Sprintf(`
+workload = %[1]q
+instance = %[2]q
+vault {
+  address = %[3]q
+  auth "approle" {
+    role_id_file   = "%[4]s/role-id"
+    secret_id_file = "%[4]s/secret-id"
+  }
+}
+render "bundle" { path = "%[4]s/bundle.json" }
+render "dotenv" { path = "%[4]s/.env" }
+render "json"   { path = "%[4]s/secrets.json" }
+render "files"  { path = "%[4]s/secrets" }
+reload "signal" { pid_file = "%[4]s/pid" }
+health "http" {
+  url         = "http://%[5]s/health"
+  interval    = "1s"
+  expect_etag = true
+}
+`, workload, name, w.Vault.Addr, dir, address)
+	if workload == "api" {
+		config += fmt.Sprintf("reencrypt { database_url_file = \"%s/database-url\" }\n", dir)
+	}
+	return config
+}
+
+// awaitHealthy polls until the instance answers.
+func (w *World) awaitHealthy(ctx context.Context, url, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, testbed.WaitTimeout)
+	defer cancel()
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/health", http.NoBody)
+		if err != nil {
+			return err
+		}
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			_ = resp.Body.Close()
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s does not come up; its sidecar says:\n%s\nand itself:\n%s", name, w.Sidecars[name].Tail(), w.Apps[name].Tail())
+		case <-w.Sidecars[name].Done():
+			return fmt.Errorf("the sidecar of %s ended:\n%s", name, w.Sidecars[name].Tail())
+		case <-w.Apps[name].Done():
+			return fmt.Errorf("%s ended:\n%s", name, w.Apps[name].Tail())
+		case <-ticker.C:
+		}
+	}
+}

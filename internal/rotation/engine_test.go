@@ -1,0 +1,586 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+func TestRotationGoesThroughItsMoves(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	id := h.rotate("service-token")
+	h.until(id, Done)
+	if got := h.states("service-token"); got != "1 destroyed, 2 current" {
+		t.Errorf("versions are %s", got)
+	}
+	for name, want := range map[string]string{
+		"api/api-1":       "{0 [1]} {0 [2 1]} {0 [2]}",
+		"agents/agents-1": "{1 []} {2 []}",
+	} {
+		var got []string
+		for _, held := range h.readers[name].held {
+			got = append(got, fmt.Sprint(held["service-token"]))
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s held %s, want %s", name, strings.Join(got, " "), want)
+		}
+	}
+}
+
+// At no moment does anybody present what somebody who verifies does not accept.
+func TestNobodyPresentsWhatIsNotAccepted(t *testing.T) {
+	for _, revertAt := range []State{"", Accepting, Presenting, Soaking} {
+		h := newHarness(t)
+		h.hyvve()
+		id := h.rotate("service-token")
+		for range 60 {
+			for _, p := range h.readers {
+				presented := p.reading.Bundle.Holding.Keys["service-token"].Value
+				for _, v := range h.readers {
+					accepts := v.reading.Bundle.Holding.Keys["service-token"].Accepts
+					if presented != 0 && accepts != nil && !slices.Contains(accepts, presented) {
+						t.Fatalf("revert at %q: %s presents %d, %s accepts %v", revertAt, p.id, presented, v.id, accepts)
+					}
+				}
+			}
+			view := h.view(id)
+			if view.Finished() {
+				break
+			}
+			if view.State == revertAt {
+				_, err := h.engine.Revert(t.Context(), id, "test", "")
+				h.ok(err)
+				revertAt = ""
+			}
+			h.round()
+			h.clock.advance(time.Second)
+		}
+		if !h.view(id).Finished() {
+			t.Errorf("it never ends: %s", h.view(id).Waits())
+		}
+	}
+}
+
+func TestOneAtATimeAndAfter(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	id := h.rotate("service-token")
+	h.readers["api/api-1"].healthy = false // it loads, and is not well with it
+	for range 5 {
+		h.round()
+	}
+	if n := len(h.readers["api/api-2"].held); n != 1 {
+		t.Errorf("api-2 was changed while api-1 is ill")
+	}
+	view := h.view(id)
+	if view.State != Accepting || !strings.Contains(view.Waits(), "api-1: ill") {
+		t.Errorf("%s waits for %q", view.State, view.Waits())
+	}
+	h.readers["api/api-1"].healthy = true
+	h.report(h.readers["api/api-1"])
+	h.until(id, Done)
+}
+
+func TestGatesNameWhatIsMissing(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	h.readers["agents/agents-2"].deaf = true
+	id := h.rotate("service-token")
+	h.until(id, Presenting)
+	for range 5 {
+		h.round()
+		h.clock.advance(4 * time.Second)
+	}
+	view := h.view(id)
+	for _, want := range []string{"agents: 1 of 2", "agents-2", "still holds version 1 of SERVICE_TOKEN", "last seen"} {
+		if !strings.Contains(view.Waits(), want) {
+			t.Errorf("%q does not say %q", view.Waits(), want)
+		}
+	}
+	// Its lease ends: it is gone, and the rotation goes on.
+	r := h.readers["agents/agents-2"]
+	h.ok(h.engine.Revoke(t.Context(), r.workload, r.id, r.reading.Epoch))
+	delete(h.readers, "agents/agents-2")
+	h.until(id, Done)
+}
+
+func TestNoSidecarsIsNotSuccess(t *testing.T) {
+	h := newHarness(t)
+	h.key("lonely", "token")
+	h.workload(workload.Workload{Name: "api", MinInstances: 1, Keys: map[string]workload.Role{"lonely": {Presents: true, Verifies: true}}})
+	id := h.rotate("lonely")
+	for range 10 {
+		h.round()
+		h.clock.advance(time.Hour)
+	}
+	if view := h.view(id); view.State != Accepting || !strings.Contains(view.Waits(), "0 of at least 1") {
+		t.Errorf("%s: %s", view.State, view.Waits())
+	}
+	h.join("api", "api-1")
+	h.until(id, Done)
+}
+
+func TestAnonymousLeaseIsEvidenceOfUse(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	reading, err := h.engine.Read(t.Context(), "agents", "")
+	h.ok(err)
+	id := h.rotate("service-token")
+	for range 20 {
+		h.round()
+		h.clock.advance(time.Minute)
+	}
+	view := h.view(id)
+	if view.State != Presenting || !strings.Contains(view.Waits(), reading.Instance) {
+		t.Errorf("%s: %s", view.State, view.Waits())
+	}
+	if _, err := h.engine.Renew("agents", reading.Instance, reading.Epoch); err == nil {
+		t.Error("the lease on an old bundle is renewed")
+	}
+	h.ok(h.engine.Revoke(t.Context(), "agents", reading.Instance, reading.Epoch))
+	h.until(id, Done)
+}
+
+func TestOlderLeaseRemovesNothing(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	r := h.readers["api/api-1"]
+	older := r.reading.Epoch
+	h.read(r)
+	h.ok(h.engine.Revoke(t.Context(), "api", "api-1", older))
+	if n := len(h.engine.Instances("api")); n != 2 {
+		t.Errorf("%d instances are left", n)
+	}
+	if _, err := h.engine.Renew("api", "api-1", older); err == nil {
+		t.Error("the lease of an older read is renewed")
+	}
+}
+
+func TestReportsNeedTheSecretOfTheNewestRead(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	r := h.readers["api/api-1"]
+	old := r.reading.Secret
+	h.read(r)
+	for _, secret := range []key.Value{old, key.NewValue(""), key.NewValue("guess")} {
+		if _, err := h.engine.Report(t.Context(), Report{Workload: "api", Instance: "api-1", Secret: secret, Healthy: true}); !refused(err) {
+			t.Errorf("a report with another secret: %v", err)
+		}
+	}
+}
+
+func TestGroupChangesTogether(t *testing.T) {
+	h := newHarness(t)
+	h.key("one", "token")
+	h.key("two", "token")
+	h.workload(workload.Workload{Name: "api", MinInstances: 1, Keys: map[string]workload.Role{"one": {Presents: true, Verifies: true}, "two": {Presents: true, Verifies: true}}})
+	h.join("api", "api-1")
+	id := h.rotate("one", "two")
+	h.until(id, Done)
+	for _, held := range h.readers["api/api-1"].held {
+		if !held["one"].Equal(held["two"]) {
+			t.Errorf("a mixed set was held: %v", held)
+		}
+	}
+}
+
+func TestRowsAreAGate(t *testing.T) {
+	h := newHarness(t)
+	h.key("master", "token", key.Column{Table: "t", Column: "c", Layout: key.TagFirst})
+	h.workload(workload.Workload{Name: "api", MinInstances: 1, Reencrypts: true, Keys: map[string]workload.Role{"master": {Presents: true, Verifies: true}}})
+	r := h.join("api", "api-1")
+	r.works = false
+	id := h.rotate("master")
+	for range 5 {
+		h.round()
+	}
+	if view := h.view(id); view.Step != StepStageRows || !strings.Contains(view.Waits(), "stage its rows") {
+		t.Fatalf("%s %s: %s", view.State, view.Step, view.Waits())
+	}
+	var phases []workload.Phase
+	for range 30 {
+		for _, w := range r.reading.Bundle.Work {
+			if len(phases) == 0 || phases[len(phases)-1] != w.Phase {
+				phases = append(phases, w.Phase)
+			}
+		}
+		if h.view(id).Finished() {
+			break
+		}
+		r.works = true
+		h.report(r)
+		h.round()
+		h.clock.advance(time.Minute)
+	}
+	want := []workload.Phase{workload.PhaseStage, workload.PhaseFlip, workload.PhaseSweep, workload.PhaseWipe}
+	if h.view(id).State != Done || !slices.Equal(phases, want) {
+		t.Errorf("%s after phases %v, want %v", h.view(id).State, phases, want)
+	}
+}
+
+func TestRowsLeftAndUnreadableRowsBlock(t *testing.T) {
+	h := newHarness(t)
+	h.key("master", "token", key.Column{Table: "t", Column: "c", Layout: key.TagFirst})
+	h.workload(workload.Workload{Name: "api", MinInstances: 1, Reencrypts: true, Keys: map[string]workload.Role{"master": {Presents: true, Verifies: true}}})
+	r := h.join("api", "api-1")
+	id := h.rotate("master")
+	for _, c := range []struct {
+		step   Step
+		report workload.WorkReport
+		want   string
+	}{
+		{StepStageRows, workload.WorkReport{Done: true, Columns: []workload.ColumnReport{{Column: "t.c", Bad: 2}}}, "2 rows open under no key"},
+		{StepStageRows, workload.WorkReport{Error: "no route to the database"}, "no route to the database"},
+		{StepFlipRows, workload.WorkReport{Done: true, Columns: []workload.ColumnReport{{Column: "t.c", Left: 7}}}, "7 rows left"},
+	} {
+		r.works = false
+		for range 30 {
+			if h.view(id).Step == c.step {
+				break
+			}
+			r.works = h.view(id).Step == StepStageRows
+			h.report(r)
+			r.works = false
+			h.round()
+		}
+		for range 3 {
+			h.round()
+		}
+		c.report.ID = r.reading.Bundle.Work[0].ID
+		_, err := h.engine.Report(t.Context(), Report{
+			Workload: "api", Instance: "api-1", Secret: r.reading.Secret, Etag: r.reading.Bundle.Holding.Etag, Healthy: true,
+			Work: []workload.WorkReport{c.report},
+		})
+		h.ok(err)
+		h.engine.Tick(t.Context())
+		if view := h.view(id); view.Step != c.step || !strings.Contains(view.Waits(), c.want) {
+			t.Errorf("%s %s: %q does not say %q", view.State, view.Step, view.Waits(), c.want)
+		}
+	}
+}
+
+func TestServerIsAskedInOrder(t *testing.T) {
+	h := newHarness(t)
+	h.key("db", "server")
+	h.workload(workload.Workload{Name: "api", MinInstances: 1, Keys: map[string]workload.Role{"db": {Presents: true}}})
+	h.join("api", "api-1")
+	h.server.fail["stage"] = errors.New("connection refused")
+	id := h.rotate("db")
+	h.settle()
+	h.round()
+	if view := h.view(id); view.Step != StepStage || !strings.Contains(view.Waits(), "connection refused") {
+		t.Errorf("%s %s: %s", view.State, view.Step, view.Waits())
+	}
+	h.server.mu.Lock()
+	h.server.fail["stage"], h.server.inUse = nil, 2
+	h.server.mu.Unlock()
+	h.until(id, Soaking)
+	for range 10 {
+		h.round()
+		h.clock.advance(time.Minute)
+	}
+	if view := h.view(id); view.Step != StepUnused || !strings.Contains(view.Waits(), "in use: sessions") {
+		t.Errorf("%s %s: %s", view.State, view.Step, view.Waits())
+	}
+	h.server.mu.Lock()
+	h.server.inUse = 0
+	h.server.mu.Unlock()
+	h.clock.advance(time.Hour)
+	h.until(id, Done)
+	calls := slices.Compact(h.server.calls)
+	if want := "stage verify in-use retire"; strings.Join(calls, " ") != want {
+		t.Errorf("calls are %v, want %s", calls, want)
+	}
+	if len(h.server.valid) != 1 {
+		t.Errorf("%d values are valid at the server, want the new one", len(h.server.valid))
+	}
+}
+
+func TestRevertUnstagesAtTheServer(t *testing.T) {
+	h := newHarness(t)
+	h.key("db", "server")
+	h.workload(workload.Workload{Name: "api", MinInstances: 1, Keys: map[string]workload.Role{"db": {Presents: true}}})
+	h.join("api", "api-1")
+	id := h.rotate("db")
+	h.until(id, Soaking)
+	_, err := h.engine.Revert(t.Context(), id, "test", "it is broken")
+	h.ok(err)
+	h.until(id, Reverted)
+	if got := h.states("db"); got != "1 current, 2 aborted" {
+		t.Errorf("versions are %s", got)
+	}
+	if len(h.server.valid) != 0 {
+		t.Error("the new value is still valid at the server")
+	}
+	h.until(h.rotate("db"), Done)
+	if got := h.states("db"); got != "1 destroyed, 2 aborted, 3 current" {
+		t.Errorf("versions are %s", got)
+	}
+}
+
+func TestSoakStartsAgainAfterIllness(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	h.ok(h.engine.PutConfig(t.Context(), Config{LeaseTTL: time.Minute, Soak: time.Minute}))
+	_, err := h.engine.PutKey(t.Context(), Definition{Name: "service-token", Kind: "token", Policy: key.Policy{Soak: InheritSoak}}, "test")
+	h.ok(err)
+	id := h.rotate("service-token")
+	h.until(id, Soaking)
+	h.clock.advance(50 * time.Second)
+	r := h.readers["api/api-1"]
+	r.healthy = false
+	h.report(r)
+	h.round()
+	r.healthy = true
+	h.report(r)
+	h.round()
+	h.clock.advance(50 * time.Second)
+	h.round()
+	if view := h.view(id); view.Step != StepSoak {
+		t.Errorf("%s %s although the soak time began anew", view.State, view.Step)
+	}
+	h.clock.advance(11 * time.Second)
+	h.until(id, Done)
+}
+
+func TestPeriodStartsARotation(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	_, err := h.engine.PutKey(t.Context(), Definition{Name: "service-token", Kind: "token", Policy: key.Policy{Period: time.Hour}}, "test")
+	h.ok(err)
+	h.engine.Tick(t.Context())
+	if reading, _ := h.engine.Read(t.Context(), "agents", ""); reading.TTL > time.Hour {
+		t.Errorf("a lease of %s outlives its version", reading.TTL)
+	}
+	h.clock.advance(56 * time.Minute) // the last twentieth is spread
+	reading, err := h.engine.Read(t.Context(), "agents", "")
+	h.ok(err)
+	if reading.TTL > 4*time.Minute {
+		t.Errorf("a lease of %s outlives its version", reading.TTL)
+	}
+	h.ok(h.engine.Revoke(t.Context(), "agents", reading.Instance, reading.Epoch))
+	h.clock.advance(4 * time.Minute)
+	h.engine.Tick(t.Context())
+	ids, err := h.engine.RotationIDs(t.Context())
+	h.ok(err)
+	if len(ids) != 1 || h.view(ids[0]).Trigger != ByPeriod {
+		t.Fatalf("rotations are %v", ids)
+	}
+	for _, i := range h.engine.Instances("agents") {
+		if i.Anonymous {
+			h.ok(h.engine.Revoke(t.Context(), "agents", i.ID, i.Epoch))
+		}
+	}
+	h.until(ids[0], Done)
+}
+
+// A period whose rotation cannot start is tried again, ever more rarely, and status says why.
+func TestPeriodThatCannotStart(t *testing.T) {
+	h := newHarness(t)
+	_, err := h.engine.PutKey(t.Context(), Definition{Name: "unused", Kind: "token", Policy: key.Policy{Period: time.Hour}}, "test")
+	h.ok(err)
+	_, _, err = h.engine.First(t.Context(), "unused", key.Value{}, "test")
+	h.ok(err)
+	h.clock.advance(2 * time.Hour)
+	for range 10 {
+		h.engine.Tick(t.Context())
+	}
+	if n := h.engine.starts["unused"].attempts; n != 1 {
+		t.Errorf("%d attempts in one moment", n)
+	}
+	if s := h.engine.Status(); !strings.Contains(s[0].Waits, "no workload uses key unused") {
+		t.Errorf("status says %q", s[0].Waits)
+	}
+}
+
+// Killed before or after any write, a rotation goes on from storage and ends, and nothing is lost.
+func TestCrashAtEveryWrite(t *testing.T) {
+	for _, revert := range []bool{false, true} {
+		for _, after := range []bool{false, true} {
+			for at := 1; ; at++ {
+				if !crashAt(t, at, after, revert) {
+					if at < 15 {
+						t.Errorf("only %d writes were tried", at)
+					}
+					break
+				}
+			}
+		}
+	}
+}
+
+// crashAt tells whether there was an nth write to crash at.
+func crashAt(t *testing.T, at int, after, revert bool) bool {
+	t.Helper()
+	h := newHarness(t)
+	h.key("db", "server")
+	h.key("master", "token", key.Column{Table: "t", Column: "c", Layout: key.TagFirst})
+	h.workload(workload.Workload{Name: "api", MinInstances: 1, Reencrypts: true, Keys: map[string]workload.Role{"db": {Presents: true}, "master": {Presents: true, Verifies: true}}})
+	h.join("api", "api-1")
+	first, _ := h.engine.Key("master")
+	h.store.mu.Lock()
+	h.store.failAt, h.store.after = h.store.writes+at, after
+	h.store.mu.Unlock()
+
+	id, reverted := "", false
+	crashed := false
+	for range 200 {
+		h.store.mu.Lock()
+		dead := h.store.dead
+		h.store.mu.Unlock()
+		if dead {
+			crashed = true
+			h.settle()
+			h.open()
+			for _, r := range h.readers { // what they were told may not have been stored
+				h.read(r)
+			}
+			if ids, err := h.engine.RotationIDs(t.Context()); err == nil && len(ids) > 0 {
+				id = ids[0]
+			}
+		}
+		if id == "" {
+			view, _, err := h.engine.Rotate(t.Context(), Request{Keys: []string{"db", "master"}, By: "test", Trigger: ByOperator})
+			if err == nil {
+				id = view.ID
+			} else if !errors.Is(err, errInjected) {
+				t.Fatalf("write %d: %v", at, err)
+			}
+			continue
+		}
+		view, err := h.engine.View(t.Context(), id)
+		if err != nil {
+			continue
+		}
+		if view.Finished() {
+			break
+		}
+		if revert && !reverted && view.State == Soaking {
+			_, err := h.engine.Revert(t.Context(), id, "test", "")
+			reverted = err == nil
+		}
+		tryRound(h)
+		h.clock.advance(time.Minute)
+	}
+	h.settle()
+	h.open()
+	view := h.view(id)
+	if !view.Finished() {
+		t.Errorf("crash at write %d (after %v, revert %v): %s %s: %s", at, after, revert, view.State, view.Step, view.Waits())
+	}
+	for _, name := range []string{"db", "master"} {
+		checkVersions(t, h, name, revert, at)
+	}
+	if k, _ := h.engine.Key("master"); revert {
+		if current, _ := k.Current(); !current.Value.Equal(first.Versions[0].Value) {
+			t.Errorf("crash at write %d: the old value is lost", at)
+		}
+	}
+	checkJournal(t, h, view)
+	return crashed
+}
+
+// checkVersions wants one current version and nothing on its way. A version that a crash left before its rotation was
+// stored is aborted.
+func checkVersions(t *testing.T, h *harness, name string, revert bool, at int) {
+	t.Helper()
+	states := h.states(name)
+	k, _ := h.engine.Key(name)
+	current, ok := k.Current()
+	newest := k.Versions[len(k.Versions)-1].Number
+	if !ok || strings.Contains(states, string(key.Staged)) || strings.Contains(states, string(key.Previous)) ||
+		strings.Count(states, string(key.Current)) != 1 || (current.Number == 1) != revert || (current.Number == newest) == revert {
+		t.Errorf("crash at write %d (revert %v): versions of %s are %s", at, revert, name, states)
+	}
+}
+
+// tryRound is round that bears a dead store.
+func tryRound(h *harness) {
+	for _, r := range h.readers {
+		if reading, err := h.engine.Read(h.t.Context(), r.workload, r.id); err == nil {
+			r.reading = reading
+			var work []workload.WorkReport
+			for _, w := range reading.Bundle.Work {
+				work = append(work, workload.WorkReport{ID: w.ID, Done: true, Columns: []workload.ColumnReport{{Column: "t.c", Total: 3, Rotated: 3}}})
+			}
+			_, _ = h.engine.Report(h.t.Context(), Report{
+				Workload: r.workload, Instance: r.id, Secret: reading.Secret, Etag: reading.Bundle.Holding.Etag, Healthy: true, Work: work,
+			})
+		}
+	}
+	h.engine.Tick(h.t.Context())
+	h.settle()
+}
+
+// checkJournal compares the journal of a rotation with its timeline.
+func checkJournal(t *testing.T, h *harness, view View) {
+	t.Helper()
+	for n, event := range view.Timeline {
+		entry, ok, err := h.engine.JournalEntry(t.Context(), fmt.Sprintf("%s-%03d", view.ID, n))
+		if err != nil || !ok || entry.State != event.State || entry.Step != event.Step || !entry.At.Equal(event.At) {
+			t.Errorf("journal entry %d is %v, want %v (%v)", n, entry, event, err)
+		}
+	}
+}
+
+func refused(err error) bool {
+	var r *Refused
+	return errors.As(err, &r)
+}
+
+func TestRefusals(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	h.key("unused", "token")
+	h.key("protecting", "token", key.Column{Table: "t", Column: "c", Layout: key.TagFirst})
+	h.workload(workload.Workload{Name: "web", Keys: map[string]workload.Role{"protecting": {Presents: true, Verifies: true}}})
+	_, err := h.engine.PutKey(t.Context(), Definition{Name: "empty", Kind: "token"}, "test")
+	h.ok(err)
+	running := h.rotate("service-token")
+	ctx := t.Context()
+	rotate := func(keys ...string) error {
+		_, _, err := h.engine.Rotate(ctx, Request{Keys: keys, Trigger: ByOperator})
+		return err
+	}
+	define := func(d Definition) error { _, err := h.engine.PutKey(ctx, d, "test"); return err }
+	before := h.store.writes
+	for want, err := range map[string]error{
+		`key "nothing" is not known`:            rotate("nothing"),
+		"no key is named":                       rotate(),
+		"is being rotated by " + running:        rotate("service-token"),
+		"no workload uses key unused":           rotate("unused"),
+		"reencrypts=true":                       rotate("protecting"),
+		"has no version yet":                    rotate("empty"),
+		"contains a slash":                      define(Definition{Name: "a/b", Kind: "token"}),
+		`kind "tokn" is not known`:              define(Definition{Name: "x", Kind: "tokn"}),
+		"env SERVICE_TOKEN is that of key":      define(Definition{Name: "x", Kind: "token", Env: "SERVICE_TOKEN"}),
+		"rotation_period 1s is too short":       define(Definition{Name: "x", Kind: "token", Policy: key.Policy{Period: time.Second}}),
+		"env cannot be changed":                 define(Definition{Name: "unused", Kind: "token", Env: "OTHER"}),
+		`layout "upside" of t.c is not known`:   define(Definition{Name: "x", Kind: "token", Protects: []key.Column{{Table: "t", Column: "c", Layout: "upside"}}}),
+		"is used by workload web":               h.engine.DeleteKey(ctx, "protecting", "test"),
+		"wait until it has ended, or revert it": h.engine.DeleteKey(ctx, "service-token", "test"),
+		"takes part in rotation":                h.engine.DeleteWorkload(ctx, "api", "test"),
+		"in a circle: api after agents after":   h.engine.PutWorkload(ctx, workload.Workload{Name: "api", MinInstances: 2, MaxUnavailable: "1", After: []string{"agents"}, Keys: map[string]workload.Role{"service-token": {Verifies: true}}}, "test"),
+		`max_unavailable "0"`:                   h.engine.PutWorkload(ctx, workload.Workload{Name: "x", MaxUnavailable: "0", Keys: map[string]workload.Role{"unused": {Verifies: true}}}, "test"),
+	} {
+		if !refused(err) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want a refusal that says %q", err, want)
+		}
+	}
+	if h.store.writes != before {
+		t.Errorf("%d writes were made by what was refused", h.store.writes-before)
+	}
+	h.until(running, Done)
+	if _, err := h.engine.Revert(ctx, running, "test", ""); !refused(err) {
+		t.Errorf("revert of what is done: %v", err)
+	}
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command hyvve-dev runs a Vault dev server with the engine at hyvve/ in the foreground, until Ctrl-C.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+)
+
+func main() {
+	ctx, stop := testbed.Context()
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "hyvve-dev:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) (err error) {
+	bed, err := testbed.New("dev", os.Stdout)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, bed.Close()) }()
+	v, err := bed.Vault(ctx, testbed.VaultOptions{Addr: os.Getenv("HYVVE_DEV_LISTEN")})
+	if err != nil {
+		return err
+	}
+	// A demonstration should not wait: these are shorter than the defaults.
+	if _, err := v.Client.Logical().WriteWithContext(ctx, "hyvve/config", map[string]any{"soak": "5s"}); err != nil {
+		return err
+	}
+	binary, err := testbed.VaultBinary()
+	if err != nil {
+		return err
+	}
+	fmt.Printf(`
+Vault runs with the engine at hyvve/. Its log: %s
+
+In another terminal:
+
+  export VAULT_ADDR=%s VAULT_TOKEN=%s
+  alias vault=%s
+
+  vault write hyvve/presets/hyvve generate=true min_instances=0
+  vault read hyvve/status
+  vault write hyvve/rotate key=agent-service-token wait=30s
+  vault path-help hyvve/rotate
+
+Ctrl-C stops it and removes all it has stored.
+`, v.LogPath, v.Addr, v.Token, binary)
+	select {
+	case <-ctx.Done():
+		fmt.Println("stopping")
+		return nil
+	case <-v.Done():
+		return errors.New("the server has ended by itself")
+	}
+}
