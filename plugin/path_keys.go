@@ -203,7 +203,7 @@ func parseColumns(texts []string) ([]key.Column, error) {
 		if !ok || len(parts) < 2 || len(parts) > 3 {
 			return nil, rotation.Refusef("protects: %q is not [schema.]table.column:layout, such as users.two_factor_secret:tag-last", text)
 		}
-		c := key.Column{Schema: "public", Layout: key.Layout(layout)}
+		c := key.Column{Layout: key.Layout(layout)}
 		if len(parts) == 3 {
 			c.Schema, parts = parts[0], parts[1:]
 		}

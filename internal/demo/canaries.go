@@ -45,12 +45,6 @@ func (c *canaries) add(v key.Value) {
 	}
 }
 
-func (c *canaries) count() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.values)
-}
-
 // Audit takes part as the workload auditor, which verifies every key, and so learns every value. It gives the newest
 // values that it knows of; it ends with ctx.
 func (w *World) Audit(ctx context.Context) (newest func() map[string]key.Value, err error) {

@@ -37,6 +37,9 @@ type Salt [SaltSize]byte
 // Derived is an AES-256 key, of one secret and one salt.
 type Derived [pbkdf2.Size]byte
 
+// Format never gives the key, whatever the verb.
+func (Derived) Format(s fmt.State, _ rune) { _, _ = s.Write([]byte("[redacted]")) }
+
 // Envelope is a parsed string: everything but the knowledge of its layout.
 type Envelope struct {
 	Salt Salt

@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -176,6 +177,23 @@ func TestKeyringForgetsTheOldest(t *testing.T) {
 	}
 	if n := len(ring.recent) + len(ring.old); n > maxDerived {
 		t.Errorf("%d derived keys are kept, want at most %d", n, maxDerived)
+	}
+}
+
+func TestNothingPrintsASecret(t *testing.T) {
+	const canary = "canary-7f3c9a51"
+	ring, err := NewKeyring(key.TagLast, key.NewValue(canary))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := Derived(bytes.Repeat([]byte{0xa7}, len(Derived{})))
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%q", "%d"} {
+		text := fmt.Sprintf(verb+" "+verb, ring, d)
+		for _, secret := range []string{canary, fmt.Sprintf("%x", canary), fmt.Sprint([]byte(canary)), "a7a7", "167 167"} {
+			if strings.Contains(text, secret) {
+				t.Errorf("%s prints %s", verb, text)
+			}
+		}
 	}
 }
 

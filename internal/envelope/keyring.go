@@ -3,6 +3,7 @@
 package envelope
 
 import (
+	"fmt"
 	"sync"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -28,6 +29,11 @@ func NewKeyring(layout key.Layout, value key.Value) (*Keyring, error) {
 		return nil, err
 	}
 	return &Keyring{Layout: layout, secret: secret, recent: map[Salt]Derived{}}, nil
+}
+
+// Format never gives the secret, whatever the verb.
+func (k *Keyring) Format(s fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(s, "[redacted keyring, %s]", k.Layout)
 }
 
 // Derive gives the key of a salt.

@@ -12,7 +12,11 @@ const redacted = "[redacted]"
 
 // Value is an opaque secret. It prints, logs and marshals as "[redacted]" whichever way it is asked; only Reveal gives
 // what is in it. The zero Value is empty.
-type Value struct{ secret string }
+type Value struct {
+	// A pointer, since fmt prints unexported fields of other structs without asking their methods: there it prints an
+	// address.
+	secret *string
+}
 
 var (
 	_ fmt.Stringer   = Value{}
@@ -22,20 +26,25 @@ var (
 )
 
 // NewValue wraps a secret.
-func NewValue(secret string) Value { return Value{secret: secret} }
+func NewValue(secret string) Value { return Value{secret: &secret} }
 
 // Reveal gives the secret itself, to be handed to whoever must present or check it, and to nobody else.
-func (v Value) Reveal() string { return v.secret }
+func (v Value) Reveal() string {
+	if v.secret == nil {
+		return ""
+	}
+	return *v.secret
+}
 
 // Empty tells whether there is no secret.
-func (v Value) Empty() bool { return v.secret == "" }
+func (v Value) Empty() bool { return v.Reveal() == "" }
 
 // Len is the length of the secret in bytes.
-func (v Value) Len() int { return len(v.secret) }
+func (v Value) Len() int { return len(v.Reveal()) }
 
 // Equal compares in time that depends on the lengths only.
 func (v Value) Equal(other Value) bool {
-	return subtle.ConstantTimeCompare([]byte(v.secret), []byte(other.secret)) == 1
+	return subtle.ConstantTimeCompare([]byte(v.Reveal()), []byte(other.Reveal())) == 1
 }
 
 // String never gives the secret.

@@ -47,20 +47,20 @@ func Keys() []Key {
 }
 
 // Columns gives the columns of envelopes that a key of that environment name protects, in the order in which the
-// platform's own runbook goes through them, followed by those that it misses.
+// platform's own runbook goes through them, followed by those that it misses. Their schema is that of the database URL.
 func Columns(env string) []key.Column {
 	switch env {
 	case MasterKey:
 		return []key.Column{
-			{Schema: "public", Table: "ai_provider_configs", Column: "api_key_encrypted", Layout: key.TagFirst},
-			{Schema: "public", Table: "mcp_server_configs", Column: "api_key_encrypted", Layout: key.TagFirst},
-			{Schema: "public", Table: "integration_connections", Column: "encrypted_credentials", Layout: key.TagFirst},
+			{Table: "ai_provider_configs", Column: "api_key_encrypted", Layout: key.TagFirst},
+			{Table: "mcp_server_configs", Column: "api_key_encrypted", Layout: key.TagFirst},
+			{Table: "integration_connections", Column: "encrypted_credentials", Layout: key.TagFirst},
 		}
 	case BetterAuth:
 		return []key.Column{
-			{Schema: "public", Table: "users", Column: "two_factor_secret", Layout: key.TagLast},
+			{Table: "users", Column: "two_factor_secret", Layout: key.TagLast},
 			// Rows of older releases, which readers still fall back to.
-			{Schema: "public", Table: "mcp_server_configs", Column: "api_key_encrypted", Layout: key.TagLast},
+			{Table: "mcp_server_configs", Column: "api_key_encrypted", Layout: key.TagLast},
 		}
 	}
 	return nil

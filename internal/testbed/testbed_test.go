@@ -22,7 +22,7 @@ const parentEnv = "HYVVE_TESTBED_PARENT"
 func TestMain(m *testing.M) {
 	if os.Getenv(parentEnv) != "" {
 		if err := runParent(); err != nil {
-			fmt.Println("ERROR", err)
+			fmt.Fprintln(os.Stdout, "ERROR", err)
 			os.Exit(1)
 		}
 	}
@@ -53,7 +53,7 @@ func runParent() error {
 	if _, err := v.Client.Logical().Read(Mount + "/status"); err != nil {
 		return err
 	}
-	fmt.Println("READY", b.Dir)
+	fmt.Fprintln(os.Stdout, "READY", b.Dir)
 	select {}
 }
 

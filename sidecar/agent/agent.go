@@ -105,6 +105,9 @@ func (a *Agent) reencryptor() func() (Reencryptor, error) {
 		}
 		return reencrypt.NewWorker(url, reencrypt.Options{
 			BatchSize: block.BatchSize, SaltPerRow: block.SaltPerRow, Progress: a.jobs.progress,
+			BadRow: func(c key.Column, id string) {
+				a.log.Error("row opens under no key of the bundle; mend or delete it", "column", c.String(), "id", id)
+			},
 		}), nil
 	}
 }

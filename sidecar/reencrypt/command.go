@@ -27,7 +27,7 @@ rows, then put in place in one transaction; a run that was interrupted is resume
 ciphertexts are kept until --wipe, so that --revert takes seconds.
 
 Environment (each may be given as a file instead, by NAME_FILE):
-  DATABASE_URL                                   PostgreSQL, Prisma's parameters are understood; DIRECT_URL wins if set
+  DATABASE_URL                                   PostgreSQL, with or without a pooler; Prisma's parameters are understood
   ENCRYPTION_MASTER_KEY_OLD, _NEW                ai_provider_configs, mcp_server_configs, integration_connections
   BETTER_AUTH_SECRET_OLD, _NEW                   users.two_factor_secret, and legacy rows of mcp_server_configs
   BETTER_AUTH_SECRET, ENCRYPTION_MASTER_KEY      the key that does not change, so that its rows are recognised
@@ -113,15 +113,12 @@ func readInput(getenv func(string) string) (input, error) {
 		}
 	}
 	var in input
-	for _, name := range []string{"DIRECT_URL", "DATABASE_URL"} {
-		v, err := variable(getenv, name)
-		if err != nil {
-			return input{}, err
-		}
-		if in.databaseURL == "" {
-			in.databaseURL = v.Reveal()
-		}
+	// DIRECT_URL is not asked: a leftover of another database would decide which rows are rewritten.
+	databaseURL, err := variable(getenv, "DATABASE_URL")
+	if err != nil {
+		return input{}, err
 	}
+	in.databaseURL = databaseURL.Reveal()
 	if in.databaseURL == "" {
 		return input{}, fmt.Errorf("DATABASE_URL is not set; give the URL of the platform's database")
 	}
@@ -223,7 +220,8 @@ type result struct {
 
 func (r runner) run(ctx context.Context, in input) error {
 	var results []result
-	for _, t := range in.tasks {
+	works := make([]*work, len(in.tasks))
+	for i, t := range in.tasks {
 		o := r.options
 		if !r.json {
 			o.Progress = func(c workload.ColumnReport) {
@@ -233,9 +231,26 @@ func (r runner) run(ctx context.Context, in input) error {
 		o.BadRow = func(c key.Column, id string) {
 			_, _ = fmt.Fprintf(r.err, "  %s: row %s opens under no key that was given\n", c, id)
 		}
-		done, err := r.one(ctx, NewWorker(in.databaseURL, o), t)
+		j, err := NewWorker(in.databaseURL, o).open(ctx, t.task)
 		if err != nil {
 			return fmt.Errorf("%s: %w", t.env, err)
+		}
+		defer j.close()
+		works[i] = &work{env: t.env, job: j}
+	}
+	// All keys are staged before the first is flipped: what would abort the run is found before any row is changed.
+	for _, w := range works {
+		if r.dryRun || r.wipe || r.revert {
+			break
+		}
+		if err := r.stage(ctx, w.job); err != nil {
+			return fmt.Errorf("%s: %w", w.env, err)
+		}
+	}
+	for _, w := range works {
+		done, err := r.one(ctx, w)
+		if err != nil {
+			return fmt.Errorf("%s: %w", w.env, err)
 		}
 		results = append(results, done)
 		if !r.json {
@@ -251,13 +266,15 @@ func (r runner) run(ctx context.Context, in input) error {
 	return nil
 }
 
-func (r runner) one(ctx context.Context, w *Worker, t named) (result, error) {
-	done := result{Key: t.env}
-	j, err := w.open(ctx, t.task)
-	if err != nil {
-		return done, err
-	}
-	defer j.close()
+// work is the job of one key.
+type work struct {
+	env string
+	*job
+}
+
+func (r runner) one(ctx context.Context, w *work) (result, error) {
+	var err error
+	done, j := result{Key: w.env}, w.job
 	switch {
 	case r.dryRun:
 		done.What = "counted"
@@ -272,26 +289,31 @@ func (r runner) one(ctx context.Context, w *Worker, t named) (result, error) {
 		done.Columns, err = j.phase(ctx, workload.PhaseRevert)
 	default:
 		done.What = "re-encrypted"
-		done.Columns, err = r.forward(ctx, j)
+		done.Columns, err = j.phase(ctx, workload.PhaseFlip)
 	}
 	if err != nil {
 		return done, err
 	}
-	if left, _ := (workload.WorkReport{Columns: done.Columns}).Left(); left > 0 && !r.dryRun {
+	left, unreadable := (workload.WorkReport{Columns: done.Columns}).Left()
+	switch {
+	case r.dryRun:
+	case left > 0:
 		return done, fmt.Errorf("%d rows are left; run it again", left)
+	case unreadable > 0 && !r.options.SkipBad:
+		return done, fmt.Errorf("%d rows (listed above) open under no key that was given; all others are %s", unreadable, done.What)
 	}
 	return done, nil
 }
 
-func (r runner) forward(ctx context.Context, j *job) ([]workload.ColumnReport, error) {
+func (r runner) stage(ctx context.Context, j *job) error {
 	staged, err := j.phase(ctx, workload.PhaseStage)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if _, unreadable := (workload.WorkReport{Columns: staged}).Left(); unreadable > 0 && !r.options.SkipBad {
-		return nil, fmt.Errorf("%d rows (listed above) open under no key that was given; no row was changed. If they are legacy rows, give their key (BETTER_AUTH_SECRET); if they are damaged, mend or delete them, or use --on-bad-row=skip", unreadable)
+		return fmt.Errorf("%d rows (listed above) open under no key that was given; no row was changed. If they are legacy rows, give their key (BETTER_AUTH_SECRET); if they are damaged, mend or delete them, or use --on-bad-row=skip", unreadable)
 	}
-	return j.phase(ctx, workload.PhaseFlip)
+	return nil
 }
 
 func (r runner) print(done result) {

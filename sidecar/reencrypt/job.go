@@ -239,7 +239,8 @@ func (j *job) stage(ctx context.Context) ([]workload.ColumnReport, error) {
 	return j.count(ctx, j.ring, j.name, false)
 }
 
-// replace flips what is staged and goes over all columns, until no row is left under the old key.
+// replace flips what is staged and goes over all columns, until no row is left under the old key. Unreadable rows are
+// counted and keep no other row from being replaced: with the flip begun, rows under the old key help nobody.
 func (j *job) replace(ctx context.Context, r func(table) *ring, name string) ([]workload.ColumnReport, error) {
 	for range maxRounds {
 		if err := j.flip(ctx, name, true); err != nil {
@@ -249,7 +250,7 @@ func (j *job) replace(ctx context.Context, r func(table) *ring, name string) ([]
 		if err != nil {
 			return reports, err
 		}
-		if left, unreadable := (workload.WorkReport{Columns: reports}).Left(); left == 0 || unreadable > 0 && !j.options.SkipBad {
+		if left, _ := (workload.WorkReport{Columns: reports}).Left(); left == 0 {
 			return reports, nil
 		}
 	}
@@ -259,7 +260,14 @@ func (j *job) replace(ctx context.Context, r func(table) *ring, name string) ([]
 // flip puts all staged ciphertexts in the place of what they were made from (forward), or the kept ones back. It is one
 // transaction. A row that is not what it should be stays as it is.
 func (j *job) flip(ctx context.Context, name string, forward bool) error {
-	var err error
+	// Without statistics the planner takes the staged rows for one, and compares each with each.
+	err := j.db.tx(ctx, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "ANALYZE hyvve_reencrypt.rows")
+		return err
+	})
+	if err != nil && !again(err) {
+		return fmt.Errorf("analyzing the staged rows: %w", err)
+	}
 	for range flipTries {
 		err = j.db.tx(ctx, func(tx pgx.Tx) error {
 			for _, t := range j.tables {

@@ -22,6 +22,9 @@ import (
 // with random IVs.
 const rowsPerSalt = 4096
 
+// maxBads is how many unreadable rows of a column are named; all are counted.
+const maxBads = 20
+
 // ring holds the keyrings of one direction.
 type ring struct {
 	old, new *envelope.Keyring
@@ -136,7 +139,7 @@ func (r *ring) classifyAll(ctx context.Context, rows []*row) error {
 }
 
 // pass goes over a column once: every row is opened, and a replacement is staged for each that is under the old key. It
-// writes nothing to the table itself. bads gets the primary keys of unreadable rows.
+// writes nothing to the table itself. bads gets the primary keys of the first unreadable rows.
 func (j *job) pass(ctx context.Context, t table, r *ring, name string, dry bool) (workload.ColumnReport, []string, error) {
 	report := workload.ColumnReport{Column: t.column.String()}
 	var bads []string
@@ -161,7 +164,9 @@ func (j *job) pass(ctx context.Context, t table, r *ring, name string, dry bool)
 				report.Other++
 			case bad:
 				report.Bad++
-				bads = append(bads, x.id)
+				if len(bads) < maxBads {
+					bads = append(bads, x.id)
+				}
 			}
 		}
 		if !dry {
@@ -179,7 +184,10 @@ func (j *job) pass(ctx context.Context, t table, r *ring, name string, dry bool)
 // batch reads the next rows of a column in the order of its primary key.
 func (j *job) batch(ctx context.Context, t table, name, last string, size int) ([]*row, error) {
 	var rows []*row
-	side := "LEFT JOIN hyvve_reencrypt.rows s ON s.job = $1 AND s.col = $2 AND s.id = " + t.id()
+	// OFFSET 0 keeps the planner from joining the whole of the job's rows to each page, which it prefers as long as
+	// nobody has analyzed the table: one look-up by the primary key a row, whatever the statistics say.
+	side := "LEFT JOIN LATERAL (SELECT x.old, x.new, x.flipped FROM hyvve_reencrypt.rows x WHERE x.job = $1 AND x.col = $2 AND x.id = " +
+		t.id() + " OFFSET 0) s ON true"
 	columns := "CASE WHEN s.old = " + t.value() + " AND NOT s.flipped THEN s.new END, coalesce(s.new = " + t.value() + ", false)"
 	if !j.side {
 		side, columns = "", "NULL::text, false AND $1::text <> $2::text"
@@ -249,10 +257,12 @@ func (j *job) probe(ctx context.Context) error {
 			return err
 		}
 		for _, x := range rows {
-			if x.kind == bad {
+			switch x.kind {
+			case bad:
 				unreadable++
-			} else {
+			case underOld, underNew:
 				opened++
+			case underOther: // says nothing of the keys of this job
 			}
 		}
 	}

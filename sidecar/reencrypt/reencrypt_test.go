@@ -371,8 +371,11 @@ func TestColumnsThatCannotBe(t *testing.T) {
 	f := newFixture(t)
 	f.exec("CREATE TABLE no_key (v text); CREATE TABLE numbers (id int PRIMARY KEY, v int); CREATE VIEW a_view AS SELECT id, email FROM users")
 	for _, c := range []struct{ table, column, want string }{
-		{"nowhere", "v", "does not exist"}, {"users", "nothing", "does not exist"}, {"no_key", "v", "primary key"},
-		{"numbers", "v", "integer"}, {"a_view", "email", "not a column of a table"},
+		{"nowhere", "v", "does not exist"},
+		{"users", "nothing", "does not exist"},
+		{"no_key", "v", "primary key"},
+		{"numbers", "v", "integer"},
+		{"a_view", "email", "not a column of a table"},
 	} {
 		work := f.work(workload.PhaseStage)
 		work.Columns = []key.Column{{Schema: "public", Table: c.table, Column: c.column, Layout: key.TagFirst}}

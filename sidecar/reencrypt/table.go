@@ -151,6 +151,10 @@ func (p *pool) close() {
 	_ = p.conn.Close(ctx)
 }
 
+// localSettings undo what a role or database may have set for the application's short queries.
+const localSettings = `SET LOCAL row_security = off; SET LOCAL lock_timeout = '500ms';
+	SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0`
+
 // tx runs do in a transaction that no row-level security can hide rows from: where a policy would, PostgreSQL refuses
 // the query, and so do we. The settings are local, since a pooler may give each transaction another server.
 func (p *pool) tx(ctx context.Context, do func(tx pgx.Tx) error) error {
@@ -158,7 +162,7 @@ func (p *pool) tx(ctx context.Context, do func(tx pgx.Tx) error) error {
 		return err
 	}
 	err := pgx.BeginFunc(ctx, p.conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SET LOCAL row_security = off; SET LOCAL lock_timeout = '500ms'"); err != nil {
+		if _, err := tx.Exec(ctx, localSettings); err != nil {
 			return err
 		}
 		return do(tx)

@@ -11,18 +11,20 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
 // Parameters of a Prisma URL that are Prisma's own: the server would refuse them. Source: Prisma's reference of
 // PostgreSQL connection URLs.
 var prismaOnly = []string{
 	"pgbouncer", "schema", "connection_limit", "pool_timeout", "socket_timeout", "statement_cache_size",
-	"sslaccept", "sslidentity", "sslpassword", "channel_binding", "single_use_connections",
+	"sslaccept", "sslidentity", "sslpassword", "single_use_connections",
 }
 
 // Parameters that pgx understands or that every server does.
 var serverKnows = []string{
-	"sslmode", "sslrootcert", "sslcert", "sslkey", "sslsni", "sslnegotiation", "connect_timeout", "application_name",
+	"host", "channel_binding", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslsni", "sslnegotiation", "connect_timeout", "application_name",
 	"target_session_attrs", "options", "search_path", "statement_timeout", "lock_timeout", "timezone",
 }
 
@@ -35,30 +37,36 @@ type database struct {
 // parseURL reads a PostgreSQL URL as Prisma does. Errors do not hold the password.
 func parseURL(text string) (database, error) {
 	u, err := url.Parse(text)
-	if err != nil || (u.Scheme != "postgresql" && u.Scheme != "postgres") || u.Host == "" {
+	if err != nil || (u.Scheme != "postgresql" && u.Scheme != "postgres") || u.Host == "" && !u.Query().Has("host") {
 		return database{}, errors.New("the database URL is not of the form postgresql://user:password@host:port/database; are special characters of the password percent-encoded?")
 	}
 	query := u.Query()
 	d := database{schema: query.Get("schema")}
-	bouncer := query.Get("pgbouncer") == "true"
-	if strings.EqualFold(query.Get("sslaccept"), "strict") && query.Get("sslmode") == "require" {
+	bouncer := query.Get("pgbouncer") == "true" || query.Get("statement_cache_size") == "0"
+	strict := strings.EqualFold(query.Get("sslaccept"), "strict")
+	if strict && query.Get("sslmode") == "require" {
 		query.Set("sslmode", "verify-full")
 	}
 	if root := query.Get("sslcert"); root != "" && query.Get("sslkey") == "" { // Prisma's sslcert is the server's CA
-		query.Set("sslrootcert", root)
 		query.Del("sslcert")
+		if strict { // otherwise Prisma takes any certificate
+			query.Set("sslrootcert", root)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		switch {
 		case slices.Contains(prismaOnly, name):
 			query.Del(name)
 		case !slices.Contains(serverKnows, name):
-			return database{}, fmt.Errorf("the database URL has parameter %q, which is neither PostgreSQL's nor Prisma's; remove it", name)
+			if near := usage.Nearest(name, slices.Concat(prismaOnly, serverKnows)); near != "" {
+				return database{}, fmt.Errorf("the database URL has parameter %q, which is neither PostgreSQL's nor Prisma's; is it %q?", name, near)
+			}
+			query.Del(name) // hosts and libraries add marks of their own, and Prisma passes over them
 		}
 	}
 	u.RawQuery = query.Encode()
 	if d.config, err = pgx.ParseConfig(u.String()); err != nil {
-		return database{}, fmt.Errorf("the database URL cannot be used: %s", hidden(err.Error(), u))
+		return database{}, unusable(err, u)
 	}
 	if bouncer { // no statement may be prepared behind a pooler that hands out servers by transaction
 		d.config.DefaultQueryExecMode = pgx.QueryExecModeExec
@@ -69,12 +77,14 @@ func parseURL(text string) (database, error) {
 	return d, nil
 }
 
-// hidden takes the password out of a message.
-func hidden(message string, u *url.URL) string {
-	password, ok := u.User.Password()
-	if !ok || password == "" {
-		return message
+// unusable says why pgx refuses a URL, without the URL. A password that the reason happens to hold takes the reason with
+// it: blotting it out would show where it stands.
+func unusable(err error, u *url.URL) error {
+	const message = "the database URL cannot be used"
+	cause := errors.Unwrap(err)
+	password, _ := u.User.Password()
+	if cause == nil || password != "" && strings.Contains(cause.Error(), password) {
+		return errors.New(message + "; check its port, its sslmode and the files that it names")
 	}
-	message = strings.ReplaceAll(message, url.QueryEscape(password), "xxxxx")
-	return strings.ReplaceAll(message, password, "xxxxx")
+	return fmt.Errorf("%s: %s", message, cause.Error())
 }

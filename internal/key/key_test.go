@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package key
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+)
+
+// hidden holds a value in a field that fmt prints without asking.
+type hidden struct{ v Value }
+
+func TestValueIsOpaque(t *testing.T) {
+	const secret = "canary-value"
+	v := NewValue(secret)
+	var log bytes.Buffer
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "v", v, "in", struct{ V Value }{v})
+	asJSON, err := json.Marshal(map[string]any{"v": v, "list": []Value{v}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{
+		fmt.Sprint(v), fmt.Sprintf("%v %+v %#v %s %q %x %d", v, v, v, v, v, v, v), fmt.Sprintf("%+v", struct{ V Value }{v}),
+		fmt.Sprintf("%v", &v), fmt.Sprintf("%v %+v %#v", hidden{v}, hidden{v}, hidden{v}), log.String(), string(asJSON),
+	} {
+		if strings.Contains(text, secret) || strings.Contains(text, fmt.Sprintf("%x", secret)) {
+			t.Errorf("%q holds the secret", text)
+		}
+	}
+	if v.Reveal() != secret || !v.Equal(NewValue(secret)) || v.Equal(NewValue("x")) || v.Empty() || v.Len() != len(secret) {
+		t.Error("the value is not what was put in")
+	}
+}
+
+func example() Key {
+	return Key{
+		Name: "encryption-master-key", Env: "ENCRYPTION_MASTER_KEY", Kind: "token", Options: map[string]string{"format": "base64"},
+		Protects: []Column{{Schema: "public", Table: "t", Column: "c", Layout: TagFirst}},
+		Policy:   Policy{Period: time.Hour, Soak: -1}, Created: time.Unix(1, 2).UTC(),
+		Versions: []Version{
+			{Number: 1, State: Destroyed, Fingerprint: "f1", Created: time.Unix(1, 0).UTC()},
+			{Number: 2, State: Previous, Value: NewValue("two"), Fingerprint: "f2", Rotation: "r"},
+			{Number: 3, State: Current, Value: NewValue("three"), Fingerprint: "f3", CreatedBy: "me"},
+		},
+	}
+}
+
+func TestRecord(t *testing.T) {
+	k := example()
+	data, err := k.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := Decode(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := back.Encode()
+	if err != nil || !bytes.Equal(data, again) {
+		t.Errorf("a record is written again differently: %v", err)
+	}
+	if v, ok := back.Current(); !ok || v.Value.Reveal() != "three" {
+		t.Error("the current value is lost")
+	}
+	for name, text := range map[string]string{
+		"schema":  strings.Replace(string(data), `"schema":1`, `"schema":99`, 1),
+		"order":   strings.Replace(string(data), `"number":3`, `"number":1`, 1),
+		"state":   strings.Replace(string(data), `"current"`, `"curent"`, 1),
+		"value":   strings.Replace(string(data), `"value":"three",`, ``, 1),
+		"unknown": strings.Replace(string(data), `"env"`, `"enw"`, 1),
+		"garbage": "three",
+	} {
+		if _, err := Decode([]byte(text)); err == nil || strings.Contains(err.Error(), "three") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestVersionsMoveAsCopies(t *testing.T) {
+	k := example()
+	staged, err := k.WithStaged(Version{Number: 4, Value: NewValue("four")})
+	if err != nil || len(k.Versions) != 3 || staged.Versions[3].State != Staged {
+		t.Fatalf("staged: %v", err)
+	}
+	if again, err := staged.WithStaged(Version{Number: 4, Value: NewValue("other")}); err != nil || again.Versions[3].Value.Reveal() != "four" {
+		t.Error("staging twice changes the value")
+	}
+	retired, err := staged.Retired(3, 4)
+	if err != nil || !retired.Versions[2].Value.Empty() || staged.Versions[2].Value.Empty() {
+		t.Errorf("retired: %v", err)
+	}
+	reverted, err := staged.Reverted(3, 4)
+	if err != nil || !reverted.Versions[3].Value.Empty() || reverted.Versions[2].State != Current {
+		t.Errorf("reverted: %v", err)
+	}
+	if _, err := k.Promoted(3, 9); err == nil {
+		t.Error("a version that is not there is promoted")
+	}
+	if _, err := k.WithFirst(Version{}); err == nil {
+		t.Error("a key with versions gets a first one")
+	}
+}
+
+func TestNames(t *testing.T) {
+	for _, name := range []string{"", "a/b", "A", "-a", "a-", "ä", "a b", strings.Repeat("a", 129)} {
+		if ValidateName("key", name) == nil {
+			t.Errorf("%q is allowed", name)
+		}
+	}
+	for _, name := range []string{"a", "agent-service-token", "a.b_c9"} {
+		if err := ValidateName("key", name); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := ValidateEnv("lower"); err == nil {
+		t.Error("lower-case env is allowed")
+	}
+}
+
+func TestFingerprintPartsDoNotRunTogether(t *testing.T) {
+	f := NewFingerprinter([]byte("secret"))
+	if f.Sum("ab", "c") == f.Sum("a", "bc") {
+		t.Error("parts run together")
+	}
+	if f.Of("k", NewValue("v")) == NewFingerprinter([]byte("other")).Of("k", NewValue("v")) {
+		t.Error("the fingerprint is not keyed")
+	}
+}
+
+// Whatever Decode accepts is written again as a record that reads the same.
+func FuzzDecode(f *testing.F) {
+	data, err := example().Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	f.Add([]byte(`{"schema":1,"name":"a","versions":[]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		k, err := Decode(data)
+		if err != nil {
+			return
+		}
+		once, err := k.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := Decode(once)
+		if err != nil {
+			t.Fatalf("what was accepted is refused when written again: %v", err)
+		}
+		if twice, err := back.Encode(); err != nil || !bytes.Equal(once, twice) {
+			t.Errorf("written again differently: %v", err)
+		}
+	})
+}

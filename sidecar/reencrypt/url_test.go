@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reencrypt
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+)
+
+func TestURLs(t *testing.T) {
+	for query, want := range map[string]struct {
+		host, schema, binding string
+		unprepared            bool
+	}{
+		"": {host: "db", binding: "prefer"},
+		"pgbouncer=true&connection_limit=1&pool_timeout=10&socket_timeout=3": {host: "db", binding: "prefer", unprepared: true},
+		"statement_cache_size=0":                        {host: "db", binding: "prefer", unprepared: true},
+		"schema=app&application_name=x":                 {host: "db", schema: "app", binding: "prefer"},
+		"sslmode=require&channel_binding=require":       {host: "db", binding: "require"},
+		"host=/var/run/postgresql":                      {host: "/var/run/postgresql", binding: "prefer"},
+		"supa=base-pooler.x&uselibpqcompat=true":        {host: "db", binding: "prefer"},
+		"sslmode=require&sslcert=/nowhere/its/a-ca.pem": {host: "db", binding: "prefer"},
+	} {
+		d, err := parseURL("postgresql://u:p@db:6543/hyvve?" + query)
+		if err != nil {
+			t.Errorf("%s: %v", query, err)
+			continue
+		}
+		if d.config.Host != want.host || d.schema != want.schema || d.config.ChannelBinding != want.binding || (d.config.DefaultQueryExecMode == pgx.QueryExecModeExec) != want.unprepared {
+			t.Errorf("%s: host %s, schema %q, binding %s, mode %v", query, d.config.Host, d.schema, d.config.ChannelBinding, d.config.DefaultQueryExecMode)
+		}
+		for name := range d.config.RuntimeParams {
+			if name != "application_name" {
+				t.Errorf("%s: %s would be sent to the server", query, name)
+			}
+		}
+	}
+}
+
+func TestBadURLsHideThePassword(t *testing.T) {
+	for _, url := range []string{
+		"postgresql://u:canary-pw@db/x?sslmode=sometimes", "postgresql://u:canary-pw@db:port/x", "postgresql://u:canary-pw/x@db/x",
+		"postgresql://u:canary-pw%zz@db/x", "mysql://u:canary-pw@db/x", "postgresql://u:canary-pw@db/x?sslmod=disable",
+		"postgresql://u:canary-pw@db/x?sslmode=require&sslaccept=strict&sslcert=/nowhere/canary-pw.pem", "canary-pw",
+	} {
+		_, err := parseURL(url)
+		if err == nil {
+			t.Errorf("%s is taken", url)
+		} else if strings.Contains(err.Error(), "canary-pw") {
+			t.Errorf("the error holds the password: %v", err)
+		}
+	}
+}
