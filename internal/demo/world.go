@@ -30,7 +30,8 @@ import (
 type Size struct {
 	Instances int // of each workload
 	Seeding   testbed.Seeding
-	Durable   bool // a Vault that may be killed
+	Durable   bool          // a Vault that may be killed
+	Lease     time.Duration // of bundles; 60s if zero
 }
 
 // World is the running platform.
@@ -163,7 +164,11 @@ func (w *World) startVault(ctx context.Context, size Size) error {
 			}
 		}
 	}
-	write("hyvve/config", map[string]any{"lease_ttl": "60s", "soak": "2s"})
+	lease := size.Lease
+	if lease == 0 {
+		lease = time.Minute
+	}
+	write("hyvve/config", map[string]any{"lease_ttl": lease.String(), "soak": "2s"})
 	write("hyvve/presets/hyvve", map[string]any{"workloads": "api,agents", "min_instances": size.Instances})
 	var names []string
 	for _, k := range platform.Keys() {
