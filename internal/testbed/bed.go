@@ -125,6 +125,9 @@ func sweep(root string) {
 	}
 }
 
+// closePatience is short: a Vault that is asked to end takes ten seconds over it, and what it has stored goes anyway.
+const closePatience = time.Second
+
 // Close stops all parts, the newest first, and removes the scratch directory. It may be called again.
 func (b *Bed) Close() error {
 	b.mu.Lock()
@@ -133,7 +136,7 @@ func (b *Bed) Close() error {
 	b.mu.Unlock()
 	var errs []error
 	for i := len(parts) - 1; i >= 0; i-- {
-		errs = append(errs, parts[i].stop(10*time.Second))
+		errs = append(errs, parts[i].stop(closePatience))
 	}
 	return errors.Join(append(errs, os.RemoveAll(b.Dir))...)
 }
