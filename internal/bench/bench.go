@@ -13,39 +13,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"text/tabwriter"
 	"time"
 )
-
-// Result is one line of build/bench.json.
-type Result struct {
-	Name  string   `json:"name"`
-	Unit  string   `json:"unit"`
-	Ours  float64  `json:"ours"`
-	Peer  float64  `json:"peer"`
-	Ratio float64  `json:"ratio"` // how many times better ours is: of rates ours over peer's, of times peer's over ours
-	Bar   *float64 `json:"bar"`   // null: none applies in this release
-	Holds *bool    `json:"holds"` // null where bar is
-}
-
-// rates makes a result of two rates: more is better.
-func rates(name, unit string, ours, peer float64) Result {
-	return Result{Name: name, Unit: unit, Ours: ours, Peer: peer, Ratio: ours / peer}
-}
-
-// times makes a result of two durations in milliseconds: less is better.
-func times(name string, ours, peer time.Duration) Result {
-	return Result{Name: name, Unit: "ms", Ours: ms(ours), Peer: ms(peer), Ratio: peer.Seconds() / ours.Seconds()}
-}
-
-func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-// against sets the bar.
-func (r Result) against(bar float64) Result {
-	holds := r.Ratio >= bar
-	r.Bar, r.Holds = &bar, &holds
-	return r
-}
 
 // benchmark measures one or several names.
 type benchmark struct {
@@ -56,7 +25,8 @@ type benchmark struct {
 // all lists the benchmarks in the order in which they run.
 func all() []benchmark {
 	return []benchmark{
-		{[]string{"pbkdf2-single", "pbkdf2-multi"}, derivations},
+		{[]string{"pbkdf2-single"}, deriveOne},
+		{[]string{"pbkdf2-multi"}, deriveMany},
 		{[]string{"reencrypt-first", "reencrypt-next", "reencrypt-rerun"}, reencryption},
 		{[]string{"engine-watch", "engine-creds", "rotate-latency"}, engine},
 	}
@@ -86,6 +56,14 @@ func Run(ctx context.Context, match *regexp.Regexp, out io.Writer, path string) 
 		return fmt.Errorf("no benchmark's name matches %s", match)
 	}
 	table(out, results)
+	if err := save(path, results); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(out, "\nThe same is in %s.\n", path)
+	return nil
+}
+
+func save(path string, results []Result) error {
 	data, err := json.MarshalIndent(results, "", "  ")
 	if err != nil {
 		return err
@@ -93,50 +71,30 @@ func Run(ctx context.Context, match *regexp.Regexp, out io.Writer, path string) 
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(path, append(data, '\n'), 0o644); err != nil { //nolint:gosec // holds no secret
-		return err
-	}
-	_, _ = fmt.Fprintf(out, "\nThe same is in %s.\n", path)
-	return nil
+	return os.WriteFile(path, append(data, '\n'), 0o644) //nolint:gosec // holds no secret
 }
 
-func table(out io.Writer, results []Result) {
-	t := tabwriter.NewWriter(out, 2, 8, 2, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprintln(t, "\nname\tunit\tours\tpeer\tratio\tbar\tholds\t")
-	for _, r := range results {
-		bar, holds := "-", "-"
-		if r.Bar != nil {
-			bar, holds = fmt.Sprintf("%.2f", *r.Bar), "yes"
-			if !*r.Holds {
-				holds = "NO"
-			}
-		}
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%.1f\t%.1f\t%.2f\t%s\t%s\t\n", r.Name, r.Unit, r.Ours, r.Peer, r.Ratio, bar, holds)
-	}
-	_ = t.Flush()
-}
-
-// median of durations.
-func median(all []time.Duration) time.Duration {
-	sorted := slices.Clone(all)
-	slices.Sort(sorted)
-	return sorted[len(sorted)/2]
-}
-
-// interleave runs two things in turn, and gives the median time of each: what disturbs the machine disturbs both.
-func interleave(rounds int, ours, peer func() error) (o, p time.Duration, err error) {
-	var os, ps []time.Duration
+// interleave times several things in turn, and gives the median time of each: what disturbs the machine disturbs all.
+func interleave(rounds int, sides ...func() error) ([]time.Duration, error) {
+	taken := make([][]time.Duration, len(sides))
 	for range rounds {
-		for _, side := range []struct {
-			do   func() error
-			into *[]time.Duration
-		}{{ours, &os}, {peer, &ps}} {
+		for n, do := range sides {
 			begun := time.Now()
-			if err := side.do(); err != nil {
-				return 0, 0, err
+			if err := do(); err != nil {
+				return nil, err
 			}
-			*side.into = append(*side.into, time.Since(begun))
+			taken[n] = append(taken[n], time.Since(begun))
 		}
 	}
-	return median(os), median(ps), nil
+	medians := make([]time.Duration, 0, len(sides))
+	for _, t := range taken {
+		medians = append(medians, median(t))
+	}
+	return medians, nil
+}
+
+// median gives the middle one; of an even number, the upper of the two.
+func median[T time.Duration | float64](all []T) T {
+	sorted := slices.Sorted(slices.Values(all))
+	return sorted[len(sorted)/2]
 }

@@ -10,22 +10,23 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/vault/api"
+
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
 )
 
 const (
 	clients      = 8
-	roundTime    = 1500 * time.Millisecond
-	rounds       = 3
-	rotations    = 20
-	agentsPoll   = 300 * time.Second // of Vault Agent, for static secrets: its own documented default
+	roundTime    = time.Second
+	engineRounds = 5
 	benchKey     = "bench-token"
-	benchWorkers = "bench"
+	benchEnv     = "BENCH_TOKEN"
+	benchLoad    = "bench" // the workload
+	kvMount      = "bench-kv"
 )
 
-// engine compares reads of our paths with reads of kv-v2 on the same server, and the time from a rotation's start to an
-// instance having its new bundle with the poll of Vault Agent.
+// engine measures, on one server, the latency of rotations, and reads of our paths beside reads of kv-v2.
 func engine(ctx context.Context, log io.Writer) (results []Result, err error) {
 	bed, err := testbed.New("bench", log)
 	if err != nil {
@@ -36,133 +37,132 @@ func engine(ctx context.Context, log io.Writer) (results []Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	logical := v.Client.Logical()
-	for _, w := range []struct {
-		path string
-		data map[string]any
-	}{
-		{"hyvve/config", map[string]any{"soak": 0}},
-		{"hyvve/keys/" + benchKey, map[string]any{"generate": true, "format": "hex"}},
-		{"hyvve/workloads/" + benchWorkers, map[string]any{"presents": benchKey, "verifies": benchKey, "max_unavailable": "100%"}},
-		{"secret/data/bench", map[string]any{"data": map[string]any{"token": "0123456789abcdef0123456789abcdef"}}},
-	} {
-		if _, err := logical.WriteWithContext(ctx, w.path, w.data); err != nil {
-			return nil, fmt.Errorf("%s: %w", w.path, err)
+	if err := furnish(ctx, v.Client); err != nil {
+		return nil, err
+	}
+	latency, err := rotateLatency(ctx, client.New(v.Client, testbed.Mount))
+	if err != nil {
+		return nil, fmt.Errorf("rotating: %w", err)
+	}
+	readers := make([]*reader, clients)
+	for n := range readers {
+		if readers[n], err = newReader(ctx, v, fmt.Sprintf("reader-%d", n)); err != nil {
+			return nil, err
 		}
 	}
-	e := client.New(v.Client, testbed.Mount)
-	latency, err := rotateLatency(ctx, e)
+	watch, kv, err := throughput(ctx, readers, (*reader).watch)
 	if err != nil {
 		return nil, err
 	}
-	kv := func(int) error { _, err := logical.ReadWithContext(ctx, "secret/data/bench"); return err }
-	watch := func(n int) error { _, err := e.Watch(ctx, benchWorkers, fmt.Sprintf("b-%d", n), "", 0); return err }
-	creds := func(n int) error { _, err := e.Creds(ctx, benchWorkers, fmt.Sprintf("b-%d", n)); return err }
-	watchRate, kvRate, err := throughput(watch, kv)
-	if err != nil {
-		return nil, err
-	}
-	credsRate, kvRate2, err := throughput(creds, kv)
+	creds, kvAgain, err := throughput(ctx, readers, (*reader).creds)
 	if err != nil {
 		return nil, err
 	}
 	return []Result{
-		rates("engine-watch", "req/s", watchRate, kvRate),
-		rates("engine-creds", "req/s", credsRate, kvRate2),
-		times("rotate-latency", latency, agentsPoll),
+		rates("engine-watch", "req/s", watch, kv), rates("engine-creds", "req/s", creds, kvAgain), alone("rotate-latency", latency),
 	}, nil
 }
 
-// throughput runs two kinds of requests in turn, each with all clients, and gives the median rate of each.
-func throughput(ours, peer func(client int) error) (o, p float64, err error) {
-	var os, ps []time.Duration // per request
-	for range rounds {
+// furnish makes the key, the workload and the peer's secret.
+func furnish(ctx context.Context, vault *api.Client) error {
+	if err := vault.Sys().MountWithContext(ctx, kvMount, &api.MountInput{Type: "kv-v2"}); err != nil {
+		return err
+	}
+	for _, w := range []struct {
+		path string
+		data map[string]any
+	}{
+		{testbed.Mount + "/config", map[string]any{"soak": 0}},
+		{testbed.Mount + "/keys/" + benchKey, map[string]any{"generate": true, "format": "hex"}},
+		{testbed.Mount + "/workloads/" + benchLoad, map[string]any{"presents": benchKey, "verifies": benchKey, "max_unavailable": "100%"}},
+	} {
+		if _, err := vault.Logical().WriteWithContext(ctx, w.path, w.data); err != nil {
+			return fmt.Errorf("%s: %w", w.path, err)
+		}
+	}
+	_, err := vault.KVv2(kvMount).Put(ctx, "bench", map[string]any{"token": "0123456789abcdef0123456789abcdef"})
+	return err
+}
+
+// reader is one client: an instance of the workload, with connections of its own.
+type reader struct {
+	vault    *api.Client
+	engine   *client.Client
+	instance string
+	etag     string
+}
+
+func newReader(ctx context.Context, v *testbed.Vault, instance string) (*reader, error) {
+	config := v.Client.CloneConfig()
+	config.HttpClient = api.DefaultConfig().HttpClient // a shared one keeps fewer idle connections than there are clients
+	vault, err := api.NewClient(config)
+	if err != nil {
+		return nil, err
+	}
+	vault.SetToken(v.Token)
+	vault.ClearNamespace()
+	r := &reader{vault: vault, engine: client.New(vault, testbed.Mount), instance: instance}
+	return r, r.creds(ctx)
+}
+
+func (r *reader) kv(ctx context.Context) error {
+	secret, err := r.vault.Logical().ReadWithContext(ctx, kvMount+"/data/bench")
+	if err == nil && secret == nil {
+		err = errors.New("kv-v2 gives no secret")
+	}
+	return err
+}
+
+// watch asks as a live instance that is up to date.
+func (r *reader) watch(ctx context.Context) error {
+	changed, err := r.engine.Watch(ctx, benchLoad, r.instance, r.etag, 0)
+	if err == nil && changed {
+		err = fmt.Errorf("the bundle of %s has changed, though nothing rotates", r.instance)
+	}
+	return err
+}
+
+func (r *reader) creds(ctx context.Context) error {
+	bundle, err := r.engine.Creds(ctx, benchLoad, r.instance)
+	r.etag = bundle.Etag
+	return err
+}
+
+// throughput lets all readers do ours and kv-v2 in turn, and gives the median rate of each.
+func throughput(ctx context.Context, readers []*reader, ours func(*reader, context.Context) error) (o, p float64, err error) {
+	var mine, kv []float64
+	for range engineRounds {
 		for _, side := range []struct {
-			do   func(int) error
-			into *[]time.Duration
-		}{{ours, &os}, {peer, &ps}} {
-			n, took, err := hammer(side.do)
+			do   func(*reader, context.Context) error
+			into *[]float64
+		}{{ours, &mine}, {(*reader).kv, &kv}} {
+			rate, err := hammer(ctx, readers, side.do)
 			if err != nil {
 				return 0, 0, err
 			}
-			*side.into = append(*side.into, took/time.Duration(n))
+			*side.into = append(*side.into, rate)
 		}
 	}
-	return 1 / median(os).Seconds(), 1 / median(ps).Seconds(), nil
+	return median(mine), median(kv), nil
 }
 
-func hammer(do func(client int) error) (requests int, took time.Duration, err error) {
+// hammer lets all readers do something again and again for a while, and gives the requests/s.
+func hammer(ctx context.Context, readers []*reader, do func(*reader, context.Context) error) (float64, error) {
+	counts, errs := make([]int, len(readers)), make([]error, len(readers))
 	var group sync.WaitGroup
-	var mu sync.Mutex
 	begun := time.Now()
-	for c := range clients {
+	for n, r := range readers {
 		group.Go(func() {
-			n := 0
-			var problem error
-			for ; problem == nil && time.Since(begun) < roundTime; n++ {
-				problem = do(c)
+			for errs[n] == nil && time.Since(begun) < roundTime {
+				errs[n] = do(r, ctx)
+				counts[n]++
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			requests += n
-			err = errors.Join(err, problem)
 		})
 	}
 	group.Wait()
-	return requests, time.Since(begun), err
-}
-
-// rotateLatency gives the median time from the request to rotate until the one instance has read the bundle in which it
-// presents the new version: two changes of its bundle, since it accepts the version first.
-func rotateLatency(ctx context.Context, e *client.Client) (time.Duration, error) {
-	const instance = "b-latency"
-	var all []time.Duration
-	bundle, err := follow(ctx, e, instance)
-	if err != nil {
-		return 0, err
+	took, total := time.Since(begun), 0
+	for _, n := range counts {
+		total += n
 	}
-	for range rotations {
-		env := "BENCH_TOKEN"
-		want := bundle.Versions[env] + 1
-		begun := time.Now()
-		r, err := e.Rotate(ctx, "bench", benchKey)
-		if err != nil {
-			return 0, err
-		}
-		for presented := false; !presented; {
-			if bundle, err = awaitChange(ctx, e, bundle); err != nil {
-				return 0, err
-			}
-			presented = bundle.Versions[env] == want
-		}
-		all = append(all, time.Since(begun))
-		for !r.Ended() {
-			if bundle, err = awaitChange(ctx, e, bundle); err != nil {
-				return 0, err
-			}
-			if r, err = e.Rotation(ctx, r.ID); err != nil {
-				return 0, err
-			}
-		}
-	}
-	return median(all), e.Revoke(ctx, bundle.LeaseID)
-}
-
-// awaitChange waits for another bundle, for a moment at most, and takes it.
-func awaitChange(ctx context.Context, e *client.Client, b client.Bundle) (client.Bundle, error) {
-	changed, err := e.Watch(ctx, benchWorkers, b.Instance, b.Etag, time.Second)
-	if err != nil || !changed {
-		return b, err
-	}
-	return follow(ctx, e, b.Instance)
-}
-
-// follow reads the bundle and reports it as loaded.
-func follow(ctx context.Context, e *client.Client, instance string) (client.Bundle, error) {
-	b, err := e.Creds(ctx, benchWorkers, instance)
-	if err != nil {
-		return b, err
-	}
-	_, err = e.Report(ctx, client.Report{Workload: benchWorkers, Instance: instance, Secret: b.Secret, Etag: b.Etag, Healthy: true})
-	return b, err
+	return float64(total) / took.Seconds(), errors.Join(errs...)
 }

@@ -4,83 +4,30 @@ package bench
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reencrypt"
 )
 
-// How many rows each side does: the runbook's way is so slow that a few give its rate.
+// How many rounds there are, and rows a round on each side: the runbook's way is so slow that a few give its rate.
 const (
-	runbookRows = 60
-	firstRows   = 240
-	nextRows    = 10_000
+	reencryptRounds = 3
+	runbookRows     = 24
+	firstRows       = 200
+	nextRows        = 10_000
+	nextSalts       = 3 // as an earlier rotation of so many rows leaves them
 )
 
-// database is one of its own, with rows under a fresh key.
-type database struct {
-	url  string
-	conn *pgx.Conn
-	rows []testbed.Row
-	old  key.Value
-	n    int // of rotations
-}
+var allPhases = []workload.Phase{workload.PhaseStage, workload.PhaseFlip, workload.PhaseSweep, workload.PhaseWipe}
 
-func masterKey() key.Value {
-	raw := make([]byte, 32)
-	_, _ = rand.Read(raw)
-	return key.NewValue(base64.StdEncoding.EncodeToString(raw))
-}
-
-func newDatabase(ctx context.Context, server *testbed.Postgres, name string, rows, salts int) (*database, error) {
-	url, err := server.NewDatabase(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	d := &database{url: url, old: masterKey()}
-	if d.conn, err = pgx.Connect(ctx, url); err != nil {
-		return nil, err
-	}
-	d.rows, err = testbed.SeedPlatform(ctx, d.conn, testbed.Seeding{
-		MasterKey: d.old, BetterAuth: key.NewValue("not used in this database"), Providers: rows, Salts: salts,
-	})
-	return d, err
-}
-
-// rotate does all phases with a fresh worker, as a sidecar that has just started would, and gives the time they took.
-func (d *database) rotate(ctx context.Context, to key.Value, phases ...workload.Phase) (time.Duration, error) {
-	d.n++
-	worker := reencrypt.NewWorker(d.url, reencrypt.Options{BatchSize: 1000})
-	begun := time.Now()
-	for _, phase := range phases {
-		report, err := worker.Do(ctx, workload.Work{
-			ID: string(phase), Rotation: fmt.Sprintf("r%d", d.n), Key: "k", Env: "K", Phase: phase, From: 1, To: 2,
-			Columns: []key.Column{{Table: "ai_provider_configs", Column: "api_key_encrypted", Layout: key.TagFirst}},
-		}, map[string][]key.Value{"K": {to, d.old}})
-		if err != nil {
-			return 0, fmt.Errorf("%s: %w", phase, err)
-		}
-		if left, bad := report.Left(); phase == workload.PhaseFlip && left+bad > 0 {
-			return 0, errors.New("rows are left")
-		}
-	}
-	return time.Since(begun), nil
-}
-
-func allPhases() []workload.Phase {
-	return []workload.Phase{workload.PhaseStage, workload.PhaseFlip, workload.PhaseSweep, workload.PhaseWipe}
-}
-
-func perSecond(rows int, took time.Duration) float64 { return float64(rows) / took.Seconds() }
+// reencryptionRates are in rows/s, one a round.
+type reencryptionRates struct{ runbook, runbookRerun, first, next, rerun []float64 }
 
 // reencryption compares a first rotation (a salt a row), a next one (shared salts) and a re-run with the runbook's way.
 func reencryption(ctx context.Context, log io.Writer) (results []Result, err error) {
@@ -93,47 +40,77 @@ func reencryption(ctx context.Context, log io.Writer) (results []Result, err err
 	if err != nil {
 		return nil, err
 	}
-	theirs, err := newDatabase(ctx, server, "runbook", runbookRows, 0)
+	next, err := newDatabase(ctx, server, "next", nextRows, nextSalts)
 	if err != nil {
 		return nil, err
 	}
-	first, err := newDatabase(ctx, server, "first", firstRows, 0)
-	if err != nil {
-		return nil, err
-	}
-	next, err := newDatabase(ctx, server, "next", nextRows, 3)
-	if err != nil {
-		return nil, err
-	}
-
-	newKey := masterKey()
-	begun := time.Now()
-	if err := runbook(ctx, theirs.conn, theirs.rows, theirs.old, newKey); err != nil {
-		return nil, err
-	}
-	runbookRate := perSecond(runbookRows, time.Since(begun))
-	begun = time.Now()
-	if err := runbook(ctx, theirs.conn, theirs.rows, theirs.old, newKey); err != nil {
-		return nil, err
-	}
-	runbookRerun := perSecond(runbookRows, time.Since(begun))
-
-	firstTime, err := first.rotate(ctx, masterKey(), allPhases()...)
-	if err != nil {
-		return nil, err
-	}
-	target := masterKey()
-	nextTime, err := next.rotate(ctx, target, allPhases()...)
-	if err != nil {
-		return nil, err
-	}
-	rerunTime, err := next.rotate(ctx, target, workload.PhaseStage, workload.PhaseFlip)
-	if err != nil {
-		return nil, err
+	var all reencryptionRates
+	for round := range reencryptRounds {
+		_, _ = fmt.Fprintf(log, "  round %d of %d\n", round+1, reencryptRounds)
+		theirs, err := newDatabase(ctx, server, fmt.Sprintf("runbook%d", round), runbookRows, 0)
+		if err != nil {
+			return nil, err
+		}
+		first, err := newDatabase(ctx, server, fmt.Sprintf("first%d", round), firstRows, 0)
+		if err != nil {
+			return nil, err
+		}
+		if err := all.round(ctx, theirs, first, next); err != nil {
+			return nil, err
+		}
 	}
 	return []Result{
-		rates("reencrypt-first", "rows/s", perSecond(firstRows, firstTime), runbookRate),
-		rates("reencrypt-next", "rows/s", perSecond(nextRows, nextTime), runbookRate),
-		rates("reencrypt-rerun", "rows/s", perSecond(nextRows, rerunTime), runbookRerun),
+		rates("reencrypt-first", "rows/s", median(all.first), median(all.runbook)),
+		rates("reencrypt-next", "rows/s", median(all.next), median(all.runbook)),
+		rates("reencrypt-rerun", "rows/s", median(all.rerun), median(all.runbookRerun)),
 	}, nil
+}
+
+// round measures each side once, in turn.
+func (r *reencryptionRates) round(ctx context.Context, theirs, first, next *database) error {
+	to := masterKey()
+	if err := theirs.byRunbook(ctx, &r.runbook, to, runbookRows); err != nil {
+		return fmt.Errorf("runbook: %w", err)
+	}
+	if err := first.timed(ctx, &r.first, first.current, to, allPhases...); err != nil {
+		return fmt.Errorf("first: %w", err)
+	}
+	before := next.current
+	if err := next.timed(ctx, &r.next, before, to, allPhases...); err != nil {
+		return fmt.Errorf("next: %w", err)
+	}
+	if err := theirs.byRunbook(ctx, &r.runbookRerun, to, 0); err != nil {
+		return fmt.Errorf("runbook's re-run: %w", err)
+	}
+	if err := next.timed(ctx, &r.rerun, before, to, workload.PhaseStage, workload.PhaseFlip); err != nil {
+		return fmt.Errorf("re-run: %w", err)
+	}
+	return nil
+}
+
+// timed adds the rate of a rotation.
+func (d *database) timed(ctx context.Context, into *[]float64, from, to key.Value, phases ...workload.Phase) error {
+	took, err := d.rotate(ctx, from, to, phases...)
+	*into = append(*into, float64(len(d.rows))/took.Seconds())
+	return err
+}
+
+// byRunbook adds the rate of the runbook's way, which must change so many rows. The current key stays noted as it is,
+// so that the same call again is a re-run.
+func (d *database) byRunbook(ctx context.Context, into *[]float64, to key.Value, changes int) error {
+	oldSecret, err := envelope.Secret(key.TagFirst, d.current)
+	if err != nil {
+		return err
+	}
+	newSecret, err := envelope.Secret(key.TagFirst, to)
+	if err != nil {
+		return err
+	}
+	begun := time.Now()
+	changed, err := runbook(ctx, d.conn, d.rows, oldSecret, newSecret)
+	if err == nil && changed != changes {
+		err = fmt.Errorf("%d rows changed instead of %d", changed, changes)
+	}
+	*into = append(*into, float64(len(d.rows))/time.Since(begun).Seconds())
+	return err
 }

@@ -189,7 +189,7 @@ func TestNothingPrintsASecret(t *testing.T) {
 	d := Derived(bytes.Repeat([]byte{0xa7}, len(Derived{})))
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%q", "%d"} {
 		text := fmt.Sprintf(verb+" "+verb, ring, d)
-		for _, secret := range []string{canary, fmt.Sprintf("%x", canary), fmt.Sprint([]byte(canary)), "a7a7", "167 167"} {
+		for _, secret := range []string{canary, fmt.Sprintf("%x", canary), fmt.Sprintf("%d", []byte(canary)), "a7a7", "167 167"} {
 			if strings.Contains(text, secret) {
 				t.Errorf("%s prints %s", verb, text)
 			}

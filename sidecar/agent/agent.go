@@ -54,11 +54,13 @@ type Agent struct {
 	stale    bool   // the bundle must be read again
 	dirty    bool   // there is something to report
 	redo     bool   // the bundle was not applied: do it again, whatever it is
+	faults   int    // of applying, one after the other
 
 	jobs     *jobs
 	checks   chan check
 	tokenAge *time.Timer
 	leaseAge *time.Timer
+	retry    *time.Timer // of applying
 }
 
 // New makes an agent of a checked configuration with a vault block.
@@ -69,7 +71,7 @@ func New(c Config, log *slog.Logger) (*Agent, error) {
 	}
 	a := &Agent{
 		config: c, log: log, vault: v, engine: client.New(v, c.Vault.Mount), stale: true,
-		checks: make(chan check), tokenAge: stopped(), leaseAge: stopped(),
+		checks: make(chan check), tokenAge: stopped(), leaseAge: stopped(), retry: stopped(),
 	}
 	if cmd, ok := c.Reloader.(reload.Command); ok {
 		cmd.Mask = a.mask
@@ -118,6 +120,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		if err := t.Clean(); err != nil {
 			return err
 		}
+		a.redo = a.redo || t.Owed()
 	}
 	defer a.leave()
 	defer a.jobs.stop()
@@ -264,6 +267,9 @@ func (a *Agent) wait(ctx context.Context) error {
 			}
 		case <-a.jobs.news:
 			a.dirty = true
+			return nil
+		case <-a.retry.C:
+			a.stale = true
 			return nil
 		case <-a.leaseAge.C:
 			return a.renewLease(ctx)

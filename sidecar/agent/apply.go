@@ -25,7 +25,8 @@ func sameContent(a, b client.Bundle) bool {
 // apply brings files and workload to the bundle. Where the content is the same as before and loaded, there is nothing
 // to do but to say so under the new etag.
 func (a *Agent) apply(ctx context.Context, same bool) {
-	same, a.redo = same && !a.redo, false
+	again := a.redo
+	same, a.redo = same && !again, false
 	if same && a.loaded != "" {
 		a.loaded = a.bundle.Etag
 		return
@@ -33,18 +34,14 @@ func (a *Agent) apply(ctx context.Context, same bool) {
 	if same && a.rendered != "" {
 		return // rendered, and the workload still to prove itself: judge will see
 	}
-	changed := false
-	for _, t := range a.config.Targets {
-		did, err := t.Write(a.bundle)
-		if err != nil {
-			a.fault("files not rendered", err)
-			return
-		}
-		changed = changed || did
+	changed, err := a.render()
+	if err != nil {
+		a.fault("files not rendered", err)
+		return
 	}
 	a.rendered, a.loaded = a.bundle.Etag, ""
 	a.log.Info("bundle rendered", "etag", a.bundle.Etag, "changed", changed)
-	if changed && a.config.Reloader != nil {
+	if (changed || again) && a.config.Reloader != nil {
 		err := a.config.Reloader.Reload(ctx)
 		if err != nil && !errors.Is(err, reload.ErrNotRunning) {
 			a.rendered = "" // so that it is tried again
@@ -53,15 +50,48 @@ func (a *Agent) apply(ctx context.Context, same bool) {
 		}
 		a.log.Info("workload reloaded", "etag", a.bundle.Etag, "running", err == nil)
 	}
+	if err := a.ended(); err != nil {
+		a.fault("end of reload not noted", err)
+		return
+	}
+	a.faults = 0
 	a.prove(ctx)
 }
 
-// fault is reported; the bundle is read and applied again after a while.
+// render writes all files, with a note that a reload is owed around it.
+func (a *Agent) render() (changed bool, err error) {
+	for _, t := range a.config.Targets {
+		if a.config.Reloader != nil {
+			if err := t.Begin(); err != nil {
+				return changed, err
+			}
+		}
+		did, err := t.Write(a.bundle)
+		if err != nil {
+			return changed, err
+		}
+		changed = changed || did
+	}
+	return changed, nil
+}
+
+// ended takes the notes away.
+func (a *Agent) ended() error {
+	for _, t := range a.config.Targets {
+		if err := t.End(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fault is reported; the bundle is read and applied again after a while, which grows.
 func (a *Agent) fault(what string, err error) {
 	a.healthy, a.reason = false, a.mask(what+": "+err.Error())
 	a.log.Error("instance is not healthy", "what", what, "error", a.mask(err.Error()))
 	a.redo = true
-	schedule(a.leaseAge, min(share(a.bundle.LeaseDuration), backoffMost))
+	a.faults++
+	schedule(a.retry, backoff(a.faults))
 }
 
 // prove waits, up to the deadline, until the workload is well with what was rendered.

@@ -230,9 +230,8 @@ func syncDir(dir string) error {
 
 // Clean removes what a crash left half-written, and makes the directory of Files.
 func (t Target) Clean() error {
-	dir := filepath.Dir(t.Path)
+	dir := t.dir()
 	if t.Format == Files {
-		dir = t.Path
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return fmt.Errorf("making directory %s: %w", dir, err)
 		}

@@ -1,0 +1,468 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
+)
+
+const canary = "canary-secret-value"
+
+// fakeVault speaks the engine's contract, for faults that a real one cannot be made to show at will. The scenarios of
+// internal/e2e have the real one.
+type fakeVault struct {
+	t      *testing.T
+	server *httptest.Server
+
+	mu       sync.Mutex
+	version  int
+	work     []workload.Work
+	secret   int            // of the newest read
+	fail     map[string]int // status by kind of request, until it is taken out
+	changed  chan struct{}
+	requests map[string]int
+	reports  chan map[string]any
+}
+
+func newFakeVault(t *testing.T) *fakeVault {
+	f := &fakeVault{
+		t: t, version: 1, fail: map[string]int{}, changed: make(chan struct{}), requests: map[string]int{},
+		reports: make(chan map[string]any, 1000),
+	}
+	f.server = httptest.NewServer(http.HandlerFunc(f.serve))
+	t.Cleanup(f.server.Close)
+	return f
+}
+
+func (f *fakeVault) etag() string { return fmt.Sprintf("etag-%d-%d", f.version, len(f.work)) }
+
+// change lets a fault begin or end, or the bundle be another.
+func (f *fakeVault) change(do func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	do()
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+func (f *fakeVault) count(kind string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.requests[kind]
+}
+
+func (f *fakeVault) serve(w http.ResponseWriter, r *http.Request) {
+	kind := strings.Split(strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/v1/"), "hyvve/"), "/")[0]
+	f.mu.Lock()
+	f.requests[kind]++
+	status := f.fail[kind]
+	f.mu.Unlock()
+	if status != 0 {
+		w.WriteHeader(status)
+		_, _ = w.Write([]byte(`{"errors":["injected"]}`))
+		return
+	}
+	var body map[string]any
+	_ = json.NewDecoder(r.Body).Decode(&body)
+	answer := map[string]any{}
+	switch kind {
+	case "auth":
+		answer["data"] = map[string]any{"ttl": 0, "renewable": false}
+	case "creds":
+		answer = f.creds()
+	case "watch":
+		answer["data"] = f.watch(r)
+	case "report":
+		answer["data"] = f.report(w, body)
+		if answer["data"] == nil {
+			return
+		}
+	}
+	_ = json.NewEncoder(w).Encode(answer)
+}
+
+func (f *fakeVault) creds() map[string]any {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.secret++
+	value := fmt.Sprintf("%s-%d", canary, f.version)
+	return map[string]any{
+		"lease_id": "hyvve/creds/api/x", "lease_duration": 60, "renewable": true,
+		"data": map[string]any{
+			"values": map[string]any{"TOKEN": value}, "accepts": map[string]any{"TOKEN": []string{value, canary + "-old"}},
+			"versions": map[string]any{"TOKEN": f.version}, "etag": f.etag(), "instance": "api-1",
+			"instance_secret": fmt.Sprintf("secret-%d", f.secret), "work": f.work,
+		},
+	}
+}
+
+func (f *fakeVault) watch(r *http.Request) map[string]any {
+	for {
+		f.mu.Lock()
+		etag, changed := f.etag(), f.changed
+		f.mu.Unlock()
+		if etag != r.URL.Query().Get("etag") {
+			return map[string]any{"etag": etag, "changed": true}
+		}
+		select {
+		case <-changed:
+		case <-r.Context().Done():
+			return nil
+		}
+	}
+}
+
+func (f *fakeVault) report(w http.ResponseWriter, body map[string]any) map[string]any {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if body["instance_secret"] != fmt.Sprintf("secret-%d", f.secret) {
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = w.Write([]byte(`{"errors":["instance_secret is not that of its newest read"]}`))
+		return nil
+	}
+	f.reports <- body
+	return map[string]any{"accepted": true, "etag": f.etag()}
+}
+
+// reloads counts what a workload would see.
+type reloads struct {
+	mu   sync.Mutex
+	n    int
+	fail error
+}
+
+func (r *reloads) Reload(context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.n++
+	return r.fail
+}
+
+func (r *reloads) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.n
+}
+
+// running is an agent under test.
+type running struct {
+	t       *testing.T
+	fake    *fakeVault
+	reloads *reloads
+	path    string
+	log     *lockedBuffer
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// reencryptor stands for the database.
+type reencryptor func(w workload.Work) (workload.WorkReport, error)
+
+func (r reencryptor) Do(_ context.Context, w workload.Work, _ map[string][]key.Value) (workload.WorkReport, error) {
+	return r(w)
+}
+
+func startAgent(t *testing.T, worker Reencryptor) *running {
+	t.Helper()
+	return startAgentIn(t, t.TempDir(), worker)
+}
+
+func startAgentIn(t *testing.T, dir string, worker Reencryptor) *running {
+	t.Helper()
+	r := &running{t: t, fake: newFakeVault(t), reloads: &reloads{}, log: &lockedBuffer{}}
+	r.path = filepath.Join(dir, "secrets.json")
+	token := filepath.Join(dir, "token")
+	if err := os.WriteFile(token, []byte("root"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := File{
+		Workload: "api", Instance: "api-1",
+		Vault:  &VaultBlock{Address: r.fake.server.URL, Auth: AuthBlock{Method: "token_file", Path: token}},
+		Render: []RenderBlock{{Format: "json", Path: r.path}},
+	}.Check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Reloader = r.reloads
+	a, err := New(c, slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if worker != nil {
+		a.jobs = newJobs(func() (Reencryptor, error) { return worker, nil })
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- a.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if strings.Contains(r.log.String(), canary) || strings.Contains(r.log.String(), "secret-1") {
+			t.Errorf("a secret stands in the log:\n%s", r.log)
+		}
+	})
+	return r
+}
+
+// await gives the first report that is as wanted.
+func (r *running) await(what string, wanted func(report map[string]any) bool) map[string]any {
+	r.t.Helper()
+	deadline := time.After(30 * time.Second)
+	for {
+		select {
+		case report := <-r.fake.reports:
+			if wanted(report) {
+				return report
+			}
+		case <-deadline:
+			r.t.Fatalf("no report: %s; log:\n%s", what, r.log)
+		}
+	}
+}
+
+func loaded(etag string) func(map[string]any) bool {
+	return func(report map[string]any) bool { return report["etag"] == etag && report["healthy"] == true }
+}
+
+func (r *running) file() string {
+	data, _ := os.ReadFile(r.path)
+	return string(data)
+}
+
+func TestFollowsTheBundle(t *testing.T) {
+	r := startAgent(t, nil)
+	r.await("first", loaded("etag-1-0"))
+	r.fake.change(func() { r.fake.version = 2 })
+	r.await("second", loaded("etag-2-0"))
+	if !strings.Contains(r.file(), canary+"-2") || r.reloads.count() != 2 {
+		t.Errorf("%d reloads; file: %v", r.reloads.count(), strings.Contains(r.file(), canary+"-2"))
+	}
+}
+
+// While Vault answers with errors the files stay; when it is back, the agent is too.
+func TestTroubleWithVault(t *testing.T) {
+	for kind, status := range map[string]int{"watch": 503, "creds": 429, "report": 412, "auth": 500} {
+		t.Run(fmt.Sprintf("%s %d", kind, status), func(t *testing.T) {
+			r := startAgent(t, nil)
+			r.await("first", loaded("etag-1-0"))
+			r.fake.change(func() { r.fake.fail[kind], r.fake.fail["watch"], r.fake.version = status, status, 2 })
+			deadline := time.After(20 * time.Second)
+			for before := r.fake.count("watch"); r.fake.count("watch") < before+2; {
+				select {
+				case <-deadline:
+					t.Fatal("the agent does not try again")
+				case <-time.After(5 * time.Millisecond):
+				}
+			}
+			if !strings.Contains(r.file(), canary+"-1") || r.reloads.count() != 1 {
+				t.Error("files or workload were touched while Vault was away")
+			}
+			r.fake.change(func() { clear(r.fake.fail) })
+			r.await("second", loaded("etag-2-0"))
+		})
+	}
+}
+
+func TestDeniedLogsInAgain(t *testing.T) {
+	r := startAgent(t, nil)
+	r.await("first", loaded("etag-1-0"))
+	logins := r.fake.count("auth")
+	r.fake.change(func() { r.fake.fail["watch"] = 403; r.fake.version = 2 })
+	deadline := time.After(20 * time.Second)
+	for r.fake.count("auth") < logins+1 {
+		select {
+		case <-deadline:
+			t.Fatal("the agent does not log in again")
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	r.fake.change(func() { clear(r.fake.fail) })
+	r.await("second", loaded("etag-2-0"))
+}
+
+// Somebody else read the bundle as this instance: the report is refused, and the bundle is read again.
+func TestSupersededInstanceReadsAgain(t *testing.T) {
+	r := startAgent(t, nil)
+	r.await("first", loaded("etag-1-0"))
+	r.fake.change(func() { r.fake.secret += 10; r.fake.work = []workload.Work{{ID: "w1", Phase: workload.PhaseStage}} })
+	r.await("after being superseded", loaded("etag-1-1"))
+	if r.reloads.count() != 1 {
+		t.Errorf("%d reloads for the same content", r.reloads.count())
+	}
+}
+
+func TestFailingReloadIsReportedAndTriedAgain(t *testing.T) {
+	r := startAgent(t, nil)
+	r.await("first", loaded("etag-1-0"))
+	r.reloads.mu.Lock()
+	r.reloads.fail = errors.New("it says " + canary + "-2 is wrong")
+	r.reloads.mu.Unlock()
+	r.fake.change(func() { r.fake.version = 2 })
+	report := r.await("unhealthy", func(report map[string]any) bool { return report["healthy"] == false })
+	if reason := fmt.Sprint(report["reason"]); !strings.Contains(reason, "[redacted] is wrong") {
+		t.Errorf("the reason is %q", reason)
+	}
+	if report["etag"] == "etag-2-0" {
+		t.Error("a bundle that was not taken up is reported as loaded")
+	}
+	r.reloads.mu.Lock()
+	r.reloads.fail = nil
+	r.reloads.mu.Unlock()
+	r.await("healthy", loaded("etag-2-0"))
+}
+
+// Killed between rendering and reloading, the agent owes a reload; started again in good order, it makes none.
+func TestOwedReloadIsMade(t *testing.T) {
+	dir := t.TempDir()
+	for n, want := range []int{1, 0, 1} {
+		if n == 2 { // as a crash would leave it
+			target := render.Target{Format: render.JSON, Path: filepath.Join(dir, "secrets.json")}
+			if err := target.Begin(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Run(fmt.Sprintf("start %d", n+1), func(t *testing.T) {
+			r := startAgentIn(t, dir, nil)
+			r.await("first", loaded("etag-1-0"))
+			if r.reloads.count() != want {
+				t.Errorf("%d reloads, want %d", r.reloads.count(), want)
+			}
+		})
+	}
+}
+
+func TestWorkIsDoneOnceAndSweepsAgain(t *testing.T) {
+	done := make(chan string, 100)
+	failures := 1
+	r := startAgent(t, reencryptor(func(w workload.Work) (workload.WorkReport, error) {
+		done <- w.ID
+		if w.ID == "w-fails" && failures > 0 {
+			failures--
+			return workload.WorkReport{}, errors.New("no route to the database")
+		}
+		return workload.WorkReport{ID: w.ID, Done: true, Columns: []workload.ColumnReport{{Column: "t.c", Total: 1, Rotated: 1}}}, nil
+	}))
+	r.await("first", loaded("etag-1-0"))
+	work := func(report map[string]any) map[string]any {
+		list, _ := report["work"].([]any)
+		if len(list) == 0 {
+			return nil
+		}
+		first, _ := list[0].(map[string]any)
+		return first
+	}
+	r.fake.change(func() { r.fake.work = []workload.Work{{ID: "w-fails", Phase: workload.PhaseFlip}} })
+	r.await("failure", func(report map[string]any) bool {
+		return strings.Contains(fmt.Sprint(work(report)["error"]), "no route to the database")
+	})
+	r.await("success", func(report map[string]any) bool { return work(report)["done"] == true })
+	r.fake.change(func() {
+		r.fake.work = []workload.Work{{ID: "w-a", Phase: workload.PhaseSweep}, {ID: "w-b", Phase: workload.PhaseWipe}}
+	})
+	counts := map[string]int{}
+	deadline := time.After(30 * time.Second)
+	for counts["w-a"] < 2 {
+		select {
+		case id := <-done:
+			counts[id]++
+		case <-deadline:
+			t.Fatalf("the sweep is not repeated: %v", counts)
+		}
+	}
+	if counts["w-b"] != 1 || counts["w-fails"] != 2 {
+		t.Errorf("work was done %v times", counts)
+	}
+	if r.reloads.count() != 1 {
+		t.Errorf("%d reloads although only work changed", r.reloads.count())
+	}
+}
+
+func TestWorkWithoutADatabase(t *testing.T) {
+	r := startAgent(t, nil)
+	r.fake.change(func() { r.fake.work = []workload.Work{{ID: "w", Phase: workload.PhaseStage}} })
+	r.await("what is missing", func(report map[string]any) bool {
+		return strings.Contains(fmt.Sprint(report["work"]), "no reencrypt block")
+	})
+}
+
+// Files that something else renders: one reload a change.
+func TestFollowReloads(t *testing.T) {
+	path := filepath.Join(t.TempDir(), ".env")
+	if err := os.WriteFile(path, []byte("A=1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := File{
+		Watch:  &WatchBlock{Paths: []string{path}, Stable: "10ms", Poll: "20ms"},
+		Reload: &ReloadBlock{Method: "command", Command: []string{"true"}},
+	}.Check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	called := make(chan struct{}, 10)
+	c.Reloader = reloaderFunc(func() error { called <- struct{}{}; return nil })
+	log := &lockedBuffer{}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- Follow(ctx, c, slog.New(slog.NewTextHandler(log, nil))) }()
+	deadline := time.After(20 * time.Second)
+	for !strings.Contains(log.String(), "following files") {
+		select {
+		case <-deadline:
+			t.Fatal("it does not start")
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if err := os.WriteFile(path, []byte("A=2"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-called:
+	case <-deadline:
+		t.Fatal("no reload")
+	}
+	cancel()
+	if err := <-done; err != nil || len(called) != 0 {
+		t.Errorf("%v, %d further reloads", err, len(called))
+	}
+}
+
+type reloaderFunc func() error
+
+func (f reloaderFunc) Reload(context.Context) error { return f() }
+
+var _ reload.Reloader = reloaderFunc(nil)

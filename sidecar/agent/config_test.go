@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const good = `
+workload = "api"
+vault {
+  address = "http://127.0.0.1:8200"
+  auth "token_file" { path = "/run/token" }
+}
+render "bundle" {
+  path = "/run/hyvve/bundle.json"
+  mode = "0640"
+}
+reload "signal" { pid_file = "/run/api.pid" }
+health "http" {
+  url         = "http://127.0.0.1:3000/health"
+  expect_etag = true
+}
+reencrypt { database_url_file = "/run/url" }
+`
+
+func validate(t *testing.T, text string, args ...string) (int, string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "sidecar.hcl")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out, errs bytes.Buffer
+	status := Validate(append([]string{"--config=" + path}, args...), &out, &errs)
+	return status, out.String() + errs.String()
+}
+
+func TestGoodConfiguration(t *testing.T) {
+	if status, text := validate(t, good); status != 0 || !strings.Contains(text, "is good") {
+		t.Errorf("status %d: %s", status, text)
+	}
+}
+
+func TestErrorsSayWhatToWriteInstead(t *testing.T) {
+	swap := func(old, new string) string {
+		if !strings.Contains(good, old) {
+			t.Fatalf("the good configuration has no %q", old)
+		}
+		return strings.Replace(good, old, new, 1)
+	}
+	for name, c := range map[string]struct {
+		text  string
+		args  []string
+		wants []string
+	}{
+		"attribute":        {swap("workload", "worklaod"), nil, []string{"sidecar.hcl:2", `"worklaod"`, `"workload"`}},
+		"block":            {swap("health", "helth"), nil, []string{"sidecar.hcl:12", `"helth"`, `"health"`}},
+		"syntax":           {swap(`"api"`, `"api`), nil, []string{"sidecar.hcl:2"}},
+		"no workload":      {swap(`workload = "api"`, ""), nil, []string{"workload is missing"}},
+		"auth":             {swap(`auth "token_file"`, `auth "tokenfile"`), nil, []string{`auth "tokenfile" is not known`, `"token_file"`}},
+		"approle":          {swap(`auth "token_file" { path = "/run/token" }`, `auth "approle" { role_id_file = "/x" }`), nil, []string{"secret_id_file is missing"}},
+		"format":           {swap(`render "bundle"`, `render "bundel"`), nil, []string{`"bundel" is not a format`, `"bundle"`}},
+		"relative path":    {swap(`"/run/hyvve/bundle.json"`, `"bundle.json"`), nil, []string{"is not absolute"}},
+		"mode":             {swap(`"0640"`, `"0644"`), nil, []string{"lets every user at the secrets"}},
+		"mode word":        {swap(`"0640"`, `"rw-r"`), nil, []string{"is not octal"}},
+		"reload":           {swap(`reload "signal"`, `reload "signl"`), nil, []string{`did you mean "signal"`}},
+		"pid file":         {swap(`pid_file = "/run/api.pid"`, ""), nil, []string{"pid_file is missing"}},
+		"signal":           {swap(`{ pid_file = "/run/api.pid" }`, "{\n pid_file = \"/x\"\n signal = \"SIGHAP\"\n}"), nil, []string{`"SIGHAP" is not known`}},
+		"no etag":          {swap(`render "bundle"`, `render "json"`), nil, []string{"expect_etag needs a render block"}},
+		"duration":         {swap("expect_etag = true", `interval = "soon"`), nil, []string{`interval = "soon" is not a duration`}},
+		"database":         {swap(`database_url_file = "/run/url"`, ""), nil, []string{"set one of database_url_file"}},
+		"two modes":        {good + "watch { paths = [\"/x\"] }", nil, []string{"exclude each other"}},
+		"nothing":          {"", nil, []string{"neither a vault block"}},
+		"watch, no reload": {"watch { paths = [\"/x\"] }", nil, []string{"without a reload block"}},
+		"unknown flag":     {good, []string{"--pidfile=/x"}, []string{"did you mean --pid-file"}},
+		"unknown level":    {good, []string{"--log-level=loud"}, []string{"--log-level=loud"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			status, text := validate(t, c.text, c.args...)
+			if status != 2 {
+				t.Errorf("status %d", status)
+			}
+			for _, want := range c.wants {
+				if !strings.Contains(text, want) {
+					t.Errorf("no %q in:\n%s", want, text)
+				}
+			}
+		})
+	}
+}
+
+func TestFlagsAlone(t *testing.T) {
+	var out, errs bytes.Buffer
+	status := Validate([]string{"--vault-addr=http://127.0.0.1:1", "--token-file=/x", "--workload=api", "--dotenv=/run/.env", "--pid-file=/run/pid", "--signal=USR1", "--health-url=http://127.0.0.1/h"}, &out, &errs)
+	if status != 0 {
+		t.Errorf("status %d: %s", status, errs.String())
+	}
+	out.Reset()
+	if status := Command(t.Context(), []string{"--help"}, &out, &errs); status != 0 || !strings.Contains(out.String(), "--token-file") {
+		t.Errorf("--help: status %d: %s", status, out.String())
+	}
+}
