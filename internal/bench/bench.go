@@ -34,8 +34,12 @@ func all() []benchmark {
 
 // Run runs those whose names match, prints a table to out and writes the results to path.
 func Run(ctx context.Context, match *regexp.Regexp, out io.Writer, path string) error {
+	return run(ctx, all(), match, out, path)
+}
+
+func run(ctx context.Context, benchmarks []benchmark, match *regexp.Regexp, out io.Writer, path string) error {
 	var results []Result
-	for _, b := range all() {
+	for _, b := range benchmarks {
 		if !slices.ContainsFunc(b.names, match.MatchString) {
 			continue
 		}

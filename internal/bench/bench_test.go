@@ -4,8 +4,11 @@ package bench
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -96,28 +99,31 @@ func TestReseal(t *testing.T) {
 
 func TestRunWritesTableAndFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "deep", "bench.json")
+	benchmarks := []benchmark{
+		{[]string{"one", "two"}, func(context.Context, io.Writer) ([]Result, error) {
+			return []Result{rates("one", "x", 3, 1), rates("two", "x", 2, 1)}, nil
+		}},
+		{[]string{"broken"}, func(context.Context, io.Writer) ([]Result, error) { return nil, errors.New("no server") }},
+	}
 	var out bytes.Buffer
-	if err := Run(t.Context(), regexp.MustCompile("^pbkdf2-single$"), &out, path); err != nil {
+	if err := run(t.Context(), benchmarks, regexp.MustCompile("^one$"), &out, path); err != nil {
 		t.Fatal(err)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var results []map[string]any
-	if err := json.Unmarshal(data, &results); err != nil || len(results) != 1 {
-		t.Fatalf("%v: %s", err, data)
+	var results []Result
+	if err := json.Unmarshal(data, &results); err != nil || len(results) != 1 || results[0].Name != "one" {
+		t.Errorf("%v: %s", err, data)
 	}
-	for _, field := range []string{"name", "unit", "ours", "peer", "ratio", "bar", "holds"} {
-		if _, ok := results[0][field]; !ok {
-			t.Errorf("field %s is missing", field)
-		}
-	}
-	if !strings.Contains(out.String(), "pbkdf2-single") {
+	if !strings.Contains(out.String(), "3.00") {
 		t.Errorf("no table:\n%s", out.String())
 	}
-	if err := Run(t.Context(), regexp.MustCompile("nothing"), &out, path); err == nil {
-		t.Error("a name that matches nothing is no error")
+	for _, wrong := range []string{"broken", "nothing"} {
+		if err := run(t.Context(), benchmarks, regexp.MustCompile(wrong), &out, path); err == nil {
+			t.Errorf("-run %s is no error", wrong)
+		}
 	}
 }
 

@@ -91,17 +91,7 @@ func Secret(layout key.Layout, value key.Value) ([]byte, error) {
 		}
 		return []byte(text), nil
 	case key.TagFirst:
-		if strings.ContainsAny(text, "-_") {
-			return nil, errors.New("value is url-safe base64 ('-' or '_'); the master key must be standard base64, with '+', '/' and '=' padding")
-		}
-		raw, err := base64.StdEncoding.Strict().DecodeString(text)
-		if err != nil || strings.ContainsAny(text, "\r\n") {
-			return nil, errors.New("value is not standard base64 with padding; make one with: openssl rand -base64 32")
-		}
-		if len(raw) != pbkdf2.Size {
-			return nil, fmt.Errorf("value decodes to %d bytes; the master key must be exactly %d", len(raw), pbkdf2.Size)
-		}
-		return raw, nil
+		return key.MasterKey(value)
 	}
 	return nil, fmt.Errorf("layout %q is not known", layout)
 }

@@ -3,12 +3,13 @@
 package token
 
 import (
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"math"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 )
 
 // rule is what a value must satisfy. check never puts the value into what it returns.
@@ -122,23 +123,11 @@ func sameClass(a, b rune) bool {
 	return digit(a) && digit(b) || letter(a) && letter(b)
 }
 
-// masterKeyBytes is what AES-256 takes.
 const masterKeyBytes = 32
 
-// masterKey is strict: the platform decodes leniently and then uses whatever bytes come out, so that a value that is
-// almost right would encrypt rows under a key that nobody can write down again.
 func masterKey(value string) ([]string, error) {
-	if strings.ContainsAny(value, "-_") {
-		return nil, errors.New("value is url-safe base64 ('-' or '_'); the master key must be standard base64, with '+', '/' and '=' padding")
-	}
-	raw, err := base64.StdEncoding.Strict().DecodeString(value)
-	if err != nil || strings.ContainsAny(value, "\r\n") {
-		return nil, errors.New("value is not standard base64 with padding; make one with: openssl rand -base64 32")
-	}
-	if len(raw) != masterKeyBytes {
-		return nil, fmt.Errorf("value decodes to %d bytes; the master key must be exactly %d (make one with: openssl rand -base64 32)", len(raw), masterKeyBytes)
-	}
-	return nil, nil
+	_, err := key.MasterKey(key.NewValue(value))
+	return nil, err
 }
 
 func masterKeyDefinition(f format, length int, prefix string) error {

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// Killed before or after any write, a rotation goes on from storage and ends, and nothing is lost.
+func TestCrashAtEveryWrite(t *testing.T) {
+	for _, revert := range []bool{false, true} {
+		for _, after := range []bool{false, true} {
+			for at := 1; ; at++ {
+				if !crashAt(t, at, after, revert) {
+					if at < 15 {
+						t.Errorf("only %d writes were tried", at)
+					}
+					break
+				}
+			}
+		}
+	}
+}
+
+// crashAt tells whether there was an nth write to crash at.
+func crashAt(t *testing.T, at int, after, revert bool) bool {
+	t.Helper()
+	h := newHarness(t)
+	h.key("db", "server")
+	h.key("master", "token", key.Column{Table: "t", Column: "c", Layout: key.TagFirst})
+	h.workload(workload.Workload{Name: "api", MinInstances: 1, Reencrypts: true, Keys: map[string]workload.Role{"db": {Presents: true}, "master": {Presents: true, Verifies: true}}})
+	h.join("api", "api-1")
+	first, _ := h.engine.Key("master")
+	h.store.mu.Lock()
+	h.store.failAt, h.store.after = h.store.writes+at, after
+	h.store.mu.Unlock()
+
+	id, reverted := "", false
+	crashed := false
+	for range 200 {
+		h.store.mu.Lock()
+		dead := h.store.dead
+		h.store.mu.Unlock()
+		if dead {
+			crashed = true
+			h.settle()
+			h.open()
+			for _, r := range h.readers { // what they were told may not have been stored
+				h.read(r)
+			}
+			if ids, err := h.engine.RotationIDs(t.Context()); err == nil && len(ids) > 0 {
+				id = ids[0]
+			}
+		}
+		if id == "" {
+			view, _, err := h.engine.Rotate(t.Context(), Request{Keys: []string{"db", "master"}, By: "test", Trigger: ByOperator})
+			if err == nil {
+				id = view.ID
+			} else if !errors.Is(err, errInjected) {
+				t.Fatalf("write %d: %v", at, err)
+			}
+			continue
+		}
+		view, err := h.engine.View(t.Context(), id)
+		if err != nil {
+			continue
+		}
+		if view.Finished() {
+			break
+		}
+		if revert && !reverted && view.State == Soaking {
+			_, err := h.engine.Revert(t.Context(), id, "test", "")
+			reverted = err == nil
+		}
+		tryRound(h)
+		h.clock.advance(time.Minute)
+	}
+	h.settle()
+	h.open()
+	view := h.view(id)
+	if !view.Finished() {
+		t.Errorf("crash at write %d (after %v, revert %v): %s %s: %s", at, after, revert, view.State, view.Step, view.Waits())
+	}
+	for _, name := range []string{"db", "master"} {
+		checkVersions(t, h, name, revert, at)
+	}
+	if k, _ := h.engine.Key("master"); revert {
+		if current, _ := k.Current(); !current.Value.Equal(first.Versions[0].Value) {
+			t.Errorf("crash at write %d: the old value is lost", at)
+		}
+	}
+	checkJournal(t, h, view)
+	return crashed
+}
+
+// checkVersions wants one current version and nothing on its way. A version that a crash left before its rotation was
+// stored is aborted.
+func checkVersions(t *testing.T, h *harness, name string, revert bool, at int) {
+	t.Helper()
+	states := h.states(name)
+	k, _ := h.engine.Key(name)
+	current, ok := k.Current()
+	newest := k.Versions[len(k.Versions)-1].Number
+	if !ok || strings.Contains(states, string(key.Staged)) || strings.Contains(states, string(key.Previous)) ||
+		strings.Count(states, string(key.Current)) != 1 || (current.Number == 1) != revert || (current.Number == newest) == revert {
+		t.Errorf("crash at write %d (revert %v): versions of %s are %s", at, revert, name, states)
+	}
+}
+
+// tryRound is round that bears a dead store.
+func tryRound(h *harness) {
+	for _, r := range h.readers {
+		if reading, err := h.engine.Read(h.t.Context(), r.workload, r.id); err == nil {
+			r.reading = reading
+			var work []workload.WorkReport
+			for _, w := range reading.Bundle.Work {
+				work = append(work, workload.WorkReport{ID: w.ID, Done: true, Columns: []workload.ColumnReport{{Column: "t.c", Total: 3, Rotated: 3}}})
+			}
+			_, _ = h.engine.Report(h.t.Context(), Report{
+				Workload: r.workload, Instance: r.id, Secret: reading.Secret, Etag: reading.Bundle.Holding.Etag, Healthy: true, Work: work,
+			})
+		}
+	}
+	h.engine.Tick(h.t.Context())
+	h.settle()
+}
+
+// checkJournal compares the journal of a rotation with its timeline.
+func checkJournal(t *testing.T, h *harness, view View) {
+	t.Helper()
+	for n, event := range view.Timeline {
+		entry, ok, err := h.engine.JournalEntry(t.Context(), fmt.Sprintf("%s-%03d", view.ID, n))
+		if err != nil || !ok || entry.State != event.State || entry.Step != event.Step || !entry.At.Equal(event.At) {
+			t.Errorf("journal entry %d is %v, want %v (%v)", n, entry, event, err)
+		}
+	}
+}
+
