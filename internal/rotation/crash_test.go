@@ -142,4 +142,3 @@ func checkJournal(t *testing.T, h *harness, view View) {
 		}
 	}
 }
-
