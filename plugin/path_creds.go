@@ -33,6 +33,8 @@ func (b *backend) pathsCreds() []*framework.Path {
 		},
 		HelpSynopsis: "What one instance of a workload should hold now: values, accept-lists, versions, as a lease.",
 		HelpDescription: strings.TrimSpace(`
+Read by a sidecar for its instance, or by Vault Agent, or by hand.
+
     vault read hyvve/creds/api instance=api-7f9c
 
 values        by environment name: to present, or to encrypt with

@@ -30,6 +30,8 @@ func (b *backend) pathsPresets() []*framework.Path {
 		},
 		HelpSynopsis: "All the HYVVE platform's keys and workloads from one call.",
 		HelpDescription: strings.TrimSpace(`
+Defines the platform's keys and workloads.
+
     vault write -f hyvve/presets/hyvve                               a running platform: definitions only, then import
     vault write hyvve/keys/encryption-master-key value=-             each value in use, as version 1
     vault write hyvve/presets/hyvve generate=true                    a new platform: version 1 of every key is made

@@ -51,6 +51,8 @@ func (b *backend) pathsRotate() []*framework.Path {
 }
 
 const rotateHelp = `
+Start a rotation of one key, or of several together.
+
     vault write hyvve/rotate key=agent-service-token
     vault write hyvve/rotate keys=jwt-secret,agno-api-key reason="quarterly"
     vault write hyvve/rotate key=metrics-api-key wait=60s

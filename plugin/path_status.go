@@ -5,51 +5,81 @@ package plugin
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
 func (b *backend) pathsStatus() []*framework.Path {
 	return []*framework.Path{{
 		Pattern: "status",
+		Fields: map[string]*framework.FieldSchema{
+			"detailed": {Type: framework.TypeBool, Query: true, Description: "Give each key's facts as fields, for programs."},
+		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: b.operation(b.readStatus, "read", "status", "Read every key with age, next rotation and what blocks."),
 		},
-		HelpSynopsis:    "Every key with age, next rotation, and what blocks.",
-		HelpDescription: "keys has one entry a key. rotating and blocked say in one line each what is under way and what it waits for.",
+		HelpSynopsis: "Every key with age, next rotation, and what blocks.",
+		HelpDescription: strings.TrimSpace(`
+One line a key: its current version and age, the rotation that runs and what it waits for, when it rotates by itself.
+
+    vault read hyvve/status
+    vault read -format=json hyvve/status detailed=true
+`),
 	}}
 }
 
-func (b *backend) readStatus(_ context.Context, e *rotation.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	keys := map[string]any{}
-	rotating, blocked, due := []string{}, []string{}, []string{}
+func (b *backend) readStatus(_ context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	lines, keys := map[string]any{}, map[string]any{}
 	for _, s := range e.Status() {
-		k := s.Key
-		entry := map[string]any{
-			"env": k.Env, "kind": k.Kind, "current_version": 0, "age": "", "state": "idle", "rotation": "",
-			"waits_for": s.Waits, "next_rotation": stamp(s.Due),
-		}
-		if current, ok := k.Current(); ok {
-			entry["current_version"] = current.Number
-			entry["age"] = time.Since(current.Created).Round(time.Second).String()
-		} else {
-			entry["state"] = "no version"
-		}
-		if s.Rotation != nil {
-			entry["state"], entry["rotation"] = string(s.Rotation.State), s.Rotation.ID
-			rotating = append(rotating, fmt.Sprintf("%s: %s %s (%s)", k.Name, s.Rotation.State, s.Rotation.Step, s.Rotation.ID))
-		}
-		if s.Waits != "" {
-			blocked = append(blocked, k.Name+": "+s.Waits)
-		}
-		if !s.Due.IsZero() {
-			due = append(due, fmt.Sprintf("%s: %s", k.Name, stamp(s.Due)))
-		}
-		keys[k.Name] = entry
+		lines[s.Key.Name] = statusLine(s)
+		keys[s.Key.Name] = statusFields(s)
 	}
-	return &logical.Response{Data: map[string]any{"keys": keys, "rotating": rotating, "blocked": blocked, "due": due}}, nil
+	if d.Get("detailed").(bool) {
+		return &logical.Response{Data: map[string]any{"keys": keys}}, nil
+	}
+	return &logical.Response{Data: lines}, nil
+}
+
+func age(k key.Key) (version int, old time.Duration) {
+	current, ok := k.Current()
+	if !ok {
+		return 0, 0
+	}
+	return current.Number, time.Since(current.Created).Round(time.Second)
+}
+
+func statusLine(s rotation.KeyStatus) string {
+	version, old := age(s.Key)
+	line := "no version yet"
+	if version > 0 {
+		line = fmt.Sprintf("version %d, %s old", version, old)
+	}
+	if s.Rotation != nil {
+		line += fmt.Sprintf("; %s (rotation %s)", strings.TrimSuffix(string(s.Rotation.State)+" "+string(s.Rotation.Step), " "), s.Rotation.ID)
+	}
+	if s.Waits != "" {
+		line += "; waits: " + s.Waits
+	}
+	if s.Rotation == nil && !s.Due.IsZero() {
+		line += "; rotates at " + s.Due.UTC().Format(time.RFC3339)
+	}
+	return line
+}
+
+func statusFields(s rotation.KeyStatus) map[string]any {
+	version, old := age(s.Key)
+	fields := map[string]any{
+		"env": s.Key.Env, "kind": s.Key.Kind, "current_version": version, "age": int64(old.Seconds()), "state": "idle",
+		"step": "", "rotation": "", "waits_for": s.Waits, "next_rotation": stamp(s.Due),
+	}
+	if s.Rotation != nil {
+		fields["state"], fields["step"], fields["rotation"] = string(s.Rotation.State), string(s.Rotation.Step), s.Rotation.ID
+	}
+	return fields
 }

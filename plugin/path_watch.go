@@ -30,6 +30,8 @@ func (b *backend) pathsWatch() []*framework.Path {
 		},
 		HelpSynopsis: "Wait until an instance should hold another bundle. Gives no secret and opens no lease.",
 		HelpDescription: strings.TrimSpace(`
+Blocks until there is news.
+
     vault read hyvve/watch/api instance=api-7f9c etag=… wait=20s
 
 Returns when the instance's etag is no longer the given one, or after wait. changed=true means: read hyvve/creds again.

@@ -44,6 +44,8 @@ func (b *backend) pathsWorkloads() []*framework.Path {
 			},
 			HelpSynopsis: "Workloads: which keys they present or verify, and their live instances.",
 			HelpDescription: strings.TrimSpace(`
+A workload is a set of identical processes that load keys.
+
     vault write hyvve/workloads/agents presents=agent-service-token after=api max_unavailable=1
     vault read hyvve/workloads/agents
 

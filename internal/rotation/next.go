@@ -25,7 +25,7 @@ func Next(r Rotation, f Facts) (next Rotation, results []GateResult, changed boo
 	if !open {
 		return r, results, false
 	}
-	to, ok := r.at().next.row()
+	to, ok := r.towards(r.at().next)
 	if !ok {
 		return r, results, false
 	}
@@ -77,7 +77,7 @@ func Revert(r Rotation, f Facts, by, reason string) (Rotation, error) {
 	if r.State == Reverting {
 		return r, Refusef("rotation %s is being reverted already", r.ID)
 	}
-	to, ok := r.at().revert.row()
+	to, ok := r.towards(r.at().revert)
 	if !ok {
 		return r, Refusef("rotation %s is retiring the old version: there is no way back any more; rotate again instead", r.ID)
 	}

@@ -129,6 +129,11 @@ func (r Rotation) lastRows(c Change) (report workload.WorkReport, ok bool) {
 	return report, ok
 }
 
+// protects tells whether any key of it has rows to re-encrypt.
+func (r Rotation) protects() bool {
+	return slices.ContainsFunc(r.Changes, func(c Change) bool { return len(c.Protects) > 0 })
+}
+
 // clone copies what Next may write to.
 func (r Rotation) clone() Rotation {
 	r.Positions = maps.Clone(r.Positions)

@@ -182,3 +182,15 @@ type goal struct {
 
 // row gives the place that a goal names.
 func (g goal) row() (place, bool) { return find(g.state, g.step) }
+
+// onlyRows tells whether there is nothing to do at a place but to re-encrypt rows.
+func (p place) onlyRows() bool { return p.phase != "" && p.action == noAction }
+
+// towards gives the place that a goal names, or the one after it where that is about rows and the rotation has none.
+func (r Rotation) towards(g goal) (place, bool) {
+	p, ok := g.row()
+	for ok && p.onlyRows() && !r.protects() {
+		p, ok = p.next.row()
+	}
+	return p, ok
+}

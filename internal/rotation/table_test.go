@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
@@ -45,7 +46,7 @@ func TestTableEnds(t *testing.T) {
 func TestEveryPlaceAndEvent(t *testing.T) {
 	now := time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)
 	for _, p := range table {
-		r := Rotation{ID: "r", Changes: []Change{{Key: "k", Env: "K", From: 1, To: 2}}, State: p.state, Step: p.step, Soak: time.Minute}
+		r := Rotation{ID: "r", Changes: []Change{{Key: "k", Env: "K", From: 1, To: 2, Protects: []key.Column{{Table: "t", Column: "c", Layout: key.TagFirst}}}}, State: p.state, Step: p.step, Soak: time.Minute}
 		absent := Facts{Now: now, Workloads: []WorkloadFact{{Workload: workload.Workload{Name: "w", MinInstances: 1, MaxUnavailable: "1", Keys: map[string]workload.Role{"k": {Presents: true, Verifies: true}}}}}}
 		for _, g := range p.gates {
 			if reasons := checks[g](r, absent); g == gateMinInstances && len(reasons) == 0 {
@@ -53,6 +54,7 @@ func TestEveryPlaceAndEvent(t *testing.T) {
 			}
 		}
 		r.Acted, r.SoakFrom = true, now.Add(-time.Hour)
+		r.Work = map[string]Evidence{r.workID(r.Changes[0]): {Report: workload.WorkReport{Done: true}}}
 		open := absent
 		open.Workloads = nil
 		next, _, changed := Next(r, open)
@@ -62,6 +64,11 @@ func TestEveryPlaceAndEvent(t *testing.T) {
 		}
 		if len(r.Timeline) != 0 {
 			t.Fatalf("%s %s: Next wrote into its argument", p.state, p.step)
+		}
+		rowless := r
+		rowless.Changes = []Change{{Key: "k", Env: "K", From: 1, To: 2}}
+		if next, _, _ := Next(rowless, open); next.at().onlyRows() && next.State != r.State {
+			t.Errorf("%s %s goes on to %s %s although there are no rows", p.state, p.step, next.State, next.Step)
 		}
 		_, err := Revert(r, open, "me", "")
 		var refused *Refused
