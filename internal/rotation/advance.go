@@ -48,7 +48,7 @@ func (e *Engine) advance(ctx context.Context, id string) error {
 
 // facts gathers what Next may know. mu is held.
 func (e *Engine) facts(r Rotation) Facts {
-	f := Facts{Now: e.Now(), Progress: e.progress}
+	f := Facts{Now: e.Now(), Progress: e.progress, WaitUntil: e.waitUntil}
 	for _, name := range slices.Sorted(maps.Keys(e.workloads)) {
 		w := e.workloads[name]
 		if !w.Uses(r.KeyNames()...) {

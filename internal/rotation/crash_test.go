@@ -142,3 +142,43 @@ func checkJournal(t *testing.T, h *harness, view View) {
 		}
 	}
 }
+
+// Vault was away for longer than its leases last: the instances are gone from the record, and still run. The revert
+// must not take away what they present before they are back.
+func TestInstancesComeBackAfterTheirLeasesEnded(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	_, err := h.engine.PutKey(t.Context(), Definition{Name: "service-token", Kind: "token", Policy: key.Policy{Soak: 5 * time.Second}}, "test")
+	h.ok(err)
+	id := h.rotate("service-token")
+	h.until(id, Soaking)
+	_, err = h.engine.Revert(t.Context(), id, "test", "")
+	h.ok(err)
+	h.clock.advance(time.Hour)
+	h.open()
+	for _, r := range h.readers {
+		h.ok(h.engine.Revoke(t.Context(), r.workload, r.id, r.reading.Epoch))
+	}
+	back := []string{"api/api-1", "api/api-2", "agents/agents-1"} // min_instances of all workloads
+	for _, name := range back {
+		h.read(h.readers[name])
+	}
+	late := h.readers["agents/agents-2"]
+	delete(h.readers, "agents/agents-2")
+	for range 10 {
+		h.round()
+	}
+	if view := h.view(id); view.Step != StepSwitch || !strings.Contains(view.Waits(), "agents/agents-2") {
+		t.Errorf("%s %s: %s", view.State, view.Step, view.Waits())
+	}
+	h.readers["agents/agents-2"] = late
+	h.read(late)
+	h.until(id, Reverted)
+
+	id = h.rotate("service-token")
+	h.until(id, Soaking)
+	h.open()
+	h.ok(h.engine.Revoke(t.Context(), late.workload, late.id, late.reading.Epoch))
+	delete(h.readers, "agents/agents-2") // for good: waited for a minute, not for ever
+	h.until(id, Done)
+}

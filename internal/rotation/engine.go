@@ -47,6 +47,7 @@ const (
 	secretBytes    = 32
 	tickEvery      = time.Second // the longest that a due time is overslept, and the pace of retries of storage
 	actionDeadline = time.Minute // for one call to a server
+	returnTime     = time.Minute // for instances to come back after a start: their back-off is at most 15 s
 )
 
 // SealWrapped are the prefixes whose records hold values, or secrets that protect evidence.
@@ -87,6 +88,7 @@ type Engine struct {
 	starts    map[string]startFault // keys whose automatic rotation could not start
 	changed   chan struct{}         // closed when some bundle may have changed, then replaced
 	closed    bool
+	waitUntil time.Time // see Facts.WaitUntil
 
 	kick    chan struct{} // there is something to do
 	ctx     context.Context
@@ -114,6 +116,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		starts:    map[string]startFault{},
 		changed:   make(chan struct{}),
 		kick:      make(chan struct{}, 1),
+		waitUntil: o.Now().Add(returnTime),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	for _, load := range []func(context.Context) error{

@@ -4,6 +4,7 @@ package rotation
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ type Facts struct {
 	Now       time.Time
 	Workloads []WorkloadFact                 // those that use a key of the rotation, sorted by name
 	Progress  map[string]workload.WorkReport // of work under way, by Work.ID
+	WaitUntil time.Time                      // until then, instances that took part and are gone may come back
 }
 
 // WorkloadFact is a workload and its live instances, sorted by name.
@@ -38,6 +40,7 @@ type gate string
 const (
 	gateAction       gate = "action"
 	gateMinInstances gate = "min_instances"
+	gateReturned     gate = "returned"
 	gateLoaded       gate = "loaded"
 	gateHealthy      gate = "healthy"
 	gateRows         gate = "rows"
@@ -49,6 +52,7 @@ const (
 var checks = map[gate]func(r Rotation, f Facts) []string{
 	gateAction:       checkAction,
 	gateMinInstances: checkMinInstances,
+	gateReturned:     checkReturned,
 	gateLoaded:       checkLoaded,
 	gateHealthy:      checkHealthy,
 	gateRows:         checkRows,
@@ -91,6 +95,30 @@ func checkMinInstances(_ Rotation, f Facts) []string {
 		}
 	}
 	return reasons
+}
+
+// checkReturned waits a while for instances that took part and are not live. Leases that ended while Vault was sealed or
+// away say nothing of their instances: these come back when Vault does, and must not find that it went on without them.
+func checkReturned(r Rotation, f Facts) []string {
+	if !f.Now.Before(f.WaitUntil) {
+		return nil
+	}
+	live := map[string]bool{}
+	for _, w := range f.Workloads {
+		for _, i := range w.Instances {
+			live[i.Name()] = true
+		}
+	}
+	var missing []string
+	for _, name := range slices.Sorted(maps.Keys(r.Positions)) {
+		if !live[name] {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("the engine has just started, and %d instances that took part are not back: %s; they are waited for until %s", len(missing), some(missing), f.WaitUntil.UTC().Format(time.RFC3339))}
 }
 
 func checkLoaded(r Rotation, f Facts) []string {

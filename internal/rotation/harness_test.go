@@ -299,7 +299,7 @@ func (h *harness) settle() {
 func (h *harness) until(id string, state State) View {
 	h.t.Helper()
 	var view View
-	for range 60 {
+	for range 120 {
 		var err error
 		view, err = h.engine.View(h.t.Context(), id)
 		h.ok(err)

@@ -72,7 +72,7 @@ var table = []place{
 	},
 	{
 		state: Accepting, step: StepLoad, from: atOld, target: atAccept,
-		gates: []gate{gateMinInstances, gateLoaded, gateHealthy},
+		gates: []gate{gateMinInstances, gateReturned, gateLoaded, gateHealthy},
 		next:  goal{Presenting, StepStageRows}, revert: goal{Reverting, StepLoad},
 		enter: "those that verify load both versions",
 	},
@@ -84,7 +84,7 @@ var table = []place{
 	},
 	{
 		state: Presenting, step: StepSwitch, from: atAccept, target: atPresent,
-		gates: []gate{gateMinInstances, gateLoaded, gateHealthy},
+		gates: []gate{gateMinInstances, gateReturned, gateLoaded, gateHealthy},
 		next:  goal{Presenting, StepFlipRows}, revert: goal{Reverting, StepSwitch},
 		enter: "those that present switch to the new version",
 	},
@@ -102,13 +102,13 @@ var table = []place{
 	},
 	{
 		state: Soaking, step: StepUnused, from: atPresent, target: atPresent, phase: workload.PhaseSweep, action: actInUse,
-		gates: []gate{gateMinInstances, gateLoaded, gateHealthy, gateUnused, gateRows, gateAction},
+		gates: []gate{gateMinInstances, gateReturned, gateLoaded, gateHealthy, gateUnused, gateRows, gateAction},
 		next:  goal{Retiring, StepLoad}, revert: goal{Reverting, StepSwitch},
 		enter: "looking for any use of the old version",
 	},
 	{
 		state: Retiring, step: StepLoad, from: atPresent, target: atNew,
-		gates: []gate{gateLoaded, gateHealthy},
+		gates: []gate{gateMinInstances, gateReturned, gateLoaded, gateHealthy},
 		next:  goal{Retiring, StepWipeRows},
 		enter: "nobody uses the old version; those that verify drop it",
 	},
@@ -127,7 +127,7 @@ var table = []place{
 	{state: Done, from: atNew, target: atNew, enter: "done"},
 	{
 		state: Reverting, step: StepSwitch, from: atPresent, target: atAccept,
-		gates: []gate{gateLoaded},
+		gates: []gate{gateMinInstances, gateReturned, gateLoaded},
 		next:  goal{Reverting, StepRows},
 		enter: "those that present go back to the old version",
 	},
@@ -139,7 +139,7 @@ var table = []place{
 	},
 	{
 		state: Reverting, step: StepLoad, from: atAccept, target: atOld,
-		gates: []gate{gateLoaded},
+		gates: []gate{gateMinInstances, gateReturned, gateLoaded},
 		next:  goal{Reverting, StepWipeRows},
 		enter: "those that verify forget the new version",
 	},
