@@ -45,9 +45,26 @@ type Target struct {
 	UID    int      // -1: as we are
 	GID    int      // -1: as we are
 	Keys   []string // environment names to render; empty: all
+	// Accepts adds NAME_ACCEPTS for keys that the workload verifies: all values to accept, newest first. In JSON that
+	// is an array, in Dotenv and Files the text of one. Bundle has it anyway.
+	Accepts bool
 }
 
-const tempPrefix = ".hyvve-"
+const (
+	tempPrefix   = ".hyvve-"
+	acceptsAfter = "_ACCEPTS"
+)
+
+// Differs tells whether Write would change anything.
+func (t Target) Differs(b client.Bundle) (bool, error) {
+	files, err := t.contents(b)
+	for path, content := range files {
+		if !t.same(path, content) {
+			return true, err
+		}
+	}
+	return false, err
+}
 
 // Write brings the target to what the bundle holds. It tells whether anything changed. A name that is in no bundle any
 // more keeps its file: a workload may still be reading it.
@@ -80,13 +97,22 @@ func (t Target) contents(b client.Bundle) (map[string][]byte, error) {
 			values[env] = list[0].Reveal()
 		}
 	}
+	if t.Format == JSON {
+		text, err := t.object(values, b)
+		return map[string][]byte{t.Path: append(text, '\n')}, err
+	}
+	for env, list := range t.accepts(b) {
+		text, err := arrayText(list)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", env, err)
+		}
+		values[env] = text
+	}
 	switch t.Format {
+	case JSON: // above
 	case Dotenv:
 		text, err := dotenv(values)
 		return map[string][]byte{t.Path: text}, err
-	case JSON:
-		text, err := json.MarshalIndent(values, "", "  ")
-		return map[string][]byte{t.Path: append(text, '\n')}, err
 	case Bundle:
 		text, err := t.bundle(b)
 		return map[string][]byte{t.Path: append(text, '\n')}, err
@@ -101,6 +127,40 @@ func (t Target) contents(b client.Bundle) (map[string][]byte, error) {
 }
 
 func (t Target) wants(env string) bool { return len(t.Keys) == 0 || slices.Contains(t.Keys, env) }
+
+// accepts gives the lists to add under their own names; none where they are not wanted.
+func (t Target) accepts(b client.Bundle) map[string][]string {
+	lists := map[string][]string{}
+	if !t.Accepts {
+		return lists
+	}
+	for env, list := range b.Accepts {
+		if t.wants(env) {
+			lists[env+acceptsAfter] = reveal(list)
+		}
+	}
+	return lists
+}
+
+func (t Target) object(values map[string]string, b client.Bundle) ([]byte, error) {
+	all := map[string]any{}
+	for env, v := range values {
+		all[env] = v
+	}
+	for env, list := range t.accepts(b) {
+		all[env] = list
+	}
+	return json.MarshalIndent(all, "", "  ")
+}
+
+// arrayText is a JSON array as text, with <, > and & as they are.
+func arrayText(list []string) (string, error) {
+	var out bytes.Buffer
+	e := json.NewEncoder(&out)
+	e.SetEscapeHTML(false)
+	err := e.Encode(list)
+	return strings.TrimSpace(out.String()), err
+}
 
 func (t Target) bundle(b client.Bundle) ([]byte, error) {
 	values, accepts := map[string]string{}, map[string][]string{}
@@ -135,16 +195,24 @@ func dotenv(values map[string]string) ([]byte, error) {
 	var out bytes.Buffer
 	for _, env := range slices.Sorted(maps.Keys(values)) {
 		value := values[env]
+		why := ""
 		switch {
 		case strings.ContainsAny(value, "\r\n\x00"):
-			return nil, fmt.Errorf("%s holds a line break or NUL, which a dotenv file cannot carry for every reader; render it as json or files", env)
+			why = "a line break or NUL"
 		case plain.MatchString(value):
+		case strings.Contains(value, "${"):
+			why = "${, which Python's reader replaces even in quotes"
+		case strings.Contains(value, `\\`) || strings.HasSuffix(value, `\`):
+			why = `\\, or \ at its end, which Node's and Python's readers take for an escape`
 		case !strings.Contains(value, "'"):
 			value = "'" + value + "'"
 		case !strings.ContainsAny(value, "\"$`\\!"):
 			value = `"` + value + `"`
 		default:
-			return nil, fmt.Errorf("%s holds both kinds of quotes, or a quote with $, ` or \\, which readers of dotenv files understand differently; render it as json or files", env)
+			why = "both kinds of quotes, or a single quote with $, `, ! or \\"
+		}
+		if why != "" {
+			return nil, fmt.Errorf("%s holds %s: not every reader of dotenv files would read it back; render it as json or files", env, why)
 		}
 		fmt.Fprintf(&out, "%s=%s\n", env, value)
 	}
@@ -154,13 +222,13 @@ func dotenv(values map[string]string) ([]byte, error) {
 // writeFile replaces a file if its content, mode or owner differ.
 func (t Target) writeFile(path string, content []byte) (bool, error) {
 	dir := filepath.Dir(path)
-	if err := trusted(dir); err != nil {
+	if err := errors.Join(trusted(dir), replaceable(path)); err != nil {
 		return false, err
 	}
 	if t.same(path, content) {
 		return false, nil
 	}
-	temp, err := os.CreateTemp(dir, tempPrefix+"*") // mode 0600 from its first moment
+	temp, err := os.CreateTemp(dir, t.temp()+"*") // mode 0600 from its first moment
 	if err != nil {
 		return false, fmt.Errorf("writing %s: %w", path, err)
 	}
@@ -216,6 +284,23 @@ func trusted(dir string) error {
 	return nil
 }
 
+// replaceable refuses a place that holds something else than a file: renaming over a link would cut it silently, and
+// writing through it would write wherever it leads.
+func replaceable(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("writing %s: %w", path, err)
+	case info.Mode()&os.ModeSymlink != 0:
+		return fmt.Errorf("%s is a symbolic link; name the file that it leads to, or remove the link", path)
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%s is not a file; remove it, or name another path", path)
+	}
+	return nil
+}
+
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -236,14 +321,23 @@ func (t Target) Clean() error {
 			return fmt.Errorf("making directory %s: %w", dir, err)
 		}
 	}
-	left, err := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
-	if err != nil {
-		return err
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // Write says what is to be done
 	}
-	for _, path := range left {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err != nil {
+		return fmt.Errorf("looking for what an earlier run left: %w", err)
+	}
+	for _, entry := range entries {
+		if !strings.HasPrefix(entry.Name(), t.temp()) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, entry.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("removing what an earlier run left: %w", err)
 		}
 	}
 	return nil
 }
+
+// temp begins the names of the target's temporary files, and of no other target's in the same directory.
+func (t Target) temp() string { return tempPrefix + filepath.Base(t.Path) + "~" }

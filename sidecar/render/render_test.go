@@ -4,6 +4,7 @@ package render
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -59,13 +60,47 @@ func TestDotenvReadsBack(t *testing.T) {
 	}
 }
 
+// Found by comparing npm's dotenv, Node's own parser, python-dotenv and sh over random values.
 func TestDotenvRefusesByName(t *testing.T) {
-	for env, value := range map[string]string{"LINES": "a\nb", "QUOTES": `'"`} {
+	for env, value := range map[string]string{
+		"LINES": "a\nb", "QUOTES": `'"`, "ENDS": `a b\`, "TWICE": `a\\b`, "BRACE": "a${HOME}", "BANG": `it's!`,
+	} {
 		target := Target{Format: Dotenv, Path: filepath.Join(t.TempDir(), ".env"), Mode: 0o600, UID: -1, GID: -1}
 		_, err := target.Write(bundle(map[string]string{env: value}))
 		if err == nil || !strings.Contains(err.Error(), env) || strings.Contains(err.Error(), value) {
 			t.Errorf("%s: %v", env, err)
 		}
+	}
+}
+
+func TestAccepts(t *testing.T) {
+	b := bundle(map[string]string{"A": "1"})
+	b.Accepts = map[string][]key.Value{"B": {key.NewValue("new&"), key.NewValue("old")}}
+	for format, want := range map[Format]string{
+		Dotenv: "A=1\nB='new&'\nB_ACCEPTS='[\"new&\",\"old\"]'\n",
+		JSON:   "{\n  \"A\": \"1\",\n  \"B\": \"new\\u0026\",\n  \"B_ACCEPTS\": [\n    \"new\\u0026\",\n    \"old\"\n  ]\n}\n",
+	} {
+		target := Target{Format: format, Path: filepath.Join(t.TempDir(), "out"), Mode: 0o600, UID: -1, GID: -1, Accepts: true}
+		if _, err := target.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		if data, _ := os.ReadFile(target.Path); string(data) != want {
+			t.Errorf("%s: %s, want %s", format, data, want)
+		}
+		target.Accepts = false
+		if differs, err := target.Differs(b); err != nil || !differs {
+			t.Errorf("%s: without accepts, the same is written: %v", format, err)
+		}
+	}
+	target := Target{Format: Files, Path: t.TempDir(), Mode: 0o600, UID: -1, GID: -1, Accepts: true, Keys: []string{"B"}}
+	if _, err := target.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if data, _ := os.ReadFile(filepath.Join(target.Path, "B_ACCEPTS")); string(data) != `["new&","old"]` {
+		t.Errorf("files: %s", data)
+	}
+	if _, err := os.Stat(filepath.Join(target.Path, "A")); err == nil {
+		t.Error("a key that is not wanted was rendered")
 	}
 }
 
@@ -109,31 +144,83 @@ func TestRefusesDirectoriesOfOthers(t *testing.T) {
 	}
 }
 
-func TestSymlinkIsReplacedAndLeftoversAreRemoved(t *testing.T) {
+func TestPlacesThatAreNoFilesAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	victim := filepath.Join(dir, "victim")
 	if err := os.WriteFile(victim, []byte("untouched"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(dir, "x.json")
-	if err := os.Symlink(victim, path); err != nil {
+	link, folder := filepath.Join(dir, "link.json"), filepath.Join(dir, "folder.json")
+	if err := errors.Join(os.Symlink(victim, link), os.Mkdir(folder, 0o700)); err != nil {
 		t.Fatal(err)
 	}
-	leftover := filepath.Join(dir, tempPrefix+"123")
-	if err := os.WriteFile(leftover, []byte("half"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	target := Target{Format: JSON, Path: path, Mode: 0o600, UID: -1, GID: -1}
-	if err := target.Clean(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := target.Write(bundle(map[string]string{"A": "1"})); err != nil {
-		t.Fatal(err)
+	for path, want := range map[string]string{link: "symbolic link", folder: "is not a file"} {
+		target := Target{Format: JSON, Path: path, Mode: 0o600, UID: -1, GID: -1}
+		if _, err := target.Write(bundle(map[string]string{"A": "1"})); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 	if data, _ := os.ReadFile(victim); string(data) != "untouched" {
 		t.Error("the file behind the link was written to")
 	}
-	if _, err := os.Stat(leftover); err == nil {
+}
+
+// Two sidecars may share a directory: what one is just writing is not the other's to clean.
+func TestOwnLeftoversAreRemoved(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a[b]*") // no pattern, a name
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	own, others := filepath.Join(dir, tempPrefix+".env~123"), filepath.Join(dir, tempPrefix+".env.other~123")
+	for _, path := range []string{own, others} {
+		if err := os.WriteFile(path, []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := (Target{Format: Dotenv, Path: filepath.Join(dir, ".env")}).Clean(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(own); err == nil {
 		t.Error("the leftover is still there")
+	}
+	if _, err := os.Stat(others); err != nil {
+		t.Error("another target's file was removed")
+	}
+}
+
+// Whoever looks while files are replaced sees one version or the other, whole, and never with a wider mode.
+func TestReadersSeeWholeFiles(t *testing.T) {
+	target := Target{Format: JSON, Path: filepath.Join(t.TempDir(), "x.json"), Mode: 0o600, UID: -1, GID: -1}
+	values := []string{strings.Repeat("a", 100_000), strings.Repeat("b", 100_000)}
+	write := func(n int) {
+		if _, err := target.Write(bundle(map[string]string{"A": values[n%2]})); err != nil {
+			t.Error(err)
+		}
+	}
+	write(0)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for n := range 200 {
+			write(n)
+		}
+	}()
+	for looking := true; looking; {
+		select {
+		case <-done:
+			looking = false
+		default:
+		}
+		var got map[string]string
+		data, err := os.ReadFile(target.Path)
+		if err == nil {
+			err = json.Unmarshal(data, &got)
+		}
+		if err != nil || got["A"] != values[0] && got["A"] != values[1] {
+			t.Fatalf("%d bytes, %v", len(data), err)
+		}
+		if info, err := os.Stat(target.Path); err != nil || info.Mode().Perm() != 0o600 {
+			t.Fatalf("mode %v, %v", info.Mode(), err)
+		}
 	}
 }
