@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -125,8 +126,17 @@ func (p *Postgres) Start(ctx context.Context) error {
 // Stop ends the server's sessions and the server.
 func (p *Postgres) Stop() error { return p.process.stop(stopPatience) }
 
-// Kill ends the server as a crash would.
-func (p *Postgres) Kill() { p.process.kill() }
+// Kill ends the server as a crash would, and its sessions, which are processes in sessions of their own: as long as one
+// lives, the server does not start again.
+func (p *Postgres) Kill() {
+	sessions, _ := children(p.process.cmd.Process.Pid)
+	p.process.kill()
+	for _, pid := range sessions {
+		for syscall.Kill(pid, syscall.SIGKILL) == nil {
+			<-time.After(time.Millisecond)
+		}
+	}
+}
 
 // AdminURL is the administrator's URL of a database.
 func (p *Postgres) AdminURL(database string) string { return p.URL(database, "postgres", p.password) }
