@@ -131,8 +131,9 @@ func (p *Postgres) Stop() error { return p.process.stop(stopPatience) }
 func (p *Postgres) Kill() {
 	sessions, _ := children(p.process.cmd.Process.Pid)
 	p.process.kill()
+	deadline := time.Now().Add(stopPatience) // a zombie that nobody reaps holds nothing
 	for _, pid := range sessions {
-		for syscall.Kill(pid, syscall.SIGKILL) == nil {
+		for syscall.Kill(pid, syscall.SIGKILL) == nil && time.Now().Before(deadline) {
 			<-time.After(time.Millisecond)
 		}
 	}
