@@ -16,7 +16,7 @@ import (
 func Follow(ctx context.Context, c Config, log *slog.Logger) error {
 	o := watch.Options{
 		Stable: c.Stable, Poll: c.Poll,
-		Warn:    func(err error) { log.Warn("no events of the file system; polling only", "error", err) },
+		Warn:    func(err error) { log.Warn("files are harder to follow than they should be", "error", err) },
 		Started: func() { log.Info("following files", "paths", c.Watch.Paths) },
 	}
 	return watch.Files(ctx, c.Watch.Paths, o, func(ctx context.Context) { follow(ctx, c, log) })

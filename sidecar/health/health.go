@@ -31,6 +31,13 @@ type HTTP struct {
 
 var _ Checker = HTTP{}
 
+// direct asks the workload and nobody else: by no proxy, after no redirection to a friendlier page, and on a new
+// connection each time, since a kept one may lead to a process that is being replaced.
+var direct = &http.Client{
+	Transport:     &http.Transport{DisableKeepAlives: true},
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+}
+
 // Check implements Checker.
 func (h HTTP) Check(ctx context.Context, etag string) error {
 	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
@@ -39,7 +46,7 @@ func (h HTTP) Check(ctx context.Context, etag string) error {
 	if err != nil {
 		return fmt.Errorf("health check: %w", err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := direct.Do(req)
 	if err != nil {
 		return fmt.Errorf("health check: %w", err)
 	}
@@ -48,8 +55,9 @@ func (h HTTP) Check(ctx context.Context, etag string) error {
 	if err != nil {
 		return fmt.Errorf("health check: %w", err)
 	}
+	where := req.URL.Redacted()
 	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("health check: %s answered %s", h.URL, resp.Status)
+		return fmt.Errorf("health check: %s answered %s", where, resp.Status)
 	}
 	if !h.ExpectEtag {
 		return nil
@@ -66,9 +74,9 @@ func (h HTTP) Check(ctx context.Context, etag string) error {
 	case etag:
 		return nil
 	case "":
-		return fmt.Errorf("health check: %s does not say which bundle is loaded; have it answer with header %s, or set expect_etag = false", h.URL, EtagHeader)
+		return fmt.Errorf("health check: %s does not say which bundle is loaded; have it answer with header %s, or set expect_etag = false", where, EtagHeader)
 	}
-	return fmt.Errorf("health check: %s has not loaded the new bundle yet", h.URL)
+	return fmt.Errorf("health check: %s has not loaded the new bundle yet", where)
 }
 
 // TCP expects that a connection can be made.

@@ -26,6 +26,21 @@ type Reloader interface {
 	Reload(ctx context.Context) error
 }
 
+// Starter is what a Reloader may be besides: it tells whether the workload was started after a moment, as Uptime gives
+// it. Then it has read what was rendered before, and must not be signalled, perhaps before it is ready for that.
+type Starter interface {
+	StartedSince(moment time.Duration) bool
+}
+
+// Uptime is the present moment, as time since the machine's start, which no change of the clock moves.
+func Uptime() time.Duration {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return 1<<63 - 1 // nothing was started since
+	}
+	return time.Duration(now.Nano())
+}
+
 // ErrNotRunning: there is no process to reload.
 var ErrNotRunning = errors.New("the workload is not running")
 
@@ -35,7 +50,10 @@ type Signal struct {
 	Signal  syscall.Signal
 }
 
-var _ Reloader = Signal{}
+var (
+	_ Reloader = Signal{}
+	_ Starter  = Signal{}
+)
 
 // ParseSignal reads a name such as SIGHUP or HUP.
 func ParseSignal(name string) (syscall.Signal, error) {
@@ -51,36 +69,70 @@ func ParseSignal(name string) (syscall.Signal, error) {
 
 // Reload implements Reloader.
 func (s Signal) Reload(context.Context) error {
-	data, err := os.ReadFile(s.PIDFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: pid file %s does not exist", ErrNotRunning, s.PIDFile)
-	}
+	pid, err := s.pid()
 	if err != nil {
-		return fmt.Errorf("reading the pid file: %w", err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
-	if err != nil || pid <= 1 {
-		return fmt.Errorf("pid file %s holds %q, which is not the number of a process", s.PIDFile, short(string(data)))
+		return err
 	}
 	err = syscall.Kill(pid, s.Signal)
 	switch {
 	case errors.Is(err, syscall.ESRCH):
-		return fmt.Errorf("%w: process %d of pid file %s is gone", ErrNotRunning, pid, s.PIDFile)
+		return s.gone(pid)
 	case errors.Is(err, syscall.EPERM):
 		return fmt.Errorf("process %d of pid file %s belongs to another user; run the sidecar as that user, or with CAP_KILL", pid, s.PIDFile)
 	case err != nil:
 		return fmt.Errorf("signalling process %d: %w", pid, err)
 	}
+	// A signal to a process that has ended and was not waited for yet is taken, and does nothing.
+	if state, _, err := stat(pid); err == nil && (state == 'Z' || state == 'X') {
+		return s.gone(pid)
+	}
 	return nil
 }
 
-// short keeps garbage short.
-func short(text string) string {
-	const most = 20
-	if text = strings.TrimSpace(text); len(text) > most {
-		return text[:most] + "…"
+func (s Signal) gone(pid int) error {
+	return fmt.Errorf("%w: process %d of pid file %s is gone", ErrNotRunning, pid, s.PIDFile)
+}
+
+func (s Signal) pid() (int, error) {
+	data, err := os.ReadFile(s.PIDFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("%w: pid file %s does not exist", ErrNotRunning, s.PIDFile)
 	}
-	return text
+	if err != nil {
+		return 0, fmt.Errorf("reading the pid file: %w", err)
+	}
+	// What it holds is not quoted: it may be a file of secrets, named here by mistake.
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || pid <= 1 || pid == os.Getpid() {
+		return 0, fmt.Errorf("pid file %s does not hold the number of the workload's process", s.PIDFile)
+	}
+	return pid, nil
+}
+
+// StartedSince implements Starter.
+func (s Signal) StartedSince(moment time.Duration) bool {
+	pid, err := s.pid()
+	if err != nil {
+		return false
+	}
+	state, started, err := stat(pid)
+	return err == nil && state != 'Z' && state != 'X' && started >= moment
+}
+
+// stat gives a process's state and the moment of its start, rounded down (proc_pid_stat(5), fields 3 and 22).
+func stat(pid int) (state byte, started time.Duration, err error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	// The name, field 2, stands in parentheses and may hold anything.
+	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+	const stateAt, startAt, tick = 3 - 3, 22 - 3, time.Second / 100 // USER_HZ is 100 on every architecture that Go knows
+	if len(fields) <= startAt {
+		return 0, 0, fmt.Errorf("/proc/%d/stat has another form than is known", pid)
+	}
+	ticks, err := strconv.ParseInt(fields[startAt], 10, 64)
+	return fields[stateAt][0], time.Duration(ticks) * tick, err
 }
 
 // Command runs a program, without a shell.
@@ -99,7 +151,9 @@ func (c Command) Reload(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, c.Args[0], c.Args[1:]...)
 	// A child of the command that keeps its output open must not keep us waiting.
 	cmd.WaitDelay = time.Second
-	output, err := cmd.CombinedOutput()
+	output := &ring{}
+	cmd.Stdout, cmd.Stderr = output, output
+	err := cmd.Run()
 	if err == nil {
 		return nil
 	}
@@ -107,14 +161,28 @@ func (c Command) Reload(ctx context.Context) error {
 		err = fmt.Errorf("not done after %s", c.Timeout)
 	}
 	const most = 400
-	tail := strings.TrimSpace(string(output))
-	if len(tail) > most {
-		tail = "…" + tail[len(tail)-most:]
-	}
+	tail := string(output.kept)
 	if c.Mask != nil {
-		tail = c.Mask(tail)
+		tail = c.Mask(tail) // before it is cut, perhaps through a value
+	}
+	if tail = strings.TrimSpace(tail); len(tail) > most {
+		tail = "…" + strings.ToValidUTF8(tail[len(tail)-most:], "")
 	}
 	return fmt.Errorf("reload command %s: %w: %s", c.Args[0], err, tail)
+}
+
+// ring keeps the end of what is written to it.
+type ring struct{ kept []byte }
+
+const ringSize = 64 << 10
+
+// Write implements io.Writer.
+func (r *ring) Write(p []byte) (int, error) {
+	r.kept = append(r.kept, p...)
+	if len(r.kept) > 2*ringSize {
+		r.kept = append([]byte(nil), r.kept[len(r.kept)-ringSize:]...)
+	}
+	return len(p), nil
 }
 
 // HTTP makes a POST request.
@@ -125,6 +193,12 @@ type HTTP struct {
 
 var _ Reloader = HTTP{}
 
+// direct goes to the workload and nowhere else: by no proxy, after no redirection, on a connection of its own.
+var direct = &http.Client{
+	Transport:     &http.Transport{DisableKeepAlives: true},
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+}
+
 // Reload implements Reloader.
 func (h HTTP) Reload(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
@@ -133,7 +207,7 @@ func (h HTTP) Reload(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reload request: %w", err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := direct.Do(req)
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return fmt.Errorf("%w: %w", ErrNotRunning, err)
 	}
@@ -143,7 +217,7 @@ func (h HTTP) Reload(ctx context.Context) error {
 	defer resp.Body.Close() //nolint:errcheck // read only
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20))
 	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("reload request: %s answered %s", h.URL, resp.Status)
+		return fmt.Errorf("reload request: %s answered %s", req.URL.Redacted(), resp.Status)
 	}
 	return nil
 }

@@ -107,3 +107,74 @@ func TestMissingFileIsWaitedFor(t *testing.T) {
 	write(t, path, "here again")
 	expect(t, changes, "file came back with other content")
 }
+
+// A writer that truncates first, and takes its time, is waited for.
+func TestTruncatedFileIsWaitedFor(t *testing.T) {
+	path := filepath.Join(t.TempDir(), ".env")
+	write(t, path, "A=1")
+	changes := start(t, path)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-changes:
+		t.Error("an empty file is taken for a change")
+	case <-time.After(150 * time.Millisecond): // many times what counts as stable
+	}
+	if _, err := f.WriteString("A=2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, changes, "written at last")
+}
+
+// Other files of the directory may change without end: ours are seen all the same.
+func TestChangeAmidManyEvents(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, ".env")
+	write(t, path, "A=1")
+	changes := start(t, path)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = os.WriteFile(filepath.Join(dir, "noise"), []byte("x"), 0o600)
+			}
+		}
+	}()
+	write(t, path, "A=2")
+	expect(t, changes, "amid noise")
+	close(stop)
+	<-stopped
+	if n := len(changes); n != 0 {
+		t.Errorf("%d changes without a change of content", n)
+	}
+}
+
+// A file that was never there keeps nobody waiting for the others; one that cannot be read ends nothing.
+func TestOthersGoOn(t *testing.T) {
+	dir := t.TempDir()
+	path, never := filepath.Join(dir, "a"), filepath.Join(dir, "never")
+	write(t, path, "1")
+	changes := start(t, path, never)
+	write(t, path, "2")
+	expect(t, changes, "changed beside a missing file")
+	if err := os.Mkdir(never, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, "3")
+	expect(t, changes, "changed beside an unreadable file")
+}
+
+func TestStartWithAFolderIsRefused(t *testing.T) {
+	if err := Files(t.Context(), []string{t.TempDir()}, Options{}, nil); err == nil {
+		t.Error("a folder is followed as if it were a file")
+	}
+}
