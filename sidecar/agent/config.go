@@ -128,7 +128,11 @@ func Load(path string) (File, error) {
 func wording(diagnostics hcl.Diagnostics) error {
 	var errs []error
 	for _, d := range diagnostics {
-		if d.Severity == hcl.DiagError {
+		switch {
+		case d.Severity != hcl.DiagError:
+		case d.Subject == nil: // about the file as a whole, which Detail names
+			errs = append(errs, fmt.Errorf("%s: %s", d.Summary, d.Detail))
+		default:
 			errs = append(errs, fmt.Errorf("%s: %s: %s", d.Subject, d.Summary, d.Detail))
 		}
 	}
