@@ -127,7 +127,7 @@ func stat(pid int) (state byte, started time.Duration, err error) {
 	}
 	// The name, field 2, stands in parentheses and may hold anything.
 	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-	const stateAt, startAt, tick = 3 - 3, 22 - 3, time.Second / 100 // USER_HZ is 100 on every architecture that Go knows
+	const stateAt, startAt, tick = 0, 19, time.Second / 100 // fields from the third on; USER_HZ is 100 on every architecture that Go knows
 	if len(fields) <= startAt {
 		return 0, 0, fmt.Errorf("/proc/%d/stat has another form than is known", pid)
 	}

@@ -3,8 +3,10 @@
 package reload
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,101 +18,196 @@ import (
 	"time"
 )
 
-func TestSignalReachesTheProcess(t *testing.T) {
-	cmd := exec.Command("sh", "-c", `trap 'echo got it; exit 7' USR1; echo ready; while :; do sleep 0.05; done`)
-	output, err := cmd.StdoutPipe()
+const canary = "canary-secret-value"
+
+// workload is a process that says "ready", and "reloaded" for each SIGHUP.
+func workload(t *testing.T) (pid int, says func(want string)) {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", `trap 'echo reloaded' HUP; echo ready; while :; do read -r line <&3 || exit; done`)
+	hold, release, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.ExtraFiles = []*os.File{hold}
+	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ready := make([]byte, 6)
-	if _, err := output.Read(ready); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), "pid")
-	if err := os.WriteFile(path, fmt.Appendf(nil, "%d\n", cmd.Process.Pid), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := (Signal{PIDFile: path, Signal: syscall.SIGUSR1}).Reload(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	var exit *exec.ExitError
-	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 7 {
-		t.Errorf("the process ended with %v", err)
-	}
-	if err := (Signal{PIDFile: path, Signal: syscall.SIGUSR1}).Reload(t.Context()); !errors.Is(err, ErrNotRunning) {
-		t.Errorf("a stale pid file: %v", err)
+	_ = hold.Close()
+	t.Cleanup(func() {
+		_ = release.Close()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd.Process.Pid, func(want string) {
+		t.Helper()
+		got := make([]byte, len(want)+1)
+		if _, err := io.ReadFull(out, got); err != nil || string(got) != want+"\n" {
+			t.Fatalf("the workload says %q, %v; want %q", got, err, want)
+		}
 	}
 }
 
-func TestPIDFilesThatSayNothing(t *testing.T) {
-	dir := t.TempDir()
-	missing := Signal{PIDFile: filepath.Join(dir, "missing"), Signal: syscall.SIGHUP}
-	if err := missing.Reload(t.Context()); !errors.Is(err, ErrNotRunning) {
-		t.Errorf("missing: %v", err)
+func pidFile(t *testing.T, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "pid")
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	for _, content := range []string{"", "abc", "-5", "0", "1", "99 bottles", strings.Repeat("9", 300)} {
-		path := filepath.Join(dir, "pid")
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
+	return path
+}
+
+func TestSignal(t *testing.T) {
+	before := Uptime()
+	pid, says := workload(t)
+	says("ready")
+	s := Signal{PIDFile: pidFile(t, fmt.Sprintf(" %d\n", pid)), Signal: syscall.SIGHUP}
+	if err := s.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	says("reloaded")
+	// Starts are known to a hundredth of a second, rounded down.
+	if !s.StartedSince(before-20*time.Millisecond) || s.StartedSince(Uptime()) {
+		t.Error("the moment of the start is wrong")
+	}
+}
+
+func TestSignalWithoutAProcess(t *testing.T) {
+	ended := exec.Command("true")
+	if err := ended.Run(); err != nil {
+		t.Fatal(err)
+	}
+	unreaped := exec.Command("true")
+	out, err := unreaped.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unreaped.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, out) // its output closes when it ends; it is not waited for before the end of the test
+	defer unreaped.Wait()           //nolint:errcheck // its status does not matter
+	for range 1000 {
+		if state, _, _ := stat(unreaped.Process.Pid); state == 'Z' {
+			break
 		}
-		err := Signal{PIDFile: path, Signal: syscall.SIGHUP}.Reload(t.Context())
-		if err == nil || errors.Is(err, ErrNotRunning) || !strings.Contains(err.Error(), "not the number of a process") || len(err.Error()) > 200+len(path) {
-			t.Errorf("%q: %v", content, err)
+		<-time.After(time.Millisecond)
+	}
+	for name, c := range map[string]struct {
+		path, want string
+		notRunning bool
+	}{
+		"missing":  {filepath.Join(t.TempDir(), "pid"), "does not exist", true},
+		"stale":    {pidFile(t, fmt.Sprint(ended.Process.Pid)), "is gone", true},
+		"unreaped": {pidFile(t, fmt.Sprint(unreaped.Process.Pid)), "is gone", true},
+		"empty":    {pidFile(t, ""), "does not hold", false},
+		"garbage":  {pidFile(t, canary), "does not hold", false},
+		"everyone": {pidFile(t, "-1"), "does not hold", false},
+		"init":     {pidFile(t, "1"), "does not hold", false},
+		"folder":   {t.TempDir(), "reading the pid file", false},
+	} {
+		s := Signal{PIDFile: c.path, Signal: syscall.SIGHUP}
+		err := s.Reload(t.Context())
+		if err == nil || !strings.Contains(err.Error(), c.want) || errors.Is(err, ErrNotRunning) != c.notRunning {
+			t.Errorf("%s: %v", name, err)
+		}
+		if strings.Contains(fmt.Sprint(err), canary) {
+			t.Errorf("%s: what the file holds is quoted: %v", name, err)
+		}
+		if s.StartedSince(0) {
+			t.Errorf("%s: taken for a started process", name)
 		}
 	}
 }
 
 func TestParseSignal(t *testing.T) {
-	for name, want := range map[string]syscall.Signal{"SIGHUP": syscall.SIGHUP, "hup": syscall.SIGHUP, "USR2": syscall.SIGUSR2} {
+	for name, want := range map[string]syscall.Signal{"SIGHUP": syscall.SIGHUP, "usr2": syscall.SIGUSR2} {
 		if got, err := ParseSignal(name); err != nil || got != want {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
 	}
-	if _, err := ParseSignal("SIGNOTHING"); err == nil {
-		t.Error("an unknown signal is accepted")
+	if _, err := ParseSignal("SIGHAP"); err == nil {
+		t.Error("SIGHAP is taken for a signal")
 	}
 }
 
+func mask(text string) string { return strings.ReplaceAll(text, canary, "[redacted]") }
+
 func TestCommand(t *testing.T) {
-	mask := func(text string) string { return strings.ReplaceAll(text, "canary", "[redacted]") }
-	if err := (Command{Args: []string{"true"}, Timeout: time.Minute}).Reload(t.Context()); err != nil {
+	c := Command{Args: []string{"sh", "-c", "exit 0"}, Timeout: time.Minute, Mask: mask}
+	if err := c.Reload(t.Context()); err != nil {
 		t.Error(err)
 	}
-	err := Command{Args: []string{"sh", "-c", "echo the canary sings >&2; exit 3"}, Timeout: time.Minute, Mask: mask}.Reload(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "exit status 3: the [redacted] sings") {
-		t.Errorf("a failing command: %v", err)
+	// However the end of the output is cut, no part of a value is left.
+	for filler := 370; filler < 410; filler++ {
+		c.Args = []string{"sh", "-c", fmt.Sprintf("printf '%%s%%0%dd' %s 0; exit 3", filler, canary)}
+		err := c.Reload(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "exit status 3") || strings.Contains(err.Error(), "value") {
+			t.Fatalf("with %d characters after it: %v", filler, err)
+		}
 	}
+	c.Args = []string{"/nowhere/at/all"}
+	if err := c.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "/nowhere/at/all") {
+		t.Error(err)
+	}
+}
+
+// A command that hangs is ended, and a child of it that holds its output open keeps nobody waiting.
+func TestCommandHangs(t *testing.T) {
+	c := Command{Args: []string{"sh", "-c", "sleep 600 & echo hangs; wait"}, Timeout: 100 * time.Millisecond}
 	begun := time.Now()
-	err = Command{Args: []string{"sh", "-c", "sleep 60 & sleep 60"}, Timeout: 50 * time.Millisecond}.Reload(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "not done after 50ms") || time.Since(begun) > 20*time.Second {
-		t.Errorf("a hanging command: %v after %s", err, time.Since(begun))
+	err := c.Reload(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "not done after 100ms") || time.Since(begun) > 30*time.Second {
+		t.Errorf("after %s: %v", time.Since(begun), err)
 	}
-	if err := (Command{Args: []string{"/nowhere/at/all"}, Timeout: time.Minute}).Reload(t.Context()); err == nil {
-		t.Error("a missing command is no error")
+}
+
+func TestCommandThatSaysMuch(t *testing.T) {
+	c := Command{Args: []string{"sh", "-c", "head -c 5000000 /dev/zero | tr '\\0' x; echo the end; exit 1"}, Timeout: time.Minute}
+	err := c.Reload(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "the end") || len(err.Error()) > 1000 {
+		t.Errorf("%.100v", err)
 	}
 }
 
 func TestHTTP(t *testing.T) {
-	status := http.StatusNoContent
+	status, method := http.StatusNoContent, ""
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodPost {
-			t.Errorf("method %s", r.Method)
+		method = r.Method
+		if r.URL.Path == "/elsewhere" {
+			status = http.StatusOK
+		}
+		if status/100 == 3 {
+			w.Header().Set("Location", "/elsewhere")
 		}
 		w.WriteHeader(status)
 	}))
-	reload := HTTP{URL: server.URL + "/reload", Timeout: 5 * time.Second}
-	if err := reload.Reload(t.Context()); err != nil {
-		t.Error(err)
+	h := HTTP{URL: strings.Replace(server.URL, "http://", "http://user:"+canary+"@", 1), Timeout: 10 * time.Second}
+	if err := h.Reload(t.Context()); err != nil || method != http.MethodPost {
+		t.Errorf("%s: %v", method, err)
 	}
-	status = http.StatusTeapot
-	if err := reload.Reload(t.Context()); err == nil || errors.Is(err, ErrNotRunning) {
-		t.Errorf("418: %v", err)
+	for _, status = range []int{500, 302} {
+		want := fmt.Sprint(status)
+		if err := h.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), canary) {
+			t.Errorf("%s: %v", want, err)
+		}
 	}
 	server.Close()
-	if err := reload.Reload(t.Context()); !errors.Is(err, ErrNotRunning) {
-		t.Errorf("nobody listens: %v", err)
+	if err := h.Reload(t.Context()); !errors.Is(err, ErrNotRunning) || strings.Contains(err.Error(), canary) {
+		t.Error(err)
+	}
+}
+
+func TestHTTPHangs(t *testing.T) {
+	release := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
+	defer server.Close()
+	defer close(release)
+	err := HTTP{URL: server.URL, Timeout: 50 * time.Millisecond}.Reload(t.Context())
+	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrNotRunning) {
+		t.Error(err)
 	}
 }
