@@ -10,8 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,22 +47,30 @@ type Agent struct {
 	vault  *api.Client
 	engine *client.Client
 
-	bundle   client.Bundle // last read
-	have     bool          // whether there is one
-	rendered string        // etag of the bundle that the files hold
+	bundle client.Bundle // last read
+	before client.Bundle // read before it, with other content
+	have   bool          // whether there is one
+	stale  bool          // the bundle must be read again
+	futile int           // reads in a row that gave nothing new
+	dirty  bool          // there is something to report
+
+	applied  client.Bundle // what the files hold
+	rendered string        // its etag; empty while files are not as they should be
+	owed     bool          // the workload has yet to reload
+	written  time.Duration // when files last changed, as reload.Uptime
+	proveBy  time.Time     // until then an unwell workload is one that is still at it
+	good     int           // checks in a row
+	faults   int           // of rendering and reloading, in a row
 	loaded   string        // etag of the bundle that the workload is known to have loaded
 	healthy  bool
 	reason   string // why not
-	stale    bool   // the bundle must be read again
-	dirty    bool   // there is something to report
-	redo     bool   // the bundle was not applied: do it again, whatever it is
-	faults   int    // of applying, one after the other
 
-	jobs     *jobs
-	checks   chan check
-	tokenAge *time.Timer
-	leaseAge *time.Timer
-	retry    *time.Timer // of applying
+	jobs      *jobs
+	token     token
+	tokenAge  *time.Timer
+	leaseAge  *time.Timer
+	retry     *time.Timer // after a fault
+	nextCheck *time.Timer
 }
 
 // New makes an agent of a checked configuration with a vault block.
@@ -71,7 +81,7 @@ func New(c Config, log *slog.Logger) (*Agent, error) {
 	}
 	a := &Agent{
 		config: c, log: log, vault: v, engine: client.New(v, c.Vault.Mount), stale: true,
-		checks: make(chan check), tokenAge: stopped(), leaseAge: stopped(), retry: stopped(),
+		tokenAge: stopped(), leaseAge: stopped(), retry: stopped(), nextCheck: stopped(),
 	}
 	if cmd, ok := c.Reloader.(reload.Command); ok {
 		cmd.Mask = a.mask
@@ -120,11 +130,12 @@ func (a *Agent) Run(ctx context.Context) error {
 		if err := t.Clean(); err != nil {
 			return err
 		}
-		a.redo = a.redo || t.Owed()
+		if a.config.Reloader != nil && t.Owed() {
+			a.owed, a.written = true, math.MaxInt64
+		}
 	}
 	defer a.leave()
 	defer a.jobs.stop()
-	go a.monitor(ctx)
 	for failures := 0; ctx.Err() == nil; {
 		begun := time.Now()
 		err := a.session(ctx)
@@ -153,12 +164,13 @@ func backoff(failures int) time.Duration {
 
 // session logs in and serves until something is wrong with Vault.
 func (a *Agent) session(ctx context.Context) error {
-	renewIn, err := login(ctx, a.vault, a.config.Vault.Auth)
+	token, err := login(ctx, a.vault, a.config.Vault.Auth)
 	if err != nil {
 		return err
 	}
+	a.token = token
 	a.log.Info("logged in to vault", "method", a.config.Vault.Auth.Method)
-	schedule(a.tokenAge, renewIn)
+	schedule(a.tokenAge, share(token.ttl))
 	a.stale = true // the token before may have taken its leases with it
 	for failures := 0; ; {
 		err := a.runOnce(ctx)
@@ -210,28 +222,51 @@ func (a *Agent) runOnce(ctx context.Context) error {
 	return a.wait(ctx)
 }
 
-// refresh reads the bundle and applies it.
+// refresh reads the bundle and applies it. Reads that give nothing new, one after the other, are slowed down.
 func (a *Agent) refresh(ctx context.Context) error {
+	if a.futile > 1 && !sleep(ctx, backoff(a.futile-1)) {
+		return ctx.Err()
+	}
 	bundle, err := a.engine.Creds(ctx, a.config.Workload, a.config.Instance)
 	if err != nil {
 		return err
+	}
+	a.futile++
+	if !a.have || bundle.Etag != a.bundle.Etag {
+		a.futile = 0
 	}
 	schedule(a.leaseAge, share(bundle.LeaseDuration))
 	a.stale, a.dirty = false, true
 	for _, w := range bundle.Warnings {
 		a.log.Warn("vault warns", "warning", w)
 	}
-	same := a.have && sameContent(a.bundle, bundle)
+	if a.have && !sameContent(a.bundle, bundle) {
+		a.before = a.bundle
+	}
 	a.bundle, a.have = bundle, true
-	a.apply(ctx, same)
+	a.apply(ctx)
 	return nil
+}
+
+// sleep tells whether ctx goes on.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
 }
 
 // report tells the engine what is loaded and how the workload is.
 func (a *Agent) report(ctx context.Context) error {
+	work := a.jobs.reports()
+	for i := range work {
+		work[i].Error = a.mask(work[i].Error)
+	}
 	etag, err := a.engine.Report(ctx, client.Report{
 		Workload: a.config.Workload, Instance: a.bundle.Instance, Secret: a.bundle.Secret,
-		Etag: a.loaded, Healthy: a.healthy, Reason: a.reason, Work: a.jobs.reports(),
+		Etag: a.loaded, Healthy: a.healthy, Reason: a.reason, Work: work,
 	})
 	if err != nil {
 		return err
@@ -260,23 +295,24 @@ func (a *Agent) wait(ctx context.Context) error {
 			return ctx.Err()
 		case w := <-watch:
 			a.stale = a.stale || w.changed
+			if w.err == nil && !w.changed {
+				a.futile = 0
+			}
 			return w.err
-		case c := <-a.checks:
-			if a.judge(c) {
+		case <-a.nextCheck.C:
+			if a.judge(ctx); a.dirty {
 				return nil
 			}
 		case <-a.jobs.news:
 			a.dirty = true
 			return nil
 		case <-a.retry.C:
-			a.stale = true
+			a.again(ctx)
 			return nil
 		case <-a.leaseAge.C:
 			return a.renewLease(ctx)
 		case <-a.tokenAge.C:
-			in, err := renewToken(ctx, a.vault)
-			schedule(a.tokenAge, in)
-			return err
+			return a.renewToken(ctx)
 		}
 	}
 }
@@ -290,6 +326,7 @@ func (a *Agent) renewLease(ctx context.Context) error {
 		return nil
 	}
 	schedule(a.leaseAge, share(lasts))
+	a.futile = 0
 	a.dirty = true // a sign of life
 	return nil
 }
@@ -306,19 +343,41 @@ func (a *Agent) leave() {
 	}
 }
 
-// mask hides every value of the bundle in a text.
+// renewToken keeps the token alive. One that cannot be renewed, or not for long, is replaced by another login before it
+// ends, since its end would take the lease with it.
+func (a *Agent) renewToken(ctx context.Context) error {
+	if !a.token.renewable {
+		return errTokenEnds
+	}
+	ttl, err := renewToken(ctx, a.vault)
+	switch {
+	case errors.Is(err, client.ErrUnavailable):
+		schedule(a.tokenAge, backoffMost)
+	case err == nil && ttl < a.token.ttl/2:
+		return errTokenEnds
+	default:
+		schedule(a.tokenAge, share(ttl))
+	}
+	return err
+}
+
+// mask hides every value of this bundle and of the one before in a text, the longest first: one may be part of another.
 func (a *Agent) mask(text string) string {
-	hide := func(v key.Value) {
-		if v.Len() > 0 {
-			text = strings.ReplaceAll(text, v.Reveal(), "[redacted]")
+	var all []string
+	for _, b := range []client.Bundle{a.bundle, a.before} {
+		for _, v := range b.Values {
+			all = append(all, v.Reveal())
+		}
+		for _, list := range b.Accepts {
+			for _, v := range list {
+				all = append(all, v.Reveal())
+			}
 		}
 	}
-	for _, v := range a.bundle.Values {
-		hide(v)
-	}
-	for _, list := range a.bundle.Accepts {
-		for _, v := range list {
-			hide(v)
+	slices.SortFunc(all, func(x, y string) int { return len(y) - len(x) })
+	for _, v := range all {
+		if v != "" {
+			text = strings.ReplaceAll(text, v, "[redacted]")
 		}
 	}
 	return text

@@ -37,6 +37,9 @@ type fakeVault struct {
 	work     []workload.Work
 	secret   int            // of the newest read
 	fail     map[string]int // status by kind of request, until it is taken out
+	lose     map[string]int // replies of a kind to lose after the request was served
+	lease    int            // seconds
+	token    int            // seconds; 0: it does not end
 	changed  chan struct{}
 	requests map[string]int
 	reports  chan map[string]any
@@ -44,7 +47,7 @@ type fakeVault struct {
 
 func newFakeVault(t *testing.T) *fakeVault {
 	f := &fakeVault{
-		t: t, version: 1, fail: map[string]int{}, changed: make(chan struct{}), requests: map[string]int{},
+		t: t, version: 1, fail: map[string]int{}, lose: map[string]int{}, lease: 60, changed: make(chan struct{}), requests: map[string]int{},
 		reports: make(chan map[string]any, 1000),
 	}
 	f.server = httptest.NewServer(http.HandlerFunc(f.serve))
@@ -73,7 +76,9 @@ func (f *fakeVault) serve(w http.ResponseWriter, r *http.Request) {
 	kind := strings.Split(strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/v1/"), "hyvve/"), "/")[0]
 	f.mu.Lock()
 	f.requests[kind]++
-	status := f.fail[kind]
+	status, ttl := f.fail[kind], f.token
+	lost := f.lose[kind] > 0
+	f.lose[kind]--
 	f.mu.Unlock()
 	if status != 0 {
 		w.WriteHeader(status)
@@ -85,7 +90,8 @@ func (f *fakeVault) serve(w http.ResponseWriter, r *http.Request) {
 	answer := map[string]any{}
 	switch kind {
 	case "auth":
-		answer["data"] = map[string]any{"ttl": 0, "renewable": false}
+		answer["data"] = map[string]any{"ttl": ttl, "renewable": false}
+		answer["auth"] = map[string]any{"client_token": "by-login", "lease_duration": ttl, "renewable": false}
 	case "creds":
 		answer = f.creds()
 	case "watch":
@@ -96,6 +102,9 @@ func (f *fakeVault) serve(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	if lost {
+		panic(http.ErrAbortHandler)
+	}
 	_ = json.NewEncoder(w).Encode(answer)
 }
 
@@ -105,7 +114,7 @@ func (f *fakeVault) creds() map[string]any {
 	f.secret++
 	value := fmt.Sprintf("%s-%d", canary, f.version)
 	return map[string]any{
-		"lease_id": "hyvve/creds/api/x", "lease_duration": 60, "renewable": true,
+		"lease_id": "hyvve/creds/api/x", "lease_duration": f.lease, "renewable": true,
 		"data": map[string]any{
 			"values": map[string]any{"TOKEN": value}, "accepts": map[string]any{"TOKEN": []string{value, canary + "-old"}},
 			"versions": map[string]any{"TOKEN": f.version}, "etag": f.etag(), "instance": "api-1",
@@ -165,6 +174,8 @@ func (r *reloads) count() int {
 // running is an agent under test.
 type running struct {
 	t       *testing.T
+	stop    func() // and wait for the end
+	dir     string
 	fake    *fakeVault
 	reloads *reloads
 	path    string
@@ -202,7 +213,12 @@ func startAgent(t *testing.T, worker Reencryptor) *running {
 
 func startAgentIn(t *testing.T, dir string, worker Reencryptor) *running {
 	t.Helper()
-	r := &running{t: t, fake: newFakeVault(t), reloads: &reloads{}, log: &lockedBuffer{}}
+	return startAgentWith(t, dir, worker, func(*running, *Config) {})
+}
+
+func startAgentWith(t *testing.T, dir string, worker Reencryptor, change func(r *running, c *Config)) *running {
+	t.Helper()
+	r := &running{t: t, dir: dir, fake: newFakeVault(t), reloads: &reloads{}, log: &lockedBuffer{}}
 	r.path = filepath.Join(dir, "secrets.json")
 	token := filepath.Join(dir, "token")
 	if err := os.WriteFile(token, []byte("root"), 0o600); err != nil {
@@ -217,6 +233,7 @@ func startAgentIn(t *testing.T, dir string, worker Reencryptor) *running {
 		t.Fatal(err)
 	}
 	c.Reloader = r.reloads
+	change(r, &c)
 	a, err := New(c, slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	if err != nil {
 		t.Fatal(err)
@@ -227,11 +244,14 @@ func startAgentIn(t *testing.T, dir string, worker Reencryptor) *running {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- a.Run(ctx) }()
-	t.Cleanup(func() {
+	r.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
+	})
+	t.Cleanup(func() {
+		r.stop()
 		if strings.Contains(r.log.String(), canary) || strings.Contains(r.log.String(), "secret-1") {
 			t.Errorf("a secret stands in the log:\n%s", r.log)
 		}

@@ -24,97 +24,166 @@ func sameContent(a, b client.Bundle) bool {
 
 // apply brings files and workload to the bundle. Where the content is the same as before and loaded, there is nothing
 // to do but to say so under the new etag.
-func (a *Agent) apply(ctx context.Context, same bool) {
-	again := a.redo
-	same, a.redo = same && !again, false
-	if same && a.loaded != "" {
-		a.loaded = a.bundle.Etag
+func (a *Agent) apply(ctx context.Context) {
+	if a.rendered != "" && sameContent(a.applied, a.bundle) {
+		if a.loaded != "" {
+			a.loaded = a.bundle.Etag
+		}
 		return
 	}
-	if same && a.rendered != "" {
-		return // rendered, and the workload still to prove itself: judge will see
-	}
 	changed, err := a.render()
+	if changed {
+		a.owed, a.written = a.config.Reloader != nil, reload.Uptime()
+	}
 	if err != nil {
+		a.rendered = "" // perhaps in part: nothing is loaded before all of it is
 		a.fault("files not rendered", err)
 		return
 	}
-	a.rendered, a.loaded = a.bundle.Etag, ""
+	a.applied, a.rendered, a.loaded = a.bundle, a.bundle.Etag, ""
+	a.good, a.faults, a.proveBy = 0, 0, time.Now().Add(a.config.Deadline)
+	schedule(a.retry, 0)
 	a.log.Info("bundle rendered", "etag", a.bundle.Etag, "changed", changed)
-	if (changed || again) && a.config.Reloader != nil {
-		err := a.config.Reloader.Reload(ctx)
-		if err != nil && !errors.Is(err, reload.ErrNotRunning) {
-			a.rendered = "" // so that it is tried again
-			a.fault("workload not reloaded", err)
-			return
-		}
-		a.log.Info("workload reloaded", "etag", a.bundle.Etag, "running", err == nil)
-	}
-	if err := a.ended(); err != nil {
-		a.fault("end of reload not noted", err)
-		return
-	}
-	a.faults = 0
 	a.prove(ctx)
 }
 
-// render writes all files, with a note that a reload is owed around it.
+// render writes all files. Before the first one changes it is noted beside it that a reload is owed.
 func (a *Agent) render() (changed bool, err error) {
 	for _, t := range a.config.Targets {
-		if a.config.Reloader != nil {
-			if err := t.Begin(); err != nil {
-				return changed, err
-			}
+		differs, err := t.Differs(a.bundle)
+		if err == nil && differs && a.config.Reloader != nil {
+			err = t.Begin()
 		}
-		did, err := t.Write(a.bundle)
 		if err != nil {
 			return changed, err
 		}
+		did, err := t.Write(a.bundle)
 		changed = changed || did
+		if err != nil {
+			return changed, err
+		}
 	}
 	return changed, nil
 }
 
-// ended takes the notes away.
-func (a *Agent) ended() error {
+// fault is reported; what failed is done again after a while, which grows.
+func (a *Agent) fault(what string, err error) {
+	a.healthy, a.reason, a.dirty = false, a.mask(what+": "+err.Error()), true
+	a.log.Error("instance is not healthy", "what", what, "error", a.mask(err.Error()))
+	a.faults++
+	schedule(a.retry, backoff(a.faults))
+}
+
+// again does what failed.
+func (a *Agent) again(ctx context.Context) {
+	a.dirty = true
+	if a.rendered == "" {
+		a.apply(ctx)
+		return
+	}
+	a.prove(ctx)
+}
+
+// prove gives the workload a short while to prove itself, so that a change is one report. If it takes longer, judge
+// goes on, and watching and reporting go on meanwhile.
+func (a *Agent) prove(ctx context.Context) {
+	const pause, most = 50 * time.Millisecond, 2 * time.Second
+	for end := time.Now().Add(min(most, a.config.Deadline)); !a.look(ctx); {
+		wait := pause
+		if a.good > 0 {
+			wait = a.config.Interval
+		}
+		if time.Now().Add(wait).After(end) || !sleep(ctx, wait) {
+			break
+		}
+	}
+	schedule(a.nextCheck, a.untilCheck())
+}
+
+// judge looks at the workload once more.
+func (a *Agent) judge(ctx context.Context) {
+	if a.rendered != "" && a.faults == 0 {
+		a.look(ctx)
+	}
+	schedule(a.nextCheck, a.untilCheck())
+}
+
+// untilCheck is 0 where there is nothing to look at.
+func (a *Agent) untilCheck() time.Duration {
+	const pause = 250 * time.Millisecond
+	switch {
+	case a.faults > 0 || a.config.Checker == nil && !a.owed:
+		return 0
+	case a.loaded == "" && a.good == 0 && time.Now().Before(a.proveBy):
+		return min(pause, a.config.Interval)
+	}
+	return a.config.Interval
+}
+
+// look makes the reload that is owed, checks the workload, and tells whether that gave a verdict.
+func (a *Agent) look(ctx context.Context) (verdict bool) {
+	if a.owed {
+		err := a.reload(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return false
+		case errors.Is(err, reload.ErrNotRunning):
+			return a.doubt(err)
+		case err != nil:
+			a.fault("workload not reloaded", err)
+			return true
+		}
+	}
+	if a.config.Checker != nil {
+		err := a.config.Checker.Check(ctx, a.rendered)
+		if ctx.Err() != nil {
+			return false
+		}
+		if err != nil {
+			return a.doubt(err)
+		}
+	}
+	if a.good++; a.good < a.config.Successes && a.config.Checker != nil {
+		return false
+	}
+	a.accept()
+	return true
+}
+
+// reload makes the workload take up the files, unless it was started after they were written and has read them.
+func (a *Agent) reload(ctx context.Context) error {
+	s, ok := a.config.Reloader.(reload.Starter)
+	started := ok && s.StartedSince(a.written)
+	if !started {
+		if err := a.config.Reloader.Reload(ctx); err != nil {
+			return err
+		}
+	}
+	a.log.Info("workload has been told to reload", "etag", a.rendered, "started_since", started)
+	a.owed, a.faults, a.proveBy = false, 0, time.Now().Add(a.config.Deadline)
 	for _, t := range a.config.Targets {
 		if err := t.End(); err != nil {
-			return err
+			a.log.Warn("the note of an owed reload stays; the next start makes one more", "error", err)
 		}
 	}
 	return nil
 }
 
-// fault is reported; the bundle is read and applied again after a while, which grows.
-func (a *Agent) fault(what string, err error) {
-	a.healthy, a.reason = false, a.mask(what+": "+err.Error())
-	a.log.Error("instance is not healthy", "what", what, "error", a.mask(err.Error()))
-	a.redo = true
-	a.faults++
-	schedule(a.retry, backoff(a.faults))
-}
-
-// prove waits, up to the deadline, until the workload is well with what was rendered.
-func (a *Agent) prove(ctx context.Context) {
-	const pause = 50 * time.Millisecond
-	deadline := time.NewTimer(a.config.Deadline)
-	defer deadline.Stop()
-	for {
-		err := a.check(ctx)
-		if err == nil {
-			a.accept()
-			return
+// doubt takes it that the workload is not well. Until the deadline after a change that is no verdict.
+func (a *Agent) doubt(err error) (verdict bool) {
+	a.good = 0
+	reason := a.mask(err.Error())
+	if a.loaded == "" && time.Now().Before(a.proveBy) {
+		if !a.healthy {
+			a.reason = reason
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-deadline.C:
-			a.healthy, a.reason = false, a.mask(err.Error())
-			a.log.Error("workload is not healthy after the change", "error", a.reason, "deadline", a.config.Deadline)
-			return
-		case <-time.After(pause):
-		}
+		return false
 	}
+	if a.healthy || a.reason != reason {
+		a.healthy, a.reason, a.dirty = false, reason, true
+		a.log.Warn("workload is not healthy", "error", reason)
+	}
+	return true
 }
 
 // accept notes that the workload has proved itself with what is rendered. A bundle that came since with the same
@@ -122,56 +191,7 @@ func (a *Agent) prove(ctx context.Context) {
 func (a *Agent) accept() {
 	if !a.healthy || a.loaded == "" {
 		a.log.Info("workload is healthy", "etag", a.rendered)
+		a.dirty = true
 	}
 	a.healthy, a.reason, a.loaded = true, "", a.bundle.Etag
-}
-
-func (a *Agent) check(ctx context.Context) error {
-	if a.config.Checker == nil {
-		return nil
-	}
-	return a.config.Checker.Check(ctx, a.rendered)
-}
-
-// check is a verdict of the monitor.
-type check struct{ run func(etag string) error }
-
-// monitor asks for a look at the workload again and again.
-func (a *Agent) monitor(ctx context.Context) {
-	if a.config.Checker == nil {
-		return
-	}
-	ticker := time.NewTicker(a.config.Interval)
-	defer ticker.Stop()
-	look := check{func(etag string) error { return a.config.Checker.Check(ctx, etag) }}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case a.checks <- look:
-		}
-	}
-}
-
-// judge looks at the workload and tells whether there is news to report.
-func (a *Agent) judge(c check) bool {
-	if a.rendered == "" {
-		return false
-	}
-	err := c.run(a.rendered)
-	switch {
-	case err == nil && (!a.healthy || a.loaded == ""):
-		a.accept()
-		a.dirty = true
-	case err != nil && (a.healthy || a.reason != a.mask(err.Error())):
-		a.healthy, a.reason = false, a.mask(err.Error())
-		a.dirty = true
-		a.log.Warn("workload is not healthy", "error", a.reason)
-	}
-	return a.dirty
 }

@@ -3,6 +3,8 @@
 package agent
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -17,6 +19,7 @@ import (
 	"github.com/hashicorp/hcl/v2/gohcl"
 	"github.com/hashicorp/hcl/v2/hclparse"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
@@ -56,12 +59,13 @@ type AuthBlock struct {
 
 // RenderBlock is a file to render.
 type RenderBlock struct {
-	Format string   `hcl:"format,label"`
-	Path   string   `hcl:"path"`
-	Mode   string   `hcl:"mode,optional"`
-	Owner  string   `hcl:"owner,optional"`
-	Group  string   `hcl:"group,optional"`
-	Keys   []string `hcl:"keys,optional"`
+	Format  string   `hcl:"format,label"`
+	Path    string   `hcl:"path"`
+	Mode    string   `hcl:"mode,optional"`
+	Owner   string   `hcl:"owner,optional"`
+	Group   string   `hcl:"group,optional"`
+	Keys    []string `hcl:"keys,optional"`
+	Accepts bool     `hcl:"accepts,optional"`
 }
 
 // WatchBlock lists files that something else renders.
@@ -71,7 +75,7 @@ type WatchBlock struct {
 	Poll   string   `hcl:"poll,optional"`
 }
 
-// ReloadBlock is how the workload takes up a change: "signal", "command" or "http".
+// ReloadBlock is how the workload takes up a change: "signal", "command", "http" or "none".
 type ReloadBlock struct {
 	Method  string   `hcl:"method,label"`
 	PIDFile string   `hcl:"pid_file,optional"`
@@ -81,7 +85,7 @@ type ReloadBlock struct {
 	Timeout string   `hcl:"timeout,optional"`
 }
 
-// HealthBlock is how the workload is asked: "http" or "tcp".
+// HealthBlock is how the workload is asked: "http", "tcp" or "none".
 type HealthBlock struct {
 	Method     string `hcl:"method,label"`
 	URL        string `hcl:"url,optional"`
@@ -89,6 +93,7 @@ type HealthBlock struct {
 	Timeout    string `hcl:"timeout,optional"`
 	Interval   string `hcl:"interval,optional"`
 	Deadline   string `hcl:"deadline,optional"`
+	Successes  int    `hcl:"successes,optional"`
 	ExpectEtag bool   `hcl:"expect_etag,optional"`
 }
 
@@ -103,13 +108,14 @@ type ReencryptBlock struct {
 // Config is a configuration that was checked.
 type Config struct {
 	File
-	Targets  []render.Target
-	Reloader reload.Reloader // nil: files are all that is wanted
-	Checker  health.Checker  // nil: the workload counts as healthy when it has been told to reload
-	Interval time.Duration   // between health checks
-	Deadline time.Duration   // for the first good check after a reload
-	Stable   time.Duration
-	Poll     time.Duration
+	Targets   []render.Target
+	Reloader  reload.Reloader // nil: files are all that is wanted
+	Checker   health.Checker  // nil: the workload counts as healthy when it has been told to reload
+	Interval  time.Duration   // between health checks
+	Successes int             // good checks in a row that prove a workload well
+	Deadline  time.Duration   // for the first good check after a reload
+	Stable    time.Duration
+	Poll      time.Duration
 }
 
 // Load reads a configuration file. Errors name file and line, and what to write instead.
@@ -161,7 +167,7 @@ func (f File) Check() (Config, error) {
 		fail("a vault block and a watch block exclude each other: files are rendered here, or by something else")
 	case f.Watch != nil && len(f.Watch.Paths) == 0:
 		fail("watch: paths is empty; list the files to follow")
-	case f.Watch != nil && f.Reload == nil:
+	case f.Watch != nil && (f.Reload == nil || f.Reload.Method == "none"):
 		fail("watch: without a reload block nothing would happen on a change; add one")
 	case f.Watch != nil && len(f.Render) > 0:
 		fail("render needs a vault block; with watch, something else renders")
@@ -186,10 +192,13 @@ func (f File) Check() (Config, error) {
 			errs = append(errs, err)
 		}
 	}
-	c.Interval, c.Deadline = 2*time.Second, 30*time.Second
+	c.Interval, c.Deadline, c.Successes = 2*time.Second, 30*time.Second, 1
 	if f.Health != nil {
 		c.Interval = duration("health: interval", f.Health.Interval, c.Interval)
 		c.Deadline = duration("health: deadline", f.Health.Deadline, c.Deadline)
+		if c.Successes = max(c.Successes, f.Health.Successes); f.Health.Successes < 0 {
+			fail("health: successes = %d is negative; write how many good checks in a row prove the workload well", f.Health.Successes)
+		}
 		var err error
 		if c.Checker, err = f.Health.checker(duration("health: timeout", f.Health.Timeout, 2*time.Second)); err != nil {
 			errs = append(errs, err)
@@ -206,6 +215,8 @@ func (c *Config) checkVault() (errs []error) {
 	c.Vault = &v
 	if c.Workload == "" {
 		errs = append(errs, errors.New("workload is missing; name the workload whose keys to load, as in hyvve/workloads"))
+	} else if err := key.ValidateName("workload", c.Workload); err != nil {
+		errs = append(errs, err)
 	}
 	if v.Mount == "" {
 		c.Vault.Mount = "hyvve"
@@ -237,7 +248,7 @@ func (c *Config) checkVault() (errs []error) {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("instance is missing, and the host has no name: %w", err))
 		}
-		c.Instance = host + "-" + c.Workload
+		c.Instance = host + "-" + c.Workload + "-" + c.place()
 	}
 	if r := c.Reencrypt; r != nil && (r.DatabaseURLFile == "") == (r.DatabaseURLEnv == "") {
 		errs = append(errs, errors.New("reencrypt: set one of database_url_file and database_url_env"))
@@ -245,8 +256,20 @@ func (c *Config) checkVault() (errs []error) {
 	return errs
 }
 
+// place tells two sidecars of a workload on one host apart: by what they render and reload, which cannot be the same.
+func (c *Config) place() string {
+	hash := sha256.New()
+	for _, r := range c.Render {
+		_, _ = fmt.Fprintf(hash, "%q", r.Path)
+	}
+	if r := c.Reload; r != nil {
+		_, _ = fmt.Fprintf(hash, "%q%q%q", r.PIDFile, r.URL, r.Command)
+	}
+	return hex.EncodeToString(hash.Sum(nil))[:6]
+}
+
 func (r RenderBlock) target() (render.Target, error) {
-	t := render.Target{Format: render.Format(r.Format), Path: r.Path, Mode: 0o600, UID: -1, GID: -1, Keys: r.Keys}
+	t := render.Target{Format: render.Format(r.Format), Path: r.Path, Mode: 0o600, UID: -1, GID: -1, Keys: r.Keys, Accepts: r.Accepts}
 	if !slices.Contains(render.Formats(), r.Format) {
 		return t, fmt.Errorf("render %q is not a format%s (it is one of %s)", r.Format, usage.DidYouMean(r.Format, render.Formats()), strings.Join(render.Formats(), ", "))
 	}
@@ -303,8 +326,10 @@ func lookup(text string, byName func(string) (string, error)) (int, error) {
 }
 
 func (r ReloadBlock) reloader(timeout time.Duration) (reload.Reloader, error) {
-	methods := []string{"signal", "command", "http"}
+	methods := []string{"signal", "command", "http", "none"}
 	switch r.Method {
+	case "none":
+		return nil, nil //nolint:nilnil // none is wanted
 	case "signal":
 		if r.PIDFile == "" {
 			return nil, errors.New("reload \"signal\": pid_file is missing; name the file that holds the workload's process number")
@@ -332,8 +357,10 @@ func (r ReloadBlock) reloader(timeout time.Duration) (reload.Reloader, error) {
 }
 
 func (h HealthBlock) checker(timeout time.Duration) (health.Checker, error) {
-	methods := []string{"http", "tcp"}
+	methods := []string{"http", "tcp", "none"}
 	switch h.Method {
+	case "none":
+		return nil, nil //nolint:nilnil // none is wanted
 	case "http":
 		if h.URL == "" {
 			return nil, errors.New("health \"http\": url is missing")

@@ -60,6 +60,8 @@ func TestErrorsSayWhatToWriteInstead(t *testing.T) {
 		"attribute":        {swap("workload", "worklaod"), nil, []string{"sidecar.hcl:2", `"worklaod"`, `"workload"`}},
 		"block":            {swap("health", "helth"), nil, []string{"sidecar.hcl:12", `"helth"`, `"health"`}},
 		"syntax":           {swap(`"api"`, `"api`), nil, []string{"sidecar.hcl:2"}},
+		"workload name":    {swap(`"api"`, `"a/pi"`), nil, []string{"contains a slash"}},
+		"successes":        {swap("expect_etag = true", "successes = -1"), nil, []string{"successes = -1"}},
 		"no workload":      {swap(`workload = "api"`, ""), nil, []string{"workload is missing"}},
 		"auth":             {swap(`auth "token_file"`, `auth "tokenfile"`), nil, []string{`auth "tokenfile" is not known`, `"token_file"`}},
 		"approle":          {swap(`auth "token_file" { path = "/run/token" }`, `auth "approle" { role_id_file = "/x" }`), nil, []string{"secret_id_file is missing"}},
@@ -102,5 +104,23 @@ func TestFlagsAlone(t *testing.T) {
 	out.Reset()
 	if status := Command(t.Context(), []string{"--help"}, &out, &errs); status != 0 || !strings.Contains(out.String(), "--token-file") {
 		t.Errorf("--help: status %d: %s", status, out.String())
+	}
+}
+
+// Two sidecars of a workload on one host must not take each other's place.
+func TestInstancesOnOneHostDiffer(t *testing.T) {
+	instance := func(path string) string {
+		c, err := File{
+			Workload: "api", Vault: &VaultBlock{Address: "http://x", Auth: AuthBlock{Method: "token_file", Path: "/t"}},
+			Render: []RenderBlock{{Format: "json", Path: path}},
+		}.Check()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Instance
+	}
+	a, b := instance("/run/a/x.json"), instance("/run/b/x.json")
+	if a == b || a != instance("/run/a/x.json") || !strings.Contains(a, "-api-") {
+		t.Errorf("instances are %q and %q", a, b)
 	}
 }

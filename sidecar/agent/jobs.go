@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	jobPause     = 2 * time.Second // before work that failed, or a sweep, is done again
+	jobPause     = 2 * time.Second // before a sweep, or work that failed once, is done again
+	jobPauseMost = time.Minute     // before work that fails and fails is done again
 	progressRate = time.Second     // between two reports on how far work is
 )
 
@@ -94,8 +95,9 @@ func (j *jobs) stop() {
 func (j *jobs) run(ctx context.Context, asked []workload.Work, accepts map[string][]key.Value, finished chan struct{}) {
 	defer close(finished)
 	var worker Reencryptor
+	failures := 0
 	for {
-		again := false
+		again, failed := false, false
 		for _, w := range asked {
 			if ctx.Err() != nil {
 				return
@@ -118,6 +120,7 @@ func (j *jobs) run(ctx context.Context, asked []workload.Work, accepts map[strin
 			report.ID = w.ID
 			if err != nil {
 				report.Done, report.Error = false, err.Error()
+				failed = true
 			}
 			j.note(report)
 			again = true
@@ -125,10 +128,11 @@ func (j *jobs) run(ctx context.Context, asked []workload.Work, accepts map[strin
 		if !again {
 			return
 		}
-		select {
-		case <-ctx.Done():
+		if failures++; !failed {
+			failures = 0
+		}
+		if !sleep(ctx, min(jobPause<<min(max(failures-1, 0), 10), jobPauseMost)) {
 			return
-		case <-time.After(jobPause):
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/hashicorp/vault/api"
 	"github.com/hashicorp/vault/api/auth/approle"
@@ -42,50 +43,63 @@ func newVault(b *VaultBlock) (*api.Client, error) {
 	return v, nil
 }
 
-// login gets a token, and how long until it should be renewed; 0 if it never need be.
-func login(ctx context.Context, v *api.Client, b AuthBlock) (time.Duration, error) {
+// token is what a login gave.
+type token struct {
+	ttl       time.Duration // 0: it does not end
+	renewable bool
+}
+
+var errTokenEnds = errors.New("the token ends soon; logging in again")
+
+// login gets a token.
+func login(ctx context.Context, v *api.Client, b AuthBlock) (token, error) {
 	if b.Method == "token_file" {
-		data, err := os.ReadFile(b.Path)
-		if err != nil {
-			return 0, fmt.Errorf("vault: token file: %w", err)
-		}
-		token := strings.TrimSpace(string(data))
-		if token == "" {
-			return 0, fmt.Errorf("vault: token file %s is empty", b.Path)
-		}
-		v.SetToken(token)
-		self, err := v.Auth().Token().LookupSelfWithContext(ctx)
-		if err != nil {
-			return 0, loginError(err)
-		}
-		ttl, err := self.TokenTTL()
-		if renewable, _ := self.TokenIsRenewable(); err != nil || !renewable {
-			return 0, err
-		}
-		return share(ttl), nil
+		return loginByFile(ctx, v, b.Path)
 	}
 	role, err := os.ReadFile(b.RoleIDFile)
 	if err != nil {
-		return 0, fmt.Errorf("vault: role_id_file: %w", err)
+		return token{}, fmt.Errorf("vault: role_id_file: %w", err)
 	}
 	method, err := approle.NewAppRoleAuth(strings.TrimSpace(string(role)), &approle.SecretID{FromFile: b.SecretIDFile}, approle.WithMountPath(b.Mount))
 	if err != nil {
-		return 0, fmt.Errorf("vault: approle: %w", err)
+		return token{}, fmt.Errorf("vault: approle: %w", err)
 	}
 	secret, err := v.Auth().Login(ctx, method)
 	if err != nil {
-		return 0, loginError(err)
+		return token{}, loginError(err)
 	}
-	return share(time.Duration(secret.Auth.LeaseDuration) * time.Second), nil
+	return token{time.Duration(secret.Auth.LeaseDuration) * time.Second, secret.Auth.Renewable}, nil
 }
 
-// renewToken renews the token, and gives how long until the next time.
+func loginByFile(ctx context.Context, v *api.Client, path string) (token, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return token{}, fmt.Errorf("vault: token file: %w", err)
+	}
+	text := strings.TrimSpace(string(data))
+	if text == "" || strings.ContainsFunc(text, unicode.IsSpace) {
+		return token{}, fmt.Errorf("vault: token file %s does not hold one token", path)
+	}
+	v.SetToken(text)
+	self, err := v.Auth().Token().LookupSelfWithContext(ctx)
+	if err != nil {
+		return token{}, loginError(err)
+	}
+	ttl, err := self.TokenTTL()
+	if err != nil {
+		return token{}, loginError(err)
+	}
+	renewable, err := self.TokenIsRenewable()
+	return token{ttl, renewable && err == nil}, nil
+}
+
+// renewToken renews the token, and gives how long it lasts now.
 func renewToken(ctx context.Context, v *api.Client) (time.Duration, error) {
 	secret, err := v.Auth().Token().RenewSelfWithContext(ctx, 0)
 	if err != nil {
 		return 0, loginError(err)
 	}
-	return share(time.Duration(secret.Auth.LeaseDuration) * time.Second), nil
+	return time.Duration(secret.Auth.LeaseDuration) * time.Second, nil
 }
 
 // share is when to renew what lasts so long: with a third left for trouble.

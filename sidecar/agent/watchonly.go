@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/watch"
@@ -22,14 +21,12 @@ func Follow(ctx context.Context, c Config, log *slog.Logger) error {
 	return watch.Files(ctx, c.Watch.Paths, o, func(ctx context.Context) { follow(ctx, c, log) })
 }
 
-// follow reloads once, again while that fails, up to the deadline.
+// follow reloads, again while that fails, and then waits up to the deadline for the workload to be well.
 func follow(ctx context.Context, c Config, log *slog.Logger) {
-	ctx, cancel := context.WithTimeout(ctx, c.Deadline)
-	defer cancel()
 	for failures := 1; ; failures++ {
 		err := c.Reloader.Reload(ctx)
 		if errors.Is(err, reload.ErrNotRunning) {
-			log.Info("files changed; the workload is not running and will read them when it starts")
+			log.Info("files changed; the workload is not running and will read them when it starts", "reason", err)
 			return
 		}
 		if err == nil {
@@ -37,27 +34,30 @@ func follow(ctx context.Context, c Config, log *slog.Logger) {
 		}
 		wait := backoff(failures)
 		log.Error("workload not reloaded", "error", err, "retry_in", wait)
-		select {
-		case <-ctx.Done():
+		if !sleep(ctx, wait) {
 			return
-		case <-time.After(wait):
 		}
 	}
 	log.Info("files changed; workload reloaded")
 	if c.Checker == nil {
 		return
 	}
-	for {
+	ctx, cancel := context.WithTimeout(ctx, c.Deadline)
+	defer cancel()
+	for good := 0; ; {
+		wait := backoffFirst
 		err := c.Checker.Check(ctx, "")
-		if err == nil {
+		if err != nil {
+			good = 0
+		} else if good++; good >= c.Successes {
 			log.Info("workload is healthy")
 			return
+		} else {
+			wait = c.Interval
 		}
-		select {
-		case <-ctx.Done():
+		if !sleep(ctx, wait) {
 			log.Error("workload is not healthy after the change", "error", err)
 			return
-		case <-time.After(backoffFirst):
 		}
 	}
 }
