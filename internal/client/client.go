@@ -61,8 +61,13 @@ type wire struct {
 	InstanceSecret string              `json:"instance_secret"`
 }
 
+// answerLimit bounds what does not block on purpose: a Vault that takes requests and never answers is not available.
+const answerLimit = 30 * time.Second
+
 // Creds reads the bundle of an instance.
 func (c *Client) Creds(ctx context.Context, workloadName, instance string) (Bundle, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
 	var w wire
 	secret, err := c.read(ctx, "creds/"+workloadName, url.Values{"instance": {instance}}, &w)
 	if err != nil {
@@ -87,6 +92,8 @@ func (c *Client) Creds(ctx context.Context, workloadName, instance string) (Bund
 
 // Watch waits until the instance should hold another bundle than that of etag, or wait is over.
 func (c *Client) Watch(ctx context.Context, workloadName, instance, etag string, wait time.Duration) (changed bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, wait+answerLimit)
+	defer cancel()
 	var w struct {
 		Changed bool `json:"changed"`
 	}
@@ -107,6 +114,8 @@ type Report struct {
 
 // Report sends it, and gives the etag that the instance should have.
 func (c *Client) Report(ctx context.Context, r Report) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
 	var w struct {
 		Etag string `json:"etag"`
 	}
@@ -119,6 +128,8 @@ func (c *Client) Report(ctx context.Context, r Report) (string, error) {
 
 // Renew renews the lease of a bundle, and gives its new duration. ErrRefused: read the bundle again.
 func (c *Client) Renew(ctx context.Context, leaseID string) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
 	secret, err := c.vault.Sys().RenewWithContext(ctx, leaseID, 0)
 	if err != nil {
 		return 0, classify(err)

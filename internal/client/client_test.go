@@ -4,6 +4,7 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -13,6 +14,9 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/api"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
 func newClient(t *testing.T, handler http.HandlerFunc) *Client {
@@ -65,5 +69,68 @@ func TestAnswersOfAnotherFormAreNotQuoted(t *testing.T) {
 	})
 	if _, err := c.Creds(t.Context(), "api", "api-1"); err == nil || strings.Contains(err.Error(), "canary") {
 		t.Errorf("error is %v", err)
+	}
+}
+
+// What a read gives is typed, and prints without its secrets.
+func TestCreds(t *testing.T) {
+	c := newClient(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v1/hyvve/creds/api" || r.URL.Query().Get("instance") != "api 1&" {
+			t.Errorf("asked for %s", r.URL)
+		}
+		_, _ = fmt.Fprint(w, `{"lease_id":"l1","lease_duration":300,"warnings":["careful"],"data":{
+			"values":{"A":"canary-value"},"accepts":{"A":["canary-new","canary-old"]},"versions":{"A":2},
+			"accept_versions":{"A":[2,1]},"etag":"e","instance":"api 1&","instance_secret":"canary-secret",
+			"work":[{"id":"w","phase":"stage","env":"A","columns":[{"table":"t","column":"c","layout":"tag-last"}]}]}}`)
+	})
+	b, err := c.Creds(t.Context(), "api", "api 1&")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.Values["A"].Reveal() != "canary-value" || b.Accepts["A"][1].Reveal() != "canary-old" || b.Secret.Reveal() != "canary-secret" {
+		t.Error("values are not those of the answer")
+	}
+	if b.LeaseID != "l1" || b.LeaseDuration != 5*time.Minute || b.AcceptVersions["A"][1] != 1 || b.Work[0].Columns[0].Table != "t" || len(b.Warnings) != 1 {
+		t.Errorf("%+v", b)
+	}
+	if text := fmt.Sprintf("%v %+v %#v", b, b, b); strings.Contains(text, "canary") {
+		t.Errorf("a bundle prints its secrets: %s", text)
+	}
+}
+
+func TestReport(t *testing.T) {
+	c := newClient(t, func(w http.ResponseWriter, r *http.Request) {
+		var body map[string]any
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil || r.Method != http.MethodPut {
+			t.Errorf("%s: %v", r.Method, err)
+		}
+		work, _ := body["work"].([]any)
+		if body["instance_secret"] != "s" || body["healthy"] != false || body["reason"] != "ill" || len(work) != 1 {
+			t.Errorf("reported %v", body)
+		}
+		_, _ = fmt.Fprint(w, `{"data":{"accepted":true,"etag":"next"}}`)
+	})
+	etag, err := c.Report(t.Context(), Report{
+		Workload: "api", Instance: "i", Secret: key.NewValue("s"), Reason: "ill", Work: []workload.WorkReport{{ID: "w", Done: true}},
+	})
+	if err != nil || etag != "next" {
+		t.Errorf("%q, %v", etag, err)
+	}
+}
+
+func TestLeases(t *testing.T) {
+	var paths []string
+	c := newClient(t, func(w http.ResponseWriter, r *http.Request) {
+		paths = append(paths, r.URL.Path)
+		_, _ = fmt.Fprint(w, `{"lease_id":"l","lease_duration":60}`)
+	})
+	if d, err := c.Renew(t.Context(), "l"); err != nil || d != time.Minute {
+		t.Errorf("%s, %v", d, err)
+	}
+	if err := c.Revoke(t.Context(), "l"); err != nil {
+		t.Error(err)
+	}
+	if got := strings.Join(paths, " "); got != "/v1/sys/leases/renew /v1/sys/leases/revoke" {
+		t.Errorf("asked for %s", got)
 	}
 }

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// The program itself, linked as it is shipped.
+func TestCommands(t *testing.T) {
+	binary := filepath.Join(t.TempDir(), "hyvve-sidecar")
+	build := exec.Command("go", "build", "-o", binary, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, output)
+	}
+	for name, c := range map[string]struct {
+		args           []string
+		status         int
+		stdout, stderr string
+	}{
+		"none":              {nil, 2, "", "Usage: hyvve-sidecar COMMAND"},
+		"help":              {[]string{"help"}, 0, "Usage: hyvve-sidecar COMMAND", ""},
+		"version":           {[]string{"version"}, 0, "hyvve-sidecar v", ""},
+		"misspelt command":  {[]string{"agnet"}, 2, "", `command "agnet" is not known; did you mean "agent"?`},
+		"misspelt flag":     {[]string{"agent", "--token-fiel=/x"}, 2, "", "did you mean --token-file?"},
+		"nothing to do":     {[]string{"agent"}, 2, "", "neither a vault block"},
+		"no configuration":  {[]string{"validate", "--config=/nowhere"}, 2, "", "/nowhere"},
+		"validate":          {[]string{"validate", "--watch=/x", "--pid-file=/y"}, 0, "The configuration is good.", ""},
+		"reencrypt, no URL": {[]string{"reencrypt", "--dry-run"}, 2, "", "DATABASE_URL is not set"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			cmd := exec.Command(binary, c.args...)
+			cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+			cmd.Stdout, cmd.Stderr = &stdout, &stderr
+			_ = cmd.Run() // its status says how it went
+			if status := cmd.ProcessState.ExitCode(); status != c.status {
+				t.Errorf("status %d, want %d", status, c.status)
+			}
+			if !strings.Contains(stdout.String(), c.stdout) || !strings.Contains(stderr.String(), c.stderr) {
+				t.Errorf("stdout %q, stderr %q", stdout.String(), stderr.String())
+			}
+		})
+	}
+}

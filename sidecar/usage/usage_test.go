@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package usage
+
+import (
+	"bytes"
+	"flag"
+	"strings"
+	"testing"
+)
+
+func TestNearest(t *testing.T) {
+	commands := []string{"agent", "reencrypt", "validate", "version"}
+	for word, want := range map[string]string{"agnet": "agent", "re-encrypt": "reencrypt", "versoin": "version", "frobnicate": "", "": ""} {
+		if got := Nearest(word, commands); got != want {
+			t.Errorf("%q: %q, want %q", word, got, want)
+		}
+	}
+}
+
+func TestParse(t *testing.T) {
+	for name, c := range map[string]struct {
+		args           []string
+		ok             bool
+		status         int
+		stdout, stderr string
+	}{
+		"good":     {[]string{"--pid-file=/x"}, true, 0, "", ""},
+		"one dash": {[]string{"-pid-file", "/x"}, true, 0, "", ""},
+		"misspelt": {[]string{"--pidfile=/x"}, false, 2, "", "flag --pidfile is not known; did you mean --pid-file?"},
+		"strange":  {[]string{"--frobnicate"}, false, 2, "", "flag --frobnicate is not known\n"},
+		"argument": {[]string{"extra"}, false, 2, "", `"extra" is not wanted`},
+		"no value": {[]string{"--pid-file"}, false, 2, "", "needs an argument"},
+		"help":     {[]string{"--help"}, false, 0, "--pid-file=FILE", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			flags := flag.NewFlagSet("hyvve-sidecar agent", flag.ContinueOnError)
+			flags.String("pid-file", "", "`FILE` with a number")
+			var stdout, stderr bytes.Buffer
+			ok, status := Parse(flags, c.args, "Usage: …\n", &stdout, &stderr)
+			if ok != c.ok || status != c.status {
+				t.Errorf("%v, status %d", ok, status)
+			}
+			if !strings.Contains(stdout.String(), c.stdout) || !strings.Contains(stderr.String(), c.stderr) || c.stderr == "" && stderr.Len() > 0 {
+				t.Errorf("stdout %q, stderr %q", stdout.String(), stderr.String())
+			}
+		})
+	}
+}
