@@ -72,7 +72,7 @@ func SeedPlatform(ctx context.Context, conn *pgx.Conn, s Seeding) ([]Row, error)
 	add("mcp_server_configs", "api_key_encrypted", key.TagLast, "mcp-legacy", s.Legacy)
 	add("integration_connections", "encrypted_credentials", key.TagFirst, "conn", s.Connections)
 	add("users", "two_factor_secret", key.TagLast, "user", s.Users)
-	sealed, err := sealRows(s, rows)
+	sealed, err := sealRows(ctx, s, rows)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +98,7 @@ func plaintextShapes() ([]string, error) {
 	return shapes, nil
 }
 
-func sealRows(s Seeding, rows []Row) ([]string, error) {
+func sealRows(ctx context.Context, s Seeding, rows []Row) ([]string, error) {
 	rings := map[key.Layout]*envelope.Keyring{}
 	for layout, value := range map[key.Layout]key.Value{key.TagFirst: s.MasterKey, key.TagLast: s.BetterAuth} {
 		ring, err := envelope.NewKeyring(layout, value)
@@ -116,6 +116,9 @@ func sealRows(s Seeding, rows []Row) ([]string, error) {
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i, row := range rows {
 		group.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			salt := salts[i%len(salts)]
 			if s.Salts == 0 {
 				_, _ = rand.Read(salt[:])
