@@ -23,7 +23,7 @@ const canary = "canary-secret-value"
 // workload is a process that says "ready", and "reloaded" for each SIGHUP.
 func workload(t *testing.T) (pid int, says func(want string)) {
 	t.Helper()
-	cmd := exec.Command("sh", "-c", `trap 'echo reloaded' HUP; echo ready; while :; do read -r line <&3 || exit; done`)
+	cmd := exec.Command("sh", "-c", `trap 'echo reloaded' HUP; echo ready; while :; do read -r line <&3; done`) // a signal ends read, not the workload
 	hold, release, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -38,9 +38,9 @@ func workload(t *testing.T) (pid int, says func(want string)) {
 	}
 	_ = hold.Close()
 	t.Cleanup(func() {
-		_ = release.Close()
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+		_ = release.Close()
 	})
 	return cmd.Process.Pid, func(want string) {
 		t.Helper()
