@@ -33,16 +33,28 @@ dev: setup build ## Run a Vault with the engine at hyvve/ in the foreground, and
 .PHONY: test
 test: setup build ## Run every test, with the race detector, on real parts
 	go test -race -timeout 45m ./...
+	@$(MAKE) --no-print-directory sim
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need no server
-	go test -race ./internal/key/... ./internal/kind/... ./internal/workload/... ./internal/rotation/... ./plugin/... \
+	go test -race ./internal/key/... ./internal/kind/... ./internal/workload/... ./internal/rotation/... ./internal/sim/... ./plugin/... \
 		./internal/envelope/... ./internal/pbkdf2/... ./internal/client/... ./sidecar/render/... ./sidecar/watch/... \
 		./sidecar/reload/... ./sidecar/health/... ./sidecar/usage/... ./sidecar/agent/...
 
 .PHONY: test-e2e
 test-e2e: setup build ## Run the scenarios over real Vault and PostgreSQL
 	go test -race -timeout 30m ./internal/e2e/... ./internal/testbed/... ./sidecar/reencrypt/...
+
+SEED ?=
+SEEDS ?= 10000
+
+.PHONY: sim
+sim: ## Run the engine in SEEDS (10000) simulated worlds, or tell the story of the one of SEED
+	go test ./internal/sim -run TestSimulation -count 1 -timeout 0 -v -args $(if $(SEED),-seed $(SEED),-seeds $(SEEDS)) $(if $(FROM),-from $(FROM))
+
+.PHONY: sim-long
+sim-long: ## Run the engine in a million simulated worlds (some three hours on two cores)
+	@$(MAKE) --no-print-directory sim SEEDS=1000000
 
 .PHONY: bench
 bench: setup build ## Run every benchmark and print ours against the peer's; build/bench.json has the result

@@ -28,6 +28,8 @@ type backend struct {
 	*framework.Backend
 	kinds kind.List
 
+	observer observer
+
 	mu     sync.Mutex
 	engine *rotation.Engine // nil until the first request, and after Invalidate
 }
@@ -48,6 +50,7 @@ func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend,
 
 func newBackend(list kind.List) *backend {
 	b := &backend{kinds: list}
+	b.observer = newObserver(b)
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(help),
 		BackendType:    logical.TypeLogical,
@@ -69,7 +72,7 @@ func newBackend(list kind.List) *backend {
 		Secrets:        []*framework.Secret{b.secretBundle()},
 		InitializeFunc: b.initialize,
 		Invalidate:     func(context.Context, string) { b.drop() },
-		Clean:          func(context.Context) { b.drop() },
+		Clean:          func(context.Context) { b.drop(); b.observer.close() },
 		// Vault calls it every minute: a plugin process that Vault started again without a request takes up its
 		// rotations by then at the latest.
 		PeriodicFunc: func(ctx context.Context, req *logical.Request) error {
@@ -86,27 +89,37 @@ func (b *backend) initialize(ctx context.Context, req *logical.InitializationReq
 	return err
 }
 
-// open gives the engine, reading the mount's records first if need be. Only a node that may write moves rotations on.
+// open gives the engine, reading the mount's records first if need be: at the first request, and after a write failed of
+// which nobody knows whether it took effect. Only a node that may write serves instances and moves rotations on.
 func (b *backend) open(ctx context.Context, storage logical.Storage) (*rotation.Engine, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.engine != nil {
+	if b.engine != nil && !b.engine.Stale() {
 		return b.engine, nil
+	}
+	if b.engine != nil {
+		b.Logger().Warn("a write to storage has failed; reading the mount's records again")
+		b.engine.Close()
+		b.engine = nil
 	}
 	engine, err := rotation.Open(ctx, rotation.Options{
 		Store:    store{storage},
 		Kinds:    b.kinds,
-		Observer: observer{b},
+		Observer: b.observer,
 		Now:      time.Now,
 		Random:   rand.Reader,
 	})
 	if err != nil {
 		return nil, err
 	}
-	b.engine = engine
 	if b.WriteSafeReplicationState() {
+		if err := engine.Begin(ctx); err != nil {
+			engine.Close()
+			return nil, err
+		}
 		engine.Start()
 	}
+	b.engine = engine
 	return engine, nil
 }
 
@@ -165,15 +178,12 @@ func (b *backend) exists(field string, there func(e *rotation.Engine, name strin
 }
 
 // caller is who asks, for journal and versions.
-func caller(req *logical.Request) string {
+func caller(req *logical.Request) rotation.Actor {
 	name := req.DisplayName
 	if name == "" {
 		name = "unknown"
 	}
-	if req.EntityID != "" {
-		name += " (entity " + req.EntityID + ")"
-	}
-	return name
+	return rotation.Actor{Name: name, Entity: req.EntityID}
 }
 
 const help = `
@@ -184,11 +194,11 @@ is accepted everywhere before anyone presents it, and the old one is retired onl
   keys/             keys and their versions
   workloads/        who loads which keys, and the live instances
   rotate            start a rotation
-  rotations/        look at rotations and their gates; revert one
+  rotations/        look at rotations and their gates; pause, resume, confirm or revert one
   creds/            what one instance should hold now, as a lease
   watch/, report/   for sidecars: wait for a change; say what is loaded and healthy
   status            every key with age, what is running and what blocks
-  journal/          who did what to which version when, and why
+  journal/          who did what to which version when, and why; journal/verify checks that nobody changed it
   config            mount-wide defaults
 
 Read "vault path-help hyvve/rotate" next.

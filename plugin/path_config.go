@@ -24,12 +24,32 @@ func (b *backend) pathsConfig() []*framework.Path {
 				Type:        framework.TypeDurationSecond,
 				Description: "How long a new version must work everywhere before the old one may be retired, for keys that set no soak of their own. Default 30s.",
 			},
+			"deadline": {
+				Type:        framework.TypeDurationSecond,
+				Description: "How long a step of a rotation may take before it has failed, for keys that set none of their own. Default 0s: for as long as it takes.",
+			},
+			"on_failure": {
+				Type:        framework.TypeString,
+				Description: "What happens to a rotation that has failed (an unhealthy instance while it presents, or a deadline passed), for keys that do not say: pause or revert. Default pause.",
+			},
+			"compromised_deadline": {
+				Type:        framework.TypeDurationSecond,
+				Description: "How long a rotation with compromised=true waits at each step before it cuts. Default 1m.",
+			},
+			"journal_max_entries": {
+				Type:        framework.TypeInt,
+				Description: "How many journal entries are kept, and how many ended rotations. Default 100000; 0: all.",
+			},
+			"journal_max_age": {
+				Type:        framework.TypeDurationSecond,
+				Description: "For how long journal entries and ended rotations are kept. Default 0s: for ever.",
+			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation:   b.operation(b.readConfig, "read", "configuration", "Read the mount-wide defaults."),
 			logical.UpdateOperation: b.operation(b.writeConfig, "write", "configuration", "Change the mount-wide defaults; those not given stay."),
 		},
-		HelpSynopsis:    "Mount-wide defaults: lease time of bundles, soak time of rotations.",
+		HelpSynopsis:    "Mount-wide defaults: leases, soak time, deadlines, what to do about failures, how much journal to keep.",
 		HelpDescription: "Changes hold for leases and rotations that begin after them.\n\n    vault write hyvve/config lease_ttl=5m soak=30s",
 	}}
 }
@@ -39,18 +59,29 @@ func (b *backend) readConfig(_ context.Context, e *rotation.Engine, _ *logical.R
 	return &logical.Response{Data: map[string]any{
 		"lease_ttl": int64(c.LeaseTTL.Seconds()),
 		"soak":      int64(c.Soak.Seconds()),
+		"deadline":  int64(c.Deadline.Seconds()), "on_failure": c.OnFailure,
+		"compromised_deadline": int64(c.CutAfter.Seconds()),
+		"journal_max_entries":  c.JournalEntries, "journal_max_age": int64(c.JournalAge.Seconds()),
 	}}, nil
 }
 
 func (b *backend) writeConfig(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	c := e.Config()
-	if v, ok := d.GetOk("lease_ttl"); ok {
-		c.LeaseTTL = time.Duration(v.(int)) * time.Second
+	for field, into := range map[string]*time.Duration{
+		"lease_ttl": &c.LeaseTTL, "soak": &c.Soak, "deadline": &c.Deadline,
+		"compromised_deadline": &c.CutAfter, "journal_max_age": &c.JournalAge,
+	} {
+		if v, ok := d.GetOk(field); ok {
+			*into = time.Duration(v.(int)) * time.Second
+		}
 	}
-	if v, ok := d.GetOk("soak"); ok {
-		c.Soak = time.Duration(v.(int)) * time.Second
+	if v, ok := d.GetOk("on_failure"); ok {
+		c.OnFailure = v.(string)
 	}
-	if err := e.PutConfig(ctx, c); err != nil {
+	if v, ok := d.GetOk("journal_max_entries"); ok {
+		c.JournalEntries = v.(int)
+	}
+	if err := e.PutConfig(ctx, c, caller(req)); err != nil {
 		return nil, err
 	}
 	return b.readConfig(ctx, e, req, d)

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -64,7 +63,7 @@ func (b *backend) secretBundle() *framework.Secret {
 
 func (b *backend) readCreds(ctx context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("workload").(string)
-	reading, err := e.Read(ctx, name, d.Get("instance").(string))
+	reading, err := e.Read(ctx, name, d.Get("instance").(string), b.System().MaxLeaseTTL())
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +75,7 @@ func (b *backend) readCreds(ctx context.Context, e *rotation.Engine, _ *logical.
 		"workload": name, "instance": reading.Instance, "epoch": reading.Epoch,
 	})
 	resp.Secret.Renewable = true
-	resp.Secret.TTL = min(reading.TTL, b.System().MaxLeaseTTL())
+	resp.Secret.TTL = reading.TTL
 	for _, env := range reading.Missing {
 		resp.AddWarning(fmt.Sprintf("%s has no version yet and is left out; import its value with vault write hyvve/keys/… value=-", env))
 	}
@@ -152,16 +151,18 @@ func (b *backend) onLease(h leaseHandler) framework.OperationFunc {
 }
 
 func (b *backend) renewCreds(_ context.Context, e *rotation.Engine, req *logical.Request, l lease) (*logical.Response, error) {
-	ttl, err := e.Renew(l.workload, l.instance, l.epoch)
+	// What CalculateTTL leaves of the longest time that Vault lets a lease live, the engine must know, too: it tells a lease
+	// that ran out from one that was revoked.
+	limit, warnings, err := framework.CalculateTTL(b.System(), 0, b.System().MaxLeaseTTL(), 0, 0, 0, req.Secret.IssueTime)
 	if err != nil {
 		return nil, err
 	}
-	ttl, warnings, err := framework.CalculateTTL(b.System(), 0, ttl, 0, 0, 0, req.Secret.IssueTime)
+	ttl, err := e.Renew(l.workload, l.instance, l.epoch, limit)
 	if err != nil {
 		return nil, err
 	}
 	resp := &logical.Response{Secret: req.Secret, Warnings: warnings}
-	resp.Secret.TTL = max(ttl, time.Second)
+	resp.Secret.TTL = ttl
 	return resp, nil
 }
 

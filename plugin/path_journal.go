@@ -19,7 +19,16 @@ func (b *backend) pathsJournal() []*framework.Path {
 				logical.ListOperation: b.operation(b.listJournal, "list", "journal", "List the journal's entries, oldest first."),
 			},
 			HelpSynopsis:    "List the journal's entries, oldest first.",
-			HelpDescription: "Ids begin with a UTC time; the entries of one rotation stand together under its id.",
+			HelpDescription: "Ids count up. How many are kept is said by journal_max_entries and journal_max_age of hyvve/config.",
+		},
+		{
+			Pattern: "journal/verify$",
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ReadOperation: b.operation(b.verifyJournal, "verify", "journal", "Check that no entry was changed or taken out."),
+			},
+			HelpSynopsis: "Check that no entry of the journal was changed or taken out.",
+			HelpDescription: "Each entry has the hash of the one before, keyed with the mount's secret. The chain is walked from the oldest entry that " +
+				"retention has left to the newest; faults says in words what does not fit.",
 		},
 		{
 			Pattern: "journal/" + framework.GenericNameRegex("id"),
@@ -51,8 +60,23 @@ func (b *backend) readJournal(ctx context.Context, e *rotation.Engine, _ *logica
 		keys = append(keys, map[string]any{"key": k.Key, "from": k.From, "to": k.To, "fingerprint": k.Fingerprint})
 	}
 	return &logical.Response{Data: map[string]any{
-		"id": entry.ID, "time": stamp(entry.At), "what": entry.What, "by": entry.By, "reason": entry.Reason,
+		"id": d.Get("id").(string), "time": stamp(entry.At), "what": entry.What, "by": entry.By, "entity_id": entry.Entity, "reason": entry.Reason,
 		"rotation": entry.Rotation, "state": string(entry.State), "step": string(entry.Step), "keys": keys,
-		"workload": entry.Workload,
+		"workload": entry.Workload, "prev": entry.Prev, "hash": entry.Hash,
+	}}, nil
+}
+
+func (b *backend) verifyJournal(ctx context.Context, e *rotation.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	v, err := e.VerifyJournal(ctx)
+	if err != nil {
+		return nil, err
+	}
+	faults := v.Faults
+	if faults == nil {
+		faults = []string{}
+	}
+	return &logical.Response{Data: map[string]any{
+		"whole": len(faults) == 0, "entries": v.Entries, "first": v.First, "last": v.Last, "faults": faults,
+		"entries_without_chain": v.Older,
 	}}, nil
 }

@@ -56,7 +56,19 @@ func (b *backend) keyFields() map[string]*framework.FieldSchema {
 		},
 		"protects":        {Type: framework.TypeCommaStringSlice, Description: "Columns of envelopes that the key encrypts, as [schema.]table.column:layout with layout tag-first or tag-last. \"none\" for none."},
 		"rotation_period": {Type: framework.TypeDurationSecond, Description: "Rotate by itself when a version is so old. 0: only when asked."},
-		"soak":            {Type: framework.TypeDurationSecond, Description: "How long a new version must work everywhere before the old one may be retired. Default: that of hyvve/config."},
+		"rotation_schedule": {
+			Type:        framework.TypeString,
+			Description: "Rotate by itself at these times: cron of five fields in UTC, or in a zone, as in \"CRON_TZ=Europe/Berlin 0 3 * * SUN\". Not together with rotation_period. \"\" for none.",
+		},
+		"rotation_window": {
+			Type:        framework.TypeDurationSecond,
+			Description: "For how long after a time of rotation_schedule a rotation may start; a time missed for longer waits for the next. 0: it is made up for whenever.",
+		},
+		"disable_automated_rotation": {Type: framework.TypeBool, Description: "Rotate only when asked, whatever rotation_period and rotation_schedule say."},
+		"soak":                       {Type: framework.TypeSignedDurationSecond, Description: "How long a new version must work everywhere before the old one may be retired. Default: that of hyvve/config; -1 goes back to it."},
+		"deadline":                   {Type: framework.TypeSignedDurationSecond, Description: "How long a step of a rotation may take before it has failed. 0: for as long as it takes. Default: that of hyvve/config; -1 goes back to it."},
+		"on_failure":                 {Type: framework.TypeString, Description: "What happens to a rotation that has failed (an unhealthy instance while it presents, or the deadline passed): pause or revert. Default: that of hyvve/config."},
+		"confirm":                    {Type: framework.TypeString, Description: "manual: somebody must confirm a rotation before the old version is retired. auto: evidence is enough. Default auto."},
 	}
 	for _, k := range b.kinds {
 		for _, f := range k.Fields() {
@@ -76,6 +88,11 @@ as they are. Its versions change by rotation only, except for the first one:
 
     vault write hyvve/keys/agent-service-token format=hex length=32 generate=true
     vault write hyvve/keys/encryption-master-key format=base64 rule=encryption-master-key value=-
+
+It rotates by itself with rotation_period or rotation_schedule:
+
+    vault write hyvve/keys/jwt-secret rotation_period=30d
+    vault write hyvve/keys/jwt-secret rotation_period=0 rotation_schedule="CRON_TZ=Europe/Berlin 0 3 * * SUN" rotation_window=2h
 
 Kinds:
 `
@@ -124,7 +141,7 @@ func (b *backend) writeKey(ctx context.Context, e *rotation.Engine, req *logical
 
 // definition is what is stored with what is written over it.
 func (b *backend) definition(e *rotation.Engine, d *framework.FieldData, name string) (rotation.Definition, error) {
-	definition := rotation.Definition{Name: name, Kind: d.Get("kind").(string), Options: kind.Options{}, Policy: key.Policy{Soak: rotation.InheritSoak}}
+	definition := rotation.Definition{Name: name, Kind: d.Get("kind").(string), Options: kind.Options{}, Policy: key.Policy{Soak: key.Inherit, Deadline: key.Inherit}}
 	if old, ok := e.Key(name); ok {
 		definition.Env, definition.Protects, definition.Policy = old.Env, old.Protects, old.Policy
 		for option, value := range old.Options {
@@ -144,12 +161,7 @@ func (b *backend) definition(e *rotation.Engine, d *framework.FieldData, name st
 	if v, ok := d.GetOk("env"); ok {
 		definition.Env = v.(string)
 	}
-	if v, ok := d.GetOk("rotation_period"); ok {
-		definition.Policy.Period = time.Duration(v.(int)) * time.Second
-	}
-	if v, ok := d.GetOk("soak"); ok {
-		definition.Policy.Soak = time.Duration(v.(int)) * time.Second
-	}
+	writePolicy(d, &definition.Policy)
 	if v, ok := d.GetOk("protects"); ok {
 		columns, err := parseColumns(v.([]string))
 		if err != nil {
@@ -158,6 +170,32 @@ func (b *backend) definition(e *rotation.Engine, d *framework.FieldData, name st
 		definition.Protects = columns
 	}
 	return definition, nil
+}
+
+// writePolicy puts what is written over a policy.
+func writePolicy(d *framework.FieldData, p *key.Policy) {
+	for field, into := range map[string]*time.Duration{
+		"rotation_period": &p.Period, "rotation_window": &p.Window, "soak": &p.Soak, "deadline": &p.Deadline,
+	} {
+		v, ok := d.GetOk(field)
+		switch {
+		case !ok:
+		case v.(int) == -1 && (field == "soak" || field == "deadline"):
+			*into = key.Inherit
+		default:
+			*into = time.Duration(v.(int)) * time.Second
+		}
+	}
+	for field, into := range map[string]*string{
+		"rotation_schedule": &p.Schedule, "on_failure": &p.OnFailure, "confirm": &p.Confirm,
+	} {
+		if v, ok := d.GetOk(field); ok {
+			*into = v.(string)
+		}
+	}
+	if v, ok := d.GetOk("disable_automated_rotation"); ok {
+		p.Disabled = v.(bool)
+	}
 }
 
 // checkFirst refuses a first version before anything is stored.
@@ -231,12 +269,15 @@ func (b *backend) readKey(_ context.Context, e *rotation.Engine, _ *logical.Requ
 	}
 	data := map[string]any{
 		"name": k.Name, "kind": k.Kind, "env": k.Env, "protects": protects, "versions": versions,
-		"rotation_period": int64(k.Policy.Period.Seconds()), "created_time": stamp(k.Created), "current_version": 0,
+		"created_time": stamp(k.Created), "current_version": 0,
 	}
-	if k.Policy.Soak != rotation.InheritSoak {
-		data["soak"] = int64(k.Policy.Soak.Seconds())
-	} else {
-		data["soak"] = int64(e.Config().Soak.Seconds())
+	p := e.Config().Effective(k.Policy)
+	for name, value := range map[string]any{
+		"rotation_period": int64(p.Period.Seconds()), "rotation_schedule": p.Schedule, "rotation_window": int64(p.Window.Seconds()),
+		"disable_automated_rotation": p.Disabled, "soak": int64(p.Soak.Seconds()), "deadline": int64(p.Deadline.Seconds()),
+		"on_failure": p.OnFailure, "confirm": p.Confirm,
+	} {
+		data[name] = value
 	}
 	if current, ok := k.Current(); ok {
 		data["current_version"] = current.Number

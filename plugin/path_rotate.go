@@ -26,7 +26,12 @@ func (b *backend) pathsRotate() []*framework.Path {
 				Type: framework.TypeString, DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
 				Description: "The new value, checked by the key's kind, instead of one that the kind makes. For a key without versions: the value in use today, imported as version 1. Use value=- to read it from standard input.",
 			},
-			"wait": {Type: framework.TypeDurationSecond, Description: "Answer only when the rotation has ended, or after this time (60s at most), with how far it is. Default 0s."},
+			"dry_run":     {Type: framework.TypeBool, Description: "Tell what a rotation would do, and what would hold it back, and change nothing."},
+			"compromised": {Type: framework.TypeBool, Description: "The old version is known to somebody who should not: no soak time, no confirmation, and every gate that does not hold within the deadline is cut. Rows that need the old version are not."},
+			"on_failure":  {Type: framework.TypeString, Description: "pause or revert, when an instance is unhealthy while the rotation presents, or the deadline has passed. Default: as the keys say."},
+			"confirm":     {Type: framework.TypeString, Description: "manual: somebody must confirm it before the old version is retired; auto: evidence is enough. Default: as the keys say."},
+			"deadline":    {Type: framework.TypeDurationSecond, Description: "How long a step may take before the rotation has failed, or, with compromised=true, before it cuts. Default: as the keys, or the configuration, say."},
+			"wait":        {Type: framework.TypeDurationSecond, Description: "Answer only when the rotation has ended, or after this time (60s at most), with how far it is. Default 0s."},
 		}
 		if named == "" {
 			all["keys"] = &framework.FieldSchema{Type: framework.TypeCommaStringSlice, Description: "Several keys to rotate together: instances take up all of them in one step."}
@@ -61,6 +66,11 @@ Start a rotation of one key, or of several together.
 The answer has the rotation's id, its state and, in words, what it waits for. It goes on by itself from there; look at
 it with "vault read hyvve/rotations/ID", take it back with "vault write -f hyvve/rotations/ID/revert".
 
+    vault write hyvve/rotate key=jwt-secret dry_run=true        what would happen, to whom, how long, what blocks
+    vault write hyvve/rotate key=jwt-secret on_failure=revert deadline=10m
+    vault write hyvve/rotate key=jwt-secret confirm=manual
+    vault write hyvve/rotate key=jwt-secret compromised=true reason="in a public log"
+
 A rotation makes three moves. Each waits for gates, and says in plain words which one does not hold and why:
 
   accept    The new version is stored, then valid beside the old one: every live instance of every workload that
@@ -70,6 +80,13 @@ A rotation makes three moves. Each waits for gates, and says in plain words whic
             in one transaction. Then the soak time runs; it starts again when an instance turns unhealthy.
   retire    Only when no lease on the old version is outstanding, no instance runs with it and no row needs it: the
             workloads that verify drop it, and its value is erased. From here there is no way back.
+
+An instance that turns unhealthy with what it was given while the rotation presents, or a step that takes longer than
+deadline=, is a failure: the rotation pauses where it is, or reverts (on_failure=). With compromised=true nothing soaks,
+nobody is asked, and whatever does not hold within the deadline (1m, see hyvve/config) is cut; rows are not, since nobody
+could read those any more.
+
+A workload that verifies against one value at a time (single_value= of hyvve/workloads) has a gap; the answer warns of it.
 
 States: planned, accepting, presenting, soaking, retiring, done; from any before retiring: reverting, reverted.
 
@@ -93,12 +110,19 @@ func (b *backend) rotate(ctx context.Context, e *rotation.Engine, req *logical.R
 	if err != nil {
 		return nil, err
 	}
-	request := rotation.Request{Keys: names, Reason: d.Get("reason").(string), By: caller(req), Trigger: rotation.ByOperator}
+	request := rotation.Request{
+		Keys: names, Reason: d.Get("reason").(string), By: caller(req), Trigger: rotation.ByOperator,
+		OnFailure: d.Get("on_failure").(string), Confirm: d.Get("confirm").(string), Compromised: d.Get("compromised").(bool),
+		Deadline: time.Duration(d.Get("deadline").(int)) * time.Second,
+	}
 	if hasValue {
 		request.Value = key.NewValue(value.(string))
-		if k, ok := e.Key(names[0]); ok && len(names) == 1 && len(k.Versions) == 0 {
-			return b.importFirst(ctx, e, names[0], request)
-		}
+	}
+	if d.Get("dry_run").(bool) {
+		return planned(ctx, e, request)
+	}
+	if k, ok := e.Key(names[0]); hasValue && ok && len(names) == 1 && len(k.Versions) == 0 {
+		return b.importFirst(ctx, e, names[0], request)
 	}
 	view, warnings, err := e.Rotate(ctx, request)
 	if err != nil {
@@ -109,6 +133,19 @@ func (b *backend) rotate(ctx context.Context, e *rotation.Engine, req *logical.R
 		return nil, err
 	}
 	resp := &logical.Response{Data: rotationSummary(view)}
+	for _, w := range warnings {
+		resp.AddWarning(w)
+	}
+	return resp, nil
+}
+
+// planned answers with what a rotation would do.
+func planned(ctx context.Context, e *rotation.Engine, request rotation.Request) (*logical.Response, error) {
+	plan, warnings, err := e.Plan(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	resp := &logical.Response{Data: planData(plan)}
 	for _, w := range warnings {
 		resp.AddWarning(w)
 	}

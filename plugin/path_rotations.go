@@ -4,6 +4,7 @@ package plugin
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -29,26 +30,48 @@ func (b *backend) pathsRotations() []*framework.Path {
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ReadOperation: b.operation(b.readRotation, "read", "rotation", "Look at a rotation: state, gates, instances, rows, timeline."),
 			},
-			HelpSynopsis:    "One rotation: state, gates with reasons, instances, rows, timeline.",
-			HelpDescription: "gates lists the conditions of the present step, each with holds and, where it does not hold, the reason in plain words.",
+			HelpSynopsis:    "One rotation: state, gates with reasons, waves, instances, rows, timeline.",
+			HelpDescription: "gates lists the conditions of the present step, each with holds and, where it does not hold, the reason in plain words; waves lists the next instances that will be let go.",
 		},
-		{
-			Pattern: "rotations/" + framework.GenericNameRegex("id") + "/revert",
-			Fields: map[string]*framework.FieldSchema{
-				"id":     id,
-				"reason": {Type: framework.TypeString, Description: "Why; kept in the timeline and the journal."},
-			},
-			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: b.operation(b.revertRotation, "revert", "rotation", "Take a rotation back."),
-			},
-			HelpSynopsis: "Take a rotation back: the moves are undone, backwards.",
-			HelpDescription: strings.TrimSpace(`
+		b.rotationCommand("revert", (*rotation.Engine).Revert, "Take a rotation back: the moves are undone, backwards.", `
 Possible until the rotation is retiring. Those that present go back to the old version, re-encrypted rows get their old
 ciphertexts back, those that verify forget the new version, and its value is erased.
-
-    vault write -f hyvve/rotations/ID/revert
 `),
+		b.rotationCommand("pause", (*rotation.Engine).Pause, "Let a rotation stand still.", `
+No instance's bundle changes and no server is asked for anything until somebody resumes it; both versions stay accepted.
+`),
+		b.rotationCommand("resume", (*rotation.Engine).Resume, "Let a paused rotation go on.", `
+The deadline of its step and the soak time begin anew. One that was paused because of a failure pauses again if that is
+still so.
+`),
+		b.rotationCommand("confirm", (*rotation.Engine).Confirm, "Confirm that the old version may be retired.", `
+For rotations with confirm=manual, while they are soaking. All evidence is still waited for.
+`),
+	}
+}
+
+// rotationCommand is a path that does one thing to a rotation.
+func (b *backend) rotationCommand(
+	verb string, do func(e *rotation.Engine, ctx context.Context, id string, by rotation.Actor, reason string) (rotation.View, error), synopsis, help string,
+) *framework.Path {
+	handle := func(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+		view, err := do(e, ctx, d.Get("id").(string), caller(req), d.Get("reason").(string))
+		if err != nil {
+			return nil, err
+		}
+		return &logical.Response{Data: rotationSummary(view)}, nil
+	}
+	return &framework.Path{
+		Pattern: "rotations/" + framework.GenericNameRegex("id") + "/" + verb,
+		Fields: map[string]*framework.FieldSchema{
+			"id":     {Type: framework.TypeString, Required: true, Description: "Id of the rotation, as the answer to rotate gave it."},
+			"reason": {Type: framework.TypeString, Description: "Why; kept in the timeline and the journal. Never put a secret here."},
 		},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.UpdateOperation: b.operation(handle, verb, "rotation", synopsis),
+		},
+		HelpSynopsis:    synopsis,
+		HelpDescription: strings.TrimSpace(help) + fmt.Sprintf("\n\n    vault write -f hyvve/rotations/ID/%s\n", verb),
 	}
 }
 
@@ -68,14 +91,6 @@ func (b *backend) readRotation(ctx context.Context, e *rotation.Engine, _ *logic
 	return &logical.Response{Data: rotationDetails(view)}, nil
 }
 
-func (b *backend) revertRotation(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	view, err := e.Revert(ctx, d.Get("id").(string), caller(req), d.Get("reason").(string))
-	if err != nil {
-		return nil, err
-	}
-	return &logical.Response{Data: rotationSummary(view)}, nil
-}
-
 // rotationSummary is what a write answers with.
 func rotationSummary(v rotation.View) map[string]any {
 	versions := map[string]any{}
@@ -84,7 +99,7 @@ func rotationSummary(v rotation.View) map[string]any {
 	}
 	return map[string]any{
 		"id": v.ID, "state": string(v.State), "step": string(v.Step), "keys": v.KeyNames(), "versions": versions,
-		"next_gate": v.Waits(),
+		"next_gate": v.Waits(), "paused": v.Paused != nil,
 	}
 }
 
@@ -92,6 +107,10 @@ func rotationDetails(v rotation.View) map[string]any {
 	data := rotationSummary(v)
 	data["trigger"], data["reason"], data["by"] = string(v.Trigger), v.Reason, v.By
 	data["created_time"], data["since"], data["soak"] = stamp(v.Created), stamp(v.Since), int64(v.Soak.Seconds())
+
+	data["entity_id"], data["on_failure"], data["compromised"] = v.Entity, v.OnFailure, v.Compromised
+	data["confirm"], data["confirmed_by"], data["deadline"] = v.Confirm, v.Confirmed, int64(v.Deadline.Seconds())
+	data["waves"] = wavesData(v.Waves)
 
 	gates := make([]map[string]any, 0, len(v.Gates))
 	for _, g := range v.Gates {
@@ -110,21 +129,15 @@ func rotationDetails(v rotation.View) map[string]any {
 
 	rows := map[string]any{}
 	for name, report := range v.Progress {
-		columns := make([]map[string]any, 0, len(report.Columns))
-		for _, c := range report.Columns {
-			columns = append(columns, map[string]any{
-				"column": c.Column, "total": c.Total, "staged": c.Staged, "rotated": c.Rotated, "left": c.Left,
-				"other": c.Other, "unreadable": c.Bad,
-			})
-		}
-		rows[name] = map[string]any{"done": report.Done, "error": report.Error, "columns": columns}
+		rows[name] = map[string]any{"done": report.Done, "error": report.Error, "columns": columnsData(report.Columns)}
 	}
 	data["rows"] = rows
 
 	timeline := make([]map[string]any, 0, len(v.Timeline))
 	for _, t := range v.Timeline {
 		timeline = append(timeline, map[string]any{
-			"time": stamp(t.At), "state": string(t.State), "step": string(t.Step), "text": t.Text, "by": t.By,
+			"time": stamp(t.At), "state": string(t.State), "step": string(t.Step), "text": t.Text, "by": t.By, "entity_id": t.Entity,
+			"reason": t.Reason,
 		})
 	}
 	data["timeline"] = timeline

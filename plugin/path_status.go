@@ -26,7 +26,8 @@ func (b *backend) pathsStatus() []*framework.Path {
 		},
 		HelpSynopsis: "Every key with age, next rotation, and what blocks.",
 		HelpDescription: strings.TrimSpace(`
-One line a key: its current version and age, the rotation that runs and what it waits for, when it rotates by itself.
+One line a key: its current version and age, the rotation that runs and what it waits for, when it rotates by itself. What
+has failed twelve times in a row is an orphan: it is tried once an hour, and somebody should look.
 
     vault read hyvve/status
     vault read -format=json hyvve/status detailed=true
@@ -63,6 +64,9 @@ func statusLine(s rotation.KeyStatus) string {
 	if s.Rotation != nil {
 		line += fmt.Sprintf("; %s (rotation %s)", strings.TrimSuffix(string(s.Rotation.State)+" "+string(s.Rotation.Step), " "), s.Rotation.ID)
 	}
+	if s.Orphan {
+		line += "; ORPHAN, it will not mend by waiting"
+	}
 	if s.Waits != "" {
 		line += "; waits: " + s.Waits
 	}
@@ -76,10 +80,11 @@ func statusFields(s rotation.KeyStatus) map[string]any {
 	version, old := age(s.Key)
 	fields := map[string]any{
 		"env": s.Key.Env, "kind": s.Key.Kind, "current_version": version, "age": int64(old.Seconds()), "state": "idle",
-		"step": "", "rotation": "", "waits_for": s.Waits, "next_rotation": stamp(s.Due),
+		"step": "", "rotation": "", "paused": false, "waits_for": s.Waits, "orphan": s.Orphan, "next_rotation": stamp(s.Due),
 	}
 	if s.Rotation != nil {
 		fields["state"], fields["step"], fields["rotation"] = string(s.Rotation.State), string(s.Rotation.Step), s.Rotation.ID
+		fields["paused"] = s.Rotation.Paused != nil
 	}
 	return fields
 }

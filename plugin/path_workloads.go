@@ -4,6 +4,7 @@ package plugin
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -33,6 +34,7 @@ func (b *backend) pathsWorkloads() []*framework.Path {
 				"after":           {Type: framework.TypeCommaStringSlice, Description: "Workloads whose instances change before those of this one."},
 				"min_instances":   {Type: framework.TypeInt, Default: 1, Description: "A rotation waits until so many live instances take part. 0 for a workload that may be absent."},
 				"max_unavailable": {Type: framework.TypeString, Default: "25%", Description: "How many instances change at a time: a number, or a percentage of the live ones (rounded down, at least one)."},
+				"single_value":    {Type: framework.TypeCommaStringSlice, Description: "Those of verifies= of which its processes can hold one value at a time. A rotation has a gap there, and says so. \"none\" for none."},
 				"reencrypts":      {Type: framework.TypeBool, Description: "Its sidecars reach the database and re-encrypt rows that its keys protect."},
 			},
 			ExistenceCheck: b.exists("name", func(e *rotation.Engine, name string) bool { _, ok := e.Workload(name); return ok }),
@@ -69,6 +71,9 @@ func (b *backend) writeWorkload(ctx context.Context, e *rotation.Engine, req *lo
 		}
 	}
 	w.Keys = roles(d, w.Keys)
+	if err := single(d, w); err != nil {
+		return nil, err
+	}
 	if v, ok := d.GetOk("after"); ok {
 		w.After = v.([]string)
 	}
@@ -116,6 +121,10 @@ func roles(d *framework.FieldData, old map[string]workload.Role) map[string]work
 		}
 	}
 	for name, role := range all {
+		if !role.Verifies {
+			role.Single = false
+			all[name] = role
+		}
 		if role == (workload.Role{}) {
 			delete(all, name)
 		}
@@ -123,18 +132,43 @@ func roles(d *framework.FieldData, old map[string]workload.Role) map[string]work
 	return all
 }
 
+// single marks the keys of which the workload holds one value at a time.
+func single(d *framework.FieldData, w workload.Workload) error {
+	given, ok := d.GetOk("single_value")
+	if !ok {
+		return nil
+	}
+	names := given.([]string)
+	if slices.Equal(names, []string{"none"}) {
+		names = nil
+	}
+	for name, role := range w.Keys {
+		role.Single = slices.Contains(names, name)
+		w.Keys[name] = role
+	}
+	for _, name := range names {
+		if !w.Keys[name].Verifies {
+			return rotation.Refusef("single_value: workload %s does not verify key %s; name it in verifies= too, or take it out of single_value=", w.Name, name)
+		}
+	}
+	return nil
+}
+
 func (b *backend) readWorkload(_ context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	w, ok := e.Workload(d.Get("name").(string))
 	if !ok {
 		return nil, nil
 	}
-	presents, verifies := []string{}, []string{}
+	presents, verifies, singles := []string{}, []string{}, []string{}
 	for _, name := range w.KeyNames() {
 		if w.Keys[name].Presents {
 			presents = append(presents, name)
 		}
 		if w.Keys[name].Verifies {
 			verifies = append(verifies, name)
+		}
+		if w.Keys[name].Single {
+			singles = append(singles, name)
 		}
 	}
 	instances := []map[string]any{}
@@ -143,7 +177,7 @@ func (b *backend) readWorkload(_ context.Context, e *rotation.Engine, _ *logical
 	}
 	return &logical.Response{Data: map[string]any{
 		"name": w.Name, "presents": presents, "verifies": verifies, "after": w.After, "min_instances": w.MinInstances,
-		"max_unavailable": w.MaxUnavailable, "reencrypts": w.Reencrypts, "instances": instances,
+		"max_unavailable": w.MaxUnavailable, "reencrypts": w.Reencrypts, "single_value": singles, "instances": instances,
 	}}, nil
 }
 

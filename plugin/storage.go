@@ -4,9 +4,7 @@ package plugin
 
 import (
 	"context"
-	"errors"
 
-	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -42,22 +40,4 @@ func sealWrapped(path string) bool {
 		}
 	}
 	return false
-}
-
-// observer logs what the engine does and sends events, where the edition of Vault has them.
-type observer struct{ b *backend }
-
-var _ rotation.Observer = observer{}
-
-func (o observer) Moved(r rotation.Rotation, e rotation.Event) {
-	o.b.Logger().Info("rotation moved", "rotation", r.ID, "keys", r.KeyNames(), "state", e.State, "step", e.Step, "text", e.Text)
-	err := logical.SendEvent(context.Background(), o.b, "hyvve/rotation",
-		"rotation", r.ID, "state", string(e.State), "step", string(e.Step), "modified", "true")
-	if err != nil && !errors.Is(err, framework.ErrNoEvents) {
-		o.b.Logger().Warn("event not sent", "rotation", r.ID, "error", err)
-	}
-}
-
-func (o observer) Fault(what string, err error) {
-	o.b.Logger().Error("engine fault", "what", what, "error", err)
 }

@@ -34,10 +34,21 @@ type Version struct {
 	Rotation    string // id of the rotation that brought it, empty where it was imported
 }
 
-// Policy says when a key rotates by itself and how careful a rotation of it is.
+// Inherit as Policy.Soak or Policy.Deadline stands for the mount's default.
+const Inherit = -1
+
+// Policy says when a key rotates by itself and how careful a rotation of it is. With neither Period nor Schedule it
+// rotates only when asked.
 type Policy struct {
-	Period time.Duration `json:"period"` // between rotations; 0: only when asked
-	Soak   time.Duration `json:"soak"`   // how long the new version must work before the old one may go
+	Period   time.Duration `json:"period"`             // between rotations
+	Schedule string        `json:"schedule,omitempty"` // cron, five fields, with an optional CRON_TZ=Area/City before
+	Window   time.Duration `json:"window,omitempty"`   // after a time of Schedule, in which a rotation may start
+	Disabled bool          `json:"disabled,omitempty"` // automatic rotation is off, whatever Period and Schedule say
+
+	Soak      time.Duration `json:"soak"`                 // how long the new version must work before the old one may go
+	Deadline  time.Duration `json:"deadline,omitempty"`   // how long a step may take before the rotation has failed
+	OnFailure string        `json:"on_failure,omitempty"` // pause or revert
+	Confirm   string        `json:"confirm,omitempty"`    // auto, or manual: somebody confirms before the old version goes
 }
 
 // Key is a named secret of the platform.
@@ -80,13 +91,24 @@ func (k Key) NextNumber() int {
 	return k.Versions[len(k.Versions)-1].Number + 1
 }
 
-// Expires is when the current version's life of Policy.Period is over, zero where it has no end.
-func (k Key) Expires() time.Time {
-	current, ok := k.Current()
-	if !ok || k.Policy.Period <= 0 {
-		return time.Time{}
+// keptEnded is how many versions that have ended a key remembers, so that its record does not grow for ever.
+const keptEnded = 50
+
+// trimmed forgets the oldest of the versions that have ended. The newest is always kept: numbers go on from it.
+func trimmed(versions []Version) []Version {
+	ended := 0
+	for _, v := range versions {
+		if v.State == Destroyed || v.State == Aborted {
+			ended++
+		}
 	}
-	return current.Created.Add(k.Policy.Period)
+	return slices.DeleteFunc(versions, func(v Version) bool {
+		over := (v.State == Destroyed || v.State == Aborted) && ended > keptEnded
+		if over {
+			ended--
+		}
+		return over
+	})
 }
 
 // WithFirst gives the key with v as its current version 1. It is an error if the key has versions.
@@ -111,7 +133,7 @@ func (k Key) WithStaged(v Version) (Key, error) {
 		return k, fmt.Errorf("key %s: version %d is older than the newest", k.Name, v.Number)
 	}
 	v.State = Staged
-	k.Versions = append(slices.Clone(k.Versions), v)
+	k.Versions = append(trimmed(slices.Clone(k.Versions)), v)
 	return k, nil
 }
 

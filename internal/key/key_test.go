@@ -68,7 +68,7 @@ func TestRecord(t *testing.T) {
 		t.Error("the current value is lost")
 	}
 	for name, text := range map[string]string{
-		"schema":  strings.Replace(string(data), `"schema":1`, `"schema":99`, 1),
+		"schema":  strings.Replace(string(data), `"schema":2`, `"schema":99`, 1),
 		"order":   strings.Replace(string(data), `"number":3`, `"number":1`, 1),
 		"state":   strings.Replace(string(data), `"current"`, `"curent"`, 1),
 		"value":   strings.Replace(string(data), `"value":"three",`, ``, 1),

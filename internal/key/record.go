@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// schema is the number of the stored form below. A reader knows its own and every older one.
-const schema = 1
+// schema is the number of the stored form below. A reader knows its own and every older one. Schema 1 had of the policy
+// only period and soak.
+const schema = 2
 
 type record struct {
 	Schema   int               `json:"schema"`
@@ -57,12 +58,15 @@ func Decode(data []byte) (Key, error) {
 	if err := decoder.Decode(&r); err != nil {
 		return Key{}, errors.New("stored key: not a record of this schema") // the JSON error may quote a value
 	}
-	if r.Schema != schema {
-		return Key{}, fmt.Errorf("stored key %q has schema %d, this release reads %d; use the release that wrote it or a newer one", r.Name, r.Schema, schema)
+	if r.Schema < 1 || r.Schema > schema {
+		return Key{}, fmt.Errorf("stored key %q has schema %d, this release reads 1 to %d; use the release that wrote it or a newer one", r.Name, r.Schema, schema)
 	}
 	k := Key{
 		Name: r.Name, Env: r.Env, Kind: r.Kind, Options: r.Options,
 		Protects: r.Protects, Policy: r.Policy, Created: r.Created,
+	}
+	if r.Schema == 1 {
+		k.Policy.Deadline = Inherit
 	}
 	last := 0
 	for _, v := range r.Versions {

@@ -46,6 +46,7 @@ type Change struct {
 	Key  key.Key
 	From key.Version
 	To   key.Version
+	Cut  bool // the key is compromised: Retire ends what still uses From
 }
 
 // Server is the optional capability of a kind whose values a server verifies. Every call is idempotent: after a crash

@@ -4,37 +4,24 @@ package rotation
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
-	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// Retries of an action: exponential, with a cap.
-const (
-	retryFirst = time.Second
-	retryMost  = 5 * time.Minute
-)
-
-func backoff(attempts int) time.Duration {
-	return min(retryFirst<<min(attempts-1, 16), retryMost)
-}
-
-// advance moves one rotation on as far as it goes now. mu is held.
+// advance moves one rotation on as far as it goes now. turn is held.
 func (e *Engine) advance(ctx context.Context, id string) error {
 	for {
 		r, ok := e.active[id]
 		if !ok {
 			return nil
 		}
-		next, _, changed := Next(r, e.facts(r))
-		if changed {
-			if err := e.save(ctx, next, len(r.Timeline)); err != nil {
+		if next, changed := e.further(r); changed {
+			if err := e.save(ctx, next); err != nil {
 				return err
 			}
 			continue
@@ -46,57 +33,113 @@ func (e *Engine) advance(ctx context.Context, id string) error {
 	}
 }
 
-// facts gathers what Next may know. mu is held.
-func (e *Engine) facts(r Rotation) Facts {
-	f := Facts{Now: e.Now(), Progress: e.progress, WaitUntil: e.waitUntil}
+// further asks Next until nothing changes. What lies between needs no record of its own: nobody has been told of it.
+// turn is held.
+func (e *Engine) further(r Rotation) (Rotation, bool) {
+	f := e.facts(r)
+	moved := false
+	for {
+		next, _, changed := Next(r, f)
+		if !changed {
+			return r, moved
+		}
+		r, moved = next, true
+	}
+}
+
+// facts gathers what Next may know. turn is held.
+func (e *Engine) facts(r Rotation) (f Facts) {
+	e.lock(func() { f = e.factsNow(r) })
+	return f
+}
+
+// factsNow is facts. mu is held.
+func (e *Engine) factsNow(r Rotation) Facts {
+	f := Facts{Now: e.Now(), Progress: map[string]workload.WorkReport{}}
+	for _, c := range r.Changes {
+		if report, ok := e.progress[r.workID(c)]; ok {
+			f.Progress[r.workID(c)] = report
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(e.workloads)) {
 		w := e.workloads[name]
-		if !w.Uses(r.KeyNames()...) {
-			continue
+		if w.Uses(r.KeyNames()...) {
+			f.Workloads = append(f.Workloads, WorkloadFact{w, e.fleets[name].all()})
 		}
-		f.Workloads = append(f.Workloads, WorkloadFact{w, e.instancesOf(name)})
 	}
 	return f
 }
 
-// save persists a rotation that has changed and swaps it in. Events since known are journaled first: killed between the
-// two writes, the transition is made again and overwrites its own entry, so that the journal neither lacks nor repeats
-// one. mu is held.
-func (e *Engine) save(ctx context.Context, r Rotation, known int) error {
-	for n := known; n < len(r.Timeline); n++ {
-		if err := e.journalEvent(ctx, r, n); err != nil {
-			return err
+// save persists a rotation that has changed, swaps it in, and adds its new events to the journal. Killed between the
+// record and the journal, the record tells at the next Begin what the journal lacks, so that it neither lacks nor
+// repeats an event. turn is held.
+func (e *Engine) save(ctx context.Context, r Rotation) error {
+	before, had := e.active[r.ID]
+	known := len(before.Timeline)
+	r.Journaled, r.JournalSeq = known, e.head.Seq
+	path := pathActive + r.ID
+	if r.Finished() {
+		path = pathRotations + r.ID
+	}
+	if err := e.put(ctx, path, r); err != nil {
+		return err
+	}
+	e.lock(func() {
+		e.active[r.ID] = r
+		for _, c := range r.Changes {
+			e.rotating[c.Key] = r.ID
+			e.agenda.set(c.Key, never)
 		}
+	})
+	e.grown = true
+	if !had || before.State != r.State || before.Step != r.Step || !maps.Equal(before.Positions, r.Positions) {
+		e.ring(r.KeyNames()...)
+	} else {
+		e.lock(e.wakeViewers)
+	}
+	if err := e.journalEvents(ctx, r, known); err != nil {
+		return err
 	}
 	if r.Finished() {
-		if err := e.put(ctx, pathRotations+r.ID, r); err != nil {
+		if err := e.leave(ctx, r); err != nil {
 			return err
 		}
-		if err := e.Store.Delete(ctx, pathActive+r.ID); err != nil {
-			return fmt.Errorf("removing ended rotation %s from the active: %w", r.ID, err)
-		}
-		delete(e.active, r.ID)
-		for _, c := range r.Changes {
-			delete(e.starts, c.Key)
-		}
-	} else {
-		if err := e.put(ctx, pathActive+r.ID, r); err != nil {
-			return err
-		}
-		e.active[r.ID] = r
 	}
 	for _, event := range r.Timeline[known:] {
 		e.Observer.Moved(r, event)
 	}
-	e.broadcast()
+	return nil
+}
+
+// leave takes an ended rotation, whose record is under rotations/, out of active/. turn is held.
+func (e *Engine) leave(ctx context.Context, r Rotation) error {
+	if err := e.remove(ctx, pathActive+r.ID); err != nil {
+		return err
+	}
+	e.lock(func() {
+		delete(e.active, r.ID)
+		for _, c := range r.Changes {
+			delete(e.rotating, c.Key)
+			delete(e.starts, c.Key)
+			for id := range e.progress {
+				if id == r.workID(c) {
+					delete(e.progress, id)
+				}
+			}
+		}
+	})
+	for _, c := range r.Changes {
+		e.plan(c.Key, e.Now())
+	}
+	e.ring(r.KeyNames()...)
 	return nil
 }
 
 // act does the place's action if it is due. It tells whether the action is done now; with a server it is done in the
-// background, and a nudge follows. mu is held.
+// background, and a nudge follows. turn is held.
 func (e *Engine) act(ctx context.Context, r Rotation) (bool, error) {
 	what := r.at().action
-	if what == noAction || r.Acted || e.busy[r.ID] || e.Now().Before(r.RetryAt) {
+	if what == noAction || r.Acted || r.Paused != nil || e.busy[r.ID] || e.Now().Before(r.RetryAt) {
 		return false, nil
 	}
 	calls, err := e.serverCalls(r)
@@ -107,7 +150,7 @@ func (e *Engine) act(ctx context.Context, r Rotation) (bool, error) {
 		return true, e.record(ctx, r)
 	}
 	e.busy[r.ID] = true
-	e.running.Go(func() {
+	e.Background(func() {
 		ctx, cancel := context.WithTimeout(e.ctx, actionDeadline)
 		defer cancel()
 		var err error
@@ -116,27 +159,33 @@ func (e *Engine) act(ctx context.Context, r Rotation) (bool, error) {
 				break
 			}
 		}
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		delete(e.busy, r.ID)
-		defer e.nudge()
-		now, ok := e.active[r.ID]
-		if e.closed || !ok || now.State != r.State || now.Step != r.Step {
-			return // it went elsewhere meanwhile; what it does there is idempotent too
-		}
-		if err == nil {
-			err = e.record(e.ctx, now)
-		} else {
-			err = e.acted(e.ctx, now, err)
-		}
-		if err != nil {
-			e.Observer.Fault("result of "+string(what)+" for rotation "+r.ID+" could not be stored", err)
-		}
+		e.take(r, err)
 	})
 	return false, nil
 }
 
-// serverCalls are the calls that the place's action needs, one a key whose kind has a server. mu is held.
+// take records how an action in the background went.
+func (e *Engine) take(r Rotation, fault error) {
+	e.turn.Lock()
+	defer e.turn.Unlock()
+	defer e.nudge()
+	delete(e.busy, r.ID)
+	now, ok := e.active[r.ID]
+	if e.failing() || !ok || now.State != r.State || now.Step != r.Step {
+		return // it went elsewhere meanwhile; what it does there is idempotent too
+	}
+	var err error
+	if fault == nil {
+		err = e.record(e.ctx, now)
+	} else {
+		err = e.acted(e.ctx, now, fault)
+	}
+	if err != nil {
+		e.Observer.Fault("result of "+string(r.at().action)+" for rotation "+r.ID+" could not be stored", err)
+	}
+}
+
+// serverCalls are the calls that the place's action needs, one a key whose kind has a server. turn is held.
 func (e *Engine) serverCalls(r Rotation) ([]func(context.Context) error, error) {
 	var calls []func(context.Context) error
 	for _, c := range r.Changes {
@@ -154,7 +203,10 @@ func (e *Engine) serverCalls(r Rotation) ([]func(context.Context) error, error) 
 		}
 		from, _ := k.Version(c.From)
 		to, _ := k.Version(c.To)
-		calls = append(calls, serverCall(server, r.at().action, kind.Change{Key: k, From: from, To: to}))
+		if r.at().action == actRetire && from.State == key.Destroyed || r.at().action == actUnstage && to.State == key.Aborted {
+			continue // the server has done it: only the rotation's record of it was lost, and the value is gone
+		}
+		calls = append(calls, serverCall(server, r.at().action, kind.Change{Key: k, From: from, To: to, Cut: r.Compromised}))
 	}
 	return calls, nil
 }
@@ -184,7 +236,7 @@ func serverCall(server kind.Server, what action, c kind.Change) func(context.Con
 }
 
 // record writes the action's result into the keys, then into the rotation: killed in between, the action is done again
-// and writes the same. mu is held.
+// and writes the same. turn is held.
 func (e *Engine) record(ctx context.Context, r Rotation) error {
 	for _, c := range r.Changes {
 		var change func(from, to int) (key.Key, error)
@@ -206,66 +258,20 @@ func (e *Engine) record(ctx context.Context, r Rotation) error {
 		if err := e.put(ctx, pathKeys+k.Name, k); err != nil {
 			return err
 		}
-		e.keys[k.Name] = k
+		e.lock(func() { e.keys[k.Name] = k })
 	}
 	return e.acted(ctx, r, nil)
 }
 
-// acted persists that the action succeeded, or when it is tried again. mu is held.
+// acted persists that the action succeeded, or when it is tried again. turn is held.
 func (e *Engine) acted(ctx context.Context, r Rotation, fault error) error {
 	r = r.clone()
 	r.Acted = fault == nil
-	r.Fault, r.RetryAt = "", time.Time{}
+	r.Fault = ""
+	r.RetryAt = never
 	if fault != nil {
 		r.Attempts++
 		r.Fault, r.RetryAt = fault.Error(), e.Now().Add(backoff(r.Attempts))
 	}
-	return e.save(ctx, r, len(r.Timeline))
-}
-
-// startDue starts the rotations whose time has come, and gives how long until the next one. mu is held.
-func (e *Engine) startDue(ctx context.Context, now time.Time) time.Duration {
-	wait := tickEvery
-	for _, name := range slices.Sorted(maps.Keys(e.keys)) {
-		due := e.due(e.keys[name])
-		if due.IsZero() || e.rotationOf(name) != nil {
-			continue
-		}
-		if fault := e.starts[name]; fault.next.After(due) {
-			due = fault.next
-		}
-		if left := due.Sub(now); left > 0 {
-			wait = min(wait, left)
-			continue
-		}
-		_, err := e.start(ctx, Request{Keys: []string{name}, Trigger: ByPeriod, Reason: "rotation_period is over", By: "schedule"})
-		if err != nil {
-			fault := e.starts[name]
-			fault.attempts++
-			fault.next, fault.reason = now.Add(backoff(fault.attempts)), err.Error()
-			e.starts[name] = fault
-			var refused *Refused
-			if !errors.As(err, &refused) || fault.attempts == 1 {
-				e.Observer.Fault("automatic rotation of key "+name+" could not start", err)
-			}
-		}
-	}
-	return wait
-}
-
-// due is when the key rotates by itself: at the end of its current version's life, less up to a twentieth of it (ten
-// minutes at most) that differs between keys and versions, so that keys made together do not rotate together. It is
-// derived, not drawn, so that a restart changes nothing.
-func (e *Engine) due(k key.Key) time.Time {
-	expires := k.Expires()
-	if expires.IsZero() {
-		return time.Time{}
-	}
-	current, _ := k.Current()
-	share, err := strconv.ParseUint(e.fingerprints.Sum("jitter", k.Name, strconv.Itoa(current.Number))[:8], 16, 32)
-	if err != nil {
-		return expires
-	}
-	most := min(k.Policy.Period/20, 10*time.Minute)
-	return expires.Add(-time.Duration(float64(most) * float64(share) / float64(1<<32)))
+	return e.save(ctx, r)
 }

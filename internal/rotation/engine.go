@@ -5,14 +5,13 @@ package rotation
 import (
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -20,7 +19,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// Store keeps records by path. Get gives nil, nil for what is not there; List gives names below a prefix.
+// Store keeps records by path. Get gives nil, nil for what is not there; List gives names below a prefix, sorted.
 type Store interface {
 	Get(ctx context.Context, path string) ([]byte, error)
 	Put(ctx context.Context, path string, data []byte) error
@@ -28,7 +27,7 @@ type Store interface {
 	List(ctx context.Context, prefix string) ([]string, error)
 }
 
-// Observer hears what happens, for logs and events; nothing it hears holds a value.
+// Observer hears what happens, for logs and events; nothing it hears holds a value. It must not block.
 type Observer interface {
 	Moved(r Rotation, e Event)
 	Fault(what string, err error)
@@ -38,6 +37,8 @@ type Observer interface {
 const (
 	pathSecret     = "mount/secret"
 	pathConfig     = "mount/config"
+	pathLives      = "mount/lives"
+	pathAnchor     = "mount/journal"
 	pathKeys       = "keys/"
 	pathWorkloads  = "workloads/"
 	pathInstances  = "instances/"
@@ -45,22 +46,13 @@ const (
 	pathRotations  = "rotations/"
 	pathJournal    = "journal/"
 	secretBytes    = 32
-	tickEvery      = time.Second // the longest that a due time is overslept, and the pace of retries of storage
+	tickEvery      = time.Second // the longest that a due time is overslept
 	actionDeadline = time.Minute // for one call to a server
-	returnTime     = time.Minute // for instances to come back after a start: their back-off is at most 15 s
+	returnTime     = time.Minute // for instances to come back to an engine that has just started: their back-off is at most 15 s
 )
 
 // SealWrapped are the prefixes whose records hold values, or secrets that protect evidence.
 func SealWrapped() []string { return []string{"mount/", pathKeys, pathInstances} }
-
-// Config is the mount-wide defaults.
-type Config struct {
-	LeaseTTL time.Duration `json:"lease_ttl"` // of bundles
-	Soak     time.Duration `json:"soak"`      // of keys that set none
-}
-
-// DefaultConfig is what a fresh mount has.
-func DefaultConfig() Config { return Config{LeaseTTL: 5 * time.Minute, Soak: 30 * time.Second} }
 
 // Options make an Engine.
 type Options struct {
@@ -69,26 +61,52 @@ type Options struct {
 	Observer Observer
 	Now      func() time.Time
 	Random   io.Reader
+
+	// Uptime is a clock that nobody can set; it counts from any moment. Nil: the system's.
+	Uptime func() time.Duration
+	// Background runs a function beside the caller; Close waits for it. Nil: a goroutine.
+	Background func(func())
 }
 
 // Engine keeps keys, workloads, instances and rotations, and moves rotations on. What it has in memory is what storage
-// has: every change is persisted before it is swapped in. Its methods may be called from any goroutine.
+// has: every change is persisted before it is swapped in. A write that fails may have taken effect or not, so that the
+// engine is Stale from then on and has to be opened again, as after a crash. Its methods may be called from any
+// goroutine.
+//
+// Two locks, taken in this order: turn by whoever changes keys, workloads, rotations or configuration, while storage is
+// written, too; mu by whoever reads or swaps what is in memory, for moments. What turn protects is written under both
+// and may be read under either. Instances are protected by mu, and by a lock of their own while one is stored.
 type Engine struct {
 	Options
 	fingerprints key.Fingerprinter
 
+	turn      sync.Mutex
 	mu        sync.Mutex
 	config    Config
 	keys      map[string]key.Key
 	workloads map[string]workload.Workload
-	instances map[string]workload.Instance // by Instance.Name
-	active    map[string]Rotation          // by id
-	progress  map[string]workload.WorkReport
-	busy      map[string]bool       // rotations with a call to a server under way
-	starts    map[string]startFault // keys whose automatic rotation could not start
-	changed   chan struct{}         // closed when some bundle may have changed, then replaced
+	active    map[string]Rotation // by id
+	rotating  map[string]string   // ids, by key name
+	starts    map[string]startFault
+	agenda    agenda
+	progress  map[string]workload.WorkReport // by Work.ID; mu alone
+	fleets    map[string]*fleet              // by workload; mu alone
+	ended     chan struct{}                  // closed when any rotation may look different, then replaced; mu alone
 	closed    bool
-	waitUntil time.Time // see Facts.WaitUntil
+
+	// turn alone
+	busy     map[string]bool // rotations with a call to a server under way
+	head     link            // of the journal
+	first    uint64          // entry of the journal's chain, 0 while there is none
+	litter   []string        // entries below the chain
+	grown    bool            // there are new records since retention has looked
+	retainAt time.Duration   // by Uptime
+
+	instances locks
+	stale     atomic.Bool
+	born      atomic.Uint64 // number of this life of the mount, 0 before Begin
+	reads     atomic.Uint64
+	opened    time.Time
 
 	kick    chan struct{} // there is something to do
 	ctx     context.Context
@@ -96,44 +114,62 @@ type Engine struct {
 	running sync.WaitGroup
 }
 
-type startFault struct {
-	attempts int
-	next     time.Time
-	reason   string
-}
-
-// Open reads all records and is ready to serve; Start then moves rotations on. A mount's first Open makes its secret.
+// Open reads all records and is ready to be looked at; Begin lets it serve instances and move rotations on. A mount's
+// first Open makes its secret.
 func Open(ctx context.Context, o Options) (*Engine, error) {
 	e := &Engine{
 		Options:   o,
 		config:    DefaultConfig(),
 		keys:      map[string]key.Key{},
 		workloads: map[string]workload.Workload{},
-		instances: map[string]workload.Instance{},
 		active:    map[string]Rotation{},
-		progress:  map[string]workload.WorkReport{},
-		busy:      map[string]bool{},
+		rotating:  map[string]string{},
 		starts:    map[string]startFault{},
-		changed:   make(chan struct{}),
+		agenda:    agenda{times: map[string]time.Time{}},
+		progress:  map[string]workload.WorkReport{},
+		fleets:    map[string]*fleet{},
+		ended:     make(chan struct{}),
+		busy:      map[string]bool{},
+		grown:     true,
 		kick:      make(chan struct{}, 1),
-		waitUntil: o.Now().Add(returnTime),
+		opened:    o.Now(),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
-	for _, load := range []func(context.Context) error{
-		e.loadSecret, e.loadConfig, e.loadKeys, e.loadWorkloads, e.loadInstances, e.loadRotations,
-	} {
-		if err := load(ctx); err != nil {
-			e.cancel()
-			return nil, err
-		}
+	if e.Background == nil {
+		e.Background = e.running.Go
+	}
+	if e.Uptime == nil {
+		begun := time.Now() //nolint:forbidigo // the default clock, which is the system's
+		e.Uptime = func() time.Duration { return time.Since(begun) }
+	}
+	if err := e.load(ctx); err != nil {
+		e.cancel()
+		return nil, err
 	}
 	return e, nil
 }
 
-// Start moves rotations on in the background until the engine is closed. Only a node that may write calls it.
+// Begin makes the engine the one that writes: only the active node's may. It counts the mount's lives, so that whatever
+// instances were given in this one is told from what they were given before.
+func (e *Engine) Begin(ctx context.Context) error {
+	e.turn.Lock()
+	defer e.turn.Unlock()
+	lives, err := e.lives(ctx)
+	if err != nil {
+		return err
+	}
+	if err := e.write(ctx, pathLives, fmt.Appendf(nil, "%d", lives+1)); err != nil {
+		return err
+	}
+	e.born.Store(lives + 1)
+	return e.catchUp(ctx)
+}
+
+// Start moves rotations on in the background until the engine is closed or stale.
 func (e *Engine) Start() { e.running.Go(e.run) }
 
-// run does what can be done now, again and again. One failure stops nothing.
+// run does what can be done now, again and again. One failure stops nothing. It is never busy for more than a fifth of
+// the time, so that those who wait for answers are served first.
 func (e *Engine) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -144,42 +180,79 @@ func (e *Engine) run() {
 		case <-e.kick:
 		case <-timer.C:
 		}
-		timer.Reset(e.Tick(e.ctx))
+		begun := e.Uptime()
+		wait := e.Tick(e.ctx)
+		if took := e.Uptime() - begun; took > time.Millisecond {
+			pause := time.NewTimer(4 * took)
+			select {
+			case <-e.ctx.Done():
+			case <-pause.C:
+			}
+			pause.Stop()
+		}
+		timer.Reset(wait)
 	}
 }
 
 // Tick does all that can be done now, and gives the time until there may be more.
 func (e *Engine) Tick(ctx context.Context) time.Duration {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
+	e.turn.Lock()
+	defer e.turn.Unlock()
+	if e.failing() || e.born.Load() == 0 {
 		return tickEvery
 	}
 	now := e.Now()
-	wake := now.Add(e.startDue(ctx, now))
+	e.dismiss(ctx)
+	wait := e.startDue(ctx, now)
 	for _, id := range slices.Sorted(maps.Keys(e.active)) {
+		if e.failing() {
+			return tickEvery
+		}
 		if err := e.advance(ctx, id); err != nil {
 			e.Observer.Fault("rotation "+id+" could not be moved on", err)
 		}
-		if r, ok := e.active[id]; ok {
-			if at := r.WakeAt(); !at.IsZero() && at.Before(wake) {
-				wake = at
+		if r, ok := e.active[id]; ok && !e.busy[id] {
+			if left := r.WakeAt().Sub(now); left > 0 {
+				wait = min(wait, left)
 			}
 		}
 	}
-	return max(wake.Sub(now), time.Millisecond)
+	if err := e.retain(ctx, now); err != nil {
+		e.Observer.Fault("old records could not be taken away", err)
+	}
+	return max(wait, time.Millisecond)
 }
 
 // Close wakes all who wait and ends the background work.
 func (e *Engine) Close() {
-	e.mu.Lock()
-	if !e.closed {
+	e.lock(func() {
+		if e.closed {
+			return
+		}
 		e.closed = true
-		close(e.changed)
-	}
-	e.mu.Unlock()
+		close(e.ended)
+		for _, f := range e.fleets {
+			close(f.changed)
+		}
+	})
 	e.cancel()
 	e.running.Wait()
+}
+
+// Stale tells that a write has failed, so that memory and storage may differ: the engine refuses to go on, and whoever
+// has it should close it and open another.
+func (e *Engine) Stale() bool { return e.stale.Load() }
+
+var errStale = errors.New("an earlier write to storage failed, and whether it took effect is not known; the engine is reading its records again, try once more")
+
+// failing tells whether nothing can be done any more.
+func (e *Engine) failing() bool { return e.stale.Load() || e.ctx.Err() != nil }
+
+// lock does something with mu held.
+func (e *Engine) lock(do func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	do()
 }
 
 // nudge makes run look again soon.
@@ -190,123 +263,26 @@ func (e *Engine) nudge() {
 	}
 }
 
-// broadcast wakes the watchers.
-func (e *Engine) broadcast() {
-	if e.closed {
-		return
+// write stores a record. The caller's patience must not decide whether a write is known to have taken effect.
+func (e *Engine) write(ctx context.Context, path string, data []byte) error {
+	if e.failing() {
+		return errStale
 	}
-	close(e.changed)
-	e.changed = make(chan struct{})
-	e.nudge()
-}
-
-func (e *Engine) loadSecret(ctx context.Context) error {
-	secret, err := e.Store.Get(ctx, pathSecret)
-	if err != nil {
-		return fmt.Errorf("reading the mount's secret: %w", err)
-	}
-	if secret == nil {
-		secret = make([]byte, secretBytes)
-		if _, err := io.ReadFull(e.Random, secret); err != nil {
-			return fmt.Errorf("making the mount's secret: %w", err)
-		}
-		if err := e.Store.Put(ctx, pathSecret, []byte(hex.EncodeToString(secret))); err != nil {
-			return fmt.Errorf("storing the mount's secret: %w", err)
-		}
-	} else if secret, err = hex.DecodeString(string(secret)); err != nil || len(secret) != secretBytes {
-		return errors.New("the mount's stored secret is damaged: not 32 hexadecimal bytes")
-	}
-	e.fingerprints = key.NewFingerprinter(secret)
-	return nil
-}
-
-func (e *Engine) loadConfig(ctx context.Context) error {
-	data, err := e.Store.Get(ctx, pathConfig)
-	if err != nil || data == nil {
-		return err
-	}
-	if err := json.Unmarshal(data, &e.config); err != nil {
-		return fmt.Errorf("stored config: %w", err)
+	if err := e.Store.Put(context.WithoutCancel(ctx), path, data); err != nil {
+		e.stale.Store(true)
+		return fmt.Errorf("storing %s: %w", path, err)
 	}
 	return nil
 }
 
-func (e *Engine) loadKeys(ctx context.Context) error {
-	return e.each(ctx, pathKeys, func(data []byte) error {
-		k, err := key.Decode(data)
-		e.keys[k.Name] = k
-		return err
-	})
-}
-
-func (e *Engine) loadWorkloads(ctx context.Context) error {
-	return e.each(ctx, pathWorkloads, func(data []byte) error {
-		w, err := workload.Decode(data)
-		e.workloads[w.Name] = w
-		return err
-	})
-}
-
-func (e *Engine) loadInstances(ctx context.Context) error {
-	workloads, err := e.Store.List(ctx, pathInstances)
-	if err != nil {
-		return fmt.Errorf("listing instances: %w", err)
+// remove deletes a record.
+func (e *Engine) remove(ctx context.Context, path string) error {
+	if e.failing() {
+		return errStale
 	}
-	for _, w := range workloads {
-		err := e.each(ctx, pathInstances+strings.TrimSuffix(w, "/")+"/", func(data []byte) error {
-			i, err := workload.DecodeInstance(data)
-			e.instances[i.Name()] = i
-			return err
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// loadRotations takes up every unfinished rotation. One that had ended when a crash kept it from leaving active/ leaves
-// it now.
-func (e *Engine) loadRotations(ctx context.Context) error {
-	err := e.each(ctx, pathActive, func(data []byte) error {
-		r, err := Decode(data)
-		e.active[r.ID] = r
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	for id := range e.active {
-		ended, err := e.Store.Get(ctx, pathRotations+id)
-		if err != nil {
-			return fmt.Errorf("reading rotation %s: %w", id, err)
-		}
-		if ended != nil {
-			if err := e.Store.Delete(ctx, pathActive+id); err != nil {
-				return fmt.Errorf("removing ended rotation %s from the active: %w", id, err)
-			}
-			delete(e.active, id)
-		}
-	}
-	return nil
-}
-
-func (e *Engine) each(ctx context.Context, prefix string, take func([]byte) error) error {
-	names, err := e.Store.List(ctx, prefix)
-	if err != nil {
-		return fmt.Errorf("listing %s: %w", prefix, err)
-	}
-	for _, name := range names {
-		data, err := e.Store.Get(ctx, prefix+name)
-		if err != nil {
-			return fmt.Errorf("reading %s%s: %w", prefix, name, err)
-		}
-		if data == nil {
-			continue
-		}
-		if err := take(data); err != nil {
-			return fmt.Errorf("%s%s: %w", prefix, name, err)
-		}
+	if err := e.Store.Delete(context.WithoutCancel(ctx), path); err != nil {
+		e.stale.Store(true)
+		return fmt.Errorf("removing %s: %w", path, err)
 	}
 	return nil
 }
@@ -319,38 +295,7 @@ func (e *Engine) put(ctx context.Context, path string, record encoder) error {
 	if err != nil {
 		return fmt.Errorf("encoding %s: %w", path, err)
 	}
-	if err := e.Store.Put(ctx, path, data); err != nil {
-		return fmt.Errorf("storing %s: %w", path, err)
-	}
-	return nil
-}
-
-// Config gives the mount-wide defaults.
-func (e *Engine) Config() Config {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.config
-}
-
-// PutConfig replaces them.
-func (e *Engine) PutConfig(ctx context.Context, c Config) error {
-	if c.LeaseTTL < time.Second {
-		return Refusef("lease_ttl %s is too short; use at least 1s (5m is the default)", c.LeaseTTL)
-	}
-	if c.Soak < 0 {
-		return Refusef("soak %s is negative; use 0s for no soak time", c.Soak)
-	}
-	data, err := json.Marshal(c)
-	if err != nil {
-		return err
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.Store.Put(ctx, pathConfig, data); err != nil {
-		return fmt.Errorf("storing config: %w", err)
-	}
-	e.config = c
-	return nil
+	return e.write(ctx, path, data)
 }
 
 // random gives n random bytes in hexadecimal.
@@ -360,4 +305,16 @@ func (e *Engine) random(n int) (string, error) {
 		return "", fmt.Errorf("drawing random bytes: %w", err)
 	}
 	return hex.EncodeToString(buffer), nil
+}
+
+// idTime begins the ids of rotations: UTC to the millisecond.
+const idTime = "20060102t150405.000"
+
+// newID gives an id that sorts by time: UTC to the millisecond, and six random hexadecimal characters.
+func (e *Engine) newID() (string, error) {
+	tail, err := e.random(3)
+	if err != nil {
+		return "", err
+	}
+	return e.Now().UTC().Format(idTime) + "-" + tail, nil
 }

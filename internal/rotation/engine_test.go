@@ -57,7 +57,7 @@ func TestNobodyPresentsWhatIsNotAccepted(t *testing.T) {
 				break
 			}
 			if view.State == revertAt {
-				_, err := h.engine.Revert(t.Context(), id, "test", "")
+				_, err := h.engine.Revert(t.Context(), id, testActor, "")
 				h.ok(err)
 				revertAt = ""
 			}
@@ -132,18 +132,18 @@ func TestNoSidecarsIsNotSuccess(t *testing.T) {
 func TestAnonymousLeaseIsEvidenceOfUse(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()
-	reading, err := h.engine.Read(t.Context(), "agents", "")
+	reading, err := h.engine.Read(t.Context(), "agents", "", time.Hour)
 	h.ok(err)
 	id := h.rotate("service-token")
 	for range 20 {
 		h.round()
-		h.clock.advance(time.Minute)
+		h.clock.advance(10 * time.Second)
 	}
 	view := h.view(id)
 	if view.State != Presenting || !strings.Contains(view.Waits(), reading.Instance) {
 		t.Errorf("%s: %s", view.State, view.Waits())
 	}
-	if _, err := h.engine.Renew("agents", reading.Instance, reading.Epoch); err == nil {
+	if _, err := h.engine.Renew("agents", reading.Instance, reading.Epoch, time.Hour); err == nil {
 		t.Error("the lease on an old bundle is renewed")
 	}
 	h.ok(h.engine.Revoke(t.Context(), "agents", reading.Instance, reading.Epoch))
@@ -160,7 +160,7 @@ func TestOlderLeaseRemovesNothing(t *testing.T) {
 	if n := len(h.engine.Instances("api")); n != 2 {
 		t.Errorf("%d instances are left", n)
 	}
-	if _, err := h.engine.Renew("api", "api-1", older); err == nil {
+	if _, err := h.engine.Renew("api", "api-1", older, time.Hour); err == nil {
 		t.Error("the lease of an older read is renewed")
 	}
 }
@@ -312,7 +312,7 @@ func TestRevertUnstagesAtTheServer(t *testing.T) {
 	h.join("api", "api-1")
 	id := h.rotate("db")
 	h.until(id, Soaking)
-	_, err := h.engine.Revert(t.Context(), id, "test", "it is broken")
+	_, err := h.engine.Revert(t.Context(), id, testActor, "it is broken")
 	h.ok(err)
 	h.until(id, Reverted)
 	if got := h.states("db"); got != "1 current, 2 aborted" {
@@ -330,8 +330,8 @@ func TestRevertUnstagesAtTheServer(t *testing.T) {
 func TestSoakStartsAgainAfterIllness(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()
-	h.ok(h.engine.PutConfig(t.Context(), Config{LeaseTTL: time.Minute, Soak: time.Minute}))
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "service-token", Kind: "token", Policy: key.Policy{Soak: InheritSoak}}, "test")
+	h.ok(h.engine.PutConfig(t.Context(), Config{LeaseTTL: time.Minute, Soak: time.Minute, OnFailure: FailurePause, CutAfter: time.Minute}, testActor))
+	_, err := h.engine.PutKey(t.Context(), Definition{Name: "service-token", Kind: "token", Policy: key.Policy{Soak: key.Inherit}}, testActor)
 	h.ok(err)
 	id := h.rotate("service-token")
 	h.until(id, Soaking)
@@ -355,14 +355,14 @@ func TestSoakStartsAgainAfterIllness(t *testing.T) {
 func TestPeriodStartsARotation(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "service-token", Kind: "token", Policy: key.Policy{Period: time.Hour}}, "test")
+	_, err := h.engine.PutKey(t.Context(), Definition{Name: "service-token", Kind: "token", Policy: key.Policy{Period: time.Hour}}, testActor)
 	h.ok(err)
 	h.engine.Tick(t.Context())
-	if reading, _ := h.engine.Read(t.Context(), "agents", ""); reading.TTL > time.Hour {
+	if reading, _ := h.engine.Read(t.Context(), "agents", "", time.Hour); reading.TTL > time.Hour {
 		t.Errorf("a lease of %s outlives its version", reading.TTL)
 	}
 	h.clock.advance(56 * time.Minute) // the last twentieth is spread
-	reading, err := h.engine.Read(t.Context(), "agents", "")
+	reading, err := h.engine.Read(t.Context(), "agents", "", time.Hour)
 	h.ok(err)
 	if reading.TTL > 4*time.Minute {
 		t.Errorf("a lease of %s outlives its version", reading.TTL)
@@ -386,9 +386,9 @@ func TestPeriodStartsARotation(t *testing.T) {
 // A period whose rotation cannot start is tried again, ever more rarely, and status says why.
 func TestPeriodThatCannotStart(t *testing.T) {
 	h := newHarness(t)
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "unused", Kind: "token", Policy: key.Policy{Period: time.Hour}}, "test")
+	_, err := h.engine.PutKey(t.Context(), Definition{Name: "unused", Kind: "token", Policy: key.Policy{Period: time.Hour}}, testActor)
 	h.ok(err)
-	_, _, err = h.engine.First(t.Context(), "unused", key.Value{}, "test")
+	_, _, err = h.engine.First(t.Context(), "unused", key.Value{}, testActor)
 	h.ok(err)
 	h.clock.advance(2 * time.Hour)
 	for range 10 {
@@ -413,7 +413,7 @@ func TestRefusals(t *testing.T) {
 	h.key("unused", "token")
 	h.key("protecting", "token", key.Column{Table: "t", Column: "c", Layout: key.TagFirst})
 	h.workload(workload.Workload{Name: "web", Keys: map[string]workload.Role{"protecting": {Presents: true, Verifies: true}}})
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "empty", Kind: "token"}, "test")
+	_, err := h.engine.PutKey(t.Context(), Definition{Name: "empty", Kind: "token"}, testActor)
 	h.ok(err)
 	running := h.rotate("service-token")
 	ctx := t.Context()
@@ -421,7 +421,7 @@ func TestRefusals(t *testing.T) {
 		_, _, err := h.engine.Rotate(ctx, Request{Keys: keys, Trigger: ByOperator})
 		return err
 	}
-	define := func(d Definition) error { _, err := h.engine.PutKey(ctx, d, "test"); return err }
+	define := func(d Definition) error { _, err := h.engine.PutKey(ctx, d, testActor); return err }
 	before := h.store.writes
 	for want, err := range map[string]error{
 		`key "nothing" is not known`:            rotate("nothing"),
@@ -436,11 +436,11 @@ func TestRefusals(t *testing.T) {
 		"rotation_period 1s is too short":       define(Definition{Name: "x", Kind: "token", Policy: key.Policy{Period: time.Second}}),
 		"env cannot be changed":                 define(Definition{Name: "unused", Kind: "token", Env: "OTHER"}),
 		`layout "upside" of t.c is not known`:   define(Definition{Name: "x", Kind: "token", Protects: []key.Column{{Table: "t", Column: "c", Layout: "upside"}}}),
-		"is used by workload web":               h.engine.DeleteKey(ctx, "protecting", "test"),
-		"wait until it has ended, or revert it": h.engine.DeleteKey(ctx, "service-token", "test"),
-		"takes part in rotation":                h.engine.DeleteWorkload(ctx, "api", "test"),
-		"in a circle: api after agents after":   h.engine.PutWorkload(ctx, workload.Workload{Name: "api", MinInstances: 2, MaxUnavailable: "1", After: []string{"agents"}, Keys: map[string]workload.Role{"service-token": {Verifies: true}}}, "test"),
-		`max_unavailable "0"`:                   h.engine.PutWorkload(ctx, workload.Workload{Name: "x", MaxUnavailable: "0", Keys: map[string]workload.Role{"unused": {Verifies: true}}}, "test"),
+		"is used by workload web":               h.engine.DeleteKey(ctx, "protecting", testActor),
+		"wait until it has ended, or revert it": h.engine.DeleteKey(ctx, "service-token", testActor),
+		"takes part in rotation":                h.engine.DeleteWorkload(ctx, "api", testActor),
+		"in a circle: api after agents after":   h.engine.PutWorkload(ctx, workload.Workload{Name: "api", MinInstances: 2, MaxUnavailable: "1", After: []string{"agents"}, Keys: map[string]workload.Role{"service-token": {Verifies: true}}}, testActor),
+		`max_unavailable "0"`:                   h.engine.PutWorkload(ctx, workload.Workload{Name: "x", MaxUnavailable: "0", Keys: map[string]workload.Role{"unused": {Verifies: true}}}, testActor),
 	} {
 		if !refused(err) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want a refusal that says %q", err, want)
@@ -450,7 +450,7 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("%d writes were made by what was refused", h.store.writes-before)
 	}
 	h.until(running, Done)
-	if _, err := h.engine.Revert(ctx, running, "test", ""); !refused(err) {
+	if _, err := h.engine.Revert(ctx, running, testActor, ""); !refused(err) {
 		t.Errorf("revert of what is done: %v", err)
 	}
 }

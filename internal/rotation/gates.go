@@ -4,7 +4,6 @@ package rotation
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -17,7 +16,6 @@ type Facts struct {
 	Now       time.Time
 	Workloads []WorkloadFact                 // those that use a key of the rotation, sorted by name
 	Progress  map[string]workload.WorkReport // of work under way, by Work.ID
-	WaitUntil time.Time                      // until then, instances that took part and are gone may come back
 }
 
 // WorkloadFact is a workload and its live instances, sorted by name.
@@ -40,35 +38,97 @@ type gate string
 const (
 	gateAction       gate = "action"
 	gateMinInstances gate = "min_instances"
-	gateReturned     gate = "returned"
 	gateLoaded       gate = "loaded"
 	gateHealthy      gate = "healthy"
 	gateRows         gate = "rows"
 	gateSoak         gate = "soak"
 	gateUnused       gate = "unused"
+	gateConfirmed    gate = "confirmed"
+	gateDeadline     gate = "deadline"
+
+	gatePaused gate = "paused" // before all others, wherever a rotation was paused
 )
 
 // checks gives the reasons why a gate does not hold, none if it does.
 var checks = map[gate]func(r Rotation, f Facts) []string{
 	gateAction:       checkAction,
 	gateMinInstances: checkMinInstances,
-	gateReturned:     checkReturned,
 	gateLoaded:       checkLoaded,
 	gateHealthy:      checkHealthy,
 	gateRows:         checkRows,
 	gateSoak:         checkSoak,
 	gateUnused:       checkUnused,
+	gateConfirmed:    checkConfirmed,
+	gateDeadline:     checkDeadline,
 }
+
+// cuttable are the gates that a compromised rotation does not wait for beyond its deadline. Never among them: what a
+// server has to do, and rows, since those that are left could be read by nobody any more.
+var cuttable = []gate{gateMinInstances, gateLoaded, gateHealthy, gateSoak, gateUnused, gateConfirmed}
 
 // gates asks those of the rotation's place.
 func gates(r Rotation, f Facts) (results []GateResult, open bool) {
 	open = true
+	if r.Paused != nil {
+		open = false
+		results = append(results, GateResult{string(gatePaused), false, fmt.Sprintf(
+			"paused by %s at %s: %s; go on with: vault write -f hyvve/rotations/%s/resume", r.Paused.By, stamp(r.Paused.At), r.Paused.Reason, r.ID,
+		)})
+	}
 	for _, g := range r.at().gates {
+		if g == gateConfirmed && !r.Confirm || g == gateDeadline && (r.Deadline == 0 || r.Compromised) {
+			continue
+		}
 		reasons := checks[g](r, f)
-		results = append(results, GateResult{string(g), len(reasons) == 0, strings.Join(reasons, "; ")})
-		open = open && len(reasons) == 0
+		cut := len(reasons) > 0 && r.cuts(g, f.Now)
+		result := GateResult{string(g), len(reasons) == 0 || cut, strings.Join(reasons, "; ")}
+		switch {
+		case cut:
+			result.Reason = "cut, since the key is compromised: " + result.Reason
+		case !result.Holds && r.Compromised && r.cuttable(g):
+			result.Reason += fmt.Sprintf(" (cut at %s)", stamp(r.Clock.Add(r.Deadline)))
+		}
+		results = append(results, result)
+		open = open && result.Holds
 	}
 	return results, open
+}
+
+// cuts tells whether a compromised rotation goes on although a gate does not hold.
+func (r Rotation) cuts(g gate, now time.Time) bool {
+	return r.Compromised && r.cuttable(g) && !now.Before(r.Clock.Add(r.Deadline))
+}
+
+func (r Rotation) cuttable(g gate) bool {
+	return slices.Contains(cuttable, g) || g == gateAction && r.at().action == actInUse
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+func checkConfirmed(r Rotation, _ Facts) []string {
+	if r.Confirmed != "" {
+		return nil
+	}
+	return []string{fmt.Sprintf("somebody has to confirm that the old version may go: vault write -f hyvve/rotations/%s/confirm", r.ID)}
+}
+
+// checkDeadline looks at how long the step takes. The soak time is not counted.
+func checkDeadline(r Rotation, f Facts) []string {
+	if left := r.due().Sub(f.Now); left > 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s has taken longer than the deadline of %s", strings.TrimSpace(string(r.State)+" "+string(r.Step)), r.Deadline)}
+}
+
+// due is when the step's deadline is over, zero where it has none.
+func (r Rotation) due() time.Time {
+	if r.Deadline == 0 {
+		return time.Time{}
+	}
+	if r.Step == StepSoak {
+		return r.Clock.Add(r.Deadline + r.Soak)
+	}
+	return r.Clock.Add(r.Deadline)
 }
 
 func checkAction(r Rotation, _ Facts) []string {
@@ -76,7 +136,7 @@ func checkAction(r Rotation, _ Facts) []string {
 	case r.Acted:
 		return nil
 	case r.Fault != "":
-		return []string{fmt.Sprintf("%s failed %d times, next try at %s: %s", r.at().action, r.Attempts, r.RetryAt.UTC().Format(time.RFC3339), r.Fault)}
+		return []string{fmt.Sprintf("%s failed %d times, next try at %s: %s", r.at().action, r.Attempts, stamp(r.RetryAt), r.Fault)}
 	}
 	return []string{fmt.Sprintf("%s is under way", r.at().action)}
 }
@@ -97,42 +157,19 @@ func checkMinInstances(_ Rotation, f Facts) []string {
 	return reasons
 }
 
-// checkReturned waits a while for instances that took part and are not live. Leases that ended while Vault was sealed or
-// away say nothing of their instances: these come back when Vault does, and must not find that it went on without them.
-func checkReturned(r Rotation, f Facts) []string {
-	if !f.Now.Before(f.WaitUntil) {
-		return nil
-	}
-	live := map[string]bool{}
-	for _, w := range f.Workloads {
-		for _, i := range w.Instances {
-			live[i.Name()] = true
-		}
-	}
-	var missing []string
-	for _, name := range slices.Sorted(maps.Keys(r.Positions)) {
-		if !live[name] {
-			missing = append(missing, name)
-		}
-	}
-	if len(missing) == 0 {
-		return nil
-	}
-	return []string{fmt.Sprintf("the engine has just started, and %d instances that took part are not back: %s; they are waited for until %s", len(missing), some(missing), f.WaitUntil.UTC().Format(time.RFC3339))}
-}
-
 func checkLoaded(r Rotation, f Facts) []string {
 	var reasons []string
 	for _, w := range f.Workloads {
-		var late []string
+		var late few
+		all := r.wants(w.Workload)
 		for _, i := range w.Instances {
-			if (i.Anonymous || r.Position(i.Name()) == r.at().target) && holds(r, w.Workload, i, r.at().target) {
+			if arrived(r, i, all) {
 				continue
 			}
-			late = append(late, fmt.Sprintf("%s, %s", i.ID, lacks(r, w.Workload, i, f.Now)))
+			late.add(func() string { return fmt.Sprintf("%s, %s", i.ID, lacks(r, w.Workload, i, f.Now)) })
 		}
-		if len(late) > 0 {
-			reasons = append(reasons, fmt.Sprintf("%s: %d of %d instances not there yet: %s", w.Name, len(late), len(w.Instances), some(late)))
+		if late.n > 0 {
+			reasons = append(reasons, fmt.Sprintf("%s: %d of %d instances not there yet: %s", w.Name, late.n, len(w.Instances), late))
 		}
 	}
 	return reasons
@@ -147,41 +184,39 @@ func lacks(r Rotation, w workload.Workload, i workload.Instance, now time.Time) 
 	if r.Position(i.Name()) != r.at().target {
 		return "waits for its wave"
 	}
+	return missing(r, w, i) + ", " + seen
+}
+
+// missing says what an instance that has not loaded what it was given runs with, as far as is known.
+func missing(r Rotation, w workload.Workload, i workload.Instance) string {
 	loaded, ok := i.HoldsLoaded()
-	if !ok {
-		return "has read its bundle but not reported that it is loaded, " + seen
-	}
 	for _, c := range r.Changes {
 		role, uses := w.Keys[c.Key]
-		if !uses {
+		if !ok || !uses {
 			continue
 		}
 		want, have := heldAt(role, c, r.at().target), loaded.Keys[c.Key]
 		switch {
 		case have.Value != want.Value:
-			return fmt.Sprintf("still holds version %d of %s, %s", have.Value, c.Env, seen)
+			return fmt.Sprintf("still holds version %d of %s", have.Value, c.Env)
 		case !slices.Equal(have.Accepts, want.Accepts):
-			return fmt.Sprintf("accepts versions %v of %s, should accept %v, %s", have.Accepts, c.Env, want.Accepts, seen)
+			return fmt.Sprintf("accepts versions %v of %s, should accept %v", have.Accepts, c.Env, want.Accepts)
 		}
 	}
-	return seen
+	return "has read its bundle but not reported that it is loaded"
 }
 
 func checkHealthy(_ Rotation, f Facts) []string {
 	var reasons []string
 	for _, w := range f.Workloads {
-		var ill []string
+		var ill few
 		for _, i := range w.Instances {
 			if !i.Anonymous && !i.Healthy {
-				reason := i.Reason
-				if reason == "" {
-					reason = "has not reported yet"
-				}
-				ill = append(ill, i.ID+": "+reason)
+				ill.add(func() string { return i.ID + ": " + illness(i) })
 			}
 		}
-		if len(ill) > 0 {
-			reasons = append(reasons, fmt.Sprintf("%s: %d of %d instances are not healthy: %s", w.Name, len(ill), len(w.Instances), some(ill)))
+		if ill.n > 0 {
+			reasons = append(reasons, fmt.Sprintf("%s: %d of %d instances are not healthy: %s", w.Name, ill.n, len(w.Instances), ill))
 		}
 	}
 	return reasons
@@ -205,14 +240,14 @@ func checkUnused(r Rotation, f Facts) []string {
 	var reasons []string
 	for _, w := range f.Workloads {
 		for _, c := range r.Changes {
-			var users []string
+			var users few
 			for _, i := range w.Instances {
 				if i.MayPresent(c.Key, c.From) {
-					users = append(users, i.ID)
+					users.add(func() string { return i.ID })
 				}
 			}
-			if len(users) > 0 {
-				reasons = append(reasons, fmt.Sprintf("%s: %d leases on version %d of %s are outstanding: %s", w.Name, len(users), c.From, c.Env, some(users)))
+			if users.n > 0 {
+				reasons = append(reasons, fmt.Sprintf("%s: %d leases on version %d of %s are outstanding: %s", w.Name, users.n, c.From, c.Env, users))
 			}
 		}
 	}
@@ -268,11 +303,30 @@ func columns(report workload.WorkReport) string {
 	return strings.Join(parts, ", ")
 }
 
-// some lists at most three.
-func some(items []string) string {
-	const most = 3
-	if len(items) > most {
-		return strings.Join(items[:most], " | ") + fmt.Sprintf(" | and %d more", len(items)-most)
+// few lists the first three of n.
+type few struct {
+	n     int
+	words []string
+}
+
+func (l *few) add(word func() string) {
+	l.n++
+	if len(l.words) < 3 {
+		l.words = append(l.words, word())
 	}
-	return strings.Join(items, " | ")
+}
+
+func (l few) String() string {
+	if more := l.n - len(l.words); more > 0 {
+		return strings.Join(l.words, " | ") + fmt.Sprintf(" | and %d more", more)
+	}
+	return strings.Join(l.words, " | ")
+}
+
+// illness is why an instance is not healthy.
+func illness(i workload.Instance) string {
+	if i.Reason == "" {
+		return "has not reported yet"
+	}
+	return i.Reason
 }

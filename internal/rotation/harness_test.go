@@ -20,6 +20,8 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
+var testActor = Actor{Name: "test"}
+
 var errInjected = errors.New("injected fault")
 
 // memory is a Store that can fail at the nth write, before or after it took effect.
@@ -105,6 +107,8 @@ func (c *clock) advance(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
+func (c *clock) uptime() time.Duration { return c.Now().Sub(time.Unix(0, 0)) }
+
 type quiet struct{}
 
 func (quiet) Moved(Rotation, Event) {}
@@ -118,6 +122,7 @@ type server struct {
 	calls []string
 	fail  map[string]error
 	inUse int
+	cut   bool // Retire was told to end sessions
 }
 
 func (s *server) Name() string { return "server" }
@@ -149,7 +154,10 @@ func (s *server) InUse(context.Context, kind.Change) (int, string, error) {
 }
 
 func (s *server) Retire(_ context.Context, c kind.Change) error {
-	return s.call("retire", func() { delete(s.valid, c.From.Value.Reveal()) })
+	return s.call("retire", func() {
+		delete(s.valid, c.From.Value.Reveal())
+		s.cut = c.Cut
+	})
 }
 
 func (s *server) Unstage(_ context.Context, c kind.Change) error {
@@ -164,6 +172,7 @@ type harness struct {
 	server  *server
 	engine  *Engine
 	readers map[string]*reader
+	calls   []func() // to servers, under way
 }
 
 // reader is a live instance.
@@ -195,12 +204,15 @@ func (h *harness) open() {
 	h.store.mu.Lock()
 	h.store.dead, h.store.failAt = false, 0
 	h.store.mu.Unlock()
+	h.calls = nil
 	e, err := Open(h.t.Context(), Options{
 		Store: h.store, Kinds: kind.List{token.Kind{}, h.server}, Observer: quiet{}, Now: h.clock.Now, Random: rand.Reader,
+		Uptime: h.clock.uptime, Background: func(call func()) { h.calls = append(h.calls, call) },
 	})
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	h.ok(e.Begin(h.t.Context()))
 	h.engine = e
 	h.t.Cleanup(e.Close)
 }
@@ -216,9 +228,9 @@ func (h *harness) ok(err error) {
 // key defines a key with a first version.
 func (h *harness) key(name, kindName string, protects ...key.Column) {
 	h.t.Helper()
-	_, err := h.engine.PutKey(h.t.Context(), Definition{Name: name, Kind: kindName, Protects: protects}, "test")
+	_, err := h.engine.PutKey(h.t.Context(), Definition{Name: name, Kind: kindName, Protects: protects}, testActor)
 	h.ok(err)
-	_, _, err = h.engine.First(h.t.Context(), name, key.Value{}, "test")
+	_, _, err = h.engine.First(h.t.Context(), name, key.Value{}, testActor)
 	h.ok(err)
 }
 
@@ -227,7 +239,7 @@ func (h *harness) workload(w workload.Workload) {
 	if w.MaxUnavailable == "" {
 		w.MaxUnavailable = "1"
 	}
-	h.ok(h.engine.PutWorkload(h.t.Context(), w, "test"))
+	h.ok(h.engine.PutWorkload(h.t.Context(), w, testActor))
 }
 
 func (h *harness) join(workloadName, id string) *reader {
@@ -240,7 +252,7 @@ func (h *harness) join(workloadName, id string) *reader {
 
 func (h *harness) read(r *reader) {
 	h.t.Helper()
-	reading, err := h.engine.Read(h.t.Context(), r.workload, r.id)
+	reading, err := h.engine.Read(h.t.Context(), r.workload, r.id, time.Hour)
 	h.ok(err)
 	r.reading = reading
 	r.held = append(r.held, reading.Bundle.Holding.Keys)
@@ -277,21 +289,12 @@ func (h *harness) round() {
 	h.settle()
 }
 
-// settle waits for calls to servers.
+// settle makes the calls to servers that are under way.
 func (h *harness) settle() {
-	for {
-		h.engine.mu.Lock()
-		busy, changed := len(h.engine.busy), h.engine.changed
-		kick := h.engine.kick
-		h.engine.mu.Unlock()
-		if busy == 0 {
-			return
-		}
-		select {
-		case <-changed:
-		case <-kick:
-		case <-time.After(10 * time.Millisecond):
-		}
+	for len(h.calls) > 0 {
+		call := h.calls[0]
+		h.calls = h.calls[1:]
+		call()
 	}
 }
 
@@ -315,7 +318,7 @@ func (h *harness) until(id string, state State) View {
 
 func (h *harness) rotate(keys ...string) string {
 	h.t.Helper()
-	view, _, err := h.engine.Rotate(h.t.Context(), Request{Keys: keys, By: "test", Trigger: ByOperator, Reason: "why not"})
+	view, _, err := h.engine.Rotate(h.t.Context(), Request{Keys: keys, By: testActor, Trigger: ByOperator, Reason: "why not"})
 	h.ok(err)
 	return view.ID
 }

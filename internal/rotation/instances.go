@@ -4,10 +4,9 @@ package rotation
 
 import (
 	"context"
-	"crypto/subtle"
+	"errors"
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 
@@ -20,57 +19,6 @@ var instanceForm = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z
 // anonymous begins the ids of readers that gave none.
 const anonymous = "lease-"
 
-// target is what an instance should hold now, the work asked of it, and their etag. mu is held.
-func (e *Engine) target(w workload.Workload, i workload.Instance) (map[string]workload.Held, []workload.Work, string) {
-	held := map[string]workload.Held{}
-	var work []workload.Work
-	for name, role := range w.Keys {
-		if r := e.rotationOf(name); r != nil {
-			held[name] = r.Held(w, i)[name]
-			if task, ok := e.workOf(*r, name, w, role, i); ok {
-				work = append(work, task)
-			}
-			continue
-		}
-		current, ok := e.keys[name].Current()
-		if !ok {
-			continue // no version yet: not part of any bundle
-		}
-		held[name] = heldAt(role, Change{To: current.Number}, atNew)
-	}
-	slices.SortFunc(work, func(a, b workload.Work) int { return strings.Compare(a.ID, b.ID) })
-	identity := func(name string) string { return e.keys[name].Created.Format(time.RFC3339Nano) }
-	return held, work, workload.EtagOf(e.fingerprints, w.Name, held, work, identity)
-}
-
-// workOf is what the rotation of a key asks of an instance. mu is held.
-func (e *Engine) workOf(r Rotation, keyName string, w workload.Workload, role workload.Role, i workload.Instance) (workload.Work, bool) {
-	change, ok := r.Change(keyName)
-	if !ok || !w.Reencrypts || !role.Verifies || i.Anonymous {
-		return workload.Work{}, false
-	}
-	task, ok := r.WorkFor(change)
-	if !ok {
-		return workload.Work{}, false
-	}
-	for _, other := range e.keys {
-		if other.Name == keyName {
-			continue
-		}
-		for _, c := range other.Protects {
-			if o := (workload.Other{Env: other.Env, Layout: c.Layout}); sharesColumn(c, change.Protects) && !slices.Contains(task.Others, o) {
-				task.Others = append(task.Others, o)
-			}
-		}
-	}
-	slices.SortFunc(task.Others, func(a, b workload.Other) int { return strings.Compare(a.Env, b.Env) })
-	return task, true
-}
-
-func sharesColumn(c key.Column, columns []key.Column) bool {
-	return slices.ContainsFunc(columns, func(o key.Column) bool { return o.String() == c.String() })
-}
-
 // Reading is what a read of creds/ gives.
 type Reading struct {
 	Bundle   workload.Bundle
@@ -81,138 +29,226 @@ type Reading struct {
 	Missing  []string // environment names of keys that have no version yet
 }
 
-// Read gives an instance its bundle and makes it, or keeps it, a live instance. A newer read supersedes an older one.
-func (e *Engine) Read(ctx context.Context, workloadName, id string) (Reading, error) {
-	epoch, err := e.random(8)
+// Read gives an instance its bundle and makes it, or keeps it, a live instance. A newer read supersedes an older one. No
+// lease on it lasts for longer than limit.
+//
+// What it is given counts as evidence before it is stored: a rotation must not go on meanwhile as if nobody had it. A
+// read that gives the same bundle again stores nothing: what it would change is that its lease is the newest, and after
+// a crash that is learned from its next word (see Revoke).
+func (e *Engine) Read(ctx context.Context, workloadName, id string, limit time.Duration) (Reading, error) {
+	epoch, err := e.newEpoch()
 	if err != nil {
 		return Reading{}, err
 	}
-	secret, err := e.random(secretBytes)
-	if err != nil {
-		return Reading{}, err
+	if id != "" {
+		if err := checkInstance(id); err != nil {
+			return Reading{}, err
+		}
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	w, ok := e.workloads[workloadName]
-	if !ok {
-		return Reading{}, unknownWorkload(workloadName)
+	i := workload.Instance{Workload: workloadName, ID: id}
+	if id == "" {
+		i.ID, i.Anonymous = anonymous+epoch.String(), true
 	}
-	i, err := e.reader(w, id, epoch)
-	if err != nil {
-		return Reading{}, err
-	}
-	now := e.Now().UTC()
-	held, work, etag := e.target(w, i)
-	i.Epoch, i.Seen = epoch, now
-	i.SecretHash = e.secretHash(i, secret)
-	i.Issued = workload.Holding{Etag: etag, At: now, Keys: held}
-	bundle, err := workload.Fill(i.Issued, work, func(name string) (key.Key, bool) { k, ok := e.keys[name]; return k, ok })
-	if err != nil {
-		return Reading{}, fmt.Errorf("bundle of %s: %w", i.Name(), err)
+	defer e.instances.lock(i.Name())()
+	reading, i, known, err := e.issue(i, epoch, limit)
+	if err != nil || known {
+		return reading, err
 	}
 	if err := e.put(ctx, pathInstances+i.Name(), i); err != nil {
 		return Reading{}, err
 	}
-	e.instances[i.Name()] = i
 	e.nudge()
-	reading := Reading{Bundle: bundle, Instance: i.ID, Secret: key.NewValue(secret), Epoch: epoch, TTL: e.ttl(held, now)}
-	for _, name := range w.KeyNames() {
-		if _, ok := held[name]; !ok {
-			reading.Missing = append(reading.Missing, e.keys[name].Env)
-		}
-	}
 	return reading, nil
 }
 
-// reader gives the instance that reads. mu is held.
-func (e *Engine) reader(w workload.Workload, id, epoch string) (workload.Instance, error) {
-	if id == "" {
-		return workload.Instance{Workload: w.Name, ID: anonymous + epoch, Anonymous: true}, nil
+// issue gives an instance what it should hold, in memory, and tells whether it was stored with that already.
+func (e *Engine) issue(i workload.Instance, epoch readNumber, limit time.Duration) (reading Reading, issued workload.Instance, known bool, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	w, ok := e.workloads[i.Workload]
+	if !ok {
+		return Reading{}, i, false, unknownWorkload(i.Workload)
 	}
+	f := e.fleets[w.Name]
+	if old, ok := f.by[i.ID]; ok {
+		i = old
+	}
+	now := e.Now().UTC()
+	t := e.target(w, i)
+	ttl, full := e.ttl(t.held, now, limit)
+	known = f.leases[i.ID].sure && i.Issued.Etag == t.etag && ttl <= i.TTL
+	i.Epoch, i.Seen = epoch.String(), now
+	if !known {
+		if i.Issued.Etag != t.etag {
+			i.Judged, i.Runs = time.Time{}, false
+		}
+		i.Issued, i.TTL = workload.Holding{Etag: t.etag, At: now, Keys: t.held}, ttl
+	}
+	bundle, err := workload.Fill(i.Issued, t.work, func(name string) (key.Key, bool) { k, ok := e.keys[name]; return k, ok })
+	if err != nil {
+		return Reading{}, i, false, fmt.Errorf("bundle of %s: %w", i.Name(), err)
+	}
+	f.put(i)
+	f.leases[i.ID] = e.newLease(ttl, full)
+	reading = Reading{Bundle: bundle, Instance: i.ID, Secret: e.secretOf(i.Name(), epoch), Epoch: i.Epoch, TTL: ttl}
+	if len(t.held) < len(w.Keys) {
+		for _, name := range w.KeyNames() {
+			if _, ok := t.held[name]; !ok {
+				reading.Missing = append(reading.Missing, e.keys[name].Env)
+			}
+		}
+	}
+	return reading, i, known, nil
+}
+
+func checkInstance(id string) error {
 	if !instanceForm.MatchString(id) {
-		return workload.Instance{}, Refusef("instance %q is not allowed; use letters, digits, '-', '_' and '.', at most 128, such as a pod's name", id)
+		return Refusef("instance %q is not allowed; use letters, digits, '-', '_' and '.', at most 128, such as a pod's name", id)
 	}
 	if strings.HasPrefix(id, anonymous) {
-		return workload.Instance{}, Refusef("instance %q begins with %q, which stands for readers without a name; use another one", id, anonymous)
+		return Refusef("instance %q begins with %q, which stands for readers without a name; use another one", id, anonymous)
 	}
-	if i, ok := e.instances[w.Name+"/"+id]; ok {
-		return i, nil
-	}
-	return workload.Instance{Workload: w.Name, ID: id}, nil
+	return nil
 }
 
 func unknownWorkload(name string) error {
 	return Refusef("workload %q is not known; list the workloads with: vault list hyvve/workloads", name)
 }
 
-func (e *Engine) secretHash(i workload.Instance, secret string) string {
-	return e.fingerprints.Sum("instance-secret", i.Name(), secret)
+// readNumber tells reads apart, and which of two is the newer: the life of the mount that answered it, and its number in
+// that. No clock has a part in it.
+type readNumber struct{ life, read uint64 }
+
+func (n readNumber) String() string { return fmt.Sprintf("%x-%x", n.life, n.read) }
+
+func (n readNumber) after(o readNumber) bool {
+	return n.life > o.life || n.life == o.life && n.read > o.read
 }
 
-// ttl is how long a lease on these versions lasts: the configured time, and never beyond the life of a version. A
-// version that is overdue has no life left to go by: its rotation will refuse the renewal. mu is held.
-func (e *Engine) ttl(held map[string]workload.Held, now time.Time) time.Duration {
-	ttl := e.config.LeaseTTL
+// parseRead reads a readNumber; those of records of schema 1 are older than all others.
+func parseRead(text string) (n readNumber) {
+	if _, err := fmt.Sscanf(text, "%x-%x", &n.life, &n.read); err != nil || n.String() != text {
+		return readNumber{}
+	}
+	return n
+}
+
+func (e *Engine) newEpoch() (readNumber, error) {
+	if e.failing() {
+		return readNumber{}, errStale
+	}
+	life := e.born.Load()
+	if life == 0 {
+		return readNumber{}, errors.New("this node does not write; ask the active one")
+	}
+	return readNumber{life, e.reads.Add(1)}, nil
+}
+
+// secretOf is the secret of a read: whoever has it was given its answer. It need not be stored.
+func (e *Engine) secretOf(name string, n readNumber) key.Value {
+	return key.NewValue(n.String() + "." + e.fingerprints.Sum("instance-secret", name, n.String()))
+}
+
+// ttl is how long a lease on these versions lasts: the configured time, within limit, and never beyond the life of a
+// version; and how long without the latter. mu is held.
+func (e *Engine) ttl(held map[string]workload.Held, now time.Time, limit time.Duration) (given, full time.Duration) {
+	full = max(min(e.config.LeaseTTL, limit), time.Second)
+	given = full
 	for name := range held {
-		expires := e.keys[name].Expires()
-		if expires.IsZero() || e.rotationOf(name) != nil {
+		if e.rotating[name] != "" {
 			continue
 		}
-		if left := expires.Sub(now); left > 0 {
-			ttl = min(ttl, max(left, time.Second))
+		if left, limited := e.remaining(e.keys[name], now); limited {
+			given = min(given, max(left, time.Second))
 		}
 	}
-	return ttl
+	return given, full
 }
 
-// Renew tells for how long a lease may go on, and refuses once its instance should hold another bundle.
-func (e *Engine) Renew(workloadName, id, epoch string) (time.Duration, error) {
+// heard takes the word of an instance's read that it is live: the newest one is known from then on. It tells whether it
+// is that of the newest read. mu is held.
+func (e *Engine) heard(f *fleet, i workload.Instance, epoch string) (workload.Instance, bool) {
+	if parseRead(epoch).after(parseRead(i.Epoch)) { // given in an earlier life, which did not store it
+		i.Epoch = epoch
+		f.by[i.ID] = i
+	} else if epoch != i.Epoch {
+		return i, false
+	}
+	known := f.leases[i.ID]
+	known.sure = true
+	f.leases[i.ID] = known
+	return i, true
+}
+
+// Renew tells for how long a lease may go on, within limit, and refuses once its instance should hold another bundle.
+func (e *Engine) Renew(workloadName, id, epoch string, limit time.Duration) (time.Duration, error) {
+	if e.failing() {
+		return 0, errStale
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	i, ok := e.instances[workloadName+"/"+id]
+	superseded := Refusef("the lease of %s/%s is superseded by a newer read, or its instance was removed; read hyvve/creds/%s again", workloadName, id, workloadName)
 	w, known := e.workloads[workloadName]
-	if !ok || !known || i.Epoch != epoch {
-		return 0, Refusef("the lease of %s/%s is superseded by a newer read, or its instance was removed; read hyvve/creds/%s again", workloadName, id, workloadName)
+	if !known {
+		return 0, superseded
 	}
-	if _, _, etag := e.target(w, i); etag != i.Issued.Etag {
+	f := e.fleets[workloadName]
+	i, ok := f.by[id]
+	if !ok {
+		return 0, superseded
+	}
+	if i, ok = e.heard(f, i, epoch); !ok {
+		return 0, superseded
+	}
+	if e.target(w, i).etag != i.Issued.Etag {
 		return 0, Refusef("%s should hold another bundle by now; read hyvve/creds/%s again", i.Name(), workloadName)
 	}
-	return e.ttl(i.Issued.Keys, e.Now()), nil
+	ttl, full := e.ttl(i.Issued.Keys, e.Now(), limit)
+	f.leases[id] = e.newLease(ttl, full)
+	return ttl, nil
 }
 
-// Revoke removes the instance whose newest read opened that lease. The lease of an older read removes nothing.
+// Revoke removes the instance whose newest read opened that lease. The lease of an older read removes nothing. Nor does a
+// lease that has run out for reasons that are not its instance's, which still runs and comes back:
+//
+// It was cut short by a version's life. Such an instance goes when the lease would have ended otherwise.
+//
+// Or the engine has just started, so that Vault was away, or has another clock now. And it is not known then which read
+// was an instance's newest, until it is heard of. Such an instance goes when it has had the time to come back; one without
+// a name cannot, and goes when its lease must have ended.
 func (e *Engine) Revoke(ctx context.Context, workloadName, id, epoch string) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	i, ok := e.instances[workloadName+"/"+id]
-	if !ok || i.Epoch != epoch {
-		return nil
+	if e.failing() {
+		return errStale
 	}
-	if err := e.removeInstance(ctx, i); err != nil {
-		return err
-	}
-	e.broadcast()
-	return nil
-}
-
-func (e *Engine) removeInstance(ctx context.Context, i workload.Instance) error {
-	if err := e.Store.Delete(ctx, pathInstances+i.Name()); err != nil {
-		return fmt.Errorf("removing instance %s: %w", i.Name(), err)
-	}
-	delete(e.instances, i.Name())
-	return nil
+	return e.drop(ctx, workloadName, id, func(f *fleet, i workload.Instance) bool {
+		now, l := e.Uptime(), f.leases[id]
+		switch {
+		case !l.sure && i.Anonymous:
+			return false
+		case !l.sure:
+			l.gone = min(l.gone, now+returnTime)
+		case i.Epoch != epoch:
+			return false
+		case l.full > now && l.given < l.full && l.given <= now+time.Second: // ran out; revoked by hand it ends before
+			l.gone = l.full
+		default:
+			return true
+		}
+		f.leases[id] = l
+		return false
+	})
 }
 
 // Watch returns when the instance's etag is no longer the given one, or after wait, with the etag of now; an empty one
 // says that the instance is not known and should read its bundle.
 func (e *Engine) Watch(ctx context.Context, workloadName, id, etag string, wait time.Duration) (string, error) {
+	now, changed, err := e.etagNow(workloadName, id)
+	if err != nil || now != etag || wait <= 0 {
+		return now, err
+	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
-		now, changed, err := e.etagNow(workloadName, id)
-		if err != nil || now != etag {
-			return now, err
-		}
 		select {
 		case <-changed:
 		case <-timer.C:
@@ -221,6 +257,9 @@ func (e *Engine) Watch(ctx context.Context, workloadName, id, etag string, wait 
 			return now, nil
 		case <-e.ctx.Done():
 			return now, nil
+		}
+		if now, changed, err = e.etagNow(workloadName, id); err != nil || now != etag {
+			return now, err
 		}
 	}
 }
@@ -232,12 +271,16 @@ func (e *Engine) etagNow(workloadName, id string) (string, <-chan struct{}, erro
 	if !ok {
 		return "", nil, unknownWorkload(workloadName)
 	}
-	i, ok := e.instances[workloadName+"/"+id]
+	f := e.fleets[workloadName]
+	i, ok := f.by[id]
 	if !ok {
-		return "", e.changed, nil
+		return "", f.changed, nil
 	}
-	_, _, etag := e.target(w, i)
-	return etag, e.changed, nil
+	if l := f.leases[id]; !l.sure { // no proof of which lease is its newest, but of life
+		l.gone = max(l.gone, e.Uptime()+returnTime)
+		f.leases[id] = l
+	}
+	return e.target(w, i).etag, f.changed, nil
 }
 
 // Report is what an instance says of itself.
@@ -257,77 +300,112 @@ const maxReason = 1024
 // Report takes evidence. It is believed only with the secret of the instance's newest read. The etag that the instance
 // should have is returned.
 func (e *Engine) Report(ctx context.Context, report Report) (string, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	w, ok := e.workloads[report.Workload]
-	if !ok {
-		return "", unknownWorkload(report.Workload)
+	if e.failing() {
+		return "", errStale
 	}
-	i, ok := e.instances[report.Workload+"/"+report.Instance]
-	if !ok || i.Anonymous {
-		return "", Refusef("instance %q of workload %s is not known; read hyvve/creds/%s with instance= first", report.Instance, w.Name, w.Name)
-	}
-	if subtle.ConstantTimeCompare([]byte(e.secretHash(i, report.Secret.Reveal())), []byte(i.SecretHash)) != 1 {
-		return "", Refusef("instance_secret of %s is not that of its newest read; read hyvve/creds/%s again", i.Name(), w.Name)
-	}
-	if len(report.Reason) > maxReason {
-		report.Reason = strings.ToValidUTF8(report.Reason[:maxReason], "") + " …"
-	}
-	if err := e.takeHealth(ctx, i, report); err != nil {
+	w, i, err := e.believed(ctx, report)
+	if err != nil {
 		return "", err
 	}
-	if err := e.takeWork(ctx, w, i, report.Work); err != nil {
-		return "", err
+	if len(report.Work) > 0 {
+		if err := e.takeWork(ctx, w, i, report.Work); err != nil {
+			return "", err
+		}
 	}
-	_, _, etag := e.target(w, e.instances[i.Name()])
-	return etag, nil
+	etag, _, err := e.etagNow(w.Name, i.ID)
+	return etag, err
 }
 
-// takeHealth stores what changed of an instance; when it was last seen is kept in memory alone. mu is held.
-func (e *Engine) takeHealth(ctx context.Context, i workload.Instance, report Report) error {
+// believed checks who reports, and stores what changed of the instance; when it was last seen is kept in memory alone.
+func (e *Engine) believed(ctx context.Context, report Report) (w workload.Workload, i workload.Instance, err error) {
+	defer e.instances.lock(report.Workload + "/" + report.Instance)()
+	e.lock(func() { w, i, err = e.reporter(report) })
+	if err != nil {
+		return w, i, err
+	}
 	before := i
-	i.Healthy, i.Reason, i.Seen = report.Healthy, report.Reason, e.Now().UTC()
+	i.Healthy, i.Reason, i.Seen = report.Healthy, cutOff(report.Reason), e.Now().UTC()
+	i.Judged = i.Seen
 	if report.Healthy {
 		i.Reason = ""
 	}
-	if report.Etag == i.Issued.Etag && (i.Loaded == nil || i.Loaded.Etag != report.Etag) {
+	if report.Etag == i.Issued.Etag && !i.Runs {
 		issued := i.Issued
-		i.Loaded = &issued
+		i.Loaded, i.Runs = &issued, true
 	}
-	if i.Healthy != before.Healthy || i.Reason != before.Reason || i.Loaded != before.Loaded {
+	news := i.Healthy != before.Healthy || i.Reason != before.Reason || i.Runs != before.Runs || before.Judged.IsZero()
+	if news {
 		if err := e.put(ctx, pathInstances+i.Name(), i); err != nil {
-			return err
+			return w, i, err
 		}
+	}
+	e.lock(func() {
+		if f := e.fleets[i.Workload]; f != nil && f.by[i.ID].ID != "" {
+			i.Epoch = f.by[i.ID].Epoch // a renewal may have told of a newer one
+			f.by[i.ID] = i
+		}
+	})
+	if news {
 		e.nudge()
 	}
-	e.instances[i.Name()] = i
-	return nil
+	return w, i, nil
+}
+
+// reporter gives the instance that a report is of. mu is held.
+func (e *Engine) reporter(report Report) (workload.Workload, workload.Instance, error) {
+	w, ok := e.workloads[report.Workload]
+	if !ok {
+		return w, workload.Instance{}, unknownWorkload(report.Workload)
+	}
+	f := e.fleets[w.Name]
+	i, ok := f.by[report.Instance]
+	if !ok || i.Anonymous {
+		return w, i, Refusef("instance %q of workload %s is not known; read hyvve/creds/%s with instance= first", report.Instance, w.Name, w.Name)
+	}
+	epoch, _, _ := strings.Cut(report.Secret.Reveal(), ".")
+	if !report.Secret.Equal(e.secretOf(i.Name(), parseRead(epoch))) {
+		return w, i, Refusef("instance_secret is not one of %s; read hyvve/creds/%s again", i.Name(), w.Name)
+	}
+	if i, ok = e.heard(f, i, epoch); !ok {
+		return w, i, Refusef("instance_secret of %s is not that of its newest read; read hyvve/creds/%s again", i.Name(), w.Name)
+	}
+	return w, i, nil
+}
+
+func cutOff(text string) string {
+	if len(text) <= maxReason {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxReason], "") + " …"
 }
 
 // takeWork stores evidence of work that the rotation asks for now; other reports are late and say nothing of it.
-// mu is held.
 func (e *Engine) takeWork(ctx context.Context, w workload.Workload, i workload.Instance, reports []workload.WorkReport) error {
+	e.turn.Lock()
+	defer e.turn.Unlock()
 	for _, report := range reports {
-		for _, r := range e.active {
-			for _, c := range r.Changes {
-				if !w.Reencrypts || !w.Keys[c.Key].Verifies || len(c.Protects) == 0 || report.ID != r.workID(c) {
-					continue
-				}
-				if !report.Done && report.Error == "" {
-					e.progress[report.ID] = report
-					continue
-				}
-				if len(report.Error) > maxReason {
-					report.Error = strings.ToValidUTF8(report.Error[:maxReason], "") + " …"
-				}
-				next := r.clone()
-				next.Work[report.ID] = Evidence{Report: report, At: e.Now().UTC(), Instance: i.Name()}
-				if err := e.save(ctx, next, len(next.Timeline)); err != nil {
-					return err
-				}
-				r = next
-				delete(e.progress, report.ID)
+		id, _, _ := strings.Cut(report.ID, "/")
+		r, ok := e.active[id]
+		if !ok || !w.Reencrypts {
+			continue
+		}
+		for _, c := range r.Changes {
+			if report.ID != r.workID(c) || len(c.Protects) == 0 || !w.Keys[c.Key].AcceptsBoth() {
+				continue
 			}
+			if !report.Done && report.Error == "" {
+				e.lock(func() { e.progress[report.ID] = report })
+				continue
+			}
+			report.Error = cutOff(report.Error)
+			next := r.clone()
+			next.Work[report.ID] = Evidence{Report: report, At: e.Now().UTC(), Instance: i.Name()}
+			e.lock(func() { delete(e.progress, report.ID) })
+			if err := e.save(ctx, next); err != nil {
+				return err
+			}
+			r = next
+			e.nudge()
 		}
 	}
 	return nil

@@ -13,9 +13,6 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
-// MinPeriod is the shortest rotation_period: below it a rotation would begin before the last one can have ended.
-const MinPeriod = 10 * time.Second
-
 // Definition is what an operator writes of a key.
 type Definition struct {
 	Name     string
@@ -25,9 +22,6 @@ type Definition struct {
 	Protects []key.Column
 	Policy   key.Policy
 }
-
-// InheritSoak as Policy.Soak stands for the mount's default.
-const InheritSoak = -1
 
 // check gives the key of a definition, without versions.
 func (e *Engine) check(d Definition) (key.Key, error) {
@@ -53,11 +47,8 @@ func (e *Engine) check(d Definition) (key.Key, error) {
 			return key.Key{}, Refusef("key %s: %w", d.Name, err)
 		}
 	}
-	if p := d.Policy.Period; p != 0 && p < MinPeriod {
-		return key.Key{}, Refusef("rotation_period %s is too short; use at least %s, or 0 to rotate only when asked", p, MinPeriod)
-	}
-	if d.Policy.Soak < 0 && d.Policy.Soak != InheritSoak {
-		return key.Key{}, Refusef("soak %s is negative; use 0s for no soak time", d.Policy.Soak)
+	if err := checkPolicy(d.Policy, e.Now()); err != nil {
+		return key.Key{}, Refusef("key %s: %w", d.Name, err)
 	}
 	return key.Key{
 		Name: d.Name, Env: d.Env, Kind: d.Kind, Options: options, Protects: d.Protects, Policy: d.Policy,
@@ -65,14 +56,28 @@ func (e *Engine) check(d Definition) (key.Key, error) {
 	}, nil
 }
 
+func checkPolicy(p key.Policy, now time.Time) error {
+	switch {
+	case p.Soak < 0 && p.Soak != key.Inherit:
+		return fmt.Errorf("soak %s is negative; use 0s for no soak time", p.Soak)
+	case p.Deadline < 0 && p.Deadline != key.Inherit:
+		return fmt.Errorf("deadline %s is negative; use 0s for none", p.Deadline)
+	case p.OnFailure != "" && p.OnFailure != FailurePause && p.OnFailure != FailureRevert:
+		return fmt.Errorf("on_failure %q is not known; use pause or revert", p.OnFailure)
+	case p.Confirm != "" && p.Confirm != ConfirmAuto && p.Confirm != ConfirmManual:
+		return fmt.Errorf("confirm %q is not known; use auto or manual", p.Confirm)
+	}
+	return checkAutomation(p, now)
+}
+
 // PutKey creates or changes a definition; versions stay as they are.
-func (e *Engine) PutKey(ctx context.Context, d Definition, by string) (key.Key, error) {
+func (e *Engine) PutKey(ctx context.Context, d Definition, by Actor) (key.Key, error) {
 	k, err := e.check(d)
 	if err != nil {
 		return key.Key{}, err
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.turn.Lock()
+	defer e.turn.Unlock()
 	what := "key created"
 	if old, ok := e.keys[k.Name]; ok {
 		what = "key changed"
@@ -86,13 +91,13 @@ func (e *Engine) PutKey(ctx context.Context, d Definition, by string) (key.Key, 
 			return key.Key{}, Refusef("env %s is that of key %s already; give key %s another one", k.Env, other.Name, k.Name)
 		}
 	}
-	if err := e.journal(ctx, Entry{What: what, By: by, Keys: []EntryKey{{Key: k.Name}}}); err != nil {
+	if err := e.journal(ctx, Entry{What: what, By: by.Name, Entity: by.Entity, Keys: []EntryKey{{Key: k.Name}}}); err != nil {
 		return key.Key{}, err
 	}
 	return k, e.swapKey(ctx, k)
 }
 
-// mayChange refuses what versions or a running rotation rely on. mu is held.
+// mayChange refuses what versions or a running rotation rely on. turn is held.
 func (e *Engine) mayChange(old, changed key.Key) error {
 	if changed.Kind != old.Kind {
 		return Refusef("key %s is of kind %s; a kind cannot be changed: make a new key", old.Name, old.Kind)
@@ -100,20 +105,23 @@ func (e *Engine) mayChange(old, changed key.Key) error {
 	if changed.Env != old.Env {
 		return Refusef("key %s is known to workloads as %s; env cannot be changed: make a new key", old.Name, old.Env)
 	}
-	if r := e.rotationOf(old.Name); r != nil && (!slices.Equal(changed.Protects, old.Protects) || !maps.Equal(changed.Options, old.Options)) {
+	if r, ok := e.active[e.rotating[old.Name]]; ok && (!slices.Equal(changed.Protects, old.Protects) || !maps.Equal(changed.Options, old.Options)) {
 		return Refusef("key %s is being rotated by %s; wait until it has ended, or revert it with hyvve/rotations/%s/revert", old.Name, r.ID, r.ID)
 	}
 	return nil
 }
 
-// swapKey persists a key and swaps it in. mu is held.
+// swapKey persists a key and swaps it in. turn is held.
 func (e *Engine) swapKey(ctx context.Context, k key.Key) error {
 	if err := e.put(ctx, pathKeys+k.Name, k); err != nil {
 		return err
 	}
-	e.keys[k.Name] = k
-	delete(e.starts, k.Name)
-	e.broadcast()
+	e.lock(func() {
+		e.keys[k.Name] = k
+		delete(e.starts, k.Name)
+	})
+	e.plan(k.Name, e.Now())
+	e.ring(k.Name)
 	return nil
 }
 
@@ -133,13 +141,13 @@ func (e *Engine) KeyNames() []string {
 }
 
 // DeleteKey erases a key and all its values. Refused while anything relies on it.
-func (e *Engine) DeleteKey(ctx context.Context, name, by string) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+func (e *Engine) DeleteKey(ctx context.Context, name string, by Actor) error {
+	e.turn.Lock()
+	defer e.turn.Unlock()
 	if _, ok := e.keys[name]; !ok {
 		return nil
 	}
-	if r := e.rotationOf(name); r != nil {
+	if r, ok := e.active[e.rotating[name]]; ok {
 		return Refusef("key %s is being rotated by %s; wait until it has ended, or revert it with hyvve/rotations/%s/revert", name, r.ID, r.ID)
 	}
 	for _, w := range e.workloads {
@@ -147,14 +155,14 @@ func (e *Engine) DeleteKey(ctx context.Context, name, by string) error {
 			return Refusef("key %s is used by workload %s; take it out of hyvve/workloads/%s first", name, w.Name, w.Name)
 		}
 	}
-	if err := e.journal(ctx, Entry{What: "key deleted", By: by, Keys: []EntryKey{{Key: name}}}); err != nil {
+	if err := e.journal(ctx, Entry{What: "key deleted", By: by.Name, Entity: by.Entity, Keys: []EntryKey{{Key: name}}}); err != nil {
 		return err
 	}
-	if err := e.Store.Delete(ctx, pathKeys+name); err != nil {
-		return fmt.Errorf("deleting key %s: %w", name, err)
+	if err := e.remove(ctx, pathKeys+name); err != nil {
+		return err
 	}
-	delete(e.keys, name)
-	e.broadcast()
+	e.lock(func() { delete(e.keys, name) })
+	e.plan(name, e.Now())
 	return nil
 }
 
@@ -178,17 +186,17 @@ func (e *Engine) CheckValue(name string, value key.Value) ([]string, error) {
 func (e *Engine) knownKey(name string) (key.Key, error) {
 	k, ok := e.Key(name)
 	if !ok {
-		return key.Key{}, e.unknownKey(name)
+		return key.Key{}, unknownKey(name)
 	}
 	return k, nil
 }
 
-func (e *Engine) unknownKey(name string) error {
+func unknownKey(name string) error {
 	return Refusef("key %q is not known; list the keys with: vault list hyvve/keys", name)
 }
 
 // First gives a key without versions its version 1: the value if there is one, otherwise one that its kind makes.
-func (e *Engine) First(ctx context.Context, name string, value key.Value, by string) (key.Key, []string, error) {
+func (e *Engine) First(ctx context.Context, name string, value key.Value, by Actor) (key.Key, []string, error) {
 	k, err := e.knownKey(name)
 	if err != nil {
 		return key.Key{}, nil, err
@@ -204,20 +212,20 @@ func (e *Engine) First(ctx context.Context, name string, value key.Value, by str
 	if err != nil {
 		return key.Key{}, nil, err
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.turn.Lock()
+	defer e.turn.Unlock()
 	k, ok := e.keys[name]
 	if !ok {
-		return key.Key{}, nil, e.unknownKey(name)
+		return key.Key{}, nil, unknownKey(name)
 	}
 	first := key.Version{
-		Value: value, Created: e.Now().UTC(), CreatedBy: by, Fingerprint: e.fingerprints.Of(name, value),
+		Value: value, Created: e.Now().UTC(), CreatedBy: by.String(), Fingerprint: e.fingerprints.Of(name, value),
 	}
 	k, err = k.WithFirst(first)
 	if err != nil {
 		return key.Key{}, nil, Refusef("%w; rotate it with: vault write hyvve/rotate key=%s", err, name)
 	}
-	entry := Entry{What: what, By: by, Keys: []EntryKey{{Key: name, To: 1, Fingerprint: first.Fingerprint}}}
+	entry := Entry{What: what, By: by.Name, Entity: by.Entity, Keys: []EntryKey{{Key: name, To: 1, Fingerprint: first.Fingerprint}}}
 	if err := e.journal(ctx, entry); err != nil {
 		return key.Key{}, nil, err
 	}

@@ -4,21 +4,28 @@ package rotation
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// Next is the machine. It gives the rotation one transition further, or with more instances granted their change, or
-// as it was; and the gates of the place that it is given at. It is pure.
+// Next is the machine. It gives the rotation one transition further, or paused or sent back because it has failed, or
+// with more instances granted their change, or as it was; and the gates of the place that it is given at. It is pure.
 func Next(r Rotation, f Facts) (next Rotation, results []GateResult, changed bool) {
 	if r.Finished() {
 		return r, nil, false
 	}
-	if granted, ok := grant(r, f); ok {
-		return granted, nil, true
-	}
 	results, open := gates(r, f)
+	if r.Paused != nil {
+		return r, results, false
+	}
+	if reason := failure(r, f); reason != "" {
+		return failed(r, f, reason), results, true
+	}
+	if granted, ok := grant(r, f); ok {
+		return granted, results, true
+	}
 	if soaked, ok := soakClock(r, f, results); ok {
 		return soaked, results, true
 	}
@@ -29,7 +36,61 @@ func Next(r Rotation, f Facts) (next Rotation, results []GateResult, changed boo
 	if !ok {
 		return r, results, false
 	}
-	return pinned(r, f).moved(to, f.Now, to.enter, ""), results, true
+	event := Event{Text: to.enter}
+	if cut := cutReasons(results); cut != "" {
+		event.Reason = cut
+	}
+	return pinned(r, f).moved(to, f.Now, event), results, true
+}
+
+func cutReasons(results []GateResult) string {
+	var cut []string
+	for _, g := range results {
+		if g.Holds && g.Reason != "" {
+			cut = append(cut, g.Reason)
+		}
+	}
+	return strings.Join(cut, "; ")
+}
+
+// failure says why a rotation that can still go back has failed, if it has. A compromised one never fails: it cuts.
+func failure(r Rotation, f Facts) string {
+	if _, canRevert := r.at().revert.row(); !canRevert || r.Compromised {
+		return ""
+	}
+	if due := r.due(); !due.IsZero() && !f.Now.Before(due) {
+		return checkDeadline(r, f)[0]
+	}
+	if r.State != Presenting {
+		return ""
+	}
+	for _, w := range f.Workloads {
+		for _, i := range w.Instances {
+			if i.Anonymous || i.Healthy || !i.Judged.After(r.Clock) || r.Position(i.Name()) != r.at().target {
+				continue
+			}
+			if heldIs(i.Issued.Keys, r.expected(w.Workload, r.at().target)) {
+				return fmt.Sprintf("%s is not healthy with what it was given: %s", i.Name(), illness(i))
+			}
+		}
+	}
+	return ""
+}
+
+// failed gives the rotation paused, or on its way back.
+func failed(r Rotation, f Facts, reason string) Rotation {
+	if r.OnFailure == FailureRevert {
+		if reverted, err := Revert(r, f, itself, reason); err == nil {
+			return reverted
+		}
+	}
+	return paused(r, f.Now, itself, reason)
+}
+
+func paused(r Rotation, now time.Time, by Actor, reason string) Rotation {
+	r = r.told(now, said("paused", reason, by))
+	r.Paused = &Pause{At: now, By: by.Name, Reason: reason}
+	return r
 }
 
 // pinned records where instances stand that came during this place, so that the next move takes them in waves too.
@@ -47,7 +108,7 @@ func pinned(r Rotation, f Facts) Rotation {
 
 // soakClock starts the soak time when all are healthy, and starts it again after one was not.
 func soakClock(r Rotation, f Facts, results []GateResult) (Rotation, bool) {
-	if r.Step != StepSoak {
+	if r.Step != StepSoak || r.Soak == 0 {
 		return r, false
 	}
 	healthy := true
@@ -70,7 +131,7 @@ func soakClock(r Rotation, f Facts, results []GateResult) (Rotation, bool) {
 }
 
 // Revert gives the rotation on its way back. Refused once the old version may be gone.
-func Revert(r Rotation, f Facts, by, reason string) (Rotation, error) {
+func Revert(r Rotation, f Facts, by Actor, reason string) (Rotation, error) {
 	if r.Finished() {
 		return r, Refusef("rotation %s is %s; to go back to an earlier value, rotate again with value=", r.ID, r.State)
 	}
@@ -81,11 +142,53 @@ func Revert(r Rotation, f Facts, by, reason string) (Rotation, error) {
 	if !ok {
 		return r, Refusef("rotation %s is retiring the old version: there is no way back any more; rotate again instead", r.ID)
 	}
-	text := "revert asked"
-	if reason != "" {
-		text += ": " + reason
+	r = pinned(r, f).moved(to, f.Now, said("revert: "+to.enter, reason, by))
+	r.Paused = nil
+	return r, nil
+}
+
+// PauseBy gives the rotation paused.
+func PauseBy(r Rotation, now time.Time, by Actor, reason string) (Rotation, error) {
+	switch {
+	case r.Finished():
+		return r, Refusef("rotation %s is %s; there is nothing to pause", r.ID, r.State)
+	case r.Paused != nil:
+		return r, Refusef("rotation %s is paused already, by %s: %s", r.ID, r.Paused.By, r.Paused.Reason)
 	}
-	return pinned(r, f).moved(to, f.Now, text, by), nil
+	if reason == "" {
+		reason = "no reason given"
+	}
+	return paused(r, now, by, reason), nil
+}
+
+// Resume gives the rotation going on. Its deadline begins to run anew, and so does its soak time.
+func Resume(r Rotation, now time.Time, by Actor, reason string) (Rotation, error) {
+	switch {
+	case r.Finished():
+		return r, Refusef("rotation %s is %s; there is nothing to resume", r.ID, r.State)
+	case r.Paused == nil:
+		return r, Refusef("rotation %s is not paused; see what it waits for with: vault read hyvve/rotations/%s", r.ID, r.ID)
+	}
+	r = r.told(now, said("resumed", reason, by))
+	r.Paused, r.Clock, r.SoakFrom = nil, now, time.Time{}
+	return r, nil
+}
+
+// Confirm gives the rotation confirmed: somebody has looked, and the old version may go.
+func Confirm(r Rotation, now time.Time, by Actor, reason string) (Rotation, error) {
+	switch {
+	case r.Finished():
+		return r, Refusef("rotation %s is %s; there is nothing to confirm any more", r.ID, r.State)
+	case !r.Confirm:
+		return r, Refusef("rotation %s does not wait for a confirmation; confirm=manual of the key or of rotate asks for one", r.ID)
+	case r.Confirmed != "":
+		return r, Refusef("rotation %s is confirmed already, by %s", r.ID, r.Confirmed)
+	case r.State != Soaking:
+		return r, Refusef("rotation %s is %s; confirm it when the new version is in use everywhere, while it is soaking", r.ID, r.State)
+	}
+	r = r.told(now, said("confirmed", reason, by))
+	r.Confirmed = by.Name
+	return r, nil
 }
 
 // workID names what the place asks for one key; it changes with the place, so that evidence is never taken for that of
@@ -108,13 +211,21 @@ func (r Rotation) WorkFor(c Change) (workload.Work, bool) {
 
 // WakeAt is when time alone may change something, zero if never.
 func (r Rotation) WakeAt() time.Time {
-	switch {
-	case !r.RetryAt.IsZero():
-		return r.RetryAt
-	case r.Step == StepSoak && !r.SoakFrom.IsZero():
-		return r.SoakFrom.Add(r.Soak)
+	if r.Paused != nil {
+		return time.Time{}
 	}
-	return time.Time{}
+	var at time.Time
+	sooner := func(t time.Time) {
+		if !t.IsZero() && (at.IsZero() || t.Before(at)) {
+			at = t
+		}
+	}
+	sooner(r.RetryAt)
+	sooner(r.due())
+	if r.Step == StepSoak && !r.SoakFrom.IsZero() {
+		sooner(r.SoakFrom.Add(r.Soak))
+	}
+	return at
 }
 
 // Refused is an error that the caller can mend: it says what is wrong and what to do, and nothing was changed.

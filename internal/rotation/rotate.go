@@ -5,82 +5,123 @@ package rotation
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// Request asks for a rotation.
+// Request asks for a rotation. What is left empty is as the keys' policies say.
 type Request struct {
 	Keys    []string
 	Value   key.Value // the new value, of one key; empty: made by its kind
 	Reason  string
-	By      string
+	By      Actor
 	Trigger Trigger
+
+	OnFailure   string        // pause or revert
+	Confirm     string        // auto or manual
+	Deadline    time.Duration // of a step
+	Compromised bool          // cut what holds it back beyond the deadline
 }
 
-// Rotate starts a rotation and moves it on as far as it goes at once.
+// check refuses what no rotation can be asked for.
+func (q Request) check() error {
+	switch {
+	case len(q.Keys) == 0:
+		return Refusef("no key is named; use key=NAME or keys=NAME,NAME")
+	case !q.Value.Empty() && len(q.Keys) != 1:
+		return Refusef("value is for one key, and %d are named; rotate them one by one", len(q.Keys))
+	case q.OnFailure != "" && q.OnFailure != FailurePause && q.OnFailure != FailureRevert:
+		return Refusef("on_failure %q is not known; use pause or revert", q.OnFailure)
+	case q.Confirm != "" && q.Confirm != ConfirmAuto && q.Confirm != ConfirmManual:
+		return Refusef("confirm %q is not known; use auto or manual", q.Confirm)
+	case q.Deadline < 0:
+		return Refusef("deadline %s is negative; leave it out for the keys' own", q.Deadline)
+	}
+	named := map[string]bool{}
+	for _, name := range q.Keys {
+		if named[name] {
+			return Refusef("key %s is named twice", name)
+		}
+		named[name] = true
+	}
+	return nil
+}
+
+// Rotate starts a rotation and moves it on as far as it goes at once. The warnings are of the value, and of gaps that
+// workloads which hold a single value will have.
 func (e *Engine) Rotate(ctx context.Context, request Request) (View, []string, error) {
+	if err := request.check(); err != nil {
+		return View{}, nil, err
+	}
 	var warnings []string
 	if !request.Value.Empty() {
-		if len(request.Keys) != 1 {
-			return View{}, nil, Refusef("value is for one key, and %d are named; rotate them one by one", len(request.Keys))
-		}
 		var err error
 		if warnings, err = e.CheckValue(request.Keys[0], request.Value); err != nil {
 			return View{}, nil, err
 		}
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.turn.Lock()
+	defer e.turn.Unlock()
+	if e.failing() {
+		return View{}, nil, errStale
+	}
 	id, err := e.start(ctx, request)
 	if err != nil {
 		return View{}, nil, err
 	}
+	for _, gap := range e.gaps(e.active[id]) {
+		warnings = append(warnings, gap.String())
+	}
 	if err := e.advance(ctx, id); err != nil {
 		e.Observer.Fault("rotation "+id+" could not be moved on", err)
 	}
-	view, _, err := e.view(ctx, id)
+	view, err := e.View(ctx, id)
 	return view, warnings, err
 }
 
 // start checks a request, stores the new values, then the rotation. Killed in between, a staged value is left that no
-// rotation knows; the next start of that key takes its number. mu is held.
+// rotation knows; the next start of that key aborts it. turn is held.
 func (e *Engine) start(ctx context.Context, request Request) (string, error) {
-	if len(request.Keys) == 0 {
-		return "", Refusef("no key is named; use key=NAME or keys=NAME,NAME")
-	}
-	id, err := e.newID()
+	r, staged, err := e.draft(request)
 	if err != nil {
 		return "", err
-	}
-	r := Rotation{
-		ID: id, Trigger: request.Trigger, Reason: request.Reason, By: request.By, Created: e.Now().UTC(),
-		State: Planned, Since: e.Now().UTC(), Positions: map[string]int{},
-	}
-	var staged []key.Key
-	for _, name := range request.Keys {
-		k, c, err := e.stage(r, name, request)
-		if err != nil {
-			return "", err
-		}
-		if _, twice := r.Change(name); twice {
-			return "", Refusef("key %s is named twice", name)
-		}
-		r.Changes = append(r.Changes, c)
-		r.Soak = max(r.Soak, e.soak(k))
-		staged = append(staged, k)
 	}
 	for _, k := range staged {
 		if err := e.put(ctx, pathKeys+k.Name, k); err != nil {
 			return "", err
 		}
-		e.keys[k.Name] = k
+		e.lock(func() { e.keys[k.Name] = k })
 	}
+	r.Timeline = []Event{{At: r.Created, State: Planned, Text: fmt.Sprintf("%s: values stored", r.names())}}
+	if next, changed := e.further(r); changed {
+		r = next
+	}
+	return r.ID, e.save(ctx, r)
+}
+
+// draft gives a rotation that nobody knows of yet, and its keys with their new versions staged. turn is held.
+func (e *Engine) draft(request Request) (Rotation, []key.Key, error) {
+	id, err := e.newID()
+	if err != nil {
+		return Rotation{}, nil, err
+	}
+	now := e.Now().UTC()
+	r := Rotation{
+		ID: id, Trigger: request.Trigger, Reason: request.Reason, By: request.By.Name, Entity: request.By.Entity,
+		Created: now, State: Planned, Since: now, Clock: now, Positions: map[string]int{}, Compromised: request.Compromised,
+	}
+	var staged []key.Key
+	for _, name := range request.Keys {
+		k, c, err := e.stage(r, name, request)
+		if err != nil {
+			return Rotation{}, nil, err
+		}
+		r.Changes = append(r.Changes, c)
+		staged = append(staged, k)
+		r.be(e.config.Effective(k.Policy))
+	}
+	r.heed(request, e.config)
 	for _, f := range e.facts(r).Workloads {
 		for _, i := range f.Instances {
 			if !i.Anonymous {
@@ -88,17 +129,44 @@ func (e *Engine) start(ctx context.Context, request Request) (string, error) {
 			}
 		}
 	}
-	r.Timeline = []Event{{At: r.Created, State: Planned, Text: fmt.Sprintf("%s: values stored", r.names()), By: r.By}}
-	return id, e.save(ctx, r, 0)
+	return r, staged, nil
 }
 
-// stage gives the key with its new version staged, without storing it. mu is held.
+// be takes the more careful of what its keys' policies say.
+func (r *Rotation) be(p key.Policy) {
+	r.Soak = max(r.Soak, p.Soak)
+	r.Confirm = r.Confirm || p.Confirm == ConfirmManual
+	if r.Deadline == 0 || p.Deadline > 0 && p.Deadline < r.Deadline {
+		r.Deadline = p.Deadline
+	}
+	if r.OnFailure == "" || p.OnFailure == FailurePause {
+		r.OnFailure = p.OnFailure
+	}
+}
+
+// heed puts what was asked for in the place of what the policies say.
+func (r *Rotation) heed(request Request, c Config) {
+	if request.OnFailure != "" {
+		r.OnFailure = request.OnFailure
+	}
+	if request.Confirm != "" {
+		r.Confirm = request.Confirm == ConfirmManual
+	}
+	if request.Compromised {
+		r.Soak, r.Deadline, r.Confirm = 0, c.CutAfter, request.Confirm == ConfirmManual
+	}
+	if request.Deadline != 0 {
+		r.Deadline = request.Deadline
+	}
+}
+
+// stage gives the key with its new version staged, without storing it. turn is held.
 func (e *Engine) stage(r Rotation, name string, request Request) (key.Key, Change, error) {
 	k, ok := e.keys[name]
 	if !ok {
-		return key.Key{}, Change{}, e.unknownKey(name)
+		return key.Key{}, Change{}, unknownKey(name)
 	}
-	if running := e.rotationOf(name); running != nil {
+	if running, ok := e.active[e.rotating[name]]; ok {
 		return key.Key{}, Change{}, Refusef("key %s is being rotated by %s (%s); wait until it has ended, or revert it with: vault write -f hyvve/rotations/%s/revert", name, running.ID, running.State, running.ID)
 	}
 	current, ok := k.Current()
@@ -120,7 +188,7 @@ func (e *Engine) stage(r Rotation, name string, request Request) (key.Key, Chang
 	}
 	k = e.withoutOrphans(k)
 	version := key.Version{
-		Number: k.NextNumber(), Value: value, Created: r.Created, CreatedBy: request.By, Rotation: r.ID,
+		Number: k.NextNumber(), Value: value, Created: r.Created, CreatedBy: request.By.String(), Rotation: r.ID,
 		Fingerprint: e.fingerprints.Of(name, value),
 	}
 	k, err := k.WithStaged(version)
@@ -130,13 +198,13 @@ func (e *Engine) stage(r Rotation, name string, request Request) (key.Key, Chang
 	return k, Change{Key: name, Env: k.Env, From: current.Number, To: version.Number, Protects: k.Protects}, nil
 }
 
-// checkParticipants refuses a rotation that nobody would carry out. mu is held.
+// checkParticipants refuses a rotation that nobody would carry out. turn is held.
 func (e *Engine) checkParticipants(k key.Key) error {
 	used, reencrypts := false, false
 	for _, w := range e.workloads {
 		role, ok := w.Keys[k.Name]
 		used = used || ok
-		reencrypts = reencrypts || w.Reencrypts && role.Verifies
+		reencrypts = reencrypts || w.Reencrypts && role.AcceptsBoth()
 	}
 	if !used {
 		return Refusef("no workload uses key %s, so that nobody would take up a new version; add it to a workload with hyvve/workloads/:name", k.Name)
@@ -147,7 +215,7 @@ func (e *Engine) checkParticipants(k key.Key) error {
 	return nil
 }
 
-// withoutOrphans aborts staged versions that no rotation knows: a crash left them before anybody was told. mu is held.
+// withoutOrphans aborts staged versions that no rotation knows: a crash left them before anybody was told. turn is held.
 func (e *Engine) withoutOrphans(k key.Key) key.Key {
 	current, _ := k.Current()
 	for _, v := range k.Versions {
@@ -161,158 +229,46 @@ func (e *Engine) withoutOrphans(k key.Key) key.Key {
 	return k
 }
 
-func (e *Engine) soak(k key.Key) time.Duration {
-	if k.Policy.Soak == InheritSoak {
-		return e.config.Soak
-	}
-	return k.Policy.Soak
-}
-
-// rotationOf gives the running rotation of a key, nil if there is none. mu is held.
-func (e *Engine) rotationOf(keyName string) *Rotation {
-	for _, r := range e.active {
-		if _, ok := r.Change(keyName); ok {
-			return &r
-		}
-	}
-	return nil
-}
-
 // Revert sends a rotation on its way back.
-func (e *Engine) Revert(ctx context.Context, id, by, reason string) (View, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+func (e *Engine) Revert(ctx context.Context, id string, by Actor, reason string) (View, error) {
+	return e.change(ctx, id, func(r Rotation) (Rotation, error) { return Revert(r, e.facts(r), by, reason) })
+}
+
+// Pause lets a rotation stand still.
+func (e *Engine) Pause(ctx context.Context, id string, by Actor, reason string) (View, error) {
+	return e.change(ctx, id, func(r Rotation) (Rotation, error) { return PauseBy(r, e.Now(), by, reason) })
+}
+
+// Resume lets a paused rotation go on.
+func (e *Engine) Resume(ctx context.Context, id string, by Actor, reason string) (View, error) {
+	return e.change(ctx, id, func(r Rotation) (Rotation, error) { return Resume(r, e.Now(), by, reason) })
+}
+
+// Confirm lets the old version of a rotation go that waits for somebody's word.
+func (e *Engine) Confirm(ctx context.Context, id string, by Actor, reason string) (View, error) {
+	return e.change(ctx, id, func(r Rotation) (Rotation, error) { return Confirm(r, e.Now(), by, reason) })
+}
+
+// change does to a rotation what somebody asks for, and moves it on as far as it goes at once.
+func (e *Engine) change(ctx context.Context, id string, do func(Rotation) (Rotation, error)) (View, error) {
+	e.turn.Lock()
+	defer e.turn.Unlock()
+	if e.failing() {
+		return View{}, errStale
+	}
 	r, err := e.rotation(ctx, id)
 	if err != nil {
 		return View{}, err
 	}
-	reverted, err := Revert(r, e.facts(r), by, reason)
+	changed, err := do(r)
 	if err != nil {
 		return View{}, err
 	}
-	if err := e.save(ctx, reverted, len(r.Timeline)); err != nil {
+	if err := e.save(ctx, changed); err != nil {
 		return View{}, err
 	}
 	if err := e.advance(ctx, id); err != nil {
 		e.Observer.Fault("rotation "+id+" could not be moved on", err)
 	}
-	view, _, err := e.view(ctx, id)
-	return view, err
-}
-
-// rotation gives a running or ended rotation. mu is held.
-func (e *Engine) rotation(ctx context.Context, id string) (Rotation, error) {
-	if r, ok := e.active[id]; ok {
-		return r, nil
-	}
-	data, err := e.Store.Get(ctx, pathRotations+id)
-	if err != nil {
-		return Rotation{}, fmt.Errorf("reading rotation %s: %w", id, err)
-	}
-	if data == nil {
-		return Rotation{}, Refusef("rotation %q is not known; list the rotations with: vault list hyvve/rotations", id)
-	}
-	return Decode(data)
-}
-
-// RotationIDs lists all rotations, oldest first.
-func (e *Engine) RotationIDs(ctx context.Context) ([]string, error) {
-	ended, err := e.Store.List(ctx, pathRotations)
-	if err != nil {
-		return nil, fmt.Errorf("listing rotations: %w", err)
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	ids := slices.AppendSeq(ended, maps.Keys(e.active))
-	slices.Sort(ids)
-	return slices.Compact(ids), nil
-}
-
-// InstanceView is an instance in a rotation.
-type InstanceView struct {
-	Instance workload.Instance
-	Position int  // how far it was let go: 0 old, 1 accepts both, 2 presents new, 3 new only
-	Loaded   bool // whether it runs with what it should hold
-}
-
-// View is a rotation as people look at it.
-type View struct {
-	Rotation
-	Gates     []GateResult
-	Instances []InstanceView
-	Progress  map[string]workload.WorkReport
-	Changed   <-chan struct{} // closed when there may be news
-}
-
-// Waits joins the reasons that hold it back.
-func (v View) Waits() string {
-	var reasons []string
-	for _, g := range v.Gates {
-		if !g.Holds {
-			reasons = append(reasons, g.Reason)
-		}
-	}
-	return strings.Join(reasons, "; ")
-}
-
-// View gives a running or ended rotation as it stands now.
-func (e *Engine) View(ctx context.Context, id string) (View, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	view, _, err := e.view(ctx, id)
-	return view, err
-}
-
-func (e *Engine) view(ctx context.Context, id string) (View, Facts, error) {
-	r, err := e.rotation(ctx, id)
-	if err != nil {
-		return View{}, Facts{}, err
-	}
-	view := View{Rotation: r, Changed: e.changed, Progress: map[string]workload.WorkReport{}}
-	for _, c := range r.Changes {
-		if report, ok := e.progress[r.workID(c)]; ok {
-			view.Progress[c.Key] = report
-		} else if report, ok := r.lastRows(c); ok {
-			view.Progress[c.Key] = report
-		}
-	}
-	if r.Finished() {
-		return view, Facts{}, nil
-	}
-	f := e.facts(r)
-	view.Gates, _ = gates(r, f)
-	for _, w := range f.Workloads {
-		for _, i := range w.Instances {
-			position := r.at().target
-			if !i.Anonymous {
-				position = r.Position(i.Name())
-			}
-			view.Instances = append(view.Instances, InstanceView{i, position, holds(r, w.Workload, i, position)})
-		}
-	}
-	return view, f, nil
-}
-
-// KeyStatus is a key at a glance.
-type KeyStatus struct {
-	Key      key.Key
-	Rotation *Rotation // running, if any
-	Waits    string    // what holds it back, or why an automatic rotation could not start
-	Due      time.Time // of the next automatic rotation; zero: only when asked
-}
-
-// Status gives every key, sorted by name.
-func (e *Engine) Status() []KeyStatus {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var all []KeyStatus
-	for _, name := range slices.Sorted(maps.Keys(e.keys)) {
-		s := KeyStatus{Key: e.keys[name], Rotation: e.rotationOf(name), Due: e.due(e.keys[name]), Waits: e.starts[name].reason}
-		if s.Rotation != nil {
-			results, _ := gates(*s.Rotation, e.facts(*s.Rotation))
-			s.Waits = View{Gates: results}.Waits()
-		}
-		all = append(all, s)
-	}
-	return all
+	return e.View(ctx, id)
 }

@@ -40,7 +40,45 @@ type Trigger string
 const (
 	ByOperator Trigger = "operator" // a write to rotate
 	ByPeriod   Trigger = "period"   // the version's life of rotation_period was over
+	BySchedule Trigger = "schedule" // a time of rotation_schedule had come
 )
+
+// What happens to a rotation that has failed: one with an unhealthy instance while it presents, or a step that has taken
+// longer than the deadline.
+const (
+	FailurePause  = "pause"
+	FailureRevert = "revert"
+)
+
+// Whether a rotation waits for somebody to confirm it before the old version goes.
+const (
+	ConfirmAuto   = "auto"
+	ConfirmManual = "manual"
+)
+
+// Actor is who asks for something, as Vault knows them.
+type Actor struct {
+	Name   string // display name
+	Entity string // id, empty where there is none
+}
+
+// String gives both.
+func (a Actor) String() string {
+	if a.Entity == "" {
+		return a.Name
+	}
+	return a.Name + " (entity " + a.Entity + ")"
+}
+
+// The engine itself, as an actor.
+var itself = Actor{Name: "hyvve"}
+
+// Pause is why a rotation stands still. Nobody's bundle changes meanwhile.
+type Pause struct {
+	At     time.Time `json:"at"`
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+}
 
 // Change is one key in a rotation.
 type Change struct {
@@ -57,7 +95,10 @@ type Event struct {
 	State State     `json:"state"`
 	Step  Step      `json:"step,omitempty"`
 	Text  string    `json:"text"`
-	By    string    `json:"by,omitempty"`
+
+	By     string `json:"by,omitempty"` // display name, empty where the rotation went on by itself
+	Entity string `json:"entity,omitempty"`
+	Reason string `json:"reason,omitempty"` // given by whoever did it
 }
 
 // Evidence is the last report on a piece of work.
@@ -69,18 +110,27 @@ type Evidence struct {
 
 // Rotation is one change of one or several keys together. It holds version numbers and never a value.
 type Rotation struct {
-	ID      string        `json:"id"` // sorts by time of creation
-	Changes []Change      `json:"changes"`
-	Trigger Trigger       `json:"trigger"`
-	Reason  string        `json:"reason,omitempty"`
-	By      string        `json:"by,omitempty"`
-	Created time.Time     `json:"created"`
-	Soak    time.Duration `json:"soak"`
+	ID      string    `json:"id"` // sorts by time of creation
+	Changes []Change  `json:"changes"`
+	Trigger Trigger   `json:"trigger"`
+	Reason  string    `json:"reason,omitempty"`
+	By      string    `json:"by,omitempty"` // display name
+	Entity  string    `json:"entity,omitempty"`
+	Created time.Time `json:"created"`
+
+	Soak        time.Duration `json:"soak"`
+	Deadline    time.Duration `json:"deadline,omitempty"` // of a step; 0: none
+	OnFailure   string        `json:"on_failure,omitempty"`
+	Confirm     bool          `json:"confirm,omitempty"`     // somebody has to, before the old version goes
+	Confirmed   string        `json:"confirmed,omitempty"`   // by whom
+	Compromised bool          `json:"compromised,omitempty"` // gates that do not hold at the deadline are cut
 
 	State    State     `json:"state"`
 	Step     Step      `json:"step,omitempty"`
 	Since    time.Time `json:"since"` // when this step began
+	Clock    time.Time `json:"clock"` // when its deadline began to run: Since, or the last resumption
 	SoakFrom time.Time `json:"soak_from,omitzero"`
+	Paused   *Pause    `json:"paused,omitempty"`
 
 	// Positions is how far each instance may go, by Instance.Name; see place. An instance that is not in it came later
 	// and starts where the place says.
@@ -94,6 +144,11 @@ type Rotation struct {
 
 	Work     map[string]Evidence `json:"work,omitempty"` // by Work.ID
 	Timeline []Event             `json:"timeline"`
+
+	// Journaled is how many events of Timeline the journal was known to have, and JournalSeq its newest entry, when this
+	// record was stored. Events beyond are looked for from there after a crash, and written if they lack.
+	Journaled  int    `json:"journaled"`
+	JournalSeq uint64 `json:"journal_seq"`
 }
 
 // Finished tells whether nothing will happen any more.
@@ -149,13 +204,29 @@ func (r Rotation) clone() Rotation {
 }
 
 // moved gives the rotation at another place, with an event.
-func (r Rotation) moved(to place, now time.Time, text, by string) Rotation {
+func (r Rotation) moved(to place, now time.Time, e Event) Rotation {
 	r = r.clone()
-	r.State, r.Step, r.Since = to.state, to.step, now
+	r.State, r.Step, r.Since, r.Clock = to.state, to.step, now, now
 	r.Acted, r.Attempts, r.Fault, r.RetryAt, r.SoakFrom = false, 0, "", time.Time{}, time.Time{}
-	r.Timeline = append(r.Timeline, Event{At: now, State: to.state, Step: to.step, Text: text, By: by})
+	return r.told(now, e)
+}
+
+// told gives the rotation with an event at the place where it is.
+func (r Rotation) told(now time.Time, e Event) Rotation {
+	r = r.clone()
+	e.At, e.State, e.Step = now, r.State, r.Step
+	r.Timeline = append(r.Timeline, e)
 	return r
 }
+
+// said is an event that somebody brought about.
+func said(text, reason string, by Actor) Event {
+	return Event{Text: text, By: by.Name, Entity: by.Entity, Reason: reason}
+}
+
+// rotationSchema is the number of the stored form. Schema 1 knew no deadline, no pause and no journal sequence: its
+// events are in journal entries of a form of their own.
+const rotationSchema = 2
 
 type rotationRecord struct {
 	Schema int `json:"schema"`
@@ -163,16 +234,20 @@ type rotationRecord struct {
 }
 
 // Encode gives the stored form.
-func (r Rotation) Encode() ([]byte, error) { return json.Marshal(rotationRecord{1, r}) }
+func (r Rotation) Encode() ([]byte, error) { return json.Marshal(rotationRecord{rotationSchema, r}) }
 
-// Decode reads the stored form, and refuses what the table does not know.
+// Decode reads the stored form, of this schema and of those before, and refuses what the table does not know.
 func Decode(data []byte) (Rotation, error) {
 	var r rotationRecord
 	if err := json.Unmarshal(data, &r); err != nil {
 		return Rotation{}, fmt.Errorf("stored rotation: %w", err)
 	}
-	if r.Schema != 1 {
-		return Rotation{}, fmt.Errorf("stored rotation %q has schema %d, this release reads 1; use the release that wrote it or a newer one", r.ID, r.Schema)
+	switch r.Schema {
+	case 1:
+		r.Clock, r.Journaled = r.Since, len(r.Timeline)
+	case rotationSchema:
+	default:
+		return Rotation{}, fmt.Errorf("stored rotation %q has schema %d, this release reads 1 to %d; use the release that wrote it or a newer one", r.ID, r.Schema, rotationSchema)
 	}
 	if r.ID == "" || len(r.Changes) == 0 {
 		return Rotation{}, fmt.Errorf("stored rotation %q: id or changes are missing", r.ID)

@@ -57,7 +57,7 @@ type place struct {
 	enter        string // the timeline's words on entering
 }
 
-// table is every place there is and every legal transition. docs/architecture.md draws it.
+// table is every place there is and every legal transition. docs/rotation.md draws it.
 var table = []place{
 	{
 		state: Planned, from: atOld, target: atOld,
@@ -66,49 +66,49 @@ var table = []place{
 	},
 	{
 		state: Accepting, step: StepStage, from: atOld, target: atOld, action: actStage,
-		gates: []gate{gateAction},
+		gates: []gate{gateAction, gateDeadline},
 		next:  goal{Accepting, StepLoad}, revert: goal{Reverting, StepUnstage},
 		enter: "making the new version valid beside the old",
 	},
 	{
 		state: Accepting, step: StepLoad, from: atOld, target: atAccept,
-		gates: []gate{gateMinInstances, gateReturned, gateLoaded, gateHealthy},
+		gates: []gate{gateMinInstances, gateLoaded, gateHealthy, gateDeadline},
 		next:  goal{Presenting, StepStageRows}, revert: goal{Reverting, StepLoad},
 		enter: "those that verify load both versions",
 	},
 	{
 		state: Presenting, step: StepStageRows, from: atAccept, target: atAccept, phase: workload.PhaseStage,
-		gates: []gate{gateRows},
+		gates: []gate{gateRows, gateDeadline},
 		next:  goal{Presenting, StepSwitch}, revert: goal{Reverting, StepRows},
 		enter: "new ciphertexts are staged beside protected rows",
 	},
 	{
 		state: Presenting, step: StepSwitch, from: atAccept, target: atPresent,
-		gates: []gate{gateMinInstances, gateReturned, gateLoaded, gateHealthy},
+		gates: []gate{gateMinInstances, gateLoaded, gateHealthy, gateDeadline},
 		next:  goal{Presenting, StepFlipRows}, revert: goal{Reverting, StepSwitch},
 		enter: "those that present switch to the new version",
 	},
 	{
 		state: Presenting, step: StepFlipRows, from: atPresent, target: atPresent, phase: workload.PhaseFlip,
-		gates: []gate{gateRows},
+		gates: []gate{gateRows, gateDeadline},
 		next:  goal{Soaking, StepSoak}, revert: goal{Reverting, StepSwitch},
 		enter: "protected rows are replaced by their staged copies",
 	},
 	{
 		state: Soaking, step: StepSoak, from: atPresent, target: atPresent, action: actPromote,
-		gates: []gate{gateAction, gateHealthy, gateSoak},
+		gates: []gate{gateAction, gateHealthy, gateSoak, gateDeadline},
 		next:  goal{Soaking, StepUnused}, revert: goal{Reverting, StepSwitch},
 		enter: "the new version is presented everywhere; the soak time runs",
 	},
 	{
 		state: Soaking, step: StepUnused, from: atPresent, target: atPresent, phase: workload.PhaseSweep, action: actInUse,
-		gates: []gate{gateMinInstances, gateReturned, gateLoaded, gateHealthy, gateUnused, gateRows, gateAction},
+		gates: []gate{gateMinInstances, gateLoaded, gateHealthy, gateUnused, gateRows, gateAction, gateConfirmed, gateDeadline},
 		next:  goal{Retiring, StepLoad}, revert: goal{Reverting, StepSwitch},
 		enter: "looking for any use of the old version",
 	},
 	{
 		state: Retiring, step: StepLoad, from: atPresent, target: atNew,
-		gates: []gate{gateMinInstances, gateReturned, gateLoaded, gateHealthy},
+		gates: []gate{gateMinInstances, gateLoaded, gateHealthy},
 		next:  goal{Retiring, StepWipeRows},
 		enter: "nobody uses the old version; those that verify drop it",
 	},
@@ -127,7 +127,7 @@ var table = []place{
 	{state: Done, from: atNew, target: atNew, enter: "done"},
 	{
 		state: Reverting, step: StepSwitch, from: atPresent, target: atAccept,
-		gates: []gate{gateMinInstances, gateReturned, gateLoaded},
+		gates: []gate{gateMinInstances, gateLoaded},
 		next:  goal{Reverting, StepRows},
 		enter: "those that present go back to the old version",
 	},
@@ -139,7 +139,7 @@ var table = []place{
 	},
 	{
 		state: Reverting, step: StepLoad, from: atAccept, target: atOld,
-		gates: []gate{gateMinInstances, gateReturned, gateLoaded},
+		gates: []gate{gateMinInstances, gateLoaded},
 		next:  goal{Reverting, StepWipeRows},
 		enter: "those that verify forget the new version",
 	},

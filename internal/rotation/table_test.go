@@ -5,6 +5,8 @@ package rotation
 import (
 	"bytes"
 	"errors"
+	"flag"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -70,7 +72,7 @@ func TestEveryPlaceAndEvent(t *testing.T) {
 		if next, _, _ := Next(rowless, open); next.at().onlyRows() && next.State != r.State {
 			t.Errorf("%s %s goes on to %s %s although there are no rows", p.state, p.step, next.State, next.Step)
 		}
-		_, err := Revert(r, open, "me", "")
+		_, err := Revert(r, open, testActor, "")
 		var refused *Refused
 		if _, can := p.revert.row(); can != (err == nil) || err != nil && !errors.As(err, &refused) {
 			t.Errorf("%s %s: revert gives %v", p.state, p.step, err)
@@ -78,28 +80,82 @@ func TestEveryPlaceAndEvent(t *testing.T) {
 	}
 }
 
-// The diagram in the docs shows the table's transitions.
+var update = flag.Bool("update", false, "write the table and the diagram of docs/rotation.md anew")
+
+// docs/rotation.md has the table's places and transitions, and draws them.
 func TestDocsDrawTheTable(t *testing.T) {
-	docs, err := os.ReadFile("../../docs/architecture.md")
+	path := "../../docs/rotation.md"
+	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	name := func(s State, step Step) string { return strings.TrimSuffix(string(s)+" "+string(step), " ") }
+	want := string(data)
+	for mark, text := range map[string]string{"table": docsTable(), "diagram": docsDiagram()} {
+		begin, end := "<!-- "+mark+" -->\n", "<!-- end of "+mark+" -->\n"
+		before, rest, ok := strings.Cut(want, begin)
+		if _, after, has := strings.Cut(rest, end); has {
+			rest = after
+		}
+		if !ok {
+			t.Fatalf("%s lacks %q", path, begin)
+		}
+		want = before + begin + "\n" + text + "\n" + end + rest
+	}
+	if *update {
+		if err := os.WriteFile(path, []byte(want), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	} else if want != string(data) {
+		t.Errorf("%s is not that of the table; write it anew with: go test ./internal/rotation -run TestDocsDrawTheTable -update", path)
+	}
+}
+
+func placeName(s State, step Step) string {
+	return strings.TrimSuffix(string(s)+" "+string(step), " ")
+}
+
+func docsTable() string {
+	var text strings.Builder
+	text.WriteString("| Place | Then | A revert goes to | Position | Rows | Action | Gates |\n|---|---|---|---|---|---|---|\n")
+	for _, p := range table {
+		then, back, position := "", "—", fmt.Sprint(p.target)
+		if next, ok := p.next.row(); ok {
+			then = placeName(next.state, next.step)
+		}
+		if to, ok := p.revert.row(); ok {
+			back = placeName(to.state, to.step)
+		}
+		if p.from != p.target {
+			position = fmt.Sprintf("%d → %d", p.from, p.target)
+		}
+		gates := make([]string, 0, len(p.gates))
+		for _, g := range p.gates {
+			gates = append(gates, string(g))
+		}
+		fmt.Fprintf(&text, "| %s | %s | %s | %s | %s | %s | %s |\n", placeName(p.state, p.step), then, back, position, p.phase, p.action, strings.Join(gates, ", "))
+	}
+	return text.String()
+}
+
+func docsDiagram() string {
+	var text strings.Builder
+	text.WriteString("```mermaid\nstateDiagram-v2\n    [*] --> planned\n")
+	id := func(p place) string {
+		return strings.NewReplacer(" ", "_", "-", "_").Replace(placeName(p.state, p.step))
+	}
 	for _, p := range table {
 		next, ok := p.next.row()
 		if !ok {
+			fmt.Fprintf(&text, "    %s --> [*]\n", id(p))
 			continue
 		}
-		line := "| " + name(p.state, p.step) + " | " + name(next.state, next.step) + " | "
+		fmt.Fprintf(&text, "    %s --> %s\n", id(p), id(next))
 		if back, ok := p.revert.row(); ok {
-			line += name(back.state, back.step)
-		} else {
-			line += "—"
-		}
-		if !strings.Contains(string(docs), line) {
-			t.Errorf("docs/architecture.md lacks the row %q", line)
+			fmt.Fprintf(&text, "    %s --> %s: revert\n", id(p), id(back))
 		}
 	}
+	text.WriteString("```\n")
+	return text.String()
 }
 
 // Whatever Decode accepts is written again as a record that reads the same, and can be moved on without a panic.

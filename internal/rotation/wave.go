@@ -17,15 +17,14 @@ func heldAt(role workload.Role, c Change, position int) workload.Held {
 			h.Value = c.To
 		}
 	}
-	if role.Verifies {
-		switch position {
-		case atOld:
-			h.Accepts = []int{c.From}
-		case atNew:
-			h.Accepts = []int{c.To}
-		default:
-			h.Accepts = []int{c.To, c.From}
-		}
+	switch {
+	case !role.Verifies:
+	case role.Single && position < atPresent || position == atOld:
+		h.Accepts = []int{c.From}
+	case role.Single || position == atNew:
+		h.Accepts = []int{c.To}
+	default:
+		h.Accepts = []int{c.To, c.From}
 	}
 	return h
 }
@@ -60,28 +59,41 @@ func (r Rotation) Held(w workload.Workload, instance workload.Instance) map[stri
 	return r.expected(w, r.Position(instance.Name()))
 }
 
-// holds tells whether the instance runs with what is expected at a position.
-func holds(r Rotation, w workload.Workload, i workload.Instance, position int) bool {
-	loaded, ok := i.HoldsLoaded()
-	if !ok {
-		return false
+// wants is what a workload's instances should hold of the rotation's keys, by position.
+type wants [atNew + 1]map[string]workload.Held
+
+func (r Rotation) wants(w workload.Workload) (all wants) {
+	for position := range all {
+		all[position] = r.expected(w, position)
 	}
-	for name, want := range r.expected(w, position) {
-		if !loaded.Keys[name].Equal(want) {
+	return all
+}
+
+// runsWith tells whether the instance is known to run with what is wanted.
+func runsWith(i workload.Instance, want map[string]workload.Held) bool {
+	return i.RunsIssued() && heldIs(i.Issued.Keys, want)
+}
+
+// heldIs tells whether what is held agrees with what is wanted of some keys.
+func heldIs(held, want map[string]workload.Held) bool {
+	for name, h := range want {
+		if !held[name].Equal(h) {
 			return false
 		}
 	}
 	return true
 }
 
-// settled tells whether the instance has arrived at the place's target and works. A revert asks only for the first: it
-// goes back to what was known to work.
-func settled(r Rotation, w workload.Workload, i workload.Instance) bool {
+// arrived tells whether the instance is at the place's target, as far as it is known.
+func arrived(r Rotation, i workload.Instance, all wants) bool {
 	target := r.at().target
-	if !i.Anonymous && r.Position(i.Name()) != target {
-		return false
-	}
-	return holds(r, w, i, target) && (i.Healthy || i.Anonymous || r.State == Reverting)
+	return (i.Anonymous || r.Position(i.Name()) == target) && runsWith(i, all[target])
+}
+
+// settled tells whether the instance has arrived and works. A revert asks only for the first: it goes back to what was
+// known to work.
+func settled(r Rotation, i workload.Instance, all wants) bool {
+	return arrived(r, i, all) && (i.Healthy || i.Anonymous || r.State == Reverting)
 }
 
 // grant gives the positions after letting as many more instances change as the waves allow: workloads after those they
@@ -90,15 +102,16 @@ func grant(r Rotation, f Facts) (Rotation, bool) {
 	target := r.at().target
 	changed := false
 	for _, w := range f.Workloads {
-		if !f.ready(r, w.Workload) {
+		if !f.waiting(r, w) || !f.ready(r, w.Workload) {
 			continue
 		}
-		budget := f.budget(r, w)
+		all := r.wants(w.Workload)
+		budget := f.budget(r, w, all)
 		for _, i := range w.Instances {
 			if i.Anonymous || r.Position(i.Name()) == target {
 				continue
 			}
-			free := sameHeld(r.expected(w.Workload, r.Position(i.Name())), r.expected(w.Workload, target))
+			free := heldIs(all[target], all[r.Position(i.Name())])
 			if !free && budget <= 0 {
 				continue
 			}
@@ -114,14 +127,22 @@ func grant(r Rotation, f Facts) (Rotation, bool) {
 	return r, changed
 }
 
+// waiting tells whether any instance of the workload has still to be let go.
+func (f Facts) waiting(r Rotation, w WorkloadFact) bool {
+	return slices.ContainsFunc(w.Instances, func(i workload.Instance) bool {
+		return !i.Anonymous && r.Position(i.Name()) != r.at().target
+	})
+}
+
 // ready tells whether all workloads that w comes after have arrived.
 func (f Facts) ready(r Rotation, w workload.Workload) bool {
 	for _, other := range f.Workloads {
 		if !slices.Contains(w.After, other.Name) {
 			continue
 		}
+		all := r.wants(other.Workload)
 		for _, i := range other.Instances {
-			if !settled(r, other.Workload, i) {
+			if !settled(r, i, all) {
 				return false
 			}
 		}
@@ -130,14 +151,14 @@ func (f Facts) ready(r Rotation, w workload.Workload) bool {
 }
 
 // budget is how many further instances of w may change now.
-func (f Facts) budget(r Rotation, w WorkloadFact) int {
+func (f Facts) budget(r Rotation, w WorkloadFact, all wants) int {
 	total, onTheWay := 0, 0
 	for _, i := range w.Instances {
 		if i.Anonymous {
 			continue
 		}
 		total++
-		if r.Position(i.Name()) == r.at().target && !settled(r, w.Workload, i) {
+		if r.Position(i.Name()) == r.at().target && !settled(r, i, all) {
 			onTheWay++
 		}
 	}
@@ -146,13 +167,4 @@ func (f Facts) budget(r Rotation, w WorkloadFact) int {
 		n = 1
 	}
 	return n - onTheWay
-}
-
-func sameHeld(a, b map[string]workload.Held) bool {
-	for name, held := range a {
-		if !held.Equal(b[name]) {
-			return false
-		}
-	}
-	return true
 }

@@ -4,7 +4,6 @@ package rotation
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -13,24 +12,24 @@ import (
 )
 
 // PutWorkload creates or changes a workload.
-func (e *Engine) PutWorkload(ctx context.Context, w workload.Workload, by string) error {
+func (e *Engine) PutWorkload(ctx context.Context, w workload.Workload, by Actor) error {
 	if err := w.Validate(); err != nil {
 		return Refusef("%w", err)
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.turn.Lock()
+	defer e.turn.Unlock()
 	for _, name := range w.KeyNames() {
 		if _, ok := e.keys[name]; !ok {
-			return e.unknownKey(name)
+			return unknownKey(name)
 		}
 		old, had := e.workloads[w.Name]
-		if r := e.rotationOf(name); r != nil && (!had || old.Keys[name] != w.Keys[name]) {
+		if r, ok := e.active[e.rotating[name]]; ok && (!had || old.Keys[name] != w.Keys[name]) {
 			return Refusef("key %s is being rotated by %s, so that its roles cannot change now; wait until it has ended, or revert it", name, r.ID)
 		}
 	}
 	if old, had := e.workloads[w.Name]; had {
 		for name := range old.Keys {
-			if r := e.rotationOf(name); r != nil && !w.Uses(name) {
+			if r, ok := e.active[e.rotating[name]]; ok && !w.Uses(name) {
 				return Refusef("key %s is being rotated by %s, so that workload %s cannot drop it now; wait until it has ended, or revert it", name, r.ID, w.Name)
 			}
 		}
@@ -38,18 +37,23 @@ func (e *Engine) PutWorkload(ctx context.Context, w workload.Workload, by string
 	if err := e.checkAfter(w); err != nil {
 		return err
 	}
-	if err := e.journal(ctx, Entry{What: "workload written", By: by, Workload: w.Name}); err != nil {
+	if err := e.journal(ctx, Entry{What: "workload written", By: by.Name, Entity: by.Entity, Workload: w.Name}); err != nil {
 		return err
 	}
 	if err := e.put(ctx, pathWorkloads+w.Name, w); err != nil {
 		return err
 	}
-	e.workloads[w.Name] = w
-	e.broadcast()
+	e.lock(func() {
+		e.workloads[w.Name] = w
+		if e.fleets[w.Name] == nil {
+			e.fleets[w.Name] = newFleet()
+		}
+	})
+	e.ring()
 	return nil
 }
 
-// checkAfter refuses unknown names and circles. mu is held.
+// checkAfter refuses unknown names and circles. turn is held.
 func (e *Engine) checkAfter(w workload.Workload) error {
 	var walk func(name string, path []string) error
 	walk = func(name string, path []string) error {
@@ -92,31 +96,19 @@ func (e *Engine) WorkloadNames() []string {
 func (e *Engine) Instances(name string) []workload.Instance {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.instancesOf(name)
-}
-
-// instancesOf is Instances. mu is held.
-func (e *Engine) instancesOf(name string) []workload.Instance {
-	var all []workload.Instance
-	for _, i := range e.instances {
-		if i.Workload == name {
-			all = append(all, i)
-		}
-	}
-	slices.SortFunc(all, func(a, b workload.Instance) int { return strings.Compare(a.ID, b.ID) })
-	return all
+	return e.fleets[name].all()
 }
 
 // DeleteWorkload removes a workload and its instances. Refused while a rotation asks it for anything.
-func (e *Engine) DeleteWorkload(ctx context.Context, name, by string) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+func (e *Engine) DeleteWorkload(ctx context.Context, name string, by Actor) error {
+	e.turn.Lock()
+	defer e.turn.Unlock()
 	w, ok := e.workloads[name]
 	if !ok {
 		return nil
 	}
 	for _, k := range w.KeyNames() {
-		if r := e.rotationOf(k); r != nil {
+		if r, ok := e.active[e.rotating[k]]; ok {
 			return Refusef("workload %s takes part in rotation %s; wait until it has ended, or revert it with hyvve/rotations/%s/revert", name, r.ID, r.ID)
 		}
 	}
@@ -125,18 +117,33 @@ func (e *Engine) DeleteWorkload(ctx context.Context, name, by string) error {
 			return Refusef("workload %s comes after %s; change hyvve/workloads/%s first", other.Name, name, other.Name)
 		}
 	}
-	if err := e.journal(ctx, Entry{What: "workload deleted", By: by, Workload: name}); err != nil {
+	if err := e.journal(ctx, Entry{What: "workload deleted", By: by.Name, Entity: by.Entity, Workload: name}); err != nil {
 		return err
 	}
-	for _, i := range e.instancesOf(name) {
-		if err := e.removeInstance(ctx, i); err != nil {
+	if err := e.dismissAll(ctx, name); err != nil {
+		return err
+	}
+	if err := e.remove(ctx, pathWorkloads+name); err != nil {
+		return err
+	}
+	e.lock(func() { delete(e.workloads, name) })
+	if err := e.dismissAll(ctx, name); err != nil { // those that read meanwhile; now they no longer can
+		return err
+	}
+	e.lock(func() {
+		if f := e.fleets[name]; f != nil && !e.closed {
+			f.wake()
+		}
+		delete(e.fleets, name)
+	})
+	return nil
+}
+
+func (e *Engine) dismissAll(ctx context.Context, name string) error {
+	for _, i := range e.Instances(name) {
+		if err := e.drop(ctx, name, i.ID, func(*fleet, workload.Instance) bool { return true }); err != nil {
 			return err
 		}
 	}
-	if err := e.Store.Delete(ctx, pathWorkloads+name); err != nil {
-		return fmt.Errorf("deleting workload %s: %w", name, err)
-	}
-	delete(e.workloads, name)
-	e.broadcast()
 	return nil
 }

@@ -34,23 +34,31 @@ type Holding struct {
 
 // Instance is one process of a workload, known by the lease that its read of creds/ opened.
 type Instance struct {
-	Workload   string    `json:"workload"`
-	ID         string    `json:"id"`
-	Anonymous  bool      `json:"anonymous,omitempty"` // read without instance=; it never reports
-	Epoch      string    `json:"epoch"`               // of its newest read; leases of older reads have no say
-	SecretHash string    `json:"secret_hash"`         // keyed hash of the instance secret
-	Issued     Holding   `json:"issued"`              // what its newest read gave
-	Loaded     *Holding  `json:"loaded,omitempty"`    // what it last reported to have loaded
-	Healthy    bool      `json:"healthy"`
-	Reason     string    `json:"reason,omitempty"` // why it is not healthy, in its own words
-	Seen       time.Time `json:"seen"`             // last read or report
+	Workload  string    `json:"workload"`
+	ID        string    `json:"id"`
+	Anonymous bool      `json:"anonymous,omitempty"` // read without instance=; it never reports
+	Epoch     string    `json:"epoch"`               // of its newest read; leases of older reads have no say
+	Issued    Holding   `json:"issued"`              // what its newest read gave
+	Loaded    *Holding  `json:"loaded,omitempty"`    // what it last reported to have loaded
+	Runs      bool      `json:"runs,omitempty"`      // it has reported Issued as loaded since it was given that
+	Healthy   bool      `json:"healthy"`
+	Reason    string    `json:"reason,omitempty"` // why it is not healthy, in its own words
+	Judged    time.Time `json:"judged,omitzero"`  // when it last reported its health since it was given Issued
+	Seen      time.Time `json:"seen"`             // last read or report
+
+	// TTL is the longest time for which a lease on Issued was given.
+	TTL time.Duration `json:"ttl"`
 }
 
 // Name is how gates and people call it.
 func (i Instance) Name() string { return i.Workload + "/" + i.ID }
 
-// HoldsLoaded is what the instance is known to run with. An anonymous reader never reports; it counts as running with
-// what it was given.
+// RunsIssued tells whether the instance is known to run with what it was given last. To have loaded the same before it was
+// given something else is no proof: it may have loaded that meanwhile. An anonymous reader never reports; it counts as
+// running with what it was given.
+func (i Instance) RunsIssued() bool { return i.Runs || i.Anonymous }
+
+// HoldsLoaded is what the instance last reported to run with.
 func (i Instance) HoldsLoaded() (Holding, bool) {
 	if i.Anonymous {
 		return i.Issued, true
@@ -75,17 +83,24 @@ type instanceRecord struct {
 	Instance
 }
 
-// Encode gives the stored form.
-func (i Instance) Encode() ([]byte, error) { return json.Marshal(instanceRecord{1, i}) }
+// instanceSchema is the number of the stored form. Schema 1 had a hash of the instance's secret, which follows from Epoch
+// now, and no TTL.
+const instanceSchema = 2
 
-// DecodeInstance reads the stored form.
+// Encode gives the stored form.
+func (i Instance) Encode() ([]byte, error) { return json.Marshal(instanceRecord{instanceSchema, i}) }
+
+// DecodeInstance reads the stored form, of this schema and of those before.
 func DecodeInstance(data []byte) (Instance, error) {
 	var r instanceRecord
-	if err := decode(data, &r, func() int { return r.Schema }); err != nil {
+	if err := decode(data, &r, func() int { return r.Schema }, instanceSchema); err != nil {
 		return Instance{}, fmt.Errorf("stored instance: %w", err)
 	}
 	if r.Workload == "" || r.ID == "" || r.Epoch == "" {
 		return Instance{}, fmt.Errorf("stored instance: workload, id or epoch is missing")
+	}
+	if r.Schema == 1 {
+		r.Runs = r.Loaded != nil && r.Loaded.Etag == r.Issued.Etag
 	}
 	return r.Instance, nil
 }

@@ -20,7 +20,12 @@ import (
 type Role struct {
 	Presents bool `json:"presents,omitempty"` // client, encryptor
 	Verifies bool `json:"verifies,omitempty"` // server, decryptor
+	// Single says that its processes verify against one value at a time: they cannot accept both during a rotation.
+	Single bool `json:"single_value,omitempty"`
 }
+
+// AcceptsBoth tells whether the role can verify against two values at a time.
+func (r Role) AcceptsBoth() bool { return r.Verifies && !r.Single }
 
 // Workload is a set of identical processes that load keys.
 type Workload struct {
@@ -54,8 +59,13 @@ func (w Workload) Validate() error {
 	if slices.Contains(w.After, w.Name) {
 		return fmt.Errorf("after: workload %s cannot come after itself", w.Name)
 	}
-	if w.Reencrypts && !slices.ContainsFunc(slices.Collect(maps.Values(w.Keys)), func(r Role) bool { return r.Verifies }) {
-		return errors.New("reencrypts needs a key that the workload verifies: only those come with the old and the new value")
+	for _, name := range w.KeyNames() {
+		if role := w.Keys[name]; role.Single && !role.Verifies {
+			return fmt.Errorf("single_value: workload %s does not verify key %s; name it in verifies= too, or take it out of single_value=", w.Name, name)
+		}
+	}
+	if w.Reencrypts && !slices.ContainsFunc(slices.Collect(maps.Values(w.Keys)), Role.AcceptsBoth) {
+		return errors.New("reencrypts needs a key that the workload verifies, and not as single_value: only those come with the old and the new value")
 	}
 	_, err := w.AtATime(1)
 	return err
@@ -79,13 +89,16 @@ type workloadRecord struct {
 	Workload
 }
 
-// Encode gives the stored form.
-func (w Workload) Encode() ([]byte, error) { return json.Marshal(workloadRecord{1, w}) }
+// workloadSchema is the number of the stored form. Schema 1 knew no single_value.
+const workloadSchema = 2
 
-// Decode reads the stored form.
+// Encode gives the stored form.
+func (w Workload) Encode() ([]byte, error) { return json.Marshal(workloadRecord{workloadSchema, w}) }
+
+// Decode reads the stored form, of this schema and of those before.
 func Decode(data []byte) (Workload, error) {
 	var r workloadRecord
-	if err := decode(data, &r, func() int { return r.Schema }); err != nil {
+	if err := decode(data, &r, func() int { return r.Schema }, workloadSchema); err != nil {
 		return Workload{}, fmt.Errorf("stored workload: %w", err)
 	}
 	if err := r.Validate(); err != nil {
@@ -94,13 +107,13 @@ func Decode(data []byte) (Workload, error) {
 	return r.Workload, nil
 }
 
-// decode reads JSON of schema 1.
-func decode(data []byte, into any, schema func() int) error {
+// decode reads JSON of a schema from 1 to newest.
+func decode(data []byte, into any, schema func() int, newest int) error {
 	if err := json.Unmarshal(data, into); err != nil {
 		return err
 	}
-	if schema() != 1 {
-		return fmt.Errorf("schema %d is not 1; use the release that wrote it or a newer one", schema())
+	if n := schema(); n < 1 || n > newest {
+		return fmt.Errorf("schema %d is not among 1 to %d that this release reads; use the release that wrote it or a newer one", n, newest)
 	}
 	return nil
 }

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+)
+
+// Config is the mount-wide defaults.
+type Config struct {
+	LeaseTTL  time.Duration `json:"lease_ttl"`  // of bundles
+	Soak      time.Duration `json:"soak"`       // of keys that set none
+	Deadline  time.Duration `json:"deadline"`   // of keys that set none; 0: none
+	OnFailure string        `json:"on_failure"` // of keys that set none
+
+	CutAfter time.Duration `json:"compromised_deadline"` // of a compromised rotation's steps, unless it sets one
+
+	JournalEntries int           `json:"journal_max_entries"` // 0: no bound; also of ended rotations
+	JournalAge     time.Duration `json:"journal_max_age"`     // 0: no bound; also of ended rotations
+}
+
+// DefaultConfig is what a fresh mount has.
+func DefaultConfig() Config {
+	return Config{
+		LeaseTTL: 5 * time.Minute, Soak: 30 * time.Second, OnFailure: FailurePause, CutAfter: time.Minute, JournalEntries: 100_000,
+	}
+}
+
+// minJournal keeps at least the story of a few rotations.
+const minJournal = 100
+
+func (c Config) check() error {
+	switch {
+	case c.LeaseTTL < time.Second:
+		return Refusef("lease_ttl %s is too short; use at least 1s (5m is the default)", c.LeaseTTL)
+	case c.Soak < 0:
+		return Refusef("soak %s is negative; use 0s for no soak time", c.Soak)
+	case c.Deadline < 0:
+		return Refusef("deadline %s is negative; use 0s for none", c.Deadline)
+	case c.OnFailure != FailurePause && c.OnFailure != FailureRevert:
+		return Refusef("on_failure %q is not known; use pause or revert", c.OnFailure)
+	case c.CutAfter < time.Second:
+		return Refusef("compromised_deadline %s is too short; use at least 1s (1m is the default)", c.CutAfter)
+	case c.JournalEntries != 0 && c.JournalEntries < minJournal:
+		return Refusef("journal_max_entries %d is too few; use at least %d, or 0 for no bound", c.JournalEntries, minJournal)
+	case c.JournalAge < 0:
+		return Refusef("journal_max_age %s is negative; use 0s for no bound", c.JournalAge)
+	}
+	return nil
+}
+
+// Config gives the mount-wide defaults.
+func (e *Engine) Config() Config {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.config
+}
+
+// PutConfig replaces them.
+func (e *Engine) PutConfig(ctx context.Context, c Config, by Actor) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	data, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	e.turn.Lock()
+	defer e.turn.Unlock()
+	if err := e.journal(ctx, Entry{What: "config written", By: by.Name, Entity: by.Entity}); err != nil {
+		return err
+	}
+	if err := e.write(ctx, pathConfig, data); err != nil {
+		return err
+	}
+	e.lock(func() { e.config = c })
+	e.grown = true
+	e.ring()
+	return nil
+}
+
+// Effective gives a policy with the mount's defaults in the place of what it inherits.
+func (c Config) Effective(p key.Policy) key.Policy {
+	if p.Soak == key.Inherit {
+		p.Soak = c.Soak
+	}
+	if p.Deadline == key.Inherit {
+		p.Deadline = c.Deadline
+	}
+	if p.OnFailure == "" {
+		p.OnFailure = c.OnFailure
+	}
+	if p.Confirm == "" {
+		p.Confirm = ConfirmAuto
+	}
+	return p
+}

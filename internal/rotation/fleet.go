@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"context"
+	"hash/maphash"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// leaseSlack is for how long beyond its lease an instance is kept that Vault has not revoked: it is Vault that ends
+// leases, and this is for those of which it never knew.
+const leaseSlack = 30 * time.Second
+
+// fleet is the live instances of a workload.
+type fleet struct {
+	ids     []string // sorted
+	by      map[string]workload.Instance
+	leases  map[string]lease  // by id
+	changed chan struct{}     // closed when some bundle may have changed, then replaced
+	targets map[string]target // what instances should hold, by their positions; until it may have changed
+}
+
+// lease is what is known of an instance's newest lease. Times are by Uptime.
+type lease struct {
+	sure  bool          // Epoch is known to be that of its newest read
+	given time.Duration // when it ends
+	full  time.Duration // when it would end if no version's life had cut it short
+	gone  time.Duration // when the instance is taken for gone although nobody revoked it
+}
+
+// newLease is one that begins now.
+func (e *Engine) newLease(given, full time.Duration) lease {
+	now := e.Uptime()
+	return lease{sure: true, given: now + given, full: now + full, gone: now + full + leaseSlack}
+}
+
+// target is what an instance should hold.
+type target struct {
+	held map[string]workload.Held
+	work []workload.Work
+	etag string
+}
+
+func newFleet() *fleet {
+	return &fleet{
+		by: map[string]workload.Instance{}, leases: map[string]lease{},
+		changed: make(chan struct{}), targets: map[string]target{},
+	}
+}
+
+func (f *fleet) put(i workload.Instance) {
+	if _, ok := f.by[i.ID]; !ok {
+		at, _ := slices.BinarySearch(f.ids, i.ID)
+		f.ids = slices.Insert(f.ids, at, i.ID)
+	}
+	f.by[i.ID] = i
+}
+
+func (f *fleet) remove(id string) {
+	if at, ok := slices.BinarySearch(f.ids, id); ok {
+		f.ids = slices.Delete(f.ids, at, at+1)
+	}
+	delete(f.by, id)
+	delete(f.leases, id)
+}
+
+// all gives the instances, sorted by id.
+func (f *fleet) all() []workload.Instance {
+	if f == nil {
+		return nil
+	}
+	all := make([]workload.Instance, 0, len(f.ids))
+	for _, id := range f.ids {
+		all = append(all, f.by[id])
+	}
+	return all
+}
+
+// ring wakes those who watch a workload that uses one of the keys, or all where none is named, and whoever looks at a
+// rotation. What instances should hold is found out anew.
+func (e *Engine) ring(keys ...string) {
+	e.lock(func() {
+		if e.closed {
+			return
+		}
+		for name, f := range e.fleets {
+			if w := e.workloads[name]; len(keys) == 0 || w.Uses(keys...) {
+				f.wake()
+			}
+		}
+		e.wakeViewers()
+	})
+	e.nudge()
+}
+
+func (f *fleet) wake() {
+	clear(f.targets)
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// wakeViewers wakes whoever looks at a rotation. mu is held.
+func (e *Engine) wakeViewers() {
+	if !e.closed {
+		close(e.ended)
+		e.ended = make(chan struct{})
+	}
+}
+
+// target is what an instance should hold now. It follows from how far the rotations of its workload's keys let it go, so
+// that it is found out once for all that have gone as far. mu is held.
+func (e *Engine) target(w workload.Workload, i workload.Instance) target {
+	f := e.fleets[w.Name]
+	var far strings.Builder
+	if i.Anonymous {
+		far.WriteByte('-')
+	} else {
+		for name := range w.Keys {
+			if id := e.rotating[name]; id != "" {
+				far.WriteString(name)
+				far.WriteByte(byte('0' + e.active[id].Position(i.Name())))
+			}
+		}
+	}
+	t, ok := f.targets[far.String()]
+	if !ok {
+		t = e.findTarget(w, i)
+		f.targets[far.String()] = t
+	}
+	return t
+}
+
+func (e *Engine) findTarget(w workload.Workload, i workload.Instance) target {
+	t := target{held: map[string]workload.Held{}}
+	for name, role := range w.Keys {
+		if r, ok := e.active[e.rotating[name]]; ok {
+			t.held[name] = r.Held(w, i)[name]
+			if task, ok := e.workOf(r, name, w, role, i); ok {
+				t.work = append(t.work, task)
+			}
+			continue
+		}
+		current, ok := e.keys[name].Current()
+		if !ok {
+			continue // no version yet: not part of any bundle
+		}
+		t.held[name] = heldAt(role, Change{To: current.Number}, atNew)
+	}
+	slices.SortFunc(t.work, func(a, b workload.Work) int { return strings.Compare(a.ID, b.ID) })
+	identity := func(name string) string { return e.keys[name].Created.Format(time.RFC3339Nano) }
+	t.etag = workload.EtagOf(e.fingerprints, w.Name, t.held, t.work, identity)
+	return t
+}
+
+// workOf is what the rotation of a key asks of an instance. mu is held.
+func (e *Engine) workOf(r Rotation, keyName string, w workload.Workload, role workload.Role, i workload.Instance) (workload.Work, bool) {
+	change, ok := r.Change(keyName)
+	if !ok || !w.Reencrypts || !role.AcceptsBoth() || i.Anonymous {
+		return workload.Work{}, false
+	}
+	task, ok := r.WorkFor(change)
+	if !ok {
+		return workload.Work{}, false
+	}
+	for _, other := range e.keys {
+		if other.Name == keyName {
+			continue
+		}
+		for _, c := range other.Protects {
+			if o := (workload.Other{Env: other.Env, Layout: c.Layout}); sharesColumn(c, change.Protects) && !slices.Contains(task.Others, o) {
+				task.Others = append(task.Others, o)
+			}
+		}
+	}
+	slices.SortFunc(task.Others, func(a, b workload.Other) int { return strings.Compare(a.Env, b.Env) })
+	return task, true
+}
+
+func sharesColumn(c key.Column, columns []key.Column) bool {
+	return slices.ContainsFunc(columns, func(o key.Column) bool { return o.String() == c.String() })
+}
+
+// dismiss removes the instances whose leases must have ended although nobody said so: those of reads that Vault never
+// made a lease of, since it was killed in between. turn is held.
+func (e *Engine) dismiss(ctx context.Context) {
+	now := e.Uptime()
+	var gone []workload.Instance
+	e.lock(func() {
+		for _, f := range e.fleets {
+			for _, id := range f.ids {
+				if f.leases[id].gone < now {
+					gone = append(gone, f.by[id])
+				}
+			}
+		}
+	})
+	slices.SortFunc(gone, func(a, b workload.Instance) int { return strings.Compare(a.Name(), b.Name()) })
+	for _, i := range gone {
+		err := e.drop(ctx, i.Workload, i.ID, func(f *fleet, _ workload.Instance) bool { return f.leases[i.ID].gone < e.Uptime() })
+		if err != nil {
+			e.Observer.Fault("instance "+i.Name()+" could not be removed", err)
+			return
+		}
+	}
+}
+
+// drop removes an instance if it still should be, when nobody else stores it.
+func (e *Engine) drop(ctx context.Context, workloadName, id string, should func(*fleet, workload.Instance) bool) error {
+	defer e.instances.lock(workloadName + "/" + id)()
+	ok := false
+	var f *fleet
+	e.lock(func() {
+		if f = e.fleets[workloadName]; f == nil {
+			return
+		}
+		i, known := f.by[id]
+		ok = known && should(f, i)
+	})
+	if !ok {
+		return nil
+	}
+	if err := e.remove(ctx, pathInstances+workloadName+"/"+id); err != nil {
+		return err
+	}
+	e.lock(func() {
+		f.remove(id)
+		if !e.closed {
+			f.wake()
+			e.wakeViewers()
+		}
+	})
+	e.nudge()
+	return nil
+}
+
+// locks are one lock a name, more or less: names may share one.
+type locks struct{ of [64]sync.Mutex }
+
+var lockSeed = maphash.MakeSeed()
+
+// lock takes a name's lock, and gives what releases it.
+func (l *locks) lock(name string) func() {
+	m := &l.of[maphash.String(lockSeed, name)%uint64(len(l.of))]
+	m.Lock()
+	return m.Unlock
+}

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// How many waves are foretold, of a plan and of a rotation that is looked at.
+const (
+	mostWaves = 100
+	nextWaves = 5
+)
+
+// Wave is the instances of a workload that change at a time.
+type Wave struct {
+	Workload  string
+	Instances []string // ids
+}
+
+// waves gives the waves that are left of the rotation's step, at most so many, as grant will let them go when each
+// instance arrives and is healthy.
+func waves(r Rotation, f Facts, most int) []Wave {
+	target := r.at().target
+	f = arrivedNow(r, f)
+	var all []Wave
+	for {
+		before := r.Positions
+		next, granted := grant(r, f)
+		if !granted || len(all) >= most {
+			return all
+		}
+		for _, w := range f.Workloads {
+			wave := Wave{Workload: w.Name}
+			want := r.wants(w.Workload)
+			for _, i := range w.Instances {
+				was, now := r.Position(i.Name()), next.Positions[i.Name()]
+				_, known := before[i.Name()]
+				if !i.Anonymous && now == target && (was != target || !known) && !heldIs(want[target], want[was]) {
+					wave.Instances = append(wave.Instances, i.ID)
+				}
+			}
+			if len(wave.Instances) > 0 {
+				all = append(all, wave)
+			}
+		}
+		r = next
+		f = arrivedNow(r, f)
+	}
+}
+
+// arrivedNow gives facts in which every instance runs with what it was let go to, and is healthy.
+func arrivedNow(r Rotation, f Facts) Facts {
+	f.Workloads = slices.Clone(f.Workloads)
+	for n, w := range f.Workloads {
+		want := r.wants(w.Workload)
+		w.Instances = slices.Clone(w.Instances)
+		for m, i := range w.Instances {
+			held := workload.Holding{Keys: want[r.Position(i.Name())]}
+			i.Issued, i.Runs, i.Healthy = held, true, true
+			w.Instances[m] = i
+		}
+		f.Workloads[n] = w
+	}
+	return f
+}
+
+// Move is a step of a plan.
+type Move struct {
+	State    State
+	Step     Step
+	Text     string
+	Waves    []Wave
+	Expected time.Duration // median of earlier rotations of these keys; 0: not known
+}
+
+// Gap is a time during which requests may be refused, since a workload verifies against one value at a time.
+type Gap struct {
+	Workload string
+	Key      string
+	Env      string
+	Waves    int           // that have to pass while some present the new value and some verify the old
+	Expected time.Duration // 0: not known
+}
+
+func (g Gap) String() string {
+	long := "for as long as the step takes"
+	if g.Expected > 0 {
+		long = fmt.Sprintf("for about %s", g.Expected.Round(time.Second))
+	}
+	return fmt.Sprintf(
+		"%s verifies %s against one value at a time (single_value): while those that present it and those that verify it switch, in %d waves, requests will be refused %s; run the sidecar's proxy before it, and take it out of single_value, to have no gap",
+		g.Workload, g.Env, g.Waves, long,
+	)
+}
+
+// Rows is what is known of the rows that a key protects.
+type Rows struct {
+	Key     string
+	Known   bool // from an earlier rotation
+	At      time.Time
+	Columns []workload.ColumnReport
+}
+
+// Plan is what a rotation would do.
+type Plan struct {
+	Rotation Rotation // as it would start; it does not exist
+	Moves    []Move
+	Rows     []Rows
+	Gaps     []Gap
+	Blockers []string      // what would hold it back now
+	Expected time.Duration // of the whole; 0: not known
+	History  int           // how many earlier rotations that goes by
+}
+
+// Plan tells what a request would do, and changes nothing.
+func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, error) {
+	if err := request.check(); err != nil {
+		return Plan{}, nil, err
+	}
+	var warnings []string
+	if !request.Value.Empty() {
+		var err error
+		if warnings, err = e.CheckValue(request.Keys[0], request.Value); err != nil {
+			return Plan{}, nil, err
+		}
+	}
+	e.turn.Lock()
+	defer e.turn.Unlock()
+	r, _, err := e.draft(request)
+	if err != nil {
+		return Plan{}, nil, err
+	}
+	r.ID = ""
+	f := e.facts(r)
+	past, err := e.history(ctx, r.KeyNames())
+	if err != nil {
+		return Plan{}, nil, err
+	}
+	p := Plan{Rotation: r, History: len(past), Gaps: e.gaps(r), Blockers: blockers(r, f)}
+	p.walk(f, past)
+	for _, c := range r.Changes {
+		if len(c.Protects) > 0 {
+			p.Rows = append(p.Rows, rowsOf(c, past))
+		}
+	}
+	for n := range p.Gaps {
+		p.Gaps[n].Expected = median(durations(past, Presenting, StepSwitch))
+	}
+	return p, warnings, nil
+}
+
+// walk goes through the places as if every gate opened.
+func (p *Plan) walk(f Facts, past []Rotation) {
+	r := p.Rotation
+	for {
+		move := Move{State: r.State, Step: r.Step, Text: r.at().enter, Waves: waves(r, f, mostWaves)}
+		move.Expected = median(durations(past, r.State, r.Step))
+		if r.Step == StepSoak {
+			move.Expected = max(move.Expected, r.Soak)
+		}
+		p.Moves = append(p.Moves, move)
+		to, ok := r.towards(r.at().next)
+		if !ok {
+			break
+		}
+		r = r.clone()
+		for name := range r.Positions {
+			r.Positions[name] = r.at().target
+		}
+		r.State, r.Step = to.state, to.step
+	}
+	if len(past) > 0 {
+		var whole []time.Duration
+		for _, old := range past {
+			whole = append(whole, old.Timeline[len(old.Timeline)-1].At.Sub(old.Created))
+		}
+		p.Expected = median(whole)
+	}
+}
+
+// blockers are the reasons why gates on live instances would not hold now.
+func blockers(r Rotation, f Facts) []string {
+	reasons := checkMinInstances(r, f)
+	reasons = append(reasons, checkHealthy(r, f)...)
+	for _, w := range f.Workloads {
+		for _, i := range w.Instances {
+			if i.Anonymous {
+				reasons = append(reasons, fmt.Sprintf("%s: %s reads without instance=, so that each move waits until its lease ends or it reads again", w.Name, i.ID))
+			}
+		}
+	}
+	return reasons
+}
+
+// gaps are those of workloads that verify against one value at a time. turn is held.
+func (e *Engine) gaps(r Rotation) []Gap {
+	f := e.facts(r)
+	p, _ := find(Presenting, StepSwitch)
+	at := r.clone()
+	at.State, at.Step = p.state, p.step
+	for name := range at.Positions {
+		at.Positions[name] = atAccept
+	}
+	n := len(waves(at, f, mostWaves))
+	var all []Gap
+	for _, c := range r.Changes {
+		for _, name := range slices.Sorted(maps.Keys(e.workloads)) {
+			if e.workloads[name].Keys[c.Key].Single {
+				all = append(all, Gap{Workload: name, Key: c.Key, Env: c.Env, Waves: n})
+			}
+		}
+	}
+	return all
+}
+
+// mostHistory is how many earlier rotations an estimate goes by, and how many records are looked through for them.
+const (
+	mostHistory = 9
+	mostLooked  = 200
+)
+
+// history gives the newest rotations of exactly these keys that have ended as done.
+func (e *Engine) history(ctx context.Context, keys []string) ([]Rotation, error) {
+	ids, err := e.Store.List(ctx, pathRotations)
+	if err != nil {
+		return nil, fmt.Errorf("listing rotations: %w", err)
+	}
+	want := slices.Sorted(slices.Values(keys))
+	var past []Rotation
+	for n, id := range slices.Backward(ids) {
+		if len(past) == mostHistory || len(ids)-n > mostLooked {
+			break
+		}
+		r, err := e.endedRotation(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if r.State == Done && slices.Equal(slices.Sorted(slices.Values(r.KeyNames())), want) {
+			past = append(past, r)
+		}
+	}
+	return past, nil
+}
+
+// durations are how long earlier rotations were at a place.
+func durations(past []Rotation, state State, step Step) []time.Duration {
+	var all []time.Duration
+	for _, r := range past {
+		for n, event := range r.Timeline {
+			if n+1 < len(r.Timeline) && event.State == state && event.Step == step {
+				all = append(all, r.Timeline[n+1].At.Sub(event.At))
+			}
+		}
+	}
+	return all
+}
+
+func median(all []time.Duration) time.Duration {
+	if len(all) == 0 {
+		return 0
+	}
+	slices.Sort(all)
+	return all[len(all)/2]
+}
+
+func rowsOf(c Change, past []Rotation) Rows {
+	for _, r := range past { // the newest first
+		if old, ok := r.Change(c.Key); ok {
+			if report, ok := r.lastRows(old); ok {
+				return Rows{Key: c.Key, Known: true, At: r.Created, Columns: report.Columns}
+			}
+		}
+	}
+	return Rows{Key: c.Key}
+}

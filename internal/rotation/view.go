@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// rotation gives a running or ended rotation. turn is held.
+func (e *Engine) rotation(ctx context.Context, id string) (Rotation, error) {
+	if r, ok := e.active[id]; ok {
+		return r, nil
+	}
+	return e.endedRotation(ctx, id)
+}
+
+func (e *Engine) endedRotation(ctx context.Context, id string) (Rotation, error) {
+	data, err := e.Store.Get(ctx, pathRotations+id)
+	if err != nil {
+		return Rotation{}, fmt.Errorf("reading rotation %s: %w", id, err)
+	}
+	if data == nil {
+		return Rotation{}, Refusef("rotation %q is not known; list the rotations with: vault list hyvve/rotations", id)
+	}
+	return Decode(data)
+}
+
+// RotationIDs lists all rotations, oldest first.
+func (e *Engine) RotationIDs(ctx context.Context) ([]string, error) {
+	ids, err := e.Store.List(ctx, pathRotations)
+	if err != nil {
+		return nil, fmt.Errorf("listing rotations: %w", err)
+	}
+	e.lock(func() { ids = slices.AppendSeq(ids, maps.Keys(e.active)) })
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
+}
+
+// InstanceView is an instance in a rotation.
+type InstanceView struct {
+	Instance workload.Instance
+	Position int  // how far it was let go: 0 old, 1 accepts both, 2 presents new, 3 new only
+	Loaded   bool // whether it runs with what it should hold
+}
+
+// View is a rotation as people look at it.
+type View struct {
+	Rotation
+	Gates     []GateResult
+	Instances []InstanceView
+	Waves     []Wave // that the step has still to go through
+	Progress  map[string]workload.WorkReport
+	Changed   <-chan struct{} // closed when there may be news
+}
+
+// Waits joins the reasons that hold it back.
+func (v View) Waits() string { return waits(v.Gates) }
+
+func waits(results []GateResult) string {
+	var reasons []string
+	for _, g := range results {
+		if !g.Holds {
+			reasons = append(reasons, g.Reason)
+		}
+	}
+	return strings.Join(reasons, "; ")
+}
+
+// View gives a running or ended rotation as it stands now.
+func (e *Engine) View(ctx context.Context, id string) (View, error) {
+	var r Rotation
+	var f Facts
+	var ok bool
+	view := View{Progress: map[string]workload.WorkReport{}}
+	e.lock(func() {
+		view.Changed = e.ended
+		if r, ok = e.active[id]; ok {
+			f = e.factsNow(r)
+		}
+	})
+	if !ok {
+		var err error
+		if r, err = e.endedRotation(ctx, id); err != nil {
+			return View{}, err
+		}
+	}
+	view.Rotation = r
+	for _, c := range r.Changes {
+		if report, ok := f.Progress[r.workID(c)]; ok {
+			view.Progress[c.Key] = report
+		} else if report, ok := r.lastRows(c); ok {
+			view.Progress[c.Key] = report
+		}
+	}
+	if r.Finished() {
+		return view, nil
+	}
+	view.Gates, _ = gates(r, f)
+	view.Waves = waves(r, f, nextWaves)
+	for _, w := range f.Workloads {
+		all := r.wants(w.Workload)
+		for _, i := range w.Instances {
+			position := r.at().target
+			if !i.Anonymous {
+				position = r.Position(i.Name())
+			}
+			view.Instances = append(view.Instances, InstanceView{i, position, runsWith(i, all[position])})
+		}
+	}
+	return view, nil
+}
+
+// KeyStatus is a key at a glance.
+type KeyStatus struct {
+	Key      key.Key
+	Rotation *Rotation // running, if any
+	Waits    string    // what holds it back, or why an automatic rotation could not start
+	Orphan   bool      // it was tried so often that waiting will not mend it
+	Due      time.Time // of the next automatic rotation; zero: only when asked
+}
+
+// Status gives every key, sorted by name.
+func (e *Engine) Status() []KeyStatus {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	held := map[string]string{} // by rotation
+	for id, r := range e.active {
+		results, _ := gates(r, e.factsNow(r))
+		held[id] = waits(results)
+	}
+	all := make([]KeyStatus, 0, len(e.keys))
+	for _, name := range slices.Sorted(maps.Keys(e.keys)) {
+		fault := e.starts[name]
+		s := KeyStatus{Key: e.keys[name], Due: e.agenda.times[name], Waits: fault.reason, Orphan: fault.orphan()}
+		if r, ok := e.active[e.rotating[name]]; ok {
+			s.Rotation, s.Waits, s.Orphan = &r, held[r.ID], r.Attempts >= orphanAfter
+		}
+		all = append(all, s)
+	}
+	return all
+}

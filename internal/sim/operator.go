@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+)
+
+// operate is what people do: they rotate, take back, and change their minds. In calm times they only unblock.
+func (w *world) operate() {
+	w.people = w.uptime + w.between(time.Second, 60*time.Second)
+	if w.engine == nil {
+		return
+	}
+	if w.calm {
+		w.unblock()
+		return
+	}
+	running := w.running()
+	n := w.rng.IntN(20)
+	if n < 9 || len(running) == 0 {
+		w.rotate()
+		return
+	}
+	id := running[w.rng.IntN(len(running))]
+	var err error
+	what := ""
+	switch {
+	case n < 12:
+		what = "revert"
+		_, err = w.engine.Revert(ctx, id, operator, "second thoughts")
+	case n < 14:
+		what = "pause"
+		_, err = w.engine.Pause(ctx, id, operator, "let me see")
+	case n < 17:
+		what = "resume"
+		_, err = w.engine.Resume(ctx, id, operator, "")
+	default:
+		what = "confirm"
+		_, err = w.engine.Confirm(ctx, id, operator, "")
+	}
+	w.said(err, what+" of "+id)
+}
+
+func (w *world) said(err error, what string) {
+	if err != nil {
+		w.expect(err, what)
+	} else {
+		w.logf("%s", what)
+	}
+	w.tick = w.uptime
+}
+
+func (w *world) rotate() {
+	names := slices.Clone(w.keys)
+	w.rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	names = names[:1+w.rng.IntN(min(2, len(names)))]
+	request := rotation.Request{Keys: names, By: operator, Trigger: rotation.ByOperator}
+	if w.chance(10) {
+		request.Compromised = true
+	}
+	if w.chance(20) {
+		request.OnFailure = []string{rotation.FailurePause, rotation.FailureRevert}[w.rng.IntN(2)]
+	}
+	if w.chance(20) {
+		before := w.writes()
+		if _, _, err := w.engine.Plan(ctx, request); err != nil {
+			w.expect(err, "plan")
+		}
+		if w.writes() != before {
+			w.violate("a plan has written to storage")
+		}
+	}
+	view, _, err := w.engine.Rotate(ctx, request)
+	if request.Compromised && (err == nil || w.engine.Stale()) {
+		for _, name := range names { // whoever does not follow in time is cut off, and that is what was asked for
+			w.cut[name] = true
+		}
+	}
+	if err == nil {
+		w.stats.Rotations++
+		w.logf("rotate %v: %s", names, view.ID)
+	} else {
+		w.expect(err, "rotate")
+	}
+	w.tick = w.uptime
+}
+
+// running gives the ids of rotations that have not ended, oldest first.
+func (w *world) running() []string {
+	ids, err := w.node.List(ctx, "active/")
+	if err != nil {
+		w.expect(err, "list of rotations")
+	}
+	return ids
+}
+
+// unblock does what is left to people: they start instances that are missing, and heal what is ill.
+func (w *world) unblock() {
+	w.people = w.uptime + 10*time.Second
+	for _, name := range w.keys { // what rotates by itself would never end
+		if k, ok := w.engine.Key(name); ok && !k.Policy.Disabled {
+			d := rotation.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Policy: k.Policy}
+			d.Policy.Disabled = true
+			_, err := w.engine.PutKey(ctx, d, operator)
+			w.said(err, "no more rotations of "+name)
+		}
+	}
+	for _, id := range w.running() {
+		if view, err := w.engine.View(ctx, id); err == nil {
+			if view.Paused != nil {
+				_, err = w.engine.Resume(ctx, id, operator, "")
+				w.said(err, "resume of "+id)
+			} else if view.Confirm && view.Confirmed == "" && view.State == rotation.Soaking {
+				_, err = w.engine.Confirm(ctx, id, operator, "")
+				w.said(err, "confirm of "+id)
+			}
+		}
+	}
+	for _, p := range w.procs {
+		if p.ill {
+			p.ill, p.owes = false, true
+		}
+	}
+	for _, name := range w.workloads {
+		load, _ := w.engine.Workload(name)
+		alive := 0
+		for _, p := range w.procs {
+			if p.alive && p.workload == name && p.id != "" {
+				alive++
+			}
+		}
+		missing := load.MinInstances - alive
+		if alive == 0 && load.Reencrypts {
+			missing = max(missing, 1)
+		}
+		for range missing {
+			p := w.spawn(name)
+			p.id = fmt.Sprintf("calm-%d", w.born)
+		}
+	}
+}

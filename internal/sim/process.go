@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// holding is what a process runs with, by environment name.
+type holding struct {
+	values  map[string]string
+	accepts map[string][]string
+}
+
+// process is an instance: a process of a workload and its sidecar. It never lies, and may vanish.
+type process struct {
+	w         *world
+	workload  string
+	id        string // empty: a reader that gives no name, such as Vault Agent
+	reencrypt bool
+
+	alive   bool // the pair exists
+	running bool // the workload runs, with holds
+	holds   holding
+	ill     bool
+
+	reading *rotation.Reading // newest that it got
+	loaded  string            // etag that the workload runs with
+	owes    bool              // a report
+	renewAt time.Duration     // by the world's uptime
+	ends    time.Duration     // of its lease, as it knows
+	losses  int               // replies lost in a row
+	next    time.Duration     // when its sidecar acts again
+	done    map[string]bool   // work
+}
+
+func (p *process) name() string {
+	if p.id == "" {
+		return p.workload + "/?"
+	}
+	return p.workload + "/" + p.id
+}
+
+// lost draws whether a request or its reply is lost. Networks mend: never many in a row.
+func (p *process) lost() (request, reply bool) {
+	if p.w.calm || p.losses >= 3 {
+		p.losses = 0
+		return false, false
+	}
+	switch p.w.rng.IntN(24) {
+	case 0:
+		request = true
+	case 1:
+		reply = true
+	default:
+		p.losses = 0
+		return false, false
+	}
+	p.losses++
+	return request, reply
+}
+
+// act is one step of the sidecar.
+func (p *process) act() {
+	w := p.w
+	switch {
+	case p.reading != nil && p.loaded != p.reading.Bundle.Holding.Etag:
+		p.load()
+	case w.engine == nil:
+		p.next = w.uptime + w.between(time.Second, 10*time.Second)
+		return
+	case p.reading == nil || w.uptime >= p.ends:
+		p.read()
+	case w.uptime >= p.renewAt:
+		p.renew()
+	case p.id != "":
+		p.watch()
+	}
+	p.next = w.uptime + p.pause()
+}
+
+// pause is how long until the sidecar acts again: soon, and now and then late.
+func (p *process) pause() time.Duration {
+	if !p.w.calm && p.w.rng.IntN(30) == 0 {
+		return p.w.between(3*time.Second, 10*time.Second)
+	}
+	return p.w.between(200*time.Millisecond, 3*time.Second)
+}
+
+func (p *process) read() {
+	w := p.w
+	request, reply := p.lost()
+	if request {
+		return
+	}
+	reading, err := w.engine.Read(context.Background(), p.workload, p.id, time.Hour)
+	if w.node.dead {
+		return // whatever the engine stored, Vault never registered a lease
+	}
+	if err != nil {
+		w.expect(err, "read by "+p.name())
+		return
+	}
+	w.lease(p, reading)
+	w.checkGroup(p, reading.Bundle.Holding.Keys)
+	w.logf("%s reads %v%s", p.name(), reading.Bundle.Holding.Keys, lostWord(reply))
+	if reply {
+		return
+	}
+	p.reading = &reading
+	p.renewAt, p.ends = w.uptime+reading.TTL/2, w.uptime+reading.TTL
+	p.owes = true
+	if p.id == "" {
+		p.load()
+	}
+}
+
+func lostWord(lost bool) string {
+	if lost {
+		return ", and the reply is lost"
+	}
+	return ""
+}
+
+// load makes the workload run with what was read.
+func (p *process) load() {
+	b := p.reading.Bundle
+	p.holds = holding{map[string]string{}, map[string][]string{}}
+	for env, v := range b.Values {
+		p.holds.values[env] = v.Reveal()
+	}
+	for env, list := range b.Accepts {
+		for _, v := range list {
+			p.holds.accepts[env] = append(p.holds.accepts[env], v.Reveal())
+		}
+	}
+	p.running, p.owes, p.loaded = true, true, b.Holding.Etag
+	p.w.changed = true
+	p.w.logf("%s loads %v", p.name(), b.Holding.Keys)
+}
+
+func (p *process) renew() {
+	w := p.w
+	request, reply := p.lost()
+	if request {
+		return
+	}
+	ttl, err := w.engine.Renew(p.workload, p.reading.Instance, p.reading.Epoch, time.Hour)
+	if w.node.dead || reply && err == nil {
+		if !w.node.dead {
+			w.extend(p, ttl)
+		}
+		return
+	}
+	if err != nil {
+		w.expect(err, "renewal by "+p.name())
+		p.read()
+		return
+	}
+	w.extend(p, ttl)
+	p.renewAt, p.ends = w.uptime+ttl/2, w.uptime+ttl
+}
+
+func (p *process) watch() {
+	w := p.w
+	etag, err := w.engine.Watch(context.Background(), p.workload, p.id, p.reading.Bundle.Holding.Etag, 0)
+	if err != nil {
+		w.expect(err, "watch by "+p.name())
+		return
+	}
+	if etag != p.reading.Bundle.Holding.Etag {
+		p.read()
+		return
+	}
+	if p.owes || p.reencrypt && len(p.reading.Bundle.Work) > 0 || w.rng.IntN(8) == 0 {
+		p.report()
+	}
+}
+
+func (p *process) report() {
+	w := p.w
+	report := rotation.Report{
+		Workload: p.workload, Instance: p.id, Secret: p.reading.Secret, Etag: p.loaded, Healthy: !p.ill, Reason: "ill",
+	}
+	for _, task := range p.reading.Bundle.Work {
+		if !p.done[task.ID] || task.Phase == workload.PhaseSweep {
+			report.Work = append(report.Work, w.db.work(task))
+		}
+	}
+	request, reply := p.lost()
+	if request {
+		return
+	}
+	etag, err := w.engine.Report(context.Background(), report)
+	if w.node.dead || reply {
+		return
+	}
+	if err != nil {
+		w.expect(err, "report by "+p.name())
+		p.read()
+		return
+	}
+	for _, done := range report.Work {
+		p.done[done.ID] = true
+	}
+	p.owes = false
+	if etag != p.loaded {
+		p.next = w.uptime
+	}
+}
+
+// expect takes a refusal or a simulated failure; any other error is a violation.
+func (w *world) expect(err error, what string) {
+	var refused *rotation.Refused
+	switch {
+	case errors.As(err, &refused):
+		w.logf("%s is refused: %v", what, err)
+	case errors.Is(err, errCrashed), errors.Is(err, errStore), w.engine != nil && w.engine.Stale():
+		w.logf("%s fails: %v", what, err)
+	default:
+		w.violate("%s: %v", what, err)
+	}
+}
+
+// leaseID names a lease as Vault knows it.
+type leaseID struct{ workload, instance, epoch string }
+
+// lease registers what Vault would.
+func (w *world) lease(p *process, r rotation.Reading) {
+	id := leaseID{p.workload, r.Instance, r.Epoch}
+	if _, ok := w.leases[id]; !ok {
+		w.leaseOrder = append(w.leaseOrder, id)
+	}
+	w.leases[id] = w.now().Add(r.TTL)
+	w.leasesAt[id] = w.uptime + r.TTL
+}
+
+func (w *world) extend(p *process, ttl time.Duration) {
+	id := leaseID{p.workload, p.reading.Instance, p.reading.Epoch}
+	if _, ok := w.leases[id]; ok {
+		w.leases[id] = w.now().Add(ttl)
+		w.leasesAt[id] = w.uptime + ttl
+	}
+}
+
+// expire revokes the leases whose time is over, as Vault's expiration manager does, again until it succeeds.
+func (w *world) expire() {
+	if w.engine == nil {
+		return
+	}
+	kept := w.leaseOrder[:0]
+	for n, id := range w.leaseOrder {
+		if w.node.dead {
+			kept = append(kept, w.leaseOrder[n:]...)
+			break
+		}
+		if w.leasesAt[id] > w.uptime {
+			kept = append(kept, id)
+			continue
+		}
+		if err := w.engine.Revoke(context.Background(), id.workload, id.instance, id.epoch); err != nil {
+			w.expect(err, fmt.Sprintf("revocation of %v", id))
+			kept = append(kept, id)
+			continue
+		}
+		w.logf("lease of %s/%s ended", id.workload, id.instance)
+		delete(w.leases, id)
+		delete(w.leasesAt, id)
+	}
+	w.leaseOrder = kept
+}

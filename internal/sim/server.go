@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/token"
+)
+
+// server is a kind whose values a server verifies: the credentials that are valid there, by key name.
+type server struct {
+	token.Kind
+	w     *world
+	valid map[string]map[string]bool
+}
+
+var _ kind.Server = (*server)(nil)
+
+// Name implements kind.Kind.
+func (s *server) Name() string { return "server" }
+
+func (s *server) call(what string, c kind.Change, do func()) error {
+	n := s.w.node
+	if c.From.Value.Empty() || c.To.Value.Empty() {
+		s.w.violate("key %s: %s is called without values", c.Key.Name, what)
+	}
+	if n.dead {
+		return errCrashed
+	}
+	f := s.w.fault()
+	s.w.logf("server: %s %s %d → %d %s", what, c.Key.Name, c.From.Number, c.To.Number, f)
+	if f == noFault || f == crashAfter || f == failAfter {
+		do()
+	}
+	switch f {
+	case crashBefore, crashAfter:
+		n.dead = true
+		return errCrashed
+	case failBefore, failAfter:
+		return errors.New("simulated: the server did not answer")
+	case noFault:
+	}
+	return nil
+}
+
+func (s *server) of(c kind.Change) map[string]bool {
+	if s.valid[c.Key.Name] == nil {
+		s.valid[c.Key.Name] = map[string]bool{}
+	}
+	return s.valid[c.Key.Name]
+}
+
+// Stage implements kind.Server.
+func (s *server) Stage(_ context.Context, c kind.Change) error {
+	if stored, ok := s.w.engine.Key(c.Key.Name); ok {
+		if v, ok := stored.Version(c.To.Number); !ok || !v.Value.Equal(c.To.Value) {
+			s.w.violate("key %s: the server hears of version %d before it is stored", c.Key.Name, c.To.Number)
+		}
+	}
+	return s.call("stage", c, func() { s.of(c)[c.To.Value.Reveal()] = true })
+}
+
+// Verify implements kind.Server.
+func (s *server) Verify(_ context.Context, c kind.Change) error {
+	valid := false
+	if err := s.call("verify", c, func() { valid = s.of(c)[c.To.Value.Reveal()] }); err != nil {
+		return err
+	}
+	if !valid {
+		return errors.New("simulated: login refused")
+	}
+	return nil
+}
+
+// InUse implements kind.Server.
+func (s *server) InUse(_ context.Context, c kind.Change) (int, string, error) {
+	sessions := 0
+	err := s.call("in-use", c, func() { sessions = s.w.sessions(c.Key.Env, c.From.Value.Reveal()) })
+	return sessions, fmt.Sprintf("%d sessions", sessions), err
+}
+
+// Retire implements kind.Server.
+func (s *server) Retire(_ context.Context, c kind.Change) error {
+	if n := s.w.sessions(c.Key.Env, c.From.Value.Reveal()); n > 0 && !s.w.cut[c.Key.Name] {
+		s.w.violate("key %s: version %d is retired at the server with %d sessions", c.Key.Name, c.From.Number, n)
+	}
+	return s.call("retire", c, func() { delete(s.of(c), c.From.Value.Reveal()) })
+}
+
+// Unstage implements kind.Server.
+func (s *server) Unstage(_ context.Context, c kind.Change) error {
+	if n := s.w.sessions(c.Key.Env, c.To.Value.Reveal()); n > 0 && !s.w.cut[c.Key.Name] {
+		s.w.violate("key %s: version %d is taken back at the server with %d sessions", c.Key.Name, c.To.Number, n)
+	}
+	return s.call("unstage", c, func() { delete(s.of(c), c.To.Value.Reveal()) })
+}
+
+// sessions counts the live processes that present a value.
+func (w *world) sessions(env, value string) int {
+	n := 0
+	for _, p := range w.procs {
+		if p.running && p.holds.values[env] == value {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package sim runs the rotation engine in a world that is made of one seed: clock, storage, servers, database, instances,
+// operators, and everything that can go wrong between them. The engine is the real one; nothing in it knows that time is
+// not. The same seed gives the same world, so that what one run in a million shows can be looked at again:
+//
+//	make sim SEED=n          one seed, told step by step
+//	make sim SEEDS=n         the first n seeds
+//
+// What must always hold is in check.go.
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+)
+
+const (
+	chaos    = 6 * time.Minute // for so long things go wrong
+	patience = 3 * time.Hour   // within so long after it everything must have ended
+	leaseTTL = 60 * time.Second
+)
+
+// Run runs the world of a seed, and gives what did not hold. What happens is told to log, if there is one.
+func Run(seed uint64, log io.Writer) (Stats, error) {
+	w := newWorld(seed, log)
+	w.setUp()
+	for w.uptime < chaos && len(w.violations) == 0 {
+		w.step()
+	}
+	w.logf("calm")
+	w.calm = true
+	for begun := w.uptime; len(w.violations) == 0; {
+		w.step()
+		if w.settled() {
+			break
+		}
+		if w.uptime-begun > patience {
+			w.violate("it does not end: %s", w.unfinished())
+		}
+	}
+	if len(w.violations) == 0 {
+		w.checkEnd()
+	}
+	w.stats.Writes = w.writes()
+	if len(w.violations) > 0 {
+		return w.stats, fmt.Errorf("seed %d, at %s: %w", seed, w.uptime, errors.Join(w.violations...))
+	}
+	return w.stats, nil
+}
+
+// Stats tell what a world has seen, so that a simulation that simulates nothing is noticed.
+type Stats struct {
+	Rotations, Done, Reverted, Crashes, Writes int
+}
+
+// Add sums.
+func (s *Stats) Add(o Stats) {
+	s.Rotations += o.Rotations
+	s.Done += o.Done
+	s.Reverted += o.Reverted
+	s.Crashes += o.Crashes
+	s.Writes += o.Writes
+}
+
+// world is all there is.
+type world struct {
+	seed uint64
+	rng  *rand.Rand
+	log  io.Writer
+
+	uptime time.Duration // since the beginning; never jumps
+	skew   time.Duration // of the clock on the node's wall, which may
+
+	disk      *disk
+	node      *node
+	past      int // writes of earlier nodes
+	engine    *rotation.Engine
+	back      time.Duration // when Vault comes back, while engine is nil
+	restarted bool
+	tick      time.Duration // when the engine looks next
+	calls     []call        // to servers, under way
+
+	server     *server
+	db         *database
+	keys       []string // names
+	serverKind map[string]bool
+	workloads  []string
+	procs      []*process
+	born       int
+
+	leases     map[leaseID]time.Time // by the clock on the wall
+	leasesAt   map[leaseID]time.Duration
+	leaseOrder []leaseID
+
+	people time.Duration // when operators act next
+	mishap time.Duration // when the next thing happens to instances or clocks
+	writer time.Duration // when the application writes rows next
+
+	looked     time.Duration // when settled has looked
+	calm       bool
+	changed    bool            // something that check looks at
+	cut        map[string]bool // keys of which a rotation was told to cut
+	stats      Stats
+	violations []error
+}
+
+// call is a call to a server under way.
+type call struct {
+	at   time.Duration
+	node *node
+	do   func()
+}
+
+var epoch = time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)
+
+func (w *world) now() time.Time { return epoch.Add(w.uptime + w.skew) }
+
+func (w *world) logf(format string, args ...any) {
+	if w.log != nil {
+		fmt.Fprintf(w.log, "%9.3fs  %s\n", w.uptime.Seconds(), fmt.Sprintf(format, args...))
+	}
+}
+
+func (w *world) violate(format string, args ...any) {
+	w.violations = append(w.violations, fmt.Errorf(format, args...))
+	w.logf("VIOLATION: %v", w.violations[len(w.violations)-1])
+}
+
+func (w *world) between(low, high time.Duration) time.Duration {
+	return low + time.Duration(w.rng.Int64N(int64(high-low)))
+}
+
+func (w *world) chance(percent int) bool { return w.rng.IntN(100) < percent }
+
+func (w *world) writes() int { return w.past + w.node.writes }
+
+// step goes to whatever is next, and does it.
+func (w *world) step() {
+	next, do := w.tick, w.engineTick
+	sooner := func(at time.Duration, f func()) {
+		if at < next {
+			next, do = at, f
+		}
+	}
+	if w.engine == nil {
+		next, do = w.back, w.open
+	}
+	for n, c := range w.calls {
+		sooner(c.at, func() { w.serverCall(n) })
+	}
+	for _, p := range w.procs {
+		if p.alive {
+			sooner(p.next, p.act)
+		}
+	}
+	sooner(w.writer, w.write)
+	if !w.calm {
+		sooner(w.mishap, w.misfortune)
+	}
+	sooner(w.people, w.operate)
+	w.uptime = max(w.uptime, next)
+	do()
+	w.expire()
+	w.bury()
+	if w.changed {
+		w.changed = false
+		w.check()
+	}
+}
+
+// engineTick lets the engine look.
+func (w *world) engineTick() {
+	wait := w.engine.Tick(ctx)
+	w.tick = w.uptime + min(wait, time.Second)
+	w.changed = true
+}
+
+// background takes what the engine does beside its lock: calls to servers, which take their time.
+func (w *world) background(do func()) {
+	w.calls = append(w.calls, call{w.uptime + w.between(10*time.Millisecond, 2*time.Second), w.node, do})
+}
+
+func (w *world) serverCall(n int) {
+	c := w.calls[n]
+	w.calls = append(w.calls[:n:n], w.calls[n+1:]...)
+	if c.node == w.node && !c.node.dead {
+		c.do()
+		w.tick = w.uptime
+	}
+	w.changed = true
+}
+
+// bury notes that the engine's process has died, and for how long Vault is away.
+func (w *world) bury() {
+	if w.engine == nil {
+		return
+	}
+	if !w.node.dead && w.engine.Stale() { // the plugin opens another one at the next request
+		w.logf("the engine is stale")
+		w.engine, w.calls = nil, nil
+		w.node.dead = true
+		w.back = w.uptime + time.Millisecond
+		return
+	}
+	if !w.node.dead {
+		return
+	}
+	w.stats.Crashes++
+	w.engine, w.calls, w.restarted = nil, nil, true
+	away := w.between(time.Second, 10*time.Second)
+	if !w.calm && w.chance(20) {
+		away = w.between(10*time.Second, 5*time.Minute)
+	}
+	w.back = w.uptime + away
+	w.logf("Vault is away for %s", away)
+}
+
+// open starts an engine on what storage holds: after a crash, or on another node, whose clock is not quite the same.
+func (w *world) open() {
+	if !w.calm && w.chance(30) {
+		w.skew += w.between(-2*time.Second, 2*time.Second)
+	}
+	if w.restarted { // a restarted Vault goes by the clock on the wall
+		for id, at := range w.leases {
+			w.leasesAt[id] = w.uptime + at.Sub(w.now())
+		}
+		w.restarted = false
+	}
+	if w.node != nil {
+		w.past += w.node.writes
+	}
+	w.node = &node{w: w}
+	e, err := rotation.Open(ctx, w.options())
+	if err == nil {
+		err = e.Begin(ctx)
+	}
+	if err != nil {
+		w.expect(err, "open")
+		w.back = w.uptime + time.Second
+		return
+	}
+	w.engine, w.tick = e, w.uptime
+	w.logf("Vault is back")
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+)
+
+var (
+	seedFlag = flag.Uint64("seed", 0, "run this seed alone and tell what happens")
+	seeds    = flag.Int("seeds", 150, "how many seeds to run")
+	from     = flag.Uint64("from", 1, "the first of them")
+)
+
+// TestSimulation runs many worlds. A seed that fails is named, with the command that tells its story.
+func TestSimulation(t *testing.T) {
+	if *seedFlag != 0 {
+		if _, err := Run(*seedFlag, os.Stdout); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	begun := time.Now()
+	var (
+		mu     sync.Mutex
+		next   uint64
+		sum    Stats
+		failed []error
+		group  sync.WaitGroup
+	)
+	for range runtime.GOMAXPROCS(0) {
+		group.Go(func() {
+			for {
+				mu.Lock()
+				seed := *from + next
+				next++
+				stop := next > uint64(*seeds) || len(failed) >= 5
+				mu.Unlock()
+				if stop {
+					return
+				}
+				stats, err := Run(seed, nil)
+				mu.Lock()
+				sum.Add(stats)
+				if err != nil {
+					failed = append(failed, err)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	group.Wait()
+	for _, err := range failed {
+		t.Errorf("%v\nlook at it with: make sim SEED=%s", err, seedOf(err))
+	}
+	t.Logf("%d seeds in %s: %+v", *seeds, time.Since(begun).Round(time.Millisecond), sum)
+	if sum.Done < *seeds/2 || sum.Reverted < *seeds/10 || sum.Crashes < *seeds/2 {
+		t.Errorf("these worlds are too quiet to prove anything: %+v", sum)
+	}
+}
+
+func seedOf(err error) (seed string) {
+	_, _ = fmt.Sscanf(err.Error(), "seed %s", &seed)
+	return seed[:max(0, len(seed)-1)]
+}
+
+// The same seed gives the same world, word for word.
+func TestSeedsRepeat(t *testing.T) {
+	for seed := range uint64(5) {
+		var once, again bytes.Buffer
+		_, _ = Run(seed+1, &once)
+		_, _ = Run(seed+1, &again)
+		if once.Len() < 1000 || !bytes.Equal(once.Bytes(), again.Bytes()) {
+			t.Errorf("seed %d: %d bytes, then %d others", seed+1, once.Len(), again.Len())
+		}
+	}
+}

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/token"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+var ctx = context.Background()
+
+var operator = rotation.Actor{Name: "operator", Entity: "e-1"}
+
+func newWorld(seed uint64, log io.Writer) *world {
+	w := &world{
+		seed: seed, log: log, rng: rand.New(rand.NewPCG(seed, 0x68797676)), //nolint:gosec // must repeat, not surprise
+		disk:   &disk{data: map[string][]byte{}},
+		leases: map[leaseID]time.Time{}, leasesAt: map[leaseID]time.Duration{},
+		serverKind: map[string]bool{}, cut: map[string]bool{},
+	}
+	w.server = &server{w: w, valid: map[string]map[string]bool{}}
+	w.db = &database{w: w, rows: map[string][]int{}, phase: map[string]int{}}
+	return w
+}
+
+// quiet hears nothing: what happens is in the records.
+type quiet struct{ w *world }
+
+func (q quiet) Moved(r rotation.Rotation, e rotation.Event) {
+	q.w.logf("%s %v: %s %s: %s", r.ID[len(r.ID)-6:], r.KeyNames(), e.State, e.Step, e.Text)
+}
+
+func (q quiet) Fault(what string, err error) { q.w.expect(err, what) }
+
+func (w *world) options() rotation.Options {
+	return rotation.Options{
+		Store: w.node, Kinds: kind.List{token.Kind{}, w.server}, Observer: quiet{w}, Now: w.now,
+		Uptime: func() time.Duration { return w.uptime }, Random: source{w.rng}, Background: w.background,
+	}
+}
+
+// source is the world's chance as a stream of bytes.
+type source struct{ rng *rand.Rand }
+
+func (s source) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = byte(s.rng.Uint32())
+	}
+	return len(p), nil
+}
+
+// setUp makes a platform, without mishaps.
+func (w *world) setUp() {
+	w.calm = true
+	w.open()
+	c := rotation.DefaultConfig()
+	c.LeaseTTL, c.Soak, c.CutAfter = leaseTTL, w.between(0, 10*time.Second), 20*time.Second
+	if w.chance(50) {
+		c.Deadline = w.between(10*time.Second, 2*time.Minute)
+	}
+	if w.chance(50) {
+		c.OnFailure = rotation.FailureRevert
+	}
+	w.must(w.engine.PutConfig(ctx, c, operator))
+	for n := range 1 + w.rng.IntN(4) {
+		w.makeKey(n)
+	}
+	w.makeWorkloads()
+	for _, name := range w.workloads {
+		for range w.rng.IntN(4) {
+			w.spawn(name)
+		}
+	}
+	w.people, w.mishap, w.writer = w.between(0, 30*time.Second), w.between(0, 30*time.Second), time.Second
+	w.calm = false
+}
+
+func (w *world) must(err error) {
+	if err != nil {
+		w.violate("setting up: %v", err)
+	}
+}
+
+// makeKey makes a token, a credential of a server, or a key that encrypts rows.
+func (w *world) makeKey(n int) {
+	d := rotation.Definition{Name: fmt.Sprintf("key-%d", n), Kind: "token", Policy: w.policy()}
+	switch w.rng.IntN(3) {
+	case 0:
+		d.Kind = w.server.Name()
+		w.serverKind[d.Name] = true
+	case 1:
+		if n == 0 {
+			d.Protects = []key.Column{{Table: "t", Column: "c", Layout: key.TagFirst}}
+			w.db.rows[d.Name] = slices.Repeat([]int{1}, 1+w.rng.IntN(5))
+		}
+	}
+	_, err := w.engine.PutKey(ctx, d, operator)
+	w.must(err)
+	k, _, err := w.engine.First(ctx, d.Name, key.Value{}, operator)
+	w.must(err)
+	if current, ok := k.Current(); ok && w.serverKind[d.Name] {
+		w.server.valid[d.Name] = map[string]bool{current.Value.Reveal(): true}
+	}
+	w.keys = append(w.keys, d.Name)
+}
+
+func (w *world) policy() key.Policy {
+	p := key.Policy{Soak: key.Inherit, Deadline: key.Inherit}
+	switch n := w.rng.IntN(10); {
+	case n < 3:
+		p.Period = w.between(30*time.Second, 5*time.Minute)
+	case n < 4:
+		p.Schedule = "*/2 * * * *"
+		if w.chance(50) {
+			p.Window = rotation.MinWindow
+		}
+	}
+	if w.chance(15) {
+		p.Confirm = rotation.ConfirmManual
+	}
+	return p
+}
+
+// makeWorkloads gives every key at least one user.
+func (w *world) makeWorkloads() {
+	roles := make([]map[string]workload.Role, 1+w.rng.IntN(4))
+	for n := range roles {
+		roles[n] = map[string]workload.Role{}
+	}
+	for _, name := range w.keys {
+		first := w.rng.IntN(len(roles))
+		for n := range roles {
+			if n != first && w.chance(50) {
+				continue
+			}
+			role := workload.Role{Presents: w.chance(60), Verifies: w.chance(60)}
+			if role.Verifies && w.db.rows[name] == nil && w.chance(5) {
+				role.Single = true
+				w.cut[name] = true // there will be gaps, and rotate says so
+			}
+			if w.serverKind[name] {
+				role = workload.Role{Presents: true}
+			} else if w.db.rows[name] != nil && n == first {
+				role = workload.Role{Presents: w.chance(50), Verifies: true}
+			}
+			if role != (workload.Role{}) || n == first {
+				if role == (workload.Role{}) {
+					role.Presents = true
+				}
+				roles[n][name] = role
+			}
+		}
+	}
+	for n, keys := range roles {
+		if len(keys) == 0 {
+			continue
+		}
+		load := workload.Workload{
+			Name: fmt.Sprintf("load-%d", n), Keys: keys, MinInstances: w.rng.IntN(3),
+			MaxUnavailable: []string{"1", "34%", "50%", "100%"}[w.rng.IntN(4)],
+		}
+		for _, earlier := range w.workloads {
+			if w.chance(30) {
+				load.After = append(load.After, earlier)
+			}
+		}
+		for _, name := range w.keys {
+			load.Reencrypts = load.Reencrypts || w.db.rows[name] != nil && keys[name].Verifies
+		}
+		w.must(w.engine.PutWorkload(ctx, load, operator))
+		w.workloads = append(w.workloads, load.Name)
+	}
+}
+
+// spawn starts an instance of a workload, now and then under the name of one that has died.
+func (w *world) spawn(name string) *process {
+	w.born++
+	p := &process{w: w, workload: name, id: fmt.Sprintf("i%d", w.born), alive: true, next: w.uptime + w.between(0, 2*time.Second), done: map[string]bool{}}
+	load, _ := w.engine.Workload(name)
+	p.reencrypt = load.Reencrypts
+	presentsOnly := true
+	for _, role := range load.Keys {
+		presentsOnly = presentsOnly && !role.Verifies
+	}
+	if presentsOnly && w.chance(15) {
+		p.id = ""
+	}
+	if p.id != "" && w.chance(20) {
+		for _, old := range w.procs {
+			if old.workload == name && !old.alive && old.id != "" && !w.livesAs(name, old.id) {
+				p.id = old.id
+			}
+		}
+	}
+	w.procs = append(w.procs, p)
+	w.logf("%s starts", p.name())
+	return p
+}
+
+func (w *world) livesAs(name, id string) bool {
+	return slices.ContainsFunc(w.procs, func(p *process) bool { return p.alive && p.workload == name && p.id == id })
+}
+
+// misfortune happens to instances, to Vault and to clocks.
+func (w *world) misfortune() {
+	w.mishap = w.uptime + w.between(2*time.Second, 40*time.Second)
+	var alive []*process
+	for _, p := range w.procs {
+		if p.alive {
+			alive = append(alive, p)
+		}
+	}
+	if w.engine == nil {
+		return
+	}
+	switch n := w.rng.IntN(10); {
+	case n < 3 || len(alive) == 0:
+		if len(w.procs) < 40 {
+			w.spawn(w.workloads[w.rng.IntN(len(w.workloads))])
+		}
+	case n < 5:
+		w.end(alive[w.rng.IntN(len(alive))])
+	case n < 7:
+		p := alive[w.rng.IntN(len(alive))]
+		p.ill, p.owes = !p.ill, true
+		w.logf("%s ill: %v", p.name(), p.ill)
+	case n < 8:
+		w.skew += w.between(-time.Minute, 5*time.Minute)
+		w.logf("the clock jumps: %s", w.skew)
+	default:
+		w.logf("Vault is killed")
+		w.node.dead = true
+	}
+}
+
+// end ends an instance: without a word, or with its lease revoked.
+func (w *world) end(p *process) {
+	p.alive, p.running, w.changed = false, false, true
+	if w.chance(50) || p.reading == nil {
+		w.logf("%s vanishes", p.name())
+		return
+	}
+	w.logf("%s leaves", p.name())
+	id := leaseID{p.workload, p.reading.Instance, p.reading.Epoch}
+	if _, ok := w.leases[id]; ok {
+		w.leasesAt[id], w.leases[id] = w.uptime, w.now()
+	}
+}
+
+// write lets the application write a row with what it presents.
+func (w *world) write() {
+	w.writer = w.uptime + w.between(time.Second, 10*time.Second)
+	if w.engine == nil {
+		return
+	}
+	for _, name := range w.keys {
+		rows := w.db.rows[name]
+		if len(rows) == 0 {
+			continue
+		}
+		k, _ := w.engine.Key(name)
+		for _, p := range w.procs {
+			if !p.running || !w.chance(40) {
+				continue
+			}
+			for _, v := range k.Versions {
+				if value := p.holds.values[k.Env]; value != "" && value == v.Value.Reveal() {
+					rows[w.rng.IntN(len(rows))] = v.Number
+					w.changed = true
+				}
+			}
+		}
+	}
+}

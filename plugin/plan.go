@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// planData is a plan as dry_run=true answers it.
+func planData(p rotation.Plan) map[string]any {
+	r := p.Rotation
+	versions := map[string]any{}
+	for _, c := range r.Changes {
+		versions[c.Key] = map[string]any{"from": c.From, "to": c.To}
+	}
+	moves := make([]map[string]any, 0, len(p.Moves))
+	for _, m := range p.Moves {
+		moves = append(moves, map[string]any{
+			"state": string(m.State), "step": string(m.Step), "text": m.Text, "waves": wavesData(m.Waves),
+			"expected_seconds": seconds(m.Expected),
+		})
+	}
+	gaps := make([]string, 0, len(p.Gaps))
+	for _, g := range p.Gaps {
+		gaps = append(gaps, g.String())
+	}
+	blockers := p.Blockers
+	if blockers == nil {
+		blockers = []string{}
+	}
+	rows := map[string]any{}
+	for _, known := range p.Rows {
+		if known.Known {
+			rows[known.Key] = map[string]any{"columns": columnsData(known.Columns), "as_of": stamp(known.At)}
+		} else {
+			rows[known.Key] = map[string]any{"columns": []map[string]any{}, "as_of": "not known before the first rotation; hyvve-sidecar reencrypt --dry-run counts them"}
+		}
+	}
+	expected := "not known: no rotation of these keys has been done yet"
+	if p.History > 0 {
+		expected = fmt.Sprintf("%s, the median of the last %d", p.Expected.Round(time.Millisecond), p.History)
+	}
+	return map[string]any{
+		"dry_run": true, "keys": r.KeyNames(), "versions": versions, "moves": moves, "rows": rows, "gaps": gaps,
+		"blockers": blockers, "expected_duration": expected, "soak": int64(r.Soak.Seconds()), "deadline": int64(r.Deadline.Seconds()),
+		"on_failure": r.OnFailure, "confirm": r.Confirm, "compromised": r.Compromised,
+	}
+}
+
+func seconds(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }
+
+func wavesData(waves []rotation.Wave) []map[string]any {
+	all := make([]map[string]any, 0, len(waves))
+	for _, w := range waves {
+		all = append(all, map[string]any{"workload": w.Workload, "instances": w.Instances})
+	}
+	return all
+}
+
+func columnsData(reports []workload.ColumnReport) []map[string]any {
+	columns := make([]map[string]any, 0, len(reports))
+	for _, c := range reports {
+		columns = append(columns, map[string]any{
+			"column": c.Column, "total": c.Total, "staged": c.Staged, "rotated": c.Rotated, "left": c.Left,
+			"other": c.Other, "unreadable": c.Bad,
+		})
+	}
+	return columns
+}
