@@ -30,8 +30,10 @@ type backend struct {
 
 	observer observer
 
-	mu     sync.Mutex
-	engine *rotation.Engine // nil until the first request, and after Invalidate
+	mu       sync.Mutex
+	engine   *rotation.Engine // nil until the first request, and after Invalidate
+	maxLease time.Duration    // of the mount, as Vault said at maxAsked
+	maxAsked time.Time
 }
 
 var _ logical.Factory = Factory
@@ -123,6 +125,20 @@ func (b *backend) open(ctx context.Context, storage logical.Storage) (*rotation.
 	return engine, nil
 }
 
+// askAgain is for how long an answer of Vault on the mount's longest lease is good: each question is a call between
+// processes.
+const askAgain = 10 * time.Second
+
+// longestLease is the longest that Vault lets a lease of this mount last.
+func (b *backend) longestLease() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if now := time.Now(); now.Sub(b.maxAsked) > askAgain {
+		b.maxLease, b.maxAsked = b.System().MaxLeaseTTL(), now
+	}
+	return b.maxLease
+}
+
 // drop forgets what is in memory and wakes all who wait; the next request reads storage again.
 func (b *backend) drop() {
 	b.mu.Lock()
@@ -138,11 +154,19 @@ func (b *backend) drop() {
 type handler func(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error)
 
 // on makes a framework callback: a refusal is the caller's to mend and becomes a 400, any other error is ours.
+//
+// A node that does not write answers logical.ErrReadOnly, by which Vault forwards the request to the active node: it alone
+// has the live instances and moves rotations on. The framework's own ForwardPerformanceStandby and -Secondary do the same,
+// and ask Vault for the replication state at each request, which costs two calls between processes. Here it is asked when
+// the engine is opened: a node that becomes active, or ceases to be, sets up its backends anew.
 func (b *backend) on(h handler) framework.OperationFunc {
 	return func(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 		e, err := b.open(ctx, req.Storage)
 		if err != nil {
 			return nil, err
+		}
+		if !e.Writes() {
+			return nil, logical.ErrReadOnly
 		}
 		resp, err := h(ctx, e, req, d)
 		var refused *rotation.Refused
@@ -153,13 +177,11 @@ func (b *backend) on(h handler) framework.OperationFunc {
 	}
 }
 
-// operation forwards to the active node, which alone has the live instances and moves rotations on.
+// operation describes a handler to the framework.
 func (b *backend) operation(h handler, verb, suffix, summary string) framework.OperationHandler {
 	return &framework.PathOperation{
-		Callback:                    b.on(h),
-		Summary:                     summary,
-		ForwardPerformanceStandby:   true,
-		ForwardPerformanceSecondary: true,
+		Callback: b.on(h),
+		Summary:  summary,
 		DisplayAttrs: &framework.DisplayAttributes{
 			OperationPrefix: operationPrefix, OperationVerb: verb, OperationSuffix: suffix,
 		},

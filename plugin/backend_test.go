@@ -3,12 +3,17 @@
 package plugin
 
 import (
+	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
@@ -320,8 +325,8 @@ func TestEveryPathExplainsItself(t *testing.T) {
 		}
 		for operation, handler := range p.Operations {
 			properties := handler.Properties()
-			if properties.Summary == "" || properties.DisplayAttrs == nil || !properties.ForwardPerformanceStandby || !properties.ForwardPerformanceSecondary {
-				t.Errorf("%s %s lacks a summary, display attributes or forwarding", operation, p.Pattern)
+			if properties.Summary == "" || properties.DisplayAttrs == nil {
+				t.Errorf("%s %s lacks a summary or display attributes", operation, p.Pattern)
 				continue
 			}
 			id := properties.DisplayAttrs.OperationVerb + "-" + properties.DisplayAttrs.OperationSuffix
@@ -341,5 +346,36 @@ func TestEveryPathExplainsItself(t *testing.T) {
 		if resp == nil || resp.Data["help"] == "" {
 			t.Errorf("no help on %q", path)
 		}
+	}
+}
+
+// A node that does not write forwards every request, and moves nothing on.
+func TestStandbyForwards(t *testing.T) {
+	active := hyvve(t)
+	standby := &backendTest{t: t, storage: active.storage, log: active.log}
+	var err error
+	standby.backend, err = Factory(t.Context(), &logical.BackendConfig{
+		Logger: hclog.NewNullLogger(), StorageView: active.storage, BackendUUID: "test",
+		System: &logical.StaticSystemView{ReplicationStateVal: consts.ReplicationPerformanceStandby},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { standby.backend.Cleanup(context.Background()) })
+	before := active.stored()
+	if err := standby.backend.Initialize(t.Context(), &logical.InitializationRequest{Storage: active.storage}); err != nil {
+		t.Fatal(err)
+	}
+	for path, operation := range map[string]logical.Operation{
+		"status": logical.ReadOperation, "keys/": logical.ListOperation, "creds/api": logical.ReadOperation,
+		"rotate/agent-service-token": logical.UpdateOperation, "watch/api": logical.ReadOperation,
+	} {
+		req := &logical.Request{Operation: operation, Path: path, Storage: active.storage, Data: map[string]any{"instance": "i"}}
+		if _, err := standby.backend.HandleRequest(t.Context(), req); !errors.Is(err, logical.ErrReadOnly) {
+			t.Errorf("%s: %v, want it forwarded", path, err)
+		}
+	}
+	if !maps.Equal(before, active.stored()) {
+		t.Error("a standby has written to storage")
 	}
 }

@@ -63,7 +63,7 @@ func (b *backend) secretBundle() *framework.Secret {
 
 func (b *backend) readCreds(ctx context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("workload").(string)
-	reading, err := e.Read(ctx, name, d.Get("instance").(string), b.System().MaxLeaseTTL())
+	reading, err := e.Read(ctx, name, d.Get("instance").(string), b.longestLease())
 	if err != nil {
 		return nil, err
 	}
@@ -132,6 +132,9 @@ func (b *backend) onLease(h leaseHandler) framework.OperationFunc {
 		e, err := b.open(ctx, req.Storage)
 		if err != nil {
 			return nil, err
+		}
+		if !e.Writes() {
+			return nil, logical.ErrReadOnly
 		}
 		var l lease
 		for name, into := range map[string]*string{"workload": &l.workload, "instance": &l.instance, "epoch": &l.epoch} {

@@ -165,6 +165,9 @@ func (e *Engine) Begin(ctx context.Context) error {
 	return e.catchUp(ctx)
 }
 
+// Writes tells whether it has begun.
+func (e *Engine) Writes() bool { return e.born.Load() > 0 }
+
 // Start moves rotations on in the background until the engine is closed or stale.
 func (e *Engine) Start() { e.running.Go(e.run) }
 
