@@ -19,6 +19,7 @@ func (b *backend) pathsStatus() []*framework.Path {
 	return []*framework.Path{{
 		Pattern: "status",
 		Fields: map[string]*framework.FieldSchema{
+			"busy":     {Type: framework.TypeBool, Query: true, Description: "Only keys that a rotation runs for, or that something blocks."},
 			"detailed": {Type: framework.TypeBool, Query: true, Description: "Give each key's facts as fields, for programs."},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
@@ -30,6 +31,7 @@ One line a key: its current version and age, the rotation that runs and what it 
 has failed twelve times in a row is an orphan: it is tried once an hour, and somebody should look.
 
     vault read hyvve/status
+    vault read hyvve/status busy=true
     vault read -format=json hyvve/status detailed=true
 `),
 	}}
@@ -38,6 +40,9 @@ has failed twelve times in a row is an orphan: it is tried once an hour, and som
 func (b *backend) readStatus(_ context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	lines, keys := map[string]any{}, map[string]any{}
 	for _, s := range e.Status() {
+		if d.Get("busy").(bool) && s.Rotation == nil && s.Waits == "" {
+			continue
+		}
 		lines[s.Key.Name] = statusLine(s)
 		keys[s.Key.Name] = statusFields(s)
 	}

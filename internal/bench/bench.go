@@ -29,6 +29,9 @@ func all() []benchmark {
 		{[]string{"pbkdf2-multi"}, deriveMany},
 		{[]string{"reencrypt-first", "reencrypt-next", "reencrypt-rerun"}, reencryption},
 		{[]string{"engine-watch", "engine-creds", "rotate-latency"}, engine},
+		{[]string{"engine-fanout-1000"}, fanout(1000, 600)},
+		{[]string{"engine-fanout-3000"}, fanout(3000, 2000)},
+		{[]string{"engine-10k-keys-start", "engine-10k-keys-memory", "engine-10k-keys-due", "engine-10k-keys-idle-writes"}, manyKeys},
 	}
 }
 

@@ -16,8 +16,10 @@ type Result struct {
 	Ours  float64  `json:"ours"`
 	Peer  *float64 `json:"peer"`  // null: nothing comparable was measured
 	Ratio *float64 `json:"ratio"` // how many times better ours is: of rates ours over peer's, of times peer's over ours; null where peer is
-	Bar   *float64 `json:"bar"`   // the least ratio that is wanted; null: none applies in this release
+	Bar   *float64 `json:"bar"`   // the least ratio that is wanted, or, see within, the most of unit; null: none applies in this release
 	Holds *bool    `json:"holds"` // null where bar is
+
+	absolute bool // bar is in unit
 }
 
 // rates makes a result of two rates: more is better.
@@ -48,6 +50,13 @@ func (r Result) against(bar float64) Result {
 	return r
 }
 
+// within sets the bar of a result that must not be more than so many of its unit, whatever the peer does.
+func (r Result) within(most float64) Result {
+	holds := r.Ours <= most
+	r.Bar, r.Holds, r.absolute = &most, &holds, true
+	return r
+}
+
 // table prints the results, and once more, in words, each bar that does not hold.
 func table(out io.Writer, results []Result) {
 	t := tabwriter.NewWriter(out, 2, 8, 2, ' ', tabwriter.AlignRight)
@@ -61,7 +70,11 @@ func table(out io.Writer, results []Result) {
 	}
 	_ = t.Flush()
 	for _, r := range results {
-		if r.Holds != nil && !*r.Holds {
+		switch {
+		case r.Holds == nil || *r.Holds:
+		case r.absolute:
+			_, _ = fmt.Fprintf(out, "\n!!! %s IS ABOVE ITS BAR: %.1f %s, at most %s is wanted\n", r.Name, r.Ours, r.Unit, number(r.Bar, 1))
+		default:
 			_, _ = fmt.Fprintf(out, "\n!!! %s IS BELOW ITS BAR: %s, at least %s is wanted\n", r.Name, number(r.Ratio, 2), number(r.Bar, 2))
 		}
 	}

@@ -94,8 +94,6 @@ func (e *Engine) save(ctx context.Context, r Rotation) error {
 	e.grown = true
 	if !had || before.State != r.State || before.Step != r.Step || !maps.Equal(before.Positions, r.Positions) {
 		e.ring(r.KeyNames()...)
-	} else {
-		e.lock(e.wakeViewers)
 	}
 	if err := e.journalEvents(ctx, r, known); err != nil {
 		return err
@@ -166,8 +164,7 @@ func (e *Engine) act(ctx context.Context, r Rotation) (bool, error) {
 
 // take records how an action in the background went.
 func (e *Engine) take(r Rotation, fault error) {
-	e.turn.Lock()
-	defer e.turn.Unlock()
+	defer e.takeTurn()()
 	defer e.nudge()
 	delete(e.busy, r.ID)
 	now, ok := e.active[r.ID]

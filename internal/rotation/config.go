@@ -69,8 +69,7 @@ func (e *Engine) PutConfig(ctx context.Context, c Config, by Actor) error {
 	if err != nil {
 		return err
 	}
-	e.turn.Lock()
-	defer e.turn.Unlock()
+	defer e.takeTurn()()
 	if err := e.journal(ctx, Entry{What: "config written", By: by.Name, Entity: by.Entity}); err != nil {
 		return err
 	}

@@ -94,6 +94,8 @@ type Engine struct {
 	ended     chan struct{}                  // closed when any rotation may look different, then replaced; mu alone
 	closed    bool
 
+	rung map[string]bool // workloads whose watchers are woken when turn ends; mu alone
+
 	// turn alone
 	busy     map[string]bool // rotations with a call to a server under way
 	head     link            // of the journal
@@ -129,6 +131,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		progress:  map[string]workload.WorkReport{},
 		fleets:    map[string]*fleet{},
 		ended:     make(chan struct{}),
+		rung:      map[string]bool{},
 		busy:      map[string]bool{},
 		grown:     true,
 		kick:      make(chan struct{}, 1),
@@ -152,8 +155,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 // Begin makes the engine the one that writes: only the active node's may. It counts the mount's lives, so that whatever
 // instances were given in this one is told from what they were given before.
 func (e *Engine) Begin(ctx context.Context) error {
-	e.turn.Lock()
-	defer e.turn.Unlock()
+	defer e.takeTurn()()
 	lives, err := e.lives(ctx)
 	if err != nil {
 		return err
@@ -171,8 +173,11 @@ func (e *Engine) Writes() bool { return e.born.Load() > 0 }
 // Start moves rotations on in the background until the engine is closed or stale.
 func (e *Engine) Start() { e.running.Go(e.run) }
 
-// run does what can be done now, again and again. One failure stops nothing. It is never busy for more than a fifth of
-// the time, so that those who wait for answers are served first.
+// longestPause is how long run rests at most.
+const longestPause = 200 * time.Millisecond
+
+// run does what can be done now, again and again. One failure stops nothing. It rests for a while after it was busy, so
+// that those who wait for answers are served first, and what they say is looked at together.
 func (e *Engine) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -186,7 +191,7 @@ func (e *Engine) run() {
 		begun := e.Uptime()
 		wait := e.Tick(e.ctx)
 		if took := e.Uptime() - begun; took > time.Millisecond {
-			pause := time.NewTimer(4 * took)
+			pause := time.NewTimer(min(4*took, longestPause))
 			select {
 			case <-e.ctx.Done():
 			case <-pause.C:
@@ -199,8 +204,7 @@ func (e *Engine) run() {
 
 // Tick does all that can be done now, and gives the time until there may be more.
 func (e *Engine) Tick(ctx context.Context) time.Duration {
-	e.turn.Lock()
-	defer e.turn.Unlock()
+	defer e.takeTurn()()
 	if e.failing() || e.born.Load() == 0 {
 		return tickEvery
 	}
@@ -250,6 +254,15 @@ var errStale = errors.New("an earlier write to storage failed, and whether it to
 
 // failing tells whether nothing can be done any more.
 func (e *Engine) failing() bool { return e.stale.Load() || e.ctx.Err() != nil }
+
+// takeTurn takes turn, and gives what ends it: whoever was concerned is woken then, once for all that was done.
+func (e *Engine) takeTurn() func() {
+	e.turn.Lock()
+	return func() {
+		e.wake()
+		e.turn.Unlock()
+	}
+}
 
 // lock does something with mu held.
 func (e *Engine) lock(do func()) {

@@ -48,6 +48,13 @@ type target struct {
 	etag string
 }
 
+// oldLease is one of an earlier life, of which is known only how long it may last at most. It may end at any moment, and
+// that says nothing of its instance.
+func (e *Engine) oldLease(full time.Duration) lease {
+	now := e.Uptime()
+	return lease{full: now + full, gone: now + full + leaseSlack}
+}
+
 func newFleet() *fleet {
 	return &fleet{
 		by: map[string]workload.Instance{}, leases: map[string]lease{},
@@ -83,21 +90,36 @@ func (f *fleet) all() []workload.Instance {
 	return all
 }
 
-// ring wakes those who watch a workload that uses one of the keys, or all where none is named, and whoever looks at a
-// rotation. What instances should hold is found out anew.
+// ring says that the bundles of workloads that use one of the keys, or of all where none is named, may have changed: what
+// instances should hold is found out anew, and those who watch are woken when the turn ends. turn is held.
 func (e *Engine) ring(keys ...string) {
+	e.lock(func() {
+		for name, f := range e.fleets {
+			if w := e.workloads[name]; len(keys) == 0 || w.Uses(keys...) {
+				clear(f.targets)
+				e.rung[name] = true
+			}
+		}
+	})
+}
+
+// wake wakes those for whom ring was called, and whoever looks at a rotation.
+func (e *Engine) wake() {
 	e.lock(func() {
 		if e.closed {
 			return
 		}
-		for name, f := range e.fleets {
-			if w := e.workloads[name]; len(keys) == 0 || w.Uses(keys...) {
+		if len(e.rung) > 0 {
+			e.nudge()
+		}
+		for name := range e.rung {
+			if f := e.fleets[name]; f != nil {
 				f.wake()
 			}
 		}
+		clear(e.rung)
 		e.wakeViewers()
 	})
-	e.nudge()
 }
 
 func (f *fleet) wake() {

@@ -79,10 +79,8 @@ func (e *Engine) issue(i workload.Instance, epoch readNumber, limit time.Duratio
 	known = f.leases[i.ID].sure && i.Issued.Etag == t.etag && ttl <= i.TTL
 	i.Epoch, i.Seen = epoch.String(), now
 	if !known {
-		if i.Issued.Etag != t.etag {
-			i.Judged, i.Runs = time.Time{}, false
-		}
-		i.Issued, i.TTL = workload.Holding{Etag: t.etag, At: now, Keys: t.held}, ttl
+		i = i.Given(workload.Holding{Etag: t.etag, At: now, Keys: t.held})
+		i.TTL = ttl
 	}
 	bundle, err := workload.Fill(i.Issued, t.work, func(name string) (key.Key, bool) { k, ok := e.keys[name]; return k, ok })
 	if err != nil {
@@ -329,11 +327,11 @@ func (e *Engine) believed(ctx context.Context, report Report) (w workload.Worklo
 	if report.Healthy {
 		i.Reason = ""
 	}
-	if report.Etag == i.Issued.Etag && !i.Runs {
-		issued := i.Issued
-		i.Loaded, i.Runs = &issued, true
+	proves := report.Etag == i.Issued.Etag && !i.AllProved()
+	if proves {
+		i = i.Proved()
 	}
-	news := i.Healthy != before.Healthy || i.Reason != before.Reason || i.Runs != before.Runs || before.Judged.IsZero()
+	news := proves || i.Healthy != before.Healthy || i.Reason != before.Reason || before.Judged.IsZero()
 	if news {
 		if err := e.put(ctx, pathInstances+i.Name(), i); err != nil {
 			return w, i, err
@@ -381,8 +379,7 @@ func cutOff(text string) string {
 
 // takeWork stores evidence of work that the rotation asks for now; other reports are late and say nothing of it.
 func (e *Engine) takeWork(ctx context.Context, w workload.Workload, i workload.Instance, reports []workload.WorkReport) error {
-	e.turn.Lock()
-	defer e.turn.Unlock()
+	defer e.takeTurn()()
 	for _, report := range reports {
 		id, _, _ := strings.Cut(report.ID, "/")
 		r, ok := e.active[id]

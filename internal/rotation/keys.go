@@ -76,8 +76,7 @@ func (e *Engine) PutKey(ctx context.Context, d Definition, by Actor) (key.Key, e
 	if err != nil {
 		return key.Key{}, err
 	}
-	e.turn.Lock()
-	defer e.turn.Unlock()
+	defer e.takeTurn()()
 	what := "key created"
 	if old, ok := e.keys[k.Name]; ok {
 		what = "key changed"
@@ -142,8 +141,7 @@ func (e *Engine) KeyNames() []string {
 
 // DeleteKey erases a key and all its values. Refused while anything relies on it.
 func (e *Engine) DeleteKey(ctx context.Context, name string, by Actor) error {
-	e.turn.Lock()
-	defer e.turn.Unlock()
+	defer e.takeTurn()()
 	if _, ok := e.keys[name]; !ok {
 		return nil
 	}
@@ -212,8 +210,7 @@ func (e *Engine) First(ctx context.Context, name string, value key.Value, by Act
 	if err != nil {
 		return key.Key{}, nil, err
 	}
-	e.turn.Lock()
-	defer e.turn.Unlock()
+	defer e.takeTurn()()
 	k, ok := e.keys[name]
 	if !ok {
 		return key.Key{}, nil, unknownKey(name)

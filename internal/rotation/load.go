@@ -107,7 +107,7 @@ func (e *Engine) loadInstances(ctx context.Context) error {
 			i, err := workload.DecodeInstance(data)
 			if f := e.fleets[i.Workload]; err == nil && f != nil {
 				f.put(i)
-				f.leases[i.ID] = lease{gone: e.Uptime() + max(i.TTL, e.config.LeaseTTL) + leaseSlack}
+				f.leases[i.ID] = e.oldLease(max(i.TTL, e.config.LeaseTTL))
 			}
 			return err
 		})

@@ -63,7 +63,8 @@ func arrivedNow(r Rotation, f Facts) Facts {
 		w.Instances = slices.Clone(w.Instances)
 		for m, i := range w.Instances {
 			held := workload.Holding{Keys: want[r.Position(i.Name())]}
-			i.Issued, i.Runs, i.Healthy = held, true, true
+			i = i.Given(held).Proved()
+			i.Healthy = true
 			w.Instances[m] = i
 		}
 		f.Workloads[n] = w
@@ -131,8 +132,7 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 			return Plan{}, nil, err
 		}
 	}
-	e.turn.Lock()
-	defer e.turn.Unlock()
+	defer e.takeTurn()()
 	r, _, err := e.draft(request)
 	if err != nil {
 		return Plan{}, nil, err

@@ -61,8 +61,7 @@ func (e *Engine) Rotate(ctx context.Context, request Request) (View, []string, e
 			return View{}, nil, err
 		}
 	}
-	e.turn.Lock()
-	defer e.turn.Unlock()
+	defer e.takeTurn()()
 	if e.failing() {
 		return View{}, nil, errStale
 	}
@@ -251,8 +250,7 @@ func (e *Engine) Confirm(ctx context.Context, id string, by Actor, reason string
 
 // change does to a rotation what somebody asks for, and moves it on as far as it goes at once.
 func (e *Engine) change(ctx context.Context, id string, do func(Rotation) (Rotation, error)) (View, error) {
-	e.turn.Lock()
-	defer e.turn.Unlock()
+	defer e.takeTurn()()
 	if e.failing() {
 		return View{}, errStale
 	}

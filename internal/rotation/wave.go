@@ -71,7 +71,12 @@ func (r Rotation) wants(w workload.Workload) (all wants) {
 
 // runsWith tells whether the instance is known to run with what is wanted.
 func runsWith(i workload.Instance, want map[string]workload.Held) bool {
-	return i.RunsIssued() && heldIs(i.Issued.Keys, want)
+	for name := range want {
+		if !i.Runs(name) {
+			return false
+		}
+	}
+	return heldIs(i.Issued.Keys, want)
 }
 
 // heldIs tells whether what is held agrees with what is wanted of some keys.

@@ -16,8 +16,7 @@ func (e *Engine) PutWorkload(ctx context.Context, w workload.Workload, by Actor)
 	if err := w.Validate(); err != nil {
 		return Refusef("%w", err)
 	}
-	e.turn.Lock()
-	defer e.turn.Unlock()
+	defer e.takeTurn()()
 	for _, name := range w.KeyNames() {
 		if _, ok := e.keys[name]; !ok {
 			return unknownKey(name)
@@ -101,8 +100,7 @@ func (e *Engine) Instances(name string) []workload.Instance {
 
 // DeleteWorkload removes a workload and its instances. Refused while a rotation asks it for anything.
 func (e *Engine) DeleteWorkload(ctx context.Context, name string, by Actor) error {
-	e.turn.Lock()
-	defer e.turn.Unlock()
+	defer e.takeTurn()()
 	w, ok := e.workloads[name]
 	if !ok {
 		return nil

@@ -34,17 +34,19 @@ type Holding struct {
 
 // Instance is one process of a workload, known by the lease that its read of creds/ opened.
 type Instance struct {
-	Workload  string    `json:"workload"`
-	ID        string    `json:"id"`
-	Anonymous bool      `json:"anonymous,omitempty"` // read without instance=; it never reports
-	Epoch     string    `json:"epoch"`               // of its newest read; leases of older reads have no say
-	Issued    Holding   `json:"issued"`              // what its newest read gave
-	Loaded    *Holding  `json:"loaded,omitempty"`    // what it last reported to have loaded
-	Runs      bool      `json:"runs,omitempty"`      // it has reported Issued as loaded since it was given that
-	Healthy   bool      `json:"healthy"`
-	Reason    string    `json:"reason,omitempty"` // why it is not healthy, in its own words
-	Judged    time.Time `json:"judged,omitzero"`  // when it last reported its health since it was given Issued
-	Seen      time.Time `json:"seen"`             // last read or report
+	Workload  string   `json:"workload"`
+	ID        string   `json:"id"`
+	Anonymous bool     `json:"anonymous,omitempty"` // read without instance=; it never reports
+	Epoch     string   `json:"epoch"`               // of its newest read; leases of older reads have no say
+	Issued    Holding  `json:"issued"`              // what its newest read gave
+	Loaded    *Holding `json:"loaded,omitempty"`    // what it last reported to have loaded
+	// Unproved are the keys of which it was given something else since Loaded, by name: whatever it was given in between,
+	// it runs with the others as they were.
+	Unproved map[string]bool `json:"unproved,omitempty"`
+	Healthy  bool            `json:"healthy"`
+	Reason   string          `json:"reason,omitempty"` // why it is not healthy, in its own words
+	Judged   time.Time       `json:"judged,omitzero"`  // when it last reported its health since it was given Issued
+	Seen     time.Time       `json:"seen"`             // last read or report
 
 	// TTL is the longest time for which a lease on Issued was given.
 	TTL time.Duration `json:"ttl"`
@@ -53,10 +55,42 @@ type Instance struct {
 // Name is how gates and people call it.
 func (i Instance) Name() string { return i.Workload + "/" + i.ID }
 
-// RunsIssued tells whether the instance is known to run with what it was given last. To have loaded the same before it was
-// given something else is no proof: it may have loaded that meanwhile. An anonymous reader never reports; it counts as
+// Runs tells whether the instance is known to run with what it was given of a key last. To have loaded the same before it
+// was given something else is no proof: it may have loaded that meanwhile. An anonymous reader never reports; it counts as
 // running with what it was given.
-func (i Instance) RunsIssued() bool { return i.Runs || i.Anonymous }
+func (i Instance) Runs(keyName string) bool {
+	return i.Anonymous || i.Loaded != nil && !i.Unproved[keyName]
+}
+
+// Given is the instance after it was given a holding.
+func (i Instance) Given(h Holding) Instance {
+	unproved := map[string]bool{}
+	for name := range i.Unproved {
+		unproved[name] = true
+	}
+	for name, held := range h.Keys {
+		if !held.Equal(i.Issued.Keys[name]) {
+			unproved[name] = true
+		}
+	}
+	if i.Issued.Etag != h.Etag {
+		i.Judged = time.Time{}
+	}
+	i.Issued, i.Unproved = h, unproved
+	return i
+}
+
+// Proved is the instance after it has reported that it runs with what it was given.
+func (i Instance) Proved() Instance {
+	issued := i.Issued
+	i.Loaded, i.Unproved = &issued, nil
+	return i
+}
+
+// AllProved tells whether it is known to run with all that it was given.
+func (i Instance) AllProved() bool {
+	return i.Loaded != nil && i.Loaded.Etag == i.Issued.Etag && len(i.Unproved) == 0
+}
 
 // HoldsLoaded is what the instance last reported to run with.
 func (i Instance) HoldsLoaded() (Holding, bool) {
@@ -99,8 +133,11 @@ func DecodeInstance(data []byte) (Instance, error) {
 	if r.Workload == "" || r.ID == "" || r.Epoch == "" {
 		return Instance{}, fmt.Errorf("stored instance: workload, id or epoch is missing")
 	}
-	if r.Schema == 1 {
-		r.Runs = r.Loaded != nil && r.Loaded.Etag == r.Issued.Etag
+	if r.Schema == 1 && (r.Loaded == nil || r.Loaded.Etag != r.Issued.Etag) {
+		r.Unproved = map[string]bool{}
+		for name := range r.Issued.Keys {
+			r.Unproved[name] = true
+		}
 	}
 	return r.Instance, nil
 }
