@@ -59,7 +59,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 	b := hyvve(t)
 	b.instance("agents", "agents-1")
 	before := len(b.stored())
-	plan := b.write("rotate", map[string]any{"keys": "agent-service-token,agno-api-key", "dry_run": true})
+	plan := b.write("rotate", map[string]any{"keys": "agent-service-token,agno-api-key", "dry_run": true, "detailed": true})
 	if after := len(b.stored()); after != before {
 		t.Errorf("%d records became %d", before, after)
 	}
@@ -68,6 +68,10 @@ func TestDryRunChangesNothing(t *testing.T) {
 	}
 	if moves := plan["moves"].([]map[string]any); len(moves) < 6 || moves[len(moves)-1]["state"] != "done" {
 		t.Errorf("moves are %v", moves)
+	}
+	lines := b.write("rotate", map[string]any{"key": "agent-service-token", "dry_run": true})
+	if line, _ := lines["step_04"].(string); line != "presenting switch: those that present switch to the new version; wave 1: agents agents-1" {
+		t.Errorf("step_04 is %q of %v", line, lines)
 	}
 	if _, exists := plan["id"]; exists {
 		t.Error("a plan has the id of a rotation")

@@ -27,6 +27,7 @@ func (b *backend) pathsRotate() []*framework.Path {
 				Description: "The new value, checked by the key's kind, instead of one that the kind makes. For a key without versions: the value in use today, imported as version 1. Use value=- to read it from standard input.",
 			},
 			"dry_run":     {Type: framework.TypeBool, Description: "Tell what a rotation would do, and what would hold it back, and change nothing."},
+			"detailed":    {Type: framework.TypeBool, Description: "With dry_run=true: give the steps as fields, for programs, instead of a line each."},
 			"compromised": {Type: framework.TypeBool, Description: "The old version is known to somebody who should not: no soak time, no confirmation, and every gate that does not hold within the deadline is cut. Rows that need the old version are not."},
 			"on_failure":  {Type: framework.TypeString, Description: "pause or revert, when an instance is unhealthy while the rotation presents, or the deadline has passed. Default: as the keys say."},
 			"confirm":     {Type: framework.TypeString, Description: "manual: somebody must confirm it before the old version is retired; auto: evidence is enough. Default: as the keys say."},
@@ -119,7 +120,7 @@ func (b *backend) rotate(ctx context.Context, e *rotation.Engine, req *logical.R
 		request.Value = key.NewValue(value.(string))
 	}
 	if d.Get("dry_run").(bool) {
-		return planned(ctx, e, request)
+		return planned(ctx, e, request, d.Get("detailed").(bool))
 	}
 	if k, ok := e.Key(names[0]); hasValue && ok && len(names) == 1 && len(k.Versions) == 0 {
 		return b.importFirst(ctx, e, names[0], request)
@@ -140,12 +141,12 @@ func (b *backend) rotate(ctx context.Context, e *rotation.Engine, req *logical.R
 }
 
 // planned answers with what a rotation would do.
-func planned(ctx context.Context, e *rotation.Engine, request rotation.Request) (*logical.Response, error) {
+func planned(ctx context.Context, e *rotation.Engine, request rotation.Request, detailed bool) (*logical.Response, error) {
 	plan, warnings, err := e.Plan(ctx, request)
 	if err != nil {
 		return nil, err
 	}
-	resp := &logical.Response{Data: planData(plan)}
+	resp := &logical.Response{Data: planData(plan, detailed)}
 	for _, w := range warnings {
 		resp.AddWarning(w)
 	}

@@ -4,14 +4,16 @@ package plugin
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// planData is a plan as dry_run=true answers it.
-func planData(p rotation.Plan) map[string]any {
+// planData is a plan as dry_run=true answers it: a line a step, which reads well in a terminal, and with detailed=true its
+// fields, for programs.
+func planData(p rotation.Plan, detailed bool) map[string]any {
 	r := p.Rotation
 	versions := map[string]any{}
 	for _, c := range r.Changes {
@@ -44,11 +46,31 @@ func planData(p rotation.Plan) map[string]any {
 	if p.History > 0 {
 		expected = fmt.Sprintf("%s, the median of the last %d", p.Expected.Round(time.Millisecond), p.History)
 	}
-	return map[string]any{
-		"dry_run": true, "keys": r.KeyNames(), "versions": versions, "moves": moves, "rows": rows, "gaps": gaps,
+	data := map[string]any{
+		"dry_run": true, "keys": r.KeyNames(), "versions": versions, "rows": rows, "gaps": gaps,
 		"blockers": blockers, "expected_duration": expected, "soak": int64(r.Soak.Seconds()), "deadline": int64(r.Deadline.Seconds()),
 		"on_failure": r.OnFailure, "confirm": r.Confirm, "compromised": r.Compromised,
 	}
+	if detailed {
+		data["moves"] = moves
+		return data
+	}
+	for n, m := range p.Moves {
+		data[fmt.Sprintf("step_%02d", n+1)] = moveLine(m)
+	}
+	return data
+}
+
+// moveLine says what a step does, to whom, and how long it has taken so far.
+func moveLine(m rotation.Move) string {
+	line := strings.TrimSpace(string(m.State)+" "+string(m.Step)) + ": " + m.Text
+	for n, w := range m.Waves {
+		line += fmt.Sprintf("; wave %d: %s %s", n+1, w.Workload, strings.Join(w.Instances, ", "))
+	}
+	if m.Expected > 0 {
+		line += fmt.Sprintf("; about %s", m.Expected.Round(time.Millisecond))
+	}
+	return line
 }
 
 func seconds(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }

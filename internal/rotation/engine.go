@@ -230,7 +230,8 @@ func (e *Engine) Tick(ctx context.Context) time.Duration {
 	return max(wait, time.Millisecond)
 }
 
-// Close wakes all who wait and ends the background work.
+// Close wakes all who wait and ends the background work. When it returns, nothing of this engine is written any more, so
+// that another may read the records.
 func (e *Engine) Close() {
 	e.lock(func() {
 		if e.closed {
@@ -242,7 +243,10 @@ func (e *Engine) Close() {
 			close(f.changed)
 		}
 	})
-	e.cancel()
+	e.cancel() // no write begins from here on
+	e.turn.Lock()
+	e.instances.await()
+	e.turn.Unlock()
 	e.running.Wait()
 }
 
@@ -252,8 +256,21 @@ func (e *Engine) Stale() bool { return e.stale.Load() }
 
 var errStale = errors.New("an earlier write to storage failed, and whether it took effect is not known; the engine is reading its records again, try once more")
 
+var errClosed = errors.New("the engine is being closed; try once more")
+
 // failing tells whether nothing can be done any more.
-func (e *Engine) failing() bool { return e.stale.Load() || e.ctx.Err() != nil }
+func (e *Engine) failing() bool { return e.down() != nil }
+
+// down says why nothing can be done any more; nil: it can.
+func (e *Engine) down() error {
+	switch {
+	case e.ctx.Err() != nil:
+		return errClosed
+	case e.stale.Load():
+		return errStale
+	}
+	return nil
+}
 
 // takeTurn takes turn, and gives what ends it: whoever was concerned is woken then, once for all that was done.
 func (e *Engine) takeTurn() func() {
@@ -281,8 +298,8 @@ func (e *Engine) nudge() {
 
 // write stores a record. The caller's patience must not decide whether a write is known to have taken effect.
 func (e *Engine) write(ctx context.Context, path string, data []byte) error {
-	if e.failing() {
-		return errStale
+	if err := e.down(); err != nil {
+		return err
 	}
 	if err := e.Store.Put(context.WithoutCancel(ctx), path, data); err != nil {
 		e.stale.Store(true)
@@ -293,8 +310,8 @@ func (e *Engine) write(ctx context.Context, path string, data []byte) error {
 
 // remove deletes a record.
 func (e *Engine) remove(ctx context.Context, path string) error {
-	if e.failing() {
-		return errStale
+	if err := e.down(); err != nil {
+		return err
 	}
 	if err := e.Store.Delete(context.WithoutCancel(ctx), path); err != nil {
 		e.stale.Store(true)

@@ -132,8 +132,8 @@ func parseRead(text string) (n readNumber) {
 }
 
 func (e *Engine) newEpoch() (readNumber, error) {
-	if e.failing() {
-		return readNumber{}, errStale
+	if err := e.down(); err != nil {
+		return readNumber{}, err
 	}
 	life := e.born.Load()
 	if life == 0 {
@@ -180,8 +180,8 @@ func (e *Engine) heard(f *fleet, i workload.Instance, epoch string) (workload.In
 
 // Renew tells for how long a lease may go on, within limit, and refuses once its instance should hold another bundle.
 func (e *Engine) Renew(workloadName, id, epoch string, limit time.Duration) (time.Duration, error) {
-	if e.failing() {
-		return 0, errStale
+	if err := e.down(); err != nil {
+		return 0, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -215,8 +215,8 @@ func (e *Engine) Renew(workloadName, id, epoch string, limit time.Duration) (tim
 // was an instance's newest, until it is heard of. Such an instance goes when it has had the time to come back; one without
 // a name cannot, and goes when its lease must have ended.
 func (e *Engine) Revoke(ctx context.Context, workloadName, id, epoch string) error {
-	if e.failing() {
-		return errStale
+	if err := e.down(); err != nil {
+		return err
 	}
 	return e.drop(ctx, workloadName, id, func(f *fleet, i workload.Instance) bool {
 		now, l := e.Uptime(), f.leases[id]
@@ -298,8 +298,8 @@ const maxReason = 1024
 // Report takes evidence. It is believed only with the secret of the instance's newest read. The etag that the instance
 // should have is returned.
 func (e *Engine) Report(ctx context.Context, report Report) (string, error) {
-	if e.failing() {
-		return "", errStale
+	if err := e.down(); err != nil {
+		return "", err
 	}
 	w, i, err := e.believed(ctx, report)
 	if err != nil {

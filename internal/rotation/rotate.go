@@ -62,8 +62,8 @@ func (e *Engine) Rotate(ctx context.Context, request Request) (View, []string, e
 		}
 	}
 	defer e.takeTurn()()
-	if e.failing() {
-		return View{}, nil, errStale
+	if err := e.down(); err != nil {
+		return View{}, nil, err
 	}
 	id, err := e.start(ctx, request)
 	if err != nil {
@@ -251,8 +251,8 @@ func (e *Engine) Confirm(ctx context.Context, id string, by Actor, reason string
 // change does to a rotation what somebody asks for, and moves it on as far as it goes at once.
 func (e *Engine) change(ctx context.Context, id string, do func(Rotation) (Rotation, error)) (View, error) {
 	defer e.takeTurn()()
-	if e.failing() {
-		return View{}, errStale
+	if err := e.down(); err != nil {
+		return View{}, err
 	}
 	r, err := e.rotation(ctx, id)
 	if err != nil {
