@@ -82,6 +82,85 @@ func TestEveryPlaceAndEvent(t *testing.T) {
 
 var update = flag.Bool("update", false, "write the table and the diagram of docs/rotation.md anew")
 
+// What people do and what goes wrong, at every place: refused where it makes no sense, and otherwise it leads nowhere but
+// where it should.
+func TestEveryPlaceAndOperator(t *testing.T) {
+	now := time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)
+	changes := []Change{{Key: "k", Env: "K", From: 1, To: 2}}
+	for _, p := range table {
+		name := placeName(p.state, p.step)
+		finished := p.state == Done || p.state == Reverted
+		_, canRevert := p.revert.row()
+		at := Rotation{ID: "r", Changes: changes, State: p.state, Step: p.step, Since: now, Clock: now, OnFailure: FailurePause}
+
+		paused, err := PauseBy(at, now, testActor, "")
+		if refused(err) != finished || err == nil && (paused.Paused == nil || paused.State != p.state || paused.Step != p.step) {
+			t.Errorf("%s: pause gives %s %s, %v", name, paused.State, paused.Step, err)
+		}
+		if _, err := Resume(at, now, testActor, ""); !refused(err) {
+			t.Errorf("%s: resumed without a pause", name)
+		}
+		confirm := at
+		confirm.Confirm = true
+		if _, err := Confirm(confirm, now, testActor, ""); refused(err) != (p.state != Soaking) {
+			t.Errorf("%s: confirmation gives %v", name, err)
+		}
+		if finished {
+			continue
+		}
+		if next, _, changed := Next(paused, Facts{Now: now.Add(time.Hour)}); changed {
+			t.Errorf("%s: goes on to %s %s while paused", name, next.State, next.Step)
+		}
+		resumed, err := Resume(paused, now.Add(time.Hour), testActor, "")
+		if err != nil || resumed.Paused != nil || !resumed.Clock.Equal(now.Add(time.Hour)) || resumed.State != p.state {
+			t.Errorf("%s: resumption gives %+v, %v", name, resumed, err)
+		}
+		if back, err := Revert(paused, Facts{Now: now}, testActor, ""); refused(err) == canRevert || err == nil && (back.Paused != nil || back.State != Reverting) {
+			t.Errorf("%s: revert of a paused one gives %s, %v", name, back.State, err)
+		}
+	}
+}
+
+// A deadline that has passed and an unhealthy report are failures where there is a way back, and only there.
+func TestEveryPlaceAndFailure(t *testing.T) {
+	now := time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)
+	w := workload.Workload{Name: "w", MinInstances: 1, MaxUnavailable: "1", Keys: map[string]workload.Role{"k": {Presents: true, Verifies: true}}}
+	for _, p := range table {
+		if p.state == Done || p.state == Reverted {
+			continue
+		}
+		at := Rotation{ID: "r", Changes: []Change{{Key: "k", Env: "K", From: 1, To: 2}}, State: p.state, Step: p.step, Since: now, Clock: now}
+		ill := workload.Instance{Workload: "w", ID: "i"}.Given(workload.Holding{Keys: at.expected(w, p.target)}).Proved()
+		ill.Judged = now.Add(time.Second)
+		late := at
+		late.Deadline = time.Minute
+		_, canRevert := p.revert.row()
+		checkFailure(t, "longer than the deadline", canRevert, late, Facts{Now: now.Add(2 * time.Minute)})
+		checkFailure(t, "is not healthy", p.state == Presenting, at, Facts{Now: now, Workloads: []WorkloadFact{{w, []workload.Instance{ill}}}})
+	}
+}
+
+func checkFailure(t *testing.T, reason string, fails bool, r Rotation, f Facts) {
+	t.Helper()
+	name := placeName(r.State, r.Step)
+	for _, onFailure := range []string{FailurePause, FailureRevert} {
+		r.OnFailure = onFailure
+		next, _, _ := Next(r, f)
+		switch {
+		case !fails && (next.Paused != nil || next.State == Reverting && r.State != Reverting):
+			t.Errorf("%s: %q is a failure", name, reason)
+		case fails && onFailure == FailurePause && (next.Paused == nil || !strings.Contains(next.Paused.Reason, reason)):
+			t.Errorf("%s: %q does not pause it", name, reason)
+		case fails && onFailure == FailureRevert && next.State != Reverting:
+			t.Errorf("%s: %q does not revert it", name, reason)
+		}
+	}
+	r.Compromised = true
+	if next, _, _ := Next(r, f); next.Paused != nil || next.State == Reverting && r.State != Reverting {
+		t.Errorf("%s: %q stops a compromised one", name, reason)
+	}
+}
+
 // docs/rotation.md has the table's places and transitions, and draws them.
 func TestDocsDrawTheTable(t *testing.T) {
 	path := "../../docs/rotation.md"
