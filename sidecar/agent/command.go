@@ -34,7 +34,7 @@ func (c *commandFlags) define(flags *flag.FlagSet) {
 		name, text string
 	}{
 		{&c.config, "config", "configuration `FILE` in HCL"},
-		{&c.address, "vault-addr", "`URL` of Vault; VAULT_ADDR otherwise"},
+		{&c.address, "vault-addr", "`URL` of Vault, or of its nodes with commas between them; VAULT_ADDR otherwise"},
 		{&c.mount, "mount", "`PATH` where the engine is mounted; hyvve otherwise"},
 		{&c.tokenFile, "token-file", "`FILE` with a Vault token to log in with"},
 		{&c.roleID, "role-id-file", "`FILE` with an AppRole's role id, with --secret-id-file"},

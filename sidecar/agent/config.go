@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/hcl/v2/gohcl"
 	"github.com/hashicorp/hcl/v2/hclparse"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
@@ -226,6 +227,8 @@ func (c *Config) checkVault() (errs []error) {
 	}
 	if c.Vault.Address == "" {
 		errs = append(errs, errors.New("vault: address is missing; set it, or VAULT_ADDR"))
+	} else if _, err := client.Addresses(c.Vault.Address); err != nil {
+		errs = append(errs, fmt.Errorf("vault: address: %w", err))
 	}
 	switch v.Auth.Method {
 	case "token_file":

@@ -65,6 +65,7 @@ func TestErrorsSayWhatToWriteInstead(t *testing.T) {
 		"no workload":      {swap(`workload = "api"`, ""), nil, []string{"workload is missing"}},
 		"auth":             {swap(`auth "token_file"`, `auth "tokenfile"`), nil, []string{`auth "tokenfile" is not known`, `"token_file"`}},
 		"approle":          {swap(`auth "token_file" { path = "/run/token" }`, `auth "approle" { role_id_file = "/x" }`), nil, []string{"secret_id_file is missing"}},
+		"address":          {swap(`"http://127.0.0.1:8200"`, `"http://vault-1:8200,vault-2:8200"`), nil, []string{"vault: address", "address 2 of the list"}},
 		"format":           {swap(`render "bundle"`, `render "bundel"`), nil, []string{`"bundel" is not a format`, `"bundle"`}},
 		"relative path":    {swap(`"/run/hyvve/bundle.json"`, `"bundle.json"`), nil, []string{"is not absolute"}},
 		"mode":             {swap(`"0640"`, `"0644"`), nil, []string{"lets every user at the secrets"}},

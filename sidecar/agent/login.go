@@ -26,13 +26,13 @@ func newVault(b *VaultBlock) (*api.Client, error) {
 	if config.Error != nil {
 		return nil, config.Error
 	}
-	config.Address, config.MaxRetries, config.Timeout = b.Address, 0, requestLimit
+	config.MaxRetries, config.Timeout = 0, requestLimit
 	if b.CACert != "" {
 		if err := config.ConfigureTLS(&api.TLSConfig{CACert: b.CACert}); err != nil {
 			return nil, fmt.Errorf("vault: ca_cert: %w", err)
 		}
 	}
-	v, err := api.NewClient(config)
+	v, err := client.NewVault(config, b.Address)
 	if err != nil {
 		return nil, fmt.Errorf("vault: %w", err)
 	}
