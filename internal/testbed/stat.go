@@ -7,18 +7,25 @@ import (
 	"strings"
 )
 
-// parseStat reads pid and parent from /proc/PID/stat: "pid (name) state ppid …", where the name may hold anything.
-func parseStat(stat string) (pid, parent int, ok bool) {
-	end := strings.LastIndexByte(stat, ')')
+// stat is what /proc says of a process.
+type stat struct {
+	pid, parent int
+	ended       bool // and not waited for yet
+}
+
+// parseStat reads /proc/PID/stat: "pid (name) state ppid …", where the name may hold anything.
+func parseStat(text string) (s stat, ok bool) {
+	end := strings.LastIndexByte(text, ')')
 	if end < 0 {
-		return 0, 0, false
+		return stat{}, false
 	}
 	var state string
-	if _, err := fmt.Sscanf(stat, "%d", &pid); err != nil {
-		return 0, 0, false
+	if _, err := fmt.Sscanf(text, "%d", &s.pid); err != nil {
+		return stat{}, false
 	}
-	if _, err := fmt.Sscanf(stat[end+1:], "%s %d", &state, &parent); err != nil {
-		return 0, 0, false
+	if _, err := fmt.Sscanf(text[end+1:], "%s %d", &state, &s.parent); err != nil {
+		return stat{}, false
 	}
-	return pid, parent, true
+	s.ended = state == "Z" || state == "X"
+	return s, true
 }

@@ -13,10 +13,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/hashicorp/vault/api"
+
+	hyvve "github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 )
 
 // Mount is where the engine is enabled.
@@ -33,18 +36,27 @@ type VaultOptions struct {
 	Addr    string // host:port to listen on; a free one if empty
 }
 
+// Server is how to reach a Vault, be it one server or a cluster of them.
+type Server struct {
+	Addr   string      // URL; of a cluster, those of its nodes with commas between them
+	Token  string      // root token
+	Client *api.Client // with the root token
+}
+
 // Vault is a private Vault server.
 type Vault struct {
-	Addr      string // URL
-	Token     string // root token
+	Server
 	LogPath   string
 	AuditPath string
-	Client    *api.Client // with the root token
 
 	bed     *Bed
 	spec    spec
 	process *process
-	unseal  string // key, where durable
+	unseal  string    // key, where durable
+	asked   time.Time // to unseal, since the last start
+	member  bool      // of a cluster
+	joined  bool      // what it was to join
+	leader  string    // of the cluster, to join; empty for the first member
 }
 
 // VaultBinary finds the server: the one that scripts/setup built, or that of PATH.
@@ -60,6 +72,26 @@ func VaultBinary() (string, error) {
 
 // Vault starts a server, unsealed, with the engine enabled at hyvve/.
 func (b *Bed) Vault(ctx context.Context, o VaultOptions) (*Vault, error) {
+	v, err := b.newVault(o.Addr)
+	if err != nil {
+		return nil, err
+	}
+	if o.Durable {
+		err = v.prepareDurable("one")
+	} else {
+		err = v.prepareDev()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := v.Start(ctx); err != nil {
+		return nil, err
+	}
+	return v, v.equip(ctx, o)
+}
+
+// newVault makes a server that has yet to be prepared and started.
+func (b *Bed) newVault(listen string) (*Vault, error) {
 	binary, err := VaultBinary()
 	if err != nil {
 		return nil, err
@@ -67,7 +99,6 @@ func (b *Bed) Vault(ctx context.Context, o VaultOptions) (*Vault, error) {
 	if !exists(Tool("plugins", PluginName)) {
 		return nil, fmt.Errorf("%s is not built; run: make build", Tool("plugins", PluginName))
 	}
-	listen := o.Addr
 	if listen == "" {
 		port, err := FreePort()
 		if err != nil {
@@ -79,7 +110,7 @@ func (b *Bed) Vault(ctx context.Context, o VaultOptions) (*Vault, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &Vault{Addr: "http://" + listen, AuditPath: filepath.Join(home, "audit.log"), bed: b}
+	v := &Vault{Server: Server{Addr: "http://" + listen}, AuditPath: filepath.Join(home, "audit.log"), bed: b}
 	v.spec = spec{
 		name: filepath.Base(home), path: binary, dir: home, stopSignal: syscall.SIGTERM, dieSignal: syscall.SIGKILL,
 		env: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home},
@@ -88,28 +119,21 @@ func (b *Bed) Vault(ctx context.Context, o VaultOptions) (*Vault, error) {
 		return nil, err
 	}
 	b.say("starting Vault on %s", listen)
-	if o.Durable {
-		err = v.prepareDurable(home, listen)
-	} else {
-		err = v.prepareDev(listen)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := v.Start(ctx); err != nil {
-		return nil, err
-	}
-	return v, v.equip(ctx, o)
+	return v, nil
 }
 
-// client takes nothing from the environment but what it is told.
+// listen is the host:port of the server.
+func (v *Vault) listen() string { return strings.TrimPrefix(v.Addr, "http://") }
+
+// client makes one of an address, or of several with commas between them. It takes nothing from the environment but what
+// it is told.
 func client(addr string) (*api.Client, error) {
 	config := api.DefaultConfig()
 	if config.Error != nil {
 		return nil, config.Error
 	}
-	config.Address, config.MaxRetries = addr, 0
-	c, err := api.NewClient(config)
+	config.MaxRetries = 0
+	c, err := hyvve.NewVault(config, addr)
 	if err != nil {
 		return nil, fmt.Errorf("making a Vault client: %w", err)
 	}
@@ -120,32 +144,39 @@ func client(addr string) (*api.Client, error) {
 
 // prepareDev sets up the dev server with the repository's vault-dev.hcl. The root token goes by the environment, which
 // other users cannot read.
-func (v *Vault) prepareDev(listen string) error {
+func (v *Vault) prepareDev() error {
 	v.Token = "dev-" + randomHex(16)
 	v.Client.SetToken(v.Token)
 	v.spec.env = append(v.spec.env, "VAULT_DEV_ROOT_TOKEN_ID="+v.Token)
 	v.spec.args = []string{
-		"server", "-dev", "-dev-no-store-token", "-dev-listen-address=" + listen,
+		"server", "-dev", "-dev-no-store-token", "-dev-listen-address=" + v.listen(),
 		"-dev-plugin-dir=" + Tool("plugins"), "-config=" + filepath.Join(Repo(), "vault-dev.hcl"),
 	}
 	return nil
 }
 
-func (v *Vault) prepareDurable(home, listen string) error {
+// prepareDurable sets up a server with integrated storage.
+func (v *Vault) prepareDurable(id string) error {
+	home := v.spec.dir
 	data := filepath.Join(home, "data")
 	if err := os.Mkdir(data, 0o700); err != nil {
 		return err
 	}
-	cluster, err := FreePort()
+	port, err := FreePort()
 	if err != nil {
 		return err
 	}
+	peers := fmt.Sprintf("127.0.0.1:%d", port)
 	config := map[string]any{
-		"storage":          map[string]any{"raft": map[string]any{"path": data, "node_id": "one"}},
-		"listener":         map[string]any{"tcp": map[string]any{"address": listen, "tls_disable": true}},
+		"storage": map[string]any{"raft": map[string]any{
+			"path": data, "node_id": id,
+			"performance_multiplier":    "1",                                           // a leader that is gone is noticed soon
+			"autopilot_update_interval": "500ms", "autopilot_reconcile_interval": "1s", // a node that joins votes soon
+		}},
+		"listener":         map[string]any{"tcp": map[string]any{"address": v.listen(), "cluster_address": peers, "tls_disable": true}},
 		"plugin_directory": Tool("plugins"),
 		"api_addr":         v.Addr,
-		"cluster_addr":     fmt.Sprintf("http://127.0.0.1:%d", cluster),
+		"cluster_addr":     "http://" + peers,
 		"disable_mlock":    true,
 		"ui":               false,
 	}
@@ -164,30 +195,49 @@ func (v *Vault) Start(ctx context.Context) error {
 	if v.process, err = v.bed.start(v.spec); err != nil {
 		return err
 	}
-	v.LogPath = v.process.log
-	return v.process.await(ctx, func(ctx context.Context) error {
-		health, err := v.Client.Sys().HealthWithContext(ctx)
-		switch {
-		case err != nil:
+	v.LogPath, v.asked = v.process.log, time.Time{}
+	return v.process.await(ctx, v.ready)
+}
+
+// ready takes the server one step towards serving, and says what is missing.
+func (v *Vault) ready(ctx context.Context) error {
+	health, err := v.Client.Sys().HealthWithContext(ctx)
+	switch {
+	case err != nil:
+		return err
+	case !health.Initialized && v.Token == "":
+		return v.initialize(ctx)
+	case !health.Initialized && !v.joined && v.leader != "":
+		return v.join(ctx)
+	case health.Sealed && v.unseal != "":
+		return v.unsealOnce(ctx)
+	case health.Sealed || health.Standby && !v.member:
+		return errors.New("sealed or standby")
+	}
+	return nil
+}
+
+// join makes the server one of the leader's cluster, once it is unsealed.
+func (v *Vault) join(ctx context.Context) error {
+	if _, err := v.Client.Sys().RaftJoinWithContext(ctx, &api.RaftJoinRequest{LeaderAPIAddr: v.leader}); err != nil {
+		return err
+	}
+	v.joined = true
+	return errors.New("joined, to be unsealed")
+}
+
+// unsealOnce gives the key, and time to use it: a node that joins needs some.
+func (v *Vault) unsealOnce(ctx context.Context) error {
+	if time.Since(v.asked) > 2*time.Second {
+		if _, err := v.Client.Sys().UnsealWithContext(ctx, v.unseal); err != nil {
 			return err
-		case !health.Initialized:
-			return v.initialize(ctx)
-		case health.Sealed && v.unseal != "":
-			if _, err := v.Client.Sys().UnsealWithContext(ctx, v.unseal); err != nil {
-				return err
-			}
-			return errors.New("unsealing")
-		case health.Sealed || health.Standby:
-			return errors.New("sealed or standby")
 		}
-		return nil
-	})
+		v.asked = time.Now()
+	}
+	return errors.New("unsealing")
 }
 
 func (v *Vault) initialize(ctx context.Context) error {
-	if v.unseal != "" || v.Token != "" {
-		return errors.New("not initialized")
-	}
 	init, err := v.Client.Sys().InitWithContext(ctx, &api.InitRequest{SecretShares: 1, SecretThreshold: 1})
 	if err != nil {
 		return err
@@ -246,19 +296,22 @@ func (v *Vault) Kill() { v.process.kill() }
 // Done is closed when the server has ended.
 func (v *Vault) Done() <-chan struct{} { return v.process.done }
 
-// KillPlugin ends the processes of the plugin, and leaves it to Vault to notice. It gives how many there were.
+// KillPlugin ends the processes of the plugin, and leaves it to Vault to notice. It gives how many there were that lived.
 func (v *Vault) KillPlugin() (int, error) {
 	pids, err := children(v.process.cmd.Process.Pid)
 	if err != nil {
 		return 0, err
 	}
+	killed := 0
 	for _, pid := range pids {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
+		if syscall.Kill(pid, syscall.SIGKILL) == nil {
+			killed++
+		}
 	}
-	return len(pids), nil
+	return killed, nil
 }
 
-// children gives the processes whose parent is pid.
+// children gives the living processes whose parent is pid. One that has ended and is not waited for yet is none.
 func children(pid int) ([]int, error) {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
@@ -270,8 +323,8 @@ func children(pid int) ([]int, error) {
 		if err != nil {
 			continue // it has ended meanwhile
 		}
-		if child, parent, ok := parseStat(string(data)); ok && parent == pid {
-			found = append(found, child)
+		if p, ok := parseStat(string(data)); ok && p.parent == pid && !p.ended {
+			found = append(found, p.pid)
 		}
 	}
 	return found, nil
