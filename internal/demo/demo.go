@@ -173,7 +173,7 @@ func Short(text string) string {
 }
 
 func (d *demo) define(ctx context.Context, name string, fields map[string]any) error {
-	_, err := d.world.Vault.Client.Logical().WriteWithContext(ctx, "hyvve/keys/"+name, fields)
+	_, err := d.world.Server.Client.Logical().WriteWithContext(ctx, "hyvve/keys/"+name, fields)
 	if err != nil {
 		return fmt.Errorf("changing %s: %w", name, err)
 	}
@@ -235,7 +235,7 @@ func (d *demo) automatic(ctx context.Context) error {
 func (d *demo) leaseDriven(ctx context.Context) error {
 	d.say("")
 	d.say("2. By lease: a reader without a sidecar holds agno-api-key, whose version lives for 12s from here; better-auth-secret meanwhile")
-	status, err := d.world.Vault.Client.Logical().ReadWithContext(ctx, "hyvve/keys/agno-api-key")
+	status, err := d.world.Server.Client.Logical().ReadWithContext(ctx, "hyvve/keys/agno-api-key")
 	if err != nil {
 		return err
 	}
@@ -251,7 +251,7 @@ func (d *demo) leaseDriven(ctx context.Context) error {
 	if err := d.define(ctx, "agno-api-key", map[string]any{"rotation_period": period}); err != nil {
 		return err
 	}
-	reader, err := d.world.Vault.Client.Logical().ReadWithContext(ctx, "hyvve/creds/agents")
+	reader, err := d.world.Server.Client.Logical().ReadWithContext(ctx, "hyvve/creds/agents")
 	if err != nil {
 		return err
 	}
@@ -273,7 +273,7 @@ func (d *demo) leaseDriven(ctx context.Context) error {
 	if err := d.define(ctx, "agno-api-key", map[string]any{"rotation_period": 0}); err != nil {
 		return err
 	}
-	if _, err := d.world.Vault.Client.Sys().RenewWithContext(ctx, reader.LeaseID, 0); err == nil && r.State != "accepting" {
+	if _, err := d.world.Server.Client.Sys().RenewWithContext(ctx, reader.LeaseID, 0); err == nil && r.State != "accepting" {
 		return errors.New("the reader's lease was renewed although it should hold another bundle")
 	}
 	return d.follow(ctx, r.ID, "done")

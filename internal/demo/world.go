@@ -31,6 +31,7 @@ type Size struct {
 	Instances int // of each workload
 	Seeding   testbed.Seeding
 	Durable   bool          // a Vault that may be killed
+	Cluster   bool          // a cluster of Vaults, any of which may be killed
 	Lease     time.Duration // of bundles; 60s if zero
 }
 
@@ -38,8 +39,10 @@ type Size struct {
 type World struct {
 	Bed      *testbed.Bed
 	Postgres *testbed.Postgres
-	Vault    *testbed.Vault
-	Engine   *client.Client // with the root token
+	Vault    *testbed.Vault   // nil where there is a cluster
+	Cluster  *testbed.Cluster // nil where there is one Vault
+	Server   testbed.Server   // either of them
+	Engine   *client.Client   // with the root token
 	Rows     []testbed.Row
 	Initial  map[string]key.Value // by environment name: the values before any rotation
 
@@ -150,13 +153,13 @@ path "sys/leases/revoke"  { capabilities = ["update"] }
 const auditor = "auditor"
 
 func (w *World) startVault(ctx context.Context, size Size) error {
-	var err error
-	if w.Vault, err = w.Bed.Vault(ctx, testbed.VaultOptions{Audit: true, Durable: size.Durable}); err != nil {
+	err := w.startServer(ctx, size)
+	if err != nil {
 		return err
 	}
-	w.Engine = client.New(w.Vault.Client, testbed.Mount)
-	w.canaries.add(key.NewValue(w.Vault.Token))
-	logical := w.Vault.Client.Logical()
+	w.Engine = client.New(w.Server.Client, testbed.Mount)
+	w.canaries.add(key.NewValue(w.Server.Token))
+	logical := w.Server.Client.Logical()
 	write := func(path string, data map[string]any) {
 		if err == nil {
 			if _, err = logical.WriteWithContext(ctx, path, data); err != nil {
@@ -177,13 +180,27 @@ func (w *World) startVault(ctx context.Context, size Size) error {
 	}
 	write("hyvve/workloads/"+auditor, map[string]any{"verifies": names, "min_instances": 0})
 	if err == nil {
-		err = w.Vault.Client.Sys().EnableAuthWithOptionsWithContext(ctx, "approle", approleMount)
+		err = w.Server.Client.Sys().EnableAuthWithOptionsWithContext(ctx, "approle", approleMount)
 	}
 	for _, workload := range []string{"api", "agents"} {
 		if err == nil {
-			err = w.Vault.Client.Sys().PutPolicyWithContext(ctx, workload, fmt.Sprintf(policy, workload))
+			err = w.Server.Client.Sys().PutPolicyWithContext(ctx, workload, fmt.Sprintf(policy, workload))
 		}
 		write("auth/approle/role/"+workload, map[string]any{"token_policies": workload, "token_ttl": "1h"})
+	}
+	return err
+}
+
+func (w *World) startServer(ctx context.Context, size Size) (err error) {
+	o := testbed.VaultOptions{Audit: true, Durable: size.Durable}
+	if size.Cluster {
+		if w.Cluster, err = w.Bed.Cluster(ctx, o); err == nil {
+			w.Server = w.Cluster.Server
+		}
+		return err
+	}
+	if w.Vault, err = w.Bed.Vault(ctx, o); err == nil {
+		w.Server = w.Vault.Server
 	}
 	return err
 }
@@ -240,7 +257,7 @@ func (w *World) startInstance(ctx context.Context, workload string, n int) error
 }
 
 func (w *World) writeSecrets(ctx context.Context, workload, dir string) error {
-	logical := w.Vault.Client.Logical()
+	logical := w.Server.Client.Logical()
 	role, err := logical.ReadWithContext(ctx, "auth/approle/role/"+workload+"/role-id")
 	if err != nil {
 		return err
@@ -281,7 +298,7 @@ health "http" {
   interval    = "1s"
   expect_etag = true
 }
-`, workload, name, w.Vault.Addr, dir, address)
+`, workload, name, w.Server.Addr, dir, address)
 	if workload == "api" {
 		config += fmt.Sprintf("reencrypt { database_url_file = \"%s/database-url\" }\n", dir)
 	}

@@ -296,9 +296,12 @@ func (v *Vault) Kill() { v.process.kill() }
 // Done is closed when the server has ended.
 func (v *Vault) Done() <-chan struct{} { return v.process.done }
 
+// Plugins gives the numbers of the plugin's processes that live. A standby has none.
+func (v *Vault) Plugins() ([]int, error) { return children(v.process.cmd.Process.Pid) }
+
 // KillPlugin ends the processes of the plugin, and leaves it to Vault to notice. It gives how many there were that lived.
 func (v *Vault) KillPlugin() (int, error) {
-	pids, err := children(v.process.cmd.Process.Pid)
+	pids, err := v.Plugins()
 	if err != nil {
 		return 0, err
 	}
