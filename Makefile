@@ -10,7 +10,7 @@ FUZZTIME ?= 10s
 .PHONY: help
 help: ## Show this text
 	@echo 'hyvve: key rotation that does not finish on hope. Targets:'
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 .PHONY: setup
 setup: ## Install and build what tests and demo run on, where it is missing (the targets below do it themselves)
@@ -44,6 +44,10 @@ test-unit: ## Run the tests that need no server
 .PHONY: test-e2e
 test-e2e: setup build ## Run the scenarios over real Vault and PostgreSQL
 	go test -race -timeout 30m ./internal/e2e/... ./internal/testbed/... ./sidecar/reencrypt/...
+
+.PHONY: test-ha
+test-ha: setup build ## Kill a cluster's leader in each move, and the plugin a hundred times, under load (some minutes)
+	HYVVE_LONG=1 go test -count=1 -v -timeout 30m -run '^(TestHighAvailability|TestPluginKilledAHundredTimes)$$' ./internal/e2e
 
 SEED ?=
 SEEDS ?= 10000
