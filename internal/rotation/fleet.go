@@ -18,6 +18,9 @@ import (
 // leases, and this is for those of which it never knew.
 const leaseSlack = 30 * time.Second
 
+// rereadTime is what a reader without a name has for reading again after its lease was cut short by a version's life.
+const rereadTime = 10 * time.Second
+
 // fleet is the live instances of a workload.
 type fleet struct {
 	ids     []string // sorted

@@ -209,7 +209,8 @@ func (e *Engine) Renew(workloadName, id, epoch string, limit time.Duration) (tim
 // Revoke removes the instance whose newest read opened that lease. The lease of an older read removes nothing. Nor does a
 // lease that has run out for reasons that are not its instance's, which still runs and comes back:
 //
-// It was cut short by a version's life. Such an instance goes when the lease would have ended otherwise.
+// It was cut short by a version's life. Such an instance goes when the lease would have ended otherwise; one without a
+// name comes back as another, if it does, and is given the time to.
 //
 // Or the engine has just started, so that Vault was away, or has another clock now. And it is not known then which read
 // was an instance's newest, until it is heard of. Such an instance goes when it has had the time to come back; one without
@@ -229,6 +230,9 @@ func (e *Engine) Revoke(ctx context.Context, workloadName, id, epoch string) err
 			return false
 		case l.full > now && l.given < l.full && l.given <= now+time.Second: // ran out; revoked by hand it ends before
 			l.gone = l.full
+			if i.Anonymous {
+				l.gone = min(l.full, now+rereadTime)
+			}
 		default:
 			return true
 		}

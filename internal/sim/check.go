@@ -79,14 +79,13 @@ func alive(k key.Key, value string) bool {
 
 // checkGroup: an instance is never given one key of a rotation as changed and another not.
 func (w *world) checkGroup(p *process, held map[string]workload.Held) {
+	if len(w.groups) == 0 {
+		return
+	}
 	load, _ := w.engine.Workload(p.workload)
 	for _, id := range w.running() {
-		view, err := w.engine.View(ctx, id)
-		if err != nil {
-			continue
-		}
-		for _, a := range view.Changes {
-			for _, b := range view.Changes {
+		for _, a := range w.groups[id] {
+			for _, b := range w.groups[id] {
 				if load.Keys[a.Key] != load.Keys[b.Key] || !load.Uses(a.Key) {
 					continue
 				}

@@ -83,6 +83,9 @@ func (w *world) rotate() {
 	}
 	if err == nil {
 		w.stats.Rotations++
+		if len(names) > 1 {
+			w.groups[view.ID] = view.Changes
+		}
 		w.logf("rotate %v: %s", names, view.ID)
 	} else {
 		w.expect(err, "rotate")

@@ -87,6 +87,9 @@ func (p *process) act() {
 
 // pause is how long until the sidecar acts again: soon, and now and then late.
 func (p *process) pause() time.Duration {
+	if p.id == "" && p.reading != nil { // Vault Agent and its like go by their lease alone, and are prompt
+		return max(200*time.Millisecond, min(p.reading.TTL/4, p.w.between(200*time.Millisecond, 2*time.Second)))
+	}
 	if !p.w.calm && p.w.rng.IntN(30) == 0 {
 		return p.w.between(3*time.Second, 10*time.Second)
 	}

@@ -104,8 +104,9 @@ type world struct {
 
 	looked     time.Duration // when settled has looked
 	calm       bool
-	changed    bool            // something that check looks at
-	cut        map[string]bool // keys of which a rotation was told to cut
+	changed    bool                         // something that check looks at
+	groups     map[string][]rotation.Change // of rotations of several keys, by id
+	cut        map[string]bool              // keys of which a rotation was told to cut
 	stats      Stats
 	violations []error
 }

@@ -26,7 +26,7 @@ func newWorld(seed uint64, log io.Writer) *world {
 		seed: seed, log: log, rng: rand.New(rand.NewPCG(seed, 0x68797676)), //nolint:gosec // must repeat, not surprise
 		disk:   &disk{data: map[string][]byte{}},
 		leases: map[leaseID]time.Time{}, leasesAt: map[leaseID]time.Duration{},
-		serverKind: map[string]bool{}, cut: map[string]bool{},
+		serverKind: map[string]bool{}, cut: map[string]bool{}, groups: map[string][]rotation.Change{},
 	}
 	w.server = &server{w: w, valid: map[string]map[string]bool{}}
 	w.db = &database{w: w, rows: map[string][]int{}, phase: map[string]int{}}
