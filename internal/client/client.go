@@ -171,6 +171,9 @@ type Event struct {
 	State string    `json:"state"`
 	Step  string    `json:"step"`
 	Text  string    `json:"text"`
+
+	By     string `json:"by"`
+	Reason string `json:"reason"`
 }
 
 // Rows is the re-encryption of one key.
