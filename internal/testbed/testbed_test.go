@@ -42,7 +42,7 @@ func runParent() error {
 	if _, err := b.Redis(ctx); err != nil {
 		return err
 	}
-	v, err := b.Vault(ctx, VaultOptions{})
+	c, err := b.Cluster(ctx, VaultOptions{})
 	if err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func runParent() error {
 	if _, err := pgx.Connect(ctx, p.AdminURL("postgres")); err != nil {
 		return err
 	}
-	if _, err := v.Client.Logical().Read(Mount + "/status"); err != nil {
+	if _, err := c.Client.Logical().Read(Mount + "/status"); err != nil {
 		return err
 	}
 	fmt.Fprintln(os.Stdout, "READY", b.Dir)
@@ -77,7 +77,7 @@ func TestNothingOutlivesAKilledParent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(family) < 6 { // vault, its plugin, redis, postgres and some of its processes
+	if len(family) < 8 { // three of vault, a plugin, redis, postgres and some of its processes
 		t.Errorf("only %d processes run below the parent", len(family))
 	}
 	if err := cmd.Process.Kill(); err != nil {
