@@ -73,7 +73,7 @@ func (w *World) Audit(ctx context.Context) (newest func() map[string]key.Value, 
 	}
 	go func() {
 		for ctx.Err() == nil {
-			changed, err := w.Engine.Watch(ctx, auditor, auditor, bundle.Etag, 20*time.Second)
+			changed, err := w.Engine.Watch(ctx, auditor, auditor, bundle.Etag, 5*time.Second)
 			if err == nil && !changed {
 				_, err = w.Engine.Renew(ctx, bundle.LeaseID)
 			}

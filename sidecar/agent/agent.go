@@ -34,7 +34,9 @@ type Reencryptor interface {
 var _ Reencryptor = (*reencrypt.Worker)(nil)
 
 const (
-	watchFor     = 20 * time.Second // one blocking watch
+	// One blocking watch. Vault does not seal, step down or leave off leading before requests that block have ended, and
+	// takes no other until then: this is how long that may take.
+	watchFor     = 5 * time.Second
 	backoffFirst = 200 * time.Millisecond
 	backoffMost  = 15 * time.Second
 	leaveTime    = 3 * time.Second // to say goodbye at the end
