@@ -20,6 +20,10 @@ func (w *world) operate() {
 		w.unblock()
 		return
 	}
+	if w.chance(10) {
+		w.tinker()
+		return
+	}
 	running := w.running()
 	n := w.rng.IntN(20)
 	if n < 9 || len(running) == 0 {
@@ -44,6 +48,29 @@ func (w *world) operate() {
 		_, err = w.engine.Confirm(ctx, id, operator, "")
 	}
 	w.said(err, what+" of "+id)
+}
+
+// tinker changes what may be changed at any time.
+func (w *world) tinker() {
+	switch w.rng.IntN(3) {
+	case 0:
+		load, _ := w.engine.Workload(w.workloads[w.rng.IntN(len(w.workloads))])
+		load.MaxUnavailable, load.MinInstances = []string{"1", "50%", "100%"}[w.rng.IntN(3)], w.rng.IntN(3)
+		w.said(w.engine.PutWorkload(ctx, load, operator), "change of "+load.Name)
+	case 1:
+		k, ok := w.engine.Key(w.keys[w.rng.IntN(len(w.keys))])
+		if !ok {
+			return
+		}
+		d := rotation.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Policy: w.policy()}
+		_, err := w.engine.PutKey(ctx, d, operator)
+		w.said(err, "another policy of "+k.Name)
+	default:
+		c := w.engine.Config()
+		c.LeaseTTL, c.Soak = w.between(leaseTTL/2, 2*leaseTTL), w.between(0, 10*time.Second)
+		c.JournalEntries = 100 + w.rng.IntN(100)
+		w.said(w.engine.PutConfig(ctx, c, operator), "another configuration")
+	}
 }
 
 func (w *world) said(err error, what string) {
