@@ -139,14 +139,14 @@ func (b *backend) longestLease() time.Duration {
 	return b.maxLease
 }
 
-// drop forgets what is in memory and wakes all who wait; the next request reads storage again.
+// drop forgets what is in memory and wakes all who wait; the next request reads storage again, and not before the engine
+// that is dropped has ceased to write.
 func (b *backend) drop() {
 	b.mu.Lock()
-	engine := b.engine
-	b.engine = nil
-	b.mu.Unlock()
-	if engine != nil {
-		engine.Close()
+	defer b.mu.Unlock()
+	if b.engine != nil {
+		b.engine.Close()
+		b.engine = nil
 	}
 }
 

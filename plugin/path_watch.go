@@ -13,8 +13,9 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
-// standardWait is short, because a plugin reload waits for blocked requests (../shared/toolchain.md).
-const standardWait = 20 * time.Second
+// standardWait is short: a reload of the plugin, a seal and a leader that steps down all wait for requests that block, and
+// Vault takes no others meanwhile.
+const standardWait = 5 * time.Second
 
 func (b *backend) pathsWatch() []*framework.Path {
 	return []*framework.Path{{
@@ -23,7 +24,7 @@ func (b *backend) pathsWatch() []*framework.Path {
 			"workload": {Type: framework.TypeString, Required: true, Description: "Name of the workload."},
 			"instance": {Type: framework.TypeString, Required: true, Query: true, Description: "Name of the instance, as in its read of hyvve/creds."},
 			"etag":     {Type: framework.TypeString, Query: true, Description: "The etag that the instance has."},
-			"wait":     {Type: framework.TypeDurationSecond, Query: true, Description: "How long to wait for another one: 20s by default, 60s at most, 0s to ask only."},
+			"wait":     {Type: framework.TypeDurationSecond, Query: true, Description: "How long to wait for another one: 5s by default, 60s at most, 0s to ask only. A leader that steps down, and a seal, wait for it."},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: b.operation(b.watch, "watch", "bundle", "Wait until an instance should hold another bundle."),
@@ -32,7 +33,7 @@ func (b *backend) pathsWatch() []*framework.Path {
 		HelpDescription: strings.TrimSpace(`
 Blocks until there is news.
 
-    vault read hyvve/watch/api instance=api-7f9c etag=… wait=20s
+    vault read hyvve/watch/api instance=api-7f9c etag=… wait=5s
 
 Returns when the instance's etag is no longer the given one, or after wait. changed=true means: read hyvve/creds again.
 An empty etag in the answer means that the instance is not known, because its lease has ended: read hyvve/creds too.

@@ -62,6 +62,7 @@ type Agent struct {
 	written  time.Duration // when files last changed, as reload.Uptime
 	proveBy  time.Time     // until then an unwell workload is one that is still at it
 	good     int           // checks in a row
+	bad      int           // failed ones in a row
 	faults   int           // of rendering and reloading, in a row
 	loaded   string        // etag of the bundle that the workload is known to have loaded
 	healthy  bool

@@ -143,6 +143,7 @@ func (a *Agent) look(ctx context.Context) (verdict bool) {
 			return a.doubt(err)
 		}
 	}
+	a.bad = 0
 	if a.good++; a.good < a.config.Successes && a.config.Checker != nil {
 		return false
 	}
@@ -169,14 +170,20 @@ func (a *Agent) reload(ctx context.Context) error {
 	return nil
 }
 
-// doubt takes it that the workload is not well. Until the deadline after a change that is no verdict.
+// doubt takes it that the workload is not well. Until the deadline after a change that is no verdict, and one bad check
+// of a workload that was well is none either.
 func (a *Agent) doubt(err error) (verdict bool) {
 	a.good = 0
+	a.bad++
 	reason := a.mask(err.Error())
 	if a.loaded == "" && time.Now().Before(a.proveBy) {
 		if !a.healthy {
 			a.reason = reason
 		}
+		return false
+	}
+	if a.loaded != "" && a.healthy && a.bad < a.config.Failures {
+		a.log.Info("a check of the workload failed", "error", reason, "failures", a.bad, "of", a.config.Failures)
 		return false
 	}
 	if a.healthy || a.reason != reason {

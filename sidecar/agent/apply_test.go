@@ -158,6 +158,36 @@ func TestSeveralSuccessesInARow(t *testing.T) {
 	}
 }
 
+// script is a checker that answers well or not as it is written, and not at all well from then on.
+type script struct{ left atomic.Pointer[[]bool] }
+
+func (s *script) Check(context.Context, string) error {
+	left := *s.left.Load()
+	if len(left) == 0 {
+		return errors.New("down")
+	}
+	rest := left[1:]
+	s.left.Store(&rest)
+	if !left[0] {
+		return errors.New("down")
+	}
+	return nil
+}
+
+// Bad answers of a workload that was well are no verdict before there are so many in a row.
+func TestSeveralFailuresInARow(t *testing.T) {
+	check := &script{}
+	check.left.Store(&[]bool{true, false, false, true, false, false, true, false})
+	r := startAgentWith(t, t.TempDir(), nil, func(_ *running, c *Config) {
+		c.Checker, c.Interval, c.Failures = check, time.Millisecond, 3
+	})
+	r.await("first", loaded("etag-1-0"))
+	r.await("illness", unhealthy("down"))
+	if left := len(*check.left.Load()); left > 0 {
+		t.Errorf("ill although %d answers were still to come", left)
+	}
+}
+
 // The workload proves itself by the etag that its file has; when only work changed, that is the older one.
 func TestCheckedAgainstTheEtagOfTheFile(t *testing.T) {
 	check := newChecker()

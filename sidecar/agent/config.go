@@ -95,6 +95,7 @@ type HealthBlock struct {
 	Interval   string `hcl:"interval,optional"`
 	Deadline   string `hcl:"deadline,optional"`
 	Successes  int    `hcl:"successes,optional"`
+	Failures   int    `hcl:"failures,optional"`
 	ExpectEtag bool   `hcl:"expect_etag,optional"`
 }
 
@@ -114,6 +115,7 @@ type Config struct {
 	Checker   health.Checker  // nil: the workload counts as healthy when it has been told to reload
 	Interval  time.Duration   // between health checks
 	Successes int             // good checks in a row that prove a workload well
+	Failures  int             // bad ones in a row that prove it unwell; 0 is 1
 	Deadline  time.Duration   // for the first good check after a reload
 	Stable    time.Duration
 	Poll      time.Duration
@@ -193,12 +195,17 @@ func (f File) Check() (Config, error) {
 			errs = append(errs, err)
 		}
 	}
-	c.Interval, c.Deadline, c.Successes = 2*time.Second, 30*time.Second, 1
+	c.Interval, c.Deadline, c.Successes, c.Failures = 2*time.Second, 30*time.Second, 1, 3
 	if f.Health != nil {
 		c.Interval = duration("health: interval", f.Health.Interval, c.Interval)
 		c.Deadline = duration("health: deadline", f.Health.Deadline, c.Deadline)
 		if c.Successes = max(c.Successes, f.Health.Successes); f.Health.Successes < 0 {
 			fail("health: successes = %d is negative; write how many good checks in a row prove the workload well", f.Health.Successes)
+		}
+		if f.Health.Failures > 0 {
+			c.Failures = f.Health.Failures
+		} else if f.Health.Failures < 0 {
+			fail("health: failures = %d is negative; write how many bad checks in a row prove the workload unwell", f.Health.Failures)
 		}
 		var err error
 		if c.Checker, err = f.Health.checker(duration("health: timeout", f.Health.Timeout, 2*time.Second)); err != nil {

@@ -62,6 +62,7 @@ func TestErrorsSayWhatToWriteInstead(t *testing.T) {
 		"syntax":           {swap(`"api"`, `"api`), nil, []string{"sidecar.hcl:2"}},
 		"workload name":    {swap(`"api"`, `"a/pi"`), nil, []string{"contains a slash"}},
 		"successes":        {swap("expect_etag = true", "successes = -1"), nil, []string{"successes = -1"}},
+		"failures":         {swap("expect_etag = true", "failures = -1"), nil, []string{"failures = -1"}},
 		"no workload":      {swap(`workload = "api"`, ""), nil, []string{"workload is missing"}},
 		"auth":             {swap(`auth "token_file"`, `auth "tokenfile"`), nil, []string{`auth "tokenfile" is not known`, `"token_file"`}},
 		"approle":          {swap(`auth "token_file" { path = "/run/token" }`, `auth "approle" { role_id_file = "/x" }`), nil, []string{"secret_id_file is missing"}},
