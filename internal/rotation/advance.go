@@ -20,8 +20,9 @@ func (e *Engine) advance(ctx context.Context, id string) error {
 		if !ok {
 			return nil
 		}
-		if next, changed := e.further(r); changed {
-			if err := e.save(ctx, next); err != nil {
+		f := e.facts(r)
+		if next, changed := further(r, f); changed {
+			if err := e.move(ctx, next, f); err != nil {
 				return err
 			}
 			continue
@@ -34,9 +35,7 @@ func (e *Engine) advance(ctx context.Context, id string) error {
 }
 
 // further asks Next until nothing changes. What lies between needs no record of its own: nobody has been told of it.
-// turn is held.
-func (e *Engine) further(r Rotation) (Rotation, bool) {
-	f := e.facts(r)
+func further(r Rotation, f Facts) (Rotation, bool) {
 	moved := false
 	for {
 		next, _, changed := Next(r, f)
@@ -45,6 +44,17 @@ func (e *Engine) further(r Rotation) (Rotation, bool) {
 		}
 		r, moved = next, true
 	}
+}
+
+// move saves a rotation that moves on from these facts, or does nothing where they do not hold any more: then the caller
+// gathers them anew. turn is held.
+func (e *Engine) move(ctx context.Context, r Rotation, f Facts) error {
+	lift, ok := e.bar(f)
+	if !ok {
+		return nil
+	}
+	defer lift()
+	return e.save(ctx, r)
 }
 
 // facts gathers what Next may know. turn is held.
@@ -64,7 +74,7 @@ func (e *Engine) factsNow(r Rotation) Facts {
 	for _, name := range slices.Sorted(maps.Keys(e.workloads)) {
 		w := e.workloads[name]
 		if w.Uses(r.KeyNames()...) {
-			f.Workloads = append(f.Workloads, WorkloadFact{w, e.fleets[name].all()})
+			f.Workloads = append(f.Workloads, WorkloadFact{w, e.fleets[name].all(), e.fleets[name].given})
 		}
 	}
 	return f

@@ -28,6 +28,9 @@ type fleet struct {
 	leases  map[string]lease  // by id
 	changed chan struct{}     // closed when some bundle may have changed, then replaced
 	targets map[string]target // what instances should hold, by their positions; until it may have changed
+	given   uint64            // how often an instance was given something else than before
+	barred  chan struct{}     // not nil while nobody may be given anything; closed then
+	moving  []string          // keys of the workload that are being rotated, sorted; nil until somebody asks
 }
 
 // lease is what is known of an instance's newest lease. Times are by Uptime.
@@ -99,7 +102,7 @@ func (e *Engine) ring(keys ...string) {
 	e.lock(func() {
 		for name, f := range e.fleets {
 			if w := e.workloads[name]; len(keys) == 0 || w.Uses(keys...) {
-				clear(f.targets)
+				f.forget()
 				e.rung[name] = true
 			}
 		}
@@ -125,8 +128,52 @@ func (e *Engine) wake() {
 	})
 }
 
-func (f *fleet) wake() {
+// bar keeps instances from being given anything until the function that it gives is called: while a rotation is stored that
+// moves on from these facts. It moves over several places at once where nobody is in the way, and an instance that came
+// meanwhile would hold what is right at none of them. False: one has come since, and the facts have to be gathered anew.
+func (e *Engine) bar(f Facts) (lift func(), ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var barred []*fleet
+	for _, w := range f.Workloads {
+		l := e.fleets[w.Name]
+		if l == nil || l.given != w.given {
+			return nil, false
+		}
+		barred = append(barred, l)
+	}
+	for _, l := range barred {
+		l.barred = make(chan struct{})
+	}
+	return func() {
+		e.lock(func() {
+			for _, l := range barred {
+				close(l.barred)
+				l.barred = nil
+			}
+		})
+	}, true
+}
+
+// enter waits until instances of a workload may be given something. mu is held when it returns.
+func (e *Engine) enter(workloadName string) {
+	e.mu.Lock()
+	for f := e.fleets[workloadName]; f != nil && f.barred != nil; f = e.fleets[workloadName] {
+		barred := f.barred
+		e.mu.Unlock()
+		<-barred
+		e.mu.Lock()
+	}
+}
+
+// forget makes what instances should hold be found out anew.
+func (f *fleet) forget() {
 	clear(f.targets)
+	f.moving = nil
+}
+
+func (f *fleet) wake() {
+	f.forget()
 	close(f.changed)
 	f.changed = make(chan struct{})
 }
@@ -147,11 +194,8 @@ func (e *Engine) target(w workload.Workload, i workload.Instance) target {
 	if i.Anonymous {
 		far.WriteByte('-')
 	} else {
-		for name := range w.Keys {
-			if id := e.rotating[name]; id != "" {
-				far.WriteString(name)
-				far.WriteByte(byte('0' + e.active[id].Position(i.Name())))
-			}
+		for _, name := range e.moving(f, w) {
+			far.WriteByte(byte('0' + e.active[e.rotating[name]].Position(i.Name())))
 		}
 	}
 	t, ok := f.targets[far.String()]
@@ -160,6 +204,20 @@ func (e *Engine) target(w workload.Workload, i workload.Instance) target {
 		f.targets[far.String()] = t
 	}
 	return t
+}
+
+// moving gives the keys of a workload that are being rotated. mu is held.
+func (e *Engine) moving(f *fleet, w workload.Workload) []string {
+	if f.moving == nil {
+		f.moving = []string{}
+		for name := range w.Keys {
+			if e.rotating[name] != "" {
+				f.moving = append(f.moving, name)
+			}
+		}
+		slices.Sort(f.moving)
+	}
+	return f.moving
 }
 
 func (e *Engine) findTarget(w workload.Workload, i workload.Instance) target {

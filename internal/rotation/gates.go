@@ -22,6 +22,8 @@ type Facts struct {
 type WorkloadFact struct {
 	workload.Workload
 	Instances []workload.Instance
+
+	given uint64 // of the fleet, when Instances was taken
 }
 
 // GateResult is a gate's answer. Reason is in plain words, empty where it holds.

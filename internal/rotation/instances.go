@@ -63,7 +63,7 @@ func (e *Engine) Read(ctx context.Context, workloadName, id string, limit time.D
 
 // issue gives an instance what it should hold, in memory, and tells whether it was stored with that already.
 func (e *Engine) issue(i workload.Instance, epoch readNumber, limit time.Duration) (reading Reading, issued workload.Instance, known bool, err error) {
-	e.mu.Lock()
+	e.enter(i.Workload)
 	defer e.mu.Unlock()
 	w, ok := e.workloads[i.Workload]
 	if !ok {
@@ -79,6 +79,7 @@ func (e *Engine) issue(i workload.Instance, epoch readNumber, limit time.Duratio
 	known = f.leases[i.ID].sure && i.Issued.Etag == t.etag && ttl <= i.TTL
 	i.Epoch, i.Seen = epoch.String(), now
 	if !known {
+		f.given++
 		i = i.Given(workload.Holding{Etag: t.etag, At: now, Keys: t.held})
 		i.TTL = ttl
 	}

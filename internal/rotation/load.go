@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -81,7 +83,7 @@ func (e *Engine) loadKeys(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	for name := range e.keys {
+	for _, name := range slices.Sorted(maps.Keys(e.keys)) {
 		e.plan(name, e.opened)
 	}
 	return nil
@@ -134,7 +136,8 @@ func (e *Engine) loadRotations(ctx context.Context) error {
 // catchUp finishes what a crash has interrupted between a rotation's record and the journal, or between its end and its
 // leaving active/. turn is held.
 func (e *Engine) catchUp(ctx context.Context) error {
-	for id, r := range e.active {
+	for _, id := range slices.Sorted(maps.Keys(e.active)) {
+		r := e.active[id]
 		data, err := e.Store.Get(ctx, pathRotations+id)
 		if err != nil {
 			return fmt.Errorf("reading rotation %s: %w", id, err)

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -106,5 +107,68 @@ func follow(ctx context.Context, e *Engine, id string) {
 		_, _ = e.Report(ctx, Report{Workload: "api", Instance: id, Secret: r.Secret, Etag: etag, Healthy: true})
 		_, _ = e.Renew("api", id, r.Epoch, time.Hour)
 		_, _ = e.Watch(ctx, "api", id, etag, time.Second)
+	}
+}
+
+// hooked calls before as a record under a prefix is about to be stored.
+type hooked struct {
+	*memory
+	prefix string
+	before func()
+}
+
+func (s *hooked) Put(ctx context.Context, path string, data []byte) error {
+	if s.before != nil && strings.HasPrefix(path, s.prefix) {
+		s.before()
+	}
+	return s.memory.Put(ctx, path, data)
+}
+
+// A first verifier comes at the very moment in which a rotation that nobody holds back is stored. Whatever it is given, those
+// that present must not be let go before it accepts what they will present.
+func TestNewcomerWhileARotationMoves(t *testing.T) {
+	for at := 1; at <= 4; at++ {
+		h := newHarness(t)
+		h.key("service-token", "token")
+		h.workload(workload.Workload{Name: "api", Keys: map[string]workload.Role{"service-token": {Verifies: true}}})
+		h.workload(workload.Workload{Name: "agents", Keys: map[string]workload.Role{"service-token": {Presents: true}}})
+		h.join("agents", "agents-1")
+		store := &hooked{memory: h.store, prefix: pathActive}
+		h.engine.Close()
+		options := h.engine.Options
+		options.Store = store
+		e, err := Open(t.Context(), options)
+		h.ok(err)
+		h.ok(e.Begin(t.Context()))
+		t.Cleanup(e.Close)
+		h.engine = e
+		h.read(h.readers["agents/agents-1"])
+		came, writes := make(chan Reading, 1), 0
+		store.before = func() {
+			if writes++; writes != at {
+				return
+			}
+			given := make(chan struct{})
+			go func() {
+				defer close(given)
+				r, err := e.Read(t.Context(), "api", "api-1", time.Hour)
+				if err != nil {
+					t.Error(err)
+				}
+				came <- r
+			}()
+			select {
+			case <-given:
+			case <-time.After(50 * time.Millisecond): // it waits until the rotation has moved
+			}
+		}
+		id := h.rotate("service-token")
+		if writes < at {
+			t.Fatalf("only %d writes", writes)
+		}
+		held, view := (<-came).Bundle.Holding.Keys["service-token"], h.view(id)
+		if len(held.Accepts) < 2 && view.State != Accepting && view.State != Planned {
+			t.Errorf("write %d: a verifier that came while the rotation moved to %s accepts %v", at, view.State, held.Accepts)
+		}
 	}
 }

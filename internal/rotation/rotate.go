@@ -93,9 +93,6 @@ func (e *Engine) start(ctx context.Context, request Request) (string, error) {
 		e.lock(func() { e.keys[k.Name] = k })
 	}
 	r.Timeline = []Event{{At: r.Created, State: Planned, Text: fmt.Sprintf("%s: values stored", r.names())}}
-	if next, changed := e.further(r); changed {
-		r = next
-	}
 	return r.ID, e.save(ctx, r)
 }
 
@@ -230,26 +227,26 @@ func (e *Engine) withoutOrphans(k key.Key) key.Key {
 
 // Revert sends a rotation on its way back.
 func (e *Engine) Revert(ctx context.Context, id string, by Actor, reason string) (View, error) {
-	return e.change(ctx, id, func(r Rotation) (Rotation, error) { return Revert(r, e.facts(r), by, reason) })
+	return e.change(ctx, id, func(r Rotation, f Facts) (Rotation, error) { return Revert(r, f, by, reason) })
 }
 
 // Pause lets a rotation stand still.
 func (e *Engine) Pause(ctx context.Context, id string, by Actor, reason string) (View, error) {
-	return e.change(ctx, id, func(r Rotation) (Rotation, error) { return PauseBy(r, e.Now(), by, reason) })
+	return e.change(ctx, id, func(r Rotation, f Facts) (Rotation, error) { return PauseBy(r, f.Now, by, reason) })
 }
 
 // Resume lets a paused rotation go on.
 func (e *Engine) Resume(ctx context.Context, id string, by Actor, reason string) (View, error) {
-	return e.change(ctx, id, func(r Rotation) (Rotation, error) { return Resume(r, e.Now(), by, reason) })
+	return e.change(ctx, id, func(r Rotation, f Facts) (Rotation, error) { return Resume(r, f.Now, by, reason) })
 }
 
 // Confirm lets the old version of a rotation go that waits for somebody's word.
 func (e *Engine) Confirm(ctx context.Context, id string, by Actor, reason string) (View, error) {
-	return e.change(ctx, id, func(r Rotation) (Rotation, error) { return Confirm(r, e.Now(), by, reason) })
+	return e.change(ctx, id, func(r Rotation, f Facts) (Rotation, error) { return Confirm(r, f.Now, by, reason) })
 }
 
 // change does to a rotation what somebody asks for, and moves it on as far as it goes at once.
-func (e *Engine) change(ctx context.Context, id string, do func(Rotation) (Rotation, error)) (View, error) {
+func (e *Engine) change(ctx context.Context, id string, do func(Rotation, Facts) (Rotation, error)) (View, error) {
 	defer e.takeTurn()()
 	if err := e.down(); err != nil {
 		return View{}, err
@@ -258,12 +255,22 @@ func (e *Engine) change(ctx context.Context, id string, do func(Rotation) (Rotat
 	if err != nil {
 		return View{}, err
 	}
-	changed, err := do(r)
-	if err != nil {
-		return View{}, err
-	}
-	if err := e.save(ctx, changed); err != nil {
-		return View{}, err
+	for changed := false; !changed; {
+		f := e.facts(r)
+		next, err := do(r, f)
+		if err != nil {
+			return View{}, err
+		}
+		lift, ok := e.bar(f)
+		if !ok {
+			continue
+		}
+		err = e.save(ctx, next)
+		lift()
+		if err != nil {
+			return View{}, err
+		}
+		changed = true
 	}
 	if err := e.advance(ctx, id); err != nil {
 		e.Observer.Fault("rotation "+id+" could not be moved on", err)

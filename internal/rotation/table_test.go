@@ -136,7 +136,7 @@ func TestEveryPlaceAndFailure(t *testing.T) {
 		late.Deadline = time.Minute
 		_, canRevert := p.revert.row()
 		checkFailure(t, "longer than the deadline", canRevert, late, Facts{Now: now.Add(2 * time.Minute)})
-		checkFailure(t, "is not healthy", p.state == Presenting, at, Facts{Now: now, Workloads: []WorkloadFact{{w, []workload.Instance{ill}}}})
+		checkFailure(t, "is not healthy", p.state == Presenting, at, Facts{Now: now, Workloads: []WorkloadFact{{Workload: w, Instances: []workload.Instance{ill}}}})
 	}
 }
 
@@ -263,6 +263,6 @@ func FuzzDecode(f *testing.F) {
 		}
 		i := workload.Instance{Workload: "w", ID: "i"}
 		w := workload.Workload{Name: "w", MaxUnavailable: "1", Keys: map[string]workload.Role{r.Changes[0].Key: {Presents: true, Verifies: true}}}
-		_, _, _ = Next(r, Facts{Workloads: []WorkloadFact{{w, []workload.Instance{i}}}})
+		_, _, _ = Next(r, Facts{Workloads: []WorkloadFact{{Workload: w, Instances: []workload.Instance{i}}}})
 	})
 }
