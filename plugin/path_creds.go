@@ -111,6 +111,9 @@ func reveal(list []key.Value) []string {
 
 // plain gives work in the types that a response may hold.
 func plain(work []workload.Work) ([]any, error) {
+	if len(work) == 0 {
+		return []any{}, nil
+	}
 	data, err := json.Marshal(work)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"time"
@@ -233,15 +234,32 @@ func (c *Client) Revert(ctx context.Context, id string) (Rotation, error) {
 	return r, err
 }
 
+// read decodes the answer once, and not by way of the maps of Logical().Read: sidecars do little else.
 func (c *Client) read(ctx context.Context, path string, query url.Values, into any) (*api.Secret, error) {
-	secret, err := c.vault.Logical().ReadWithDataWithContext(ctx, c.mount+"/"+path, query)
+	resp, err := c.vault.Logical().ReadRawWithDataWithContext(ctx, c.mount+"/"+path, query)
+	if resp != nil {
+		defer resp.Body.Close() //nolint:errcheck // it has been read to its end
+	}
+	switch {
+	case resp != nil && resp.StatusCode == http.StatusNotFound:
+		return nil, fmt.Errorf("%w: %s/%s is not there; is the engine mounted at %q?", ErrRefused, c.mount, path, c.mount)
+	case err != nil:
+		return nil, classify(err)
+	}
+	text, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return nil, classify(err)
 	}
-	if secret == nil {
-		return nil, fmt.Errorf("%w: %s/%s is not there; is the engine mounted at %q?", ErrRefused, c.mount, path, c.mount)
+	answer := struct {
+		LeaseID       string   `json:"lease_id"`
+		LeaseDuration int      `json:"lease_duration"`
+		Warnings      []string `json:"warnings"`
+		Data          any      `json:"data"`
+	}{Data: into}
+	if err := json.Unmarshal(text, &answer); err != nil {
+		return nil, errForm(err)
 	}
-	return secret, decode(secret.Data, into)
+	return &api.Secret{LeaseID: answer.LeaseID, LeaseDuration: answer.LeaseDuration, Warnings: answer.Warnings}, nil
 }
 
 func (c *Client) write(ctx context.Context, path string, data map[string]any, into any) (*api.Secret, error) {
@@ -255,14 +273,19 @@ func (c *Client) write(ctx context.Context, path string, data map[string]any, in
 	return secret, decode(secret.Data, into)
 }
 
-// decode reads data into a struct. The error of a mismatch may quote a value, so that it is not passed on.
+// errForm stands for the error of a mismatch, which may quote a value, so that it is not passed on.
+func errForm(err error) error {
+	return fmt.Errorf("vault's answer has another form than this release knows (%T)", err)
+}
+
+// decode reads data into a struct.
 func decode(data map[string]any, into any) error {
 	text, err := json.Marshal(data)
 	if err == nil {
 		err = json.Unmarshal(text, into)
 	}
 	if err != nil {
-		return fmt.Errorf("vault's answer has another form than this release knows (%T)", err)
+		return errForm(err)
 	}
 	return nil
 }
