@@ -84,7 +84,11 @@ func (w *World) drawInitial() error {
 		if err != nil {
 			return err
 		}
-		v, err := kd.Generate(random{}, kind.Options(k.Options))
+		generator, ok := kd.(kind.Generator)
+		if !ok {
+			continue // the world has its value from the server
+		}
+		v, err := generator.Generate(random{}, key.Key{Name: k.Name, Options: k.Options}, key.Value{})
 		if err != nil {
 			return fmt.Errorf("%s: %w", k.Name, err)
 		}

@@ -22,9 +22,11 @@ type Field struct {
 	Name        string
 	Default     string
 	Description string
+	Secret      bool // of a connection: kept as a value, never read back
 }
 
-// Kind makes and checks values.
+// Kind checks values. What else a kind can do are the optional interfaces Generator, Renderer, Verifier, Server and
+// Connector.
 type Kind interface {
 	// Name is what a definition says as kind=.
 	Name() string
@@ -34,35 +36,57 @@ type Kind interface {
 	Fields() []Field
 	// Normalize checks options and gives them with their defaults filled in. The error names the option.
 	Normalize(options Options) (Options, error)
-	// Generate draws a new value.
-	Generate(random io.Reader, options Options) (key.Value, error)
 	// Check refuses a value that the platform would refuse; warnings are for what it would only complain of.
 	// Neither ever holds the value.
 	Check(options Options, value key.Value) (warnings []string, err error)
 }
 
-// Change is what a Server is asked about: the key, its old and its new version.
+// Generator is the optional capability of a kind that makes values. Without it, each value comes from an operator.
+type Generator interface {
+	// Generate draws a value for the key that takes the place of from, which is empty for a first version.
+	Generate(random io.Reader, k key.Key, from key.Value) (key.Value, error)
+}
+
+// Renderer is the optional capability of a kind whose values workloads know by further names, such as DIRECT_URL beside
+// DATABASE_URL.
+type Renderer interface {
+	// Names are the further environment names.
+	Names(options Options) []string
+	// Render gives the value under each of them.
+	Render(options Options, value key.Value) (map[string]key.Value, error)
+}
+
+// Change is what a server is asked about: the key, its old and its new version.
 type Change struct {
-	Key  key.Key
-	From key.Version
-	To   key.Version
-	Cut  bool // the key is compromised: Retire ends what still uses From
+	Key        key.Key
+	From       key.Version // without number and value for a first version
+	To         key.Version
+	Connection Connection // where the key's options name one
+	Cut        bool       // the key is compromised: Retire ends what still uses From
+}
+
+// Verifier is the optional capability of a kind that can try a value where it is used.
+type Verifier interface {
+	// Verify logs in with To, or does what comes closest to it.
+	Verify(ctx context.Context, c Change) error
 }
 
 // Server is the optional capability of a kind whose values a server verifies. Every call is idempotent: after a crash
-// the engine makes it again.
+// the engine makes it again. No error holds a value.
 type Server interface {
+	Verifier
 	// Stage makes To valid beside From.
 	Stage(ctx context.Context, c Change) error
-	// Verify logs in with To.
-	Verify(ctx context.Context, c Change) error
 	// InUse counts what still uses From at the server, and says what.
 	InUse(ctx context.Context, c Change) (count int, what string, err error)
 	// Retire makes From invalid.
 	Retire(ctx context.Context, c Change) error
-	// Unstage makes To invalid and From as it was.
+	// Unstage makes To invalid and leaves From as it was. To may never have been staged, or in part.
 	Unstage(ctx context.Context, c Change) error
 }
+
+// OptionConnection is the option of a key that names its connection, where the kind is a Connector.
+const OptionConnection = "connection"
 
 // List is the registered kinds.
 type List []Kind

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
@@ -83,7 +84,7 @@ func (e *Engine) issue(i workload.Instance, epoch readNumber, limit time.Duratio
 		i = i.Given(workload.Holding{Etag: t.etag, At: now, Keys: t.held})
 		i.TTL = ttl
 	}
-	bundle, err := workload.Fill(i.Issued, t.work, func(name string) (key.Key, bool) { k, ok := e.keys[name]; return k, ok })
+	bundle, err := workload.Fill(i.Issued, t.work, source{e})
 	if err != nil {
 		return Reading{}, i, false, fmt.Errorf("bundle of %s: %w", i.Name(), err)
 	}
@@ -98,6 +99,33 @@ func (e *Engine) issue(i workload.Instance, epoch readNumber, limit time.Duratio
 		}
 	}
 	return reading, i, known, nil
+}
+
+// source is the engine as the source of bundles. mu is held.
+type source struct{ e *Engine }
+
+var _ workload.Source = source{}
+
+// Key implements workload.Source.
+func (s source) Key(name string) (key.Key, bool) {
+	k, ok := s.e.keys[name]
+	return k, ok
+}
+
+// Render implements workload.Source.
+func (s source) Render(k key.Key, value key.Value) (map[string]key.Value, error) {
+	names := map[string]key.Value{}
+	if r, ok := s.e.kindOf(k).(kind.Renderer); ok {
+		var err error
+		if names, err = r.Render(k.Options, value); err != nil {
+			return nil, err
+		}
+	}
+	if names == nil {
+		names = map[string]key.Value{}
+	}
+	names[k.Env] = value
+	return names, nil
 }
 
 func checkInstance(id string) error {

@@ -164,6 +164,15 @@ func (e *Engine) DeleteKey(ctx context.Context, name string, by Actor) error {
 	return nil
 }
 
+// kindOf gives a key's kind, nil where this release does not have it.
+func (e *Engine) kindOf(k key.Key) kind.Kind {
+	kd, err := e.Kinds.Get(k.Kind)
+	if err != nil {
+		return nil
+	}
+	return kd
+}
+
 // CheckValue tells whether a value may become a version of the key, and what the platform would complain of.
 func (e *Engine) CheckValue(name string, value key.Value) ([]string, error) {
 	k, err := e.knownKey(name)
@@ -202,7 +211,7 @@ func (e *Engine) First(ctx context.Context, name string, value key.Value, by Act
 	what := "value imported as version 1"
 	if value.Empty() {
 		what = "version 1 made"
-		if value, err = e.generate(k); err != nil {
+		if value, err = e.generate(k, key.Value{}); err != nil {
 			return key.Key{}, nil, err
 		}
 	}
@@ -229,12 +238,13 @@ func (e *Engine) First(ctx context.Context, name string, value key.Value, by Act
 	return k, warnings, e.swapKey(ctx, k)
 }
 
-func (e *Engine) generate(k key.Key) (key.Value, error) {
-	kd, err := e.Kinds.Get(k.Kind)
-	if err != nil {
-		return key.Value{}, err
+// generate makes a value that takes the place of from, which is empty for a first version.
+func (e *Engine) generate(k key.Key, from key.Value) (key.Value, error) {
+	generator, ok := e.kindOf(k).(kind.Generator)
+	if !ok {
+		return key.Value{}, Refusef("key %s is of kind %s, whose values come from elsewhere; give the new one with value=- (it is read from standard input)", k.Name, k.Kind)
 	}
-	value, err := kd.Generate(e.Random, k.Options)
+	value, err := generator.Generate(e.Random, k, from)
 	if err != nil {
 		return key.Value{}, Refusef("key %s: %w", k.Name, err)
 	}

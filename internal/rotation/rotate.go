@@ -175,7 +175,7 @@ func (e *Engine) stage(r Rotation, name string, request Request) (key.Key, Chang
 	value := request.Value
 	if value.Empty() {
 		var err error
-		if value, err = e.generate(k); err != nil {
+		if value, err = e.generate(k, current.Value); err != nil {
 			return key.Key{}, Change{}, err
 		}
 	}

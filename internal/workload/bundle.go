@@ -42,14 +42,22 @@ func EtagOf(sum Summer, workload string, held map[string]Held, work []Work, iden
 	return sum.Sum(parts...)[:32]
 }
 
+// Source is where a bundle's values come from.
+type Source interface {
+	// Key gives a key by its name.
+	Key(name string) (key.Key, bool)
+	// Render gives a value to present under each environment name by which workloads know it.
+	Render(k key.Key, value key.Value) (map[string]key.Value, error)
+}
+
 // Fill makes the bundle of a holding: it looks up the values of the versions held.
-func Fill(holding Holding, work []Work, keys func(name string) (key.Key, bool)) (Bundle, error) {
+func Fill(holding Holding, work []Work, source Source) (Bundle, error) {
 	b := Bundle{
 		Values: map[string]key.Value{}, Accepts: map[string][]key.Value{},
 		Versions: map[string]int{}, AcceptVersions: map[string][]int{}, Work: work, Holding: holding,
 	}
 	for name, held := range holding.Keys {
-		k, ok := keys(name)
+		k, ok := source.Key(name)
 		if !ok {
 			return Bundle{}, fmt.Errorf("key %s is gone", name)
 		}
@@ -76,8 +84,14 @@ func Fill(holding Holding, work []Work, keys func(name string) (key.Key, bool)) 
 		if err != nil {
 			return Bundle{}, err
 		}
-		b.Values[k.Env] = v
-		b.Versions[k.Env] = held.Value
+		rendered, err := source.Render(k, v)
+		if err != nil {
+			return Bundle{}, fmt.Errorf("key %s: version %d: %w", name, held.Value, err)
+		}
+		for env, v := range rendered {
+			b.Values[env] = v
+			b.Versions[env] = held.Value
+		}
 	}
 	return b, nil
 }

@@ -18,7 +18,10 @@ import (
 // Kind makes random strings of a format and checks imported ones against a rule.
 type Kind struct{}
 
-var _ kind.Kind = Kind{}
+var (
+	_ kind.Kind      = Kind{}
+	_ kind.Generator = Kind{}
+)
 
 const (
 	minLength = 16   // bytes or characters; below 128 bits nothing is a secret
@@ -88,9 +91,9 @@ func checkPrefix(prefix string) error {
 	return nil
 }
 
-// Generate implements kind.Kind. A candidate that the platform would refuse or warn about is drawn again.
-func (t Kind) Generate(random io.Reader, options kind.Options) (key.Value, error) {
-	options, err := t.Normalize(options)
+// Generate implements kind.Generator. A candidate that the platform would refuse or warn about is drawn again.
+func (t Kind) Generate(random io.Reader, k key.Key, _ key.Value) (key.Value, error) {
+	options, err := t.Normalize(k.Options)
 	if err != nil {
 		return key.Value{}, err
 	}

@@ -28,7 +28,7 @@ func TestFormats(t *testing.T) {
 	} {
 		seen := map[string]bool{}
 		for range 50 {
-			v, err := Kind{}.Generate(rand.Reader, c.options)
+			v, err := Kind{}.Generate(rand.Reader, key.Key{Options: c.options}, key.Value{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -116,7 +116,7 @@ func TestCandidatesAreDrawnAgain(t *testing.T) {
 	}
 	options := kind.Options{"format": "base64", "length": "48", "rule": "better-auth-secret"}
 	for range 100 { // a strong one may be complained of too
-		v, err := Kind{}.Generate(rand.Reader, options)
+		v, err := Kind{}.Generate(rand.Reader, key.Key{Options: options}, key.Value{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -124,14 +124,14 @@ func TestCandidatesAreDrawnAgain(t *testing.T) {
 			t.Fatalf("a value with %v was given out (%v)", warnings, err)
 		}
 	}
-	v, err := Kind{}.Generate(bytes.NewReader(append(weak, append(strong, bytes.Repeat(strong, 63)...)...)), options)
+	v, err := Kind{}.Generate(bytes.NewReader(append(weak, append(strong, bytes.Repeat(strong, 63)...)...)), key.Key{Options: options}, key.Value{})
 	if err == nil && strings.HasPrefix(v.Reveal(), "AAAA") {
 		t.Error("the weak candidate was given out")
 	}
-	if _, err := (Kind{}).Generate(bytes.NewReader(bytes.Repeat(weak, 100)), options); err == nil || !strings.Contains(err.Error(), "candidates") {
+	if _, err := (Kind{}).Generate(bytes.NewReader(bytes.Repeat(weak, 100)), key.Key{Options: options}, key.Value{}); err == nil || !strings.Contains(err.Error(), "candidates") {
 		t.Errorf("a broken source of randomness: %v", err)
 	}
-	if _, err := (Kind{}).Generate(bytes.NewReader(nil), options); err == nil {
+	if _, err := (Kind{}).Generate(bytes.NewReader(nil), key.Key{Options: options}, key.Value{}); err == nil {
 		t.Error("a source of randomness that ends is not noticed")
 	}
 }

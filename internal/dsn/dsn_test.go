@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dsn
+
+import (
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+)
+
+var schemes = []string{"postgresql", "postgres", "redis", "rediss"}
+
+func TestBytesSurvive(t *testing.T) {
+	const rest = "db.example:6543/my%20db?pgbouncer=true&schema=Caf%C3%A9&connection_limit=5&&pool_timeout=+20&sslmode=require&x=%2f#frag"
+	for _, info := range []string{"app:pass@", "app@", ":pass@", "@", "", "a%40b:p%2Fw%3A%25@", "p@q:r@s@"} {
+		text := "postgresql://" + info + rest
+		u, err := Parse(text, schemes...)
+		if err != nil {
+			t.Fatalf("%s: %v", info, err)
+		}
+		if u.Text().Reveal() != text {
+			t.Errorf("%q is written again as %q", text, u.Text().Reveal())
+		}
+		with := u.With("hyvve_a", key.NewValue("x"))
+		if want := "postgresql://hyvve_a:x@" + rest; with.Text().Reveal() != want {
+			t.Errorf("with other credentials: %q, want %q", with.Text().Reveal(), want)
+		}
+		if want := "postgresql://" + rest; u.Without().Text().Reveal() != want {
+			t.Errorf("without credentials: %q", u.Without().Text().Reveal())
+		}
+		if strings.Contains(u.String(), "pass") {
+			t.Errorf("%q holds the password", u.String())
+		}
+	}
+}
+
+func TestParts(t *testing.T) {
+	u, err := Parse("rediss://default:p%40%3A%2F%25@h1:1,h2:2/7?a=b&c", schemes...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u.User != "default" || u.Password.Reveal() != "p@:/%" || u.Host() != "h1:1,h2:2" || u.Path() != "7" || u.Query().Get("a") != "b" || !u.HasCredentials() {
+		t.Errorf("%s, %s, %q, %q, %v", u, u.User, u.Host(), u.Path(), u.Query())
+	}
+}
+
+// A password of any characters is read by others as it was meant.
+func TestEveryByteIsEncoded(t *testing.T) {
+	all := make([]byte, 0, 255)
+	for c := 1; c < 128; c++ {
+		all = append(all, byte(c))
+	}
+	secret := string(all) + "äß漢😀"
+	u, err := Parse("redis://h:1/0", schemes...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := u.With("ü ser", key.NewValue(secret)).Text().Reveal()
+	standard, err := url.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if password, _ := standard.User.Password(); password != secret || standard.User.Username() != "ü ser" {
+		t.Error("net/url reads something else")
+	}
+	ours, err := Parse(text, schemes...)
+	if err != nil || ours.Password.Reveal() != secret || ours.User != "ü ser" {
+		t.Errorf("we read something else: %v", err)
+	}
+}
+
+func TestBadURLs(t *testing.T) {
+	for text, want := range map[string]string{
+		"mysql://canary:canary@h/d":      "of the form",
+		"canary":                         "of the form",
+		"postgresql://u:canary%zz@h/d":   "percent-encoded",
+		"postgresql://u:can/ary@h/d":     "%2F",
+		"postgresql://u:canary @h/d":     "white space",
+		"postgresql://u:canary@/d":       "no host",
+		"postgresql://u:canary\xff@h/d": "UTF-8",
+	} {
+		_, err := Parse(strings.ReplaceAll(text, "\\xff", "\xff"), schemes...)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "canary") {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
+
+// Whatever is accepted is written again byte for byte.
+func FuzzParse(f *testing.F) {
+	f.Add("postgresql://u:p@h:1/d?x=y")
+	f.Add("rediss://:p%40@h")
+	f.Fuzz(func(t *testing.T, text string) {
+		u, err := Parse(text, schemes...)
+		if err != nil {
+			return
+		}
+		if u.Text().Reveal() != text {
+			t.Errorf("%q became %q", text, u.Text().Reveal())
+		}
+		back, err := Parse(u.With("a b", key.NewValue(":@/")).Text().Reveal(), schemes...)
+		if err != nil || back.User != "a b" || back.Password.Reveal() != ":@/" || back.Rest != u.Rest {
+			t.Errorf("%q with other credentials is read differently: %v", text, err)
+		}
+	})
+}
