@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"time"
@@ -63,6 +64,7 @@ func newBackend(list kind.List) *backend {
 			b.pathsCreds(),
 			b.pathsReport(),
 			b.pathsConfig(),
+			b.pathsConnections(),
 			b.pathsKeys(),
 			b.pathsRotate(),
 			b.pathsRotations(),
@@ -74,7 +76,7 @@ func newBackend(list kind.List) *backend {
 		Secrets:        []*framework.Secret{b.secretBundle()},
 		InitializeFunc: b.initialize,
 		Invalidate:     func(context.Context, string) { b.drop() },
-		Clean:          func(context.Context) { b.drop(); b.observer.close() },
+		Clean:          func(context.Context) { b.drop(); b.closeKinds(); b.observer.close() },
 		// Vault calls it every minute: a plugin process that Vault started again without a request takes up its
 		// rotations by then at the latest.
 		PeriodicFunc: func(ctx context.Context, req *logical.Request) error {
@@ -150,6 +152,17 @@ func (b *backend) drop() {
 	}
 }
 
+// closeKinds ends what kinds have open at servers.
+func (b *backend) closeKinds() {
+	for _, k := range b.kinds {
+		if c, ok := k.(io.Closer); ok {
+			if err := c.Close(); err != nil {
+				b.Logger().Warn("closing a kind's connections", "kind", k.Name(), "error", err)
+			}
+		}
+	}
+}
+
 // handler is an operation on the engine.
 type handler func(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error)
 
@@ -213,6 +226,7 @@ The hyvve engine versions and rotates the keys of the HYVVE platform. A rotation
 is accepted everywhere before anyone presents it, and the old one is retired only on evidence that nobody uses it.
 
   presets/hyvve     all the platform's keys and workloads in one call
+  connections/      administrators' logins at the servers where keys are valid
   keys/             keys and their versions
   workloads/        who loads which keys, and the live instances
   rotate            start a rotation

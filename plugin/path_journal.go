@@ -62,7 +62,7 @@ func (b *backend) readJournal(ctx context.Context, e *rotation.Engine, _ *logica
 	return &logical.Response{Data: map[string]any{
 		"id": d.Get("id").(string), "time": stamp(entry.At), "what": entry.What, "by": entry.By, "entity_id": entry.Entity, "reason": entry.Reason,
 		"rotation": entry.Rotation, "state": string(entry.State), "step": string(entry.Step), "keys": keys,
-		"workload": entry.Workload, "prev": entry.Prev, "hash": entry.Hash,
+		"workload": entry.Workload, "connection": entry.Connection, "prev": entry.Prev, "hash": entry.Hash,
 	}}, nil
 }
 

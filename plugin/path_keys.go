@@ -72,10 +72,7 @@ func (b *backend) keyFields() map[string]*framework.FieldSchema {
 	}
 	for _, k := range b.kinds {
 		for _, f := range k.Fields() {
-			fields[f.Name] = &framework.FieldSchema{
-				Type:        framework.TypeString,
-				Description: fmt.Sprintf("%s (kind %s; default %q)", f.Description, k.Name(), f.Default),
-			}
+			addField(fields, f, k.Name())
 		}
 	}
 	return fields
@@ -206,7 +203,10 @@ func (b *backend) checkFirst(e *rotation.Engine, definition rotation.Definition,
 	if hasValue && generate {
 		return rotation.Refusef("value and generate exclude each other; give the value in use, or generate=true for a new one")
 	}
-	if old, ok := e.Key(definition.Name); ok && len(old.Versions) > 0 {
+	old, _ := e.Key(definition.Name)
+	if _, begun := old.FirstStaged(); begun && hasValue {
+		return rotation.Refusef("key %s has a version 1 that is not valid at its server yet; go on with it by generate=true, or delete the key first", old.Name)
+	} else if len(old.Versions) > 0 && !begun {
 		return rotation.Refusef("key %s has %d versions already; rotate it with: vault write hyvve/rotate key=%s", old.Name, len(old.Versions), old.Name)
 	}
 	if !hasValue {

@@ -121,6 +121,32 @@ func (k Key) WithFirst(v Version) (Key, error) {
 	return k, nil
 }
 
+// WithFirstStaged gives the key with v as its version 1, staged: a server has to learn of it before it is current.
+func (k Key) WithFirstStaged(v Version) (Key, error) {
+	k, err := k.WithFirst(v)
+	if err == nil {
+		k.Versions[0].State = Staged
+	}
+	return k, err
+}
+
+// FirstStaged gives the version that is staged to be the first, if there is one.
+func (k Key) FirstStaged() (Version, bool) {
+	if len(k.Versions) == 1 && k.Versions[0].State == Staged {
+		return k.Versions[0], true
+	}
+	return Version{}, false
+}
+
+// FirstPromoted gives the key with the version that was staged to be the first as its current one.
+func (k Key) FirstPromoted() Key {
+	if _, ok := k.FirstStaged(); ok {
+		k.Versions = slices.Clone(k.Versions)
+		k.Versions[0].State = Current
+	}
+	return k
+}
+
 // WithStaged gives the key with v as a staged version. Doing it again with the same number changes nothing.
 func (k Key) WithStaged(v Version) (Key, error) {
 	if _, ok := k.Version(v.Number); ok {

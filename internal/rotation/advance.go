@@ -4,6 +4,7 @@ package rotation
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -159,17 +160,22 @@ func (e *Engine) act(ctx context.Context, r Rotation) (bool, error) {
 	}
 	e.busy[r.ID] = true
 	e.Background(func() {
-		ctx, cancel := context.WithTimeout(e.ctx, actionDeadline)
-		defer cancel()
-		var err error
-		for _, call := range calls {
-			if err = call(ctx); err != nil {
-				break
-			}
-		}
-		e.take(r, err)
+		e.take(r, e.callAll(calls))
 	})
 	return false, nil
+}
+
+// callAll makes the calls of several keys one after the other, each in time.
+func (e *Engine) callAll(calls []func(context.Context) error) error {
+	for _, call := range calls {
+		ctx, cancel := context.WithTimeout(e.ctx, actionDeadline)
+		err := call(ctx)
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // take records how an action in the background went.
@@ -204,16 +210,25 @@ func (e *Engine) serverCalls(r Rotation) ([]func(context.Context) error, error) 
 		if err != nil {
 			return nil, err
 		}
-		server, ok := kd.(kind.Server)
+		verifier, ok := kd.(kind.Verifier)
 		if !ok || r.at().action == actPromote {
 			continue
+		}
+		connection, err := e.connectionOf(k)
+		if err != nil {
+			return nil, err
 		}
 		from, _ := k.Version(c.From)
 		to, _ := k.Version(c.To)
 		if r.at().action == actRetire && from.State == key.Destroyed || r.at().action == actUnstage && to.State == key.Aborted {
 			continue // the server has done it: only the rotation's record of it was lost, and the value is gone
 		}
-		calls = append(calls, serverCall(server, r.at().action, kind.Change{Key: k, From: from, To: to, Cut: r.Compromised}))
+		change := kind.Change{Key: k, From: from, To: to, Connection: connection, Cut: r.Compromised}
+		if server, ok := kd.(kind.Server); ok {
+			calls = append(calls, serverCall(server, r.at().action, change))
+		} else if r.at().action == actStage {
+			calls = append(calls, func(ctx context.Context) error { return verifier.Verify(ctx, change) })
+		}
 	}
 	return calls, nil
 }
@@ -227,19 +242,31 @@ func serverCall(server kind.Server, what action, c kind.Change) func(context.Con
 			}
 			return server.Verify(ctx, c)
 		case actInUse:
-			count, use, err := server.InUse(ctx, c)
-			if err == nil && count > 0 {
-				err = fmt.Errorf("%s: version %d is in use: %s", c.Key.Env, c.From.Number, use)
-			}
-			return err
+			return unused(ctx, server, c)
 		case actRetire:
 			return server.Retire(ctx, c)
 		case actUnstage:
+			if !c.Cut { // whoever presented the new version has gone back; what it has still open at the server may not have
+				back := c
+				back.From, back.To = c.To, c.From
+				if err := unused(ctx, server, back); err != nil {
+					return err
+				}
+			}
 			return server.Unstage(ctx, c)
 		case noAction, actPromote:
 		}
 		return nil
 	}
+}
+
+// unused gives an error while the server says that From is in use.
+func unused(ctx context.Context, server kind.Server, c kind.Change) error {
+	count, use, err := server.InUse(ctx, c)
+	if err == nil && count > 0 {
+		err = inUse{fmt.Sprintf("%s: version %d is in use: %s", c.Key.Env, c.From.Number, use)}
+	}
+	return err
 }
 
 // record writes the action's result into the keys, then into the rotation: killed in between, the action is done again
@@ -278,7 +305,10 @@ func (e *Engine) acted(ctx context.Context, r Rotation, fault error) error {
 	r.RetryAt = never
 	if fault != nil {
 		r.Attempts++
-		r.Fault, r.RetryAt = fault.Error(), e.Now().Add(backoff(r.Attempts))
+		if use := (inUse{}); errors.As(fault, &use) { // waiting mends that
+			r.Attempts = min(r.Attempts, orphanAfter-1)
+		}
+		r.Fault, r.RetryAt = fault.Error(), e.Now().Add(retryAfter(r.Attempts, fault))
 	}
 	return e.save(ctx, r)
 }

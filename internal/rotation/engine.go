@@ -35,24 +35,25 @@ type Observer interface {
 
 // Where records are. A rotation is under active/ until it ends and under rotations/ from then on.
 const (
-	pathSecret     = "mount/secret"
-	pathConfig     = "mount/config"
-	pathLives      = "mount/lives"
-	pathAnchor     = "mount/journal"
-	pathKeys       = "keys/"
-	pathWorkloads  = "workloads/"
-	pathInstances  = "instances/"
-	pathActive     = "active/"
-	pathRotations  = "rotations/"
-	pathJournal    = "journal/"
-	secretBytes    = 32
-	tickEvery      = time.Second // the longest that a due time is overslept
-	actionDeadline = time.Minute // for one call to a server
-	returnTime     = time.Minute // for instances to come back to an engine that has just started: their back-off is at most 15 s
+	pathSecret      = "mount/secret"
+	pathConfig      = "mount/config"
+	pathLives       = "mount/lives"
+	pathAnchor      = "mount/journal"
+	pathKeys        = "keys/"
+	pathWorkloads   = "workloads/"
+	pathConnections = "connections/"
+	pathInstances   = "instances/"
+	pathActive      = "active/"
+	pathRotations   = "rotations/"
+	pathJournal     = "journal/"
+	secretBytes     = 32
+	tickEvery       = time.Second // the longest that a due time is overslept
+	actionDeadline  = time.Minute // for one call to a server
+	returnTime      = time.Minute // for instances to come back to an engine that has just started: their back-off is at most 15 s
 )
 
 // SealWrapped are the prefixes whose records hold values, or secrets that protect evidence.
-func SealWrapped() []string { return []string{"mount/", pathKeys, pathInstances} }
+func SealWrapped() []string { return []string{"mount/", pathKeys, pathInstances, pathConnections} }
 
 // Options make an Engine.
 type Options struct {
@@ -80,19 +81,20 @@ type Engine struct {
 	Options
 	fingerprints key.Fingerprinter
 
-	turn      sync.Mutex
-	mu        sync.Mutex
-	config    Config
-	keys      map[string]key.Key
-	workloads map[string]workload.Workload
-	active    map[string]Rotation // by id
-	rotating  map[string]string   // ids, by key name
-	starts    map[string]startFault
-	agenda    agenda
-	progress  map[string]workload.WorkReport // by Work.ID; mu alone
-	fleets    map[string]*fleet              // by workload; mu alone
-	ended     chan struct{}                  // closed when any rotation may look different, then replaced; mu alone
-	closed    bool
+	turn        sync.Mutex
+	mu          sync.Mutex
+	config      Config
+	keys        map[string]key.Key
+	workloads   map[string]workload.Workload
+	connections map[string]kind.Connection
+	active      map[string]Rotation // by id
+	rotating    map[string]string   // ids, by key name
+	starts      map[string]startFault
+	agenda      agenda
+	progress    map[string]workload.WorkReport // by Work.ID; mu alone
+	fleets      map[string]*fleet              // by workload; mu alone
+	ended       chan struct{}                  // closed when any rotation may look different, then replaced; mu alone
+	closed      bool
 
 	rung map[string]bool // workloads whose watchers are woken when turn ends; mu alone
 
@@ -120,22 +122,23 @@ type Engine struct {
 // first Open makes its secret.
 func Open(ctx context.Context, o Options) (*Engine, error) {
 	e := &Engine{
-		Options:   o,
-		config:    DefaultConfig(),
-		keys:      map[string]key.Key{},
-		workloads: map[string]workload.Workload{},
-		active:    map[string]Rotation{},
-		rotating:  map[string]string{},
-		starts:    map[string]startFault{},
-		agenda:    agenda{times: map[string]time.Time{}},
-		progress:  map[string]workload.WorkReport{},
-		fleets:    map[string]*fleet{},
-		ended:     make(chan struct{}),
-		rung:      map[string]bool{},
-		busy:      map[string]bool{},
-		grown:     true,
-		kick:      make(chan struct{}, 1),
-		opened:    o.Now(),
+		Options:     o,
+		config:      DefaultConfig(),
+		keys:        map[string]key.Key{},
+		workloads:   map[string]workload.Workload{},
+		connections: map[string]kind.Connection{},
+		active:      map[string]Rotation{},
+		rotating:    map[string]string{},
+		starts:      map[string]startFault{},
+		agenda:      agenda{times: map[string]time.Time{}},
+		progress:    map[string]workload.WorkReport{},
+		fleets:      map[string]*fleet{},
+		ended:       make(chan struct{}),
+		rung:        map[string]bool{},
+		busy:        map[string]bool{},
+		grown:       true,
+		kick:        make(chan struct{}, 1),
+		opened:      o.Now(),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	if e.Background == nil {

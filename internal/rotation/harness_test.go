@@ -170,6 +170,7 @@ type harness struct {
 	store   *memory
 	clock   *clock
 	server  *server
+	kinds   kind.List // further ones
 	engine  *Engine
 	readers map[string]*reader
 	calls   []func() // to servers, under way
@@ -206,7 +207,7 @@ func (h *harness) open() {
 	h.store.mu.Unlock()
 	h.calls = nil
 	e, err := Open(h.t.Context(), Options{
-		Store: h.store, Kinds: kind.List{token.Kind{}, h.server}, Observer: quiet{}, Now: h.clock.Now, Random: rand.Reader,
+		Store: h.store, Kinds: append(kind.List{token.Kind{}, h.server}, h.kinds...), Observer: quiet{}, Now: h.clock.Now, Random: rand.Reader,
 		Uptime: h.clock.uptime, Background: func(call func()) { h.calls = append(h.calls, call) },
 	})
 	if err != nil {

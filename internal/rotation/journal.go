@@ -25,8 +25,11 @@ type Entry struct {
 	Step     Step       `json:"step,omitempty"`
 	Keys     []EntryKey `json:"keys,omitempty"`
 	Workload string     `json:"workload,omitempty"`
-	Prev     string     `json:"prev"` // hash of the entry before
-	Hash     string     `json:"hash"` // of this one without Hash, keyed with the mount's secret
+
+	Connection string `json:"connection,omitempty"`
+
+	Prev string `json:"prev"` // hash of the entry before
+	Hash string `json:"hash"` // of this one without Hash, keyed with the mount's secret
 }
 
 // EntryKey is a key in an entry.

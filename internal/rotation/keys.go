@@ -50,6 +50,9 @@ func (e *Engine) check(d Definition) (key.Key, error) {
 	if err := checkPolicy(d.Policy, e.Now()); err != nil {
 		return key.Key{}, Refusef("key %s: %w", d.Name, err)
 	}
+	if _, ok := kd.(kind.Generator); !ok && (d.Policy.Period > 0 || d.Policy.Schedule != "") {
+		return key.Key{}, Refusef("key %s: values of kind %s come from elsewhere, so that it cannot rotate by itself; leave out rotation_period and rotation_schedule", d.Name, d.Kind)
+	}
 	return key.Key{
 		Name: d.Name, Env: d.Env, Kind: d.Kind, Options: options, Protects: d.Protects, Policy: d.Policy,
 		Created: e.Now().UTC(),
@@ -85,15 +88,44 @@ func (e *Engine) PutKey(ctx context.Context, d Definition, by Actor) (key.Key, e
 		}
 		k.Versions, k.Created = old.Versions, old.Created
 	}
-	for _, other := range e.keys {
-		if other.Env == k.Env && other.Name != k.Name {
-			return key.Key{}, Refusef("env %s is that of key %s already; give key %s another one", k.Env, other.Name, k.Name)
-		}
+	if err := e.checkNames(k); err != nil {
+		return key.Key{}, err
+	}
+	if _, err := e.connectionOf(k); err != nil {
+		return key.Key{}, Refusef("%w", err)
 	}
 	if err := e.journal(ctx, Entry{What: what, By: by.Name, Entity: by.Entity, Keys: []EntryKey{{Key: k.Name}}}); err != nil {
 		return key.Key{}, err
 	}
 	return k, e.swapKey(ctx, k)
+}
+
+// names are the environment names under which workloads know a key, its own first.
+func (e *Engine) names(k key.Key) []string {
+	names := []string{k.Env}
+	if r, ok := e.kindOf(k).(kind.Renderer); ok {
+		names = append(names, r.Names(k.Options)...)
+	}
+	return names
+}
+
+// checkNames refuses names that another key has, and those that are none. turn is held.
+func (e *Engine) checkNames(k key.Key) error {
+	own := e.names(k)
+	for n, name := range own {
+		if err := key.ValidateEnv(name); err != nil {
+			return Refusef("key %s: %w", k.Name, err)
+		}
+		if slices.Contains(own[:n], name) {
+			return Refusef("key %s has the name %s twice", k.Name, name)
+		}
+		for _, other := range e.keys {
+			if other.Name != k.Name && slices.Contains(e.names(other), name) {
+				return Refusef("env %s is that of key %s already; give key %s another one", name, other.Name, k.Name)
+			}
+		}
+	}
+	return nil
 }
 
 // mayChange refuses what versions or a running rotation rely on. turn is held.
@@ -200,42 +232,6 @@ func (e *Engine) knownKey(name string) (key.Key, error) {
 
 func unknownKey(name string) error {
 	return Refusef("key %q is not known; list the keys with: vault list hyvve/keys", name)
-}
-
-// First gives a key without versions its version 1: the value if there is one, otherwise one that its kind makes.
-func (e *Engine) First(ctx context.Context, name string, value key.Value, by Actor) (key.Key, []string, error) {
-	k, err := e.knownKey(name)
-	if err != nil {
-		return key.Key{}, nil, err
-	}
-	what := "value imported as version 1"
-	if value.Empty() {
-		what = "version 1 made"
-		if value, err = e.generate(k, key.Value{}); err != nil {
-			return key.Key{}, nil, err
-		}
-	}
-	warnings, err := e.CheckValue(name, value)
-	if err != nil {
-		return key.Key{}, nil, err
-	}
-	defer e.takeTurn()()
-	k, ok := e.keys[name]
-	if !ok {
-		return key.Key{}, nil, unknownKey(name)
-	}
-	first := key.Version{
-		Value: value, Created: e.Now().UTC(), CreatedBy: by.String(), Fingerprint: e.fingerprints.Of(name, value),
-	}
-	k, err = k.WithFirst(first)
-	if err != nil {
-		return key.Key{}, nil, Refusef("%w; rotate it with: vault write hyvve/rotate key=%s", err, name)
-	}
-	entry := Entry{What: what, By: by.Name, Entity: by.Entity, Keys: []EntryKey{{Key: name, To: 1, Fingerprint: first.Fingerprint}}}
-	if err := e.journal(ctx, entry); err != nil {
-		return key.Key{}, nil, err
-	}
-	return k, warnings, e.swapKey(ctx, k)
 }
 
 // generate makes a value that takes the place of from, which is empty for a first version.

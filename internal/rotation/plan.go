@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
@@ -116,6 +117,7 @@ type Plan struct {
 	Rows     []Rows
 	Gaps     []Gap
 	Blockers []string      // what would hold it back now
+	Notes    []string      // what an operator should know of the evidence that there can be
 	Expected time.Duration // of the whole; 0: not known
 	History  int           // how many earlier rotations that goes by
 }
@@ -145,6 +147,7 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 	}
 	p := Plan{Rotation: r, History: len(past), Gaps: e.gaps(r), Blockers: blockers(r, f)}
 	p.walk(f, past)
+	p.Notes = e.notes(r)
 	for _, c := range r.Changes {
 		if len(c.Protects) > 0 {
 			p.Rows = append(p.Rows, rowsOf(c, past))
@@ -154,6 +157,23 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 		p.Gaps[n].Expected = median(durations(past, Presenting, StepSwitch))
 	}
 	return p, warnings, nil
+}
+
+// notes say what the evidence rests on where no server gives any, and what was found of the servers. turn is held.
+func (e *Engine) notes(r Rotation) []string {
+	var all []string
+	for _, c := range r.Changes {
+		k := e.keys[c.Key]
+		if _, ok := e.kindOf(k).(kind.Server); !ok {
+			all = append(all, fmt.Sprintf("%s: no server says whether the old value is in use; that it is not rests on leases and reports", c.Env))
+		}
+		if connection, err := e.connectionOf(k); err == nil {
+			for _, note := range connection.Notes {
+				all = append(all, fmt.Sprintf("%s: connection %s: %s", c.Env, connection.Name, note))
+			}
+		}
+	}
+	return all
 }
 
 // walk goes through the places as if every gate opened.

@@ -25,7 +25,7 @@ func (s *server) Name() string { return "server" }
 
 func (s *server) call(what string, c kind.Change, do func()) error {
 	n := s.w.node
-	if c.From.Value.Empty() || c.To.Value.Empty() {
+	if c.From.Value.Empty() && c.From.Number > 0 || c.To.Value.Empty() {
 		s.w.violate("key %s: %s is called without values", c.Key.Name, what)
 	}
 	if n.dead {

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"context"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// First gives a key without versions its version 1: the value if there is one, otherwise one that its kind makes. A value
+// that a server verifies is tried there; one that is made is stored as staged before the server hears of it, so that a
+// repetition goes on with the same one after a crash.
+func (e *Engine) First(ctx context.Context, name string, value key.Value, by Actor) (key.Key, []string, error) {
+	k, err := e.knownKey(name)
+	if err != nil {
+		return key.Key{}, nil, err
+	}
+	if value.Empty() {
+		return e.makeFirst(ctx, k, by)
+	}
+	warnings, err := e.CheckValue(name, value)
+	if err != nil {
+		return key.Key{}, nil, err
+	}
+	v := e.firstVersion(name, value, by)
+	v.Number = 1
+	if err := e.atServer(ctx, k, v, false); err != nil {
+		return key.Key{}, nil, Refusef("key %s: the value is not taken where it is used: %w; nothing was stored", name, err)
+	}
+	defer e.takeTurn()()
+	k, err = e.storeFirst(ctx, name, "value imported as version 1", by, func(k key.Key) (key.Key, error) { return k.WithFirst(v) })
+	return k, warnings, err
+}
+
+// makeFirst makes version 1.
+func (e *Engine) makeFirst(ctx context.Context, k key.Key, by Actor) (key.Key, []string, error) {
+	name := k.Name
+	v, staged := k.FirstStaged()
+	if !staged {
+		value, err := e.generate(k, key.Value{})
+		if err != nil {
+			return key.Key{}, nil, err
+		}
+		v = e.firstVersion(name, value, by)
+		if _, ok := e.kindOf(k).(kind.Server); !ok {
+			defer e.takeTurn()()
+			k, err = e.storeFirst(ctx, name, "version 1 made", by, func(k key.Key) (key.Key, error) { return k.WithFirst(v) })
+			return k, nil, err
+		}
+		if k, err = e.stageFirst(ctx, name, v, by); err != nil {
+			return key.Key{}, nil, err
+		}
+		v, _ = k.FirstStaged()
+	}
+	if err := e.atServer(ctx, k, v, true); err != nil {
+		return key.Key{}, nil, Refusef("key %s: version 1 is stored but not valid at its server yet: %w; when that is mended go on with: vault write hyvve/keys/%s generate=true", name, err, name)
+	}
+	defer e.takeTurn()()
+	k, err := e.storeFirst(ctx, name, "version 1 made", by, func(k key.Key) (key.Key, error) {
+		if now, ok := k.FirstStaged(); !ok || !now.Value.Equal(v.Value) {
+			return k, Refusef("key %s was given a version by somebody else meanwhile; look at it with: vault read hyvve/keys/%s", name, name)
+		}
+		return k.FirstPromoted(), nil
+	})
+	return k, nil, err
+}
+
+func (e *Engine) stageFirst(ctx context.Context, name string, v key.Version, by Actor) (key.Key, error) {
+	defer e.takeTurn()()
+	return e.storeFirst(ctx, name, "version 1 drawn", by, func(k key.Key) (key.Key, error) { return k.WithFirstStaged(v) })
+}
+
+func (e *Engine) firstVersion(name string, value key.Value, by Actor) key.Version {
+	return key.Version{Value: value, Created: e.Now().UTC(), CreatedBy: by.String(), Fingerprint: e.fingerprints.Of(name, value)}
+}
+
+// storeFirst changes a key, with an entry in the journal. turn is held.
+func (e *Engine) storeFirst(ctx context.Context, name, what string, by Actor, change func(key.Key) (key.Key, error)) (key.Key, error) {
+	k, ok := e.keys[name]
+	if !ok {
+		return key.Key{}, unknownKey(name)
+	}
+	k, err := change(k)
+	if err != nil {
+		return key.Key{}, Refusef("%w; rotate it with: vault write hyvve/rotate key=%s", err, name)
+	}
+	entry := Entry{What: what, By: by.Name, Entity: by.Entity, Keys: []EntryKey{{Key: name, To: 1, Fingerprint: k.Versions[0].Fingerprint}}}
+	if err := e.journal(ctx, entry); err != nil {
+		return key.Key{}, err
+	}
+	return k, e.swapKey(ctx, k)
+}
+
+// atServer makes a first version valid where its kind has a server, if that is asked for, and tries it where the kind can.
+// No lock is held meanwhile.
+func (e *Engine) atServer(ctx context.Context, k key.Key, v key.Version, stage bool) error {
+	verifier, ok := e.kindOf(k).(kind.Verifier)
+	if !ok {
+		return nil
+	}
+	c := kind.Change{Key: k, To: v}
+	var err error
+	e.lock(func() { c.Connection, err = e.connectionOf(k) })
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, actionDeadline)
+	defer cancel()
+	if server, ok := verifier.(kind.Server); ok && stage {
+		if err := server.Stage(ctx, c); err != nil {
+			return err
+		}
+	}
+	return verifier.Verify(ctx, c)
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+)
+
+func (b *backend) pathsConnections() []*framework.Path {
+	name := &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "Name of the connection: lower-case letters, digits, '-', '_' and '.'."}
+	return []*framework.Path{
+		{
+			Pattern: "connections/?$",
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ListOperation: b.operation(b.listConnections, "list", "connections", "List the connections."),
+			},
+			HelpSynopsis:    "List the connections.",
+			HelpDescription: "A connection is an administrator's login at a server where keys are valid.",
+		},
+		{
+			Pattern: "connections/(?P<name>[^/]+)/rotate-root",
+			Fields:  map[string]*framework.FieldSchema{"name": name},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.UpdateOperation: b.operation(b.rotateRoot, "rotate", "connection-root", "Give the administrator a password that only this mount knows."),
+			},
+			HelpSynopsis: "Give the administrator a password that only this mount knows.",
+			HelpDescription: strings.TrimSpace(`
+The new password is stored before the server hears of it, and tried before the old one is forgotten. If anything fails in
+between, both are known and tried; write it again to finish. Nobody can read the new password.
+
+    vault write -f hyvve/connections/NAME/rotate-root
+`),
+		},
+		{
+			Pattern:        "connections/(?P<name>.+)",
+			Fields:         b.connectionFields(name),
+			ExistenceCheck: b.exists("name", func(e *rotation.Engine, name string) bool { _, ok := e.Connection(name); return ok }),
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.CreateOperation: b.operation(b.writeConnection, "create", "connection", "Store an administrator's login, when it has been tried."),
+				logical.UpdateOperation: b.operation(b.writeConnection, "update", "connection", "Change a connection; fields not given stay."),
+				logical.ReadOperation:   b.operation(b.readConnection, "read", "connection", "Read a connection, without passwords and private keys."),
+				logical.DeleteOperation: b.operation(b.deleteConnection, "delete", "connection", "Forget a connection."),
+			},
+			HelpSynopsis:    "Connections: administrators' logins at the servers where keys are valid.",
+			HelpDescription: strings.TrimSpace(b.connectionsHelp()),
+		},
+	}
+}
+
+// connectionFields are those of every kind that has connections.
+func (b *backend) connectionFields(name *framework.FieldSchema) map[string]*framework.FieldSchema {
+	fields := map[string]*framework.FieldSchema{
+		"name": name,
+		"kind": {Type: framework.TypeString, Description: "What kind of server it is: " + strings.Join(connectors(b.kinds), ", ") + "."},
+		"verify_connection": {
+			Type: framework.TypeBool, Default: true, Description: "Log in and look at the administrator's privileges before anything is stored.",
+		},
+	}
+	for _, k := range b.kinds {
+		connector, ok := k.(kind.Connector)
+		if !ok {
+			continue
+		}
+		for _, f := range connector.ConnectionFields() {
+			addField(fields, f, k.Name())
+		}
+	}
+	return fields
+}
+
+// addField adds a kind's field, or what this kind says of one that another kind has too.
+func addField(fields map[string]*framework.FieldSchema, f kind.Field, kindName string) {
+	text := fmt.Sprintf("%s (kind %s; default %q)", f.Description, kindName, f.Default)
+	if there, ok := fields[f.Name]; ok {
+		there.Description += " " + text
+		return
+	}
+	fields[f.Name] = &framework.FieldSchema{Type: framework.TypeString, Description: text}
+	if f.Secret {
+		fields[f.Name].DisplayAttrs = &framework.DisplayAttributes{Sensitive: true}
+	}
+}
+
+func connectors(list kind.List) []string {
+	var names []string
+	for _, name := range list.Names() {
+		if k, err := list.Get(name); err == nil {
+			if _, ok := k.(kind.Connector); ok {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+func (b *backend) connectionsHelp() string {
+	return `
+A connection is an administrator's login at a server where keys are valid: keys of kind ` + strings.Join(connectors(b.kinds), " or ") + ` name one
+in connection=. It is tried when it is written: it can log in, and may do what rotations will ask for. What an operator
+should know of the server stands in notes. Passwords and private keys are never read back; give them on standard input:
+
+    vault write hyvve/connections/main kind=postgres url=postgresql://hyvve_admin@db:5432/postgres password=-
+    vault write -f hyvve/connections/main/rotate-root
+
+Rotations that wait because a server refused its administrator go on as soon as the connection is mended here.
+`
+}
+
+func (b *backend) listConnections(_ context.Context, e *rotation.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	return logical.ListResponse(e.ConnectionNames()), nil
+}
+
+func (b *backend) writeConnection(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	c, err := b.connection(e, d)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := e.PutConnection(ctx, c, d.Get("verify_connection").(bool), caller(req)); err != nil {
+		return nil, err
+	}
+	return b.readConnection(ctx, e, req, d)
+}
+
+// connection is what is stored with what is written over it.
+func (b *backend) connection(e *rotation.Engine, d *framework.FieldData) (kind.Connection, error) {
+	name := d.Get("name").(string)
+	old, exists := e.Connection(name)
+	c := kind.Connection{
+		Name: name, Kind: d.Get("kind").(string), Options: maps.Clone(old.Options), Secrets: maps.Clone(old.Secrets),
+	}
+	if c.Options == nil {
+		c.Options, c.Secrets = kind.Options{}, map[string]key.Value{}
+	}
+	if c.Kind == "" && exists {
+		c.Kind = old.Kind
+	}
+	if c.Kind == "" {
+		return c, rotation.Refusef("kind is empty; use one of: %s", strings.Join(connectors(b.kinds), ", "))
+	}
+	for _, k := range b.kinds {
+		connector, ok := k.(kind.Connector)
+		if !ok {
+			continue
+		}
+		for _, f := range connector.ConnectionFields() {
+			v, given := d.GetOk(f.Name)
+			switch {
+			case !given:
+			case f.Secret:
+				c.Secrets[f.Name] = key.NewValue(v.(string))
+			default:
+				c.Options[f.Name] = v.(string)
+			}
+		}
+	}
+	return c, nil
+}
+
+func (b *backend) readConnection(_ context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	c, ok := e.Connection(d.Get("name").(string))
+	if !ok {
+		return nil, nil
+	}
+	return &logical.Response{Data: connectionData(c)}, nil
+}
+
+func connectionData(c kind.Connection) map[string]any {
+	notes := c.Notes
+	if notes == nil {
+		notes = []string{}
+	}
+	data := map[string]any{
+		"name": c.Name, "kind": c.Kind, "notes": notes, "written_time": stamp(c.Written), "last_root_rotation": stamp(c.Rotated),
+		"root_rotation_unfinished": !c.Next.Empty(),
+	}
+	for name, value := range c.Options {
+		data[name] = value
+	}
+	return data
+}
+
+func (b *backend) deleteConnection(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	return nil, e.DeleteConnection(ctx, d.Get("name").(string), caller(req))
+}
+
+func (b *backend) rotateRoot(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	c, err := e.RotateRoot(ctx, d.Get("name").(string), caller(req))
+	if err != nil {
+		return nil, err
+	}
+	return &logical.Response{Data: connectionData(c)}, nil
+}
