@@ -25,6 +25,8 @@ type Bed struct {
 	Dir string // readable by the servers' user; removed by Close
 	Log io.Writer
 
+	authority authorities
+
 	mu    sync.Mutex
 	parts []*process // in order of their start
 }

@@ -78,12 +78,8 @@ func (b *Bed) Postgres(ctx context.Context) (*Postgres, error) {
 	if err := os.WriteFile(passwordFile, []byte(p.password), 0o600); err != nil {
 		return nil, err
 	}
-	if owner != nil {
-		for _, path := range []string{home, passwordFile} {
-			if err := os.Chown(path, owner.uid, owner.gid); err != nil {
-				return nil, err
-			}
-		}
+	if err := owner.own(home, passwordFile); err != nil {
+		return nil, err
 	}
 	data := filepath.Join(home, "data")
 	b.say("starting PostgreSQL %s on 127.0.0.1:%d", filepath.Base(filepath.Dir(bin)), port)

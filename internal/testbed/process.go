@@ -46,6 +46,7 @@ type spec struct {
 	path       string
 	args       []string
 	env        []string
+	stdin      string // what it reads there
 	dir        string
 	user       *account       // nil: as we are
 	stopSignal syscall.Signal // asks it to end
@@ -74,9 +75,25 @@ func serverAccount() (*account, error) {
 	return nil, errors.New("neither user postgres nor nobody exists; PostgreSQL refuses to run as root")
 }
 
+// own gives files to the account.
+func (a *account) own(paths ...string) error {
+	if a == nil {
+		return nil
+	}
+	for _, path := range paths {
+		if err := os.Chown(path, a.uid, a.gid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (s spec) command(ctx context.Context) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, s.path, s.args...)
 	cmd.Dir, cmd.Env = s.dir, s.env
+	if s.stdin != "" {
+		cmd.Stdin = strings.NewReader(s.stdin)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: s.dieSignal, Setpgid: true}
 	if s.user != nil {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(s.user.uid), Gid: uint32(s.user.gid)} //nolint:gosec // ids of the system
@@ -162,6 +179,7 @@ func (p *process) stop(patience time.Duration) error {
 	default:
 	}
 	_ = p.cmd.Process.Signal(p.stopSignal)
+	_ = p.cmd.Process.Signal(syscall.SIGCONT) // one that stands still would not notice
 	select {
 	case <-p.done:
 		return nil
@@ -176,6 +194,13 @@ func (p *process) kill() {
 	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 	<-p.done
 }
+
+// pause makes the part stand still, as a partition of the network would make it seem: the kernel goes on accepting
+// connections for it, and nobody answers.
+func (p *process) pause() error { return p.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// resume lets it go on.
+func (p *process) resume() error { return p.cmd.Process.Signal(syscall.SIGCONT) }
 
 func (p *process) running() bool {
 	select {

@@ -39,7 +39,7 @@ func runParent() error {
 	if err != nil {
 		return err
 	}
-	if _, err := b.Redis(ctx); err != nil {
+	if err := startRedisParts(ctx, b); err != nil {
 		return err
 	}
 	c, err := b.Cluster(ctx, VaultOptions{})
@@ -55,6 +55,21 @@ func runParent() error {
 	}
 	fmt.Fprintln(os.Stdout, "READY", b.Dir)
 	select {}
+}
+
+// startRedisParts starts one of each, of which one stands still.
+func startRedisParts(ctx context.Context, b *Bed) error {
+	r, err := b.RedisWith(ctx, RedisOptions{Users: UsersInMemory})
+	if err != nil {
+		return err
+	}
+	if _, err := r.Replica(ctx); err != nil {
+		return err
+	}
+	if _, err := b.RedisCluster(ctx, 3, RedisOptions{}); err != nil {
+		return err
+	}
+	return r.Pause()
 }
 
 func TestNothingOutlivesAKilledParent(t *testing.T) {
@@ -77,7 +92,7 @@ func TestNothingOutlivesAKilledParent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(family) < 8 { // three of vault, a plugin, redis, postgres and some of its processes
+	if len(family) < 12 { // three of vault, a plugin, five of redis, postgres and some of its processes
 		t.Errorf("only %d processes run below the parent", len(family))
 	}
 	if err := cmd.Process.Kill(); err != nil {
