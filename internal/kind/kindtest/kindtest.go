@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kindtest is the contract that every kind of key satisfies, as a suite of tests. docs/adding-a-kind.md shows its
+// use.
+package kindtest
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// World is a kind with what is behind it, made for one case of the suite. A kind with a server has to fill in everything
+// that its capabilities ask for: what is missing fails the suite, so that nothing is left out silently.
+type World struct {
+	Kind       kind.Kind
+	Key        key.Key         // name, env and options; without versions
+	First      key.Value       // in use today and valid at the server; empty: the suite generates it, and stages it where there is a server
+	Connection kind.Connection // as an operator writes it, password included; zero where the kind is no Connector. RotateRoot gives its administrator other passwords
+
+	// For a Verifier or Server.
+	Stop, Start func(t testing.TB)                   // the server goes away; it comes back, and Start returns when it answers
+	Freeze      func(t testing.TB) (thaw func())     // the server takes connections and answers nothing, until thaw; may be nil
+	Valid       func(t testing.TB, v key.Value) bool // asks the server by other means than the kind's
+	Refused     key.Value                            // passes Check and is not valid; for a Verifier that is no Server
+
+	// For a Server.
+	Use         func(t testing.TB, v key.Value) Session
+	Credentials func(t testing.TB) []string // names of those that can log in now, so that strays are found
+
+	// Values are taken as the next versions, over and over, where the kind is no Generator. Two at least beside First.
+	Values []key.Value
+}
+
+// Session is something that uses a value at the server.
+type Session struct {
+	Alive func() bool // whether the server still serves it
+	End   func()      // may be called again
+}
+
+// Run tests that a kind keeps the contract. open is called once for each case, and once before.
+func Run(t *testing.T, open func(t testing.TB) World) {
+	t.Helper()
+	of := cases(t, open(t))
+	for _, c := range of {
+		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) { c.run(begin(t, open(t))) })
+	}
+}
+
+type testCase struct {
+	name string
+	run  func(s *suite)
+}
+
+// cases are those that the kind's capabilities ask for.
+func cases(t testing.TB, w World) []testCase {
+	t.Helper()
+	if missing := w.missing(); len(missing) > 0 {
+		t.Fatalf("the suite cannot test this kind: its World lacks %s", strings.Join(missing, ", "))
+	}
+	all := []testCase{
+		{"description", description},
+		{"options", options},
+		{"check tells nothing", checkTellsNothing},
+	}
+	if _, ok := w.Kind.(kind.Generator); ok {
+		all = append(all, testCase{"generate", generate})
+	}
+	if _, ok := w.Kind.(kind.Renderer); ok {
+		all = append(all, testCase{"render", render})
+	}
+	_, server := w.Kind.(kind.Server)
+	if _, ok := w.Kind.(kind.Verifier); ok && !server {
+		all = append(all, testCase{"verify", verifyOnly}, testCase{"verify while the server is down", verifyWhileDown})
+	}
+	_, connector := w.Kind.(kind.Connector)
+	if server {
+		all = append(all, serverCases...)
+		if w.First.Empty() {
+			all = append(all, testCase{"first version", firstVersion})
+		}
+		if w.Freeze != nil {
+			all = append(all, testCase{"server hangs", serverHangs})
+		}
+		if connector {
+			all = append(all, testCase{"wrong administrator password", wrongAdministrator})
+		}
+	}
+	if connector {
+		all = append(all, connectorCases...)
+	}
+	return all
+}
+
+// missing names what the kind's capabilities need and the World has not.
+func (w World) missing() []string {
+	var missing []string
+	need := func(have bool, what string) {
+		if !have {
+			missing = append(missing, what)
+		}
+	}
+	if w.Kind == nil {
+		return []string{"Kind"}
+	}
+	need(w.Key.Name != "" && w.Key.Env != "", "Key with a name and an env")
+	need(len(w.Key.Versions) == 0, "a Key without versions")
+	if _, ok := w.Kind.(kind.Generator); !ok {
+		need(!w.First.Empty(), "First, since the kind is no Generator")
+		need(len(w.Values) >= 2, "two Values, since the kind is no Generator")
+	}
+	_, server := w.Kind.(kind.Server)
+	if _, ok := w.Kind.(kind.Verifier); ok {
+		need(w.Stop != nil, "Stop")
+		need(w.Start != nil, "Start")
+		need(w.Valid != nil, "Valid")
+		need(server || !w.First.Empty(), "First")
+		need(server || !w.Refused.Empty(), "Refused")
+	}
+	if server {
+		need(w.Use != nil, "Use")
+		need(w.Credentials != nil, "Credentials")
+	}
+	if connector, ok := w.Kind.(kind.Connector); ok {
+		_, inURL := w.Connection.Secrets[kind.FieldPassword]
+		hasURL := slices.ContainsFunc(connector.ConnectionFields(), func(f kind.Field) bool { return w.Connection.Options[f.Name] != "" })
+		need(inURL || hasURL, "Connection with a password")
+	}
+	return missing
+}
