@@ -42,6 +42,9 @@ func runParent() error {
 	if err := startRedisParts(ctx, b); err != nil {
 		return err
 	}
+	if _, err := b.PgBouncer(ctx, p, PgBouncerOptions{AuthQuery: true}); err != nil {
+		return err
+	}
 	c, err := b.Cluster(ctx, VaultOptions{})
 	if err != nil {
 		return err
@@ -92,7 +95,7 @@ func TestNothingOutlivesAKilledParent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(family) < 12 { // three of vault, a plugin, five of redis, postgres and some of its processes
+	if len(family) < 13 { // three of vault, a plugin, five of redis, pgbouncer, postgres and some of its processes
 		t.Errorf("only %d processes run below the parent", len(family))
 	}
 	if err := cmd.Process.Kill(); err != nil {
