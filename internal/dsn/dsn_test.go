@@ -73,12 +73,12 @@ func TestEveryByteIsEncoded(t *testing.T) {
 
 func TestBadURLs(t *testing.T) {
 	for text, want := range map[string]string{
-		"mysql://canary:canary@h/d":      "of the form",
-		"canary":                         "of the form",
-		"postgresql://u:canary%zz@h/d":   "percent-encoded",
-		"postgresql://u:can/ary@h/d":     "%2F",
-		"postgresql://u:canary @h/d":     "white space",
-		"postgresql://u:canary@/d":       "no host",
+		"mysql://canary:canary@h/d":     "of the form",
+		"canary":                        "of the form",
+		"postgresql://u:canary%zz@h/d":  "percent-encoded",
+		"postgresql://u:can/ary@h/d":    "%2F",
+		"postgresql://u:canary @h/d":    "white space",
+		"postgresql://u:canary@/d":      "no host",
 		"postgresql://u:canary\xff@h/d": "UTF-8",
 	} {
 		_, err := Parse(strings.ReplaceAll(text, "\\xff", "\xff"), schemes...)

@@ -4,13 +4,17 @@
 package kinds
 
 import (
+	"crypto/rand"
+
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/postgres"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/token"
 )
 
 // All gives every kind.
 func All() kind.List {
 	return kind.List{
+		postgres.New(rand.Reader),
 		token.Kind{},
 	}
 }

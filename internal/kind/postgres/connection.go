@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// The fields of a connection.
+const (
+	fieldURL      = "url"
+	fieldReplicas = "replicas"
+	fieldBouncers = "pgbouncers"
+	fieldConsole  = "pgbouncer_password"
+	fieldCA       = "tls_ca"
+	fieldCert     = "tls_cert"
+	fieldKey      = "tls_key"
+)
+
+// minVersion is the oldest server that this kind knows, as server_version_num.
+const minVersion = 130000
+
+// ConnectionFields implements kind.Connector.
+func (*Kind) ConnectionFields() []kind.Field {
+	return []kind.Field{
+		{Name: fieldURL, Description: "The administrator's URL, as postgresql://hyvve_admin@db:5432/postgres?sslmode=verify-full; a password in it is moved to password. Of its parameters sslmode is heeded. Not through a pooler."},
+		{Name: kind.FieldPassword, Secret: true, Description: "The administrator's password. Give it on standard input, as password=-."},
+		{Name: fieldReplicas, Description: "Streaming replicas that workloads read from, as host:port with commas between: nobody is sent to them before a new login role has arrived there, and their sessions count as use."},
+		{Name: fieldBouncers, Description: "Consoles of PgBouncers in front of the server, as postgresql://admin@host:6432/pgbouncer with white space between: their clients count as use, and their idle server connections no longer do."},
+		{Name: fieldConsole, Secret: true, Description: "The password for the consoles in pgbouncers."},
+		{Name: fieldCA, Description: "The CA of the server's certificate, in PEM (@file), where it is not among the system's."},
+		{Name: fieldCert, Description: "The administrator's client certificate, in PEM (@file)."},
+		{Name: fieldKey, Secret: true, Description: "The private key of tls_cert, in PEM (@file)."},
+	}
+}
+
+// NormalizeConnection implements kind.Connector.
+func (k *Kind) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
+	var fields []kind.Field
+	for _, f := range k.ConnectionFields() {
+		if !f.Secret {
+			fields = append(fields, f)
+		}
+	}
+	options, err := kind.Defaults(fields, c.Options)
+	if err != nil {
+		return c, err
+	}
+	c.Options, c.Secrets = options, maps.Clone(c.Secrets)
+	if c.Secrets == nil {
+		c.Secrets = map[string]key.Value{}
+	}
+	for name := range c.Secrets {
+		if !kind.Secret(k.ConnectionFields(), name) {
+			return c, fmt.Errorf("%s is not a secret field of this kind", name)
+		}
+	}
+	if options[fieldURL] == "" {
+		return c, errors.New("url is empty; give the administrator's, as postgresql://hyvve_admin@db:5432/postgres")
+	}
+	u, err := parseAdmin(c)
+	if err != nil {
+		return c, fmt.Errorf("url: %w", err)
+	}
+	if !u.Password.Empty() {
+		c.Secrets[kind.FieldPassword] = u.Password
+		options[fieldURL] = u.String()
+	}
+	if (options[fieldCert] == "") != c.Secrets[fieldKey].Empty() {
+		return c, errors.New("tls_cert and tls_key belong together; give both or none")
+	}
+	if c.Secrets[kind.FieldPassword].Empty() && options[fieldCert] == "" {
+		return c, errors.New("password is empty; give it on standard input, as password=- (or a client certificate in tls_cert and tls_key)")
+	}
+	for _, host := range list(options[fieldReplicas]) {
+		if _, _, err := net.SplitHostPort(host); err != nil {
+			return c, fmt.Errorf("replicas: %q is not host:port", host)
+		}
+	}
+	for _, text := range strings.Fields(options[fieldBouncers]) {
+		b, err := dsn.Parse(text, schemes...)
+		if err != nil || !b.Password.Empty() || b.User == "" {
+			return c, errors.New("pgbouncers: one is not of the form postgresql://admin@host:6432/pgbouncer; the password goes into pgbouncer_password")
+		}
+	}
+	if _, err := home(c).config(c, u.User, c.Secrets[kind.FieldPassword]); err != nil {
+		return c, fmt.Errorf("url: %w", err)
+	}
+	return c, nil
+}
+
+func parseAdmin(c kind.Connection) (dsn.URL, error) {
+	u, err := dsn.Parse(c.Options[fieldURL], schemes...)
+	switch {
+	case err != nil:
+		return u, err
+	case u.User == "":
+		return u, errors.New("it names no user, as postgresql://hyvve_admin@db:5432/postgres")
+	case u.Path() == "":
+		return u, errors.New("it names no database; write one after the host, as postgresql://hyvve_admin@db:5432/postgres")
+	}
+	return u, nil
+}
+
+// administrator is what the server says of whoever logs in by a connection.
+type administrator struct {
+	name                string
+	version             int
+	super, creates      bool
+	signals, inRecovery bool
+	standbys            int // that stream from the server
+}
+
+func (k *Kind) administrator(ctx context.Context, c kind.Connection) (a administrator, err error) {
+	err = k.admin(ctx, c, home(c), func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `
+			SELECT current_user::text, current_setting('server_version_num')::int, rolsuper, rolcreaterole,
+				pg_has_role('pg_signal_backend', 'MEMBER'), pg_is_in_recovery(), (SELECT count(*) FROM pg_stat_get_wal_senders())
+			FROM pg_roles WHERE rolname = current_user`,
+		).Scan(&a.name, &a.version, &a.super, &a.creates, &a.signals, &a.inRecovery, &a.standbys)
+	})
+	return a, err
+}
+
+// CheckConnection implements kind.Connector.
+func (k *Kind) CheckConnection(ctx context.Context, c kind.Connection) ([]string, error) {
+	a, err := k.administrator(ctx, c)
+	switch {
+	case err != nil:
+		return nil, err
+	case a.version < minVersion:
+		return nil, fmt.Errorf("the server is PostgreSQL %d; 13 is the oldest that is supported", a.version/10000)
+	case a.inRecovery:
+		return nil, errors.New("the server is a replica, where no role can be changed; name the primary in url, and this one in replicas")
+	case !a.super && !a.creates:
+		return nil, fmt.Errorf("administrator %s lacks CREATEROLE; grant it with: ALTER ROLE %s CREATEROLE", a.name, quote(a.name))
+	}
+	var notes []string
+	if !a.super && !a.signals {
+		notes = append(notes, fmt.Sprintf("administrator %s is no member of pg_signal_backend: a rotation with compromised=true cannot end sessions of the old role; grant it with: GRANT pg_signal_backend TO %s", a.name, quote(a.name)))
+	}
+	if !a.super && a.version >= 160000 {
+		notes = append(notes, fmt.Sprintf("administrator %s is no superuser: on PostgreSQL 16 and newer it needs the admin option on each owner role: GRANT owner TO %s WITH ADMIN OPTION", a.name, quote(a.name)))
+	}
+	if named := len(replicas(c)); a.standbys > named {
+		notes = append(notes, fmt.Sprintf("%d standbys stream from the server and replicas names %d: a new login role is not waited for at the others, and sessions there are not seen", a.standbys, named))
+	}
+	for _, at := range replicas(c) {
+		if err := k.admin(ctx, c, at, func(conn *pgx.Conn) error { return conn.Ping(ctx) }); err != nil {
+			return nil, fmt.Errorf("replicas: %w", err)
+		}
+	}
+	if _, err := k.pooled(ctx, c, a.name); err != nil {
+		return nil, fmt.Errorf("pgbouncers: %w", err)
+	}
+	return notes, nil
+}
+
+// RotateRoot implements kind.Connector. A role of PostgreSQL has one password, so that the old one ends when the new one is
+// set; the session that has set it stays open until the new one has logged in, and puts the old one back otherwise.
+func (k *Kind) RotateRoot(ctx context.Context, c kind.Connection) error {
+	u, err := parseAdmin(c)
+	if err != nil {
+		return err
+	}
+	try := func() error {
+		return login(ctx, c, home(c), u.User, c.Next, func(conn *pgx.Conn) error { return conn.Ping(ctx) })
+	}
+	err = try()
+	if err == nil {
+		return nil // it is in force since an earlier call
+	}
+	if !refused(err) {
+		return err
+	}
+	return login(ctx, c, home(c), u.User, c.Secrets[kind.FieldPassword], func(conn *pgx.Conn) error {
+		if err := k.setPassword(ctx, conn, u.User, c.Next); err != nil {
+			return err
+		}
+		if err := try(); err != nil {
+			back := k.setPassword(context.WithoutCancel(ctx), conn, u.User, c.Secrets[kind.FieldPassword])
+			if back != nil {
+				return faultf("the new password was set but does not log in (%w), and the old one could not be put back: %s", err, back.Error())
+			}
+			return faultf("the new password does not log in, so that the old one was put back: %w", err)
+		}
+		return nil
+	})
+}
+
+func (k *Kind) setPassword(ctx context.Context, conn *pgx.Conn, role string, password key.Value) error {
+	v, err := verifier(k.random, password)
+	if err != nil {
+		return err
+	}
+	_, err = conn.Exec(ctx, "ALTER ROLE "+quote(role)+" PASSWORD "+literal(v))
+	return err
+}
+
+func quote(identifier string) string { return pgx.Identifier{identifier}.Sanitize() }
+
+// literal quotes a string constant. Every server since 9.1 has standard_conforming_strings on by default; E” says what is
+// meant whether or not.
+func literal(text string) string {
+	return "E'" + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(text) + "'"
+}
+
+// pool is what the consoles of PgBouncers say of a user.
+type pool struct {
+	clients int // that have logged in as the user
+	servers int // connections that PgBouncer has open at the server as the user
+}
+
+// pooled asks all consoles for a user.
+func (k *Kind) pooled(ctx context.Context, c kind.Connection, user string) (pool, error) {
+	var sum pool
+	for _, text := range strings.Fields(c.Options[fieldBouncers]) {
+		u, err := dsn.Parse(text, schemes...)
+		if err != nil {
+			return sum, err
+		}
+		at := place{what: "the PgBouncer " + u.Host(), host: u.Host(), database: u.Path(), sslmode: u.Query().Get("sslmode")}
+		err = login(ctx, c, at, u.User, c.Secrets[fieldConsole], func(conn *pgx.Conn) error {
+			for command, into := range map[string]*int{"SHOW CLIENTS": &sum.clients, "SHOW SERVERS": &sum.servers} {
+				n, err := countUser(ctx, conn, command, user)
+				if err != nil {
+					return err
+				}
+				*into += n
+			}
+			return nil
+		})
+		if err != nil {
+			return sum, err
+		}
+	}
+	return sum, nil
+}
+
+// countUser counts the rows of a console's answer whose column user is the one given. Its columns differ by release.
+func countUser(ctx context.Context, conn *pgx.Conn, command, user string) (int, error) {
+	rows, err := conn.Query(ctx, command)
+	if err != nil {
+		return 0, err
+	}
+	defer rows.Close()
+	var names []string
+	for _, f := range rows.FieldDescriptions() {
+		names = append(names, f.Name)
+	}
+	at, n := slices.Index(names, "user"), 0
+	if at < 0 {
+		return 0, fmt.Errorf("%s has no column user", command)
+	}
+	for rows.Next() {
+		if string(rows.RawValues()[at]) == user {
+			n++
+		}
+	}
+	return n, rows.Err()
+}

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+const (
+	// ownName marks our sessions, which count as nobody's use.
+	ownName = "hyvve-engine"
+	// patience with a server that does not answer when we log in.
+	patience = 10 * time.Second
+	// adminSessions is how many sessions an administrator has at most: what rotations do at the same time waits for them.
+	adminSessions = 8
+	// idleSession is when a session that nobody needs is closed.
+	idleSession = time.Minute
+	// lockTimeout bounds the wait for somebody else who changes the same role.
+	lockTimeout = "10s"
+)
+
+// place is somewhere to log in.
+type place struct {
+	what     string // for people
+	host     string // host:port, or several with commas between
+	database string
+	sslmode  string
+}
+
+// config is how to log in at a place. TLS is the connection's.
+func (p place) config(c kind.Connection, user string, password key.Value) (*pgx.ConnConfig, error) {
+	mode := p.sslmode
+	if mode == "require" && c.Options[fieldCA] != "" { // as libpq does it
+		mode = "verify-ca"
+	}
+	u := url.URL{Scheme: "postgresql", Host: p.host, Path: "/" + p.database}
+	if mode != "" {
+		u.RawQuery = "sslmode=" + url.QueryEscape(mode)
+	}
+	config, err := pgx.ParseConfig(u.String())
+	if err != nil { // there is no password in it, but there may be no sense either
+		return nil, fmt.Errorf("%s: its host, port, database or sslmode cannot be used", p.what)
+	}
+	config.User, config.Password, config.ConnectTimeout = user, password.Reveal(), patience
+	config.RuntimeParams = map[string]string{"application_name": ownName}
+	// Nothing is prepared: there may be a pooler in between that hands out servers by transaction.
+	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+	return config, secure(c, config)
+}
+
+// secure puts a connection's certificates where TLS is used.
+func secure(c kind.Connection, config *pgx.ConnConfig) error {
+	var roots *x509.CertPool
+	if ca := c.Options[fieldCA]; ca != "" {
+		roots = x509.NewCertPool()
+		if !roots.AppendCertsFromPEM([]byte(ca)) {
+			return errors.New("tls_ca holds no certificate in PEM")
+		}
+	}
+	var certificates []tls.Certificate
+	if c.Options[fieldCert] != "" {
+		pair, err := tls.X509KeyPair([]byte(c.Options[fieldCert]), []byte(c.Secrets[fieldKey].Reveal()))
+		if err != nil {
+			return errors.New("tls_cert and tls_key are not a certificate and its private key in PEM")
+		}
+		certificates = []tls.Certificate{pair}
+	}
+	configs := []*tls.Config{config.TLSConfig}
+	for _, f := range config.Fallbacks {
+		configs = append(configs, f.TLSConfig)
+	}
+	for _, t := range configs {
+		if t == nil {
+			continue
+		}
+		if roots != nil {
+			t.RootCAs = roots
+		}
+		t.Certificates = certificates
+	}
+	return nil
+}
+
+// home is the connection's own server, and its database.
+func home(c kind.Connection) place {
+	u, err := parseAdmin(c)
+	if err != nil {
+		return place{what: "the server"}
+	}
+	return place{what: "the server " + u.Host(), host: u.Host(), database: u.Path(), sslmode: u.Query().Get("sslmode")}
+}
+
+// replicas are the standbys that the connection names, with their data in the same database.
+func replicas(c kind.Connection) []place {
+	at := home(c)
+	var all []place
+	for _, host := range list(c.Options[fieldReplicas]) {
+		all = append(all, place{what: "the replica " + host, host: host, database: at.database, sslmode: at.sslmode})
+	}
+	return all
+}
+
+func list(text string) []string {
+	return strings.FieldsFunc(text, func(c rune) bool { return c == ',' || c == ' ' || c == '\n' || c == '\t' })
+}
+
+// admin runs something in an administrator's session at a place. Sessions are kept for the next time; one that the server
+// has ended, or refuses a new one for, is opened anew with whichever password is in force.
+func (k *Kind) admin(ctx context.Context, c kind.Connection, at place, do func(*pgx.Conn) error) error {
+	var err error
+	for n, password := range c.Passwords() {
+		var pool *pgxpool.Pool
+		name := fmt.Sprintf("%s/%d/%d/%s", c.Name, c.Revision, n, at.host)
+		if pool, err = k.pool(name, c, at, password); err != nil {
+			return err
+		}
+		var conn *pgxpool.Conn
+		conn, err = pool.Acquire(ctx)
+		if err == nil {
+			defer conn.Release()
+			return plain(do(conn.Conn()), at)
+		}
+		if !refused(err) {
+			break
+		}
+		k.drop(name)
+	}
+	return plain(err, at)
+}
+
+func (k *Kind) pool(name string, c kind.Connection, at place, password key.Value) (*pgxpool.Pool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if pool, ok := k.pools[name]; ok {
+		return pool, nil
+	}
+	for other, pool := range k.pools { // of an earlier revision
+		if strings.HasPrefix(other, c.Name+"/") && !strings.HasPrefix(other, fmt.Sprintf("%s/%d/", c.Name, c.Revision)) {
+			delete(k.pools, other)
+			go pool.Close() // it waits for those who use it
+		}
+	}
+	u, err := parseAdmin(c)
+	if err != nil {
+		return nil, err
+	}
+	config, err := at.config(c, u.User, password)
+	if err != nil {
+		return nil, err
+	}
+	// What we change must last when we are told that it does.
+	config.RuntimeParams["synchronous_commit"] = "on"
+	config.RuntimeParams["lock_timeout"] = lockTimeout
+	pooled, err := pgxpool.ParseConfig("")
+	if err != nil {
+		return nil, errors.New("the environment of this process holds settings of PostgreSQL (PG…) that cannot be used")
+	}
+	pooled.ConnConfig = config
+	pooled.MaxConns, pooled.MinConns, pooled.MaxConnIdleTime = adminSessions, 0, idleSession
+	// A server that was started again has ended our sessions without a word.
+	pooled.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return true }
+	pool, err := pgxpool.NewWithConfig(context.Background(), pooled)
+	if err != nil {
+		return nil, errors.New("the administrator's sessions cannot be made")
+	}
+	k.pools[name] = pool
+	return pool, nil
+}
+
+func (k *Kind) drop(name string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if pool, ok := k.pools[name]; ok {
+		delete(k.pools, name)
+		go pool.Close()
+	}
+}
+
+// Close ends all sessions.
+func (k *Kind) Close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for name, pool := range k.pools {
+		delete(k.pools, name)
+		pool.Close()
+	}
+	return nil
+}
+
+// login runs something in a session of its own.
+func login(ctx context.Context, c kind.Connection, at place, user string, password key.Value, do func(*pgx.Conn) error) error {
+	config, err := at.config(c, user, password)
+	if err != nil {
+		return err
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return plain(err, at)
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is pending
+	return plain(do(conn), at)
+}
+
+// SQLSTATEs that we tell apart (PostgreSQL's appendix A).
+const (
+	stateInvalidPassword     = "28P01"
+	stateInvalidUser         = "28000"
+	stateInsufficient        = "42501"
+	stateDependentObjects    = "2BP01"
+	stateUndefinedObject     = "42704"
+	stateTooManyConnections  = "53300"
+	stateReadOnlyTransaction = "25006"
+)
+
+func hasState(err error, states ...string) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && slices.Contains(states, e.Code)
+}
+
+// refused tells whether the server knows another password, or no such role.
+func refused(err error) bool { return hasState(err, stateInvalidPassword, stateInvalidUser) }
+
+// fault is an error of a server in our words. It keeps the cause for errors.As, and prints nothing of the statement.
+type fault struct {
+	text  string
+	cause error
+}
+
+func (f fault) Error() string { return f.text }
+func (f fault) Unwrap() error { return f.cause }
+
+// plain says what is wrong at a place, without statements and configurations.
+func plain(err error, at place) error {
+	var ours fault
+	var server *pgconn.PgError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &ours):
+		return err
+	case errors.As(err, &server):
+		return fault{fmt.Sprintf("%s says: %s (SQLSTATE %s)", at.what, server.Message, server.Code), err}
+	case errors.Is(err, context.DeadlineExceeded):
+		return fault{at.what + " did not answer in time", err}
+	case errors.Is(err, context.Canceled):
+		return fault{at.what + ": the call was cancelled", err}
+	}
+	var connecting *pgconn.ConnectError
+	if errors.As(err, &connecting) {
+		return fault{fmt.Sprintf("%s cannot be reached: %s", at.what, lastLine(connecting.Unwrap().Error())), err}
+	}
+	return fault{fmt.Sprintf("%s: %s", at.what, lastLine(err.Error())), err}
+}
+
+// lastLine is the last of several causes that the driver lists, one an address.
+func lastLine(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.TrimSpace(lines[len(lines)-1])
+}
+
+// faultf is an error in our words from the start.
+func faultf(format string, args ...any) error {
+	err := fmt.Errorf(format, args...)
+	return fault{err.Error(), errors.Unwrap(err)}
+}

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package postgres is the kind of keys that are PostgreSQL connection URLs, such as DATABASE_URL. A key has two login
+// roles, NAME_a and NAME_b, that take turns; sessions of either act as one owner role (ALTER ROLE … SET role), so that
+// what they create, and the rows that they see, are the owner's whichever of the two logs in. Passwords reach the server
+// as SCRAM-SHA-256 verifiers only.
+package postgres
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// Kind acts on PostgreSQL servers. It keeps administrators' sessions open between calls; Close ends them.
+type Kind struct {
+	random io.Reader
+
+	mu    sync.Mutex
+	pools map[string]*pgxpool.Pool // by connection name, revision and which password it uses
+}
+
+var (
+	_ kind.Kind      = (*Kind)(nil)
+	_ kind.Generator = (*Kind)(nil)
+	_ kind.Renderer  = (*Kind)(nil)
+	_ kind.Server    = (*Kind)(nil)
+	_ kind.Connector = (*Kind)(nil)
+	_ io.Closer      = (*Kind)(nil)
+)
+
+// New takes the source of salts.
+func New(random io.Reader) *Kind { return &Kind{random: random, pools: map[string]*pgxpool.Pool{}} }
+
+// Name implements kind.Kind.
+func (*Kind) Name() string { return "postgres" }
+
+// Summary implements kind.Kind.
+func (*Kind) Summary() string {
+	return "a PostgreSQL URL, whose login role alternates between two that act as one owner"
+}
+
+// The options of a key.
+const (
+	optionURL      = "url"
+	optionURLs     = "urls"
+	optionUsername = "username"
+	optionOwner    = "owner"
+	optionVerify   = "verify_urls"
+	optionQuery    = "verify_query"
+)
+
+// Fields implements kind.Kind.
+func (*Kind) Fields() []kind.Field {
+	return []kind.Field{
+		{Name: kind.OptionConnection, Description: "The connection whose administrator makes and locks the login roles."},
+		{Name: optionURL, Description: "The URL without user and password, parameters and all, as postgresql://db:6543/app?pgbouncer=true. Default: that of the version before."},
+		{Name: optionURLs, Description: "Further names with URLs of the same credential, separated by white space, as DIRECT_URL=postgresql://db:5432/app."},
+		{Name: optionUsername, Description: "The login roles are this name with _a and _b. Default: the key's name, with '_' for '-'."},
+		{Name: optionOwner, Description: "The role that sessions act as. Default: the role of the imported URL; needed where the first version is generated."},
+		{Name: optionVerify, Default: "true", Description: "Log in through the URLs themselves before anybody is given them. false where Vault cannot reach their hosts: then the connection's server and its replicas alone are tried."},
+		{Name: optionQuery, Default: "SELECT 1", Description: "What is run as the owner to see that a new login role works: something that reads and changes nothing."},
+	}
+}
+
+// maxUsername leaves room for the suffix within the 63 bytes of PostgreSQL's identifiers (NAMEDATALEN - 1).
+const maxUsername = 63 - len("_a")
+
+// Normalize implements kind.Kind.
+func (k *Kind) Normalize(options kind.Options) (kind.Options, error) {
+	full, err := kind.Defaults(k.Fields(), options)
+	if err != nil {
+		return nil, err
+	}
+	if full[optionURL] != "" {
+		if err := checkTemplate(full[optionURL]); err != nil {
+			return nil, fmt.Errorf("url: %w", err)
+		}
+	}
+	if _, err := templates(full); err != nil {
+		return nil, err
+	}
+	if err := checkIdentifier(full[optionUsername], maxUsername); err != nil {
+		return nil, fmt.Errorf("username: %w", err)
+	}
+	if err := checkIdentifier(full[optionOwner], maxUsername+len("_a")); err != nil {
+		return nil, fmt.Errorf("owner: %w", err)
+	}
+	if full[optionVerify] != "true" && full[optionVerify] != "false" {
+		return nil, fmt.Errorf("verify_urls %q is neither true nor false", full[optionVerify])
+	}
+	return full, nil
+}
+
+// checkIdentifier takes any name that PostgreSQL would; quoting is ours to do.
+func checkIdentifier(name string, most int) error {
+	switch {
+	case len(name) > most:
+		return fmt.Errorf("%q is %d bytes long; at most %d are allowed", name, len(name), most)
+	case strings.ContainsFunc(name, func(c rune) bool { return c < ' ' || c == 0x7f }):
+		return fmt.Errorf("%q holds a control character", name)
+	case strings.HasPrefix(name, "pg_"):
+		return fmt.Errorf("%q begins with pg_, which PostgreSQL keeps for itself", name)
+	case name == "public" || name == "none":
+		return fmt.Errorf("%q is a word that PostgreSQL keeps for itself", name)
+	}
+	return nil
+}
+
+var schemes = []string{"postgresql", "postgres"}
+
+// checkTemplate wants a URL without credentials.
+func checkTemplate(text string) error {
+	u, err := dsn.Parse(text, schemes...)
+	switch {
+	case err != nil:
+		return err
+	case u.HasCredentials():
+		return errors.New("the URL holds a user or a password; leave both out: they are those of the version")
+	case u.Path() == "":
+		return errors.New("the URL names no database; write it after the host, as postgresql://db:5432/app")
+	}
+	return nil
+}
+
+// templates are the further names and their URLs without credentials.
+func templates(options kind.Options) (map[string]string, error) {
+	all := map[string]string{}
+	for _, text := range strings.Fields(options[optionURLs]) {
+		name, url, ok := strings.Cut(text, "=")
+		if !ok || key.ValidateEnv(name) != nil {
+			return nil, errors.New("urls: it is not NAME=URL, separated by white space, as DIRECT_URL=postgresql://db:5432/app")
+		}
+		if err := checkTemplate(url); err != nil {
+			return nil, fmt.Errorf("urls: %s: %w", name, err)
+		}
+		if _, twice := all[name]; twice {
+			return nil, fmt.Errorf("urls: %s is named twice", name)
+		}
+		all[name] = url
+	}
+	return all, nil
+}
+
+// Check implements kind.Kind.
+func (*Kind) Check(_ kind.Options, value key.Value) ([]string, error) {
+	u, err := dsn.Parse(value.Reveal(), schemes...)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("value: %w", err)
+	case u.User == "" || u.Password.Empty():
+		return nil, errors.New("value: the URL names no user, or no password; both are needed, as postgresql://user:password@host:port/database")
+	case u.Path() == "":
+		return nil, errors.New("value: the URL names no database; write it after the host, as postgresql://user:password@host:port/database")
+	}
+	return nil, checkIdentifier(u.User, maxUsername+len("_a"))
+}
+
+// passwordBytes give a password of 256 bits.
+const passwordBytes = 32
+
+// Generate implements kind.Generator: the other one of the two login roles, with a new password, in the same URL.
+func (k *Kind) Generate(random io.Reader, of key.Key, from key.Value) (key.Value, error) {
+	template := of.Options[optionURL]
+	var old dsn.URL
+	if !from.Empty() {
+		var err error
+		if old, err = dsn.Parse(from.Reveal(), schemes...); err != nil {
+			return key.Value{}, fmt.Errorf("the present version: %w", err)
+		}
+	}
+	url := old.Without()
+	switch {
+	case template != "":
+		var err error
+		if url, err = dsn.Parse(template, schemes...); err != nil {
+			return key.Value{}, fmt.Errorf("url: %w", err)
+		}
+	case from.Empty():
+		return key.Value{}, errors.New("url is empty; say where the first version leads to, as url=postgresql://db:5432/app, or import the URL in use with value=-")
+	}
+	if from.Empty() && of.Options[optionOwner] == "" {
+		return key.Value{}, errors.New("owner is empty; name the role that the login roles act as, or import the URL in use with value=-")
+	}
+	secret := make([]byte, passwordBytes)
+	if _, err := io.ReadFull(random, secret); err != nil {
+		return key.Value{}, fmt.Errorf("drawing random bytes: %w", err)
+	}
+	user := pair(of)[0]
+	if old.User == user {
+		user = pair(of)[1]
+	}
+	return url.With(user, key.NewValue(base64.RawURLEncoding.EncodeToString(secret))).Text(), nil
+}
+
+// pair is the two login roles of a key.
+func pair(of key.Key) [2]string {
+	base := of.Options[optionUsername]
+	if base == "" {
+		base = strings.NewReplacer("-", "_", ".", "_").Replace(of.Name)
+		base = base[:min(len(base), maxUsername)]
+	}
+	return [2]string{base + "_a", base + "_b"}
+}
+
+// ours tells whether a role is one of the two.
+func ours(of key.Key, user string) bool {
+	p := pair(of)
+	return slices.Contains(p[:], user)
+}
+
+// Names implements kind.Renderer.
+func (*Kind) Names(options kind.Options) []string {
+	all, _ := templates(options) // checked by Normalize
+	var names []string
+	for name := range all {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Render implements kind.Renderer.
+func (*Kind) Render(options kind.Options, value key.Value) (map[string]key.Value, error) {
+	all, err := templates(options)
+	if err != nil {
+		return nil, err
+	}
+	u, err := dsn.Parse(value.Reveal(), schemes...)
+	if err != nil {
+		return nil, err
+	}
+	rendered := map[string]key.Value{}
+	for name, template := range all {
+		t, err := dsn.Parse(template, schemes...)
+		if err != nil {
+			return nil, err
+		}
+		rendered[name] = t.With(u.User, u.Password).Text()
+	}
+	return rendered, nil
+}

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// credential is the user and password of a version.
+func credential(v key.Version) (dsn.URL, error) {
+	u, err := dsn.Parse(v.Value.Reveal(), schemes...)
+	if err != nil {
+		return u, fmt.Errorf("version %d: %w", v.Number, err)
+	}
+	return u, nil
+}
+
+// both are those of a change; the old one is empty for a first version.
+func both(c kind.Change) (from, to dsn.URL, err error) {
+	if !c.From.Value.Empty() {
+		if from, err = credential(c.From); err != nil {
+			return from, to, err
+		}
+	}
+	to, err = credential(c.To)
+	return from, to, err
+}
+
+// Stage implements kind.Server. A role that is not one of the key's two came with an operator's value, and is left as the
+// operator made it.
+func (k *Kind) Stage(ctx context.Context, c kind.Change) error {
+	from, to, err := both(c)
+	if err != nil || !ours(c.Key, to.User) {
+		return err
+	}
+	if to.User == from.User {
+		return fmt.Errorf("version %d has the same user, %s, as version %d, which is in use; revert, and rotate without value=", c.To.Number, to.User, c.From.Number)
+	}
+	if admin, err := parseAdmin(c.Connection); err == nil && admin.User == from.User {
+		return fmt.Errorf("connection %s logs in as %s, the role that this rotation locks at its end; give the connection an administrator of its own", c.Connection.Name, from.User)
+	}
+	verifier, err := verifier(k.random, to.Password)
+	if err != nil {
+		return err
+	}
+	return k.transaction(ctx, c, to.User, func(tx pgx.Tx) error {
+		owner, err := findOwner(ctx, tx, c.Key, from.User)
+		if err != nil {
+			return err
+		}
+		return owner.lend(ctx, tx, to.User, verifier)
+	})
+}
+
+// transaction changes one role at the primary; whoever else wants to change it waits.
+func (k *Kind) transaction(ctx context.Context, c kind.Change, role string, do func(pgx.Tx) error) error {
+	at := home(c.Connection)
+	return k.admin(ctx, c.Connection, at, func(conn *pgx.Conn) error {
+		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", "hyvve "+role); err != nil {
+				return err
+			}
+			return do(tx)
+		})
+		switch {
+		case hasState(err, stateInsufficient):
+			return faultf("%s: the administrator may not do this: %w; see the notes of connection %s for the privileges that it needs", at.what, plain(err, at), c.Connection.Name)
+		case hasState(err, stateReadOnlyTransaction):
+			return faultf("%s is read-only, as a replica is; name the primary in hyvve/connections/%s: %w", at.what, c.Connection.Name, err)
+		}
+		return err
+	})
+}
+
+// Verify implements kind.Server: it logs in wherever workloads will, and looks whom it acts as.
+func (k *Kind) Verify(ctx context.Context, c kind.Change) error {
+	_, to, err := both(c)
+	if err != nil {
+		return err
+	}
+	places, err := k.places(c, to)
+	if err != nil {
+		return err
+	}
+	for _, at := range places {
+		if err := k.verifyAt(ctx, c, at, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// places are those where a version has to work.
+func (k *Kind) places(c kind.Change, to dsn.URL) ([]place, error) {
+	at := home(c.Connection)
+	at.database = to.Path()
+	all := []place{at}
+	for _, at := range replicas(c.Connection) {
+		at.database = to.Path()
+		all = append(all, at)
+	}
+	if c.Key.Options[optionVerify] == "false" {
+		return all, nil
+	}
+	urls := []dsn.URL{to}
+	names := []string{c.Key.Env}
+	rendered, err := k.Render(c.Key.Options, c.To.Value)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range k.Names(c.Key.Options) {
+		u, err := dsn.Parse(rendered[name].Reveal(), schemes...)
+		if err != nil {
+			return nil, err
+		}
+		urls, names = append(urls, u), append(names, name)
+	}
+	for n, u := range urls {
+		at := place{what: names[n] + " at " + u.Host(), host: u.Host(), database: u.Path(), sslmode: u.Query().Get("sslmode")}
+		if !slices.ContainsFunc(all, func(o place) bool { return o.host == at.host && o.database == at.database && o.sslmode == at.sslmode }) {
+			all = append(all, at)
+		}
+	}
+	return all, nil
+}
+
+func (k *Kind) verifyAt(ctx context.Context, c kind.Change, at place, to dsn.URL) error {
+	err := login(ctx, c.Connection, at, to.User, to.Password, func(conn *pgx.Conn) error {
+		var acts, is string
+		var setting *string
+		err := conn.QueryRow(ctx, `
+			SELECT current_user::text, session_user::text, (SELECT substr(s, 6) FROM pg_db_role_setting d, unnest(d.setconfig) s
+				WHERE d.setrole = (SELECT oid FROM pg_roles WHERE rolname = session_user) AND d.setdatabase = 0 AND s LIKE 'role=%')`,
+		).Scan(&acts, &is, &setting)
+		if err != nil {
+			return err
+		}
+		if setting != nil && *setting != acts {
+			return faultf("%s: a session of %s acts as %s and not as its owner %s; if there is a PgBouncer in session mode, its server_reset_query takes the owner away (see docs/postgres.md)", at.what, is, acts, *setting)
+		}
+		if query := c.Key.Options[optionQuery]; query != "" {
+			if _, err := conn.Exec(ctx, query); err != nil {
+				return fault{fmt.Sprintf("%s: verify_query as %s: %s", at.what, acts, plain(err, at)), err}
+			}
+		}
+		return nil
+	})
+	if refused(err) {
+		return faultf("%w; has the role not arrived there yet, or does pg_hba.conf (or a PgBouncer's list of users) not let %s in?", err, to.User)
+	}
+	return err
+}
+
+// InUse implements kind.Server: sessions of the old role, at the server and at its replicas, and clients of it at
+// PgBouncers.
+func (k *Kind) InUse(ctx context.Context, c kind.Change) (int, string, error) {
+	from, to, err := both(c)
+	if err != nil || from.User == "" {
+		return 0, "", err
+	}
+	if from.User == to.User {
+		return 0, fmt.Sprintf("both versions are of role %s: the server cannot tell their sessions apart", from.User), nil
+	}
+	total := 0
+	var words []string
+	for _, at := range append([]place{home(c.Connection)}, replicas(c.Connection)...) {
+		n, some, err := k.sessions(ctx, c.Connection, at, from.User)
+		if err != nil {
+			return 0, "", err
+		}
+		if n > 0 {
+			total += n
+			words = append(words, fmt.Sprintf("%d sessions of role %s at %s: %s", n, from.User, at.what, some))
+		}
+	}
+	pooled, err := k.pooled(ctx, c.Connection, from.User)
+	if err != nil {
+		return 0, "", err
+	}
+	if idle := min(pooled.servers, total); pooled.clients == 0 && idle > 0 { // of nobody: no client can get at them
+		total -= idle
+		words = append(words, fmt.Sprintf("%d of them are PgBouncer's without a client", idle))
+	}
+	if pooled.clients > 0 {
+		total += pooled.clients
+		words = append(words, fmt.Sprintf("%d clients of role %s at PgBouncer", pooled.clients, from.User))
+	}
+	return total, strings.Join(words, "; "), nil
+}
+
+// fewSessions is how many sessions are named.
+const fewSessions = 3
+
+// sessions counts those of a role at a place, and names some.
+func (k *Kind) sessions(ctx context.Context, c kind.Connection, at place, role string) (n int, some string, err error) {
+	err = k.admin(ctx, c, at, func(conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, `
+			SELECT pid, coalesce(application_name, ''), coalesce(client_addr::text, ''), coalesce(datname::text, ''),
+				extract(epoch FROM now() - backend_start)::float8
+			FROM pg_stat_activity
+			WHERE usename = $1 AND application_name <> $2 AND pid <> pg_backend_pid() ORDER BY backend_start`, role, ownName)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		var words []string
+		for rows.Next() {
+			var pid int
+			var application, address, database string
+			var age *float64
+			if err := rows.Scan(&pid, &application, &address, &database, &age); err != nil {
+				return err
+			}
+			if n++; n > fewSessions {
+				continue
+			}
+			word := fmt.Sprintf("pid %d", pid)
+			for _, part := range []string{application, database, address} {
+				if part != "" {
+					word += " " + part
+				}
+			}
+			if age != nil {
+				word += fmt.Sprintf(", open for %s", (time.Duration(*age) * time.Second).Round(time.Second))
+			}
+			words = append(words, word)
+		}
+		if n > fewSessions {
+			words = append(words, fmt.Sprintf("and %d more", n-fewSessions))
+		}
+		some = strings.Join(words, " | ")
+		return rows.Err()
+	})
+	return n, some, err
+}
+
+// Retire implements kind.Server. The role stays: it is the next one's turn, or the owner.
+func (k *Kind) Retire(ctx context.Context, c kind.Change) error {
+	from, to, err := both(c)
+	if err != nil {
+		return err
+	}
+	if from.User == "" || from.User == to.User { // there is one role, whose password somebody else changes
+		return nil
+	}
+	if err := k.transaction(ctx, c, from.User, func(tx pgx.Tx) error { return lock(ctx, tx, from.User) }); err != nil {
+		return err
+	}
+	if c.Cut {
+		return k.end(ctx, c.Connection, from.User)
+	}
+	return nil
+}
+
+// Unstage implements kind.Server. A role that was made for the new version goes, unless something depends on it by now: then
+// it stays, locked.
+func (k *Kind) Unstage(ctx context.Context, c kind.Change) error {
+	from, to, err := both(c)
+	if err != nil || !ours(c.Key, to.User) || from.User == to.User {
+		return err
+	}
+	if err := k.transaction(ctx, c, to.User, func(tx pgx.Tx) error { return lock(ctx, tx, to.User) }); err != nil {
+		return err
+	}
+	if c.Cut {
+		if err := k.end(ctx, c.Connection, to.User); err != nil {
+			return err
+		}
+	}
+	err = k.transaction(ctx, c, to.User, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "DROP ROLE IF EXISTS "+quote(to.User))
+		return err
+	})
+	if hasState(err, stateDependentObjects) {
+		return nil
+	}
+	return err
+}
+
+// lock takes a role's login away, if there is such a role.
+func lock(ctx context.Context, tx pgx.Tx, role string) error {
+	var there bool
+	if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", role).Scan(&there); err != nil || !there {
+		return err
+	}
+	_, err := tx.Exec(ctx, "ALTER ROLE "+quote(role)+" NOLOGIN PASSWORD NULL")
+	return err
+}
+
+// end ends all sessions of a role.
+func (k *Kind) end(ctx context.Context, c kind.Connection, role string) error {
+	var errs []error
+	for _, at := range append([]place{home(c)}, replicas(c)...) {
+		errs = append(errs, k.admin(ctx, c, at, func(conn *pgx.Conn) error {
+			_, err := conn.Exec(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1 AND pid <> pg_backend_pid()", role)
+			return err
+		}))
+	}
+	return errors.Join(errs...)
+}
