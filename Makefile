@@ -49,6 +49,12 @@ test-e2e: setup build ## Run the scenarios over real Vault and PostgreSQL
 test-ha: setup build ## Kill a cluster's leader in each move, and the plugin a hundred times, under load (some minutes)
 	HYVVE_LONG=1 go test -count=1 -v -timeout 30m -run '^(TestHighAvailability|TestPluginKilledAHundredTimes)$$' ./internal/e2e
 
+ROTATIONS ?= 50
+
+.PHONY: test-soak
+test-soak: setup build ## Rotate DATABASE_URL ROTATIONS (50) times under load, half of it through a PgBouncer; no operation may fail
+	HYVVE_ROTATIONS=$(ROTATIONS) go test -count=1 -v -timeout 60m -run '^TestDatabaseURL$$' ./internal/e2e
+
 SEED ?=
 SEEDS ?= 10000
 
