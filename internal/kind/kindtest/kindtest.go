@@ -31,7 +31,8 @@ type World struct {
 	Use         func(t testing.TB, v key.Value) Session
 	Credentials func(t testing.TB) []string // names of those that can log in now, so that strays are found
 
-	// Values are taken as the next versions, over and over, where the kind is no Generator. Two at least beside First.
+	// Values are taken as the next versions, over and over, where the kind is no Generator: two at least, of which each can
+	// be valid beside First and beside each other.
 	Values []key.Value
 }
 

@@ -15,14 +15,18 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
-const (
+// What calls are given. They are generous, since nobody waits for them but where a kind is wrong; the suite's own tests,
+// where kinds are wrong on purpose, shorten the last two.
+var (
 	patience = 15 * time.Second       // that a call has
 	failing  = 2 * time.Second        // that a call has which is to fail before
 	hanging  = 300 * time.Millisecond // that a call has of a server that answers nothing
 	grace    = 5 * time.Second        // after its context has ended, within which a call returns
-	poll     = 5 * time.Millisecond   // between looks at what a server notices late, such as a client that has gone
-	late     = 10 * time.Second       // by when it has noticed
+	late     = 10 * time.Second       // by when the kind has noticed what happens at the server, such as that a client has gone
 )
+
+// poll is how often the suite looks whether it has.
+const poll = 5 * time.Millisecond
 
 // suite is one case at work: a World, and the key's record as the engine would keep it.
 type suite struct {

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kindtest
+
+import (
+	"context"
+	"io"
+	"maps"
+	"strings"
+	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/kindtest/toy"
+)
+
+// broken is the toy kind with some of its methods replaced.
+type broken struct {
+	toy.Kind
+	normalize func(o kind.Options) (kind.Options, error)
+	check     func(v key.Value) ([]string, error)
+	generate  func(random io.Reader, k key.Key, from key.Value) (key.Value, error)
+	stage     func(ctx context.Context, c kind.Change) error
+	verify    func(ctx context.Context, c kind.Change) error
+	inUse     func(ctx context.Context, c kind.Change) (int, string, error)
+	retire    func(ctx context.Context, c kind.Change) error
+	unstage   func(ctx context.Context, c kind.Change) error
+
+	normalizeConnection func(c kind.Connection) (kind.Connection, error)
+	checkConnection     func(ctx context.Context, c kind.Connection) ([]string, error)
+	rotateRoot          func(ctx context.Context, c kind.Connection) error
+}
+
+func (b *broken) Normalize(o kind.Options) (kind.Options, error) { return b.normalize(o) }
+func (b *broken) Check(_ kind.Options, v key.Value) ([]string, error) {
+	return b.check(v)
+}
+
+func (b *broken) Generate(random io.Reader, k key.Key, from key.Value) (key.Value, error) {
+	return b.generate(random, k, from)
+}
+func (b *broken) Stage(ctx context.Context, c kind.Change) error   { return b.stage(ctx, c) }
+func (b *broken) Verify(ctx context.Context, c kind.Change) error  { return b.verify(ctx, c) }
+func (b *broken) Retire(ctx context.Context, c kind.Change) error  { return b.retire(ctx, c) }
+func (b *broken) Unstage(ctx context.Context, c kind.Change) error { return b.unstage(ctx, c) }
+func (b *broken) InUse(ctx context.Context, c kind.Change) (int, string, error) {
+	return b.inUse(ctx, c)
+}
+
+func (b *broken) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
+	return b.normalizeConnection(c)
+}
+
+func (b *broken) CheckConnection(ctx context.Context, c kind.Connection) ([]string, error) {
+	return b.checkConnection(ctx, c)
+}
+
+func (b *broken) RotateRoot(ctx context.Context, c kind.Connection) error {
+	return b.rotateRoot(ctx, c)
+}
+
+// whole is a broken kind of which nothing is broken yet.
+func whole(k toy.Kind) *broken {
+	return &broken{
+		Kind: k, normalize: k.Normalize, check: func(v key.Value) ([]string, error) { return k.Check(nil, v) }, generate: k.Generate,
+		stage: k.Stage, verify: k.Verify, inUse: k.InUse, retire: k.Retire, unstage: k.Unstage,
+		normalizeConnection: k.NormalizeConnection, checkConnection: k.CheckConnection, rotateRoot: k.RotateRoot,
+	}
+}
+
+// login gives what stands in a version of the toy kind.
+func login(v key.Version) (user, password string) {
+	user, password, _ = strings.Cut(v.Value.Reveal(), ":")
+	return user, password
+}
+
+// variant is one way to break the contract, and the case that is there to find it.
+type variant struct {
+	in, complaint string
+	breaks        func(b *broken)
+}
+
+func TestBrokenKindsFail(t *testing.T) {
+	variants := maps.Clone(brokenTexts)
+	maps.Copy(variants, brokenServers)
+	maps.Copy(variants, brokenFaults)
+	maps.Copy(variants, brokenConnectors)
+	variants["nothing is broken"] = variant{"rotation", "", func(*broken) {}}
+	for name, v := range variants {
+		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
+			t.Parallel()
+			failures := complaints(t, v.in, func(testing.TB) World {
+				return toyWorld(func(k toy.Kind) kind.Kind {
+					b := whole(k)
+					v.breaks(b)
+					return b
+				})
+			})
+			if all := strings.Join(failures, "\n"); !strings.Contains(all, v.complaint) || (v.complaint == "") != (all == "") {
+				t.Errorf("case %q complains of %q, not that %q", v.in, failures, v.complaint)
+			}
+		})
+	}
+}
