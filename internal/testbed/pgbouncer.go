@@ -111,6 +111,9 @@ func (g *PgBouncer) settings(o PgBouncerOptions) map[string]string {
 		// By default a server that was away is tried again after 15 s, and clients wait for a login to it for two minutes.
 		"server_login_retry": "0.1", "query_wait_timeout": "5",
 	}
+	if a := g.server.authority; a != nil {
+		s["server_tls_sslmode"], s["server_tls_ca_file"] = "verify-full", a.File
+	}
 	if o.Mode != "" {
 		s["pool_mode"] = o.Mode
 	}

@@ -10,57 +10,61 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Postgres is a private PostgreSQL server.
 type Postgres struct {
-	Port     int
-	LogPath  string
-	password string
+	Port          int
+	AdminPassword string // of postgres; whoever changes it says so here
+	LogPath       string
 
-	bed     *Bed
-	spec    spec
-	process *process
+	options   PostgresOptions
+	data      string
+	authority *Authority // where it speaks TLS
+	cert      Certificate
+	bed       *Bed
+	spec      spec
+	process   *process
 }
 
-// minPostgres is the oldest major version that we run on.
-const minPostgres = 13
-
-// postgresBin finds the server's binaries: the newest below Debian's directory, else those of pg_config.
-func postgresBin() (string, error) {
-	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
-	slices.SortFunc(found, func(a, b string) int { return major(b) - major(a) })
-	if len(found) > 0 && major(found[0]) >= minPostgres {
-		return filepath.Dir(found[0]), nil
-	}
-	if out, err := exec.Command("pg_config", "--bindir").Output(); err == nil {
-		if dir := strings.TrimSpace(string(out)); exists(filepath.Join(dir, "postgres")) {
-			return dir, nil
-		}
-	}
-	return "", errors.New("no PostgreSQL server is installed; run scripts/setup (make test and make demo do)")
-}
-
-func major(path string) int {
-	n, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(path))))
-	return n
-}
-
-// Postgres starts a server with an administrator named postgres.
+// Postgres starts a server of the system's version with an administrator named postgres.
 func (b *Bed) Postgres(ctx context.Context) (*Postgres, error) {
-	bin, err := postgresBin()
+	return b.PostgresWith(ctx, PostgresOptions{})
+}
+
+// PostgresWith starts a server with an administrator named postgres.
+func (b *Bed) PostgresWith(ctx context.Context, o PostgresOptions) (*Postgres, error) {
+	bin, err := b.postgresBin(o.Major)
 	if err != nil {
 		return nil, err
 	}
+	p, err := b.newPostgres(o, bin, randomHex(16))
+	if err != nil {
+		return nil, err
+	}
+	if o.TLS {
+		if p.authority, err = b.Authority(); err != nil {
+			return nil, err
+		}
+		if p.cert, err = p.authority.server("postgres", p.spec.user); err != nil {
+			return nil, err
+		}
+	}
+	if err := p.initialize(ctx, filepath.Join(bin, "initdb")); err != nil {
+		return nil, err
+	}
+	return p, p.Start(ctx)
+}
+
+// newPostgres makes a server that has neither data nor is started yet.
+func (b *Bed) newPostgres(o PostgresOptions, bin, password string) (*Postgres, error) {
 	owner, err := serverAccount()
 	if err != nil {
 		return nil, err
@@ -69,42 +73,44 @@ func (b *Bed) Postgres(ctx context.Context) (*Postgres, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Postgres{Port: port, password: randomHex(16), bed: b}
 	home, err := os.MkdirTemp(b.Dir, "postgres-")
 	if err != nil {
 		return nil, err
 	}
-	passwordFile := filepath.Join(home, "password")
-	if err := os.WriteFile(passwordFile, []byte(p.password), 0o600); err != nil {
-		return nil, err
-	}
-	if err := owner.own(home, passwordFile); err != nil {
-		return nil, err
-	}
-	data := filepath.Join(home, "data")
-	b.say("starting PostgreSQL %s on 127.0.0.1:%d", filepath.Base(filepath.Dir(bin)), port)
-	initdb := spec{
-		name: "initdb", path: filepath.Join(bin, "initdb"), dir: home, user: owner, dieSignal: syscall.SIGKILL,
-		env:  []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")},
-		args: []string{"-D", data, "-U", "postgres", "--pwfile=" + passwordFile, "--auth=scram-sha-256", "--no-sync", "--encoding=UTF8", "--locale=C"},
-	}
-	if err := initdb.run(ctx); err != nil {
-		return nil, err
-	}
-	p.spec = spec{
-		name: filepath.Base(home), path: filepath.Join(bin, "postgres"), dir: home, user: owner,
-		env: []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}, stopSignal: syscall.SIGINT, dieSignal: syscall.SIGQUIT,
-		args: []string{
-			"-D", data, "-p", strconv.Itoa(port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
-			"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off", "-c", "max_connections=200",
-			"-c", "log_statement=all", "-c", "log_min_duration_statement=-1",
+	return &Postgres{
+		Port: port, AdminPassword: password, options: o, data: filepath.Join(home, "data"), bed: b,
+		spec: spec{
+			name: filepath.Base(home), path: filepath.Join(bin, "postgres"), dir: home, user: owner,
+			env: []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}, stopSignal: syscall.SIGINT, dieSignal: syscall.SIGQUIT,
 		},
+	}, owner.own(home)
+}
+
+// initialize makes the server's data.
+func (p *Postgres) initialize(ctx context.Context, initdb string) error {
+	owner, home := p.spec.user, p.spec.dir
+	passwordFile := filepath.Join(home, "password")
+	if err := os.WriteFile(passwordFile, []byte(p.AdminPassword), 0o600); err != nil {
+		return err
 	}
-	return p, p.Start(ctx)
+	if err := owner.own(passwordFile); err != nil {
+		return err
+	}
+	making := spec{
+		name: "initdb", path: initdb, dir: home, user: owner, dieSignal: syscall.SIGKILL, env: p.spec.env,
+		args: []string{"-D", p.data, "-U", "postgres", "--pwfile=" + passwordFile, "--auth=scram-sha-256", "--no-sync", "--encoding=UTF8", "--locale=C"},
+	}
+	if err := making.run(ctx); err != nil {
+		return err
+	}
+	return p.writeHBA()
 }
 
 // Start starts the server, anew after Stop or Kill on the same port and data.
 func (p *Postgres) Start(ctx context.Context) error {
+	version := strings.TrimPrefix(filepath.Base(filepath.Dir(filepath.Dir(p.spec.path))), "postgres")
+	p.bed.say("starting PostgreSQL %s on 127.0.0.1:%d", version, p.Port)
+	p.spec.args = p.args()
 	var err error
 	if p.process, err = p.bed.start(p.spec); err != nil {
 		return err
@@ -112,6 +118,10 @@ func (p *Postgres) Start(ctx context.Context) error {
 	p.LogPath = p.process.log
 	return p.process.await(ctx, func(ctx context.Context) error {
 		conn, err := pgx.Connect(ctx, p.AdminURL("postgres"))
+		var answer *pgconn.PgError
+		if errors.As(err, &answer) && strings.HasPrefix(answer.Code, "28") {
+			return nil // it serves; the administrator's password is another one by now
+		}
 		if err != nil {
 			return err
 		}
@@ -127,23 +137,43 @@ func (p *Postgres) Stop() error { return p.process.stop(stopPatience) }
 func (p *Postgres) Kill() {
 	sessions, _ := children(p.process.cmd.Process.Pid)
 	p.process.kill()
-	deadline := time.Now().Add(stopPatience) // a zombie that nobody reaps holds nothing
+	deadline := time.Now().Add(stopPatience)
 	for _, pid := range sessions {
-		for syscall.Kill(pid, syscall.SIGKILL) == nil && time.Now().Before(deadline) {
+		for alive(pid) && time.Now().Before(deadline) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
 			<-time.After(time.Millisecond)
 		}
 	}
 }
 
 // AdminURL is the administrator's URL of a database.
-func (p *Postgres) AdminURL(database string) string { return p.URL(database, "postgres", p.password) }
+func (p *Postgres) AdminURL(database string) string {
+	return p.URL(database, "postgres", p.AdminPassword)
+}
 
 // URL is a user's URL of a database.
 func (p *Postgres) URL(database, user, password string) string {
-	u := url.URL{
-		Scheme: "postgresql", User: url.UserPassword(user, password), Host: fmt.Sprintf("127.0.0.1:%d", p.Port),
-		Path: "/" + database, RawQuery: "sslmode=disable",
+	return p.url(database, url.UserPassword(user, password), Certificate{})
+}
+
+// CertURL is that of a user who shows a certificate of the bed's authority, and has a password besides where it is not "".
+func (p *Postgres) CertURL(database, user, password string, c Certificate) string {
+	if password == "" {
+		return p.url(database, url.User(user), c)
 	}
+	return p.url(database, url.UserPassword(user, password), c)
+}
+
+func (p *Postgres) url(database string, user *url.Userinfo, c Certificate) string {
+	values := url.Values{"sslmode": {"disable"}}
+	if p.authority != nil {
+		values = url.Values{"sslmode": {"verify-full"}, "sslrootcert": {p.authority.File}}
+	}
+	if c.CertFile != "" {
+		values.Set("sslcert", c.CertFile)
+		values.Set("sslkey", c.KeyFile)
+	}
+	u := url.URL{Scheme: "postgresql", User: user, Host: fmt.Sprintf("127.0.0.1:%d", p.Port), Path: "/" + database, RawQuery: values.Encode()}
 	return u.String()
 }
 

@@ -42,7 +42,7 @@ func (b *Bed) RedisCluster(ctx context.Context, n int, o RedisOptions) (*RedisCl
 	return c, c.AwaitOK(ctx)
 }
 
-// start starts a node and makes it known to the first one.
+// start starts a node and has it meet all that run; by hearsay alone it may take them seconds to know each other.
 func (c *RedisCluster) start(ctx context.Context, password, admin string) (*Redis, error) {
 	bus, err := FreePort()
 	if err != nil {
@@ -58,16 +58,19 @@ func (c *RedisCluster) start(ctx context.Context, password, admin string) (*Redi
 	if err := node.Start(ctx); err != nil {
 		return nil, err
 	}
-	c.Nodes, c.busses = append(c.Nodes, node), append(c.busses, bus)
-	if first := c.Nodes[0]; node != first {
-		host, port, err := net.SplitHostPort(first.Addr)
+	for i, other := range c.Nodes {
+		if !other.process.running() {
+			continue
+		}
+		host, port, err := net.SplitHostPort(other.Addr)
 		if err != nil {
 			return nil, err
 		}
-		if _, err := node.Do(ctx, "CLUSTER", "MEET", host, port, strconv.Itoa(c.busses[0])); err != nil {
+		if _, err := node.Do(ctx, "CLUSTER", "MEET", host, port, strconv.Itoa(c.busses[i])); err != nil {
 			return nil, err
 		}
 	}
+	c.Nodes, c.busses = append(c.Nodes, node), append(c.busses, bus)
 	return node, nil
 }
 

@@ -4,6 +4,7 @@ package testbed
 
 import (
 	"fmt"
+	"os"
 	"strings"
 )
 
@@ -28,4 +29,14 @@ func parseStat(text string) (s stat, ok bool) {
 	}
 	s.ended = state == "Z" || state == "X"
 	return s, true
+}
+
+// alive tells whether a process runs. One that has ended, and that nobody has waited for, does not: it holds nothing.
+func alive(pid int) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	s, ok := parseStat(string(data))
+	return ok && !s.ended
 }
