@@ -63,7 +63,7 @@ func (p place) config(c kind.Connection, user string, password key.Value) (*pgx.
 	return config, secure(c, config)
 }
 
-// secure puts a connection's certificates where TLS is used.
+// secure puts a connection's certificates where TLS is used: the CA for everybody, the client's for the administrator.
 func secure(c kind.Connection, config *pgx.ConnConfig) error {
 	var roots *x509.CertPool
 	if ca := c.Options[fieldCA]; ca != "" {
@@ -73,7 +73,7 @@ func secure(c kind.Connection, config *pgx.ConnConfig) error {
 		}
 	}
 	var certificates []tls.Certificate
-	if c.Options[fieldCert] != "" {
+	if u, err := parseAdmin(c); err == nil && u.User == config.User && c.Options[fieldCert] != "" {
 		pair, err := tls.X509KeyPair([]byte(c.Options[fieldCert]), []byte(c.Secrets[fieldKey].Reveal()))
 		if err != nil {
 			return errors.New("tls_cert and tls_key are not a certificate and its private key in PEM")

@@ -147,7 +147,7 @@ func (k *Kind) verifyAt(ctx context.Context, c kind.Change, at place, to dsn.URL
 			return err
 		}
 		if setting != nil && *setting != acts {
-			return faultf("%s: a session of %s acts as %s and not as its owner %s; if there is a PgBouncer in session mode, its server_reset_query takes the owner away (see docs/postgres.md)", at.what, is, acts, *setting)
+			return faultf("%s: a session of %s acts as %s and not as its owner %s; a pooler's server_reset_query that says SET ROLE does that: DISCARD ALL is right", at.what, is, acts, *setting)
 		}
 		if query := c.Key.Options[optionQuery]; query != "" {
 			if _, err := conn.Exec(ctx, query); err != nil {

@@ -36,11 +36,29 @@ type world struct {
 
 var worlds int
 
+// on makes worlds on a server of its own, for as long as a test lasts; nil: the one that all tests share.
+var on *testbed.Postgres
+
+// caPEM is that of the server's certificate, where it has one.
+var caPEM string
+
+func database(t testing.TB) (string, *testbed.Postgres) {
+	t.Helper()
+	if on == nil {
+		return testbed.DatabaseOn(t)
+	}
+	url, err := on.NewDatabase(t.Context(), fmt.Sprintf("own_%d", worlds))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return url, on
+}
+
 func newWorld(t testing.TB, app string, options kind.Options) *world {
 	t.Helper()
 	w := &world{t: t, kind: New(rand.Reader), app: app}
 	t.Cleanup(func() { _ = w.kind.Close() })
-	w.admin, w.postgres = testbed.DatabaseOn(t)
+	w.admin, w.postgres = database(t)
 	worlds++
 	if w.app == "" {
 		w.app = fmt.Sprintf("app%d", worlds)
@@ -50,7 +68,7 @@ func newWorld(t testing.TB, app string, options kind.Options) *world {
 		t.Fatal(err)
 	}
 	w.exec("GRANT ALL ON SCHEMA public TO "+quote(w.app), "SET ROLE "+quote(w.app), "CREATE TABLE things (id int)", "RESET ROLE")
-	c := kind.Connection{Name: "main", Kind: "postgres", Options: kind.Options{fieldURL: w.admin}, Revision: 1}
+	c := kind.Connection{Name: "main", Kind: "postgres", Options: kind.Options{fieldURL: w.admin, fieldCA: caPEM}, Revision: 1}
 	if w.connection, err = w.kind.NormalizeConnection(c); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+)
+
+// withBouncer gives a world's change with its URL through a PgBouncer, whose console the connection names.
+func (w *world) withBouncer(t *testing.T, o testbed.PgBouncerOptions) (*testbed.PgBouncer, kind.Change) {
+	t.Helper()
+	o.AuthQuery = true
+	bouncer, err := testbed.ForTest(t).PgBouncer(t.Context(), w.postgres, o)
+	w.ok(err)
+	u, err := credential(w.first)
+	w.ok(err)
+	through, err := credential(key.Version{Value: key.NewValue(bouncer.URL(u.Path(), u.User, u.Password.Reveal()))})
+	w.ok(err)
+	w.first.Value = through.Text()
+	console, err := credential(key.Version{Value: key.NewValue(bouncer.ConsoleURL())})
+	w.ok(err)
+	w.connection.Options[fieldBouncers] = console.String()
+	w.connection.Secrets[fieldConsole] = console.Password
+	if _, err := w.kind.CheckConnection(t.Context(), w.connection); err != nil {
+		t.Fatal(err)
+	}
+	return bouncer, w.next(w.first)
+}
+
+// PgBouncer keeps connections at the server that nobody uses any more; its console tells them from those in use.
+func TestIdleConnectionsOfPgBouncerAreNoUse(t *testing.T) {
+	ctx := t.Context()
+	for _, mode := range []string{"transaction", "session"} {
+		t.Run(mode, func(t *testing.T) {
+			w := newWorld(t, "", nil)
+			_, c := w.withBouncer(t, testbed.PgBouncerOptions{Mode: mode})
+			client, err := w.session(c.From)
+			w.ok(err)
+			if _, err := client.Exec(ctx, "SELECT 1"); err != nil {
+				t.Fatal(err)
+			}
+			w.ok(w.kind.Stage(ctx, c))
+			w.ok(w.kind.Verify(ctx, c))
+			w.ok(w.kind.Verify(ctx, c))
+			n, what, err := w.kind.InUse(ctx, c)
+			if err != nil || n == 0 || !strings.Contains(what, "clients of role") {
+				t.Errorf("with a client: %d, %s, %v", n, what, err)
+			}
+			w.ok(client.Close(context.Background()))
+			w.unused(c) // although PgBouncer still has its connection
+			w.ok(w.kind.Retire(ctx, c))
+		})
+	}
+}
+
+// Between two clients PgBouncer says DISCARD ALL in session mode, which sets the session back to its role's settings: it
+// acts as its owner again. A reset query that ends with SET ROLE NONE takes the owner away, and Verify says so.
+func TestResetsOfPgBouncer(t *testing.T) {
+	ctx := t.Context()
+	for reset, acts := range map[string]bool{"": true, "DISCARD ALL": true, "SET ROLE NONE": false} {
+		w := newWorld(t, "", nil)
+		_, c := w.withBouncer(t, testbed.PgBouncerOptions{Mode: "session", ResetQuery: reset})
+		w.ok(w.kind.Stage(ctx, c))
+		w.ok(w.kind.Verify(ctx, c))
+		err := w.kind.Verify(ctx, c) // over the same connection at the server, after the reset
+		if acts != (err == nil) || err != nil && !strings.Contains(err.Error(), "not as its owner") {
+			t.Errorf("after %q: %v", reset, err)
+		}
+	}
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+)
+
+// ownServer makes worlds on a server of the test's own.
+func ownServer(t *testing.T, o testbed.PostgresOptions) *testbed.Postgres {
+	t.Helper()
+	p, err := testbed.ForTest(t).PostgresWith(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	on = p
+	t.Cleanup(func() { on = nil })
+	return p
+}
+
+// What is shown on Debian's 15 holds on 18, where membership and the rights of administrators work differently.
+func TestPostgreSQL18(t *testing.T) {
+	ownServer(t, testbed.PostgresOptions{Major: 18})
+	t.Run("adoption", TestAdoptionAndTurns)
+	t.Run("unstage", TestUnstageLeavesNothing)
+	t.Run("cut", TestCutEndsSessions)
+	t.Run("names", TestOddNames)
+	t.Run("administrator", TestAdministratorWithoutSuperuser)
+	t.Run("bouncer", TestIdleConnectionsOfPgBouncerAreNoUse)
+	t.Run("resets", TestResetsOfPgBouncer)
+}
+
+// An administrator that is no superuser can do it all with CREATEROLE, and on 16 and newer with the admin option on the
+// owner; what it lacks is named.
+func TestAdministratorWithoutSuperuser(t *testing.T) {
+	ctx := t.Context()
+	w := newWorld(t, "", nil)
+	password, err := w.postgres.NewRole(ctx, w.app+"_root")
+	w.ok(err)
+	w.exec("ALTER ROLE " + w.app + "_root CREATEROLE")
+	url := w.postgres.URL("postgres", w.app+"_root", password)
+	w.connection, err = w.kind.NormalizeConnection(kind.Connection{Name: "weak", Kind: "postgres", Options: kind.Options{fieldURL: url}})
+	w.ok(err)
+	notes, err := w.kind.CheckConnection(ctx, w.connection)
+	w.ok(err)
+	if !strings.Contains(strings.Join(notes, "; "), "pg_signal_backend") {
+		t.Errorf("notes: %v", notes)
+	}
+	modern := strings.Contains(strings.Join(notes, "; "), "admin option")
+	c := w.next(w.first)
+	err = w.kind.Stage(ctx, c)
+	if modern {
+		if err == nil || !strings.Contains(err.Error(), "may not do this") {
+			t.Errorf("without the admin option: %v", err)
+		}
+		w.exec("GRANT " + w.app + " TO " + w.app + "_root WITH ADMIN OPTION")
+		err = w.kind.Stage(ctx, c)
+	}
+	w.ok(err)
+	w.ok(w.kind.Verify(ctx, c))
+	w.ok(w.kind.Unstage(ctx, c))
+	w.ok(w.kind.Stage(ctx, c))
+	w.ok(w.kind.Verify(ctx, c))
+	w.ok(w.kind.Retire(ctx, c))
+	if got := w.logins(); got != pair(w.key)[0] {
+		t.Errorf("%s can log in", got)
+	}
+}
+
+// Nobody is sent to a replica before the role has arrived there, and sessions there count as use.
+func TestReplica(t *testing.T) {
+	ctx := t.Context()
+	p := ownServer(t, testbed.PostgresOptions{})
+	replica, err := p.Replica(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, "", nil)
+	notes, err := w.kind.CheckConnection(ctx, w.connection)
+	w.ok(err)
+	if !strings.Contains(strings.Join(notes, "; "), "1 standbys stream from the server and replicas names 0") {
+		t.Errorf("notes: %v", notes)
+	}
+	w.connection.Options[fieldReplicas] = strings.TrimPrefix(home(kind.Connection{Options: kind.Options{fieldURL: replica.AdminURL("postgres")}}).what, "the server ")
+	w.ok(replica.AwaitReplay(ctx))
+	if notes, err = w.kind.CheckConnection(ctx, w.connection); err != nil || len(notes) > 0 {
+		t.Errorf("notes: %v, %v", notes, err)
+	}
+	c := w.next(w.first)
+	w.ok(replica.PauseReplay(ctx))
+	w.ok(w.kind.Stage(ctx, c))
+	if err := w.kind.Verify(ctx, c); err == nil || !strings.Contains(err.Error(), "the replica") || !strings.Contains(err.Error(), "not arrived there yet") {
+		t.Errorf("before the role has arrived: %v", err)
+	}
+	w.ok(replica.ResumeReplay(ctx))
+	w.ok(replica.AwaitReplay(ctx))
+	w.ok(w.kind.Verify(ctx, c))
+	u, err := credential(w.first)
+	w.ok(err)
+	reader := w.dial(replica.URL(u.Path(), u.User, u.Password.Reveal()))
+	n, what, err := w.kind.InUse(ctx, c)
+	if err != nil || n != 1 || !strings.Contains(what, "the replica") {
+		t.Errorf("a session at the replica: %d, %s, %v", n, what, err)
+	}
+	w.ok(reader.Close(ctx))
+	w.unused(c)
+	w.ok(w.kind.Retire(ctx, c))
+	// The administrator's own URL must be the primary's.
+	other := w.connection
+	other.Revision = 77
+	other.Options = kind.Options{fieldURL: replica.AdminURL("postgres")}
+	other.Secrets = nil
+	other, err = w.kind.NormalizeConnection(other)
+	w.ok(err)
+	if _, err := w.kind.CheckConnection(ctx, other); err == nil || !strings.Contains(err.Error(), "is a replica") {
+		t.Errorf("a replica as the server: %v", err)
+	}
+}
