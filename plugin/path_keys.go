@@ -117,6 +117,11 @@ func (b *backend) writeKey(ctx context.Context, e *rotation.Engine, req *logical
 	if err := b.checkFirst(e, definition, value, hasValue, generate); err != nil {
 		return nil, err
 	}
+	if text, _ := value.(string); hasValue {
+		if err := e.TryFirst(ctx, definition, key.NewValue(text)); err != nil {
+			return nil, err
+		}
+	}
 	if _, err := e.PutKey(ctx, definition, caller(req)); err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/platform"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -22,6 +23,7 @@ func (b *backend) pathsPresets() []*framework.Path {
 		Fields: map[string]*framework.FieldSchema{
 			"workloads":     {Type: framework.TypeCommaStringSlice, Description: "Which of the platform's workloads run here. Default: all of " + strings.Join(platformWorkloads(), ", ") + "."},
 			"min_instances": {Type: framework.TypeInt, Default: 1, Description: "min_instances of each workload."},
+			"database":      {Type: framework.TypeString, Description: "Connection to the platform's database: DATABASE_URL becomes one of the keys. Default: it is none."},
 			"generate":      {Type: framework.TypeBool, Description: "Make a version 1 of every key that has none. Only for a new platform: rows that are encrypted already would not open under a new key."},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
@@ -36,24 +38,30 @@ Defines the platform's keys and workloads.
     vault write hyvve/keys/encryption-master-key value=-             each value in use, as version 1
     vault write hyvve/presets/hyvve generate=true                    a new platform: version 1 of every key is made
 
-Keys and workloads that are there already are left as they are, so that writing it again changes nothing. Keys that no
-chosen workload uses are defined too. DATABASE_URL and REDIS_URL are not among them: they need kinds that act on the
-server, which this release does not have.
+With a connection to its database (see hyvve/connections), DATABASE_URL is one of them; import the URL in use:
+
+    vault write hyvve/presets/hyvve database=main
+    vault write hyvve/keys/database-url value=-
+
+Keys and workloads that are there already are left as they are, so that writing it again changes nothing; what they lack
+of the preset is told. Keys that no chosen workload uses are defined too. REDIS_URL is not among them: its kind is not in
+this release.
 `),
 	}}
 }
 
 func platformWorkloads() []string {
 	var names []string
-	for _, w := range platform.Workloads() {
+	for _, w := range platform.Workloads(platform.Servers{}) {
 		names = append(names, w.Name)
 	}
 	return names
 }
 
-func (b *backend) readPreset(_ context.Context, e *rotation.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+func (b *backend) readPreset(_ context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	servers := presetServers(d)
 	keys := map[string]any{}
-	for _, p := range platform.Keys() {
+	for _, p := range platform.Keys(servers) {
 		_, there := e.Key(p.Name)
 		protects := make([]string, 0, len(p.Protects))
 		for _, c := range p.Protects {
@@ -65,7 +73,7 @@ func (b *backend) readPreset(_ context.Context, e *rotation.Engine, _ *logical.R
 		}
 	}
 	workloads := map[string]any{}
-	for _, w := range platform.Workloads() {
+	for _, w := range platform.Workloads(servers) {
 		_, there := e.Workload(w.Name)
 		workloads[w.Name] = map[string]any{
 			"keys": w.KeyNames(), "after": w.After, "reencrypts": w.Reencrypts, "defined": there,
@@ -75,14 +83,18 @@ func (b *backend) readPreset(_ context.Context, e *rotation.Engine, _ *logical.R
 }
 
 func (b *backend) writePreset(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	chosen, err := chosenWorkloads(d.Get("workloads").([]string), d.Get("min_instances").(int))
+	servers := presetServers(d)
+	chosen, err := chosenWorkloads(servers, d.Get("workloads").([]string), d.Get("min_instances").(int))
 	if err != nil {
 		return nil, err
+	}
+	if _, ok := e.Connection(servers.Database); !ok && servers.Database != "" {
+		return nil, rotation.Refusef("database: connection %q is not known; write hyvve/connections/%s first", servers.Database, servers.Database)
 	}
 	generate := d.Get("generate").(bool)
 	made := []string{}
 	resp := &logical.Response{}
-	for _, p := range platform.Keys() {
+	for _, p := range platform.Keys(servers) {
 		k, there := e.Key(p.Name)
 		if !there {
 			definition := rotation.Definition{
@@ -97,7 +109,7 @@ func (b *backend) writePreset(ctx context.Context, e *rotation.Engine, req *logi
 		if len(k.Versions) > 0 {
 			continue
 		}
-		if !generate {
+		if !generate || p.Options[kind.OptionConnection] != "" { // a server has its credential already
 			resp.AddWarning("key " + p.Name + " has no version yet; import the value in use with: vault write hyvve/keys/" + p.Name + " value=-")
 			continue
 		}
@@ -107,7 +119,12 @@ func (b *backend) writePreset(ctx context.Context, e *rotation.Engine, req *logi
 		made = append(made, "version 1 of "+p.Name)
 	}
 	for _, w := range chosen {
-		if _, there := e.Workload(w.Name); there {
+		if old, there := e.Workload(w.Name); there {
+			for _, name := range w.KeyNames() {
+				if !old.Uses(name) {
+					resp.AddWarning("workload " + w.Name + " is there already and does not use key " + name + "; add it to presents= (or verifies=) of hyvve/workloads/" + w.Name)
+				}
+			}
 			continue
 		}
 		if err := e.PutWorkload(ctx, w, caller(req)); err != nil {
@@ -119,8 +136,12 @@ func (b *backend) writePreset(ctx context.Context, e *rotation.Engine, req *logi
 	return resp, nil
 }
 
+func presetServers(d *framework.FieldData) platform.Servers {
+	return platform.Servers{Database: d.Get("database").(string)}
+}
+
 // chosenWorkloads gives those named, or all; one that is not chosen is waited for by nobody.
-func chosenWorkloads(names []string, minInstances int) ([]workload.Workload, error) {
+func chosenWorkloads(s platform.Servers, names []string, minInstances int) ([]workload.Workload, error) {
 	all := platformWorkloads()
 	if len(names) == 0 {
 		names = all
@@ -134,7 +155,7 @@ func chosenWorkloads(names []string, minInstances int) ([]workload.Workload, err
 		return nil, rotation.Refusef("min_instances %d is negative; use 0 for workloads that may be absent", minInstances)
 	}
 	var chosen []workload.Workload
-	for _, w := range platform.Workloads() {
+	for _, w := range platform.Workloads(s) {
 		if !slices.Contains(names, w.Name) {
 			continue
 		}

@@ -79,7 +79,7 @@ func Build(ctx context.Context, bed *testbed.Bed, size Size) (*World, error) {
 // drawInitial makes the values that the platform has before the engine knows it.
 func (w *World) drawInitial() error {
 	list := kinds.All()
-	for _, k := range platform.Keys() {
+	for _, k := range platform.Keys(platform.Servers{}) {
 		kd, err := list.Get(k.Kind)
 		if err != nil {
 			return err
@@ -178,7 +178,7 @@ func (w *World) startVault(ctx context.Context, size Size) error {
 	write("hyvve/config", map[string]any{"lease_ttl": lease.String(), "soak": "2s"})
 	write("hyvve/presets/hyvve", map[string]any{"workloads": "api,agents", "min_instances": size.Instances})
 	var names []string
-	for _, k := range platform.Keys() {
+	for _, k := range platform.Keys(platform.Servers{}) {
 		write("hyvve/keys/"+k.Name, map[string]any{"value": w.Initial[k.Env].Reveal()})
 		names = append(names, k.Name)
 	}

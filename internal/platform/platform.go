@@ -27,8 +27,22 @@ type Key struct {
 	Period   time.Duration // recommended; 0: rotated when asked
 }
 
-// Keys gives the platform's token keys. DATABASE_URL and REDIS_URL need kinds that act on a server.
-func Keys() []Key {
+// Servers names the connections at whose servers the platform's URLs are valid; empty where there is none.
+type Servers struct{ Database string }
+
+// Names of the keys that need a connection.
+const databaseURL = "database-url"
+
+// Keys gives the platform's keys: its tokens, and the URLs of the servers that there are connections to.
+func Keys(s Servers) []Key {
+	keys := tokens()
+	if s.Database != "" {
+		keys = append(keys, Key{Name: databaseURL, Env: "DATABASE_URL", Kind: "postgres", Options: map[string]string{"connection": s.Database}})
+	}
+	return keys
+}
+
+func tokens() []Key {
 	const day = 24 * time.Hour
 	return []Key{
 		{Name: "agent-service-token", Env: "AGENT_SERVICE_TOKEN", Kind: "token", Options: map[string]string{"format": "hex", "length": "32"}},
@@ -67,7 +81,17 @@ func Columns(env string) []key.Column {
 }
 
 // Workloads gives who loads the keys, in an order in which each stands after those it names in After.
-func Workloads() []workload.Workload {
+func Workloads(s Servers) []workload.Workload {
+	all := workloads()
+	for _, w := range all {
+		if s.Database != "" && w.Name != "prometheus" {
+			w.Keys[databaseURL] = workload.Role{Presents: true}
+		}
+	}
+	return all
+}
+
+func workloads() []workload.Workload {
 	presents, verifies := workload.Role{Presents: true}, workload.Role{Verifies: true}
 	both := workload.Role{Presents: true, Verifies: true}
 	return []workload.Workload{

@@ -34,6 +34,18 @@ func (e *Engine) First(ctx context.Context, name string, value key.Value, by Act
 	return k, warnings, err
 }
 
+// TryFirst tells whether a value could be the first version of a key that is defined so: before anything is stored.
+func (e *Engine) TryFirst(ctx context.Context, d Definition, value key.Value) error {
+	k, err := e.check(d)
+	if err != nil {
+		return err
+	}
+	if err := e.atServer(ctx, k, key.Version{Number: 1, Value: value}, false); err != nil {
+		return Refusef("key %s: the value is not taken where it is used: %w; nothing was stored", d.Name, err)
+	}
+	return nil
+}
+
 // makeFirst makes version 1.
 func (e *Engine) makeFirst(ctx context.Context, k key.Key, by Actor) (key.Key, []string, error) {
 	name := k.Name

@@ -222,9 +222,8 @@ const (
 	stateInvalidUser         = "28000"
 	stateInsufficient        = "42501"
 	stateDependentObjects    = "2BP01"
-	stateUndefinedObject     = "42704"
-	stateTooManyConnections  = "53300"
 	stateReadOnlyTransaction = "25006"
+	stateProtocol            = "08P01" // what PgBouncer says of everything that it refuses
 )
 
 func hasState(err error, states ...string) bool {

@@ -156,7 +156,7 @@ func (k *Kind) verifyAt(ctx context.Context, c kind.Change, at place, to dsn.URL
 		}
 		return nil
 	})
-	if refused(err) {
+	if refused(err) || hasState(err, stateProtocol) {
 		return faultf("%w; has the role not arrived there yet, or does pg_hba.conf (or a PgBouncer's list of users) not let %s in?", err, to.User)
 	}
 	return err

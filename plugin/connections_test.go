@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+func TestConnectionsWithoutTheirServer(t *testing.T) {
+	b := newBackendTest(t)
+	b.read("config") // opens the mount
+	for want, data := range map[string]map[string]any{
+		"kind is empty":          {"url": "postgresql://root@db/postgres"},
+		`kind "token" has no`:    {"kind": "token"},
+		"url is empty":           {"kind": "postgres"},
+		"password is empty":      {"kind": "postgres", "url": "postgresql://root@db/postgres"},
+		"names no database":      {"kind": "postgres", "url": "postgresql://root:canary-x@db"},
+		"is not host:port":       {"kind": "postgres", "url": "postgresql://root:canary-x@db/postgres", "replicas": "elsewhere"},
+		"belong together":        {"kind": "postgres", "url": "postgresql://root:canary-x@db/postgres", "tls_cert": "x"},
+		"cannot be reached":      {"kind": "postgres", "url": "postgresql://root:canary-x@127.0.0.1:1/postgres"},
+		"percent-encoded":        {"kind": "postgres", "url": "postgresql://root:canary-%zz@db/postgres"},
+		"pgbouncers: one is not": {"kind": "postgres", "url": "postgresql://root:canary-x@db/postgres", "pgbouncers": "postgresql://a:canary-y@h/pgbouncer"},
+	} {
+		b.refuses(logical.UpdateOperation, "connections/main", data, want)
+	}
+	b.write("connections/main", map[string]any{"kind": "postgres", "url": "postgresql://root:canary-root@127.0.0.1:1/postgres", "verify_connection": false})
+	read := b.read("connections/main").Data
+	if read["url"] != "postgresql://root@127.0.0.1:1/postgres" || read["kind"] != "postgres" {
+		t.Errorf("read: %v", read)
+	}
+	b.write("connections/main", map[string]any{"replicas": "127.0.0.1:2", "verify_connection": false}) // the password stays
+	if resp := b.call(logical.UpdateOperation, "connections/main/rotate-root", nil); !resp.IsError() || !strings.Contains(resp.Error().Error(), "cannot be reached") {
+		t.Errorf("rotate-root: %v", resp)
+	}
+	if read := b.read("connections/main").Data; read["root_rotation_unfinished"] != true || read["replicas"] != "127.0.0.1:2" {
+		t.Errorf("read: %v", read)
+	}
+	b.refuses(logical.UpdateOperation, "connections/nope/rotate-root", nil, "is not known")
+	b.refuses(logical.UpdateOperation, "keys/database-url", map[string]any{"kind": "postgres", "connection": "nope"}, `connection "nope" is not known`)
+	b.refuses(logical.UpdateOperation, "keys/database-url", map[string]any{"kind": "postgres", "connection": "main", "urls": "DIRECT_URL"}, "urls: it is not NAME=URL")
+	b.refuses(logical.UpdateOperation, "keys/database-url", map[string]any{"kind": "postgres", "connection": "main", "url": "postgresql://a:canary-b@db/x"}, "leave both out")
+	b.refuses(logical.UpdateOperation, "presets/hyvve", map[string]any{"database": "nope"}, `connection "nope" is not known`)
+	b.write("presets/hyvve", map[string]any{"database": "main"})
+	if key := b.read("keys/database-url").Data; key["kind"] != "postgres" || key["connection"] != "main" {
+		t.Errorf("key: %v", key)
+	}
+	b.refuses(logical.UpdateOperation, "keys/database-url", map[string]any{"value": "postgresql://app:canary-app@127.0.0.1:1/app"}, "nothing was stored")
+	if workload := b.read("workloads/api").Data; !strings.Contains(strings.Join(workload["presents"].([]string), " "), "database-url") {
+		t.Errorf("workload: %v", workload)
+	}
+	if resp := b.call(logical.DeleteOperation, "connections/main", nil); !resp.IsError() || !strings.Contains(resp.Error().Error(), "is used by key database-url") {
+		t.Errorf("deleting a connection in use: %v", resp)
+	}
+	if text := b.answers.String() + b.log.String(); strings.Contains(text, "canary") {
+		t.Error("a password stands in an answer or a log")
+	}
+}
