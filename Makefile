@@ -37,13 +37,13 @@ test: setup build ## Run every test, with the race detector, on real parts
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need no server
-	go test -race ./internal/key/... ./internal/kind/... ./internal/workload/... ./internal/rotation/... ./internal/sim/... ./plugin/... \
+	go test -race ./internal/key/... ./internal/dsn/... ./internal/kind/token/... ./internal/kind/kinds/... ./internal/kind/kindtest/... ./internal/workload/... ./internal/rotation/... ./internal/sim/... ./plugin/... \
 		./internal/envelope/... ./internal/pbkdf2/... ./internal/client/... ./sidecar/render/... ./sidecar/watch/... \
 		./sidecar/reload/... ./sidecar/health/... ./sidecar/usage/... ./sidecar/agent/...
 
 .PHONY: test-e2e
 test-e2e: setup build ## Run the scenarios over real Vault and PostgreSQL
-	go test -race -timeout 30m ./internal/e2e/... ./internal/testbed/... ./sidecar/reencrypt/...
+	go test -race -timeout 30m ./internal/e2e/... ./internal/testbed/... ./internal/kind/postgres/... ./sidecar/reencrypt/...
 
 .PHONY: test-ha
 test-ha: setup build ## Kill a cluster's leader in each move, and the plugin a hundred times, under load (some minutes)
@@ -73,6 +73,7 @@ bench: setup build ## Run every benchmark and print ours against the peer's; bui
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (10s) each
 	go test -fuzz FuzzParse -fuzztime $(FUZZTIME) ./internal/envelope
+	go test -fuzz FuzzParse -fuzztime $(FUZZTIME) ./internal/dsn
 	go test -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/key
 	go test -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/rotation
 
