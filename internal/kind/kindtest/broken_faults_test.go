@@ -94,6 +94,19 @@ var brokenFaults = map[string]variant{
 			return err
 		}
 	}},
+	"two calls at once lock each other out": {"calls at once", "Unstage: locked", func(b *broken) {
+		var under, locked atomic.Int64
+		b.unstage = func(ctx context.Context, c kind.Change) error {
+			if under.Add(1) > 1 {
+				locked.Store(1)
+			}
+			defer under.Add(-1)
+			if locked.Load() > 0 {
+				return errors.New("locked")
+			}
+			return b.Kind.Unstage(ctx, c)
+		}
+	}},
 	"the context is ignored": {"server hangs", "has not returned", func(b *broken) {
 		b.retire = func(ctx context.Context, c kind.Change) error { return b.Kind.Retire(context.WithoutCancel(ctx), c) }
 	}},
@@ -145,6 +158,12 @@ var brokenConnectors = map[string]variant{
 			}
 			c.Connection.Next = key.Value{}
 			return b.Kind.Stage(ctx, c)
+		}
+	}},
+	"rotate root is satisfied with anything": {"rotate root", "RotateRoot succeeds with a wrong password", func(b *broken) {
+		b.rotateRoot = func(ctx context.Context, c kind.Connection) error {
+			_ = b.Kind.RotateRoot(ctx, c)
+			return nil
 		}
 	}},
 	"rotate root does nothing": {"rotate root", "with the password that RotateRoot has set", func(b *broken) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"strings"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -122,10 +123,14 @@ func (s *suite) check(c kind.Connection) error {
 	})
 }
 
+func (s *suite) tryRoot(c kind.Connection, limit time.Duration) error {
+	s.Helper()
+	return s.within(limit, "RotateRoot", func(ctx context.Context) error { return s.connector().RotateRoot(ctx, c) })
+}
+
 func (s *suite) rotateRoot(c kind.Connection) {
 	s.Helper()
-	err := s.within(patience, "RotateRoot", func(ctx context.Context) error { return s.connector().RotateRoot(ctx, c) })
-	if err != nil {
+	if err := s.tryRoot(c, patience); err != nil {
 		s.Fatalf("RotateRoot: %v", err)
 	}
 }
@@ -187,6 +192,18 @@ func rotateRoot(s *suite) {
 	for range 2 {
 		old, c := s.Connection, s.withNext()
 		s.works("with a next password of which the server has not heard", c)
+		wrong := s.wrongPassword()
+		wrong.Next = key.NewValue("next-after-a-wrong-one")
+		if s.tryRoot(wrong, failing) == nil {
+			s.Error("RotateRoot succeeds with a wrong password")
+		}
+		if s.Stop != nil {
+			s.whileDown(func() {
+				if s.tryRoot(c, failing) == nil {
+					s.Error("RotateRoot succeeds while the server is down")
+				}
+			})
+		}
 		s.rotateRoot(c)
 		s.works("with a next password that is in force and not stored as such", c)
 		s.rotateRoot(c)
@@ -203,7 +220,7 @@ func rotateRoot(s *suite) {
 func cutRotateRoot(s *suite) {
 	c := s.withNext()
 	for _, after := range cuts {
-		err := s.within(after, "RotateRoot", func(ctx context.Context) error { return s.connector().RotateRoot(ctx, c) })
+		err := s.tryRoot(c, after)
 		if check := s.check(c); check != nil {
 			s.Fatalf("after RotateRoot was cut neither password is in force: %v", check)
 		}

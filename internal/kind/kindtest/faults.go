@@ -5,6 +5,7 @@ package kindtest
 import (
 	"context"
 	"maps"
+	"sync"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -34,14 +35,14 @@ func cutStage(s *suite) {
 		}
 	}
 	s.rotate()
-	s.noCutTrace(before)
+	s.asMany(before)
 }
 
-// noCutTrace sees that nothing came of calls that were cut after those had answered which made up for them.
-func (s *suite) noCutTrace(before []string) {
+// asMany sees that a rotation leaves as many who can log in as there were.
+func (s *suite) asMany(before []string) {
 	s.Helper()
 	if after := s.names(); len(after) != len(before) {
-		s.Errorf("at the end %q can log in; before it was %q", after, before)
+		s.Fatalf("after a rotation %q can log in; before it was %q", after, before)
 	}
 }
 
@@ -67,7 +68,7 @@ func cutCalls(s *suite) {
 		s.expect("after Retire was repeated", c, false, true)
 		s.ok(verify, c)
 		s.retired(c)
-		s.noCutTrace(before)
+		s.asMany(before)
 		before = s.names()
 	}
 }
@@ -85,6 +86,45 @@ func (s *suite) repeat(x call, c kind.Change, stay ...key.Version) {
 		}
 	}
 	s.ok(x, c)
+}
+
+// callsAtOnce makes each call several times at the same time, as when a leader is replaced that still waits for an answer.
+// Some may fail; what is done then is done once, and the call works again.
+func callsAtOnce(s *suite) {
+	const several = 4
+	before := s.names()
+	atOnce := func(x call, c kind.Change) {
+		var all sync.WaitGroup
+		for range several {
+			all.Go(func() {
+				if err := s.try(x, c, patience); err != nil {
+					s.Logf("one of %d calls of %s at once: %v", several, x.name, err)
+				}
+			})
+		}
+		all.Wait()
+		s.ok(x, c)
+	}
+	for range 2 {
+		c := s.plan()
+		atOnce(stage, c)
+		atOnce(verify, c)
+		s.expect("after Stage several times at once", c, true, true)
+		atOnce(unstage, c)
+		s.expect("after Unstage several times at once", c, true, false)
+		s.noStrays("after Unstage several times at once", before)
+		s.reverted(c)
+		c = s.plan()
+		s.ok(stage, c)
+		s.ok(verify, c)
+		c = s.promoted(c)
+		atOnce(inUse, c)
+		atOnce(retire, c)
+		s.expect("after Retire several times at once", c, false, true)
+		s.retired(c)
+		s.asMany(before)
+		before = s.names()
+	}
 }
 
 // wrongAdministrator makes each call with a password that the server refuses: nothing changes, and the right one goes on.

@@ -23,7 +23,7 @@ type World struct {
 
 	// For a Verifier or Server.
 	Stop, Start func(t testing.TB)                   // the server goes away; it comes back, and Start returns when it answers
-	Freeze      func(t testing.TB) (thaw func())     // the server takes connections and answers nothing, until thaw; may be nil
+	Freeze      func(t testing.TB) (thaw func())     // the server takes connections and answers nothing, until thaw; nil: not tried, and the log says so
 	Valid       func(t testing.TB, v key.Value) bool // asks the server by other means than the kind's
 	Refused     key.Value                            // passes Check and is not valid; for a Verifier that is no Server
 
@@ -45,7 +45,11 @@ type Session struct {
 // Run tests that a kind keeps the contract. open is called once for each case, and once before.
 func Run(t *testing.T, open func(t testing.TB) World) {
 	t.Helper()
-	of := cases(t, open(t))
+	w := open(t)
+	of := cases(t, w)
+	if _, ok := w.Kind.(kind.Server); ok && w.Freeze == nil {
+		t.Log("the World has no Freeze: a server that takes connections and answers nothing is not tried")
+	}
 	for _, c := range of {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) { c.run(begin(t, open(t))) })
 	}
