@@ -176,7 +176,7 @@ func (k *Kind) RotateRoot(ctx context.Context, c kind.Connection) error {
 		return err
 	}
 	try := func() error {
-		return login(ctx, c, home(c), u.User, c.Next, func(conn *pgx.Conn) error { return conn.Ping(ctx) })
+		return k.login(ctx, c, home(c), u.User, c.Next, func(conn *pgx.Conn) error { return conn.Ping(ctx) })
 	}
 	err = try()
 	if err == nil {
@@ -185,7 +185,7 @@ func (k *Kind) RotateRoot(ctx context.Context, c kind.Connection) error {
 	if !refused(err) {
 		return err
 	}
-	return login(ctx, c, home(c), u.User, c.Secrets[kind.FieldPassword], func(conn *pgx.Conn) error {
+	return k.login(ctx, c, home(c), u.User, c.Secrets[kind.FieldPassword], func(conn *pgx.Conn) error {
 		if err := k.setPassword(ctx, conn, u.User, c.Next); err != nil {
 			return err
 		}
@@ -232,7 +232,7 @@ func (k *Kind) pooled(ctx context.Context, c kind.Connection, user string) (pool
 			return sum, err
 		}
 		at := place{what: "the PgBouncer " + u.Host(), host: u.Host(), database: u.Path(), sslmode: u.Query().Get("sslmode")}
-		err = login(ctx, c, at, u.User, c.Secrets[fieldConsole], func(conn *pgx.Conn) error {
+		err = k.login(ctx, c, at, u.User, c.Secrets[fieldConsole], func(conn *pgx.Conn) error {
 			for command, into := range map[string]*int{"SHOW CLIENTS": &sum.clients, "SHOW SERVERS": &sum.servers} {
 				n, err := countUser(ctx, conn, command, user)
 				if err != nil {

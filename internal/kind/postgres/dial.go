@@ -28,6 +28,8 @@ const (
 	patience = 10 * time.Second
 	// adminSessions is how many sessions an administrator has at most: what rotations do at the same time waits for them.
 	adminSessions = 8
+	// mostLogins is how many sessions there are at most, at all servers together, in which new versions are tried.
+	mostLogins = 8
 	// idleSession is when a session that nobody needs is closed.
 	idleSession = time.Minute
 	// lockTimeout bounds the wait for somebody else who changes the same role.
@@ -202,11 +204,18 @@ func (k *Kind) Close() error {
 	return nil
 }
 
-// login runs something in a session of its own.
-func login(ctx context.Context, c kind.Connection, at place, user string, password key.Value, do func(*pgx.Conn) error) error {
+// login runs something in a session of its own. Not many at a time: servers have few sessions to give, and workloads need
+// them.
+func (k *Kind) login(ctx context.Context, c kind.Connection, at place, user string, password key.Value, do func(*pgx.Conn) error) error {
 	config, err := at.config(c, user, password)
 	if err != nil {
 		return err
+	}
+	select {
+	case k.logins <- struct{}{}:
+		defer func() { <-k.logins }()
+	case <-ctx.Done():
+		return plain(ctx.Err(), at)
 	}
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {

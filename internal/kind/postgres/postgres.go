@@ -26,6 +26,8 @@ import (
 type Kind struct {
 	random io.Reader
 
+	logins chan struct{} // holds one for each login under way
+
 	mu    sync.Mutex
 	pools map[string]*pgxpool.Pool // by connection name, revision and which password it uses
 }
@@ -40,7 +42,9 @@ var (
 )
 
 // New takes the source of salts.
-func New(random io.Reader) *Kind { return &Kind{random: random, pools: map[string]*pgxpool.Pool{}} }
+func New(random io.Reader) *Kind {
+	return &Kind{random: random, logins: make(chan struct{}, mostLogins), pools: map[string]*pgxpool.Pool{}}
+}
 
 // Name implements kind.Kind.
 func (*Kind) Name() string { return "postgres" }

@@ -136,7 +136,7 @@ func (k *Kind) places(c kind.Change, to dsn.URL) ([]place, error) {
 }
 
 func (k *Kind) verifyAt(ctx context.Context, c kind.Change, at place, to dsn.URL) error {
-	err := login(ctx, c.Connection, at, to.User, to.Password, func(conn *pgx.Conn) error {
+	err := k.login(ctx, c.Connection, at, to.User, to.Password, func(conn *pgx.Conn) error {
 		var acts, is string
 		var setting *string
 		err := conn.QueryRow(ctx, `

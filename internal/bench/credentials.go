@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/hashicorp/vault/api"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/postgres"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+)
+
+const (
+	credentialKeys  = 200
+	credentialTurns = 21
+	barParallel     = 10.0
+	barOverhead     = 150 // ms
+)
+
+func credentialKey(n int) string { return fmt.Sprintf("database-%03d", n) }
+
+// credentials measures rotations of PostgreSQL keys: many at a time against one after the other, and what of one rotation is
+// not the server's.
+func credentials(ctx context.Context, log io.Writer) (results []Result, err error) {
+	bed, err := testbed.New("bench", log)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, bed.Close()) }()
+	p, err := bed.Postgres(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v, err := bed.Vault(ctx, testbed.VaultOptions{})
+	if err != nil {
+		return nil, err
+	}
+	vault, err := crowded(v, 2*credentialKeys)
+	if err != nil {
+		return nil, err
+	}
+	if err := makeCredentials(ctx, p, func(path string, data map[string]any) error {
+		_, err := vault.Logical().WriteWithContext(ctx, path, data)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	overhead, err := overhead(ctx, p, vault)
+	if err != nil {
+		return nil, err
+	}
+	took, err := interleave(1, func() error { return together(ctx, vault) }, func() error { return inTurn(ctx, vault) })
+	if err != nil {
+		return nil, err
+	}
+	return []Result{times("postgres-parallel", took[0], took[1]).against(barParallel), overhead}, nil
+}
+
+func makeCredentials(ctx context.Context, p *testbed.Postgres, write func(string, map[string]any) error) error {
+	admin := p.AdminURL("postgres")
+	if err := write("hyvve/config", map[string]any{"soak": "0s"}); err != nil {
+		return err
+	}
+	if err := write("hyvve/connections/main", map[string]any{"kind": "postgres", "url": admin}); err != nil {
+		return err
+	}
+	u, err := dsn.Parse(admin, "postgresql")
+	if err != nil {
+		return err
+	}
+	if _, err := p.NewRole(ctx, "owner"); err != nil {
+		return err
+	}
+	group, _ := errgroup.WithContext(ctx)
+	group.SetLimit(makers)
+	for n := range credentialKeys {
+		group.Go(func() error {
+			return write("hyvve/keys/"+credentialKey(n), map[string]any{
+				"kind": "postgres", "connection": "main", "url": u.Without().Text().Reveal(), "owner": "owner", "generate": true,
+			})
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	var names []string
+	for n := range credentialKeys {
+		names = append(names, credentialKey(n))
+	}
+	return write("hyvve/workloads/absent", map[string]any{"presents": strings.Join(names, ","), "min_instances": 0})
+}
+
+// together rotates all keys at the same time.
+func together(ctx context.Context, vault *api.Client) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for n := range credentialKeys {
+		group.Go(func() error { return rotateOne(ctx, vault, credentialKey(n)) })
+	}
+	return group.Wait()
+}
+
+// inTurn rotates all keys one after the other.
+func inTurn(ctx context.Context, vault *api.Client) error {
+	for n := range credentialKeys {
+		if err := rotateOne(ctx, vault, credentialKey(n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rotateOne rotates a key, and comes back when that has ended.
+func rotateOne(ctx context.Context, vault *api.Client, name string) error {
+	secret, err := vault.Logical().WriteWithContext(ctx, "hyvve/rotate", map[string]any{"key": name, "wait": "60s"})
+	if err != nil {
+		return err
+	}
+	if secret.Data["state"] != "done" {
+		return fmt.Errorf("rotation of %s is %v after a minute: %v", name, secret.Data["state"], secret.Data["next_gate"])
+	}
+	return nil
+}
+
+// overhead is how much longer a rotation takes than the same calls at the server, made without an engine, in turn.
+func overhead(ctx context.Context, p *testbed.Postgres, vault *api.Client) (Result, error) {
+	k := postgres.New(rand.Reader)
+	defer k.Close() //nolint:errcheck // sessions only
+	connection, err := k.NormalizeConnection(kind.Connection{Name: "bench", Options: kind.Options{"url": p.AdminURL("postgres")}})
+	if err != nil {
+		return Result{}, err
+	}
+	u, err := dsn.Parse(p.AdminURL("postgres"), "postgresql")
+	if err != nil {
+		return Result{}, err
+	}
+	options, err := k.Normalize(kind.Options{"connection": "bench", "url": u.Without().Text().Reveal(), "owner": "owner"})
+	if err != nil {
+		return Result{}, err
+	}
+	c := kind.Change{Key: key.Key{Name: "bare", Env: "BARE", Options: options}, Connection: connection}
+	bare := func() error {
+		c.From = c.To
+		value, err := k.Generate(rand.Reader, c.Key, c.From.Value)
+		if err != nil {
+			return err
+		}
+		c.To = key.Version{Number: c.From.Number + 1, Value: value}
+		if err := errors.Join(k.Stage(ctx, c), k.Verify(ctx, c)); err != nil {
+			return err
+		}
+		_, _, err = k.InUse(ctx, c)
+		return errors.Join(err, k.Retire(ctx, c))
+	}
+	if err := errors.Join(bare(), rotateOne(ctx, vault, credentialKey(0))); err != nil { // sessions are open from here on
+		return Result{}, err
+	}
+	took, err := interleave(credentialTurns, func() error { return rotateOne(ctx, vault, credentialKey(0)) }, bare)
+	if err != nil {
+		return Result{}, err
+	}
+	return alone("postgres-overhead", took[0]-took[1]).within(barOverhead), nil
+}
