@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/external"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/postgres"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/token"
 )
@@ -14,6 +15,7 @@ import (
 // All gives every kind.
 func All() kind.List {
 	return kind.List{
+		external.Kind{},
 		postgres.New(rand.Reader),
 		token.Kind{},
 	}
