@@ -37,7 +37,7 @@ test: setup build ## Run every test, with the race detector, on real parts
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need no server
-	go test -race ./internal/key/... ./internal/dsn/... ./internal/kind/token/... ./internal/kind/kinds/... ./internal/kind/kindtest/... ./internal/workload/... ./internal/rotation/... ./internal/sim/... ./plugin/... \
+	go test -race ./internal/key/... ./internal/dsn/... ./internal/kind/token/... ./internal/kind/external/... ./internal/kind/kinds/... ./internal/kind/kindtest/... ./internal/workload/... ./internal/rotation/... ./internal/sim/... ./plugin/... \
 		./internal/envelope/... ./internal/pbkdf2/... ./internal/client/... ./sidecar/render/... ./sidecar/watch/... \
 		./sidecar/reload/... ./sidecar/health/... ./sidecar/usage/... ./sidecar/agent/...
 

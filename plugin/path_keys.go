@@ -117,7 +117,7 @@ func (b *backend) writeKey(ctx context.Context, e *rotation.Engine, req *logical
 	if err := b.checkFirst(e, definition, value, hasValue, generate); err != nil {
 		return nil, err
 	}
-	if text, _ := value.(string); hasValue {
+	if text, _ := value.(string); hasValue || generate {
 		if err := e.TryFirst(ctx, definition, key.NewValue(text)); err != nil {
 			return nil, err
 		}

@@ -20,7 +20,8 @@ type Connection struct {
 	Secrets map[string]key.Value // by the name of a Field that is Secret
 
 	// Next is the password that rotate-root is about to put in the place of the present one, stored before the server
-	// hears of it. Until that is done either of the two may be in force.
+	// hears of it. Until that is done either of the two may be in force, under the same
+	// Revision: log in with whichever of Passwords the server takes.
 	Next key.Value
 
 	Notes    []string  // what CheckConnection found that an operator should know

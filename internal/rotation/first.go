@@ -34,10 +34,15 @@ func (e *Engine) First(ctx context.Context, name string, value key.Value, by Act
 	return k, warnings, err
 }
 
-// TryFirst tells whether a value could be the first version of a key that is defined so: before anything is stored.
+// TryFirst tells whether a value could be the first version of a key that is defined so, or, where it is empty, whether one
+// can be made: before anything is stored.
 func (e *Engine) TryFirst(ctx context.Context, d Definition, value key.Value) error {
 	k, err := e.check(d)
 	if err != nil {
+		return err
+	}
+	if value.Empty() {
+		_, err := e.generate(k, key.Value{})
 		return err
 	}
 	if err := e.atServer(ctx, k, key.Version{Number: 1, Value: value}, false); err != nil {
