@@ -178,9 +178,14 @@ func (w *databaseWorld) attend(ctx context.Context, t *testing.T, id, env string
 		if err == nil {
 			err = pool.Ping(ctx)
 		}
-		if err != nil {
+		if err != nil { // the server is away: once more
 			w.complain(ctx, id, err)
-			return
+			pool.Close()
+			select {
+			case <-time.After(50 * time.Millisecond):
+			case <-ctx.Done():
+			}
+			continue
 		}
 		old := current.Swap(pool)
 		if old == nil {

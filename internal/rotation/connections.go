@@ -121,7 +121,7 @@ func (e *Engine) tryAgain(ctx context.Context, connection string) error {
 			continue
 		}
 		r = r.clone()
-		r.RetryAt, r.Attempts = e.Now(), 0
+		r.RetryAt, r.Attempts = e.Now(), 1
 		if err := e.save(ctx, r); err != nil {
 			return err
 		}
