@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redis
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// The fields of a connection.
+const (
+	fieldURL        = "url"
+	fieldUsername   = "username"
+	fieldNodes      = "nodes"
+	fieldTimeout    = "timeout"
+	fieldCA         = "tls_ca"
+	fieldCert       = "tls_cert"
+	fieldKey        = "tls_key"
+	fieldServerName = "tls_server_name"
+)
+
+// Bounds of timeout. The engine gives a call a minute.
+const (
+	minTimeout = 100 * time.Millisecond
+	maxTimeout = 30 * time.Second
+)
+
+// ConnectionFields implements kind.Connector.
+func (*Kind) ConnectionFields() []kind.Field {
+	return []kind.Field{
+		{Name: fieldURL, Description: "A node, as redis://admin@cache:6379 or rediss://…; user and password in it are moved to username and password. Its replicas, its master and the other nodes of its cluster are found from there."},
+		{Name: fieldUsername, Default: defaultUser, Description: "The administrator's user, which no key may have. One of its own, not default, where keys adopt default."},
+		{Name: kind.FieldPassword, Secret: true, Description: "The administrator's password. Give it on standard input, as password=-."},
+		{Name: fieldNodes, Description: "Further nodes, as host:port with commas between: those that cannot be found from url, and replicas that a rotation should wait for when they are down. Where a node announces an address at which it cannot be reached from here: announced=reachable, as 10.0.0.7:6379=cache-2.example:6379."},
+		{Name: fieldTimeout, Default: "5s", Description: "How long a node may take to answer, from 100ms to 30s."},
+		{Name: fieldCA, Description: "The CA of the servers' certificates, in PEM (@file), where it is not among the system's. It holds for the URLs of keys, too."},
+		{Name: fieldCert, Description: "A client certificate, in PEM (@file), where the servers ask for one."},
+		{Name: fieldKey, Secret: true, Description: "The private key of tls_cert, in PEM (@file)."},
+		{Name: fieldServerName, Description: "The name in the nodes' certificates, where it is not the host at which they are reached."},
+	}
+}
+
+// NormalizeConnection implements kind.Connector.
+func (k *Kind) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
+	var fields []kind.Field
+	for _, f := range k.ConnectionFields() {
+		if !f.Secret {
+			fields = append(fields, f)
+		}
+	}
+	options, err := kind.Defaults(fields, c.Options)
+	if err != nil {
+		return c, err
+	}
+	c.Options, c.Secrets = options, maps.Clone(c.Secrets)
+	if c.Secrets == nil {
+		c.Secrets = map[string]key.Value{}
+	}
+	for name := range c.Secrets {
+		if !kind.Secret(k.ConnectionFields(), name) {
+			return c, fmt.Errorf("%s is not a secret field of this kind", name)
+		}
+	}
+	if options[fieldURL] == "" {
+		return c, errors.New("url is empty; give a node's, as redis://admin@cache:6379")
+	}
+	u, err := dsn.Parse(options[fieldURL], schemes...)
+	if err != nil {
+		return c, fmt.Errorf("url: %w", err)
+	}
+	if strings.TrimLeft(u.Rest[len(u.Host()):], "/0") != "" {
+		return c, errors.New("url: there is something after the host; leave it out: an administrator's URL has no database and no parameters")
+	}
+	if !u.Password.Empty() {
+		c.Secrets[kind.FieldPassword] = u.Password
+	}
+	if u.User != "" { // written later than a username that is stored
+		options[fieldUsername] = u.User
+	}
+	options[fieldURL] = u.Scheme + "://" + u.Host()
+	return c, checkConnection(c)
+}
+
+// checkConnection checks fields whose URL is bare.
+func checkConnection(c kind.Connection) error {
+	if err := checkUser(c.Options[fieldUsername]); err != nil {
+		return fmt.Errorf("username: %w", err)
+	}
+	if c.Secrets[kind.FieldPassword].Empty() {
+		return errors.New("password is empty; give the administrator's on standard input, as password=-")
+	}
+	if (c.Options[fieldCert] == "") != c.Secrets[fieldKey].Empty() {
+		return errors.New("tls_cert and tls_key belong together; give both or none")
+	}
+	if !strings.HasPrefix(c.Options[fieldURL], "rediss:") && c.Options[fieldCert]+c.Options[fieldServerName] != "" {
+		return errors.New("tls_cert or tls_server_name is set and url is not rediss://; set both or neither")
+	}
+	_, err := readAdmin(c)
+	return err
+}
+
+// admin is how a connection's administrator logs in.
+type admin struct {
+	addr     string // of the node that url names
+	user     string
+	timeout  time.Duration
+	secure   bool
+	roots    *x509.CertPool // nil: the system's
+	certs    []tls.Certificate
+	hostname string // in certificates, where it is not the host's
+
+	seeds []string          // nodes beside addr
+	alias map[string]string // where those nodes are reached that announce other addresses
+}
+
+// readAdmin reads a normalized connection. The error names the field.
+func readAdmin(c kind.Connection) (admin, error) {
+	a := admin{user: c.Options[fieldUsername], hostname: c.Options[fieldServerName], alias: map[string]string{}}
+	u, err := dsn.Parse(c.Options[fieldURL], schemes...)
+	if err != nil {
+		return a, fmt.Errorf("url: %w", err)
+	}
+	at, err := addresses(u)
+	if err != nil {
+		return a, fmt.Errorf("url: %w", err)
+	}
+	if len(at) != 1 {
+		return a, errors.New("url names several hosts; name one, and the others in nodes where they cannot be found from it")
+	}
+	a.addr, a.secure = at[0], u.Scheme == "rediss"
+	if a.timeout, err = time.ParseDuration(c.Options[fieldTimeout]); err != nil || a.timeout < minTimeout || a.timeout > maxTimeout {
+		return a, fmt.Errorf("timeout %q is not a duration from %v to %v, such as 5s", c.Options[fieldTimeout], minTimeout, maxTimeout)
+	}
+	for _, text := range strings.FieldsFunc(c.Options[fieldNodes], func(c rune) bool { return c == ',' || c <= ' ' }) {
+		announced, reachable, mapped := strings.Cut(text, "=")
+		if !mapped {
+			reachable = announced
+		}
+		from, ok := address(announced)
+		to, ok2 := address(reachable)
+		if !ok || !ok2 {
+			return a, fmt.Errorf("nodes: %q is neither host:port nor announced=reachable", text)
+		}
+		a.seeds = append(a.seeds, to)
+		a.alias[from] = to
+	}
+	if ca := c.Options[fieldCA]; ca != "" {
+		a.roots = x509.NewCertPool()
+		if !a.roots.AppendCertsFromPEM([]byte(ca)) {
+			return a, errors.New("tls_ca holds no certificate in PEM")
+		}
+	}
+	if c.Options[fieldCert] != "" {
+		pair, err := tls.X509KeyPair([]byte(c.Options[fieldCert]), []byte(c.Secrets[fieldKey].Reveal()))
+		if err != nil {
+			return a, errors.New("tls_cert and tls_key are not a certificate and its private key in PEM")
+		}
+		a.certs = []tls.Certificate{pair}
+	}
+	return a, nil
+}
+
+// tls is how to speak to a node, or to the host of a key's URL; nil: in the clear.
+func (a admin) tls(addr string, secure bool, name string) *tls.Config {
+	if !secure {
+		return nil
+	}
+	if name == "" {
+		name, _, _ = net.SplitHostPort(addr)
+	}
+	return &tls.Config{RootCAs: a.roots, Certificates: a.certs, ServerName: name, MinVersion: tls.VersionTLS12}
+}

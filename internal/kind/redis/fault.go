@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+
+	goredis "github.com/redis/go-redis/v9"
+)
+
+// fault is an error in our words. It keeps the cause for errors.Is and errors.As.
+type fault struct {
+	text  string
+	cause error
+}
+
+func (f fault) Error() string { return f.text }
+func (f fault) Unwrap() error { return f.cause }
+
+// hash is a password's, which a server quotes when it complains of it.
+var hash = regexp.MustCompile("[0-9a-f]{64}")
+
+// answer is what a server said in the place of a reply, without hashes.
+type answer string
+
+var _ goredis.Error = answer("")
+
+func (a answer) Error() string { return string(a) }
+func (answer) RedisError()     {}
+
+// plain says what is wrong with a command at a node.
+func plain(err error, addr, user string, args []any) error {
+	var ours fault
+	var text string
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &ours):
+		return err
+	case goredis.IsAuthError(err):
+		text = fmt.Sprintf("node %s refuses user %s: the password is wrong, or the user is off or not there", addr, user)
+	case goredis.IsPermissionError(err):
+		text = fmt.Sprintf("node %s: user %s may not run %s; %s", addr, user, command(args), grant(user, rule(args)))
+	case answered(err) && errors.Unwrap(err) != nil: // from logging in, and the answer may quote what was sent
+		text, err = fmt.Sprintf("node %s does not take a login of user %s: it has no such users, or is no Redis server", addr, user), nil
+	case answered(err):
+		said := answer(hash.ReplaceAllString(err.Error(), "[hash]"))
+		text, err = fmt.Sprintf("node %s says to %s: %s", addr, command(args), said), said
+	case late(err):
+		text = fmt.Sprintf("node %s did not answer in time", addr)
+	case errors.Is(err, context.Canceled):
+		text = fmt.Sprintf("node %s: the call was cancelled", addr)
+	default:
+		text = fmt.Sprintf("node %s cannot be reached: %v", addr, err)
+	}
+	return fault{text, err}
+}
+
+// command is what was run, without its arguments.
+func command(args []any) string { return strings.ToUpper(strings.ReplaceAll(rule(args)[1:], "|", " ")) }
+
+// rule is the one of an ACL that allows a command.
+func rule(args []any) string {
+	name := fmt.Sprint(args[0])
+	if len(args) > 1 && slices.Contains([]string{"ACL", "CLIENT", "CLUSTER", "CONFIG"}, name) {
+		name += "|" + fmt.Sprint(args[1])
+	}
+	return "+" + strings.ToLower(name)
+}
+
+func grant(user string, rules ...string) string {
+	return fmt.Sprintf("grant it with: ACL SETUSER %s %s", user, strings.Join(rules, " "))
+}
+
+// together is several faults as one.
+func together(errs ...error) error {
+	var texts []string
+	errs = slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil })
+	for _, err := range errs {
+		if !slices.Contains(texts, err.Error()) {
+			texts = append(texts, err.Error())
+		}
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return fault{strings.Join(texts, "; "), errors.Join(errs...)}
+}
+
+// each does something with all at the same time, with every one whatever becomes of the others.
+func each[T any](all []T, do func(i int, one T) error) error {
+	errs := make([]error, len(all))
+	var busy sync.WaitGroup
+	for i, one := range all {
+		busy.Go(func() { errs[i] = do(i, one) })
+	}
+	busy.Wait()
+	return together(errs...)
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redis
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// node is a server that answers: a master, a replica or a node of a cluster.
+type node struct {
+	addr string // where we reach it
+	info map[string]string
+}
+
+// discover finds the nodes of a connection: its own, those that it names, and whom these know. The first is the
+// connection's own where that answers. The error is of those that do not; the others are given nevertheless.
+func (k *Kind) discover(ctx context.Context, c kind.Connection) ([]node, error) {
+	a, err := readAdmin(c)
+	if err != nil {
+		return nil, err
+	}
+	var found []node
+	var faults []error
+	runs := map[string]bool{} // servers, which may be reached at several addresses
+	known := map[string]bool{}
+	from := map[string]string{} // who has named a node
+	next := unknown(append([]string{a.addr}, a.seeds...), known)
+	for len(next) > 0 {
+		surveys := make([]survey, len(next))
+		faults = append(faults, each(next, func(i int, addr string) (err error) {
+			surveys[i], err = k.survey(ctx, c, addr)
+			if err != nil && from[addr] != "" && !answered(err) {
+				err = fault{fmt.Sprintf("%v (%s has named it; start it, or take it out there, or write nodes=%s=host:port if it is reached elsewhere from here)", err, from[addr], addr), err}
+			}
+			return err
+		}))
+		var more []string
+		for i, s := range surveys {
+			for _, addr := range s.neighbours {
+				if to, ok := a.alias[addr]; ok {
+					addr = to
+				}
+				if from[addr] == "" {
+					from[addr] = next[i]
+				}
+				more = append(more, addr)
+			}
+			if id := s.info["run_id"]; s.info != nil && !runs[id] {
+				runs[id] = id != ""
+				found = append(found, node{next[i], s.info})
+			}
+		}
+		next = unknown(more, known)
+	}
+	k.keep(c, known)
+	return found, together(faults...)
+}
+
+// unknown are those not known yet, which they are from now on.
+func unknown(addrs []string, known map[string]bool) (all []string) {
+	for _, addr := range addrs {
+		if !known[addr] {
+			known[addr] = true
+			all = append(all, addr)
+		}
+	}
+	return all
+}
+
+// survey is what a node says of itself and of others.
+type survey struct {
+	info       map[string]string
+	neighbours []string
+}
+
+// oldest is the first release that has users.
+const oldest = 6
+
+func (k *Kind) survey(ctx context.Context, c kind.Connection, addr string) (s survey, err error) {
+	reply, err := k.do(ctx, c, addr, "INFO")
+	if err != nil {
+		return s, err
+	}
+	text, _ := reply.(string)
+	info := readInfo(text)
+	major, _, _ := strings.Cut(info["redis_version"], ".")
+	if version, err := strconv.Atoi(major); err == nil && version < oldest {
+		return s, fault{fmt.Sprintf("node %s is Redis %s; users need %d or newer", addr, info["redis_version"], oldest), nil}
+	}
+	if info["redis_mode"] == "sentinel" {
+		return s, fault{fmt.Sprintf("node %s is a Sentinel; name a Redis server that it watches", addr), nil}
+	}
+	if info["cluster_enabled"] != "1" {
+		return survey{info, replication(info)}, nil
+	}
+	reply, err = k.do(ctx, c, addr, "CLUSTER", "NODES")
+	if err != nil {
+		return s, err
+	}
+	text, _ = reply.(string)
+	neighbours, err := clusterNodes(text, addr, strings.HasPrefix(c.Options[fieldURL], "rediss:"))
+	return survey{info, neighbours}, err
+}
+
+// readInfo reads the fields of INFO.
+func readInfo(text string) map[string]string {
+	info := map[string]string{}
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(strings.TrimRight(line, "\r\n"), ":"); ok {
+			info[name] = value
+		}
+	}
+	return info
+}
+
+// replication is a master's replicas, or a replica's master (INFO's section of that name).
+func replication(info map[string]string) (all []string) {
+	if host := info["master_host"]; host != "" {
+		all = append(all, net.JoinHostPort(host, info["master_port"]))
+	}
+	for i := 0; ; i++ {
+		line, ok := info["slave"+strconv.Itoa(i)]
+		if !ok {
+			return all
+		}
+		fields := map[string]string{}
+		for part := range strings.SplitSeq(line, ",") {
+			name, value, _ := strings.Cut(part, "=")
+			fields[name] = value
+		}
+		if fields["ip"] != "" {
+			all = append(all, net.JoinHostPort(fields["ip"], fields["port"]))
+		}
+	}
+}
+
+// clusterNodes are the other nodes in an answer to CLUSTER NODES: id ip:port@bus[,hostname[,…]] flags …. Where there are
+// certificates the hostname is in them, if there is one.
+func clusterNodes(text, addr string, secure bool) ([]string, error) {
+	var all []string
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if len(fields) < 3 {
+			continue
+		}
+		flags := "," + fields[2] + ","
+		if strings.Contains(flags, ",myself,") || strings.Contains(flags, ",handshake,") {
+			continue
+		}
+		at, names, _ := strings.Cut(fields[1], ",")
+		at, _, _ = strings.Cut(at, "@")
+		hostname, _, _ := strings.Cut(names, ",")
+		colon := strings.LastIndexByte(at, ':')
+		if colon < 0 || colon == 0 && hostname == "" || strings.Contains(flags, ",noaddr,") {
+			return nil, fault{fmt.Sprintf("node %s knows a node %s of the cluster without its address; bring it back, or take it out with CLUSTER FORGET", addr, fields[0]), nil}
+		}
+		host, port := at[:colon], at[colon+1:]
+		if hostname != "" && (secure || host == "") {
+			host = hostname
+		}
+		all = append(all, net.JoinHostPort(host, port))
+	}
+	return all, nil
+}

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package redis is the kind of keys that are Redis URLs, such as REDIS_URL.
+//
+// With strategy=alternating a key has two ACL users, NAME_a and NAME_b, that take turns: CLIENT LIST then proves who still
+// uses the old one. With strategy=dual_password there is one user with two passwords for as long as a rotation takes. The
+// server cannot tell sessions of the one from those of the other: that nobody uses the old one any more is then known
+// from leases and reports alone.
+//
+// Redis does not replicate ACLs. What is done is done at every master, replica and node of a cluster, and seen to be so.
+// Passwords reach a server as SHA-256 only, but for logging in with them.
+package redis
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	goredis "github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// Kind acts on Redis servers. It keeps administrators' sessions open between calls; Close ends them.
+type Kind struct {
+	mu      sync.Mutex
+	clients map[login]*goredis.Client
+}
+
+var (
+	_ kind.Kind      = (*Kind)(nil)
+	_ kind.Generator = (*Kind)(nil)
+	_ kind.Renderer  = (*Kind)(nil)
+	_ kind.Server    = (*Kind)(nil)
+	_ kind.Connector = (*Kind)(nil)
+	_ io.Closer      = (*Kind)(nil)
+)
+
+// New gives a kind without sessions. The driver's own log goes to nobody from then on: what it has to say is in errors.
+func New() *Kind {
+	logging.Disable()
+	return &Kind{clients: map[login]*goredis.Client{}}
+}
+
+// Name implements kind.Kind.
+func (*Kind) Name() string { return "redis" }
+
+// Summary implements kind.Kind.
+func (*Kind) Summary() string {
+	return "a Redis URL, whose ACL user alternates between two, or has two passwords during a rotation"
+}
+
+// The options of a key.
+const (
+	optionURL      = "url"
+	optionURLs     = "urls"
+	optionStrategy = "strategy"
+	optionUsername = "username"
+	optionRules    = "rules"
+	optionVerify   = "verify_urls"
+
+	alternating  = "alternating"
+	dualPassword = "dual_password"
+)
+
+// Fields implements kind.Kind.
+func (*Kind) Fields() []kind.Field {
+	return []kind.Field{
+		{Name: kind.OptionConnection, Description: "The connection whose administrator makes and locks the users."},
+		{Name: optionURL, Description: "The URL without user and password, parameters and all, as redis://cache:6379/0. Default: that of the version before."},
+		{Name: optionURLs, Description: "Further names with URLs of the same user and password, separated by white space, as QUEUE_URL=redis://queue:6379/1."},
+		{Name: optionStrategy, Default: alternating, Description: "alternating: two users take turns, and the server proves who still uses the old one. dual_password: one user has two passwords during a rotation, where workloads are bound to its name."},
+		{Name: optionUsername, Description: "The users are this name with _a and _b; with dual_password, this name itself, where the first version is generated. Default: the key's name, with '_' for '-'."},
+		{Name: optionRules, Default: "~* &* +@all -@admin -@dangerous", Description: "What the user may do where the first version is generated, as ACL rules. Rights of an imported version's user are copied."},
+		{Name: optionVerify, Default: "true", Description: "Log in through the URLs themselves before anybody is given them. false where Vault cannot reach their hosts: then the connection's nodes alone are tried."},
+	}
+}
+
+// Normalize implements kind.Kind.
+func (k *Kind) Normalize(options kind.Options) (kind.Options, error) {
+	full, err := kind.Defaults(k.Fields(), options)
+	if err != nil {
+		return nil, err
+	}
+	if full[optionURL] != "" {
+		if err := checkTemplate(full[optionURL]); err != nil {
+			return nil, fmt.Errorf("url: %w", err)
+		}
+	}
+	if _, err := templates(full); err != nil {
+		return nil, err
+	}
+	if s := full[optionStrategy]; s != alternating && s != dualPassword {
+		return nil, fmt.Errorf("strategy %q is not known; use %s or %s", s, alternating, dualPassword)
+	}
+	if err := checkUser(full[optionUsername]); err != nil {
+		return nil, fmt.Errorf("username: %w", err)
+	}
+	if err := checkRules(full[optionRules]); err != nil {
+		return nil, fmt.Errorf("rules: %w", err)
+	}
+	if full[optionVerify] != "true" && full[optionVerify] != "false" {
+		return nil, fmt.Errorf("verify_urls %q is neither true nor false", full[optionVerify])
+	}
+	return full, nil
+}
+
+const maxUser = 256 // bytes; Redis has no limit, and nobody types more
+
+// checkUser takes any name that Redis would, and that survives its files of users.
+func checkUser(name string) error {
+	switch {
+	case len(name) > maxUser:
+		return fmt.Errorf("the name is %d bytes long; at most %d are allowed", len(name), maxUser)
+	case strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c == 0x7f }):
+		return errors.New("the name holds white space or a control character, which no user of Redis has in it")
+	case strings.ContainsAny(name, "\"'"):
+		return errors.New("the name holds a quote, which does not survive Redis's files")
+	}
+	return nil
+}
+
+// checkRules refuses what is not a right: passwords and states of the user are ours to set.
+func checkRules(rules string) error {
+	for _, rule := range strings.Fields(rules) {
+		switch {
+		case strings.ContainsAny(rule[:1], "><#!"):
+			return errors.New("one is a password or its hash; leave passwords out: they are those of the version")
+		case slices.Contains([]string{"on", "off", "nopass", "resetpass", "reset"}, strings.ToLower(rule)):
+			return fmt.Errorf("%s is not a right; leave it out: the rotation says when the user is valid", rule)
+		}
+	}
+	return nil
+}
+
+var schemes = []string{"redis", "rediss"}
+
+// checkTemplate wants a URL without credentials.
+func checkTemplate(text string) error {
+	u, err := dsn.Parse(text, schemes...)
+	switch {
+	case err != nil:
+		return err
+	case u.HasCredentials():
+		return errors.New("the URL holds a user or a password; leave both out: they are those of the version")
+	}
+	_, err = addresses(u)
+	return err
+}
+
+// templates are the further names and their URLs without credentials.
+func templates(options kind.Options) (map[string]string, error) {
+	all := map[string]string{}
+	for _, text := range strings.Fields(options[optionURLs]) {
+		name, url, ok := strings.Cut(text, "=")
+		if !ok || key.ValidateEnv(name) != nil {
+			return nil, errors.New("urls: one is not NAME=URL, separated by white space, as QUEUE_URL=redis://queue:6379/1")
+		}
+		if err := checkTemplate(url); err != nil {
+			return nil, fmt.Errorf("urls: %s: %w", name, err)
+		}
+		if _, twice := all[name]; twice {
+			return nil, fmt.Errorf("urls: %s is named twice", name)
+		}
+		all[name] = url
+	}
+	return all, nil
+}
+
+// Check implements kind.Kind.
+func (*Kind) Check(_ kind.Options, value key.Value) ([]string, error) {
+	u, err := dsn.Parse(value.Reveal(), schemes...)
+	if err == nil {
+		_, err = addresses(u)
+	}
+	if err == nil {
+		err = checkUser(u.User)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("value: %w", err)
+	}
+	if u.Password.Empty() {
+		return []string{"the URL has no password: whoever reaches the server may do what its user may"}, nil
+	}
+	return nil, nil
+}
+
+// passwordBytes give a password of 256 bits.
+const passwordBytes = 32
+
+// Generate implements kind.Generator: the other one of the two users, or the same with dual_password, with a new password,
+// in the same URL.
+func (k *Kind) Generate(random io.Reader, of key.Key, from key.Value) (key.Value, error) {
+	var old dsn.URL
+	if !from.Empty() {
+		var err error
+		if old, err = dsn.Parse(from.Reveal(), schemes...); err != nil {
+			return key.Value{}, fmt.Errorf("the present version: %w", err)
+		}
+	}
+	url := old.Without()
+	switch {
+	case of.Options[optionURL] != "":
+		var err error
+		if url, err = dsn.Parse(of.Options[optionURL], schemes...); err != nil {
+			return key.Value{}, fmt.Errorf("url: %w", err)
+		}
+	case from.Empty():
+		return key.Value{}, errors.New("url is empty; say where the first version leads to, as url=redis://cache:6379/0, or import the URL in use with value=-")
+	}
+	secret := make([]byte, passwordBytes)
+	if _, err := io.ReadFull(random, secret); err != nil {
+		return key.Value{}, fmt.Errorf("drawing random bytes: %w", err)
+	}
+	user := nextUser(of, old, from.Empty())
+	return url.With(user, key.NewValue(base64.RawURLEncoding.EncodeToString(secret))).Text(), nil
+}
+
+func nextUser(of key.Key, old dsn.URL, first bool) string {
+	both := pair(of)
+	switch {
+	case of.Options[optionStrategy] == dualPassword && first:
+		return base(of)
+	case of.Options[optionStrategy] == dualPassword:
+		return old.User // as it was written: without a name it is the user default
+	case old.User == both[0]:
+		return both[1]
+	}
+	return both[0]
+}
+
+func base(of key.Key) string {
+	if name := of.Options[optionUsername]; name != "" {
+		return name
+	}
+	return strings.NewReplacer("-", "_", ".", "_").Replace(of.Name)
+}
+
+// pair is the two users of a key.
+func pair(of key.Key) [2]string { return [2]string{base(of) + "_a", base(of) + "_b"} }
+
+// Names implements kind.Renderer.
+func (*Kind) Names(options kind.Options) []string {
+	all, _ := templates(options) // checked by Normalize
+	var names []string
+	for name := range all {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Render implements kind.Renderer.
+func (*Kind) Render(options kind.Options, value key.Value) (map[string]key.Value, error) {
+	all, err := templates(options)
+	if err != nil {
+		return nil, err
+	}
+	u, err := dsn.Parse(value.Reveal(), schemes...)
+	if err != nil {
+		return nil, err
+	}
+	rendered := map[string]key.Value{}
+	for name, template := range all {
+		t, err := dsn.Parse(template, schemes...)
+		if err != nil {
+			return nil, err
+		}
+		if u.HasCredentials() {
+			t = t.With(u.User, u.Password)
+		}
+		rendered[name] = t.Text()
+	}
+	return rendered, nil
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redis
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// Stage implements kind.Server. All nodes must answer before the first is told anything.
+func (k *Kind) Stage(ctx context.Context, c kind.Change) error {
+	t, err := read(c)
+	if err == nil {
+		err = together(t.absurd(), t.lockout())
+	}
+	if err != nil || !t.ours {
+		return err
+	}
+	nodes, err := k.discover(ctx, c.Connection)
+	if err != nil {
+		return err
+	}
+	all, err := k.standings(ctx, t, nodes)
+	if err != nil {
+		return err
+	}
+	// Only the connection's own node is asked whose the user is: others may have been away when one was locked.
+	s := all[0]
+	switch {
+	case !t.dual && s.next.foreign(t.to):
+		return fmt.Errorf("node %s: there is a user %s already with a password that is not this version's; set another username= for the key, or remove the user where nobody needs it", s.addr, t.next)
+	case t.dual && t.first && s.next != nil && !s.next.has(t.to):
+		return fmt.Errorf("node %s: there is a user %s already; import its URL with value=-, or set another username=", s.addr, t.next)
+	}
+	_, err = k.accept(ctx, t, all, func(standing) bool { return true })
+	return err
+}
+
+// Retire implements kind.Server. The old user stays where two take turns, without a way to log in. Nodes that do not answer
+// do not keep the others waiting: the version may be compromised.
+func (k *Kind) Retire(ctx context.Context, c kind.Change) error {
+	t, err := read(c)
+	if err != nil || t.first {
+		return err
+	}
+	if err := together(t.absurd(), t.lockout()); err != nil {
+		return err
+	}
+	nodes, missing := k.discover(ctx, c.Connection)
+	all, silent := k.standings(ctx, t, nodes)
+	good, behind := k.accept(ctx, t, all, t.lacks)
+	return together(missing, silent, behind, each(good, func(_ int, s standing) error {
+		rules := []string{"off", "resetpass"}
+		if t.dual {
+			rules = []string{"!" + t.from}
+		}
+		switch {
+		case s.old == nil, t.dual && !s.old.has(t.from):
+		default:
+			if err := k.set(ctx, c.Connection, s.addr, t.old, rules...); err != nil {
+				return err
+			}
+		}
+		// Also where nothing was to be done: an earlier call may have ended before this.
+		if _, err := k.save(ctx, c.Connection, s.node); err != nil {
+			return err
+		}
+		if s.old == nil {
+			return nil
+		}
+		if c.Cut {
+			if err := k.end(ctx, c.Connection, s.addr, t.old); err != nil {
+				return err
+			}
+		}
+		now, err := k.user(ctx, c.Connection, s.addr, t.old)
+		if err == nil && now.accepts(t.from) {
+			err = fmt.Errorf("node %s: user %s was locked and can log in still; does somebody else change it?", s.addr, t.old)
+		}
+		return err
+	}))
+}
+
+// Unstage implements kind.Server.
+func (k *Kind) Unstage(ctx context.Context, c kind.Change) error {
+	t, err := read(c)
+	if err != nil || !t.ours || t.absurd() != nil {
+		return err // an absurd one was never staged
+	}
+	nodes, missing := k.discover(ctx, c.Connection)
+	all, silent := k.standings(ctx, t, nodes)
+	return together(missing, silent, each(all, func(_ int, s standing) error {
+		if err := k.withdraw(ctx, t, s); err != nil {
+			return err
+		}
+		_, err := k.save(ctx, c.Connection, s.node)
+		return err
+	}))
+}
+
+// withdraw takes the new version away at a node, and its user if we made it for this version. What it may do is copied
+// anew by the next one. With sessions that nobody said to end it stays, locked: they end with their user.
+func (k *Kind) withdraw(ctx context.Context, t turn, s standing) error {
+	switch {
+	case t.dual && !s.next.has(t.to), s.next == nil, s.next.foreign(t.to):
+		return nil
+	case t.dual && !t.first:
+		if err := k.set(ctx, t.Connection, s.addr, t.next, "!"+t.to); err != nil || !t.Cut {
+			return err
+		}
+		return k.end(ctx, t.Connection, s.addr, t.next)
+	case !t.dual: // before its sessions are counted, so that no more come
+		if err := k.set(ctx, t.Connection, s.addr, t.next, "off", "resetpass"); err != nil {
+			return err
+		}
+	}
+	if t.Cut {
+		if err := k.end(ctx, t.Connection, s.addr, t.next); err != nil {
+			return err
+		}
+	}
+	sessions, err := k.sessions(ctx, t.Connection, s.node, t.next)
+	if err != nil {
+		return err
+	}
+	if len(sessions) > 0 && !t.Cut {
+		return k.set(ctx, t.Connection, s.addr, t.next, "off", "resetpass")
+	}
+	_, err = k.do(ctx, t.Connection, s.addr, "ACL", "DELUSER", t.next)
+	return err
+}
+
+// end ends all sessions of a user at a node but our own.
+func (k *Kind) end(ctx context.Context, c kind.Connection, addr, user string) error {
+	_, err := k.do(ctx, c, addr, "CLIENT", "KILL", "USER", user)
+	return err
+}

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redis
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// turn is a change in the words of Redis.
+type turn struct {
+	kind.Change
+	old, next string // users
+	from, to  string // digests of their passwords
+	fromURL   dsn.URL
+	toURL     dsn.URL
+	first     bool // there is no old one
+	dual      bool // both versions are passwords of one user
+	ours      bool // the new user is one that we make; others came with an operator's value, and are left as they are
+}
+
+func read(c kind.Change) (t turn, err error) {
+	t = turn{Change: c, first: c.From.Value.Empty(), dual: c.Key.Options[optionStrategy] == dualPassword}
+	if t.toURL, err = dsn.Parse(c.To.Value.Reveal(), schemes...); err != nil {
+		return t, fmt.Errorf("version %d: %w", c.To.Number, err)
+	}
+	t.next, t.to = userOf(t.toURL), digest(t.toURL.Password)
+	if !t.first {
+		if t.fromURL, err = dsn.Parse(c.From.Value.Reveal(), schemes...); err != nil {
+			return t, fmt.Errorf("version %d: %w", c.From.Number, err)
+		}
+		t.old, t.from = userOf(t.fromURL), digest(t.fromURL.Password)
+	}
+	both := pair(c.Key)
+	t.ours = t.dual || slices.Contains(both[:], t.next)
+	return t, nil
+}
+
+// forward tells whether the change is what it says, and not a revert's question turned around.
+func (t turn) forward() bool { return t.first || t.From.Number < t.To.Number }
+
+// absurd is an error where the change contradicts itself, so that nothing of it is ever staged.
+func (t turn) absurd() error {
+	switch {
+	case t.dual && !t.first && t.old != t.next:
+		return fmt.Errorf("version %d has another user, %s, than version %d, %s; strategy=%s keeps the user: rotate with a value of that one, or without value=", t.To.Number, t.next, t.From.Number, t.old, dualPassword)
+	case t.dual && t.from == t.to:
+		return fmt.Errorf("versions %d and %d have the same password; rotate without value=", t.From.Number, t.To.Number)
+	case !t.dual && t.old == t.next:
+		return fmt.Errorf("version %d has the same user, %s, as version %d, which is in use; rotate without value=, or set strategy=%s", t.To.Number, t.next, t.From.Number, dualPassword)
+	case !t.dual && t.ours && t.Connection.Options[fieldUsername] == t.next:
+		return fmt.Errorf("connection %s logs in as %s, one of the two users of this key; %s", t.Connection.Name, t.next, ownAdmin)
+	}
+	return nil
+}
+
+const ownAdmin = "give the connection an administrator of its own, with username= and password=-"
+
+// lockout is an error where the connection would lose its login with the old version.
+func (t turn) lockout() error {
+	if t.Connection.Options[fieldUsername] != t.old {
+		return nil
+	}
+	switch {
+	case !t.dual:
+		return fmt.Errorf("connection %s logs in as %s, the user that this rotation locks at its end; %s", t.Connection.Name, t.old, ownAdmin)
+	case slices.ContainsFunc(t.Connection.Passwords(), t.fromURL.Password.Equal):
+		return fmt.Errorf("connection %s logs in as %s with the very password that this rotation takes away; %s", t.Connection.Name, t.old, ownAdmin)
+	}
+	return nil
+}
+
+// standing is how a change stands at a node.
+type standing struct {
+	node
+	old, next *user
+}
+
+// standings asks nodes. It gives those that answer, and an error of the others.
+func (k *Kind) standings(ctx context.Context, t turn, nodes []node) ([]standing, error) {
+	all := make([]*standing, len(nodes))
+	err := each(nodes, func(i int, n node) error {
+		s := standing{node: n}
+		var err error
+		if s.next, err = k.user(ctx, t.Connection, n.addr, t.next); err != nil {
+			return err
+		}
+		switch {
+		case t.old == t.next:
+			s.old = s.next
+		case !t.first:
+			if s.old, err = k.user(ctx, t.Connection, n.addr, t.old); err != nil {
+				return err
+			}
+		}
+		all[i] = &s
+		return nil
+	})
+	return present(all), err
+}
+
+func present(all []*standing) []standing {
+	var there []standing
+	for _, s := range all {
+		if s != nil {
+			there = append(there, *s)
+		}
+	}
+	return there
+}
+
+// lacks tells whether nobody could log in with the new version.
+func (t turn) lacks(s standing) bool { return !s.next.accepts(t.to) }
+
+// rights are what the new user is to be allowed at a node: what the old one is, there or else where there is one.
+func (t turn) rights(all []standing, s standing) (rights []string, copied bool, err error) {
+	if t.first {
+		return strings.Fields(t.Key.Options[optionRules]), false, nil
+	}
+	for _, other := range append([]standing{s}, all...) {
+		if other.old != nil {
+			return other.old.rights, true, nil
+		}
+	}
+	return nil, false, fmt.Errorf("user %s of version %d is at no node of connection %s; is it the connection of another server?", t.old, t.From.Number, t.Connection.Name)
+}
+
+// accept makes the new version valid where it should be, and sees that it is. It gives the nodes where all is well, and an
+// error of the others.
+func (k *Kind) accept(ctx context.Context, t turn, all []standing, should func(standing) bool) ([]standing, error) {
+	good := make([]*standing, len(all))
+	err := each(all, func(i int, s standing) error {
+		if !should(s) {
+			good[i] = &s
+			return nil
+		}
+		if !t.ours {
+			return fmt.Errorf("node %s: user %s of version %d, which an operator brought, is not valid there; make it so", s.addr, t.next, t.To.Number)
+		}
+		rights, copied, err := t.rights(all, s)
+		if err != nil {
+			return err
+		}
+		rules := slices.Concat([]string{"reset"}, rights, []string{"on", "#" + t.to})
+		if t.dual && s.next != nil {
+			if s.next.nopass {
+				return fmt.Errorf("node %s: user %s is nopass: whoever reaches the server is let in, whatever the password; give it one with ACL SETUSER %s and a password, and import the URL with it", s.addr, t.next, t.next)
+			}
+			rules, copied = []string{"#" + t.to}, false
+		}
+		if err := k.set(ctx, t.Connection, s.addr, t.next, rules...); err != nil {
+			return err
+		}
+		if _, err := k.save(ctx, t.Connection, s.node); err != nil {
+			return err
+		}
+		if s.next, err = k.user(ctx, t.Connection, s.addr, t.next); err != nil {
+			return err
+		}
+		switch {
+		case s.next.has(t.to) && !s.next.on:
+			return fmt.Errorf("node %s: user %s is off; turn it on with ACL SETUSER %s on", s.addr, t.next, t.next)
+		case t.lacks(s):
+			return fmt.Errorf("node %s: user %s was given a new password and does not have it; does somebody else change it?", s.addr, t.next)
+		case copied && !s.next.may(rights):
+			return fmt.Errorf("node %s: user %s was given the rights of %s and has others; does somebody else change it?", s.addr, t.next, t.old)
+		}
+		good[i] = &s
+		return nil
+	})
+	return present(good), err
+}
+
+// bring brings nodes up to date that have joined since the new version was staged, or were started anew without it. Where
+// no node has it, it was not staged, or is withdrawn already.
+func (k *Kind) bring(ctx context.Context, t turn, nodes []node) error {
+	if !t.ours || !t.forward() {
+		return nil
+	}
+	all, err := k.standings(ctx, t, nodes)
+	if err != nil || !slices.ContainsFunc(all, func(s standing) bool { return !t.lacks(s) }) {
+		return err
+	}
+	_, err = k.accept(ctx, t, all, t.lacks)
+	return err
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redis
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// InUse implements kind.Server: sessions of the old user at all nodes. Nodes that have joined are brought up to date first.
+func (k *Kind) InUse(ctx context.Context, c kind.Change) (int, string, error) {
+	t, err := read(c)
+	if err != nil || t.first {
+		return 0, "", err
+	}
+	nodes, err := k.discover(ctx, c.Connection)
+	if err != nil {
+		return 0, "", err
+	}
+	if err := k.bring(ctx, t, nodes); err != nil {
+		return 0, "", err
+	}
+	if t.old == t.next {
+		return 0, fmt.Sprintf("both versions are passwords of user %s, whose sessions the server does not tell apart: leases and reports are the evidence", t.old), nil
+	}
+	uses := make([]use, len(nodes))
+	err = each(nodes, func(i int, n node) error {
+		sessions, err := k.sessions(ctx, c.Connection, n, t.old)
+		uses[i] = use{n.addr, sessions}
+		return err
+	})
+	if err != nil {
+		return 0, "", err
+	}
+	count, what := tell(t.old, uses)
+	return count, what, nil
+}
+
+// session is a client of a node.
+type session struct {
+	addr, name string
+	replica    bool // a replica's link to its master
+}
+
+// use is the sessions of a user at a node.
+type use struct {
+	addr     string
+	sessions []session
+}
+
+// sessions are those of a user at a node but our own. Who is not logged in yet is listed as default: those do not count that
+// have said nothing, where default has a password.
+func (k *Kind) sessions(ctx context.Context, c kind.Connection, n node, name string) ([]session, error) {
+	reply, err := k.do(ctx, c, n.addr, "CLIENT", "LIST")
+	if err != nil {
+		return nil, err
+	}
+	text, _ := reply.(string)
+	silent := name != defaultUser // whether those count that have said nothing
+	if !silent {
+		as, err := k.user(ctx, c, n.addr, name)
+		if err != nil {
+			return nil, err
+		}
+		silent = as != nil && as.nopass
+	}
+	var all []session
+	for line := range strings.Lines(text) {
+		fields := map[string]string{}
+		for part := range strings.FieldsSeq(line) {
+			field, value, _ := strings.Cut(part, "=")
+			fields[field] = value
+		}
+		if fields["user"] != name || fields["name"] == ownName {
+			continue
+		}
+		if fields["cmd"] == "NULL" && !silent {
+			continue
+		}
+		all = append(all, session{fields["addr"], fields["name"], strings.Contains(fields["flags"], "S")})
+	}
+	return all, nil
+}
+
+// fewSessions is how many sessions are named.
+const fewSessions = 3
+
+// tell counts sessions, and says what they are.
+func tell(user string, uses []use) (count int, what string) {
+	var parts []string
+	named, replicas := 0, 0
+	for _, u := range uses {
+		var names []string
+		for _, s := range u.sessions {
+			if s.replica {
+				replicas++
+			}
+			if named++; named > fewSessions {
+				continue
+			}
+			text := s.addr
+			switch {
+			case s.replica:
+				text += " (a replica)"
+			case s.name != "":
+				text += " (" + s.name + ")"
+			}
+			names = append(names, text)
+		}
+		count += len(u.sessions)
+		if len(u.sessions) > 0 {
+			part := fmt.Sprintf("%d of user %s at %s", len(u.sessions), user, u.addr)
+			if len(names) > 0 {
+				part += ": " + strings.Join(names, ", ")
+			}
+			parts = append(parts, part)
+		}
+	}
+	if count == 0 {
+		return 0, ""
+	}
+	what = "clients: " + strings.Join(parts, "; ")
+	if count > fewSessions {
+		what += fmt.Sprintf(", and %d more", count-fewSessions)
+	}
+	if replicas > 0 {
+		what += fmt.Sprintf("; %d of them replicate as this user: give replicas one of their own, with masteruser and masterauth", replicas)
+	}
+	return count, what
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redis
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"slices"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// door is somewhere to log in.
+type door struct {
+	what     string // for people, where it is not a node
+	addr     string
+	secure   *tls.Config // nil: in the clear
+	database int
+}
+
+// Verify implements kind.Verifier: it logs in at every node, and through the URLs that workloads get.
+func (k *Kind) Verify(ctx context.Context, c kind.Change) error {
+	t, err := read(c)
+	if err != nil {
+		return err
+	}
+	a, err := readAdmin(c.Connection)
+	if err != nil {
+		return fmt.Errorf("connection %s: %w", c.Connection.Name, err)
+	}
+	nodes, err := k.discover(ctx, c.Connection)
+	if err != nil {
+		return err
+	}
+	if err := k.bring(ctx, t, nodes); err != nil {
+		return err
+	}
+	var doors []door
+	for _, n := range nodes {
+		doors = append(doors, door{addr: n.addr, secure: a.tls(n.addr, a.secure, a.hostname)})
+	}
+	if c.Key.Options[optionVerify] != "false" {
+		more, err := k.workloadDoors(a, t)
+		if err != nil {
+			return err
+		}
+		doors = append(doors, more...)
+	}
+	return each(doors, func(_ int, d door) error { return d.enter(ctx, a, t) })
+}
+
+// workloadDoors are where the URLs of a version lead to.
+func (k *Kind) workloadDoors(a admin, t turn) ([]door, error) {
+	urls := []dsn.URL{t.toURL}
+	names := []string{t.Key.Env}
+	rendered, err := k.Render(t.Key.Options, t.To.Value)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range k.Names(t.Key.Options) {
+		u, err := dsn.Parse(rendered[name].Reveal(), schemes...)
+		if err != nil {
+			return nil, err
+		}
+		urls, names = append(urls, u), append(names, name)
+	}
+	var doors []door
+	for n, u := range urls {
+		addrs, err := addresses(u)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", names[n], err)
+		}
+		for _, addr := range addrs {
+			d := door{names[n], addr, a.tls(addr, u.Scheme == "rediss", ""), database(u)}
+			if !slices.ContainsFunc(doors, func(o door) bool {
+				return o.addr == d.addr && o.database == d.database && (o.secure == nil) == (d.secure == nil)
+			}) {
+				doors = append(doors, d)
+			}
+		}
+	}
+	return doors, nil
+}
+
+// enter logs in with the new version. That its user may not say PING shows that it is logged in.
+func (d door) enter(ctx context.Context, a admin, t turn) error {
+	one := client(d.addr, t.toURL.User, t.toURL.Password, a.timeout, d.secure)
+	defer one.Close() //nolint:errcheck // nothing is pending
+	args := []any{"PING"}
+	if d.database != 0 { // in one session: a client is free to use several
+		args = []any{"SELECT", d.database}
+	}
+	err := one.Do(ctx, args...).Err()
+	if d.database == 0 && goredis.IsPermissionError(err) {
+		return nil
+	}
+	err = plain(err, d.addr, t.next, args)
+	if err != nil && d.what != "" {
+		err = fault{fmt.Sprintf("%s: %v; where Vault cannot log in as workloads do, set verify_urls=false for the key", d.what, err), err}
+	}
+	return err
+}
