@@ -3,6 +3,7 @@
 package plugin
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -43,13 +44,20 @@ func TestConnectionsWithoutTheirServer(t *testing.T) {
 	b.refuses(logical.UpdateOperation, "keys/database-url", map[string]any{"kind": "postgres", "connection": "main", "urls": "DIRECT_URL"}, "urls: it is not NAME=URL")
 	b.refuses(logical.UpdateOperation, "keys/database-url", map[string]any{"kind": "postgres", "connection": "main", "url": "postgresql://a:canary-b@db/x"}, "leave both out")
 	b.refuses(logical.UpdateOperation, "presets/hyvve", map[string]any{"database": "nope"}, `connection "nope" is not known`)
-	b.write("presets/hyvve", map[string]any{"database": "main"})
+	b.refuses(logical.UpdateOperation, "presets/hyvve", map[string]any{"redis": "main"}, "REDIS_URL needs one of kind redis")
+	b.write("connections/cache", map[string]any{"kind": "redis", "url": "redis://root:canary-cache@127.0.0.1:1", "verify_connection": false})
+	b.write("presets/hyvve", map[string]any{"database": "main", "redis": "cache"})
+	if key := b.read("keys/redis-url").Data; key["kind"] != "redis" || key["connection"] != "cache" || key["strategy"] != "alternating" {
+		t.Errorf("key: %v", key)
+	}
 	if key := b.read("keys/database-url").Data; key["kind"] != "postgres" || key["connection"] != "main" {
 		t.Errorf("key: %v", key)
 	}
+	b.refuses(logical.UpdateOperation, "keys/redis-url", map[string]any{"value": "redis://:canary-redis@127.0.0.1:1/0"}, "nothing was stored")
 	b.refuses(logical.UpdateOperation, "keys/database-url", map[string]any{"value": "postgresql://app:canary-app@127.0.0.1:1/app"}, "nothing was stored")
-	if workload := b.read("workloads/api").Data; !strings.Contains(strings.Join(workload["presents"].([]string), " "), "database-url") {
-		t.Errorf("workload: %v", workload)
+	presents := b.read("workloads/api").Data["presents"].([]string)
+	if !slices.Contains(presents, "database-url") || !slices.Contains(presents, "redis-url") {
+		t.Errorf("workload api presents %v", presents)
 	}
 	if resp := b.call(logical.DeleteOperation, "connections/main", nil); !resp.IsError() || !strings.Contains(resp.Error().Error(), "is used by key database-url") {
 		t.Errorf("deleting a connection in use: %v", resp)

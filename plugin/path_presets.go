@@ -24,6 +24,7 @@ func (b *backend) pathsPresets() []*framework.Path {
 			"workloads":     {Type: framework.TypeCommaStringSlice, Description: "Which of the platform's workloads run here. Default: all of " + strings.Join(platformWorkloads(), ", ") + "."},
 			"min_instances": {Type: framework.TypeInt, Default: 1, Description: "min_instances of each workload."},
 			"database":      {Type: framework.TypeString, Description: "Connection to the platform's database: DATABASE_URL becomes one of the keys. Default: it is none."},
+			"redis":         {Type: framework.TypeString, Description: "Connection to the platform's Redis: REDIS_URL becomes one of the keys. Default: it is none."},
 			"generate":      {Type: framework.TypeBool, Description: "Make a version 1 of every key that has none. Only for a new platform: rows that are encrypted already would not open under a new key."},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
@@ -38,14 +39,15 @@ Defines the platform's keys and workloads.
     vault write hyvve/keys/encryption-master-key value=-             each value in use, as version 1
     vault write hyvve/presets/hyvve generate=true                    a new platform: version 1 of every key is made
 
-With a connection to its database (see hyvve/connections), DATABASE_URL is one of them; import the URL in use:
+With connections to its database and its Redis (see hyvve/connections), DATABASE_URL and REDIS_URL are among them;
+import the URLs in use:
 
-    vault write hyvve/presets/hyvve database=main
+    vault write hyvve/presets/hyvve database=main redis=cache
     vault write hyvve/keys/database-url value=-
+    vault write hyvve/keys/redis-url value=-
 
 Keys and workloads that are there already are left as they are, so that writing it again changes nothing; what they lack
-of the preset is told. Keys that no chosen workload uses are defined too. REDIS_URL is not among them: its kind is not in
-this release.
+of the preset is told. Keys that no chosen workload uses are defined too.
 `),
 	}}
 }
@@ -88,8 +90,8 @@ func (b *backend) writePreset(ctx context.Context, e *rotation.Engine, req *logi
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := e.Connection(servers.Database); !ok && servers.Database != "" {
-		return nil, rotation.Refusef("database: connection %q is not known; write hyvve/connections/%s first", servers.Database, servers.Database)
+	if err := presetConnections(e, servers); err != nil {
+		return nil, err
 	}
 	generate := d.Get("generate").(bool)
 	made := []string{}
@@ -137,7 +139,25 @@ func (b *backend) writePreset(ctx context.Context, e *rotation.Engine, req *logi
 }
 
 func presetServers(d *framework.FieldData) platform.Servers {
-	return platform.Servers{Database: d.Get("database").(string)}
+	return platform.Servers{Database: d.Get("database").(string), Redis: d.Get("redis").(string)}
+}
+
+// presetConnections wants each connection that is named to be there, and of the kind of the key that is to name it.
+func presetConnections(e *rotation.Engine, s platform.Servers) error {
+	for _, p := range platform.Keys(s) {
+		if p.Server == "" {
+			continue
+		}
+		name := p.Options[kind.OptionConnection]
+		c, ok := e.Connection(name)
+		switch {
+		case !ok:
+			return rotation.Refusef("%s: connection %q is not known; write hyvve/connections/%s kind=%s … first", p.Server, name, name, p.Kind)
+		case c.Kind != p.Kind:
+			return rotation.Refusef("%s: connection %q is of kind %s, and %s needs one of kind %s", p.Server, name, c.Kind, p.Env, p.Kind)
+		}
+	}
+	return nil
 }
 
 // chosenWorkloads gives those named, or all; one that is not chosen is waited for by nobody.

@@ -25,19 +25,26 @@ type Key struct {
 	Options  map[string]string
 	Protects []key.Column
 	Period   time.Duration // recommended; 0: rotated when asked
+	Server   string        // what the preset calls the server whose connection Options name; empty: it needs none
 }
 
 // Servers names the connections at whose servers the platform's URLs are valid; empty where there is none.
-type Servers struct{ Database string }
+type Servers struct{ Database, Redis string }
 
 // Names of the keys that need a connection.
-const databaseURL = "database-url"
+const (
+	databaseURL = "database-url"
+	redisURL    = "redis-url"
+)
 
 // Keys gives the platform's keys: its tokens, and the URLs of the servers that there are connections to.
 func Keys(s Servers) []Key {
 	keys := tokens()
 	if s.Database != "" {
-		keys = append(keys, Key{Name: databaseURL, Env: "DATABASE_URL", Kind: "postgres", Options: map[string]string{"connection": s.Database}})
+		keys = append(keys, Key{Name: databaseURL, Env: "DATABASE_URL", Kind: "postgres", Server: "database", Options: map[string]string{"connection": s.Database}})
+	}
+	if s.Redis != "" {
+		keys = append(keys, Key{Name: redisURL, Env: "REDIS_URL", Kind: "redis", Server: "redis", Options: map[string]string{"connection": s.Redis}})
 	}
 	return keys
 }
@@ -84,8 +91,14 @@ func Columns(env string) []key.Column {
 func Workloads(s Servers) []workload.Workload {
 	all := workloads()
 	for _, w := range all {
-		if s.Database != "" && w.Name != "prometheus" {
+		if w.Name == "prometheus" {
+			continue
+		}
+		if s.Database != "" {
 			w.Keys[databaseURL] = workload.Role{Presents: true}
+		}
+		if s.Redis != "" {
+			w.Keys[redisURL] = workload.Role{Presents: true}
 		}
 	}
 	return all
