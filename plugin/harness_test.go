@@ -26,9 +26,15 @@ type backendTest struct {
 
 func newBackendTest(t *testing.T) *backendTest {
 	t.Helper()
+	return newBackendTestOf(t, Factory)
+}
+
+// newBackendTestOf is one that a factory makes.
+func newBackendTestOf(t *testing.T, factory logical.Factory) *backendTest {
+	t.Helper()
 	b := &backendTest{t: t, storage: &logical.InmemStorage{}, log: &bytes.Buffer{}}
 	var err error
-	b.backend, err = Factory(t.Context(), &logical.BackendConfig{
+	b.backend, err = factory(t.Context(), &logical.BackendConfig{
 		Logger:      hclog.New(&hclog.LoggerOptions{Output: b.log, Level: hclog.Trace, Mutex: nil}),
 		StorageView: b.storage,
 		System: &logical.StaticSystemView{
