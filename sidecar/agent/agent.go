@@ -100,31 +100,52 @@ func stopped() *time.Timer {
 	return t
 }
 
-// reencryptor makes the worker of the reencrypt block; nil without one.
-func (a *Agent) reencryptor() func() (Reencryptor, error) {
+// reencryptor makes the worker of the reencrypt block; nil without one. The worker is the same, and knows what it has
+// derived, for as long as the database's URL is.
+func (a *Agent) reencryptor() func(values map[string]key.Value) (Reencryptor, error) {
 	block := a.config.Reencrypt
 	if block == nil {
 		return nil
 	}
-	return func() (Reencryptor, error) {
-		url := os.Getenv(block.DatabaseURLEnv)
-		if block.DatabaseURLFile != "" {
-			data, err := os.ReadFile(block.DatabaseURLFile)
-			if err != nil {
-				return nil, fmt.Errorf("reencrypt: database_url_file: %w", err)
-			}
-			url = strings.TrimSpace(string(data))
+	var worker *reencrypt.Worker
+	var at key.Value
+	return func(values map[string]key.Value) (Reencryptor, error) {
+		url, err := block.databaseURL(values)
+		if err != nil || worker != nil && url.Equal(at) {
+			return worker, err
 		}
-		if url == "" {
-			return nil, errors.New("reencrypt: the database URL is empty")
-		}
-		return reencrypt.NewWorker(url, reencrypt.Options{
+		at, worker = url, reencrypt.NewWorker(url.Reveal(), reencrypt.Options{
 			BatchSize: block.BatchSize, SaltPerRow: block.SaltPerRow, Progress: a.jobs.progress,
 			BadRow: func(c key.Column, id string) {
 				a.log.Error("row opens under no key of the bundle; mend or delete it", "column", c.String(), "id", id)
 			},
-		}), nil
+		})
+		return worker, nil
 	}
+}
+
+// databaseURL is where the rows are now: the URL may be a key that rotates too.
+func (r ReencryptBlock) databaseURL(values map[string]key.Value) (key.Value, error) {
+	switch {
+	case r.DatabaseURLKey != "":
+		if url, ok := values[r.DatabaseURLKey]; ok {
+			return url, nil
+		}
+		return key.Value{}, fmt.Errorf("reencrypt: database_url_key: the bundle has no value of %s; let the workload present its key", r.DatabaseURLKey)
+	case r.DatabaseURLFile != "":
+		data, err := os.ReadFile(r.DatabaseURLFile)
+		if err != nil {
+			return key.Value{}, fmt.Errorf("reencrypt: database_url_file: %w", err)
+		}
+		if url := strings.TrimSpace(string(data)); url != "" {
+			return key.NewValue(url), nil
+		}
+		return key.Value{}, fmt.Errorf("reencrypt: database_url_file: %s is empty", r.DatabaseURLFile)
+	}
+	if url := os.Getenv(r.DatabaseURLEnv); url != "" {
+		return key.NewValue(url), nil
+	}
+	return key.Value{}, fmt.Errorf("reencrypt: database_url_env: the environment has no %s", r.DatabaseURLEnv)
 }
 
 // Run serves until ctx ends, then gives the instance up. Trouble with Vault is waited out.

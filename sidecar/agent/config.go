@@ -99,8 +99,10 @@ type HealthBlock struct {
 	ExpectEtag bool   `hcl:"expect_etag,optional"`
 }
 
-// ReencryptBlock is the database whose rows this sidecar re-encrypts when the engine asks.
+// ReencryptBlock is the database whose rows this sidecar re-encrypts when the engine asks. Its URL is looked at before each
+// piece of work.
 type ReencryptBlock struct {
+	DatabaseURLKey  string `hcl:"database_url_key,optional"` // name in the bundle
 	DatabaseURLFile string `hcl:"database_url_file,optional"`
 	DatabaseURLEnv  string `hcl:"database_url_env,optional"`
 	BatchSize       int    `hcl:"batch_size,optional"`
@@ -260,8 +262,11 @@ func (c *Config) checkVault() (errs []error) {
 		}
 		c.Instance = host + "-" + c.Workload + "-" + c.place()
 	}
-	if r := c.Reencrypt; r != nil && (r.DatabaseURLFile == "") == (r.DatabaseURLEnv == "") {
-		errs = append(errs, errors.New("reencrypt: set one of database_url_file and database_url_env"))
+	if r := c.Reencrypt; r != nil {
+		set := slices.DeleteFunc([]string{r.DatabaseURLKey, r.DatabaseURLFile, r.DatabaseURLEnv}, func(s string) bool { return s == "" })
+		if len(set) != 1 {
+			errs = append(errs, errors.New("reencrypt: set one of database_url_key, database_url_file and database_url_env"))
+		}
 	}
 	return errs
 }

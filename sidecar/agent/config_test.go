@@ -76,7 +76,7 @@ func TestErrorsSayWhatToWriteInstead(t *testing.T) {
 		"signal":           {swap(`{ pid_file = "/run/api.pid" }`, "{\n pid_file = \"/x\"\n signal = \"SIGHAP\"\n}"), nil, []string{`"SIGHAP" is not known`}},
 		"no etag":          {swap(`render "bundle"`, `render "json"`), nil, []string{"expect_etag needs a render block"}},
 		"duration":         {swap("expect_etag = true", `interval = "soon"`), nil, []string{`interval = "soon" is not a duration`}},
-		"database":         {swap(`database_url_file = "/run/url"`, ""), nil, []string{"set one of database_url_file"}},
+		"database":         {swap(`database_url_file = "/run/url"`, ""), nil, []string{"set one of database_url_key"}},
 		"two modes":        {good + "watch { paths = [\"/x\"] }", nil, []string{"exclude each other"}},
 		"nothing":          {"", nil, []string{"neither a vault block"}},
 		"watch, no reload": {"watch { paths = [\"/x\"] }", nil, []string{"without a reload block"}},

@@ -25,10 +25,11 @@ var errNoBlock = errors.New("the engine asks for re-encryption, but this sidecar
 
 // jobs does the re-encryption that bundles ask for, one piece after the other, in a goroutine of its own.
 type jobs struct {
-	worker func() (Reencryptor, error) // nil: none is configured
-	news   chan struct{}               // there is something to report
+	worker func(values map[string]key.Value) (Reencryptor, error) // for one piece of work, given what the bundle says to present; nil: none is configured
+	news   chan struct{}                                          // there is something to report
 
 	mu       sync.Mutex
+	values   map[string]key.Value // of the bundle
 	asked    []workload.Work
 	accepts  map[string][]key.Value
 	known    map[string]workload.WorkReport // by Work.ID
@@ -38,7 +39,7 @@ type jobs struct {
 	finished chan struct{}
 }
 
-func newJobs(worker func() (Reencryptor, error)) *jobs {
+func newJobs(worker func(values map[string]key.Value) (Reencryptor, error)) *jobs {
 	return &jobs{worker: worker, news: make(chan struct{}, 1), known: map[string]workload.WorkReport{}}
 }
 
@@ -46,6 +47,7 @@ func newJobs(worker func() (Reencryptor, error)) *jobs {
 func (j *jobs) want(b client.Bundle) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.values = b.Values
 	id := func(w workload.Work) string { return w.ID }
 	if slices.Equal(ids(j.asked, id), ids(b.Work, id)) {
 		return
@@ -94,7 +96,6 @@ func (j *jobs) stop() {
 // run does all work, and again what failed or is a sweep, until it is asked no more.
 func (j *jobs) run(ctx context.Context, asked []workload.Work, accepts map[string][]key.Value, finished chan struct{}) {
 	defer close(finished)
-	var worker Reencryptor
 	failures := 0
 	for {
 		again, failed := false, false
@@ -106,10 +107,7 @@ func (j *jobs) run(ctx context.Context, asked []workload.Work, accepts map[strin
 				continue
 			}
 			report := workload.WorkReport{ID: w.ID}
-			err := error(nil)
-			if worker == nil {
-				worker, err = j.makeWorker()
-			}
+			worker, err := j.makeWorker()
 			if err == nil {
 				j.begin(w.ID)
 				report, err = worker.Do(ctx, w, accepts)
@@ -137,11 +135,15 @@ func (j *jobs) run(ctx context.Context, asked []workload.Work, accepts map[strin
 	}
 }
 
+// makeWorker gives one that knows the database's URL of now.
 func (j *jobs) makeWorker() (Reencryptor, error) {
 	if j.worker == nil {
 		return nil, errNoBlock
 	}
-	return j.worker()
+	j.mu.Lock()
+	values := j.values
+	j.mu.Unlock()
+	return j.worker(values)
 }
 
 // satisfied tells whether work need not be done again. A sweep is done for as long as it is asked.

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+)
+
+// The database's URL may rotate too: each piece of work is done at the one of now, by the same worker until it changes.
+func TestDatabaseURLOfNow(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "DATABASE_URL")
+	write := func(url string) {
+		if err := os.WriteFile(file, []byte(url+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("HYVVE_TEST_DATABASE_URL", url)
+	}
+	for _, block := range []ReencryptBlock{{DatabaseURLKey: "DATABASE_URL"}, {DatabaseURLFile: file}, {DatabaseURLEnv: "HYVVE_TEST_DATABASE_URL"}} {
+		a := &Agent{config: Config{File: File{Reencrypt: &block}}}
+		a.jobs = newJobs(a.reencryptor())
+		at := func(url string) Reencryptor {
+			t.Helper()
+			write(url)
+			a.jobs.values = map[string]key.Value{"DATABASE_URL": key.NewValue(url)}
+			w, err := a.jobs.makeWorker()
+			if err != nil {
+				t.Fatalf("%+v: %v", block, err)
+			}
+			return w
+		}
+		first := at("postgresql://app_a:x@db/app")
+		if at("postgresql://app_a:x@db/app") != first {
+			t.Errorf("%+v: another worker for the same URL, which derives everything anew", block)
+		}
+		if at("postgresql://app_b:y@db/app") == first {
+			t.Errorf("%+v: the URL has changed and the worker has not", block)
+		}
+	}
+	write("")
+	for want, block := range map[string]ReencryptBlock{
+		"the bundle has no value of OTHER": {DatabaseURLKey: "OTHER"},
+		"is empty":                         {DatabaseURLFile: file},
+		"no such file":                     {DatabaseURLFile: file + "x"},
+		"has no HYVVE_TEST_DATABASE_URL":   {DatabaseURLEnv: "HYVVE_TEST_DATABASE_URL"},
+	} {
+		if _, err := block.databaseURL(nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
