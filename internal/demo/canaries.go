@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 )
 
@@ -42,6 +43,9 @@ func (c *canaries) add(v key.Value) {
 	}
 	if !v.Empty() {
 		c.values[v.Reveal()] = true
+	}
+	if u, err := dsn.Parse(v.Reveal(), "postgresql", "redis"); err == nil && !u.Password.Empty() {
+		c.values[u.Password.Reveal()] = true
 	}
 }
 

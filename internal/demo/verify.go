@@ -25,7 +25,7 @@ type ColumnResult struct {
 
 // VerifyRows opens every row under the current keys, and those that do not open under the values of before.
 func (w *World) VerifyRows(ctx context.Context, current map[string]key.Value) ([]ColumnResult, error) {
-	conn, err := pgx.Connect(ctx, w.DatabaseURL)
+	conn, err := pgx.Connect(ctx, w.Postgres.AdminURL(databaseName))
 	if err != nil {
 		return nil, err
 	}

@@ -7,16 +7,14 @@ package demo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -39,6 +37,7 @@ type Size struct {
 type World struct {
 	Bed      *testbed.Bed
 	Postgres *testbed.Postgres
+	Redis    *testbed.Redis
 	Vault    *testbed.Vault   // nil where there is a cluster
 	Cluster  *testbed.Cluster // nil where there is one Vault
 	Server   testbed.Server   // either of them
@@ -51,9 +50,9 @@ type World struct {
 	APIs     []string // URLs
 	Agents   []string
 
-	DatabaseURL string // of the platform's own role, which owns the tables
-	canaries    canaries
-	binary      string // hyvve-demo, which is the workloads too
+	database, cache server
+	canaries        canaries
+	binary          string // hyvve-demo, which is the workloads too
 }
 
 // instances of a workload are named so.
@@ -68,15 +67,18 @@ func Build(ctx context.Context, bed *testbed.Bed, size Size) (*World, error) {
 	if err := w.drawInitial(); err != nil {
 		return nil, err
 	}
-	var group sync.WaitGroup
-	var errs [2]error
-	group.Go(func() { errs[0] = w.startDatabase(ctx, size.Seeding) })
-	group.Go(func() { errs[1] = w.startVault(ctx, size) })
-	group.Wait()
-	return w, errors.Join(errs[:]...)
+	var group errgroup.Group
+	group.Go(func() error { return w.startDatabase(ctx, size.Seeding) })
+	group.Go(func() error { return w.startRedis(ctx) })
+	group.Go(func() error { return w.startServer(ctx, size) })
+	if err := group.Wait(); err != nil {
+		return w, err
+	}
+	w.Initial["DATABASE_URL"], w.Initial["REDIS_URL"] = w.database.url, w.cache.url
+	return w, w.configure(ctx, size)
 }
 
-// drawInitial makes the values that the platform has before the engine knows it.
+// drawInitial makes the tokens that the platform has before the engine knows it. Its URLs come with the servers.
 func (w *World) drawInitial() error {
 	list := kinds.All()
 	for _, k := range platform.Keys(platform.Servers{}) {
@@ -86,7 +88,7 @@ func (w *World) drawInitial() error {
 		}
 		generator, ok := kd.(kind.Generator)
 		if !ok {
-			continue // the world has its value from the server
+			return fmt.Errorf("%s: its kind makes no values", k.Name)
 		}
 		v, err := generator.Generate(random{}, key.Key{Name: k.Name, Options: k.Options}, key.Value{})
 		if err != nil {
@@ -94,52 +96,6 @@ func (w *World) drawInitial() error {
 		}
 		w.Initial[k.Env] = v
 		w.canaries.add(v)
-	}
-	return nil
-}
-
-const databaseName, roleName = "hyvve", "hyvve_app"
-
-func (w *World) startDatabase(ctx context.Context, seeding testbed.Seeding) error {
-	var err error
-	if w.Postgres, err = w.Bed.Postgres(ctx); err != nil {
-		return err
-	}
-	password, err := w.Postgres.NewRole(ctx, roleName)
-	if err != nil {
-		return err
-	}
-	w.canaries.add(key.NewValue(password))
-	admin, err := w.Postgres.NewDatabase(ctx, databaseName)
-	if err != nil {
-		return err
-	}
-	if err := exec(ctx, admin, "GRANT ALL ON DATABASE "+databaseName+" TO "+roleName, "GRANT ALL ON SCHEMA public TO "+roleName); err != nil {
-		return err
-	}
-	w.DatabaseURL = w.Postgres.URL(databaseName, roleName, password)
-	conn, err := pgx.Connect(ctx, w.DatabaseURL)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(ctx) //nolint:errcheck // nothing is pending
-	seeding.MasterKey, seeding.BetterAuth = w.Initial[platform.MasterKey], w.Initial[platform.BetterAuth]
-	total := seeding.Providers + seeding.Servers + seeding.Legacy + seeding.Connections + seeding.Users
-	_, _ = fmt.Fprintf(w.Bed.Log, "encrypting %d rows as the platform does (one derivation each)\n", total)
-	w.Rows, err = testbed.SeedPlatform(ctx, conn, seeding)
-	return err
-}
-
-func exec(ctx context.Context, url string, statements ...string) error {
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(ctx) //nolint:errcheck // nothing is pending
-	for _, s := range statements {
-		if _, err := conn.Exec(ctx, s); err != nil {
-			return fmt.Errorf("%s: %w", s, err)
-		}
 	}
 	return nil
 }
@@ -156,11 +112,8 @@ path "sys/leases/revoke"  { capabilities = ["update"] }
 // auditor is the demo's own workload: it learns every value ever issued, to search the logs for.
 const auditor = "auditor"
 
-func (w *World) startVault(ctx context.Context, size Size) error {
-	err := w.startServer(ctx, size)
-	if err != nil {
-		return err
-	}
+// configure tells the engine of the servers, the keys with the values in use, and the workloads.
+func (w *World) configure(ctx context.Context, size Size) (err error) {
 	w.Engine = client.New(w.Server.Client, testbed.Mount)
 	w.canaries.add(key.NewValue(w.Server.Token))
 	logical := w.Server.Client.Logical()
@@ -176,9 +129,15 @@ func (w *World) startVault(ctx context.Context, size Size) error {
 		lease = time.Minute
 	}
 	write("hyvve/config", map[string]any{"lease_ttl": lease.String(), "soak": "2s"})
-	write("hyvve/presets/hyvve", map[string]any{"workloads": "api,agents", "min_instances": size.Instances})
+	for name, s := range map[string]server{servers.Database: w.database, servers.Redis: w.cache} {
+		w.canaries.add(s.admin)
+		w.canaries.add(s.url)
+		write("hyvve/connections/"+name, map[string]any{"kind": s.kind, "url": s.admin.Reveal()})
+		write("hyvve/connections/"+name+"/rotate-root", nil) // from here on nobody but the mount knows that password
+	}
+	write("hyvve/presets/hyvve", map[string]any{"workloads": "api,agents", "min_instances": size.Instances, "database": servers.Database, "redis": servers.Redis})
 	var names []string
-	for _, k := range platform.Keys(platform.Servers{}) {
+	for _, k := range platform.Keys(servers) {
 		write("hyvve/keys/"+k.Name, map[string]any{"value": w.Initial[k.Env].Reveal()})
 		names = append(names, k.Name)
 	}
@@ -244,7 +203,7 @@ func (w *World) startInstance(ctx context.Context, workload string, n int) error
 	if err != nil {
 		return err
 	}
-	args := []string{workload, "--address=" + address, "--bundle=" + filepath.Join(dir, "bundle.json"), "--pid-file=" + filepath.Join(dir, "pid"), "--database-url-file=" + filepath.Join(dir, "database-url")}
+	args := []string{workload, "--instance=" + name, "--address=" + address, "--bundle=" + filepath.Join(dir, "bundle.json"), "--pid-file=" + filepath.Join(dir, "pid")}
 	if workload == "agents" {
 		args = append(args, "--api="+strings.Join(w.APIs, ","))
 	}
@@ -273,7 +232,7 @@ func (w *World) writeSecrets(ctx context.Context, workload, dir string) error {
 	roleID, _ := role.Data["role_id"].(string)
 	secretID, _ := secret.Data["secret_id"].(string)
 	w.canaries.add(key.NewValue(secretID))
-	for name, content := range map[string]string{"role-id": roleID, "secret-id": secretID, "database-url": w.DatabaseURL} {
+	for name, content := range map[string]string{"role-id": roleID, "secret-id": secretID} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			return err
 		}
@@ -304,7 +263,7 @@ health "http" {
 }
 `, workload, name, w.Server.Addr, dir, address)
 	if workload == "api" {
-		config += fmt.Sprintf("reencrypt { database_url_file = \"%s/database-url\" }\n", dir)
+		config += "reencrypt { database_url_key = \"DATABASE_URL\" }\n"
 	}
 	return config
 }

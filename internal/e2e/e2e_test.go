@@ -175,6 +175,8 @@ func TestEveryKeyRotatesUnderLoad(t *testing.T) {
 		w.follow(w.rotate(name), "done")
 	}
 	w.follow(w.rotate("jwt-secret", "agno-api-key", "metrics-api-key"), "done")
+	w.follow(w.rotate("database-url", "redis-url"), "done")
+	w.follow(w.rotate("database-url", "encryption-master-key"), "done") // rows are re-encrypted at a URL that changes meanwhile
 	w.conclude()
 }
 
@@ -183,7 +185,7 @@ func TestRevertOfRowsAndTokens(t *testing.T) {
 	w.write("hyvve/config", map[string]any{"soak": "1h"})
 	before := w.Initial
 	for _, at := range []struct{ state, step string }{{"presenting", ""}, {"soaking", "soak"}} {
-		id := w.rotate("encryption-master-key", "agent-service-token")
+		id := w.rotate("encryption-master-key", "agent-service-token", "database-url", "redis-url")
 		w.reach(id, at.state, at.step)
 		if _, err := w.Engine.Revert(t.Context(), id); err != nil {
 			t.Fatal(err)

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	goredis "github.com/redis/go-redis/v9"
 )
 
 // Stats are what an agents instance has seen.
@@ -29,9 +31,9 @@ type agents struct {
 	stats Stats
 }
 
-// Agents calls the api's instances in turn, with the token that is presented, and serves /stats.
+// Agents calls the api's instances in turn, with the token that is presented, counts its calls in Redis, and serves /stats.
 func Agents(ctx context.Context, o Options) error {
-	a := &agents{process: process{bundlePath: o.Bundle}, api: o.API}
+	a := &agents{process: process{instance: o.Instance, bundlePath: o.Bundle}, api: o.API}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) {
 		a.mu.Lock()
@@ -59,6 +61,9 @@ func (a *agents) callAll(ctx context.Context) {
 			continue
 		}
 		problem := callOnce(ctx, client, a.api[n%len(a.api)]+"/call", h.Values[agentToken])
+		if err := a.cache(func(c *goredis.Client) error { return c.Incr(ctx, "calls:"+a.instance).Err() }); err != nil {
+			problem = "counting the call: " + err.Error()
+		}
 		if ctx.Err() != nil {
 			return
 		}

@@ -13,12 +13,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -27,11 +27,11 @@ import (
 
 // Options say where a workload runs.
 type Options struct {
-	Address     string // host:port to serve on
-	Bundle      string // file that the sidecar renders
-	PIDFile     string
-	DatabaseURL string   // api only
-	API         []string // agents only: URLs of the api's instances
+	Instance string // how it calls itself at servers
+	Address  string // host:port to serve on
+	Bundle   string // file that the sidecar renders
+	PIDFile  string
+	API      []string // agents only: URLs of the api's instances
 }
 
 // agentToken is presented by agents and verified by api.
@@ -40,19 +40,11 @@ const agentToken = "AGENT_SERVICE_TOKEN" //nolint:gosec // the name of a key, no
 // sessionLife is how long a JWT is valid. It must be shorter than the soak time.
 const sessionLife = time.Second
 
-type api struct {
-	process
-	db *pgxpool.Pool
-}
+type api struct{ process }
 
-// API serves /call (bearer token), /login and /session (HS256 JWTs), /row and /rewrite (encrypted rows).
+// API serves /call (bearer token), /login and /session (HS256 JWTs, kept in Redis), /row and /rewrite (encrypted rows).
 func API(ctx context.Context, o Options) error {
-	db, err := pgxpool.New(ctx, o.DatabaseURL)
-	if err != nil {
-		return errors.New("database URL is not valid")
-	}
-	defer db.Close()
-	a := &api{process: process{bundlePath: o.Bundle}, db: db}
+	a := &api{process{instance: o.Instance, bundlePath: o.Bundle, usesDB: true}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /call", a.call)
 	mux.HandleFunc("GET /login", a.login)
@@ -85,23 +77,39 @@ func signature(secret, signed string) string {
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// login signs a session with the secret that is presented.
-func (a *api) login(w http.ResponseWriter, _ *http.Request) {
+// login signs a session with the secret that is presented, and notes it in Redis.
+func (a *api) login(w http.ResponseWriter, r *http.Request) {
 	claims, err := json.Marshal(map[string]any{"sub": "demo", "exp": float64(time.Now().Add(sessionLife).UnixNano()) / 1e9})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	signed := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." + base64.RawURLEncoding.EncodeToString(claims)
-	_, _ = fmt.Fprint(w, signed+"."+signature(a.now.Load().Values[platform.BetterAuth], signed))
+	token := signed + "." + signature(a.now.Load().Values[platform.BetterAuth], signed)
+	if err := a.cache(func(c *goredis.Client) error {
+		return c.Set(context.WithoutCancel(r.Context()), sessionKey(token), "demo", time.Minute).Err()
+	}); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	_, _ = fmt.Fprint(w, token)
 }
 
-// session checks a JWT against all secrets that are accepted.
+// sessionKey is a session's in Redis.
+func sessionKey(token string) string { return fmt.Sprintf("session:%x", sha256.Sum256([]byte(token))) }
+
+// session looks a JWT up in Redis, and checks it against all secrets that are accepted.
 func (a *api) session(w http.ResponseWriter, r *http.Request) {
 	token := bearer(r)
 	at := strings.LastIndexByte(token, '.')
 	if at < 0 {
 		http.Error(w, "not a JWT", http.StatusUnauthorized)
+		return
+	}
+	if err := a.cache(func(c *goredis.Client) error {
+		return c.Get(context.WithoutCancel(r.Context()), sessionKey(token)).Err()
+	}); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	for _, secret := range a.now.Load().accepted(platform.BetterAuth) {
@@ -170,7 +178,9 @@ func (a *api) row(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var text string
-	err := a.db.QueryRow(r.Context(), fmt.Sprintf("SELECT %s FROM %s WHERE id = $1", column, table), id).Scan(&text)
+	err := a.database(func(db *pgxpool.Pool) error {
+		return db.QueryRow(r.Context(), fmt.Sprintf("SELECT %s FROM %s WHERE id = $1", column, table), id).Scan(&text)
+	})
 	var plaintext []byte
 	if err == nil {
 		plaintext, err = a.open(table, text)
@@ -185,28 +195,31 @@ func (a *api) row(w http.ResponseWriter, r *http.Request) {
 // rewrite encrypts a row of ai_provider_configs anew under the key that is presented, as the platform does when a user
 // saves it.
 func (a *api) rewrite(w http.ResponseWriter, r *http.Request) {
-	id := r.FormValue("id")
-	err := pgx.BeginFunc(r.Context(), a.db, func(tx pgx.Tx) error {
-		var text string
-		if err := tx.QueryRow(r.Context(), "SELECT api_key_encrypted FROM ai_provider_configs WHERE id = $1 FOR UPDATE", id).Scan(&text); err != nil {
-			return err
-		}
-		plaintext, err := a.open("ai_provider_configs", text)
-		if err != nil {
-			return err
-		}
-		sealed, err := a.seal(plaintext)
-		if err != nil {
-			return err
-		}
-		_, err = tx.Exec(r.Context(), "UPDATE ai_provider_configs SET api_key_encrypted = $1, updated_at = now() WHERE id = $2", sealed, id)
-		return err
+	err := a.database(func(db *pgxpool.Pool) error {
+		return pgx.BeginFunc(r.Context(), db, func(tx pgx.Tx) error { return a.rewriteRow(r.Context(), tx, r.FormValue("id")) })
 	})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+func (a *api) rewriteRow(ctx context.Context, tx pgx.Tx, id string) error {
+	var text string
+	if err := tx.QueryRow(ctx, "SELECT api_key_encrypted FROM ai_provider_configs WHERE id = $1 FOR UPDATE", id).Scan(&text); err != nil {
+		return err
+	}
+	plaintext, err := a.open("ai_provider_configs", text)
+	if err != nil {
+		return err
+	}
+	sealed, err := a.seal(plaintext)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, "UPDATE ai_provider_configs SET api_key_encrypted = $1, updated_at = now() WHERE id = $2", sealed, id)
+	return err
 }
 
 // seal makes an envelope with a salt of its own, as the platform does.
@@ -225,10 +238,4 @@ func (a *api) seal(plaintext []byte) (string, error) {
 	}
 	e, err := envelope.Seal(key.TagFirst, derived, salt, plaintext, rand.Reader)
 	return e.String(), err
-}
-
-// DatabaseURL reads the URL from a file, so that it stands on no command line.
-func DatabaseURL(path string) (string, error) {
-	data, err := os.ReadFile(path)
-	return strings.TrimSpace(string(data)), err
 }

@@ -19,6 +19,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+	goredis "github.com/redis/go-redis/v9"
+
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
@@ -29,6 +32,9 @@ type held struct {
 	Values  map[string]string   `json:"values"`
 	Accepts map[string][]string `json:"accepts"`
 	Etag    string              `json:"etag"`
+
+	db    *store[*pgxpool.Pool] // nil where the process uses none
+	cache *store[*goredis.Client]
 }
 
 // accepted gives all values that are accepted for a name.
@@ -42,9 +48,11 @@ func (h *held) accepted(env string) []string {
 	return nil
 }
 
-// process is what both workloads share: the bundle, reloaded on SIGHUP, and a server.
+// process is what both workloads share: the bundle, reloaded on SIGHUP, pools at the servers of its URLs, and a server.
 type process struct {
+	instance   string
 	bundlePath string
+	usesDB     bool
 	now        atomic.Pointer[held]
 
 	mu    sync.Mutex
@@ -60,7 +68,28 @@ func (p *process) load() error {
 	if err := json.Unmarshal(data, &h); err != nil {
 		return fmt.Errorf("bundle %s: %w", p.bundlePath, err)
 	}
+	old := p.now.Load()
+	if old == nil {
+		old = &held{}
+	}
+	if h.cache, err = follow(old.cache, h.Values[redisURL], p.openCache); err != nil {
+		return err
+	}
+	if p.usesDB {
+		if h.db, err = follow(old.db, h.Values[databaseURL], p.openDatabase); err != nil {
+			if h.cache != old.cache {
+				h.cache.close()
+			}
+			return err
+		}
+	}
 	p.now.Store(&h)
+	if h.cache != old.cache {
+		go old.cache.close()
+	}
+	if h.db != old.db {
+		go old.db.close()
+	}
 	return nil
 }
 
@@ -94,13 +123,7 @@ func (p *process) serve(ctx context.Context, address, pidFile string, mux *http.
 	if err := p.load(); err != nil {
 		return err
 	}
-	go func() {
-		for range hangup {
-			if err := p.load(); err != nil {
-				fmt.Fprintln(os.Stderr, "reload:", err)
-			}
-		}
-	}()
+	go p.reload(ctx, hangup)
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set(health.EtagHeader, p.now.Load().Etag)
 		w.WriteHeader(http.StatusOK)
@@ -119,6 +142,25 @@ func (p *process) serve(ctx context.Context, address, pidFile string, mux *http.
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		return server.Shutdown(ctx)
+	}
+}
+
+// reload takes up the bundle at each signal, and goes on with what it has until that has worked.
+func (p *process) reload(ctx context.Context, hangup <-chan os.Signal) {
+	const pause = 500 * time.Millisecond
+	again := time.NewTimer(0)
+	again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+		case <-again.C:
+		}
+		if err := p.load(); err != nil {
+			fmt.Fprintln(os.Stderr, "reload:", err)
+			again.Reset(pause)
+		}
 	}
 }
 

@@ -39,18 +39,14 @@ func run(ctx context.Context, args []string) error {
 	}
 	var o app.Options
 	flags := flag.NewFlagSet(args[0], flag.ExitOnError)
+	flags.StringVar(&o.Instance, "instance", "", "how it calls itself at servers")
 	flags.StringVar(&o.Address, "address", "", "host:port to serve on")
 	flags.StringVar(&o.Bundle, "bundle", "", "file that the sidecar renders")
 	flags.StringVar(&o.PIDFile, "pid-file", "", "file for the process number")
-	database := flags.String("database-url-file", "", "file with the database's URL")
 	apis := flags.String("api", "", "URLs of the api's instances")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
 	o.API = strings.Split(*apis, ",")
-	var err error
-	if o.DatabaseURL, err = app.DatabaseURL(*database); err != nil {
-		return err
-	}
 	return serve(ctx, o)
 }

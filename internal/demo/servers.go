@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package demo
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/platform"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+)
+
+// servers are the connections to the platform's servers.
+var servers = platform.Servers{Database: "main", Redis: "cache"}
+
+const (
+	databaseName = "hyvve"
+	roleName     = "hyvve_app"   // owns the tables, and logs in itself until the first rotation
+	adminName    = "hyvve_admin" // of the engine, at both servers
+)
+
+// server is where URLs of the platform are valid.
+type server struct {
+	kind       string
+	admin, url key.Value // URLs: the engine's at first, and the one in use
+}
+
+// startDatabase starts PostgreSQL with the platform's tables and rows.
+func (w *World) startDatabase(ctx context.Context, seeding testbed.Seeding) error {
+	var err error
+	if w.Postgres, err = w.Bed.Postgres(ctx); err != nil {
+		return err
+	}
+	password, err := w.Postgres.NewRole(ctx, roleName)
+	if err != nil {
+		return err
+	}
+	root, err := w.Postgres.NewRole(ctx, adminName)
+	if err != nil {
+		return err
+	}
+	admin, err := w.Postgres.NewDatabase(ctx, databaseName)
+	if err != nil {
+		return err
+	}
+	if err := exec(ctx, admin,
+		"GRANT ALL ON DATABASE "+databaseName+" TO "+roleName, "GRANT ALL ON SCHEMA public TO "+roleName,
+		"ALTER ROLE "+adminName+" CREATEROLE", "GRANT pg_signal_backend TO "+adminName,
+		"GRANT "+roleName+" TO "+adminName+" WITH ADMIN OPTION", // which PostgreSQL 16 asks for
+	); err != nil {
+		return err
+	}
+	w.database = server{
+		kind: "postgres", admin: key.NewValue(w.Postgres.URL("postgres", adminName, root)),
+		// As the platform has it: with parameters of Prisma's, which no server knows.
+		url: key.NewValue(w.Postgres.URL(databaseName, roleName, password) + "&schema=public&connection_limit=5"),
+	}
+	conn, err := pgx.Connect(ctx, w.Postgres.URL(databaseName, roleName, password))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // nothing is pending
+	seeding.MasterKey, seeding.BetterAuth = w.Initial[platform.MasterKey], w.Initial[platform.BetterAuth]
+	total := seeding.Providers + seeding.Servers + seeding.Legacy + seeding.Connections + seeding.Users
+	_, _ = fmt.Fprintf(w.Bed.Log, "encrypting %d rows as the platform does (one derivation each)\n", total)
+	w.Rows, err = testbed.SeedPlatform(ctx, conn, seeding)
+	return err
+}
+
+func exec(ctx context.Context, url string, statements ...string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // nothing is pending
+	for _, s := range statements {
+		if _, err := conn.Exec(ctx, s); err != nil {
+			return fmt.Errorf("%s: %w", s, err)
+		}
+	}
+	return nil
+}
+
+// startRedis starts Redis, which everybody uses as its user default, as many platforms do.
+func (w *World) startRedis(ctx context.Context) error {
+	var err error
+	if w.Redis, err = w.Bed.Redis(ctx); err != nil {
+		return err
+	}
+	secret := make([]byte, 16)
+	if _, err := rand.Read(secret); err != nil {
+		return err
+	}
+	root := hex.EncodeToString(secret)
+	if _, err := w.Redis.Do(ctx, "ACL", "SETUSER", adminName, "on", ">"+root, "~*", "&*", "+@all"); err != nil {
+		return err
+	}
+	w.cache = server{kind: "redis", admin: key.NewValue(w.Redis.UserURL(adminName, root)), url: key.NewValue(w.Redis.URL + "/0")}
+	return nil
+}
