@@ -79,7 +79,7 @@ func (d *demo) run(ctx context.Context, bed *testbed.Bed) error {
 	load := w.StartLoad(ctx)
 	defer load.Stop()
 	d.say("load is on: %d agents calling without a pause, sessions, rows read and saved", size.Instances)
-	for _, act := range []func(context.Context) error{d.rotateAll, d.leaseDriven, d.automatic, d.revert} {
+	for _, act := range []func(context.Context) error{d.rotateAll, d.servers, d.leaseDriven, d.automatic, d.revert} {
 		if err := act(ctx); err != nil {
 			return err
 		}
@@ -95,7 +95,7 @@ func (d *demo) run(ctx context.Context, bed *testbed.Bed) error {
 // master key are staged.
 func (d *demo) rotateAll(ctx context.Context) error {
 	d.say("")
-	d.say("1. Every key: vault write hyvve/rotate key=…")
+	d.say("1. Every token: vault write hyvve/rotate key=…")
 	master, err := d.start(ctx, "encryption-master-key")
 	if err != nil {
 		return err
@@ -112,8 +112,33 @@ func (d *demo) rotateAll(ctx context.Context) error {
 	return d.follow(ctx, master.ID, "done")
 }
 
-func (d *demo) start(ctx context.Context, name string) (client.Rotation, error) {
-	r, err := d.world.Engine.Rotate(ctx, "demo", name)
+// servers rotates the URLs of both servers together, and shows who has sessions there.
+func (d *demo) servers(ctx context.Context) error {
+	d.say("")
+	d.say("2. The credentials at PostgreSQL and Redis, in one group: vault write hyvve/rotate keys=database-url,redis-url")
+	end := d.world.WatchLogins(ctx, func(env string, logins []Login) {
+		var words []string
+		for _, l := range logins {
+			state := "can log in"
+			if !l.Valid {
+				state = "cannot log in"
+			}
+			words = append(words, fmt.Sprintf("%s %s, sessions: %d", l.User, state, l.Sessions))
+		}
+		d.say("  %-20s %s", env, strings.Join(words, " | "))
+	})
+	r, err := d.start(ctx, "database-url", "redis-url")
+	if err == nil {
+		err = d.follow(ctx, r.ID, "done")
+	}
+	results, watching := end()
+	d.summary.Logins = results
+	return errors.Join(err, watching)
+}
+
+func (d *demo) start(ctx context.Context, names ...string) (client.Rotation, error) {
+	name := strings.Join(names, ",")
+	r, err := d.world.Engine.Rotate(ctx, "demo", names...)
 	if err != nil {
 		return r, fmt.Errorf("rotating %s: %w", name, err)
 	}
@@ -208,7 +233,7 @@ func (d *demo) awaitStarted(ctx context.Context, name string, known int) (client
 // automatic lets a key rotate by its period.
 func (d *demo) automatic(ctx context.Context) error {
 	d.say("")
-	d.say("3. By period: jwt-secret, rotation_period=10s")
+	d.say("4. By period: jwt-secret, rotation_period=10s")
 	known, err := d.world.Engine.Rotations(ctx)
 	if err != nil {
 		return err
@@ -234,7 +259,7 @@ func (d *demo) automatic(ctx context.Context) error {
 // rotates, and waits for the lease.
 func (d *demo) leaseDriven(ctx context.Context) error {
 	d.say("")
-	d.say("2. By lease: a reader without a sidecar holds agno-api-key, whose version lives for 12s from here; better-auth-secret meanwhile")
+	d.say("3. By lease: a reader without a sidecar holds agno-api-key, whose version lives for 12s from here; better-auth-secret meanwhile")
 	status, err := d.world.Server.Client.Logical().ReadWithContext(ctx, "hyvve/keys/agno-api-key")
 	if err != nil {
 		return err
@@ -296,7 +321,7 @@ func ageOfCurrent(data map[string]any) (time.Duration, error) {
 // revert rotates the master key once more, and takes that back when its rows are under the new key already.
 func (d *demo) revert(ctx context.Context) error {
 	d.say("")
-	d.say("4. Revert: encryption-master-key is rotated again, and taken back when all rows are under the new key")
+	d.say("5. Revert: encryption-master-key is rotated again, and taken back when all rows are under the new key")
 	if err := d.define(ctx, "encryption-master-key", map[string]any{"soak": "1h"}); err != nil {
 		return err
 	}

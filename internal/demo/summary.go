@@ -21,6 +21,7 @@ type Summary struct {
 	Rotations []RotationTimes `json:"rotations"`
 	Requests  Counts          `json:"requests"`
 	Columns   []ColumnResult  `json:"columns"`
+	Logins    []LoginResult   `json:"logins"`
 	LogFiles  int             `json:"log_files_searched"`
 	Secrets   int             `json:"secrets_searched_for"`
 	Leaks     []string        `json:"logs_with_a_secret"`
@@ -106,6 +107,14 @@ func (s Summary) problems() []error {
 			problems = append(problems, fmt.Errorf("%s: of %d rows %d open under the current key, %d under the old one, %d under none; %d have another plaintext", c.Column, c.Rows, c.Current, c.Old, c.Unreadable, c.Changed))
 		}
 	}
+	if len(s.Logins) == 0 {
+		problems = append(problems, errors.New("no server was looked at"))
+	}
+	for _, r := range s.Logins {
+		if problem := r.problem(); problem != "" {
+			problems = append(problems, errors.New(problem))
+		}
+	}
 	if s.LogFiles == 0 || s.Secrets == 0 {
 		problems = append(problems, errors.New("no log was searched"))
 	}
@@ -136,6 +145,11 @@ func (d *demo) table() {
 	line("COLUMN", "ROWS", "UNDER CURRENT KEY", "LEFT UNDER OLD KEY", "UNREADABLE")
 	for _, c := range s.Columns {
 		line(c.Column, c.Rows, c.Current, c.Old, c.Unreadable)
+	}
+	line()
+	line("URL", "OLD USER", "ITS SESSIONS", "WHEN LOCKED", "CAN LOG IN AT THE END")
+	for _, r := range s.Logins {
+		line(r.Env, r.Old, r.Most, r.WhenLocked, strings.Join(r.valid(), ", "))
 	}
 	line()
 	line("REQUESTS", "MADE", "FAILED")
