@@ -52,8 +52,8 @@ test-ha: setup build ## Kill a cluster's leader in each move, and the plugin a h
 ROTATIONS ?= 50
 
 .PHONY: test-soak
-test-soak: setup build ## Rotate DATABASE_URL ROTATIONS (50) times under load, half of it through a PgBouncer; no operation may fail
-	HYVVE_ROTATIONS=$(ROTATIONS) go test -count=1 -v -timeout 60m -run '^TestDatabaseURL$$' ./internal/e2e
+test-soak: setup build ## Rotate DATABASE_URL and REDIS_URL together ROTATIONS (50) times under load; no operation may fail
+	HYVVE_ROTATIONS=$(ROTATIONS) go test -count=1 -v -timeout 60m -run '^TestServerURLs$$' ./internal/e2e
 
 SEED ?=
 SEEDS ?= 10000

@@ -33,7 +33,8 @@ type agents struct {
 
 // Agents calls the api's instances in turn, with the token that is presented, counts its calls in Redis, and serves /stats.
 func Agents(ctx context.Context, o Options) error {
-	a := &agents{process: process{instance: o.Instance, bundlePath: o.Bundle}, api: o.API}
+	a := &agents{process: process{bundlePath: o.Bundle, pools: Pools{Instance: o.Instance}}, api: o.API}
+	defer a.pools.Close()
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) {
 		a.mu.Lock()
@@ -61,7 +62,7 @@ func (a *agents) callAll(ctx context.Context) {
 			continue
 		}
 		problem := callOnce(ctx, client, a.api[n%len(a.api)]+"/call", h.Values[agentToken])
-		if err := a.cache(func(c *goredis.Client) error { return c.Incr(ctx, "calls:"+a.instance).Err() }); err != nil {
+		if err := a.pools.Cache(func(c *goredis.Client) error { return c.Incr(ctx, "calls:"+a.pools.Instance).Err() }); err != nil {
 			problem = "counting the call: " + err.Error()
 		}
 		if ctx.Err() != nil {

@@ -44,7 +44,8 @@ type api struct{ process }
 
 // API serves /call (bearer token), /login and /session (HS256 JWTs, kept in Redis), /row and /rewrite (encrypted rows).
 func API(ctx context.Context, o Options) error {
-	a := &api{process{instance: o.Instance, bundlePath: o.Bundle, usesDB: true}}
+	a := &api{process{bundlePath: o.Bundle, usesDB: true, pools: Pools{Instance: o.Instance}}}
+	defer a.pools.Close()
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /call", a.call)
 	mux.HandleFunc("GET /login", a.login)
@@ -86,7 +87,7 @@ func (a *api) login(w http.ResponseWriter, r *http.Request) {
 	}
 	signed := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." + base64.RawURLEncoding.EncodeToString(claims)
 	token := signed + "." + signature(a.now.Load().Values[platform.BetterAuth], signed)
-	if err := a.cache(func(c *goredis.Client) error {
+	if err := a.pools.Cache(func(c *goredis.Client) error {
 		return c.Set(context.WithoutCancel(r.Context()), sessionKey(token), "demo", time.Minute).Err()
 	}); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -106,7 +107,7 @@ func (a *api) session(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not a JWT", http.StatusUnauthorized)
 		return
 	}
-	if err := a.cache(func(c *goredis.Client) error {
+	if err := a.pools.Cache(func(c *goredis.Client) error {
 		return c.Get(context.WithoutCancel(r.Context()), sessionKey(token)).Err()
 	}); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -178,7 +179,7 @@ func (a *api) row(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var text string
-	err := a.database(func(db *pgxpool.Pool) error {
+	err := a.pools.Database(func(db *pgxpool.Pool) error {
 		return db.QueryRow(r.Context(), fmt.Sprintf("SELECT %s FROM %s WHERE id = $1", column, table), id).Scan(&text)
 	})
 	var plaintext []byte
@@ -195,7 +196,7 @@ func (a *api) row(w http.ResponseWriter, r *http.Request) {
 // rewrite encrypts a row of ai_provider_configs anew under the key that is presented, as the platform does when a user
 // saves it.
 func (a *api) rewrite(w http.ResponseWriter, r *http.Request) {
-	err := a.database(func(db *pgxpool.Pool) error {
+	err := a.pools.Database(func(db *pgxpool.Pool) error {
 		return pgx.BeginFunc(r.Context(), db, func(tx pgx.Tx) error { return a.rewriteRow(r.Context(), tx, r.FormValue("id")) })
 	})
 	if err != nil {

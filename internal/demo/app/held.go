@@ -19,9 +19,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-	goredis "github.com/redis/go-redis/v9"
-
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
@@ -32,9 +29,6 @@ type held struct {
 	Values  map[string]string   `json:"values"`
 	Accepts map[string][]string `json:"accepts"`
 	Etag    string              `json:"etag"`
-
-	db    *store[*pgxpool.Pool] // nil where the process uses none
-	cache *store[*goredis.Client]
 }
 
 // accepted gives all values that are accepted for a name.
@@ -50,9 +44,9 @@ func (h *held) accepted(env string) []string {
 
 // process is what both workloads share: the bundle, reloaded on SIGHUP, pools at the servers of its URLs, and a server.
 type process struct {
-	instance   string
 	bundlePath string
 	usesDB     bool
+	pools      Pools
 	now        atomic.Pointer[held]
 
 	mu    sync.Mutex
@@ -68,28 +62,14 @@ func (p *process) load() error {
 	if err := json.Unmarshal(data, &h); err != nil {
 		return fmt.Errorf("bundle %s: %w", p.bundlePath, err)
 	}
-	old := p.now.Load()
-	if old == nil {
-		old = &held{}
+	at := h.Values[databaseURL]
+	if !p.usesDB {
+		at = ""
 	}
-	if h.cache, err = follow(old.cache, h.Values[redisURL], p.openCache); err != nil {
+	if err := p.pools.Follow(at, h.Values[redisURL]); err != nil {
 		return err
 	}
-	if p.usesDB {
-		if h.db, err = follow(old.db, h.Values[databaseURL], p.openDatabase); err != nil {
-			if h.cache != old.cache {
-				h.cache.close()
-			}
-			return err
-		}
-	}
 	p.now.Store(&h)
-	if h.cache != old.cache {
-		go old.cache.close()
-	}
-	if h.db != old.db {
-		go old.db.close()
-	}
 	return nil
 }
 

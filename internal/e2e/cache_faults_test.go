@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+)
+
+// A replica of Redis is partitioned off in the middle of each step: the rotation of both servers' credentials waits, names
+// the node, and ends when the partition does. Workloads, which use the master, notice nothing.
+func TestCacheIsPartitionedOffInEachStep(t *testing.T) {
+	w := startServers(t)
+	part := func() {
+		t.Helper()
+		if err := w.replica.Pause(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	join := func() {
+		t.Helper()
+		if err := w.replica.Resume(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names := func(r client.Rotation) bool { return strings.Contains(r.NextGate, w.replica.Addr) }
+	for n, step := range []string{"stage", "switch", "unused", "retire"} {
+		if step == "stage" {
+			part()
+		}
+		r := w.begin(t, "database-url", "redis-url")
+		reached := r
+		if step != "stage" {
+			reached = w.until(t, r.ID, step, func(r client.Rotation) bool { return r.Step == step || r.Step == "retire" || r.State == "done" })
+			part()
+		}
+		t.Logf("partitioned off when it was %s %s", reached.State, reached.Step)
+		w.until(t, r.ID, "held by the node, or done", func(r client.Rotation) bool { return names(r) || step != "stage" && r.State == "done" })
+		if now, err := w.engine.Rotation(t.Context(), r.ID); err != nil || step == "stage" && now.Step != "stage" {
+			t.Errorf("with a node that hears nothing of the new user the rotation went on to %s %s (%v)", now.State, now.Step, err)
+		}
+		join()
+		w.end(t, r.ID, "done")
+		turn := []string{"a", "b"}[n%2]
+		w.validLogins(t, "after a partition in "+step, "database_url_"+turn, "redis_url_"+turn)
+	}
+
+	part()
+	r := w.begin(t, "database-url", "redis-url")
+	w.until(t, r.ID, "held by the node", names)
+	if _, err := w.engine.Revert(t.Context(), r.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.until(t, r.ID, "held on its way back", func(r client.Rotation) bool { return r.State == "reverting" && names(r) })
+	join()
+	w.end(t, r.ID, "reverted")
+	w.validLogins(t, "after a revert", "database_url_b", "redis_url_b")
+	w.noStrays(t, "redis_url_a", "database_url_a")
+	w.noFailures(t)
+}
+
+// Somebody changes the administrator's password at Redis: the rotation waits with the reason, and goes on as soon as the
+// connection is mended; or it is taken back, and leaves nothing.
+func TestCacheAdministratorIsLockedOut(t *testing.T) {
+	w := startServers(t)
+	lockOut := func(password string) {
+		t.Helper()
+		for _, args := range [][]string{{"ACL", "SETUSER", rootName, "resetpass", ">" + password}, {"CLIENT", "KILL", "USER", rootName}} {
+			if _, err := w.redis.Do(t.Context(), args...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := w.replica.Do(t.Context(), "ACL", "SETUSER", rootName, "resetpass", ">"+password); err != nil {
+			t.Fatal(err)
+		}
+		w.passwords[password] = true
+	}
+	mend := func(password string) {
+		t.Helper()
+		w.write(t, "hyvve/connections/cache", map[string]any{"password": password})
+	}
+	waits := func(r client.Rotation) bool {
+		return strings.Contains(r.NextGate, "refuses user "+rootName)
+	}
+	lockOut("behind-our-back")
+	r := w.begin(t, "database-url", "redis-url")
+	w.until(t, r.ID, "held by the password", waits)
+	mend("behind-our-back")
+	w.end(t, r.ID, "done")
+	w.validLogins(t, "when the connection is mended", "database_url_a", "redis_url_a")
+
+	lockOut("once-more")
+	r = w.begin(t, "database-url", "redis-url")
+	w.until(t, r.ID, "held by the password", waits)
+	if _, err := w.engine.Revert(t.Context(), r.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.until(t, r.ID, "held on its way back", func(r client.Rotation) bool { return r.State == "reverting" && waits(r) })
+	mend("once-more")
+	w.end(t, r.ID, "reverted")
+	w.validLogins(t, "after a revert", "database_url_a", "redis_url_a")
+	w.noStrays(t, "redis_url_b", "database_url_b")
+	w.noFailures(t)
+}
+
+// noStrays wants no user and no role of these names, not even one that cannot log in.
+func (w *serversWorld) noStrays(t *testing.T, user, role string) {
+	t.Helper()
+	if stray := w.ask(t, "SELECT coalesce(string_agg(rolname, ' '), '') FROM pg_roles WHERE rolname = '"+role+"'"); stray != "" {
+		t.Errorf("role %s is left", stray)
+	}
+	for _, r := range []*testbed.Redis{w.redis, w.replica} {
+		if stray, err := r.Do(t.Context(), "ACL", "GETUSER", user); err != nil || stray != "" {
+			t.Errorf("user %s is left at %s (%v)", user, r.Addr, err)
+		}
+	}
+}

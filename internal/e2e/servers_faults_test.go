@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/demo"
+)
+
+func (w *serversWorld) end(t *testing.T, id, want string) {
+	t.Helper()
+	r, err := demo.Follow(t.Context(), w.engine, id, func(r client.Rotation) { t.Logf("%s %s: %s", r.State, r.Step, demo.Short(r.NextGate)) })
+	if err != nil || r.State != want {
+		t.Fatalf("rotation ended as %s (%v), want %s", r.State, err, want)
+	}
+}
+
+// hold keeps a rotation from leaving a step at PostgreSQL, for as long as the server lives: a session of the old role keeps
+// it in unused, and somebody's transaction on that role in retire.
+func (w *serversWorld) hold(t *testing.T, step string) {
+	t.Helper()
+	w.mu.Lock()
+	url := w.direct
+	w.mu.Unlock()
+	if step == "retire" {
+		url = w.admin
+	}
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	if step != "retire" {
+		return
+	}
+	for _, s := range []string{"BEGIN", "ALTER ROLE " + w.roles(t) + " CONNECTION LIMIT -1"} {
+		if _, err := conn.Exec(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The server is killed in the middle of each step, and comes back: the rotation waits, says why, and ends.
+func TestDatabaseIsKilledInEachStep(t *testing.T) {
+	w := startServers(t)
+	for n, step := range []string{"stage", "switch", "unused", "retire"} {
+		if step == "unused" || step == "retire" {
+			w.hold(t, step)
+		}
+		r := w.begin(t, "database-url")
+		if step != "stage" {
+			w.until(t, r.ID, step, func(r client.Rotation) bool { return r.Step == step })
+		}
+		w.postgres.Kill()
+		now := w.until(t, r.ID, "held by the server", func(r client.Rotation) bool {
+			return strings.Contains(r.NextGate, "cannot be reached") || step == "switch" && strings.Contains(r.NextGate, "not there yet")
+		})
+		t.Logf("killed in %s; meanwhile %s %s: %s", step, now.State, now.Step, demo.Short(now.NextGate))
+		if err := w.postgres.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.end(t, r.ID, "done")
+		if got, want := w.roles(t), "database_url_"+[]string{"a", "b"}[n%2]; got != want {
+			t.Errorf("after a kill in %s %q can log in, want %s", step, got, want)
+		}
+	}
+	w.stop()
+	w.noPasswordLeaks(t)
+}
+
+// Somebody changes the administrator's password: the rotation waits with the reason, and goes on as soon as the connection
+// is mended; or it is taken back, and leaves no stray role.
+func TestAdministratorIsLockedOut(t *testing.T) {
+	w := startServers(t)
+	mend := func(password string) {
+		if _, err := w.vault.Client.Logical().WriteWithContext(t.Context(), "hyvve/connections/main", map[string]any{"password": password}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lockOut := func(password string) {
+		w.run(t, "ALTER ROLE hyvve_admin PASSWORD '"+password+"'", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'hyvve_admin'")
+	}
+	lockOut("behind-our-back")
+	r := w.begin(t, "database-url")
+	waits := func(r client.Rotation) bool { return strings.Contains(r.NextGate, "password authentication failed") }
+	w.until(t, r.ID, "held by the password", waits)
+	mend("behind-our-back")
+	w.end(t, r.ID, "done")
+
+	lockOut("once-more")
+	r = w.begin(t, "database-url")
+	w.until(t, r.ID, "held by the password", waits)
+	if _, err := w.engine.Revert(t.Context(), r.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.until(t, r.ID, "held on its way back", func(r client.Rotation) bool { return r.State == "reverting" && waits(r) })
+	mend("once-more")
+	w.end(t, r.ID, "reverted")
+	if got := w.roles(t); got != "database_url_a" {
+		t.Errorf("%q can log in, want database_url_a", got)
+	}
+	w.noStrays(t, "redis_url_b", "database_url_b")
+	w.noFailures(t)
+}
