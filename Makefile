@@ -42,8 +42,8 @@ test-unit: ## Run the tests that need no server
 		./sidecar/reload/... ./sidecar/health/... ./sidecar/usage/... ./sidecar/agent/...
 
 .PHONY: test-e2e
-test-e2e: setup build ## Run the scenarios over real Vault and PostgreSQL
-	go test -race -timeout 30m ./internal/e2e/... ./internal/testbed/... ./internal/kind/postgres/... ./sidecar/reencrypt/...
+test-e2e: setup build ## Run the scenarios over real Vault, PostgreSQL and Redis
+	go test -race -timeout 30m ./internal/e2e/... ./internal/testbed/... ./internal/kind/postgres/... ./internal/kind/redis/... ./sidecar/reencrypt/...
 
 .PHONY: test-ha
 test-ha: setup build ## Kill a cluster's leader in each move, and the plugin a hundred times, under load (some minutes)
