@@ -3,10 +3,12 @@
 package envelope
 
 import (
+	"context"
 	"fmt"
 	"sync"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pbkdf2"
 )
 
 // maxDerived bounds a keyring's cache, in derived keys (about 100 bytes each).
@@ -46,6 +48,37 @@ func (k *Keyring) Derive(salt Salt) (Derived, error) {
 		k.remember(salt, d)
 	}
 	return d, err
+}
+
+// DeriveAll derives the keys of all salts that are not known, together, which costs far less than one after the other. The
+// cache must hold them: give it no more than a few thousand.
+func (k *Keyring) DeriveAll(ctx context.Context, salts []Salt) error {
+	seen := map[Salt]bool{}
+	var jobs []pbkdf2.Job
+	var missing []Salt
+	for _, s := range salts {
+		if _, known := k.Known(s); known || seen[s] {
+			continue
+		}
+		seen[s] = true
+		missing = append(missing, s)
+		jobs = append(jobs, pbkdf2.Job{Secret: k.secret, Salt: s[:]})
+	}
+	const few = 64 // between two looks at ctx: some 300 ms on two cores
+	for from := 0; from < len(jobs); from += few {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		upto := min(from+few, len(jobs))
+		derived, err := pbkdf2.Keys(jobs[from:upto], Iterations)
+		if err != nil {
+			return err
+		}
+		for n, d := range derived {
+			k.remember(missing[from+n], Derived(d))
+		}
+	}
+	return nil
 }
 
 // Known gives the key of a salt that was derived before.

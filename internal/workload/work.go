@@ -30,6 +30,8 @@ type Work struct {
 	Columns  []key.Column `json:"columns"`
 	// Others are further keys that may have envelopes in the same columns (legacy rows): those are left as they are.
 	Others []Other `json:"others,omitempty"`
+	// Upgrade asks to bring rows of Others under the new value, in the layout of their column.
+	Upgrade bool `json:"upgrade,omitempty"`
 }
 
 // Other is a key that protects some rows of a column that Work is about.

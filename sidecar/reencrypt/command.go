@@ -279,7 +279,7 @@ func (r runner) one(ctx context.Context, w *work) (result, error) {
 	case r.dryRun:
 		done.What = "counted"
 		if err = j.probe(ctx); err == nil {
-			done.Columns, err = j.count(ctx, j.ring, j.name, true)
+			done.Columns, err = j.countAll(ctx, j.ring, false)
 		}
 	case r.wipe:
 		done.What = "wiped"

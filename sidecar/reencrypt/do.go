@@ -34,25 +34,40 @@ func (w *Worker) Do(ctx context.Context, work workload.Work, accepts map[string]
 
 func (j *job) phase(ctx context.Context, phase workload.Phase) ([]workload.ColumnReport, error) {
 	if phase == workload.PhaseWipe {
-		return nil, wipe(ctx, j.db, j.name, backName(j.name))
+		return nil, j.wipe(ctx)
 	}
-	ctx, end, err := j.begin(ctx)
+	if j.options.InPlace && phase == workload.PhaseStage { // there is nothing to prepare but to look at all rows
+		if err := j.probe(ctx); err != nil {
+			return nil, err
+		}
+		return j.countAll(ctx, j.ring, false)
+	}
+	do := map[workload.Phase]func(context.Context) ([]workload.ColumnReport, error){
+		workload.PhaseStage: j.stage, workload.PhaseFlip: j.replace, workload.PhaseSweep: j.sweep, workload.PhaseRevert: j.revert,
+	}[phase]
+	if do == nil {
+		return nil, fmt.Errorf("phase %q is not known to this release of the sidecar; update it", phase)
+	}
+	if phase == workload.PhaseStage {
+		if err := j.probe(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := j.prepare(ctx); err != nil {
+		return nil, err
+	}
+	if phase != workload.PhaseStage { // which workers share
+		if err := j.claim(ctx); err != nil {
+			j.abandon()
+			return nil, err
+		}
+	}
+	ctx, end, err := j.keep(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
-	var reports []workload.ColumnReport
-	switch phase {
-	case workload.PhaseStage:
-		reports, err = j.stage(ctx)
-	case workload.PhaseFlip, workload.PhaseSweep:
-		reports, err = j.replace(ctx, j.ring, j.name)
-	case workload.PhaseRevert:
-		reports, err = j.revert(ctx)
-	case workload.PhaseWipe:
-	default:
-		err = fmt.Errorf("phase %q is not known to this release of the sidecar; update it", phase)
-	}
+	reports, err := do(ctx)
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = cause
 	}
@@ -68,7 +83,7 @@ func taskOf(work workload.Work, accepts map[string][]key.Value) (task, error) {
 	if len(both) != 2 {
 		return t, fmt.Errorf("the bundle has %d values of %s; re-encryption needs the new and the old one", len(both), work.Env)
 	}
-	t.new, t.old = both[0], both[1]
+	t.new, t.old, t.upgrade = both[0], both[1], work.Upgrade
 	for _, o := range work.Others {
 		for _, v := range accepts[o.Env] {
 			t.others = append(t.others, other{o.Layout, v})

@@ -10,18 +10,24 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// The side schema holds, per job, column and row: the ciphertext that was there, the one that takes its place, and
-// whether it has. It is our only state; a run that was killed finds it again.
+// The side schema holds all that there is to know of a job: which parts of its columns are staged and by whom, and per row
+// the ciphertext that was there and the one that takes its place. A run that was killed finds it again. Which rows are
+// flipped is not noted anywhere: the rows themselves say so.
 const (
 	createSide = `
-		CREATE SCHEMA IF NOT EXISTS hyvve_reencrypt;
+		CREATE SCHEMA hyvve_reencrypt;
 		REVOKE ALL ON SCHEMA hyvve_reencrypt FROM PUBLIC;
-		CREATE TABLE IF NOT EXISTS hyvve_reencrypt.rows (
-			job text NOT NULL, col text NOT NULL, id jsonb NOT NULL,
-			old text NOT NULL, new text NOT NULL, flipped boolean NOT NULL DEFAULT false,
-			PRIMARY KEY (job, col, id));
-		CREATE TABLE IF NOT EXISTS hyvve_reencrypt.jobs (
-			job text PRIMARY KEY, holder text NOT NULL, until timestamptz NOT NULL)`
+		CREATE TABLE hyvve_reencrypt.jobs (
+			id integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text NOT NULL UNIQUE,
+			holder text NOT NULL DEFAULT '', until timestamptz NOT NULL DEFAULT '-infinity');
+		CREATE TABLE hyvve_reencrypt.columns (
+			id integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+			job integer NOT NULL REFERENCES hyvve_reencrypt.jobs ON DELETE CASCADE, name text NOT NULL,
+			chunks integer NOT NULL DEFAULT 0, last text[], complete boolean NOT NULL DEFAULT false, UNIQUE (job, name));
+		CREATE TABLE hyvve_reencrypt.chunks (
+			col integer REFERENCES hyvve_reencrypt.columns ON DELETE CASCADE, n integer,
+			after text[], upto text[], holder text NOT NULL, until timestamptz NOT NULL, done boolean NOT NULL DEFAULT false,
+			total integer, staged integer, rotated integer, other integer, bad integer, bads text[], PRIMARY KEY (col, n))`
 
 	// sideLock is the advisory lock under which the schema comes and goes: "hyvve" in ASCII.
 	sideLock = 0x6879767665
@@ -31,20 +37,48 @@ const (
 	claimPoll = 200 * time.Millisecond
 )
 
-func ensureSide(ctx context.Context, db *pool) error {
-	return db.tx(ctx, func(tx pgx.Tx) error {
+// prepare makes the side schema, the job and the tables of its staged rows, where they are not there.
+func (j *job) prepare(ctx context.Context) error {
+	err := j.db.tx(ctx, func(tx pgx.Tx) error {
 		if err := lockSide(ctx, tx); err != nil {
 			return err
 		}
-		var there bool
-		if err := tx.QueryRow(ctx, "SELECT to_regclass('hyvve_reencrypt.jobs') IS NOT NULL").Scan(&there); err != nil || there {
+		there, err := sideIn(ctx, tx)
+		if err == nil && !there {
+			err = execEach(ctx, tx, createSide)
+		}
+		if err != nil {
 			return err
 		}
-		if err := execEach(ctx, tx, createSide); err != nil {
-			return fmt.Errorf("making the side schema hyvve_reencrypt: %w", err)
+		if err := tx.QueryRow(ctx, `
+			INSERT INTO hyvve_reencrypt.jobs (name) VALUES ($1) ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id`,
+			j.name).Scan(&j.id); err != nil {
+			return err
+		}
+		for n := range j.tables {
+			if err := j.tables[n].prepare(ctx, tx, j.id); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
+	if err != nil {
+		return fmt.Errorf("making the side schema hyvve_reencrypt: %w", err)
+	}
+	return nil
+}
+
+func (t *table) prepare(ctx context.Context, tx pgx.Tx, job int) error {
+	err := tx.QueryRow(ctx, `
+		INSERT INTO hyvve_reencrypt.columns (job, name) VALUES ($1, $2) ON CONFLICT (job, name) DO UPDATE SET name = excluded.name RETURNING id`,
+		job, t.column.String()).Scan(&t.side)
+	if err != nil {
+		return err
+	}
+	t.staged = fmt.Sprintf("hyvve_reencrypt.rows_%d", t.side)
+	keys := t.each(", ", func(n int, k keyColumn) string { return fmt.Sprintf("k%d %s NOT NULL", n, k.kind) })
+	_, err = tx.Exec(ctx, fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (%s, old text NOT NULL, new text NOT NULL)", t.staged, keys))
+	return err
 }
 
 func lockSide(ctx context.Context, tx pgx.Tx) error {
@@ -56,33 +90,16 @@ func lockSide(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// execEach runs several statements, which only the simple protocol takes at once.
-func execEach(ctx context.Context, tx pgx.Tx, statements string) error {
-	_, err := tx.Conn().PgConn().Exec(ctx, statements).ReadAll()
-	return err
-}
-
-func sideExists(ctx context.Context, db *pool) (bool, error) {
-	var there bool
-	err := db.tx(ctx, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, "SELECT to_regclass('hyvve_reencrypt.jobs') IS NOT NULL").Scan(&there)
-	})
+func sideIn(ctx context.Context, tx pgx.Tx) (there bool, err error) {
+	err = tx.QueryRow(ctx, "SELECT to_regclass('hyvve_reencrypt.chunks') IS NOT NULL").Scan(&there)
 	return there, err
 }
 
-// claim makes this worker the one for a job, and waits while another is. It is a convenience: every write compares and
-// swaps, so that two at once would do no harm but double work.
-func claim(ctx context.Context, db *pool, job, holder string) error {
+// claim makes this worker the one that writes to rows for a job, and waits while another is. It is a convenience: every
+// write compares and swaps, so that two at once would do no harm but double work.
+func (j *job) claim(ctx context.Context) error {
 	for {
-		var mine bool
-		err := db.tx(ctx, func(tx pgx.Tx) error {
-			tag, err := tx.Exec(ctx, `
-				INSERT INTO hyvve_reencrypt.jobs AS j (job, holder, until) VALUES ($1, $2, now() + $3::interval)
-				ON CONFLICT (job) DO UPDATE SET holder = excluded.holder, until = excluded.until
-				WHERE j.holder = excluded.holder OR j.until < now()`, job, holder, claimFor.String())
-			mine = err == nil && tag.RowsAffected() == 1
-			return err
-		})
+		mine, err := j.hold(ctx, j.db)
 		if err != nil && !again(err) {
 			return err
 		}
@@ -97,40 +114,112 @@ func claim(ctx context.Context, db *pool, job, holder string) error {
 	}
 }
 
-// release lets the next worker in at once.
-func release(db *pool, job, holder string) {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
-	defer cancel()
-	_ = db.tx(ctx, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, "DELETE FROM hyvve_reencrypt.jobs WHERE job = $1 AND holder = $2", job, holder)
+// hold takes or keeps the job, where nobody else has it.
+func (j *job) hold(ctx context.Context, db *session) (mine bool, err error) {
+	err = db.relaxedTx(ctx, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `
+			UPDATE hyvve_reencrypt.jobs SET holder = $2, until = now() + $3::interval
+			WHERE id = $1 AND (holder = $2 OR until < now())`, j.id, j.holder, claimFor.String())
+		mine = err == nil && tag.RowsAffected() == 1
 		return err
+	})
+	return mine, err
+}
+
+// keep holds all that this worker has claimed, in a session of its own, until the function that it gives is called. What it
+// has still claimed then is free for others at once. The context that it gives ends when a claim is lost.
+func (j *job) keep(ctx context.Context) (context.Context, func(), error) {
+	db, err := j.db.another(ctx)
+	if err != nil {
+		j.abandon()
+		return ctx, nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(claimFor / 3):
+			}
+			if err := j.renew(ctx, db); err != nil {
+				cancel(fmt.Errorf("the claim on the job was lost: %w", err))
+				return
+			}
+		}
+	}()
+	return ctx, func() {
+		cancel(nil)
+		<-done
+		j.release(db)
+		db.close()
+	}, nil
+}
+
+func (j *job) renew(ctx context.Context, db *session) error {
+	return db.relaxedTx(ctx, func(tx pgx.Tx) error {
+		for _, s := range []string{
+			"UPDATE hyvve_reencrypt.jobs SET until = now() + $2::interval WHERE holder = $1",
+			"UPDATE hyvve_reencrypt.chunks SET until = now() + $2::interval WHERE holder = $1 AND NOT done",
+		} {
+			if _, err := tx.Exec(ctx, s, j.holder, claimFor.String()); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
-// wipe drops all that is kept of jobs, and the schema with the last one.
-func wipe(ctx context.Context, db *pool, jobs ...string) error {
-	there, err := sideExists(ctx, db)
-	if err != nil || !there {
-		return err
-	}
-	return db.tx(ctx, func(tx pgx.Tx) error {
+// release lets the next worker in at once.
+func (j *job) release(db *session) {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	defer cancel()
+	_ = db.relaxedTx(ctx, func(tx pgx.Tx) error {
+		for _, s := range []string{
+			"UPDATE hyvve_reencrypt.jobs SET holder = '', until = '-infinity' WHERE holder = $1",
+			"UPDATE hyvve_reencrypt.chunks SET holder = '', until = '-infinity' WHERE holder = $1 AND NOT done",
+		} {
+			if _, err := tx.Exec(ctx, s, j.holder); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// wipe drops all that is kept of the job, and the schema with the last one.
+func (j *job) wipe(ctx context.Context) error {
+	return j.db.tx(ctx, func(tx pgx.Tx) error {
+		there, err := sideIn(ctx, tx)
+		if err != nil || !there {
+			return err
+		}
 		if err := lockSide(ctx, tx); err != nil {
 			return err
 		}
-		if err := tx.QueryRow(ctx, "SELECT to_regclass('hyvve_reencrypt.jobs') IS NOT NULL").Scan(&there); err != nil || !there {
+		if there, err = sideIn(ctx, tx); err != nil || !there {
 			return err
 		}
-		for _, job := range jobs {
-			if _, err := tx.Exec(ctx, "DELETE FROM hyvve_reencrypt.rows WHERE job = $1", job); err != nil {
-				return err
-			}
-			if _, err := tx.Exec(ctx, "DELETE FROM hyvve_reencrypt.jobs WHERE job = $1", job); err != nil {
+		rows, err := tx.Query(ctx, "SELECT c.id FROM hyvve_reencrypt.columns c JOIN hyvve_reencrypt.jobs j ON j.id = c.job WHERE j.name = $1", j.name)
+		if err != nil {
+			return err
+		}
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[int])
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			if _, err := tx.Exec(ctx, fmt.Sprintf("DROP TABLE IF EXISTS hyvve_reencrypt.rows_%d", id)); err != nil {
 				return err
 			}
 		}
+		if _, err := tx.Exec(ctx, "DELETE FROM hyvve_reencrypt.jobs WHERE name = $1", j.name); err != nil {
+			return err
+		}
 		var left bool
-		err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM hyvve_reencrypt.rows) OR EXISTS (SELECT FROM hyvve_reencrypt.jobs)").Scan(&left)
-		if err != nil || left {
+		if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM hyvve_reencrypt.jobs)").Scan(&left); err != nil || left {
 			return err
 		}
 		_, err = tx.Exec(ctx, "DROP SCHEMA hyvve_reencrypt CASCADE")

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reencrypt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+)
+
+// describe looks columns up, and refuses what could not be rewritten safely: all of it is found out before anything is
+// written. allowed names triggers that an operator has looked at.
+func describe(ctx context.Context, db *session, columns []key.Column, allowed []string) ([]table, error) {
+	var tables []table
+	err := db.tx(ctx, func(tx pgx.Tx) error {
+		role, err := writable(ctx, tx)
+		if err != nil {
+			return err
+		}
+		for _, c := range columns {
+			if c.Schema == "" {
+				c.Schema = db.schema
+			}
+			t, err := describeOne(ctx, tx, role, c)
+			if err == nil {
+				err = t.fit(ctx, tx, role, allowed)
+			}
+			if err != nil {
+				return err
+			}
+			tables = append(tables, t)
+		}
+		return nil
+	})
+	return tables, err
+}
+
+// writable refuses a replica, and a database that somebody has made read-only. It gives the role that we act as, which may
+// be another than the one that logged in.
+func writable(ctx context.Context, tx pgx.Tx) (role string, err error) {
+	var replica bool
+	var readOnly string
+	if err := tx.QueryRow(ctx, "SELECT current_user::text, pg_is_in_recovery(), current_setting('transaction_read_only')").Scan(&role, &replica, &readOnly); err != nil {
+		return role, err
+	}
+	switch {
+	case replica:
+		return role, errors.New("the database is a read-only replica; connect to the primary")
+	case readOnly == "on":
+		return role, errors.New("transactions of this role or database are read-only (default_transaction_read_only); connect as a role that may write")
+	}
+	return role, nil
+}
+
+func describeOne(ctx context.Context, tx pgx.Tx, role string, c key.Column) (table, error) {
+	t := table{column: c}
+	var kind, relation, generated string
+	err := tx.QueryRow(ctx, `
+		SELECT r.oid, format_type(a.atttypid, a.atttypmod), r.relkind::text, a.attgenerated::text
+		FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid JOIN pg_namespace n ON n.oid = r.relnamespace
+		WHERE n.nspname = $1 AND r.relname = $2 AND a.attname = $3 AND NOT a.attisdropped AND a.attnum > 0`,
+		c.Schema, c.Table, c.Column).Scan(&t.oid, &kind, &relation, &generated)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return t, fmt.Errorf("column %s does not exist in the database, or role %s may not see it; check the key's protects and the database URL", c, role)
+	case err != nil:
+		return t, err
+	case relation == "f":
+		return t, fmt.Errorf("%s is a column of a foreign table; re-encrypt at the server that has its rows", c)
+	case relation != "r" && relation != "p":
+		return t, fmt.Errorf("%s is not a column of a table; envelopes can be rewritten in tables only", c)
+	case kind != "text" && !strings.HasPrefix(kind, "character varying"):
+		return t, fmt.Errorf("column %s is of type %s; envelopes are text", c, kind)
+	case generated != "":
+		return t, fmt.Errorf("column %s is generated from others, and cannot be written; protect the column that it is made of", c)
+	}
+	rows, err := tx.Query(ctx, `
+		SELECT a.attname, format_type(a.atttypid, a.atttypmod)
+		FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, at)
+		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+		WHERE i.indisprimary AND i.indrelid = $1 ORDER BY k.at`, t.oid)
+	if err != nil {
+		return t, err
+	}
+	t.keys, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (k keyColumn, err error) {
+		err = row.Scan(&k.name, &k.kind)
+		return k, err
+	})
+	switch {
+	case err == nil && len(t.keys) == 0:
+		err = fmt.Errorf("table %s has no primary key, so that its rows cannot be told apart; add one", c.Table)
+	case slices.ContainsFunc(t.keys, func(k keyColumn) bool { return k.name == c.Column }):
+		err = fmt.Errorf("column %s is part of its table's primary key, by which rows are found again; envelopes in keys cannot be rewritten", c)
+	}
+	return t, err
+}
+
+// fit refuses a table of which rows would be hidden, or whose update would do more or less than change a column.
+func (t table) fit(ctx context.Context, tx pgx.Tx, role string, allowed []string) error {
+	var hidden, selects, updates bool
+	err := tx.QueryRow(ctx, `
+		SELECT row_security_active($1::oid), has_column_privilege($1::oid, $2::text, 'SELECT'), has_column_privilege($1::oid, $2::text, 'UPDATE')`,
+		t.oid, t.column.Column).Scan(&hidden, &selects, &updates)
+	switch {
+	case err != nil:
+		return err
+	case hidden:
+		return fmt.Errorf("row-level security would hide rows of %s from role %s: %s", t.column.Table, role, remedyRowSecurity)
+	case !selects || !updates:
+		return fmt.Errorf("role %s may not read and update %s; grant it: GRANT SELECT, UPDATE ON %s TO %s", role, t.column, t.name(), quoted(role))
+	}
+	for _, look := range []func(context.Context, pgx.Tx) error{t.parts, t.rules} {
+		if err := look(ctx, tx); err != nil {
+			return err
+		}
+	}
+	return t.triggers(ctx, tx, allowed)
+}
+
+// parts refuses partitions that are elsewhere, and tables that inherit: their primary keys are their own.
+func (t table) parts(ctx context.Context, tx pgx.Tx) error {
+	var foreign, heir *string
+	err := tx.QueryRow(ctx, `
+		SELECT (SELECT min(p.relid::text) FROM pg_partition_tree($1::oid) p JOIN pg_class c ON c.oid = p.relid WHERE c.relkind = 'f'),
+			(SELECT min(i.inhrelid::regclass::text) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = $1 AND NOT c.relispartition)`,
+		t.oid).Scan(&foreign, &heir)
+	switch {
+	case err != nil:
+		return err
+	case foreign != nil:
+		return fmt.Errorf("partition %s of %s is a foreign table; protect the column of each local partition instead, and re-encrypt the other at its server", *foreign, t.column.Table)
+	case heir != nil:
+		return fmt.Errorf("table %s inherits from %s, whose primary key does not hold for its rows; envelopes there cannot be rewritten safely", *heir, t.column.Table)
+	}
+	return nil
+}
+
+// rules refuses a table whose updates are rewritten.
+func (t table) rules(ctx context.Context, tx pgx.Tx) error {
+	var rule *string
+	err := tx.QueryRow(ctx, "SELECT min(rulename::text) FROM pg_rewrite WHERE ev_class = $1 AND ev_type = '2' AND ev_enabled <> 'D'", t.oid).Scan(&rule)
+	if err == nil && rule != nil {
+		err = fmt.Errorf("rule %q of table %s rewrites updates; drop or disable it before", *rule, t.column.Table)
+	}
+	return err
+}
+
+// triggers refuses a table with triggers that our update would set off: they may change more, or the very column.
+func (t table) triggers(ctx context.Context, tx pgx.Tx, allowed []string) error {
+	rows, err := tx.Query(ctx, `
+		SELECT DISTINCT g.tgname::text FROM pg_trigger g
+		WHERE g.tgrelid IN (SELECT $1::oid UNION SELECT p.relid::oid FROM pg_partition_tree($1::oid) p)
+			AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A') AND g.tgtype & 16 <> 0
+			AND (g.tgattr::text = '' OR EXISTS (
+				SELECT FROM pg_attribute a WHERE a.attrelid = g.tgrelid AND a.attname = $2 AND a.attnum = ANY (g.tgattr::int2[])))
+		ORDER BY 1`, t.oid, t.column.Column)
+	if err != nil {
+		return err
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	names = slices.DeleteFunc(names, func(name string) bool { return slices.Contains(allowed, name) })
+	if len(names) == 0 {
+		return nil
+	}
+	return fmt.Errorf("an update of %s sets off trigger %s, which may change more than the column (updated_at, say); look at what it does, then allow it by name (allow_triggers of the sidecar, --allow-trigger by hand), or disable it meanwhile", t.column, strings.Join(names, " and "))
+}

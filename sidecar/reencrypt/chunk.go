@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reencrypt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// chunk is a part of a column: the rows whose primary keys lie after one and up to another. Nil is no bound.
+type chunk struct {
+	table
+	n           int
+	after, upto []string
+}
+
+// stage computes all replacements beside the rows, together with all other workers that are at it: each claims a chunk,
+// and one whose claim has run out is taken over. A chunk is staged in one transaction, or not at all.
+func (j *job) stage(ctx context.Context) ([]workload.ColumnReport, error) {
+	totals, err := j.totals(ctx)
+	if err != nil {
+		return nil, err
+	}
+	group, staging := errgroup.WithContext(ctx)
+	for range j.options.Sessions {
+		group.Go(func() error { return j.stageChunks(staging, totals) })
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	reports, err := j.stagedSoFar(ctx, j.db, nil)
+	if err == nil {
+		err = j.nameStagedBads(ctx, reports)
+	}
+	return reports, err
+}
+
+// stageChunks works in a session of its own until every chunk of every column is staged, by whomever.
+func (j *job) stageChunks(ctx context.Context, totals []int) error {
+	db, err := j.db.another(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.close()
+	for {
+		c, busy, err := j.claimChunk(ctx, db)
+		switch {
+		case err != nil && !again(err):
+			return err
+		case err == nil && c != nil:
+			if err := j.stageChunk(ctx, db, *c); err != nil {
+				return fmt.Errorf("staging rows of %s: %w", c.column, err)
+			}
+			j.tell(ctx, db, totals)
+			continue
+		case err == nil && !busy:
+			return nil
+		}
+		select { // others are at the last chunks
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(claimPoll):
+		}
+	}
+}
+
+// claimChunk gives the next chunk that nobody is at; busy tells whether others are at some.
+func (j *job) claimChunk(ctx context.Context, db *session) (claimed *chunk, busy bool, err error) {
+	err = db.relaxedTx(ctx, func(tx pgx.Tx) error {
+		claimed, busy = nil, false
+		for _, t := range j.tables {
+			c, left, err := j.claimIn(ctx, tx, t)
+			if err != nil || c != nil {
+				claimed = c
+				return err
+			}
+			busy = busy || left
+		}
+		return nil
+	})
+	return claimed, busy, err
+}
+
+func (j *job) claimIn(ctx context.Context, tx pgx.Tx, t table) (*chunk, bool, error) {
+	c := &chunk{table: t}
+	err := tx.QueryRow(ctx, `
+		UPDATE hyvve_reencrypt.chunks SET holder = $2, until = now() + $3::interval WHERE (col, n) IN (
+			SELECT col, n FROM hyvve_reencrypt.chunks WHERE col = $1 AND NOT done AND until < now() ORDER BY n LIMIT 1 FOR UPDATE SKIP LOCKED)
+		RETURNING n, after, upto`, t.side, j.holder, claimFor.String()).Scan(&c.n, &c.after, &c.upto)
+	if err == nil || !errors.Is(err, pgx.ErrNoRows) {
+		return c, false, err
+	}
+	var complete, busy bool
+	if err := tx.QueryRow(ctx, "SELECT chunks, last, complete FROM hyvve_reencrypt.columns WHERE id = $1 FOR UPDATE", t.side).Scan(&c.n, &c.after, &complete); err != nil {
+		return nil, false, err
+	}
+	if complete {
+		err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM hyvve_reencrypt.chunks WHERE col = $1 AND NOT done)", t.side).Scan(&busy)
+		return nil, busy, err
+	}
+	if c.upto, err = j.bound(ctx, tx, t, c.after); err != nil {
+		return nil, false, err
+	}
+	if _, err := tx.Exec(ctx, `
+		INSERT INTO hyvve_reencrypt.chunks (col, n, after, upto, holder, until) VALUES ($1, $2, $3, $4, $5, now() + $6::interval)`,
+		t.side, c.n, c.after, c.upto, j.holder, claimFor.String()); err != nil {
+		return nil, false, err
+	}
+	_, err = tx.Exec(ctx, "UPDATE hyvve_reencrypt.columns SET chunks = chunks + 1, last = $2, complete = $3 WHERE id = $1", t.side, c.upto, c.upto == nil)
+	return c, false, err
+}
+
+// bound is the primary key of the last row of a chunk that begins after one; nil where it is the last chunk, which also
+// takes whatever comes behind it.
+func (j *job) bound(ctx context.Context, tx pgx.Tx, t table, after []string) (upto []string, err error) {
+	where, args := "", []any{}
+	if after != nil {
+		where, args = "WHERE "+t.compared(">", "$1::text[]"), []any{after}
+	}
+	err = tx.QueryRow(ctx, fmt.Sprintf("SELECT %s FROM %s t %s ORDER BY %s OFFSET %d LIMIT 1",
+		t.id(), t.name(), where, t.order(), j.options.BatchSize-1), args...).Scan(&upto)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	return upto, err
+}
+
+var errTakenOver = errors.New("another worker has taken the chunk over")
+
+// stageChunk reads the rows of a chunk, and stores their replacements and what it has counted. The table itself is only
+// read, at one moment.
+func (j *job) stageChunk(ctx context.Context, db *session, c chunk) error {
+	begun := time.Now()
+	rows, err := j.readChunk(ctx, db, c)
+	if err != nil {
+		return err
+	}
+	took := time.Since(begun)
+	if err := j.ring(c.table).classify(ctx, rows); err != nil {
+		return err
+	}
+	var counted counts
+	var staged []*row
+	for _, x := range rows {
+		counted.add(x)
+		if x.replacement != "" {
+			staged = append(staged, x)
+		}
+	}
+	begun = time.Now()
+	err = db.relaxedTx(ctx, func(tx pgx.Tx) error {
+		if len(staged) > 0 {
+			if _, err := tx.Exec(ctx, fmt.Sprintf("INSERT INTO %s SELECT * FROM %s", c.staged, c.given(1)), c.parameters(staged)...); err != nil {
+				return err
+			}
+		}
+		tag, err := tx.Exec(ctx, `
+			UPDATE hyvve_reencrypt.chunks SET done = true, total = $4, staged = $5, rotated = $6, other = $7, bad = $8, bads = $9
+			WHERE col = $1 AND n = $2 AND holder = $3 AND NOT done`,
+			c.side, c.n, j.holder, counted.Total, len(staged), counted.Rotated, counted.Other, counted.Bad, counted.bads)
+		if err == nil && tag.RowsAffected() == 0 {
+			err = errTakenOver
+		}
+		return err
+	})
+	if errors.Is(err, errTakenOver) { // it does what we have done
+		return nil
+	}
+	if err == nil {
+		err = j.throttle.rest(ctx, db, len(rows), took+time.Since(begun))
+	}
+	return err
+}
+
+func (j *job) readChunk(ctx context.Context, db *session, c chunk) ([]*row, error) {
+	query := fmt.Sprintf("SELECT %s, %s FROM %s t WHERE %s", c.id(), c.value(), c.name(), c.protected())
+	var args []any
+	for operator, bound := range map[string][]string{">": c.after, "<=": c.upto} {
+		if bound != nil {
+			args = append(args, bound)
+			query += " AND " + c.compared(operator, fmt.Sprintf("$%d::text[]", len(args)))
+		}
+	}
+	return readRows(ctx, db, query+" ORDER BY "+c.order(), args...)
+}
+
+func readRows(ctx context.Context, db *session, query string, args ...any) (rows []*row, err error) {
+	err = db.tx(ctx, func(tx pgx.Tx) error {
+		found, err := tx.Query(ctx, query, args...)
+		if err != nil {
+			return err
+		}
+		rows, err = pgx.CollectRows(found, func(r pgx.CollectableRow) (*row, error) {
+			var x row
+			err := r.Scan(&x.id, &x.value)
+			return &x, err
+		})
+		return err
+	})
+	return rows, err
+}
+
+// totals counts the envelopes of all columns.
+func (j *job) totals(ctx context.Context) ([]int, error) {
+	totals := make([]int, len(j.tables))
+	err := j.db.tx(ctx, func(tx pgx.Tx) error {
+		for n, t := range j.tables {
+			if err := tx.QueryRow(ctx, fmt.Sprintf("SELECT count(*) FROM %s t WHERE %s", t.name(), t.protected())).Scan(&totals[n]); err != nil {
+				return fmt.Errorf("counting rows of %s: %w", t.column, err)
+			}
+		}
+		return nil
+	})
+	return totals, err
+}
+
+// stagedSoFar sums what all workers have staged. totals are the rows that there are, where not all is staged yet.
+func (j *job) stagedSoFar(ctx context.Context, db *session, totals []int) (reports []workload.ColumnReport, err error) {
+	err = db.tx(ctx, func(tx pgx.Tx) error {
+		reports = nil
+		for n, t := range j.tables {
+			r := workload.ColumnReport{Column: t.column.String()}
+			if err := tx.QueryRow(ctx, `
+				SELECT coalesce(sum(total), 0), coalesce(sum(staged), 0), coalesce(sum(rotated), 0), coalesce(sum(other), 0), coalesce(sum(bad), 0)
+				FROM hyvve_reencrypt.chunks WHERE col = $1 AND done`, t.side).Scan(&r.Total, &r.Staged, &r.Rotated, &r.Other, &r.Bad); err != nil {
+				return err
+			}
+			if totals != nil {
+				r.Total = max(r.Total, totals[n])
+			}
+			r.Left = r.Total - r.Rotated - r.Other - r.Bad
+			reports = append(reports, r)
+		}
+		return nil
+	})
+	return reports, err
+}
+
+// nameStagedBads tells the first unreadable rows of each column that has some.
+func (j *job) nameStagedBads(ctx context.Context, reports []workload.ColumnReport) error {
+	for n, t := range j.tables {
+		if reports[n].Bad == 0 {
+			continue
+		}
+		var ids []string
+		err := j.db.tx(ctx, func(tx pgx.Tx) error {
+			rows, err := tx.Query(ctx, "SELECT b FROM hyvve_reencrypt.chunks, unnest(bads) b WHERE col = $1 AND done ORDER BY n LIMIT $2", t.side, maxBads)
+			if err == nil {
+				ids, err = pgx.CollectRows(rows, pgx.RowTo[string])
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		j.nameBads(t, ids)
+	}
+	return nil
+}
+
+// tell says every now and then how far the staging is.
+func (j *job) tell(ctx context.Context, db *session, totals []int) {
+	if j.options.Progress == nil || !j.due() {
+		return
+	}
+	reports, err := j.stagedSoFar(ctx, db, totals)
+	if err != nil {
+		return // it is told the next time; what keeps the database from answering is found by whoever works there
+	}
+	for _, r := range reports {
+		j.options.Progress(r)
+	}
+}
