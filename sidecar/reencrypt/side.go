@@ -16,7 +16,6 @@ import (
 const (
 	createSide = `
 		CREATE SCHEMA hyvve_reencrypt;
-		REVOKE ALL ON SCHEMA hyvve_reencrypt FROM PUBLIC;
 		CREATE TABLE hyvve_reencrypt.jobs (
 			id integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text NOT NULL UNIQUE,
 			holder text NOT NULL DEFAULT '', until timestamptz NOT NULL DEFAULT '-infinity');
@@ -28,6 +27,19 @@ const (
 			col integer REFERENCES hyvve_reencrypt.columns ON DELETE CASCADE, n integer,
 			after text[], upto text[], holder text NOT NULL, until timestamptz NOT NULL, done boolean NOT NULL DEFAULT false,
 			total integer, staged integer, rotated integer, other integer, bad integer, bads text[], PRIMARY KEY (col, n))`
+
+	// closeSide takes away what default privileges have given to others.
+	closeSide = `DO $$ DECLARE g record; BEGIN
+		FOR g IN
+			SELECT 'SCHEMA hyvve_reencrypt' AS what, a.grantee FROM pg_namespace n, aclexplode(n.nspacl) a
+			WHERE n.nspname = 'hyvve_reencrypt' AND a.grantee <> n.nspowner
+			UNION
+			SELECT format('TABLE hyvve_reencrypt.%I', c.relname), a.grantee FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, aclexplode(c.relacl) a
+			WHERE n.nspname = 'hyvve_reencrypt' AND c.relkind = 'r' AND a.grantee <> c.relowner
+		LOOP
+			EXECUTE format('REVOKE ALL ON %s FROM %s', g.what, CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END);
+		END LOOP;
+	END $$`
 
 	// sideLock is the advisory lock under which the schema comes and goes: "hyvve" in ASCII.
 	sideLock = 0x6879767665
@@ -44,7 +56,9 @@ func (j *job) prepare(ctx context.Context) error {
 			return err
 		}
 		there, err := sideIn(ctx, tx)
-		if err == nil && !there {
+		if err == nil && there {
+			err = owned(ctx, tx)
+		} else if err == nil {
 			err = execEach(ctx, tx, createSide)
 		}
 		if err != nil {
@@ -60,12 +74,24 @@ func (j *job) prepare(ctx context.Context) error {
 				return err
 			}
 		}
-		return nil
+		return execEach(ctx, tx, closeSide)
 	})
 	if err != nil {
 		return fmt.Errorf("making the side schema hyvve_reencrypt: %w", err)
 	}
 	return nil
+}
+
+// owned refuses a schema that somebody else has made, who could read what we put there.
+func owned(ctx context.Context, tx pgx.Tx) error {
+	var owner, us string
+	var ours bool
+	err := tx.QueryRow(ctx, `
+		SELECT pg_get_userbyid(nspowner)::text, current_user::text, pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = 'hyvve_reencrypt'`).Scan(&owner, &us, &ours)
+	if err == nil && !ours {
+		err = fmt.Errorf("it is there and belongs to role %s, not to %s; end that role's job (reencrypt --wipe), or drop the schema if nobody needs it", owner, us)
+	}
+	return err
 }
 
 func (t *table) prepare(ctx context.Context, tx pgx.Tx, job int) error {
@@ -91,7 +117,7 @@ func lockSide(ctx context.Context, tx pgx.Tx) error {
 }
 
 func sideIn(ctx context.Context, tx pgx.Tx) (there bool, err error) {
-	err = tx.QueryRow(ctx, "SELECT to_regclass('hyvve_reencrypt.chunks') IS NOT NULL").Scan(&there)
+	err = tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'hyvve_reencrypt')").Scan(&there)
 	return there, err
 }
 

@@ -64,7 +64,7 @@ func parseURL(text string) (database, error) {
 			query.Del(name) // hosts and libraries add marks of their own, and Prisma passes over them
 		}
 	}
-	u.RawQuery = query.Encode()
+	u.RawQuery = strings.ReplaceAll(query.Encode(), "+", "%20") // pgx, as libpq, takes a plus for one
 	if d.config, err = pgx.ParseConfig(u.String()); err != nil {
 		return database{}, unusable(err, u)
 	}

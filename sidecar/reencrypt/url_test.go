@@ -39,6 +39,14 @@ func TestURLs(t *testing.T) {
 	}
 }
 
+// What is to be sent to the server keeps its spaces.
+func TestOptionsOfTheServer(t *testing.T) {
+	d, err := parseURL("postgresql://u:p@db/hyvve?options=-c%20role%3Dapp%20-c%20a.b%3D1%2B1&schema=x")
+	if err != nil || d.config.RuntimeParams["options"] != "-c role=app -c a.b=1+1" {
+		t.Errorf("options is %q (%v)", d.config.RuntimeParams["options"], err)
+	}
+}
+
 func TestBadURLsHideThePassword(t *testing.T) {
 	for _, url := range []string{
 		"postgresql://u:canary-pw@db/x?sslmode=sometimes", "postgresql://u:canary-pw@db:port/x", "postgresql://u:canary-pw/x@db/x",

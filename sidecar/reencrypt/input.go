@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reencrypt
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/hashicorp/vault/api"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pbkdf2"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/platform"
+)
+
+// input is what the environment says.
+type input struct {
+	databaseURL string
+	tasks       []named
+}
+
+type named struct {
+	env string
+	task
+}
+
+// readInput reads and checks the environment, before anything is done.
+func readInput(ctx context.Context, getenv func(string) string, upgrade bool) (input, error) {
+	values := map[string]key.Value{}
+	for _, env := range []string{platform.MasterKey, platform.BetterAuth} {
+		for _, suffix := range []string{"", "_OLD", "_NEW"} {
+			v, err := variable(ctx, getenv, env+suffix)
+			if err != nil {
+				return input{}, err
+			}
+			values[env+suffix] = v
+		}
+	}
+	var in input
+	// DIRECT_URL is not asked: a leftover of another database would decide which rows are rewritten.
+	databaseURL, err := variable(ctx, getenv, "DATABASE_URL")
+	if err != nil {
+		return input{}, err
+	}
+	in.databaseURL = databaseURL.Reveal()
+	if in.databaseURL == "" {
+		return input{}, fmt.Errorf("DATABASE_URL is not set; give the URL of the platform's database")
+	}
+	if _, err := parseURL(in.databaseURL); err != nil {
+		return input{}, err
+	}
+	for _, env := range []string{platform.MasterKey, platform.BetterAuth} {
+		t, ok, err := taskFor(env, values)
+		if err != nil {
+			return input{}, err
+		}
+		if ok {
+			t.upgrade = upgrade && env == platform.MasterKey
+			in.tasks = append(in.tasks, t)
+		}
+	}
+	if len(in.tasks) == 0 {
+		return input{}, fmt.Errorf("no keys are given; set ENCRYPTION_MASTER_KEY_OLD and ENCRYPTION_MASTER_KEY_NEW, or BETTER_AUTH_SECRET_OLD and BETTER_AUTH_SECRET_NEW")
+	}
+	if upgrade && (len(in.tasks) != 1 || in.tasks[0].env != platform.MasterKey || len(in.tasks[0].others) == 0) {
+		return input{}, fmt.Errorf("--upgrade-legacy brings rows under BETTER_AUTH_SECRET to the master key: it needs the pair of ENCRYPTION_MASTER_KEY alone, and BETTER_AUTH_SECRET")
+	}
+	return in, nil
+}
+
+// variable reads an environment variable, the file that NAME_FILE names, without a trailing line break, or the field of a
+// secret in Vault that NAME_VAULT names.
+func variable(ctx context.Context, getenv func(string) string, name string) (key.Value, error) {
+	value, file, vault := getenv(name), getenv(name+"_FILE"), getenv(name+"_VAULT")
+	switch {
+	case value != "" && file != "", value != "" && vault != "", file != "" && vault != "":
+		return key.Value{}, fmt.Errorf("more than one of %s, %s_FILE and %s_VAULT are set; set one", name, name, name)
+	case vault != "":
+		v, err := fromVault(ctx, vault)
+		if err != nil {
+			return key.Value{}, fmt.Errorf("%s_VAULT: %w", name, err)
+		}
+		return v, nil
+	case file != "":
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return key.Value{}, fmt.Errorf("%s_FILE: %w", name, err)
+		}
+		return key.NewValue(strings.TrimRight(string(data), "\r\n")), nil
+	}
+	return key.NewValue(value), nil
+}
+
+// fromVault reads PATH#FIELD, with the address and the token of Vault's own environment. A secret of the key-value engine's
+// version 2 has its fields one level down.
+func fromVault(ctx context.Context, place string) (key.Value, error) {
+	path, field, ok := strings.Cut(place, "#")
+	if !ok || path == "" || field == "" {
+		return key.Value{}, fmt.Errorf("%q is not PATH#FIELD, such as secret/data/hyvve#OLD_KEY", place)
+	}
+	vault, err := api.NewClient(api.DefaultConfig())
+	if err != nil {
+		return key.Value{}, fmt.Errorf("VAULT_ADDR and the like: %w", err)
+	}
+	secret, err := vault.Logical().ReadWithContext(ctx, path)
+	if err != nil {
+		return key.Value{}, err
+	}
+	if secret == nil {
+		return key.Value{}, fmt.Errorf("there is nothing at %s", path)
+	}
+	value, ok := secret.Data[field].(string)
+	if nested, is := secret.Data["data"].(map[string]any); is && !ok {
+		value, ok = nested[field].(string)
+	}
+	if !ok || value == "" {
+		return key.Value{}, fmt.Errorf("the secret at %s has no field %s", path, field)
+	}
+	return key.NewValue(value), nil
+}
+
+// taskFor makes the task of a key that changes.
+func taskFor(env string, values map[string]key.Value) (named, bool, error) {
+	old, new := values[env+"_OLD"], values[env+"_NEW"]
+	switch {
+	case old.Empty() && new.Empty():
+		return named{}, false, nil
+	case old.Empty():
+		return named{}, false, fmt.Errorf("%s_NEW is set, but %s_OLD is not", env, env)
+	case new.Empty():
+		return named{}, false, fmt.Errorf("%s_OLD is set, but %s_NEW is not", env, env)
+	case old.Equal(new):
+		return named{}, false, fmt.Errorf("%s_OLD and %s_NEW are the same; there is nothing to re-encrypt", env, env)
+	}
+	t := named{env: env, task: task{old: old, new: new, columns: platform.Columns(env)}}
+	layout := t.columns[0].Layout
+	for suffix, v := range map[string]key.Value{"_OLD": old, "_NEW": new} {
+		if _, err := envelope.Secret(layout, v); err != nil {
+			return named{}, false, fmt.Errorf("%s%s: %w", env, suffix, err)
+		}
+	}
+	otherEnv := platform.BetterAuth
+	if env == platform.BetterAuth {
+		otherEnv = platform.MasterKey
+	}
+	otherLayout := platform.Columns(otherEnv)[0].Layout
+	for _, suffix := range []string{"", "_OLD", "_NEW"} {
+		v := values[otherEnv+suffix]
+		if v.Empty() {
+			continue
+		}
+		if _, err := envelope.Secret(otherLayout, v); err != nil {
+			return named{}, false, fmt.Errorf("%s%s: %w", otherEnv, suffix, err)
+		}
+		t.others = append(t.others, other{otherLayout, v})
+	}
+	name, err := handName(env, old, new)
+	t.name = name
+	return t, true, err
+}
+
+// handName names the job of a pair of keys, the same for each run, so that a run finds what an earlier one left. It
+// goes through the full derivation: a secret that somebody thought up must not become cheaper to guess.
+func handName(env string, old, new key.Value) (string, error) {
+	sum, err := pbkdf2.Key([]byte(old.Reveal()+"\x00"+new.Reveal()), []byte("hyvve re-encryption job of "+env), envelope.Iterations)
+	if err != nil {
+		return "", err
+	}
+	return "by hand/" + hex.EncodeToString(sum[:8]), nil
+}
