@@ -46,6 +46,17 @@ type WorkReport struct {
 	Done    bool           `json:"done"`
 	Error   string         `json:"error,omitempty"` // in plain words, never a value
 	Columns []ColumnReport `json:"columns,omitempty"`
+	Finds   []Find         `json:"finds,omitempty"`
+	Unseen  []string       `json:"unseen,omitempty"` // tables in which nothing could be looked for: the role may not read them
+}
+
+// Find is a column that holds envelopes of the key without being configured.
+type Find struct {
+	Column string `json:"column"` // as Column.String writes it
+	JSON   bool   `json:"json,omitempty"`
+	Shaped int    `json:"shaped"` // rows with a string of an envelope's shape
+	Tried  int    `json:"tried"`  // strings
+	Opened int    `json:"opened"` // of those tried, under the value that is to go
 }
 
 // ColumnReport counts the rows of one column, in rows.

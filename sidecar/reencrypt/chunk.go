@@ -24,6 +24,9 @@ type chunk struct {
 // stage computes all replacements beside the rows, together with all other workers that are at it: each claims a chunk,
 // and one whose claim has run out is taken over. A chunk is staged in one transaction, or not at all.
 func (j *job) stage(ctx context.Context) ([]workload.ColumnReport, error) {
+	if j.options.InPlace { // there is nothing to stage
+		return j.countAll(ctx, j.ring, false)
+	}
 	totals, err := j.totals(ctx)
 	if err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ import (
 )
 
 const help = `Usage: hyvve-sidecar reencrypt [flags]
+       hyvve-sidecar reencrypt discover [flags]    look for envelopes that nobody has configured
 
 Re-encrypts the platform's envelopes in PostgreSQL from an old key to a new one. New ciphertexts are staged beside the
 rows, then put in place in one transaction; a run that was interrupted is resumed by the same command. The old
@@ -35,6 +36,9 @@ type settings struct {
 
 // Command is "hyvve-sidecar reencrypt". It gives the exit status.
 func Command(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "discover" {
+		return discoverCommand(ctx, args[1:], getenv, stdout, stderr)
+	}
 	var s settings
 	onBad := "abort"
 	flags := flag.NewFlagSet("hyvve-sidecar reencrypt", flag.ContinueOnError)

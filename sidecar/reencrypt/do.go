@@ -24,7 +24,9 @@ func (w *Worker) Do(ctx context.Context, work workload.Work, accepts map[string]
 		return report, err
 	}
 	defer j.close()
-	report.Columns, err = j.phase(ctx, work.Phase)
+	var looked found
+	report.Columns, looked, err = j.evident(ctx, work.Phase)
+	report.Finds, report.Unseen = looked.Finds, looked.Unseen
 	report.Done = err == nil
 	if report.Done && work.Phase == workload.PhaseWipe {
 		clear(w.rings)
@@ -32,46 +34,61 @@ func (w *Worker) Do(ctx context.Context, work workload.Work, accepts map[string]
 	return report, err
 }
 
+// phase is evident without a look for envelopes elsewhere.
 func (j *job) phase(ctx context.Context, phase workload.Phase) ([]workload.ColumnReport, error) {
+	reports, _, err := j.run(ctx, phase, false)
+	return reports, err
+}
+
+// evident does a phase, and looks for envelopes in places that nobody has configured where the phase is the first, or the
+// one before the old key goes.
+func (j *job) evident(ctx context.Context, phase workload.Phase) ([]workload.ColumnReport, found, error) {
+	return j.run(ctx, phase, phase == workload.PhaseStage || phase == workload.PhaseSweep)
+}
+
+func (j *job) run(ctx context.Context, phase workload.Phase, look bool) (reports []workload.ColumnReport, looked found, err error) {
 	if phase == workload.PhaseWipe {
-		return nil, j.wipe(ctx)
-	}
-	if j.options.InPlace && phase == workload.PhaseStage { // there is nothing to prepare but to look at all rows
-		if err := j.probe(ctx); err != nil {
-			return nil, err
-		}
-		return j.countAll(ctx, j.ring, false)
+		return nil, looked, j.wipe(ctx)
 	}
 	do := map[workload.Phase]func(context.Context) ([]workload.ColumnReport, error){
 		workload.PhaseStage: j.stage, workload.PhaseFlip: j.replace, workload.PhaseSweep: j.sweep, workload.PhaseRevert: j.revert,
 	}[phase]
 	if do == nil {
-		return nil, fmt.Errorf("phase %q is not known to this release of the sidecar; update it", phase)
+		return nil, looked, fmt.Errorf("phase %q is not known to this release of the sidecar; update it", phase)
 	}
 	if phase == workload.PhaseStage {
 		if err := j.probe(ctx); err != nil {
-			return nil, err
+			return nil, looked, err
 		}
+	}
+	if j.options.InPlace { // by hand, alone, and without a trace
+		reports, err = do(ctx)
+		return reports, looked, err
 	}
 	if err := j.prepare(ctx); err != nil {
-		return nil, err
-	}
-	if phase != workload.PhaseStage { // which workers share
-		if err := j.claim(ctx); err != nil {
-			j.abandon()
-			return nil, err
-		}
+		return nil, looked, err
 	}
 	ctx, end, err := j.keep(ctx)
 	if err != nil {
-		return nil, err
+		return nil, looked, err
 	}
 	defer end()
-	reports, err := do(ctx)
+	if phase == workload.PhaseStage { // which workers share
+		reports, err = do(ctx)
+	}
+	if err == nil && (phase != workload.PhaseStage || look) {
+		err = j.claim(ctx)
+	}
+	if err == nil && phase != workload.PhaseStage {
+		reports, err = do(ctx)
+	}
+	if err == nil && look {
+		looked, err = j.discoverFor(ctx, phase)
+	}
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = cause
 	}
-	return reports, err
+	return reports, looked, err
 }
 
 func taskOf(work workload.Work, accepts map[string][]key.Value) (task, error) {

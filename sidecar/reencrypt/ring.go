@@ -232,6 +232,9 @@ func (w *Worker) ringOf(layout key.Layout, t task) (*ring, error) {
 	if r.old, err = w.keyring(layout, t.old); err != nil {
 		return nil, fmt.Errorf("the old key: %w", err)
 	}
+	if t.new.Empty() { // only looked for
+		return r, nil
+	}
 	if r.new, err = w.keyring(layout, t.new); err != nil {
 		return nil, fmt.Errorf("the new key: %w", err)
 	}

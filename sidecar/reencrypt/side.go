@@ -18,7 +18,8 @@ const (
 		CREATE SCHEMA hyvve_reencrypt;
 		CREATE TABLE hyvve_reencrypt.jobs (
 			id integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text NOT NULL UNIQUE,
-			holder text NOT NULL DEFAULT '', until timestamptz NOT NULL DEFAULT '-infinity');
+			holder text NOT NULL DEFAULT '', until timestamptz NOT NULL DEFAULT '-infinity',
+			found jsonb NOT NULL DEFAULT '{}');
 		CREATE TABLE hyvve_reencrypt.columns (
 			id integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
 			job integer NOT NULL REFERENCES hyvve_reencrypt.jobs ON DELETE CASCADE, name text NOT NULL,

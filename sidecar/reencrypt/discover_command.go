@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reencrypt
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/platform"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
+)
+
+const discoverHelp = `Usage: hyvve-sidecar reencrypt discover [flags]
+
+Looks for envelopes that nobody has configured: in every text and JSON column that the role may read, strings of an
+envelope's shape are tried under the keys. Nothing is written.
+
+Environment (each may be given as a file instead, by NAME_FILE, or as PATH#FIELD in Vault, by NAME_VAULT):
+  DATABASE_URL                                 PostgreSQL
+  ENCRYPTION_MASTER_KEY or its _OLD            the key in use; columns that the platform is known to encrypt are left out
+  BETTER_AUTH_SECRET or its _OLD               likewise
+At least one of the keys is needed.
+
+Exit status: 0 nothing found, 1 failed, 2 wrong usage, 3 something found.
+`
+
+const statusFound = 3
+
+// discovered is what was found of one key.
+type discovered struct {
+	Key    string          `json:"key"`
+	Finds  []workload.Find `json:"finds"`
+	Unseen []string        `json:"unseen"`
+}
+
+func discoverCommand(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	var all, asJSON bool
+	flags := flag.NewFlagSet("hyvve-sidecar reencrypt discover", flag.ContinueOnError)
+	flags.BoolVar(&all, "all", false, fmt.Sprintf("try every string of an envelope's shape, not only %d of a column, drawn by chance", discoverTries))
+	flags.BoolVar(&asJSON, "json", false, "print the result as JSON")
+	if ok, status := usage.Parse(flags, args, discoverHelp, stdout, stderr); !ok {
+		return status
+	}
+	databaseURL, tasks, err := discoverInput(ctx, getenv)
+	if err != nil {
+		_, _ = fmt.Fprintf(stderr, "hyvve-sidecar reencrypt discover: %v\nRun \"hyvve-sidecar reencrypt discover --help\" for what it needs.\n", err)
+		return 2
+	}
+	tries := discoverTries
+	if all {
+		tries = 0
+	}
+	var results []discovered
+	status := 0
+	for _, t := range tasks {
+		r, err := discoverOne(ctx, databaseURL, t, tries)
+		if err != nil {
+			_, _ = fmt.Fprintf(stderr, "hyvve-sidecar reencrypt discover: %s: %v\n", t.env, err)
+			return 1
+		}
+		if len(r.Finds) > 0 {
+			status = statusFound
+		}
+		results = append(results, r)
+	}
+	if asJSON {
+		if err := json.NewEncoder(stdout).Encode(map[string]any{"results": results}); err != nil {
+			return 1
+		}
+		return status
+	}
+	for _, r := range results {
+		r.print(stdout)
+	}
+	return status
+}
+
+func discoverInput(ctx context.Context, getenv func(string) string) (databaseURL string, tasks []named, err error) {
+	url, err := variable(ctx, getenv, "DATABASE_URL")
+	if err != nil {
+		return "", nil, err
+	}
+	if url.Empty() {
+		return "", nil, fmt.Errorf("DATABASE_URL is not set; give the URL of the platform's database")
+	}
+	if _, err := parseURL(url.Reveal()); err != nil {
+		return "", nil, err
+	}
+	for _, env := range []string{platform.MasterKey, platform.BetterAuth} {
+		var value key.Value
+		for _, name := range []string{env + "_OLD", env} {
+			if value.Empty() {
+				if value, err = variable(ctx, getenv, name); err != nil {
+					return "", nil, err
+				}
+			}
+		}
+		if value.Empty() {
+			continue
+		}
+		columns := platform.Columns(env)
+		if _, err := envelope.Secret(columns[0].Layout, value); err != nil {
+			return "", nil, fmt.Errorf("%s: %w", env, err)
+		}
+		tasks = append(tasks, named{env: env, task: task{old: value, columns: columns}})
+	}
+	if len(tasks) == 0 {
+		return "", nil, fmt.Errorf("no key is given; set ENCRYPTION_MASTER_KEY or BETTER_AUTH_SECRET")
+	}
+	return url.Reveal(), tasks, nil
+}
+
+func discoverOne(ctx context.Context, databaseURL string, t named, tries int) (discovered, error) {
+	r := discovered{Key: t.env, Finds: []workload.Find{}, Unseen: []string{}}
+	w := NewWorker(databaseURL, Options{})
+	j := &job{options: w.options, rings: map[key.Layout]*ring{}}
+	var err error
+	if j.db, err = connect(ctx, databaseURL); err != nil {
+		return r, err
+	}
+	defer j.close()
+	for _, c := range t.columns {
+		if c.Schema == "" {
+			c.Schema = j.db.schema
+		}
+		j.tables = append(j.tables, table{column: c})
+		if j.rings[c.Layout], err = w.ringOf(c.Layout, t.task); err != nil {
+			return r, err
+		}
+	}
+	finds, unseen, err := j.discover(ctx, tries)
+	r.Finds, r.Unseen = append(r.Finds, finds...), append(r.Unseen, unseen...)
+	return r, err
+}
+
+func (r discovered) print(out io.Writer) {
+	if len(r.Finds) == 0 {
+		_, _ = fmt.Fprintf(out, "%s: no envelope outside of the platform's columns\n", r.Key)
+	}
+	for _, f := range r.Finds {
+		where := f.Column
+		if f.JSON {
+			where += " (in JSON, which cannot be re-encrypted: move it to a text column)"
+		}
+		_, _ = fmt.Fprintf(out, "%s: %s: %d of %d strings tried open; %d rows have strings of an envelope's shape\n", r.Key, where, f.Opened, f.Tried, f.Shaped)
+	}
+	if len(r.Unseen) > 0 {
+		_, _ = fmt.Fprintf(out, "%s: not looked at, since the role may not read them or row-level security hides rows: %s\n", r.Key, strings.Join(r.Unseen, ", "))
+	}
+}
