@@ -5,6 +5,7 @@ package plugin
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 )
@@ -92,7 +93,7 @@ func TestPauseResumeConfirm(t *testing.T) {
 		t.Errorf("status says %q", line)
 	}
 	b.write("rotations/"+id+"/resume", nil)
-	for range 200 {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
 		if data = b.read("rotations/" + id).Data; strings.HasSuffix(data["next_gate"].(string), "/confirm") {
 			break
 		}

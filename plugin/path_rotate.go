@@ -198,22 +198,18 @@ func waitOf(d *framework.FieldData, standard time.Duration) (time.Duration, erro
 	return wait, nil
 }
 
-// awaitEnd looks at a rotation until it has ended or the time is over.
+// awaitEnd looks at a rotation again when it has ended or the time is over.
 func awaitEnd(ctx context.Context, e *rotation.Engine, view rotation.View, wait time.Duration) (rotation.View, error) {
+	if wait == 0 || view.Finished() {
+		return view, nil
+	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	for wait > 0 && !view.Finished() {
-		select {
-		case <-view.Changed:
-		case <-timer.C:
-			return e.View(ctx, view.ID)
-		case <-ctx.Done():
-			return view, nil
-		}
-		var err error
-		if view, err = e.View(ctx, view.ID); err != nil {
-			return view, err
-		}
+	select {
+	case <-view.Ended:
+	case <-timer.C:
+	case <-ctx.Done():
+		return view, nil
 	}
-	return view, nil
+	return e.View(ctx, view.ID)
 }

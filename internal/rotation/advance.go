@@ -127,6 +127,7 @@ func (e *Engine) leave(ctx context.Context, r Rotation) error {
 	}
 	e.lock(func() {
 		delete(e.active, r.ID)
+		e.ended(r.ID)
 		for _, c := range r.Changes {
 			delete(e.rotating, c.Key)
 			delete(e.starts, c.Key)

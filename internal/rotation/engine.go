@@ -93,7 +93,7 @@ type Engine struct {
 	agenda      agenda
 	progress    map[string]workload.WorkReport // by Work.ID; mu alone
 	fleets      map[string]*fleet              // by workload; mu alone
-	ended       chan struct{}                  // closed when any rotation may look different, then replaced; mu alone
+	ends        map[string]chan struct{}       // of rotations that somebody waits for, by id; mu alone
 	closed      bool
 
 	rung map[string]bool // workloads whose watchers are woken when turn ends; mu alone
@@ -133,7 +133,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		agenda:      agenda{times: map[string]time.Time{}},
 		progress:    map[string]workload.WorkReport{},
 		fleets:      map[string]*fleet{},
-		ended:       make(chan struct{}),
+		ends:        map[string]chan struct{}{},
 		rung:        map[string]bool{},
 		busy:        map[string]bool{},
 		grown:       true,
@@ -241,7 +241,9 @@ func (e *Engine) Close() {
 			return
 		}
 		e.closed = true
-		close(e.ended)
+		for id := range e.ends {
+			e.ended(id)
+		}
 		for _, f := range e.fleets {
 			close(f.changed)
 		}

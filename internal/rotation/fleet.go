@@ -109,7 +109,7 @@ func (e *Engine) ring(keys ...string) {
 	})
 }
 
-// wake wakes those for whom ring was called, and whoever looks at a rotation.
+// wake wakes those for whom ring was called.
 func (e *Engine) wake() {
 	e.lock(func() {
 		if e.closed {
@@ -124,7 +124,6 @@ func (e *Engine) wake() {
 			}
 		}
 		clear(e.rung)
-		e.wakeViewers()
 	})
 }
 
@@ -176,14 +175,6 @@ func (f *fleet) wake() {
 	f.forget()
 	close(f.changed)
 	f.changed = make(chan struct{})
-}
-
-// wakeViewers wakes whoever looks at a rotation. mu is held.
-func (e *Engine) wakeViewers() {
-	if !e.closed {
-		close(e.ended)
-		e.ended = make(chan struct{})
-	}
 }
 
 // target is what an instance should hold now. It follows from how far the rotations of its workload's keys let it go, so
@@ -316,7 +307,6 @@ func (e *Engine) drop(ctx context.Context, workloadName, id string, should func(
 		f.remove(id)
 		if !e.closed {
 			f.wake()
-			e.wakeViewers()
 		}
 	})
 	e.nudge()

@@ -64,7 +64,7 @@ func TestEverythingAtOnce(t *testing.T) {
 				}
 				for ctx.Err() == nil && err == nil && !view.Finished() {
 					select {
-					case <-view.Changed:
+					case <-view.Ended:
 					case <-ctx.Done():
 					}
 					_, _, _ = e.Status(), e.Instances("api"), e.KeyNames()

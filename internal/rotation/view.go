@@ -58,7 +58,7 @@ type View struct {
 	Instances []InstanceView
 	Waves     []Wave // that the step has still to go through
 	Progress  map[string]workload.WorkReport
-	Changed   <-chan struct{} // closed when there may be news
+	Ended     <-chan struct{} // closed when the rotation has ended, or the engine is closed
 }
 
 // Waits joins the reasons that hold it back.
@@ -81,9 +81,9 @@ func (e *Engine) View(ctx context.Context, id string) (View, error) {
 	var ok bool
 	view := View{Progress: map[string]workload.WorkReport{}}
 	e.lock(func() {
-		view.Changed = e.ended
 		if r, ok = e.active[id]; ok {
 			f = e.factsNow(r)
+			view.Ended = e.endOf(id)
 		}
 	})
 	if !ok {
@@ -93,6 +93,9 @@ func (e *Engine) View(ctx context.Context, id string) (View, error) {
 		}
 	}
 	view.Rotation = r
+	if !ok {
+		view.Ended = closedEnd
+	}
 	for _, c := range r.Changes {
 		if report, ok := f.Progress[r.workID(c)]; ok {
 			view.Progress[c.Key] = report
@@ -116,6 +119,33 @@ func (e *Engine) View(ctx context.Context, id string) (View, error) {
 		}
 	}
 	return view, nil
+}
+
+// closedEnd is that of a rotation that has ended already.
+var closedEnd = func() chan struct{} {
+	end := make(chan struct{})
+	close(end)
+	return end
+}()
+
+// endOf is closed when a running rotation ends. Whoever waits for one rotation is woken by nothing else: where many run,
+// and many wait, each move of each would wake all. mu is held.
+func (e *Engine) endOf(id string) <-chan struct{} {
+	if e.closed {
+		return closedEnd
+	}
+	if e.ends[id] == nil {
+		e.ends[id] = make(chan struct{})
+	}
+	return e.ends[id]
+}
+
+// ended wakes whoever waits for a rotation's end. mu is held.
+func (e *Engine) ended(id string) {
+	if end := e.ends[id]; end != nil {
+		close(end)
+		delete(e.ends, id)
+	}
 }
 
 // KeyStatus is a key at a glance.
