@@ -47,6 +47,19 @@ func further(r Rotation, f Facts) (Rotation, bool) {
 	}
 }
 
+// settle saves a rotation that has changed, as far on as it goes now: places that it only passes through need no record
+// of their own. turn is held.
+func (e *Engine) settle(ctx context.Context, r Rotation) error {
+	f := e.facts(r)
+	if next, changed := further(r, f); changed {
+		if lift, ok := e.bar(f); ok {
+			defer lift()
+			return e.save(ctx, next)
+		}
+	}
+	return e.save(ctx, r)
+}
+
 // move saves a rotation that moves on from these facts, or does nothing where they do not hold any more: then the caller
 // gathers them anew. turn is held.
 func (e *Engine) move(ctx context.Context, r Rotation, f Facts) error {
@@ -179,7 +192,8 @@ func (e *Engine) callAll(calls []func(context.Context) error) error {
 	return nil
 }
 
-// take records how an action in the background went.
+// take records how an action in the background went, and moves the rotation on at once: it need not wait until run has
+// rested.
 func (e *Engine) take(r Rotation, fault error) {
 	defer e.takeTurn()()
 	defer e.nudge()
@@ -196,6 +210,10 @@ func (e *Engine) take(r Rotation, fault error) {
 	}
 	if err != nil {
 		e.Observer.Fault("result of "+string(r.at().action)+" for rotation "+r.ID+" could not be stored", err)
+		return
+	}
+	if err := e.advance(e.ctx, r.ID); err != nil {
+		e.Observer.Fault("rotation "+r.ID+" could not be moved on", err)
 	}
 }
 
@@ -298,7 +316,7 @@ func (e *Engine) record(ctx context.Context, r Rotation) error {
 	return e.acted(ctx, r, nil)
 }
 
-// acted persists that the action succeeded, or when it is tried again. turn is held.
+// acted persists that the action succeeded, with what follows from that, or when it is tried again. turn is held.
 func (e *Engine) acted(ctx context.Context, r Rotation, fault error) error {
 	r = r.clone()
 	r.Acted = fault == nil
@@ -310,6 +328,7 @@ func (e *Engine) acted(ctx context.Context, r Rotation, fault error) error {
 			r.Attempts = min(r.Attempts, orphanAfter-1)
 		}
 		r.Fault, r.RetryAt = fault.Error(), e.Now().Add(retryAfter(r.Attempts, fault))
+		return e.save(ctx, r)
 	}
-	return e.save(ctx, r)
+	return e.settle(ctx, r)
 }

@@ -209,9 +209,9 @@ func TestRevertWaitsForSessions(t *testing.T) {
 	h.key("db", "server")
 	h.workload(workload.Workload{Name: "api", MinInstances: 1, Keys: map[string]workload.Role{"db": {Presents: true}}})
 	h.join("api", "api-1")
+	h.server.inUse = 1
 	id := h.rotate("db")
 	h.until(id, Soaking)
-	h.server.inUse = 1
 	_, err := h.engine.Revert(t.Context(), id, testActor, "")
 	h.ok(err)
 	for range 5 {

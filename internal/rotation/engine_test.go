@@ -310,10 +310,12 @@ func TestRevertUnstagesAtTheServer(t *testing.T) {
 	h.key("db", "server")
 	h.workload(workload.Workload{Name: "api", MinInstances: 1, Keys: map[string]workload.Role{"db": {Presents: true}}})
 	h.join("api", "api-1")
+	h.server.inUse = 1
 	id := h.rotate("db")
 	h.until(id, Soaking)
 	_, err := h.engine.Revert(t.Context(), id, testActor, "it is broken")
 	h.ok(err)
+	h.server.inUse = 0
 	h.until(id, Reverted)
 	if got := h.states("db"); got != "1 current, 2 aborted" {
 		t.Errorf("versions are %s", got)

@@ -93,7 +93,7 @@ func (e *Engine) start(ctx context.Context, request Request) (string, error) {
 		e.lock(func() { e.keys[k.Name] = k })
 	}
 	r.Timeline = []Event{{At: r.Created, State: Planned, Text: fmt.Sprintf("%s: values stored", r.names())}}
-	return r.ID, e.save(ctx, r)
+	return r.ID, e.settle(ctx, r)
 }
 
 // draft gives a rotation that nobody knows of yet, and its keys with their new versions staged. turn is held.

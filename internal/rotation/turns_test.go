@@ -35,3 +35,30 @@ func TestEndedIsHeardOnce(t *testing.T) {
 		t.Error("whoever waits is not told that the engine is closed")
 	}
 }
+
+// What a rotation that nobody holds back writes, each of it a call of Vault: the values, then the rotation as far on as it
+// goes before a server is asked, with its events.
+func TestWritesOfARotation(t *testing.T) {
+	h := newHarness(t)
+	h.key("db", "server")
+	h.workload(workload.Workload{Name: "absent", Keys: map[string]workload.Role{"db": {Presents: true}}})
+	h.store.mu.Lock()
+	before := h.store.writes
+	h.store.mu.Unlock()
+	id := h.rotate("db")
+	h.settle() // no round of run is needed
+	view := h.view(id)
+	if view.State != Done {
+		t.Fatalf("rotation is %s %s: %s", view.State, view.Step, view.Waits())
+	}
+	const (
+		keys   = 3 // staged, promoted, retired
+		record = 5 // before stage; soaking; before in use; before retire; under rotations/
+		leave  = 1
+	)
+	h.store.mu.Lock()
+	defer h.store.mu.Unlock()
+	if n, want := h.store.writes-before, keys+record+leave+len(view.Timeline); n != want {
+		t.Errorf("%d writes, want %d", n, want)
+	}
+}
