@@ -27,8 +27,9 @@ type Bed struct {
 
 	authority authorities
 
-	mu    sync.Mutex
-	parts []*process // in order of their start
+	mu     sync.Mutex
+	parts  []*process // in order of their start
+	relays []*Relay
 }
 
 // Repo is the root of this repository.
@@ -133,10 +134,13 @@ const closePatience = time.Second
 // Close stops all parts, the newest first, and removes the scratch directory. It may be called again.
 func (b *Bed) Close() error {
 	b.mu.Lock()
-	parts := b.parts
-	b.parts = nil
+	parts, relays := b.parts, b.relays
+	b.parts, b.relays = nil, nil
 	b.mu.Unlock()
 	var errs []error
+	for _, r := range relays {
+		errs = append(errs, r.Close())
+	}
 	for i := len(parts) - 1; i >= 0; i-- {
 		errs = append(errs, parts[i].stop(closePatience))
 	}
