@@ -55,6 +55,7 @@ func (b *backend) keyFields() map[string]*framework.FieldSchema {
 			Type: framework.TypeBool, Description: "Make version 1 instead of importing it. Only for a key without versions.",
 		},
 		"protects":        {Type: framework.TypeCommaStringSlice, Description: "Columns of envelopes that the key encrypts, as [schema.]table.column:layout with layout tag-first or tag-last. \"none\" for none."},
+		"waives":          {Type: framework.TypeCommaStringSlice, Description: "Columns, as [schema.]table.column, in which envelopes of the key may be found that nobody re-encrypts: they are lost with the version that opens them. \"none\" for none."},
 		"rotation_period": {Type: framework.TypeDurationSecond, Description: "Rotate by itself when a version is so old. 0: only when asked."},
 		"rotation_schedule": {
 			Type:        framework.TypeString,
@@ -145,7 +146,7 @@ func (b *backend) writeKey(ctx context.Context, e *rotation.Engine, req *logical
 func (b *backend) definition(e *rotation.Engine, d *framework.FieldData, name string) (rotation.Definition, error) {
 	definition := rotation.Definition{Name: name, Kind: d.Get("kind").(string), Options: kind.Options{}, Policy: key.Policy{Soak: key.Inherit, Deadline: key.Inherit}}
 	if old, ok := e.Key(name); ok {
-		definition.Env, definition.Protects, definition.Policy = old.Env, old.Protects, old.Policy
+		definition.Env, definition.Protects, definition.Waives, definition.Policy = old.Env, old.Protects, old.Waives, old.Policy
 		for option, value := range old.Options {
 			definition.Options[option] = value
 		}
@@ -170,6 +171,11 @@ func (b *backend) definition(e *rotation.Engine, d *framework.FieldData, name st
 			return rotation.Definition{}, err
 		}
 		definition.Protects = columns
+	}
+	if v, ok := d.GetOk("waives"); ok {
+		if definition.Waives = slices.Clone(v.([]string)); slices.Equal(definition.Waives, []string{"none"}) {
+			definition.Waives = nil
+		}
 	}
 	return definition, nil
 }
@@ -242,15 +248,11 @@ func parseColumns(texts []string) ([]key.Column, error) {
 	var columns []key.Column
 	for _, text := range texts {
 		name, layout, ok := strings.Cut(text, ":")
-		parts := strings.Split(name, ".")
-		if !ok || len(parts) < 2 || len(parts) > 3 {
+		c, err := key.ParseColumn(name)
+		if !ok || err != nil {
 			return nil, rotation.Refusef("protects: %q is not [schema.]table.column:layout, such as users.two_factor_secret:tag-last", text)
 		}
-		c := key.Column{Layout: key.Layout(layout)}
-		if len(parts) == 3 {
-			c.Schema, parts = parts[0], parts[1:]
-		}
-		c.Table, c.Column = parts[0], parts[1]
+		c.Layout = key.Layout(layout)
 		columns = append(columns, c)
 	}
 	return columns, nil
@@ -273,7 +275,7 @@ func (b *backend) readKey(_ context.Context, e *rotation.Engine, _ *logical.Requ
 		protects = append(protects, fmt.Sprintf("%s:%s", c, c.Layout))
 	}
 	data := map[string]any{
-		"name": k.Name, "kind": k.Kind, "env": k.Env, "protects": protects, "versions": versions,
+		"name": k.Name, "kind": k.Kind, "env": k.Env, "protects": protects, "waives": append([]string{}, k.Waives...), "versions": versions,
 		"created_time": stamp(k.Created), "current_version": 0,
 	}
 	p := e.Config().Effective(k.Policy)

@@ -32,6 +32,7 @@ func (b *backend) pathsRotate() []*framework.Path {
 			"on_failure":  {Type: framework.TypeString, Description: "pause or revert, when an instance is unhealthy while the rotation presents, or the deadline has passed. Default: as the keys say."},
 			"confirm":     {Type: framework.TypeString, Description: "manual: somebody must confirm it before the old version is retired; auto: evidence is enough. Default: as the keys say."},
 			"deadline":    {Type: framework.TypeDurationSecond, Description: "How long a step may take before the rotation has failed, or, with compromised=true, before it cuts. Default: as the keys, or the configuration, say."},
+			"upgrade":     {Type: framework.TypeBool, Description: "Bring rows of older releases, which another key encrypts in the same columns, under the new version and into its layout."},
 			"wait":        {Type: framework.TypeDurationSecond, Description: "Answer only when the rotation has ended, or after this time (60s at most), with how far it is. Default 0s."},
 		}
 		if named == "" {
@@ -114,6 +115,7 @@ func (b *backend) rotate(ctx context.Context, e *rotation.Engine, req *logical.R
 	request := rotation.Request{
 		Keys: names, Reason: d.Get("reason").(string), By: caller(req), Trigger: rotation.ByOperator,
 		OnFailure: d.Get("on_failure").(string), Confirm: d.Get("confirm").(string), Compromised: d.Get("compromised").(bool),
+		Upgrade:  d.Get("upgrade").(bool),
 		Deadline: time.Duration(d.Get("deadline").(int)) * time.Second,
 	}
 	if hasValue {

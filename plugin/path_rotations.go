@@ -5,12 +5,14 @@ package plugin
 import (
 	"context"
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
 func (b *backend) pathsRotations() []*framework.Path {
@@ -129,7 +131,7 @@ func rotationDetails(v rotation.View) map[string]any {
 
 	rows := map[string]any{}
 	for name, report := range v.Progress {
-		rows[name] = map[string]any{"done": report.Done, "error": report.Error, "columns": columnsData(report.Columns)}
+		rows[name] = rowsData(report)
 	}
 	data["rows"] = rows
 
@@ -141,6 +143,20 @@ func rotationDetails(v rotation.View) map[string]any {
 		})
 	}
 	data["timeline"] = timeline
+	return data
+}
+
+// rowsData is how far the re-encryption of a key is, and what was found where nobody has configured it.
+func rowsData(report workload.WorkReport) map[string]any {
+	data := map[string]any{"done": report.Done, "error": report.Error, "columns": columnsData(report.Columns), "unseen": append([]string{}, report.Unseen...)}
+	if left, ok := rotation.TimeLeft(report); ok {
+		data["rows_per_second"], data["expected_seconds"] = math.Round(report.Rate), int64(left.Seconds())
+	}
+	finds := make([]map[string]any, 0, len(report.Finds))
+	for _, f := range report.Finds {
+		finds = append(finds, map[string]any{"column": f.Column, "json": f.JSON, "rows_of_that_shape": f.Shaped, "tried": f.Tried, "opened": f.Opened})
+	}
+	data["unconfigured"] = finds
 	return data
 }
 

@@ -5,6 +5,8 @@ package key
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 )
 
 // Layout names the byte order of an envelope and what its secret means. The two layouts are the platform's
@@ -33,6 +35,20 @@ func (c Column) String() string {
 		return c.Table + "." + c.Column
 	}
 	return c.Schema + "." + c.Table + "." + c.Column
+}
+
+// ParseColumn reads [schema.]table.column, without a layout.
+func ParseColumn(text string) (Column, error) {
+	parts := strings.Split(text, ".")
+	if len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, "") {
+		return Column{}, fmt.Errorf("%q is not [schema.]table.column, such as users.two_factor_secret", text)
+	}
+	var c Column
+	if len(parts) == 3 {
+		c.Schema, parts = parts[0], parts[1:]
+	}
+	c.Table, c.Column = parts[0], parts[1]
+	return c, nil
 }
 
 // Validate names what is missing or unknown.

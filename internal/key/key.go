@@ -58,6 +58,7 @@ type Key struct {
 	Kind     string
 	Options  map[string]string // of its kind
 	Protects []Column
+	Waives   []string // columns in which envelopes may stay that nobody re-encrypts, as Column.String writes them
 	Policy   Policy
 	Created  time.Time
 	Versions []Version // ascending by number

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -68,7 +69,7 @@ func TestRecord(t *testing.T) {
 		t.Error("the current value is lost")
 	}
 	for name, text := range map[string]string{
-		"schema":  strings.Replace(string(data), `"schema":2`, `"schema":99`, 1),
+		"schema":  strings.Replace(string(data), `"schema":3`, `"schema":99`, 1),
 		"order":   strings.Replace(string(data), `"number":3`, `"number":1`, 1),
 		"state":   strings.Replace(string(data), `"current"`, `"curent"`, 1),
 		"value":   strings.Replace(string(data), `"value":"three",`, ``, 1),
@@ -77,6 +78,36 @@ func TestRecord(t *testing.T) {
 	} {
 		if _, err := Decode([]byte(text)); err == nil || strings.Contains(err.Error(), "three") {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A record of schema 2 is read, and has nothing waived.
+func TestRecordOfSchema2(t *testing.T) {
+	k := example()
+	k.Waives = []string{"audit.copies.body"}
+	data, err := k.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back, err := Decode(data); err != nil || !slices.Equal(back.Waives, k.Waives) {
+		t.Errorf("waives is %v (%v)", back.Waives, err)
+	}
+	older := strings.Replace(strings.Replace(string(data), `"schema":3`, `"schema":2`, 1), `"waives":["audit.copies.body"],`, "", 1)
+	if back, err := Decode([]byte(older)); err != nil || back.Waives != nil || len(back.Versions) != len(k.Versions) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestParseColumn(t *testing.T) {
+	for text, want := range map[string]string{"a.b": "a.b", "public.a.b": "a.b", "s.a.b": "s.a.b"} {
+		if c, err := ParseColumn(text); err != nil || c.String() != want {
+			t.Errorf("%s: %s, %v", text, c, err)
+		}
+	}
+	for _, text := range []string{"", "a", "a.", ".a", "a..b", "a.b.c.d"} {
+		if _, err := ParseColumn(text); err == nil {
+			t.Errorf("%q is taken", text)
 		}
 	}
 }

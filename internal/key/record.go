@@ -11,8 +11,8 @@ import (
 )
 
 // schema is the number of the stored form below. A reader knows its own and every older one. Schema 1 had of the policy
-// only period and soak.
-const schema = 2
+// only period and soak; schema 2 had no waives.
+const schema = 3
 
 type record struct {
 	Schema   int               `json:"schema"`
@@ -21,6 +21,7 @@ type record struct {
 	Kind     string            `json:"kind"`
 	Options  map[string]string `json:"options,omitempty"`
 	Protects []Column          `json:"protects,omitempty"`
+	Waives   []string          `json:"waives,omitempty"`
 	Policy   Policy            `json:"policy"`
 	Created  time.Time         `json:"created"`
 	Versions []recordVersion   `json:"versions,omitempty"`
@@ -40,7 +41,7 @@ type recordVersion struct {
 func (k Key) Encode() ([]byte, error) {
 	r := record{
 		Schema: schema, Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options,
-		Protects: k.Protects, Policy: k.Policy, Created: k.Created,
+		Protects: k.Protects, Waives: k.Waives, Policy: k.Policy, Created: k.Created,
 	}
 	for _, v := range k.Versions {
 		r.Versions = append(r.Versions, recordVersion{
@@ -63,7 +64,7 @@ func Decode(data []byte) (Key, error) {
 	}
 	k := Key{
 		Name: r.Name, Env: r.Env, Kind: r.Kind, Options: r.Options,
-		Protects: r.Protects, Policy: r.Policy, Created: r.Created,
+		Protects: r.Protects, Waives: r.Waives, Policy: r.Policy, Created: r.Created,
 	}
 	if r.Schema == 1 {
 		k.Policy.Deadline = Inherit

@@ -79,8 +79,9 @@ func (e *Engine) facts(r Rotation) (f Facts) {
 
 // factsNow is facts. mu is held.
 func (e *Engine) factsNow(r Rotation) Facts {
-	f := Facts{Now: e.Now(), Progress: map[string]workload.WorkReport{}}
+	f := Facts{Now: e.Now(), Progress: map[string]workload.WorkReport{}, Waived: map[string][]string{}}
 	for _, c := range r.Changes {
+		f.Waived[c.Key] = e.keys[c.Key].Waives
 		if report, ok := e.progress[r.workID(c)]; ok {
 			f.Progress[r.workID(c)] = report
 		}

@@ -16,6 +16,7 @@ type Facts struct {
 	Now       time.Time
 	Workloads []WorkloadFact                 // those that use a key of the rotation, sorted by name
 	Progress  map[string]workload.WorkReport // of work under way, by Work.ID
+	Waived    map[string][]string            // columns that may keep envelopes of the old version, by key
 }
 
 // WorkloadFact is a workload and its live instances, sorted by name.
@@ -280,7 +281,27 @@ func checkRows(r Rotation, f Facts) []string {
 			reasons = append(reasons, fmt.Sprintf("%s: %d rows open under no key that %s holds: %s; mend or delete them", c.Env, bad, evidence.Instance, columns(evidence.Report)))
 		case left > 0 && r.at().phase != workload.PhaseStage:
 			reasons = append(reasons, fmt.Sprintf("%s: %d rows left: %s", c.Env, left, columns(evidence.Report)))
+		case r.at().phase == workload.PhaseSweep:
+			reasons = append(reasons, unconfigured(r, c, evidence.Report.Finds, f.Waived[c.Key])...)
 		}
+	}
+	return reasons
+}
+
+// unconfigured says where there are envelopes that would be lost with the old version.
+func unconfigured(r Rotation, c Change, finds []workload.Find, waived []string) (reasons []string) {
+	for _, f := range finds {
+		if f.Opened == 0 || slices.Contains(waived, f.Column) {
+			continue
+		}
+		reason := fmt.Sprintf("%s: %s holds envelopes of version %d and is not among the columns that key %s protects (%d of %d strings tried open, %d rows have such strings)",
+			c.Env, f.Column, c.From, c.Key, f.Opened, f.Tried, f.Shaped)
+		if f.JSON {
+			reason += "; they stand in JSON, which cannot be re-encrypted: move them to a text column"
+		} else {
+			reason += fmt.Sprintf("; revert with hyvve/rotations/%s/revert, add the column to protects, and rotate again", r.ID)
+		}
+		reasons = append(reasons, fmt.Sprintf("%s; or, if they may be lost: vault write hyvve/keys/%s waives=%s", reason, c.Key, strings.Join(append(slices.Clone(waived), f.Column), ",")))
 	}
 	return reasons
 }
@@ -289,7 +310,19 @@ func waiting(c Change, phase workload.Phase, progress workload.WorkReport) strin
 	if len(progress.Columns) == 0 {
 		return fmt.Sprintf("%s: waiting for an instance that re-encrypts to %s its rows", c.Env, phase)
 	}
-	return fmt.Sprintf("%s: %s is under way: %s", c.Env, phase, columns(progress))
+	text := fmt.Sprintf("%s: %s is under way: %s", c.Env, phase, columns(progress))
+	if left, ok := TimeLeft(progress); ok {
+		text += fmt.Sprintf("; %.0f rows/s, about %s left", progress.Rate, left)
+	}
+	return text
+}
+
+// TimeLeft is how long work under way will take at its present rate.
+func TimeLeft(progress workload.WorkReport) (time.Duration, bool) {
+	if progress.Done || progress.Rate <= 0 {
+		return 0, false
+	}
+	return time.Duration(float64(progress.Remaining()) / progress.Rate * float64(time.Second)).Round(time.Second), true
 }
 
 // columns says how far each column is.

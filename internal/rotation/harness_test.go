@@ -183,6 +183,7 @@ type reader struct {
 	healthy      bool
 	deaf         bool // reads nothing new
 	works        bool // re-encrypts at once
+	finds        []workload.Find
 	held         []map[string]workload.Held
 }
 
@@ -268,7 +269,7 @@ func (h *harness) report(r *reader) {
 	}
 	for _, w := range r.reading.Bundle.Work {
 		if r.works {
-			report.Work = append(report.Work, workload.WorkReport{ID: w.ID, Done: true, Columns: []workload.ColumnReport{{Column: "t.c", Total: 3, Rotated: 3}}})
+			report.Work = append(report.Work, workload.WorkReport{ID: w.ID, Done: true, Columns: []workload.ColumnReport{{Column: "t.c", Total: 3, Rotated: 3}}, Finds: r.finds})
 		}
 	}
 	_, err := h.engine.Report(h.t.Context(), report)

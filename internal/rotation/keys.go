@@ -20,6 +20,7 @@ type Definition struct {
 	Kind     string
 	Options  kind.Options
 	Protects []key.Column
+	Waives   []string // columns, as key.Column.String writes them
 	Policy   key.Policy
 }
 
@@ -47,6 +48,13 @@ func (e *Engine) check(d Definition) (key.Key, error) {
 			return key.Key{}, Refusef("key %s: %w", d.Name, err)
 		}
 	}
+	for n, text := range d.Waives {
+		c, err := key.ParseColumn(text)
+		if err != nil {
+			return key.Key{}, Refusef("key %s: waives: %w", d.Name, err)
+		}
+		d.Waives[n] = c.String()
+	}
 	if err := checkPolicy(d.Policy, e.Now()); err != nil {
 		return key.Key{}, Refusef("key %s: %w", d.Name, err)
 	}
@@ -54,7 +62,7 @@ func (e *Engine) check(d Definition) (key.Key, error) {
 		return key.Key{}, Refusef("key %s: values of kind %s come from elsewhere, so that it cannot rotate by itself; leave out rotation_period and rotation_schedule", d.Name, d.Kind)
 	}
 	return key.Key{
-		Name: d.Name, Env: d.Env, Kind: d.Kind, Options: options, Protects: d.Protects, Policy: d.Policy,
+		Name: d.Name, Env: d.Env, Kind: d.Kind, Options: options, Protects: d.Protects, Waives: d.Waives, Policy: d.Policy,
 		Created: e.Now().UTC(),
 	}, nil
 }

@@ -205,7 +205,7 @@ func (r Rotation) WorkFor(c Change) (workload.Work, bool) {
 	}
 	return workload.Work{
 		ID: r.workID(c), Rotation: r.ID, Key: c.Key, Env: c.Env, Phase: p.phase,
-		From: c.From, To: c.To, Columns: c.Protects,
+		From: c.From, To: c.To, Columns: c.Protects, Upgrade: r.Upgrade,
 	}, true
 }
 

@@ -5,6 +5,7 @@ package rotation
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -22,6 +23,7 @@ type Request struct {
 	Confirm     string        // auto or manual
 	Deadline    time.Duration // of a step
 	Compromised bool          // cut what holds it back beyond the deadline
+	Upgrade     bool          // bring rows of other keys in the same columns under the new version
 }
 
 // check refuses what no rotation can be asked for.
@@ -105,7 +107,7 @@ func (e *Engine) draft(request Request) (Rotation, []key.Key, error) {
 	now := e.Now().UTC()
 	r := Rotation{
 		ID: id, Trigger: request.Trigger, Reason: request.Reason, By: request.By.Name, Entity: request.By.Entity,
-		Created: now, State: Planned, Since: now, Clock: now, Positions: map[string]int{}, Compromised: request.Compromised,
+		Created: now, State: Planned, Since: now, Clock: now, Positions: map[string]int{}, Compromised: request.Compromised, Upgrade: request.Upgrade,
 	}
 	var staged []key.Key
 	for _, name := range request.Keys {
@@ -117,6 +119,9 @@ func (e *Engine) draft(request Request) (Rotation, []key.Key, error) {
 		staged = append(staged, k)
 		r.be(e.config.Effective(k.Policy))
 	}
+	if err := e.checkUpgrade(r); err != nil {
+		return Rotation{}, nil, err
+	}
 	r.heed(request, e.config)
 	for _, f := range e.facts(r).Workloads {
 		for _, i := range f.Instances {
@@ -126,6 +131,23 @@ func (e *Engine) draft(request Request) (Rotation, []key.Key, error) {
 		}
 	}
 	return r, staged, nil
+}
+
+// checkUpgrade refuses one where there is nothing to upgrade, or where it is not said to which key. turn is held.
+func (e *Engine) checkUpgrade(r Rotation) error {
+	if !r.Upgrade {
+		return nil
+	}
+	c := r.Changes[0]
+	for _, other := range e.keys {
+		if other.Name != c.Key && slices.ContainsFunc(other.Protects, func(o key.Column) bool { return sharesColumn(o, c.Protects) }) {
+			if len(r.Changes) > 1 {
+				return Refusef("upgrade is for one key, and %d are named; rotate %s alone", len(r.Changes), c.Key)
+			}
+			return nil
+		}
+	}
+	return Refusef("upgrade: no other key has rows in the columns that key %s protects; leave it out", c.Key)
 }
 
 // be takes the more careful of what its keys' policies say.

@@ -124,6 +124,7 @@ type Rotation struct {
 	Confirm     bool          `json:"confirm,omitempty"`     // somebody has to, before the old version goes
 	Confirmed   string        `json:"confirmed,omitempty"`   // by whom
 	Compromised bool          `json:"compromised,omitempty"` // gates that do not hold at the deadline are cut
+	Upgrade     bool          `json:"upgrade,omitempty"`     // rows of other keys in the same columns are brought under the new version
 
 	State    State     `json:"state"`
 	Step     Step      `json:"step,omitempty"`
@@ -181,7 +182,25 @@ func (r Rotation) lastRows(c Change) (report workload.WorkReport, ok bool) {
 			report, at, ok = evidence.Report, evidence.At, true
 		}
 	}
+	if looked, at := r.lastLook(c); !at.IsZero() {
+		report.Finds, report.Unseen = looked.Finds, looked.Unseen
+	}
 	return report, ok
+}
+
+// lastLook is the newest evidence from a phase that has looked for envelopes in columns which nobody has configured.
+func (r Rotation) lastLook(c Change) (report workload.WorkReport, at time.Time) {
+	for _, p := range table {
+		if p.phase != workload.PhaseStage && p.phase != workload.PhaseSweep {
+			continue
+		}
+		there := r
+		there.State, there.Step = p.state, p.step
+		if evidence, ok := r.Work[there.workID(c)]; ok && evidence.Report.Done && evidence.At.After(at) {
+			report, at = evidence.Report, evidence.At
+		}
+	}
+	return report, at
 }
 
 // protects tells whether any key of it has rows to re-encrypt.

@@ -46,6 +46,7 @@ type WorkReport struct {
 	Done    bool           `json:"done"`
 	Error   string         `json:"error,omitempty"` // in plain words, never a value
 	Columns []ColumnReport `json:"columns,omitempty"`
+	Rate    float64        `json:"rate,omitempty"` // rows a second, while it is under way
 	Finds   []Find         `json:"finds,omitempty"`
 	Unseen  []string       `json:"unseen,omitempty"` // tables in which nothing could be looked for: the role may not read them
 }
@@ -68,6 +69,14 @@ type ColumnReport struct {
 	Left    int    `json:"left"`    // open under the value that is to go
 	Other   int    `json:"other"`   // open under one of Others
 	Bad     int    `json:"bad"`     // open under nothing we hold
+}
+
+// Remaining is the number of rows that have not been looked at yet, while work is under way.
+func (r WorkReport) Remaining() (rows int) {
+	for _, c := range r.Columns {
+		rows += max(0, c.Total-c.Staged-c.Rotated-c.Other-c.Bad)
+	}
+	return rows
 }
 
 // Left sums the rows that still need the value that is to go, and those that nobody can open.

@@ -34,6 +34,8 @@ type jobs struct {
 	accepts  map[string][]key.Value
 	known    map[string]workload.WorkReport // by Work.ID
 	running  string                         // Work.ID under way
+	since    time.Time                      // when it was begun
+	before   int                            // rows that were done already when the first news of it came; -1: none came yet
 	told     time.Time                      // of the last news on progress
 	cancel   context.CancelFunc
 	finished chan struct{}
@@ -161,7 +163,7 @@ func (j *jobs) satisfied(w workload.Work) bool {
 func (j *jobs) begin(id string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.running = id
+	j.running, j.since, j.before = id, time.Now(), -1
 }
 
 // note keeps a result, and tells if it is news.
@@ -194,6 +196,7 @@ func (j *jobs) progress(column workload.ColumnReport) {
 	} else {
 		report.Columns[at] = column
 	}
+	report.Rate = j.rate(report)
 	j.known[j.running] = report
 	due := time.Since(j.told) >= progressRate
 	if due {
@@ -203,6 +206,19 @@ func (j *jobs) progress(column workload.ColumnReport) {
 	if due {
 		j.tell()
 	}
+}
+
+// rate is rows a second since the work was begun. mu is held.
+func (j *jobs) rate(report workload.WorkReport) float64 {
+	done := 0
+	for _, c := range report.Columns {
+		done += c.Staged + c.Rotated + c.Other + c.Bad
+	}
+	if j.before < 0 {
+		j.before, j.since = done, time.Now()
+		return 0
+	}
+	return float64(done-j.before) / max(time.Since(j.since).Seconds(), 0.001)
 }
 
 func (j *jobs) tell() {
