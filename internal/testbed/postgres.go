@@ -135,7 +135,9 @@ func (p *Postgres) Stop() error { return p.process.stop(stopPatience) }
 // Kill ends the server as a crash would, and its sessions, which are processes in sessions of their own: as long as one
 // lives, the server does not start again.
 func (p *Postgres) Kill() {
-	sessions, _ := children(p.process.cmd.Process.Pid)
+	pid := p.process.cmd.Process.Pid
+	_ = syscall.Kill(pid, syscall.SIGSTOP) // no session begins from here on
+	sessions, _ := children(pid)
 	p.process.kill()
 	deadline := time.Now().Add(stopPatience)
 	for _, pid := range sessions {

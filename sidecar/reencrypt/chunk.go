@@ -96,7 +96,7 @@ func (j *job) claimIn(ctx context.Context, tx pgx.Tx, t table) (*chunk, bool, er
 	err := tx.QueryRow(ctx, `
 		UPDATE hyvve_reencrypt.chunks SET holder = $2, until = now() + $3::interval WHERE (col, n) IN (
 			SELECT col, n FROM hyvve_reencrypt.chunks WHERE col = $1 AND NOT done AND until < now() ORDER BY n LIMIT 1 FOR UPDATE SKIP LOCKED)
-		RETURNING n, after, upto`, t.side, j.holder, claimFor.String()).Scan(&c.n, &c.after, &c.upto)
+		RETURNING n, after, upto`, t.side, j.holder, j.options.ClaimFor.String()).Scan(&c.n, &c.after, &c.upto)
 	if err == nil || !errors.Is(err, pgx.ErrNoRows) {
 		return c, false, err
 	}
@@ -113,7 +113,7 @@ func (j *job) claimIn(ctx context.Context, tx pgx.Tx, t table) (*chunk, bool, er
 	}
 	if _, err := tx.Exec(ctx, `
 		INSERT INTO hyvve_reencrypt.chunks (col, n, after, upto, holder, until) VALUES ($1, $2, $3, $4, $5, now() + $6::interval)`,
-		t.side, c.n, c.after, c.upto, j.holder, claimFor.String()); err != nil {
+		t.side, c.n, c.after, c.upto, j.holder, j.options.ClaimFor.String()); err != nil {
 		return nil, false, err
 	}
 	_, err = tx.Exec(ctx, "UPDATE hyvve_reencrypt.columns SET chunks = chunks + 1, last = $2, complete = $3 WHERE id = $1", t.side, c.upto, c.upto == nil)

@@ -34,6 +34,7 @@ type Options struct {
 	InPlace       bool                        // replace rows batch by batch, without side schema: for applications that hold both keys
 	RowsPerSecond int                         // at most; 0: no bound
 	MaxLoad       time.Duration               // rest while a batch's transactions take longer, or a replica lags more; 0: never
+	ClaimFor      time.Duration               // after that a worker that has died is replaced; default 15 s
 	AllowTriggers []string                    // names of triggers that may be set off
 	Progress      func(workload.ColumnReport) // called every now and then
 	BadRow        func(column key.Column, id string)
@@ -42,6 +43,7 @@ type Options struct {
 
 const (
 	defaultBatch = 1000
+	claimFor     = 15 * time.Second
 	mostSessions = 4
 	progressRate = time.Second / 2 // between two calls of Progress
 )
@@ -63,6 +65,9 @@ type Worker struct {
 func NewWorker(databaseURL string, o Options) *Worker {
 	if o.BatchSize == 0 {
 		o.BatchSize = defaultBatch
+	}
+	if o.ClaimFor == 0 {
+		o.ClaimFor = claimFor
 	}
 	if o.Sessions == 0 {
 		o.Sessions = min(runtime.GOMAXPROCS(0), mostSessions)

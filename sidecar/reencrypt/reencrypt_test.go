@@ -20,7 +20,10 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-func TestMain(m *testing.M) { testbed.Main(m) }
+func TestMain(m *testing.M) {
+	chaosWorker()
+	testbed.Main(m)
+}
 
 // fixture is a database with the platform's tables and the keys around it.
 type fixture struct {

@@ -55,11 +55,12 @@ func (s *session) close() {
 	_ = s.conn.Close(ctx)
 }
 
-// localSettings undo what a role or database may have set for the application's short queries, and fix the text form of
-// primary keys.
+// localSettings undo what a role or database may have set for the application's short queries, fix the text form of primary
+// keys, and have a commit last: the old key goes on the strength of it.
 const localSettings = `SET LOCAL row_security = off; SET LOCAL lock_timeout = '500ms';
 	SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
-	SET LOCAL DateStyle = 'ISO'; SET LOCAL IntervalStyle = 'postgres'; SET LOCAL extra_float_digits = 3; SET LOCAL bytea_output = 'hex'`
+	SET LOCAL DateStyle = 'ISO'; SET LOCAL IntervalStyle = 'postgres'; SET LOCAL extra_float_digits = 3; SET LOCAL bytea_output = 'hex';
+	SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'`
 
 // relaxed is for what may be lost with a server that dies, since it is found out and done again: staged rows and claims.
 const relaxed = "; SET LOCAL synchronous_commit = off"

@@ -46,7 +46,6 @@ const (
 	sideLock = 0x6879767665
 
 	closeTime = 5 * time.Second
-	claimFor  = 15 * time.Second // a worker that dies is replaced after that
 	claimPoll = 200 * time.Millisecond
 )
 
@@ -146,7 +145,7 @@ func (j *job) hold(ctx context.Context, db *session) (mine bool, err error) {
 	err = db.relaxedTx(ctx, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `
 			UPDATE hyvve_reencrypt.jobs SET holder = $2, until = now() + $3::interval
-			WHERE id = $1 AND (holder = $2 OR until < now())`, j.id, j.holder, claimFor.String())
+			WHERE id = $1 AND (holder = $2 OR until < now())`, j.id, j.holder, j.options.ClaimFor.String())
 		mine = err == nil && tag.RowsAffected() == 1
 		return err
 	})
@@ -169,7 +168,7 @@ func (j *job) keep(ctx context.Context) (context.Context, func(), error) {
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(claimFor / 3):
+			case <-time.After(j.options.ClaimFor / 3):
 			}
 			if err := j.renew(ctx, db); err != nil {
 				cancel(fmt.Errorf("the claim on the job was lost: %w", err))
@@ -191,7 +190,7 @@ func (j *job) renew(ctx context.Context, db *session) error {
 			"UPDATE hyvve_reencrypt.jobs SET until = now() + $2::interval WHERE holder = $1",
 			"UPDATE hyvve_reencrypt.chunks SET until = now() + $2::interval WHERE holder = $1 AND NOT done",
 		} {
-			if _, err := tx.Exec(ctx, s, j.holder, claimFor.String()); err != nil {
+			if _, err := tx.Exec(ctx, s, j.holder, j.options.ClaimFor.String()); err != nil {
 				return err
 			}
 		}
