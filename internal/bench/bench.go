@@ -28,6 +28,7 @@ func all() []benchmark {
 		{[]string{"pbkdf2-single"}, deriveOne},
 		{[]string{"pbkdf2-multi"}, deriveMany},
 		{[]string{"reencrypt-first", "reencrypt-next", "reencrypt-rerun"}, reencryption},
+		{[]string{"reencrypt-flip-10k", "reencrypt-flip", "reencrypt-flip-1m", "reencrypt-memory"}, flips},
 		{[]string{"engine-watch", "engine-creds", "rotate-latency"}, engine},
 		{[]string{"engine-fanout-1000"}, fanout(1000, 600)},
 		{[]string{"engine-fanout-3000"}, fanout(3000, 2000)},

@@ -20,8 +20,8 @@ const (
 	reencryptRounds = 3
 	runbookRows     = 24
 	firstRows       = 200
-	nextRows        = 10_000
-	nextSalts       = 3 // as an earlier rotation of so many rows leaves them
+	nextRows        = 100_000
+	nextSalts       = 25 // as an earlier rotation of so many rows leaves them
 )
 
 var allPhases = []workload.Phase{workload.PhaseStage, workload.PhaseFlip, workload.PhaseSweep, workload.PhaseWipe}
@@ -60,9 +60,9 @@ func reencryption(ctx context.Context, log io.Writer) (results []Result, err err
 		}
 	}
 	return []Result{
-		rates("reencrypt-first", "rows/s", median(all.first), median(all.runbook)),
-		rates("reencrypt-next", "rows/s", median(all.next), median(all.runbook)),
-		rates("reencrypt-rerun", "rows/s", median(all.rerun), median(all.runbookRerun)),
+		rates("reencrypt-first", "rows/s", median(all.first), median(all.runbook)).against(18),
+		rates("reencrypt-next", "rows/s", median(all.next), median(all.runbook)).against(500),
+		rates("reencrypt-rerun", "rows/s", median(all.rerun), median(all.runbookRerun)).against(100),
 	}, nil
 }
 

@@ -136,16 +136,27 @@ func sealRows(ctx context.Context, s Seeding, rows []Row) ([]string, error) {
 }
 
 func insertRows(ctx context.Context, conn *pgx.Conn, rows []Row, sealed []string) error {
-	batch := &pgx.Batch{}
-	for i, row := range rows {
-		second, value := "workspace_id", "ws-1"
-		if row.Table == "users" {
-			second, value = "email", row.ID+"@example.test"
+	for from := 0; from < len(rows); {
+		table, column, second := rows[from].Table, rows[from].Column, "workspace_id"
+		if table == "users" {
+			second = "email"
 		}
-		batch.Queue(fmt.Sprintf("INSERT INTO %s (id, %s, %s) VALUES ($1, $2, $3)", row.Table, second, row.Column), row.ID, value, sealed[i])
-	}
-	if err := conn.SendBatch(ctx, batch).Close(); err != nil {
-		return fmt.Errorf("filling the platform's tables: %w", err)
+		n := from // those of one table stand together
+		_, err := conn.CopyFrom(ctx, pgx.Identifier{table}, []string{"id", second, column}, pgx.CopyFromFunc(func() ([]any, error) {
+			if n == len(rows) || rows[n].Table != table {
+				return nil, nil
+			}
+			value := "ws-1"
+			if table == "users" {
+				value = rows[n].ID + "@example.test"
+			}
+			n++
+			return []any{rows[n-1].ID, value, sealed[n-1]}, nil
+		}))
+		if err != nil {
+			return fmt.Errorf("filling table %s: %w", table, err)
+		}
+		from = n
 	}
 	return nil
 }

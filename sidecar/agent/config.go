@@ -107,6 +107,12 @@ type ReencryptBlock struct {
 	DatabaseURLEnv  string `hcl:"database_url_env,optional"`
 	BatchSize       int    `hcl:"batch_size,optional"`
 	SaltPerRow      bool   `hcl:"salt_per_row,optional"`
+
+	RowsPerSecond int      `hcl:"rows_per_second,optional"`
+	MaxLoad       string   `hcl:"max_load,optional"` // a duration
+	AllowTriggers []string `hcl:"allow_triggers,optional"`
+
+	maxLoad time.Duration
 }
 
 // Config is a configuration that was checked.
@@ -267,8 +273,25 @@ func (c *Config) checkVault() (errs []error) {
 		if len(set) != 1 {
 			errs = append(errs, errors.New("reencrypt: set one of database_url_key, database_url_file and database_url_env"))
 		}
+		block, err := r.paced()
+		c.Reencrypt = &block
+		errs = append(errs, err)
 	}
 	return errs
+}
+
+// paced is the block with its bounds checked.
+func (r ReencryptBlock) paced() (ReencryptBlock, error) {
+	var err error
+	if r.MaxLoad != "" {
+		if r.maxLoad, err = time.ParseDuration(r.MaxLoad); err != nil || r.maxLoad < 0 {
+			err = fmt.Errorf("reencrypt: max_load = %q is not a duration; write one such as \"200ms\"", r.MaxLoad)
+		}
+	}
+	if r.BatchSize < 0 || r.RowsPerSecond < 0 {
+		err = errors.Join(err, errors.New("reencrypt: batch_size or rows_per_second is negative; leave it out for the default"))
+	}
+	return r, err
 }
 
 // place tells two sidecars of a workload on one host apart: by what they render and reload, which cannot be the same.

@@ -17,6 +17,10 @@ const (
 	maxRounds = 50 // of passes; each finds only what was written during the one before
 	flipTries = 60
 	flipPause = 100 * time.Millisecond
+
+	// flipMemory is what the server may use to join staged rows with those in place: with its 4 MB by default a million rows
+	// take twice as long, since they go through files.
+	flipMemory = "64MB"
 )
 
 // flip puts all staged ciphertexts in the place of what they were made from (forward), or the kept ones back. It is one
@@ -30,7 +34,12 @@ func (j *job) flip(ctx context.Context, forward bool) error {
 			return fmt.Errorf("analyzing the staged rows: %w", err)
 		}
 	}
-	return j.patiently(ctx, func(tx pgx.Tx) error {
+	var begun time.Time
+	err := j.patiently(ctx, func(tx pgx.Tx) error {
+		begun = time.Now()
+		if _, err := tx.Exec(ctx, "SET LOCAL work_mem = '"+flipMemory+"'"); err != nil {
+			return err
+		}
 		for _, t := range j.tables {
 			if _, err := tx.Exec(ctx, flipStatement(t, forward)); err != nil {
 				return fmt.Errorf("replacing rows of %s: %w", t.column, err)
@@ -38,6 +47,10 @@ func (j *job) flip(ctx context.Context, forward bool) error {
 		}
 		return nil
 	})
+	if err == nil && j.options.Flipped != nil {
+		j.options.Flipped(time.Since(begun))
+	}
+	return err
 }
 
 func flipStatement(t table, forward bool) string {

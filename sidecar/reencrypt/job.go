@@ -38,6 +38,7 @@ type Options struct {
 	AllowTriggers []string                    // names of triggers that may be set off
 	Progress      func(workload.ColumnReport) // called every now and then
 	BadRow        func(column key.Column, id string)
+	Flipped       func(took time.Duration) // called when staged rows are in place: for so long rows were locked
 	Random        io.Reader
 }
 

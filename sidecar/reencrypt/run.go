@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -84,6 +85,11 @@ func (r runner) open(ctx context.Context, databaseURL string, t named) (*work, e
 	o.BadRow = func(c key.Column, id string) {
 		m.end()
 		_, _ = fmt.Fprintf(r.err, "  %s: row %s opens under no key that was given\n", c, id)
+	}
+	o.Flipped = func(took time.Duration) {
+		if m.end(); !r.json {
+			_, _ = fmt.Fprintf(r.err, "  %s: all staged rows are in place, by one transaction of %v\n", t.env, took.Round(time.Millisecond))
+		}
 	}
 	j, err := NewWorker(databaseURL, o).open(ctx, t.task)
 	if err != nil {
