@@ -168,6 +168,7 @@ func (k *Kind) pool(name string, c kind.Connection, at place, password key.Value
 	// What we change must last when we are told that it does.
 	config.RuntimeParams["synchronous_commit"] = "on"
 	config.RuntimeParams["lock_timeout"] = lockTimeout
+	config.RuntimeParams["client_encoding"] = "UTF8" // of the names in our statements
 	pooled, err := pgxpool.ParseConfig("")
 	if err != nil {
 		return nil, errors.New("the environment of this process holds settings of PostgreSQL (PG…) that cannot be used")
@@ -232,6 +233,7 @@ const (
 	stateInsufficient        = "42501"
 	stateDependentObjects    = "2BP01"
 	stateReadOnlyTransaction = "25006"
+	stateUndefinedObject     = "42704"
 	stateProtocol            = "08P01" // what PgBouncer says of everything that it refuses
 )
 

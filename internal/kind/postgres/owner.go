@@ -3,13 +3,16 @@
 package postgres
 
 import (
-	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 )
@@ -30,17 +33,69 @@ type setting struct {
 	value    string // as the server keeps it
 }
 
+// known is what the server says of a role.
+type known struct {
+	Connections int         `json:"connections"` // at most, -1: any number
+	Settings    [][2]string `json:"settings"`    // database, empty: all; and name=value, in their order
+	Acts        []string    `json:"acts"`        // as whom it may act, with their rights without asking
+}
+
+func (k known) settings() []setting {
+	all := make([]setting, 0, len(k.Settings))
+	for _, s := range k.Settings {
+		name, value, _ := strings.Cut(s[1], "=")
+		all = append(all, setting{database: s[0], name: name, value: value})
+	}
+	return all
+}
+
+// lookUp asks in one statement for all that has to be known before a role is lent: of the role itself, of that of the
+// present version, and of the owner, whom the present role's settings may name. Memberships have options since PostgreSQL
+// 16; before, each has the rights that they give.
+func lookUp(k key.Key, role, present string) string {
+	asked := []string{literal(role)}
+	for _, name := range []string{present, k.Options[optionOwner]} {
+		if name != "" {
+			asked = append(asked, literal(name))
+		}
+	}
+	if k.Options[optionOwner] == "" && present != "" {
+		asked = append(asked, `(SELECT substr(s, 6) FROM pg_db_role_setting d, unnest(d.setconfig) s
+			WHERE d.setdatabase = 0 AND s LIKE 'role=%' AND d.setrole = (SELECT oid FROM pg_roles WHERE rolname = `+literal(present)+`))`)
+	}
+	return `SELECT r.rolname, current_setting('server_version_num'), json_build_object(
+			'connections', r.rolconnlimit,
+			'settings', (SELECT json_agg(json_build_array(coalesce(b.datname, ''), s) ORDER BY coalesce(b.datname, ''), s)
+				FROM pg_db_role_setting d LEFT JOIN pg_database b ON b.oid = d.setdatabase, unnest(d.setconfig) s
+				WHERE d.setrole = r.oid AND (d.setdatabase = 0 OR b.datname IS NOT NULL)),
+			'acts', (SELECT json_agg(o.rolname) FROM pg_auth_members m JOIN pg_roles o ON o.oid = m.roleid
+				WHERE m.member = r.oid AND coalesce((to_json(m) ->> 'inherit_option')::bool AND (to_json(m) ->> 'set_option')::bool, true)))
+		FROM pg_roles r WHERE r.rolname IN (` + strings.Join(asked, ", ") + `)`
+}
+
+// readRoles reads the answer to lookUp.
+func readRoles(answer *pgconn.Result) (roles map[string]known, version int, err error) {
+	roles = map[string]known{}
+	for _, row := range answer.Rows {
+		var of known
+		if err := json.Unmarshal(row[2], &of); err != nil || !utf8.Valid(row[2]) { // JSON would put other characters in their place
+			return nil, 0, errors.New("what the server says of its roles cannot be read")
+		}
+		if version, err = strconv.Atoi(string(row[1])); err != nil {
+			return nil, 0, errors.New("the server's version cannot be read")
+		}
+		roles[string(row[0])] = of
+	}
+	return roles, version, nil
+}
+
 // findOwner finds out whom the sessions of a key act as: what its definition says, or whom those of the present version act
 // as, or its role itself.
-func findOwner(ctx context.Context, tx pgx.Tx, k key.Key, present string) (owner, error) {
-	o := owner{name: k.Options[optionOwner]}
+func findOwner(roles map[string]known, version int, k key.Key, present string) (owner, error) {
+	o := owner{name: k.Options[optionOwner], version: version}
 	if o.name == "" && present != "" {
-		settings, err := settingsOf(ctx, tx, present)
-		if err != nil {
-			return o, err
-		}
 		o.name = present
-		for _, s := range settings {
+		for _, s := range roles[present].settings() {
 			if s.name == "role" && s.database == "" {
 				o.name = s.value
 			}
@@ -49,65 +104,32 @@ func findOwner(ctx context.Context, tx pgx.Tx, k key.Key, present string) (owner
 	if o.name == "" || ours(k, o.name) {
 		return o, fmt.Errorf("key %s: whom its login roles should act as is not known; name the role in owner= of hyvve/keys/%s", k.Name, k.Name)
 	}
-	err := tx.QueryRow(ctx, "SELECT rolconnlimit, current_setting('server_version_num')::int FROM pg_roles WHERE rolname = $1", o.name).Scan(&o.connections, &o.version)
-	if errors.Is(err, pgx.ErrNoRows) {
+	of, there := roles[o.name]
+	if !there {
 		return o, faultf("owner role %q does not exist at the server; make it, or name another one in owner= of hyvve/keys/%s", o.name, k.Name)
 	}
-	if err != nil {
-		return o, err
-	}
-	o.settings, err = settingsOf(ctx, tx, o.name)
-	return o, err
+	o.connections, o.settings = of.Connections, of.settings()
+	return o, nil
 }
 
-// lend makes a login role that acts as the owner, or makes one so that is there.
-func (o owner) lend(ctx context.Context, tx pgx.Tx, role, verifier string) error {
-	var there bool
-	if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", role).Scan(&there); err != nil {
-		return err
-	}
+// lend gives the statements that make a login role that acts as the owner, or make one so that is there.
+func (o owner) lend(roles map[string]known, role, verifier string) []string {
+	of, there := roles[role]
 	verb := "CREATE"
 	if there {
 		verb = "ALTER"
 	}
 	statements := []string{fmt.Sprintf("%s ROLE %s LOGIN INHERIT CONNECTION LIMIT %d VALID UNTIL 'infinity' PASSWORD %s", verb, quote(role), o.connections, literal(verifier))}
-	member, err := o.member(ctx, tx, role)
-	if err != nil {
-		return err
-	}
-	if !member {
+	if !slices.Contains(of.Acts, o.name) {
 		statements = append(statements, o.grant(role))
 	}
-	old, err := settingsOf(ctx, tx, role)
-	if err != nil {
-		return err
-	}
-	statements = append(statements, resets(role, old)...)
+	statements = append(statements, resets(role, of.settings())...)
 	for _, s := range o.settings {
 		if s.name != "role" && s.name != "session_authorization" {
 			statements = append(statements, s.statement(role))
 		}
 	}
-	statements = append(statements, setting{name: "role", value: o.name}.statement(role))
-	for _, statement := range statements {
-		if _, err := tx.Exec(ctx, statement); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// member tells whether the role may act as the owner already, and has its rights without asking.
-func (o owner) member(ctx context.Context, tx pgx.Tx, role string) (bool, error) {
-	condition := ""
-	if o.version >= 160000 {
-		condition = " AND m.inherit_option AND m.set_option"
-	}
-	var is bool
-	err := tx.QueryRow(ctx, `
-		SELECT EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles o ON o.oid = m.roleid JOIN pg_roles r ON r.oid = m.member
-			WHERE o.rolname = $1 AND r.rolname = $2`+condition+`)`, o.name, role).Scan(&is)
-	return is, err
+	return append(statements, setting{name: "role", value: o.name}.statement(role))
 }
 
 func (o owner) grant(role string) string {
@@ -116,23 +138,6 @@ func (o owner) grant(role string) string {
 		statement += " WITH INHERIT TRUE, SET TRUE"
 	}
 	return statement
-}
-
-func settingsOf(ctx context.Context, tx pgx.Tx, role string) ([]setting, error) {
-	rows, err := tx.Query(ctx, `
-		SELECT coalesce(b.datname::text, ''), s FROM pg_db_role_setting d JOIN pg_roles r ON r.oid = d.setrole
-			LEFT JOIN pg_database b ON b.oid = d.setdatabase, unnest(d.setconfig) s
-		WHERE r.rolname = $1 AND (d.setdatabase = 0 OR b.datname IS NOT NULL) ORDER BY 1, 2`, role)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (setting, error) {
-		var s setting
-		var text string
-		err := row.Scan(&s.database, &text)
-		s.name, s.value, _ = strings.Cut(text, "=")
-		return s, err
-	})
 }
 
 // resets take all of a role's settings away.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -54,25 +55,39 @@ func (k *Kind) Stage(ctx context.Context, c kind.Change) error {
 	if err != nil {
 		return err
 	}
-	return k.transaction(ctx, c, to.User, func(tx pgx.Tx) error {
-		owner, err := findOwner(ctx, tx, c.Key, from.User)
+	return k.transaction(ctx, c, to.User, lookUp(c.Key, to.User, from.User), func(answer *pgconn.Result) ([]string, error) {
+		roles, version, err := readRoles(answer)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		return owner.lend(ctx, tx, to.User, verifier)
+		owner, err := findOwner(roles, version, c.Key, from.User)
+		if err != nil {
+			return nil, err
+		}
+		return owner.lend(roles, to.User, verifier), nil
 	})
 }
 
-// transaction changes one role at the primary; whoever else wants to change it waits.
-func (k *Kind) transaction(ctx context.Context, c kind.Change, role string, do func(pgx.Tx) error) error {
+// transaction changes one role at the primary; whoever else wants to change it waits. Its first statement, and where that
+// decides on them the ones that follow, travel together: a server may be far away. Each sees what was committed before
+// it began, and thus what the one before us has done with the role.
+func (k *Kind) transaction(ctx context.Context, c kind.Change, role, first string, then func(*pgconn.Result) ([]string, error)) error {
 	at := home(c.Connection)
+	begin := []string{"BEGIN", "SELECT pg_advisory_xact_lock(hashtextextended(" + literal("hyvve "+role) + ", 0))", first}
+	if then == nil {
+		begin = append(begin, "COMMIT")
+	}
 	return k.admin(ctx, c.Connection, at, func(conn *pgx.Conn) error {
-		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", "hyvve "+role); err != nil {
-				return err
+		results, err := together(ctx, conn, begin)
+		if err == nil && then != nil {
+			var statements []string
+			if statements, err = then(results[2]); err == nil {
+				_, err = together(ctx, conn, append(statements, "COMMIT"))
 			}
-			return do(tx)
-		})
+		}
+		if err != nil && !conn.IsClosed() {
+			_, _ = together(ctx, conn, []string{"ROLLBACK"}) // a session that it fails in is not used again
+		}
 		switch {
 		case hasState(err, stateInsufficient):
 			return faultf("%s: the administrator may not do this: %w; see the notes of connection %s for the privileges that it needs", at.what, plain(err, at), c.Connection.Name)
@@ -81,6 +96,11 @@ func (k *Kind) transaction(ctx context.Context, c kind.Change, role string, do f
 		}
 		return err
 	})
+}
+
+// together runs statements in one round trip. None is run after one that fails.
+func together(ctx context.Context, conn *pgx.Conn, statements []string) ([]*pgconn.Result, error) {
+	return conn.PgConn().Exec(ctx, strings.Join(statements, ";\n")).ReadAll()
 }
 
 // Verify implements kind.Server: it logs in wherever workloads will, and looks whom it acts as.
@@ -137,22 +157,23 @@ func (k *Kind) places(c kind.Change, to dsn.URL) ([]place, error) {
 
 func (k *Kind) verifyAt(ctx context.Context, c kind.Change, at place, to dsn.URL) error {
 	err := k.login(ctx, c.Connection, at, to.User, to.Password, func(conn *pgx.Conn) error {
-		var acts, is string
-		var setting *string
-		err := conn.QueryRow(ctx, `
-			SELECT current_user::text, session_user::text, (SELECT substr(s, 6) FROM pg_db_role_setting d, unnest(d.setconfig) s
-				WHERE d.setrole = (SELECT oid FROM pg_roles WHERE rolname = session_user) AND d.setdatabase = 0 AND s LIKE 'role=%')`,
-		).Scan(&acts, &is, &setting)
-		if err != nil {
+		statements := []string{`
+			SELECT current_user, session_user, (SELECT substr(s, 6) FROM pg_db_role_setting d, unnest(d.setconfig) s
+				WHERE d.setrole = (SELECT oid FROM pg_roles WHERE rolname = session_user) AND d.setdatabase = 0 AND s LIKE 'role=%')`}
+		if query := c.Key.Options[optionQuery]; query != "" {
+			statements = append(statements, query)
+		}
+		results, err := together(ctx, conn, statements)
+		if len(results) == 0 || results[0].Err != nil {
 			return err
 		}
-		if setting != nil && *setting != acts {
-			return faultf("%s: a session of %s acts as %s and not as its owner %s; a pooler's server_reset_query that says SET ROLE does that: DISCARD ALL is right", at.what, is, acts, *setting)
+		row := results[0].Rows[0]
+		acts, is, setting := string(row[0]), string(row[1]), row[2]
+		if setting != nil && string(setting) != acts {
+			return faultf("%s: a session of %s acts as %s and not as its owner %s; a pooler's server_reset_query that says SET ROLE does that: DISCARD ALL is right", at.what, is, acts, setting)
 		}
-		if query := c.Key.Options[optionQuery]; query != "" {
-			if _, err := conn.Exec(ctx, query); err != nil {
-				return fault{fmt.Sprintf("%s: verify_query as %s: %s", at.what, acts, plain(err, at)), err}
-			}
+		if err != nil {
+			return fault{fmt.Sprintf("%s: verify_query as %s: %s", at.what, acts, plain(err, at)), err}
 		}
 		return nil
 	})
@@ -254,7 +275,7 @@ func (k *Kind) Retire(ctx context.Context, c kind.Change) error {
 	if from.User == "" || from.User == to.User { // there is one role, whose password somebody else changes
 		return nil
 	}
-	if err := k.transaction(ctx, c, from.User, func(tx pgx.Tx) error { return lock(ctx, tx, from.User) }); err != nil {
+	if err := k.lock(ctx, c, from.User); err != nil {
 		return err
 	}
 	if c.Cut {
@@ -270,7 +291,7 @@ func (k *Kind) Unstage(ctx context.Context, c kind.Change) error {
 	if err != nil || !ours(c.Key, to.User) || from.User == to.User {
 		return err
 	}
-	if err := k.transaction(ctx, c, to.User, func(tx pgx.Tx) error { return lock(ctx, tx, to.User) }); err != nil {
+	if err := k.lock(ctx, c, to.User); err != nil {
 		return err
 	}
 	if c.Cut {
@@ -278,10 +299,7 @@ func (k *Kind) Unstage(ctx context.Context, c kind.Change) error {
 			return err
 		}
 	}
-	err = k.transaction(ctx, c, to.User, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, "DROP ROLE IF EXISTS "+quote(to.User))
-		return err
-	})
+	err = k.transaction(ctx, c, to.User, "DROP ROLE IF EXISTS "+quote(to.User), nil)
 	if hasState(err, stateDependentObjects) {
 		return nil
 	}
@@ -289,12 +307,11 @@ func (k *Kind) Unstage(ctx context.Context, c kind.Change) error {
 }
 
 // lock takes a role's login away, if there is such a role.
-func lock(ctx context.Context, tx pgx.Tx, role string) error {
-	var there bool
-	if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", role).Scan(&there); err != nil || !there {
-		return err
+func (k *Kind) lock(ctx context.Context, c kind.Change, role string) error {
+	err := k.transaction(ctx, c, role, "ALTER ROLE "+quote(role)+" NOLOGIN PASSWORD NULL", nil)
+	if hasState(err, stateUndefinedObject) {
+		return nil
 	}
-	_, err := tx.Exec(ctx, "ALTER ROLE "+quote(role)+" NOLOGIN PASSWORD NULL")
 	return err
 }
 
