@@ -122,7 +122,8 @@ func list(text string) []string {
 }
 
 // admin runs something in an administrator's session at a place. Sessions are kept for the next time; one that the server
-// has ended, or refuses a new one for, is opened anew with whichever password is in force.
+// has ended, or refuses a new one for, is opened anew with whichever password is in force. Whether a session still lives is
+// found out by using it: what is run may be run twice.
 func (k *Kind) admin(ctx context.Context, c kind.Connection, at place, do func(*pgx.Conn) error) error {
 	var err error
 	for n, password := range c.Passwords() {
@@ -131,18 +132,30 @@ func (k *Kind) admin(ctx context.Context, c kind.Connection, at place, do func(*
 		if pool, err = k.pool(name, c, at, password); err != nil {
 			return err
 		}
-		var conn *pgxpool.Conn
-		conn, err = pool.Acquire(ctx)
-		if err == nil {
-			defer conn.Release()
-			return plain(do(conn.Conn()), at)
+		acquired, ended := false, false
+		if acquired, ended, err = attempt(ctx, pool, do); ended {
+			// A server that was started again has ended all our sessions without a word.
+			pool.Reset()
+			acquired, _, err = attempt(ctx, pool, do)
 		}
-		if !refused(err) {
+		if acquired || !refused(err) {
 			break
 		}
 		k.drop(name)
 	}
 	return plain(err, at)
+}
+
+// attempt runs something in a session of a pool, and tells whether there was one, and whether it has ended other than by the
+// caller's wish.
+func attempt(ctx context.Context, pool *pgxpool.Pool, do func(*pgx.Conn) error) (acquired, ended bool, err error) {
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return false, false, err
+	}
+	defer conn.Release()
+	err = do(conn.Conn())
+	return true, err != nil && conn.Conn().IsClosed() && ctx.Err() == nil, err
 }
 
 func (k *Kind) pool(name string, c kind.Connection, at place, password key.Value) (*pgxpool.Pool, error) {
@@ -175,8 +188,7 @@ func (k *Kind) pool(name string, c kind.Connection, at place, password key.Value
 	}
 	pooled.ConnConfig = config
 	pooled.MaxConns, pooled.MinConns, pooled.MaxConnIdleTime = adminSessions, 0, idleSession
-	// A server that was started again has ended our sessions without a word.
-	pooled.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return true }
+	pooled.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false } // see admin
 	pool, err := pgxpool.NewWithConfig(context.Background(), pooled)
 	if err != nil {
 		return nil, errors.New("the administrator's sessions cannot be made")

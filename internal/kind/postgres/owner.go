@@ -68,7 +68,7 @@ func lookUp(k key.Key, role, present string) string {
 			'settings', (SELECT json_agg(json_build_array(coalesce(b.datname, ''), s) ORDER BY coalesce(b.datname, ''), s)
 				FROM pg_db_role_setting d LEFT JOIN pg_database b ON b.oid = d.setdatabase, unnest(d.setconfig) s
 				WHERE d.setrole = r.oid AND (d.setdatabase = 0 OR b.datname IS NOT NULL)),
-			'acts', (SELECT json_agg(o.rolname) FROM pg_auth_members m JOIN pg_roles o ON o.oid = m.roleid
+			'acts', (SELECT json_agg(pg_get_userbyid(m.roleid)) FROM pg_auth_members m
 				WHERE m.member = r.oid AND coalesce((to_json(m) ->> 'inherit_option')::bool AND (to_json(m) ->> 'set_option')::bool, true)))
 		FROM pg_roles r WHERE r.rolname IN (` + strings.Join(asked, ", ") + `)`
 }

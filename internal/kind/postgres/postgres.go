@@ -30,6 +30,7 @@ type Kind struct {
 
 	mu    sync.Mutex
 	pools map[string]*pgxpool.Pool // by connection name, revision and which password it uses
+	looks map[string]*census       // by connection name, revision and host
 }
 
 var (
@@ -43,7 +44,7 @@ var (
 
 // New takes the source of salts.
 func New(random io.Reader) *Kind {
-	return &Kind{random: random, logins: make(chan struct{}, mostLogins), pools: map[string]*pgxpool.Pool{}}
+	return &Kind{random: random, logins: make(chan struct{}, mostLogins), pools: map[string]*pgxpool.Pool{}, looks: map[string]*census{}}
 }
 
 // Name implements kind.Kind.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -159,7 +158,7 @@ func (k *Kind) verifyAt(ctx context.Context, c kind.Change, at place, to dsn.URL
 	err := k.login(ctx, c.Connection, at, to.User, to.Password, func(conn *pgx.Conn) error {
 		statements := []string{`
 			SELECT current_user, session_user, (SELECT substr(s, 6) FROM pg_db_role_setting d, unnest(d.setconfig) s
-				WHERE d.setrole = (SELECT oid FROM pg_roles WHERE rolname = session_user) AND d.setdatabase = 0 AND s LIKE 'role=%')`}
+				WHERE d.setrole = quote_ident(session_user)::regrole AND d.setdatabase = 0 AND s LIKE 'role=%')`}
 		if query := c.Key.Options[optionQuery]; query != "" {
 			statements = append(statements, query)
 		}
@@ -196,13 +195,13 @@ func (k *Kind) InUse(ctx context.Context, c kind.Change) (int, string, error) {
 	total := 0
 	var words []string
 	for _, at := range append([]place{home(c.Connection)}, replicas(c.Connection)...) {
-		n, some, err := k.sessions(ctx, c.Connection, at, from.User)
+		found, err := k.sessions(ctx, c.Connection, at, from.User)
 		if err != nil {
 			return 0, "", err
 		}
-		if n > 0 {
-			total += n
-			words = append(words, fmt.Sprintf("%d sessions of role %s at %s: %s", n, from.User, at.what, some))
+		if found.count > 0 {
+			total += found.count
+			words = append(words, fmt.Sprintf("%d sessions of role %s at %s: %s", found.count, from.User, at.what, found))
 		}
 	}
 	pooled, err := k.pooled(ctx, c.Connection, from.User)
@@ -218,52 +217,6 @@ func (k *Kind) InUse(ctx context.Context, c kind.Change) (int, string, error) {
 		words = append(words, fmt.Sprintf("%d clients of role %s at PgBouncer", pooled.clients, from.User))
 	}
 	return total, strings.Join(words, "; "), nil
-}
-
-// fewSessions is how many sessions are named.
-const fewSessions = 3
-
-// sessions counts those of a role at a place, and names some.
-func (k *Kind) sessions(ctx context.Context, c kind.Connection, at place, role string) (n int, some string, err error) {
-	err = k.admin(ctx, c, at, func(conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, `
-			SELECT pid, coalesce(application_name, ''), coalesce(client_addr::text, ''), coalesce(datname::text, ''),
-				extract(epoch FROM now() - backend_start)::float8
-			FROM pg_stat_activity
-			WHERE usename = $1 AND application_name <> $2 AND pid <> pg_backend_pid() ORDER BY backend_start`, role, ownName)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		var words []string
-		for rows.Next() {
-			var pid int
-			var application, address, database string
-			var age *float64
-			if err := rows.Scan(&pid, &application, &address, &database, &age); err != nil {
-				return err
-			}
-			if n++; n > fewSessions {
-				continue
-			}
-			word := fmt.Sprintf("pid %d", pid)
-			for _, part := range []string{application, database, address} {
-				if part != "" {
-					word += " " + part
-				}
-			}
-			if age != nil {
-				word += fmt.Sprintf(", open for %s", (time.Duration(*age) * time.Second).Round(time.Second))
-			}
-			words = append(words, word)
-		}
-		if n > fewSessions {
-			words = append(words, fmt.Sprintf("and %d more", n-fewSessions))
-		}
-		some = strings.Join(words, " | ")
-		return rows.Err()
-	})
-	return n, some, err
 }
 
 // Retire implements kind.Server. The role stays: it is the next one's turn, or the owner.

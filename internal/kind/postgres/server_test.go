@@ -216,6 +216,12 @@ func TestAdoptionAndTurns(t *testing.T) {
 	}
 }
 
+// back is the change turned over, as the engine makes it when it goes back.
+func (w *world) back(c kind.Change) kind.Change {
+	c.From, c.To = c.To, c.From
+	return c
+}
+
 // unused waits for the server to notice that a session has ended.
 func (w *world) unused(c kind.Change) {
 	w.t.Helper()

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// fewSessions is how many sessions are named.
+const fewSessions = 3
+
+// use is the sessions of a role.
+type use struct {
+	count int
+	words []string // on some of them
+}
+
+func (u use) String() string {
+	if more := u.count - len(u.words); more > 0 {
+		return strings.Join(u.words, " | ") + fmt.Sprintf(" | and %d more", more)
+	}
+	return strings.Join(u.words, " | ")
+}
+
+// census looks at the sessions of a place for all who ask. A look takes the server as long for many roles as for one, so
+// that those who ask while one is under way share the next: what somebody is told was always looked at after they asked.
+type census struct {
+	mu      sync.Mutex
+	next    *look // that those who ask now share; nil: nobody has asked yet
+	running bool
+}
+
+// looking gives the sessions of roles.
+type looking func(ctx context.Context, roles []string) (map[string]use, error)
+
+// look is one look at the sessions of several roles.
+type look struct {
+	at     looking // of who asked first
+	roles  []string
+	askers int                // that still wait
+	ctx    context.Context    // ends when nobody waits any more
+	cancel context.CancelFunc // of ctx
+
+	done  chan struct{} // closed when what follows is set
+	found map[string]use
+	err   error
+}
+
+// ask gives the sessions of a role, by way of a look that begins from now on.
+func (c *census) ask(ctx context.Context, role string, at looking) (use, error) {
+	c.mu.Lock()
+	l := c.next
+	if l == nil {
+		l = &look{at: at, done: make(chan struct{})}
+		l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
+		c.next = l
+	}
+	l.roles = append(l.roles, role)
+	l.askers++
+	if !c.running {
+		c.running = true
+		go c.run()
+	}
+	c.mu.Unlock()
+	select {
+	case <-l.done:
+		return l.found[role], l.err
+	case <-ctx.Done():
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if l.askers--; l.askers == 0 {
+			l.cancel()
+			if c.next == l {
+				c.next = nil
+			}
+		}
+		return use{}, ctx.Err()
+	}
+}
+
+// run looks until nobody asks.
+func (c *census) run() {
+	for {
+		c.mu.Lock()
+		l := c.next
+		c.next, c.running = nil, l != nil
+		c.mu.Unlock()
+		if l == nil {
+			return
+		}
+		l.found, l.err = l.at(l.ctx, l.roles)
+		l.cancel()
+		close(l.done)
+	}
+}
+
+// sessions gives those of a role at a place.
+func (k *Kind) sessions(ctx context.Context, c kind.Connection, at place, role string) (use, error) {
+	found, err := k.census(c, at).ask(ctx, role, func(ctx context.Context, roles []string) (map[string]use, error) {
+		return k.lookAt(ctx, c, at, roles)
+	})
+	return found, plain(err, at)
+}
+
+func (k *Kind) census(c kind.Connection, at place) *census {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	revision := fmt.Sprintf("%s/%d/", c.Name, c.Revision)
+	name := revision + at.host
+	if of, ok := k.looks[name]; ok {
+		return of
+	}
+	maps.DeleteFunc(k.looks, func(other string, _ *census) bool { // of an earlier revision
+		return strings.HasPrefix(other, c.Name+"/") && !strings.HasPrefix(other, revision)
+	})
+	k.looks[name] = &census{}
+	return k.looks[name]
+}
+
+// lookAt gives the sessions of roles at a place.
+func (k *Kind) lookAt(ctx context.Context, c kind.Connection, at place, roles []string) (map[string]use, error) {
+	var found map[string]use
+	err := k.admin(ctx, c, at, func(conn *pgx.Conn) error {
+		found = map[string]use{}
+		names := make([]string, 0, len(roles))
+		for _, role := range roles {
+			names = append(names, literal(role))
+		}
+		rows, err := conn.Query(ctx, `
+			SELECT usename::text, pid, coalesce(application_name, ''), coalesce(client_addr::text, ''), coalesce(datname::text, ''),
+				extract(epoch FROM now() - backend_start)::float8
+			FROM pg_stat_activity
+			WHERE usename IN (`+strings.Join(names, ", ")+`) AND application_name <> `+literal(ownName)+` AND pid <> pg_backend_pid()
+			ORDER BY backend_start`)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var pid int
+			var role, application, address, database string
+			var age *float64
+			if err := rows.Scan(&role, &pid, &application, &address, &database, &age); err != nil {
+				return err
+			}
+			of := found[role]
+			if of.count++; of.count <= fewSessions {
+				of.words = append(of.words, inWords(pid, age, application, database, address))
+			}
+			found[role] = of
+		}
+		return rows.Err()
+	})
+	return found, err
+}
+
+func inWords(pid int, age *float64, parts ...string) string {
+	word := fmt.Sprintf("pid %d", pid)
+	for _, part := range parts {
+		if part != "" {
+			word += " " + part
+		}
+	}
+	if age != nil {
+		word += fmt.Sprintf(", open for %s", (time.Duration(*age) * time.Second).Round(time.Second))
+	}
+	return word
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+)
+
+// Those who ask while the server is being looked at share the next look: nobody is told what was seen before they asked.
+func TestCensus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked []string
+		var looked context.Context
+		var c census
+		answer := make(chan error)
+		at := func(ctx context.Context, roles []string) (map[string]use, error) {
+			looked = ctx
+			slices.Sort(roles)
+			asked = append(asked, strings.Join(roles, " "))
+			found := map[string]use{}
+			for _, role := range roles {
+				found[role] = use{count: len(asked)}
+			}
+			select {
+			case err := <-answer:
+				return found, err
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		answers := map[string]string{}
+		var mu sync.Mutex
+		ask := func(ctx context.Context, roles ...string) {
+			for _, role := range roles {
+				go func() {
+					found, err := c.ask(ctx, role, at)
+					mu.Lock()
+					defer mu.Unlock()
+					answers[role] = fmt.Sprint(found.count, err)
+				}()
+			}
+			synctest.Wait()
+		}
+		tell := func(err error) {
+			answer <- err
+			synctest.Wait()
+		}
+		impatient, leave := context.WithCancel(t.Context())
+		ask(t.Context(), "a")
+		ask(impatient, "b")
+		ask(t.Context(), "c", "d")
+		tell(nil)
+		if answers["a"] != "1 <nil>" || len(answers) != 1 || len(asked) != 2 || asked[1] != "b c d" {
+			t.Errorf("%v was asked, and %v answered", asked, answers)
+		}
+		leave()
+		synctest.Wait()
+		if answers["b"] != "0 context canceled" || looked.Err() != nil {
+			t.Errorf("who leaves is told %s; the others' look: %v", answers["b"], looked.Err())
+		}
+		tell(errors.New("down"))
+		if answers["c"] != "2 down" || answers["d"] != "2 down" {
+			t.Errorf("a look that failed: %v", answers)
+		}
+		impatient, leave = context.WithCancel(t.Context())
+		ask(impatient, "e")
+		ask(impatient, "f")
+		leave() // nobody waits for this look any more, nor for the next
+		synctest.Wait()
+		if looked.Err() == nil || len(asked) != 3 || answers["f"] != "0 context canceled" {
+			t.Errorf("%v was asked, and %v answered", asked, answers)
+		}
+		ask(t.Context(), "g")
+		tell(nil)
+		if answers["g"] != "4 <nil>" {
+			t.Errorf("after everybody left: %v", answers)
+		}
+	})
+}
+
+// The server has ended all sessions without a word: the next call opens new ones, and counts nothing twice.
+func TestEndedSessionsAreReplaced(t *testing.T) {
+	ctx := t.Context()
+	w := newWorld(t, "", nil)
+	c := w.next(w.first)
+	end := func() {
+		w.exec("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = '" + ownName + "'")
+	}
+	var group sync.WaitGroup
+	for range adminSessions {
+		group.Go(func() {
+			if err := w.kind.Stage(ctx, c); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	for name, call := range map[string]func() error{
+		"stage": func() error { return w.kind.Stage(ctx, c) },
+		"in use": func() error {
+			conn, err := w.session(c.To)
+			w.ok(err)
+			defer conn.Close(ctx) //nolint:errcheck // of a test
+			n, what, err := w.kind.InUse(ctx, w.back(c))
+			if n != 1 && err == nil {
+				t.Errorf("%d sessions: %s", n, what)
+			}
+			return err
+		},
+		"retire": func() error { return w.kind.Retire(ctx, c) },
+	} {
+		end()
+		if err := call(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
