@@ -3,6 +3,7 @@
 package postgres
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -123,13 +124,25 @@ func (o owner) lend(roles map[string]known, role, verifier string) []string {
 	if !slices.Contains(of.Acts, o.name) {
 		statements = append(statements, o.grant(role))
 	}
-	statements = append(statements, resets(role, of.settings())...)
-	for _, s := range o.settings {
-		if s.name != "role" && s.name != "session_authorization" {
-			statements = append(statements, s.statement(role))
-		}
+	wanted := append(slices.DeleteFunc(slices.Clone(o.settings), func(s setting) bool {
+		return s.name == "role" || s.name == "session_authorization"
+	}), setting{name: "role", value: o.name})
+	if same(of.settings(), wanted) { // as after its last turn
+		return statements
 	}
-	return append(statements, setting{name: "role", value: o.name}.statement(role))
+	statements = append(statements, resets(role, of.settings())...)
+	for _, s := range wanted {
+		statements = append(statements, s.statement(role))
+	}
+	return statements
+}
+
+// same tells whether two roles have the same settings, in whichever order.
+func same(a, b []setting) bool {
+	order := func(a, b setting) int {
+		return cmp.Or(cmp.Compare(a.database, b.database), cmp.Compare(a.name, b.name), cmp.Compare(a.value, b.value))
+	}
+	return slices.Equal(slices.SortedFunc(slices.Values(a), order), slices.SortedFunc(slices.Values(b), order))
 }
 
 func (o owner) grant(role string) string {

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A role that has had its turn with the same settings keeps them; any other gets all of them anew.
+func TestLendKeepsWhatIsRight(t *testing.T) {
+	o := owner{name: "app", connections: -1, version: 150000, settings: []setting{
+		{name: "search_path", value: "app"}, {database: "db", name: "work_mem", value: "8MB"}, {name: "role", value: "somebody"},
+	}}
+	right := known{Acts: []string{"other", "app"}, Settings: [][2]string{{"db", "work_mem=8MB"}, {"", "role=app"}, {"", "search_path=app"}}}
+	for name, c := range map[string]struct {
+		settings [][2]string
+		acts     []string
+		want     int // statements
+	}{
+		"as it was":       {right.Settings, right.Acts, 1},
+		"no member":       {right.Settings, nil, 2},
+		"other value":     {[][2]string{{"db", "work_mem=9MB"}, {"", "role=app"}, {"", "search_path=app"}}, right.Acts, 6},
+		"one too many":    {append(slices.Clone(right.Settings), [2]string{"", "work_mem=8MB"}), right.Acts, 6},
+		"acts as another": {[][2]string{{"db", "work_mem=8MB"}, {"", "role=other"}, {"", "search_path=app"}}, right.Acts, 6},
+		"none":            {nil, right.Acts, 4},
+	} {
+		got := o.lend(map[string]known{"app_a": {Acts: c.acts, Settings: c.settings}}, "app_a", "SCRAM")
+		if len(got) != c.want || !strings.HasPrefix(got[0], "ALTER ROLE") {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	if got := o.lend(nil, "app_a", "SCRAM"); len(got) != 5 || !strings.HasPrefix(got[0], "CREATE ROLE") {
+		t.Errorf("a new role: %v", got)
+	}
+}
