@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/vault/api"
 	"golang.org/x/sync/errgroup"
@@ -21,13 +23,23 @@ import (
 )
 
 const (
-	credentialKeys  = 200
-	credentialTurns = 21
-	barParallel     = 10.0
-	barOverhead     = 150 // ms
+	credentialKeys   = 200
+	credentialTurns  = 21
+	credentialRounds = 3
+	barParallel      = 10.0
+	barOverhead      = 150 // ms
 )
 
-func credentialKey(n int) string { return fmt.Sprintf("database-%03d", n) }
+// trips are the round trips over which servers are also measured: databases in other zones and regions.
+var trips = []time.Duration{10 * time.Millisecond, 20 * time.Millisecond}
+
+// way leads to a server, and the connection, the workload and the keys there that are named after it.
+type way struct {
+	name  string
+	admin string // URL
+}
+
+func (d way) key(n int) string { return fmt.Sprintf("%s-%03d", d.name, n) }
 
 // credentials measures rotations of PostgreSQL keys: many at a time against one after the other, and what of one rotation is
 // not the server's.
@@ -49,44 +61,75 @@ func credentials(ctx context.Context, log io.Writer) (results []Result, err erro
 	if err != nil {
 		return nil, err
 	}
-	if err := makeCredentials(ctx, p, func(path string, data map[string]any) error {
-		_, err := vault.Logical().WriteWithContext(ctx, path, data)
-		return err
-	}); err != nil {
+	if _, err := p.NewRole(ctx, "owner"); err != nil {
 		return nil, err
 	}
-	overhead, err := overhead(ctx, p, vault)
+	ways := []way{{"near", p.AdminURL("postgres")}}
+	for _, trip := range trips {
+		far, err := farOf(bed, p, trip)
+		if err != nil {
+			return nil, err
+		}
+		ways = append(ways, far)
+	}
+	var sides []func() error
+	for _, d := range ways {
+		if err := makeCredentials(ctx, vault, d); err != nil {
+			return nil, err
+		}
+		sides = append(sides, func() error { return together(ctx, vault, d) }, func() error { return inTurn(ctx, vault, d) })
+	}
+	overhead, err := overhead(ctx, vault, ways[0])
 	if err != nil {
 		return nil, err
 	}
-	took, err := interleave(1, func() error { return together(ctx, vault) }, func() error { return inTurn(ctx, vault) })
+	took, err := interleave(credentialRounds, sides...)
 	if err != nil {
 		return nil, err
 	}
-	return []Result{times("postgres-parallel", took[0], took[1]).against(barParallel), overhead}, nil
+	results = []Result{times("postgres-parallel", took[0], took[1]).against(barParallel)}
+	for n, trip := range trips {
+		at := 2 * (n + 1)
+		results = append(results, times("postgres-parallel-"+trip.String(), took[at], took[at+1]).against(barParallel))
+	}
+	return append(results, overhead), nil
 }
 
-func makeCredentials(ctx context.Context, p *testbed.Postgres, write func(string, map[string]any) error) error {
-	admin := p.AdminURL("postgres")
+// farOf is the way to a server over a network of that round trip.
+func farOf(bed *testbed.Bed, p *testbed.Postgres, trip time.Duration) (way, error) {
+	relay, err := bed.Relay(p.Port, trip/2)
+	if err != nil {
+		return way{}, err
+	}
+	u, err := url.Parse(p.AdminURL("postgres"))
+	if err != nil {
+		return way{}, err
+	}
+	u.Host = fmt.Sprintf("127.0.0.1:%d", relay.Port)
+	return way{"far-" + trip.String(), u.String()}, nil
+}
+
+func makeCredentials(ctx context.Context, vault *api.Client, d way) error {
+	write := func(path string, data map[string]any) error {
+		_, err := vault.Logical().WriteWithContext(ctx, path, data)
+		return err
+	}
 	if err := write("hyvve/config", map[string]any{"soak": "0s"}); err != nil {
 		return err
 	}
-	if err := write("hyvve/connections/main", map[string]any{"kind": "postgres", "url": admin}); err != nil {
+	if err := write("hyvve/connections/"+d.name, map[string]any{"kind": "postgres", "url": d.admin}); err != nil {
 		return err
 	}
-	u, err := dsn.Parse(admin, "postgresql")
+	u, err := dsn.Parse(d.admin, "postgresql")
 	if err != nil {
-		return err
-	}
-	if _, err := p.NewRole(ctx, "owner"); err != nil {
 		return err
 	}
 	group, _ := errgroup.WithContext(ctx)
 	group.SetLimit(makers)
 	for n := range credentialKeys {
 		group.Go(func() error {
-			return write("hyvve/keys/"+credentialKey(n), map[string]any{
-				"kind": "postgres", "connection": "main", "url": u.Without().Text().Reveal(), "owner": "owner", "generate": true,
+			return write("hyvve/keys/"+d.key(n), map[string]any{
+				"kind": "postgres", "connection": d.name, "url": u.Without().Text().Reveal(), "owner": "owner", "generate": true,
 			})
 		})
 	}
@@ -95,24 +138,24 @@ func makeCredentials(ctx context.Context, p *testbed.Postgres, write func(string
 	}
 	var names []string
 	for n := range credentialKeys {
-		names = append(names, credentialKey(n))
+		names = append(names, d.key(n))
 	}
-	return write("hyvve/workloads/absent", map[string]any{"presents": strings.Join(names, ","), "min_instances": 0})
+	return write("hyvve/workloads/"+d.name, map[string]any{"presents": strings.Join(names, ","), "min_instances": 0})
 }
 
 // together rotates all keys at the same time.
-func together(ctx context.Context, vault *api.Client) error {
+func together(ctx context.Context, vault *api.Client, d way) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for n := range credentialKeys {
-		group.Go(func() error { return rotateOne(ctx, vault, credentialKey(n)) })
+		group.Go(func() error { return rotateOne(ctx, vault, d.key(n)) })
 	}
 	return group.Wait()
 }
 
 // inTurn rotates all keys one after the other.
-func inTurn(ctx context.Context, vault *api.Client) error {
+func inTurn(ctx context.Context, vault *api.Client, d way) error {
 	for n := range credentialKeys {
-		if err := rotateOne(ctx, vault, credentialKey(n)); err != nil {
+		if err := rotateOne(ctx, vault, d.key(n)); err != nil {
 			return err
 		}
 	}
@@ -132,14 +175,14 @@ func rotateOne(ctx context.Context, vault *api.Client, name string) error {
 }
 
 // overhead is how much longer a rotation takes than the same calls at the server, made without an engine, in turn.
-func overhead(ctx context.Context, p *testbed.Postgres, vault *api.Client) (Result, error) {
+func overhead(ctx context.Context, vault *api.Client, d way) (Result, error) {
 	k := postgres.New(rand.Reader)
 	defer k.Close() //nolint:errcheck // sessions only
-	connection, err := k.NormalizeConnection(kind.Connection{Name: "bench", Options: kind.Options{"url": p.AdminURL("postgres")}})
+	connection, err := k.NormalizeConnection(kind.Connection{Name: "bench", Options: kind.Options{"url": d.admin}})
 	if err != nil {
 		return Result{}, err
 	}
-	u, err := dsn.Parse(p.AdminURL("postgres"), "postgresql")
+	u, err := dsn.Parse(d.admin, "postgresql")
 	if err != nil {
 		return Result{}, err
 	}
@@ -161,10 +204,10 @@ func overhead(ctx context.Context, p *testbed.Postgres, vault *api.Client) (Resu
 		_, _, err = k.InUse(ctx, c)
 		return errors.Join(err, k.Retire(ctx, c))
 	}
-	if err := errors.Join(bare(), rotateOne(ctx, vault, credentialKey(0))); err != nil { // sessions are open from here on
+	if err := errors.Join(bare(), rotateOne(ctx, vault, d.key(0))); err != nil { // sessions are open from here on
 		return Result{}, err
 	}
-	took, err := interleave(credentialTurns, func() error { return rotateOne(ctx, vault, credentialKey(0)) }, bare)
+	took, err := interleave(credentialTurns, func() error { return rotateOne(ctx, vault, d.key(0)) }, bare)
 	if err != nil {
 		return Result{}, err
 	}
