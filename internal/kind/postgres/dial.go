@@ -28,7 +28,7 @@ const (
 	patience = 10 * time.Second
 	// adminSessions is how many sessions an administrator has at most: what rotations do at the same time waits for them.
 	adminSessions = 8
-	// mostLogins is how many sessions there are at most, at all servers together, in which new versions are tried.
+	// mostLogins is how many sessions there are at most, at a server and all that belongs to it, in which new versions are tried.
 	mostLogins = 8
 	// idleSession is when a session that nobody needs is closed.
 	idleSession = time.Minute
@@ -217,6 +217,17 @@ func (k *Kind) Close() error {
 	return nil
 }
 
+// loginsAt holds one for each login under way at a server, its replicas and its poolers. A server that does not answer
+// holds up no other.
+func (k *Kind) loginsAt(server place) chan struct{} {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.logins[server.host] == nil {
+		k.logins[server.host] = make(chan struct{}, mostLogins)
+	}
+	return k.logins[server.host]
+}
+
 // login runs something in a session of its own. Not many at a time: servers have few sessions to give, and workloads need
 // them.
 func (k *Kind) login(ctx context.Context, c kind.Connection, at place, user string, password key.Value, do func(*pgx.Conn) error) error {
@@ -224,9 +235,10 @@ func (k *Kind) login(ctx context.Context, c kind.Connection, at place, user stri
 	if err != nil {
 		return err
 	}
+	logins := k.loginsAt(home(c))
 	select {
-	case k.logins <- struct{}{}:
-		defer func() { <-k.logins }()
+	case logins <- struct{}{}:
+		defer func() { <-logins }()
 	case <-ctx.Done():
 		return plain(ctx.Err(), at)
 	}

@@ -26,11 +26,10 @@ import (
 type Kind struct {
 	random io.Reader
 
-	logins chan struct{} // holds one for each login under way
-
-	mu    sync.Mutex
-	pools map[string]*pgxpool.Pool // by connection name, revision and which password it uses
-	looks map[string]*census       // by connection name, revision and host
+	mu     sync.Mutex
+	pools  map[string]*pgxpool.Pool // by connection name, revision and which password it uses
+	looks  map[string]*census       // by connection name, revision and host
+	logins map[string]chan struct{} // by host of the connection
 }
 
 var (
@@ -44,7 +43,7 @@ var (
 
 // New takes the source of salts.
 func New(random io.Reader) *Kind {
-	return &Kind{random: random, logins: make(chan struct{}, mostLogins), pools: map[string]*pgxpool.Pool{}, looks: map[string]*census{}}
+	return &Kind{random: random, pools: map[string]*pgxpool.Pool{}, looks: map[string]*census{}, logins: map[string]chan struct{}{}}
 }
 
 // Name implements kind.Kind.

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -121,4 +123,34 @@ func TestEndedSessionsAreReplaced(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// A server that takes connections and answers nothing holds up its own logins, and nobody else's.
+func TestSilentServerHoldsUpNoOther(t *testing.T) {
+	w := newWorld(t, "", nil)
+	c := w.next(w.first)
+	w.ok(w.kind.Stage(t.Context(), c))
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	w.ok(err)
+	defer silent.Close() //nolint:errcheck // of a test
+	stuck := c
+	stuck.Connection.Options = maps.Clone(c.Connection.Options)
+	stuck.Connection.Options[fieldURL] = fmt.Sprintf("postgresql://postgres@%s/postgres?sslmode=disable", silent.Addr())
+	ctx, cancel := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	for range 2 * mostLogins {
+		group.Go(func() {
+			if err := w.kind.Verify(ctx, stuck); !errors.Is(err, context.Canceled) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	for range mostLogins { // all that may try at a time do
+		conn, err := silent.Accept()
+		w.ok(err)
+		defer conn.Close() //nolint:errcheck // of a test
+	}
+	w.ok(w.kind.Verify(t.Context(), c))
+	cancel()
+	group.Wait()
 }
