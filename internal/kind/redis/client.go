@@ -44,10 +44,18 @@ func client(addr, user string, password key.Value, timeout time.Duration, secure
 		dial = (&tls.Dialer{NetDialer: &dialer, Config: secure}).DialContext
 	}
 	return goredis.NewClient(&goredis.Options{
-		Addr: addr, Username: user, Password: password.Reveal(), Protocol: resp, Dialer: dial,
+		Addr: addr, Protocol: resp, Dialer: dial,
 		OnConnect: func(ctx context.Context, conn *goredis.Conn) error {
-			if password.Empty() && user != "" { // the driver takes that for nobody
-				if err := conn.Do(ctx, "AUTH", user, "").Err(); err != nil {
+			// The driver would log in with HELLO, and give us the words of a server that quotes what it does not understand.
+			args := []any{"AUTH", user, password.Reveal()}
+			if user == "" {
+				args = []any{"AUTH", password.Reveal()}
+			}
+			if user != "" || !password.Empty() {
+				if err := conn.Do(ctx, args...).Err(); err != nil {
+					if answered(err) && !goredis.IsAuthError(err) {
+						return noLogin
+					}
 					return err
 				}
 			}
@@ -83,69 +91,98 @@ func (k *Kind) do(ctx context.Context, c kind.Connection, addr string, args ...a
 
 // ask is do with one of the passwords.
 func (k *Kind) ask(ctx context.Context, l login, a admin, password key.Value, args []any) (any, error) {
-	for {
-		client, kept := k.client(l, a, password)
-		reply, err := client.Do(ctx, args...).Result()
+	for again := false; ; again = true {
+		one, kept := k.borrow(l, a, password)
+		reply, err := one.Do(ctx, args...).Result()
 		switch {
 		case errors.Is(err, goredis.Nil):
+			k.giveBack(one)
 			return nil, nil
 		case err == nil || answered(err) && !goredis.IsAuthError(err):
+			k.giveBack(one)
 			return reply, err
 		}
-		k.drop(l, client)
-		// A server that was started again has ended our sessions without a word, and somebody else may have noticed first.
-		if !kept && !errors.Is(err, goredis.ErrClosed) || answered(err) || late(err) || ctx.Err() != nil {
+		busy := errors.Is(err, goredis.ErrPoolTimeout) || ctx.Err() != nil
+		if !busy {
+			k.drop(l, one)
+		}
+		k.giveBack(one)
+		// A server that was started again has ended the sessions that we keep without a word.
+		if again || !kept || busy || answered(err) || late(err) {
 			return nil, err
 		}
 	}
 }
 
-// client gives the one that is kept, or one that will be.
-func (k *Kind) client(l login, a admin, password key.Value) (one *goredis.Client, kept bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if one, ok := k.clients[l]; ok {
-		return one, true
-	}
-	for other, old := range k.clients {
-		if other.connection == l.connection && other.revision != l.revision {
-			delete(k.clients, other)
-			_ = old.Close()
-		}
-	}
-	one = client(l.addr, a.user, password, a.timeout, a.tls(l.addr, a.secure, a.hostname))
-	k.clients[l] = one
-	return one, false
+// pool is the client of a login. It is closed when it is dropped and nobody is in the midst of using it: what a call finds
+// out must not end what others are about.
+type pool struct {
+	*goredis.Client
+	users   int
+	dropped bool
 }
 
-func (k *Kind) drop(l login, one *goredis.Client) {
+// borrow gives the client that is kept, or one that will be. It is to be given back.
+func (k *Kind) borrow(l login, a admin, password key.Value) (one *pool, kept bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	one, kept = k.clients[l]
+	if !kept {
+		for other := range k.clients {
+			if other.connection == l.connection && other.revision != l.revision {
+				k.forget(other)
+			}
+		}
+		one = &pool{Client: client(l.addr, a.user, password, a.timeout, a.tls(l.addr, a.secure, a.hostname))}
+		k.clients[l] = one
+	}
+	one.users++
+	return one, kept
+}
+
+func (k *Kind) giveBack(one *pool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if one.users--; one.users == 0 && one.dropped {
+		_ = one.Close()
+	}
+}
+
+// drop has a client used no more, unless another is in its place already.
+func (k *Kind) drop(l login, one *pool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.clients[l] == one {
-		delete(k.clients, l)
+		k.forget(l)
 	}
-	_ = one.Close()
+}
+
+// forget is drop for who holds the mutex.
+func (k *Kind) forget(l login) {
+	one := k.clients[l]
+	delete(k.clients, l)
+	if one.dropped = true; one.users == 0 {
+		_ = one.Close()
+	}
 }
 
 // keep drops the clients of nodes that a connection no longer has.
 func (k *Kind) keep(c kind.Connection, addrs map[string]bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for l, one := range k.clients {
+	for l := range k.clients {
 		if l.connection == c.Name && !addrs[l.addr] {
-			delete(k.clients, l)
-			_ = one.Close()
+			k.forget(l)
 		}
 	}
 }
 
-// Close ends all sessions.
+// Close ends all sessions; those of calls that go on end with these.
 func (k *Kind) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for l, one := range k.clients {
-		delete(k.clients, l)
-		_ = one.Close()
+	for l := range k.clients {
+		k.forget(l)
 	}
 	return nil
 }

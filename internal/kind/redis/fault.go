@@ -34,6 +34,9 @@ var _ goredis.Error = answer("")
 func (a answer) Error() string { return string(a) }
 func (answer) RedisError()     {}
 
+// noLogin is in the place of what a server said to a login that was neither yes nor no: it may quote what was sent.
+const noLogin = answer("the login was not understood")
+
 // plain says what is wrong with a command at a node.
 func plain(err error, addr, user string, args []any) error {
 	var ours fault
@@ -47,8 +50,8 @@ func plain(err error, addr, user string, args []any) error {
 		text = fmt.Sprintf("node %s refuses user %s: the password is wrong, or the user is off or not there", addr, user)
 	case goredis.IsPermissionError(err):
 		text = fmt.Sprintf("node %s: user %s may not run %s; %s", addr, user, command(args), grant(user, rule(args)))
-	case answered(err) && errors.Unwrap(err) != nil: // from logging in, and the answer may quote what was sent
-		text, err = fmt.Sprintf("node %s does not take a login of user %s: it has no such users, or is no Redis server", addr, user), nil
+	case errors.Is(err, noLogin):
+		text = fmt.Sprintf("node %s does not take a login of user %s: it has no such users, or is no Redis server", addr, user)
 	case answered(err):
 		said := answer(hash.ReplaceAllString(err.Error(), "[hash]"))
 		text, err = fmt.Sprintf("node %s says to %s: %s", addr, command(args), said), said

@@ -20,7 +20,6 @@ import (
 	"strings"
 	"sync"
 
-	goredis "github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
@@ -31,7 +30,7 @@ import (
 // Kind acts on Redis servers. It keeps administrators' sessions open between calls; Close ends them.
 type Kind struct {
 	mu      sync.Mutex
-	clients map[login]*goredis.Client
+	clients map[login]*pool
 }
 
 var (
@@ -46,7 +45,7 @@ var (
 // New gives a kind without sessions. The driver's own log goes to nobody from then on: what it has to say is in errors.
 func New() *Kind {
 	logging.Disable()
-	return &Kind{clients: map[login]*goredis.Client{}}
+	return &Kind{clients: map[login]*pool{}}
 }
 
 // Name implements kind.Kind.
@@ -129,7 +128,7 @@ func checkUser(name string) error {
 
 // checkRules refuses what is not a right: passwords and states of the user are ours to set.
 func checkRules(rules string) error {
-	for _, rule := range strings.Fields(rules) {
+	for _, rule := range split(rules) {
 		switch {
 		case strings.ContainsAny(rule[:1], "><#!"):
 			return errors.New("one is a password or its hash; leave passwords out: they are those of the version")

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -120,7 +119,7 @@ func (t turn) lacks(s standing) bool { return !s.next.accepts(t.to) }
 // rights are what the new user is to be allowed at a node: what the old one is, there or else where there is one.
 func (t turn) rights(all []standing, s standing) (rights []string, copied bool, err error) {
 	if t.first {
-		return strings.Fields(t.Key.Options[optionRules]), false, nil
+		return split(t.Key.Options[optionRules]), false, nil
 	}
 	for _, other := range append([]standing{s}, all...) {
 		if other.old != nil {

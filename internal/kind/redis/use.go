@@ -70,9 +70,12 @@ func (k *Kind) sessions(ctx context.Context, c kind.Connection, n node, name str
 	var all []session
 	for line := range strings.Lines(text) {
 		fields := map[string]string{}
-		for part := range strings.FieldsSeq(line) {
+		for _, part := range split(line) {
 			field, value, _ := strings.Cut(part, "=")
 			fields[field] = value
+		}
+		if _, ok := fields["user"]; !ok && len(fields) > 0 {
+			return nil, fmt.Errorf("node %s does not say whose its sessions are: CLIENT LIST has no user=, as Redis %d and newer have", n.addr, oldest)
 		}
 		if fields["user"] != name || fields["name"] == ownName {
 			continue

@@ -43,7 +43,7 @@ func (u *user) may(rights []string) bool {
 }
 
 func words(rights []string) []string {
-	return slices.Sorted(strings.FieldsSeq(strings.Join(rights, " ")))
+	return slices.Sorted(slices.Values(split(strings.Join(rights, " "))))
 }
 
 // user asks a node for one of its users; nil: there is none of that name.
@@ -85,18 +85,23 @@ func selector(fields map[string]any) []string {
 		rules = append(append(rules, "resetchannels"), patterns(channels, "&")...)
 	}
 	commands, _ := fields["commands"].(string)
-	return append(rules, strings.Fields(commands)...)
+	return append(rules, split(commands)...)
 }
 
 func patterns(value any, sign string) []string {
 	if text, ok := value.(string); ok {
-		return strings.Fields(text)
+		return split(text)
 	}
 	var all []string
 	for _, pattern := range list(value) {
 		all = append(all, sign+pattern)
 	}
 	return all
+}
+
+// split divides where Redis does. It takes a no-break space, say, for a letter.
+func split(text string) []string {
+	return strings.FieldsFunc(text, func(c rune) bool { return c == ' ' || c >= '\t' && c <= '\r' })
 }
 
 func table(reply any) map[string]any {
