@@ -6,7 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -75,7 +75,7 @@ func (w *world) app(rules string, on ...*testbed.Redis) {
 		on = []*testbed.Redis{w.redis}
 	}
 	for _, r := range on {
-		w.do(r, append([]string{"ACL", "SETUSER", "app", "on", ">" + appPassword}, strings.Fields(rules)...)...)
+		w.do(r, append([]string{"ACL", "SETUSER", "app", "on", ">" + appPassword}, split(rules)...)...)
 	}
 	w.adopt(w.redis.UserURL("app", appPassword))
 }
@@ -270,6 +270,11 @@ func read1(t testing.TB, path string) string {
 	return string(data)
 }
 
-func requirepass(password string) testbed.RedisOptions {
-	return testbed.RedisOptions{Settings: map[string]string{"requirepass": fmt.Sprintf("%q", password)}}
+// dial is a connection that has said nothing.
+func (w *world) dial(r *testbed.Redis) net.Conn {
+	w.t.Helper()
+	conn, err := net.Dial("tcp", r.Addr)
+	w.ok(err)
+	w.t.Cleanup(func() { _ = conn.Close() })
+	return conn
 }
