@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redis
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+)
+
+func TestCluster(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	cluster, err := testbed.ForTest(t).RedisCluster(ctx, 3, testbed.RedisOptions{Users: testbed.UsersInACLFile})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, cluster.Nodes[0], nil)
+	w.app("~* &* +@all -@dangerous", cluster.Nodes...)
+	for _, n := range cluster.Nodes {
+		w.do(n, "ACL", "SAVE")
+	}
+	c := w.staged()
+	w.expect(c, true, true, cluster.Nodes...)
+	one := w.client(cluster.Nodes[2], c.From, "")
+	if n, what := w.inUse(c); n != 1 || !strings.Contains(what, "at "+cluster.Nodes[2].Addr) {
+		t.Errorf("in use: %d, %s", n, what)
+	}
+	w.ok(one.Close())
+
+	replica, err := cluster.AddNode(ctx, cluster.Nodes[1]) // with the users that a new node has: not even the old one
+	w.ok(err)
+	w.unused(c)
+	if !w.valid(replica, c.To) {
+		t.Error("the new version is not valid at a node that was added")
+	}
+	w.retire(c)
+	w.expect(c, false, true, cluster.Nodes...)
+
+	c = w.plan()
+	cluster.Nodes[2].Kill()
+	w.refuses(w.kind.Stage(ctx, c), "node "+cluster.Nodes[2].Addr+" cannot be reached", "has named it; start it, or take it out there")
+	if users := w.users(cluster.Nodes[0], defaultUser, "redis_url_a"); len(users) != 0 {
+		t.Errorf("users were made while a node was down: %v", users)
+	}
+	w.ok(cluster.Nodes[2].Start(ctx))
+	w.ok(cluster.AwaitOK(ctx))
+	w.ok(w.kind.Stage(ctx, c))
+	w.ok(w.kind.Verify(ctx, c))
+	w.expect(c, true, true, cluster.Nodes...)
+	w.unstage(c)
+	w.expect(c, true, false, cluster.Nodes...)
+
+	t.Run("rotate-root", func(t *testing.T) {
+		const root, before = "root", "password-of-the-root"
+		for _, n := range cluster.Nodes {
+			w.do(n, "ACL", "SETUSER", root, "on", ">"+before, "+@all")
+		}
+		w.connect(kind.Options{fieldURL: cluster.Nodes[0].UserURL(root, before)})
+		w.connection.Next = key.NewValue("next-password-of-the-root")
+		w.ok(w.kind.RotateRoot(ctx, w.connection))
+		for _, n := range cluster.Nodes {
+			w.ok(n.Stop())
+			w.ok(n.Start(ctx))
+			if _, err := n.DoAs(ctx, root, before, "PING"); err == nil {
+				t.Errorf("%s takes the old password", n.Addr)
+			}
+			if _, err := n.DoAs(ctx, root, w.connection.Next.Reveal(), "PING"); err != nil {
+				t.Errorf("%s does not take the new password: %v", n.Addr, err)
+			}
+		}
+	})
+}
+
+// caOf is the CA of a bed's certificates.
+func caOf(t testing.TB, bed *testbed.Bed) (*testbed.Authority, string) {
+	t.Helper()
+	a, err := bed.Authority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, read1(t, a.File)
+}
+
+// Servers that take nothing but TLS, by a CA of their own.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	bed := testbed.ForTest(t)
+	master, err := bed.RedisWith(ctx, testbed.RedisOptions{TLS: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	replica, err := master.Replica(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, ca := caOf(t, bed)
+	_, another := caOf(t, testbed.ForTest(t))
+	w := newWorld(t, master, nil)
+	w.connect(kind.Options{fieldURL: master.AdminURL(), fieldCA: ca})
+	w.app("~* +@all", master, replica)
+	_, err = w.kind.CheckConnection(ctx, w.connection)
+	w.ok(err)
+	c := w.staged()
+	if !strings.HasPrefix(c.To.Value.Reveal(), "rediss://redis_url_a:") {
+		t.Error("the new version is no rediss:// URL of the first user")
+	}
+	w.expect(c, true, true, master, replica)
+	w.retire(c)
+	w.expect(c, false, true, master, replica)
+
+	w.do(master, "CONFIG", "SET", "tls-auth-clients", "yes") // for whoever connects from now on
+	w.do(replica, "CONFIG", "SET", "tls-auth-clients", "yes")
+	certificate, err := authority.Client("hyvve")
+	w.ok(err)
+	w.connect(kind.Options{fieldURL: master.AdminURL(), fieldCA: ca})
+	c = w.plan()
+	w.refuses(w.kind.Stage(ctx, c), "node "+master.Addr+" cannot be reached")
+	with := kind.Connection{Name: "main", Revision: 9, Options: kind.Options{fieldURL: master.AdminURL(), fieldCA: ca, fieldCert: read1(t, certificate.CertFile)}}
+	with.Secrets = map[string]key.Value{fieldKey: key.NewValue(read1(t, certificate.KeyFile))}
+	c.Connection, err = w.kind.NormalizeConnection(with)
+	w.ok(err)
+	w.ok(w.kind.Stage(ctx, c))
+	w.ok(w.kind.Verify(ctx, c))
+	w.ok(w.kind.Unstage(ctx, c))
+
+	for what, options := range map[string]kind.Options{
+		"certificate signed by unknown authority": {fieldURL: master.AdminURL()},
+		"certificate is valid for":                {fieldURL: master.AdminURL(), fieldCA: ca, fieldServerName: "other.example"},
+		"certificate signed by":                   {fieldURL: master.AdminURL(), fieldCA: another},
+		"":                                        {fieldURL: "redis" + strings.TrimPrefix(master.AdminURL(), "rediss")},
+	} {
+		w.connect(options)
+		c.Connection = w.connection
+		w.refuses(w.kind.Stage(ctx, c), "node "+master.Addr+" cannot be reached", what)
+		_, err := w.kind.CheckConnection(ctx, w.connection)
+		w.refuses(err, "node "+master.Addr+" cannot be reached", what)
+	}
+}
