@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"time"
 
@@ -86,7 +87,8 @@ func (k *Kind) do(ctx context.Context, c kind.Connection, addr string, args ...a
 			return reply, plain(err, addr, a.user, args)
 		}
 	}
-	return nil, plain(err, addr, a.user, args)
+	err = plain(err, addr, a.user, args)
+	return nil, fault{fmt.Sprintf("%v; where somebody else has changed the password, write the new one to hyvve/connections/%s as password=-", err, c.Name), err}
 }
 
 // ask is do with one of the passwords.
