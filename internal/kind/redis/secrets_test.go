@@ -5,6 +5,7 @@ package redis
 import (
 	"bufio"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -151,4 +152,62 @@ func TestDurability(t *testing.T) {
 			w.expect(c, false, true, r)
 		})
 	}
+}
+
+// occupied makes a file one that cannot be written, until it is told otherwise; mounts of Kubernetes are such.
+func (w *world) occupied(path string) (free func()) {
+	w.t.Helper()
+	w.ok(os.Rename(path, path+".kept"))
+	w.ok(os.MkdirAll(path+"/x", 0o700))
+	return func() {
+		w.t.Helper()
+		w.ok(os.RemoveAll(path))
+		w.ok(os.Rename(path+".kept", path))
+	}
+}
+
+func TestConfigurationFileThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	r := start(t, testbed.RedisOptions{})
+	w := newWorld(t, r, nil)
+	w.app("~* +@all")
+	w.occupied(r.ConfigPath)
+	notes, err := w.kind.CheckConnection(t.Context(), w.connection)
+	w.ok(err)
+	if text := strings.Join(notes, ""); !strings.Contains(text, "ACL users on "+r.Addr+" are lost when it restarts: it has no aclfile, and its configuration file cannot be written") {
+		t.Errorf("notes: %q", notes)
+	}
+	w.retire(w.staged())
+}
+
+// A file of users that cannot be written is a fault to be mended: a rotation waits. What is compromised is cut nevertheless.
+func TestFileOfUsersThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	r := start(t, testbed.RedisOptions{Users: testbed.UsersInACLFile})
+	w := newWorld(t, r, nil)
+	w.app("~* &* +@all")
+	c := w.plan()
+	free := w.occupied(r.ACLPath)
+	_, err := w.kind.CheckConnection(ctx, w.connection)
+	w.refuses(err, "node "+r.Addr+" says to ACL SAVE: ERR")
+	w.refuses(w.kind.Stage(ctx, c), "node "+r.Addr+" says to ACL SAVE: ERR")
+	w.refuses(w.kind.Unstage(ctx, c), "node "+r.Addr+" says to ACL SAVE: ERR")
+	w.expect(c, true, false, r)
+	free()
+	w.ok(w.kind.Stage(ctx, c))
+	w.ok(w.kind.Verify(ctx, c))
+	free = w.occupied(r.ACLPath)
+	old := w.client(r, c.From, "")
+	c.Cut = true
+	w.refuses(w.kind.Retire(ctx, c), "node "+r.Addr+" says to ACL SAVE: ERR")
+	if err := old.Ping(ctx).Err(); err == nil {
+		t.Error("a session of the old user lives")
+	}
+	w.expect(c, false, true, r)
+	free()
+	w.retire(c)
+	r.Kill()
+	w.ok(r.Start(ctx))
+	w.expect(c, false, true, r)
 }

@@ -52,35 +52,37 @@ func (k *Kind) Retire(ctx context.Context, c kind.Change) error {
 	all, silent := k.standings(ctx, t, nodes)
 	good, behind := k.accept(ctx, t, all, t.lacks)
 	return together(missing, silent, behind, each(good, func(_ int, s standing) error {
-		rules := []string{"off", "resetpass"}
-		if t.dual {
-			rules = []string{"!" + t.from}
-		}
-		switch {
-		case s.old == nil, t.dual && !s.old.has(t.from):
-		default:
-			if err := k.set(ctx, c.Connection, s.addr, t.old, rules...); err != nil {
-				return err
-			}
-		}
+		err := k.lock(ctx, t, s)
 		// Also where nothing was to be done: an earlier call may have ended before this.
-		if _, err := k.save(ctx, c.Connection, s.node); err != nil {
+		_, unsaved := k.save(ctx, c.Connection, s.node)
+		return together(err, unsaved)
+	}))
+}
+
+// lock takes the old version away at a node, and sees that it is.
+func (k *Kind) lock(ctx context.Context, t turn, s standing) error {
+	if s.old == nil {
+		return nil
+	}
+	rules := []string{"off", "resetpass"}
+	if t.dual {
+		rules = []string{"!" + t.from}
+	}
+	if !t.dual || s.old.has(t.from) {
+		if err := k.set(ctx, t.Connection, s.addr, t.old, rules...); err != nil {
 			return err
 		}
-		if s.old == nil {
-			return nil
+	}
+	if t.Cut {
+		if err := k.end(ctx, t.Connection, s.addr, t.old); err != nil {
+			return err
 		}
-		if c.Cut {
-			if err := k.end(ctx, c.Connection, s.addr, t.old); err != nil {
-				return err
-			}
-		}
-		now, err := k.user(ctx, c.Connection, s.addr, t.old)
-		if err == nil && now.accepts(t.from) {
-			err = fmt.Errorf("node %s: user %s was locked and can log in still; does somebody else change it?", s.addr, t.old)
-		}
-		return err
-	}))
+	}
+	now, err := k.user(ctx, t.Connection, s.addr, t.old)
+	if err == nil && now.accepts(t.from) {
+		err = fmt.Errorf("node %s: user %s was locked and can log in still; does somebody else change it?", s.addr, t.old)
+	}
+	return err
 }
 
 // Unstage implements kind.Server.
