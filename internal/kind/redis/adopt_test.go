@@ -3,6 +3,7 @@
 package redis
 
 import (
+	"io"
 	"strings"
 	"testing"
 
@@ -159,10 +160,16 @@ func TestSilentConnectionsAreNobodys(t *testing.T) {
 	w.do(r, "ACL", "SETUSER", defaultUser, "resetpass", ">"+appPassword)
 	w.adopt("redis://:" + appPassword + "@" + r.Addr)
 	c := w.staged()
-	w.dial(r)
+	conn := w.dial(r)
 	if n, what := w.inUse(c); n != 0 {
 		t.Errorf("in use: %d, %s", n, what)
 	}
+	_, err := io.WriteString(conn, "PING\r\n") // of a health check that stays connected
+	w.ok(err)
+	w.eventually(func() bool { n, _ := w.inUse(c); return n == 1 }, func() string { return "who says something is not counted" })
+	w.ok(conn.Close())
+	w.unused(c)
+	w.dial(r)
 	w.do(r, "ACL", "SETUSER", defaultUser, "nopass")
 	w.eventually(func() bool { n, _ := w.inUse(c); return n == 1 }, func() string { return "who needs no password is not counted" })
 }
