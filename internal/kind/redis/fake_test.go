@@ -75,6 +75,9 @@ func number(in *bufio.Reader) (int, error) {
 	return strconv.Atoi(strings.TrimSpace(line[1:]))
 }
 
+// raw is what is no reply.
+type raw string
+
 func wire(reply any) string {
 	switch r := reply.(type) {
 	case nil:
@@ -86,6 +89,8 @@ func wire(reply any) string {
 			text.WriteString(wire(item))
 		}
 		return text.String()
+	case raw:
+		return string(r)
 	case string:
 		if strings.HasPrefix(r, "-") && !strings.HasPrefix(r, "-@") {
 			return r + "\r\n"
@@ -202,6 +207,12 @@ func TestWhatIsNoServerForUs(t *testing.T) {
 			"INFO": info6, "CLIENT LIST": "id=1 addr=127.0.0.1:1 name= cmd=get\n",
 			"ACL GETUSER": nil,
 		}, []string{"does not say whose its sessions are"}},
+		{
+			"a server of another protocol",
+			map[string]any{"HELLO": raw("HTTP/1.1 400 Bad Request: password-of-the-admin\r\n\r\n"), "INFO": "x"},
+			[]string{"does not answer as Redis does; is it another server?"},
+		},
+		{"a server that takes anything", map[string]any{"INFO": "hello\r\n"}, []string{"does not answer as Redis does: INFO has no redis_version"}},
 		{"a server without ACLs", map[string]any{"INFO": info6}, []string{"says to ACL GETUSER: ERR unknown command"}},
 		{
 			"a node of a cluster that has no address",

@@ -4,8 +4,11 @@ package redis
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"regexp"
 	"slices"
 	"strings"
@@ -59,10 +62,20 @@ func plain(err error, addr, user string, args []any) error {
 		text = fmt.Sprintf("node %s did not answer in time", addr)
 	case errors.Is(err, context.Canceled):
 		text = fmt.Sprintf("node %s: the call was cancelled", addr)
-	default:
+	case network(err):
 		text = fmt.Sprintf("node %s cannot be reached: %v", addr, err)
+	default: // the driver quotes what it does not understand
+		text = fmt.Sprintf("node %s does not answer as Redis does; is it another server?", addr)
 	}
 	return fault{text, err}
+}
+
+// network tells whether an error is in words of ours or of the system's, about connections and certificates.
+func network(err error) bool {
+	var failed net.Error
+	var unsigned *tls.CertificateVerificationError
+	var plaintext tls.RecordHeaderError
+	return errors.As(err, &failed) || errors.As(err, &unsigned) || errors.As(err, &plaintext) || errors.Is(err, io.EOF) || errors.Is(err, goredis.ErrClosed)
 }
 
 // command is what was run, without its arguments.

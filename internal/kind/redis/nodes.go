@@ -89,6 +89,9 @@ func (k *Kind) survey(ctx context.Context, c kind.Connection, addr string) (s su
 	}
 	text, _ := reply.(string)
 	info := readInfo(text)
+	if info["redis_version"] == "" {
+		return s, fault{fmt.Sprintf("node %s does not answer as Redis does: INFO has no redis_version; is it another server?", addr), nil}
+	}
 	major, _, _ := strings.Cut(info["redis_version"], ".")
 	if version, err := strconv.Atoi(major); err == nil && version < oldest {
 		return s, fault{fmt.Sprintf("node %s is Redis %s; users need %d or newer", addr, info["redis_version"], oldest), nil}
