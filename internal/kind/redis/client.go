@@ -95,24 +95,41 @@ func (k *Kind) do(ctx context.Context, c kind.Connection, addr string, args ...a
 func (k *Kind) ask(ctx context.Context, l login, a admin, password key.Value, args []any) (any, error) {
 	for again := false; ; again = true {
 		one, kept := k.borrow(l, a, password)
-		reply, err := one.Do(ctx, args...).Result()
+		reply, err := await(ctx, func() (any, error) {
+			defer k.giveBack(one)
+			return one.Do(ctx, args...).Result()
+		})
 		switch {
 		case errors.Is(err, goredis.Nil):
-			k.giveBack(one)
 			return nil, nil
 		case err == nil || answered(err) && !goredis.IsAuthError(err):
-			k.giveBack(one)
 			return reply, err
 		}
 		busy := errors.Is(err, goredis.ErrPoolTimeout) || ctx.Err() != nil
 		if !busy {
 			k.drop(l, one)
 		}
-		k.giveBack(one)
 		// A server that was started again has ended the sessions that we keep without a word.
 		if again || !kept || busy || answered(err) || late(err) {
 			return nil, err
 		}
+	}
+}
+
+// await waits for a command until its context ends. The driver looks at a context's deadline, and not whether it is cancelled.
+func await(ctx context.Context, run func() (any, error)) (any, error) {
+	var reply any
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		reply, err = run()
+	}()
+	select {
+	case <-done:
+		return reply, err
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 

@@ -119,6 +119,11 @@ func TestTLS(t *testing.T) {
 	w.retire(c)
 	w.expect(c, false, true, master, replica)
 
+	w.connect(kind.Options{fieldURL: master.AdminURL(), fieldCA: ca, fieldTimeout: short})
+	c = w.plan()
+	w.partitioned(replica, func() error { return w.kind.Stage(ctx, c) })
+	w.unstage(c)
+
 	w.do(master, "CONFIG", "SET", "tls-auth-clients", "yes") // for whoever connects from now on
 	w.do(replica, "CONFIG", "SET", "tls-auth-clients", "yes")
 	certificate, err := authority.Client("hyvve")

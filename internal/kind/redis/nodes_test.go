@@ -256,14 +256,37 @@ func TestAnnouncedAddress(t *testing.T) {
 	w.expect(c, true, true, master, replica)
 }
 
+// A call ends with its context, also where a server takes connections and answers nothing.
 func TestCancelledCall(t *testing.T) {
 	t.Parallel()
 	r := start(t, testbed.RedisOptions{})
 	w := newWorld(t, r, nil)
+	w.connect(kind.Options{fieldURL: r.AdminURL(), fieldTimeout: "30s"})
 	w.app("~* +@all")
+	c := w.plan()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := w.kind.Stage(ctx, w.plan()); !errors.Is(err, context.Canceled) {
+	if err := w.kind.Stage(ctx, c); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
+	w.ok(w.kind.Stage(t.Context(), c))
+	w.ok(r.Pause())
+	for what, call := range map[string]func(context.Context) error{
+		"Stage":  func(ctx context.Context) error { return w.kind.Stage(ctx, c) },
+		"Verify": func(ctx context.Context) error { return w.kind.Verify(ctx, c) },
+		"a login": func(ctx context.Context) error {
+			a, err := readAdmin(w.connection)
+			w.ok(err)
+			return a.enter(ctx, r.Addr, w.connection.Secrets[kind.FieldPassword])
+		},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		begun := time.Now()
+		time.AfterFunc(50*time.Millisecond, cancel)
+		if err := call(ctx); !errors.Is(err, context.Canceled) || time.Since(begun) > soon {
+			t.Errorf("%s: %v after %v", what, err, time.Since(begun))
+		}
+	}
+	w.ok(r.Resume())
+	w.ok(w.kind.Verify(t.Context(), c))
 }

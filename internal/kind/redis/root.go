@@ -78,8 +78,6 @@ func (k *Kind) mayRotate(ctx context.Context, c kind.Connection, n node, user, b
 
 // enter logs in as the administrator with one password, in a session of its own.
 func (a admin) enter(ctx context.Context, addr string, password key.Value) error {
-	one := client(addr, a.user, password, a.timeout, a.tls(addr, a.secure, a.hostname))
-	defer one.Close() //nolint:errcheck // nothing is pending
 	args := []any{"INFO", "server"}
-	return plain(one.Do(ctx, args...).Err(), addr, a.user, args)
+	return plain(try(ctx, client(addr, a.user, password, a.timeout, a.tls(addr, a.secure, a.hostname)), args), addr, a.user, args)
 }

@@ -88,13 +88,11 @@ func (k *Kind) workloadDoors(a admin, t turn) ([]door, error) {
 
 // enter logs in with the new version. That its user may not say PING shows that it is logged in.
 func (d door) enter(ctx context.Context, a admin, t turn) error {
-	one := client(d.addr, t.toURL.User, t.toURL.Password, a.timeout, d.secure)
-	defer one.Close() //nolint:errcheck // nothing is pending
 	args := []any{"PING"}
 	if d.database != 0 { // in one session: a client is free to use several
 		args = []any{"SELECT", d.database}
 	}
-	err := one.Do(ctx, args...).Err()
+	err := try(ctx, client(d.addr, t.toURL.User, t.toURL.Password, a.timeout, d.secure), args)
 	if d.database == 0 && goredis.IsPermissionError(err) {
 		return nil
 	}
@@ -102,5 +100,14 @@ func (d door) enter(ctx context.Context, a admin, t turn) error {
 	if err != nil && d.what != "" {
 		err = fault{fmt.Sprintf("%s: %v; where Vault cannot log in as workloads do, set verify_urls=false for the key", d.what, err), err}
 	}
+	return err
+}
+
+// try runs a command with a client that is for this alone.
+func try(ctx context.Context, one *goredis.Client, args []any) error {
+	_, err := await(ctx, func() (any, error) {
+		defer one.Close() //nolint:errcheck // nothing is pending
+		return one.Do(ctx, args...).Result()
+	})
 	return err
 }
