@@ -5,6 +5,7 @@ package redis
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -23,12 +24,13 @@ func (k *Kind) InUse(ctx context.Context, c kind.Change) (int, string, error) {
 	if err := k.bring(ctx, t, nodes); err != nil {
 		return 0, "", err
 	}
-	if t.old == t.next {
-		return 0, fmt.Sprintf("both versions are passwords of user %s, whose sessions the server does not tell apart: leases and reports are the evidence", t.old), nil
-	}
+	same := t.old == t.next
 	uses := make([]use, len(nodes))
 	err = each(nodes, func(i int, n node) error {
 		sessions, err := k.sessions(ctx, c.Connection, n, t.old)
+		if same {
+			sessions = slices.DeleteFunc(sessions, func(s session) bool { return !s.replica })
+		}
 		uses[i] = use{n.addr, sessions}
 		return err
 	})
@@ -36,6 +38,10 @@ func (k *Kind) InUse(ctx context.Context, c kind.Change) (int, string, error) {
 		return 0, "", err
 	}
 	count, what := tell(t.old, uses)
+	// A replica keeps the password that it was started with, and would lose its master when that goes.
+	if same && (count == 0 || !t.forward()) {
+		return 0, fmt.Sprintf("both versions are passwords of user %s, whose sessions the server does not tell apart: leases and reports are the evidence", t.old), nil
+	}
 	return count, what, nil
 }
 
