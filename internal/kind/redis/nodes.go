@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 
+	goredis "github.com/redis/go-redis/v9"
+
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
@@ -35,7 +37,11 @@ func (k *Kind) discover(ctx context.Context, c kind.Connection) ([]node, error) 
 		surveys := make([]survey, len(next))
 		faults = append(faults, each(next, func(i int, addr string) (err error) {
 			surveys[i], err = k.survey(ctx, c, addr)
-			if err != nil && from[addr] != "" && !answered(err) {
+			switch {
+			case err == nil || from[addr] == "":
+			case goredis.IsAuthError(err):
+				err = fault{fmt.Sprintf("%v (%s has named it; give it the administrator that the other nodes have)", err, from[addr]), err}
+			case !answered(err):
 				err = fault{fmt.Sprintf("%v (%s has named it; start it, or take it out there, or write nodes=%s=host:port if it is reached elsewhere from here)", err, from[addr], addr), err}
 			}
 			return err

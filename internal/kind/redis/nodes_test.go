@@ -256,6 +256,21 @@ func TestAnnouncedAddress(t *testing.T) {
 	w.expect(c, true, true, master, replica)
 }
 
+// A node that joins has the users of its own files: not always the administrator, or not with the password of today.
+func TestNodeThatDoesNotKnowTheAdministrator(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	master, replica := replicated(t, testbed.RedisOptions{})
+	w := rooted(t, "+@all", master)
+	w.app("~* +@all", master)
+	c := w.plan()
+	w.refuses(w.kind.Stage(ctx, c), "node "+replica.Addr+" refuses user root", master.Addr+" has named it; give it the administrator that the other nodes have")
+	w.do(replica, "ACL", "SETUSER", "root", "on", ">"+rootPassword, "+@all")
+	w.ok(w.kind.Stage(ctx, c))
+	w.expect(c, true, true, master)
+	w.expect(c, false, true, replica) // which has never had the old user
+}
+
 // A call ends with its context, also where a server takes connections and answers nothing.
 func TestCancelledCall(t *testing.T) {
 	t.Parallel()
