@@ -116,6 +116,7 @@ func TestAdoptionOfDefault(t *testing.T) {
 	}{
 		{"password", "redis://:" + appPassword + "@", appPassword, []string{"resetpass", ">" + appPassword}},
 		{"name and password", "redis://default:" + appPassword + "@", appPassword, []string{"resetpass", ">" + appPassword}},
+		{"requirepass", "redis://:" + appPassword + "@", appPassword, nil},
 		{"nopass", "redis://", "", []string{"nopass"}},
 		{"name and nopass", "redis://default@", "", []string{"nopass"}},
 	} {
@@ -123,7 +124,11 @@ func TestAdoptionOfDefault(t *testing.T) {
 			t.Parallel()
 			r := start(t, testbed.RedisOptions{})
 			w := newWorld(t, r, nil)
-			w.do(r, append([]string{"ACL", "SETUSER", defaultUser}, tt.rules...)...)
+			if tt.rules == nil { // as configurations of before Redis 6 have it
+				w.do(r, "CONFIG", "SET", "requirepass", tt.password)
+			} else {
+				w.do(r, append([]string{"ACL", "SETUSER", defaultUser}, tt.rules...)...)
+			}
 			w.adopt(tt.url + r.Addr + "/1")
 			one := goredis.NewClient(&goredis.Options{Addr: r.Addr, Password: tt.password, MaxRetries: -1, DisableIdentity: true})
 			w.ok(one.Ping(ctx).Err())
