@@ -43,7 +43,7 @@ func planData(p rotation.Plan, detailed bool) map[string]any {
 		if known.Known {
 			rows[known.Key] = map[string]any{"columns": columnsData(known.Columns), "as_of": stamp(known.At)}
 		} else {
-			rows[known.Key] = map[string]any{"columns": []map[string]any{}, "as_of": "not known before the first rotation; hyvve-sidecar reencrypt --dry-run counts them"}
+			rows[known.Key] = map[string]any{"columns": []map[string]any{}, "as_of": "not known: no sidecar that re-encrypts has counted them yet"}
 		}
 	}
 	expected := "not known: no rotation of these keys has been done yet"

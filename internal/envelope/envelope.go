@@ -4,6 +4,8 @@
 // (../shared/platform/README.md, "Envelopes in PostgreSQL"): AES-256-GCM with a 16-byte IV and a 16-byte tag under a key
 // that PBKDF2-HMAC-SHA256 derives from a secret and a 64-byte salt, the whole as one standard-base64 string.
 //
+// New envelopes may share a salt, and so a derived key, where each has a random IV: docs/security.md says why that is sound.
+//
 // It takes randomness as an argument and logs nothing.
 package envelope
 

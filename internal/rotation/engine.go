@@ -92,6 +92,7 @@ type Engine struct {
 	starts      map[string]startFault
 	agenda      agenda
 	progress    map[string]workload.WorkReport // by Work.ID; mu alone
+	counted     map[string]counted             // rows, by key name; mu alone
 	fleets      map[string]*fleet              // by workload; mu alone
 	ends        map[string]chan struct{}       // of rotations that somebody waits for, by id; mu alone
 	closed      bool
@@ -132,6 +133,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		starts:      map[string]startFault{},
 		agenda:      agenda{times: map[string]time.Time{}},
 		progress:    map[string]workload.WorkReport{},
+		counted:     map[string]counted{},
 		fleets:      map[string]*fleet{},
 		ends:        map[string]chan struct{}{},
 		rung:        map[string]bool{},

@@ -95,3 +95,41 @@ func TestUpgrade(t *testing.T) {
 	h.read(r)
 	h.until(view.ID, Done)
 }
+
+// A plan knows the rows from what those that re-encrypt have counted while nothing was asked of them, and what would keep
+// them from it.
+func TestPlanKnowsRowsFromCounts(t *testing.T) {
+	h := newHarness(t)
+	r := h.rows()
+	plan := func() Plan {
+		t.Helper()
+		p, _, err := h.engine.Plan(t.Context(), Request{Keys: []string{"master"}, By: testActor, Trigger: ByOperator})
+		h.ok(err)
+		return p
+	}
+	work := r.reading.Bundle.Work
+	if len(work) != 1 || work[0].Phase != workload.PhaseCount || len(work[0].Columns) != 1 {
+		t.Fatalf("the work is %+v", work)
+	}
+	if p := plan(); len(p.Rows) != 1 || !p.Rows[0].Known || p.Rows[0].Columns[0].Total != 3 || len(p.Blockers) > 0 {
+		t.Errorf("rows are %+v, blockers %v", p.Rows, p.Blockers)
+	}
+	_, err := h.engine.Report(t.Context(), Report{
+		Workload: "api", Instance: "api-1", Secret: r.reading.Secret, Etag: r.reading.Bundle.Holding.Etag, Healthy: true,
+		Work: []workload.WorkReport{{ID: work[0].ID, Error: "an update of t.c sets off trigger touch"}},
+	})
+	h.ok(err)
+	if p := plan(); len(p.Blockers) != 1 || !strings.Contains(p.Blockers[0], "api/api-1 could not look at its rows: an update of t.c") {
+		t.Errorf("blockers are %v", p.Blockers)
+	}
+	id := h.rotate("master")
+	for range 5 {
+		h.round()
+	}
+	for _, held := range r.reading.Bundle.Work {
+		if held.Phase == workload.PhaseCount {
+			t.Error("rows are to be counted while they are re-encrypted")
+		}
+	}
+	h.until(id, Done)
+}

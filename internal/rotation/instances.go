@@ -338,8 +338,8 @@ func (e *Engine) Report(ctx context.Context, report Report) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if len(report.Work) > 0 {
-		if err := e.takeWork(ctx, w, i, report.Work); err != nil {
+	if work := e.takeCounts(w, i, report.Work); len(work) > 0 {
+		if err := e.takeWork(ctx, w, i, work); err != nil {
 			return "", err
 		}
 	}
@@ -408,6 +408,31 @@ func cutOff(text string) string {
 		return text
 	}
 	return strings.ToValidUTF8(text[:maxReason], "") + " …"
+}
+
+// counted is what an instance has last counted of a key's rows.
+type counted struct {
+	report   workload.WorkReport
+	at       time.Time
+	instance string
+}
+
+// takeCounts keeps the counts of rows among reports, in memory alone, and gives the other reports.
+func (e *Engine) takeCounts(w workload.Workload, i workload.Instance, reports []workload.WorkReport) (others []workload.WorkReport) {
+	for _, report := range reports {
+		rest, ok := strings.CutPrefix(report.ID, workload.CountPrefix)
+		if !ok {
+			others = append(others, report)
+			continue
+		}
+		name, _, _ := strings.Cut(rest, "/")
+		if !w.Reencrypts || !w.Keys[name].AcceptsBoth() {
+			continue
+		}
+		report.Error = cutOff(report.Error)
+		e.lock(func() { e.counted[name] = counted{report, e.Now().UTC(), i.Name()} })
+	}
+	return others
 }
 
 // takeWork stores evidence of work that the rotation asks for now; other reports are late and say nothing of it.

@@ -105,7 +105,7 @@ func (g Gap) String() string {
 // Rows is what is known of the rows that a key protects.
 type Rows struct {
 	Key     string
-	Known   bool // from an earlier rotation
+	Known   bool // from a count of a sidecar's, or an earlier rotation
 	At      time.Time
 	Columns []workload.ColumnReport
 }
@@ -149,9 +149,20 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 	p.walk(f, past)
 	p.Notes = e.notes(r)
 	for _, c := range r.Changes {
-		if len(c.Protects) > 0 {
-			p.Rows = append(p.Rows, rowsOf(c, past))
+		if len(c.Protects) == 0 {
+			continue
 		}
+		rows := rowsOf(c, past)
+		e.lock(func() {
+			if last, ok := e.counted[c.Key]; ok && !last.at.Before(rows.At) {
+				if last.report.Error != "" {
+					p.Blockers = append(p.Blockers, fmt.Sprintf("%s: %s could not look at its rows: %s", c.Env, last.instance, last.report.Error))
+				} else {
+					rows = Rows{Key: c.Key, Known: true, At: last.at, Columns: last.report.Columns}
+				}
+			}
+		})
+		p.Rows = append(p.Rows, rows)
 	}
 	for n := range p.Gaps {
 		p.Gaps[n].Expected = median(durations(past, Presenting, StepSwitch))

@@ -17,10 +17,14 @@ const (
 	PhaseWipe   Phase = "wipe"   // drop staged and kept ciphertexts
 )
 
+// PhaseCount is asked while no rotation of the key runs: to count its rows, and to look whether they could be re-encrypted.
+// It is no evidence, and no part of an etag.
+const PhaseCount Phase = "count"
+
 // Work is part of a bundle: what its instance should re-encrypt now. The values are in the bundle's accepts under
 // Env: the first is the new one (To), the second the old one (From). Wipe needs neither.
 type Work struct {
-	ID       string       `json:"id"` // rotation, key and phase; another ID is other work
+	ID       string       `json:"id"` // rotation, key and phase, or CountPrefix and key; another ID is other work
 	Rotation string       `json:"rotation"`
 	Key      string       `json:"key"`
 	Env      string       `json:"env"`
@@ -33,6 +37,9 @@ type Work struct {
 	// Upgrade asks to bring rows of Others under the new value, in the layout of their column.
 	Upgrade bool `json:"upgrade,omitempty"`
 }
+
+// CountPrefix begins the IDs of work of PhaseCount.
+const CountPrefix = "count/"
 
 // Other is a key that protects some rows of a column that Work is about.
 type Other struct {

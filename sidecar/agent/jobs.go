@@ -157,7 +157,7 @@ func (j *jobs) satisfied(w workload.Work) bool {
 		return false
 	}
 	left, bad := report.Left()
-	return w.Phase == workload.PhaseStage && bad == 0 || left+bad == 0
+	return w.Phase == workload.PhaseCount || w.Phase == workload.PhaseStage && bad == 0 || left+bad == 0
 }
 
 func (j *jobs) begin(id string) {

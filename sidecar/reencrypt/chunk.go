@@ -210,6 +210,19 @@ func readRows(ctx context.Context, db *session, query string, args ...any) (rows
 	return rows, err
 }
 
+// countRows counts the envelopes of all columns, whatever key they are under.
+func (j *job) countRows(ctx context.Context) ([]workload.ColumnReport, error) {
+	totals, err := j.totals(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var reports []workload.ColumnReport
+	for n, t := range j.tables {
+		reports = append(reports, workload.ColumnReport{Column: t.column.String(), Total: totals[n]})
+	}
+	return reports, nil
+}
+
 // totals counts the envelopes of all columns.
 func (j *job) totals(ctx context.Context) ([]int, error) {
 	totals := make([]int, len(j.tables))

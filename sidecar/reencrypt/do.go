@@ -24,6 +24,11 @@ func (w *Worker) Do(ctx context.Context, work workload.Work, accepts map[string]
 		return report, err
 	}
 	defer j.close()
+	if work.Phase == workload.PhaseCount {
+		report.Columns, err = j.countRows(ctx)
+		report.Done = err == nil
+		return report, err
+	}
 	var looked found
 	report.Columns, looked, err = j.evident(ctx, work.Phase)
 	report.Finds, report.Unseen = looked.Finds, looked.Unseen
@@ -93,7 +98,8 @@ func (j *job) run(ctx context.Context, phase workload.Phase, look bool) (reports
 
 func taskOf(work workload.Work, accepts map[string][]key.Value) (task, error) {
 	t := task{name: work.Rotation + "/" + work.Key, columns: work.Columns}
-	if work.Phase == workload.PhaseWipe {
+	if work.Phase == workload.PhaseWipe || work.Phase == workload.PhaseCount {
+		t.count = work.Phase == workload.PhaseCount
 		return t, nil
 	}
 	both := accepts[work.Env]

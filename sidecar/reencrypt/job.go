@@ -85,6 +85,7 @@ type task struct {
 	old, new key.Value
 	others   []other
 	upgrade  bool // bring rows of others under the new key
+	count    bool // only count rows, without any key
 	columns  []key.Column
 }
 
@@ -135,7 +136,7 @@ func (w *Worker) open(ctx context.Context, t task) (*job, error) {
 	if j.db, err = connect(ctx, w.databaseURL); err != nil {
 		return nil, err
 	}
-	if t.old.Empty() { // all that is asked is to wipe
+	if t.old.Empty() && !t.count { // all that is asked is to wipe
 		return j, nil
 	}
 	if j.tables, err = describe(ctx, j.db, t.columns, w.options.AllowTriggers); err != nil {

@@ -274,3 +274,19 @@ func TestDiscover(t *testing.T) {
 		}
 	}
 }
+
+func TestCount(t *testing.T) {
+	f := newFixture(t)
+	work := f.work(workload.PhaseCount)
+	report, err := NewWorker(f.url, Options{}).Do(t.Context(), work, nil)
+	if err != nil || !report.Done || len(report.Columns) != 3 || report.Columns[0].Total != 8 || report.Columns[1].Total != 8 {
+		t.Errorf("%+v, %v", report, err)
+	}
+	f.exec(`CREATE RULE no_updates AS ON UPDATE TO integration_connections DO INSTEAD NOTHING`)
+	if _, err := NewWorker(f.url, Options{}).Do(t.Context(), work, nil); err == nil || !strings.Contains(err.Error(), "no_updates") {
+		t.Errorf("what would keep a rotation from its rows: %v", err)
+	}
+	if n := f.count("SELECT count(*) FROM pg_namespace WHERE nspname = 'hyvve_reencrypt'"); n != 0 {
+		t.Error("something was written")
+	}
+}
