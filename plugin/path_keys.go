@@ -54,7 +54,7 @@ func (b *backend) keyFields() map[string]*framework.FieldSchema {
 		"generate": {
 			Type: framework.TypeBool, Description: "Make version 1 instead of importing it. Only for a key without versions.",
 		},
-		"protects":        {Type: framework.TypeCommaStringSlice, Description: "Columns of envelopes that the key encrypts, as [schema.]table.column:layout with layout tag-first or tag-last. \"none\" for none."},
+		"protects":        {Type: framework.TypeCommaStringSlice, Description: "Columns of envelopes that the key encrypts, as [schema.]table.column:layout with layout tag-first or tag-last, and rows where only some have them: \" where column=value and other is null\". \"none\" for none."},
 		"waives":          {Type: framework.TypeCommaStringSlice, Description: "Columns, as [schema.]table.column, in which envelopes of the key may be found that nobody re-encrypts: they are lost with the version that opens them. \"none\" for none."},
 		"rotation_period": {Type: framework.TypeDurationSecond, Description: "Rotate by itself when a version is so old. 0: only when asked."},
 		"rotation_schedule": {
@@ -240,19 +240,17 @@ func (b *backend) checkFirst(e *rotation.Engine, definition rotation.Definition,
 	return nil
 }
 
-// parseColumns reads [schema.]table.column:layout.
+// parseColumns reads what key.Column.Protected writes.
 func parseColumns(texts []string) ([]key.Column, error) {
 	if slices.Equal(texts, []string{"none"}) {
 		return nil, nil
 	}
 	var columns []key.Column
 	for _, text := range texts {
-		name, layout, ok := strings.Cut(text, ":")
-		c, err := key.ParseColumn(name)
-		if !ok || err != nil {
-			return nil, rotation.Refusef("protects: %q is not [schema.]table.column:layout, such as users.two_factor_secret:tag-last", text)
+		c, err := key.ParseProtected(text)
+		if err != nil {
+			return nil, rotation.Refusef("protects: %w", err)
 		}
-		c.Layout = key.Layout(layout)
 		columns = append(columns, c)
 	}
 	return columns, nil
@@ -272,7 +270,7 @@ func (b *backend) readKey(_ context.Context, e *rotation.Engine, _ *logical.Requ
 	}
 	protects := make([]string, 0, len(k.Protects))
 	for _, c := range k.Protects {
-		protects = append(protects, fmt.Sprintf("%s:%s", c, c.Layout))
+		protects = append(protects, c.Protected())
 	}
 	data := map[string]any{
 		"name": k.Name, "kind": k.Kind, "env": k.Env, "protects": protects, "waives": append([]string{}, k.Waives...), "versions": versions,

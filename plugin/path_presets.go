@@ -67,7 +67,7 @@ func (b *backend) readPreset(_ context.Context, e *rotation.Engine, _ *logical.R
 		_, there := e.Key(p.Name)
 		protects := make([]string, 0, len(p.Protects))
 		for _, c := range p.Protects {
-			protects = append(protects, c.String()+":"+string(c.Layout))
+			protects = append(protects, c.Protected())
 		}
 		keys[p.Name] = map[string]any{
 			"env": p.Env, "kind": p.Kind, "options": p.Options, "protects": protects,

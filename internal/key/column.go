@@ -27,6 +27,23 @@ type Column struct {
 	Table  string `json:"table"`
 	Column string `json:"column"`
 	Layout Layout `json:"layout"`
+
+	// Where says which rows: terms of a column and a value, all of which must hold. Empty: all rows.
+	Where []Term `json:"where,omitempty"`
+}
+
+// Term compares a column of a table with a value, as text.
+type Term struct {
+	Column string `json:"column"`
+	Is     string `json:"is"` // "=", "!=", "is null" or "is not null"
+	Value  string `json:"value,omitempty"`
+}
+
+func (t Term) String() string {
+	if strings.HasPrefix(t.Is, "is ") {
+		return t.Column + " " + t.Is
+	}
+	return t.Column + t.Is + t.Value
 }
 
 // String is the qualified name, for people: table.column, with the schema where it is not public.
@@ -51,6 +68,57 @@ func ParseColumn(text string) (Column, error) {
 	return c, nil
 }
 
+// ParseProtected reads [schema.]table.column:layout, with " where " and terms with " and " between them: column=value,
+// column!=value, column is null, column is not null.
+func ParseProtected(text string) (Column, error) {
+	place, where, conditional := strings.Cut(text, " where ")
+	name, layout, ok := strings.Cut(strings.TrimSpace(place), ":")
+	c, err := ParseColumn(name)
+	if !ok || err != nil {
+		return c, fmt.Errorf("%q is not [schema.]table.column:layout, such as users.two_factor_secret:tag-last", text)
+	}
+	c.Layout = Layout(layout)
+	if !conditional {
+		return c, nil
+	}
+	for _, part := range strings.Split(where, " and ") {
+		t, err := parseTerm(strings.TrimSpace(part))
+		if err != nil {
+			return c, err
+		}
+		c.Where = append(c.Where, t)
+	}
+	return c, nil
+}
+
+func parseTerm(text string) (Term, error) {
+	for _, is := range []string{"is not null", "is null"} {
+		if column, ok := strings.CutSuffix(text, " "+is); ok && column != "" {
+			return Term{Column: strings.TrimSpace(column), Is: is}, nil
+		}
+	}
+	for _, is := range []string{"!=", "="} {
+		if column, value, ok := strings.Cut(text, is); ok && strings.TrimSpace(column) != "" {
+			return Term{strings.TrimSpace(column), is, strings.TrimSpace(value)}, nil
+		}
+	}
+	return Term{}, fmt.Errorf("%q is not a condition; write column=value, column!=value, column is null or column is not null, with \" and \" between several", text)
+}
+
+// Protected is the form that ParseProtected reads.
+func (c Column) Protected() string {
+	text := c.String() + ":" + string(c.Layout)
+	for n, t := range c.Where {
+		text += map[bool]string{true: " where ", false: " and "}[n == 0] + t.String()
+	}
+	return text
+}
+
+// Equal tells whether two columns are the same, and the same rows of it.
+func (c Column) Equal(o Column) bool {
+	return c.Schema == o.Schema && c.Table == o.Table && c.Column == o.Column && c.Layout == o.Layout && slices.Equal(c.Where, o.Where)
+}
+
 // Validate names what is missing or unknown.
 func (c Column) Validate() error {
 	switch {
@@ -60,6 +128,11 @@ func (c Column) Validate() error {
 		return fmt.Errorf("protects: column of table %q is empty; name the column that holds the envelopes", c.Table)
 	case c.Layout != TagFirst && c.Layout != TagLast:
 		return fmt.Errorf("protects: layout %q of %s is not known; use %q or %q", c.Layout, c, TagFirst, TagLast)
+	}
+	for _, t := range c.Where {
+		if t.Column == "" || !slices.Contains([]string{"=", "!=", "is null", "is not null"}, t.Is) {
+			return fmt.Errorf("protects: condition %q of %s is not known; write column=value, column!=value, column is null or column is not null", t, c)
+		}
 	}
 	return nil
 }

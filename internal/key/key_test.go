@@ -112,6 +112,24 @@ func TestParseColumn(t *testing.T) {
 	}
 }
 
+func TestParseProtected(t *testing.T) {
+	for text, want := range map[string]string{
+		"users.secret:tag-last": "users.secret:tag-last",
+		"s.users.secret:tag-first where a=b and c != d and e is null":     "s.users.secret:tag-first where a=b and c!=d and e is null",
+		"users.secret:tag-last where kind= and x is not null and y=a = b": "users.secret:tag-last where kind= and x is not null and y=a = b",
+	} {
+		c, err := ParseProtected(text)
+		if err != nil || c.Protected() != want || c.Validate() != nil {
+			t.Errorf("%q: %q, %v", text, c.Protected(), err)
+		}
+	}
+	for _, text := range []string{"users.secret", "users:tag-last", "users.secret:tag-last where", "users.secret:tag-last where ; drop", "users.secret:tag-last where =b"} {
+		if c, err := ParseProtected(text); err == nil && c.Validate() == nil {
+			t.Errorf("%q is taken as %q", text, c.Protected())
+		}
+	}
+}
+
 func TestVersionsMoveAsCopies(t *testing.T) {
 	k := example()
 	staged, err := k.WithStaged(Version{Number: 4, Value: NewValue("four")})

@@ -144,7 +144,7 @@ func (e *Engine) mayChange(old, changed key.Key) error {
 	if changed.Env != old.Env {
 		return Refusef("key %s is known to workloads as %s; env cannot be changed: make a new key", old.Name, old.Env)
 	}
-	if r, ok := e.active[e.rotating[old.Name]]; ok && (!slices.Equal(changed.Protects, old.Protects) || !maps.Equal(changed.Options, old.Options)) {
+	if r, ok := e.active[e.rotating[old.Name]]; ok && (!slices.EqualFunc(changed.Protects, old.Protects, key.Column.Equal) || !maps.Equal(changed.Options, old.Options)) {
 		return Refusef("key %s is being rotated by %s; wait until it has ended, or revert it with hyvve/rotations/%s/revert", old.Name, r.ID, r.ID)
 	}
 	return nil

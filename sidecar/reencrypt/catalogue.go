@@ -80,6 +80,15 @@ func describeOne(ctx context.Context, tx pgx.Tx, role string, c key.Column) (tab
 	case generated != "":
 		return t, fmt.Errorf("column %s is generated from others, and cannot be written; protect the column that it is made of", c)
 	}
+	for _, term := range c.Where {
+		var there bool
+		if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = $1 AND attname = $2 AND NOT attisdropped AND attnum > 0)", t.oid, term.Column).Scan(&there); err != nil {
+			return t, err
+		}
+		if !there {
+			return t, fmt.Errorf("column %s of the condition %q does not exist in table %s; check the key's protects", term.Column, term, c.Table)
+		}
+	}
 	rows, err := tx.Query(ctx, `
 		SELECT a.attname, format_type(a.atttypid, a.atttypmod)
 		FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, at)

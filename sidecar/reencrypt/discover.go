@@ -33,6 +33,7 @@ const (
 type place struct {
 	schema, table, column string
 	json                  bool
+	but                   string // rows that the job looks at one by one, of alias t; empty: none
 }
 
 func (p place) String() string {
@@ -131,7 +132,8 @@ func (j *job) discover(ctx context.Context, tries int) (finds []workload.Find, u
 	return finds, unseen, nil
 }
 
-// places are the columns to look at: not those of the job, which are looked at row by row.
+// places are the columns to look at: of those of the job only the rows that their conditions leave out, since the others are
+// looked at one by one.
 func (j *job) places(ctx context.Context) (places []place, unseen []string, err error) {
 	err = j.db.tx(ctx, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, `
@@ -148,10 +150,15 @@ func (j *job) places(ctx context.Context) (places []place, unseen []string, err 
 		var p place
 		var visible bool
 		_, err = pgx.ForEachRow(rows, []any{&p.schema, &p.table, &p.column, &p.json, &visible}, func() error {
+			p.but = ""
+			whole := false
+			for _, t := range j.tables {
+				if t.column.Schema == p.schema && t.column.Table == p.table && t.column.Column == p.column {
+					p.but, whole = t.chosen(), len(t.column.Where) == 0
+				}
+			}
 			switch {
-			case slices.ContainsFunc(j.tables, func(t table) bool {
-				return t.column.Schema == p.schema && t.column.Table == p.table && t.column.Column == p.column
-			}):
+			case whole:
 			case visible:
 				places = append(places, p)
 			case !slices.Contains(unseen, p.schema+"."+p.table):
@@ -191,7 +198,10 @@ func (j *job) withoutParts(ctx context.Context, places []place) []place {
 // look tries strings of a column under the old key, in whichever layout.
 func (j *job) look(ctx context.Context, at place, tries int) (workload.Find, error) {
 	find := workload.Find{Column: at.String(), JSON: at.json}
-	from := fmt.Sprintf("FROM %s WHERE %s", pgx.Identifier{at.schema, at.table}.Sanitize(), at.shaped())
+	from := fmt.Sprintf("FROM %s t WHERE %s", pgx.Identifier{at.schema, at.table}.Sanitize(), at.shaped())
+	if at.but != "" {
+		from += fmt.Sprintf(" AND (%s) IS NOT TRUE", at.but)
+	}
 	var values []string
 	err := j.db.tx(ctx, func(tx pgx.Tx) error {
 		if err := tx.QueryRow(ctx, "SELECT count(*) "+from).Scan(&find.Shaped); err != nil || find.Shaped == 0 {

@@ -290,3 +290,52 @@ func TestCount(t *testing.T) {
 		t.Error("something was written")
 	}
 }
+
+func openedIn(finds []workload.Find, column string) int {
+	for _, f := range finds {
+		if f.Column == column {
+			return f.Opened
+		}
+	}
+	return 0
+}
+
+// Rows that a condition leaves out are not touched, in no phase.
+func TestConditions(t *testing.T) {
+	f := newFixture(t)
+	f.exec(`UPDATE ai_provider_configs SET provider = 'it''s \other', api_key_encrypted = 'plain text' WHERE id IN ('prov-000000', 'prov-000001')`)
+	f.rows = f.rows[2:]
+	for _, c := range []struct {
+		where string
+		total int
+	}{{`provider!=it's \other`, 6}, {`provider=claude and workspace_id is not null`, 6}, {`workspace_id is null`, 0}, {`provider=claude and id=prov-000002`, 1}} {
+		column, err := key.ParseProtected("public.ai_provider_configs.api_key_encrypted:tag-first where " + c.where)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := key.ParseProtected(column.Protected()); err != nil || !again.Equal(key.Column{Table: column.Table, Column: column.Column, Layout: column.Layout, Where: column.Where}) {
+			t.Errorf("%s is read as %s (%v)", c.where, again.Protected(), err)
+		}
+		for _, phase := range []workload.Phase{workload.PhaseStage, workload.PhaseFlip, workload.PhaseSweep, workload.PhaseRevert, workload.PhaseWipe} {
+			work := f.work(phase)
+			work.Columns = []key.Column{column}
+			report, err := NewWorker(f.url, Options{BatchSize: 2}).Do(t.Context(), work, f.accepts())
+			if err != nil {
+				t.Fatalf("%s: %s: %v", c.where, phase, err)
+			}
+			left := 6 - c.total // envelopes of the key that the condition leaves out
+			if phase == workload.PhaseStage && openedIn(report.Finds, "ai_provider_configs.api_key_encrypted") != left {
+				t.Errorf("%s: found %+v, want %d envelopes that are left out", c.where, report.Finds, left)
+			}
+			if phase != workload.PhaseWipe && (report.Columns[0].Total != c.total || report.Columns[0].Bad != 0) {
+				t.Errorf("%s: %s: %+v, want %d rows", c.where, phase, report.Columns[0], c.total)
+			}
+		}
+		f.expect(f.oldKey, f.oldAuth)
+	}
+	work := f.work(workload.PhaseStage)
+	work.Columns = []key.Column{{Table: "users", Column: "two_factor_secret", Layout: key.TagFirst, Where: []key.Term{{Column: "nothing", Is: "=", Value: "x"}}}}
+	if _, err := NewWorker(f.url, Options{}).Do(t.Context(), work, f.accepts()); err == nil || !strings.Contains(err.Error(), `column nothing of the condition "nothing=x" does not exist`) {
+		t.Errorf("a condition on a column that is not there: %v", err)
+	}
+}

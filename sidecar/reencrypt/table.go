@@ -32,9 +32,31 @@ func (t table) name() string { return pgx.Identifier{t.column.Schema, t.column.T
 // value is the quoted name of the column.
 func (t table) value() string { return "t." + quoted(t.column.Column) }
 
-// protected is true of the rows that have an envelope.
+// protected is true of the rows that have an envelope of the key.
 func (t table) protected() string {
-	return fmt.Sprintf("%s IS NOT NULL AND %s <> ''", t.value(), t.value())
+	return fmt.Sprintf("%s IS NOT NULL AND %s <> '' AND %s", t.value(), t.value(), t.chosen())
+}
+
+// chosen is true of the rows that the column's condition means.
+func (t table) chosen() string {
+	parts := []string{"true"}
+	for _, term := range t.column.Where {
+		column := "t." + quoted(term.Column)
+		switch term.Is {
+		case "=":
+			parts = append(parts, fmt.Sprintf("%s::text = %s", column, literal(term.Value)))
+		case "!=":
+			parts = append(parts, fmt.Sprintf("%s::text IS DISTINCT FROM %s", column, literal(term.Value)))
+		default: // is null, is not null: Validate has let nothing else in
+			parts = append(parts, column+" "+term.Is)
+		}
+	}
+	return strings.Join(parts, " AND ")
+}
+
+// literal quotes a value, whatever standard_conforming_strings says.
+func literal(text string) string {
+	return "E'" + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(text) + "'"
 }
 
 // each writes something for every column of the primary key, with its place from 0.
