@@ -76,10 +76,16 @@ fuzz: ## Run every fuzz target for FUZZTIME (10s) each
 	go test -fuzz FuzzParse -fuzztime $(FUZZTIME) ./internal/dsn
 	go test -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/key
 	go test -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/rotation
+	go test -fuzz FuzzKeys -fuzztime $(FUZZTIME) ./internal/pbkdf2
+
+.PHONY: generate
+generate: ## Write the assembly of internal/pbkdf2 anew
+	go run -C internal/pbkdf2/asm .
 
 .PHONY: lint
-lint: ## Check formatting, vet, import rules and the rest of .golangci.yml
+lint: ## Check formatting, vet, import rules and the rest of .golangci.yml, and that assembly is what its generator makes
 	@scripts/lint run ./...
+	@go test -C internal/pbkdf2/asm ./...
 
 .PHONY: fmt
 fmt: ## Format all Go files

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command asm writes ../kernel_amd64.s: the iterations of PBKDF2-HMAC-SHA256 in the SHA instructions of x86 processors
+// (Intel SDM, volume 2: SHA256RNDS2, SHA256MSG1, SHA256MSG2). It is a module of its own, so that the product does not
+// require what generates its assembly.
+//
+// An iteration hashes 32 bytes twice, each time as the one block behind a block that never changes: HMAC's inner and
+// outer states are given, and eight of the sixteen words of each message are constant (padding and length). The code
+// keeps to that shape: both blocks in one turn of the loop; the state of one is the message of the next, so that no byte
+// is swapped; of the message schedule only what is not constant. A block's start is added to its result together with
+// the first constants, which takes a step out of the chain on which everything waits.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/mmcloughlin/avo/build"
+	"github.com/mmcloughlin/avo/buildtags"
+	"github.com/mmcloughlin/avo/pass"
+	"github.com/mmcloughlin/avo/printer"
+)
+
+const target = "../kernel_amd64.s"
+
+func main() {
+	text, err := generate()
+	if err == nil {
+		err = os.WriteFile(target, text, 0o644) //nolint:gosec // a source file
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "asm:", err)
+		os.Exit(1)
+	}
+}
+
+// generate gives the text of the assembly.
+func generate() ([]byte, error) {
+	c := build.NewContext()
+	c.Constraint(buildtags.Not("purego"))
+	writeCPUID(c)
+	t := writeTable(c)
+	for _, width := range widths {
+		writeKernel(c, t, width)
+	}
+	file, err := c.Result()
+	if err != nil {
+		return nil, err
+	}
+	if err := pass.Compile.Execute(file); err != nil {
+		return nil, err
+	}
+	text, err := printer.NewGoAsm(printer.Config{Name: "make generate", Pkg: "pbkdf2"}).Print(file)
+	return append([]byte("// SPDX-License-Identifier: Apache-2.0\n\n"), text...), err
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build amd64 && !purego
+
+package pbkdf2
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"math/bits"
+)
+
+// state is that of SHA-256 between two blocks: the words H of FIPS 180-4.
+type state [8]uint32
+
+// initial is H(0) of FIPS 180-4, 5.3.3.
+var initial = state{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}
+
+// roundConstants are K of FIPS 180-4, 4.2.2.
+var roundConstants = [64]uint32{
+	0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+	0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+	0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+	0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+	0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+	0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+	0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+	0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
+}
+
+// compress is the compression function of FIPS 180-4, 6.2.2.
+func (h *state) compress(block *[sha256.BlockSize]byte) {
+	var w [64]uint32
+	for t := range 16 {
+		w[t] = binary.BigEndian.Uint32(block[4*t:])
+	}
+	for t := 16; t < 64; t++ {
+		x, y := w[t-2], w[t-15]
+		w[t] = (bits.RotateLeft32(x, -17) ^ bits.RotateLeft32(x, -19) ^ x>>10) + w[t-7] +
+			(bits.RotateLeft32(y, -7) ^ bits.RotateLeft32(y, -18) ^ y>>3) + w[t-16]
+	}
+	a, b, c, d, e, f, g, i := h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]
+	for t := range 64 {
+		t1 := i + (bits.RotateLeft32(e, -6) ^ bits.RotateLeft32(e, -11) ^ bits.RotateLeft32(e, -25)) + (e&f ^ ^e&g) + roundConstants[t] + w[t]
+		t2 := (bits.RotateLeft32(a, -2) ^ bits.RotateLeft32(a, -13) ^ bits.RotateLeft32(a, -22)) + (a&b ^ a&c ^ b&c)
+		a, b, c, d, e, f, g, i = t1+t2, a, b, c, d+t1, e, f, g
+	}
+	h[0], h[1], h[2], h[3] = h[0]+a, h[1]+b, h[2]+c, h[3]+d
+	h[4], h[5], h[6], h[7] = h[4]+e, h[5]+f, h[6]+g, h[7]+i
+	clear(w[:])
+}
+
+// pads gives the states of SHA-256 after HMAC's inner and outer pad (RFC 2104): what all MACs under a secret begin with.
+func pads(secret []byte) (inner, outer state) {
+	var padded [sha256.BlockSize]byte
+	if len(secret) > len(padded) {
+		sum := sha256.Sum256(secret)
+		copy(padded[:], sum[:])
+	} else {
+		copy(padded[:], secret)
+	}
+	for i := range padded {
+		padded[i] ^= 0x36
+	}
+	inner = initial
+	inner.compress(&padded)
+	for i := range padded {
+		padded[i] ^= 0x36 ^ 0x5c
+	}
+	outer = initial
+	outer.compress(&padded)
+	clear(padded[:])
+	return inner, outer
+}
