@@ -12,8 +12,8 @@ import (
 
 // lane is a derivation in the form in which the assembly reads and writes it. The order of the fields is known there.
 type lane struct {
-	start [2]state    // after the inner and the outer pad, in the order of the instructions: F, E, B, A, H, G, D, C
-	sum   [2][2]state // the same from A to H; and with the constants of the first eight rounds added
+	start [2]state    // what the inner and the outer block start with, in the order of the instructions: F, E, B, A, H, G, D, C
+	sum   [2][2]state // the states after the inner and the outer pad, from A to H; and with K of the first eight rounds added
 	key   state       // exclusive or of all U so far
 	u     state       // the last U
 	_     state       // the assembly keeps parts of messages here
@@ -77,8 +77,9 @@ func deriveSHANI(jobs []Job, iterations int, results [][Size]byte) error {
 // load sets a lane up after the first iteration, whose result is given.
 func (l *lane) load(secret []byte, first [Size]byte) {
 	inner, outer := pads(secret)
-	for n, h := range [...]state{inner, outer} {
-		l.start[n] = state{h[5], h[4], h[1], h[0], h[7], h[6], h[3], h[2]}
+	states := [...]state{inner, outer}
+	for n, h := range states {
+		l.start[n] = h.before(&states[1-n])
 		l.sum[n][0] = h
 		for i := range h {
 			l.sum[n][1][i] = h[i] + roundConstants[i]
@@ -88,6 +89,15 @@ func (l *lane) load(secret []byte, first [Size]byte) {
 		l.u[i] = binary.BigEndian.Uint32(first[4*i:])
 	}
 	l.key = l.u
+}
+
+// before gives the working variables that a block starts with whose message is the result of a block that started with
+// other. Rounds 0 and 1 are given that result without the sum with other, and without K: G and H make up for it. G is what
+// round 1 adds, and H what round 0 does, which takes back, too, what another G changes in Ch.
+func (h *state) before(other *state) state {
+	e, f, g := h[4], h[5], h[6]+other[1]+roundConstants[1]
+	ch := func(g uint32) uint32 { return e&f ^ ^e&g }
+	return state{f, e, h[1], h[0], h[7] + other[0] + roundConstants[0] + ch(h[6]) - ch(g), g, h[3], h[2]}
 }
 
 func (l *lane) result() (key [Size]byte) {

@@ -114,18 +114,21 @@ TEXT ·iterate1(SB), NOSPLIT, $0-16
 
 	// SHA instructions would wait for what others left in the upper halves of registers.
 	VZEROUPPER
+	VMOVDQU     224(AX), X3
+	VPSUBD      128(AX), X3, X3
+	VMOVDQU     240(AX), X4
+	VPSUBD      144(AX), X4, X4
 	VMOVDQU     (AX), X1
 	VMOVDQU     16(AX), X2
-	VMOVDQU     224(AX), X0
-	VMOVDQU     224(AX), X3
-	VPADDD      constants<>+0(SB), X0, X0
+	VMOVDQA     X3, X0
 	SHA256RNDS2 X0, X1, X2
+	VPADDD      160(AX), X3, X0
+	VPADDD      128(AX), X3, X3
 	VPSHUFD     $0x0e, X0, X0
 	SHA256RNDS2 X0, X2, X1
-	VMOVDQU     240(AX), X0
-	VMOVDQU     240(AX), X4
-	VPADDD      constants<>+16(SB), X0, X0
+	VPADDD      176(AX), X4, X0
 	SHA256RNDS2 X0, X1, X2
+	VPADDD      144(AX), X4, X4
 	VPSHUFD     $0x0e, X0, X0
 	SHA256RNDS2 X0, X2, X1
 
@@ -241,8 +244,9 @@ iterate1next:
 	VSHUFPS     $0x11, X2, X1, X4
 	VMOVDQU     32(AX), X1
 	VMOVDQU     48(AX), X2
-	VPADDD      96(AX), X3, X0
+	VMOVDQA     X3, X0
 	SHA256RNDS2 X0, X1, X2
+	VPADDD      96(AX), X3, X0
 	VPADDD      64(AX), X3, X3
 	VPSHUFD     $0x0e, X0, X0
 	SHA256RNDS2 X0, X2, X1
@@ -363,8 +367,9 @@ iterate1next:
 	VSHUFPS     $0x11, X2, X1, X4
 	VMOVDQU     (AX), X1
 	VMOVDQU     16(AX), X2
-	VPADDD      160(AX), X3, X0
+	VMOVDQA     X3, X0
 	SHA256RNDS2 X0, X1, X2
+	VPADDD      160(AX), X3, X0
 	VPADDD      128(AX), X3, X3
 	VPXOR       192(AX), X3, X5
 	VMOVDQU     X5, 192(AX)
@@ -391,32 +396,38 @@ TEXT ·iterate2(SB), NOSPLIT, $0-16
 
 	// SHA instructions would wait for what others left in the upper halves of registers.
 	VZEROUPPER
+	VMOVDQU     224(AX), X3
+	VPSUBD      128(AX), X3, X3
+	VMOVDQU     240(AX), X4
+	VPSUBD      144(AX), X4, X4
 	VMOVDQU     (AX), X1
 	VMOVDQU     16(AX), X2
-	VMOVDQU     224(AX), X0
-	VMOVDQU     224(AX), X3
-	VPADDD      constants<>+0(SB), X0, X0
+	VMOVDQA     X3, X0
 	SHA256RNDS2 X0, X1, X2
+	VPADDD      160(AX), X3, X0
+	VPADDD      128(AX), X3, X3
 	VPSHUFD     $0x0e, X0, X0
 	SHA256RNDS2 X0, X2, X1
-	VMOVDQU     240(AX), X0
-	VMOVDQU     240(AX), X4
-	VPADDD      constants<>+16(SB), X0, X0
+	VPADDD      176(AX), X4, X0
 	SHA256RNDS2 X0, X1, X2
+	VPADDD      144(AX), X4, X4
 	VPSHUFD     $0x0e, X0, X0
 	SHA256RNDS2 X0, X2, X1
+	VMOVDQU     512(AX), X6
+	VPSUBD      416(AX), X6, X6
+	VMOVDQU     528(AX), X5
+	VPSUBD      432(AX), X5, X5
 	VMOVDQU     288(AX), X7
 	VMOVDQU     304(AX), X8
-	VMOVDQU     512(AX), X0
-	VMOVDQU     512(AX), X9
-	VPADDD      constants<>+0(SB), X0, X0
+	VMOVDQA     X6, X0
 	SHA256RNDS2 X0, X7, X8
+	VPADDD      448(AX), X6, X0
+	VPADDD      416(AX), X6, X9
 	VPSHUFD     $0x0e, X0, X0
 	SHA256RNDS2 X0, X8, X7
-	VMOVDQU     528(AX), X0
-	VMOVDQU     528(AX), X10
-	VPADDD      constants<>+16(SB), X0, X0
+	VPADDD      464(AX), X5, X0
 	SHA256RNDS2 X0, X7, X8
+	VPADDD      432(AX), X5, X10
 	VPSHUFD     $0x0e, X0, X0
 	SHA256RNDS2 X0, X8, X7
 
@@ -636,8 +647,9 @@ iterate2next:
 	VSHUFPS     $0x11, X2, X1, X4
 	VMOVDQU     32(AX), X1
 	VMOVDQU     48(AX), X2
-	VPADDD      96(AX), X3, X0
+	VMOVDQA     X3, X0
 	SHA256RNDS2 X0, X1, X2
+	VPADDD      96(AX), X3, X0
 	VPADDD      64(AX), X3, X3
 	VPSHUFD     $0x0e, X0, X0
 	SHA256RNDS2 X0, X2, X1
@@ -650,8 +662,9 @@ iterate2next:
 	VSHUFPS     $0x11, X8, X7, X5
 	VMOVDQU     320(AX), X7
 	VMOVDQU     336(AX), X8
-	VPADDD      384(AX), X6, X0
+	VMOVDQA     X6, X0
 	SHA256RNDS2 X0, X7, X8
+	VPADDD      384(AX), X6, X0
 	VPADDD      352(AX), X6, X9
 	VPSHUFD     $0x0e, X0, X0
 	SHA256RNDS2 X0, X8, X7
@@ -876,8 +889,9 @@ iterate2next:
 	VSHUFPS     $0x11, X2, X1, X4
 	VMOVDQU     (AX), X1
 	VMOVDQU     16(AX), X2
-	VPADDD      160(AX), X3, X0
+	VMOVDQA     X3, X0
 	SHA256RNDS2 X0, X1, X2
+	VPADDD      160(AX), X3, X0
 	VPADDD      128(AX), X3, X3
 	VPXOR       192(AX), X3, X5
 	VMOVDQU     X5, 192(AX)
@@ -894,8 +908,9 @@ iterate2next:
 	VSHUFPS     $0x11, X8, X7, X5
 	VMOVDQU     288(AX), X7
 	VMOVDQU     304(AX), X8
-	VPADDD      448(AX), X6, X0
+	VMOVDQA     X6, X0
 	SHA256RNDS2 X0, X7, X8
+	VPADDD      448(AX), X6, X0
 	VPADDD      416(AX), X6, X9
 	VPXOR       480(AX), X9, X6
 	VMOVDQU     X6, 480(AX)
@@ -924,52 +939,80 @@ TEXT ·iterate4(SB), NOSPLIT, $0-16
 
 	// SHA instructions would wait for what others left in the upper halves of registers.
 	VZEROUPPER
+	VMOVDQU     224(AX), X3
+	VPSUBD      128(AX), X3, X3
+	VMOVDQU     240(AX), X4
+	VPSUBD      144(AX), X4, X4
 	VMOVDQU     (AX), X1
 	VMOVDQU     16(AX), X2
-	VMOVDQU     224(AX), X0
-	VPADDD      constants<>+0(SB), X0, X0
+	VMOVDQA     X3, X0
 	SHA256RNDS2 X0, X1, X2
+	VPADDD      160(AX), X3, X0
+	VPADDD      128(AX), X3, X3
+	VMOVDQU     X3, 224(AX)
 	VPSHUFD     $0x0e, X0, X0
 	SHA256RNDS2 X0, X2, X1
-	VMOVDQU     240(AX), X0
-	VPADDD      constants<>+16(SB), X0, X0
+	VPADDD      176(AX), X4, X0
 	SHA256RNDS2 X0, X1, X2
+	VPADDD      144(AX), X4, X4
+	VMOVDQU     X4, 240(AX)
 	VPSHUFD     $0x0e, X0, X0
 	SHA256RNDS2 X0, X2, X1
+	VMOVDQU     512(AX), X5
+	VPSUBD      416(AX), X5, X5
+	VMOVDQU     528(AX), X6
+	VPSUBD      432(AX), X6, X6
 	VMOVDQU     288(AX), X3
 	VMOVDQU     304(AX), X4
-	VMOVDQU     512(AX), X0
-	VPADDD      constants<>+0(SB), X0, X0
+	VMOVDQA     X5, X0
 	SHA256RNDS2 X0, X3, X4
+	VPADDD      448(AX), X5, X0
+	VPADDD      416(AX), X5, X5
+	VMOVDQU     X5, 512(AX)
 	VPSHUFD     $0x0e, X0, X0
 	SHA256RNDS2 X0, X4, X3
-	VMOVDQU     528(AX), X0
-	VPADDD      constants<>+16(SB), X0, X0
+	VPADDD      464(AX), X6, X0
 	SHA256RNDS2 X0, X3, X4
+	VPADDD      432(AX), X6, X6
+	VMOVDQU     X6, 528(AX)
 	VPSHUFD     $0x0e, X0, X0
 	SHA256RNDS2 X0, X4, X3
+	VMOVDQU     800(AX), X7
+	VPSUBD      704(AX), X7, X7
+	VMOVDQU     816(AX), X8
+	VPSUBD      720(AX), X8, X8
 	VMOVDQU     576(AX), X5
 	VMOVDQU     592(AX), X6
-	VMOVDQU     800(AX), X0
-	VPADDD      constants<>+0(SB), X0, X0
+	VMOVDQA     X7, X0
 	SHA256RNDS2 X0, X5, X6
+	VPADDD      736(AX), X7, X0
+	VPADDD      704(AX), X7, X7
+	VMOVDQU     X7, 800(AX)
 	VPSHUFD     $0x0e, X0, X0
 	SHA256RNDS2 X0, X6, X5
-	VMOVDQU     816(AX), X0
-	VPADDD      constants<>+16(SB), X0, X0
+	VPADDD      752(AX), X8, X0
 	SHA256RNDS2 X0, X5, X6
+	VPADDD      720(AX), X8, X8
+	VMOVDQU     X8, 816(AX)
 	VPSHUFD     $0x0e, X0, X0
 	SHA256RNDS2 X0, X6, X5
+	VMOVDQU     1088(AX), X9
+	VPSUBD      992(AX), X9, X9
+	VMOVDQU     1104(AX), X10
+	VPSUBD      1008(AX), X10, X10
 	VMOVDQU     864(AX), X7
 	VMOVDQU     880(AX), X8
-	VMOVDQU     1088(AX), X0
-	VPADDD      constants<>+0(SB), X0, X0
+	VMOVDQA     X9, X0
 	SHA256RNDS2 X0, X7, X8
+	VPADDD      1024(AX), X9, X0
+	VPADDD      992(AX), X9, X9
+	VMOVDQU     X9, 1088(AX)
 	VPSHUFD     $0x0e, X0, X0
 	SHA256RNDS2 X0, X8, X7
-	VMOVDQU     1104(AX), X0
-	VPADDD      constants<>+16(SB), X0, X0
+	VPADDD      1040(AX), X10, X0
 	SHA256RNDS2 X0, X7, X8
+	VPADDD      1008(AX), X10, X10
+	VMOVDQU     X10, 1104(AX)
 	VPSHUFD     $0x0e, X0, X0
 	SHA256RNDS2 X0, X8, X7
 
@@ -1517,8 +1560,9 @@ iterate4next:
 	VSHUFPS     $0x11, X2, X1, X10
 	VMOVDQU     32(AX), X1
 	VMOVDQU     48(AX), X2
-	VPADDD      96(AX), X9, X0
+	VMOVDQA     X9, X0
 	SHA256RNDS2 X0, X1, X2
+	VPADDD      96(AX), X9, X0
 	VPADDD      64(AX), X9, X9
 	VMOVDQU     X9, 224(AX)
 	VPSHUFD     $0x0e, X0, X0
@@ -1533,8 +1577,9 @@ iterate4next:
 	VSHUFPS     $0x11, X4, X3, X10
 	VMOVDQU     320(AX), X3
 	VMOVDQU     336(AX), X4
-	VPADDD      384(AX), X9, X0
+	VMOVDQA     X9, X0
 	SHA256RNDS2 X0, X3, X4
+	VPADDD      384(AX), X9, X0
 	VPADDD      352(AX), X9, X9
 	VMOVDQU     X9, 512(AX)
 	VPSHUFD     $0x0e, X0, X0
@@ -1549,8 +1594,9 @@ iterate4next:
 	VSHUFPS     $0x11, X6, X5, X10
 	VMOVDQU     608(AX), X5
 	VMOVDQU     624(AX), X6
-	VPADDD      672(AX), X9, X0
+	VMOVDQA     X9, X0
 	SHA256RNDS2 X0, X5, X6
+	VPADDD      672(AX), X9, X0
 	VPADDD      640(AX), X9, X9
 	VMOVDQU     X9, 800(AX)
 	VPSHUFD     $0x0e, X0, X0
@@ -1565,8 +1611,9 @@ iterate4next:
 	VSHUFPS     $0x11, X8, X7, X10
 	VMOVDQU     896(AX), X7
 	VMOVDQU     912(AX), X8
-	VPADDD      960(AX), X9, X0
+	VMOVDQA     X9, X0
 	SHA256RNDS2 X0, X7, X8
+	VPADDD      960(AX), X9, X0
 	VPADDD      928(AX), X9, X9
 	VMOVDQU     X9, 1088(AX)
 	VPSHUFD     $0x0e, X0, X0
@@ -2121,8 +2168,9 @@ iterate4next:
 	VSHUFPS     $0x11, X2, X1, X10
 	VMOVDQU     (AX), X1
 	VMOVDQU     16(AX), X2
-	VPADDD      160(AX), X9, X0
+	VMOVDQA     X9, X0
 	SHA256RNDS2 X0, X1, X2
+	VPADDD      160(AX), X9, X0
 	VPADDD      128(AX), X9, X9
 	VMOVDQU     X9, 224(AX)
 	VPXOR       192(AX), X9, X9
@@ -2141,8 +2189,9 @@ iterate4next:
 	VSHUFPS     $0x11, X4, X3, X10
 	VMOVDQU     288(AX), X3
 	VMOVDQU     304(AX), X4
-	VPADDD      448(AX), X9, X0
+	VMOVDQA     X9, X0
 	SHA256RNDS2 X0, X3, X4
+	VPADDD      448(AX), X9, X0
 	VPADDD      416(AX), X9, X9
 	VMOVDQU     X9, 512(AX)
 	VPXOR       480(AX), X9, X9
@@ -2161,8 +2210,9 @@ iterate4next:
 	VSHUFPS     $0x11, X6, X5, X10
 	VMOVDQU     576(AX), X5
 	VMOVDQU     592(AX), X6
-	VPADDD      736(AX), X9, X0
+	VMOVDQA     X9, X0
 	SHA256RNDS2 X0, X5, X6
+	VPADDD      736(AX), X9, X0
 	VPADDD      704(AX), X9, X9
 	VMOVDQU     X9, 800(AX)
 	VPXOR       768(AX), X9, X9
@@ -2181,8 +2231,9 @@ iterate4next:
 	VSHUFPS     $0x11, X8, X7, X10
 	VMOVDQU     864(AX), X7
 	VMOVDQU     880(AX), X8
-	VPADDD      1024(AX), X9, X0
+	VMOVDQA     X9, X0
 	SHA256RNDS2 X0, X7, X8
+	VPADDD      1024(AX), X9, X0
 	VPADDD      992(AX), X9, X9
 	VMOVDQU     X9, 1088(AX)
 	VPXOR       1056(AX), X9, X9

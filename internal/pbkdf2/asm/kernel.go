@@ -107,50 +107,71 @@ func (l *lane) upper() { l.VPSHUFD(operand.U8(0x0e), reg.X0, reg.X0) }
 
 func nothing() {}
 
-// enter begins the first inner block, whose message is the U in memory.
+// enter begins the first inner block, whose message is the U in memory, as if an outer block had ended with it.
 func (l *lane) enter() {
-	l.VMOVDQU(l.slot(start), l.s0)
-	l.VMOVDQU(l.slot(start+1), l.s1)
-	for i := range 2 {
-		l.VMOVDQU(l.slot(u+i), reg.X0)
-		if !l.spill {
-			l.m[i] = l.XMM()
-			l.VMOVDQU(l.slot(u+i), l.m[i])
-		}
-		l.VPADDD(l.k(i), reg.X0, reg.X0)
-		l.rounds(nothing, l.upper)
+	var raw [2]reg.VecVirtual
+	for i := range raw {
+		raw[i] = l.XMM()
+		l.VMOVDQU(l.slot(u+i), raw[i])
+		l.VPSUBD(l.slot(sum+4+i), raw[i], raw[i])
 	}
 	if !l.spill {
-		l.m[2], l.m[3] = l.XMM(), l.XMM()
+		for i := range l.m {
+			l.m[i] = l.XMM()
+		}
 	}
+	l.begin(0, raw, func(int) {})
 }
 
 // turn ends a block and begins the next one, whose message is the result: of the inner block (0), which is the outer
 // one's message, or of the outer (1), which is the next U.
 func (l *lane) turn(which int) {
-	var raw [2]reg.VecVirtual // A to D and E to H, before the block's start is added
+	var raw [2]reg.VecVirtual
 	for i, order := range []operand.U8{0xbb, 0x11} {
 		raw[i] = l.XMM()
 		l.VSHUFPS(order, l.s1, l.s0, raw[i])
 	}
-	l.VMOVDQU(l.slot(start+2*(1-which)), l.s0)
-	l.VMOVDQU(l.slot(start+2*(1-which)+1), l.s1)
-	for i := range 2 {
-		l.VPADDD(l.slot(sum+4*which+2+i), raw[i], reg.X0)
+	l.begin(1-which, raw, func(i int) {
+		if which == 1 {
+			t := l.XMM()
+			l.VPXOR(l.slot(key+i), l.message(i, raw), t)
+			l.VMOVDQU(t, l.slot(key+i))
+		}
+	})
+}
+
+// message is where the first half (0) or the second of a message is made of what a block gave.
+func (l *lane) message(i int, raw [2]reg.VecVirtual) reg.VecVirtual {
+	if l.spill {
+		return raw[i]
+	}
+	return l.m[i]
+}
+
+// begin does rounds 0 to 7 of the inner block (0) or the outer, whose message is what the other gave: raw is its working
+// variables, A to D and E to H, before the sum. Rounds 0 and 1 take them as they are, for the block's G and H make up for
+// that: everything waits for these rounds, and they for nothing but the order of raw.
+func (l *lane) begin(which int, raw [2]reg.VecVirtual, then func(i int)) {
+	other := sum + 4*(1-which)
+	l.VMOVDQU(l.slot(start+2*which), l.s0)
+	l.VMOVDQU(l.slot(start+2*which+1), l.s1)
+	for i := range raw {
+		withK := func() { l.VPADDD(l.slot(other+2+i), raw[i], reg.X0) }
+		if i == 0 {
+			l.VMOVDQA(raw[i], reg.X0)
+		} else {
+			withK()
+		}
 		l.rounds(func() {
-			m := l.m[i]
-			if l.spill {
-				m = raw[i]
+			if i == 0 {
+				withK()
 			}
-			l.VPADDD(l.slot(sum+4*which+i), raw[i], m)
+			m := l.message(i, raw)
+			l.VPADDD(l.slot(other+i), raw[i], m)
 			if l.spill {
 				l.VMOVDQU(m, l.spilled(i))
 			}
-			if which == 1 {
-				t := l.XMM()
-				l.VPXOR(l.slot(key+i), m, t)
-				l.VMOVDQU(t, l.slot(key+i))
-			}
+			then(i)
 		}, l.upper)
 	}
 }
