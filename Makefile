@@ -78,6 +78,10 @@ fuzz: ## Run every fuzz target for FUZZTIME (10s) each
 	go test -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/rotation
 	go test -fuzz FuzzKeys -fuzztime $(FUZZTIME) ./internal/pbkdf2
 
+.PHONY: test-arm64
+test-arm64: ## Run the assembly for arm64 in an emulator, qemu-aarch64-static of Debian's package qemu-user-static
+	GOARCH=arm64 go test -count=1 -v -exec qemu-aarch64-static -run '^(TestVectors|FuzzKeys)$$' ./internal/pbkdf2
+
 .PHONY: generate
 generate: ## Write the assembly of internal/pbkdf2 anew
 	go run -C internal/pbkdf2/asm .

@@ -37,20 +37,22 @@ var vectors = []struct {
 
 func TestVectors(t *testing.T) {
 	for _, i := range implementations() {
-		for _, v := range vectors {
-			for n := 1; n <= i.width; n++ { // in each lane of each kernel
-				jobs := slices.Repeat([]Job{{[]byte(v.secret), []byte(v.salt)}}, n)
-				results := make([][Size]byte, n)
-				if err := i.derive(jobs, v.iterations, results); err != nil {
-					t.Fatal(err)
-				}
-				for lane, got := range results {
-					if hex.EncodeToString(got[:]) != v.want {
-						t.Errorf("%s, lane %d of %d, %q/%q/%d: %x, want %s", i.name, lane, n, v.secret, v.salt, v.iterations, got, v.want)
+		t.Run(i.name, func(t *testing.T) {
+			for _, v := range vectors {
+				for n := 1; n <= i.width; n++ { // in each lane of each kernel
+					jobs := slices.Repeat([]Job{{[]byte(v.secret), []byte(v.salt)}}, n)
+					results := make([][Size]byte, n)
+					if err := i.derive(jobs, v.iterations, results); err != nil {
+						t.Fatal(err)
+					}
+					for lane, got := range results {
+						if hex.EncodeToString(got[:]) != v.want {
+							t.Errorf("lane %d of %d, %q/%q/%d: %x, want %s", lane, n, v.secret, v.salt, v.iterations, got, v.want)
+						}
 					}
 				}
 			}
-		}
+		})
 	}
 	v := vectors[0]
 	if got, err := Key([]byte(v.secret), []byte(v.salt), v.iterations); err != nil || hex.EncodeToString(got[:]) != v.want {
