@@ -15,8 +15,8 @@ import (
 // their own would do them in 0.84 of the time. Five do not have enough registers for their states.
 var widths = []int{1, 2, 4}
 
-// The slots of a lane, 16 bytes each: the fields of type lane in ../lanes.go. Each field has two slots, or pairs
-// of pairs, first those of the inner block.
+// The slots of a lane, 16 bytes each: the fields of type lane in ../lanes.go. Each field has two slots, or pairs of pairs,
+// first those of the inner block.
 const (
 	start = 0 // working variables to start from: ABEF, CDGH
 	sum   = 4 // what makes a message of a block's result when it is added; then what makes a message plus K
@@ -28,8 +28,8 @@ const (
 	slotSize = 16
 )
 
-// kernel writes the function of one width for x86. It uses VEX instructions where they exist: they need no copies, and do not
-// mind how memory is aligned.
+// kernel writes the function of one width for x86. It uses VEX instructions where they exist: they need no copies, and do
+// not mind how memory is aligned.
 type kernel struct {
 	*build.Context
 	table
