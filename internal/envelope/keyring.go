@@ -64,19 +64,12 @@ func (k *Keyring) DeriveAll(ctx context.Context, salts []Salt) error {
 		missing = append(missing, s)
 		jobs = append(jobs, pbkdf2.Job{Secret: k.secret, Salt: s[:]})
 	}
-	const few = 64 // between two looks at ctx: some 300 ms on two cores
-	for from := 0; from < len(jobs); from += few {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		upto := min(from+few, len(jobs))
-		derived, err := pbkdf2.Keys(jobs[from:upto], Iterations)
-		if err != nil {
-			return err
-		}
-		for n, d := range derived {
-			k.remember(missing[from+n], Derived(d))
-		}
+	derived, err := pbkdf2.KeysContext(ctx, jobs, Iterations)
+	if err != nil {
+		return err
+	}
+	for n, d := range derived {
+		k.remember(missing[n], Derived(d))
 	}
 	return nil
 }

@@ -66,7 +66,8 @@ func TestRelay(t *testing.T) {
 		if _, err := io.ReadFull(conn, buffer); err != nil || string(buffer) != "ping" {
 			t.Fatalf("%q, %v", buffer, err)
 		}
-		if took := time.Since(begun); took < least {
+		// The relay may have taken the connection up a moment before the dialler heard of it.
+		if took := time.Since(begun) + time.Millisecond; took < least {
 			t.Errorf("round trip %d took %s, want at least %s", n+1, took, least)
 		}
 	}
