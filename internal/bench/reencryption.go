@@ -19,7 +19,7 @@ import (
 const (
 	reencryptRounds = 3
 	runbookRows     = 24
-	firstRows       = 200
+	firstRows       = 1000
 	nextRows        = 100_000
 	nextSalts       = 25 // as an earlier rotation of so many rows leaves them
 )

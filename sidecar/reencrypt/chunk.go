@@ -45,7 +45,8 @@ func (j *job) stage(ctx context.Context) ([]workload.ColumnReport, error) {
 	return reports, err
 }
 
-// stageChunks works in a session of its own until every chunk of every column is staged, by whomever.
+// stageChunks works in a session of its own until every chunk of every column is staged, by whomever, or is under way in
+// another session of this worker.
 func (j *job) stageChunks(ctx context.Context, totals []int) error {
 	db, err := j.db.another(ctx)
 	if err != nil {
@@ -74,7 +75,7 @@ func (j *job) stageChunks(ctx context.Context, totals []int) error {
 	}
 }
 
-// claimChunk gives the next chunk that nobody is at; busy tells whether others are at some.
+// claimChunk gives the next chunk that nobody is at; busy tells whether other workers are at some.
 func (j *job) claimChunk(ctx context.Context, db *session) (claimed *chunk, busy bool, err error) {
 	err = db.relaxedTx(ctx, func(tx pgx.Tx) error {
 		claimed, busy = nil, false
@@ -105,7 +106,7 @@ func (j *job) claimIn(ctx context.Context, tx pgx.Tx, t table) (*chunk, bool, er
 		return nil, false, err
 	}
 	if complete {
-		err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM hyvve_reencrypt.chunks WHERE col = $1 AND NOT done)", t.side).Scan(&busy)
+		err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM hyvve_reencrypt.chunks WHERE col = $1 AND NOT done AND holder <> $2)", t.side, j.holder).Scan(&busy)
 		return nil, busy, err
 	}
 	if c.upto, err = j.bound(ctx, tx, t, c.after); err != nil {
