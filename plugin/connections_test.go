@@ -41,7 +41,7 @@ func TestConnectionsWithoutTheirServer(t *testing.T) {
 	}
 	b.refuses(logical.UpdateOperation, "connections/nope/rotate-root", nil, "is not known")
 	b.refuses(logical.UpdateOperation, "keys/database-url", map[string]any{"kind": "postgres", "connection": "nope"}, `connection "nope" is not known`)
-	b.refuses(logical.UpdateOperation, "keys/database-url", map[string]any{"kind": "postgres", "connection": "main", "urls": "DIRECT_URL"}, "urls: it is not NAME=URL")
+	b.refuses(logical.UpdateOperation, "keys/database-url", map[string]any{"kind": "postgres", "connection": "main", "urls": "DIRECT_URL"}, "urls: one is not NAME=URL")
 	b.refuses(logical.UpdateOperation, "keys/database-url", map[string]any{"kind": "postgres", "connection": "main", "url": "postgresql://a:canary-b@db/x"}, "leave both out")
 	b.refuses(logical.UpdateOperation, "presets/hyvve", map[string]any{"database": "nope"}, `connection "nope" is not known`)
 	b.refuses(logical.UpdateOperation, "presets/hyvve", map[string]any{"redis": "main"}, "REDIS_URL needs one of kind redis")

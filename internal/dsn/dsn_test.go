@@ -106,3 +106,24 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestTemplates(t *testing.T) {
+	fine := func(string) error { return nil }
+	all, err := ParseTemplates("B_URL=redis://b:1/0\n  A_URL=redis://a:2/1?x=y", "X=redis://x", fine)
+	if err != nil || strings.Join(all.Names(), " ") != "A_URL B_URL" {
+		t.Fatalf("%v, %v", all, err)
+	}
+	u, err := Parse("redis://u%40:p%3A@h:1/0", schemes...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rendered, err := all.Render(u, schemes...)
+	if err != nil || rendered["A_URL"].Reveal() != "redis://u%40:p%3A@a:2/1?x=y" {
+		t.Errorf("%v, %v", rendered["A_URL"].Reveal(), err)
+	}
+	for text, want := range map[string]string{"A_URL": "one is not NAME=URL", "a=redis://h": "as X=redis://x", "A=redis://h A=redis://h": "A is named twice"} {
+		if _, err := ParseTemplates(text, "X=redis://x", fine); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}

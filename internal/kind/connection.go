@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -40,6 +42,25 @@ func (c Connection) Passwords() []key.Value {
 		all = append(all, c.Next)
 	}
 	return all
+}
+
+// WithDefaults gives a connection with the defaults of its fields, as a copy, and an error that names what is no field.
+func (c Connection) WithDefaults(fields []Field) (Connection, error) {
+	open := slices.DeleteFunc(slices.Clone(fields), func(f Field) bool { return f.Secret })
+	options, err := Defaults(open, c.Options)
+	if err != nil {
+		return c, err
+	}
+	for name := range c.Secrets {
+		if !Secret(fields, name) {
+			return c, fmt.Errorf("%s is not a secret field of this kind", name)
+		}
+	}
+	c.Options, c.Secrets = options, maps.Clone(c.Secrets)
+	if c.Secrets == nil {
+		c.Secrets = map[string]key.Value{}
+	}
+	return c, nil
 }
 
 // Connector is the optional capability of a kind that acts on a server by an administrator's login. Its keys name a

@@ -7,7 +7,6 @@
 package postgres
 
 import (
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -138,20 +137,10 @@ func checkTemplate(text string) error {
 }
 
 // templates are the further names and their URLs without credentials.
-func templates(options kind.Options) (map[string]string, error) {
-	all := map[string]string{}
-	for _, text := range strings.Fields(options[optionURLs]) {
-		name, url, ok := strings.Cut(text, "=")
-		if !ok || key.ValidateEnv(name) != nil {
-			return nil, errors.New("urls: it is not NAME=URL, separated by white space, as DIRECT_URL=postgresql://db:5432/app")
-		}
-		if err := checkTemplate(url); err != nil {
-			return nil, fmt.Errorf("urls: %s: %w", name, err)
-		}
-		if _, twice := all[name]; twice {
-			return nil, fmt.Errorf("urls: %s is named twice", name)
-		}
-		all[name] = url
+func templates(options kind.Options) (dsn.Templates, error) {
+	all, err := dsn.ParseTemplates(options[optionURLs], "DIRECT_URL=postgresql://db:5432/app", checkTemplate)
+	if err != nil {
+		return nil, fmt.Errorf("urls: %w", err)
 	}
 	return all, nil
 }
@@ -169,9 +158,6 @@ func (*Kind) Check(_ kind.Options, value key.Value) ([]string, error) {
 	}
 	return nil, checkIdentifier(u.User, maxUsername+len("_a"))
 }
-
-// passwordBytes give a password of 256 bits.
-const passwordBytes = 32
 
 // Generate implements kind.Generator: the other one of the two login roles, with a new password, in the same URL.
 func (k *Kind) Generate(random io.Reader, of key.Key, from key.Value) (key.Value, error) {
@@ -196,15 +182,15 @@ func (k *Kind) Generate(random io.Reader, of key.Key, from key.Value) (key.Value
 	if from.Empty() && of.Options[optionOwner] == "" {
 		return key.Value{}, errors.New("owner is empty; name the role that the login roles act as, or import the URL in use with value=-")
 	}
-	secret := make([]byte, passwordBytes)
-	if _, err := io.ReadFull(random, secret); err != nil {
-		return key.Value{}, fmt.Errorf("drawing random bytes: %w", err)
+	password, err := dsn.NewPassword(random)
+	if err != nil {
+		return key.Value{}, err
 	}
 	user := pair(of)[0]
 	if old.User == user {
 		user = pair(of)[1]
 	}
-	return url.With(user, key.NewValue(base64.RawURLEncoding.EncodeToString(secret))).Text(), nil
+	return url.With(user, password).Text(), nil
 }
 
 // pair is the two login roles of a key.
@@ -226,12 +212,7 @@ func ours(of key.Key, user string) bool {
 // Names implements kind.Renderer.
 func (*Kind) Names(options kind.Options) []string {
 	all, _ := templates(options) // checked by Normalize
-	var names []string
-	for name := range all {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
+	return all.Names()
 }
 
 // Render implements kind.Renderer.
@@ -244,13 +225,5 @@ func (*Kind) Render(options kind.Options, value key.Value) (map[string]key.Value
 	if err != nil {
 		return nil, err
 	}
-	rendered := map[string]key.Value{}
-	for name, template := range all {
-		t, err := dsn.Parse(template, schemes...)
-		if err != nil {
-			return nil, err
-		}
-		rendered[name] = t.With(u.User, u.Password).Text()
-	}
-	return rendered, nil
+	return all.Render(u, schemes...)
 }

@@ -7,13 +7,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"strings"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
@@ -52,25 +50,11 @@ func (*Kind) ConnectionFields() []kind.Field {
 
 // NormalizeConnection implements kind.Connector.
 func (k *Kind) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
-	var fields []kind.Field
-	for _, f := range k.ConnectionFields() {
-		if !f.Secret {
-			fields = append(fields, f)
-		}
-	}
-	options, err := kind.Defaults(fields, c.Options)
+	c, err := c.WithDefaults(k.ConnectionFields())
 	if err != nil {
 		return c, err
 	}
-	c.Options, c.Secrets = options, maps.Clone(c.Secrets)
-	if c.Secrets == nil {
-		c.Secrets = map[string]key.Value{}
-	}
-	for name := range c.Secrets {
-		if !kind.Secret(k.ConnectionFields(), name) {
-			return c, fmt.Errorf("%s is not a secret field of this kind", name)
-		}
-	}
+	options := c.Options
 	if options[fieldURL] == "" {
 		return c, errors.New("url is empty; give a node's, as redis://admin@cache:6379")
 	}

@@ -12,7 +12,6 @@
 package redis
 
 import (
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -155,20 +154,10 @@ func checkTemplate(text string) error {
 }
 
 // templates are the further names and their URLs without credentials.
-func templates(options kind.Options) (map[string]string, error) {
-	all := map[string]string{}
-	for _, text := range strings.Fields(options[optionURLs]) {
-		name, url, ok := strings.Cut(text, "=")
-		if !ok || key.ValidateEnv(name) != nil {
-			return nil, errors.New("urls: one is not NAME=URL, separated by white space, as QUEUE_URL=redis://queue:6379/1")
-		}
-		if err := checkTemplate(url); err != nil {
-			return nil, fmt.Errorf("urls: %s: %w", name, err)
-		}
-		if _, twice := all[name]; twice {
-			return nil, fmt.Errorf("urls: %s is named twice", name)
-		}
-		all[name] = url
+func templates(options kind.Options) (dsn.Templates, error) {
+	all, err := dsn.ParseTemplates(options[optionURLs], "QUEUE_URL=redis://queue:6379/1", checkTemplate)
+	if err != nil {
+		return nil, fmt.Errorf("urls: %w", err)
 	}
 	return all, nil
 }
@@ -191,9 +180,6 @@ func (*Kind) Check(_ kind.Options, value key.Value) ([]string, error) {
 	return nil, nil
 }
 
-// passwordBytes give a password of 256 bits.
-const passwordBytes = 32
-
 // Generate implements kind.Generator: the other one of the two users, or the same with dual_password, with a new password,
 // in the same URL.
 func (k *Kind) Generate(random io.Reader, of key.Key, from key.Value) (key.Value, error) {
@@ -214,12 +200,12 @@ func (k *Kind) Generate(random io.Reader, of key.Key, from key.Value) (key.Value
 	case from.Empty():
 		return key.Value{}, errors.New("url is empty; say where the first version leads to, as url=redis://cache:6379/0, or import the URL in use with value=-")
 	}
-	secret := make([]byte, passwordBytes)
-	if _, err := io.ReadFull(random, secret); err != nil {
-		return key.Value{}, fmt.Errorf("drawing random bytes: %w", err)
+	password, err := dsn.NewPassword(random)
+	if err != nil {
+		return key.Value{}, err
 	}
 	user := nextUser(of, old, from.Empty())
-	return url.With(user, key.NewValue(base64.RawURLEncoding.EncodeToString(secret))).Text(), nil
+	return url.With(user, password).Text(), nil
 }
 
 func nextUser(of key.Key, old dsn.URL, first bool) string {
@@ -248,12 +234,7 @@ func pair(of key.Key) [2]string { return [2]string{base(of) + "_a", base(of) + "
 // Names implements kind.Renderer.
 func (*Kind) Names(options kind.Options) []string {
 	all, _ := templates(options) // checked by Normalize
-	var names []string
-	for name := range all {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
+	return all.Names()
 }
 
 // Render implements kind.Renderer.
@@ -266,16 +247,5 @@ func (*Kind) Render(options kind.Options, value key.Value) (map[string]key.Value
 	if err != nil {
 		return nil, err
 	}
-	rendered := map[string]key.Value{}
-	for name, template := range all {
-		t, err := dsn.Parse(template, schemes...)
-		if err != nil {
-			return nil, err
-		}
-		if u.HasCredentials() {
-			t = t.With(u.User, u.Password)
-		}
-		rendered[name] = t.Text()
-	}
-	return rendered, nil
+	return all.Render(u, schemes...)
 }
