@@ -111,6 +111,7 @@ type ReencryptBlock struct {
 	RowsPerSecond int      `hcl:"rows_per_second,optional"`
 	MaxLoad       string   `hcl:"max_load,optional"` // a duration
 	AllowTriggers []string `hcl:"allow_triggers,optional"`
+	TouchColumn   string   `hcl:"touch_column,optional"`
 
 	maxLoad time.Duration
 }

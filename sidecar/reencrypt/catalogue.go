@@ -15,8 +15,8 @@ import (
 )
 
 // describe looks columns up, and refuses what could not be rewritten safely: all of it is found out before anything is
-// written. allowed names triggers that an operator has looked at.
-func describe(ctx context.Context, db *session, columns []key.Column, allowed []string) ([]table, error) {
+// written.
+func describe(ctx context.Context, db *session, columns []key.Column, o Options) ([]table, error) {
 	var tables []table
 	err := db.tx(ctx, func(tx pgx.Tx) error {
 		role, err := writable(ctx, tx)
@@ -29,7 +29,7 @@ func describe(ctx context.Context, db *session, columns []key.Column, allowed []
 			}
 			t, err := describeOne(ctx, tx, role, c)
 			if err == nil {
-				err = t.fit(ctx, tx, role, allowed)
+				err = t.fit(ctx, tx, role, o)
 			}
 			if err != nil {
 				return err
@@ -111,7 +111,7 @@ func describeOne(ctx context.Context, tx pgx.Tx, role string, c key.Column) (tab
 }
 
 // fit refuses a table of which rows would be hidden, or whose update would do more or less than change a column.
-func (t table) fit(ctx context.Context, tx pgx.Tx, role string, allowed []string) error {
+func (t *table) fit(ctx context.Context, tx pgx.Tx, role string, o Options) error {
 	var hidden, selects, updates bool
 	err := tx.QueryRow(ctx, `
 		SELECT row_security_active($1::oid), has_column_privilege($1::oid, $2::text, 'SELECT'), has_column_privilege($1::oid, $2::text, 'UPDATE')`,
@@ -124,12 +124,32 @@ func (t table) fit(ctx context.Context, tx pgx.Tx, role string, allowed []string
 	case !selects || !updates:
 		return fmt.Errorf("role %s may not read and update %s; grant it: GRANT SELECT, UPDATE ON %s TO %s", role, t.column, t.name(), quoted(role))
 	}
+	if err := t.touches(ctx, tx, o.TouchColumn); err != nil {
+		return err
+	}
 	for _, look := range []func(context.Context, pgx.Tx) error{t.parts, t.rules} {
 		if err := look(ctx, tx); err != nil {
 			return err
 		}
 	}
-	return t.triggers(ctx, tx, allowed)
+	return t.triggers(ctx, tx, o.AllowTriggers)
+}
+
+// touches takes the column that is set to the time of a change. A table may be without one.
+func (t *table) touches(ctx context.Context, tx pgx.Tx, column string) error {
+	if column == "" {
+		return nil
+	}
+	var kind string
+	err := tx.QueryRow(ctx, "SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = $1 AND attname = $2 AND NOT attisdropped AND attnum > 0", t.oid, column).Scan(&kind)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil
+	case err == nil && !strings.HasPrefix(kind, "timestamp"):
+		return fmt.Errorf("column %s of %s, which is to be touched, is of type %s, and no timestamp", column, t.column.Table, kind)
+	}
+	t.touch = column
+	return err
 }
 
 // parts refuses partitions that are elsewhere, and tables that inherit: their primary keys are their own.

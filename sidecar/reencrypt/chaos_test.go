@@ -245,8 +245,12 @@ func (c *chaos) run() {
 func (c *chaos) underFire(phase workload.Phase, restart bool) {
 	c.t.Helper()
 	ended := make(chan error, 2)
-	go func() { ended <- c.stubborn(phase, 0) }()
-	go func() { ended <- c.stubborn(phase, 3) }()
+	var kills []time.Duration
+	for range 3 {
+		kills = append(kills, time.Duration(20+c.random.IntN(250))*time.Millisecond)
+	}
+	go func() { ended <- c.stubborn(phase, nil) }()
+	go func() { ended <- c.stubborn(phase, kills) }()
 	if restart {
 		<-time.After(time.Duration(c.random.IntN(150)) * time.Millisecond)
 		c.server.Kill()
@@ -261,9 +265,9 @@ func (c *chaos) underFire(phase workload.Phase, restart bool) {
 	}
 }
 
-// stubborn runs a worker until it has done a phase: so many times it is killed on the way, and it is started again when the
-// server was away.
-func (c *chaos) stubborn(phase workload.Phase, kills int) error {
+// stubborn runs a worker until it has done a phase: it is killed on the way, each time after so long, and started again, also
+// when the server was away.
+func (c *chaos) stubborn(phase workload.Phase, kills []time.Duration) error {
 	var said string
 	for range 60 {
 		worker := exec.Command(os.Args[0], "-test.run=^$")
@@ -278,9 +282,9 @@ func (c *chaos) stubborn(phase workload.Phase, kills int) error {
 		if err := worker.Start(); err != nil {
 			return err
 		}
-		if kills > 0 {
-			kills--
-			<-time.After(time.Duration(20+c.random.IntN(250)) * time.Millisecond)
+		if len(kills) > 0 {
+			<-time.After(kills[0])
+			kills = kills[1:]
 			_ = worker.Process.Kill()
 		}
 		if err := worker.Wait(); err == nil {

@@ -73,6 +73,11 @@ func (j *job) run(ctx context.Context, phase workload.Phase, look bool) (reports
 	if err := j.prepare(ctx); err != nil {
 		return nil, looked, err
 	}
+	if phase == workload.PhaseStage {
+		if err := j.awaitRoom(ctx); err != nil {
+			return nil, looked, err
+		}
+	}
 	ctx, end, err := j.keep(ctx)
 	if err != nil {
 		return nil, looked, err

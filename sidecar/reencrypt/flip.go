@@ -58,8 +58,7 @@ func flipStatement(t table, forward bool) string {
 	if !forward {
 		was, becomes = becomes, was
 	}
-	return fmt.Sprintf("UPDATE %s t SET %s = %s FROM %s s WHERE %s AND %s = %s",
-		t.name(), quoted(t.column.Column), becomes, t.staged, t.joins(), t.value(), was)
+	return fmt.Sprintf("UPDATE %s t SET %s FROM %s s WHERE %s AND %s = %s", t.name(), t.sets(becomes), t.staged, t.joins(), t.value(), was)
 }
 
 // patiently runs a transaction again while somebody holds a row for longer than we like to wait with all others locked.

@@ -27,7 +27,7 @@ import (
 
 // Options of a run; the zero value is what an agent uses.
 type Options struct {
-	BatchSize     int                         // rows read, staged and replaced at a time; default 1000
+	BatchSize     int                         // rows read, staged and replaced at a time; default 500
 	Sessions      int                         // of staging, at the same time; default one a core, four at most
 	SaltPerRow    bool                        // a salt for each new envelope instead of one for a block of rows
 	SkipBad       bool                        // flip although some rows open under no key; they stay as they are
@@ -35,6 +35,7 @@ type Options struct {
 	RowsPerSecond int                         // at most; 0: no bound
 	MaxLoad       time.Duration               // rest while a batch's transactions take longer, or a replica lags more; 0: never
 	ClaimFor      time.Duration               // after that a worker that has died is replaced; default 15 s
+	TouchColumn   string                      // a column of the time of a row's last change, which is set, too; empty: it stays as it is
 	AllowTriggers []string                    // names of triggers that may be set off
 	Progress      func(workload.ColumnReport) // called every now and then
 	BadRow        func(column key.Column, id string)
@@ -43,7 +44,7 @@ type Options struct {
 }
 
 const (
-	defaultBatch = 1000
+	defaultBatch = 500
 	claimFor     = 15 * time.Second
 	mostSessions = 4
 	progressRate = time.Second / 2 // between two calls of Progress
@@ -139,7 +140,7 @@ func (w *Worker) open(ctx context.Context, t task) (*job, error) {
 	if t.old.Empty() && !t.count { // all that is asked is to wipe
 		return j, nil
 	}
-	if j.tables, err = describe(ctx, j.db, t.columns, w.options.AllowTriggers); err != nil {
+	if j.tables, err = describe(ctx, j.db, t.columns, w.options); err != nil {
 		j.close()
 		return nil, err
 	}

@@ -339,3 +339,54 @@ func TestConditions(t *testing.T) {
 		t.Errorf("a condition on a column that is not there: %v", err)
 	}
 }
+
+// The time of a row's last change stays, unless it is asked for.
+func TestTouchColumn(t *testing.T) {
+	f := newFixture(t)
+	f.exec(`ALTER TABLE integration_connections DROP COLUMN updated_at`)
+	touched := func() int {
+		return f.count("SELECT (SELECT count(*) FROM ai_provider_configs WHERE updated_at > '2026-01-02') + (SELECT count(*) FROM mcp_server_configs WHERE updated_at > '2026-01-02')")
+	}
+	for _, o := range []Options{{TouchColumn: "updated_at"}, {TouchColumn: "updated_at", InPlace: true}} {
+		for _, phase := range []workload.Phase{workload.PhaseStage, workload.PhaseFlip} {
+			if _, err := NewWorker(f.url, o).Do(t.Context(), f.work(phase), f.accepts()); err != nil {
+				t.Fatalf("%s: %v", phase, err)
+			}
+		}
+		if n := touched(); n != 13 {
+			t.Errorf("%+v: %d rows are touched, want 13", o, n)
+		}
+		f.exec(`UPDATE ai_provider_configs SET updated_at = '2026-01-01'; UPDATE mcp_server_configs SET updated_at = '2026-01-01'`)
+		f.do(workload.PhaseRevert)
+		f.do(workload.PhaseWipe)
+		if n := touched(); n != 0 {
+			t.Errorf("%d rows are touched by a way back that was not asked to", n)
+		}
+	}
+	f.refused(f.url, "users", "two_factor_secret", Options{TouchColumn: "email"}, "and no timestamp", "email")
+}
+
+// No more than some workers are at a database at the same time.
+func TestFewWorkersAtATime(t *testing.T) {
+	f := newFixture(t)
+	j, err := NewWorker(f.url, Options{}).open(t.Context(), mustTask(t, f.work(workload.PhaseStage), f.accepts()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.close()
+	if err := j.prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for n := range mostWorkers {
+		f.exec("INSERT INTO hyvve_reencrypt.chunks (col, n, holder, until) VALUES ($1, $2, $3, now() + interval '1 hour')", j.tables[0].side, 100+n, string(rune('a'+n)))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := j.awaitRoom(ctx); err == nil {
+		t.Errorf("a worker more than %d does not wait", mostWorkers)
+	}
+	f.exec("UPDATE hyvve_reencrypt.chunks SET until = now() WHERE holder = 'a'")
+	if err := j.awaitRoom(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -116,8 +116,7 @@ func (j *job) replaceRows(ctx context.Context, t table, rows []*row) (done int, 
 	if len(changed) == 0 {
 		return 0, nil
 	}
-	statement := fmt.Sprintf("UPDATE %s t SET %s = s.new FROM %s WHERE %s AND %s = s.old",
-		t.name(), quoted(t.column.Column), t.given(1), t.joins(), t.value())
+	statement := fmt.Sprintf("UPDATE %s t SET %s FROM %s WHERE %s AND %s = s.old", t.name(), t.sets("s.new"), t.given(1), t.joins(), t.value())
 	err = j.patiently(ctx, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, statement, t.parameters(changed)...)
 		done = int(tag.RowsAffected())

@@ -87,8 +87,12 @@ func (r runner) open(ctx context.Context, databaseURL string, t named) (*work, e
 		_, _ = fmt.Fprintf(r.err, "  %s: row %s opens under no key that was given\n", c, id)
 	}
 	o.Flipped = func(took time.Duration) {
+		what := "all staged rows are in place"
+		if r.revert {
+			what = "all kept ciphertexts are back"
+		}
 		if m.end(); !r.json {
-			_, _ = fmt.Fprintf(r.err, "  %s: all staged rows are in place, by one transaction of %v\n", t.env, took.Round(time.Millisecond))
+			_, _ = fmt.Fprintf(r.err, "  %s: %s, by one transaction of %v\n", t.env, what, took.Round(time.Millisecond))
 		}
 	}
 	j, err := NewWorker(databaseURL, o).open(ctx, t.task)

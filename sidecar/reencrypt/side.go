@@ -140,6 +140,29 @@ func (j *job) claim(ctx context.Context) error {
 	}
 }
 
+// mostWorkers is how many workers stage at the same time: each has some sessions, and the server has few to give.
+const mostWorkers = 4
+
+// awaitRoom waits while so many others are staging.
+func (j *job) awaitRoom(ctx context.Context) error {
+	for {
+		var others int
+		err := j.db.tx(ctx, func(tx pgx.Tx) error {
+			return tx.QueryRow(ctx, `
+				SELECT count(DISTINCT k.holder) FROM hyvve_reencrypt.chunks k JOIN hyvve_reencrypt.columns c ON c.id = k.col
+				WHERE c.job = $1 AND NOT k.done AND k.until > now() AND k.holder <> $2`, j.id, j.holder).Scan(&others)
+		})
+		if err != nil || others < mostWorkers {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(claimPoll):
+		}
+	}
+}
+
 // hold takes or keeps the job, where nobody else has it.
 func (j *job) hold(ctx context.Context, db *session) (mine bool, err error) {
 	err = db.relaxedTx(ctx, func(tx pgx.Tx) error {

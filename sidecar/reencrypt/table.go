@@ -18,6 +18,7 @@ type table struct {
 	oid    uint32
 	keys   []keyColumn // primary key, in order
 
+	touch  string // column that is set to the time of the change; empty: none
 	staged string // quoted name of the table of staged rows, once there is one
 	side   int    // its number
 }
@@ -82,6 +83,15 @@ func (t table) order() string {
 func (t table) compared(operator, array string) string {
 	return fmt.Sprintf("(%s) %s (%s)", t.order(), operator,
 		t.each(", ", func(n int, k keyColumn) string { return fmt.Sprintf("(%s)[%d]::%s", array, n+1, k.kind) }))
+}
+
+// sets puts an expression into the column, and the time into the one that is to have it.
+func (t table) sets(expression string) string {
+	text := fmt.Sprintf("%s = %s", quoted(t.column.Column), expression)
+	if t.touch != "" {
+		text += fmt.Sprintf(", %s = now()", quoted(t.touch))
+	}
+	return text
 }
 
 // joins compares the primary key with that of staged rows, of alias s.
