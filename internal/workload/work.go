@@ -55,7 +55,7 @@ type WorkReport struct {
 	Columns []ColumnReport `json:"columns,omitempty"`
 	Rate    float64        `json:"rate,omitempty"` // rows a second, while it is under way
 	Finds   []Find         `json:"finds,omitempty"`
-	Unseen  []string       `json:"unseen,omitempty"` // tables in which nothing could be looked for: the role may not read them
+	Unseen  []string       `json:"unseen,omitempty"` // tables that were not looked at, or not as a whole: the role may not read them, or they are large
 }
 
 // Find is a column that holds envelopes of the key without being configured.

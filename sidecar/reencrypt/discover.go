@@ -34,6 +34,7 @@ type place struct {
 	schema, table, column string
 	json                  bool
 	but                   string // rows that the job looks at one by one, of alias t; empty: none
+	bytes                 int64  // of the table
 }
 
 func (p place) String() string {
@@ -121,7 +122,17 @@ func (j *job) discover(ctx context.Context, tries int) (finds []workload.Find, u
 		if err := ctx.Err(); err != nil {
 			return nil, nil, err
 		}
-		find, err := j.look(ctx, at, tries)
+		look, err := j.worthwhile(ctx, at, tries)
+		if err == nil && !look {
+			if note := fmt.Sprintf("%s.%s (sampled: %d MB of it hold no string of that shape)", at.schema, at.table, j.options.sampled()>>20); !slices.Contains(unseen, note) {
+				unseen = append(unseen, note)
+			}
+			continue
+		}
+		var find workload.Find
+		if err == nil {
+			find, err = j.look(ctx, at, tries)
+		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("looking for envelopes in %s: %w", at, err)
 		}
@@ -138,7 +149,7 @@ func (j *job) places(ctx context.Context) (places []place, unseen []string, err 
 	err = j.db.tx(ctx, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, `
 			SELECT n.nspname, c.relname, a.attname, a.atttypid IN ('json'::regtype, 'jsonb'::regtype),
-				has_schema_privilege(n.oid, 'USAGE') AND has_column_privilege(c.oid, a.attnum, 'SELECT') AND NOT row_security_active(c.oid)
+				pg_table_size(c.oid), has_schema_privilege(n.oid, 'USAGE') AND has_column_privilege(c.oid, a.attnum, 'SELECT') AND NOT row_security_active(c.oid)
 			FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 			WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND a.attnum > 0 AND NOT a.attisdropped
 				AND a.atttypid IN ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'json'::regtype, 'jsonb'::regtype)
@@ -149,7 +160,7 @@ func (j *job) places(ctx context.Context) (places []place, unseen []string, err 
 		}
 		var p place
 		var visible bool
-		_, err = pgx.ForEachRow(rows, []any{&p.schema, &p.table, &p.column, &p.json, &visible}, func() error {
+		_, err = pgx.ForEachRow(rows, []any{&p.schema, &p.table, &p.column, &p.json, &p.bytes, &visible}, func() error {
 			p.but = ""
 			whole := false
 			for _, t := range j.tables {
@@ -193,6 +204,22 @@ func (j *job) withoutParts(ctx context.Context, places []place) []place {
 		})
 	}
 	return places
+}
+
+// worthwhile tells whether a column is to be looked at as a whole. Of a large table a sample of its pages is looked at before:
+// to read it twice a rotation would be a burden. tries 0 takes no samples.
+func (j *job) worthwhile(ctx context.Context, at place, tries int) (bool, error) {
+	most := j.options.sampled()
+	if tries == 0 || at.bytes <= most {
+		return true, nil
+	}
+	share := max(100*float64(most)/float64(at.bytes), 0.001) // percent
+	var shaped bool
+	err := j.db.tx(ctx, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s t TABLESAMPLE SYSTEM (%f) WHERE %s)",
+			pgx.Identifier{at.schema, at.table}.Sanitize(), share, at.shaped())).Scan(&shaped)
+	})
+	return shaped, err
 }
 
 // look tries strings of a column under the old key, in whichever layout.

@@ -43,7 +43,7 @@ type discovered struct {
 func discoverCommand(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	var all, asJSON bool
 	flags := flag.NewFlagSet("hyvve-sidecar reencrypt discover", flag.ContinueOnError)
-	flags.BoolVar(&all, "all", false, fmt.Sprintf("try every string of an envelope's shape, not only %d of a column, drawn by chance", discoverTries))
+	flags.BoolVar(&all, "all", false, fmt.Sprintf("read all of every table, however large, and try every string of an envelope's shape, not only %d of a column, drawn by chance", discoverTries))
 	flags.BoolVar(&asJSON, "json", false, "print the result as JSON")
 	if ok, status := usage.Parse(flags, args, discoverHelp, stdout, stderr); !ok {
 		return status
@@ -152,6 +152,6 @@ func (r discovered) print(out io.Writer) {
 		_, _ = fmt.Fprintf(out, "%s: %s: %d of %d strings tried open; %d rows have strings of an envelope's shape\n", r.Key, where, f.Opened, f.Tried, f.Shaped)
 	}
 	if len(r.Unseen) > 0 {
-		_, _ = fmt.Fprintf(out, "%s: not looked at, since the role may not read them or row-level security hides rows: %s\n", r.Key, strings.Join(r.Unseen, ", "))
+		_, _ = fmt.Fprintf(out, "%s: not looked at as a whole, since the role may not read them, row-level security hides rows, or they are large: %s\n", r.Key, strings.Join(r.Unseen, ", "))
 	}
 }

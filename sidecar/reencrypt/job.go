@@ -37,6 +37,7 @@ type Options struct {
 	ClaimFor      time.Duration               // after that a worker that has died is replaced; default 15 s
 	TouchColumn   string                      // a column of the time of a row's last change, which is set, too; empty: it stays as it is
 	AllowTriggers []string                    // names of triggers that may be set off
+	SampleBytes   int64                       // of a table that is larger, so much is looked at for envelopes that nobody has configured, before the whole is; default 256 MB
 	Progress      func(workload.ColumnReport) // called every now and then
 	BadRow        func(column key.Column, id string)
 	Flipped       func(took time.Duration) // called when staged rows are in place: for so long rows were locked
@@ -46,8 +47,10 @@ type Options struct {
 const (
 	defaultBatch = 500
 	claimFor     = 15 * time.Second
-	mostSessions = 4
-	progressRate = time.Second / 2 // between two calls of Progress
+
+	defaultSample = 256 << 20
+	mostSessions  = 4
+	progressRate  = time.Second / 2 // between two calls of Progress
 )
 
 type other struct {
@@ -61,6 +64,14 @@ type Worker struct {
 	databaseURL string
 	options     Options
 	rings       map[ringName]*envelope.Keyring
+}
+
+// sampled is SampleBytes, or its default.
+func (o Options) sampled() int64 {
+	if o.SampleBytes > 0 {
+		return o.SampleBytes
+	}
+	return defaultSample
 }
 
 // NewWorker makes a worker; it connects when it has work.
