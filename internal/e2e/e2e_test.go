@@ -5,6 +5,9 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -169,8 +172,38 @@ func (w *world) conclude() {
 	}
 }
 
+// countsRows waits until a plan knows how many rows there are, from what sidecars have counted while nothing was asked of them.
+func (w *world) countsRows(name string, want map[string]int) {
+	w.t.Helper()
+	deadline := time.After(20 * time.Second)
+	for {
+		plan, err := w.Server.Client.Logical().WriteWithContext(w.t.Context(), "hyvve/rotate", map[string]any{"key": name, "dry_run": true})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		rows, _ := plan.Data["rows"].(map[string]any)[name].(map[string]any)
+		columns, _ := rows["columns"].([]any)
+		got := map[string]int{}
+		for _, c := range columns {
+			column, _ := c.(map[string]any)
+			total, _ := column["total"].(json.Number)
+			n, _ := total.Int64()
+			got[fmt.Sprint(column["column"])] = int(n)
+		}
+		if maps.Equal(got, want) {
+			return
+		}
+		select {
+		case <-deadline:
+			w.t.Fatalf("the plan has rows %v, want %v", got, want)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
 func TestEveryKeyRotatesUnderLoad(t *testing.T) {
 	w := start(t, small(true))
+	w.countsRows("encryption-master-key", map[string]int{"ai_provider_configs.api_key_encrypted": 12, "mcp_server_configs.api_key_encrypted": 8, "integration_connections.encrypted_credentials": 6})
 	for _, name := range []string{"agent-service-token", "better-auth-secret", "encryption-master-key"} {
 		w.follow(w.rotate(name), "done")
 	}
