@@ -18,6 +18,7 @@ func TestOperatorsMistakes(t *testing.T) {
 	running := b.write("rotate/agno-api-key", map[string]any{"confirm": "manual"})["id"].(string)
 	ended := b.write("rotate/agent-service-token", nil)["id"].(string)
 	b.finish(ended)
+	b.awaitConfirm(running) // from here on nothing moves by itself
 	for _, c := range []struct {
 		path string
 		data map[string]any
@@ -93,13 +94,7 @@ func TestPauseResumeConfirm(t *testing.T) {
 		t.Errorf("status says %q", line)
 	}
 	b.write("rotations/"+id+"/resume", nil)
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
-		if data = b.read("rotations/" + id).Data; strings.HasSuffix(data["next_gate"].(string), "/confirm") {
-			break
-		}
-		b.instance("agents", "agents-1")
-		b.instance("api", "api-1")
-	}
+	b.awaitConfirm(id)
 	b.write("rotations/"+id+"/confirm", nil)
 	if data := b.finish(id); data["state"] != "done" || data["confirmed_by"] != "tester" {
 		t.Errorf("it ended as %v, confirmed by %v", data["state"], data["confirmed_by"])
@@ -107,6 +102,25 @@ func TestPauseResumeConfirm(t *testing.T) {
 	verified := b.read("journal/verify").Data
 	if verified["whole"] != true || verified["entries"].(int) < 10 {
 		t.Errorf("journal: %v", verified)
+	}
+}
+
+// awaitConfirm goes on until a rotation waits for nothing but a confirmation.
+func (b *backendTest) awaitConfirm(id string) {
+	b.t.Helper()
+	deadline := time.After(30 * time.Second)
+	for {
+		gate, _ := b.read("rotations/" + id).Data["next_gate"].(string)
+		if strings.HasPrefix(gate, "somebody has to confirm") && strings.HasSuffix(gate, "/confirm") {
+			return
+		}
+		select {
+		case <-deadline:
+			b.t.Fatalf("the rotation waits for: %s", gate)
+		default:
+		}
+		b.instance("agents", "agents-1")
+		b.instance("api", "api-1")
 	}
 }
 

@@ -106,6 +106,21 @@ func TestCacheAdministratorIsLockedOut(t *testing.T) {
 	w.noFailures(t)
 }
 
+// A change that cannot be made is refused before anything is stored.
+func TestChangeThatCannotBeMade(t *testing.T) {
+	w := startServers(t)
+	_, err := w.vault.Client.Logical().WriteWithContext(t.Context(), "hyvve/rotate", map[string]any{
+		"key": "redis-url", "value": "redis://:another-password@" + w.redis.Addr + "/0",
+	})
+	if err == nil || !strings.Contains(err.Error(), "has the same user, default") || !strings.Contains(err.Error(), "nothing was changed") || strings.Contains(err.Error(), "another-password") {
+		t.Errorf("the same user once more: %v", err)
+	}
+	if ids, err := w.engine.Rotations(t.Context()); err != nil || len(ids) > 0 {
+		t.Errorf("rotations are %v (%v)", ids, err)
+	}
+	w.stop()
+}
+
 // noStrays wants no user and no role of these names, not even one that cannot log in.
 func (w *serversWorld) noStrays(t *testing.T, user, role string) {
 	t.Helper()

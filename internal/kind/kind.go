@@ -87,6 +87,12 @@ type Server interface {
 	Unstage(ctx context.Context, c Change) error
 }
 
+// ChangeChecker is the optional capability of a kind that can tell of some changes, without asking a server, that they
+// cannot be made. They are refused before anything is stored. The error names the remedy and holds no value.
+type ChangeChecker interface {
+	CheckChange(c Change) error
+}
+
 // OptionConnection is the option of a key that names its connection, where the kind is a Connector.
 const OptionConnection = "connection"
 

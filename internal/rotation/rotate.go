@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
 // Request asks for a rotation. What is left empty is as the keys' policies say.
@@ -213,7 +214,26 @@ func (e *Engine) stage(r Rotation, name string, request Request) (key.Key, Chang
 	if err != nil {
 		return key.Key{}, Change{}, err
 	}
+	if err := e.checkChange(k, current, version); err != nil {
+		return key.Key{}, Change{}, err
+	}
 	return k, Change{Key: name, Env: k.Env, From: current.Number, To: version.Number, Protects: k.Protects}, nil
+}
+
+// checkChange refuses what the key's kind knows to be impossible. turn is held.
+func (e *Engine) checkChange(k key.Key, from, to key.Version) error {
+	checker, ok := e.kindOf(k).(kind.ChangeChecker)
+	if !ok {
+		return nil
+	}
+	connection, err := e.connectionOf(k)
+	if err != nil {
+		return Refusef("%w", err)
+	}
+	if err := checker.CheckChange(kind.Change{Key: k, From: from, To: to, Connection: connection}); err != nil {
+		return Refusef("key %s: %w; nothing was changed", k.Name, err)
+	}
+	return nil
 }
 
 // checkParticipants refuses a rotation that nobody would carry out. turn is held.

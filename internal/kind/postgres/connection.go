@@ -190,7 +190,11 @@ func (k *Kind) setPassword(ctx context.Context, conn *pgx.Conn, role string, pas
 	if err != nil {
 		return err
 	}
-	_, err = conn.Exec(ctx, "ALTER ROLE "+quote(role)+" PASSWORD "+literal(v))
+	// The old password is forgotten on the strength of this: it must outlast a crash of the server, whatever that does by default.
+	_, err = together(ctx, conn, []string{"BEGIN", "SET LOCAL synchronous_commit = on", "ALTER ROLE " + quote(role) + " PASSWORD " + literal(v), "COMMIT"})
+	if err != nil && !conn.IsClosed() {
+		_, _ = together(context.WithoutCancel(ctx), conn, []string{"ROLLBACK"})
+	}
 	return err
 }
 

@@ -425,6 +425,40 @@ func TestRotateRoot(t *testing.T) {
 	}
 }
 
+// A password that is set outlasts a crash at the very next moment, also where commits are not waited for by default.
+func TestRotateRootOutlastsACrash(t *testing.T) {
+	server, err := testbed.ForTest(t).PostgresWith(t.Context(), testbed.PostgresOptions{Settings: map[string]string{"synchronous_commit": "off", "wal_writer_delay": "10s"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ok := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	old, err := server.NewRole(t.Context(), "root")
+	ok(err)
+	conn, err := pgx.Connect(t.Context(), server.AdminURL("postgres"))
+	ok(err)
+	_, err = conn.Exec(t.Context(), "ALTER ROLE root SUPERUSER; CHECKPOINT")
+	ok(err)
+	ok(conn.Close(t.Context()))
+	k := New(rand.Reader)
+	defer k.Close() //nolint:errcheck // of a test
+	c, err := k.NormalizeConnection(kind.Connection{Name: "root", Options: kind.Options{fieldURL: server.URL("postgres", "root", old)}})
+	ok(err)
+	c.Next = key.NewValue("next-password-of-root")
+	ok(k.RotateRoot(t.Context(), c))
+	server.Kill()
+	ok(server.Start(t.Context()))
+	c.Secrets[kind.FieldPassword], c.Next = c.Next, key.Value{}
+	c.Revision++
+	if _, err := k.CheckConnection(t.Context(), c); err != nil {
+		t.Errorf("the new password is lost: %v", err)
+	}
+}
+
 func TestErrorsAreOurs(t *testing.T) {
 	w := newWorld(t, "", nil)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -60,6 +60,15 @@ func (t turn) absurd() error {
 
 const ownAdmin = "give the connection an administrator of its own, with username= and password=-"
 
+// CheckChange implements kind.ChangeChecker.
+func (*Kind) CheckChange(c kind.Change) error {
+	t, err := read(c)
+	if err != nil {
+		return err
+	}
+	return together(t.absurd(), t.lockout())
+}
+
 // lockout is an error where the connection would lose its login with the old version.
 func (t turn) lockout() error {
 	if t.Connection.Options[fieldUsername] != t.old {
