@@ -39,7 +39,7 @@ test: setup build ## Run every test, with the race detector, on real parts
 test-unit: ## Run the tests that need no server
 	go test -race ./internal/key/... ./internal/dsn/... ./internal/kind/token/... ./internal/kind/external/... ./internal/kind/kinds/... ./internal/kind/kindtest/... ./internal/workload/... ./internal/rotation/... ./internal/sim/... ./plugin/... \
 		./internal/envelope/... ./internal/pbkdf2/... ./internal/client/... ./sidecar/render/... ./sidecar/watch/... \
-		./sidecar/reload/... ./sidecar/health/... ./sidecar/usage/... ./sidecar/agent/...
+		./sidecar/reload/... ./sidecar/health/... ./sidecar/usage/... ./sidecar/proxy/... ./sidecar/agent/...
 
 .PHONY: test-e2e
 test-e2e: setup build ## Run the scenarios over real Vault, PostgreSQL and Redis
@@ -77,6 +77,7 @@ fuzz: ## Run every fuzz target for FUZZTIME (10s) each
 	go test -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/key
 	go test -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/rotation
 	go test -fuzz FuzzKeys -fuzztime $(FUZZTIME) ./internal/pbkdf2
+	go test -fuzz FuzzTranslate -fuzztime $(FUZZTIME) ./sidecar/proxy
 
 .PHONY: test-arm64
 test-arm64: ## Run the assembly for arm64 in an emulator, qemu-aarch64-static of Debian's package qemu-user-static

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
+)
+
+const (
+	// mostHeld bounds the values that an application may hold: rotations may pass it by without its restarting.
+	mostHeld = 4
+	// overlap is how long the process before may go on beside the one that has proved to hold a newer value.
+	overlap = time.Minute
+)
+
+// held is one key before one application: the values to accept, and those that the application may hold.
+//
+// An application reads its value when it starts and says to nobody when that was. What can be known is which values it
+// may have read: that which it had, and every one that was written into its files since. The one it is believed to
+// hold is tried first; where it refuses that, the next is; one that it takes after it refused another is what it holds.
+// So no restart goes unnoticed, whoever made it, and none has to be announced.
+//
+// The values are stored before files with a newer one are written. Killed anywhere, the next run knows at least what the
+// application may hold. The accept-list is stored with them, so that a restart while Vault is away refuses nobody.
+type held struct {
+	env, header, path string
+	unknown           string // what no application knows
+
+	now atomic.Pointer[snapshot] // nil until something is known
+
+	mu        sync.Mutex // guards what follows, and changes of now
+	state     state
+	front     int // of state.Own: what the application is believed to hold
+	settling  *time.Timer
+	settled   func(error) // hears how dropping values went
+	sightings map[int]*Sighting
+}
+
+// state is what is stored. Its values are secrets, which the application's own files beside it hold too.
+type state struct {
+	Own      []string `json:"own"`     // that the application may hold, in the order in which its files had them
+	Accepts  []string `json:"accepts"` // newest first
+	Versions []int    `json:"versions"`
+}
+
+// snapshot is what requests go by.
+type snapshot struct {
+	digests  [][sha256.Size]byte // of the accept-list
+	versions []int               // parallel to it; perhaps shorter
+	own      []string            // the one to try first, first
+	retired  []string            // those of own that are not accepted any more
+}
+
+func newHeld(k Key) *held {
+	return &held{env: k.Env, header: k.Header, path: k.State, unknown: "unknown-" + rand.Text(), sightings: map[int]*Sighting{}}
+}
+
+// restore takes up what an earlier run stored, if anything.
+func (k *held) restore() error {
+	if k.path == "" {
+		return nil
+	}
+	data, err := os.ReadFile(k.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var s state
+	if err == nil && (json.Unmarshal(data, &s) != nil || len(s.Own) == 0 || len(s.Accepts) == 0) {
+		// The parser's own error may quote what the file holds.
+		err = errors.New("it does not hold what the proxy writes; remove it, and restart the application")
+	}
+	if err != nil {
+		return fmt.Errorf("proxy: reading %s: %w", k.path, err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.state, k.front = s, 0
+	k.publish()
+	return nil
+}
+
+// take takes up a bundle, whose values are about to be written into the application's files.
+func (k *held) take(b client.Bundle) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	next := state{Own: slices.Clone(k.state.Own), Versions: b.AcceptVersions[k.env]}
+	for _, v := range b.Accepts[k.env] {
+		next.Accepts = append(next.Accepts, v.Reveal())
+	}
+	if len(next.Accepts) == 0 {
+		return fmt.Errorf("proxy: the bundle has no accept-list of %s; let the workload verify its key (verifies= of hyvve/workloads)", k.env)
+	}
+	newest := next.Accepts[0]
+	if v, ok := b.Values[k.env]; ok {
+		newest = v.Reveal() // as in its files
+	}
+	believed := newest
+	if len(next.Own) > 0 {
+		believed = next.Own[k.front]
+	} else {
+		// Nothing is known of an application that may have been running before: it may hold whatever is accepted.
+		next.Own = slices.Clone(next.Accepts)
+		slices.Reverse(next.Own)
+	}
+	next.Own = append(slices.DeleteFunc(next.Own, func(v string) bool { return v == newest }), newest)
+	front := slices.Index(next.Own, believed)
+	for len(next.Own) > mostHeld {
+		drop := 0
+		if front == 0 {
+			drop = 1
+		}
+		next.Own = slices.Delete(next.Own, drop, drop+1)
+		front -= 1 - drop
+	}
+	if err := k.store(next); err != nil {
+		return err
+	}
+	k.state, k.front = next, front
+	k.publish()
+	return nil
+}
+
+// store writes a state unless it is there.
+func (k *held) store(s state) error {
+	if k.path == "" {
+		return nil
+	}
+	data, err := json.Marshal(s)
+	if err == nil {
+		err = render.Keep(k.path, data)
+	}
+	if err != nil {
+		return fmt.Errorf("proxy: noting what the application holds of %s: %w", k.env, err)
+	}
+	return nil
+}
+
+// publish lets requests go by the state. mu is held.
+func (k *held) publish() {
+	s := &snapshot{versions: k.state.Versions}
+	for _, v := range k.state.Accepts {
+		s.digests = append(s.digests, sha256.Sum256([]byte(v)))
+	}
+	s.own = append(s.own, k.state.Own[k.front])
+	for n := len(k.state.Own) - 1; n >= 0; n-- { // the newer, the likelier
+		if n != k.front {
+			s.own = append(s.own, k.state.Own[n])
+		}
+	}
+	for _, v := range k.state.Own {
+		if s.find(v) < 0 {
+			s.retired = append(s.retired, v)
+		}
+	}
+	k.now.Store(s)
+	for version := range k.sightings {
+		if !slices.Contains(k.state.Versions, version) {
+			delete(k.sightings, version)
+		}
+	}
+}
+
+// proved notes that the application has taken a value after it refused the one that it was believed to hold. Those that
+// are older are dropped once the process before it must have ended.
+func (k *held) proved(value string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	at := slices.Index(k.state.Own, value)
+	if at < 0 || at == k.front {
+		return
+	}
+	k.front = at
+	k.publish()
+	k.settleSoon()
+}
+
+// settleSoon drops older values after a while. mu is held.
+func (k *held) settleSoon() {
+	if k.settling != nil {
+		k.settling.Stop()
+	}
+	k.settling = time.AfterFunc(overlap, k.settle)
+}
+
+// restarted notes that the application was started after its files had been written with the newest value.
+func (k *held) restarted() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.state.Own) < 2 {
+		return
+	}
+	k.front = len(k.state.Own) - 1
+	k.publish()
+	k.settleSoon()
+}
+
+// settle drops what is older than the value that the application holds.
+func (k *held) settle() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.front == 0 {
+		return
+	}
+	next := k.state
+	next.Own = slices.Clone(k.state.Own[k.front:])
+	err := k.store(next)
+	if err == nil {
+		k.state, k.front = next, 0
+		k.publish()
+	}
+	if k.settled != nil {
+		k.settled(err)
+	}
+}
+
+func (k *held) stop() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.settling != nil {
+		k.settling.Stop()
+	}
+}
+
+// see counts a request that presented another value than the newest.
+func (k *held) see(s *snapshot, place int, from string) {
+	if place == 0 || place >= len(s.versions) {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	version := s.versions[place]
+	seen := k.sightings[version]
+	if seen == nil {
+		seen = &Sighting{Env: k.env, Version: version}
+		k.sightings[version] = seen
+	}
+	seen.Count++
+	seen.Last, seen.From = time.Now(), from
+}

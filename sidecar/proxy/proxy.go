@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package proxy stands before an application that reads one value of a key when it starts. It accepts every value on the
+// accept-list, and hands the application the one that it holds, so that the application needs no change and refuses
+// nobody while a key rotates. All else reaches the application as it is: its own 401, its own limits.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+)
+
+const (
+	headerTime   = 10 * time.Second // for a client to send the head of a request
+	idleTime     = 75 * time.Second // of a client's connection
+	upstreamIdle = 4 * time.Second  // less than Node's 5 s: a request must not meet a connection that is being closed
+	dialTime     = 5 * time.Second
+	drainTime    = 5 * time.Second // for requests to end when the sidecar stops
+	mostHeaders  = 64 << 10
+	mostIdle     = 256
+	copySize     = 32 << 10
+)
+
+// Key is a key that clients present to the application.
+type Key struct {
+	Env    string // its name in bundles
+	Header string // canonical; Authorization has the scheme Bearer, others hold the bare value
+	State  string // file that keeps what the application may hold; empty: nothing is kept
+}
+
+// Options of a proxy.
+type Options struct {
+	Upstream *url.URL // http, host and port
+	Keys     []Key
+	Log      *slog.Logger
+}
+
+// Sighting is evidence of use: requests that presented an accepted value other than the newest.
+type Sighting struct {
+	Env     string
+	Version int
+	Count   int
+	Last    time.Time
+	From    string // address of the client that the last one came from
+}
+
+// Proxy is an http.Handler.
+type Proxy struct {
+	keys    []*held
+	log     *slog.Logger
+	reverse *httputil.ReverseProxy
+	host    string
+	told    atomic.Int64 // when a failure was logged last: Unix seconds
+}
+
+var _ http.Handler = (*Proxy)(nil)
+
+// New makes a proxy, which knows no values before Restore or Take.
+func New(o Options) *Proxy {
+	p := &Proxy{log: o.Log, host: o.Upstream.Host}
+	for _, k := range o.Keys {
+		h := newHeld(k)
+		h.settled = func(err error) {
+			if err != nil {
+				p.log.Warn("a value that the application does not hold any more is kept", "key", h.env, "error", err)
+			}
+		}
+		p.keys = append(p.keys, h)
+	}
+	transport := &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: dialTime}).DialContext,
+		IdleConnTimeout:     upstreamIdle,
+		MaxIdleConns:        mostIdle,
+		MaxIdleConnsPerHost: mostIdle,
+		DisableCompression:  true, // what the client asks for and gets is between it and the application
+	}
+	p.reverse = &httputil.ReverseProxy{
+		Rewrite:       p.rewrite(o.Upstream),
+		Transport:     attempts{transport},
+		FlushInterval: -1,
+		BufferPool:    &buffers{},
+		ErrorHandler:  p.failed,
+		ErrorLog:      slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+	}
+	return p
+}
+
+// buffers spares each response an allocation.
+type buffers struct{ pool sync.Pool }
+
+// Get implements httputil.BufferPool.
+func (b *buffers) Get() []byte {
+	if kept, ok := b.pool.Get().(*[]byte); ok {
+		return *kept
+	}
+	return make([]byte, copySize)
+}
+
+// Put implements httputil.BufferPool.
+func (b *buffers) Put(buffer []byte) { b.pool.Put(&buffer) }
+
+// Restore takes up what an earlier run has stored.
+func (p *Proxy) Restore() error {
+	var errs []error
+	for _, k := range p.keys {
+		errs = append(errs, k.restore())
+	}
+	return errors.Join(errs...)
+}
+
+// Take takes up a bundle. It must be called before the application's files are written with its values, and must have
+// succeeded then.
+func (p *Proxy) Take(b client.Bundle) error {
+	var errs []error
+	for _, k := range p.keys {
+		errs = append(errs, k.take(b))
+	}
+	return errors.Join(errs...)
+}
+
+// Restarted says that the application was started after its files had been written with the newest values. It spares
+// the application a request that it refuses; a restart that nobody tells of is found out.
+func (p *Proxy) Restarted() {
+	for _, k := range p.keys {
+		k.restarted()
+	}
+}
+
+// Sightings gives what was seen of values that are accepted and not the newest, ordered by key and version.
+func (p *Proxy) Sightings() []Sighting {
+	var all []Sighting
+	for _, k := range p.keys {
+		k.mu.Lock()
+		for _, s := range k.sightings {
+			all = append(all, *s)
+		}
+		k.mu.Unlock()
+	}
+	slices.SortFunc(all, func(a, b Sighting) int {
+		if a.Env != b.Env {
+			return strings.Compare(a.Env, b.Env)
+		}
+		return a.Version - b.Version
+	})
+	return all
+}
+
+// Serve answers on l until ctx ends, and lets requests under way end for a short while then. HTTP/2 is spoken with
+// clients that begin with it (h2c), HTTP/1.1 with the application.
+func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
+	protocols := &http.Protocols{}
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	server := &http.Server{
+		Handler: p, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: mostHeaders, Protocols: protocols,
+		ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+	}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+		defer cancel()
+		if server.Shutdown(drain) != nil {
+			_ = server.Close() // what is left is cut
+		}
+	})
+	defer func() {
+		for _, k := range p.keys {
+			k.stop()
+		}
+	}()
+	err := server.Serve(l)
+	if stop() {
+		return err // of its own accord
+	}
+	<-stopped
+	return nil
+}
+
+// ServeHTTP implements http.Handler.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodConnect {
+		http.Error(w, "this proxy stands before an application; it makes no tunnels", http.StatusMethodNotAllowed)
+		return
+	}
+	// The application may answer before it has read the request, as it may without us. HTTP/2 can without being told.
+	_ = http.NewResponseController(w).EnableFullDuplex()
+	p.reverse.ServeHTTP(w, r)
+}
+
+// forwarded are headers that the reverse proxy takes away since they could be lies. They are the client's, or those of
+// what stands before us, and the application believes them or not as it did without us.
+var forwarded = []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"}
+
+func (p *Proxy) rewrite(upstream *url.URL) func(*httputil.ProxyRequest) {
+	return func(pr *httputil.ProxyRequest) {
+		in, out := pr.In, pr.Out
+		out.URL.Scheme, out.URL.Host = upstream.Scheme, upstream.Host
+		out.URL.RawQuery = in.URL.RawQuery
+		out.Host = in.Host
+		for _, name := range forwarded {
+			if values, ok := in.Header[name]; ok {
+				out.Header[name] = slices.Clone(values)
+			}
+		}
+		// Behind any other upgrade than WebSocket, such as to h2c, would be requests that nobody translates.
+		if upgrade := out.Header.Get("Upgrade"); upgrade != "" && !strings.EqualFold(upgrade, "websocket") {
+			out.Header.Del("Upgrade")
+			out.Header.Del("Connection")
+		}
+		// The same map: trailers are written into it when the body has been read.
+		out.Trailer = in.Trailer
+		m, ok := p.translate(in.Header, out.Header)
+		if !ok {
+			return
+		}
+		m.key.see(m.state, m.place, host(in.RemoteAddr))
+		if len(m.state.own) > 1 {
+			pr.Out = withMatch(out, m)
+		}
+	}
+}
+
+func host(address string) string {
+	if h, _, err := net.SplitHostPort(address); err == nil {
+		return h
+	}
+	return address
+}
+
+// failed answers where the application did not. The error is put into words of our own: those of others may quote what
+// was sent.
+func (p *Proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil {
+		w.WriteHeader(http.StatusBadGateway) // the client is gone
+		return
+	}
+	what := "did not answer as HTTP is spoken"
+	var timeout net.Error
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		what = "does not listen there; is it running?"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		what = "did not take the connection in time"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		what = "closed the connection before it had answered"
+	}
+	if now := time.Now().Unix(); p.told.Swap(now) != now { // no more than one a second
+		p.log.Warn("the application did not answer a request", "upstream", p.host, "what", what)
+	}
+	http.Error(w, "hyvve-sidecar proxy: the application at "+p.host+" "+what, http.StatusBadGateway)
+}
