@@ -33,6 +33,7 @@ func all() []benchmark {
 		{[]string{"engine-fanout-1000"}, fanout(1000, 600)},
 		{[]string{"engine-fanout-3000"}, fanout(3000, 2000)},
 		{[]string{"postgres-parallel", "postgres-parallel-10ms", "postgres-parallel-20ms", "postgres-overhead"}, credentials},
+		{[]string{"proxy-throughput", "proxy-latency"}, proxied},
 		{[]string{"engine-10k-keys-start", "engine-10k-keys-memory", "engine-10k-keys-due", "engine-10k-keys-idle-writes"}, manyKeys},
 	}
 }
