@@ -69,6 +69,7 @@ type Agent struct {
 	reason   string // why not
 
 	jobs      *jobs
+	proxies   proxies
 	token     token
 	tokenAge  *time.Timer
 	leaseAge  *time.Timer
@@ -91,6 +92,7 @@ func New(c Config, log *slog.Logger) (*Agent, error) {
 		a.config.Reloader = cmd
 	}
 	a.jobs = newJobs(a.reencryptor())
+	a.proxies = newProxies(c.Listeners, log)
 	return a, nil
 }
 
@@ -160,6 +162,11 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.owed, a.written = true, math.MaxInt64
 		}
 	}
+	wait, err := a.proxies.start(ctx, a.log)
+	if err != nil {
+		return err
+	}
+	defer wait()
 	defer a.leave()
 	defer a.jobs.stop()
 	for failures := 0; ctx.Err() == nil; {

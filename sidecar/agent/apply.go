@@ -49,6 +49,9 @@ func (a *Agent) apply(ctx context.Context) {
 
 // render writes all files. Before the first one changes it is noted beside it that a reload is owed.
 func (a *Agent) render() (changed bool, err error) {
+	if err := a.proxies.take(a.bundle); err != nil {
+		return false, err
+	}
 	for _, t := range a.config.Targets {
 		differs, err := t.Differs(a.bundle)
 		if err == nil && differs && a.config.Reloader != nil {
@@ -161,6 +164,9 @@ func (a *Agent) reload(ctx context.Context) error {
 		}
 	}
 	a.log.Info("workload has been told to reload", "etag", a.rendered, "started_since", started)
+	if started {
+		a.proxies.restarted()
+	}
 	a.owed, a.faults, a.proveBy = false, 0, time.Now().Add(a.config.Deadline)
 	for _, t := range a.config.Targets {
 		if err := t.End(); err != nil {

@@ -38,6 +38,7 @@ type File struct {
 	Reload    *ReloadBlock    `hcl:"reload,block"`
 	Health    *HealthBlock    `hcl:"health,block"`
 	Reencrypt *ReencryptBlock `hcl:"reencrypt,block"`
+	Proxy     []ProxyBlock    `hcl:"proxy,block"`
 }
 
 // VaultBlock says where Vault is and how to log in.
@@ -120,6 +121,7 @@ type ReencryptBlock struct {
 type Config struct {
 	File
 	Targets   []render.Target
+	Listeners []Listener
 	Reloader  reload.Reloader // nil: files are all that is wanted
 	Checker   health.Checker  // nil: the workload counts as healthy when it has been told to reload
 	Interval  time.Duration   // between health checks
@@ -191,6 +193,7 @@ func (f File) Check() (Config, error) {
 	if f.Vault != nil {
 		errs = append(errs, c.checkVault()...)
 	}
+	errs = append(errs, c.checkProxies()...)
 	for _, r := range f.Render {
 		target, err := r.target()
 		if err != nil {

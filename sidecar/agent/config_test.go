@@ -26,6 +26,17 @@ health "http" {
   expect_etag = true
 }
 reencrypt { database_url_file = "/run/url" }
+proxy {
+  listen   = "127.0.0.1:8081"
+  upstream = "http://127.0.0.1:3000"
+  key      = "AGENT_SERVICE_TOKEN"
+}
+proxy {
+  listen   = "127.0.0.1:8081"
+  upstream = "http://127.0.0.1:3000"
+  key      = "METRICS_API_KEY"
+  header   = "x-metrics-key"
+}
 `
 
 func validate(t *testing.T, text string, args ...string) (int, string) {
@@ -81,6 +92,18 @@ func TestErrorsSayWhatToWriteInstead(t *testing.T) {
 			max_load = "much"
 			batch_size = -1
 		}`), nil, []string{"max_load = \"much\"", "batch_size or rows_per_second is negative"}},
+		"proxy listen":     {swap(`"127.0.0.1:8081"`, `"8081"`), nil, []string{`listen = "8081" is not an address`, `"127.0.0.1:8081"`}},
+		"proxy port":       {swap(`"127.0.0.1:8081"`, `":0"`), nil, []string{`listen = ":0" is not an address`}},
+		"proxy upstream":   {swap(`"http://127.0.0.1:3000"`+"\n  key", `"https://api/x"`+"\n  key"), nil, []string{"proxy of AGENT_SERVICE_TOKEN: upstream", "http://127.0.0.1:3000"}},
+		"proxy secret":     {swap(`"http://127.0.0.1:3000"`+"\n  key", `"http://u:p@127.0.0.1:3000"`+"\n  key"), nil, []string{"upstream is not http://"}},
+		"proxy loop":       {swap(`"http://127.0.0.1:3000"`+"\n  key", `"http://127.0.0.1:8081"`+"\n  key"), nil, []string{"are both 127.0.0.1:8081"}},
+		"proxy upstreams":  {swap(`"http://127.0.0.1:3000"`+"\n  key", `"http://127.0.0.1:3001"`+"\n  key"), nil, []string{"another block listens at 127.0.0.1:8081"}},
+		"proxy key":        {swap(`"AGENT_SERVICE_TOKEN"`, `"agent-service-token"`), nil, []string{"is not the name of a key in bundles"}},
+		"proxy key twice":  {swap(`"METRICS_API_KEY"`, `"AGENT_SERVICE_TOKEN"`), nil, []string{"has the same key or state"}},
+		"proxy header":     {swap(`"x-metrics-key"`, `"transfer-encoding"`), nil, []string{`header = "transfer-encoding" cannot hold a key`, "X-Metrics-Key"}},
+		"proxy state":      {swap(`"x-metrics-key"`, "\"X-Metrics-Key\"\n  state = \"x\""), nil, []string{`state = "x" is not an absolute path`}},
+		"proxy misspelt":   {swap(`listen `, `lsten `), nil, []string{"sidecar.hcl:18", `"lsten"`}},
+		"proxy, no vault":  {"watch { paths = [\"/x\"] }\nreload \"http\" { url = \"http://x\" }\nproxy {\n listen = \":1\"\n upstream = \"http://x:2\"\n key = \"X\"\n}", nil, []string{"proxy needs a vault block"}},
 		"database":         {swap(`database_url_file = "/run/url"`, ""), nil, []string{"set one of database_url_key"}},
 		"two modes":        {good + "watch { paths = [\"/x\"] }", nil, []string{"exclude each other"}},
 		"nothing":          {"", nil, []string{"neither a vault block"}},

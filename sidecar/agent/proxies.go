@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/proxy"
+)
+
+// ProxyBlock is one key that clients present to the application, and where. Blocks with the same listen address are one
+// proxy before one application.
+type ProxyBlock struct {
+	Listen   string `hcl:"listen"`
+	Upstream string `hcl:"upstream"`
+	Key      string `hcl:"key"`
+	Header   string `hcl:"header,optional"`
+	State    string `hcl:"state,optional"`
+}
+
+// Listener is a proxy to be run.
+type Listener struct {
+	Address string
+	proxy.Options
+}
+
+// notProxied are headers that say how a message is sent and not what is in it, or that HTTP keeps elsewhere.
+var notProxied = []string{
+	"Connection", "Content-Length", "Cookie", "Expect", "Host", "Keep-Alive", "Proxy-Authorization", "Proxy-Connection", "Te", "Trailer",
+	"Transfer-Encoding", "Upgrade",
+}
+
+var (
+	environmentName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	headerName      = regexp.MustCompile(`^[A-Za-z0-9-]+$`)
+)
+
+// checkProxies refuses blocks that cannot work, and joins those that listen at the same address.
+func (c *Config) checkProxies() (errs []error) {
+	fail := func(b ProxyBlock, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("proxy of %s: %w", b.Key, fmt.Errorf(format, args...)))
+	}
+	if len(c.Proxy) > 0 && c.Vault == nil {
+		return []error{errors.New("proxy needs a vault block: its accept-list is that of the engine's bundle")}
+	}
+	for _, b := range c.Proxy {
+		k := proxy.Key{Env: b.Key, Header: textproto.CanonicalMIMEHeaderKey(b.Header), State: b.State}
+		if !environmentName.MatchString(b.Key) {
+			fail(b, "key = %q is not the name of a key in bundles; write one such as \"AGENT_SERVICE_TOKEN\"", b.Key)
+			continue
+		}
+		if k.Header == "" {
+			k.Header = "Authorization"
+		}
+		if !headerName.MatchString(k.Header) || slices.Contains(notProxied, k.Header) {
+			fail(b, "header = %q cannot hold a key; write \"Authorization\" (for Bearer tokens) or one such as \"X-Metrics-Key\"", b.Header)
+		}
+		_, port, err := net.SplitHostPort(b.Listen)
+		if err != nil || port == "" || port == "0" {
+			fail(b, "listen = %q is not an address with a port; write one such as \"127.0.0.1:8081\", or \":8081\" for all of the machine's addresses", b.Listen)
+		}
+		if k.State == "" && len(c.Render) > 0 {
+			k.State = filepath.Join(filepath.Dir(c.Render[0].Path), ".proxy-"+b.Key+"-"+port+".hyvve")
+		}
+		if !filepath.IsAbs(k.State) {
+			fail(b, "state = %q is not an absolute path of a file, and no render block says where files are; write one in a memory-backed directory", b.State)
+		}
+		upstream, err := url.Parse(b.Upstream)
+		if err != nil || upstream.Scheme != "http" || upstream.Port() == "" || upstream.Host != strings.TrimPrefix(b.Upstream, "http://") {
+			fail(b, "upstream is not http://, host and port, and nothing else; write one such as \"http://127.0.0.1:3000\"")
+			continue
+		}
+		if b.Listen == upstream.Host {
+			fail(b, "listen and upstream are both %s; let the application listen somewhere else", b.Listen)
+		}
+		at := slices.IndexFunc(c.Listeners, func(l Listener) bool { return l.Address == b.Listen })
+		if at < 0 {
+			c.Listeners = append(c.Listeners, Listener{b.Listen, proxy.Options{Upstream: upstream}})
+			at = len(c.Listeners) - 1
+		}
+		l := &c.Listeners[at]
+		if l.Upstream.Host != upstream.Host {
+			fail(b, "another block listens at %s too, for upstream %s; let both have the same upstream, or listen at another port", b.Listen, l.Upstream)
+		}
+		if slices.ContainsFunc(l.Keys, func(o proxy.Key) bool { return o.Env == k.Env || o.State == k.State }) {
+			fail(b, "another block at %s has the same key or state; each needs its own", b.Listen)
+		}
+		l.Keys = append(l.Keys, k)
+	}
+	return errs
+}
+
+// proxies are those of an agent.
+type proxies struct {
+	all       []*proxy.Proxy
+	addresses []string
+}
+
+func newProxies(listeners []Listener, log *slog.Logger) proxies {
+	var p proxies
+	for _, l := range listeners {
+		l.Log = log
+		p.all, p.addresses = append(p.all, proxy.New(l.Options)), append(p.addresses, l.Address)
+	}
+	return p
+}
+
+// start takes up what an earlier run stored and serves, before Vault is asked for anything: the application must be
+// reached while Vault is away. It gives a function that waits for the end.
+func (p proxies) start(ctx context.Context, log *slog.Logger) (wait func(), err error) {
+	var serving sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	wait = func() { cancel(); serving.Wait() }
+	for n, one := range p.all {
+		if err = one.Restore(); err != nil {
+			break
+		}
+		var l net.Listener
+		if l, err = (&net.ListenConfig{}).Listen(ctx, "tcp", p.addresses[n]); err != nil {
+			err = fmt.Errorf("proxy: %w; end what listens there, or write another listen address", err)
+			break
+		}
+		serving.Go(func() {
+			if err := one.Serve(ctx, l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+				log.Error("proxy ended", "address", p.addresses[n], "error", err)
+			}
+		})
+	}
+	if err != nil {
+		wait()
+		return nil, err
+	}
+	return wait, nil
+}
+
+// take takes up a bundle before the application's files are written with it.
+func (p proxies) take(b client.Bundle) error {
+	for _, one := range p.all {
+		if err := one.Take(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restarted: the application was started after its files were written.
+func (p proxies) restarted() {
+	for _, one := range p.all {
+		one.Restarted()
+	}
+}
