@@ -235,6 +235,8 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 		{update, "report/api", fields{"healthy": true}, "is missing"},
 		{update, "report/api", fields{"instance": "api-1", "instance_secret": "x"}, "healthy is missing"},
 		{update, "report/api", fields{"instance": "api-1", "instance_secret": "x", "healthy": true, "work": []any{"garbage"}}, "work:"},
+		{update, "report/api", fields{"instance": "api-1", "instance_secret": "x", "healthy": true, "sightings": []any{"garbage"}}, "sightings:"},
+		{update, "report/api", fields{"instance": "api-1", "instance_secret": "x", "healthy": true, "sightings": []any{map[string]any{"env": "X", "version": 1, "last_seen": -1}}}, "sightings:"},
 		{update, "config", fields{"lease_ttl": 0}, "lease_ttl"},
 		{update, "presets/hyvve", fields{"workloads": "apii"}, `"apii" is not one of`},
 		{update, "presets/hyvve", fields{"min_instances": -1}, "min_instances -1"},

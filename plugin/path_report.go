@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -26,6 +27,7 @@ func (b *backend) pathsReport() []*framework.Path {
 			"healthy":         {Type: framework.TypeBool, Required: true, Description: "Whether the workload is healthy with it."},
 			"reason":          {Type: framework.TypeString, Description: "Why it is not. Never put a secret here."},
 			"work":            {Type: framework.TypeSlice, Description: "Reports on re-encryption: a list of {id, done, error, columns}."},
+			"sightings":       {Type: framework.TypeSlice, Description: "Accepted versions other than the newest that clients presented to the instance's proxy: a list of {env, version, count, last_seen, from}; last_seen in seconds ago, from the address of the last client."},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.UpdateOperation: b.operation(b.report, "report", "instance", "Say what an instance has loaded, and whether it is healthy."),
@@ -49,6 +51,10 @@ func (b *backend) report(ctx context.Context, e *rotation.Engine, _ *logical.Req
 	if err != nil {
 		return nil, err
 	}
+	sightings, err := sightings(d.Get("sightings").([]any), e.Now())
+	if err != nil {
+		return nil, err
+	}
 	etag, err := e.Report(ctx, rotation.Report{
 		Workload: d.Get("workload").(string),
 		Instance: d.Get("instance").(string),
@@ -57,6 +63,8 @@ func (b *backend) report(ctx context.Context, e *rotation.Engine, _ *logical.Req
 		Healthy:  d.Get("healthy").(bool),
 		Reason:   d.Get("reason").(string),
 		Work:     work,
+
+		Sightings: sightings,
 	})
 	if err != nil {
 		return nil, err
@@ -82,4 +90,28 @@ func workReports(list []any) ([]workload.WorkReport, error) {
 		reports = append(reports, report)
 	}
 	return reports, nil
+}
+
+// sightings reads a list of objects, or of objects as JSON text. Their age is counted from when the report came.
+func sightings(list []any, now time.Time) ([]workload.Sighting, error) {
+	var all []workload.Sighting
+	for _, item := range list {
+		data, err := json.Marshal(item)
+		if text, ok := item.(string); ok {
+			data, err = []byte(text), nil
+		}
+		var s struct {
+			workload.Sighting
+			LastSeen float64 `json:"last_seen"` // seconds ago
+		}
+		if err == nil {
+			err = json.Unmarshal(data, &s)
+		}
+		if err != nil || s.LastSeen < 0 {
+			return nil, rotation.Refusef("sightings: each entry must be an object with env, version, count, last_seen (in seconds ago) and from, an address")
+		}
+		s.Last = now.Add(-time.Duration(s.LastSeen * float64(time.Second))).UTC()
+		all = append(all, s.Sighting)
+	}
+	return all, rotation.CheckSightings(all)
 }

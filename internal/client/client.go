@@ -111,6 +111,7 @@ type Report struct {
 	Healthy            bool
 	Reason             string
 	Work               []workload.WorkReport
+	Sightings          []workload.Sighting
 }
 
 // Report sends it, and gives the etag that the instance should have.
@@ -122,9 +123,20 @@ func (c *Client) Report(ctx context.Context, r Report) (string, error) {
 	}
 	_, err := c.write(ctx, "report/"+r.Workload, map[string]any{
 		"instance": r.Instance, "instance_secret": r.Secret.Reveal(), "etag": r.Etag, "healthy": r.Healthy,
-		"reason": r.Reason, "work": r.Work,
+		"reason": r.Reason, "work": r.Work, "sightings": sightings(r.Sightings),
 	}, &w)
 	return w.Etag, err
+}
+
+// sightings gives their age instead of when they were: clocks differ.
+func sightings(all []workload.Sighting) []map[string]any {
+	wire := make([]map[string]any, 0, len(all))
+	for _, s := range all {
+		wire = append(wire, map[string]any{
+			"env": s.Env, "version": s.Version, "count": s.Count, "last_seen": max(time.Since(s.Last), 0).Seconds(), "from": s.From,
+		})
+	}
+	return wire
 }
 
 // Renew renews the lease of a bundle, and gives its new duration. ErrRefused: read the bundle again.

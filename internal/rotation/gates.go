@@ -238,7 +238,8 @@ func checkSoak(r Rotation, f Facts) []string {
 	return nil
 }
 
-// checkUnused looks at leases: an instance that was given the old version may still present it.
+// checkUnused looks at leases: an instance that was given the old version may still present it. And at what proxies have
+// seen: somebody presents it, whoever it was given to.
 func checkUnused(r Rotation, f Facts) []string {
 	var reasons []string
 	for _, w := range f.Workloads {
@@ -251,6 +252,9 @@ func checkUnused(r Rotation, f Facts) []string {
 			}
 			if users.n > 0 {
 				reasons = append(reasons, fmt.Sprintf("%s: %d leases on version %d of %s are outstanding: %s", w.Name, users.n, c.From, c.Env, users))
+			}
+			if seen := sighted(w, c, f.Now); seen.n > 0 {
+				reasons = append(reasons, fmt.Sprintf("%s: %s", w.Name, seen))
 			}
 		}
 	}

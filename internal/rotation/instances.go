@@ -323,6 +323,8 @@ type Report struct {
 	Healthy  bool
 	Reason   string // why not
 	Work     []workload.WorkReport
+
+	Sightings []workload.Sighting // of old versions, by its proxy
 }
 
 // maxReason bounds what an instance may have us store, in bytes.
@@ -364,7 +366,11 @@ func (e *Engine) believed(ctx context.Context, report Report) (w workload.Worklo
 	if proves {
 		i = i.Proved()
 	}
-	news := proves || i.Healthy != before.Healthy || i.Reason != before.Reason || before.Judged.IsZero()
+	used := seenAnew(before.Sightings, report.Sightings)
+	if used {
+		i.Sightings = report.Sightings
+	}
+	news := used || proves || i.Healthy != before.Healthy || i.Reason != before.Reason || before.Judged.IsZero()
 	if news {
 		if err := e.put(ctx, pathInstances+i.Name(), i); err != nil {
 			return w, i, err

@@ -48,8 +48,19 @@ type Instance struct {
 	Judged   time.Time       `json:"judged,omitzero"`  // when it last reported its health since it was given Issued
 	Seen     time.Time       `json:"seen"`             // last read or report
 
+	Sightings []Sighting `json:"sightings,omitempty"` // what its proxy has seen last
+
 	// TTL is the longest time for which a lease on Issued was given.
 	TTL time.Duration `json:"ttl"`
+}
+
+// Sighting is evidence of use: a request came that presented a version of a key which is accepted and not the newest.
+type Sighting struct {
+	Env     string    `json:"env"`
+	Version int       `json:"version"`
+	Count   int       `json:"count"`
+	Last    time.Time `json:"last"`
+	From    string    `json:"from,omitempty"` // address of the client of the last one
 }
 
 // Name is how gates and people call it.

@@ -75,6 +75,7 @@ type Agent struct {
 	leaseAge  *time.Timer
 	retry     *time.Timer // after a fault
 	nextCheck *time.Timer
+	nextSight *time.Timer // look at what the proxies have seen
 }
 
 // New makes an agent of a checked configuration with a vault block.
@@ -85,14 +86,16 @@ func New(c Config, log *slog.Logger) (*Agent, error) {
 	}
 	a := &Agent{
 		config: c, log: log, vault: v, engine: client.New(v, c.Vault.Mount), stale: true,
-		tokenAge: stopped(), leaseAge: stopped(), retry: stopped(), nextCheck: stopped(),
+		tokenAge: stopped(), leaseAge: stopped(), retry: stopped(), nextCheck: stopped(), nextSight: stopped(),
 	}
 	if cmd, ok := c.Reloader.(reload.Command); ok {
 		cmd.Mask = a.mask
 		a.config.Reloader = cmd
 	}
 	a.jobs = newJobs(a.reencryptor())
-	a.proxies = newProxies(c.Listeners, log)
+	if a.proxies = newProxies(c.Listeners, log); len(a.proxies.all) > 0 {
+		a.nextSight.Reset(sightingRate)
+	}
 	return a, nil
 }
 
@@ -297,14 +300,15 @@ func (a *Agent) report(ctx context.Context) error {
 	for i := range work {
 		work[i].Error = a.mask(work[i].Error)
 	}
+	seen, newest := a.proxies.sightings()
 	etag, err := a.engine.Report(ctx, client.Report{
 		Workload: a.config.Workload, Instance: a.bundle.Instance, Secret: a.bundle.Secret,
-		Etag: a.loaded, Healthy: a.healthy, Reason: a.reason, Work: work,
+		Etag: a.loaded, Healthy: a.healthy, Reason: a.reason, Work: work, Sightings: seen,
 	})
 	if err != nil {
 		return err
 	}
-	a.dirty = false
+	a.dirty, a.proxies.told = false, newest
 	a.stale = etag != a.bundle.Etag
 	return nil
 }
@@ -334,6 +338,12 @@ func (a *Agent) wait(ctx context.Context) error {
 			return w.err
 		case <-a.nextCheck.C:
 			if a.judge(ctx); a.dirty {
+				return nil
+			}
+		case <-a.nextSight.C:
+			a.nextSight.Reset(sightingRate)
+			if _, newest := a.proxies.sightings(); newest.After(a.proxies.told) {
+				a.dirty = true
 				return nil
 			}
 		case <-a.jobs.news:

@@ -117,7 +117,7 @@ func (f *fakeVault) creds() map[string]any {
 		"lease_id": "hyvve/creds/api/x", "lease_duration": f.lease, "renewable": true,
 		"data": map[string]any{
 			"values": map[string]any{"TOKEN": value}, "accepts": map[string]any{"TOKEN": []string{value, canary + "-old"}},
-			"versions": map[string]any{"TOKEN": f.version}, "etag": f.etag(), "instance": "api-1",
+			"versions": map[string]any{"TOKEN": f.version}, "accept_versions": map[string]any{"TOKEN": []int{f.version, f.version - 1}}, "etag": f.etag(), "instance": "api-1",
 			"instance_secret": fmt.Sprintf("secret-%d", f.secret), "work": f.work,
 		},
 	}

@@ -16,8 +16,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/proxy"
 )
 
@@ -103,10 +105,15 @@ func (c *Config) checkProxies() (errs []error) {
 	return errs
 }
 
+// sightingRate is the time between two looks at what the proxies have seen. The engine takes it that a version is used for
+// some seconds more than this after each sighting.
+const sightingRate = 2 * time.Second
+
 // proxies are those of an agent.
 type proxies struct {
 	all       []*proxy.Proxy
 	addresses []string
+	told      time.Time // of the newest sighting that was reported
 }
 
 func newProxies(listeners []Listener, log *slog.Logger) proxies {
@@ -161,4 +168,17 @@ func (p proxies) restarted() {
 	for _, one := range p.all {
 		one.Restarted()
 	}
+}
+
+// sightings gives what to report, and when the newest of them was.
+func (p proxies) sightings() (all []workload.Sighting, newest time.Time) {
+	for _, one := range p.all {
+		all = append(all, one.Sightings()...)
+	}
+	for _, s := range all {
+		if s.Last.After(newest) {
+			newest = s.Last
+		}
+	}
+	return all, newest
 }

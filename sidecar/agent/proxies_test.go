@@ -74,6 +74,11 @@ func TestProxyBeforeTheWorkload(t *testing.T) {
 			t.Errorf("%q: %d, want %d", value, status, want)
 		}
 	}
+	report := r.await("a sighting", func(report map[string]any) bool { return len(report["sightings"].([]any)) > 0 })
+	sighting := report["sightings"].([]any)[0].(map[string]any)
+	if ago, ok := sighting["last_seen"].(float64); !ok || ago < 0 || ago > 60 || sighting["env"] != "TOKEN" || sighting["version"] != 1.0 || sighting["count"] != 1.0 || sighting["from"] != "127.0.0.1" {
+		t.Errorf("sighting %v", sighting)
+	}
 	r.stop()
 	again := startAgentWith(t, dir, nil, func(r *running, c *Config) {
 		edit(r, c)

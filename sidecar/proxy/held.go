@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 )
 
@@ -46,7 +47,7 @@ type held struct {
 	front     int // of state.Own: what the application is believed to hold
 	settling  *time.Timer
 	settled   func(error) // hears how dropping values went
-	sightings map[int]*Sighting
+	sightings map[int]*workload.Sighting
 }
 
 // state is what is stored. Its values are secrets, which the application's own files beside it hold too.
@@ -65,7 +66,7 @@ type snapshot struct {
 }
 
 func newHeld(k Key) *held {
-	return &held{env: k.Env, header: k.Header, path: k.State, unknown: "unknown-" + rand.Text(), sightings: map[int]*Sighting{}}
+	return &held{env: k.Env, header: k.Header, path: k.State, unknown: "unknown-" + rand.Text(), sightings: map[int]*workload.Sighting{}}
 }
 
 // restore takes up what an earlier run stored, if anything.
@@ -244,7 +245,7 @@ func (k *held) see(s *snapshot, place int, from string) {
 	version := s.versions[place]
 	seen := k.sightings[version]
 	if seen == nil {
-		seen = &Sighting{Env: k.env, Version: version}
+		seen = &workload.Sighting{Env: k.env, Version: version}
 		k.sightings[version] = seen
 	}
 	seen.Count++

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
 const (
@@ -47,15 +48,6 @@ type Options struct {
 	Upstream *url.URL // http, host and port
 	Keys     []Key
 	Log      *slog.Logger
-}
-
-// Sighting is evidence of use: requests that presented an accepted value other than the newest.
-type Sighting struct {
-	Env     string
-	Version int
-	Count   int
-	Last    time.Time
-	From    string // address of the client that the last one came from
 }
 
 // Proxy is an http.Handler.
@@ -141,8 +133,8 @@ func (p *Proxy) Restarted() {
 }
 
 // Sightings gives what was seen of values that are accepted and not the newest, ordered by key and version.
-func (p *Proxy) Sightings() []Sighting {
-	var all []Sighting
+func (p *Proxy) Sightings() []workload.Sighting {
+	var all []workload.Sighting
 	for _, k := range p.keys {
 		k.mu.Lock()
 		for _, s := range k.sightings {
@@ -150,7 +142,7 @@ func (p *Proxy) Sightings() []Sighting {
 		}
 		k.mu.Unlock()
 	}
-	slices.SortFunc(all, func(a, b Sighting) int {
+	slices.SortFunc(all, func(a, b workload.Sighting) int {
 		if a.Env != b.Env {
 			return strings.Compare(a.Env, b.Env)
 		}
