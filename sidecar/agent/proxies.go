@@ -9,12 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/textproto"
-	"net/url"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -39,17 +35,6 @@ type Listener struct {
 	proxy.Options
 }
 
-// notProxied are headers that say how a message is sent and not what is in it, or that HTTP keeps elsewhere.
-var notProxied = []string{
-	"Connection", "Content-Length", "Cookie", "Expect", "Host", "Keep-Alive", "Proxy-Authorization", "Proxy-Connection", "Te", "Trailer",
-	"Transfer-Encoding", "Upgrade",
-}
-
-var (
-	environmentName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-	headerName      = regexp.MustCompile(`^[A-Za-z0-9-]+$`)
-)
-
 // checkProxies refuses blocks that cannot work, and joins those that listen at the same address.
 func (c *Config) checkProxies() (errs []error) {
 	fail := func(b ProxyBlock, format string, args ...any) {
@@ -58,35 +43,17 @@ func (c *Config) checkProxies() (errs []error) {
 	if len(c.Proxy) > 0 && c.Vault == nil {
 		return []error{errors.New("proxy needs a vault block: its accept-list is that of the engine's bundle")}
 	}
+	dir := ""
+	if len(c.Render) > 0 {
+		dir = filepath.Dir(c.Render[0].Path)
+	}
 	for _, b := range c.Proxy {
-		k := proxy.Key{Env: b.Key, Header: textproto.CanonicalMIMEHeaderKey(b.Header), State: b.State}
-		if !environmentName.MatchString(b.Key) {
-			fail(b, "key = %q is not the name of a key in bundles; write one such as \"AGENT_SERVICE_TOKEN\"", b.Key)
+		k, upstream, wrong := proxy.Settings{Listen: b.Listen, Upstream: b.Upstream, Key: b.Key, Header: b.Header, State: b.State, Dir: dir}.Check()
+		for _, err := range wrong {
+			fail(b, "%w", err)
+		}
+		if upstream == nil {
 			continue
-		}
-		if k.Header == "" {
-			k.Header = "Authorization"
-		}
-		if !headerName.MatchString(k.Header) || slices.Contains(notProxied, k.Header) {
-			fail(b, "header = %q cannot hold a key; write \"Authorization\" (for Bearer tokens) or one such as \"X-Metrics-Key\"", b.Header)
-		}
-		_, port, err := net.SplitHostPort(b.Listen)
-		if err != nil || port == "" || port == "0" {
-			fail(b, "listen = %q is not an address with a port; write one such as \"127.0.0.1:8081\", or \":8081\" for all of the machine's addresses", b.Listen)
-		}
-		if k.State == "" && len(c.Render) > 0 {
-			k.State = filepath.Join(filepath.Dir(c.Render[0].Path), ".proxy-"+b.Key+"-"+port+".hyvve")
-		}
-		if !filepath.IsAbs(k.State) {
-			fail(b, "state = %q is not an absolute path of a file, and no render block says where files are; write one in a memory-backed directory", b.State)
-		}
-		upstream, err := url.Parse(b.Upstream)
-		if err != nil || upstream.Scheme != "http" || upstream.Port() == "" || upstream.Host != strings.TrimPrefix(b.Upstream, "http://") {
-			fail(b, "upstream is not http://, host and port, and nothing else; write one such as \"http://127.0.0.1:3000\"")
-			continue
-		}
-		if b.Listen == upstream.Host {
-			fail(b, "listen and upstream are both %s; let the application listen somewhere else", b.Listen)
 		}
 		at := slices.IndexFunc(c.Listeners, func(l Listener) bool { return l.Address == b.Listen })
 		if at < 0 {

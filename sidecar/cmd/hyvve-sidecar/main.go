@@ -12,6 +12,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/version"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/proxy"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reencrypt"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
@@ -19,6 +20,7 @@ import (
 const help = `Usage: hyvve-sidecar COMMAND [flags]
 
   agent       render files, make the workload reload, check its health, report
+  proxy       accept every accepted token before an application that holds one
   reencrypt   re-encrypt the platform's envelopes in PostgreSQL, by hand
   validate    check a configuration of agent
   version     print the version
@@ -41,6 +43,8 @@ func run(ctx context.Context, args []string) int {
 	switch args[0] {
 	case "agent":
 		return agent.Command(ctx, args[1:], os.Stdout, os.Stderr)
+	case "proxy":
+		return proxy.Command(ctx, args[1:], os.Stdout, os.Stderr)
 	case "reencrypt":
 		return reencrypt.Command(ctx, args[1:], os.Getenv, os.Stdout, os.Stderr)
 	case "validate":
@@ -52,7 +56,7 @@ func run(ctx context.Context, args []string) int {
 		fmt.Print(help)
 		return 0
 	}
-	commands := []string{"agent", "reencrypt", "validate", "version", "help"}
+	commands := []string{"agent", "proxy", "reencrypt", "validate", "version", "help"}
 	fmt.Fprintf(os.Stderr, "hyvve-sidecar: command %q is not known%s\n\n%s", args[0], usage.DidYouMean(args[0], commands), help)
 	return 2
 }

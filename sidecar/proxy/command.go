@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/watch"
+)
+
+const help = `Usage: hyvve-sidecar proxy --listen=ADDRESS --upstream=URL --key=NAME --bundle=FILE [flags]
+
+Stands before an application that reads one token when it starts, accepts every token on the accept-list of a bundle file,
+and hands the application its own. The file is rendered by something else, such as another sidecar (render "bundle"), and
+followed. Nothing is reported; "hyvve-sidecar agent" with a proxy block does that, too.
+`
+
+// Command is "hyvve-sidecar proxy". It gives the exit status.
+func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var s Settings
+	var bundle string
+	flags := flag.NewFlagSet("hyvve-sidecar proxy", flag.ContinueOnError)
+	flags.StringVar(&s.Listen, "listen", "", "`ADDRESS` for clients to come to, such as 127.0.0.1:8081")
+	flags.StringVar(&s.Upstream, "upstream", "", "`URL` of the application, such as http://127.0.0.1:3000")
+	flags.StringVar(&s.Key, "key", "", "`NAME` of the key in the bundle, such as AGENT_SERVICE_TOKEN")
+	flags.StringVar(&s.Header, "header", "", "`NAME` of the header that holds the token; Authorization, with Bearer, otherwise")
+	flags.StringVar(&bundle, "bundle", "", "`FILE` of a bundle, in JSON")
+	flags.StringVar(&s.State, "state", "", "`FILE` to keep what the application may hold; beside the bundle otherwise")
+	if ok, status := usage.Parse(flags, args, help, stdout, stderr); !ok {
+		return status
+	}
+	if bundle != "" {
+		s.Dir = filepath.Dir(bundle)
+	}
+	k, upstream, errs := s.Check()
+	if !filepath.IsAbs(bundle) {
+		errs = append(errs, errors.New("bundle is missing, or not an absolute path; name the file with the accept-list"))
+	}
+	for n, err := range errs { // each begins with the name of a setting
+		errs[n] = fmt.Errorf("hyvve-sidecar proxy: --%w", err)
+	}
+	if len(errs) > 0 {
+		_, _ = fmt.Fprintf(stderr, "%v\nRun \"hyvve-sidecar proxy --help\" for its flags.\n", errors.Join(errs...))
+		return 2
+	}
+	log := slog.New(slog.NewJSONHandler(stderr, nil))
+	p := New(Options{Upstream: upstream, Keys: []Key{k}, Log: log})
+	if err := p.follow(ctx, s.Listen, bundle); err != nil {
+		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar proxy:", err)
+		return 1
+	}
+	return 0
+}
+
+// follow serves, and takes up the bundle whenever it changes, until ctx ends.
+func (p *Proxy) follow(ctx context.Context, address, bundle string) error {
+	if err := p.Restore(); err != nil {
+		return err
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return fmt.Errorf("%w; end what listens there, or give another --listen", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	served := make(chan error, 1)
+	go func() { served <- p.Serve(ctx, l); cancel() }()
+	take := func(context.Context) {
+		b, err := readBundle(bundle)
+		if err == nil {
+			err = p.Take(b)
+		}
+		if err != nil {
+			p.log.Error("bundle not taken up; tokens are accepted as before", "error", err)
+			return
+		}
+		p.log.Info("bundle taken up", "etag", b.Etag)
+	}
+	o := watch.Options{
+		Warn:    func(err error) { p.log.Warn("the bundle is harder to follow than it should be", "error", err) },
+		Started: func() { take(ctx) },
+	}
+	err = watch.Files(ctx, []string{bundle}, o, take)
+	cancel()
+	return errors.Join(err, <-served)
+}
+
+// readBundle reads what render "bundle" writes.
+func readBundle(path string) (client.Bundle, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return client.Bundle{}, err
+	}
+	var wire struct {
+		Values         map[string]string   `json:"values"`
+		Accepts        map[string][]string `json:"accepts"`
+		AcceptVersions map[string][]int    `json:"accept_versions"`
+		Etag           string              `json:"etag"`
+	}
+	if json.Unmarshal(data, &wire) != nil { // the parser's own error may quote what the file holds
+		return client.Bundle{}, fmt.Errorf("%s is not a bundle in JSON; let render \"bundle\" write it", path)
+	}
+	b := client.Bundle{Values: map[string]key.Value{}, Accepts: map[string][]key.Value{}, AcceptVersions: wire.AcceptVersions, Etag: wire.Etag}
+	for env, v := range wire.Values {
+		b.Values[env] = key.NewValue(v)
+	}
+	for env, list := range wire.Accepts {
+		for _, v := range list {
+			b.Accepts[env] = append(b.Accepts[env], key.NewValue(v))
+		}
+	}
+	return b, nil
+}
