@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 )
 
 // Reloader makes a workload reload. ErrNotRunning says that there is none yet, which at the first rendering is as it
@@ -30,6 +32,12 @@ type Reloader interface {
 // it. Then it has read what was rendered before, and must not be signalled, perhaps before it is ready for that.
 type Starter interface {
 	StartedSince(moment time.Duration) bool
+}
+
+// Provider is what a Reloader may be besides: it gives the workload a bundle by itself, beside any files. Provide takes
+// the bundle of the next Reload, and tells whether the workload has yet to be given it.
+type Provider interface {
+	Provide(b client.Bundle) (changed bool, err error)
 }
 
 // Uptime is the present moment, as time since the machine's start, which no change of the clock moves.

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervise
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+// StartError says that the program is not there, or cannot be run, whatever is tried.
+type StartError struct {
+	Program string
+	Status  int // as a shell's: 127 if it is not there, 126 if it cannot be run
+	Err     error
+}
+
+// Error implements error.
+func (e *StartError) Error() string {
+	remedy := "it must be a program for this machine, or a script that begins with #!, and executable by this user"
+	if e.Status == 127 {
+		remedy = "name one by its path, or one that PATH finds"
+	}
+	return fmt.Sprintf("workload %s cannot be started: %v; %s", e.Program, e.Err, remedy)
+}
+
+// Unwrap gives the cause.
+func (e *StartError) Unwrap() error { return e.Err }
+
+// Find gives the path of the program; a StartError if there is none.
+func Find(command []string) (string, error) {
+	path, err := exec.LookPath(command[0])
+	if err != nil {
+		return "", startError(command[0], err)
+	}
+	return path, nil
+}
+
+// startError tells what no further attempt mends from what one may, such as too many processes at the moment.
+func startError(program string, err error) error {
+	cause := err
+	var wrapped *exec.Error
+	if errors.As(err, &wrapped) {
+		cause = wrapped.Err
+	}
+	switch {
+	case errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist):
+		return &StartError{program, 127, cause}
+	case errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENOEXEC) || errors.Is(err, syscall.ENOTDIR) ||
+		errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.ELOOP) || errors.Is(err, exec.ErrDot):
+		return &StartError{program, 126, cause}
+	}
+	return fmt.Errorf("starting workload %s: %w", program, cause)
+}
+
+// child is one process. What is not said to be constant is guarded by the mutex of Process.
+type child struct {
+	cmd  *exec.Cmd         // constant
+	sum  [sha256.Size]byte // constant; over what it got of the bundle
+	done chan struct{}     // closed when it was waited for
+
+	since    time.Time // of its start, or of the last signal on a change
+	stopping bool      // it is us who stop it
+	over     bool
+}
+
+func (c *child) pid() int { return c.cmd.Process.Pid }
+
+func (c *child) signal(s os.Signal) error { return c.cmd.Process.Signal(s) }
+
+// wait reaps the process. That it ended with a status other than 0 is told by status.
+func (c *child) wait() { _ = c.cmd.Wait() }
+
+// status is the exit status, once done.
+func (c *child) status() int {
+	if w, ok := c.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && w.Signaled() {
+		return 128 + int(w.Signal())
+	}
+	return c.cmd.ProcessState.ExitCode()
+}
+
+// start is a program to be started by the thread.
+type start struct {
+	cmd    *exec.Cmd
+	result chan error
+}
+
+// thread starts programs. The kernel's promise to kill a process at its parent's death (PR_SET_PDEATHSIG) is about the
+// thread that has started it, so that this thread must live as long as they may, and do nothing else.
+func (p *Process) thread() {
+	runtime.LockOSThread()
+	for s := range p.starts {
+		s.result <- s.cmd.Start()
+	}
+}
+
+// spawn starts a process in a group of its own, whose end can thus be made that of all its children.
+func (p *Process) spawn(path string, env []string) (*child, error) {
+	cmd := &exec.Cmd{
+		Path: path, Args: p.o.Command, Env: env, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
+	}
+	result := make(chan error)
+	p.starts <- start{cmd, result}
+	if err := <-result; err != nil {
+		return nil, startError(p.o.Command[0], err)
+	}
+	cmd.Env = nil // one copy of the values less
+	return &child{cmd: cmd, done: make(chan struct{}), since: time.Now()}, nil
+}
+
+// stop ends a process that is to be followed by another. It is false if that process was the last one: it had ended by
+// itself, or the workload is told to end.
+func (p *Process) stop(c *child) bool {
+	p.mu.Lock()
+	if c.over {
+		p.mu.Unlock()
+		return false
+	}
+	c.stopping = true
+	p.mu.Unlock()
+	begun := time.Now()
+	until := begun.Add(p.o.StopTimeout)
+	_ = c.signal(p.o.StopSignal) // one that has ended meanwhile is what is wanted
+	killed := false
+	select {
+	case <-c.done:
+	case <-time.After(p.o.StopTimeout):
+		killed = true
+		p.log.Warn("workload does not stop in time; it is killed", "pid", c.pid(), "stop_timeout", p.o.StopTimeout)
+		_ = syscall.Kill(-c.pid(), syscall.SIGKILL)
+		<-c.done
+	}
+	p.endGroup(c.pid(), until)
+	p.log.Info("workload stopped for a change", "pid", c.pid(), "status", c.status(), "took", time.Since(begun), "killed", killed)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.current = nil
+	if p.leaving {
+		p.finish(c.status())
+	}
+	return !p.leaving
+}
+
+// endGroup ends what a process that was waited for has left of its group: what it started may hold its port, or work
+// with what it was given. They get the stop signal, and are killed at the given time.
+func (p *Process) endGroup(group int, until time.Time) {
+	const pause, patience = 10 * time.Millisecond, 2 * time.Second
+	for signal := p.o.StopSignal; ; {
+		reapGroup(group)
+		if errors.Is(syscall.Kill(-group, signal), syscall.ESRCH) {
+			return
+		}
+		signal = 0 // once is enough; after that, whether there is anybody
+		switch late := time.Since(until); {
+		case late > patience:
+			p.log.Warn("processes of the workload survive being killed", "group", group)
+			return
+		case late >= 0:
+			signal = syscall.SIGKILL
+		}
+		<-time.After(pause)
+	}
+}

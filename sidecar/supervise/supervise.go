@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package supervise runs the workload itself, as the first process of a container would: it is started with the values
+// of the bundle in its environment, and restarted or signalled when they change; signals are passed on to it, orphans are
+// reaped, and its exit status is that of the sidecar.
+package supervise
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+)
+
+// OnChange is what is done with a running workload when the bundle changes.
+type OnChange string
+
+// What can be done.
+const (
+	Restart OnChange = "restart" // it is stopped, and started with the new environment
+	Signal  OnChange = "signal"  // its environment stays; it reads files that are rendered
+	None    OnChange = "none"    // it looks at the files by itself
+)
+
+// Changes lists them.
+func Changes() []string { return []string{string(Restart), string(Signal), string(None)} }
+
+// Options say what to run, and how.
+type Options struct {
+	Command     []string
+	Environ     []string // what the sidecar was started with, as os.Environ gives it
+	Withheld    []string // names that are the sidecar's own, besides VAULT_* and HYVVE_*
+	Keys        []string // environment names to take from the bundle; empty: all
+	Accepts     bool     // add NAME_ACCEPTS, all values to accept as a JSON array, newest first
+	Previous    bool     // add NAME_PREVIOUS, the second of them, where there is one
+	ByEtag      bool     // the workload answers with EtagName, so that another etag is a change
+	OnChange    OnChange
+	Signal      syscall.Signal // of Signal
+	StopSignal  syscall.Signal
+	StopTimeout time.Duration // from StopSignal to SIGKILL
+}
+
+// settled is how long a workload must run to count as well, where nothing else tells.
+const settled = time.Second
+
+// Process is the workload, from its first start to its end. It is one process, or after restarts another one.
+type Process struct {
+	o      Options
+	log    *slog.Logger
+	starts chan start // to the thread that all are started by
+	ended  chan struct{}
+
+	mu      sync.Mutex
+	bundle  client.Bundle // to be started with
+	current *child        // nil before the first start, and between a stop and a start
+	leaving bool          // it was told to end, from outside
+	status  int           // once it has ended
+	over    bool
+}
+
+var (
+	_ reload.Reloader = (*Process)(nil)
+	_ reload.Provider = (*Process)(nil)
+	_ health.Checker  = (*Process)(nil)
+)
+
+// New starts nothing yet: the first Reload does. Close ends what New begins.
+func New(o Options, log *slog.Logger) (*Process, error) {
+	if err := adoptOrphans(); err != nil {
+		return nil, err
+	}
+	p := &Process{o: o, log: log, starts: make(chan start), ended: make(chan struct{})}
+	go p.thread()
+	return p, nil
+}
+
+// Close kills what still runs: the thread that started it ends.
+func (p *Process) Close() { close(p.starts) }
+
+// Ended is closed once the workload has ended by itself, or because it was told to from outside; or cannot be started.
+func (p *Process) Ended() <-chan struct{} { return p.ended }
+
+// Status is the exit status of the workload: 128 and the signal if one has ended it; 127 or 126, as a shell's, if it is
+// not there or cannot be run.
+func (p *Process) Status() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.status
+}
+
+// finish must be called with mu held.
+func (p *Process) finish(status int) {
+	if !p.over {
+		p.over, p.status = true, status
+		close(p.ended)
+	}
+}
+
+// Provide implements reload.Provider.
+func (p *Process) Provide(b client.Bundle) (changed bool, err error) {
+	_, sum, err := p.o.environment(b)
+	if err != nil {
+		return false, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.bundle = b
+	return p.current == nil || p.o.OnChange == Restart && p.current.sum != sum, nil
+}
+
+// Reload implements reload.Reloader: it starts the workload, or makes it take up the change.
+func (p *Process) Reload(ctx context.Context) error {
+	p.mu.Lock()
+	c := p.current
+	gone := p.over || p.leaving || c != nil && c.over
+	p.mu.Unlock()
+	switch {
+	case gone:
+		// There is nothing to start any more, and it is no fault either that would hold a rotation up: once the workload
+		// has ended, so will ctx.
+		<-ctx.Done()
+		return ctx.Err()
+	case c == nil:
+		return p.start()
+	case p.o.OnChange == Signal:
+		return p.nudge(c)
+	case p.o.OnChange == None:
+		return nil
+	}
+	if p.stop(c) {
+		return p.start()
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// nudge signals the workload that runs.
+func (p *Process) nudge(c *child) error {
+	p.mu.Lock()
+	c.since = time.Now()
+	p.mu.Unlock()
+	if err := c.signal(p.o.Signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("signalling the workload: %w", err)
+	}
+	return nil
+}
+
+// Check implements health.Checker, where no other check is configured: a workload that has run for a moment is well.
+func (p *Process) Check(context.Context, string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch c := p.current; {
+	case c == nil || c.over:
+		return reload.ErrNotRunning
+	case time.Since(c.since) < settled:
+		return fmt.Errorf("the workload runs for less than %s; this is its only check", settled)
+	}
+	return nil
+}
+
+// start starts the workload with what was provided.
+func (p *Process) start() error {
+	p.mu.Lock()
+	b := p.bundle
+	p.mu.Unlock()
+	env, sum, err := p.o.environment(b)
+	if err != nil {
+		return err
+	}
+	path, err := Find(p.o.Command)
+	if err == nil {
+		err = p.begin(path, env, sum)
+	}
+	var unstartable *StartError
+	if errors.As(err, &unstartable) {
+		p.mu.Lock()
+		p.finish(unstartable.Status)
+		p.mu.Unlock()
+	}
+	return err
+}
+
+// begin starts the program. Told to end meanwhile, it does not.
+func (p *Process) begin(path string, env []string, sum [sha256.Size]byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over || p.leaving {
+		return errors.New("the workload has been told to end")
+	}
+	c, err := p.spawn(path, env)
+	if err != nil {
+		return err
+	}
+	c.sum = sum
+	p.current = c
+	p.log.Info("workload started", "command", p.o.Command[0], "pid", c.pid(), "etag", p.bundle.Etag)
+	go p.await(c)
+	return nil
+}
+
+// await takes the end of a process. If nobody here wanted it, it is the end of the workload.
+func (p *Process) await(c *child) {
+	c.wait()
+	p.mu.Lock()
+	c.over = true
+	stopping := c.stopping
+	p.mu.Unlock()
+	close(c.done)
+	if stopping {
+		return
+	}
+	p.log.Info("workload ended", "pid", c.pid(), "status", c.status())
+	p.endGroup(c.pid(), time.Now().Add(p.o.StopTimeout))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.finish(c.status())
+}
