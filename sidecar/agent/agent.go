@@ -184,12 +184,20 @@ func (a *Agent) Run(ctx context.Context) error {
 		failures++
 		wait := backoff(failures)
 		a.log.Warn("vault session ended; files stay as they are", "error", err, "retry_in", wait)
+		a.sayNotStarted()
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
 		}
 	}
 	return nil
+}
+
+// sayNotStarted says what trouble means for a workload that gets its environment here.
+func (a *Agent) sayNotStarted() {
+	if _, ok := a.config.Reloader.(reload.Provider); ok && !a.have {
+		a.log.Warn("workload is not started: it waits for its first bundle")
+	}
 }
 
 // backoff grows exponentially to a cap, with jitter, so that sidecars do not come back all at once.
@@ -223,6 +231,7 @@ func (a *Agent) session(ctx context.Context) error {
 			failures++
 			wait := backoff(failures)
 			a.log.Warn("vault did not take a request; files stay as they are", "error", err, "retry_in", wait)
+			a.sayNotStarted()
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
@@ -381,9 +390,27 @@ func (a *Agent) leave() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
 	defer cancel()
+	if a.lastWord(ctx) {
+		return
+	}
 	if err := a.engine.Revoke(ctx, a.bundle.LeaseID); err != nil {
 		a.log.Warn("lease not given back; the instance counts as live until it ends", "error", err)
 	}
+}
+
+// lastWord reports a workload that has failed before it had proved itself. Its lease stays then: an instance that is gone
+// holds no rotation up, and the new values may be what it fails of. Its next start takes its place; else the lease ends.
+func (a *Agent) lastWord(ctx context.Context) bool {
+	p, ok := a.config.Reloader.(reload.Provider)
+	if !ok || a.loaded != "" && a.healthy || p.Failed() == "" {
+		return false
+	}
+	a.healthy, a.reason = false, p.Failed()
+	a.log.Error("workload failed before it had proved itself; the instance counts until it is started again", "error", a.reason)
+	if err := a.report(ctx); err != nil {
+		a.log.Warn("failure not reported", "error", err)
+	}
+	return true
 }
 
 // renewToken keeps the token alive. One that cannot be renewed, or not for long, is replaced by another login before it

@@ -34,6 +34,7 @@ type fakeVault struct {
 
 	mu       sync.Mutex
 	version  int
+	suffix   string // of values
 	work     []workload.Work
 	secret   int            // of the newest read
 	fail     map[string]int // status by kind of request, until it is taken out
@@ -112,7 +113,7 @@ func (f *fakeVault) creds() map[string]any {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.secret++
-	value := fmt.Sprintf("%s-%d", canary, f.version)
+	value := fmt.Sprintf("%s-%d%s", canary, f.version, f.suffix)
 	return map[string]any{
 		"lease_id": "hyvve/creds/api/x", "lease_duration": f.lease, "renewable": true,
 		"data": map[string]any{

@@ -66,6 +66,10 @@ func (a *Agent) render() (changed bool, err error) {
 			return changed, err
 		}
 	}
+	if p, ok := a.config.Reloader.(reload.Provider); ok { // last: what it starts finds its files
+		did, err := p.Provide(a.bundle)
+		return changed || did, err
+	}
 	return changed, nil
 }
 

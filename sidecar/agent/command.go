@@ -26,6 +26,8 @@ and go over the configuration file; docs/sidecar.md describes the file.
 type commandFlags struct {
 	config, address, mount, tokenFile, roleID, secretID, workload, instance string
 	dotenv, bundle, watch, pidFile, signal, health, databaseURL, logLevel   string
+
+	exec *execFlags // nil: not of this command
 }
 
 func (c *commandFlags) define(flags *flag.FlagSet) {
@@ -45,11 +47,14 @@ func (c *commandFlags) define(flags *flag.FlagSet) {
 		{&c.bundle, "bundle", "`FILE` to render as JSON with accept-lists and etag"},
 		{&c.watch, "watch", "`FILE` that something else renders, to be followed"},
 		{&c.pidFile, "pid-file", "`FILE` with the number of the process to signal"},
-		{&c.signal, "signal", "`NAME` of the signal; SIGHUP otherwise"},
+		{&c.signal, "signal", "`NAME` of the signal that tells the workload of a change; SIGHUP otherwise"},
 		{&c.health, "health-url", "`URL` that answers 2xx when the workload is well"},
 		{&c.databaseURL, "database-url-file", "`FILE` with the URL of the database to re-encrypt in when asked"},
 		{&c.logLevel, "log-level", "`LEVEL`: debug, info, warn or error; info otherwise"},
 	} {
+		if c.exec != nil && c.exec.always && (f.name == "watch" || f.name == "pid-file") {
+			continue // it runs the workload, whose files nobody else renders
+		}
 		flags.StringVar(f.into, f.name, "", f.text)
 	}
 }
@@ -85,10 +90,16 @@ func (c *commandFlags) load() (Config, error) {
 	if c.pidFile != "" {
 		f.Reload = &ReloadBlock{Method: "signal", PIDFile: c.pidFile}
 	}
-	if c.signal != "" {
-		if f.Reload == nil {
-			return Config{}, errors.New("--signal needs --pid-file")
-		}
+	if c.exec != nil {
+		c.exec.over(&f)
+	}
+	switch {
+	case c.signal == "":
+	case f.Exec != nil:
+		f.Exec.Signal = c.signal
+	case f.Reload == nil:
+		return Config{}, errors.New("--signal needs --pid-file")
+	default:
 		f.Reload.Signal = c.signal
 	}
 	if c.health != "" {
@@ -130,9 +141,13 @@ func (c *commandFlags) logger(w io.Writer) (*slog.Logger, error) {
 
 // Command is "hyvve-sidecar agent". It gives the exit status.
 func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	c, log, status := prepare("agent", args, stdout, stderr)
+	c, log, status := prepare("agent", help, &commandFlags{}, args, stdout, stderr)
 	if log == nil {
 		return status
+	}
+	if c.Exec != nil {
+		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar agent: the configuration has an exec block; run it with \"hyvve-sidecar exec\"")
+		return 2
 	}
 	run := func() error { return Follow(ctx, c, log) }
 	if c.Watch == nil {
@@ -154,7 +169,9 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // Validate is "hyvve-sidecar validate". It gives the exit status.
 func Validate(args []string, stdout, stderr io.Writer) int {
-	_, log, status := prepare("validate", args, stdout, stderr)
+	f := &commandFlags{exec: &execFlags{}}
+	args, f.exec.command = cutCommand(args)
+	_, log, status := prepare("validate", help, f, args, stdout, stderr)
 	if log != nil {
 		_, _ = fmt.Fprintln(stdout, "The configuration is good.")
 	}
@@ -162,11 +179,16 @@ func Validate(args []string, stdout, stderr io.Writer) int {
 }
 
 // prepare reads flags and configuration. The logger is nil if that failed or only help was asked for.
-func prepare(name string, args []string, stdout, stderr io.Writer) (Config, *slog.Logger, int) {
-	var f commandFlags
+func prepare(name, help string, f *commandFlags, args []string, stdout, stderr io.Writer) (Config, *slog.Logger, int) {
 	flags := flag.NewFlagSet("hyvve-sidecar "+name, flag.ContinueOnError)
 	f.define(flags)
+	if f.exec != nil {
+		f.exec.define(flags)
+	}
 	if ok, status := usage.Parse(flags, args, help, stdout, stderr); !ok {
+		if flags.NArg() > 0 && f.exec != nil && len(f.exec.command) == 0 {
+			_, _ = fmt.Fprintln(stderr, "The workload's command, if that is one, stands after --.")
+		}
 		return Config{}, nil, status
 	}
 	c, err := f.load()

@@ -24,6 +24,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/supervise"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
@@ -36,6 +37,7 @@ type File struct {
 	Render    []RenderBlock   `hcl:"render,block"`
 	Watch     *WatchBlock     `hcl:"watch,block"`
 	Reload    *ReloadBlock    `hcl:"reload,block"`
+	Exec      *ExecBlock      `hcl:"exec,block"`
 	Health    *HealthBlock    `hcl:"health,block"`
 	Reencrypt *ReencryptBlock `hcl:"reencrypt,block"`
 	Proxy     []ProxyBlock    `hcl:"proxy,block"`
@@ -122,12 +124,13 @@ type Config struct {
 	File
 	Targets   []render.Target
 	Listeners []Listener
-	Reloader  reload.Reloader // nil: files are all that is wanted
-	Checker   health.Checker  // nil: the workload counts as healthy when it has been told to reload
-	Interval  time.Duration   // between health checks
-	Successes int             // good checks in a row that prove a workload well
-	Failures  int             // bad ones in a row that prove it unwell; 0 is 1
-	Deadline  time.Duration   // for the first good check after a reload
+	Reloader  reload.Reloader   // nil: files are all that is wanted
+	Supervise supervise.Options // of the exec block
+	Checker   health.Checker    // nil: the workload counts as healthy when it has been told to reload
+	Interval  time.Duration     // between health checks
+	Successes int               // good checks in a row that prove a workload well
+	Failures  int               // bad ones in a row that prove it unwell; 0 is 1
+	Deadline  time.Duration     // for the first good check after a reload
 	Stable    time.Duration
 	Poll      time.Duration
 }
@@ -207,6 +210,9 @@ func (f File) Check() (Config, error) {
 			errs = append(errs, err)
 		}
 	}
+	if f.Exec != nil {
+		errs = append(errs, c.checkExec()...)
+	}
 	c.Interval, c.Deadline, c.Successes, c.Failures = 2*time.Second, 30*time.Second, 1, 3
 	if f.Health != nil {
 		c.Interval = duration("health: interval", f.Health.Interval, c.Interval)
@@ -223,8 +229,8 @@ func (f File) Check() (Config, error) {
 		if c.Checker, err = f.Health.checker(duration("health: timeout", f.Health.Timeout, 2*time.Second)); err != nil {
 			errs = append(errs, err)
 		}
-		if f.Health.ExpectEtag && !slices.ContainsFunc(f.Render, func(r RenderBlock) bool { return r.Format == string(render.Bundle) }) {
-			fail("health: expect_etag needs a render block of format \"bundle\", from which the workload learns the etag")
+		if f.Health.ExpectEtag && !f.tellsEtag() {
+			fail("health: expect_etag needs a render block of format \"bundle\", or an exec block with on_change = \"restart\", from which the workload learns the etag")
 		}
 	}
 	return c, errors.Join(errs...)
@@ -306,6 +312,9 @@ func (c *Config) place() string {
 	}
 	if r := c.Reload; r != nil {
 		_, _ = fmt.Fprintf(hash, "%q%q%q", r.PIDFile, r.URL, r.Command)
+	}
+	if e := c.Exec; e != nil {
+		_, _ = fmt.Fprintf(hash, "%q", e.Command)
 	}
 	return hex.EncodeToString(hash.Sum(nil))[:6]
 }

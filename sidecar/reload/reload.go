@@ -35,9 +35,11 @@ type Starter interface {
 }
 
 // Provider is what a Reloader may be besides: it gives the workload a bundle by itself, beside any files. Provide takes
-// the bundle of the next Reload, and tells whether the workload has yet to be given it.
+// the bundle of the next Reload, and tells whether the workload has yet to be given it. Failed says how the workload has
+// ended, if by itself and not well; it is empty otherwise.
 type Provider interface {
 	Provide(b client.Bundle) (changed bool, err error)
+	Failed() string
 }
 
 // Uptime is the present moment, as time since the machine's start, which no change of the clock moves.

@@ -143,7 +143,7 @@ func (p *Process) stop(c *child) bool {
 	defer p.mu.Unlock()
 	p.current = nil
 	if p.leaving {
-		p.finish(c.status())
+		p.finish(c.status(), "")
 	}
 	return !p.leaving
 }

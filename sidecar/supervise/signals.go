@@ -55,6 +55,6 @@ func (p *Process) Pass(s syscall.Signal) {
 		p.log.Debug("signal passed on", "signal", s.String(), "pid", c.pid())
 	case asks || s == syscall.SIGQUIT:
 		p.leaving = true
-		p.finish(128 + int(s)) // it was never started, or is between two starts
+		p.finish(128+int(s), "") // it was never started, or is between two starts
 	}
 }

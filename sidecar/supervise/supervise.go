@@ -64,6 +64,7 @@ type Process struct {
 	current *child        // nil before the first start, and between a stop and a start
 	leaving bool          // it was told to end, from outside
 	status  int           // once it has ended
+	failed  string        // how, if that was not well
 	over    bool
 }
 
@@ -97,10 +98,17 @@ func (p *Process) Status() int {
 	return p.status
 }
 
+// Failed implements reload.Provider.
+func (p *Process) Failed() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.failed
+}
+
 // finish must be called with mu held.
-func (p *Process) finish(status int) {
+func (p *Process) finish(status int, failed string) {
 	if !p.over {
-		p.over, p.status = true, status
+		p.over, p.status, p.failed = true, status, failed
 		close(p.ended)
 	}
 }
@@ -183,7 +191,7 @@ func (p *Process) start() error {
 	var unstartable *StartError
 	if errors.As(err, &unstartable) {
 		p.mu.Lock()
-		p.finish(unstartable.Status)
+		p.finish(unstartable.Status, err.Error())
 		p.mu.Unlock()
 	}
 	return err
@@ -222,5 +230,9 @@ func (p *Process) await(c *child) {
 	p.endGroup(c.pid(), time.Now().Add(p.o.StopTimeout))
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.finish(c.status())
+	failed := ""
+	if c.status() != 0 && !p.leaving {
+		failed = fmt.Sprintf("the workload ended by itself with status %d", c.status())
+	}
+	p.finish(c.status(), failed)
 }

@@ -20,9 +20,10 @@ import (
 const help = `Usage: hyvve-sidecar COMMAND [flags]
 
   agent       render files, make the workload reload, check its health, report
+  exec        run the workload itself, with its keys in its environment; restart it when they change
   proxy       accept every accepted token before an application that holds one
   reencrypt   re-encrypt the platform's envelopes in PostgreSQL, by hand
-  validate    check a configuration of agent
+  validate    check a configuration of agent or exec
   version     print the version
 
 "hyvve-sidecar COMMAND --help" has the flags of each.
@@ -43,6 +44,8 @@ func run(ctx context.Context, args []string) int {
 	switch args[0] {
 	case "agent":
 		return agent.Command(ctx, args[1:], os.Stdout, os.Stderr)
+	case "exec":
+		return agent.Exec(ctx, args[1:], os.Stdout, os.Stderr)
 	case "proxy":
 		return proxy.Command(ctx, args[1:], os.Stdout, os.Stderr)
 	case "reencrypt":
@@ -56,7 +59,7 @@ func run(ctx context.Context, args []string) int {
 		fmt.Print(help)
 		return 0
 	}
-	commands := []string{"agent", "proxy", "reencrypt", "validate", "version", "help"}
+	commands := []string{"agent", "exec", "proxy", "reencrypt", "validate", "version", "help"}
 	fmt.Fprintf(os.Stderr, "hyvve-sidecar: command %q is not known%s\n\n%s", args[0], usage.DidYouMean(args[0], commands), help)
 	return 2
 }

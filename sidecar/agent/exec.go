@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/supervise"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
+)
+
+// ExecBlock is the workload as the sidecar runs it itself.
+type ExecBlock struct {
+	Command     []string `hcl:"command,optional"`
+	Keys        []string `hcl:"keys,optional"`
+	Accepts     bool     `hcl:"accepts,optional"`
+	Previous    bool     `hcl:"previous,optional"`
+	OnChange    string   `hcl:"on_change,optional"`
+	Signal      string   `hcl:"signal,optional"`
+	StopSignal  string   `hcl:"stop_signal,optional"`
+	StopTimeout string   `hcl:"stop_timeout,optional"`
+}
+
+const stopTimeout = 10 * time.Second
+
+// checkExec fills in Supervise. The command may be missing still: it may come with the arguments.
+func (c *Config) checkExec() (errs []error) {
+	e := c.Exec
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("exec: "+format, args...)) }
+	o := supervise.Options{
+		Command: e.Command, Environ: os.Environ(), Keys: e.Keys, Accepts: e.Accepts, Previous: e.Previous,
+		OnChange: supervise.OnChange(e.OnChange), Signal: syscall.SIGHUP, StopSignal: syscall.SIGTERM, StopTimeout: stopTimeout,
+		ByEtag: c.Health != nil && c.Health.ExpectEtag,
+	}
+	if c.Reencrypt != nil && c.Reencrypt.DatabaseURLEnv != "" {
+		o.Withheld = append(o.Withheld, c.Reencrypt.DatabaseURLEnv)
+	}
+	if c.Vault == nil {
+		fail("a vault block is missing: the workload's environment comes from the engine; add one, or use agent with a reload block")
+	}
+	if c.Reload != nil {
+		fail("it and a reload block exclude each other, since the sidecar restarts or signals the workload itself; take the reload block out, and set on_change here")
+	}
+	if len(e.Command) > 0 && e.Command[0] == "" {
+		fail("command begins with an empty word; write it as a list, such as [\"node\", \"server.js\"]")
+	}
+	if o.OnChange == "" {
+		o.OnChange = supervise.Restart
+	}
+	if !slices.Contains(supervise.Changes(), string(o.OnChange)) {
+		fail("on_change = %q is not known%s (it is one of %s)", e.OnChange, usage.DidYouMean(e.OnChange, supervise.Changes()), strings.Join(supervise.Changes(), ", "))
+	} else if o.OnChange != supervise.Restart {
+		if err := c.rendersAll(e); err != nil {
+			fail("on_change = %q: %w", e.OnChange, err)
+		}
+	}
+	if e.Signal != "" && o.OnChange != supervise.Signal {
+		fail("signal = %q is for on_change = \"signal\"; set that, or stop_signal for the signal that stops the workload", e.Signal)
+	}
+	for _, s := range []struct {
+		name, text string
+		into       *syscall.Signal
+	}{{"signal", e.Signal, &o.Signal}, {"stop_signal", e.StopSignal, &o.StopSignal}} {
+		if s.text == "" {
+			continue
+		}
+		parsed, err := reload.ParseSignal(s.text)
+		switch {
+		case err != nil:
+			fail("%s: %w", s.name, err)
+		case parsed == syscall.SIGSTOP, s.name == "signal" && parsed == syscall.SIGKILL:
+			fail("%s = %q cannot be handled by any program; use one such as SIGHUP or SIGTERM", s.name, s.text)
+		default:
+			*s.into = parsed
+		}
+	}
+	if e.StopTimeout != "" {
+		d, err := time.ParseDuration(e.StopTimeout)
+		if err != nil || d <= 0 {
+			fail("stop_timeout = %q is not a duration; write one such as \"%s\"", e.StopTimeout, stopTimeout)
+		}
+		o.StopTimeout = d
+	}
+	c.Supervise = o
+	return errs
+}
+
+// rendersAll tells whether a workload that is not restarted finds in files what changes: its environment cannot.
+func (c *Config) rendersAll(e *ExecBlock) error {
+	if len(c.Render) == 0 {
+		return errors.New("the environment of a running process cannot be changed; add a render block with the file that it reads, or use \"restart\"")
+	}
+	inFiles := func(name string) bool {
+		return slices.ContainsFunc(c.Render, func(r RenderBlock) bool { return len(r.Keys) == 0 || slices.Contains(r.Keys, name) })
+	}
+	var missing []string
+	for _, name := range e.Keys {
+		if !inFiles(name) {
+			missing = append(missing, name)
+		}
+	}
+	switch {
+	case len(missing) > 0:
+		return fmt.Errorf("%s would be in the environment only, and never change there; render it too, leave it out of keys, or use \"restart\"", strings.Join(missing, ", "))
+	case len(e.Keys) == 0 && !inFiles(""):
+		return errors.New("all keys of the workload are in its environment, and some in no file; set keys here to those of the render blocks, or use \"restart\"")
+	}
+	return nil
+}
+
+// tellsEtag tells whether the workload can know the etag of what it has loaded.
+func (f File) tellsEtag() bool {
+	return f.Exec != nil && (f.Exec.OnChange == "" || f.Exec.OnChange == string(supervise.Restart)) ||
+		slices.ContainsFunc(f.Render, func(r RenderBlock) bool { return r.Format == string(render.Bundle) })
+}

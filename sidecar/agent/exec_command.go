@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/supervise"
+)
+
+const execHelp = `Usage: hyvve-sidecar exec --config=FILE [-- COMMAND [ARGUMENTS…]]
+       hyvve-sidecar exec --vault-addr=URL --token-file=FILE --workload=NAME [flags] -- COMMAND [ARGUMENTS…]
+
+Runs the workload itself, as the first process of a container or anywhere: with the values of its keys in its environment,
+restarted when they change. Signals are passed on to it, and its exit status is that of the sidecar. Files are rendered,
+health is checked and reports are made as agent does. Without Vault the workload is not started before there is a first
+bundle, and not touched afterwards. Flags are for the common cases and go over the exec block of the configuration file;
+docs/sidecar.md describes it.
+`
+
+// execFlags are those of exec.
+type execFlags struct {
+	command                                 []string
+	keys, onChange, stopSignal, stopTimeout string
+	accepts, previous                       bool
+	always                                  bool // there is an exec block even if nothing of it is set
+}
+
+func (e *execFlags) define(flags *flag.FlagSet) {
+	flags.StringVar(&e.keys, "keys", "", "`NAMES` of the environment to take from the bundle, with commas between them; all otherwise")
+	flags.BoolVar(&e.accepts, "accepts", false, "adds NAME_ACCEPTS: all values to accept, newest first, as a JSON array")
+	flags.BoolVar(&e.previous, "previous", false, "adds NAME_PREVIOUS: the second value to accept, while there is one")
+	flags.StringVar(&e.onChange, "on-change", "", "`WHAT` to do with a running workload: restart, signal or none; restart otherwise")
+	flags.StringVar(&e.stopSignal, "stop-signal", "", "`NAME` of the signal that stops the workload for a restart; SIGTERM otherwise")
+	flags.StringVar(&e.stopTimeout, "stop-timeout", "", "`DURATION` after which a workload that does not stop is killed; 10s otherwise")
+}
+
+// over puts the flags over the block.
+func (e *execFlags) over(f *File) {
+	set := len(e.command) > 0 || e.accepts || e.previous || e.keys+e.onChange+e.stopSignal+e.stopTimeout != ""
+	if f.Exec == nil && !set && !e.always {
+		return
+	}
+	if f.Exec == nil {
+		f.Exec = &ExecBlock{}
+	}
+	for _, o := range []struct {
+		into  *string
+		value string
+	}{{&f.Exec.OnChange, e.onChange}, {&f.Exec.StopSignal, e.stopSignal}, {&f.Exec.StopTimeout, e.stopTimeout}} {
+		if o.value != "" {
+			*o.into = o.value
+		}
+	}
+	if e.keys != "" {
+		f.Exec.Keys = strings.Split(e.keys, ",")
+	}
+	if len(e.command) > 0 {
+		f.Exec.Command = e.command
+	}
+	f.Exec.Accepts = f.Exec.Accepts || e.accepts
+	f.Exec.Previous = f.Exec.Previous || e.previous
+}
+
+// cutCommand parts flags and the workload's command at "--".
+func cutCommand(args []string) (flags, command []string) {
+	if at := slices.Index(args, "--"); at >= 0 {
+		return args[:at], args[at+1:]
+	}
+	return args, nil
+}
+
+// Exec is "hyvve-sidecar exec". It gives the exit status: the workload's own, once that was started. A ctx that is done
+// before signals are passed on stands for one that asks to end.
+func Exec(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	f := &commandFlags{exec: &execFlags{always: true}}
+	args, f.exec.command = cutCommand(args)
+	c, log, status := prepare("exec", execHelp, f, args, stdout, stderr)
+	if log == nil {
+		return status
+	}
+	fail := func(status int, err error) int {
+		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar exec:", err)
+		return status
+	}
+	if len(c.Supervise.Command) == 0 {
+		return fail(2, errors.New("the workload's command is missing; write it after --, as in \"hyvve-sidecar exec --config=FILE -- node server.js\", or in the exec block"))
+	}
+	if _, err := supervise.Find(c.Supervise.Command); err != nil {
+		var unstartable *supervise.StartError
+		if errors.As(err, &unstartable) {
+			return fail(unstartable.Status, err)
+		}
+		return fail(1, err)
+	}
+	status, err := superviseWorkload(ctx, c, log)
+	if err != nil {
+		return fail(status, err)
+	}
+	log.Info("sidecar stopped", "status", status)
+	return status
+}
+
+// superviseWorkload runs agent and workload together. The agent goes on until the workload has ended, since that holds its
+// values until then; after that it gives the lease back.
+func superviseWorkload(asked context.Context, c Config, log *slog.Logger) (int, error) {
+	process, err := supervise.New(c.Supervise, log)
+	if err != nil {
+		return 1, err
+	}
+	defer process.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	ready := make(chan struct{})
+	go process.Forward(ctx, func() { close(ready) })
+	<-ready
+	if asked.Err() != nil {
+		process.Pass(syscall.SIGTERM)
+	}
+	go supervise.Reap(ctx)
+	go func() {
+		select {
+		case <-process.Ended():
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	c.Reloader = process
+	if c.Health == nil {
+		c.Checker = process
+	}
+	a, err := New(c, log)
+	if err != nil {
+		return 1, err
+	}
+	log.Info("sidecar started; the workload starts with its first bundle", "workload", c.Workload, "instance", c.Instance)
+	if err := a.Run(ctx); err != nil {
+		return 1, err
+	}
+	return process.Status(), nil
+}
