@@ -5,8 +5,10 @@ package app
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -43,8 +45,10 @@ func Agents(ctx context.Context, o Options) error {
 	})
 	var calls sync.WaitGroup
 	calls.Go(func() { a.callAll(ctx) })
-	defer calls.Wait()
-	return a.serve(ctx, o.Address, o.PIDFile, mux)
+	err := a.serve(ctx, o.Address, o.PIDFile, mux)
+	calls.Wait()
+	fmt.Fprintf(os.Stderr, "%d calls made, %d failed; last: %s\n", a.stats.Requests, a.stats.Failures, a.stats.Last) // a restart loses them
+	return err
 }
 
 func (a *agents) callAll(ctx context.Context) {

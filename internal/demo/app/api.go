@@ -27,10 +27,10 @@ import (
 
 // Options say where a workload runs.
 type Options struct {
-	Instance string // how it calls itself at servers
-	Address  string // host:port to serve on
-	Bundle   string // file that the sidecar renders
-	PIDFile  string
+	Instance string   // how it calls itself at servers
+	Address  string   // host:port to serve on
+	Bundle   string   // file that the sidecar renders; empty, for agents only: the environment
+	PIDFile  string   // empty: none
 	API      []string // agents only: URLs of the api's instances
 }
 

@@ -2,7 +2,8 @@
 
 // Package app is two small workloads that behave towards keys as the platform's do, for the demo and the scenarios:
 // api verifies AGENT_SERVICE_TOKEN and JWTs, reads and writes encrypted rows; agents calls it all the time. In one thing
-// they differ from today's platform: they hold accept-lists and take a new bundle on SIGHUP instead of at a restart.
+// they differ from today's platform: they hold accept-lists and take a new bundle on SIGHUP instead of at a restart. agents
+// without a bundle file is as today's: it reads its environment when it starts.
 package app
 
 import (
@@ -54,13 +55,9 @@ type process struct {
 }
 
 func (p *process) load() error {
-	data, err := os.ReadFile(p.bundlePath)
+	h, err := p.read()
 	if err != nil {
 		return err
-	}
-	var h held
-	if err := json.Unmarshal(data, &h); err != nil {
-		return fmt.Errorf("bundle %s: %w", p.bundlePath, err)
 	}
 	at := h.Values[databaseURL]
 	if !p.usesDB {
@@ -69,8 +66,24 @@ func (p *process) load() error {
 	if err := p.pools.Follow(at, h.Values[redisURL]); err != nil {
 		return err
 	}
-	p.now.Store(&h)
+	p.now.Store(h)
 	return nil
+}
+
+// read reads the bundle file, or the environment where there is none.
+func (p *process) read() (*held, error) {
+	if p.bundlePath == "" {
+		return &held{Values: map[string]string{agentToken: os.Getenv(agentToken), redisURL: os.Getenv(redisURL)}, Etag: os.Getenv("HYVVE_ETAG")}, nil
+	}
+	data, err := os.ReadFile(p.bundlePath)
+	if err != nil {
+		return nil, err
+	}
+	var h held
+	if err := json.Unmarshal(data, &h); err != nil {
+		return nil, fmt.Errorf("bundle %s: %w", p.bundlePath, err)
+	}
+	return &h, nil
 }
 
 // ring gives the keyring of a value, so that derived keys are remembered.
@@ -96,8 +109,10 @@ func (p *process) serve(ctx context.Context, address, pidFile string, mux *http.
 	if err := p.firstBundle(ctx); err != nil {
 		return err
 	}
-	if err := os.WriteFile(pidFile, []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
-		return err
+	if pidFile != "" {
+		if err := os.WriteFile(pidFile, []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
+			return err
+		}
 	}
 	// A bundle that was rendered before the pid file was there came without a signal.
 	if err := p.load(); err != nil {
