@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -43,13 +44,20 @@ const prelude = `says() { echo "$@" >>"$DIR/said"; }; rests() { while :; do slee
 
 func startExec(t *testing.T, fake *fakeVault, dir, script string, flags ...string) *execed {
 	t.Helper()
+	return startExecBy(t, nil, fake, dir, script, flags...)
+}
+
+// startExecBy starts it by another program.
+func startExecBy(t *testing.T, by []string, fake *fakeVault, dir, script string, flags ...string) *execed {
+	t.Helper()
 	e := &execed{running: &running{t: t, dir: dir, fake: fake, path: filepath.Join(dir, "secrets.json"), log: &lockedBuffer{}}, done: make(chan struct{})}
 	token := filepath.Join(dir, "token")
 	if err := os.WriteFile(token, []byte("root"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	args := append([]string{"--vault-addr=" + fake.server.URL, "--token-file=" + token, "--workload=api", "--instance=api-1", "--log-level=debug"}, flags...)
-	e.cmd = exec.Command(os.Args[0], append(args, "--", "/bin/sh", "-c", prelude+script)...)
+	args = slices.Concat(by, []string{os.Args[0]}, args, []string{"--", "/bin/sh", "-c", prelude + script})
+	e.cmd = exec.Command(args[0], args[1:]...)
 	e.cmd.Env = []string{asExec + "=1", "VAULT_TOKEN=vault-token", "PATH=" + os.Getenv("PATH"), "DIR=" + dir, "TOKEN=stale"}
 	e.cmd.Stdout, e.cmd.Stderr = e.log, e.log
 	e.cmd.WaitDelay = 100 * time.Millisecond // what a killed one leaves holds its output
@@ -389,4 +397,34 @@ func TestExecIsAnotherCommand(t *testing.T) {
 	if status := Exec(t.Context(), []string{"--help"}, output, output); status != 0 || !strings.Contains(output.String(), "--stop-timeout") || strings.Contains(output.String(), "--pid-file") {
 		t.Errorf("status %d: %s", status, output)
 	}
+}
+
+// As the first process of a container: the end is the same, and what is left behind is reaped.
+func TestExecAsTheFirstProcess(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root may make a PID namespace here")
+	}
+	unshare, err := exec.LookPath("unshare")
+	if err != nil {
+		t.Skip("unshare of util-linux is missing")
+	}
+	if output, err := exec.Command(unshare, "--pid", "--fork", "--mount-proc", "true").CombinedOutput(); err != nil {
+		t.Skipf("no PID namespace can be made here: %s", output)
+	}
+	e := startExecBy(t, []string{unshare, "--pid", "--fork", "--mount-proc", "--kill-child"}, newFakeVault(t), t.TempDir(), `
+		echo "parent $PPID" >>"$DIR/said"
+		trap 'exit 6' USR1
+		(setsid sh -c 'exit 1' &)
+		while sleep 0.05; do set -- $(grep -l "^State:.Z" /proc/[0-9]*/status 2>/dev/null); says "zombies $#"; done`)
+	e.hears(1, "parent 1")
+	e.until("the orphan is there, and then reaped", func() bool {
+		said := e.said()
+		return slices.Contains(said, "zombies 1") && said[len(said)-1] == "zombies 0"
+	})
+	commandLines(t)
+	first := e.workloadPID() // unshare's child: the sidecar
+	if err := syscall.Kill(first, syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	e.ends(6)
 }
