@@ -27,6 +27,7 @@ type ExecBlock struct {
 	Signal      string   `hcl:"signal,optional"`
 	StopSignal  string   `hcl:"stop_signal,optional"`
 	StopTimeout string   `hcl:"stop_timeout,optional"`
+	Overlap     bool     `hcl:"overlap,optional"`
 }
 
 const stopTimeout = 10 * time.Second
@@ -38,7 +39,7 @@ func (c *Config) checkExec() (errs []error) {
 	o := supervise.Options{
 		Command: e.Command, Environ: os.Environ(), Keys: e.Keys, Accepts: e.Accepts, Previous: e.Previous,
 		OnChange: supervise.OnChange(e.OnChange), Signal: syscall.SIGHUP, StopSignal: syscall.SIGTERM, StopTimeout: stopTimeout,
-		ByEtag: c.Health != nil && c.Health.ExpectEtag,
+		ByEtag: c.Health != nil && c.Health.ExpectEtag, Overlap: e.Overlap,
 	}
 	if c.Reencrypt != nil && c.Reencrypt.DatabaseURLEnv != "" {
 		o.Withheld = append(o.Withheld, c.Reencrypt.DatabaseURLEnv)
@@ -81,6 +82,9 @@ func (c *Config) checkExec() (errs []error) {
 		default:
 			*s.into = parsed
 		}
+	}
+	if o.Overlap && (o.OnChange != supervise.Restart || !o.ByEtag) {
+		fail("overlap needs on_change = \"restart\" and a health \"http\" block with expect_etag = true, since the process before would answer for the next one; add them, or leave overlap out")
 	}
 	if e.StopTimeout != "" {
 		d, err := time.ParseDuration(e.StopTimeout)

@@ -30,7 +30,7 @@ docs/sidecar.md describes it.
 type execFlags struct {
 	command                                 []string
 	keys, onChange, stopSignal, stopTimeout string
-	accepts, previous                       bool
+	accepts, previous, overlap              bool
 	always                                  bool // there is an exec block even if nothing of it is set
 }
 
@@ -38,6 +38,7 @@ func (e *execFlags) define(flags *flag.FlagSet) {
 	flags.StringVar(&e.keys, "keys", "", "`NAMES` of the environment to take from the bundle, with commas between them; all otherwise")
 	flags.BoolVar(&e.accepts, "accepts", false, "adds NAME_ACCEPTS: all values to accept, newest first, as a JSON array")
 	flags.BoolVar(&e.previous, "previous", false, "adds NAME_PREVIOUS: the second value to accept, while there is one")
+	flags.BoolVar(&e.overlap, "overlap", false, "has the next process up before the one before is stopped; needs expect_etag of the health block")
 	flags.StringVar(&e.onChange, "on-change", "", "`WHAT` to do with a running workload: restart, signal or none; restart otherwise")
 	flags.StringVar(&e.stopSignal, "stop-signal", "", "`NAME` of the signal that stops the workload for a restart; SIGTERM otherwise")
 	flags.StringVar(&e.stopTimeout, "stop-timeout", "", "`DURATION` after which a workload that does not stop is killed; 10s otherwise")
@@ -45,7 +46,7 @@ func (e *execFlags) define(flags *flag.FlagSet) {
 
 // over puts the flags over the block.
 func (e *execFlags) over(f *File) {
-	set := len(e.command) > 0 || e.accepts || e.previous || e.keys+e.onChange+e.stopSignal+e.stopTimeout != ""
+	set := len(e.command) > 0 || e.accepts || e.previous || e.overlap || e.keys+e.onChange+e.stopSignal+e.stopTimeout != ""
 	if f.Exec == nil && !set && !e.always {
 		return
 	}
@@ -67,6 +68,7 @@ func (e *execFlags) over(f *File) {
 		f.Exec.Command = e.command
 	}
 	f.Exec.Accepts = f.Exec.Accepts || e.accepts
+	f.Exec.Overlap = f.Exec.Overlap || e.overlap
 	f.Exec.Previous = f.Exec.Previous || e.previous
 }
 
@@ -112,6 +114,7 @@ func Exec(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // superviseWorkload runs agent and workload together. The agent goes on until the workload has ended, since that holds its
 // values until then; after that it gives the lease back.
 func superviseWorkload(asked context.Context, c Config, log *slog.Logger) (int, error) {
+	c.Supervise.Checker, c.Supervise.ReadyTimeout = c.Checker, c.Deadline
 	process, err := supervise.New(c.Supervise, log)
 	if err != nil {
 		return 1, err

@@ -5,6 +5,8 @@ package agent
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -366,6 +368,9 @@ func TestExecErrorsSayWhatToWriteInstead(t *testing.T) {
 		"signal KILL":       {with("on_change = \"signal\"\nsignal = \"SIGKILL\""), nil, []string{`signal = "SIGKILL" cannot be handled`}},
 		"stop signal":       {with(`stop_signal = "SIGSTOP"`), nil, []string{`stop_signal = "SIGSTOP" cannot be handled`}},
 		"stop timeout":      {with(`stop_timeout = "long"`), nil, []string{`stop_timeout = "long" is not a duration`, `"10s"`}},
+		"overlap":           {base, []string{"--overlap"}, nil},
+		"overlap, blind":    {strings.Replace(with(`overlap = true`), "expect_etag = true", "", 1), nil, []string{"exec: overlap needs", "expect_etag = true"}},
+		"overlap, signal":   {with("overlap = true\non_change = \"signal\""), nil, []string{"exec: overlap needs on_change = \"restart\""}},
 		"empty command":     {with(`command = [""]`), nil, []string{"command begins with an empty word"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -427,4 +432,34 @@ func TestExecAsTheFirstProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.ends(6)
+}
+
+// The next process is up before the one before is stopped; the health check knows them apart by their etags.
+func TestExecOverlaps(t *testing.T) {
+	dir := t.TempDir()
+	health := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		etag, _ := os.ReadFile(filepath.Join(dir, "etag"))
+		w.Header().Set("X-Hyvve-Etag", strings.TrimSpace(string(etag)))
+	}))
+	defer health.Close()
+	config := filepath.Join(t.TempDir(), "sidecar.hcl")
+	text := fmt.Sprintf("exec { overlap = true }\nhealth \"http\" {\n url = %q\n expect_etag = true\n deadline = \"500ms\"\n interval = \"50ms\"\n}\n", health.URL)
+	vault := "vault {\n auth \"token_file\" { path = \"/replaced\" }\n}\n"
+	if err := os.WriteFile(config, []byte(text+vault), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e := startExec(t, newFakeVault(t), dir, `trap 'says "stop $HYVVE_ETAG"; exit' TERM
+		says "start $HYVVE_ETAG"
+		if [ $HYVVE_ETAG != etag-2-0 ]; then echo $HYVVE_ETAG >"$DIR/etag"; fi
+		rests`, "--config="+config)
+	e.await("loaded", loaded("etag-1-0"))
+	e.fake.change(func() { e.fake.version = 2 }) // it never becomes healthy with that
+	e.await("the reason", unhealthy("the next process is not healthy, and the one before goes on"))
+	e.fake.change(func() { e.fake.version = 3 })
+	e.await("loaded", loaded("etag-3-0"))
+	said := e.said()
+	first, third := slices.Index(said, "stop etag-1-0"), slices.Index(said, "start etag-3-0")
+	if first < 0 || third < 0 || first < third || !slices.Contains(said, "stop etag-2-0") {
+		t.Errorf("%q", said)
+	}
 }

@@ -125,6 +125,18 @@ func (p *Process) stop(c *child) bool {
 	}
 	c.stopping = true
 	p.mu.Unlock()
+	p.halt(c)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.current = nil
+	if p.leaving {
+		p.finish(c.status(), "")
+	}
+	return !p.leaving
+}
+
+// halt ends a process and what it has started. That nobody is to take its end for the workload's was noted before.
+func (p *Process) halt(c *child) {
 	begun := time.Now()
 	until := begun.Add(p.o.StopTimeout)
 	_ = c.signal(p.o.StopSignal) // one that has ended meanwhile is what is wanted
@@ -139,13 +151,6 @@ func (p *Process) stop(c *child) bool {
 	}
 	p.endGroup(c.pid(), until)
 	p.log.Info("workload stopped for a change", "pid", c.pid(), "status", c.status(), "took", time.Since(begun), "killed", killed)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.current = nil
-	if p.leaving {
-		p.finish(c.status(), "")
-	}
-	return !p.leaving
 }
 
 // endGroup ends what a process that was waited for has left of its group: what it started may hold its port, or work

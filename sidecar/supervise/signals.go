@@ -46,13 +46,18 @@ func (p *Process) Pass(s syscall.Signal) {
 	defer p.mu.Unlock()
 	asks := s == syscall.SIGTERM || s == syscall.SIGINT
 	p.leaving = p.leaving || asks
-	switch c := p.current; {
-	case c != nil:
+	for _, c := range []*child{p.current, p.next} {
+		if c == nil {
+			continue
+		}
 		if err := c.signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			p.log.Warn("signal not passed on", "signal", s.String(), "error", err)
-			return
+			continue
 		}
 		p.log.Debug("signal passed on", "signal", s.String(), "pid", c.pid())
+	}
+	switch {
+	case p.current != nil:
 	case asks || s == syscall.SIGQUIT:
 		p.leaving = true
 		p.finish(128+int(s), "") // it was never started, or is between two starts

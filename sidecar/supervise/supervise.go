@@ -47,6 +47,12 @@ type Options struct {
 	Signal      syscall.Signal // of Signal
 	StopSignal  syscall.Signal
 	StopTimeout time.Duration // from StopSignal to SIGKILL
+
+	// Overlap starts the next process before the one that runs is stopped, and only stops it when Checker finds the next
+	// one well within ReadyTimeout. Checker must tell the two apart by their etags.
+	Overlap      bool
+	Checker      health.Checker
+	ReadyTimeout time.Duration
 }
 
 // settled is how long a workload must run to count as well, where nothing else tells.
@@ -62,6 +68,7 @@ type Process struct {
 	mu      sync.Mutex
 	bundle  client.Bundle // to be started with
 	current *child        // nil before the first start, and between a stop and a start
+	next    *child        // that is to take its place, where they overlap
 	leaving bool          // it was told to end, from outside
 	status  int           // once it has ended
 	failed  string        // how, if that was not well
@@ -143,6 +150,8 @@ func (p *Process) Reload(ctx context.Context) error {
 		return p.nudge(c)
 	case p.o.OnChange == None:
 		return nil
+	case p.o.Overlap:
+		return p.replace(ctx, c)
 	}
 	if p.stop(c) {
 		return p.start()
@@ -186,7 +195,7 @@ func (p *Process) start() error {
 	}
 	path, err := Find(p.o.Command)
 	if err == nil {
-		err = p.begin(path, env, sum)
+		_, err = p.begin(path, env, sum, false)
 	}
 	var unstartable *StartError
 	if errors.As(err, &unstartable) {
@@ -197,22 +206,27 @@ func (p *Process) start() error {
 	return err
 }
 
-// begin starts the program. Told to end meanwhile, it does not.
-func (p *Process) begin(path string, env []string, sum [sha256.Size]byte) error {
+// begin starts the program, in place of one that was stopped or beside the one that runs. Told to end meanwhile, it does
+// not.
+func (p *Process) begin(path string, env []string, sum [sha256.Size]byte, beside bool) (*child, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.over || p.leaving {
-		return errors.New("the workload has been told to end")
+		return nil, errLeaving
 	}
 	c, err := p.spawn(path, env)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c.sum = sum
-	p.current = c
+	if beside {
+		p.next = c
+	} else {
+		p.current = c
+	}
 	p.log.Info("workload started", "command", p.o.Command[0], "pid", c.pid(), "etag", p.bundle.Etag)
 	go p.await(c)
-	return nil
+	return c, nil
 }
 
 // await takes the end of a process. If nobody here wanted it, it is the end of the workload.
@@ -220,13 +234,16 @@ func (p *Process) await(c *child) {
 	c.wait()
 	p.mu.Lock()
 	c.over = true
-	stopping := c.stopping
+	wanted, next := c.stopping || c != p.current, p.next
 	p.mu.Unlock()
 	close(c.done)
-	if stopping {
+	if wanted {
 		return
 	}
 	p.log.Info("workload ended", "pid", c.pid(), "status", c.status())
+	if next != nil {
+		p.abandon(next)
+	}
 	p.endGroup(c.pid(), time.Now().Add(p.o.StopTimeout))
 	p.mu.Lock()
 	defer p.mu.Unlock()
