@@ -4,12 +4,9 @@ package supervise
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 )
-
-var errLeaving = errors.New("the workload has been told to end")
 
 // replace starts the next process beside the one that runs, and stops that only once the next one is healthy. If it does
 // not come to that, the next one is ended and the one before goes on.
@@ -23,7 +20,7 @@ func (p *Process) replace(ctx context.Context, old *child) error {
 	}
 	path, err := Find(p.o.Command)
 	if err != nil {
-		return fmt.Errorf("the process before goes on: %w", err)
+		return err
 	}
 	next, err := p.begin(path, env, sum, true)
 	if err != nil {
@@ -49,8 +46,7 @@ func (p *Process) replace(ctx context.Context, old *child) error {
 	}
 	p.abandon(next)
 	if ending {
-		<-ctx.Done()
-		return ctx.Err()
+		return errLeaving
 	}
 	return fmt.Errorf("the next process is not healthy, and the one before goes on: %w", err)
 }

@@ -134,30 +134,43 @@ func (p *Process) Provide(b client.Bundle) (changed bool, err error) {
 
 // Reload implements reload.Reloader: it starts the workload, or makes it take up the change.
 func (p *Process) Reload(ctx context.Context) error {
+	err := p.takeUp(ctx)
+	if errors.Is(err, errLeaving) {
+		// That is no fault, which would hold a rotation up: once the workload has ended, so will ctx.
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return err
+}
+
+// errLeaving: there is nothing to start any more.
+var errLeaving = errors.New("the workload has ended, or was told to")
+
+func (p *Process) takeUp(ctx context.Context) error {
 	p.mu.Lock()
 	c := p.current
 	gone := p.over || p.leaving || c != nil && c.over
 	p.mu.Unlock()
 	switch {
 	case gone:
-		// There is nothing to start any more, and it is no fault either that would hold a rotation up: once the workload
-		// has ended, so will ctx.
-		<-ctx.Done()
-		return ctx.Err()
+		return errLeaving
 	case c == nil:
 		return p.start()
 	case p.o.OnChange == Signal:
 		return p.nudge(c)
 	case p.o.OnChange == None:
 		return nil
-	case p.o.Overlap:
+	}
+	if _, err := Find(p.o.Command); err != nil { // nothing is stopped that could not be followed
+		return fmt.Errorf("the process before goes on: %w", err)
+	}
+	if p.o.Overlap {
 		return p.replace(ctx, c)
 	}
-	if p.stop(c) {
-		return p.start()
+	if !p.stop(c) {
+		return errLeaving
 	}
-	<-ctx.Done()
-	return ctx.Err()
+	return p.start()
 }
 
 // nudge signals the workload that runs.

@@ -110,6 +110,32 @@ func TestCannotBeStarted(t *testing.T) {
 	}
 }
 
+// A program that is away for a moment, as while it is being replaced, costs the process that runs nothing.
+func TestProgramIsAwayAtAChange(t *testing.T) {
+	for _, overlap := range []bool{false, true} {
+		s := supervise(t, `says "$HYVVE_ETAG"; rests`, func(o *Options) {
+			o.Overlap, o.ByEtag, o.Checker, o.ReadyTimeout = overlap, true, good{}, time.Second
+		})
+		away := s.o.Command
+		s.load(bundle(1))
+		s.hears(1, "etag-1")
+		s.o.Command = []string{filepath.Join(s.dir, "nothing")}
+		if err := s.change(t.Context(), 2); err == nil || !strings.Contains(err.Error(), "goes on") || !alive(s.current.pid()) {
+			t.Errorf("%v", err)
+		}
+		s.o.Command = away
+		if err := s.change(t.Context(), 2); err != nil {
+			t.Error(err)
+		}
+		s.hears(2, "etag-2")
+	}
+}
+
+// good is a workload that is always well.
+type good struct{}
+
+func (good) Check(context.Context, string) error { return nil }
+
 func TestCheckWaitsAMoment(t *testing.T) {
 	s := supervise(t, `trap 'exit 1' HUP; rests`, nil)
 	if err := s.Check(t.Context(), ""); !errors.Is(err, reload.ErrNotRunning) {
