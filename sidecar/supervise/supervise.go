@@ -73,6 +73,7 @@ type Process struct {
 	status  int           // once it has ended
 	failed  string        // how, if that was not well
 	over    bool
+	closed  bool
 }
 
 var (
@@ -91,8 +92,20 @@ func New(o Options, log *slog.Logger) (*Process, error) {
 	return p, nil
 }
 
-// Close kills what still runs: the thread that started it ends.
-func (p *Process) Close() { close(p.starts) }
+// Close kills what still runs, and ends what New has begun.
+func (p *Process) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range []*child{p.current, p.next} {
+		if c != nil && !c.over {
+			_ = syscall.Kill(-c.pid(), syscall.SIGKILL)
+		}
+	}
+	if !p.closed {
+		p.closed = true
+		close(p.starts)
+	}
+}
 
 // Ended is closed once the workload has ended by itself, or because it was told to from outside; or cannot be started.
 func (p *Process) Ended() <-chan struct{} { return p.ended }

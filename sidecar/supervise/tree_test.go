@@ -153,15 +153,13 @@ func TestCheckWaitsAMoment(t *testing.T) {
 	}
 }
 
-// The kernel ends the workload when the thread that has started it does.
 func TestCloseKills(t *testing.T) {
 	s := supervise(t, `trap "" TERM HUP; says "$$ "; while :; do sleep 0.05; done`, nil)
 	s.load(bundle(1))
 	pid := number(t, strings.TrimSpace(s.hears(1, " ")))
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	close(s.starts)
-	s.starts = make(chan start) // for Close at the end
+	s.Close()
 	select {
 	case <-s.Ended():
 	case <-ctx.Done():
