@@ -12,6 +12,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/supervise"
 )
 
 // sameContent tells whether two bundles hold the same; work and the secrets of the read do not count.
@@ -168,8 +169,8 @@ func (a *Agent) reload(ctx context.Context) error {
 		}
 	}
 	a.log.Info("workload has been told to reload", "etag", a.rendered, "started_since", started)
-	if started {
-		a.proxies.restarted()
+	if started || a.config.Exec != nil && a.config.Supervise.OnChange == supervise.Restart {
+		a.proxies.restarted() // it has the newest values
 	}
 	a.owed, a.faults, a.proveBy = false, 0, time.Now().Add(a.config.Deadline)
 	for _, t := range a.config.Targets {
