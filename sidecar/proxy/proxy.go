@@ -241,7 +241,7 @@ func (p *Proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 		w.WriteHeader(http.StatusBadGateway) // the client is gone
 		return
 	}
-	what := "did not answer as HTTP is spoken"
+	what := "closed the connection, or answered something else than HTTP" // net/http does not tell them apart by type
 	var timeout net.Error
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):

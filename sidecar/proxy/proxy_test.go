@@ -310,7 +310,7 @@ func TestUpstreamFailures(t *testing.T) {
 		}
 	}()
 	for at, want := range map[string]string{
-		gone: "does not listen there", mute.Addr().String(): "closed the connection", babble.Addr().String(): "did not answer as HTTP",
+		gone: "does not listen there", mute.Addr().String(): "closed the connection", babble.Addr().String(): "something else than HTTP",
 	} {
 		p, address := serve(t, &url.URL{Scheme: "http", Host: at}, "")
 		take(t, p, 1)
