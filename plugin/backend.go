@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -190,14 +192,32 @@ func (b *backend) on(h handler) framework.OperationFunc {
 	}
 }
 
-// operation describes a handler to the framework.
+// operation describes a handler to the framework. A write with a parameter that the path does not have is refused: the
+// framework only warns, when the work is done, and a misspelt dry_run would rotate the key.
 func (b *backend) operation(h handler, verb, suffix, summary string) framework.OperationHandler {
+	return b.lenient(strict(h), verb, suffix, summary)
+}
+
+// lenient is operation for what sidecars write: one of a newer release may say more than this one understands.
+func (b *backend) lenient(h handler, verb, suffix, summary string) framework.OperationHandler {
 	return &framework.PathOperation{
 		Callback: b.on(h),
 		Summary:  summary,
 		DisplayAttrs: &framework.DisplayAttributes{
 			OperationPrefix: operationPrefix, OperationVerb: verb, OperationSuffix: suffix,
 		},
+	}
+}
+
+func strict(h handler) handler {
+	return func(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+		writes := req.Operation == logical.CreateOperation || req.Operation == logical.UpdateOperation
+		for _, name := range slices.Sorted(maps.Keys(req.Data)) {
+			if writes && d.Schema[name] == nil {
+				return nil, rotation.Refusef("parameter %q is not known, and nothing was changed; use one of: %s", name, strings.Join(slices.Sorted(maps.Keys(d.Schema)), ", "))
+			}
+		}
+		return h(ctx, e, req, d)
 	}
 }
 

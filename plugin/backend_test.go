@@ -31,6 +31,7 @@ func (b *backendTest) instance(workload, id string) *logical.Response {
 	resp := b.read("creds/"+workload, map[string]any{"instance": id})
 	b.write("report/"+workload, map[string]any{
 		"instance": id, "instance_secret": resp.Data["instance_secret"], "etag": resp.Data["etag"], "healthy": true,
+		"of_a_newer_release": true, // is no reason to refuse a sidecar's report
 	})
 	return resp
 }
@@ -182,6 +183,15 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 		data      fields
 		want      string
 	}{
+		{update, "rotate", fields{"key": "agno-api-key", "dry_rn": true}, `parameter "dry_rn" is not known, and nothing was changed; use one of: compromised`},
+		{update, "rotate/agno-api-key", fields{"compromissed": true}, `parameter "compromissed"`},
+		{update, "keys/x", fields{"formatt": "hex"}, `parameter "formatt"`},
+		{update, "keys/unused", fields{"soack": "1s"}, `parameter "soack"`},
+		{update, "workloads/x", fields{"presents": "unused", "min_instance": 1}, `parameter "min_instance"`},
+		{update, "connections/x", fields{"kindd": "redis"}, `parameter "kindd"`},
+		{update, "config", fields{"soack": "1s"}, `parameter "soack"`},
+		{update, "presets/hyvve", fields{"generat": true}, `parameter "generat"`},
+		{update, "rotations/nothing/revert", fields{"raison": "x"}, `parameter "raison"`},
 		{update, "rotate", fields{"key": "nothing"}, `key "nothing" is not known`},
 		{update, "rotate", fields{"key": "a/b"}, "contains a slash"},
 		{update, "rotate/a/b", nil, "contains a slash"},

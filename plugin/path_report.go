@@ -30,7 +30,7 @@ func (b *backend) pathsReport() []*framework.Path {
 			"sightings":       {Type: framework.TypeSlice, Description: "Accepted versions other than the newest that clients presented to the instance's proxy: a list of {env, version, count, last_seen, from}; last_seen in seconds ago, from the address of the last client."},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.UpdateOperation: b.operation(b.report, "report", "instance", "Say what an instance has loaded, and whether it is healthy."),
+			logical.UpdateOperation: b.lenient(b.report, "report", "instance", "Say what an instance has loaded, and whether it is healthy."),
 		},
 		HelpSynopsis: "For sidecars: what an instance has loaded, whether it is healthy, evidence of work.",
 		HelpDescription: strings.TrimSpace(`

@@ -95,8 +95,9 @@ States: planned, accepting, presenting, soaking, retiring, done; from any before
 min_instances of a workload guards against success by absence: no sidecars is not success. An instance that died
 without a word counts as live until its lease ends (lease_ttl of hyvve/config).
 
-Refused, with nothing changed: a key that is not known or has no version yet, a value that the key's kind refuses, a key
-that a rotation is running for, a key that no workload uses, and a key that protects rows which no workload re-encrypts.
+Refused, with nothing changed: a parameter that is not known, a key that is not known or has no version yet, a value that
+the key's kind refuses, a key that a rotation is running for, a key that no workload uses, and a key that protects rows
+which no workload re-encrypts.
 `
 
 func (b *backend) rotate(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
