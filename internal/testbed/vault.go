@@ -113,7 +113,9 @@ func (b *Bed) newVault(listen string) (*Vault, error) {
 	v := &Vault{Server: Server{Addr: "http://" + listen}, AuditPath: filepath.Join(home, "audit.log"), bed: b}
 	v.spec = spec{
 		name: filepath.Base(home), path: binary, dir: home, stopSignal: syscall.SIGTERM, dieSignal: syscall.SIGKILL,
-		env: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home},
+		// Plugins put their sockets where temporary files go, and leave them when they are killed. Relative to home, which is
+		// the directory of both, so that the path of a socket is not too long.
+		env: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=."},
 	}
 	if v.Client, err = client(v.Addr); err != nil {
 		return nil, err
