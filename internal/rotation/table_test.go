@@ -252,7 +252,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		once, err := r.Encode()
 		if err != nil {
-			t.Skip() // a time that no record can hold
+			return // a time that no record can hold
 		}
 		back, err := Decode(once)
 		if err != nil {
