@@ -133,3 +133,15 @@ func TestPlanKnowsRowsFromCounts(t *testing.T) {
 	}
 	h.until(id, Done)
 }
+
+// Whoever changes a key has its waived columns from the engine itself: they are looked at by others meanwhile.
+func TestWaivedColumnsAreNotWrittenOver(t *testing.T) {
+	h := newHarness(t)
+	h.rows()
+	given := []string{"public.events.payload"}
+	k, err := h.engine.PutKey(t.Context(), Definition{Name: "master", Kind: "token", Waives: given}, testActor)
+	h.ok(err)
+	if k.Waives[0] != "events.payload" || given[0] != "public.events.payload" {
+		t.Errorf("of %v the key waives %v", given, k.Waives)
+	}
+}

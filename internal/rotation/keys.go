@@ -48,12 +48,13 @@ func (e *Engine) check(d Definition) (key.Key, error) {
 			return key.Key{}, Refusef("key %s: %w", d.Name, err)
 		}
 	}
-	for n, text := range d.Waives {
+	var waives []string // the definition's may be those of the stored key, which others read
+	for _, text := range d.Waives {
 		c, err := key.ParseColumn(text)
 		if err != nil {
 			return key.Key{}, Refusef("key %s: waives: %w", d.Name, err)
 		}
-		d.Waives[n] = c.String()
+		waives = append(waives, c.String())
 	}
 	if err := checkPolicy(d.Policy, e.Now()); err != nil {
 		return key.Key{}, Refusef("key %s: %w", d.Name, err)
@@ -62,7 +63,7 @@ func (e *Engine) check(d Definition) (key.Key, error) {
 		return key.Key{}, Refusef("key %s: values of kind %s come from elsewhere, so that it cannot rotate by itself; leave out rotation_period and rotation_schedule", d.Name, d.Kind)
 	}
 	return key.Key{
-		Name: d.Name, Env: d.Env, Kind: d.Kind, Options: options, Protects: d.Protects, Waives: d.Waives, Policy: d.Policy,
+		Name: d.Name, Env: d.Env, Kind: d.Kind, Options: options, Protects: d.Protects, Waives: waives, Policy: d.Policy,
 		Created: e.Now().UTC(),
 	}, nil
 }
