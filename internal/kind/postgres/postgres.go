@@ -37,7 +37,9 @@ var (
 	_ kind.Renderer  = (*Kind)(nil)
 	_ kind.Server    = (*Kind)(nil)
 	_ kind.Connector = (*Kind)(nil)
-	_ io.Closer      = (*Kind)(nil)
+
+	_ kind.ChangeChecker = (*Kind)(nil)
+	_ io.Closer          = (*Kind)(nil)
 )
 
 // New takes the source of salts.

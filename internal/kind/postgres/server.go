@@ -37,18 +37,36 @@ func both(c kind.Change) (from, to dsn.URL, err error) {
 	return from, to, err
 }
 
+// CheckChange implements kind.ChangeChecker. A change may not take the administrator's own login away, nor the version's that
+// is in use.
+func (*Kind) CheckChange(c kind.Change) error {
+	from, to, err := both(c)
+	if err != nil {
+		return err
+	}
+	admin, err := parseAdmin(c.Connection)
+	switch {
+	case ours(c.Key, to.User) && to.User == from.User:
+		return fmt.Errorf("version %d has the same user, %s, as version %d, which is in use; rotate without value=", c.To.Number, to.User, c.From.Number)
+	case err != nil:
+		return fmt.Errorf("connection %s: url: %w", c.Connection.Name, err)
+	case ours(c.Key, to.User) && admin.User == to.User:
+		return fmt.Errorf("connection %s logs in as %s, one of the two login roles of this key; give the connection an administrator of its own", c.Connection.Name, to.User)
+	case from.User != to.User && admin.User == from.User:
+		return fmt.Errorf("connection %s logs in as %s, the role that this rotation locks at its end; give the connection an administrator of its own", c.Connection.Name, from.User)
+	}
+	return nil
+}
+
 // Stage implements kind.Server. A role that is not one of the key's two came with an operator's value, and is left as the
 // operator made it.
 func (k *Kind) Stage(ctx context.Context, c kind.Change) error {
 	from, to, err := both(c)
+	if err == nil {
+		err = k.CheckChange(c)
+	}
 	if err != nil || !ours(c.Key, to.User) {
 		return err
-	}
-	if to.User == from.User {
-		return fmt.Errorf("version %d has the same user, %s, as version %d, which is in use; revert, and rotate without value=", c.To.Number, to.User, c.From.Number)
-	}
-	if admin, err := parseAdmin(c.Connection); err == nil && admin.User == from.User {
-		return fmt.Errorf("connection %s logs in as %s, the role that this rotation locks at its end; give the connection an administrator of its own", c.Connection.Name, from.User)
 	}
 	verifier, err := verifier(k.random, to.Password)
 	if err != nil {
@@ -228,6 +246,9 @@ func (k *Kind) Retire(ctx context.Context, c kind.Change) error {
 	if from.User == "" || from.User == to.User { // there is one role, whose password somebody else changes
 		return nil
 	}
+	if err := k.CheckChange(c); err != nil {
+		return err
+	}
 	if err := k.lock(ctx, c, from.User); err != nil {
 		return err
 	}
@@ -243,6 +264,9 @@ func (k *Kind) Unstage(ctx context.Context, c kind.Change) error {
 	from, to, err := both(c)
 	if err != nil || !ours(c.Key, to.User) || from.User == to.User {
 		return err
+	}
+	if admin, err := parseAdmin(c.Connection); err == nil && admin.User == to.User {
+		return nil // it was never staged
 	}
 	if err := k.lock(ctx, c, to.User); err != nil {
 		return err

@@ -393,6 +393,53 @@ func TestWhatTheOperatorHasToMend(t *testing.T) {
 	}
 }
 
+// The connection's administrator is one of the roles that a rotation would lock, or give another password: nothing of it is
+// done, whoever made the new version.
+func TestAdministratorIsOneOfTheRoles(t *testing.T) {
+	ctx := t.Context()
+	w := newWorld(t, "", nil)
+	u, err := dsn.Parse(w.admin, schemes...)
+	w.ok(err)
+	role := func(name string) key.Version {
+		t.Helper()
+		password, err := w.postgres.NewRole(ctx, name)
+		w.ok(err)
+		return key.Version{Number: 1, Value: u.With(name, key.NewValue(password)).Text()}
+	}
+	root := role(fmt.Sprintf("root%d", worlds))
+	own := role(pair(w.key)[0])
+	brought := role(fmt.Sprintf("brought%d", worlds))
+	brought.Number = 2
+	for _, tt := range []struct {
+		name     string
+		admin    key.Version
+		from, to key.Version
+		words    string
+	}{
+		{"one of the pair", own, w.first, w.next(w.first).To, "one of the two login roles of this key"},
+		{"the old role, and a value of an operator's", root, root, brought, "the role that this rotation locks at its end"},
+		{"the old role", root, root, w.next(root).To, "the role that this rotation locks at its end"},
+	} {
+		admin, err := credential(tt.admin)
+		w.ok(err)
+		w.exec("ALTER ROLE " + quote(admin.User) + " SUPERUSER")
+		c := kind.Change{Key: w.key, From: tt.from, To: tt.to}
+		w.connection.Revision++
+		w.connection.Options[fieldURL] = tt.admin.Value.Reveal()
+		c.Connection, err = w.kind.NormalizeConnection(w.connection)
+		w.ok(err)
+		for call, err := range map[string]error{"CheckChange": w.kind.CheckChange(c), "Stage": w.kind.Stage(ctx, c), "Retire": w.kind.Retire(ctx, c)} {
+			if err == nil || !strings.Contains(err.Error(), tt.words) || !strings.Contains(err.Error(), "connection main logs in as "+admin.User) || strings.Contains(err.Error(), admin.Password.Reveal()) {
+				t.Errorf("%s: %s: %v, want %q", tt.name, call, err, tt.words)
+			}
+		}
+		w.ok(w.kind.Unstage(ctx, c))
+		if _, err := w.session(tt.admin); err != nil {
+			t.Errorf("%s: the administrator does not get in any more: %v", tt.name, err)
+		}
+	}
+}
+
 func TestRotateRoot(t *testing.T) {
 	ctx := t.Context()
 	w := newWorld(t, "", nil)
