@@ -134,6 +134,49 @@ func TestPlanKnowsRowsFromCounts(t *testing.T) {
 	h.until(id, Done)
 }
 
+// Once a key protects other columns, what was counted of those before says nothing, nor what kept an instance from it.
+func TestCountsOfOtherColumnsAreForgotten(t *testing.T) {
+	h := newHarness(t)
+	r := h.rows()
+	plan := func() Plan {
+		t.Helper()
+		p, _, err := h.engine.Plan(t.Context(), Request{Keys: []string{"master"}, By: testActor, Trigger: ByOperator})
+		h.ok(err)
+		return p
+	}
+	late := r.reading.Bundle.Work[0].ID
+	report := func() {
+		t.Helper()
+		_, err := h.engine.Report(t.Context(), Report{
+			Workload: "api", Instance: "api-1", Secret: r.reading.Secret, Etag: r.reading.Bundle.Holding.Etag, Healthy: true,
+			Work: []workload.WorkReport{{ID: late, Error: "an update of t.c sets off trigger touch"}},
+		})
+		h.ok(err)
+	}
+	report()
+	if p := plan(); len(p.Blockers) != 1 {
+		t.Fatalf("blockers are %v", p.Blockers)
+	}
+	_, err := h.engine.PutKey(t.Context(), Definition{Name: "master", Kind: "token", Protects: []key.Column{
+		{Table: "t", Column: "c", Layout: key.TagFirst, Where: []key.Term{{Column: "kind", Is: "=", Value: "oauth"}}},
+	}}, testActor)
+	h.ok(err)
+	for range 2 {
+		if p := plan(); len(p.Blockers) > 0 || p.Rows[0].Known {
+			t.Errorf("rows are %+v, blockers %v", p.Rows, p.Blockers)
+		}
+		report() // of an instance that has not read yet
+	}
+	h.read(r)
+	if work := r.reading.Bundle.Work; len(work) != 1 || work[0].ID == late || len(work[0].Columns[0].Where) != 1 {
+		t.Errorf("the work is %+v", work)
+	}
+	h.report(r)
+	if p := plan(); !p.Rows[0].Known || p.Rows[0].Columns[0].Total != 3 {
+		t.Errorf("rows are %+v", p.Rows)
+	}
+}
+
 // Whoever changes a key has its waived columns from the engine itself: they are looked at by others meanwhile.
 func TestWaivedColumnsAreNotWrittenOver(t *testing.T) {
 	h := newHarness(t)

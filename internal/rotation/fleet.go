@@ -5,6 +5,7 @@ package rotation
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
 	"hash/maphash"
 	"slices"
 	"strings"
@@ -230,7 +231,7 @@ func (e *Engine) findTarget(w workload.Workload, i workload.Instance) target {
 		t.held[name] = heldAt(role, Change{To: current.Number}, atNew)
 		if k := e.keys[name]; w.Reencrypts && role.AcceptsBoth() && !i.Anonymous && len(k.Protects) > 0 {
 			idle = append(idle, workload.Work{
-				ID: fmt.Sprintf("%s%s/%d", workload.CountPrefix, name, current.Number), Key: name, Env: k.Env, Phase: workload.PhaseCount, Columns: k.Protects,
+				ID: countID(k, current.Number), Key: name, Env: k.Env, Phase: workload.PhaseCount, Columns: k.Protects,
 			})
 		}
 	}
@@ -242,6 +243,15 @@ func (e *Engine) findTarget(w workload.Workload, i workload.Instance) target {
 		t.work = idle
 	}
 	return t
+}
+
+// countID names the count of a key's rows: another version, other columns or other rows of them are to be counted anew.
+func countID(k key.Key, version int) string {
+	columns := fnv.New64a()
+	for _, c := range k.Protects {
+		columns.Write([]byte(c.Protected() + "\n"))
+	}
+	return fmt.Sprintf("%s%s/%d/%x", workload.CountPrefix, k.Name, version, columns.Sum64())
 }
 
 // workOf is what the rotation of a key asks of an instance. mu is held.

@@ -436,7 +436,11 @@ func (e *Engine) takeCounts(w workload.Workload, i workload.Instance, reports []
 			continue
 		}
 		report.Error = cutOff(report.Error)
-		e.lock(func() { e.counted[name] = counted{report, e.Now().UTC(), i.Name()} })
+		e.lock(func() {
+			if current, ok := e.keys[name].Current(); ok && report.ID == countID(e.keys[name], current.Number) { // others are late
+				e.counted[name] = counted{report, e.Now().UTC(), i.Name()}
+			}
+		})
 	}
 	return others
 }

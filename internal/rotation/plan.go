@@ -154,7 +154,8 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 		}
 		rows := rowsOf(c, past)
 		e.lock(func() {
-			if last, ok := e.counted[c.Key]; ok && !last.at.Before(rows.At) {
+			last := e.counted[c.Key]
+			if last.report.ID == countID(e.keys[c.Key], c.From) && !last.at.Before(rows.At) {
 				if last.report.Error != "" {
 					p.Blockers = append(p.Blockers, fmt.Sprintf("%s: %s could not look at its rows: %s", c.Env, last.instance, last.report.Error))
 				} else {

@@ -24,7 +24,7 @@ const PhaseCount Phase = "count"
 // Work is part of a bundle: what its instance should re-encrypt now. The values are in the bundle's accepts under
 // Env: the first is the new one (To), the second the old one (From). Wipe needs neither.
 type Work struct {
-	ID       string       `json:"id"` // rotation, key and phase, or CountPrefix and key; another ID is other work
+	ID       string       `json:"id"` // rotation, key and phase, or CountPrefix, key, version and columns; another ID is other work
 	Rotation string       `json:"rotation"`
 	Key      string       `json:"key"`
 	Env      string       `json:"env"`
