@@ -258,6 +258,7 @@ const (
 	stateDependentObjects    = "2BP01"
 	stateReadOnlyTransaction = "25006"
 	stateUndefinedObject     = "42704"
+	stateSyntax              = "42601"
 	stateProtocol            = "08P01" // what PgBouncer says of everything that it refuses
 )
 

@@ -181,6 +181,9 @@ func (k *Kind) verifyAt(ctx context.Context, c kind.Change, at place, to dsn.URL
 			statements = append(statements, query)
 		}
 		results, err := together(ctx, conn, statements)
+		if hasState(err, stateSyntax) { // the server reads all statements before it runs the first
+			return fault{fmt.Sprintf("verify_query: %s", plain(err, at)), err}
+		}
 		if len(results) == 0 || results[0].Err != nil {
 			return err
 		}
