@@ -181,24 +181,19 @@ func TestSilentConnectionsAreNobodys(t *testing.T) {
 
 func TestReplicasThatLogInAsTheOldUser(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
 	master, replica := replicated(t, testbed.RedisOptions{})
 	w := newWorld(t, master, nil)
 	for _, r := range []*testbed.Redis{master, replica} {
 		w.do(r, "ACL", "SETUSER", defaultUser, "resetpass", ">"+appPassword)
 	}
-	w.do(replica, "CONFIG", "SET", "masteruser", "", "masterauth", appPassword)
-	w.do(master, "CLIENT", "KILL", "TYPE", "replica")
-	w.ok(replica.AwaitLink(ctx))
+	w.replicates(master, replica, "", appPassword)
 	w.adopt("redis://:" + appPassword + "@" + master.Addr)
 	c := w.staged()
 	w.eventually(func() bool { n, _ := w.inUse(c); return n == 1 }, func() string { return "the replica's link is not counted" })
 	if _, what := w.inUse(c); !strings.Contains(what, "(a replica)") || !strings.Contains(what, "1 of them replicate as this user: give replicas one of their own, with masteruser and masterauth") {
 		t.Errorf("in use: %s", what)
 	}
-	w.do(replica, "CONFIG", "SET", "masteruser", "admin", "masterauth", master.AdminPassword)
-	w.do(master, "CLIENT", "KILL", "TYPE", "replica")
-	w.ok(replica.AwaitLink(ctx))
+	w.replicates(master, replica, "admin", master.AdminPassword)
 	w.retire(c)
 	w.expect(c, false, true, master, replica)
 	w.do(master, "SET", "a", "1")

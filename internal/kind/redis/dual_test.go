@@ -116,15 +116,12 @@ func TestDualPasswordIsRefused(t *testing.T) {
 // Replicas that log in with the password that goes would lose their master.
 func TestDualPasswordOfReplicas(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
 	master, replica := replicated(t, testbed.RedisOptions{})
 	w := newWorld(t, master, kind.Options{optionStrategy: dualPassword})
 	for _, r := range []*testbed.Redis{master, replica} {
 		w.do(r, "ACL", "SETUSER", defaultUser, "resetpass", ">"+appPassword)
 	}
-	w.do(replica, "CONFIG", "SET", "masteruser", "", "masterauth", appPassword)
-	w.do(master, "CLIENT", "KILL", "TYPE", "replica")
-	w.ok(replica.AwaitLink(ctx))
+	w.replicates(master, replica, "", appPassword)
 	w.adopt("redis://:" + appPassword + "@" + master.Addr)
 	c := w.staged()
 	w.eventually(func() bool { n, _ := w.inUse(c); return n == 1 }, func() string { return "the replica is not counted" })
@@ -134,9 +131,7 @@ func TestDualPasswordOfReplicas(t *testing.T) {
 	if n, what := w.inUse(w.change(c.To, c.From)); n != 0 { // going back takes away what no replica has
 		t.Errorf("in use, going back: %d, %s", n, what)
 	}
-	w.do(replica, "CONFIG", "SET", "masteruser", "admin", "masterauth", master.AdminPassword)
-	w.do(master, "CLIENT", "KILL", "TYPE", "replica")
-	w.ok(replica.AwaitLink(ctx))
+	w.replicates(master, replica, "admin", master.AdminPassword)
 	w.retire(c)
 	w.expect(c, false, true, master, replica)
 }

@@ -30,6 +30,14 @@ func replicated(t testing.TB, o testbed.RedisOptions) (master, replica *testbed.
 	return master, replica
 }
 
+// replicates has a replica log in at its master as a user, from now on.
+func (w *world) replicates(master, replica *testbed.Redis, user, password string) {
+	w.t.Helper()
+	w.do(replica, "CONFIG", "SET", "masteruser", user, "masterauth", password)
+	w.do(master, "CLIENT", "KILL", "TYPE", "replica")
+	w.ok(replica.AwaitLink(context.Background()))
+}
+
 // partitioned wants calls to fail in time and name the node while it stands still.
 func (w *world) partitioned(r *testbed.Redis, call func() error) {
 	w.t.Helper()
