@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"crypto/rand"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+)
+
+// The connection's administrator is one of the roles that a rotation would lock, or give another password: nothing of it is
+// done, whoever made the new version.
+func TestAdministratorIsOneOfTheRoles(t *testing.T) {
+	ctx := t.Context()
+	w := newWorld(t, "", nil)
+	u, err := dsn.Parse(w.admin, schemes...)
+	w.ok(err)
+	role := func(name string) key.Version {
+		t.Helper()
+		password, err := w.postgres.NewRole(ctx, name)
+		w.ok(err)
+		return key.Version{Number: 1, Value: u.With(name, key.NewValue(password)).Text()}
+	}
+	root := role(fmt.Sprintf("root%d", worlds))
+	own := role(pair(w.key)[0])
+	brought := role(fmt.Sprintf("brought%d", worlds))
+	brought.Number = 2
+	for _, tt := range []struct {
+		name     string
+		admin    key.Version
+		from, to key.Version
+		words    string
+	}{
+		{"one of the pair", own, w.first, w.next(w.first).To, "one of the two login roles of this key"},
+		{"the old role, and a value of an operator's", root, root, brought, "the role that this rotation locks at its end"},
+		{"the old role", root, root, w.next(root).To, "the role that this rotation locks at its end"},
+	} {
+		admin, err := credential(tt.admin)
+		w.ok(err)
+		w.exec("ALTER ROLE " + quote(admin.User) + " SUPERUSER")
+		c := kind.Change{Key: w.key, From: tt.from, To: tt.to}
+		w.connection.Revision++
+		w.connection.Options[fieldURL] = tt.admin.Value.Reveal()
+		c.Connection, err = w.kind.NormalizeConnection(w.connection)
+		w.ok(err)
+		for call, err := range map[string]error{"CheckChange": w.kind.CheckChange(c), "Stage": w.kind.Stage(ctx, c), "Retire": w.kind.Retire(ctx, c)} {
+			if err == nil || !strings.Contains(err.Error(), tt.words) || !strings.Contains(err.Error(), "connection main logs in as "+admin.User) || strings.Contains(err.Error(), admin.Password.Reveal()) {
+				t.Errorf("%s: %s: %v, want %q", tt.name, call, err, tt.words)
+			}
+		}
+		w.ok(w.kind.Unstage(ctx, c))
+		if _, err := w.session(tt.admin); err != nil {
+			t.Errorf("%s: the administrator does not get in any more: %v", tt.name, err)
+		}
+	}
+}
+
+func TestRotateRoot(t *testing.T) {
+	ctx := t.Context()
+	w := newWorld(t, "", nil)
+	root := fmt.Sprintf("root%d", worlds)
+	old, err := w.postgres.NewRole(ctx, root)
+	w.ok(err)
+	w.exec("ALTER ROLE " + root + " SUPERUSER")
+	u, err := dsn.Parse(w.admin, schemes...)
+	w.ok(err)
+	c, err := w.kind.NormalizeConnection(kind.Connection{Name: "root", Options: kind.Options{fieldURL: u.With(root, key.NewValue(old)).Text().Reveal()}})
+	w.ok(err)
+	c.Next = key.NewValue("next-password-of-root")
+	for range 2 { // the second time the engine did not hear of the first
+		w.ok(w.kind.RotateRoot(ctx, c))
+	}
+	change := w.next(w.first)
+	change.Connection = c
+	w.ok(w.kind.Stage(ctx, change)) // with either of the two passwords
+	if _, err := pgx.Connect(ctx, u.With(root, key.NewValue(old)).Text().Reveal()); err == nil {
+		t.Error("the old password still logs in")
+	}
+	c.Secrets["password"], c.Next = c.Next, key.Value{}
+	c.Revision++
+	if _, err := w.kind.CheckConnection(ctx, c); err != nil {
+		t.Error(err)
+	}
+	c.Secrets["password"], c.Next = key.NewValue("neither"), key.NewValue("nor")
+	if err := w.kind.RotateRoot(ctx, c); err == nil || !refused(err) {
+		t.Errorf("neither password in force: %v", err)
+	}
+}
+
+// A password that is set outlasts a crash at the very next moment, also where commits are not waited for by default.
+func TestRotateRootOutlastsACrash(t *testing.T) {
+	server, err := testbed.ForTest(t).PostgresWith(t.Context(), testbed.PostgresOptions{Settings: map[string]string{"synchronous_commit": "off", "wal_writer_delay": "10s"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ok := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	old, err := server.NewRole(t.Context(), "root")
+	ok(err)
+	conn, err := pgx.Connect(t.Context(), server.AdminURL("postgres"))
+	ok(err)
+	_, err = conn.Exec(t.Context(), "ALTER ROLE root SUPERUSER; CHECKPOINT")
+	ok(err)
+	ok(conn.Close(t.Context()))
+	k := New(rand.Reader)
+	defer k.Close() //nolint:errcheck // of a test
+	c, err := k.NormalizeConnection(kind.Connection{Name: "root", Options: kind.Options{fieldURL: server.URL("postgres", "root", old)}})
+	ok(err)
+	c.Next = key.NewValue("next-password-of-root")
+	ok(k.RotateRoot(t.Context(), c))
+	server.Kill()
+	ok(server.Start(t.Context()))
+	c.Secrets[kind.FieldPassword], c.Next = c.Next, key.Value{}
+	c.Revision++
+	if _, err := k.CheckConnection(t.Context(), c); err != nil {
+		t.Errorf("the new password is lost: %v", err)
+	}
+}
