@@ -43,6 +43,7 @@ func (a attempts) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		again = true
 	}
+	var refusal *http.Response
 	for n, value := range m.state.own {
 		try := req
 		if n > 0 {
@@ -57,18 +58,52 @@ func (a attempts) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp, err := a.base.RoundTrip(try)
 		switch {
 		case err != nil:
+			drop(refusal)
 			return nil, err
 		case !refused(resp.StatusCode):
+			drop(refusal)
 			if n > 0 {
 				m.key.proved(value)
 			}
 			return resp, nil
-		case !again || n == len(m.state.own)-1:
+		case !again:
 			return resp, nil
 		}
-		// Read to its end, the connection can be used again; a long answer is not worth it.
-		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, mostReplayed))
-		_ = resp.Body.Close()
+		if refusal == nil || likelier(resp.StatusCode, refusal.StatusCode) {
+			refusal, resp = resp, refusal
+			hold(refusal)
+		}
+		drop(resp)
 	}
-	return a.base.RoundTrip(req) // not reached: own is never empty
+	return refusal, nil // own is never empty
+}
+
+// likelier tells which of two refusals is that of the value which the application holds: a 403 may be about who asks for
+// what, and its client must not take it for a 401 about another value. Of equals it is the one that was tried first.
+func likelier(status, than int) bool {
+	return status == http.StatusForbidden && than == http.StatusUnauthorized
+}
+
+// hold reads an answer that may still be passed on, so that its connection can be used again; of a long one only the
+// beginning.
+func hold(resp *http.Response) {
+	head, err := io.ReadAll(io.LimitReader(resp.Body, mostReplayed))
+	if err == nil && len(head) < mostReplayed {
+		_ = resp.Body.Close()
+		resp.Body = io.NopCloser(bytes.NewReader(head))
+		return
+	}
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(head), resp.Body), resp.Body}
+}
+
+// drop is for an answer that nobody gets. Read to its end, the connection can be used again; a long one is not worth it.
+func drop(resp *http.Response) {
+	if resp == nil {
+		return
+	}
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, mostReplayed))
+	_ = resp.Body.Close()
 }

@@ -246,6 +246,28 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
+// Where the application refuses whatever it is asked with, its client gets the answer to the value that it holds.
+func TestARefusalIsTheApplicationsOwn(t *testing.T) {
+	app := &application{}
+	long := strings.Repeat("x", 2*mostReplayed)
+	for _, text := range []string{"not for you", long} {
+		app.then = func(w http.ResponseWriter, _ *http.Request) { http.Error(w, text, http.StatusForbidden) }
+		p, address := before(t, app, "")
+		take(t, p, 1)
+		take(t, p, 2, 1)
+		for _, holds := range []int{1, 2} {
+			app.start(holds)
+			if status, body := call(t, address, "Bearer "+token(2), "body"); status != http.StatusForbidden || body != text+"\n" {
+				t.Errorf("it holds %d: %d, %d bytes", holds, status, len(body))
+			}
+		}
+		app.start(3)
+		if status, body := call(t, address, "Bearer "+token(2), "body"); status != http.StatusUnauthorized || !strings.Contains(body, "own refusal") {
+			t.Errorf("it holds another: %d %s", status, body)
+		}
+	}
+}
+
 // A request with a small body is replayed whole; a large one streams, and is answered as the application answers.
 func TestBodiesWhileTheApplicationMayHoldSeveral(t *testing.T) {
 	app := &application{}
