@@ -411,6 +411,9 @@ func (h HealthBlock) checker(timeout time.Duration) (health.Checker, error) {
 	methods := []string{"http", "tcp", "none"}
 	switch h.Method {
 	case "none":
+		if h.ExpectEtag {
+			return nil, errors.New("health \"none\": expect_etag is set, which needs health \"http\"")
+		}
 		return nil, nil //nolint:nilnil // none is wanted
 	case "http":
 		if h.URL == "" {
