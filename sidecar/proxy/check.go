@@ -60,8 +60,25 @@ func (s Settings) Check() (k Key, upstream *url.URL, errs []error) {
 		fail("upstream is not http://, host and port, and nothing else; write one such as \"http://127.0.0.1:3000\"")
 		return k, nil, errs
 	}
-	if s.Listen == upstream.Host {
-		fail("listen and upstream are both %s; let the application listen somewhere else", s.Listen)
+	if itself(s.Listen, upstream) {
+		fail("listen = %q takes what is sent to upstream %s, so that the proxy would ask itself; let the application listen somewhere else", s.Listen, upstream.Host)
 	}
 	return k, upstream, errs
+}
+
+// itself tells whether the upstream is at an address that the proxy listens at.
+func itself(listen string, upstream *url.URL) bool {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil || port != upstream.Port() {
+		return false
+	}
+	address := func(host string) net.IP {
+		if host == "localhost" {
+			return net.IPv4(127, 0, 0, 1)
+		}
+		return net.ParseIP(host)
+	}
+	at, to := address(host), address(upstream.Hostname())
+	everywhere := host == "" || at.IsUnspecified()
+	return host == upstream.Hostname() || to != nil && (to.Equal(at) || everywhere && to.IsLoopback())
 }
