@@ -101,6 +101,7 @@ func TestErrorsSayWhatToWriteInstead(t *testing.T) {
 		"proxy, localhost": {swap(`"127.0.0.1:8081"`, `"localhost:3000"`), nil, []string{"so that the proxy would ask itself"}},
 		"proxy upstreams":  {swap(`"http://127.0.0.1:3000"`+"\n  key", `"http://127.0.0.1:3001"`+"\n  key"), nil, []string{"another block listens at 127.0.0.1:8081"}},
 		"proxy key":        {swap(`"AGENT_SERVICE_TOKEN"`, `"agent-service-token"`), nil, []string{"is not the name of a key in bundles"}},
+		"proxy key, case":  {swap(`"AGENT_SERVICE_TOKEN"`, `"agent_service_token"`), nil, []string{"is not the name of a key in bundles", "upper-case"}},
 		"proxy key twice":  {swap(`"METRICS_API_KEY"`, `"AGENT_SERVICE_TOKEN"`), nil, []string{"has the same key or state"}},
 		"proxy header":     {swap(`"x-metrics-key"`, `"transfer-encoding"`), nil, []string{`header = "transfer-encoding" cannot hold a key`, "X-Metrics-Key"}},
 		"proxy state":      {swap(`"x-metrics-key"`, "\"X-Metrics-Key\"\n  state = \"x\""), nil, []string{`state = "x" is not an absolute path`}},

@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 )
 
 // Settings are a key and where it is presented, as somebody wrote them.
@@ -25,17 +27,14 @@ var notProxied = []string{
 	"Transfer-Encoding", "Upgrade",
 }
 
-var (
-	environmentName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-	headerName      = regexp.MustCompile(`^[A-Za-z0-9-]+$`)
-)
+var headerName = regexp.MustCompile(`^[A-Za-z0-9-]+$`)
 
 // Check fills in defaults and refuses what cannot work, all of it at once. Errors say what to write instead.
 func (s Settings) Check() (k Key, upstream *url.URL, errs []error) {
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	k = Key{Env: s.Key, Header: textproto.CanonicalMIMEHeaderKey(s.Header), State: s.State}
-	if !environmentName.MatchString(s.Key) {
-		fail("key = %q is not the name of a key in bundles; write one such as \"AGENT_SERVICE_TOKEN\"", s.Key)
+	if err := key.ValidateEnv(s.Key); err != nil {
+		fail("key = %q is not the name of a key in bundles: %w", s.Key, err)
 		return k, nil, errs
 	}
 	if k.Header == "" {
