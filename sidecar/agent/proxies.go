@@ -64,8 +64,13 @@ func (c *Config) checkProxies() (errs []error) {
 		if l.Upstream.Host != upstream.Host {
 			fail(b, "another block listens at %s too, for upstream %s; let both have the same upstream, or listen at another port", b.Listen, l.Upstream)
 		}
-		if slices.ContainsFunc(l.Keys, func(o proxy.Key) bool { return o.Env == k.Env || o.State == k.State }) {
-			fail(b, "another block at %s has the same key or state; each needs its own", b.Listen)
+		switch {
+		case slices.ContainsFunc(l.Keys, func(o proxy.Key) bool { return o.Env == k.Env }):
+			fail(b, "another block at %s has the same key; each needs its own", b.Listen)
+		case slices.ContainsFunc(c.Listeners, func(o Listener) bool {
+			return slices.ContainsFunc(o.Keys, func(o proxy.Key) bool { return o.State == k.State && k.State != "" })
+		}):
+			fail(b, "another block has the same state, %s; write one of its own for each", k.State)
 		}
 		l.Keys = append(l.Keys, k)
 	}
