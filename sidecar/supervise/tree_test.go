@@ -35,20 +35,23 @@ func TestOneThatDoesNotStopIsKilled(t *testing.T) {
 // What the workload has started goes with it: asked first, then killed, before the next one starts.
 func TestTheWholeTreeEnds(t *testing.T) {
 	s := supervise(t, `
-		(trap 'echo asked >>"$DIR/polite"; exit' TERM; while :; do sleep 0.05; done) &
-		(trap '' TERM; while :; do sleep 0.05; done) &
-		says "$! $TOKEN"; wait`, func(o *Options) { o.StopTimeout = 300 * time.Millisecond })
+		(trap 'echo asked >>"$DIR/polite"; exit' TERM; says ready; sleep 60 & wait) &
+		(trap '' TERM; says ready; exec sleep 60) &
+		says "child $! $TOKEN"; wait`, func(o *Options) { o.StopTimeout = 300 * time.Millisecond })
 	s.load(bundle(1))
-	pid, _, _ := strings.Cut(s.hears(1, canary+"-1"), " ")
-	<-time.After(100 * time.Millisecond) // for both to have set their traps
+	s.until("both have set their traps", func() bool { return len(s.said()) == 3 })
+	said := s.said()
+	child := strings.Fields(said[slices.IndexFunc(said, func(line string) bool { return strings.HasPrefix(line, "child ") })])
 	s.load(bundle(2))
-	if alive(number(t, pid)) {
+	if alive(number(t, child[1])) {
 		t.Error("a child that ignores the signal survives a restart")
 	}
 	if data, err := os.ReadFile(filepath.Join(s.dir, "polite")); err != nil || string(data) != "asked\n" {
 		t.Errorf("a child was not asked: %q, %v", data, err)
 	}
-	s.hears(2, canary+"-2")
+	s.until("the next one runs", func() bool {
+		return slices.ContainsFunc(s.said(), func(line string) bool { return strings.HasSuffix(line, canary+"-2") })
+	})
 }
 
 // Orphans are reaped. A command that this process has started itself keeps its status, however late it is asked for.
