@@ -22,7 +22,14 @@ reports. With --watch, or a watch block, it follows files that something else re
 and go over the configuration file; docs/sidecar.md describes the file.
 `
 
-// commandFlags are those of agent and validate.
+const validateHelp = `Usage: hyvve-sidecar validate --config=FILE
+       hyvve-sidecar validate [flags] [-- COMMAND [ARGUMENTS…]]
+
+Checks a configuration file, or flags, of agent or exec, without Vault and without changing anything; docs/sidecar.md
+describes the file. The exit status is 0 if it is good, and 2 with what is wrong in it otherwise.
+`
+
+// commandFlags are those of agent, exec and validate.
 type commandFlags struct {
 	config, address, mount, tokenFile, roleID, secretID, workload, instance string
 	dotenv, bundle, watch, pidFile, signal, health, databaseURL, logLevel   string
@@ -171,7 +178,7 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func Validate(args []string, stdout, stderr io.Writer) int {
 	f := &commandFlags{exec: &execFlags{}}
 	args, f.exec.command = cutCommand(args)
-	_, log, status := prepare("validate", help, f, args, stdout, stderr)
+	_, log, status := prepare("validate", validateHelp, f, args, stdout, stderr)
 	if log != nil {
 		_, _ = fmt.Fprintln(stdout, "The configuration is good.")
 	}

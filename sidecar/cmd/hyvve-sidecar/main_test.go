@@ -32,6 +32,7 @@ func TestCommands(t *testing.T) {
 		"nothing to do":     {[]string{"agent"}, 2, "", "neither a vault block"},
 		"no configuration":  {[]string{"validate", "--config=/nowhere"}, 2, "", "/nowhere"},
 		"validate":          {[]string{"validate", "--watch=/x", "--pid-file=/y"}, 0, "The configuration is good.", ""},
+		"validate, help":    {[]string{"validate", "--help"}, 0, "Usage: hyvve-sidecar validate --config=FILE", ""},
 		"exec":              {[]string{"exec", "--vault-addr=http://127.0.0.1:1", "--token-file=/x", "--workload=api", "--", "/no/such"}, 127, "", "workload /no/such cannot be started"},
 		"exec, help":        {[]string{"exec", "--help"}, 0, "-- COMMAND", ""},
 		"proxy, no bundle":  {[]string{"proxy", "--listen=:1", "--upstream=http://127.0.0.1:2", "--key=X"}, 2, "", "--bundle is missing"},
