@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/supervise"
@@ -52,6 +53,11 @@ func (c *Config) checkExec() (errs []error) {
 	}
 	if len(e.Command) > 0 && e.Command[0] == "" {
 		fail("command begins with an empty word; write it as a list, such as [\"node\", \"server.js\"]")
+	}
+	for _, name := range e.Keys {
+		if err := key.ValidateEnv(name); err != nil {
+			fail("keys: %w", err)
+		}
 	}
 	if o.OnChange == "" {
 		o.OnChange = supervise.Restart
