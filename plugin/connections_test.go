@@ -19,7 +19,7 @@ func TestConnectionsWithoutTheirServer(t *testing.T) {
 		"url is empty":           {"kind": "postgres"},
 		"password is empty":      {"kind": "postgres", "url": "postgresql://root@db/postgres"},
 		"names no database":      {"kind": "postgres", "url": "postgresql://root:canary-x@db"},
-		"is not host:port":       {"kind": "postgres", "url": "postgresql://root:canary-x@db/postgres", "replicas": "elsewhere"},
+		"number 2 is not host":   {"kind": "postgres", "url": "postgresql://root:canary-x@db/postgres", "replicas": "a:1 postgresql://root:canary-x@elsewhere/x"},
 		"belong together":        {"kind": "postgres", "url": "postgresql://root:canary-x@db/postgres", "tls_cert": "x"},
 		"cannot be reached":      {"kind": "postgres", "url": "postgresql://root:canary-x@127.0.0.1:1/postgres"},
 		"percent-encoded":        {"kind": "postgres", "url": "postgresql://root:canary-%zz@db/postgres"},

@@ -125,7 +125,7 @@ func readAdmin(c kind.Connection) (admin, error) {
 	if a.timeout, err = time.ParseDuration(c.Options[fieldTimeout]); err != nil || a.timeout < minTimeout || a.timeout > maxTimeout {
 		return a, fmt.Errorf("timeout %q is not a duration from %v to %v, such as 5s", c.Options[fieldTimeout], minTimeout, maxTimeout)
 	}
-	for _, text := range strings.FieldsFunc(c.Options[fieldNodes], func(c rune) bool { return c == ',' || c <= ' ' }) {
+	for n, text := range strings.FieldsFunc(c.Options[fieldNodes], func(c rune) bool { return c == ',' || c <= ' ' }) {
 		announced, reachable, mapped := strings.Cut(text, "=")
 		if !mapped {
 			reachable = announced
@@ -133,7 +133,7 @@ func readAdmin(c kind.Connection) (admin, error) {
 		from, ok := address(announced)
 		to, ok2 := address(reachable)
 		if !ok || !ok2 {
-			return a, fmt.Errorf("nodes: %q is neither host:port nor announced=reachable", text)
+			return a, fmt.Errorf("nodes: number %d is neither host:port nor announced=reachable", n+1) // not quoted: it may be a URL with a password
 		}
 		a.seeds = append(a.seeds, to)
 		a.alias[from] = to

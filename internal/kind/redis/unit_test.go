@@ -240,7 +240,7 @@ func TestConnectionsAreChecked(t *testing.T) {
 		{kind.Options{fieldURL: "redis://h"}, nil, "password is empty"},
 		{kind.Options{fieldURL: "redis://a%20b:secret@h"}, nil, "username: the name holds white space"},
 		{kind.Options{fieldURL: "redis://:secret@h", fieldTimeout: "1h"}, nil, `timeout "1h" is not a duration from 100ms to 30s`},
-		{kind.Options{fieldURL: "redis://:secret@h", fieldNodes: "a,b:x"}, nil, `nodes: "b:x" is neither host:port nor announced=reachable`},
+		{kind.Options{fieldURL: "redis://:secret@h", fieldNodes: "a,redis://:secret@b:1"}, nil, `nodes: number 2 is neither host:port nor announced=reachable`},
 		{kind.Options{fieldURL: "rediss://:secret@h", fieldCA: "no"}, nil, "tls_ca holds no certificate in PEM"},
 		{kind.Options{fieldURL: "rediss://:secret@h", fieldCert: "no"}, nil, "tls_cert and tls_key belong together"},
 		{kind.Options{fieldURL: "rediss://:secret@h", fieldCert: "no"}, map[string]string{fieldKey: "secret"}, "tls_cert and tls_key are not a certificate and its private key"},
