@@ -15,6 +15,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/vault/api"
@@ -381,6 +382,28 @@ func (a *Agent) renewLease(ctx context.Context) error {
 	a.futile = 0
 	a.dirty = true // a sign of life
 	return nil
+}
+
+// holdLease renews the lease until end: making a workload reload may take longer than the lease lasts, as where it is stopped
+// and takes its time, and an instance without a lease holds no rotation up.
+func (a *Agent) holdLease(ctx context.Context) (end func()) {
+	id, every := a.bundle.LeaseID, a.bundle.LeaseDuration/6 // two thirds of it may have passed already
+	if every <= 0 {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var renewing sync.WaitGroup
+	renewing.Go(func() {
+		for sleep(ctx, every) {
+			if _, err := a.engine.Renew(ctx, id); err != nil && ctx.Err() == nil {
+				a.log.Warn("lease not renewed while the workload reloads", "error", err)
+			}
+		}
+	})
+	return func() {
+		cancel()
+		renewing.Wait()
+	}
 }
 
 // leave gives the lease back, so that the instance does not count as live any more. The files stay.

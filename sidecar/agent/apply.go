@@ -164,7 +164,10 @@ func (a *Agent) reload(ctx context.Context) error {
 	s, ok := a.config.Reloader.(reload.Starter)
 	started := ok && s.StartedSince(a.written)
 	if !started {
-		if err := a.config.Reloader.Reload(ctx); err != nil {
+		end := a.holdLease(ctx)
+		err := a.config.Reloader.Reload(ctx)
+		end()
+		if err != nil {
 			return err
 		}
 	}
