@@ -187,8 +187,8 @@ func (t table) triggers(ctx context.Context, tx pgx.Tx, allowed []string) error 
 		WHERE g.tgrelid IN (SELECT $1::oid UNION SELECT p.relid::oid FROM pg_partition_tree($1::oid) p)
 			AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A') AND g.tgtype & 16 <> 0
 			AND (g.tgattr::text = '' OR EXISTS (
-				SELECT FROM pg_attribute a WHERE a.attrelid = g.tgrelid AND a.attname = $2 AND a.attnum = ANY (g.tgattr::int2[])))
-		ORDER BY 1`, t.oid, t.column.Column)
+				SELECT FROM pg_attribute a WHERE a.attrelid = g.tgrelid AND a.attname IN ($2, $3) AND a.attnum = ANY (g.tgattr::int2[])))
+		ORDER BY 1`, t.oid, t.column.Column, t.touch)
 	if err != nil {
 		return err
 	}

@@ -65,6 +65,9 @@ func TestWhatForbidsRewritingIsFoundFirst(t *testing.T) {
 	if _, err := NewWorker(f.url, Options{AllowTriggers: []string{"touching"}}).Do(t.Context(), work, f.accepts()); err != nil {
 		t.Errorf("a trigger that is allowed: %v", err)
 	}
+	f.do(workload.PhaseWipe)
+	f.exec(`DROP TRIGGER touching ON touchy`) // the other is set off by the column that is to be touched
+	f.refused(f.url, "touchy", "v", Options{TouchColumn: "updated_at"}, "trigger of_another,")
 }
 
 func TestRightsAndReadOnly(t *testing.T) {
