@@ -148,7 +148,10 @@ func (t *table) touches(ctx context.Context, tx pgx.Tx, column string) error {
 	case err == nil && !strings.HasPrefix(kind, "timestamp"):
 		return fmt.Errorf("column %s of %s, which is to be touched, is of type %s, and no timestamp", column, t.column.Table, kind)
 	}
-	t.touch = column
+	t.touch, t.moment = column, "now()"
+	if kind == "timestamp without time zone" { // Prisma writes UTC there, and the session's time zone may be another
+		t.moment = "now() AT TIME ZONE 'UTC'"
+	}
 	return err
 }
 

@@ -288,7 +288,8 @@ func TestConditions(t *testing.T) {
 // The time of a row's last change stays, unless it is asked for.
 func TestTouchColumn(t *testing.T) {
 	f := newFixture(t)
-	f.exec(`ALTER TABLE integration_connections DROP COLUMN updated_at`)
+	f.exec(`ALTER TABLE integration_connections DROP COLUMN updated_at; ALTER TABLE mcp_server_configs ALTER updated_at TYPE timestamptz`)
+	f.exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET timezone = ''Asia/Kolkata''', current_database()); END $$`)
 	touched := func() int {
 		return f.count("SELECT (SELECT count(*) FROM ai_provider_configs WHERE updated_at > '2026-01-02') + (SELECT count(*) FROM mcp_server_configs WHERE updated_at > '2026-01-02')")
 	}
@@ -300,6 +301,9 @@ func TestTouchColumn(t *testing.T) {
 		}
 		if n := touched(); n != 13 {
 			t.Errorf("%+v: %d rows are touched, want 13", o, n)
+		}
+		if n := f.count("SELECT count(*) FROM ai_provider_configs WHERE abs(extract(epoch FROM updated_at - now() AT TIME ZONE 'UTC')) < 600"); n != 8 {
+			t.Errorf("%+v: the time of %d rows is in UTC, as the application writes it; want 8", o, n)
 		}
 		f.exec(`UPDATE ai_provider_configs SET updated_at = '2026-01-01'; UPDATE mcp_server_configs SET updated_at = '2026-01-01'`)
 		f.do(workload.PhaseRevert)

@@ -19,6 +19,7 @@ type table struct {
 	keys   []keyColumn // primary key, in order
 
 	touch  string // column that is set to the time of the change; empty: none
+	moment string // that time, as an expression of the column's type
 	staged string // quoted name of the table of staged rows, once there is one
 	side   int    // its number
 }
@@ -89,7 +90,7 @@ func (t table) compared(operator, array string) string {
 func (t table) sets(expression string) string {
 	text := fmt.Sprintf("%s = %s", quoted(t.column.Column), expression)
 	if t.touch != "" {
-		text += fmt.Sprintf(", %s = now()", quoted(t.touch))
+		text += fmt.Sprintf(", %s = %s", quoted(t.touch), t.moment)
 	}
 	return text
 }
