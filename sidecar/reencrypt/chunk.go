@@ -94,10 +94,12 @@ func (j *job) claimChunk(ctx context.Context, db *session) (claimed *chunk, busy
 
 func (j *job) claimIn(ctx context.Context, tx pgx.Tx, t table) (*chunk, bool, error) {
 	c := &chunk{table: t}
+	// Materialized, since a plan that looks for the next one again for each row would claim several.
 	err := tx.QueryRow(ctx, `
-		UPDATE hyvve_reencrypt.chunks SET holder = $2, until = now() + $3::interval WHERE (col, n) IN (
+		WITH next AS MATERIALIZED (
 			SELECT col, n FROM hyvve_reencrypt.chunks WHERE col = $1 AND NOT done AND until < now() ORDER BY n LIMIT 1 FOR UPDATE SKIP LOCKED)
-		RETURNING n, after, upto`, t.side, j.holder, j.options.ClaimFor.String()).Scan(&c.n, &c.after, &c.upto)
+		UPDATE hyvve_reencrypt.chunks c SET holder = $2, until = now() + $3::interval FROM next WHERE c.col = next.col AND c.n = next.n
+		RETURNING c.n, c.after, c.upto`, t.side, j.holder, j.options.ClaimFor.String()).Scan(&c.n, &c.after, &c.upto)
 	if err == nil || !errors.Is(err, pgx.ErrNoRows) {
 		return c, false, err
 	}

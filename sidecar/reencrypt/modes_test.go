@@ -68,6 +68,29 @@ func TestStagingIsSharedAndTakenOver(t *testing.T) {
 	f.expect(f.newKey, f.oldAuth)
 }
 
+// A claim is of one chunk, whatever the server's statistics make it do.
+func TestOneChunkIsClaimed(t *testing.T) {
+	f := newFixture(t)
+	j, err := NewWorker(f.url, Options{}).open(t.Context(), mustTask(t, f.work(workload.PhaseStage), f.accepts()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.close()
+	if err := j.prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	const left = "INSERT INTO hyvve_reencrypt.chunks (col, n, holder, until) SELECT 1, g, '', '-infinity' FROM generate_series($1::int, $2::int) g"
+	f.exec(left, 1, 1)
+	f.exec("ANALYZE hyvve_reencrypt.chunks")
+	f.exec(left, 2, 6)
+	if c, _, err := j.claimChunk(t.Context(), j.db); err != nil || c == nil || c.n != 1 {
+		t.Fatalf("claimed %+v, %v; want the first chunk", c, err)
+	}
+	if n := f.count("SELECT count(*) FROM hyvve_reencrypt.chunks WHERE holder <> ''"); n != 1 {
+		t.Errorf("%d chunks are claimed, want 1", n)
+	}
+}
+
 func mustTask(t *testing.T, work workload.Work, accepts map[string][]key.Value) task {
 	t.Helper()
 	made, err := taskOf(work, accepts)
