@@ -41,13 +41,8 @@ func (p place) String() string {
 	return key.Column{Schema: p.schema, Table: p.table, Column: p.column}.String()
 }
 
-// value is the column's text.
-func (p place) value() string {
-	if p.json {
-		return quoted(p.column) + "::text"
-	}
-	return quoted(p.column)
-}
+// value is the column's text, without what pads a char(n).
+func (p place) value() string { return quoted(p.column) + "::text" }
 
 // shaped is true of rows that hold a string of an envelope's shape.
 func (p place) shaped() string {

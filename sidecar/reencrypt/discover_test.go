@@ -15,7 +15,7 @@ import (
 func TestDiscover(t *testing.T) {
 	f := newFixture(t)
 	const one = "(SELECT api_key_encrypted FROM ai_provider_configs LIMIT 1)"
-	f.exec(`CREATE SCHEMA audit; CREATE TABLE audit.copies (id int, body text); CREATE TABLE events (id int PRIMARY KEY, payload jsonb, raw json)`)
+	f.exec(`CREATE SCHEMA audit; CREATE TABLE audit.copies (id int, body char(400)); CREATE TABLE events (id int PRIMARY KEY, payload jsonb, raw json)`)
 	f.exec(`INSERT INTO audit.copies SELECT g, CASE WHEN g % 3 = 0 THEN ` + one + ` ELSE repeat('x', 200) END FROM generate_series(1, 30) g`)
 	f.exec(`INSERT INTO events SELECT g, jsonb_build_object('a', jsonb_build_array(1, ` + one + `)), json_build_object('k', 'v') FROM generate_series(1, 4) g`)
 	f.exec(`DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'reencrypt_nobody') THEN CREATE ROLE reencrypt_nobody; END IF; END $$`)
