@@ -127,6 +127,19 @@ func TestRunWritesTableAndFile(t *testing.T) {
 	}
 }
 
+func TestMemoryOfAProcess(t *testing.T) {
+	now, err := memoryOf("/proc/self", "VmRSS")
+	if err != nil || now < 1 {
+		t.Errorf("%v MB now, %v", now, err)
+	}
+	if most, err := memoryOf("/proc/self", "VmHWM"); err != nil || most < 1 {
+		t.Errorf("%v MB at most, %v", most, err)
+	}
+	if ended, err := memoryOf("/proc/0", "VmRSS"); err != nil || ended != 0 {
+		t.Errorf("a process that is not there has %v MB, %v", ended, err)
+	}
+}
+
 // The docs explain every name.
 func TestDocsExplainEveryName(t *testing.T) {
 	docs, err := os.ReadFile("../../docs/benchmarks.md")

@@ -8,9 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"time"
 
@@ -243,27 +241,19 @@ func (d *flipDatabase) peak(ctx context.Context) (float64, error) {
 	for {
 		select {
 		case err := <-done:
-			if err != nil {
+			switch {
+			case err != nil:
 				return 0, fmt.Errorf("%w: %s", err, said.String())
+			case peak == 0:
+				return 0, errors.New("the memory of hyvve-sidecar reencrypt could not be read from /proc")
 			}
 			return peak, nil
 		case <-time.After(memoryProbe):
-			peak = max(peak, resident(run.Process.Pid))
+			now, err := memoryOf(fmt.Sprintf("/proc/%d", run.Process.Pid), "VmHWM")
+			if err != nil {
+				return 0, err
+			}
+			peak = max(peak, now)
 		}
 	}
-}
-
-// resident is the highest resident memory that a process has had, in MB; 0 where it has ended.
-func resident(pid int) float64 {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kb, _ := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 64)
-			return kb / 1024
-		}
-	}
-	return 0
 }

@@ -137,24 +137,31 @@ func pluginMemory() (float64, error) {
 		if err != nil || !strings.HasPrefix(testbed.PluginName, strings.TrimSpace(string(name))) {
 			continue
 		}
-		status, err := os.ReadFile(filepath.Join(filepath.Dir(comm), "status"))
+		now, err := memoryOf(filepath.Dir(comm), "VmRSS")
 		if err != nil {
-			continue
+			return 0, err
 		}
-		for line := range strings.Lines(string(status)) {
-			if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-				kb, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 64)
-				if err != nil {
-					return 0, err
-				}
-				most = max(most, kb/1024)
-			}
-		}
+		most = max(most, now)
 	}
 	if most == 0 {
 		return 0, errors.New("no process of the plugin is found")
 	}
 	return most, nil
+}
+
+// memoryOf gives a field of a process's status, VmRSS (resident now) or VmHWM (at most so far), in MB; 0 where it has ended.
+func memoryOf(process, field string) (float64, error) {
+	status, err := os.ReadFile(filepath.Join(process, "status"))
+	if err != nil {
+		return 0, nil //nolint:nilerr // it has ended
+	}
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, field+":"); ok {
+			kb, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 64)
+			return kb / 1024, err
+		}
+	}
+	return 0, nil
 }
 
 // idleWrites counts what Vault writes below the mount's barrier while nothing is asked of it, over some seconds.
