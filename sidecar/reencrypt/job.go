@@ -172,13 +172,3 @@ func (j *job) due() bool {
 	j.told = time.Now()
 	return true
 }
-
-// abandon gives up a claim that may have been made: when a transaction is cut, nobody knows whether it was committed.
-func (j *job) abandon() {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
-	defer cancel()
-	if db, err := j.db.another(ctx); err == nil {
-		j.release(db)
-		db.close()
-	}
-}

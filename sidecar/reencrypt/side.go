@@ -180,7 +180,6 @@ func (j *job) hold(ctx context.Context, db *session) (mine bool, err error) {
 func (j *job) keep(ctx context.Context) (context.Context, func(), error) {
 	db, err := j.db.another(ctx)
 	if err != nil {
-		j.abandon()
 		return ctx, nil, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
