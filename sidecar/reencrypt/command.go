@@ -31,6 +31,7 @@ Exit status: 0 done, 1 failed (nothing half done: run it again), 2 wrong usage.
 // settings are what the command line says.
 type settings struct {
 	dryRun, revert, wipe, json, upgrade bool
+	skipBad                             bool // flip although some rows open under no key; they stay as they are
 	options                             Options
 }
 
@@ -61,7 +62,7 @@ func Command(ctx context.Context, args []string, getenv func(string) string, std
 	if ok, status := usage.Parse(flags, args, help, stdout, stderr); !ok {
 		return status
 	}
-	s.options.SkipBad = onBad == "skip"
+	s.skipBad = onBad == "skip"
 	problem := s.check(onBad)
 	var in input
 	if problem == nil {

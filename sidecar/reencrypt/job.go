@@ -30,7 +30,6 @@ type Options struct {
 	BatchSize     int                         // rows read, staged and replaced at a time; default 500
 	Sessions      int                         // of staging, at the same time; default one a core, four at most
 	SaltPerRow    bool                        // a salt for each new envelope instead of one for a block of rows
-	SkipBad       bool                        // flip although some rows open under no key; they stay as they are
 	InPlace       bool                        // replace rows batch by batch, without side schema: for applications that hold both keys
 	RowsPerSecond int                         // at most; 0: no bound
 	MaxLoad       time.Duration               // rest while a batch's transactions take longer, or a replica lags more; 0: never

@@ -146,7 +146,7 @@ func (r runner) one(ctx context.Context, w *work) (result, error) {
 	case r.dryRun:
 	case left > 0:
 		return done, fmt.Errorf("%d rows are left; run it again", left)
-	case unreadable > 0 && !r.options.SkipBad:
+	case unreadable > 0 && !r.skipBad:
 		return done, fmt.Errorf("%d rows (listed above) open under no key that was given; all others are %s", unreadable, done.What)
 	}
 	return done, nil
@@ -162,7 +162,7 @@ func (r runner) stage(ctx context.Context, w *work) error {
 	if err != nil {
 		return err
 	}
-	if _, unreadable := (workload.WorkReport{Columns: staged}).Left(); unreadable > 0 && !r.options.SkipBad {
+	if _, unreadable := (workload.WorkReport{Columns: staged}).Left(); unreadable > 0 && !r.skipBad {
 		return fmt.Errorf("%d rows (listed above) open under no key that was given; no row was changed. If they are legacy rows, give their key (BETTER_AUTH_SECRET); if they are damaged, mend or delete them, or use --on-bad-row=skip", unreadable)
 	}
 	return nil
