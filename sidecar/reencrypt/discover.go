@@ -119,7 +119,7 @@ func (j *job) discover(ctx context.Context, tries int) (finds []workload.Find, u
 		}
 		look, err := j.worthwhile(ctx, at, tries)
 		if err == nil && !look {
-			if note := fmt.Sprintf("%s.%s (sampled: %d MB of it hold no string of that shape)", at.schema, at.table, j.options.sampled()>>20); !slices.Contains(unseen, note) {
+			if note := fmt.Sprintf("%s.%s (sampled: %d MB of it hold no string of that shape)", at.schema, at.table, j.options.SampleBytes>>20); !slices.Contains(unseen, note) {
 				unseen = append(unseen, note)
 			}
 			continue
@@ -204,7 +204,7 @@ func (j *job) withoutParts(ctx context.Context, places []place) []place {
 // worthwhile tells whether a column is to be looked at as a whole. Of a large table a sample of its pages is looked at before:
 // to read it twice a rotation would be a burden. tries 0 takes no samples.
 func (j *job) worthwhile(ctx context.Context, at place, tries int) (bool, error) {
-	most := j.options.sampled()
+	most := j.options.SampleBytes
 	if tries == 0 || at.bytes <= most {
 		return true, nil
 	}

@@ -65,14 +65,6 @@ type Worker struct {
 	rings       map[ringName]*envelope.Keyring
 }
 
-// sampled is SampleBytes, or its default.
-func (o Options) sampled() int64 {
-	if o.SampleBytes > 0 {
-		return o.SampleBytes
-	}
-	return defaultSample
-}
-
 // NewWorker makes a worker; it connects when it has work.
 func NewWorker(databaseURL string, o Options) *Worker {
 	if o.BatchSize == 0 {
@@ -83,6 +75,9 @@ func NewWorker(databaseURL string, o Options) *Worker {
 	}
 	if o.Sessions == 0 {
 		o.Sessions = min(runtime.GOMAXPROCS(0), mostSessions)
+	}
+	if o.SampleBytes == 0 {
+		o.SampleBytes = defaultSample
 	}
 	if o.Random == nil {
 		o.Random = rand.Reader
