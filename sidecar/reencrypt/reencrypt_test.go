@@ -324,34 +324,6 @@ func TestTwoWorkersAtOnce(t *testing.T) {
 	f.expect(f.newKey, f.oldAuth)
 }
 
-// However often the connection is cut, running the phases again ends well: every read and write is cut once.
-func TestEveryTransactionMayBeCut(t *testing.T) {
-	f := newFixture(t)
-	for cut := 1; ; cut++ {
-		ctx, cancel := context.WithCancel(t.Context())
-		batches := 0
-		w := NewWorker(f.url, Options{BatchSize: 4, Progress: func(workload.ColumnReport) {
-			if batches++; batches == cut {
-				cancel()
-			}
-		}})
-		var err error
-		for _, phase := range []workload.Phase{workload.PhaseStage, workload.PhaseFlip} {
-			if _, err = w.Do(ctx, f.work(phase), f.accepts()); err != nil {
-				break
-			}
-		}
-		cancel()
-		if err == nil {
-			break
-		}
-		if cut > 100 {
-			t.Fatalf("it never ends: %v", err)
-		}
-	}
-	f.expect(f.newKey, f.oldAuth)
-}
-
 func TestCompositeKeysAndOddNames(t *testing.T) {
 	f := newFixture(t)
 	f.exec(`CREATE TABLE "Odd ""Table" (a int, "B c" uuid DEFAULT gen_random_uuid(), "Value X" varchar(4000), PRIMARY KEY (a, "B c"))`)
