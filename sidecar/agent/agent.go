@@ -8,11 +8,9 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -130,30 +128,6 @@ func (a *Agent) reencryptor() func(values map[string]key.Value) (Reencryptor, er
 		})
 		return worker, nil
 	}
-}
-
-// databaseURL is where the rows are now: the URL may be a key that rotates too.
-func (r ReencryptBlock) databaseURL(values map[string]key.Value) (key.Value, error) {
-	switch {
-	case r.DatabaseURLKey != "":
-		if url, ok := values[r.DatabaseURLKey]; ok {
-			return url, nil
-		}
-		return key.Value{}, fmt.Errorf("reencrypt: database_url_key: the bundle has no value of %s; let the workload present its key", r.DatabaseURLKey)
-	case r.DatabaseURLFile != "":
-		data, err := os.ReadFile(r.DatabaseURLFile)
-		if err != nil {
-			return key.Value{}, fmt.Errorf("reencrypt: database_url_file: %w", err)
-		}
-		if url := strings.TrimSpace(string(data)); url != "" {
-			return key.NewValue(url), nil
-		}
-		return key.Value{}, fmt.Errorf("reencrypt: database_url_file: %s is empty", r.DatabaseURLFile)
-	}
-	if url := os.Getenv(r.DatabaseURLEnv); url != "" {
-		return key.NewValue(url), nil
-	}
-	return key.Value{}, fmt.Errorf("reencrypt: database_url_env: the environment has no %s", r.DatabaseURLEnv)
 }
 
 // Run serves until ctx ends, then gives the instance up. Trouble with Vault is waited out.

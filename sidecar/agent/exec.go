@@ -93,9 +93,9 @@ func (c *Config) checkExec() (errs []error) {
 		fail("overlap needs on_change = \"restart\" and a health \"http\" block with expect_etag = true, since the process before would answer for the next one; add them, or leave overlap out")
 	}
 	if e.StopTimeout != "" {
-		d, err := time.ParseDuration(e.StopTimeout)
-		if err != nil || d <= 0 {
-			fail("stop_timeout = %q is not a duration; write one such as \"%s\"", e.StopTimeout, stopTimeout)
+		d, err := duration("stop_timeout", e.StopTimeout, stopTimeout)
+		if err != nil {
+			fail("%w", err)
 		}
 		o.StopTimeout = d
 	}
