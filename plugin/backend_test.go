@@ -86,6 +86,16 @@ func TestMainJob(t *testing.T) {
 	if value(before) == value(after) || value(after) == nil {
 		t.Error("agents still presents the old value")
 	}
+	created := func(r *logical.Response) string {
+		text, _ := r.Data["created_times"].(map[string]any)["AGENT_SERVICE_TOKEN"].(string)
+		if _, err := time.Parse(time.RFC3339, text); err != nil {
+			t.Errorf("created_times says %q", text)
+		}
+		return text
+	}
+	if created(after) < created(before) {
+		t.Error("the new version was made before the old one")
+	}
 	renew.Secret = after.Secret
 	if resp, err := b.backend.HandleRequest(t.Context(), renew); err != nil || resp.IsError() || resp.Secret.TTL > time.Minute {
 		t.Errorf("the lease on the bundle of now is not renewed: %v, %v", resp, err)

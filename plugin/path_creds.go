@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -39,6 +40,7 @@ Read by a sidecar for its instance, or by Vault Agent, or by hand.
 values        by environment name: to present, or to encrypt with
 accepts       by environment name: to verify against, newest first
 versions      by environment name
+created_times by environment name: when that version was made
 etag          changes when any of this should change; give it to hyvve/watch
 instance_secret   proves this instance's reports, until its next read
 work          re-encryption that is asked of this instance
@@ -83,19 +85,22 @@ func (b *backend) readCreds(ctx context.Context, e *rotation.Engine, _ *logical.
 }
 
 func bundleData(reading rotation.Reading) (map[string]any, error) {
-	values, accepts := map[string]any{}, map[string]any{}
+	values, accepts, created := map[string]any{}, map[string]any{}, map[string]any{}
 	for env, v := range reading.Bundle.Values {
 		values[env] = v.Reveal()
 	}
 	for env, list := range reading.Bundle.Accepts {
 		accepts[env] = reveal(list)
 	}
+	for env, at := range reading.Bundle.Created {
+		created[env] = at.UTC().Format(time.RFC3339)
+	}
 	work, err := plain(reading.Bundle.Work)
 	if err != nil {
 		return nil, err
 	}
 	return map[string]any{
-		"values": values, "accepts": accepts, "versions": reading.Bundle.Versions,
+		"values": values, "accepts": accepts, "versions": reading.Bundle.Versions, "created_times": created,
 		"accept_versions": reading.Bundle.AcceptVersions, "etag": reading.Bundle.Holding.Etag,
 		"instance": reading.Instance, "instance_secret": reading.Secret.Reveal(), "work": work,
 	}, nil

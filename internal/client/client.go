@@ -40,7 +40,8 @@ type Bundle struct {
 	Values         map[string]key.Value   // by environment name
 	Accepts        map[string][]key.Value // newest first
 	Versions       map[string]int
-	AcceptVersions map[string][]int // parallel to Accepts
+	Created        map[string]time.Time // of the version in Versions; empty where the engine does not tell
+	AcceptVersions map[string][]int     // parallel to Accepts
 	Work           []workload.Work
 	Etag           string
 	Instance       string
@@ -55,6 +56,7 @@ type wire struct {
 	Values         map[string]string   `json:"values"`
 	Accepts        map[string][]string `json:"accepts"`
 	Versions       map[string]int      `json:"versions"`
+	Created        map[string]string   `json:"created_times"` // RFC 3339
 	AcceptVersions map[string][]int    `json:"accept_versions"`
 	Work           []workload.Work     `json:"work"`
 	Etag           string              `json:"etag"`
@@ -75,10 +77,15 @@ func (c *Client) Creds(ctx context.Context, workloadName, instance string) (Bund
 		return Bundle{}, err
 	}
 	b := Bundle{
-		Values: map[string]key.Value{}, Accepts: map[string][]key.Value{}, Versions: w.Versions,
+		Values: map[string]key.Value{}, Accepts: map[string][]key.Value{}, Versions: w.Versions, Created: map[string]time.Time{},
 		AcceptVersions: w.AcceptVersions, Work: w.Work, Etag: w.Etag, Instance: w.Instance,
 		Secret: key.NewValue(w.InstanceSecret), LeaseID: secret.LeaseID,
 		LeaseDuration: time.Duration(secret.LeaseDuration) * time.Second, Warnings: secret.Warnings,
+	}
+	for env, text := range w.Created {
+		if at, err := time.Parse(time.RFC3339, text); err == nil {
+			b.Created[env] = at
+		}
 	}
 	for env, v := range w.Values {
 		b.Values[env] = key.NewValue(v)

@@ -79,7 +79,7 @@ func TestCreds(t *testing.T) {
 			t.Errorf("asked for %s", r.URL)
 		}
 		_, _ = fmt.Fprint(w, `{"lease_id":"l1","lease_duration":300,"warnings":["careful"],"data":{
-			"values":{"A":"canary-value"},"accepts":{"A":["canary-new","canary-old"]},"versions":{"A":2},
+			"values":{"A":"canary-value"},"accepts":{"A":["canary-new","canary-old"]},"versions":{"A":2},"created_times":{"A":"2026-11-25T01:02:03Z","B":"never"},
 			"accept_versions":{"A":[2,1]},"etag":"e","instance":"api 1&","instance_secret":"canary-secret",
 			"work":[{"id":"w","phase":"stage","env":"A","columns":[{"table":"t","column":"c","layout":"tag-last"}]}]}}`)
 	})
@@ -92,6 +92,9 @@ func TestCreds(t *testing.T) {
 	}
 	if b.LeaseID != "l1" || b.LeaseDuration != 5*time.Minute || b.AcceptVersions["A"][1] != 1 || b.Work[0].Columns[0].Table != "t" || len(b.Warnings) != 1 {
 		t.Errorf("%+v", b)
+	}
+	if at := b.Created["A"]; len(b.Created) != 1 || !at.Equal(time.Date(2026, 11, 25, 1, 2, 3, 0, time.UTC)) {
+		t.Errorf("versions were made at %v", b.Created)
 	}
 	if text := fmt.Sprintf("%v %+v %#v", b, b, b); strings.Contains(text, "canary") {
 		t.Errorf("a bundle prints its secrets: %s", text)

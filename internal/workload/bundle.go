@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 )
@@ -16,6 +17,7 @@ type Bundle struct {
 	Values         map[string]key.Value   // by environment name: to present, or to encrypt with
 	Accepts        map[string][]key.Value // by environment name: to verify against, newest first
 	Versions       map[string]int         // by environment name
+	Created        map[string]time.Time   // of the version in Versions
 	AcceptVersions map[string][]int       // by environment name, parallel to Accepts
 	Work           []Work
 	Holding        Holding
@@ -54,7 +56,7 @@ type Source interface {
 func Fill(holding Holding, work []Work, source Source) (Bundle, error) {
 	b := Bundle{
 		Values: map[string]key.Value{}, Accepts: map[string][]key.Value{},
-		Versions: map[string]int{}, AcceptVersions: map[string][]int{}, Work: work, Holding: holding,
+		Versions: map[string]int{}, Created: map[string]time.Time{}, AcceptVersions: map[string][]int{}, Work: work, Holding: holding,
 	}
 	for name, held := range holding.Keys {
 		k, ok := source.Key(name)
@@ -75,7 +77,7 @@ func Fill(holding Holding, work []Work, source Source) (Bundle, error) {
 			}
 			b.Accepts[k.Env] = append(b.Accepts[k.Env], v)
 			b.AcceptVersions[k.Env] = append(b.AcceptVersions[k.Env], n)
-			b.Versions[k.Env] = max(b.Versions[k.Env], n)
+			b.hold(k, k.Env, max(b.Versions[k.Env], n))
 		}
 		if held.Value == 0 {
 			continue
@@ -90,8 +92,16 @@ func Fill(holding Holding, work []Work, source Source) (Bundle, error) {
 		}
 		for env, v := range rendered {
 			b.Values[env] = v
-			b.Versions[env] = held.Value
+			b.hold(k, env, held.Value)
 		}
 	}
 	return b, nil
+}
+
+// hold notes which version of a key is held under a name.
+func (b *Bundle) hold(k key.Key, env string, number int) {
+	b.Versions[env] = number
+	if v, ok := k.Version(number); ok {
+		b.Created[env] = v.Created
+	}
 }
