@@ -23,6 +23,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reencrypt"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 )
 
 // Reencryptor does the re-encryption that the engine asks for; *reencrypt.Worker is one.
@@ -69,6 +70,8 @@ type Agent struct {
 
 	jobs      *jobs
 	proxies   proxies
+	board     *status.Board
+	next      chan change // of the configuration
 	token     token
 	tokenAge  *time.Timer
 	leaseAge  *time.Timer
@@ -84,17 +87,15 @@ func New(c Config, log *slog.Logger) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{
-		config: c, log: log, vault: v, engine: client.New(v, c.Vault.Mount), stale: true,
+		log: log, next: make(chan change, 1),
 		tokenAge: stopped(), leaseAge: stopped(), retry: stopped(), nextCheck: stopped(), nextSight: stopped(),
 	}
-	if cmd, ok := c.Reloader.(reload.Command); ok {
-		cmd.Mask = a.mask
-		a.config.Reloader = cmd
-	}
-	a.jobs = newJobs(a.reencryptor())
+	a.take(change{c, v})
 	if a.proxies = newProxies(c.Listeners, log); len(a.proxies.all) > 0 {
 		a.nextSight.Reset(sightingRate)
 	}
+	proxies := a.proxies
+	a.board = newBoard(c, func(s *status.State) { s.Sightings, _ = proxies.sightings() })
 	return a, nil
 }
 
@@ -132,14 +133,14 @@ func (a *Agent) reencryptor() func(values map[string]key.Value) (Reencryptor, er
 
 // Run serves until ctx ends, then gives the instance up. Trouble with Vault is waited out.
 func (a *Agent) Run(ctx context.Context) error {
-	for _, t := range a.config.Targets {
-		if err := t.Clean(); err != nil {
-			return err
-		}
-		if a.config.Reloader != nil && t.Owed() {
-			a.owed, a.written = true, math.MaxInt64
-		}
+	if err := a.tidy(); err != nil {
+		return err
 	}
+	end, err := serveStatus(ctx, a.config, a.board, a.log)
+	if err != nil {
+		return err
+	}
+	defer end()
 	wait, err := a.proxies.start(ctx, a.log)
 	if err != nil {
 		return err
@@ -156,13 +157,30 @@ func (a *Agent) Run(ctx context.Context) error {
 		if time.Since(begun) > backoffMost {
 			failures = 0
 		}
+		if errors.Is(err, errReconfigured) {
+			failures = 0
+			continue
+		}
 		failures++
 		wait := backoff(failures)
+		a.vaultIs(err)
 		a.log.Warn("vault session ended; files stay as they are", "error", err, "retry_in", wait)
 		a.sayNotStarted()
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
+		if a.rest(ctx, wait) {
+			failures = 0
+		}
+	}
+	return nil
+}
+
+// tidy removes what an earlier run has left half-done beside the files, and takes up the reload that it owed.
+func (a *Agent) tidy() error {
+	for _, t := range a.config.Targets {
+		if err := t.Clean(); err != nil {
+			return err
+		}
+		if a.config.Reloader != nil && t.Owed() {
+			a.owed, a.written = true, math.MaxInt64
 		}
 	}
 	return nil
@@ -188,6 +206,7 @@ func (a *Agent) session(ctx context.Context) error {
 		return err
 	}
 	a.token = token
+	a.vaultIs(nil)
 	a.log.Info("logged in to vault", "method", a.config.Vault.Auth.Method)
 	schedule(a.tokenAge, share(token.ttl))
 	a.stale = true // the token before may have taken its leases with it
@@ -205,12 +224,11 @@ func (a *Agent) session(ctx context.Context) error {
 		case errors.Is(err, client.ErrUnavailable):
 			failures++
 			wait := backoff(failures)
+			a.vaultIs(err)
 			a.log.Warn("vault did not take a request; files stay as they are", "error", err, "retry_in", wait)
 			a.sayNotStarted()
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(wait):
+			if a.rest(ctx, wait) {
+				return errReconfigured
 			}
 		default:
 			return err
@@ -228,6 +246,7 @@ func schedule(t *time.Timer, in time.Duration) {
 
 // runOnce reads and applies the bundle if need be, reports if need be, and waits for the next thing to do.
 func (a *Agent) runOnce(ctx context.Context) error {
+	defer a.publish()
 	if a.stale {
 		if err := a.refresh(ctx); err != nil {
 			return err
@@ -251,6 +270,7 @@ func (a *Agent) refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.vaultIs(nil)
 	a.futile++
 	if !a.have || bundle.Etag != a.bundle.Etag {
 		a.futile = 0
@@ -265,6 +285,7 @@ func (a *Agent) refresh(ctx context.Context) error {
 	}
 	a.bundle, a.have = bundle, true
 	a.apply(ctx)
+	a.publish()
 	return nil
 }
 
@@ -294,6 +315,8 @@ func (a *Agent) report(ctx context.Context) error {
 	}
 	a.dirty, a.proxies.told = false, newest
 	a.stale = etag != a.bundle.Etag
+	a.vaultIs(nil)
+	a.board.Update(func(s *status.State) { s.Reported = time.Now() })
 	return nil
 }
 
@@ -306,14 +329,18 @@ func (a *Agent) wait(ctx context.Context) error {
 		err     error
 	}
 	watch := make(chan watched, 1)
+	engine, name, b := a.engine, a.config.Workload, a.bundle // they may become others before the request has ended
 	go func() {
-		changed, err := a.engine.Watch(ctx, a.config.Workload, a.bundle.Instance, a.bundle.Etag, watchFor)
+		changed, err := engine.Watch(ctx, name, b.Instance, b.Etag, watchFor)
 		watch <- watched{changed, err}
 	}()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case c := <-a.next:
+			a.adopt(c)
+			return errReconfigured
 		case w := <-watch:
 			a.stale = a.stale || w.changed
 			if w.err == nil && !w.changed {
@@ -321,7 +348,8 @@ func (a *Agent) wait(ctx context.Context) error {
 			}
 			return w.err
 		case <-a.nextCheck.C:
-			if a.judge(ctx); a.dirty {
+			a.judge(ctx)
+			if a.publish(); a.dirty {
 				return nil
 			}
 		case <-a.nextSight.C:

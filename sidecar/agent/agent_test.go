@@ -166,6 +166,12 @@ func (r *reloads) Reload(context.Context) error {
 	return r.fail
 }
 
+func (r *reloads) set(fail error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fail = fail
+}
+
 func (r *reloads) count() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -459,7 +465,7 @@ func TestFollowReloads(t *testing.T) {
 	log := &lockedBuffer{}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- Follow(ctx, c, slog.New(slog.NewTextHandler(log, nil))) }()
+	go func() { done <- Follow(ctx, c, nil, slog.New(slog.NewTextHandler(log, nil))) }()
 	deadline := time.After(20 * time.Second)
 	for !strings.Contains(log.String(), "following files") {
 		select {

@@ -12,6 +12,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/supervise"
 )
 
@@ -35,6 +36,7 @@ func (a *Agent) apply(ctx context.Context) {
 	changed, err := a.render()
 	if changed {
 		a.owed, a.written = a.config.Reloader != nil, reload.Uptime()
+		a.board.Update(func(s *status.State) { s.Changed = time.Now() })
 	}
 	if err != nil {
 		a.rendered = "" // perhaps in part: nothing is loaded before all of it is
@@ -164,9 +166,10 @@ func (a *Agent) reload(ctx context.Context) error {
 	s, ok := a.config.Reloader.(reload.Starter)
 	started := ok && s.StartedSince(a.written)
 	if !started {
-		end := a.holdLease(ctx)
+		end, begun := a.holdLease(ctx), time.Now()
 		err := a.config.Reloader.Reload(ctx)
 		end()
+		reloaded(a.board, begun, err, a.mask)
 		if err != nil {
 			return err
 		}

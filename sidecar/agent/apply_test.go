@@ -307,7 +307,7 @@ func TestFollowReloadsUntilItWorks(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		follow(ctx, c, log)
+		follow(ctx, c, newBoard(c, nil), log)
 	}()
 	select {
 	case <-calls:

@@ -9,6 +9,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
@@ -19,7 +22,8 @@ const help = `Usage: hyvve-sidecar agent --config=FILE
 
 Keeps the files of one workload instance as the engine wants them, makes the workload reload, checks its health and
 reports. With --watch, or a watch block, it follows files that something else renders. Flags are for the common cases
-and go over the configuration file; docs/sidecar.md describes the file.
+and go over the configuration file; docs/sidecar.md describes the file. Each flag may come from the environment instead, as
+HYVVE_SIDECAR_ and its name: HYVVE_SIDECAR_VAULT_ADDR is --vault-addr. SIGHUP makes it read its configuration anew.
 `
 
 const validateHelp = `Usage: hyvve-sidecar validate --config=FILE
@@ -33,6 +37,7 @@ describes the file. The exit status is 0 if it is good, and 2 with what is wrong
 type commandFlags struct {
 	config, address, mount, tokenFile, roleID, secretID, workload, instance string
 	dotenv, bundle, watch, pidFile, signal, health, databaseURL, logLevel   string
+	statusSocket, statusListen                                              string
 
 	exec *execFlags // nil: not of this command
 }
@@ -57,6 +62,8 @@ func (c *commandFlags) define(flags *flag.FlagSet) {
 		{&c.signal, "signal", "`NAME` of the signal that tells the workload of a change; SIGHUP otherwise"},
 		{&c.health, "health-url", "`URL` that answers 2xx when the workload is well"},
 		{&c.databaseURL, "database-url-file", "`FILE` with the URL of the database to re-encrypt in when asked"},
+		{&c.statusSocket, "status-socket", "`FILE` of the socket of \"hyvve-sidecar status\", or none; beside the first rendered file otherwise"},
+		{&c.statusListen, "status-listen", "`ADDRESS` of /metrics, /healthz and /readyz, such as 127.0.0.1:9102"},
 		{&c.logLevel, "log-level", "`LEVEL`: debug, info, warn or error; info otherwise"},
 	} {
 		if c.exec != nil && c.exec.always && (f.name == "watch" || f.name == "pid-file") {
@@ -68,11 +75,32 @@ func (c *commandFlags) define(flags *flag.FlagSet) {
 
 // load reads the file, if any, and puts the flags over it.
 func (c *commandFlags) load() (Config, error) {
+	f, err := c.file()
+	if err != nil {
+		return Config{}, err
+	}
+	return f.Check()
+}
+
+// reload is load for a sidecar that runs. Where nothing names the instance, it stays the one that it is: its standard name
+// depends on what is rendered.
+func (c *commandFlags) reload(instance string) (Config, error) {
+	f, err := c.file()
+	if err != nil {
+		return Config{}, err
+	}
+	if f.Instance == "" {
+		f.Instance = instance
+	}
+	return f.Check()
+}
+
+func (c *commandFlags) file() (File, error) {
 	var f File
 	if c.config != "" {
 		var err error
 		if f, err = Load(c.config); err != nil {
-			return Config{}, err
+			return f, err
 		}
 	}
 	if c.watch != "" {
@@ -105,7 +133,7 @@ func (c *commandFlags) load() (Config, error) {
 	case f.Exec != nil:
 		f.Exec.Signal = c.signal
 	case f.Reload == nil:
-		return Config{}, errors.New("--signal needs --pid-file")
+		return f, errors.New("--signal needs --pid-file")
 	default:
 		f.Reload.Signal = c.signal
 	}
@@ -115,7 +143,16 @@ func (c *commandFlags) load() (Config, error) {
 	if c.databaseURL != "" {
 		f.Reencrypt = &ReencryptBlock{DatabaseURLFile: c.databaseURL}
 	}
-	return f.Check()
+	if c.statusSocket != "" || c.statusListen != "" {
+		block := StatusBlock{}
+		if f.Status != nil {
+			block = *f.Status
+		}
+		over(&block.Socket, c.statusSocket)
+		over(&block.Listen, c.statusListen)
+		f.Status = &block
+	}
+	return f, nil
 }
 
 func (c *commandFlags) overVault(f *File) {
@@ -148,7 +185,8 @@ func (c *commandFlags) logger(w io.Writer) (*slog.Logger, error) {
 
 // Command is "hyvve-sidecar agent". It gives the exit status.
 func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	c, log, status := prepare("agent", help, &commandFlags{}, args, stdout, stderr)
+	f := &commandFlags{}
+	c, log, status := prepare("agent", help, f, args, stdout, stderr)
 	if log == nil {
 		return status
 	}
@@ -156,15 +194,17 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar agent: the configuration has an exec block; run it with \"hyvve-sidecar exec\"")
 		return 2
 	}
-	run := func() error { return Follow(ctx, c, log) }
+	next := make(chan Config)
+	run, take := func() error { return Follow(ctx, c, next, log) }, func(c Config) error { next <- c; return nil }
 	if c.Watch == nil {
 		a, err := New(c, log)
 		if err != nil {
 			_, _ = fmt.Fprintln(stderr, "hyvve-sidecar agent:", err)
 			return 1
 		}
-		run = func() error { return a.Run(ctx) }
+		run, take = func() error { return a.Run(ctx) }, a.reconfigure
 	}
+	go f.onHangup(ctx, c, take, log)
 	log.Info("sidecar started", "workload", c.Workload, "instance", c.Instance)
 	if err := run(); err != nil {
 		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar agent:", err)
@@ -172,6 +212,32 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	log.Info("sidecar stopped")
 	return 0
+}
+
+// onHangup reads the configuration anew at each SIGHUP, until ctx ends. One that is not good changes nothing.
+func (c *commandFlags) onHangup(ctx context.Context, now Config, take func(Config) error, log *slog.Logger) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+		}
+		next, err := c.reload(now.Instance)
+		if err == nil {
+			err = now.changeable(next)
+		}
+		if err == nil {
+			err = take(next)
+		}
+		if err != nil {
+			log.Error("configuration not taken; the one before stays", "error", err)
+			continue
+		}
+		now = next
+	}
 }
 
 // Validate is "hyvve-sidecar validate". It gives the exit status.
@@ -185,12 +251,27 @@ func Validate(args []string, stdout, stderr io.Writer) int {
 	return status
 }
 
+// environmentPrefix begins the names of variables that stand for flags, as in HYVVE_SIDECAR_VAULT_ADDR for --vault-addr.
+const environmentPrefix = "HYVVE_SIDECAR_"
+
+// allFlags are those of any command that reads the environment: a variable for exec is no mistake beside agent.
+func allFlags() *flag.FlagSet {
+	flags := flag.NewFlagSet("", flag.ContinueOnError)
+	(&commandFlags{}).define(flags)
+	(&execFlags{}).define(flags)
+	return flags
+}
+
 // prepare reads flags and configuration. The logger is nil if that failed or only help was asked for.
 func prepare(name, help string, f *commandFlags, args []string, stdout, stderr io.Writer) (Config, *slog.Logger, int) {
 	flags := flag.NewFlagSet("hyvve-sidecar "+name, flag.ContinueOnError)
 	f.define(flags)
 	if f.exec != nil {
 		f.exec.define(flags)
+	}
+	if err := usage.Environment(flags, environmentPrefix, os.Environ(), allFlags()); err != nil {
+		_, _ = fmt.Fprintf(stderr, "hyvve-sidecar %s: %v\n", name, err)
+		return Config{}, nil, 2
 	}
 	if ok, status := usage.Parse(flags, args, help, stdout, stderr); !ok {
 		if flags.NArg() > 0 && f.exec != nil && len(f.exec.command) == 0 {

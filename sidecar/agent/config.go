@@ -32,6 +32,7 @@ type File struct {
 	Health    *HealthBlock    `hcl:"health,block"`
 	Reencrypt *ReencryptBlock `hcl:"reencrypt,block"`
 	Proxy     []ProxyBlock    `hcl:"proxy,block"`
+	Status    *StatusBlock    `hcl:"status,block"`
 }
 
 // WatchBlock lists files that something else renders.
@@ -55,6 +56,7 @@ type Config struct {
 	Deadline  time.Duration     // for the first good check after a reload
 	Stable    time.Duration
 	Poll      time.Duration
+	Socket    string // where to tell how the sidecar is; empty: nowhere
 }
 
 // Load reads a configuration file. Errors name file and line, and what to write instead.
@@ -117,6 +119,7 @@ func (f File) Check() (Config, error) {
 		errs = append(errs, c.checkReencrypt()...)
 	}
 	errs = append(errs, c.checkProxies()...)
+	errs = append(errs, c.checkStatus()...)
 	for _, r := range f.Render {
 		target, err := r.target()
 		if err != nil {

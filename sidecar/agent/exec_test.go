@@ -22,7 +22,7 @@ import (
 )
 
 // asExec makes this binary "hyvve-sidecar exec". The workload does not see the name.
-const asExec = "HYVVE_TEST_AS_EXEC"
+const asExec = "VAULT_TEST_AS_EXEC"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asExec) == "" {

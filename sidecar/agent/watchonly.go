@@ -5,26 +5,79 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"reflect"
+	"strings"
+	"sync"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/watch"
 )
 
-// Follow reloads the workload whenever files that something else renders have changed, until ctx ends.
-func Follow(ctx context.Context, c Config, log *slog.Logger) error {
-	o := watch.Options{
-		Stable: c.Stable, Poll: c.Poll,
-		Warn:    func(err error) { log.Warn("files are harder to follow than they should be", "error", err) },
-		Started: func() { log.Info("following files", "paths", c.Watch.Paths) },
+// Follow reloads the workload whenever files that something else renders have changed, until ctx ends. A configuration that
+// comes from next takes the place of the one before, and the workload is reloaded once then: what changed meanwhile was
+// looked at by neither.
+func Follow(ctx context.Context, c Config, next <-chan Config, log *slog.Logger) error {
+	board := newBoard(c, nil)
+	end, err := serveStatus(ctx, c, board, log)
+	if err != nil {
+		return err
 	}
-	return watch.Files(ctx, c.Watch.Paths, o, func(ctx context.Context) { follow(ctx, c, log) })
+	defer end()
+	for before := c; ; {
+		to, err := followUntil(ctx, c, next, board, log)
+		switch {
+		case to != nil:
+			before, c = c, *to
+			log.Info("configuration taken")
+			follow(ctx, c, board, log)
+		case err != nil && !reflect.DeepEqual(c, before):
+			log.Error("configuration given up; the one before stands again", "error", err)
+			c = before
+		default:
+			return err
+		}
+	}
+}
+
+// followUntil follows until ctx ends, or gives the configuration that came.
+func followUntil(ctx context.Context, c Config, next <-chan Config, board *status.Board, log *slog.Logger) (to *Config, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		select {
+		case <-ctx.Done():
+		case c := <-next:
+			to = &c
+			cancel()
+		}
+	})
+	err = watch.Files(ctx, c.Watch.Paths, watch.Options{
+		Stable: c.Stable, Poll: c.Poll,
+		Warn: func(err error) { log.Warn("files are harder to follow than they should be", "error", err) },
+		Started: func() {
+			board.Update(func(s *status.State) { s.Ready = true })
+			log.Info("following files", "paths", c.Watch.Paths)
+		},
+	}, func(ctx context.Context) { follow(ctx, c, board, log) })
+	cancel()
+	waiting.Wait()
+	return to, err
 }
 
 // follow reloads, again while that fails, and then waits up to the deadline for the workload to be well.
-func follow(ctx context.Context, c Config, log *slog.Logger) {
+func follow(ctx context.Context, c Config, board *status.Board, log *slog.Logger) {
+	board.Update(func(s *status.State) { s.Changed = time.Now() })
+	verdict := func(reason string) {
+		board.Update(func(s *status.State) { s.Healthy, s.Reason = reason == "", reason })
+	}
 	for failures := 1; ; failures++ {
+		begun := time.Now()
 		err := c.Reloader.Reload(ctx)
+		reloaded(board, begun, err, strings.Clone) // values are not known here
 		if errors.Is(err, reload.ErrNotRunning) {
 			log.Info("files changed; the workload is not running and will read them when it starts", "reason", err)
 			return
@@ -33,11 +86,13 @@ func follow(ctx context.Context, c Config, log *slog.Logger) {
 			break
 		}
 		wait := backoff(failures)
+		verdict("workload not reloaded: " + err.Error())
 		log.Error("workload not reloaded", "error", err, "retry_in", wait)
 		if !sleep(ctx, wait) {
 			return
 		}
 	}
+	verdict("")
 	log.Info("files changed; workload reloaded")
 	if c.Checker == nil {
 		return
@@ -56,6 +111,7 @@ func follow(ctx context.Context, c Config, log *slog.Logger) {
 			wait = c.Interval
 		}
 		if !sleep(ctx, wait) {
+			verdict("workload is not healthy after the change: " + fmt.Sprint(err))
 			log.Error("workload is not healthy after the change", "error", err)
 			return
 		}

@@ -28,7 +28,7 @@ const (
 
 // own are the beginnings of names that are settings of the sidecar, or of Vault's client in it. The token among them
 // can read every key of the workload, and report for it.
-var own = []string{"VAULT_", "HYVVE_"}
+var own = []string{"VAULT_", "HYVVE_SIDECAR_"}
 
 // environment is what the workload is started with: what the sidecar was started with, without what is the sidecar's
 // own, and then what the bundle holds. The sum is over all of the bundle that is in it.

@@ -163,7 +163,7 @@ func number(t *testing.T, text string) int {
 }
 
 func TestEnvironment(t *testing.T) {
-	base := []string{"PATH=/bin", "VAULT_TOKEN=x", "VAULT_ADDR=x", "HYVVE_X=x", "ADMIN_URL=x", "TOKEN=stale", "TOKEN_PREVIOUS=stale", "VERIFIED_ACCEPTS=stale", "EMPTY="}
+	base := []string{"PATH=/bin", "VAULT_TOKEN=x", "VAULT_ADDR=x", "HYVVE_SIDECAR_WORKLOAD=x", "ADMIN_URL=x", "TOKEN=stale", "TOKEN_PREVIOUS=stale", "VERIFIED_ACCEPTS=stale", "EMPTY="}
 	one := func(n int) string { return fmt.Sprintf("%s-%d", canary, n) }
 	for name, c := range map[string]struct {
 		o    Options

@@ -8,6 +8,8 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/agext/levenshtein"
@@ -30,6 +32,31 @@ func DidYouMean(word string, options []string) string {
 		return fmt.Sprintf("; did you mean %q?", nearest)
 	}
 	return ""
+}
+
+// Environment sets flags from variables whose names are the prefix and then the flag's name in capital letters, with
+// underscores. Names of others are known and left alone; all else that has the prefix is refused. An empty one is not set.
+func Environment(flags *flag.FlagSet, prefix string, environ []string, others ...*flag.FlagSet) error {
+	names, mine := map[string]string{}, map[string]bool{} // flags by variable
+	for n, set := range append(others, flags) {
+		set.VisitAll(func(f *flag.Flag) {
+			name := prefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+			names[name], mine[name] = f.Name, n == len(others)
+		})
+	}
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		switch {
+		case !strings.HasPrefix(name, prefix) || value == "":
+		case names[name] == "":
+			return fmt.Errorf("environment: %s is not known%s", name, DidYouMean(name, slices.Sorted(maps.Keys(names))))
+		case mine[name]:
+			if err := flags.Set(names[name], value); err != nil {
+				return fmt.Errorf("environment: %s is not what --%s takes: %w", name, names[name], err)
+			}
+		}
+	}
+	return nil
 }
 
 // Parse parses args. It tells whether to go on; if not, status is the exit status, and what is wrong was written to

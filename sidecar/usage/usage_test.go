@@ -47,3 +47,28 @@ func TestParse(t *testing.T) {
 		})
 	}
 }
+
+func TestEnvironment(t *testing.T) {
+	for name, c := range map[string]struct{ entry, want, fault string }{
+		"set":           {"X_PID_FILE=/y", "/y", ""},
+		"empty":         {"X_PID_FILE=", "", ""},
+		"of another":    {"X_OTHER=1", "", ""},
+		"not ours":      {"PID_FILE=/y", "", ""},
+		"misspelt":      {"X_PIDFILE=/y", "", `X_PIDFILE is not known; did you mean "X_PID_FILE"?`},
+		"no value kind": {"X_ALL=canary", "", "X_ALL is not what --all takes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			flags, other := flag.NewFlagSet("", flag.ContinueOnError), flag.NewFlagSet("", flag.ContinueOnError)
+			got := flags.String("pid-file", "", "")
+			flags.Bool("all", false, "")
+			other.String("other", "", "")
+			err := Environment(flags, "X_", []string{c.entry}, other)
+			if *got != c.want || (err == nil) != (c.fault == "") || err != nil && !strings.Contains(err.Error(), c.fault) {
+				t.Errorf("%q, %v", *got, err)
+			}
+			if err != nil && strings.Contains(err.Error(), "canary") {
+				t.Errorf("the value is quoted: %v", err)
+			}
+		})
+	}
+}

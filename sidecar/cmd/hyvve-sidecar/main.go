@@ -23,6 +23,7 @@ const help = `Usage: hyvve-sidecar COMMAND [flags]
   exec        run the workload itself, with its keys in its environment; restart it when they change
   proxy       accept every accepted token before an application that holds one
   reencrypt   re-encrypt the platform's envelopes in PostgreSQL, by hand
+  status      ask a sidecar that runs how it is
   validate    check a configuration of agent or exec
   version     print the version
 
@@ -50,6 +51,8 @@ func run(ctx context.Context, args []string) int {
 		return proxy.Command(ctx, args[1:], os.Stdout, os.Stderr)
 	case "reencrypt":
 		return reencrypt.Command(ctx, args[1:], os.Getenv, os.Stdout, os.Stderr)
+	case "status":
+		return agent.Status(ctx, args[1:], os.Stdout, os.Stderr)
 	case "validate":
 		return agent.Validate(args[1:], os.Stdout, os.Stderr)
 	case "version", "--version", "-version":
@@ -59,7 +62,7 @@ func run(ctx context.Context, args []string) int {
 		fmt.Print(help)
 		return 0
 	}
-	commands := []string{"agent", "exec", "proxy", "reencrypt", "validate", "version", "help"}
+	commands := []string{"agent", "exec", "proxy", "reencrypt", "status", "validate", "version", "help"}
 	fmt.Fprintf(os.Stderr, "hyvve-sidecar: command %q is not known%s\n\n%s", args[0], usage.DidYouMean(args[0], commands), help)
 	return 2
 }

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strconv"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
+)
+
+// StatusBlock is where the sidecar tells how it is. It may be left out.
+type StatusBlock struct {
+	Socket string `hcl:"socket,optional"`
+	Listen string `hcl:"listen,optional"`
+}
+
+const noSocket = "none"
+
+// socket is where the sidecar tells how it is: as set, or beside the first rendered file. Empty means nowhere.
+func (f File) socket() string {
+	switch {
+	case f.Status != nil && f.Status.Socket == noSocket:
+		return ""
+	case f.Status != nil && f.Status.Socket != "":
+		return f.Status.Socket
+	case len(f.Render) > 0:
+		path := filepath.Join(filepath.Dir(f.Render[0].Path), ".status-"+filepath.Base(f.Render[0].Path)+".hyvve")
+		if len(path) <= status.PathMost {
+			return path
+		}
+	}
+	return ""
+}
+
+// checkStatus fills in Socket.
+func (c *Config) checkStatus() (errs []error) {
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("status: "+format, args...)) }
+	c.Socket = c.socket()
+	if c.Status == nil {
+		return nil
+	}
+	if s := c.Status.Socket; s != "" && s != noSocket {
+		if !filepath.IsAbs(s) {
+			fail("socket = %q is not an absolute path; write one such as \"/run/hyvve/sidecar.sock\", or \"none\"", s)
+		}
+		if len(s) > status.PathMost {
+			fail("socket = %q is longer than the %d bytes that the path of a socket may have; write a shorter one", s, status.PathMost)
+		}
+	}
+	if c.Status.Listen == "" {
+		return errs
+	}
+	if err := listenable(c.Status.Listen); err != nil {
+		fail("listen = %q: %w; write one such as \"127.0.0.1:9102\", or \":9102\" for all of the machine's addresses", c.Status.Listen, err)
+	}
+	for _, p := range c.Proxy {
+		if p.Listen == c.Status.Listen {
+			fail("listen = %q is where a proxy listens; write another port", c.Status.Listen)
+		}
+	}
+	return errs
+}
+
+// listenable tells whether an address can be listened at.
+func listenable(address string) error {
+	_, port, err := net.SplitHostPort(address)
+	var wrong *net.AddrError
+	if errors.As(err, &wrong) {
+		return errors.New(wrong.Err)
+	}
+	if err != nil {
+		return err
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		return errors.New("the port is no number from 1 to 65535")
+	}
+	return nil
+}

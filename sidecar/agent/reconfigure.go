@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
+)
+
+// change is another configuration, and a client of its Vault.
+type change struct {
+	config Config
+	vault  *api.Client
+}
+
+// errReconfigured ends a session of Vault, so that the next one is by the new configuration.
+var errReconfigured = errors.New("the configuration is another one")
+
+// reconfigure has the loop go on with another configuration, which is changeable to, as soon as it has ended what it is at.
+// It is called beside Run, by one goroutine.
+func (a *Agent) reconfigure(c Config) error {
+	v, err := newVault(c.Vault)
+	if err != nil {
+		return err
+	}
+	select { // the newest counts
+	case <-a.next:
+	default:
+	}
+	a.next <- change{c, v}
+	return nil
+}
+
+// changeable refuses what a running sidecar cannot change without a moment in which it does not serve.
+func (c Config) changeable(to Config) error {
+	for _, part := range []struct {
+		name string
+		same bool
+	}{
+		{"proxies, and where their state is,", reflect.DeepEqual(c.Listeners, to.Listeners)},
+		{"status block, and where its socket is,", reflect.DeepEqual(c.Status, to.Status) && c.Socket == to.Socket},
+		{"choice between a vault block and a watch block", (c.Watch == nil) == (to.Watch == nil)},
+		{"exec block", c.Exec == nil && to.Exec == nil},
+	} {
+		if !part.same {
+			return fmt.Errorf("the %s cannot change while the sidecar runs; restart it for that", part.name)
+		}
+	}
+	return nil
+}
+
+// take sets all that comes from the configuration.
+func (a *Agent) take(c change) {
+	a.config, a.vault, a.engine, a.stale = c.config, c.vault, client.New(c.vault, c.config.Vault.Mount), true
+	if cmd, ok := c.config.Reloader.(reload.Command); ok {
+		cmd.Mask = a.mask
+		a.config.Reloader = cmd
+	}
+	a.jobs = newJobs(a.reencryptor())
+}
+
+// adopt goes over to another configuration. What it renders that is there already is not written again, and what changes
+// is reloaded. Files that it renders no more stay.
+func (a *Agent) adopt(c change) {
+	type identity struct{ workload, instance, mount, namespace string }
+	of := func(c Config) identity { return identity{c.Workload, c.Instance, c.Vault.Mount, c.Vault.Namespace} }
+	if of(c.config) != of(a.config) { // the next read does not take this one's place
+		a.leave()
+		a.have = false
+	}
+	a.jobs.stop()
+	a.take(c)
+	if err := a.tidy(); err != nil {
+		a.log.Warn("what an earlier run has left beside the files stays", "error", err)
+	}
+	a.rendered, a.faults = "", 0
+	a.board.Update(func(s *status.State) {
+		first := newBoard(a.config, nil).State()
+		s.Workload, s.Instance, s.Rendered, s.Vault = first.Workload, first.Instance, first.Rendered, first.Vault
+	})
+	a.log.Info("configuration taken", "workload", a.config.Workload, "instance", a.config.Instance)
+}
+
+// rest waits. It tells whether another configuration came meanwhile, which is adopted then.
+func (a *Agent) rest(ctx context.Context, wait time.Duration) (reconfigured bool) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(wait):
+	case c := <-a.next:
+		a.adopt(c)
+		return true
+	}
+	return false
+}

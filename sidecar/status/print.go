@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// Well tells whether all is as it should be.
+func (s State) Well() bool {
+	return s.Ready && s.Healthy && (s.Vault == nil || s.Loaded && s.Vault.Up)
+}
+
+// Print writes the state for people.
+func (s State) Print(out io.Writer, now time.Time) {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	line := func(name, format string, args ...any) { _, _ = fmt.Fprintf(w, name+"\t"+format+"\n", args...) }
+	ago := func(t time.Time) string { return age(now.Sub(t)) + " ago" }
+	if s.Workload != "" {
+		line("workload", "%s, instance %s", s.Workload, s.Instance)
+	}
+	line("sidecar", "%s %s, started %s", s.Mode, s.Version, ago(s.Started))
+	line("state", "%s", s.verdict())
+	if v := s.Vault; v != nil {
+		switch {
+		case v.Up:
+			line("vault", "%s, by %s, well for %s", v.Address, v.Method, age(now.Sub(v.Since)))
+		case v.Since.IsZero():
+			line("vault", "%s, by %s, not asked yet", v.Address, v.Method)
+		default:
+			line("vault", "%s, by %s, not available for %s: %s", v.Address, v.Method, age(now.Sub(v.Since)), v.Error)
+		}
+	}
+	if !s.Changed.IsZero() {
+		line("changed", "%s", ago(s.Changed))
+	}
+	if !s.Reported.IsZero() {
+		line("reported", "%s", ago(s.Reported))
+	}
+	if r := s.Reload; r != nil {
+		line("reload", "%s", r.text(ago(r.At)))
+	}
+	for _, k := range s.Keys {
+		line("key", "%s", k.text(now))
+	}
+	for _, seen := range s.Sightings {
+		line("old value", "%s version %d: %d requests, the last %s, from %s", seen.Env, seen.Version, seen.Count, ago(seen.Last), cmp.Or(seen.From, "?"))
+	}
+	for _, work := range s.Work {
+		line("rows", "%s", progress(work))
+	}
+	_ = w.Flush()
+}
+
+func (s State) verdict() string {
+	switch {
+	case s.Reason != "":
+		return "NOT WELL: " + s.Reason
+	case !s.Ready:
+		return "NOT READY: " + s.unready()
+	case s.Vault == nil && s.Reload == nil:
+		return "follows files; none has changed yet"
+	case !s.Healthy:
+		return "not known yet: the workload has not proved itself"
+	case s.Vault != nil && !s.Loaded:
+		return "well, and on the way to the bundle of now"
+	case s.Vault != nil && !s.Vault.Up:
+		return "well, with the last good files: Vault is not available"
+	}
+	return "well"
+}
+
+func (r Reload) text(when string) string {
+	took := r.Took.Round(time.Millisecond)
+	if r.Error != "" {
+		return fmt.Sprintf("FAILED %s, after %s: %s", when, took, r.Error)
+	}
+	return fmt.Sprintf("%s, took %s", when, took)
+}
+
+func (k Key) text(now time.Time) string {
+	text := fmt.Sprintf("%s version %d", k.Name, k.Version)
+	if !k.Created.IsZero() {
+		text += ", " + age(now.Sub(k.Created)) + " old"
+	}
+	if len(k.Accepts) > 0 {
+		text += "; accepts " + strings.Trim(strings.Join(strings.Fields(fmt.Sprint(k.Accepts)), ", "), "[]")
+	}
+	return text
+}
+
+func progress(w workload.WorkReport) string {
+	total := 0
+	for _, c := range w.Columns {
+		total += c.Total
+	}
+	text := fmt.Sprintf("%s: %d of %d to go", w.ID, w.Remaining(), total)
+	switch left, bad := w.Left(); {
+	case w.Error != "":
+		return text + "; FAILS: " + w.Error
+	case w.Done:
+		text = fmt.Sprintf("%s: done, %d rows, %d still open under the old value", w.ID, total, left)
+		if bad > 0 {
+			text += fmt.Sprintf(", %d under none", bad)
+		}
+	case w.Rate > 0:
+		text += fmt.Sprintf(", %.0f a second", w.Rate)
+	}
+	return text
+}
+
+// age is a duration as people say it: its two largest units.
+func age(d time.Duration) string {
+	d = max(d, 0)
+	units := []struct {
+		name string
+		size time.Duration
+	}{{"d", 24 * time.Hour}, {"h", time.Hour}, {"min", time.Minute}, {"s", time.Second}}
+	at := slices.IndexFunc(units, func(u struct {
+		name string
+		size time.Duration
+	},
+	) bool {
+		return d >= u.size
+	})
+	if at < 0 {
+		return "0 s"
+	}
+	first := units[at]
+	text := fmt.Sprintf("%d %s", d/first.size, first.name)
+	if at+1 < len(units) {
+		if rest := d % first.size / units[at+1].size; rest > 0 {
+			text += fmt.Sprintf(" %d %s", rest, units[at+1].name)
+		}
+	}
+	return text
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+const (
+	headTime   = 5 * time.Second
+	answerTime = 10 * time.Second
+	idleTime   = 90 * time.Second
+	mostHead   = 16 << 10 // bytes
+	leaveTime  = time.Second
+	// PathMost is how long a socket's path may be: sun_path of unix(7), without the NUL at its end.
+	PathMost = 107
+)
+
+// Handler answers /metrics, /healthz, /readyz and /status.
+func (b *Board) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(b.Registry(), promhttp.HandlerOpts{DisableCompression: true, MaxRequestsInFlight: 4}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "the sidecar runs") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		s := b.State()
+		if s.Ready {
+			_, _ = fmt.Fprintln(w, "what the workload needs to start is in place")
+			return
+		}
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = fmt.Fprintln(w, "not ready:", s.unready())
+	})
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(b.State())
+	})
+	return mux
+}
+
+func (s State) unready() string {
+	switch {
+	case s.Reason != "":
+		return s.Reason
+	case s.Vault != nil && s.Vault.Error != "":
+		return s.Vault.Error
+	case s.Vault != nil:
+		return "there is no bundle yet"
+	}
+	return "files have not been looked at yet"
+}
+
+// Serve answers on all listeners until ctx ends.
+func (b *Board) Serve(ctx context.Context, log *slog.Logger, listeners ...net.Listener) {
+	server := &http.Server{
+		Handler: b.Handler(), ReadHeaderTimeout: headTime, ReadTimeout: headTime, WriteTimeout: answerTime, IdleTimeout: idleTime,
+		MaxHeaderBytes: mostHead, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	done := make(chan struct{}, len(listeners))
+	for _, l := range listeners {
+		go func() {
+			if err := server.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+				log.Error("status is not served any more", "address", l.Addr().String(), "error", err)
+			}
+			done <- struct{}{}
+		}()
+	}
+	<-ctx.Done()
+	bye, cancel := context.WithTimeout(context.Background(), leaveTime)
+	defer cancel()
+	if server.Shutdown(bye) != nil {
+		_ = server.Close()
+	}
+	for range listeners {
+		<-done
+	}
+}
+
+// ErrInUse: another process answers at a socket.
+var ErrInUse = errors.New("another process answers there")
+
+// Listen makes a socket that only the sidecar's user may use. One that an earlier run has left is replaced.
+func Listen(path string) (net.Listener, error) {
+	switch info, err := os.Lstat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, err
+	case info.Mode().Type() != fs.ModeSocket:
+		return nil, fmt.Errorf("%s is there and no socket; move it away, or write another path", path)
+	default:
+		if conn, err := net.DialTimeout("unix", path, headTime); err == nil {
+			_ = conn.Close()
+			return nil, fmt.Errorf("%s: %w; write another path for each sidecar", path, ErrInUse)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	// The mode is that of the moment at which it is made: nobody else may connect meanwhile.
+	before := syscall.Umask(0o177)
+	l, err := net.Listen("unix", path)
+	syscall.Umask(before)
+	return l, err
+}

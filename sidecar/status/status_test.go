@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+var now = time.Date(2026, 11, 25, 3, 0, 0, 0, time.UTC)
+
+// full is a state with all that there is.
+func full() State {
+	return State{
+		Version: "v1", Mode: "agent", Workload: "api", Instance: "api-1", Started: now.Add(-50 * time.Hour),
+		Ready: true, Loaded: true, Healthy: true, Rendered: 2,
+		Vault: &Vault{Address: "https://vault:8200", Method: "approle", Up: true, Since: now.Add(-90 * time.Second)},
+		Etag:  "e", Keys: []Key{{Name: "TOKEN", Version: 3, Created: now.Add(-25 * time.Hour), Accepts: []int{3, 2}}, {Name: "URL", Version: 1}},
+		Changed: now.Add(-time.Hour), Reported: now.Add(-3 * time.Second),
+		Reload:    &Reload{At: now.Add(-time.Hour), Took: 120 * time.Millisecond},
+		Sightings: []workload.Sighting{{Env: "TOKEN", Version: 2, Count: 4, Last: now.Add(-5 * time.Second), From: "10.0.0.7"}, {Env: "TOKEN", Version: 1, Count: 3, Last: now.Add(-time.Minute)}},
+		Work: []workload.WorkReport{
+			{ID: "r/stage", Rate: 500, Columns: []workload.ColumnReport{{Column: "a.b", Total: 100, Staged: 40}}},
+			{ID: "r/count", Done: true, Columns: []workload.ColumnReport{{Column: "a.c", Total: 7, Rotated: 5, Left: 1, Bad: 1}}},
+			{ID: "r/flip", Error: "no server", Columns: []workload.ColumnReport{{Column: "a.d", Total: 7}}},
+		},
+	}
+}
+
+func TestPrint(t *testing.T) {
+	var out bytes.Buffer
+	full().Print(&out, now)
+	want := `workload   api, instance api-1
+sidecar    agent v1, started 2 d 2 h ago
+state      well
+vault      https://vault:8200, by approle, well for 1 min 30 s
+changed    1 h ago
+reported   3 s ago
+reload     1 h ago, took 120ms
+key        TOKEN version 3, 1 d 1 h old; accepts 3, 2
+key        URL version 1
+old value  TOKEN version 2: 4 requests, the last 5 s ago, from 10.0.0.7
+old value  TOKEN version 1: 3 requests, the last 1 min ago, from ?
+rows       r/stage: 60 of 100 to go, 500 a second
+rows       r/count: done, 7 rows, 1 still open under the old value, 1 under none
+rows       r/flip: 7 of 7 to go; FAILS: no server
+`
+	if out.String() != want {
+		t.Errorf("printed\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+// What is wrong is said, and shows in the exit status.
+func TestVerdict(t *testing.T) {
+	for want, change := range map[string]func(*State){
+		"NOT WELL: ill": func(s *State) { s.Healthy, s.Reason = false, "ill" },
+		"NOT READY: there is no bundle yet": func(s *State) {
+			s.Ready, s.Vault = false, &Vault{}
+		},
+		"NOT READY: denied":     func(s *State) { s.Ready, s.Vault = false, &Vault{Error: "denied"} },
+		"has not proved":        func(s *State) { s.Healthy = false },
+		"on the way":            func(s *State) { s.Loaded = false },
+		"with the last good":    func(s *State) { s.Vault = &Vault{Error: "sealed", Since: now} },
+		"NOT READY: files have": func(s *State) { s.Ready, s.Vault = false, nil },
+	} {
+		s := full()
+		change(&s)
+		if got := s.verdict(); !strings.Contains(got, want) || s.Well() {
+			t.Errorf("%q, well: %v; want %q", got, s.Well(), want)
+		}
+	}
+	s := State{Mode: "watch", Ready: true, Healthy: true}
+	if got := s.verdict(); !strings.Contains(got, "none has changed") || !s.Well() {
+		t.Errorf("%q, well: %v", got, s.Well())
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	b := NewBoard(full(), nil)
+	b.Reloaded(Succeeded, Reload{Took: time.Second})
+	b.Reloaded(Failed, Reload{Took: time.Second})
+	b.Reloaded(NotRunning, Reload{})
+	b.VaultIs(false, "down", now)
+	if problems, err := testutil.GatherAndLint(b.Registry()); err != nil || len(problems) > 0 {
+		t.Errorf("%v, %v", problems, err)
+	}
+	want := `
+# HELP hyvve_sidecar_key_accepted_versions Number of versions of a key that are accepted.
+# TYPE hyvve_sidecar_key_accepted_versions gauge
+hyvve_sidecar_key_accepted_versions{key="TOKEN"} 2
+# HELP hyvve_sidecar_key_created_timestamp_seconds When that version was made.
+# TYPE hyvve_sidecar_key_created_timestamp_seconds gauge
+hyvve_sidecar_key_created_timestamp_seconds{key="TOKEN"} 1.7954856e+09
+# HELP hyvve_sidecar_proxy_old_requests Requests that presented an accepted value other than the newest, of versions that are still accepted.
+# TYPE hyvve_sidecar_proxy_old_requests gauge
+hyvve_sidecar_proxy_old_requests{key="TOKEN"} 7
+# HELP hyvve_sidecar_reloads_total Reloads of the workload, by how they ended.
+# TYPE hyvve_sidecar_reloads_total counter
+hyvve_sidecar_reloads_total{result="failure"} 1
+hyvve_sidecar_reloads_total{result="not_running"} 1
+hyvve_sidecar_reloads_total{result="success"} 1
+# HELP hyvve_sidecar_vault_errors_total Requests that Vault did not take, logins included.
+# TYPE hyvve_sidecar_vault_errors_total counter
+hyvve_sidecar_vault_errors_total 1
+# HELP hyvve_sidecar_vault_up Whether Vault took the last request.
+# TYPE hyvve_sidecar_vault_up gauge
+hyvve_sidecar_vault_up 0
+`
+	if err := testutil.GatherAndCompare(b.Registry(), strings.NewReader(want),
+		"hyvve_sidecar_key_accepted_versions", "hyvve_sidecar_key_created_timestamp_seconds", "hyvve_sidecar_proxy_old_requests",
+		"hyvve_sidecar_reloads_total", "hyvve_sidecar_vault_errors_total", "hyvve_sidecar_vault_up"); err != nil {
+		t.Error(err)
+	}
+	if n, err := testutil.GatherAndCount(b.Registry(), "hyvve_sidecar_reencrypt_rows"); err != nil || n != 18 {
+		t.Errorf("%d rows of re-encryption, %v", n, err)
+	}
+}
+
+// Since is when Vault came or went, not when it was asked last.
+func TestVaultSince(t *testing.T) {
+	b := NewBoard(State{Vault: &Vault{}}, nil)
+	for at, up := range []bool{true, true, false, false, true} {
+		b.VaultIs(up, "", now.Add(time.Duration(at)*time.Minute))
+		want := now.Add([]time.Duration{0, 0, 2, 2, 4}[at] * time.Minute)
+		if got := b.State().Vault; got.Up != up || !got.Since.Equal(want) {
+			t.Errorf("after %d: %+v", at, got)
+		}
+	}
+}
+
+func TestListen(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "s")
+	first, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(path); !errors.Is(err, ErrInUse) {
+		t.Errorf("a socket in use: %v", err)
+	}
+	first.(*net.UnixListener).SetUnlinkOnClose(false) // as if it was killed
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second, err := Listen(path)
+	if err != nil {
+		t.Fatalf("a socket that was left: %v", err)
+	}
+	if info, err := os.Lstat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	_ = second.Close()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("kept"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(file); err == nil || !strings.Contains(err.Error(), "no socket") {
+		t.Errorf("a file is there: %v", err)
+	}
+	if data, err := os.ReadFile(file); err != nil || string(data) != "kept" {
+		t.Errorf("%q, %v", data, err)
+	}
+}
+
+// Only what is meant to be asked can be, and serving ends with its context though a client keeps its connection.
+func TestServe(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	b := NewBoard(State{Reason: "ill"}, func(s *State) { s.Sightings = []workload.Sighting{{Env: "LIVE"}} })
+	go func() { defer close(done); b.Serve(ctx, slog.New(slog.DiscardHandler), l) }()
+	client := &http.Client{Transport: &http.Transport{}}
+	for path, want := range map[string]int{"/metrics": 200, "/healthz": 200, "/readyz": 503, "/status": 200, "/": 404, "/debug/pprof/": 404} {
+		resp, err := client.Get("http://" + l.Addr().String() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var body bytes.Buffer
+		_, _ = body.ReadFrom(resp.Body)
+		_ = resp.Body.Close()
+		if resp.StatusCode != want || path == "/status" && !strings.Contains(body.String(), "LIVE") {
+			t.Errorf("%s: %d %s", path, resp.StatusCode, body.String())
+		}
+	}
+	resp, err := client.Post("http://"+l.Addr().String()+"/status", "", http.NoBody)
+	if err != nil || resp.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("POST: %v, %v", resp, err)
+	}
+	_ = resp.Body.Close()
+	cancel()
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		t.Error("it does not end")
+	}
+}
