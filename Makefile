@@ -39,7 +39,7 @@ test: setup build ## Run every test, with the race detector, on real parts
 test-unit: ## Run the tests that need no server
 	go test -race ./internal/key/... ./internal/dsn/... ./internal/kind/token/... ./internal/kind/external/... ./internal/kind/kinds/... ./internal/kind/kindtest/... ./internal/workload/... ./internal/rotation/... ./internal/sim/... ./plugin/... \
 		./internal/envelope/... ./internal/pbkdf2/... ./internal/client/... ./sidecar/render/... ./sidecar/watch/... \
-		./sidecar/reload/... ./sidecar/health/... ./sidecar/usage/... ./sidecar/status/... ./sidecar/proxy/... ./sidecar/supervise/... ./sidecar/agent/...
+		./sidecar/reload/... ./sidecar/health/... ./sidecar/usage/... ./sidecar/status/... ./sidecar/memory/... ./sidecar/proxy/... ./sidecar/supervise/... ./sidecar/agent/...
 
 .PHONY: test-e2e
 test-e2e: setup build ## Run the scenarios over real Vault, PostgreSQL and Redis

@@ -34,6 +34,7 @@ func all() []benchmark {
 		{[]string{"engine-fanout-3000"}, fanout(3000, 2000)},
 		{[]string{"postgres-parallel", "postgres-parallel-10ms", "postgres-parallel-20ms", "postgres-overhead"}, credentials},
 		{[]string{"proxy-throughput", "proxy-latency"}, proxied},
+		{[]string{"sidecar-rss", "sidecar-anonymous", "sidecar-cpu", "sidecar-signal-latency"}, sidecarCost},
 		{[]string{"engine-10k-keys-start", "engine-10k-keys-memory", "engine-10k-keys-due", "engine-10k-keys-idle-writes"}, manyKeys},
 	}
 }

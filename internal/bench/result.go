@@ -66,7 +66,7 @@ func table(out io.Writer, results []Result) {
 		if r.Holds != nil {
 			holds = map[bool]string{true: "yes", false: "NO"}[*r.Holds]
 		}
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%.1f\t%s\t%s\t%s\t%s\t\n", r.Name, r.Unit, r.Ours, number(r.Peer, 1), number(r.Ratio, 2), number(r.Bar, 2), holds)
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", r.Name, r.Unit, number(&r.Ours, decimals(r.Ours)), number(r.Peer, decimals(r.Ours)), number(r.Ratio, 2), number(r.Bar, 2), holds)
 	}
 	_ = t.Flush()
 	for _, r := range results {
@@ -78,6 +78,14 @@ func table(out io.Writer, results []Result) {
 			_, _ = fmt.Fprintf(out, "\n!!! %s IS BELOW ITS BAR: %s, at least %s is wanted\n", r.Name, number(r.Ratio, 2), number(r.Bar, 2))
 		}
 	}
+}
+
+// decimals are more where a value is small.
+func decimals(value float64) int {
+	if value < 1 {
+		return 3
+	}
+	return 1
 }
 
 func number(value *float64, decimals int) string {

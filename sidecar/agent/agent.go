@@ -21,6 +21,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/memory"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reencrypt"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
@@ -71,6 +72,7 @@ type Agent struct {
 	jobs      *jobs
 	proxies   proxies
 	board     *status.Board
+	memory    memory.Keeper
 	next      chan change // of the configuration
 	token     token
 	tokenAge  *time.Timer
@@ -136,6 +138,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.tidy(); err != nil {
 		return err
 	}
+	a.memory = memory.NewKeeper(a.keepsMemory)
+	defer a.memory.Stop()
 	end, err := serveStatus(ctx, a.config, a.board, a.log)
 	if err != nil {
 		return err
@@ -171,6 +175,10 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func (a *Agent) keepsMemory(err error) {
+	a.log.Debug("memory is not given back to the system", "error", err)
 }
 
 // tidy removes what an earlier run has left half-done beside the files, and takes up the reload that it owed.
@@ -315,6 +323,7 @@ func (a *Agent) report(ctx context.Context) error {
 	}
 	a.dirty, a.proxies.told = false, newest
 	a.stale = etag != a.bundle.Etag
+	a.memory.Busy()
 	a.vaultIs(nil)
 	a.board.Update(func(s *status.State) { s.Reported = time.Now() })
 	return nil

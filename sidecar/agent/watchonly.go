@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/memory"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/watch"
@@ -22,6 +23,8 @@ import (
 // looked at by neither.
 func Follow(ctx context.Context, c Config, next <-chan Config, log *slog.Logger) error {
 	board := newBoard(c, nil)
+	keeper := memory.NewKeeper(func(err error) { log.Debug("memory is not given back to the system", "error", err) })
+	defer keeper.Stop()
 	end, err := serveStatus(ctx, c, board, log)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/version"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/memory"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/proxy"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reencrypt"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
@@ -31,6 +32,7 @@ const help = `Usage: hyvve-sidecar COMMAND [flags]
 `
 
 func main() {
+	memory.Sparing()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	status := run(ctx, os.Args[1:])
 	stop()

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package memory
+
+import (
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// mapped is how much of this program's file is resident, in kB.
+func mapped(t *testing.T) int {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "RssFile:"); ok {
+			kb, err := strconv.Atoi(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return kb
+		}
+	}
+	t.Fatal("no RssFile")
+	return 0
+}
+
+// The program goes on with fewer pages than it has started with.
+func TestRelease(t *testing.T) {
+	data, err := os.ReadFile("/proc/self/exe") // its pages are in the kernel's cache; reading maps none
+	if err != nil || len(data) == 0 {
+		t.Fatal(err)
+	}
+	before := mapped(t)
+	if err := Release(); err != nil {
+		t.Fatal(err)
+	}
+	if after := mapped(t); after >= before {
+		t.Errorf("%d kB of the program were mapped before, %d kB after", before, after)
+	}
+	if err := os.WriteFile(filepath.Join(t.TempDir(), "x"), data[:100], 0o600); err != nil {
+		t.Errorf("the program is not what it was: %v", err)
+	}
+}
+
+func TestKeeper(t *testing.T) {
+	k := NewKeeper(func(err error) { t.Error(err) })
+	defer k.Stop()
+	before := mapped(t)
+	k.timer.Reset(time.Millisecond)
+	for end := time.Now().Add(20 * time.Second); mapped(t) >= before; {
+		if time.Now().After(end) {
+			t.Fatal("nothing was released")
+		}
+	}
+}
+
+// Somebody who sets GOGC means it.
+func TestSparing(t *testing.T) {
+	standard := debug.SetGCPercent(70)
+	defer debug.SetGCPercent(standard)
+	t.Setenv("GOGC", "200")
+	Sparing()
+	if got := debug.SetGCPercent(70); got != 70 {
+		t.Errorf("with GOGC set, it is %d", got)
+	}
+	t.Setenv("GOGC", "")
+	Sparing()
+	if got := debug.SetGCPercent(70); got != gcPercent {
+		t.Errorf("it is %d", got)
+	}
+}
