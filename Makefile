@@ -12,6 +12,9 @@ help: ## Show this text
 	@echo 'hyvve: key rotation that does not finish on hope. Targets:'
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
+.DEFAULT:
+	@echo 'make: there is no target "$@"; "make help" lists those there are' >&2; exit 2
+
 .PHONY: setup
 setup: ## Install and build what tests and demo run on, where it is missing (the targets below do it themselves)
 	@scripts/setup

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package usage makes the commands of the sidecar answer a slip of the fingers with what was probably meant.
+// Package usage makes the project's commands answer a slip of the fingers with what was probably meant.
 package usage
 
 import (
@@ -95,8 +95,10 @@ func didYouMeanFlag(flags *flag.FlagSet, name string) string {
 }
 
 func printFlags(flags *flag.FlagSet, w io.Writer) {
-	_, _ = fmt.Fprintln(w, "\nFlags:")
+	title := "\nFlags:\n"
 	flags.VisitAll(func(f *flag.Flag) {
+		_, _ = fmt.Fprint(w, title)
+		title = ""
 		kind, text := flag.UnquoteUsage(f)
 		name := "--" + f.Name
 		if kind != "" {

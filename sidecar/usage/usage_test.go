@@ -72,3 +72,11 @@ func TestEnvironment(t *testing.T) {
 		})
 	}
 }
+
+func TestHelpWithoutFlags(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	ok, status := Parse(flag.NewFlagSet("hyvve-dev", flag.ContinueOnError), []string{"--help"}, "Usage: …\n", &stdout, &stderr)
+	if ok || status != 0 || stdout.String() != "Usage: …\n" || stderr.Len() > 0 {
+		t.Errorf("%v, status %d, stdout %q, stderr %q", ok, status, stdout.String(), stderr.String())
+	}
+}

@@ -14,11 +14,27 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/demo"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/demo/app"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
+const help = `Usage: hyvve-demo
+
+Rotates every key of a small HYVVE under load, on real parts, and writes what happened to build/demo/summary.json.
+"make demo" builds what it needs and runs it. It takes api and agents as arguments too, which are for its own use.
+`
+
+// workloads are those of the demo, which it starts as processes of their own.
+var workloads = map[string]func(context.Context, app.Options) error{"api": app.API, "agents": app.Agents}
+
 func main() {
+	args := os.Args[1:]
+	if len(args) == 0 || workloads[args[0]] == nil {
+		if ok, status := usage.Parse(flag.NewFlagSet("hyvve-demo", flag.ContinueOnError), args, help, os.Stdout, os.Stderr); !ok {
+			os.Exit(status)
+		}
+	}
 	ctx, stop := testbed.Context()
-	err := run(ctx, os.Args[1:])
+	err := run(ctx, args)
 	if err != nil && ctx.Err() != nil {
 		err = errors.New("interrupted; all that it had started is stopped")
 	}
@@ -33,10 +49,6 @@ func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		return demo.Run(ctx, os.Stdout, testbed.Tool("demo", "summary.json"))
 	}
-	serve, ok := map[string]func(context.Context, app.Options) error{"api": app.API, "agents": app.Agents}[args[0]]
-	if !ok {
-		return fmt.Errorf("%q is not wanted; run hyvve-demo without arguments (api and agents are for its own use)", args[0])
-	}
 	var o app.Options
 	flags := flag.NewFlagSet(args[0], flag.ExitOnError)
 	flags.StringVar(&o.Instance, "instance", "", "how it calls itself at servers")
@@ -48,5 +60,5 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	o.API = strings.Split(*apis, ",")
-	return serve(ctx, o)
+	return workloads[args[0]](ctx, o)
 }

@@ -6,13 +6,27 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
+const help = `Usage: hyvve-dev
+
+Runs a Vault dev server with the engine at hyvve/ in the foreground, says what to try, and removes all on Ctrl-C.
+"make dev" builds what it needs and runs it.
+
+Environment:
+  HYVVE_DEV_LISTEN   HOST:PORT for Vault to listen on; a free port of 127.0.0.1 otherwise
+`
+
 func main() {
+	if ok, status := usage.Parse(flag.NewFlagSet("hyvve-dev", flag.ContinueOnError), os.Args[1:], help, os.Stdout, os.Stderr); !ok {
+		os.Exit(status)
+	}
 	ctx, stop := testbed.Context()
 	defer stop()
 	if err := run(ctx); err != nil {
