@@ -321,7 +321,7 @@ func TestDatabaseIsAwayDuringReencryption(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if strings.Contains(r.NextGate, "connecting to the database") {
+		if strings.Contains(r.NextGate, "cannot be reached") {
 			break
 		}
 		select {

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
@@ -39,6 +40,12 @@ type settings struct {
 func Command(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == "discover" {
 		return discoverCommand(ctx, args[1:], getenv, stdout, stderr)
+	}
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		if near := usage.DidYouMean(args[0], []string{"discover"}); near != "" {
+			_, _ = fmt.Fprintf(stderr, "hyvve-sidecar reencrypt: %q is not known%s\nRun \"hyvve-sidecar reencrypt --help\" for its flags.\n", args[0], near)
+			return 2
+		}
 	}
 	var s settings
 	onBad := "abort"

@@ -48,7 +48,7 @@ func discoverCommand(ctx context.Context, args []string, getenv func(string) str
 	if ok, status := usage.Parse(flags, args, discoverHelp, stdout, stderr); !ok {
 		return status
 	}
-	databaseURL, tasks, err := discoverInput(ctx, getenv)
+	in, err := discoverInput(ctx, getenv)
 	if err != nil {
 		_, _ = fmt.Fprintf(stderr, "hyvve-sidecar reencrypt discover: %v\nRun \"hyvve-sidecar reencrypt discover --help\" for what it needs.\n", err)
 		return 2
@@ -59,10 +59,10 @@ func discoverCommand(ctx context.Context, args []string, getenv func(string) str
 	}
 	var results []discovered
 	status := 0
-	for _, t := range tasks {
-		r, err := discoverOne(ctx, databaseURL, t, tries)
+	for _, t := range in.tasks {
+		r, err := discoverOne(ctx, in.databaseURL, t, tries)
 		if err != nil {
-			_, _ = fmt.Fprintf(stderr, "hyvve-sidecar reencrypt discover: %s: %v\n", t.env, err)
+			_, _ = fmt.Fprintf(stderr, "hyvve-sidecar reencrypt discover: %v\n", in.blame(t.env, err))
 			return 1
 		}
 		if len(r.Finds) > 0 {
@@ -82,23 +82,17 @@ func discoverCommand(ctx context.Context, args []string, getenv func(string) str
 	return status
 }
 
-func discoverInput(ctx context.Context, getenv func(string) string) (databaseURL string, tasks []named, err error) {
-	url, err := variable(ctx, getenv, "DATABASE_URL")
+func discoverInput(ctx context.Context, getenv func(string) string) (input, error) {
+	in, err := readURL(ctx, getenv)
 	if err != nil {
-		return "", nil, err
-	}
-	if url.Empty() {
-		return "", nil, fmt.Errorf("DATABASE_URL is not set; give the URL of the platform's database")
-	}
-	if _, err := parseURL(url.Reveal()); err != nil {
-		return "", nil, err
+		return in, err
 	}
 	for _, env := range []string{platform.MasterKey, platform.BetterAuth} {
 		var value key.Value
 		for _, name := range []string{env + "_OLD", env} {
 			if value.Empty() {
 				if value, err = variable(ctx, getenv, name); err != nil {
-					return "", nil, err
+					return in, err
 				}
 			}
 		}
@@ -107,14 +101,14 @@ func discoverInput(ctx context.Context, getenv func(string) string) (databaseURL
 		}
 		columns := platform.Columns(env)
 		if _, err := envelope.Secret(columns[0].Layout, value); err != nil {
-			return "", nil, fmt.Errorf("%s: %w", env, err)
+			return in, fmt.Errorf("%s: %w", env, err)
 		}
-		tasks = append(tasks, named{env: env, task: task{old: value, columns: columns}})
+		in.tasks = append(in.tasks, named{env: env, task: task{old: value, columns: columns}})
 	}
-	if len(tasks) == 0 {
-		return "", nil, fmt.Errorf("no key is given; set ENCRYPTION_MASTER_KEY or BETTER_AUTH_SECRET")
+	if len(in.tasks) == 0 {
+		return in, fmt.Errorf("no key is given; set ENCRYPTION_MASTER_KEY or BETTER_AUTH_SECRET")
 	}
-	return url.Reveal(), tasks, nil
+	return in, nil
 }
 
 func discoverOne(ctx context.Context, databaseURL string, t named, tries int) (discovered, error) {

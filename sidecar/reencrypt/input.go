@@ -5,6 +5,7 @@ package reencrypt
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -20,6 +21,7 @@ import (
 // input is what the environment says.
 type input struct {
 	databaseURL string
+	urlFrom     string // the variable that databaseURL was read by
 	tasks       []named
 }
 
@@ -40,17 +42,8 @@ func readInput(ctx context.Context, getenv func(string) string, upgrade bool) (i
 			values[env+suffix] = v
 		}
 	}
-	var in input
-	// DIRECT_URL is not asked: a leftover of another database would decide which rows are rewritten.
-	databaseURL, err := variable(ctx, getenv, "DATABASE_URL")
+	in, err := readURL(ctx, getenv)
 	if err != nil {
-		return input{}, err
-	}
-	in.databaseURL = databaseURL.Reveal()
-	if in.databaseURL == "" {
-		return input{}, fmt.Errorf("DATABASE_URL is not set; give the URL of the platform's database")
-	}
-	if _, err := parseURL(in.databaseURL); err != nil {
 		return input{}, err
 	}
 	for _, env := range []string{platform.MasterKey, platform.BetterAuth} {
@@ -70,6 +63,37 @@ func readInput(ctx context.Context, getenv func(string) string, upgrade bool) (i
 		return input{}, fmt.Errorf("--upgrade-legacy brings rows under BETTER_AUTH_SECRET to the master key: it needs the pair of ENCRYPTION_MASTER_KEY alone, and BETTER_AUTH_SECRET")
 	}
 	return in, nil
+}
+
+// readURL reads and checks where the database is.
+func readURL(ctx context.Context, getenv func(string) string) (in input, err error) {
+	// DIRECT_URL is not asked: a leftover of another database would decide which rows are rewritten.
+	const name = "DATABASE_URL"
+	url, err := variable(ctx, getenv, name)
+	if err != nil {
+		return in, err
+	}
+	in.databaseURL, in.urlFrom = url.Reveal(), name
+	for _, suffix := range []string{"_FILE", "_VAULT"} {
+		if getenv(name+suffix) != "" {
+			in.urlFrom += suffix
+		}
+	}
+	if in.databaseURL == "" {
+		return in, fmt.Errorf("%s is not set; give the URL of the platform's database", name)
+	}
+	if _, err := parseURL(in.databaseURL); err != nil {
+		return in, fmt.Errorf("%s: %w", in.urlFrom, err)
+	}
+	return in, nil
+}
+
+// blame names what an error is about: a database that is not reached has nothing to do with the key of that name.
+func (in input) blame(env string, err error) error {
+	if unreached := (*unreachedError)(nil); errors.As(err, &unreached) {
+		env = in.urlFrom
+	}
+	return fmt.Errorf("%s: %w", env, err)
 }
 
 // variable reads an environment variable, the file that NAME_FILE names, without a trailing line break, or the field of a

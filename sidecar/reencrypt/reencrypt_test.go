@@ -439,7 +439,8 @@ func TestCommandRefuses(t *testing.T) {
 		"argument":        {f.env(), []string{"now"}, 2, `"now" is not wanted`},
 		"both":            {f.env(), []string{"--revert", "--wipe"}, 2, "exclude"},
 		"unreadable":      {with("BETTER_AUTH_SECRET", ""), nil, 1, "no row was changed"},
-		"unreachable":     {with("DATABASE_URL", "postgresql://u:se-cr-et@127.0.0.1:1/db"), nil, 1, "connecting"},
+		"unreachable":     {with("DATABASE_URL", "postgresql://u:se-cr-et@127.0.0.1:1/db"), nil, 1, "DATABASE_URL: the database at 127.0.0.1:1 cannot be reached"},
+		"misspelt":        {f.env(), []string{"discovr"}, 2, `"discovr" is not known; did you mean "discover"?`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			status, _, stderr := f.command(c.env, c.args...)

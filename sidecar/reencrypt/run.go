@@ -30,7 +30,7 @@ func (r runner) run(ctx context.Context, in input) error {
 	for i, t := range in.tasks {
 		w, err := r.open(ctx, in.databaseURL, t)
 		if err != nil {
-			return fmt.Errorf("%s: %w", t.env, err)
+			return in.blame(t.env, err)
 		}
 		defer w.close()
 		works[i] = w
@@ -41,7 +41,7 @@ func (r runner) run(ctx context.Context, in input) error {
 			break
 		}
 		if err := r.stage(ctx, w); err != nil {
-			return fmt.Errorf("%s: %w", w.env, err)
+			return in.blame(w.env, err)
 		}
 	}
 	var results []result
@@ -49,7 +49,7 @@ func (r runner) run(ctx context.Context, in input) error {
 		done, err := r.one(ctx, w)
 		w.meter.end()
 		if err != nil {
-			return fmt.Errorf("%s: %w", w.env, err)
+			return in.blame(w.env, err)
 		}
 		results = append(results, done)
 		if !r.json {

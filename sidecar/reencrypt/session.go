@@ -43,7 +43,7 @@ func (s *session) reconnect(ctx context.Context) error {
 	}
 	conn, err := pgx.ConnectConfig(ctx, s.config)
 	if err != nil {
-		return fmt.Errorf("connecting to the database: %w", err) // pgx masks the password
+		return unreached(ctx, s.config, err)
 	}
 	s.conn = conn
 	return nil
