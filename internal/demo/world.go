@@ -9,7 +9,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -182,87 +181,38 @@ func (w *World) StartWorkloads(ctx context.Context, instances int) error {
 
 // startInstance starts one, and waits until its sidecar has reported it healthy.
 func (w *World) startInstance(ctx context.Context, workload string, n int) error {
-	name := instance(workload, n)
-	dir := filepath.Join(w.Bed.Dir, name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	port, err := testbed.FreePort()
+	p, err := w.place(ctx, workload, n)
 	if err != nil {
 		return err
 	}
-	address := fmt.Sprintf("127.0.0.1:%d", port)
-	if err := w.writeSecrets(ctx, workload, dir); err != nil {
+	if err := w.startSidecar(p, "agent", p.blocks()); err != nil {
 		return err
 	}
-	config := filepath.Join(dir, "sidecar.hcl")
-	if err := os.WriteFile(config, []byte(w.sidecarConfig(workload, name, dir, address)), 0o600); err != nil {
-		return err
-	}
-	w.Sidecars[name], err = w.Bed.Program(name+"-sidecar", testbed.Tool("bin", "hyvve-sidecar"), []string{"agent", "--config=" + config}, nil)
-	if err != nil {
-		return err
-	}
-	args := []string{workload, "--instance=" + name, "--address=" + address, "--bundle=" + filepath.Join(dir, "bundle.json"), "--pid-file=" + filepath.Join(dir, "pid")}
+	args := []string{workload, "--instance=" + p.name, "--address=" + p.address, "--bundle=" + filepath.Join(p.dir, "bundle.json"), "--pid-file=" + filepath.Join(p.dir, "pid")}
 	if workload == "agents" {
 		args = append(args, "--api="+strings.Join(w.APIs, ","))
 	}
-	if w.Apps[name], err = w.Bed.Program(name, w.binary, args, nil); err != nil {
+	if w.Apps[p.name], err = w.Bed.Program(p.name, w.binary, args, nil); err != nil {
 		return err
 	}
-	url := "http://" + address
 	if workload == "api" {
-		w.APIs = append(w.APIs, url)
+		w.APIs = append(w.APIs, p.url())
 	} else {
-		w.Agents = append(w.Agents, url)
+		w.Agents = append(w.Agents, p.url())
 	}
-	return w.awaitHealthy(ctx, url, name)
+	return w.awaitHealthy(ctx, p.url(), p.name)
 }
 
-func (w *World) writeSecrets(ctx context.Context, workload, dir string) error {
-	logical := w.Server.Client.Logical()
-	role, err := logical.ReadWithContext(ctx, "auth/approle/role/"+workload+"/role-id")
-	if err != nil {
-		return err
-	}
-	secret, err := logical.WriteWithContext(ctx, "auth/approle/role/"+workload+"/secret-id", nil)
-	if err != nil {
-		return err
-	}
-	roleID, _ := role.Data["role_id"].(string)
-	secretID, _ := secret.Data["secret_id"].(string)
-	w.canaries.add(key.NewValue(secretID))
-	for name, content := range map[string]string{"role-id": roleID, "secret-id": secretID} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (w *World) sidecarConfig(workload, name, dir, address string) string {
+// blocks are the configuration of a sidecar beside an instance that reads files.
+func (p place) blocks() string {
 	config := fmt.Sprintf(`
-workload = %[1]q
-instance = %[2]q
-vault {
-  address = %[3]q
-  auth "approle" {
-    role_id_file   = "%[4]s/role-id"
-    secret_id_file = "%[4]s/secret-id"
-  }
-}
-render "bundle" { path = "%[4]s/bundle.json" }
-render "dotenv" { path = "%[4]s/.env" }
-render "json"   { path = "%[4]s/secrets.json" }
-render "files"  { path = "%[4]s/secrets" }
-reload "signal" { pid_file = "%[4]s/pid" }
-health "http" {
-  url         = "http://%[5]s/health"
-  interval    = "1s"
-  expect_etag = true
-}
-`, workload, name, w.Server.Addr, dir, address)
-	if workload == "api" {
+render "bundle" { path = "%[1]s/bundle.json" }
+render "dotenv" { path = "%[1]s/.env" }
+render "json"   { path = "%[1]s/secrets.json" }
+render "files"  { path = "%[1]s/secrets" }
+reload "signal" { pid_file = "%[1]s/pid" }
+`, p.dir) + p.healthBlock()
+	if p.workload == "api" {
 		config += "reencrypt { database_url_key = \"DATABASE_URL\" }\n"
 	}
 	return config
