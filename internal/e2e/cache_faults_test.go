@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/demo"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
 )
 
@@ -26,21 +27,28 @@ func TestCacheIsPartitionedOffInEachStep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// No server is asked for anything while instances switch.
+	waitsIn := map[string]string{"stage": "stage", "switch": "unused", "unused": "unused", "retire": "retire"}
 	names := func(r client.Rotation) bool { return strings.Contains(r.NextGate, w.replica.Addr) }
 	for n, step := range []string{"stage", "switch", "unused", "retire"} {
+		var r client.Rotation
 		if step == "stage" {
 			part()
-		}
-		r := w.begin(t, "database-url", "redis-url")
-		reached := r
-		if step != "stage" {
-			reached = w.until(t, r.ID, step, func(r client.Rotation) bool { return r.Step == step || r.Step == "retire" || r.State == "done" })
+			r = w.begin(t, "database-url", "redis-url")
+		} else {
+			release := w.hold(t, step)
+			r = w.begin(t, "database-url", "redis-url")
+			w.until(t, r.ID, "in "+step, func(r client.Rotation) bool { return r.Step == step })
 			part()
+			if now, err := w.engine.Rotation(t.Context(), r.ID); err != nil || now.Step != step {
+				t.Fatalf("it was not partitioned off in %s, but in %s %s (%v)", step, now.State, now.Step, err)
+			}
+			release()
 		}
-		t.Logf("partitioned off when it was %s %s", reached.State, reached.Step)
-		w.until(t, r.ID, "held by the node, or done", func(r client.Rotation) bool { return names(r) || step != "stage" && r.State == "done" })
-		if now, err := w.engine.Rotation(t.Context(), r.ID); err != nil || step == "stage" && now.Step != "stage" {
-			t.Errorf("with a node that hears nothing of the new user the rotation went on to %s %s (%v)", now.State, now.Step, err)
+		held := w.until(t, r.ID, "held by the node", names)
+		t.Logf("partitioned off in %s; then %s %s: %s", step, held.State, held.Step, demo.Short(held.NextGate))
+		if want := waitsIn[step]; held.Step != want {
+			t.Errorf("partitioned off in %s it waits for the node in %s, want %s", step, held.Step, want)
 		}
 		join()
 		w.end(t, r.ID, "done")

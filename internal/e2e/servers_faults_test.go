@@ -21,10 +21,13 @@ func (w *serversWorld) end(t *testing.T, id, want string) {
 	}
 }
 
-// hold keeps a rotation from leaving a step at PostgreSQL, for as long as the server lives: a session of the old role keeps
-// it in unused, and somebody's transaction on that role in retire.
-func (w *serversWorld) hold(t *testing.T, step string) {
+// hold keeps a rotation from leaving a step, until release: an instance that does not load what it is given keeps it in
+// switch, a session of the old role at PostgreSQL in unused, and somebody's transaction on that role in retire.
+func (w *serversWorld) hold(t *testing.T, step string) (release func()) {
 	t.Helper()
+	if step == "switch" {
+		return w.dawdle(t)
+	}
 	w.mu.Lock()
 	url := w.direct
 	w.mu.Unlock()
@@ -35,12 +38,33 @@ func (w *serversWorld) hold(t *testing.T, step string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	release = func() { _ = conn.Close(context.Background()) } // the server may be gone by then
+	t.Cleanup(release)
 	if step != "retire" {
-		return
+		return release
 	}
 	for _, s := range []string{"BEGIN", "ALTER ROLE " + w.roles(t) + " CONNECTION LIMIT -1"} {
 		if _, err := conn.Exec(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return release
+}
+
+// dawdle is an instance that is well and loads nothing more, until it goes.
+func (w *serversWorld) dawdle(t *testing.T) (leave func()) {
+	t.Helper()
+	const name = "app-dawdler"
+	b, err := w.engine.Creds(t.Context(), "app", name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.engine.Report(t.Context(), client.Report{Workload: "app", Instance: name, Secret: b.Secret, Etag: b.Etag, Healthy: true}); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		if err := w.engine.Revoke(t.Context(), b.LeaseID); err != nil {
 			t.Fatal(err)
 		}
 	}
