@@ -217,3 +217,6 @@ func late(err error) bool {
 	var network net.Error
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, goredis.ErrPoolTimeout) || errors.As(err, &network) && network.Timeout()
 }
+
+// unreached tells whether a node is away, or so it seems from here.
+func unreached(err error) bool { return !answered(err) && (late(err) || network(err)) }

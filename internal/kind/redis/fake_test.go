@@ -233,3 +233,33 @@ func TestWhatIsNoServerForUs(t *testing.T) {
 		})
 	}
 }
+
+// Advice for a node that is away is given for no node that answers: starting it would not help.
+func TestWhatAnotherNodeHasNamed(t *testing.T) {
+	t.Parallel()
+	const advice = "start it, or take it out there"
+	for _, tt := range []struct {
+		name, info string
+		words      []string
+	}{
+		{"Redis 5", "redis_version:5.0.14\r\nredis_mode:standalone\r\n", []string{"is Redis 5.0.14", "need 6 or newer"}},
+		{"a Sentinel", "redis_version:7.0.15\r\nredis_mode:sentinel\r\nrun_id:two\r\n", []string{"is a Sentinel"}},
+		{"another server", "hello\r\n", []string{"INFO has no redis_version"}},
+		{"nobody", "", []string{"cannot be reached", "127.0.0.1:", " has named it; " + advice}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			named := "127.0.0.1:1"
+			if tt.info != "" {
+				named = fake(t, script(map[string]any{"INFO": tt.info}))
+			}
+			host, port, _ := strings.Cut(named, ":")
+			w := fakeWorld(t, script(map[string]any{"INFO": info6 + "slave0:ip=" + host + ",port=" + port + ",state=online\r\n"}))
+			_, _, err := w.kind.InUse(t.Context(), w.plan())
+			w.refuses(err, append(tt.words, "node "+named)...)
+			if got := strings.Contains(err.Error(), advice); got != (tt.info == "") {
+				t.Errorf("error %q, advice %v", err, got)
+			}
+		})
+	}
+}

@@ -41,7 +41,7 @@ func (k *Kind) discover(ctx context.Context, c kind.Connection) ([]node, error) 
 			case err == nil || from[addr] == "":
 			case goredis.IsAuthError(err):
 				err = fault{fmt.Sprintf("%v (%s has named it; give it the administrator that the other nodes have)", err, from[addr]), err}
-			case !answered(err):
+			case unreached(err):
 				err = fault{fmt.Sprintf("%v (%s has named it; start it, or take it out there, or write nodes=%s=host:port if it is reached elsewhere from here)", err, from[addr], addr), err}
 			}
 			return err
