@@ -87,10 +87,10 @@ func (k *Kind) Stage(ctx context.Context, c kind.Change) error {
 
 // transaction changes one role at the primary; whoever else wants to change it waits. Its first statement, and where that
 // decides on them the ones that follow, travel together: a server may be far away. Each sees what was committed before
-// it began, and thus what the one before us has done with the role.
+// it began, and thus what the one before us has done with the role, whatever isolation the server is set to.
 func (k *Kind) transaction(ctx context.Context, c kind.Change, role, first string, then func(*pgconn.Result) ([]string, error)) error {
 	at := home(c.Connection)
-	begin := []string{"BEGIN", "SELECT pg_advisory_xact_lock(hashtextextended(" + literal("hyvve "+role) + ", 0))", first}
+	begin := []string{"BEGIN ISOLATION LEVEL READ COMMITTED", "SELECT pg_advisory_xact_lock(hashtextextended(" + literal("hyvve "+role) + ", 0))", first}
 	if then == nil {
 		begin = append(begin, "COMMIT")
 	}
