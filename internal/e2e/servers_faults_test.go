@@ -21,8 +21,9 @@ func (w *serversWorld) end(t *testing.T, id, want string) {
 	}
 }
 
-// hold keeps a rotation from leaving a step, until release: an instance that does not load what it is given keeps it in
-// switch, a session of the old role at PostgreSQL in unused, and somebody's transaction on that role in retire.
+// hold keeps a rotation from leaving a step, until release: somebody who has the locks of both login roles at PostgreSQL keeps
+// it in stage, an instance that does not load what it is given in switch, a session of the old role in unused, and somebody's
+// transaction on that role in retire.
 func (w *serversWorld) hold(t *testing.T, step string) (release func()) {
 	t.Helper()
 	if step == "switch" {
@@ -31,8 +32,15 @@ func (w *serversWorld) hold(t *testing.T, step string) (release func()) {
 	w.mu.Lock()
 	url := w.direct
 	w.mu.Unlock()
-	if step == "retire" {
-		url = w.admin
+	var statements []string
+	switch step {
+	case "stage":
+		url = w.postgres.AdminURL("postgres") // the database of the connection, whose locks are its own
+		for _, role := range []string{"database_url_a", "database_url_b"} {
+			statements = append(statements, "SELECT pg_advisory_lock(hashtextextended('hyvve "+role+"', 0))")
+		}
+	case "retire":
+		url, statements = w.admin, []string{"BEGIN", "ALTER ROLE " + w.roles(t) + " CONNECTION LIMIT -1"}
 	}
 	conn, err := pgx.Connect(t.Context(), url)
 	if err != nil {
@@ -40,10 +48,7 @@ func (w *serversWorld) hold(t *testing.T, step string) (release func()) {
 	}
 	release = func() { _ = conn.Close(context.Background()) } // the server may be gone by then
 	t.Cleanup(release)
-	if step != "retire" {
-		return release
-	}
-	for _, s := range []string{"BEGIN", "ALTER ROLE " + w.roles(t) + " CONNECTION LIMIT -1"} {
+	for _, s := range statements {
 		if _, err := conn.Exec(t.Context(), s); err != nil {
 			t.Fatal(err)
 		}
@@ -74,13 +79,11 @@ func (w *serversWorld) dawdle(t *testing.T) (leave func()) {
 func TestDatabaseIsKilledInEachStep(t *testing.T) {
 	w := startServers(t)
 	for n, step := range []string{"stage", "switch", "unused", "retire"} {
-		if step == "unused" || step == "retire" {
-			w.hold(t, step)
+		if step != "switch" { // which asks the server for nothing
+			w.hold(t, step) // for as long as the server lives
 		}
 		r := w.begin(t, "database-url")
-		if step != "stage" {
-			w.until(t, r.ID, step, func(r client.Rotation) bool { return r.Step == step })
-		}
+		w.until(t, r.ID, step, func(r client.Rotation) bool { return r.Step == step })
 		w.postgres.Kill()
 		now := w.until(t, r.ID, "held by the server", func(r client.Rotation) bool {
 			return strings.Contains(r.NextGate, "cannot be reached") || step == "switch" && strings.Contains(r.NextGate, "not there yet")
