@@ -53,6 +53,7 @@ type Agent struct {
 	bundle client.Bundle // last read
 	before client.Bundle // read before it, with other content
 	have   bool          // whether there is one
+	waits  bool          // it was said that the workload waits for one
 	stale  bool          // the bundle must be read again
 	futile int           // reads in a row that gave nothing new
 	dirty  bool          // there is something to report
@@ -194,9 +195,10 @@ func (a *Agent) tidy() error {
 	return nil
 }
 
-// sayNotStarted says what trouble means for a workload that gets its environment here.
+// sayNotStarted says, once, what trouble means for a workload that gets its environment here.
 func (a *Agent) sayNotStarted() {
-	if _, ok := a.config.Reloader.(reload.Provider); ok && !a.have {
+	if _, ok := a.config.Reloader.(reload.Provider); ok && !a.have && !a.waits {
+		a.waits = true
 		a.log.Warn("workload is not started: it waits for its first bundle")
 	}
 }

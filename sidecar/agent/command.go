@@ -180,7 +180,7 @@ func (c *commandFlags) logger(w io.Writer) (*slog.Logger, error) {
 			return nil, fmt.Errorf("--log-level=%s is not known; use debug, info, warn or error", c.logLevel)
 		}
 	}
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})), nil
+	return usage.Logger(w, level), nil
 }
 
 // Command is "hyvve-sidecar agent". It gives the exit status.

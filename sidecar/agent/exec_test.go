@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -236,8 +237,11 @@ func TestExecWaitsForVault(t *testing.T) {
 	e.until("it has tried", func() bool { return fake.count("auth") >= 2 })
 	fake.change(func() { delete(fake.fail, "auth") })
 	e.until("it has tried", func() bool { return fake.count("creds") >= 2 })
-	if said := e.said(); said[0] != "" || !strings.Contains(e.log.String(), "waits for its first bundle") {
+	if said := e.said(); said[0] != "" || strings.Count(e.log.String(), "waits for its first bundle") != 1 {
 		t.Errorf("it says %q; log:\n%s", said, e.log)
+	}
+	if !regexp.MustCompile(`"retry_in":"[0-9.]+(ms|s)"`).MatchString(e.log.String()) {
+		t.Errorf("durations have no unit:\n%s", e.log)
 	}
 	fake.change(func() { clear(fake.fail) })
 	e.hears(1, canary+"-1")

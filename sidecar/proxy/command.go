@@ -55,7 +55,7 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintf(stderr, "%v\nRun \"hyvve-sidecar proxy --help\" for its flags.\n", errors.Join(errs...))
 		return 2
 	}
-	log := slog.New(slog.NewJSONHandler(stderr, nil))
+	log := usage.Logger(stderr, slog.LevelInfo)
 	p := New(Options{Upstream: upstream, Keys: []Key{k}, Log: log})
 	if err := p.follow(ctx, s.Listen, bundle); err != nil {
 		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar proxy:", err)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package usage makes the project's commands answer a slip of the fingers with what was probably meant.
+// Package usage is how the project's commands speak: a slip of the fingers is answered with what was probably meant, and logs
+// are alike.
 package usage
 
 import (
