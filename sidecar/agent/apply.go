@@ -130,8 +130,14 @@ func (a *Agent) untilCheck() time.Duration {
 	return a.config.Interval
 }
 
-// look makes the reload that is owed, checks the workload, and tells whether that gave a verdict.
+// look makes the reload that is owed, checks the workload, and tells whether that gave a verdict. Requests that wait for the
+// workload meanwhile go on with it.
 func (a *Agent) look(ctx context.Context) (verdict bool) {
+	defer func() {
+		if verdict {
+			a.proxies.resume()
+		}
+	}()
 	if a.owed {
 		err := a.reload(ctx)
 		switch {
@@ -161,12 +167,20 @@ func (a *Agent) look(ctx context.Context) (verdict bool) {
 	return true
 }
 
+// restarts tells whether the sidecar restarts the workload for a change.
+func (a *Agent) restarts() bool {
+	return a.config.Exec != nil && a.config.Supervise.OnChange == supervise.Restart
+}
+
 // reload makes the workload take up the files, unless it was started after they were written and has read them.
 func (a *Agent) reload(ctx context.Context) error {
 	s, ok := a.config.Reloader.(reload.Starter)
 	started := ok && s.StartedSince(a.written)
 	if !started {
 		end, begun := a.holdLease(ctx), time.Now()
+		if a.restarts() && !a.config.Supervise.Overlap {
+			a.proxies.pause(ctx)
+		}
 		err := a.config.Reloader.Reload(ctx)
 		end()
 		reloaded(a.board, begun, err, a.mask)
@@ -175,7 +189,7 @@ func (a *Agent) reload(ctx context.Context) error {
 		}
 	}
 	a.log.Info("workload has been told to reload", "etag", a.rendered, "started_since", started)
-	if started || a.config.Exec != nil && a.config.Supervise.OnChange == supervise.Restart {
+	if started || a.restarts() {
 		a.proxies.restarted() // it has the newest values
 	}
 	a.owed, a.faults, a.proveBy = false, 0, time.Now().Add(a.config.Deadline)

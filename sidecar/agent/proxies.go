@@ -135,6 +135,21 @@ func (p proxies) take(b client.Bundle) error {
 	return nil
 }
 
+// pause lets requests wait while the sidecar restarts the application, and resume lets them go on.
+func (p proxies) pause(ctx context.Context) {
+	var all sync.WaitGroup
+	for _, one := range p.all {
+		all.Go(func() { one.Pause(ctx) })
+	}
+	all.Wait()
+}
+
+func (p proxies) resume() {
+	for _, one := range p.all {
+		one.Resume()
+	}
+}
+
 // restarted: the application was started after its files were written.
 func (p proxies) restarted() {
 	for _, one := range p.all {

@@ -57,6 +57,9 @@ type Proxy struct {
 	reverse *httputil.ReverseProxy
 	host    string
 	told    atomic.Int64 // when a failure was logged last: Unix seconds
+
+	gate      gate
+	transport *http.Transport
 }
 
 var _ http.Handler = (*Proxy)(nil)
@@ -80,6 +83,7 @@ func New(o Options) *Proxy {
 		MaxIdleConnsPerHost: mostIdle,
 		DisableCompression:  true, // what the client asks for and gets is between it and the application
 	}
+	p.transport = transport
 	p.reverse = &httputil.ReverseProxy{
 		Rewrite:       p.rewrite(o.Upstream),
 		Transport:     attempts{transport},
@@ -191,6 +195,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	// The application may answer before it has read the request, as it may without us. HTTP/2 can without being told.
 	_ = http.NewResponseController(w).EnableFullDuplex()
+	defer p.gate.enter(r.Context(), lasts(r))()
 	p.reverse.ServeHTTP(w, r)
 }
 
