@@ -88,13 +88,13 @@ type Gap struct {
 	Key      string
 	Env      string
 	Waves    int           // that have to pass while some present the new value and some verify the old
-	Expected time.Duration // 0: not known
+	Expected time.Duration // at most, by the longest of earlier rotations; 0: not known
 }
 
 func (g Gap) String() string {
 	long := "for as long as the step takes"
 	if g.Expected > 0 {
-		long = fmt.Sprintf("for about %s", g.Expected.Round(time.Second))
+		long = fmt.Sprintf("for at most about %s, the longest of earlier rotations", g.Expected.Round(100*time.Millisecond))
 	}
 	return fmt.Sprintf(
 		"%s verifies %s against one value at a time (single_value): while those that present it and those that verify it switch, in %d waves, requests will be refused %s; run the sidecar's proxy before it, and take it out of single_value, to have no gap",
@@ -166,7 +166,7 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 		p.Rows = append(p.Rows, rows)
 	}
 	for n := range p.Gaps {
-		p.Gaps[n].Expected = median(durations(past, Presenting, StepSwitch))
+		p.Gaps[n].Expected = longest(durations(past, Presenting, StepSwitch))
 	}
 	return p, warnings, nil
 }
@@ -301,6 +301,8 @@ func median(all []time.Duration) time.Duration {
 	slices.Sort(all)
 	return all[len(all)/2]
 }
+
+func longest(all []time.Duration) time.Duration { return slices.Max(append(all, 0)) }
 
 func rowsOf(c Change, past []Rotation) Rows {
 	for _, r := range past { // the newest first
