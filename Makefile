@@ -55,8 +55,8 @@ test-ha: setup build ## Kill a cluster's leader in each move, and the plugin a h
 ROTATIONS ?= 50
 
 .PHONY: test-soak
-test-soak: setup build ## Rotate DATABASE_URL and REDIS_URL together ROTATIONS (50) times under load; no operation may fail
-	HYVVE_ROTATIONS=$(ROTATIONS) go test -count=1 -v -timeout 60m -run '^TestServerURLs$$' ./internal/e2e
+test-soak: setup build ## Rotate DATABASE_URL and REDIS_URL together, then AGENT_SERVICE_TOKEN and METRICS_API_KEY, ROTATIONS (50) times each under load; nothing may fail
+	HYVVE_ROTATIONS=$(ROTATIONS) go test -count=1 -v -timeout 60m -run '^(TestServerURLs|TestWholeRotationUnderLoad)$$' ./internal/e2e
 
 SEED ?=
 SEEDS ?= 10000

@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"crypto/subtle"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -41,20 +42,8 @@ func TestProxyUnderLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ask := func(ctx context.Context, token string) int {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/call", http.NoBody)
-		if err != nil {
-			return 0
-		}
-		req.Header.Set("Authorization", "Bearer "+token)
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return 0
-		}
-		_ = resp.Body.Close()
-		return resp.StatusCode
-	}
-	calls, stop := w.presents("agents-9", ask)
+	ask := asking(url + "/call")
+	calls, stop := w.presents("agents", "agents-9", agentToken, ask)
 	for range rotations {
 		w.follow(w.rotate("agent-service-token"), "done")
 	}
@@ -72,8 +61,26 @@ func TestProxyUnderLoad(t *testing.T) {
 	w.conclude()
 }
 
-// presents is an instance of agents: it calls all the time with the token that it was given last.
-func (w *world) presents(id string, call func(context.Context, string) int) (calls func() (made, refused int64), stop func()) {
+// asking gives what presents a token at a URL, and gives the status, 0 where there is no answer.
+func asking(url string) func(ctx context.Context, token string) int {
+	return func(ctx context.Context, token string) int {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+		if err != nil {
+			return 0
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return 0
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		return resp.StatusCode
+	}
+}
+
+// presents is an instance of a workload: it calls all the time with the value of a key that it was given last.
+func (w *world) presents(workload, id, env string, call func(context.Context, string) int) (calls func() (made, refused int64), stop func()) {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var token atomic.Pointer[string]
@@ -82,19 +89,19 @@ func (w *world) presents(id string, call func(context.Context, string) int) (cal
 	ready := make(chan struct{})
 	group.Go(func() {
 		for begun := false; ctx.Err() == nil; {
-			b, err := w.Engine.Creds(ctx, "agents", id)
+			b, err := w.Engine.Creds(ctx, workload, id)
 			if err != nil {
 				return
 			}
-			value := b.Values[agentToken].Reveal()
+			value := b.Values[env].Reveal()
 			token.Store(&value)
 			if !begun {
 				begun = true
 				close(ready)
 			}
-			_, _ = w.Engine.Report(ctx, client.Report{Workload: "agents", Instance: id, Secret: b.Secret, Etag: b.Etag, Healthy: true})
+			_, _ = w.Engine.Report(ctx, client.Report{Workload: workload, Instance: id, Secret: b.Secret, Etag: b.Etag, Healthy: true})
 			for changed := false; !changed && ctx.Err() == nil; {
-				if changed, err = w.Engine.Watch(ctx, "agents", id, b.Etag, 5*time.Second); err != nil {
+				if changed, err = w.Engine.Watch(ctx, workload, id, b.Etag, 5*time.Second); err != nil {
 					break
 				}
 			}
@@ -117,9 +124,8 @@ func (w *world) presents(id string, call func(context.Context, string) int) (cal
 			presented := *token.Load()
 			status := call(context.WithoutCancel(ctx), presented)
 			made.Add(1)
-			if status != http.StatusNoContent {
+			if status/100 != 2 {
 				refused.Add(1)
-				w.t.Logf("status %d", status)
 			}
 		}
 	})

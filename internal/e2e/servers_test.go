@@ -18,11 +18,12 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/demo"
 )
 
-// rotations is how often the servers' credentials are rotated: make test-soak ROTATIONS=50 does it for long.
-func rotations(t *testing.T) int {
+// rotations is how often a soak rotates, few times without being asked: make test-soak ROTATIONS=50 does it for long.
+func rotations(t *testing.T, few int) int {
+	t.Helper()
 	text := os.Getenv("HYVVE_ROTATIONS")
 	if text == "" {
-		return 3
+		return few
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 {
@@ -39,7 +40,7 @@ const leastRate = 200
 // user is ever locked that has a session, and one user of each pair can log in after each rotation.
 func TestServerURLs(t *testing.T) {
 	w := startServers(t)
-	n := rotations(t)
+	n := rotations(t, 3)
 	inspect := w.inspectLocks(t)
 	begun := time.Now()
 	for i := range n {

@@ -33,7 +33,8 @@ type agents struct {
 	stats Stats
 }
 
-// Agents calls the api's instances in turn, with the token that is presented, counts its calls in Redis, and serves /stats.
+// Agents calls the api's instances in turn, with the token that is presented, counts its calls in Redis, and serves /stats, and /metrics to
+// those who present METRICS_API_KEY.
 func Agents(ctx context.Context, o Options) error {
 	a := &agents{process: process{bundlePath: o.Bundle, pools: Pools{Instance: o.Instance}}, api: o.API}
 	defer a.pools.Close()
@@ -42,6 +43,15 @@ func Agents(ctx context.Context, o Options) error {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		_ = json.NewEncoder(w).Encode(a.stats)
+	})
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		if !a.takes(r, metricsKey) {
+			http.Error(w, "Unauthorized", http.StatusUnauthorized)
+			return
+		}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		_, _ = fmt.Fprintf(w, "# TYPE agents_calls_total counter\nagents_calls_total %d\n", a.stats.Requests)
 	})
 	var calls sync.WaitGroup
 	calls.Go(func() { a.callAll(ctx) })

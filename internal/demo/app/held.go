@@ -8,6 +8,7 @@ package app
 
 import (
 	"context"
+	"crypto/subtle"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -73,7 +74,11 @@ func (p *process) load() error {
 // read reads the bundle file, or the environment where there is none.
 func (p *process) read() (*held, error) {
 	if p.bundlePath == "" {
-		return &held{Values: map[string]string{agentToken: os.Getenv(agentToken), redisURL: os.Getenv(redisURL)}, Etag: os.Getenv("HYVVE_ETAG")}, nil
+		h := &held{Values: map[string]string{}, Etag: os.Getenv("HYVVE_ETAG")}
+		for _, name := range []string{agentToken, metricsKey, redisURL} {
+			h.Values[name] = os.Getenv(name)
+		}
+		return h, nil
 	}
 	data, err := os.ReadFile(p.bundlePath)
 	if err != nil {
@@ -84,6 +89,18 @@ func (p *process) read() (*held, error) {
 		return nil, fmt.Errorf("bundle %s: %w", p.bundlePath, err)
 	}
 	return &h, nil
+}
+
+// takes tells whether a request presents, as a bearer token, a value that is accepted for a name: a guard of the platform's,
+// with a list.
+func (p *process) takes(r *http.Request, env string) bool {
+	given, ok := []byte(bearer(r)), 0
+	for _, value := range p.now.Load().accepted(env) {
+		if value != "" {
+			ok |= subtle.ConstantTimeCompare(given, []byte(value))
+		}
+	}
+	return ok == 1
 }
 
 // ring gives the keyring of a value, so that derived keys are remembered.
