@@ -152,14 +152,14 @@ func (c *Client) Renew(ctx context.Context, leaseID string) (time.Duration, erro
 	defer cancel()
 	secret, err := c.vault.Sys().RenewWithContext(ctx, leaseID, 0)
 	if err != nil {
-		return 0, classify(err)
+		return 0, Classify(err)
 	}
 	return time.Duration(secret.LeaseDuration) * time.Second, nil
 }
 
 // Revoke ends the lease of a bundle, and with it the instance.
 func (c *Client) Revoke(ctx context.Context, leaseID string) error {
-	return classify(c.vault.Sys().RevokeWithContext(ctx, leaseID))
+	return Classify(c.vault.Sys().RevokeWithContext(ctx, leaseID))
 }
 
 // Rotation is a rotation as rotate and rotations/ show it.
@@ -235,7 +235,7 @@ func (c *Client) Rotation(ctx context.Context, id string) (Rotation, error) {
 func (c *Client) Rotations(ctx context.Context) ([]string, error) {
 	secret, err := c.vault.Logical().ListWithContext(ctx, c.mount+"/rotations")
 	if err != nil {
-		return nil, classify(err)
+		return nil, Classify(err)
 	}
 	if secret == nil {
 		return nil, nil
@@ -263,11 +263,11 @@ func (c *Client) read(ctx context.Context, path string, query url.Values, into a
 	case resp != nil && resp.StatusCode == http.StatusNotFound:
 		return nil, fmt.Errorf("%w: %s/%s is not there; is the engine mounted at %q?", ErrRefused, c.mount, path, c.mount)
 	case err != nil:
-		return nil, classify(err)
+		return nil, Classify(err)
 	}
 	text, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return nil, classify(err)
+		return nil, Classify(err)
 	}
 	answer := struct {
 		LeaseID       string   `json:"lease_id"`
@@ -284,7 +284,7 @@ func (c *Client) read(ctx context.Context, path string, query url.Values, into a
 func (c *Client) write(ctx context.Context, path string, data map[string]any, into any) (*api.Secret, error) {
 	secret, err := c.vault.Logical().WriteWithContext(ctx, c.mount+"/"+path, data)
 	if err != nil {
-		return nil, classify(err)
+		return nil, Classify(err)
 	}
 	if secret == nil {
 		return nil, nil
@@ -309,8 +309,15 @@ func decode(data map[string]any, into any) error {
 	return nil
 }
 
-// classify says by status what may be done about an error.
-func classify(err error) error {
+// What a Vault answers that is a replication's secondary, or a performance standby, where it does not forward; seen behind
+// load balancers that pass its health on (sys/health of Vault's API).
+const (
+	statusSecondary = 472
+	statusStandby   = 473
+)
+
+// Classify says by status what may be done about an error of Vault's client.
+func Classify(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -321,7 +328,8 @@ func classify(err error) error {
 	switch code := response.StatusCode; {
 	case code == http.StatusForbidden || code == http.StatusUnauthorized:
 		return fmt.Errorf("%w: %w", ErrDenied, err)
-	case code == http.StatusTooManyRequests || code == http.StatusPreconditionFailed || code >= http.StatusInternalServerError:
+	case code == http.StatusTooManyRequests || code == http.StatusPreconditionFailed || code == statusSecondary ||
+		code == statusStandby || code >= http.StatusInternalServerError:
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return fmt.Errorf("%w: %w", ErrRefused, err)

@@ -35,7 +35,7 @@ func newClient(t *testing.T, handler http.HandlerFunc) *Client {
 func TestErrorsSayWhatToDo(t *testing.T) {
 	for status, want := range map[int]error{
 		400: ErrRefused, 404: ErrRefused, 403: ErrDenied, 412: ErrUnavailable, 429: ErrUnavailable, 500: ErrUnavailable,
-		502: ErrUnavailable, 503: ErrUnavailable,
+		472: ErrUnavailable, 473: ErrUnavailable, 502: ErrUnavailable, 503: ErrUnavailable,
 	} {
 		c := newClient(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(status)

@@ -127,6 +127,13 @@ func (n *nodes) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, problem
 }
 
+// CloseIdleConnections is what http.Client asks for by that name.
+func (n *nodes) CloseIdleConnections() {
+	if below, ok := n.below.(interface{ CloseIdleConnections() }); ok {
+		below.CloseIdleConnections()
+	}
+}
+
 // send sends a copy of the request to one node.
 func (n *nodes) send(req *http.Request, at int) (*http.Response, error) {
 	try := req.Clone(req.Context())
