@@ -52,7 +52,7 @@ func (b *Bed) Cluster(ctx context.Context, o VaultOptions) (*Cluster, error) {
 	}
 	c.Addr, c.Token = strings.Join(addrs, ","), first.Token
 	var err error
-	if c.Client, err = client(c.Addr); err != nil {
+	if c.Client, err = client(c.Addr, ""); err != nil {
 		return nil, err
 	}
 	c.Client.SetToken(c.Token)

@@ -34,6 +34,7 @@ type VaultOptions struct {
 	Audit   bool   // to AuditPath
 	NoMount bool   // leave enabling the engine to the caller
 	Addr    string // host:port to listen on; a free one if empty
+	TLS     bool   // with a certificate of the bed's Authority, asking clients for theirs; Durable only
 }
 
 // Server is how to reach a Vault, be it one server or a cluster of them.
@@ -57,6 +58,8 @@ type Vault struct {
 	member  bool      // of a cluster
 	joined  bool      // what it was to join
 	leader  string    // of the cluster, to join; empty for the first member
+
+	certificate Certificate // where it speaks TLS
 }
 
 // VaultBinary finds the server: the one that scripts/setup built, or that of PATH.
@@ -75,6 +78,11 @@ func (b *Bed) Vault(ctx context.Context, o VaultOptions) (*Vault, error) {
 	v, err := b.newVault(o.Addr)
 	if err != nil {
 		return nil, err
+	}
+	if o.TLS {
+		if err := v.useTLS(); err != nil {
+			return nil, err
+		}
 	}
 	if o.Durable {
 		err = v.prepareDurable("one")
@@ -117,24 +125,44 @@ func (b *Bed) newVault(listen string) (*Vault, error) {
 		// the directory of both, so that the path of a socket is not too long.
 		env: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=."},
 	}
-	if v.Client, err = client(v.Addr); err != nil {
+	if v.Client, err = client(v.Addr, ""); err != nil {
 		return nil, err
 	}
 	b.say("starting Vault on %s", listen)
 	return v, nil
 }
 
-// listen is the host:port of the server.
-func (v *Vault) listen() string { return strings.TrimPrefix(v.Addr, "http://") }
+// useTLS lets a server that is not prepared yet speak TLS.
+func (v *Vault) useTLS() error {
+	authority, err := v.bed.Authority()
+	if err != nil {
+		return err
+	}
+	if v.certificate, err = authority.server("vault", nil); err != nil {
+		return err
+	}
+	v.Addr = "https://" + v.listen()
+	v.Client, err = client(v.Addr, authority.File)
+	return err
+}
 
-// client makes one of an address, or of several with commas between them. It takes nothing from the environment but what
-// it is told.
-func client(addr string) (*api.Client, error) {
+// listen is the host:port of the server.
+func (v *Vault) listen() string {
+	_, listen, _ := strings.Cut(v.Addr, "://")
+	return listen
+}
+
+// client makes one of an address, or of several with commas between them, trusting the authority of a file if that is
+// given. It takes nothing from the environment but what it is told.
+func client(addr, authority string) (*api.Client, error) {
 	config := api.DefaultConfig()
 	if config.Error != nil {
 		return nil, config.Error
 	}
 	config.MaxRetries = 0
+	if err := config.ConfigureTLS(&api.TLSConfig{CACert: authority}); err != nil {
+		return nil, fmt.Errorf("making a Vault client: %w", err)
+	}
 	c, err := hyvve.NewVault(config, addr)
 	if err != nil {
 		return nil, fmt.Errorf("making a Vault client: %w", err)
@@ -169,13 +197,17 @@ func (v *Vault) prepareDurable(id string) error {
 		return err
 	}
 	peers := fmt.Sprintf("127.0.0.1:%d", port)
+	listener := map[string]any{"address": v.listen(), "cluster_address": peers, "tls_disable": true}
+	if c := v.certificate; c.CertFile != "" {
+		listener["tls_disable"], listener["tls_cert_file"], listener["tls_key_file"] = false, c.CertFile, c.KeyFile
+	}
 	config := map[string]any{
 		"storage": map[string]any{"raft": map[string]any{
 			"path": data, "node_id": id,
 			"performance_multiplier":    "1",                                           // a leader that is gone is noticed soon
 			"autopilot_update_interval": "500ms", "autopilot_reconcile_interval": "1s", // a node that joins votes soon
 		}},
-		"listener":         map[string]any{"tcp": map[string]any{"address": v.listen(), "cluster_address": peers, "tls_disable": true}},
+		"listener":         map[string]any{"tcp": listener},
 		"plugin_directory": Tool("plugins"),
 		"api_addr":         v.Addr,
 		"cluster_addr":     "http://" + peers,
