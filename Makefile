@@ -40,13 +40,11 @@ test: setup build ## Run every test, with the race detector, on real parts
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need no server
-	go test -race ./internal/key/... ./internal/dsn/... ./internal/kind/token/... ./internal/kind/external/... ./internal/kind/kinds/... ./internal/kind/kindtest/... ./internal/workload/... ./internal/rotation/... ./internal/sim/... ./plugin/... \
-		./internal/envelope/... ./internal/pbkdf2/... ./internal/client/... ./sidecar/render/... ./sidecar/watch/... \
-		./sidecar/reload/... ./sidecar/health/... ./sidecar/usage/... ./sidecar/status/... ./sidecar/memory/... ./sidecar/proxy/... ./sidecar/supervise/... ./sidecar/agent/...
+	go test -race $$(go list ./... | grep -vE '/(internal/(e2e|testbed|bench|demo)|internal/kind/(postgres|redis)|sidecar/(reencrypt|login))(/|$$)')
 
 .PHONY: test-e2e
 test-e2e: setup build ## Run the scenarios over real Vault, PostgreSQL and Redis
-	go test -race -timeout 30m ./internal/e2e/... ./internal/testbed/... ./internal/kind/postgres/... ./internal/kind/redis/... ./sidecar/reencrypt/...
+	go test -race -timeout 30m ./internal/e2e/... ./internal/testbed/... ./internal/kind/postgres/... ./internal/kind/redis/... ./sidecar/reencrypt/... ./sidecar/login/...
 
 .PHONY: test-ha
 test-ha: setup build ## Kill a cluster's leader in each move, and the plugin a hundred times, under load (some minutes)
