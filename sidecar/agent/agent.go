@@ -16,11 +16,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/vault/api"
-
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/memory"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reencrypt"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
@@ -47,7 +46,8 @@ const (
 type Agent struct {
 	config Config
 	log    *slog.Logger
-	vault  *api.Client
+	vault  *login.Connection
+	method *login.Method
 	engine *client.Client
 
 	bundle client.Bundle // last read
@@ -75,7 +75,7 @@ type Agent struct {
 	board     *status.Board
 	memory    memory.Keeper
 	next      chan change // of the configuration
-	token     token
+	token     login.Token
 	tokenAge  *time.Timer
 	leaseAge  *time.Timer
 	retry     *time.Timer // after a fault
@@ -85,7 +85,7 @@ type Agent struct {
 
 // New makes an agent of a checked configuration with a vault block.
 func New(c Config, log *slog.Logger) (*Agent, error) {
-	v, err := newVault(c.Vault)
+	v, err := c.Vault.connect()
 	if err != nil {
 		return nil, err
 	}
@@ -167,11 +167,10 @@ func (a *Agent) Run(ctx context.Context) error {
 			continue
 		}
 		failures++
-		wait := backoff(failures)
+		wait := max(backoff(failures), a.vault.Wait())
 		a.vaultIs(err)
 		a.log.Warn("vault session ended; files stay as they are", "error", err, "retry_in", wait)
-		a.sayNotStarted()
-		if a.rest(ctx, wait) {
+		if a.endure(ctx, err, wait) {
 			failures = 0
 		}
 	}
@@ -211,14 +210,14 @@ func backoff(failures int) time.Duration {
 
 // session logs in and serves until something is wrong with Vault.
 func (a *Agent) session(ctx context.Context) error {
-	token, err := login(ctx, a.vault, a.config.Vault.Auth)
+	token, err := a.method.Login(ctx, a.vault)
 	if err != nil {
 		return err
 	}
 	a.token = token
 	a.vaultIs(nil)
 	a.log.Info("logged in to vault", "method", a.config.Vault.Auth.Method)
-	schedule(a.tokenAge, share(token.ttl))
+	schedule(a.tokenAge, share(token.TTL))
 	a.stale = true // the token before may have taken its leases with it
 	for failures := 0; ; {
 		err := a.runOnce(ctx)
@@ -233,12 +232,14 @@ func (a *Agent) session(ctx context.Context) error {
 			fallthrough
 		case errors.Is(err, client.ErrUnavailable):
 			failures++
-			wait := backoff(failures)
+			wait := max(backoff(failures), a.vault.Wait())
 			a.vaultIs(err)
 			a.log.Warn("vault did not take a request; files stay as they are", "error", err, "retry_in", wait)
-			a.sayNotStarted()
-			if a.rest(ctx, wait) {
+			if a.endure(ctx, err, wait) {
 				return errReconfigured
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
 			}
 		default:
 			return err
@@ -290,7 +291,7 @@ func (a *Agent) refresh(ctx context.Context) error {
 	for _, w := range bundle.Warnings {
 		a.log.Warn("vault warns", "warning", w)
 	}
-	if a.have && !sameContent(a.bundle, bundle) {
+	if !sameContent(a.bundle, bundle) {
 		a.before = a.bundle
 	}
 	a.bundle, a.have = bundle, true
@@ -447,24 +448,6 @@ func (a *Agent) lastWord(ctx context.Context) bool {
 		a.log.Warn("failure not reported", "error", err)
 	}
 	return true
-}
-
-// renewToken keeps the token alive. One that cannot be renewed, or not for long, is replaced by another login before it
-// ends, since its end would take the lease with it.
-func (a *Agent) renewToken(ctx context.Context) error {
-	if !a.token.renewable {
-		return errTokenEnds
-	}
-	ttl, err := renewToken(ctx, a.vault)
-	switch {
-	case errors.Is(err, client.ErrUnavailable):
-		schedule(a.tokenAge, backoffMost)
-	case err == nil && ttl < a.token.ttl/2:
-		return errTokenEnds
-	default:
-		schedule(a.tokenAge, share(ttl))
-	}
-	return err
 }
 
 // mask hides every value of this bundle and of the one before in a text, the longest first: one may be part of another.

@@ -39,6 +39,8 @@ type commandFlags struct {
 	dotenv, bundle, watch, pidFile, signal, health, databaseURL, logLevel   string
 	statusSocket, statusListen                                              string
 
+	kubernetesRole, certFile, keyFile string
+
 	exec *execFlags // nil: not of this command
 }
 
@@ -53,6 +55,9 @@ func (c *commandFlags) define(flags *flag.FlagSet) {
 		{&c.tokenFile, "token-file", "`FILE` with a Vault token to log in with"},
 		{&c.roleID, "role-id-file", "`FILE` with an AppRole's role id, with --secret-id-file"},
 		{&c.secretID, "secret-id-file", "`FILE` with an AppRole's secret id"},
+		{&c.kubernetesRole, "kubernetes-role", "`NAME` of the role to log in as with the token of the pod's service account"},
+		{&c.certFile, "cert-file", "`FILE` with a client certificate to log in with, with --key-file"},
+		{&c.keyFile, "key-file", "`FILE` with the private key of that certificate"},
 		{&c.workload, "workload", "`NAME` of the workload"},
 		{&c.instance, "instance", "`NAME` of this instance; host name and workload otherwise"},
 		{&c.dotenv, "dotenv", "`FILE` to render in dotenv format"},
@@ -106,8 +111,12 @@ func (c *commandFlags) file() (File, error) {
 	if c.watch != "" {
 		f.Watch = &WatchBlock{Paths: []string{c.watch}}
 	}
-	if c.tokenFile != "" || c.roleID != "" || c.secretID != "" || c.address != "" || c.mount != "" {
-		c.overVault(&f)
+	auth, err := c.auth()
+	if err != nil {
+		return f, err
+	}
+	if auth.Method != "" || c.address != "" || c.mount != "" {
+		c.overVault(&f, auth)
 	}
 	over := func(into *string, value string) {
 		if value != "" {
@@ -155,7 +164,7 @@ func (c *commandFlags) file() (File, error) {
 	return f, nil
 }
 
-func (c *commandFlags) overVault(f *File) {
+func (c *commandFlags) overVault(f *File, auth AuthBlock) {
 	if f.Vault == nil {
 		f.Vault = &VaultBlock{}
 	}
@@ -165,11 +174,8 @@ func (c *commandFlags) overVault(f *File) {
 	if c.mount != "" {
 		f.Vault.Mount = c.mount
 	}
-	switch {
-	case c.tokenFile != "":
-		f.Vault.Auth = AuthBlock{Method: "token_file", Path: c.tokenFile}
-	case c.roleID != "" || c.secretID != "":
-		f.Vault.Auth = AuthBlock{Method: "approle", RoleIDFile: c.roleID, SecretIDFile: c.secretID}
+	if auth.Method != "" {
+		f.Vault.Auth = auth
 	}
 }
 

@@ -10,25 +10,35 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/login"
 )
 
 // VaultBlock says where Vault is and how to log in.
 type VaultBlock struct {
-	Address   string    `hcl:"address,optional"`
-	Mount     string    `hcl:"mount,optional"`
-	Namespace string    `hcl:"namespace,optional"`
-	CACert    string    `hcl:"ca_cert,optional"`
-	Auth      AuthBlock `hcl:"auth,block"`
+	Address    string    `hcl:"address,optional"`
+	Mount      string    `hcl:"mount,optional"`
+	Namespace  string    `hcl:"namespace,optional"`
+	CACert     string    `hcl:"ca_cert,optional"`
+	CAPath     string    `hcl:"ca_path,optional"`
+	ServerName string    `hcl:"tls_server_name,optional"`
+	ClientCert string    `hcl:"client_cert,optional"`
+	ClientKey  string    `hcl:"client_key,optional"`
+	Auth       AuthBlock `hcl:"auth,block"`
 }
 
-// AuthBlock is a way to log in: "token_file" or "approle".
-type AuthBlock struct {
-	Method       string `hcl:"method,label"`
-	Path         string `hcl:"path,optional"`
-	RoleIDFile   string `hcl:"role_id_file,optional"`
-	SecretIDFile string `hcl:"secret_id_file,optional"`
-	Mount        string `hcl:"mount,optional"`
+// AuthBlock is a way to log in.
+type AuthBlock = login.Settings
+
+// connect makes the client of a block that was checked.
+func (v VaultBlock) connect() (*login.Connection, error) {
+	a := login.Address{
+		URL: v.Address, Namespace: v.Namespace, CACert: v.CACert, CAPath: v.CAPath, ServerName: v.ServerName,
+		ClientCert: v.ClientCert, ClientKey: v.ClientKey,
+	}
+	if v.Auth.CertFile != "" {
+		a.ClientCert, a.ClientKey = v.Auth.CertFile, v.Auth.KeyFile
+	}
+	return login.Connect(a)
 }
 
 func (c *Config) checkVault() (errs []error) {
@@ -51,9 +61,10 @@ func (c *Config) checkVault() (errs []error) {
 		errs = append(errs, fmt.Errorf("vault: address: %w", err))
 	}
 	var err error
-	if c.Vault.Auth, err = v.Auth.checked(); err != nil {
+	if c.Vault.Auth, err = v.Auth.Check(); err != nil {
 		errs = append(errs, err)
 	}
+	errs = append(errs, c.Vault.checkTLS()...)
 	if c.Instance == "" {
 		host, err := os.Hostname()
 		if err != nil {
@@ -64,23 +75,26 @@ func (c *Config) checkVault() (errs []error) {
 	return errs
 }
 
-// checked is the block with its defaults; it refuses what is missing or not known.
-func (b AuthBlock) checked() (AuthBlock, error) {
-	switch b.Method {
-	case "token_file":
-		if b.Path == "" {
-			return b, errors.New("vault: auth \"token_file\": path is missing; name the file that holds the token")
-		}
-	case "approle":
-		if b.RoleIDFile == "" || b.SecretIDFile == "" {
-			return b, errors.New("vault: auth \"approle\": role_id_file or secret_id_file is missing; name the files that hold them")
-		}
-		if b.Mount == "" {
-			b.Mount = "approle"
-		}
-	default:
-		methods := []string{"token_file", "approle"}
-		return b, fmt.Errorf("vault: auth %q is not known%s (it is one of %s)", b.Method, usage.DidYouMean(b.Method, methods), strings.Join(methods, ", "))
+// checkTLS refuses what contradicts itself, or would have no effect.
+func (v VaultBlock) checkTLS() (errs []error) {
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("vault: "+format, args...)) }
+	if v.CACert != "" && v.CAPath != "" {
+		fail("ca_cert and ca_path are both set; take one out")
 	}
-	return b, nil
+	if (v.ClientCert == "") != (v.ClientKey == "") {
+		fail("client_cert and client_key belong together; set both, or none")
+	}
+	if v.ClientCert != "" && v.Auth.CertFile != "" {
+		fail("client_cert and cert_file of auth \"cert\" are both set, and a connection has one certificate; take client_cert and client_key out")
+	}
+	if strings.HasPrefix(v.Address, "http://") {
+		for _, f := range []struct{ name, value string }{
+			{"ca_cert", v.CACert}, {"ca_path", v.CAPath}, {"tls_server_name", v.ServerName}, {"client_cert", v.ClientCert}, {"auth \"cert\"", v.Auth.CertFile},
+		} {
+			if f.value != "" {
+				fail("%s needs TLS, and address is %s; write it with https://", f.name, v.Address)
+			}
+		}
+	}
+	return errs
 }

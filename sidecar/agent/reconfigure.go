@@ -3,15 +3,12 @@
 package agent
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"reflect"
-	"time"
-
-	"github.com/hashicorp/vault/api"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 )
@@ -19,7 +16,7 @@ import (
 // change is another configuration, and a client of its Vault.
 type change struct {
 	config Config
-	vault  *api.Client
+	vault  *login.Connection
 }
 
 // errReconfigured ends a session of Vault, so that the next one is by the new configuration.
@@ -28,7 +25,7 @@ var errReconfigured = errors.New("the configuration is another one")
 // reconfigure has the loop go on with another configuration, which is changeable to, as soon as it has ended what it is at.
 // It is called beside Run, by one goroutine.
 func (a *Agent) reconfigure(c Config) error {
-	v, err := newVault(c.Vault)
+	v, err := c.Vault.connect()
 	if err != nil {
 		return err
 	}
@@ -60,7 +57,10 @@ func (c Config) changeable(to Config) error {
 
 // take sets all that comes from the configuration.
 func (a *Agent) take(c change) {
-	a.config, a.vault, a.engine, a.stale = c.config, c.vault, client.New(c.vault, c.config.Vault.Mount), true
+	if a.method == nil || c.config.Vault.Auth != a.config.Vault.Auth {
+		a.method = login.New(c.config.Vault.Auth) // the one before may know a secret id that can be unwrapped but once
+	}
+	a.config, a.vault, a.engine, a.stale = c.config, c.vault, client.New(c.vault.Vault, c.config.Vault.Mount), true
 	if cmd, ok := c.config.Reloader.(reload.Command); ok {
 		cmd.Mask = a.mask
 		a.config.Reloader = cmd
@@ -88,16 +88,4 @@ func (a *Agent) adopt(c change) {
 		s.Workload, s.Instance, s.Rendered, s.Vault = first.Workload, first.Instance, first.Rendered, first.Vault
 	})
 	a.log.Info("configuration taken", "workload", a.config.Workload, "instance", a.config.Instance)
-}
-
-// rest waits. It tells whether another configuration came meanwhile, which is adopted then.
-func (a *Agent) rest(ctx context.Context, wait time.Duration) (reconfigured bool) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(wait):
-	case c := <-a.next:
-		a.adopt(c)
-		return true
-	}
-	return false
 }

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/login"
+)
+
+// What follows from an answer to a renewal of the token.
+func TestRenewToken(t *testing.T) {
+	for name, c := range map[string]struct {
+		had       time.Duration // TTL at the login
+		left      time.Duration // of it
+		fixed     bool          // not to be renewed
+		status    int
+		ttl       int // of the answer, in seconds
+		want      error
+		renewedIn bool // whether another renewal is to come
+	}{
+		"renewed":                          {time.Hour, 20 * time.Minute, false, 200, 3600, nil, true},
+		"renewed for longer":               {10 * time.Second, 3 * time.Second, false, 200, 3600, nil, true},
+		"periodic":                         {time.Hour, 20 * time.Minute, false, 200, 3600, nil, true},
+		"near its last end":                {time.Hour, 20 * time.Minute, false, 200, 900, errTokenEnds, false},
+		"not to be renewed":                {time.Hour, 20 * time.Minute, true, 200, 3600, errTokenEnds, false},
+		"revoked":                          {time.Hour, 20 * time.Minute, false, 403, 0, client.ErrDenied, false},
+		"not to be renewed, as it says":    {time.Hour, 20 * time.Minute, false, 400, 0, client.ErrDenied, false},
+		"vault is away":                    {time.Hour, 20 * time.Minute, false, 503, 0, client.ErrUnavailable, true},
+		"not renewed, for whatever reason": {time.Hour, 9 * time.Minute, false, 500, 0, errTokenEnds, false},
+		"behind":                           {time.Hour, 20 * time.Minute, false, 412, 0, client.ErrUnavailable, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != "/v1/auth/token/renew-self" {
+					t.Errorf("asked for %s", r.URL.Path)
+				}
+				w.WriteHeader(c.status)
+				_, _ = fmt.Fprintf(w, `{"errors":["so"],"auth":{"client_token":"t","lease_duration":%d,"renewable":true}}`, c.ttl)
+			}))
+			t.Cleanup(server.Close)
+			conn, err := login.Connect(login.Address{URL: server.URL})
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn.Vault.SetToken("t")
+			a := &Agent{
+				vault: conn, log: slog.New(slog.DiscardHandler), tokenAge: stopped(),
+				token: login.Token{TTL: c.had, Renewable: !c.fixed, Ends: time.Now().Add(c.left)},
+			}
+			err = a.renewToken(t.Context())
+			if !errors.Is(err, c.want) || errors.Is(err, client.ErrUnavailable) != (c.want == client.ErrUnavailable) { //nolint:errorlint // the very one
+				t.Errorf("%v, want %v", err, c.want)
+			}
+			if a.tokenAge.Stop() != c.renewedIn {
+				t.Errorf("another renewal: %v", !c.renewedIn)
+			}
+			if c.want == nil && (a.token.TTL != max(c.had, time.Hour) || time.Until(a.token.Ends) > time.Hour) {
+				t.Errorf("the token is %+v", a.token)
+			}
+		})
+	}
+}
+
+const kubernetesAuth = `auth "kubernetes" { role = "api" }`
+
+func TestVaultBlocks(t *testing.T) {
+	with := func(auth, more string) string {
+		text := strings.Replace(good, `auth "token_file" { path = "/run/token" }`, auth+"\n"+more, 1)
+		return strings.Replace(text, "http://127.0.0.1:8200", "https://127.0.0.1:8200", 1)
+	}
+	certificate := "auth \"cert\" {\n cert_file = \"/c\"\n key_file = \"/k\"\n name = \"api\"\n}"
+	plain := func(text string) string {
+		return strings.Replace(text, "https://127.0.0.1:8200", "http://127.0.0.1:8200", 1)
+	}
+	for name, c := range map[string]struct {
+		text  string
+		wants []string // none: it is good
+	}{
+		"kubernetes":          {with(kubernetesAuth, ""), nil},
+		"certificate":         {with(certificate, "tls_server_name = \"vault\"\nca_path = \"/etc/ssl/certs\""), nil},
+		"wrapped":             {with("auth \"approle\" {\n role_id_file = \"/r\"\n secret_id_file = \"/s\"\n secret_id_wrapped = true\n role = \"api\"\n}", ""), nil},
+		"client certificate":  {with(kubernetesAuth, "client_cert = \"/c\"\nclient_key = \"/k\"\nca_cert = \"/ca\""), nil},
+		"misspelt":            {with(`auth "kubernetes" { rol = "api" }`, ""), []string{`"rol"`, `"role"`}},
+		"no auth":             {with("", ""), []string{"Missing auth block"}},
+		"another method's":    {with("auth \"kubernetes\" {\n role = \"api\"\n path = \"/t\"\n}", ""), []string{"path is not a field of this method"}},
+		"two authorities":     {with(kubernetesAuth, "ca_cert = \"/a\"\nca_path = \"/b\""), []string{"ca_cert and ca_path are both set"}},
+		"half a certificate":  {with(kubernetesAuth, "client_cert = \"/a\""), []string{"client_cert and client_key belong together"}},
+		"two certificates":    {with(certificate, "client_cert = \"/a\"\nclient_key = \"/b\""), []string{"client_cert and cert_file", "take client_cert"}},
+		"certificate, no TLS": {plain(with(certificate, "")), []string{`auth "cert" needs TLS`, "https://"}},
+		"server name, no TLS": {plain(with(kubernetesAuth, `tls_server_name = "x"`)), []string{"tls_server_name needs TLS"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			status, text := validate(t, c.text)
+			if (status == 0) != (len(c.wants) == 0) {
+				t.Errorf("status %d: %s", status, text)
+			}
+			for _, want := range c.wants {
+				if !strings.Contains(text, want) {
+					t.Errorf("no %q in:\n%s", want, text)
+				}
+			}
+		})
+	}
+}
+
+func TestLoginFlags(t *testing.T) {
+	for flags, want := range map[string]string{
+		"--vault-addr=https://v --kubernetes-role=api":                         "good",
+		"--vault-addr=https://v --cert-file=/c --key-file=/k":                  "good",
+		"--vault-addr=http://v --cert-file=/c --key-file=/k":                   "needs TLS",
+		"--vault-addr=https://v --cert-file=/c":                                "key_file is missing",
+		"--vault-addr=https://v --kubernetes-role=api --token-file=/t":         "--token-file and --kubernetes-role",
+		"--vault-addr=https://v --role-id-file=/r --cert-file=/c --key-file=k": "--role-id-file and --cert-file",
+		"--vault-addr=https://v --secret-id-file=/r":                           "role_id_file is missing",
+	} {
+		var out, errs strings.Builder
+		Validate(append(strings.Fields(flags), "--workload=api", "--dotenv=/run/.env"), &out, &errs)
+		if text := out.String() + errs.String(); !strings.Contains(text, want) {
+			t.Errorf("%s: no %q in %s", flags, want, text)
+		}
+	}
+}
