@@ -75,6 +75,7 @@ type Agent struct {
 	board     *status.Board
 	memory    memory.Keeper
 	next      chan change // of the configuration
+	copies    copies
 	token     login.Token
 	tokenAge  *time.Timer
 	leaseAge  *time.Timer
@@ -153,6 +154,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer wait()
 	defer a.leave()
 	defer a.jobs.stop()
+	a.copies.begun = time.Now()
 	for failures := 0; ctx.Err() == nil; {
 		begun := time.Now()
 		err := a.session(ctx)
@@ -196,7 +198,7 @@ func (a *Agent) tidy() error {
 
 // sayNotStarted says, once, what trouble means for a workload that gets its environment here.
 func (a *Agent) sayNotStarted() {
-	if _, ok := a.config.Reloader.(reload.Provider); ok && !a.have && !a.waits {
+	if _, ok := a.config.Reloader.(reload.Provider); ok && !a.have && !a.copies.used && !a.waits {
 		a.waits = true
 		a.log.Warn("workload is not started: it waits for its first bundle")
 	}
@@ -293,6 +295,9 @@ func (a *Agent) refresh(ctx context.Context) error {
 	}
 	if !sameContent(a.bundle, bundle) {
 		a.before = a.bundle
+	}
+	if a.copies.used && !a.have {
+		a.log.Info("vault is back; the last-good copy has served", "etag", bundle.Etag)
 	}
 	a.bundle, a.have = bundle, true
 	a.apply(ctx)
@@ -395,6 +400,7 @@ func (a *Agent) renewLease(ctx context.Context) error {
 	schedule(a.leaseAge, share(lasts))
 	a.futile = 0
 	a.dirty = true // a sign of life
+	a.confirmCopy()
 	return nil
 }
 

@@ -31,6 +31,7 @@ func (a *Agent) apply(ctx context.Context) {
 		if a.loaded != "" {
 			a.loaded = a.bundle.Etag
 		}
+		a.confirmCopy()
 		return
 	}
 	changed, err := a.render()
@@ -52,6 +53,9 @@ func (a *Agent) apply(ctx context.Context) {
 
 // render writes all files. Before the first one changes it is noted beside it that a reload is owed.
 func (a *Agent) render() (changed bool, err error) {
+	if err := a.keepCopy(); err != nil {
+		return false, err
+	}
 	if err := a.proxies.take(a.bundle); err != nil {
 		return false, err
 	}

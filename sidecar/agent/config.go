@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/hcl/v2/hclparse"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/lastgood"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/supervise"
@@ -46,6 +47,8 @@ type WatchBlock struct {
 type Config struct {
 	File
 	Targets   []render.Target
+	LastGood  *lastgood.Store // nil: no copy is kept
+	Patience  time.Duration   // how long Vault may be away at a start before the copy is used
 	Listeners []Listener
 	Reloader  reload.Reloader   // nil: files are all that is wanted
 	Supervise supervise.Options // of the exec block

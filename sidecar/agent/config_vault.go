@@ -15,15 +15,16 @@ import (
 
 // VaultBlock says where Vault is and how to log in.
 type VaultBlock struct {
-	Address    string    `hcl:"address,optional"`
-	Mount      string    `hcl:"mount,optional"`
-	Namespace  string    `hcl:"namespace,optional"`
-	CACert     string    `hcl:"ca_cert,optional"`
-	CAPath     string    `hcl:"ca_path,optional"`
-	ServerName string    `hcl:"tls_server_name,optional"`
-	ClientCert string    `hcl:"client_cert,optional"`
-	ClientKey  string    `hcl:"client_key,optional"`
-	Auth       AuthBlock `hcl:"auth,block"`
+	Address    string         `hcl:"address,optional"`
+	Mount      string         `hcl:"mount,optional"`
+	Namespace  string         `hcl:"namespace,optional"`
+	CACert     string         `hcl:"ca_cert,optional"`
+	CAPath     string         `hcl:"ca_path,optional"`
+	ServerName string         `hcl:"tls_server_name,optional"`
+	ClientCert string         `hcl:"client_cert,optional"`
+	ClientKey  string         `hcl:"client_key,optional"`
+	Auth       AuthBlock      `hcl:"auth,block"`
+	LastGood   *LastGoodBlock `hcl:"last_good,block"`
 }
 
 // AuthBlock is a way to log in.
@@ -72,7 +73,7 @@ func (c *Config) checkVault() (errs []error) {
 		}
 		c.Instance = host + "-" + c.Workload + "-" + c.place()
 	}
-	return errs
+	return append(errs, c.checkLastGood()...)
 }
 
 // checkTLS refuses what contradicts itself, or would have no effect.

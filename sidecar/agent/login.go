@@ -47,9 +47,10 @@ func (a *Agent) renewToken(ctx context.Context) error {
 
 // endure waits while Vault is away, and meanwhile goes on with the workload: what failed with it is done again, and it is
 // looked at. It tells whether another configuration came, which is adopted then.
-func (a *Agent) endure(ctx context.Context, _ error, wait time.Duration) (reconfigured bool) {
+func (a *Agent) endure(ctx context.Context, problem error, wait time.Duration) (reconfigured bool) {
 	end := time.NewTimer(wait)
 	defer end.Stop()
+	a.startFromCopy(ctx, problem)
 	a.sayNotStarted()
 	for {
 		select {

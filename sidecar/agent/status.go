@@ -68,7 +68,7 @@ func (a *Agent) publish() {
 		s.Ready = s.Ready || a.rendered != "" // the last good files stay
 		s.Loaded = a.have && a.loaded == a.bundle.Etag
 		s.Healthy, s.Reason, s.Work = a.healthy, a.reason, work
-		if a.have {
+		if a.have || a.copies.used {
 			s.Etag, s.Keys = a.bundle.Etag, keysOf(a.bundle)
 		}
 	})

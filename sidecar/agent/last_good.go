@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/lastgood"
+)
+
+const (
+	// copyPatience: Vault often comes up beside the workload.
+	copyPatience = 2 * time.Second
+	// copyEvery is how often a copy is stored again while nothing changes, which tells how old it is.
+	copyEvery = 10 * time.Minute
+)
+
+// copies is what is known of the last-good copy.
+type copies struct {
+	begun time.Time // of Run
+	used  bool      // this run has started from it
+	kept  time.Time // when it was stored last by this run
+	etag  string    // of what was stored then
+}
+
+// keepCopy stores the bundle before files are written with it: killed in between, the copy is what comes next, and never
+// what was before. Where it cannot be stored, the one before is removed, for the same reason; files are written without
+// one then. Only where both fail are they not.
+func (a *Agent) keepCopy() error {
+	store := a.config.LastGood
+	if store == nil || !a.have || a.copies.etag == a.bundle.Etag && !a.copyDue() {
+		return nil
+	}
+	err := a.storeCopy(a.bundle)
+	if err == nil {
+		return nil
+	}
+	a.copies.kept, a.copies.etag = time.Time{}, ""
+	if gone := store.Remove(); gone != nil {
+		return fmt.Errorf("last_good: the copy can neither be stored nor removed, and would be older than the files: %w", errors.Join(err, gone))
+	}
+	a.log.Warn("last-good copy not stored; a start without vault would wait", "error", err)
+	return nil
+}
+
+// confirmCopy stores what the files hold once more, now and then, since Vault has just confirmed it.
+func (a *Agent) confirmCopy() {
+	if a.config.LastGood == nil || !a.have || a.rendered == "" || !a.copyDue() {
+		return
+	}
+	if err := a.storeCopy(a.applied); err != nil {
+		a.log.Warn("last-good copy not stored anew; it seems older than it is", "error", err)
+	}
+}
+
+func (a *Agent) copyDue() bool {
+	every := copyEvery
+	if most := a.config.LastGood.MaxAge; most > 0 {
+		every = min(every, most/4)
+	}
+	return time.Since(a.copies.kept) >= every
+}
+
+func (a *Agent) storeCopy(b client.Bundle) error {
+	now := time.Now()
+	if err := a.config.LastGood.Save(b, now); err != nil {
+		return err
+	}
+	a.copies.kept, a.copies.etag = now, b.Etag
+	return nil
+}
+
+// startFromCopy applies the copy where Vault cannot be reached and nothing was had from it since the start. That Vault
+// refuses is another matter: whoever may have nothing any more gets nothing.
+func (a *Agent) startFromCopy(ctx context.Context, problem error) {
+	store := a.config.LastGood
+	if store == nil || a.have || a.copies.used || !errors.Is(problem, client.ErrUnavailable) || time.Since(a.copies.begun) < a.config.Patience {
+		return
+	}
+	c, err := store.Load(time.Now())
+	if err == nil {
+		err = a.notBehind(c)
+	}
+	if err != nil {
+		a.log.Warn("last-good copy not used; waiting for vault", "error", err)
+		return
+	}
+	a.copies.used, a.bundle = true, c.Bundle
+	a.log.Warn("running from the last-good copy, since vault cannot be reached; nothing is reported", "age", time.Since(c.Stored).Round(time.Second).String(),
+		"stored", c.Stored, "etag", c.Bundle.Etag)
+	a.apply(ctx)
+}
+
+// notBehind refuses a copy that is older than a file which is there and holds something else. Copies are stored before
+// files are written, so that one was restored from elsewhere, or the files were written while none was kept.
+func (a *Agent) notBehind(c lastgood.Copy) error {
+	for _, t := range a.config.Targets {
+		newer, err := t.NewerThan(c.Stored, c.Bundle)
+		if err != nil {
+			return err
+		}
+		if newer != "" {
+			return fmt.Errorf("%s was written after the copy was stored, and holds something else; the files stay as they are", newer)
+		}
+	}
+	return nil
+}
