@@ -30,7 +30,7 @@ func storeIn(t *testing.T) *lastgood.Store {
 	return s
 }
 
-// version is what the fake Vault gives as a version.
+// hasVersion is what the fake Vault gives as a version.
 func hasVersion(n int) client.Bundle {
 	value := key.NewValue(fmt.Sprintf("%s-%d", canary, n))
 	return client.Bundle{
