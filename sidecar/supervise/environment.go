@@ -3,24 +3,19 @@
 package supervise
 
 import (
-	"bytes"
 	"crypto/sha256"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/variables"
 )
 
 const (
 	// EtagName is the variable that names the bundle which a workload was started with. It reveals no value.
 	EtagName = "HYVVE_ETAG"
-
-	acceptsAfter  = "_ACCEPTS"
-	previousAfter = "_PREVIOUS"
 
 	// The kernel takes no longer string of an environment (MAX_ARG_STRLEN of execve(2)), its end included.
 	longest = 128<<10 - 1
@@ -39,7 +34,7 @@ func (o Options) environment(b client.Bundle) (env []string, sum [sha256.Size]by
 	}
 	replaced := func(name string) bool {
 		_, ok := values[name]
-		for _, after := range []string{acceptsAfter, previousAfter} {
+		for _, after := range []string{variables.AcceptsAfter, variables.PreviousAfter} {
 			// An old value that the sidecar was started with must not pass for one of this bundle.
 			_, stale := values[strings.TrimSuffix(name, after)]
 			ok = ok || stale
@@ -70,48 +65,9 @@ func (o Options) environment(b client.Bundle) (env []string, sum [sha256.Size]by
 
 // values are the variables that come from the bundle.
 func (o Options) values(b client.Bundle) (map[string]string, error) {
-	wanted := func(name string) bool { return len(o.Keys) == 0 || slices.Contains(o.Keys, name) }
-	values, lists := map[string]string{}, map[string]string{}
-	for name, list := range b.Accepts {
-		if !wanted(name) || len(list) == 0 {
-			continue
-		}
-		// A workload that only verifies a key needs it too: the newest is what it would be configured with.
-		values[name] = list[0].Reveal()
-		if o.Accepts {
-			text, err := arrayText(list)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", name, err)
-			}
-			lists[name+acceptsAfter] = text
-		}
-		if o.Previous && len(list) > 1 {
-			lists[name+previousAfter] = list[1].Reveal()
-		}
+	set, err := variables.Choice{Keys: o.Keys, Accepts: o.Accepts, Previous: o.Previous}.Of(b)
+	if err != nil {
+		return nil, err
 	}
-	for name, v := range b.Values {
-		if wanted(name) {
-			values[name] = v.Reveal()
-		}
-	}
-	for name, text := range lists {
-		if _, ok := values[name]; ok {
-			return nil, fmt.Errorf("%s is a key's own name; leave accepts or previous out, or name that key otherwise", name)
-		}
-		values[name] = text
-	}
-	return values, nil
-}
-
-// arrayText is a JSON array as text, with <, > and & as they are.
-func arrayText(list []key.Value) (string, error) {
-	all := make([]string, 0, len(list))
-	for _, v := range list {
-		all = append(all, v.Reveal())
-	}
-	var out bytes.Buffer
-	e := json.NewEncoder(&out)
-	e.SetEscapeHTML(false)
-	err := e.Encode(all)
-	return strings.TrimSpace(out.String()), err
+	return set.Text()
 }
