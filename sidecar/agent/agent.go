@@ -58,17 +58,18 @@ type Agent struct {
 	futile int           // reads in a row that gave nothing new
 	dirty  bool          // there is something to report
 
-	applied  client.Bundle // what the files hold
-	rendered string        // its etag; empty while files are not as they should be
-	owed     bool          // the workload has yet to reload
-	written  time.Duration // when files last changed, as reload.Uptime
-	proveBy  time.Time     // until then an unwell workload is one that is still at it
-	good     int           // checks in a row
-	bad      int           // failed ones in a row
-	faults   int           // of rendering and reloading, in a row
-	loaded   string        // etag of the bundle that the workload is known to have loaded
-	healthy  bool
-	reason   string // why not
+	applied     client.Bundle // what the files hold
+	rendered    string        // its etag; empty while files are not as they should be
+	owed        bool          // the workload has yet to reload
+	written     time.Duration // when files last changed, as reload.Uptime
+	placesKnown bool          // whether directories on a disk were warned of
+	proveBy     time.Time     // until then an unwell workload is one that is still at it
+	good        int           // checks in a row
+	bad         int           // failed ones in a row
+	faults      int           // of rendering and reloading, in a row
+	loaded      string        // etag of the bundle that the workload is known to have loaded
+	healthy     bool
+	reason      string // why not
 
 	jobs      *jobs
 	proxies   proxies

@@ -12,6 +12,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/supervise"
 )
@@ -51,7 +52,8 @@ func (a *Agent) apply(ctx context.Context) {
 	a.prove(ctx)
 }
 
-// render writes all files. Before the first one changes it is noted beside it that a reload is owed.
+// render writes all files, none before all are ready to be put in place. Before the first one changes it is noted beside
+// each that a reload is owed.
 func (a *Agent) render() (changed bool, err error) {
 	if err := a.keepCopy(); err != nil {
 		return false, err
@@ -59,25 +61,35 @@ func (a *Agent) render() (changed bool, err error) {
 	if err := a.proxies.take(a.bundle); err != nil {
 		return false, err
 	}
-	for _, t := range a.config.Targets {
-		differs, err := t.Differs(a.bundle)
-		if err == nil && differs && a.config.Reloader != nil {
-			err = t.Begin()
-		}
-		if err != nil {
-			return changed, err
-		}
-		did, err := t.Write(a.bundle)
-		changed = changed || did
-		if err != nil {
-			return changed, err
+	change, err := render.Prepare(a.config.Targets, a.bundle)
+	if err != nil {
+		return false, err
+	}
+	defer change.Discard()
+	if a.config.Reloader != nil {
+		if err := change.Note(); err != nil {
+			return false, err
 		}
 	}
+	if changed, err = change.Commit(); err != nil {
+		return changed, err
+	}
+	a.sayWhatIsOnDisk()
 	if p, ok := a.config.Reloader.(reload.Provider); ok { // last: what it starts finds its files
 		did, err := p.Provide(a.bundle)
 		return changed || did, err
 	}
 	return changed, nil
+}
+
+// sayWhatIsOnDisk warns once of directories that keep secrets beyond their time.
+func (a *Agent) sayWhatIsOnDisk() {
+	if !a.placesKnown {
+		a.placesKnown = true
+		for _, dir := range render.OnDisk(a.config.Targets) {
+			a.log.Warn("secrets are rendered on a disk, where they may stay when they are long retired; use a directory in memory (tmpfs, an emptyDir with medium Memory)", "directory", dir)
+		}
+	}
 }
 
 // fault is reported; what failed is done again after a while, which grows.

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
@@ -24,15 +25,23 @@ type RenderBlock struct {
 	Group   string   `hcl:"group,optional"`
 	Keys    []string `hcl:"keys,optional"`
 	Accepts bool     `hcl:"accepts,optional"`
+	// Previous adds NAME_PREVIOUS while there is one.
+	Previous bool `hcl:"previous,optional"`
+	// Source is a file with a template, and Template the text of one, for render "template".
+	Source   string `hcl:"source,optional"`
+	Template string `hcl:"template,optional"`
 }
 
 func (r RenderBlock) target() (render.Target, error) {
-	t := render.Target{Format: render.Format(r.Format), Path: r.Path, Mode: 0o600, UID: -1, GID: -1, Keys: r.Keys, Accepts: r.Accepts}
+	t := render.Target{Format: render.Format(r.Format), Path: r.Path, Mode: 0o600, UID: -1, GID: -1, Keys: r.Keys, Accepts: r.Accepts, Previous: r.Previous}
 	if !slices.Contains(render.Formats(), r.Format) {
 		return t, fmt.Errorf("render %q is not a format%s (it is one of %s)", r.Format, usage.DidYouMean(r.Format, render.Formats()), strings.Join(render.Formats(), ", "))
 	}
 	if !filepath.IsAbs(r.Path) {
 		return t, fmt.Errorf("render %q: path %q is not absolute", r.Format, r.Path)
+	}
+	if err := r.content(&t); err != nil {
+		return t, err
 	}
 	if r.Mode != "" {
 		mode, err := strconv.ParseUint(r.Mode, 8, 32)
@@ -62,6 +71,61 @@ func (r RenderBlock) target() (render.Target, error) {
 		}
 	}
 	return t, nil
+}
+
+// mostTemplate is larger than any template that was written by hand.
+const mostTemplate = 1 << 20
+
+// content checks what is particular to a format, and reads the template.
+func (r RenderBlock) content(t *render.Target) (err error) {
+	for _, name := range r.Keys {
+		if err := key.ValidateEnv(name); err != nil {
+			return fmt.Errorf("render %q: keys: %w", r.Format, err)
+		}
+	}
+	if t.Format != render.Template {
+		switch {
+		case r.Source != "" || r.Template != "":
+			return fmt.Errorf("render %q: source and template are of render \"template\"; leave them out, or use that format", r.Format)
+		case t.Format == render.Bundle && r.Previous:
+			return fmt.Errorf("render %q: previous is of dotenv, json and files; a bundle has every accepted value in accepts anyway", r.Format)
+		}
+		return nil
+	}
+	name, text := fmt.Sprintf("template of %s", r.Path), r.Template
+	switch {
+	case (r.Source == "") == (r.Template == ""):
+		return fmt.Errorf("render %q: set one of source (a file with a template) and template (its text)", r.Format)
+	case r.Accepts || r.Previous:
+		return fmt.Errorf("render %q: accepts and previous are functions of the template, such as {{ previous \"NAME\" }}; leave them out", r.Format)
+	case r.Source != "":
+		name = r.Source
+		if text, err = readTemplate(r.Source); err != nil {
+			return fmt.Errorf("render %q: source: %w", r.Format, err)
+		}
+	}
+	if t.Template, err = render.NewTemplate(name, text, r.Keys); err != nil {
+		return fmt.Errorf("render %q: %w", r.Format, err)
+	}
+	return nil
+}
+
+// readTemplate reads it whole, and waits for no pipe.
+func readTemplate(path string) (string, error) {
+	if !filepath.IsAbs(path) {
+		return "", fmt.Errorf("path %q is not absolute", path)
+	}
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return "", err
+	case !info.Mode().IsRegular():
+		return "", fmt.Errorf("%s is not a file", path)
+	case info.Size() > mostTemplate:
+		return "", fmt.Errorf("%s is longer than %d bytes; is it a template?", path, mostTemplate)
+	}
+	data, err := os.ReadFile(path)
+	return string(data), err
 }
 
 func field[T any](_ *T, err error, get func() string) (string, error) {

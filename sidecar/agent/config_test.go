@@ -68,25 +68,35 @@ func TestErrorsSayWhatToWriteInstead(t *testing.T) {
 		args  []string
 		wants []string
 	}{
-		"attribute":     {swap("workload", "worklaod"), nil, []string{"sidecar.hcl:2", `"worklaod"`, `"workload"`}},
-		"block":         {swap("health", "helth"), nil, []string{"sidecar.hcl:12", `"helth"`, `"health"`}},
-		"syntax":        {swap(`"api"`, `"api`), nil, []string{"sidecar.hcl:2"}},
-		"workload name": {swap(`"api"`, `"a/pi"`), nil, []string{"contains a slash"}},
-		"successes":     {swap("expect_etag = true", "successes = -1"), nil, []string{"successes = -1"}},
-		"failures":      {swap("expect_etag = true", "failures = -1"), nil, []string{"failures = -1"}},
-		"no workload":   {swap(`workload = "api"`, ""), nil, []string{"workload is missing"}},
-		"auth":          {swap(`auth "token_file"`, `auth "tokenfile"`), nil, []string{`auth "tokenfile" is not known`, `"token_file"`}},
-		"approle":       {swap(`auth "token_file" { path = "/run/token" }`, `auth "approle" { role_id_file = "/x" }`), nil, []string{"secret_id_file is missing"}},
-		"address":       {swap(`"http://127.0.0.1:8200"`, `"http://vault-1:8200,vault-2:8200"`), nil, []string{"vault: address", "address 2 of the list"}},
-		"format":        {swap(`render "bundle"`, `render "bundel"`), nil, []string{`"bundel" is not a format`, `"bundle"`}},
-		"relative path": {swap(`"/run/hyvve/bundle.json"`, `"bundle.json"`), nil, []string{"is not absolute"}},
-		"mode":          {swap(`"0640"`, `"0644"`), nil, []string{"lets every user at the secrets"}},
-		"mode word":     {swap(`"0640"`, `"rw-r"`), nil, []string{"is not octal"}},
-		"reload":        {swap(`reload "signal"`, `reload "signl"`), nil, []string{`did you mean "signal"`}},
-		"pid file":      {swap(`pid_file = "/run/api.pid"`, ""), nil, []string{"pid_file is missing"}},
-		"signal":        {swap(`{ pid_file = "/run/api.pid" }`, "{\n pid_file = \"/x\"\n signal = \"SIGHAP\"\n}"), nil, []string{`"SIGHAP" is not known`}},
-		"no etag":       {swap(`render "bundle"`, `render "json"`), nil, []string{"expect_etag needs a render block"}},
-		"duration":      {swap("expect_etag = true", `interval = "soon"`), nil, []string{`interval = "soon" is not a duration`}},
+		"attribute":           {swap("workload", "worklaod"), nil, []string{"sidecar.hcl:2", `"worklaod"`, `"workload"`}},
+		"block":               {swap("health", "helth"), nil, []string{"sidecar.hcl:12", `"helth"`, `"health"`}},
+		"syntax":              {swap(`"api"`, `"api`), nil, []string{"sidecar.hcl:2"}},
+		"workload name":       {swap(`"api"`, `"a/pi"`), nil, []string{"contains a slash"}},
+		"successes":           {swap("expect_etag = true", "successes = -1"), nil, []string{"successes = -1"}},
+		"failures":            {swap("expect_etag = true", "failures = -1"), nil, []string{"failures = -1"}},
+		"no workload":         {swap(`workload = "api"`, ""), nil, []string{"workload is missing"}},
+		"auth":                {swap(`auth "token_file"`, `auth "tokenfile"`), nil, []string{`auth "tokenfile" is not known`, `"token_file"`}},
+		"approle":             {swap(`auth "token_file" { path = "/run/token" }`, `auth "approle" { role_id_file = "/x" }`), nil, []string{"secret_id_file is missing"}},
+		"address":             {swap(`"http://127.0.0.1:8200"`, `"http://vault-1:8200,vault-2:8200"`), nil, []string{"vault: address", "address 2 of the list"}},
+		"format":              {swap(`render "bundle"`, `render "bundel"`), nil, []string{`"bundel" is not a format`, `"bundle"`}},
+		"template, both":      {swap(`render "bundle" {`, "render \"template\" {\n source = \"/x\"\n template = \"y\""), nil, []string{`render "template": set one of source`}},
+		"template, neither":   {swap(`render "bundle"`, `render "template"`), nil, []string{`render "template": set one of source`}},
+		"template, elsewhere": {swap(`render "bundle" {`, "render \"json\" {\n template = \"y\""), nil, []string{`render "json": source and template are of render "template"`}},
+		"template, accepts":   {swap(`render "bundle" {`, "render \"template\" {\n accepts = true\n template = \"y\""), nil, []string{"accepts and previous are functions of the template"}},
+		"template, mistake":   {swap(`render "bundle" {`, "render \"template\" {\n template = \"{{ value }}\""), nil, []string{"template of /run/hyvve/bundle.json:1:3: value takes the name of one key"}},
+		"template, no file":   {swap(`render "bundle" {`, "render \"template\" {\n source = \"/nowhere/x.tmpl\""), nil, []string{"source: stat /nowhere/x.tmpl: no such file"}},
+		"template, folder":    {swap(`render "bundle" {`, "render \"template\" {\n source = \"/\""), nil, []string{"source: / is not a file"}},
+		"template, relative":  {swap(`render "bundle" {`, "render \"template\" {\n source = \"x.tmpl\""), nil, []string{`source: path "x.tmpl" is not absolute`}},
+		"render keys":         {swap(`render "bundle" {`, "render \"bundle\" {\n keys = [\"metrics-api-key\"]"), nil, []string{`render "bundle": keys: env "metrics-api-key" is not an environment name`}},
+		"bundle, previous":    {swap(`render "bundle" {`, "render \"bundle\" {\n previous = true"), nil, []string{"previous is of dotenv, json and files"}},
+		"relative path":       {swap(`"/run/hyvve/bundle.json"`, `"bundle.json"`), nil, []string{"is not absolute"}},
+		"mode":                {swap(`"0640"`, `"0644"`), nil, []string{"lets every user at the secrets"}},
+		"mode word":           {swap(`"0640"`, `"rw-r"`), nil, []string{"is not octal"}},
+		"reload":              {swap(`reload "signal"`, `reload "signl"`), nil, []string{`did you mean "signal"`}},
+		"pid file":            {swap(`pid_file = "/run/api.pid"`, ""), nil, []string{"pid_file is missing"}},
+		"signal":              {swap(`{ pid_file = "/run/api.pid" }`, "{\n pid_file = \"/x\"\n signal = \"SIGHAP\"\n}"), nil, []string{`"SIGHAP" is not known`}},
+		"no etag":             {swap(`render "bundle"`, `render "json"`), nil, []string{"expect_etag needs a render block"}},
+		"duration":            {swap("expect_etag = true", `interval = "soon"`), nil, []string{`interval = "soon" is not a duration`}},
 		"load": {swap(`reencrypt { database_url_file = "/run/url" }`, `reencrypt {
 			database_url_file = "/run/url"
 			max_load = "much"
@@ -156,5 +166,22 @@ func TestInstancesOnOneHostDiffer(t *testing.T) {
 	a, b := instance("/run/a/x.json"), instance("/run/b/x.json")
 	if a == b || a != instance("/run/a/x.json") || !strings.Contains(a, "-api-") {
 		t.Errorf("instances are %q and %q", a, b)
+	}
+}
+
+// The template of a file is read with the configuration, and its mistakes are told with its name and line.
+func TestTemplateFiles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.tmpl")
+	config := strings.Replace(good, `render "bundle" {`, "render \"template\" {\n source = \""+path+"\"\n path = \"/run/hyvve/x.yaml\"\n}\nrender \"bundle\" {", 1)
+	for text, want := range map[string]string{
+		"token: {{ value \"METRICS_API_KEY\" | json }}\n": "is good",
+		"token:\n {{ valu \"METRICS_API_KEY\" }}\n":       path + ":2: function \"valu\" not defined",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, got := validate(t, config); !strings.Contains(got, want) {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
 	}
 }

@@ -5,6 +5,7 @@ package render
 import (
 	"bytes"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
@@ -13,11 +14,12 @@ import (
 // NewerThan gives a file of the target that has other content than the bundle, and was written after a moment; empty if there
 // is none.
 func (t Target) NewerThan(moment time.Time, b client.Bundle) (string, error) {
-	files, err := t.contents(b)
+	files, _, err := t.contents(b)
 	if err != nil {
 		return "", err
 	}
-	for path, content := range files {
+	for name, content := range files {
+		path := filepath.Join(t.dir(), name)
 		info, err := os.Lstat(path)
 		if err != nil || !info.ModTime().After(moment) {
 			continue // Write says what is wrong, if anything

@@ -88,7 +88,7 @@ func TestAccepts(t *testing.T) {
 			t.Errorf("%s: %s, want %s", format, data, want)
 		}
 		target.Accepts = false
-		if differs, err := target.Differs(b); err != nil || !differs {
+		if changed, err := target.Write(b); err != nil || !changed {
 			t.Errorf("%s: without accepts, the same is written: %v", format, err)
 		}
 	}
@@ -104,10 +104,46 @@ func TestAccepts(t *testing.T) {
 	}
 }
 
+// NAME_PREVIOUS is there while there is a second value, and gone when there is none: in a directory, its file is.
+func TestPrevious(t *testing.T) {
+	for format, wants := range map[Format][2]string{
+		Dotenv: {"B=new\nB_PREVIOUS=old\n", "B=new\n"},
+		JSON:   {"{\n  \"B\": \"new\",\n  \"B_PREVIOUS\": \"old\"\n}\n", "{\n  \"B\": \"new\"\n}\n"},
+		Files:  {"old", ""},
+	} {
+		target := Target{Format: format, Path: filepath.Join(t.TempDir(), "out"), Mode: 0o600, UID: -1, GID: -1, Previous: true}
+		for n, list := range [][]key.Value{{key.NewValue("new"), key.NewValue("old")}, {key.NewValue("new")}} {
+			b := bundle(nil)
+			b.Accepts = map[string][]key.Value{"B": list}
+			for _, want := range []bool{true, false} {
+				if changed, err := target.Write(b); err != nil || changed != want {
+					t.Errorf("%s: changed %v, %v", format, changed, err)
+				}
+			}
+			file := target.Path
+			if format == Files {
+				file = filepath.Join(file, "B_PREVIOUS")
+			}
+			data, err := os.ReadFile(file)
+			if string(data) != wants[n] || (err != nil) != (wants[n] == "") {
+				t.Errorf("%s: %q, %v, want %q", format, data, err, wants[n])
+			}
+		}
+	}
+}
+
+// Names are files there: one that would lead elsewhere is refused.
+func TestNamesThatArePathsAreRefused(t *testing.T) {
+	target := Target{Format: Files, Path: filepath.Join(t.TempDir(), "out"), Mode: 0o600, UID: -1, GID: -1}
+	if _, err := target.Write(bundle(map[string]string{"../A": "1"})); err == nil || !strings.Contains(err.Error(), "is not an environment name") {
+		t.Errorf("error is %v", err)
+	}
+}
+
 func TestWriteChangesOnlyWhatDiffers(t *testing.T) {
 	dir := t.TempDir()
-	for _, format := range []Format{Dotenv, JSON, Bundle, Files} {
-		target := Target{Format: format, Path: filepath.Join(dir, string(format)), Mode: 0o640, UID: -1, GID: -1}
+	for _, format := range []Format{Dotenv, JSON, Bundle, Files, Template} {
+		target := Target{Format: format, Path: filepath.Join(dir, string(format)), Mode: 0o640, UID: -1, GID: -1, Template: parsed(t, `{{ value "A" }}`)}
 		if err := target.Clean(); err != nil {
 			t.Fatal(err)
 		}
