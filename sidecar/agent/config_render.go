@@ -88,7 +88,7 @@ func (r RenderBlock) content(t *render.Target) (err error) {
 		case r.Source != "" || r.Template != "":
 			return fmt.Errorf("render %q: source and template are of render \"template\"; leave them out, or use that format", r.Format)
 		case t.Format == render.Bundle && r.Previous:
-			return fmt.Errorf("render %q: previous is of dotenv, json and files; a bundle has every accepted value in accepts anyway", r.Format)
+			return fmt.Errorf("render %q: previous is of dotenv, docker, json and files; a bundle has every accepted value in accepts anyway", r.Format)
 		}
 		return nil
 	}

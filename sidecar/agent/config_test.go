@@ -88,7 +88,7 @@ func TestErrorsSayWhatToWriteInstead(t *testing.T) {
 		"template, folder":    {swap(`render "bundle" {`, "render \"template\" {\n source = \"/\""), nil, []string{"source: / is not a file"}},
 		"template, relative":  {swap(`render "bundle" {`, "render \"template\" {\n source = \"x.tmpl\""), nil, []string{`source: path "x.tmpl" is not absolute`}},
 		"render keys":         {swap(`render "bundle" {`, "render \"bundle\" {\n keys = [\"metrics-api-key\"]"), nil, []string{`render "bundle": keys: env "metrics-api-key" is not an environment name`}},
-		"bundle, previous":    {swap(`render "bundle" {`, "render \"bundle\" {\n previous = true"), nil, []string{"previous is of dotenv, json and files"}},
+		"bundle, previous":    {swap(`render "bundle" {`, "render \"bundle\" {\n previous = true"), nil, []string{"previous is of dotenv, docker, json and files"}},
 		"relative path":       {swap(`"/run/hyvve/bundle.json"`, `"bundle.json"`), nil, []string{"is not absolute"}},
 		"mode":                {swap(`"0640"`, `"0644"`), nil, []string{"lets every user at the secrets"}},
 		"mode word":           {swap(`"0640"`, `"rw-r"`), nil, []string{"is not octal"}},

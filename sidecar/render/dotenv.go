@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/variables"
 )
@@ -18,31 +19,55 @@ var plain = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./-]*$`)
 
 // dotenv writes NAME=value lines. A value that readers would not all read back the same is refused by name.
 func dotenv(set variables.Set) ([]byte, error) {
+	return lines(set, func(value string) (quoted, why string) {
+		switch {
+		case plain.MatchString(value):
+			return value, ""
+		case strings.Contains(value, "${"):
+			return "", "${, which Python's reader replaces even in quotes"
+		case strings.Contains(value, `\\`) || strings.HasSuffix(value, `\`):
+			return "", `\\, or \ at its end, which Node's and Python's readers take for an escape`
+		case !strings.Contains(value, "'"):
+			return "'" + value + "'", ""
+		case !strings.ContainsAny(value, "\"$`\\!"):
+			return `"` + value + `"`, ""
+		}
+		return "", "both kinds of quotes, or a single quote with $, `, ! or \\"
+	})
+}
+
+// mostLine is the longest line that docker reads, and the line break.
+const mostLine = 64 << 10
+
+// docker writes what "docker run --env-file" reads. It knows no quotes: what they would stand for is a part of the value.
+func docker(set variables.Set) ([]byte, error) {
+	return lines(set, func(value string) (quoted, why string) {
+		if len(value) > mostLine-256 { // for the name
+			return "", "more than docker reads from one line"
+		}
+		return value, ""
+	})
+}
+
+// lines writes NAME=value with values as quote gives them, or says why one cannot be written.
+func lines(set variables.Set, quote func(value string) (quoted, why string)) ([]byte, error) {
 	values, err := set.Text()
 	if err != nil {
 		return nil, err
 	}
 	var out bytes.Buffer
 	for _, env := range slices.Sorted(maps.Keys(values)) {
-		value := values[env]
-		why := ""
+		value, why := "", ""
 		switch {
-		case strings.ContainsAny(value, "\r\n\x00"):
+		case strings.ContainsAny(values[env], "\r\n\x00"):
 			why = "a line break or NUL"
-		case plain.MatchString(value):
-		case strings.Contains(value, "${"):
-			why = "${, which Python's reader replaces even in quotes"
-		case strings.Contains(value, `\\`) || strings.HasSuffix(value, `\`):
-			why = `\\, or \ at its end, which Node's and Python's readers take for an escape`
-		case !strings.Contains(value, "'"):
-			value = "'" + value + "'"
-		case !strings.ContainsAny(value, "\"$`\\!"):
-			value = `"` + value + `"`
+		case !utf8.ValidString(values[env]):
+			why = "bytes that are not UTF-8"
 		default:
-			why = "both kinds of quotes, or a single quote with $, `, ! or \\"
+			value, why = quote(values[env])
 		}
 		if why != "" {
-			return nil, fmt.Errorf("%s holds %s: not every reader of dotenv files would read it back; render it as json or files", env, why)
+			return nil, fmt.Errorf("%s holds %s: not every reader of the file would read it back; render it as json or files", env, why)
 		}
 		fmt.Fprintf(&out, "%s=%s\n", env, value)
 	}

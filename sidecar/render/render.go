@@ -21,7 +21,8 @@ type Format string
 
 // The formats.
 const (
-	Dotenv Format = "dotenv" // NAME=value lines; what Node's dotenv and a shell both read back
+	Dotenv Format = "dotenv" // NAME=value lines, quoted so that Node's readers, Python's, Docker Compose and a shell read back the same
+	Docker Format = "docker" // NAME=value lines without quotes, for docker run --env-file
 	JSON   Format = "json"   // one object of names and values
 	Bundle Format = "bundle" // one object with values, accepts, versions, accept_versions and etag, for workloads that hold several versions
 	Files  Format = "files"  // a directory with one file a name, without a trailing line break
@@ -31,7 +32,7 @@ const (
 
 // Formats lists them.
 func Formats() []string {
-	return []string{string(Dotenv), string(JSON), string(Bundle), string(Files), string(Template)}
+	return []string{string(Dotenv), string(Docker), string(JSON), string(Bundle), string(Files), string(Template)}
 }
 
 // Target is a file, or for Files a directory, to be kept.
@@ -43,7 +44,7 @@ type Target struct {
 	GID    int      // -1: as we are
 	Keys   []string // environment names to render; empty: all
 	// Accepts adds NAME_ACCEPTS for keys that the workload verifies: all values to accept, newest first. In JSON that
-	// is an array, in Dotenv and Files the text of one. Bundle has it anyway.
+	// is an array, in Dotenv, Docker and Files the text of one. Bundle has it anyway.
 	Accepts bool
 	// Previous adds NAME_PREVIOUS: the second of them, while there is one.
 	Previous bool
@@ -65,6 +66,8 @@ func (t Target) contents(b client.Bundle) (files map[string][]byte, gone []strin
 		return files, set.Gone, err
 	case Dotenv:
 		content, err = dotenv(set)
+	case Docker:
+		content, err = docker(set)
 	case JSON:
 		content, err = object(set)
 	case Bundle:

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,56 +20,6 @@ func bundle(values map[string]string) client.Bundle {
 		b.Values[env] = key.NewValue(v)
 	}
 	return b
-}
-
-var awkward = map[string]string{
-	"PLAIN": "abc/DEF+0=", "SPACE": "two words", "HASH": "a#b", "DOLLAR": "$HOME", "BACKSLASH": `a\nb`, "SINGLE": "it's",
-	"DOUBLE": `say "x"`, "TICK": "`id`", "EMPTY": "", "UNICODE": "ключ🔑", "URL": "postgresql://u:p%40@h:5432/d?a=b&c=d",
-}
-
-// A shell and Node read back what was written. Node's own parser of env files is the one that dotenv agrees with.
-func TestDotenvReadsBack(t *testing.T) {
-	path := filepath.Join(t.TempDir(), ".env")
-	target := Target{Format: Dotenv, Path: path, Mode: 0o600, UID: -1, GID: -1}
-	if _, err := target.Write(bundle(awkward)); err != nil {
-		t.Fatal(err)
-	}
-	shell, err := exec.Command("sh", "-c", `set -a; . "$1"; for n in PLAIN SPACE HASH DOLLAR BACKSLASH SINGLE DOUBLE TICK EMPTY UNICODE URL; do eval "printf '%s=%s\n' $n \"\$$n\""; done`, "sh", path).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, line := range strings.Split(strings.TrimSpace(string(shell)), "\n") {
-		env, value, _ := strings.Cut(line, "=")
-		if value != awkward[env] {
-			t.Errorf("sh reads %s as %q, want %q", env, value, awkward[env])
-		}
-	}
-	node, err := exec.Command("node", "-e", `const u=require("util");process.stdout.write(JSON.stringify(u.parseEnv(require("fs").readFileSync(process.argv[1],"utf8"))))`, path).Output()
-	if err != nil {
-		t.Fatalf("node: %v (scripts/setup installs it)", err)
-	}
-	var got map[string]string
-	if err := json.Unmarshal(node, &got); err != nil {
-		t.Fatal(err)
-	}
-	for env, want := range awkward {
-		if got[env] != want {
-			t.Errorf("Node reads %s as %q, want %q", env, got[env], want)
-		}
-	}
-}
-
-// Found by comparing npm's dotenv, Node's own parser, python-dotenv and sh over random values.
-func TestDotenvRefusesByName(t *testing.T) {
-	for env, value := range map[string]string{
-		"LINES": "a\nb", "QUOTES": `'"`, "ENDS": `a b\`, "TWICE": `a\\b`, "BRACE": "a${HOME}", "BANG": `it's!`,
-	} {
-		target := Target{Format: Dotenv, Path: filepath.Join(t.TempDir(), ".env"), Mode: 0o600, UID: -1, GID: -1}
-		_, err := target.Write(bundle(map[string]string{env: value}))
-		if err == nil || !strings.Contains(err.Error(), env) || strings.Contains(err.Error(), value) {
-			t.Errorf("%s: %v", env, err)
-		}
-	}
 }
 
 func TestAccepts(t *testing.T) {
@@ -142,7 +91,7 @@ func TestNamesThatArePathsAreRefused(t *testing.T) {
 
 func TestWriteChangesOnlyWhatDiffers(t *testing.T) {
 	dir := t.TempDir()
-	for _, format := range []Format{Dotenv, JSON, Bundle, Files, Template} {
+	for _, format := range []Format{Dotenv, Docker, JSON, Bundle, Files, Template} {
 		target := Target{Format: format, Path: filepath.Join(dir, string(format)), Mode: 0o640, UID: -1, GID: -1, Template: parsed(t, `{{ value "A" }}`)}
 		if err := target.Clean(); err != nil {
 			t.Fatal(err)
