@@ -18,6 +18,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/supervise"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/watch"
 )
 
 // File is the configuration as it is written, in HCL.
@@ -36,13 +37,6 @@ type File struct {
 	Status    *StatusBlock    `hcl:"status,block"`
 }
 
-// WatchBlock lists files that something else renders.
-type WatchBlock struct {
-	Paths  []string `hcl:"paths"`
-	Stable string   `hcl:"stable,optional"`
-	Poll   string   `hcl:"poll,optional"`
-}
-
 // Config is a configuration that was checked.
 type Config struct {
 	File
@@ -59,6 +53,7 @@ type Config struct {
 	Deadline  time.Duration     // for the first good check after a reload
 	Stable    time.Duration
 	Poll      time.Duration
+	Valid     watch.Validator // nil: whatever is stable is acted on
 	Socket    string // where to tell how the sidecar is; empty: nowhere
 }
 
@@ -106,16 +101,13 @@ func (f File) Check() (Config, error) {
 		fail("neither a vault block (render files from the engine) nor a watch block (follow files that something else renders) is there; add one")
 	case f.Vault != nil && f.Watch != nil:
 		fail("a vault block and a watch block exclude each other: files are rendered here, or by something else")
-	case f.Watch != nil && len(f.Watch.Paths) == 0:
-		fail("watch: paths is empty; list the files to follow")
 	case f.Watch != nil && (f.Reload == nil || f.Reload.Method == "none"):
 		fail("watch: without a reload block nothing would happen on a change; add one")
 	case f.Watch != nil && len(f.Render) > 0:
 		fail("render needs a vault block; with watch, something else renders")
 	}
 	if f.Watch != nil {
-		c.Stable = duration("watch: stable", f.Watch.Stable, 200*time.Millisecond)
-		c.Poll = duration("watch: poll", f.Watch.Poll, 5*time.Second)
+		errs = append(errs, c.checkWatch()...)
 	}
 	if f.Vault != nil {
 		errs = append(errs, c.checkVault()...)

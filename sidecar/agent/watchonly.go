@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -30,16 +29,16 @@ func Follow(ctx context.Context, c Config, next <-chan Config, log *slog.Logger)
 		return err
 	}
 	defer end()
-	for before := c; ; {
+	for before, tried := c, false; ; {
 		to, err := followUntil(ctx, c, next, board, log)
 		switch {
 		case to != nil:
-			before, c = c, *to
+			before, c, tried = c, *to, true
 			log.Info("configuration taken")
 			follow(ctx, c, board, log)
-		case err != nil && !reflect.DeepEqual(c, before):
+		case err != nil && tried:
 			log.Error("configuration given up; the one before stands again", "error", err)
-			c = before
+			c, tried = before, false
 		default:
 			return err
 		}
@@ -59,7 +58,7 @@ func followUntil(ctx context.Context, c Config, next <-chan Config, board *statu
 		}
 	})
 	err = watch.Files(ctx, c.Watch.Paths, watch.Options{
-		Stable: c.Stable, Poll: c.Poll,
+		Stable: c.Stable, Poll: c.Poll, Valid: c.Valid,
 		Warn: func(err error) { log.Warn("files are harder to follow than they should be", "error", err) },
 		Started: func() {
 			board.Update(func(s *status.State) { s.Ready = true })

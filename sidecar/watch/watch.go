@@ -7,57 +7,20 @@ package watch
 
 import (
 	"context"
-	"crypto/sha256"
-	"errors"
-	"fmt"
-	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
 	"time"
-
-	"github.com/fsnotify/fsnotify"
 )
 
 // Options of a watch; the zero value is good.
 type Options struct {
 	Stable time.Duration // content must stay the same for so long before it counts; default 200ms
 	Poll   time.Duration // looked at without a hint; default 5s
+	// Valid, if there is one, must take the content of each file before any change is acted on.
+	Valid Validator
 	// Warn hears that hints cannot be had and polling alone is left, and that a file cannot be read.
 	Warn func(err error)
 	// Started is called when the content at the start has been looked at: changes count from here on.
 	Started func()
-}
-
-// state is the content of all files at a moment. A file that is missing, empty or cannot be read has none: it is not
-// there yet, or not written yet.
-type state map[string][sha256.Size]byte
-
-// look gives an error besides the state if a file is there and cannot be read.
-func look(paths []string) (state, error) {
-	s := state{}
-	var errs []error
-	for _, path := range paths {
-		data, err := os.ReadFile(path)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-		case err != nil:
-			errs = append(errs, fmt.Errorf("watching %s: %w", path, err))
-		case len(data) > 0:
-			s[path] = sha256.Sum256(data)
-		}
-	}
-	return s, errors.Join(errs...)
-}
-
-// whole tells whether every file of an earlier state is there.
-func (s state) whole(earlier state) bool {
-	for path := range earlier {
-		if _, ok := s[path]; !ok {
-			return false
-		}
-	}
-	return true
 }
 
 // Files calls changed each time that the content of the files has become another one, until ctx ends. It is not called
@@ -65,9 +28,10 @@ func (s state) whole(earlier state) bool {
 // Trouble with files or events is told to Warn and outlived.
 func Files(ctx context.Context, paths []string, o Options, changed func(ctx context.Context)) error {
 	o = o.withDefaults()
-	hints, end := notifications(paths, o)
-	defer end()
-	acted, err := look(paths)
+	h := newHinter(paths, o.Warn)
+	defer h.close()
+	h.follow()
+	acted, _, err := look(paths, nil)
 	if err != nil {
 		return err // a mistake in the configuration, most likely
 	}
@@ -77,32 +41,47 @@ func Files(ctx context.Context, paths []string, o Options, changed func(ctx cont
 	seen, since := acted, time.Now()
 	timer := time.NewTimer(o.Poll)
 	defer timer.Stop()
-	warned := ""
+	warned := warner{warn: o.Warn}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-hints:
+		case <-h.hints:
 			// Files are not read more often than this, however many events there are, of whatever file.
 			if !pause(ctx, timer, o.Stable/4) {
 				return nil
 			}
 		case <-timer.C:
 		}
-		now, err := look(paths)
-		if err != nil && err.Error() != warned {
-			o.Warn(err)
-		}
-		warned = fmt.Sprint(err)
+		h.follow()
+		now, invalid, err := look(paths, o.Valid)
+		warned.of(0, err)
 		if !maps.Equal(now, seen) {
 			seen, since = now, time.Now()
 		}
 		stable := time.Since(since) >= o.Stable
 		if stable && !maps.Equal(now, acted) && now.whole(acted) {
-			acted = now
-			changed(ctx)
+			if warned.of(1, invalid); invalid == nil {
+				acted = now
+				changed(ctx)
+			}
 		}
 		timer.Reset(nextLook(o, maps.Equal(seen, acted), since))
+	}
+}
+
+// warner says things once, until they are otherwise.
+type warner struct {
+	warn func(error)
+	said [2]string
+}
+
+func (w *warner) of(what int, err error) {
+	if err == nil {
+		w.said[what] = ""
+	} else if w.said[what] != err.Error() {
+		w.said[what] = err.Error()
+		w.warn(err)
 	}
 }
 
@@ -136,46 +115,4 @@ func (o Options) withDefaults() Options {
 		o.Warn = func(error) {}
 	}
 	return o
-}
-
-// notifications watches the parent directories, since a file that is replaced is another file. A volume of Kubernetes
-// swaps a link beside the files, which is an event of the same directory.
-func notifications(paths []string, o Options) (<-chan struct{}, func()) {
-	hints := make(chan struct{}, 1)
-	hint := func() {
-		select {
-		case hints <- struct{}{}:
-		default:
-		}
-	}
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		o.Warn(fmt.Errorf("no events of the file system, polling only: %w", err))
-		return hints, func() {}
-	}
-	for _, path := range paths {
-		if err := watcher.Add(filepath.Dir(path)); err != nil {
-			o.Warn(fmt.Errorf("no events of the file system, polling %s only: %w", path, err))
-		}
-	}
-	go func() {
-		for {
-			select {
-			case _, ok := <-watcher.Events:
-				if !ok {
-					return
-				}
-				hint()
-			case err, ok := <-watcher.Errors:
-				if !ok {
-					return
-				}
-				hint() // events were lost
-				if !errors.Is(err, fsnotify.ErrEventOverflow) {
-					o.Warn(fmt.Errorf("events of the file system: %w", err))
-				}
-			}
-		}
-	}()
-	return hints, func() { _ = watcher.Close() }
 }

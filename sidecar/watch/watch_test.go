@@ -13,12 +13,23 @@ import (
 // start watches, and gives the channel of changes and of those without one.
 func start(t *testing.T, paths ...string) <-chan struct{} {
 	t.Helper()
+	return startWith(t, Options{Stable: 20 * time.Millisecond, Poll: 50 * time.Millisecond}, paths...)
+}
+
+// byEvents watches without polling in the time that a test has.
+func byEvents(t *testing.T, paths ...string) <-chan struct{} {
+	t.Helper()
+	return startWith(t, Options{Stable: 20 * time.Millisecond, Poll: time.Hour}, paths...)
+}
+
+func startWith(t *testing.T, o Options, paths ...string) <-chan struct{} {
+	t.Helper()
 	changes := make(chan struct{}, 100)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	started := make(chan struct{})
 	go func() {
-		o := Options{Stable: 20 * time.Millisecond, Poll: 50 * time.Millisecond, Started: func() { close(started) }}
+		o.Started = func() { close(started) }
 		done <- Files(ctx, paths, o, func(context.Context) { changes <- struct{}{} })
 	}()
 	<-started
@@ -66,34 +77,6 @@ func TestReplacedAndRewrittenFiles(t *testing.T) {
 	if n := len(changes); n != 0 {
 		t.Errorf("%d changes without a change of content", n)
 	}
-}
-
-// Kubernetes swaps the link ..data, through which the files are reached.
-func TestKubernetesVolume(t *testing.T) {
-	dir := t.TempDir()
-	version := func(name, content string) {
-		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		write(t, filepath.Join(dir, name, "token"), content)
-	}
-	version("..v1", "one")
-	if err := os.Symlink("..v1", filepath.Join(dir, "..data")); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "token")
-	if err := os.Symlink("..data/token", path); err != nil {
-		t.Fatal(err)
-	}
-	changes := start(t, path)
-	version("..v2", "two")
-	if err := os.Symlink("..v2", filepath.Join(dir, "..tmp")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(filepath.Join(dir, "..tmp"), filepath.Join(dir, "..data")); err != nil {
-		t.Fatal(err)
-	}
-	expect(t, changes, "volume swapped")
 }
 
 func TestMissingFileIsWaitedFor(t *testing.T) {

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/watch"
+)
+
+// WatchBlock lists files that something else renders.
+type WatchBlock struct {
+	Paths    []string `hcl:"paths"`
+	Stable   string   `hcl:"stable,optional"`
+	Poll     string   `hcl:"poll,optional"`
+	Validate string   `hcl:"validate,optional"`
+}
+
+// checkWatch fills in what following files needs.
+func (c *Config) checkWatch() (errs []error) {
+	w := c.Watch
+	if len(w.Paths) == 0 {
+		errs = append(errs, errors.New("watch: paths is empty; list the files to follow"))
+	}
+	if slices.Contains(w.Paths, "") {
+		errs = append(errs, errors.New("watch: paths has an empty one; name the file, or take it out"))
+	}
+	for _, path := range w.Paths {
+		if path != "" && strings.HasSuffix(path, string(filepath.Separator)) {
+			errs = append(errs, fmt.Errorf("watch: paths has %q, which is a directory; name the files in it", path))
+		}
+	}
+	for _, d := range []struct {
+		name, text string
+		standard   time.Duration
+		into       *time.Duration
+	}{{"stable", w.Stable, 200 * time.Millisecond, &c.Stable}, {"poll", w.Poll, 5 * time.Second, &c.Poll}} {
+		var err error
+		if *d.into, err = duration("watch: "+d.name, d.text, d.standard); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if w.Validate != "" {
+		formats := slices.Sorted(maps.Keys(watch.Validators()))
+		if c.Valid = watch.Validators()[w.Validate]; c.Valid == nil {
+			errs = append(errs, fmt.Errorf("watch: validate = %q is not known%s (it is one of %s)", w.Validate, usage.DidYouMean(w.Validate, formats), strings.Join(formats, ", ")))
+		}
+	}
+	return errs
+}
