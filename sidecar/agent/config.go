@@ -54,7 +54,7 @@ type Config struct {
 	Stable    time.Duration
 	Poll      time.Duration
 	Valid     watch.Validator // nil: whatever is stable is acted on
-	Socket    string // where to tell how the sidecar is; empty: nowhere
+	Socket    string          // where to tell how the sidecar is; empty: nowhere
 }
 
 // Load reads a configuration file. Errors name file and line, and what to write instead.

@@ -123,3 +123,24 @@ func TestTemplateErrorsHoldNoValue(t *testing.T) {
 		}
 	}
 }
+
+// What docs/sidecar.md shows is a template that works.
+func TestDocumentedTemplate(t *testing.T) {
+	docs, err := os.ReadFile("../../docs/sidecar.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, found := strings.Cut(string(docs), "# /etc/hyvve/datasource.yaml.tmpl\n")
+	text, _, ended := strings.Cut(text, "```")
+	if !found || !ended {
+		t.Fatal("the docs show no template")
+	}
+	target := Target{Format: Template, Path: filepath.Join(t.TempDir(), "out"), Mode: 0o600, UID: -1, GID: -1, Template: parsed(t, text)}
+	if _, err := target.Write(held()); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(target.Path)
+	if want := `secureJsonData: { httpHeaderValue1: "Bearer canary+new/1=" }` + "\n"; err != nil || !strings.HasSuffix(string(data), want) {
+		t.Errorf("it gives %s, %v", data, err)
+	}
+}
