@@ -114,14 +114,8 @@ func (f File) Check() (Config, error) {
 		errs = append(errs, c.checkReencrypt()...)
 	}
 	errs = append(errs, c.checkProxies()...)
+	errs = append(errs, c.checkRender()...)
 	errs = append(errs, c.checkStatus()...)
-	for _, r := range f.Render {
-		target, err := r.target()
-		if err != nil {
-			errs = append(errs, err)
-		}
-		c.Targets = append(c.Targets, target)
-	}
 	if f.Reload != nil {
 		var err error
 		if c.Reloader, err = f.Reload.reloader(duration("reload: timeout", f.Reload.Timeout, 30*time.Second)); err != nil {

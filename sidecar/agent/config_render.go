@@ -32,6 +32,24 @@ type RenderBlock struct {
 	Template string `hcl:"template,optional"`
 }
 
+// checkRender fills in Targets.
+func (c *Config) checkRender() (errs []error) {
+	places := map[string]bool{}
+	for _, r := range c.Render {
+		t, err := r.target()
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if place := filepath.Clean(r.Path); places[place] {
+			errs = append(errs, fmt.Errorf("render %q: another block renders %s too, and each would undo what the other writes; give it a path of its own", r.Format, place))
+		} else {
+			places[place] = true
+		}
+		c.Targets = append(c.Targets, t)
+	}
+	return errs
+}
+
 func (r RenderBlock) target() (render.Target, error) {
 	t := render.Target{Format: render.Format(r.Format), Path: r.Path, Mode: 0o600, UID: -1, GID: -1, Keys: r.Keys, Accepts: r.Accepts, Previous: r.Previous}
 	if !slices.Contains(render.Formats(), r.Format) {

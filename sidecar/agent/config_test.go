@@ -87,6 +87,7 @@ func TestErrorsSayWhatToWriteInstead(t *testing.T) {
 		"template, no file":   {swap(`render "bundle" {`, "render \"template\" {\n source = \"/nowhere/x.tmpl\""), nil, []string{"source: stat /nowhere/x.tmpl: no such file"}},
 		"template, folder":    {swap(`render "bundle" {`, "render \"template\" {\n source = \"/\""), nil, []string{"source: / is not a file"}},
 		"template, relative":  {swap(`render "bundle" {`, "render \"template\" {\n source = \"x.tmpl\""), nil, []string{`source: path "x.tmpl" is not absolute`}},
+		"render, one place":   {good + "render \"json\" { path = \"/run/hyvve/./bundle.json\" }", nil, []string{`render "json": another block renders /run/hyvve/bundle.json too`}},
 		"render keys":         {swap(`render "bundle" {`, "render \"bundle\" {\n keys = [\"metrics-api-key\"]"), nil, []string{`render "bundle": keys: env "metrics-api-key" is not an environment name`}},
 		"bundle, previous":    {swap(`render "bundle" {`, "render \"bundle\" {\n previous = true"), nil, []string{"previous is of dotenv, docker, json and files"}},
 		"relative path":       {swap(`"/run/hyvve/bundle.json"`, `"bundle.json"`), nil, []string{"is not absolute"}},

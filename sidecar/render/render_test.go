@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 )
@@ -173,9 +175,14 @@ func TestOwnLeftoversAreRemoved(t *testing.T) {
 	}
 }
 
-// Whoever looks while files are replaced sees one version or the other, whole, and never with a wider mode.
+// Whoever looks while files are replaced sees one version or the other, whole, never with a wider mode, and never of
+// another owner.
 func TestReadersSeeWholeFiles(t *testing.T) {
-	target := Target{Format: JSON, Path: filepath.Join(t.TempDir(), "x.json"), Mode: 0o600, UID: -1, GID: -1}
+	owner := os.Geteuid()
+	if owner == 0 {
+		owner = 65534 // only root may give files away
+	}
+	target := Target{Format: JSON, Path: filepath.Join(t.TempDir(), "x.json"), Mode: 0o640, UID: owner, GID: -1}
 	values := []string{strings.Repeat("a", 100_000), strings.Repeat("b", 100_000)}
 	write := func(n int) {
 		if _, err := target.Write(bundle(map[string]string{"A": values[n%2]})); err != nil {
@@ -204,8 +211,9 @@ func TestReadersSeeWholeFiles(t *testing.T) {
 		if err != nil || got["A"] != values[0] && got["A"] != values[1] {
 			t.Fatalf("%d bytes, %v", len(data), err)
 		}
-		if info, err := os.Stat(target.Path); err != nil || info.Mode().Perm() != 0o600 {
-			t.Fatalf("mode %v, %v", info.Mode(), err)
+		var stat unix.Stat_t
+		if err := unix.Stat(target.Path, &stat); err != nil || stat.Mode != unix.S_IFREG|0o640 || int(stat.Uid) != owner {
+			t.Fatalf("mode %o, owner %d, %v", stat.Mode, stat.Uid, err)
 		}
 	}
 }
