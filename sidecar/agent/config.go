@@ -137,6 +137,9 @@ func (c *Config) place() string {
 	}
 	if r := c.Reload; r != nil {
 		_, _ = fmt.Fprintf(hash, "%q%q%q", r.PIDFile, r.URL, r.Command)
+		if r.Process != "" || r.Cmdline != "" {
+			_, _ = fmt.Fprintf(hash, "%q%q", r.Process, r.Cmdline)
+		}
 	}
 	if e := c.Exec; e != nil {
 		_, _ = fmt.Fprintf(hash, "%q", e.Command)

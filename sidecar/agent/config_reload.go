@@ -5,6 +5,11 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,40 +20,185 @@ import (
 // ReloadBlock is how the workload takes up a change: "signal", "command", "http" or "none".
 type ReloadBlock struct {
 	Method  string   `hcl:"method,label"`
-	PIDFile string   `hcl:"pid_file,optional"`
-	Signal  string   `hcl:"signal,optional"`
-	Command []string `hcl:"command,optional"`
-	URL     string   `hcl:"url,optional"`
 	Timeout string   `hcl:"timeout,optional"`
+	PIDFile string   `hcl:"pid_file,optional"` // of "signal", as what follows
+	Process string   `hcl:"process,optional"`
+	Cmdline string   `hcl:"cmdline,optional"`
+	Signal  string   `hcl:"signal,optional"`
+	Command []string `hcl:"command,optional"` // of "command"
+
+	URL             string            `hcl:"url,optional"` // of "http", as what follows
+	HTTPMethod      string            `hcl:"method,optional"`
+	Headers         map[string]string `hcl:"headers,optional"`
+	HeaderFiles     map[string]string `hcl:"header_files,optional"`
+	BasicAuthFile   string            `hcl:"basic_auth_file,optional"`
+	BearerTokenFile string            `hcl:"bearer_token_file,optional"`
+	ExpectStatus    []int             `hcl:"expect_status,optional"`
+}
+
+// fields are those of one method, with whether they are set.
+func (r ReloadBlock) fields() []blockField {
+	return []blockField{
+		{"pid_file", "signal", r.PIDFile != ""},
+		{"process", "signal", r.Process != ""},
+		{"cmdline", "signal", r.Cmdline != ""},
+		{"signal", "signal", r.Signal != ""},
+		{"command", "command", r.Command != nil},
+		{"url", "http", r.URL != ""},
+		{"method", "http", r.HTTPMethod != ""},
+		{"headers", "http", r.Headers != nil},
+		{"header_files", "http", r.HeaderFiles != nil},
+		{"basic_auth_file", "http", r.BasicAuthFile != ""},
+		{"bearer_token_file", "http", r.BearerTokenFile != ""},
+		{"expect_status", "http", r.ExpectStatus != nil},
+	}
 }
 
 func (r ReloadBlock) reloader(timeout time.Duration) (reload.Reloader, error) {
 	methods := []string{"signal", "command", "http", "none"}
-	switch r.Method {
-	case "none":
-		return nil, nil //nolint:nilnil // none is wanted
-	case "signal":
-		if r.PIDFile == "" {
-			return nil, errors.New("reload \"signal\": pid_file is missing; name the file that holds the workload's process number")
-		}
-		if r.Signal == "" {
-			r.Signal = "SIGHUP"
-		}
-		s, err := reload.ParseSignal(r.Signal)
-		if err != nil {
-			return nil, fmt.Errorf("reload \"signal\": %w", err)
-		}
-		return reload.Signal{PIDFile: r.PIDFile, Signal: s}, nil
-	case "command":
-		if len(r.Command) == 0 {
-			return nil, errors.New("reload \"command\": command is missing; write it as a list, such as [\"nginx\", \"-s\", \"reload\"]")
-		}
-		return reload.Command{Args: r.Command, Timeout: timeout}, nil
-	case "http":
-		if r.URL == "" {
-			return nil, errors.New("reload \"http\": url is missing")
-		}
-		return reload.HTTP{URL: r.URL, Timeout: timeout}, nil
+	if !slices.Contains(methods, r.Method) {
+		return nil, fmt.Errorf("reload %q is not known%s (it is one of %s)", r.Method, usage.DidYouMean(r.Method, methods), strings.Join(methods, ", "))
 	}
-	return nil, fmt.Errorf("reload %q is not known%s (it is one of %s)", r.Method, usage.DidYouMean(r.Method, methods), strings.Join(methods, ", "))
+	err := strayFields(r.Method, r.fields())
+	var made reload.Reloader
+	switch r.Method {
+	case "signal":
+		var wrong error
+		made, wrong = r.signal()
+		err = errors.Join(err, wrong)
+	case "command":
+		made = reload.Command{Args: r.Command, Timeout: timeout}
+		if len(r.Command) == 0 || r.Command[0] == "" {
+			err = errors.Join(err, errors.New("command is missing; write it as a list, such as [\"nginx\", \"-s\", \"reload\"]"))
+		}
+	case "http":
+		err = errors.Join(err, r.checkHTTP())
+		made = reload.HTTP{
+			URL: r.URL, Method: r.HTTPMethod, Headers: r.Headers, HeaderFiles: r.HeaderFiles, BasicAuthFile: r.BasicAuthFile,
+			BearerTokenFile: r.BearerTokenFile, Statuses: r.ExpectStatus, Timeout: timeout,
+		}
+	}
+	return made, within(fmt.Sprintf("reload %q", r.Method), err)
+}
+
+func (r ReloadBlock) signal() (reload.Reloader, error) {
+	s := reload.Signal{PIDFile: r.PIDFile, Match: reload.Match{Name: r.Process}}
+	var errs []error
+	switch byMatch := r.Process != "" || r.Cmdline != ""; {
+	case !byMatch && r.PIDFile == "":
+		errs = append(errs, errors.New("pid_file is missing; name the file that holds the workload's process number, or set process or cmdline, by which to find it"))
+	case byMatch && r.PIDFile != "":
+		errs = append(errs, errors.New("pid_file excludes process and cmdline; leave either out"))
+	case strings.Contains(r.Process, "/"):
+		errs = append(errs, fmt.Errorf("process = %q is a path; write the name of the program, such as %q, or find the path with cmdline", r.Process, filepath.Base(r.Process)))
+	}
+	if r.Cmdline != "" {
+		pattern, err := regexp.Compile(r.Cmdline)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cmdline is not a regular expression: %w; write one such as \"node .*server\\\\.js\"", err))
+		}
+		s.Match.Command = pattern
+	}
+	name := r.Signal
+	if name == "" {
+		name = "SIGHUP"
+	}
+	var err error
+	if s.Signal, err = reload.ParseSignal(name); err != nil {
+		errs = append(errs, err)
+	}
+	return s, errors.Join(errs...)
+}
+
+var (
+	httpToken  = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
+	httpMethod = regexp.MustCompile("^[A-Z]+$")
+)
+
+func (r ReloadBlock) checkHTTP() error {
+	var errs []error
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if err := checkURL(r.URL); err != nil {
+		errs = append(errs, err)
+	}
+	if r.HTTPMethod != "" && !httpMethod.MatchString(r.HTTPMethod) {
+		fail("method = %q is none of HTTP; write one such as \"POST\" or \"PUT\"", r.HTTPMethod)
+	}
+	if r.BasicAuthFile != "" && r.BearerTokenFile != "" {
+		fail("basic_auth_file and bearer_token_file exclude each other; leave either out")
+	}
+	for name, path := range map[string]string{"basic_auth_file": r.BasicAuthFile, "bearer_token_file": r.BearerTokenFile} {
+		if path != "" && !filepath.IsAbs(path) {
+			fail("%s = %q is not absolute", name, path)
+		}
+	}
+	for name, value := range r.Headers {
+		switch {
+		case !httpToken.MatchString(name) || strings.ContainsAny(value, "\r\n\x00"):
+			fail("headers: %q, or its value, cannot be a header", name)
+		case slices.Contains([]string{"Authorization", "Cookie", "Proxy-Authorization"}, http.CanonicalHeaderKey(name)):
+			fail("headers: %s would hold a secret in this file; use basic_auth_file, bearer_token_file or header_files", name)
+		}
+	}
+	for name, path := range r.HeaderFiles {
+		if !httpToken.MatchString(name) || !filepath.IsAbs(path) {
+			fail("header_files: %q = %q is not the name of a header and the absolute path of the file with its value", name, path)
+		}
+	}
+	for _, status := range r.ExpectStatus {
+		if status < 200 || status > 599 {
+			fail("expect_status: %d is not the status of an answer; write one such as 204", status)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkURL refuses what no request can be made to. What was written is not quoted: it may hold a password.
+func checkURL(text string) error {
+	u, err := url.Parse(text)
+	switch {
+	case text == "":
+		return errors.New("url is missing")
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+		return errors.New("url is not http:// or https:// with a host; write one such as \"http://127.0.0.1:3000/path\"")
+	}
+	return nil
+}
+
+// blockField is a field of a block that belongs to one of its methods.
+type blockField struct {
+	name, method string
+	set          bool
+}
+
+// strayFields refuses those of another method: they would do nothing, in silence.
+func strayFields(method string, fields []blockField) error {
+	var errs []error
+	for _, f := range fields {
+		own := slices.ContainsFunc(fields, func(o blockField) bool { return o.name == f.name && o.method == method })
+		if f.set && !own {
+			errs = append(errs, fmt.Errorf("%s is of %q, and does nothing here; take it out", f.name, f.method))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// within names the block in each of its errors.
+func within(block string, err error) error {
+	if err == nil {
+		return nil
+	}
+	all := []error{err}
+	if several, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the outermost is wanted
+		all = several.Unwrap()
+	}
+	var named []error
+	for _, e := range all {
+		if _, ok := e.(interface{ Unwrap() []error }); ok { //nolint:errorlint // as above
+			named = append(named, within(block, e))
+			continue
+		}
+		named = append(named, fmt.Errorf("%s: %w", block, e))
+	}
+	return errors.Join(named...)
 }

@@ -61,9 +61,8 @@ func (a *Agent) take(c change) {
 		a.method = login.New(c.config.Vault.Auth) // the one before may know a secret id that can be unwrapped but once
 	}
 	a.config, a.vault, a.engine, a.stale = c.config, c.vault, client.New(c.vault.Vault, c.config.Vault.Mount), true
-	if cmd, ok := c.config.Reloader.(reload.Command); ok {
-		cmd.Mask = a.mask
-		a.config.Reloader = cmd
+	if m, ok := c.config.Reloader.(reload.Masker); ok {
+		a.config.Reloader = m.WithMask(a.mask)
 	}
 	a.jobs = newJobs(a.reencryptor())
 }

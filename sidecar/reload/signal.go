@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Signal sends a signal to the process whose number a file holds, or that matches.
+type Signal struct {
+	PIDFile string
+	Match   Match // where there is no PIDFile
+	Signal  syscall.Signal
+}
+
+var (
+	_ Reloader   = Signal{}
+	_ Starter    = Signal{}
+	_ Identifier = Signal{}
+)
+
+// ParseSignal reads a name such as SIGHUP or HUP.
+func ParseSignal(name string) (syscall.Signal, error) {
+	full := strings.ToUpper(name)
+	if !strings.HasPrefix(full, "SIG") {
+		full = "SIG" + full
+	}
+	if s := unix.SignalNum(full); s != 0 {
+		return s, nil
+	}
+	return 0, fmt.Errorf("signal %q is not known; use a name such as SIGHUP or SIGUSR1", name)
+}
+
+// Reload implements Reloader.
+func (s Signal) Reload(context.Context) error {
+	p, err := s.find()
+	if err != nil {
+		return err
+	}
+	switch err = p.signal(s.Signal); {
+	case errors.Is(err, ErrNotRunning):
+		return s.gone(p.PID)
+	case err != nil:
+		return fmt.Errorf("%s: %w", s.where(), err)
+	}
+	return nil
+}
+
+// find gives the process, which may have ended meanwhile.
+func (s Signal) find() (process, error) {
+	if s.PIDFile == "" {
+		return s.Match.find()
+	}
+	pid, err := s.pid()
+	if err != nil {
+		return process{}, err
+	}
+	p, err := stat(pid)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH):
+		return process{Identity: Identity{PID: pid}, hidden: true}, nil // by hidepid of /proc
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ESRCH), err == nil && p.ended():
+		return p, s.gone(pid)
+	case err != nil:
+		return p, fmt.Errorf("looking at process %d of pid file %s: %w", pid, s.PIDFile, err)
+	}
+	return p, nil
+}
+
+func (s Signal) where() string {
+	if s.PIDFile == "" {
+		return s.Match.String()
+	}
+	return "pid file " + s.PIDFile
+}
+
+func (s Signal) gone(pid int) error {
+	return fmt.Errorf("%w: process %d of %s is gone", ErrNotRunning, pid, s.where())
+}
+
+func (s Signal) pid() (int, error) {
+	data, err := os.ReadFile(s.PIDFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("%w: pid file %s does not exist", ErrNotRunning, s.PIDFile)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("reading the pid file: %w", err)
+	}
+	// What it holds is not quoted: it may be a file of secrets, named here by mistake.
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || pid <= 1 || pid == os.Getpid() {
+		return 0, fmt.Errorf("pid file %s does not hold the number of the workload's process", s.PIDFile)
+	}
+	return pid, nil
+}
+
+// StartedSince implements Starter.
+func (s Signal) StartedSince(moment time.Duration) bool {
+	p, err := s.find()
+	return err == nil && p.Started >= moment
+}
+
+// Identify implements Identifier.
+func (s Signal) Identify(last Identity) (Identity, error) {
+	// All processes are looked through only if the one that was found before is gone.
+	if last.PID != 0 && s.PIDFile == "" {
+		if p, err := stat(last.PID); err == nil && p.Identity == last && !p.ended() {
+			return last, nil
+		}
+	}
+	p, err := s.find()
+	return p.Identity, err
+}
