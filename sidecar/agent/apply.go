@@ -11,6 +11,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
@@ -35,6 +36,7 @@ func (a *Agent) apply(ctx context.Context) {
 		a.confirmCopy()
 		return
 	}
+	a.beginGates(ctx)
 	changed, err := a.render()
 	if changed {
 		a.owed, a.written = a.config.Reloader != nil, reload.Uptime()
@@ -218,18 +220,18 @@ func (a *Agent) reload(ctx context.Context) error {
 }
 
 // doubt takes it that the workload is not well. Until the deadline after a change that is no verdict, and one bad check
-// of a workload that was well is none either.
+// of a workload that was well is none either, unless it proves as much.
 func (a *Agent) doubt(err error) (verdict bool) {
 	a.good = 0
 	a.bad++
-	reason := a.mask(err.Error())
-	if a.loaded == "" && time.Now().Before(a.proveBy) {
+	reason, proven := a.mask(err.Error()), health.Proven(err)
+	if !proven && a.loaded == "" && time.Now().Before(a.proveBy) {
 		if !a.healthy {
 			a.reason = reason
 		}
 		return false
 	}
-	if a.loaded != "" && a.healthy && a.bad < a.config.Failures {
+	if !proven && a.loaded != "" && a.healthy && a.bad < a.config.Failures {
 		a.log.Info("a check of the workload failed", "error", reason, "failures", a.bad, "of", a.config.Failures)
 		return false
 	}

@@ -290,7 +290,7 @@ func TestFollowReloadsUntilItWorks(t *testing.T) {
 	c, err := File{
 		Watch:  &WatchBlock{Paths: []string{path}, Stable: "10ms", Poll: "20ms"},
 		Reload: &ReloadBlock{Method: "command", Command: []string{"true"}},
-		Health: &HealthBlock{Method: "none", Deadline: "1ms"},
+		Health: []HealthBlock{{Method: "none", Deadline: "1ms"}},
 	}.Check()
 	if err != nil {
 		t.Fatal(err)

@@ -147,7 +147,7 @@ func (c *commandFlags) file() (File, error) {
 		f.Reload.Signal = c.signal
 	}
 	if c.health != "" {
-		f.Health = &HealthBlock{Method: "http", URL: c.health}
+		f.Health = []HealthBlock{{Method: "http", URL: c.health}}
 	}
 	if c.databaseURL != "" {
 		f.Reencrypt = &ReencryptBlock{DatabaseURLFile: c.databaseURL}

@@ -31,7 +31,7 @@ type File struct {
 	Watch     *WatchBlock     `hcl:"watch,block"`
 	Reload    *ReloadBlock    `hcl:"reload,block"`
 	Exec      *ExecBlock      `hcl:"exec,block"`
-	Health    *HealthBlock    `hcl:"health,block"`
+	Health    []HealthBlock   `hcl:"health,block"`
 	Reencrypt *ReencryptBlock `hcl:"reencrypt,block"`
 	Proxy     []ProxyBlock    `hcl:"proxy,block"`
 	Status    *StatusBlock    `hcl:"status,block"`
@@ -55,6 +55,8 @@ type Config struct {
 	Poll      time.Duration
 	Valid     watch.Validator // nil: whatever is stable is acted on
 	Socket    string          // where to tell how the sidecar is; empty: nowhere
+
+	gateKeys map[*health.Prometheus]string // names of the keys whose values they present
 }
 
 // Load reads a configuration file. Errors name file and line, and what to write instead.

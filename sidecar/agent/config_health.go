@@ -5,80 +5,189 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
-// HealthBlock is how the workload is asked: "http", "tcp" or "none".
+// HealthBlock is how the workload is asked: "http", "tcp", "command", "prometheus" or "none". Of several, all must find it
+// well.
 type HealthBlock struct {
-	Method     string `hcl:"method,label"`
-	URL        string `hcl:"url,optional"`
-	Address    string `hcl:"address,optional"`
-	Timeout    string `hcl:"timeout,optional"`
-	Interval   string `hcl:"interval,optional"`
-	Deadline   string `hcl:"deadline,optional"`
-	Successes  int    `hcl:"successes,optional"`
-	Failures   int    `hcl:"failures,optional"`
-	ExpectEtag bool   `hcl:"expect_etag,optional"`
+	Method     string   `hcl:"method,label"`
+	URL        string   `hcl:"url,optional"`
+	Address    string   `hcl:"address,optional"`
+	Command    []string `hcl:"command,optional"`
+	Timeout    string   `hcl:"timeout,optional"`
+	ExpectEtag bool     `hcl:"expect_etag,optional"`
+
+	Metric          string            `hcl:"metric,optional"` // of "prometheus", as what follows
+	Labels          map[string]string `hcl:"labels,optional"`
+	MaxIncrease     *float64          `hcl:"max_increase,optional"`
+	Window          string            `hcl:"window,optional"`
+	BearerTokenFile string            `hcl:"bearer_token_file,optional"`
+	Key             string            `hcl:"key,optional"`
+
+	// Of all blocks together: each stands in one of them.
+	Interval  string `hcl:"interval,optional"`
+	Deadline  string `hcl:"deadline,optional"`
+	Successes int    `hcl:"successes,optional"`
+	Failures  int    `hcl:"failures,optional"`
 }
 
-func (h HealthBlock) checker(timeout time.Duration) (health.Checker, error) {
-	methods := []string{"http", "tcp", "none"}
+// fields are those of some methods only, with whether they are set.
+func (h HealthBlock) fields() []blockField {
+	return []blockField{
+		{"url", "http", h.URL != ""},
+		{"url", "prometheus", h.URL != ""},
+		{"address", "tcp", h.Address != ""},
+		{"command", "command", h.Command != nil},
+		{"expect_etag", "http", h.ExpectEtag},
+		{"expect_etag", "command", h.ExpectEtag},
+		{"metric", "prometheus", h.Metric != ""},
+		{"labels", "prometheus", h.Labels != nil},
+		{"max_increase", "prometheus", h.MaxIncrease != nil},
+		{"window", "prometheus", h.Window != ""},
+		{"bearer_token_file", "prometheus", h.BearerTokenFile != ""},
+		{"key", "prometheus", h.Key != ""},
+	}
+}
+
+// checker makes the checker of one block; nil of "none".
+func (c *Config) checker(h HealthBlock) (health.Checker, error) {
+	methods := []string{"http", "tcp", "command", "prometheus", "none"}
+	if !slices.Contains(methods, h.Method) {
+		return nil, fmt.Errorf("health %q is not known%s (it is one of %s)", h.Method, usage.DidYouMean(h.Method, methods), strings.Join(methods, ", "))
+	}
+	timeout, err := duration("timeout", h.Timeout, 2*time.Second)
+	errs := []error{err, strayFields(h.Method, h.fields())}
+	var made health.Checker
 	switch h.Method {
-	case "none":
-		if h.ExpectEtag {
-			return nil, errors.New("health \"none\": expect_etag is set, which needs health \"http\"")
-		}
-		return nil, nil //nolint:nilnil // none is wanted
 	case "http":
-		if h.URL == "" {
-			return nil, errors.New("health \"http\": url is missing")
-		}
-		return health.HTTP{URL: h.URL, Timeout: timeout, ExpectEtag: h.ExpectEtag}, nil
+		errs = append(errs, checkURL(h.URL))
+		made = health.HTTP{URL: h.URL, Timeout: timeout, ExpectEtag: h.ExpectEtag}
 	case "tcp":
-		if h.Address == "" || h.ExpectEtag {
-			return nil, errors.New("health \"tcp\": address is missing, or expect_etag is set, which needs health \"http\"")
+		if h.Address == "" {
+			errs = append(errs, errors.New("address is missing; write one such as \"127.0.0.1:6379\""))
 		}
-		return health.TCP{Address: h.Address, Timeout: timeout}, nil
+		made = health.TCP{Address: h.Address, Timeout: timeout}
+	case "command":
+		if len(h.Command) == 0 || h.Command[0] == "" {
+			errs = append(errs, errors.New("command is missing; write it as a list, such as [\"pg_isready\", \"-q\"]"))
+		}
+		made = health.Command{Args: h.Command, Timeout: timeout, ExpectEtag: h.ExpectEtag}
+	case "prometheus":
+		var wrong error
+		made, wrong = c.gate(h, timeout)
+		errs = append(errs, wrong)
 	}
-	return nil, fmt.Errorf("health %q is not known%s (it is one of %s)", h.Method, usage.DidYouMean(h.Method, methods), strings.Join(methods, ", "))
+	if h.ExpectEtag && !c.tellsEtag() {
+		errs = append(errs, errors.New("expect_etag needs a render block of format \"bundle\", or an exec block with on_change = \"restart\", from which the workload learns the etag"))
+	}
+	return made, within(fmt.Sprintf("health %q", h.Method), errors.Join(errs...))
 }
 
-// checkHealth fills in the checker and what is asked of it.
-func (c *Config) checkHealth() (errs []error) {
-	c.Interval, c.Deadline, c.Successes, c.Failures = 2*time.Second, 30*time.Second, 1, 3
-	h := c.Health
-	if h == nil {
-		return nil
+// metricName is how names of metrics are mostly written. Others, in quotes, cannot be asked for here.
+var metricName = regexp.MustCompile(`^[a-zA-Z_:][a-zA-Z0-9_:]*$`)
+
+// gate makes the checker of "prometheus".
+func (c *Config) gate(h HealthBlock, timeout time.Duration) (health.Checker, error) {
+	p := &health.Prometheus{Metrics: health.Metrics{URL: h.URL, Metric: h.Metric, Timeout: timeout, BearerTokenFile: h.BearerTokenFile}}
+	var err error
+	var errs []error
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Vault == nil {
+		fail("it needs a vault block: without reports, nobody would hear of its verdict")
 	}
-	timeout := 2 * time.Second
-	for _, d := range []struct {
-		name, text string
-		into       *time.Duration
-	}{{"interval", h.Interval, &c.Interval}, {"deadline", h.Deadline, &c.Deadline}, {"timeout", h.Timeout, &timeout}} {
-		given, err := duration("health: "+d.name, d.text, *d.into)
+	if err := checkURL(h.URL); err != nil {
+		errs = append(errs, err)
+	}
+	if !metricName.MatchString(h.Metric) {
+		fail("metric = %q is not the name of a metric; write that of a counter, such as \"http_requests_total\", and set labels apart", h.Metric)
+	}
+	if p.Matchers, err = health.ParseMatchers(h.Labels); err != nil {
+		errs = append(errs, err)
+	}
+	if h.MaxIncrease != nil {
+		p.MaxIncrease = *h.MaxIncrease
+	}
+	if p.MaxIncrease < 0 {
+		fail("max_increase = %g is negative; write by how much the counter may grow within window", p.MaxIncrease)
+	}
+	if p.Window, err = duration("window", h.Window, time.Minute); err != nil {
+		errs = append(errs, err)
+	}
+	if h.Key != "" && h.BearerTokenFile != "" {
+		fail("key and bearer_token_file exclude each other; leave either out")
+	}
+	if h.BearerTokenFile != "" && !filepath.IsAbs(h.BearerTokenFile) {
+		fail("bearer_token_file = %q is not absolute", h.BearerTokenFile)
+	}
+	if h.Key != "" {
+		if err := key.ValidateEnv(h.Key); err != nil {
+			fail("key = %q is not the name of a key in bundles: %w", h.Key, err)
+		}
+		c.gateKeys[p] = h.Key
+	}
+	return p, errors.Join(errs...)
+}
+
+// checkHealth fills in the checkers and what is asked of them.
+func (c *Config) checkHealth() (errs []error) {
+	c.gateKeys = map[*health.Prometheus]string{}
+	c.Interval, c.Deadline, c.Successes, c.Failures = 2*time.Second, 30*time.Second, 1, 3
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("health: "+format, args...)) }
+	for n, h := range c.Health {
+		for _, other := range c.Health[:n] {
+			if h.repeats(other) {
+				fail("interval, deadline, successes and failures are of all health blocks together; set each in one of them")
+			}
+		}
+		for _, d := range []struct {
+			name, text string
+			into       *time.Duration
+		}{{"interval", h.Interval, &c.Interval}, {"deadline", h.Deadline, &c.Deadline}} {
+			given, err := duration("health: "+d.name, d.text, *d.into)
+			if err != nil {
+				errs = append(errs, err)
+			}
+			*d.into = given
+		}
+		if c.Successes = max(c.Successes, h.Successes); h.Successes < 0 {
+			fail("successes = %d is negative; write how many good checks in a row prove the workload well", h.Successes)
+		}
+		if h.Failures > 0 {
+			c.Failures = h.Failures
+		} else if h.Failures < 0 {
+			fail("failures = %d is negative; write how many bad checks in a row prove the workload unwell", h.Failures)
+		}
+		checker, err := c.checker(h)
 		if err != nil {
 			errs = append(errs, err)
 		}
-		*d.into = given
-	}
-	if c.Successes = max(c.Successes, h.Successes); h.Successes < 0 {
-		errs = append(errs, fmt.Errorf("health: successes = %d is negative; write how many good checks in a row prove the workload well", h.Successes))
-	}
-	if h.Failures > 0 {
-		c.Failures = h.Failures
-	} else if h.Failures < 0 {
-		errs = append(errs, fmt.Errorf("health: failures = %d is negative; write how many bad checks in a row prove the workload unwell", h.Failures))
-	}
-	var err error
-	if c.Checker, err = h.checker(timeout); err != nil {
-		errs = append(errs, err)
-	}
-	if h.ExpectEtag && !c.tellsEtag() {
-		errs = append(errs, errors.New("health: expect_etag needs a render block of format \"bundle\", or an exec block with on_change = \"restart\", from which the workload learns the etag"))
+		if h.Method == "none" && len(c.Health) > 1 {
+			fail("\"none\" stands beside other checks; take it, or them, out")
+		}
+		if checker != nil && err == nil {
+			all, _ := c.Checker.(health.All)
+			c.Checker = append(all, checker)
+		}
 	}
 	return errs
+}
+
+// repeats tells whether two blocks set what is of all together.
+func (h HealthBlock) repeats(o HealthBlock) bool {
+	return h.Interval != "" && o.Interval != "" || h.Deadline != "" && o.Deadline != "" ||
+		h.Successes != 0 && o.Successes != 0 || h.Failures != 0 && o.Failures != 0
+}
+
+// expectsEtag tells whether a check looks at the etag.
+func (f File) expectsEtag() bool {
+	return slices.ContainsFunc(f.Health, func(h HealthBlock) bool { return h.ExpectEtag })
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -171,13 +172,20 @@ type blockField struct {
 	set          bool
 }
 
-// strayFields refuses those of another method: they would do nothing, in silence.
+// strayFields refuses those of other methods: they would do nothing, in silence.
 func strayFields(method string, fields []blockField) error {
-	var errs []error
+	var names []string
+	owners := map[string][]string{}
 	for _, f := range fields {
-		own := slices.ContainsFunc(fields, func(o blockField) bool { return o.name == f.name && o.method == method })
-		if f.set && !own {
-			errs = append(errs, fmt.Errorf("%s is of %q, and does nothing here; take it out", f.name, f.method))
+		if f.set && !slices.Contains(names, f.name) {
+			names = append(names, f.name)
+		}
+		owners[f.name] = append(owners[f.name], strconv.Quote(f.method))
+	}
+	var errs []error
+	for _, name := range names {
+		if !slices.Contains(owners[name], strconv.Quote(method)) {
+			errs = append(errs, fmt.Errorf("%s is of %s, and does nothing here; take it out", name, strings.Join(owners[name], " and ")))
 		}
 	}
 	return errors.Join(errs...)

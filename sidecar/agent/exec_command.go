@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/supervise"
 )
 
@@ -114,7 +115,7 @@ func Exec(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // superviseWorkload runs agent and workload together. The agent goes on until the workload has ended, since that holds its
 // values until then; after that it gives the lease back.
 func superviseWorkload(asked context.Context, c Config, log *slog.Logger) (int, error) {
-	c.Supervise.Checker, c.Supervise.ReadyTimeout = c.Checker, c.Deadline
+	c.Supervise.Checker, c.Supervise.ReadyTimeout = health.Now(c.Checker), c.Deadline
 	process, err := supervise.New(c.Supervise, log)
 	if err != nil {
 		return 1, err
@@ -137,7 +138,7 @@ func superviseWorkload(asked context.Context, c Config, log *slog.Logger) (int, 
 		}
 	}()
 	c.Reloader = process
-	if c.Health == nil {
+	if len(c.Health) == 0 {
 		c.Checker = process
 	}
 	a, err := New(c, log)

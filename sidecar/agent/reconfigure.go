@@ -9,7 +9,6 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/login"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 )
 
@@ -61,9 +60,8 @@ func (a *Agent) take(c change) {
 		a.method = login.New(c.config.Vault.Auth) // the one before may know a secret id that can be unwrapped but once
 	}
 	a.config, a.vault, a.engine, a.stale = c.config, c.vault, client.New(c.vault.Vault, c.config.Vault.Mount), true
-	if m, ok := c.config.Reloader.(reload.Masker); ok {
-		a.config.Reloader = m.WithMask(a.mask)
-	}
+	a.prepareReload()
+	a.prepareHealth()
 	a.jobs = newJobs(a.reencryptor())
 }
 

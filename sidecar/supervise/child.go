@@ -12,6 +12,8 @@ import (
 	"runtime"
 	"syscall"
 	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 )
 
 // StartError says that the program is not there, or cannot be run, whatever is tried.
@@ -64,6 +66,7 @@ type child struct {
 	cmd  *exec.Cmd         // constant
 	sum  [sha256.Size]byte // constant; over what it got of the bundle
 	done chan struct{}     // closed when it was waited for
+	born time.Duration     // constant; when it was started, as reload.Uptime
 
 	since    time.Time // of its start, or of the last signal on a change
 	stopping bool      // it is us who stop it
@@ -112,7 +115,7 @@ func (p *Process) spawn(path string, env []string) (*child, error) {
 		return nil, startError(p.o.Command[0], err)
 	}
 	cmd.Env = nil // one copy of the values less
-	return &child{cmd: cmd, done: make(chan struct{}), since: time.Now()}, nil
+	return &child{cmd: cmd, done: make(chan struct{}), born: reload.Uptime(), since: time.Now()}, nil
 }
 
 // stop ends a process that is to be followed by another. It is false if that process was the last one: it had ended by

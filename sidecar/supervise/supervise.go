@@ -77,9 +77,10 @@ type Process struct {
 }
 
 var (
-	_ reload.Reloader = (*Process)(nil)
-	_ reload.Provider = (*Process)(nil)
-	_ health.Checker  = (*Process)(nil)
+	_ reload.Reloader   = (*Process)(nil)
+	_ reload.Provider   = (*Process)(nil)
+	_ reload.Identifier = (*Process)(nil)
+	_ health.Checker    = (*Process)(nil)
 )
 
 // New starts nothing yet: the first Reload does. Close ends what New begins.
@@ -208,6 +209,17 @@ func (p *Process) Check(context.Context, string) error {
 		return fmt.Errorf("the workload runs for less than %s; this is its only check", settled)
 	}
 	return nil
+}
+
+// Identify implements reload.Identifier.
+func (p *Process) Identify(reload.Identity) (reload.Identity, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := p.current
+	if c == nil || c.over {
+		return reload.Identity{}, reload.ErrNotRunning
+	}
+	return reload.Identity{PID: c.pid(), Started: c.born}, nil
 }
 
 // start starts the workload with what was provided.
