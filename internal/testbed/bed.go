@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package testbed starts the real parts that tests, benchmarks, the demo and "make dev" run on: Vault, PostgreSQL,
-// PgBouncer and Redis, private to the caller, on free loopback ports, with their data in a scratch directory. Nothing that
-// it starts outlives the process that started it, however that ends: each part dies with its parent (Pdeathsig).
+// PgBouncer, Redis and Prometheus, private to the caller, on free loopback ports, with their data in a scratch directory.
+// Nothing that it starts outlives the process that started it, however that ends: each part dies with its parent
+// (Pdeathsig).
 package testbed
 
 import (
