@@ -309,7 +309,7 @@ func TestFollowReloadsUntilItWorks(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		follow(ctx, c, newBoard(c, nil), log)
+		follow(ctx, c, &fileMask{paths: c.Watch.Paths}, newBoard(c, nil), log)
 	}()
 	select {
 	case <-calls:

@@ -7,10 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/memory"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
@@ -35,7 +35,7 @@ func Follow(ctx context.Context, c Config, next <-chan Config, log *slog.Logger)
 		case to != nil:
 			before, c, tried = c, *to, true
 			log.Info("configuration taken")
-			follow(ctx, c, board, log)
+			follow(ctx, c, &fileMask{paths: c.Watch.Paths}, board, log)
 		case err != nil && tried:
 			log.Error("configuration given up; the one before stands again", "error", err)
 			c, tried = before, false
@@ -57,6 +57,8 @@ func followUntil(ctx context.Context, c Config, next <-chan Config, board *statu
 			cancel()
 		}
 	})
+	hidden := &fileMask{paths: c.Watch.Paths}
+	hidden.take()
 	err = watch.Files(ctx, c.Watch.Paths, watch.Options{
 		Stable: c.Stable, Poll: c.Poll, Valid: c.Valid,
 		Warn: func(err error) { log.Warn("files are harder to follow than they should be", "error", err) },
@@ -64,14 +66,22 @@ func followUntil(ctx context.Context, c Config, next <-chan Config, board *statu
 			board.Update(func(s *status.State) { s.Ready = true })
 			log.Info("following files", "paths", c.Watch.Paths)
 		},
-	}, func(ctx context.Context) { follow(ctx, c, board, log) })
+	}, func(ctx context.Context) { follow(ctx, c, hidden, board, log) })
 	cancel()
 	waiting.Wait()
 	return to, err
 }
 
-// follow reloads, again while that fails, and then waits up to the deadline for the workload to be well.
-func follow(ctx context.Context, c Config, board *status.Board, log *slog.Logger) {
+// follow reloads, again while that fails, and then waits up to the deadline for the workload to be well. What the files
+// hold is hidden in what is said of that.
+func follow(ctx context.Context, c Config, hidden *fileMask, board *status.Board, log *slog.Logger) {
+	hidden.take()
+	if m, ok := c.Reloader.(reload.Masker); ok {
+		c.Reloader = m.WithMask(hidden.mask)
+	}
+	if m, ok := c.Checker.(health.Masker); ok {
+		c.Checker = m.WithMask(hidden.mask)
+	}
 	board.Update(func(s *status.State) { s.Changed = time.Now() })
 	verdict := func(reason string) {
 		board.Update(func(s *status.State) { s.Healthy, s.Reason = reason == "", reason })
@@ -79,7 +89,7 @@ func follow(ctx context.Context, c Config, board *status.Board, log *slog.Logger
 	for failures := 1; ; failures++ {
 		begun := time.Now()
 		err := c.Reloader.Reload(ctx)
-		reloaded(board, begun, err, strings.Clone) // values are not known here
+		reloaded(board, begun, err, hidden.mask)
 		if errors.Is(err, reload.ErrNotRunning) {
 			log.Info("files changed; the workload is not running and will read them when it starts", "reason", err)
 			return

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestFileMask(t *testing.T) {
+	for name, text := range map[string]string{
+		"dotenv":        "A=1\nTOKEN=" + canary + "\n",
+		"dotenv quoted": "TOKEN='" + canary + "'\n",
+		"export":        "export TOKEN=\"" + canary + "\"",
+		"json":          `{"A":"x","TOKEN":"` + canary + `"}`,
+		"json, escaped": `{"TOKEN":"canary\u002dsecret-value"}`,
+		"yaml":          "auth:\n  token: " + canary + "\n",
+		"one line":      canary + "\n",
+	} {
+		path := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m := &fileMask{paths: []string{path, "/nowhere"}}
+		m.take()
+		m.take()
+		if err := os.WriteFile(path, []byte("TOKEN=another-value"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m.take()
+		if got := m.mask("not " + canary + " but another-value"); got != "not [redacted] but [redacted]" {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
+
+// What a command prints of files that something else renders is not logged.
+func TestFollowMasks(t *testing.T) {
+	path := filepath.Join(t.TempDir(), ".env")
+	if err := os.WriteFile(path, []byte("TOKEN="+canary+"-1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := File{
+		Watch:  &WatchBlock{Paths: []string{path}, Stable: "10ms", Poll: "20ms"},
+		Reload: &ReloadBlock{Method: "command", Command: []string{"sh", "-c", `echo "refused: $(cat "$1")"; exit 1`, "sh", path}},
+	}.Check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &lockedBuffer{}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- Follow(ctx, c, nil, slog.New(slog.NewTextHandler(log, nil))) }()
+	awaitLog := func(want string) {
+		t.Helper()
+		deadline := time.After(30 * time.Second)
+		for !strings.Contains(log.String(), want) {
+			select {
+			case <-deadline:
+				t.Fatalf("no %q in the log:\n%s", want, log)
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}
+	awaitLog("following files")
+	if err := os.WriteFile(path, []byte("TOKEN="+canary+"-2"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	awaitLog("exit status 1: refused: ")
+	cancel()
+	if err := <-done; err != nil || strings.Contains(log.String(), canary) {
+		t.Errorf("%v; log:\n%s", err, log)
+	}
+}
