@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
 )
 
 // AddWorkload tells the engine of one more workload, as hyvve/workloads/ takes it, and lets its sidecars log in.
@@ -31,31 +29,12 @@ func (w *World) Place(workload string, n int) (name, dir string, err error) {
 	return name, dir, os.MkdirAll(dir, 0o700)
 }
 
-// StartSidecar starts the agent of an instance, whose process is somebody else's. What is not about Vault stands in
-// blocks. Started again, it takes the place of the one before.
+// StartSidecar starts the agent of an instance, whose process is somebody else's. Blocks are the configuration without login
+// and names.
 func (w *World) StartSidecar(ctx context.Context, workload string, n int, blocks string) error {
-	name, dir, err := w.Place(workload, n)
+	p, err := w.place(ctx, workload, n)
 	if err != nil {
 		return err
 	}
-	if err := w.writeSecrets(ctx, workload, dir); err != nil {
-		return err
-	}
-	config := filepath.Join(dir, "sidecar.hcl")
-	text := fmt.Sprintf(`
-workload = %[1]q
-instance = %[2]q
-vault {
-  address = %[3]q
-  auth "approle" {
-    role_id_file   = "%[4]s/role-id"
-    secret_id_file = "%[4]s/secret-id"
-  }
-}
-`, workload, name, w.Server.Addr, dir)
-	if err := os.WriteFile(config, []byte(text+blocks), 0o600); err != nil {
-		return err
-	}
-	w.Sidecars[name], err = w.Bed.Program(name+"-sidecar", testbed.Tool("bin", "hyvve-sidecar"), []string{"agent", "--config=" + config}, nil)
-	return err
+	return w.startSidecar(p, "agent", blocks)
 }
