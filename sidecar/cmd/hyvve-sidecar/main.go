@@ -33,6 +33,9 @@ const help = `Usage: hyvve-sidecar COMMAND [flags]
 
 func main() {
 	memory.Sparing()
+	if err := memory.Private(); err != nil {
+		fmt.Fprintln(os.Stderr, "hyvve-sidecar:", err) // and goes on: some sandbox forbids it
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	status := run(ctx, os.Args[1:])
 	stop()
