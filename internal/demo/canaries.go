@@ -7,7 +7,10 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -105,11 +108,27 @@ func (w *World) Audit(ctx context.Context) (newest func() map[string]key.Value, 
 	}, nil
 }
 
-// Leaks searches all logs below the bed for all canaries, as they are and as a URL would carry them. It gives the files
-// that hold one, and how many files and secrets there were.
-func (w *World) Leaks() (found []string, files, secrets int, err error) {
+// holds tells whether data has one of them, as it is or as a URL would carry it. mu is held.
+func (c *canaries) holds(data []byte) bool {
+	for value := range c.values {
+		if bytes.Contains(data, []byte(value)) || bytes.Contains(data, []byte(url.QueryEscape(value))) {
+			return true
+		}
+	}
+	return false
+}
+
+// Leaks searches all logs below the bed, the command lines of all processes, the environments of sidecars, and what those
+// say of themselves, for all canaries. It gives the places that hold one, and how many places and secrets there were.
+func (w *World) Leaks(ctx context.Context) (found []string, places, secrets int, err error) {
 	w.canaries.mu.Lock()
 	defer w.canaries.mu.Unlock()
+	look := func(place string, data []byte) {
+		places++
+		if w.canaries.holds(data) {
+			found = append(found, place)
+		}
+	}
 	err = filepath.WalkDir(w.Bed.Dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".log") {
 			return nil //nolint:nilerr // a directory of the database's own is closed to us, and holds no log of ours
@@ -118,14 +137,53 @@ func (w *World) Leaks() (found []string, files, secrets int, err error) {
 		if err != nil {
 			return fmt.Errorf("reading a log: %w", err)
 		}
-		files++
-		for value := range w.canaries.values {
-			if bytes.Contains(data, []byte(value)) || bytes.Contains(data, []byte(url.QueryEscape(value))) {
-				found = append(found, path)
-				break
-			}
-		}
+		look(path, data)
 		return nil
 	})
-	return found, files, len(w.canaries.values), err
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	for _, s := range w.Sidecars {
+		if s.Running() {
+			processes = append(processes, fmt.Sprintf("/proc/%d/environ", s.PID()))
+		}
+	}
+	for _, path := range processes {
+		if data, err := os.ReadFile(path); err == nil { // others have ended
+			look(path, data)
+		}
+	}
+	sockets, err := filepath.Glob(filepath.Join(w.Bed.Dir, "*", ".status-*.hyvve"))
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	for _, socket := range sockets {
+		for _, path := range []string{"/metrics", "/status", "/readyz"} {
+			if data, err := ask(ctx, socket, path); err == nil { // its sidecar has been ended
+				look(socket+path, data)
+			}
+		}
+	}
+	return found, places, len(w.canaries.values), nil
+}
+
+// ask asks a sidecar at its socket.
+func ask(ctx context.Context, socket, path string) ([]byte, error) {
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://sidecar"+path, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // read only
+	return io.ReadAll(resp.Body)
 }

@@ -364,6 +364,6 @@ func (d *demo) examine(ctx context.Context, current map[string]key.Value) error 
 	if d.summary.Columns, err = d.world.VerifyRows(ctx, current); err != nil {
 		return err
 	}
-	d.summary.Leaks, d.summary.LogFiles, d.summary.Secrets, err = d.world.Leaks()
+	d.summary.Leaks, d.summary.Places, d.summary.Secrets, err = d.world.Leaks(ctx)
 	return err
 }

@@ -22,7 +22,7 @@ type Summary struct {
 	Requests  Counts          `json:"requests"`
 	Columns   []ColumnResult  `json:"columns"`
 	Logins    []LoginResult   `json:"logins"`
-	LogFiles  int             `json:"log_files_searched"`
+	Places    int             `json:"places_searched"` // logs, command lines, environments of sidecars and what they say of themselves
 	Secrets   int             `json:"secrets_searched_for"`
 	Leaks     []string        `json:"logs_with_a_secret"`
 	OK        bool            `json:"ok"`
@@ -115,8 +115,8 @@ func (s Summary) problems() []error {
 			problems = append(problems, errors.New(problem))
 		}
 	}
-	if s.LogFiles == 0 || s.Secrets == 0 {
-		problems = append(problems, errors.New("no log was searched"))
+	if s.Places == 0 || s.Secrets == 0 {
+		problems = append(problems, errors.New("nothing was searched for secrets"))
 	}
 	if len(s.Leaks) > 0 {
 		problems = append(problems, fmt.Errorf("secrets stand in %s", strings.Join(s.Leaks, ", ")))
@@ -158,5 +158,5 @@ func (d *demo) table() {
 	line("sessions", s.Requests.Sessions)
 	line("rows read, saved", fmt.Sprintf("%d, %d", s.Requests.Reads, s.Requests.Saves))
 	_ = t.Flush()
-	_, _ = fmt.Fprintf(d.out, "\n%d secrets searched for in %d logs: found in %d. %.0f seconds in all.\n", s.Secrets, s.LogFiles, len(s.Leaks), s.Seconds)
+	_, _ = fmt.Fprintf(d.out, "\n%d secrets searched for in %d logs, command lines, environments and status pages: found in %d. %.0f seconds in all.\n", s.Secrets, s.Places, len(s.Leaks), s.Seconds)
 }

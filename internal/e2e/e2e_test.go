@@ -166,9 +166,9 @@ func (w *world) conclude() {
 			w.t.Errorf("rows: %+v", c)
 		}
 	}
-	found, files, secrets, err := w.Leaks()
-	if err != nil || len(found) > 0 || files == 0 || secrets < 10 {
-		w.t.Errorf("secrets stand in %v (%d files and %d secrets searched, %v)", found, files, secrets, err)
+	found, places, secrets, err := w.Leaks(w.t.Context())
+	if err != nil || len(found) > 0 || places == 0 || secrets < 10 {
+		w.t.Errorf("secrets stand in %v (%d places and %d secrets searched, %v)", found, places, secrets, err)
 	}
 }
 
