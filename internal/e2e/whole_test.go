@@ -51,7 +51,7 @@ func TestWholeRotationUnderLoad(t *testing.T) {
 		t.Errorf("only %.0f requests a second", rate) // in other runs the machine may have other things to do
 	}
 	w.conclude()
-	w.restarts(name, 3*n) // metrics-api-key is accepted, agent-service-token presented, the list is shorter
+	w.restarts(name, 2*n) // metrics-api-key is accepted, agent-service-token presented; a shorter list is no change for it
 }
 
 // restarts ends an instance under exec, and looks in its log that it was restarted so often, and that none of its own calls

@@ -169,7 +169,11 @@ func (a *Agent) look(ctx context.Context) (verdict bool) {
 		}
 	}
 	if a.config.Checker != nil {
-		err := a.config.Checker.Check(ctx, a.rendered)
+		etag := a.rendered
+		if p, ok := a.config.Reloader.(reload.Provider); ok {
+			etag = p.Etag()
+		}
+		err := a.config.Checker.Check(ctx, etag)
 		if ctx.Err() != nil {
 			return false
 		}

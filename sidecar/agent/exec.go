@@ -40,7 +40,7 @@ func (c *Config) checkExec() (errs []error) {
 	o := supervise.Options{
 		Command: e.Command, Environ: os.Environ(), Keys: e.Keys, Accepts: e.Accepts, Previous: e.Previous,
 		OnChange: supervise.OnChange(e.OnChange), Signal: syscall.SIGHUP, StopSignal: syscall.SIGTERM, StopTimeout: stopTimeout,
-		ByEtag: c.expectsEtag(), Overlap: e.Overlap,
+		ByEtag: c.expectsEtag() && len(c.Render) > 0, Overlap: e.Overlap,
 	}
 	if c.Reencrypt != nil && c.Reencrypt.DatabaseURLEnv != "" {
 		o.Withheld = append(o.Withheld, c.Reencrypt.DatabaseURLEnv)
@@ -89,7 +89,7 @@ func (c *Config) checkExec() (errs []error) {
 			*s.into = parsed
 		}
 	}
-	if o.Overlap && (o.OnChange != supervise.Restart || !o.ByEtag) {
+	if o.Overlap && (o.OnChange != supervise.Restart || !c.expectsEtag()) {
 		fail("overlap needs on_change = \"restart\" and a health block with expect_etag = true, since the process before would answer for the next one; add them, or leave overlap out")
 	}
 	if e.StopTimeout != "" {

@@ -26,10 +26,12 @@ type Starter interface {
 }
 
 // Provider is what a Reloader may be besides: it gives the workload a bundle by itself, beside any files. Provide takes
-// the bundle of the next Reload, and tells whether the workload has yet to be given it. Failed says how the workload has
+// the bundle of the next Reload, and tells whether the workload has yet to be given it. Etag is that of the bundle which the
+// workload was given: an older one than that of Provide, where both have the same for it. Failed says how the workload has
 // ended, if by itself and not well; it is empty otherwise.
 type Provider interface {
 	Provide(b client.Bundle) (changed bool, err error)
+	Etag() string
 	Failed() string
 }
 

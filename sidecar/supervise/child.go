@@ -65,6 +65,7 @@ func startError(program string, err error) error {
 type child struct {
 	cmd  *exec.Cmd         // constant
 	sum  [sha256.Size]byte // constant; over what it got of the bundle
+	etag string            // constant; of that bundle
 	done chan struct{}     // closed when it was waited for
 	born time.Duration     // constant; when it was started, as reload.Uptime
 

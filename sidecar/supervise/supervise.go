@@ -42,7 +42,7 @@ type Options struct {
 	Keys        []string // environment names to take from the bundle; empty: all
 	Accepts     bool     // add NAME_ACCEPTS, all values to accept as a JSON array, newest first
 	Previous    bool     // add NAME_PREVIOUS, the second of them, where there is one
-	ByEtag      bool     // the workload answers with EtagName, so that another etag is a change
+	ByEtag      bool     // another etag is a change, whatever is in the environment: it reads files that have it too
 	OnChange    OnChange
 	Signal      syscall.Signal // of Signal
 	StopSignal  syscall.Signal
@@ -144,6 +144,16 @@ func (p *Process) Provide(b client.Bundle) (changed bool, err error) {
 	defer p.mu.Unlock()
 	p.bundle = b
 	return p.current == nil || p.o.OnChange == Restart && p.current.sum != sum, nil
+}
+
+// Etag implements reload.Provider.
+func (p *Process) Etag() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.current == nil || p.o.OnChange != Restart {
+		return p.bundle.Etag
+	}
+	return p.current.etag
 }
 
 // Reload implements reload.Reloader: it starts the workload, or makes it take up the change.
@@ -256,7 +266,7 @@ func (p *Process) begin(path string, env []string, sum [sha256.Size]byte, beside
 	if err != nil {
 		return nil, err
 	}
-	c.sum = sum
+	c.sum, c.etag = sum, p.bundle.Etag
 	if beside {
 		p.next = c
 	} else {
