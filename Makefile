@@ -47,8 +47,8 @@ test-e2e: setup build ## Run the scenarios over real Vault, PostgreSQL and Redis
 	go test -race -timeout 30m ./internal/e2e/... ./internal/testbed/... ./internal/kind/postgres/... ./internal/kind/redis/... ./sidecar/reencrypt/... ./sidecar/login/...
 
 .PHONY: test-ha
-test-ha: setup build ## Kill a cluster's leader in each move, and the plugin a hundred times, under load (some minutes)
-	HYVVE_LONG=1 go test -count=1 -v -timeout 30m -run '^(TestHighAvailability|TestPluginKilledAHundredTimes)$$' ./internal/e2e
+test-ha: setup build ## Kill a cluster's leader in each move, the plugin a hundred times, and do without Vault for ten minutes (some twenty minutes in all)
+	HYVVE_LONG=1 go test -count=1 -v -timeout 60m -run '^(TestHighAvailability|TestPluginKilledAHundredTimes|TestVaultIsGoneForLong)$$' ./internal/e2e
 
 ROTATIONS ?= 50
 
