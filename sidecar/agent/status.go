@@ -34,8 +34,11 @@ func newBoard(c Config, live func(*status.State)) *status.Board {
 	return status.NewBoard(s, live)
 }
 
+// socketAgain is when it is tried again to make the socket, whose directory may come later.
+const socketAgain = 5 * time.Second
+
 // serveStatus serves the board where the configuration says, until end. A port that is taken is a mistake to be mended; a
-// socket that cannot be had beside the files is no reason to leave the workload without its keys.
+// socket that cannot be had is no reason to leave the workload without its keys.
 func serveStatus(ctx context.Context, c Config, board *status.Board, log *slog.Logger) (end func(), err error) {
 	var listeners []net.Listener
 	if c.Status != nil && c.Status.Listen != "" {
@@ -45,17 +48,31 @@ func serveStatus(ctx context.Context, c Config, board *status.Board, log *slog.L
 		}
 		listeners = append(listeners, l)
 	}
-	if c.Socket != "" {
-		if l, err := status.Listen(c.Socket); err != nil {
-			log.Warn("status is not to be had at the socket", "error", err)
-		} else {
-			listeners = append(listeners, l)
-		}
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	var serving sync.WaitGroup
 	serving.Go(func() { board.Serve(ctx, log, listeners...) })
+	if c.Socket != "" {
+		serving.Go(func() { serveSocket(ctx, c.Socket, board, log) })
+	}
 	return func() { cancel(); serving.Wait() }, nil
+}
+
+func serveSocket(ctx context.Context, path string, board *status.Board, log *slog.Logger) {
+	said := ""
+	for {
+		l, err := status.Listen(path)
+		if err == nil {
+			board.Serve(ctx, log, l)
+			return
+		}
+		if now := err.Error(); now != said {
+			log.Warn("status is not to be had at the socket; it is tried again", "error", err)
+			said = now
+		}
+		if !sleep(ctx, socketAgain) {
+			return
+		}
+	}
 }
 
 // publish puts on the board what the loop knows.

@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -107,9 +106,13 @@ func Listen(path string) (net.Listener, error) {
 			return nil, err
 		}
 	}
-	// The mode is that of the moment at which it is made: nobody else may connect meanwhile.
-	before := syscall.Umask(0o177)
 	l, err := net.Listen("unix", path)
-	syscall.Umask(before)
-	return l, err
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil { // until here whoever the umask lets may ask; it is no secret
+		_ = l.Close()
+		return nil, err
+	}
+	return l, nil
 }
