@@ -11,14 +11,24 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/bench"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
+const help = `Usage: hyvve-bench [--run=EXPRESSION]
+
+Measures ours against its peers on real parts, prints a table, and writes it to build/bench.json. docs/benchmarks.md says what each
+name is. "make bench" builds what it needs and runs all.
+`
+
 func main() {
-	pattern := flag.String("run", ".", "run only benchmarks whose name matches this regular `expression`")
-	flag.Parse()
+	flags := flag.NewFlagSet("hyvve-bench", flag.ContinueOnError)
+	pattern := flags.String("run", ".", "run only benchmarks whose name matches this regular `EXPRESSION`")
+	if ok, status := usage.Parse(flags, os.Args[1:], help, os.Stdout, os.Stderr); !ok {
+		os.Exit(status)
+	}
 	match, err := regexp.Compile(*pattern)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "hyvve-bench: -run:", err)
+		fmt.Fprintln(os.Stderr, "hyvve-bench: --run:", err)
 		os.Exit(2)
 	}
 	ctx, stop := testbed.Context()
