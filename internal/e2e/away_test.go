@@ -15,6 +15,7 @@ import (
 // Vault is gone for longer than token and lease last, ten minutes in "make test-ha": the workload is not touched, and when Vault is
 // back the sidecar is too, with one login, and takes the next rotation up.
 func TestVaultIsGoneForLong(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	away := 15 * time.Second
 	if long() {
 		away = 10 * time.Minute

@@ -87,6 +87,7 @@ func (w *growing) rotate(times int) {
 
 // A hundred rotations later a sidecar has as many goroutines, descriptors and files as after ten, and its heap has not grown.
 func TestSidecarDoesNotGrow(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	bed := testbed.ForTest(t)
 	v, err := bed.Vault(t.Context(), testbed.VaultOptions{})
 	if err != nil {

@@ -200,6 +200,7 @@ func (w *loginWorld) revokeLogins(mount string) {
 // A token is revoked, Vault is sealed, and is not there when the sidecar starts: the files stay or come from the copy, and
 // the next rotation is taken up each time.
 func TestSidecarAndItsVault(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	w := newLoginWorld(t, `
 		auth "cert" {
 			cert_file = "CERT"
@@ -264,6 +265,7 @@ func TestSidecarAndItsVault(t *testing.T) {
 // Tokens that cannot be renewed, or no longer: the sidecar logs in again before they end, by the secret id that it has
 // unwrapped once, and its files are not touched for that.
 func TestSidecarLogsInAgain(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	for name, role := range map[string]map[string]any{
 		"batch":        {"token_type": "batch", "token_ttl": "9s"},
 		"with an end":  {"token_ttl": "9s", "token_max_ttl": "9s"},

@@ -179,6 +179,7 @@ func (b *beside) signal(s syscall.Signal) {
 // reload exactly once for it, and only then does the old version go. Changes of what is accepted, which the file does not
 // show, are no reason to reload.
 func TestBesideVaultAgent(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	b := startBeside(t)
 	for n, name := range []string{"agent-service-token", "jwt-secret", "agent-service-token"} {
 		old := b.read(b.file)

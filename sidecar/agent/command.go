@@ -200,8 +200,17 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar agent: the configuration has an exec block; run it with \"hyvve-sidecar exec\"")
 		return 2
 	}
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP) // before anything is said or done: until then it would end the sidecar
+	defer signal.Stop(hangups)
 	next := make(chan Config)
-	run, take := func() error { return Follow(ctx, c, next, log) }, func(c Config) error { next <- c; return nil }
+	run, take := func() error { return Follow(ctx, c, next, log) }, func(c Config) error {
+		select {
+		case next <- c:
+		case <-ctx.Done():
+		}
+		return ctx.Err()
+	}
 	if c.Watch == nil {
 		a, err := New(c, log)
 		if err != nil {
@@ -210,7 +219,7 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 		run, take = func() error { return a.Run(ctx) }, a.reconfigure
 	}
-	go f.onHangup(ctx, c, take, log)
+	go f.onHangup(ctx, hangups, c, take, log)
 	log.Info("sidecar started", "workload", c.Workload, "instance", c.Instance)
 	if err := run(); err != nil {
 		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar agent:", err)
@@ -221,10 +230,7 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 // onHangup reads the configuration anew at each SIGHUP, until ctx ends. One that is not good changes nothing.
-func (c *commandFlags) onHangup(ctx context.Context, now Config, take func(Config) error, log *slog.Logger) {
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(hangups)
+func (c *commandFlags) onHangup(ctx context.Context, hangups <-chan os.Signal, now Config, take func(Config) error, log *slog.Logger) {
 	for {
 		select {
 		case <-ctx.Done():
