@@ -27,6 +27,7 @@ const asExec = "VAULT_TEST_AS_EXEC"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asExec) == "" {
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP) // under nohup, too, what tests start hears it
 		os.Exit(m.Run())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -139,20 +139,22 @@ func TestMasterWithWorkers(t *testing.T) {
 		}
 		return err == nil && n == 2
 	})
+	t.Cleanup(func() { // before the master's own
+		all, err := processes()
+		if err != nil {
+			t.Error(err)
+		}
+		for _, p := range all {
+			if p.parent == master {
+				_ = syscall.Kill(p.PID, syscall.SIGKILL)
+			}
+		}
+	})
 	s := Signal{Match: m, Signal: syscall.SIGHUP}
 	if err := s.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "the master is signalled", func() bool { return said() == strconv.Itoa(master) })
-	all, err := processes()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range all {
-		if p.parent == master {
-			_ = syscall.Kill(p.PID, syscall.SIGKILL)
-		}
-	}
 }
 
 // Two that are no family are told by number, not by what they are run with.
