@@ -49,7 +49,7 @@ func (k Keeper) Stop() { k.timer.Stop() }
 // and are not any more. Those that are needed again the kernel maps again from its cache. It takes some milliseconds.
 func Release() error {
 	debug.FreeOSMemory()
-	maps, err := os.Open("/proc/self/maps")
+	maps, err := os.Open("/proc/self/smaps")
 	if err != nil {
 		return err
 	}
@@ -58,19 +58,25 @@ func Release() error {
 	if err != nil {
 		return err
 	}
-	for lines := bufio.NewScanner(maps); lines.Scan(); {
-		var from, to uintptr
-		var mode string
-		if _, err := fmt.Sscanf(lines.Text(), "%x-%x %s", &from, &to, &mode); err != nil {
-			return fmt.Errorf("/proc/self/maps has another form than is known: %w", err)
-		}
-		// Only what cannot have been written to: dropping that loses nothing (madvise(2), MADV_DONTNEED).
-		if !strings.HasSuffix(lines.Text(), program) || mode != "r-xp" && mode != "r--p" {
-			continue
-		}
-		if _, _, fault := unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED); fault != 0 {
-			return fmt.Errorf("releasing the program's pages: %w", fault)
+	var from, to uintptr
+	ours := false // the mapping of now is the program's, and cannot be written to
+	lines := bufio.NewScanner(maps)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		switch {
+		case len(fields) < 2:
+		case !strings.HasSuffix(fields[0], ":"): // another mapping (proc_pid_smaps(5))
+			if _, err := fmt.Sscanf(fields[0], "%x-%x", &from, &to); err != nil {
+				return fmt.Errorf("/proc/self/smaps has another form than is known: %w", err)
+			}
+			ours = strings.HasSuffix(lines.Text(), program) && (fields[1] == "r-xp" || fields[1] == "r--p")
+		case ours && fields[0] == "Anonymous:" && fields[1] == "0":
+			// Only what never was written to either, as the loader does before it takes the right away (RELRO): dropping
+			// that loses nothing (madvise(2), MADV_DONTNEED).
+			if _, _, fault := unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED); fault != 0 {
+				return fmt.Errorf("releasing the program's pages: %w", fault)
+			}
 		}
 	}
-	return nil
+	return lines.Err()
 }

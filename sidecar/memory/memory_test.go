@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // mapped is how much of this program's file is resident, in kB.
@@ -47,6 +49,31 @@ func TestRelease(t *testing.T) {
 	}
 	if err := os.WriteFile(filepath.Join(t.TempDir(), "x"), data[:100], 0o600); err != nil {
 		t.Errorf("the program is not what it was: %v", err)
+	}
+}
+
+// What of the program was written to, and cannot be any more, stays: so the loader leaves the pointers of a program that may
+// stand at any address.
+func TestReleaseKeepsWhatWasWritten(t *testing.T) {
+	program, err := os.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	page, err := unix.Mmap(int(program.Fd()), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(page) }()
+	copy(page, "written")
+	if err := unix.Mprotect(page, unix.PROT_READ); err != nil {
+		t.Fatal(err)
+	}
+	if err := Release(); err != nil {
+		t.Fatal(err)
+	}
+	if got := string(page[:7]); got != "written" {
+		t.Errorf("it is %q", got)
 	}
 }
 
