@@ -154,7 +154,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	defer wait()
 	defer a.leave()
-	defer a.jobs.stop()
+	defer func() { a.jobs.stop() }() // those of the configuration of then
 	a.copies.begun = time.Now()
 	for failures := 0; ctx.Err() == nil; {
 		begun := time.Now()
@@ -190,7 +190,7 @@ func (a *Agent) tidy() error {
 		if err := t.Clean(); err != nil {
 			return err
 		}
-		if a.config.Reloader != nil && t.Owed() {
+		if a.config.Reloader != nil && !a.owed && t.Owed() {
 			a.owed, a.written = true, math.MaxInt64
 		}
 	}
@@ -285,6 +285,7 @@ func (a *Agent) refresh(ctx context.Context) error {
 		return err
 	}
 	a.vaultIs(nil)
+	a.copies.confirmed = time.Now()
 	a.futile++
 	if !a.have || bundle.Etag != a.bundle.Etag {
 		a.futile = 0
@@ -401,6 +402,7 @@ func (a *Agent) renewLease(ctx context.Context) error {
 	schedule(a.leaseAge, share(lasts))
 	a.futile = 0
 	a.dirty = true // a sign of life
+	a.copies.confirmed = time.Now()
 	a.confirmCopy()
 	return nil
 }

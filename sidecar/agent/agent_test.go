@@ -187,6 +187,8 @@ type running struct {
 	reloads *reloads
 	path    string
 	log     *lockedBuffer
+	agent   *Agent
+	config  Config // that it was started with
 }
 
 type lockedBuffer struct {
@@ -248,6 +250,7 @@ func startAgentWith(t *testing.T, dir string, worker Reencryptor, change func(r 
 	if worker != nil {
 		a.jobs = newJobs(func(map[string]key.Value) (Reencryptor, error) { return worker, nil })
 	}
+	r.agent, r.config = a, c
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- a.Run(ctx) }()

@@ -21,10 +21,11 @@ const (
 
 // copies is what is known of the last-good copy.
 type copies struct {
-	begun time.Time // of Run
-	used  bool      // this run has started from it
-	kept  time.Time // when it was stored last by this run
-	etag  string    // of what was stored then
+	begun     time.Time // of Run
+	used      bool      // this run has started from it
+	confirmed time.Time // when Vault last said what the instance should hold
+	kept      time.Time // confirmed of what this run has stored last
+	etag      string    // of what was stored then
 }
 
 // keepCopy stores the bundle before files are written with it: killed in between, the copy is what comes next, and never
@@ -66,11 +67,10 @@ func (a *Agent) copyDue() bool {
 }
 
 func (a *Agent) storeCopy(b client.Bundle) error {
-	now := time.Now()
-	if err := a.config.LastGood.Save(b, now); err != nil {
+	if err := a.config.LastGood.Save(b, a.copies.confirmed); err != nil {
 		return err
 	}
-	a.copies.kept, a.copies.etag = now, b.Etag
+	a.copies.kept, a.copies.etag = a.copies.confirmed, b.Etag
 	return nil
 }
 

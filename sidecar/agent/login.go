@@ -51,6 +51,7 @@ func (a *Agent) endure(ctx context.Context, problem error, wait time.Duration) (
 	end := time.NewTimer(wait)
 	defer end.Stop()
 	a.startFromCopy(ctx, problem)
+	a.applyHeld(ctx, problem)
 	a.sayNotStarted()
 	for {
 		select {
@@ -67,6 +68,13 @@ func (a *Agent) endure(ctx context.Context, problem error, wait time.Duration) (
 			a.again(ctx)
 		}
 		a.publish()
+	}
+}
+
+// applyHeld brings what another configuration wants to what is held: it came while Vault cannot be reached.
+func (a *Agent) applyHeld(ctx context.Context, problem error) {
+	if a.rendered == "" && a.faults == 0 && (a.have || a.copies.used) && errors.Is(problem, client.ErrUnavailable) {
+		a.apply(ctx)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/login"
@@ -70,9 +71,10 @@ func (a *Agent) take(c change) {
 func (a *Agent) adopt(c change) {
 	type identity struct{ workload, instance, mount, namespace string }
 	of := func(c Config) identity { return identity{c.Workload, c.Instance, c.Vault.Mount, c.Vault.Namespace} }
-	if of(c.config) != of(a.config) { // the next read does not take this one's place
+	another := of(c.config) != of(a.config)
+	if another { // the next read does not take this one's place
 		a.leave()
-		a.have = false
+		a.forget()
 	}
 	a.jobs.stop()
 	a.take(c)
@@ -80,9 +82,23 @@ func (a *Agent) adopt(c change) {
 		a.log.Warn("what an earlier run has left beside the files stays", "error", err)
 	}
 	a.rendered, a.faults = "", 0
+	a.owed = a.owed && a.config.Reloader != nil
+	a.copies.kept, a.copies.etag, a.placesKnown = time.Time{}, "", false // places may be others
 	a.board.Update(func(s *status.State) {
 		first := newBoard(a.config, nil).State()
 		s.Workload, s.Instance, s.Rendered, s.Vault = first.Workload, first.Instance, first.Rendered, first.Vault
+		if another {
+			s.Etag, s.Keys = "", nil
+		}
 	})
 	a.log.Info("configuration taken", "workload", a.config.Workload, "instance", a.config.Instance)
+}
+
+// forget leaves nothing of an instance to the next one, but what is to be masked.
+func (a *Agent) forget() {
+	a.have, a.before, a.copies = false, a.bundle, copies{begun: time.Now()}
+	a.loaded, a.healthy, a.reason = "", false, ""
+	for _, t := range []*time.Timer{a.retry, a.nextCheck, a.leaseAge} {
+		schedule(t, 0)
+	}
 }

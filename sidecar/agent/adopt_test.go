@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
+)
+
+// reconfigure has the agent go on with its first configuration, changed, and waits until it does.
+func (r *running) reconfigure(change func(c *Config)) {
+	r.t.Helper()
+	c, before := r.config, strings.Count(r.log.String(), "configuration taken")
+	change(&c)
+	if err := r.agent.reconfigure(c); err != nil {
+		r.t.Fatal(err)
+	}
+	r.holds("configuration taken", func() bool { return strings.Count(r.log.String(), "configuration taken") > before })
+}
+
+// A reload that is owed when there is nothing to reload any more is owed no more.
+func TestAdoptWithoutReload(t *testing.T) {
+	r := startAgentWith(t, t.TempDir(), nil, func(r *running, _ *Config) { r.reloads.set(reload.ErrNotRunning) })
+	r.await("first", func(map[string]any) bool { return true })
+	r.reconfigure(func(c *Config) { c.Reloader = nil })
+	r.await("loaded", loaded("etag-1-0"))
+}
+
+// Another place for the copy gets one at once.
+func TestAdoptAnotherPlaceForTheCopy(t *testing.T) {
+	r := startAgentWith(t, t.TempDir(), nil, func(_ *running, c *Config) { c.LastGood = storeIn(t) })
+	r.await("first", loaded("etag-1-0"))
+	another := storeIn(t)
+	r.reconfigure(func(c *Config) { c.LastGood = another })
+	r.holds("the copy is there", func() bool {
+		c, err := another.Load(time.Now())
+		return err == nil && c.Bundle.Etag == "etag-1-0"
+	})
+}
+
+// What one workload holds is not written into the files of another one, though Vault is away.
+func TestAdoptAnotherWorkloadWhileVaultIsAway(t *testing.T) {
+	dir := t.TempDir()
+	r := startAgentWith(t, dir, nil, func(r *running, _ *Config) { r.reloads.set(fmt.Errorf("not now")) })
+	r.await("first", unhealthy("not now"))
+	r.fake.change(func() { r.fake.fail["auth"], r.fake.fail["watch"], r.fake.fail["report"] = 503, 503, 503 })
+	r.says("vault did not take a request")
+	another := filepath.Join(dir, "another.json")
+	r.reconfigure(func(c *Config) {
+		c.Workload, c.Targets = "web", withPath(c, another)
+		c.Reloader = nil
+	})
+	logins := r.fake.count("auth")
+	r.holds("it asks again and again", func() bool { return r.fake.count("auth") > logins+3 })
+	if _, err := os.Stat(another); err == nil {
+		t.Error("the other workload has the values of the first")
+	}
+	r.fake.change(func() { clear(r.fake.fail) })
+	r.await("loaded", loaded("etag-1-0"))
+}
+
+// While Vault is away, another configuration gets what is held, and the workload is looked at.
+func TestAdoptWhileVaultIsAway(t *testing.T) {
+	for _, held := range []string{"bundle", "copy"} {
+		t.Run(held, func(t *testing.T) {
+			dir, store := t.TempDir(), storeIn(t)
+			var r *running
+			if held == "copy" {
+				once(t, dir, store)
+				r = away(t, dir, store, "auth", 503)
+				r.says("workload is healthy")
+			} else {
+				r = startAgentIn(t, dir, nil)
+				r.await("first", loaded("etag-1-0"))
+				r.fake.change(func() { r.fake.fail["auth"], r.fake.fail["watch"] = 503, 503 })
+				r.says("vault did not take a request")
+			}
+			another := filepath.Join(dir, "another.json")
+			reloads := r.reloads.count()
+			r.reconfigure(func(c *Config) { c.Targets = append(withPath(c, another), c.Targets...) })
+			r.holds("the new file is there", func() bool {
+				data, _ := os.ReadFile(another)
+				return strings.Contains(string(data), canary+"-1") && r.reloads.count() == reloads+1
+			})
+		})
+	}
+}
+
+func withPath(c *Config, path string) []render.Target {
+	t := c.Targets[0]
+	t.Path = path
+	return []render.Target{t}
+}
+
+// Work that was begun after another configuration came ends with the agent too.
+func TestAdoptedWorkEnds(t *testing.T) {
+	r := startAgent(t, nil)
+	r.await("first", loaded("etag-1-0"))
+	r.reconfigure(func(*Config) {})
+	r.fake.change(func() { r.fake.work = []workload.Work{{ID: "w", Phase: workload.PhaseStage}} })
+	r.await("work", func(report map[string]any) bool {
+		return strings.Contains(fmt.Sprint(report["work"]), "no reencrypt block")
+	})
+	r.stop()
+	if r.agent.jobs.cancel != nil {
+		t.Error("it goes on")
+	}
+}
