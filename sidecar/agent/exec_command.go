@@ -115,7 +115,11 @@ func Exec(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // superviseWorkload runs agent and workload together. The agent goes on until the workload has ended, since that holds its
 // values until then; after that it gives the lease back.
 func superviseWorkload(asked context.Context, c Config, log *slog.Logger) (int, error) {
+	var a *Agent
 	c.Supervise.Checker, c.Supervise.ReadyTimeout = health.Now(c.Checker), c.Deadline
+	if m, ok := c.Supervise.Checker.(health.Masker); ok { // it is asked for the agent alone
+		c.Supervise.Checker = m.WithMask(func(text string) string { return a.mask(text) })
+	}
 	process, err := supervise.New(c.Supervise, log)
 	if err != nil {
 		return 1, err
@@ -141,8 +145,7 @@ func superviseWorkload(asked context.Context, c Config, log *slog.Logger) (int, 
 	if len(c.Health) == 0 {
 		c.Checker = process
 	}
-	a, err := New(c, log)
-	if err != nil {
+	if a, err = New(c, log); err != nil {
 		return 1, err
 	}
 	log.Info("sidecar started; the workload starts with its first bundle", "workload", c.Workload, "instance", c.Instance)
