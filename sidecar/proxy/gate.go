@@ -61,6 +61,10 @@ func (g *gate) leave() {
 func (p *Proxy) Pause(ctx context.Context) {
 	g := &p.gate
 	g.mu.Lock()
+	if ctx.Err() != nil { // whoever stops has let all go on, or will
+		g.mu.Unlock()
+		return
+	}
 	if g.open == nil {
 		g.open, g.limit = make(chan struct{}), time.AfterFunc(pauseMost, p.Resume)
 	}

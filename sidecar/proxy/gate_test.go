@@ -147,3 +147,46 @@ func TestPauseDoesNotWaitForEver(t *testing.T) {
 	p.gate.limit.Reset(time.Millisecond)
 	p.gate.await(t, func() bool { return p.gate.open == nil })
 }
+
+// A proxy that is stopped lets nobody wait for the application any more.
+func TestPauseEndsWithTheProxy(t *testing.T) {
+	app := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer app.Close()
+	u, err := url.Parse(app.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := New(Options{Upstream: u, Log: slog.New(slog.DiscardHandler)})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error)
+	go func() { served <- p.Serve(ctx, l) }()
+	p.Pause(ctx)
+	status := make(chan int)
+	go func() {
+		resp, err := http.Get("http://" + l.Addr().String())
+		if err != nil {
+			status <- 0
+			return
+		}
+		_ = resp.Body.Close()
+		status <- resp.StatusCode
+	}()
+	p.gate.await(t, func() bool { return p.gate.waiting == 1 })
+	cancel()
+	if got := <-status; got != http.StatusOK {
+		t.Errorf("the request that has waited: %d", got)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	p.Pause(ctx)
+	p.gate.mu.Lock()
+	defer p.gate.mu.Unlock()
+	if p.gate.open != nil {
+		t.Error("there is another pause")
+	}
+}
