@@ -319,3 +319,20 @@ func TestFollowReloadsUntilItWorks(t *testing.T) {
 	cancel()
 	<-done
 }
+
+// A check that is cut short by the end is no verdict.
+func TestFollowEndsWithoutAVerdict(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	c := Config{Reloader: reloaderFunc(func() error { return nil }), Interval: time.Hour, Deadline: time.Hour, Successes: 2}
+	c.Checker = checkerFunc(func() error { cancel(); return nil })
+	log := &lockedBuffer{}
+	board := newBoard(Config{File: File{Watch: &WatchBlock{}}}, nil)
+	follow(ctx, c, &fileMask{}, board, slog.New(slog.NewTextHandler(log, nil)))
+	if s := board.State(); !s.Healthy || s.Reason != "" || strings.Contains(log.String(), "not healthy") {
+		t.Errorf("%v %q; log:\n%s", s.Healthy, s.Reason, log)
+	}
+}
+
+type checkerFunc func() error
+
+func (f checkerFunc) Check(context.Context, string) error { return f() }

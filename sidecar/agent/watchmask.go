@@ -25,7 +25,9 @@ func (m *fileMask) take() {
 			found = append(found, valuesIn(string(data))...)
 		}
 	}
-	m.before, m.now = m.now, found
+	if !slices.Equal(found, m.now) {
+		m.before, m.now = m.now, found
+	}
 }
 
 // mask hides the longest first: one may be part of another.

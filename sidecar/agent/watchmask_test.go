@@ -39,6 +39,22 @@ func TestFileMask(t *testing.T) {
 	}
 }
 
+// What is looked at again and is the same does not push out what was there before.
+func TestFileMaskOfTheSame(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	m := &fileMask{paths: []string{path}}
+	for _, text := range []string{"TOKEN=" + canary, "TOKEN=another-value"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m.take()
+		m.take()
+	}
+	if got := m.mask("not " + canary + " but another-value"); got != "not [redacted] but [redacted]" {
+		t.Error(got)
+	}
+}
+
 // What a command prints of files that something else renders is not logged.
 func TestFollowMasks(t *testing.T) {
 	path := filepath.Join(t.TempDir(), ".env")

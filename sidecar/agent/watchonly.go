@@ -29,13 +29,16 @@ func Follow(ctx context.Context, c Config, next <-chan Config, log *slog.Logger)
 		return err
 	}
 	defer end()
-	for before, tried := c, false; ; {
-		to, err := followUntil(ctx, c, next, board, log)
+	hidden := &fileMask{}
+	for before, tried, again := c, false, false; ; again = true {
+		to, err := followUntil(ctx, c, again, next, hidden, board, log)
 		switch {
 		case to != nil:
-			before, c, tried = c, *to, true
+			if err == nil {
+				before = c
+			}
+			c, tried = *to, true
 			log.Info("configuration taken")
-			follow(ctx, c, &fileMask{paths: c.Watch.Paths}, board, log)
 		case err != nil && tried:
 			log.Error("configuration given up; the one before stands again", "error", err)
 			c, tried = before, false
@@ -45,8 +48,8 @@ func Follow(ctx context.Context, c Config, next <-chan Config, log *slog.Logger)
 	}
 }
 
-// followUntil follows until ctx ends, or gives the configuration that came.
-func followUntil(ctx context.Context, c Config, next <-chan Config, board *status.Board, log *slog.Logger) (to *Config, err error) {
+// followUntil follows until ctx ends, or gives the configuration that came. With again, the workload is reloaded first.
+func followUntil(ctx context.Context, c Config, again bool, next <-chan Config, hidden *fileMask, board *status.Board, log *slog.Logger) (to *Config, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var waiting sync.WaitGroup
 	waiting.Go(func() {
@@ -57,7 +60,7 @@ func followUntil(ctx context.Context, c Config, next <-chan Config, board *statu
 			cancel()
 		}
 	})
-	hidden := &fileMask{paths: c.Watch.Paths}
+	hidden.paths = c.Watch.Paths
 	hidden.take()
 	err = watch.Files(ctx, c.Watch.Paths, watch.Options{
 		Stable: c.Stable, Poll: c.Poll, Valid: c.Valid,
@@ -65,6 +68,9 @@ func followUntil(ctx context.Context, c Config, next <-chan Config, board *statu
 		Started: func() {
 			board.Update(func(s *status.State) { s.Ready = true })
 			log.Info("following files", "paths", c.Watch.Paths)
+			if again {
+				follow(ctx, c, hidden, board, log)
+			}
 		},
 	}, func(ctx context.Context) { follow(ctx, c, hidden, board, log) })
 	cancel()
@@ -89,6 +95,9 @@ func follow(ctx context.Context, c Config, hidden *fileMask, board *status.Board
 	for failures := 1; ; failures++ {
 		begun := time.Now()
 		err := c.Reloader.Reload(ctx)
+		if err != nil && ctx.Err() != nil {
+			return
+		}
 		reloaded(board, begun, err, hidden.mask)
 		if errors.Is(err, reload.ErrNotRunning) {
 			log.Info("files changed; the workload is not running and will read them when it starts", "reason", err)
@@ -109,11 +118,11 @@ func follow(ctx context.Context, c Config, hidden *fileMask, board *status.Board
 	if c.Checker == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.Deadline)
+	within, cancel := context.WithTimeout(ctx, c.Deadline)
 	defer cancel()
 	for good := 0; ; {
 		wait := backoffFirst
-		err := c.Checker.Check(ctx, "")
+		err := c.Checker.Check(within, "")
 		if err != nil {
 			good = 0
 		} else if good++; good >= c.Successes {
@@ -121,9 +130,13 @@ func follow(ctx context.Context, c Config, hidden *fileMask, board *status.Board
 			return
 		} else {
 			wait = c.Interval
+			err = fmt.Errorf("it was well %d times in a row, and successes is %d", good, c.Successes)
 		}
-		if !sleep(ctx, wait) {
-			verdict("workload is not healthy after the change: " + fmt.Sprint(err))
+		if !sleep(within, wait) {
+			if ctx.Err() != nil {
+				return
+			}
+			verdict("workload is not healthy after the change: " + err.Error())
 			log.Error("workload is not healthy after the change", "error", err)
 			return
 		}
