@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -35,8 +36,13 @@ func DidYouMean(word string, options []string) string {
 	return ""
 }
 
+// ofService ends the variables by which Kubernetes tells each container where the services of its namespace are ("Accessing
+// the Service" of its documentation): one whose name begins as the prefix does must keep no command from starting.
+var ofService = regexp.MustCompile(`(^|_)(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
+
 // Environment sets flags from variables whose names are the prefix and then the flag's name in capital letters, with
-// underscores. Names of others are known and left alone; all else that has the prefix is refused. An empty one is not set.
+// underscores. Names of others are known and left alone, as are those of Kubernetes; all else that has the prefix is
+// refused. An empty one is not set.
 func Environment(flags *flag.FlagSet, prefix string, environ []string, others ...*flag.FlagSet) error {
 	names, mine := map[string]string{}, map[string]bool{} // flags by variable
 	for n, set := range append(others, flags) {
@@ -49,6 +55,7 @@ func Environment(flags *flag.FlagSet, prefix string, environ []string, others ..
 		name, value, _ := strings.Cut(entry, "=")
 		switch {
 		case !strings.HasPrefix(name, prefix) || value == "":
+		case names[name] == "" && ofService.MatchString(strings.TrimPrefix(name, prefix)):
 		case names[name] == "":
 			return fmt.Errorf("environment: %s is not known%s", name, DidYouMean(name, slices.Sorted(maps.Keys(names))))
 		case mine[name]:

@@ -55,6 +55,9 @@ func TestEnvironment(t *testing.T) {
 		"of another":    {"X_OTHER=1", "", ""},
 		"not ours":      {"PID_FILE=/y", "", ""},
 		"misspelt":      {"X_PIDFILE=/y", "", `X_PIDFILE is not known; did you mean "X_PID_FILE"?`},
+		"of a service":  {"X_SERVICE_HOST=10.0.0.1", "", ""},
+		"its port":      {"X_METRICS_SERVICE_PORT_HTTP=80", "", ""},
+		"its address":   {"X_PORT_9102_TCP_ADDR=10.0.0.1", "", ""},
 		"no value kind": {"X_ALL=canary", "", "X_ALL is not what --all takes"},
 	} {
 		t.Run(name, func(t *testing.T) {
