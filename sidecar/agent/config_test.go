@@ -78,6 +78,7 @@ func TestErrorsSayWhatToWriteInstead(t *testing.T) {
 		"auth":                {swap(`auth "token_file"`, `auth "tokenfile"`), nil, []string{`auth "tokenfile" is not known`, `"token_file"`}},
 		"approle":             {swap(`auth "token_file" { path = "/run/token" }`, `auth "approle" { role_id_file = "/x" }`), nil, []string{"secret_id_file is missing"}},
 		"address":             {swap(`"http://127.0.0.1:8200"`, `"http://vault-1:8200,vault-2:8200"`), nil, []string{"vault: address", "address 2 of the list"}},
+		"address, user":       {swap(`"http://127.0.0.1:8200"`, `"http://user:`+canary+`@127.0.0.1:8200"`), nil, []string{"vault: address holds a user or a password"}},
 		"format":              {swap(`render "bundle"`, `render "bundel"`), nil, []string{`"bundel" is not a format`, `"bundle"`}},
 		"template, both":      {swap(`render "bundle" {`, "render \"template\" {\n source = \"/x\"\n template = \"y\""), nil, []string{`render "template": set one of source`}},
 		"template, neither":   {swap(`render "bundle"`, `render "template"`), nil, []string{`render "template": set one of source`}},
@@ -135,6 +136,9 @@ func TestErrorsSayWhatToWriteInstead(t *testing.T) {
 			status, text := validate(t, c.text, c.args...)
 			if status != 2 {
 				t.Errorf("status %d", status)
+			}
+			if strings.Contains(text, canary) {
+				t.Errorf("a secret is quoted:\n%s", text)
 			}
 			for _, want := range c.wants {
 				if !strings.Contains(text, want) {

@@ -58,6 +58,8 @@ func (c *Config) checkVault() (errs []error) {
 	}
 	if c.Vault.Address == "" {
 		errs = append(errs, errors.New("vault: address is missing; set it, or VAULT_ADDR"))
+	} else if strings.Contains(c.Vault.Address, "@") { // errors of Vault's client quote it
+		return append(errs, errors.New("vault: address holds a user or a password, which would stand in logs; take it out"))
 	} else if _, err := client.Addresses(c.Vault.Address); err != nil {
 		errs = append(errs, fmt.Errorf("vault: address: %w", err))
 	}
