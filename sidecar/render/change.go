@@ -30,6 +30,7 @@ type Change struct {
 type replacement struct {
 	dir        *directory
 	temp, name string
+	note       string // by which a reload is owed for it
 }
 
 // Prepare writes beside their places what targets lack. Discard must be called in the end.
@@ -63,7 +64,7 @@ func (c *Change) add(t Target, b client.Bundle) error {
 	}
 	for _, name := range gone {
 		if dir.has(name) {
-			c.files = append(c.files, replacement{dir: dir, name: name})
+			c.files = append(c.files, replacement{dir: dir, name: name, note: t.pending()})
 		}
 	}
 	return nil
@@ -83,7 +84,7 @@ func (c *Change) stage(dir *directory, t Target, name string, content []byte) er
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
-	c.files = append(c.files, replacement{dir, temp, name})
+	c.files = append(c.files, replacement{dir, temp, name, t.pending()})
 	return errors.Join(t.fill(file, path, content), file.Close())
 }
 
@@ -130,10 +131,20 @@ func (c *Change) Empty() bool { return len(c.files) == 0 }
 // Note writes beside what is about to change that a reload is owed. Killed between rendering and reloading, the next run
 // finds files that are as they should be, and must still reload.
 func (c *Change) Note() error {
-	for _, dir := range c.changing() {
-		if err := note(dir); err != nil {
+	type place struct {
+		dir  *directory
+		name string
+	}
+	noted := map[place]bool{}
+	for _, f := range c.files {
+		at := place{f.dir, f.note}
+		if noted[at] {
+			continue
+		}
+		if err := note(f.dir, f.note); err != nil {
 			return err
 		}
+		noted[at] = true
 	}
 	return nil
 }

@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pendingName must not begin as temporary files do, which Clean removes.
-const pendingName = ".reload-pending.hyvve"
+// pending is the name of the note that a reload is owed. Other targets, perhaps of other sidecars, may be in the same
+// directory. It must not begin as temporary files do, which Clean removes.
+func (t Target) pending() string { return ".reload-pending-" + filepath.Base(t.Path) + ".hyvve" }
 
 // dir is where the target's files are.
 func (t Target) dir() string {
@@ -21,8 +22,8 @@ func (t Target) dir() string {
 	return filepath.Dir(t.Path)
 }
 
-func note(dir *directory) error {
-	f, err := dir.open(pendingName, unix.O_CREAT|unix.O_WRONLY, 0o600)
+func note(dir *directory, name string) error {
+	f, err := dir.open(name, unix.O_CREAT|unix.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("noting that a reload is owed: %w", err)
 	}
@@ -36,7 +37,7 @@ func (t Target) Begin() error {
 		return err
 	}
 	defer dir.close()
-	return note(dir)
+	return note(dir, t.pending())
 }
 
 // Owed tells whether a reload was noted and not ended.
@@ -46,7 +47,7 @@ func (t Target) Owed() bool {
 		return false
 	}
 	defer dir.close()
-	return dir.has(pendingName)
+	return dir.has(t.pending())
 }
 
 // End takes the note away: the workload has reloaded.
@@ -59,5 +60,5 @@ func (t Target) End() error {
 		return err
 	}
 	defer dir.close()
-	return dir.remove(pendingName)
+	return dir.remove(t.pending())
 }
