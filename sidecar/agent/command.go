@@ -266,6 +266,9 @@ func Validate(args []string, stdout, stderr io.Writer) int {
 // environmentPrefix begins the names of variables that stand for flags, as in HYVVE_SIDECAR_VAULT_ADDR for --vault-addr.
 const environmentPrefix = "HYVVE_SIDECAR_"
 
+// loginFlags say how to log in; there is one way.
+var loginFlags = []string{"token-file", "role-id-file", "secret-id-file", "kubernetes-role", "cert-file", "key-file"}
+
 // allFlags are those of any command that reads the environment: a variable for exec is no mistake beside agent.
 func allFlags() *flag.FlagSet {
 	flags := flag.NewFlagSet("", flag.ContinueOnError)
@@ -281,15 +284,15 @@ func prepare(name, help string, f *commandFlags, args []string, stdout, stderr i
 	if f.exec != nil {
 		f.exec.define(flags)
 	}
-	if err := usage.Environment(flags, environmentPrefix, os.Environ(), allFlags()); err != nil {
-		_, _ = fmt.Fprintf(stderr, "hyvve-sidecar %s: %v\n", name, err)
-		return Config{}, nil, 2
-	}
 	if ok, status := usage.Parse(flags, args, help, stdout, stderr); !ok {
 		if flags.NArg() > 0 && f.exec != nil && len(f.exec.command) == 0 {
 			_, _ = fmt.Fprintln(stderr, "The workload's command, if that is one, stands after --.")
 		}
 		return Config{}, nil, status
+	}
+	if err := usage.Environment(flags, environmentPrefix, os.Environ(), loginFlags, allFlags()); err != nil {
+		_, _ = fmt.Fprintf(stderr, "hyvve-sidecar %s: %v\n", name, err)
+		return Config{}, nil, 2
 	}
 	c, err := f.load()
 	var log *slog.Logger

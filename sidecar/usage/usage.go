@@ -40,10 +40,18 @@ func DidYouMean(word string, options []string) string {
 // the Service" of its documentation): one whose name begins as the prefix does must keep no command from starting.
 var ofService = regexp.MustCompile(`(^|_)(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
-// Environment sets flags from variables whose names are the prefix and then the flag's name in capital letters, with
-// underscores. Names of others are known and left alone, as are those of Kubernetes; all else that has the prefix is
-// refused. An empty one is not set.
-func Environment(flags *flag.FlagSet, prefix string, environ []string, others ...*flag.FlagSet) error {
+// Environment sets flags that the command line, which was parsed, has not set, from variables whose names are the prefix and
+// then the flag's name in capital letters, with underscores. Of rivals, one on the command line takes the place of all.
+// Names of others are known and left alone, as are those of Kubernetes; all else that has the prefix is refused. An empty
+// one is not set.
+func Environment(flags *flag.FlagSet, prefix string, environ, rivals []string, others ...*flag.FlagSet) error {
+	given := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if slices.ContainsFunc(rivals, func(name string) bool { return given[name] }) {
+		for _, name := range rivals {
+			given[name] = true
+		}
+	}
 	names, mine := map[string]string{}, map[string]bool{} // flags by variable
 	for n, set := range append(others, flags) {
 		set.VisitAll(func(f *flag.Flag) {
@@ -58,7 +66,7 @@ func Environment(flags *flag.FlagSet, prefix string, environ []string, others ..
 		case names[name] == "" && ofService.MatchString(strings.TrimPrefix(name, prefix)):
 		case names[name] == "":
 			return fmt.Errorf("environment: %s is not known%s", name, DidYouMean(name, slices.Sorted(maps.Keys(names))))
-		case mine[name]:
+		case mine[name] && !given[names[name]]:
 			if err := flags.Set(names[name], value); err != nil {
 				return fmt.Errorf("environment: %s is not what --%s takes: %w", name, names[name], err)
 			}

@@ -65,7 +65,7 @@ func TestEnvironment(t *testing.T) {
 			got := flags.String("pid-file", "", "")
 			flags.Bool("all", false, "")
 			other.String("other", "", "")
-			err := Environment(flags, "X_", []string{c.entry}, other)
+			err := Environment(flags, "X_", []string{c.entry}, nil, other)
 			if *got != c.want || (err == nil) != (c.fault == "") || err != nil && !strings.Contains(err.Error(), c.fault) {
 				t.Errorf("%q, %v", *got, err)
 			}
@@ -81,5 +81,22 @@ func TestHelpWithoutFlags(t *testing.T) {
 	ok, status := Parse(flag.NewFlagSet("hyvve-dev", flag.ContinueOnError), []string{"--help"}, "Usage: …\n", &stdout, &stderr)
 	if ok || status != 0 || stdout.String() != "Usage: …\n" || stderr.Len() > 0 {
 		t.Errorf("%v, status %d, stdout %q, stderr %q", ok, status, stdout.String(), stderr.String())
+	}
+}
+
+// The command line goes over the environment, also where it names another way than that.
+func TestEnvironmentUnderTheCommandLine(t *testing.T) {
+	for line, want := range map[string]string{"": "env-a env-b env-c", "-a=x": "x  env-c", "-b=x": " x env-c", "-c=x": "env-a env-b x"} {
+		flags := flag.NewFlagSet("", flag.ContinueOnError)
+		a, b, c := flags.String("a", "", ""), flags.String("b", "", ""), flags.String("c", "", "")
+		if err := flags.Parse(strings.Fields(line)); err != nil {
+			t.Fatal(err)
+		}
+		if err := Environment(flags, "X_", []string{"X_A=env-a", "X_B=env-b", "X_C=env-c"}, []string{"a", "b"}); err != nil {
+			t.Fatal(err)
+		}
+		if got := *a + " " + *b + " " + *c; got != want {
+			t.Errorf("%q: %q, want %q", line, got, want)
+		}
 	}
 }
