@@ -125,9 +125,6 @@ func (t Target) same(dir *directory, name string, content []byte) bool {
 	return err == nil && bytes.Equal(have, content)
 }
 
-// Empty tells whether the targets are as they should be.
-func (c *Change) Empty() bool { return len(c.files) == 0 }
-
 // Note writes beside what is about to change that a reload is owed. Killed between rendering and reloading, the next run
 // finds files that are as they should be, and must still reload.
 func (c *Change) Note() error {
