@@ -185,8 +185,8 @@ func (t *TextTemplate) execute(set variables.Set, b client.Bundle) ([]byte, erro
 var (
 	place = regexp.MustCompile(`^:\d+(:\d+)?`)
 	word  = regexp.MustCompile(` at (<.*?>): `)
-	// These say what is wrong with a template without what it was given.
-	harmless = regexp.MustCompile(`(wrong number of args for \w+: .*|wrong type for value; expected .*|can't evaluate field \w+ in type \w+|error calling (index|slice|len|eq|ne|lt|le|gt|ge|call): .*)$`)
+	// These say what is wrong with a template without what it was given. What eq says of lists is their content.
+	harmless = regexp.MustCompile(`(wrong number of args for \w+: .*|wrong type for value; expected .*|can't evaluate field \w+ in type \w+|error calling (index|slice|len|lt|le|gt|ge): .*|error calling (eq|ne): incompatible types for comparison: .*)$`)
 )
 
 // reason is an error of a template with file and line. What text/template says may quote what it was working on, which
