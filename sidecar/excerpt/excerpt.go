@@ -3,7 +3,11 @@
 // Package excerpt shortens what a program or a server of somebody else has said, so that it can stand in an error.
 package excerpt
 
-import "strings"
+import (
+	"net/http"
+	"strconv"
+	"strings"
+)
 
 // most is how many bytes are shown.
 const most = 400
@@ -46,4 +50,9 @@ func (t Text) masked(mask func(string) string) (text string, ok bool) {
 		return withheld, false
 	}
 	return strings.TrimSpace(text), true
+}
+
+// Status is an answer's status in words of our own: those of a server may quote what it was sent.
+func Status(code int) string {
+	return strings.TrimSpace(strconv.Itoa(code) + " " + http.StatusText(code))
 }

@@ -11,6 +11,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/excerpt"
 )
 
 // Checker looks at a workload once. etag is that of the bundle which it should have loaded.
@@ -57,7 +59,7 @@ func (h HTTP) Check(ctx context.Context, etag string) error {
 	}
 	where := req.URL.Redacted()
 	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("health check: %s answered %s", where, resp.Status)
+		return fmt.Errorf("health check: %s answered %s", where, excerpt.Status(resp.StatusCode))
 	}
 	if !h.ExpectEtag {
 		return nil

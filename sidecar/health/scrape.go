@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/excerpt"
 )
 
 // Metrics is where a workload exposes its metrics, and which of them are wanted.
@@ -97,9 +98,9 @@ func (m *Metrics) readWith(ctx context.Context, token string) (sample, error) {
 	defer resp.Body.Close() //nolint:errcheck // read only
 	switch where := req.URL.Redacted(); {
 	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden:
-		return sample{}, fmt.Errorf("%s answered %s: %w", where, resp.Status, errAuthorization)
+		return sample{}, fmt.Errorf("%s answered %s: %w", where, excerpt.Status(resp.StatusCode), errAuthorization)
 	case resp.StatusCode != http.StatusOK:
-		return sample{}, fmt.Errorf("%s answered %s", where, resp.Status)
+		return sample{}, fmt.Errorf("%s answered %s", where, excerpt.Status(resp.StatusCode))
 	}
 	limited := &io.LimitedReader{R: resp.Body, N: expositionMost}
 	s, err := m.parse(limited)

@@ -91,7 +91,7 @@ func (h HTTP) Reload(ctx context.Context) error {
 	if said != "" {
 		said = ": " + said
 	}
-	return fmt.Errorf("reload request: %s answered %s%s", req.URL.Redacted(), resp.Status, said)
+	return fmt.Errorf("reload request: %s answered %s%s", req.URL.Redacted(), excerpt.Status(resp.StatusCode), said)
 }
 
 // dress gives the request its headers, and what of them is secret, the longest first.

@@ -3,9 +3,11 @@
 package reload
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -123,5 +125,29 @@ func TestHTTPSaysMuch(t *testing.T) {
 	err := HTTP{URL: server.URL, Timeout: 10 * time.Second}.Reload(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "500 Internal Server Error: datasource is wrongxx") || len(err.Error()) > 1000 {
 		t.Errorf("%.100v", err)
+	}
+}
+
+// The text of a status is the server's own, and may say what it was sent.
+func TestHTTPStatusOfItsOwn(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() //nolint:errcheck // of a test
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close() //nolint:errcheck // of a test
+		req, err := http.ReadRequest(bufio.NewReader(conn))
+		if err == nil {
+			fmt.Fprintf(conn, "HTTP/1.1 401 not with %s\r\nContent-Length: 0\r\n\r\n", req.Header.Get("Authorization"))
+		}
+	}()
+	err = HTTP{URL: "http://" + l.Addr().String(), Timeout: 10 * time.Second, BearerTokenFile: secretFile(t, "secret-status")}.Reload(t.Context())
+	if err == nil || !strings.HasSuffix(err.Error(), "answered 401 Unauthorized") {
+		t.Error(err)
 	}
 }
