@@ -53,15 +53,11 @@ type Bundle struct {
 
 // wire is the form of a bundle's data.
 type wire struct {
-	Values         map[string]string   `json:"values"`
-	Accepts        map[string][]string `json:"accepts"`
-	Versions       map[string]int      `json:"versions"`
-	Created        map[string]string   `json:"created_times"` // RFC 3339
-	AcceptVersions map[string][]int    `json:"accept_versions"`
-	Work           []workload.Work     `json:"work"`
-	Etag           string              `json:"etag"`
-	Instance       string              `json:"instance"`
-	InstanceSecret string              `json:"instance_secret"`
+	Plain
+	Created        map[string]string `json:"created_times"` // RFC 3339
+	Work           []workload.Work   `json:"work"`
+	Instance       string            `json:"instance"`
+	InstanceSecret string            `json:"instance_secret"`
 }
 
 // answerLimit bounds what does not block on purpose: a Vault that takes requests and never answers is not available.
@@ -76,23 +72,12 @@ func (c *Client) Creds(ctx context.Context, workloadName, instance string) (Bund
 	if err != nil {
 		return Bundle{}, err
 	}
-	b := Bundle{
-		Values: map[string]key.Value{}, Accepts: map[string][]key.Value{}, Versions: w.Versions, Created: map[string]time.Time{},
-		AcceptVersions: w.AcceptVersions, Work: w.Work, Etag: w.Etag, Instance: w.Instance,
-		Secret: key.NewValue(w.InstanceSecret), LeaseID: secret.LeaseID,
-		LeaseDuration: time.Duration(secret.LeaseDuration) * time.Second, Warnings: secret.Warnings,
-	}
+	b := w.Bundle()
+	b.Work, b.Instance, b.Secret, b.Created = w.Work, w.Instance, key.NewValue(w.InstanceSecret), map[string]time.Time{}
+	b.LeaseID, b.LeaseDuration, b.Warnings = secret.LeaseID, time.Duration(secret.LeaseDuration)*time.Second, secret.Warnings
 	for env, text := range w.Created {
 		if at, err := time.Parse(time.RFC3339, text); err == nil {
 			b.Created[env] = at
-		}
-	}
-	for env, v := range w.Values {
-		b.Values[env] = key.NewValue(v)
-	}
-	for env, list := range w.Accepts {
-		for _, v := range list {
-			b.Accepts[env] = append(b.Accepts[env], key.NewValue(v))
 		}
 	}
 	return b, nil

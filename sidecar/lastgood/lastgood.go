@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 )
 
@@ -47,29 +46,13 @@ var header = []byte("hyvve last-good copy 1\n")
 
 // content is what is encrypted.
 type content struct {
-	Stored         time.Time           `json:"stored"`
-	Values         map[string]string   `json:"values"`
-	Accepts        map[string][]string `json:"accepts"`
-	Versions       map[string]int      `json:"versions"`
-	AcceptVersions map[string][]int    `json:"accept_versions"`
-	Etag           string              `json:"etag"`
+	Stored time.Time `json:"stored"`
+	client.Plain
 }
 
 // Save stores a bundle. What was stored stays whole until the new one is.
 func (s Store) Save(b client.Bundle, now time.Time) error {
-	c := content{
-		Stored: now.UTC(), Values: map[string]string{}, Accepts: map[string][]string{}, Versions: b.Versions,
-		AcceptVersions: b.AcceptVersions, Etag: b.Etag,
-	}
-	for env, v := range b.Values {
-		c.Values[env] = v.Reveal()
-	}
-	for env, list := range b.Accepts {
-		for _, v := range list {
-			c.Accepts[env] = append(c.Accepts[env], v.Reveal())
-		}
-	}
-	plain, err := json.Marshal(c)
+	plain, err := json.Marshal(content{now.UTC(), b.Plain()})
 	if err != nil {
 		return err
 	}
@@ -136,7 +119,7 @@ func (s Store) Load(now time.Time) (Copy, error) {
 	if err := s.fresh(c.Stored, now); err != nil {
 		return Copy{}, err
 	}
-	return Copy{c.bundle(), c.Stored}, nil
+	return Copy{c.Bundle(), c.Stored}, nil
 }
 
 // fresh refuses what is too old, and what seems to come from the future where its age matters.
@@ -151,22 +134,6 @@ func (s Store) fresh(stored, now time.Time) error {
 		return fmt.Errorf("%s: %w: it is %s old, and max_age is %s", s.Path, ErrTooOld, age.Round(time.Second), s.MaxAge)
 	}
 	return nil
-}
-
-func (c content) bundle() client.Bundle {
-	b := client.Bundle{
-		Values: map[string]key.Value{}, Accepts: map[string][]key.Value{}, Versions: c.Versions,
-		AcceptVersions: c.AcceptVersions, Etag: c.Etag,
-	}
-	for env, v := range c.Values {
-		b.Values[env] = key.NewValue(v)
-	}
-	for env, list := range c.Accepts {
-		for _, v := range list {
-			b.Accepts[env] = append(b.Accepts[env], key.NewValue(v))
-		}
-	}
-	return b
 }
 
 // Remove takes a copy away that is not what the instance should hold any more.

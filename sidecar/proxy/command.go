@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/watch"
 )
@@ -103,23 +102,9 @@ func readBundle(path string) (client.Bundle, error) {
 	if err != nil {
 		return client.Bundle{}, err
 	}
-	var wire struct {
-		Values         map[string]string   `json:"values"`
-		Accepts        map[string][]string `json:"accepts"`
-		AcceptVersions map[string][]int    `json:"accept_versions"`
-		Etag           string              `json:"etag"`
-	}
-	if json.Unmarshal(data, &wire) != nil { // the parser's own error may quote what the file holds
+	var plain client.Plain
+	if json.Unmarshal(data, &plain) != nil { // the parser's own error may quote what the file holds
 		return client.Bundle{}, fmt.Errorf("%s is not a bundle in JSON; let render \"bundle\" write it", path)
 	}
-	b := client.Bundle{Values: map[string]key.Value{}, Accepts: map[string][]key.Value{}, AcceptVersions: wire.AcceptVersions, Etag: wire.Etag}
-	for env, v := range wire.Values {
-		b.Values[env] = key.NewValue(v)
-	}
-	for env, list := range wire.Accepts {
-		for _, v := range list {
-			b.Accepts[env] = append(b.Accepts[env], key.NewValue(v))
-		}
-	}
-	return b, nil
+	return plain.Bundle(), nil
 }

@@ -7,6 +7,7 @@ package render
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -106,20 +107,10 @@ func object(set variables.Set) ([]byte, error) {
 }
 
 func (t Target) bundle(b client.Bundle) ([]byte, error) {
-	choice := variables.Choice{Keys: t.Keys}
-	values, accepts := map[string]string{}, map[string][]string{}
-	for env, v := range b.Values {
-		if choice.Wants(env) {
-			values[env] = v.Reveal()
-		}
-	}
-	for env, list := range b.Accepts {
-		if choice.Wants(env) {
-			accepts[env] = variables.Reveal(list)
-		}
-	}
-	text, err := json.MarshalIndent(map[string]any{
-		"values": values, "accepts": accepts, "versions": b.Versions, "accept_versions": b.AcceptVersions, "etag": b.Etag,
-	}, "", "  ")
+	plain := b.Plain()
+	unwanted := func(env string) bool { return !variables.Choice{Keys: t.Keys}.Wants(env) }
+	maps.DeleteFunc(plain.Values, func(env, _ string) bool { return unwanted(env) })
+	maps.DeleteFunc(plain.Accepts, func(env string, _ []string) bool { return unwanted(env) })
+	text, err := json.MarshalIndent(plain, "", "  ")
 	return append(text, '\n'), err
 }

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import "github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+
+// Plain is what of a bundle stands in JSON, with its values revealed: in the answer of creds/, in files of the format bundle,
+// and, encrypted, in last-good copies.
+type Plain struct {
+	AcceptVersions map[string][]int    `json:"accept_versions"`
+	Accepts        map[string][]string `json:"accepts"`
+	Etag           string              `json:"etag"`
+	Values         map[string]string   `json:"values"`
+	Versions       map[string]int      `json:"versions"`
+}
+
+// Bundle gives it with its values opaque.
+func (p Plain) Bundle() Bundle {
+	b := Bundle{
+		Values: map[string]key.Value{}, Accepts: map[string][]key.Value{}, Versions: p.Versions, AcceptVersions: p.AcceptVersions, Etag: p.Etag,
+	}
+	for env, v := range p.Values {
+		b.Values[env] = key.NewValue(v)
+	}
+	for env, list := range p.Accepts {
+		for _, v := range list {
+			b.Accepts[env] = append(b.Accepts[env], key.NewValue(v))
+		}
+	}
+	return b
+}
+
+// Plain reveals a bundle's values, for whoever must have them.
+func (b Bundle) Plain() Plain {
+	p := Plain{
+		Values: map[string]string{}, Accepts: map[string][]string{}, Versions: b.Versions, AcceptVersions: b.AcceptVersions, Etag: b.Etag,
+	}
+	for env, v := range b.Values {
+		p.Values[env] = v.Reveal()
+	}
+	for env, list := range b.Accepts {
+		for _, v := range list {
+			p.Accepts[env] = append(p.Accepts[env], v.Reveal())
+		}
+	}
+	return p
+}
