@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -23,6 +21,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 )
 
 var approleMount = &api.EnableAuthOptions{Type: "approle"}
@@ -173,14 +172,7 @@ func (w *World) Leaks(ctx context.Context) (found []string, places, secrets int,
 
 // ask asks a sidecar at its socket.
 func ask(ctx context.Context, socket, path string) ([]byte, error) {
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://sidecar"+path, http.NoBody)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := transport.RoundTrip(req)
+	resp, err := status.Get(ctx, socket, path)
 	if err != nil {
 		return nil, err
 	}

@@ -5,8 +5,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +16,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 )
 
 // usage is what a sidecar says that it takes.
@@ -28,10 +27,7 @@ type usage struct {
 
 func (w *growing) usage() usage {
 	w.t.Helper()
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(w.dir, ".status-.env.hyvve"))
-	}}
-	resp, err := (&http.Client{Transport: transport}).Get("http://sidecar/metrics")
+	resp, err := status.Get(w.t.Context(), filepath.Join(w.dir, ".status-.env.hyvve"), "/metrics")
 	if err != nil {
 		w.t.Fatal(err)
 	}

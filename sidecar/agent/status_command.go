@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"net/http"
 	"os"
 	"syscall"
@@ -78,14 +77,7 @@ func Status(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func ask(ctx context.Context, socket string) (s status.State, err error) {
 	ctx, cancel := context.WithTimeout(ctx, statusWait)
 	defer cancel()
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://sidecar/status", http.NoBody)
-	if err != nil {
-		return s, err
-	}
-	resp, err := transport.RoundTrip(req)
+	resp, err := status.Get(ctx, socket, "/status")
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return s, fmt.Errorf("the sidecar does not run: nobody answers at %s", socket)

@@ -4,7 +4,6 @@ package agent
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -14,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 )
 
 // eventually polls until got is as wanted.
@@ -102,10 +103,7 @@ func TestStatusAtTheSocket(t *testing.T) {
 // at asks at a socket.
 func at(t *testing.T, socket, path string) (code int, text string) {
 	t.Helper()
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}
-	resp, err := (&http.Client{Transport: transport}).Get("http://sidecar" + path)
+	resp, err := status.Get(t.Context(), socket, path)
 	if err != nil {
 		t.Fatal(err)
 	}
