@@ -19,7 +19,7 @@ import (
 // benchmark measures one or several names.
 type benchmark struct {
 	names []string
-	run   func(ctx context.Context, log io.Writer) ([]Result, error)
+	run   measuring
 }
 
 // all lists the benchmarks in the order in which they run.
@@ -27,15 +27,15 @@ func all() []benchmark {
 	return []benchmark{
 		{[]string{"pbkdf2-single"}, deriveOne},
 		{[]string{"pbkdf2-multi"}, deriveMany},
-		{[]string{"reencrypt-first", "reencrypt-next", "reencrypt-rerun"}, reencryption},
-		{[]string{"reencrypt-flip-10k", "reencrypt-flip", "reencrypt-flip-1m", "reencrypt-memory"}, flips},
-		{[]string{"engine-watch", "engine-creds", "rotate-latency"}, engine},
+		{[]string{"reencrypt-first", "reencrypt-next", "reencrypt-rerun"}, in(reencryption, withPostgres)},
+		{[]string{"reencrypt-flip-10k", "reencrypt-flip", "reencrypt-flip-1m", "reencrypt-memory"}, in(flips, withPostgres)},
+		{[]string{"engine-watch", "engine-creds", "rotate-latency"}, in(engine, withVault, furnished)},
 		{[]string{"engine-fanout-1000"}, fanout(1000, 600)},
 		{[]string{"engine-fanout-3000"}, fanout(3000, 2000)},
-		{[]string{"postgres-parallel", "postgres-parallel-10ms", "postgres-parallel-20ms", "postgres-overhead"}, credentials},
+		{[]string{"postgres-parallel", "postgres-parallel-10ms", "postgres-parallel-20ms", "postgres-overhead"}, in(credentials, withPostgres, withVault)},
 		{[]string{"proxy-throughput", "proxy-latency"}, proxied},
-		{[]string{"sidecar-rss", "sidecar-anonymous", "sidecar-cpu", "sidecar-signal-latency"}, sidecarCost},
-		{[]string{"engine-10k-keys-start", "engine-10k-keys-memory", "engine-10k-keys-due", "engine-10k-keys-idle-writes"}, manyKeys},
+		{[]string{"sidecar-rss", "sidecar-anonymous", "sidecar-cpu", "sidecar-signal-latency"}, in(sidecarCost, withVault, furnished)},
+		{[]string{"engine-10k-keys-start", "engine-10k-keys-memory", "engine-10k-keys-due", "engine-10k-keys-idle-writes"}, in(manyKeys, withVault)},
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"strings"
 	"time"
@@ -43,30 +42,17 @@ func (d way) key(n int) string { return fmt.Sprintf("%s-%03d", d.name, n) }
 
 // credentials measures rotations of PostgreSQL keys: many at a time against one after the other, and what of one rotation is
 // not the server's.
-func credentials(ctx context.Context, log io.Writer) (results []Result, err error) {
-	bed, err := testbed.New("bench", log)
+func credentials(ctx context.Context, p *place) ([]Result, error) {
+	vault, err := crowded(p.vault, 2*credentialKeys)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, bed.Close()) }()
-	p, err := bed.Postgres(ctx)
-	if err != nil {
+	if _, err := p.postgres.NewRole(ctx, "owner"); err != nil {
 		return nil, err
 	}
-	v, err := bed.Vault(ctx, testbed.VaultOptions{})
-	if err != nil {
-		return nil, err
-	}
-	vault, err := crowded(v, 2*credentialKeys)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := p.NewRole(ctx, "owner"); err != nil {
-		return nil, err
-	}
-	ways := []way{{"near", p.AdminURL("postgres")}}
+	ways := []way{{"near", p.postgres.AdminURL("postgres")}}
 	for _, trip := range trips {
-		far, err := farOf(bed, p, trip)
+		far, err := farOf(p.Bed, p.postgres, trip)
 		if err != nil {
 			return nil, err
 		}
@@ -87,7 +73,7 @@ func credentials(ctx context.Context, log io.Writer) (results []Result, err erro
 	if err != nil {
 		return nil, err
 	}
-	results = []Result{times("postgres-parallel", took[0], took[1]).against(barParallel)}
+	results := []Result{times("postgres-parallel", took[0], took[1]).against(barParallel)}
 	for n, trip := range trips {
 		at := 2 * (n + 1)
 		results = append(results, times("postgres-parallel-"+trip.String(), took[at], took[at+1]).against(barParallel))

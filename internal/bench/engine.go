@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"time"
 
@@ -27,26 +26,14 @@ const (
 )
 
 // engine measures, on one server, the latency of rotations, and reads of our paths beside reads of kv-v2.
-func engine(ctx context.Context, log io.Writer) (results []Result, err error) {
-	bed, err := testbed.New("bench", log)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, bed.Close()) }()
-	v, err := bed.Vault(ctx, testbed.VaultOptions{})
-	if err != nil {
-		return nil, err
-	}
-	if err := furnish(ctx, v.Client); err != nil {
-		return nil, err
-	}
-	latency, err := rotateLatency(ctx, client.New(v.Client, testbed.Mount))
+func engine(ctx context.Context, p *place) ([]Result, error) {
+	latency, err := rotateLatency(ctx, client.New(p.vault.Client, testbed.Mount))
 	if err != nil {
 		return nil, fmt.Errorf("rotating: %w", err)
 	}
 	readers := make([]*reader, clients)
 	for n := range readers {
-		if readers[n], err = newReader(ctx, v, fmt.Sprintf("reader-%d", n)); err != nil {
+		if readers[n], err = newReader(ctx, p.vault, fmt.Sprintf("reader-%d", n)); err != nil {
 			return nil, err
 		}
 	}
@@ -63,8 +50,9 @@ func engine(ctx context.Context, log io.Writer) (results []Result, err error) {
 	}, nil
 }
 
-// furnish makes the key, the workload and the peer's secret.
-func furnish(ctx context.Context, vault *api.Client) error {
+// furnished makes the key, the workload and the peer's secret.
+func furnished(ctx context.Context, p *place) error {
+	vault := p.vault.Client
 	if err := vault.Sys().MountWithContext(ctx, kvMount, &api.MountInput{Type: "kv-v2"}); err != nil {
 		return err
 	}

@@ -4,9 +4,7 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -25,26 +23,14 @@ const (
 
 // fanout measures how long it takes until the last of n waiting instances has the new version in hand. It must stay
 // within so many milliseconds.
-func fanout(n int, most float64) func(ctx context.Context, log io.Writer) ([]Result, error) {
-	return func(ctx context.Context, log io.Writer) (results []Result, err error) {
-		bed, err := testbed.New("bench", log)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { err = errors.Join(err, bed.Close()) }()
-		v, err := bed.Vault(ctx, testbed.VaultOptions{})
-		if err != nil {
-			return nil, err
-		}
-		if err := furnish(ctx, v.Client); err != nil {
-			return nil, err
-		}
-		if _, err := v.Client.Logical().WriteWithContext(ctx, testbed.Mount+"/workloads/"+benchLoad, map[string]any{
+func fanout(n int, most float64) measuring {
+	return in(func(ctx context.Context, p *place) ([]Result, error) {
+		if _, err := p.vault.Client.Logical().WriteWithContext(ctx, testbed.Mount+"/workloads/"+benchLoad, map[string]any{
 			"presents": benchKey, "verifies": "", "min_instances": n,
 		}); err != nil {
 			return nil, err
 		}
-		vault, err := crowded(v, n)
+		vault, err := crowded(p.vault, n)
 		if err != nil {
 			return nil, err
 		}
@@ -57,7 +43,7 @@ func fanout(n int, most float64) func(ctx context.Context, log io.Writer) ([]Res
 			return nil, err
 		}
 		return []Result{times(fmt.Sprintf("engine-fanout-%d", n), ours, peer).within(most)}, nil
-	}
+	}, withVault, furnished)
 }
 
 // crowded is a client that keeps a connection for each of n.

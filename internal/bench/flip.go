@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"os/exec"
 	"strings"
 	"time"
@@ -32,22 +31,13 @@ const (
 
 // flips measures the one moment in which rows are locked, for several numbers of rows in four tables, against a bare UPDATE
 // … FROM of as many rows of the same size; and the memory that a run over a million rows takes.
-func flips(ctx context.Context, log io.Writer) (results []Result, err error) {
-	bed, err := testbed.New("bench", log)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, bed.Close()) }()
-	server, err := bed.Postgres(ctx)
-	if err != nil {
-		return nil, err
-	}
+func flips(ctx context.Context, p *place) (results []Result, err error) {
 	for _, size := range []struct {
 		name string
 		rows int
 	}{{"reencrypt-flip-10k", 10_000}, {"reencrypt-flip", 100_000}, {"reencrypt-flip-1m", memoryRows}} {
-		_, _ = fmt.Fprintf(log, "  %d rows\n", size.rows)
-		d, err := newFlipDatabase(ctx, server, size.name, size.rows)
+		_, _ = fmt.Fprintf(p.log, "  %d rows\n", size.rows)
+		d, err := newFlipDatabase(ctx, p.postgres, size.name, size.rows)
 		if err != nil {
 			return nil, err
 		}

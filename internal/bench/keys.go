@@ -35,24 +35,15 @@ func keyName(n int) string { return fmt.Sprintf("key-%05d", n) }
 
 // manyKeys measures a mount of ten thousand keys: how long it takes to take up its schedule, how much memory that needs,
 // how long five hundred rotations take that are due in the same second, and what idle keys write.
-func manyKeys(ctx context.Context, log io.Writer) (results []Result, err error) {
-	bed, err := testbed.New("bench", log)
+func manyKeys(ctx context.Context, p *place) ([]Result, error) {
+	vault, err := crowded(p.vault, 2*makers)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, bed.Close()) }()
-	v, err := bed.Vault(ctx, testbed.VaultOptions{})
-	if err != nil {
+	if err := makeKeys(ctx, vault, p.log); err != nil {
 		return nil, err
 	}
-	vault, err := crowded(v, 2*makers)
-	if err != nil {
-		return nil, err
-	}
-	if err := makeKeys(ctx, vault, log); err != nil {
-		return nil, err
-	}
-	start, err := restart(ctx, v, vault)
+	start, err := restart(ctx, p.vault, vault)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +55,7 @@ func manyKeys(ctx context.Context, log io.Writer) (results []Result, err error) 
 	if err != nil {
 		return nil, err
 	}
-	due, err := allDue(ctx, vault, log)
+	due, err := allDue(ctx, vault, p.log)
 	if err != nil {
 		return nil, err
 	}

@@ -4,14 +4,11 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
@@ -30,28 +27,19 @@ var allPhases = []workload.Phase{workload.PhaseStage, workload.PhaseFlip, worklo
 type reencryptionRates struct{ runbook, runbookRerun, first, next, rerun []float64 }
 
 // reencryption compares a first rotation (a salt a row), a next one (shared salts) and a re-run with the runbook's way.
-func reencryption(ctx context.Context, log io.Writer) (results []Result, err error) {
-	bed, err := testbed.New("bench", log)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, bed.Close()) }()
-	server, err := bed.Postgres(ctx)
-	if err != nil {
-		return nil, err
-	}
-	next, err := newDatabase(ctx, server, "next", nextRows, nextSalts)
+func reencryption(ctx context.Context, p *place) ([]Result, error) {
+	next, err := newDatabase(ctx, p.postgres, "next", nextRows, nextSalts)
 	if err != nil {
 		return nil, err
 	}
 	var all reencryptionRates
 	for round := range reencryptRounds {
-		_, _ = fmt.Fprintf(log, "  round %d of %d\n", round+1, reencryptRounds)
-		theirs, err := newDatabase(ctx, server, fmt.Sprintf("runbook%d", round), runbookRows, 0)
+		_, _ = fmt.Fprintf(p.log, "  round %d of %d\n", round+1, reencryptRounds)
+		theirs, err := newDatabase(ctx, p.postgres, fmt.Sprintf("runbook%d", round), runbookRows, 0)
 		if err != nil {
 			return nil, err
 		}
-		first, err := newDatabase(ctx, server, fmt.Sprintf("first%d", round), firstRows, 0)
+		first, err := newDatabase(ctx, p.postgres, fmt.Sprintf("first%d", round), firstRows, 0)
 		if err != nil {
 			return nil, err
 		}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/signal"
@@ -32,24 +31,12 @@ const (
 
 // sidecarCost measures the sidecar beside Vault Agent with one template: how long a hundred rotations take until the
 // workload, which is this process, has its signal and the new value is in its file; and then what both take at rest.
-func sidecarCost(ctx context.Context, log io.Writer) (results []Result, err error) {
-	bed, err := testbed.New("bench", log)
+func sidecarCost(ctx context.Context, p *place) ([]Result, error) {
+	s, err := startBeside(ctx, p.Bed, p.vault)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, bed.Close()) }()
-	v, err := bed.Vault(ctx, testbed.VaultOptions{})
-	if err != nil {
-		return nil, err
-	}
-	if err := furnish(ctx, v.Client); err != nil {
-		return nil, err
-	}
-	s, err := startBeside(ctx, bed, v)
-	if err != nil {
-		return nil, err
-	}
-	latency, err := s.rotateAll(ctx, client.New(v.Client, testbed.Mount))
+	latency, err := s.rotateAll(ctx, client.New(p.vault.Client, testbed.Mount))
 	if err != nil {
 		return nil, fmt.Errorf("%w; the sidecar says:\n%s", err, s.sidecar.Tail())
 	}
