@@ -16,6 +16,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 )
 
@@ -134,18 +135,10 @@ health "command" { command = ["true"] }
 	if err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(30 * time.Second); ; {
-		if data, err := os.ReadFile(filepath.Join(w.dir, "rendered")); err == nil && strings.Contains(string(data), " ") {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("nothing is rendered; the sidecar says:\n%s", sidecar.Tail())
-		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-t.Context().Done():
-		}
-	}
+	testkit.Until(t, "all is rendered", func() bool {
+		data, err := os.ReadFile(filepath.Join(w.dir, "rendered"))
+		return err == nil && strings.Contains(string(data), " ")
+	}, sidecar.Tail)
 	w.rotate(10)
 	before := w.usage()
 	w.rotate(100)

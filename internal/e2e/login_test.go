@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,10 +12,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent"
 )
 
@@ -27,26 +26,8 @@ type loginWorld struct {
 	engine *client.Client
 	dir    string
 	config string
-	log    *textLog
+	log    *testkit.Log
 	stop   func()
-}
-
-// textLog is a log that may be read while it is written.
-type textLog struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *textLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *textLog) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // newLoginWorld starts no sidecar yet. The text is that of the auth block, and of what else the vault block is to hold.
@@ -65,7 +46,7 @@ func newLoginWorld(t *testing.T, text string, setUp func(w *loginWorld, ca strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &loginWorld{t: t, vault: v, engine: client.New(v.Client, testbed.Mount), dir: t.TempDir(), log: &textLog{}, stop: func() {}}
+	w := &loginWorld{t: t, vault: v, engine: client.New(v.Client, testbed.Mount), dir: t.TempDir(), log: &testkit.Log{}, stop: func() {}}
 	w.write("hyvve/config", map[string]any{"lease_ttl": "1m", "soak": "0s"})
 	w.write("hyvve/keys/agent-service-token", map[string]any{"format": "hex", "length": 32, "generate": true})
 	w.write("hyvve/workloads/api", map[string]any{"presents": "agent-service-token", "min_instances": 1})
@@ -132,13 +113,7 @@ func (w *loginWorld) file() string {
 
 func (w *loginWorld) holds(what string, so func() bool) {
 	w.t.Helper()
-	ticker := time.NewTicker(10 * time.Millisecond)
-	defer ticker.Stop()
-	for end := time.Now().Add(testbed.WaitTimeout); !so(); <-ticker.C {
-		if time.Now().After(end) {
-			w.t.Fatalf("not so: %s; the sidecar says:\n%s", what, w.log)
-		}
-	}
+	testkit.Until(w.t, what, so, w.log.String)
 }
 
 func (w *loginWorld) says(what string, times int) {

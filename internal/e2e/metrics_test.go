@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 )
 
 const metricsEnv = "METRICS_API_KEY"
@@ -80,18 +81,12 @@ func (p *presented) count(token string) int {
 // awaitFile waits until there is a file of another content than before.
 func (w *world) awaitFile(path, before string) string {
 	w.t.Helper()
-	deadline := time.After(testbed.WaitTimeout)
-	for {
-		data, err := os.ReadFile(path)
-		if err == nil && len(data) > 0 && string(data) != before {
-			return string(data)
-		}
-		select {
-		case <-deadline:
-			w.t.Fatalf("%s is not written anew: %v", path, err)
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
+	var data []byte
+	testkit.Until(w.t, path+" is written anew", func() bool {
+		data, _ = os.ReadFile(path)
+		return len(data) > 0 && string(data) != before
+	})
+	return string(data)
 }
 
 // scrapeConfig has so many targets, which are one server: each is scraped every second, at another moment of it.
@@ -239,14 +234,7 @@ health "prometheus" {
 // awaitScrapes waits until so many scrapes have presented a key.
 func (w *world) awaitScrapes(seen *presented, token string, n int) {
 	w.t.Helper()
-	deadline := time.After(testbed.WaitTimeout)
-	for seen.count(token) < n {
-		select {
-		case <-deadline:
-			w.t.Fatalf("%d scrapes have presented the key that the file holds", seen.count(token))
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	testkit.Until(w.t, fmt.Sprintf("%d scrapes have presented the key that the file holds", n), func() bool { return seen.count(token) >= n })
 }
 
 // A counter of one instance grows after the change: the rotation says so and waits, and goes on when it has stopped.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 )
 
 // beside is a workload whose files Vault's own agent renders, followed by a sidecar that only watches.
@@ -148,14 +149,7 @@ func (b *beside) read(path string) string {
 
 func (b *beside) until(what string, so func() bool) {
 	b.t.Helper()
-	deadline := time.After(90 * time.Second)
-	for !so() {
-		select {
-		case <-deadline:
-			b.t.Fatalf("it does not come to this: %s%s", what, b.state())
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	testkit.Until(b.t, what, so, b.state)
 }
 
 func (b *beside) rotation(id string) client.Rotation {

@@ -3,7 +3,6 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,6 +18,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
@@ -186,26 +186,9 @@ type running struct {
 	fake    *fakeVault
 	reloads *reloads
 	path    string
-	log     *lockedBuffer
+	log     *testkit.Log
 	agent   *Agent
 	config  Config // that it was started with
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // reencryptor stands for the database.
@@ -227,7 +210,7 @@ func startAgentIn(t *testing.T, dir string, worker Reencryptor) *running {
 
 func startAgentWith(t *testing.T, dir string, worker Reencryptor, change func(r *running, c *Config)) *running {
 	t.Helper()
-	r := &running{t: t, dir: dir, fake: newFakeVault(t), reloads: &reloads{}, log: &lockedBuffer{}}
+	r := &running{t: t, dir: dir, fake: newFakeVault(t), reloads: &reloads{}, log: &testkit.Log{}}
 	r.path = filepath.Join(dir, "secrets.json")
 	token := filepath.Join(dir, "token")
 	if err := os.WriteFile(token, []byte("root"), 0o600); err != nil {
@@ -311,14 +294,8 @@ func TestTroubleWithVault(t *testing.T) {
 			r := startAgent(t, nil)
 			r.await("first", loaded("etag-1-0"))
 			r.fake.change(func() { r.fake.fail[kind], r.fake.fail["watch"], r.fake.version = status, status, 2 })
-			deadline := time.After(20 * time.Second)
-			for before := r.fake.count("watch"); r.fake.count("watch") < before+2; {
-				select {
-				case <-deadline:
-					t.Fatal("the agent does not try again")
-				case <-time.After(5 * time.Millisecond):
-				}
-			}
+			before := r.fake.count("watch")
+			r.holds("the agent tries again", func() bool { return r.fake.count("watch") >= before+2 })
 			if !strings.Contains(r.file(), canary+"-1") || r.reloads.count() != 1 {
 				t.Error("files or workload were touched while Vault was away")
 			}
@@ -333,14 +310,7 @@ func TestDeniedLogsInAgain(t *testing.T) {
 	r.await("first", loaded("etag-1-0"))
 	logins := r.fake.count("auth")
 	r.fake.change(func() { r.fake.fail["watch"] = 403; r.fake.version = 2 })
-	deadline := time.After(20 * time.Second)
-	for r.fake.count("auth") < logins+1 {
-		select {
-		case <-deadline:
-			t.Fatal("the agent does not log in again")
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
+	r.holds("the agent logs in again", func() bool { return r.fake.count("auth") > logins })
 	r.fake.change(func() { clear(r.fake.fail) })
 	r.await("second", loaded("etag-2-0"))
 }
@@ -465,24 +435,17 @@ func TestFollowReloads(t *testing.T) {
 	}
 	called := make(chan struct{}, 10)
 	c.Reloader = reloaderFunc(func() error { called <- struct{}{}; return nil })
-	log := &lockedBuffer{}
+	log := &testkit.Log{}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- Follow(ctx, c, nil, slog.New(slog.NewTextHandler(log, nil))) }()
-	deadline := time.After(20 * time.Second)
-	for !strings.Contains(log.String(), "following files") {
-		select {
-		case <-deadline:
-			t.Fatal("it does not start")
-		case <-time.After(time.Millisecond):
-		}
-	}
+	testkit.Until(t, "it follows", func() bool { return strings.Contains(log.String(), "following files") }, log.String)
 	if err := os.WriteFile(path, []byte("A=2"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	select {
 	case <-called:
-	case <-deadline:
+	case <-time.After(testkit.Patience):
 		t.Fatal("no reload")
 	}
 	cancel()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/lastgood"
 )
 
@@ -63,14 +64,7 @@ func (r *running) says(what string) {
 
 func (r *running) holds(what string, so func() bool) {
 	r.t.Helper()
-	deadline := time.After(30 * time.Second)
-	for !so() {
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-deadline:
-			r.t.Fatalf("not so: %s; log:\n%s", what, r.log)
-		}
-	}
+	testkit.Until(r.t, what, so, r.log.String)
 }
 
 func TestColdStart(t *testing.T) {
@@ -189,9 +183,8 @@ func TestCopiesThatAreNotUsed(t *testing.T) {
 			if c.code != 403 {
 				r.says("last-good copy not used")
 			}
-			for tries := r.fake.count("auth"); r.fake.count("auth") < tries+1; {
-				<-time.After(10 * time.Millisecond)
-			}
+			tries := r.fake.count("auth")
+			r.holds("it tries again", func() bool { return r.fake.count("auth") > tries })
 			if r.file() != "" || r.reloads.count() != 0 || strings.Contains(r.log.String(), "running from the last-good copy") {
 				t.Errorf("it does not wait; log:\n%s", r.log)
 			}

@@ -12,22 +12,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 )
-
-// eventually polls until got is as wanted.
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(30 * time.Second); !is(); <-tick.C {
-		if time.Now().After(end) {
-			t.Fatalf("not so: %s", what)
-		}
-	}
-}
 
 // How the sidecar is can be asked at its socket, before, while and after something is wrong, and no answer holds a value.
 func TestStatusAtTheSocket(t *testing.T) {
@@ -47,7 +35,7 @@ func TestStatusAtTheSocket(t *testing.T) {
 	}
 	shows := func(code int, parts ...string) {
 		t.Helper()
-		eventually(t, strings.Join(parts, ", "), func() bool {
+		testkit.Until(t, strings.Join(parts, ", "), func() bool {
 			if status() != code {
 				return false
 			}
@@ -149,7 +137,7 @@ func TestStatusCannotBeServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close() //nolint:errcheck // of a test
-	log := &lockedBuffer{}
+	log := &testkit.Log{}
 	c := Config{File: File{Status: &StatusBlock{Listen: taken.Addr().String()}}}
 	if _, err := serveStatus(t.Context(), c, newBoard(c, nil), testLog(log)); err == nil || !strings.Contains(err.Error(), "end what listens there") {
 		t.Errorf("error is %v", err)
@@ -161,9 +149,9 @@ func TestStatusCannotBeServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer end()
-	eventually(t, "it is said", func() bool { return strings.Contains(log.String(), "it is tried again") })
+	testkit.Until(t, "it is said", func() bool { return strings.Contains(log.String(), "it is tried again") })
 	if err := os.Mkdir(filepath.Dir(socket), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the socket is there", func() bool { _, err := ask(t.Context(), socket); return err == nil })
+	testkit.Until(t, "the socket is there", func() bool { _, err := ask(t.Context(), socket); return err == nil })
 }

@@ -9,7 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 )
 
 func TestFileMask(t *testing.T) {
@@ -68,20 +69,13 @@ func TestFollowMasks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := &lockedBuffer{}
+	log := &testkit.Log{}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- Follow(ctx, c, nil, slog.New(slog.NewTextHandler(log, nil))) }()
 	awaitLog := func(want string) {
 		t.Helper()
-		deadline := time.After(30 * time.Second)
-		for !strings.Contains(log.String(), want) {
-			select {
-			case <-deadline:
-				t.Fatalf("no %q in the log:\n%s", want, log)
-			case <-time.After(time.Millisecond):
-			}
-		}
+		testkit.Until(t, "the log says "+want, func() bool { return strings.Contains(log.String(), want) }, log.String)
 	}
 	awaitLog("following files")
 	if err := os.WriteFile(path, []byte("TOKEN="+canary+"-2"), 0o600); err != nil {

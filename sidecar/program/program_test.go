@@ -5,6 +5,7 @@ package program
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 )
 
 func sh(script string, timeout time.Duration, args ...string) Program {
@@ -21,35 +24,21 @@ func sh(script string, timeout time.Duration, args ...string) Program {
 // number waits for a process number in a file.
 func number(t *testing.T, path string) int {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
-	for {
-		data, _ := os.ReadFile(path)
-		if pid, err := strconv.Atoi(strings.TrimSpace(string(data))); err == nil {
-			return pid
+	var pid int
+	testkit.Until(t, "there is a process number", func() bool {
+		data, err := os.ReadFile(path)
+		if err == nil {
+			pid, err = strconv.Atoi(strings.TrimSpace(string(data)))
 		}
-		select {
-		case <-deadline:
-			t.Fatal("no process number")
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
+		return err == nil
+	})
+	return pid
 }
 
 // gone waits until a process is gone, or nobody's but not waited for.
 func gone(t *testing.T, pid int) {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
-	for {
-		data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-		if err != nil || strings.Contains(string(data), ") Z") {
-			return
-		}
-		select {
-		case <-deadline:
-			t.Fatalf("process %d goes on: %s", pid, data)
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
+	testkit.Until(t, fmt.Sprintf("process %d is gone", pid), func() bool { return !testkit.Alive(pid) })
 }
 
 func TestOutputAndStatus(t *testing.T) {

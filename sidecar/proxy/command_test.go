@@ -12,7 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 )
 
 // The command follows a bundle that something else renders; a broken one changes nothing.
@@ -42,7 +43,7 @@ func TestCommandFollowsABundle(t *testing.T) {
 		return fmt.Sprintf(`{"accepts":{"%s":[%s]},"accept_versions":{},"etag":"e"}`, env, strings.Join(list, ","))
 	}
 	write(accepts(1))
-	out := &logs{}
+	out := &testkit.Log{}
 	ctx, cancel := context.WithCancel(context.Background())
 	status := make(chan int)
 	go func() {
@@ -50,32 +51,19 @@ func TestCommandFollowsABundle(t *testing.T) {
 	}()
 	t.Cleanup(func() {
 		cancel()
-		if s := <-status; s != 0 || strings.Contains(out.b.String(), "canary") {
-			t.Errorf("status %d: %s", s, out.b.String())
+		if s := <-status; s != 0 || strings.Contains(out.String(), "canary") {
+			t.Errorf("status %d: %s", s, out.String())
 		}
 	})
-	until := func(said string) {
+	says := func(what string, times int) {
 		t.Helper()
-		for tick, end := time.NewTicker(5*time.Millisecond), time.Now().Add(30*time.Second); ; <-tick.C {
-			out.mu.Lock()
-			text := out.b.String()
-			out.mu.Unlock()
-			if strings.Contains(text, said) {
-				out.mu.Lock()
-				out.b.Reset()
-				out.mu.Unlock()
-				return
-			}
-			if time.Now().After(end) {
-				t.Fatalf("no %q in %s", said, text)
-			}
-		}
+		testkit.Until(t, what, func() bool { return strings.Count(out.String(), what) >= times }, out.String)
 	}
-	until("bundle taken up")
+	says("bundle taken up", 1)
 	write(accepts(2, 1))
-	until("bundle taken up")
+	says("bundle taken up", 2)
 	write(`{"accepts": canary`)
-	until("is not a bundle in JSON")
+	says("is not a bundle in JSON", 1)
 	for _, version := range []int{1, 2} {
 		if code, body := call(t, address, "Bearer "+token(version)); code != http.StatusOK {
 			t.Errorf("version %d: %d %s", version, code, body)

@@ -3,7 +3,6 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"crypto/subtle"
 	"fmt"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 )
 
 const env = "AGENT_SERVICE_TOKEN"
@@ -65,25 +65,12 @@ func (a *application) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-type logs struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logs) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
 // quiet fails the test if a token stands in what was logged.
 func quiet(t *testing.T) *slog.Logger {
-	l := &logs{}
+	l := &testkit.Log{}
 	t.Cleanup(func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if strings.Contains(l.b.String(), "canary") {
-			t.Errorf("a token stands in the log: %s", l.b.String())
+		if strings.Contains(l.String(), "canary") {
+			t.Errorf("a token stands in the log: %s", l)
 		}
 	})
 	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))

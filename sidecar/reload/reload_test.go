@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 )
 
 const canary = "canary-secret-value"
@@ -87,12 +89,7 @@ func TestSignalWithoutAProcess(t *testing.T) {
 	}
 	_, _ = io.Copy(io.Discard, out) // its output closes when it ends; it is not waited for before the end of the test
 	defer unreaped.Wait()           //nolint:errcheck // its status does not matter
-	for range 1000 {
-		if p, _ := stat(unreaped.Process.Pid); p.state == 'Z' {
-			break
-		}
-		<-time.After(time.Millisecond)
-	}
+	testkit.Until(t, "it has ended", func() bool { p, err := stat(unreaped.Process.Pid); return err == nil && p.ended() })
 	for name, c := range map[string]struct {
 		path, want string
 		notRunning bool

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 )
 
 // answers stands for a workload's health: whoever has written its etag last is who answers.
@@ -73,12 +75,12 @@ func TestTheOneBeforeGoesOn(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "goes on") {
 				t.Errorf("%v", err)
 			}
-			if !alive(first) || slices.Contains(s.said(), "stop etag-1") {
+			if !testkit.Alive(first) || slices.Contains(s.said(), "stop etag-1") {
 				t.Errorf("the one before was touched: %q", s.said())
 			}
 			s.o.ReadyTimeout = 20 * time.Second
-			if err := s.change(t.Context(), 3); err != nil || alive(first) {
-				t.Errorf("%v; alive: %v", err, alive(first))
+			if err := s.change(t.Context(), 3); err != nil || testkit.Alive(first) {
+				t.Errorf("%v; alive: %v", err, testkit.Alive(first))
 			}
 		})
 	}

@@ -3,7 +3,6 @@
 package supervise
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,13 +13,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 )
 
@@ -40,30 +39,13 @@ type supervised struct {
 	*Process
 	t   *testing.T
 	dir string
-	log *locked
-}
-
-type locked struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *locked) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *locked) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	log *testkit.Log
 }
 
 // supervise prepares one; in its script, "says" adds a line to what said gives, and "rests" waits and may be signalled.
 func supervise(t *testing.T, script string, change func(o *Options)) *supervised {
 	t.Helper()
-	s := &supervised{t: t, dir: t.TempDir(), log: &locked{}}
+	s := &supervised{t: t, dir: t.TempDir(), log: &testkit.Log{}}
 	const prelude = `says() { echo "$@" >>"$DIR/said"; }; rests() { while :; do sleep 60 & wait $!; done; }; `
 	o := Options{
 		Command: []string{"/bin/sh", "-c", prelude + script}, OnChange: Restart, Signal: syscall.SIGHUP, StopSignal: syscall.SIGTERM, StopTimeout: 20 * time.Second,
@@ -126,14 +108,7 @@ func (s *supervised) hears(n int, want string) string {
 
 func (s *supervised) until(what string, holds func() bool) {
 	s.t.Helper()
-	deadline := time.After(30 * time.Second)
-	for !holds() {
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-deadline:
-			s.t.Fatalf("not so: %s; it says %q; log:\n%s", what, s.said(), s.log)
-		}
-	}
+	testkit.Until(s.t, what, holds, func() string { return fmt.Sprintf("it says %q; log:\n%s", s.said(), s.log) })
 }
 
 func (s *supervised) ends(status int) {
@@ -146,11 +121,6 @@ func (s *supervised) ends(status int) {
 	if s.Status() != status {
 		s.t.Errorf("status %d, want %d", s.Status(), status)
 	}
-}
-
-func alive(pid int) bool {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return err == nil && !strings.Contains(string(data), ") Z ")
 }
 
 func number(t *testing.T, text string) int {

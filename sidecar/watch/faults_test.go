@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 )
 
 const insideName = "HYVVE_TEST_INSIDE"
@@ -130,15 +132,10 @@ func TestTenThousandEventsASecond(t *testing.T) {
 		_ = cmd.Wait()
 	})
 	changes := startWith(t, Options{Poll: time.Hour}, path)
-	for begun := time.Now(); ; { // until it makes them
-		if _, err := os.Stat(filepath.Join(dir, "noise")); err == nil {
-			break
-		}
-		if time.Since(begun) > 20*time.Second {
-			t.Fatal("no events are made")
-		}
-		<-time.After(10 * time.Millisecond)
-	}
+	testkit.Until(t, "events are made", func() bool {
+		_, err := os.Stat(filepath.Join(dir, "noise"))
+		return err == nil
+	})
 	var slowest time.Duration
 	begun, before, n := time.Now(), cpu(t), 0
 	for ; time.Since(begun) < within; n++ {

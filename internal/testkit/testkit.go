@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package testkit has what tests of several packages need, and needs nothing but the standard library itself.
+package testkit
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Log is a log that may be read while it is written.
+type Log struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (l *Log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// String gives all that was written so far.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// Patience is a generous limit for what takes moments, and seconds on a slow machine.
+const Patience = 2 * time.Minute
+
+// Until waits until something is so. If it does not come to that, the test ends with what it was and how things are instead.
+func Until(t testing.TB, what string, so func() bool, instead ...func() string) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(Patience); !so(); <-tick.C {
+		if time.Now().After(end) {
+			for _, say := range instead {
+				what += "; " + say()
+			}
+			t.Fatalf("not so: %s", what)
+		}
+	}
+}
+
+// Alive tells whether a process runs. One that has ended and was not waited for does not.
+func Alive(pid int) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !strings.Contains(string(data), ") Z ")
+}
