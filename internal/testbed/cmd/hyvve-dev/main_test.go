@@ -3,44 +3,9 @@
 package main
 
 import (
-	"bytes"
-	"context"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
-	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 )
 
-// Whoever asks for help, or mistypes, starts nothing.
-func TestArguments(t *testing.T) {
-	binary := filepath.Join(t.TempDir(), "hyvve-dev")
-	if output, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, output)
-	}
-	for _, c := range []struct {
-		arg            string
-		status         int
-		stdout, stderr string
-	}{
-		{"--help", 0, "Usage: hyvve-dev\n", ""},
-		{"-h", 0, "Usage: hyvve-dev\n", ""},
-		{"now", 2, "", `hyvve-dev: "now" is not wanted`},
-		{"--listen=:1", 2, "", "hyvve-dev: flag --listen is not known"},
-	} {
-		t.Run(c.arg, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // one that serves would not end
-			defer cancel()
-			var stdout, stderr bytes.Buffer
-			cmd := exec.CommandContext(ctx, binary, c.arg)
-			cmd.Stdout, cmd.Stderr = &stdout, &stderr
-			_ = cmd.Run() // its status says how it went
-			if status := cmd.ProcessState.ExitCode(); status != c.status {
-				t.Errorf("status %d, want %d", status, c.status)
-			}
-			if !strings.HasPrefix(stdout.String(), c.stdout) || !strings.HasPrefix(stderr.String(), c.stderr) || (stdout.Len() == 0) != (c.stdout == "") {
-				t.Errorf("stdout %q, stderr %q", stdout.String(), stderr.String())
-			}
-		})
-	}
-}
+func TestArguments(t *testing.T) { testkit.StartsNothing(t, "hyvve-dev") }
