@@ -286,40 +286,14 @@ func TestUpstreamFailures(t *testing.T) {
 	}
 	gone := closed.Addr().String()
 	_ = closed.Close()
-	mute, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = mute.Close() })
-	go func() {
-		for {
-			conn, err := mute.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = conn.Read(make([]byte, 1<<10))
-			_ = conn.Close()
-		}
-	}()
-	babble, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = babble.Close() })
-	go func() {
-		for {
-			conn, err := babble.Accept()
-			if err != nil {
-				return
-			}
-			request := make([]byte, 1<<10)
-			n, _ := conn.Read(request)
-			_, _ = conn.Write(request[:n])
-			_ = conn.Close()
-		}
-	}()
+	mute := testkit.Serve(t, func(conn net.Conn) { _, _ = conn.Read(make([]byte, 1<<10)) })
+	babble := testkit.Serve(t, func(conn net.Conn) {
+		request := make([]byte, 1<<10)
+		n, _ := conn.Read(request)
+		_, _ = conn.Write(request[:n])
+	})
 	for at, want := range map[string]string{
-		gone: "does not listen there", mute.Addr().String(): "closed the connection", babble.Addr().String(): "something else than HTTP",
+		gone: "does not listen there", mute: "closed the connection", babble: "something else than HTTP",
 	} {
 		p, address := serve(t, &url.URL{Scheme: "http", Host: at}, "")
 		take(t, p, 1)

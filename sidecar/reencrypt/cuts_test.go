@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
@@ -25,27 +26,12 @@ func (f *fixture) cut(databaseURL string) (*cutter, string) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	f.t.Cleanup(func() { _ = l.Close() })
 	c := &cutter{to: u.Host}
-	go func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go c.pass(client)
-		}
-	}()
-	u.Host = l.Addr().String()
+	u.Host = testkit.Serve(f.t, c.pass)
 	return c, u.String()
 }
 
 func (c *cutter) pass(client net.Conn) {
-	defer client.Close() //nolint:errcheck // it has ended
 	server, err := net.Dial("tcp", c.to)
 	if err != nil {
 		return

@@ -10,26 +10,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 )
 
 // A database that is not reached, or does not let us in, is said in one line that names the variable of the URL.
 func TestUnreached(t *testing.T) {
 	f := newFixture(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
-			_ = conn.Close()
-		}
-	}()
+	silent := testkit.Serve(t, func(conn net.Conn) { _, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")) })
 	const password = "canary-pw"
 	at := func(user, host, database string) string {
 		u, err := url.Parse(f.url)
@@ -42,7 +30,6 @@ func TestUnreached(t *testing.T) {
 		u.User, u.Path = url.UserPassword(user, password), "/"+database
 		return u.String()
 	}
-	silent := l.Addr().String()
 	f.exec("CREATE ROLE unreached_login LOGIN PASSWORD '" + password + "'")
 	defer f.exec("DROP ROLE unreached_login")
 	for name, c := range map[string]struct {

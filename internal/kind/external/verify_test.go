@@ -18,6 +18,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 )
 
 const good = "sk_live_good7Qx3"
@@ -175,25 +176,13 @@ func TestSlowServers(t *testing.T) {
 
 // A server that is none of HTTP, and repeats what it hears.
 func TestServersThatEcho(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			buffer := make([]byte, 4096)
-			n, _ := c.Read(buffer)
-			_, after, _ := strings.Cut(string(buffer[:n]), "Authorization: ")
-			_, _ = io.WriteString(c, after)
-			_ = c.Close()
-		}
-	}()
-	err = try(t.Context(), kind.Options{"verify_url": "http://" + l.Addr().String() + "/"}, good)
+	address := testkit.Serve(t, func(conn net.Conn) {
+		buffer := make([]byte, 4096)
+		n, _ := conn.Read(buffer)
+		_, after, _ := strings.Cut(string(buffer[:n]), "Authorization: ")
+		_, _ = io.WriteString(conn, after)
+	})
+	err := try(t.Context(), kind.Options{"verify_url": "http://" + address + "/"}, good)
 	if err == nil || !strings.Contains(err.Error(), "does not answer in HTTP") || strings.Contains(err.Error(), "good7") {
 		t.Errorf("a server that echoes: %v", err)
 	}

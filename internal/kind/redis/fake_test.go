@@ -13,38 +13,24 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 )
 
 // fake serves what a test says instead of Redis: releases that are not installed here, and what is no Redis. It gives its
 // address. Errors are replies that begin with a minus sign and are no ACL rules.
 func fake(t testing.TB, answer func(args []string) any) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
+	return testkit.Serve(t, func(conn net.Conn) {
+		for in := bufio.NewReader(conn); ; {
+			args, err := request(in)
 			if err != nil {
 				return
 			}
-			go func() {
-				defer conn.Close() //nolint:errcheck // nothing is pending
-				for in := bufio.NewReader(conn); ; {
-					args, err := request(in)
-					if err != nil {
-						return
-					}
-					if _, err := io.WriteString(conn, wire(answer(args))); err != nil {
-						return
-					}
-				}
-			}()
+			if _, err := io.WriteString(conn, wire(answer(args))); err != nil {
+				return
+			}
 		}
-	}()
-	return listener.Addr().String()
+	})
 }
 
 func request(in *bufio.Reader) ([]string, error) {
