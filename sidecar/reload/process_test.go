@@ -240,7 +240,7 @@ func TestNumberOfAnotherProcess(t *testing.T) {
 
 func TestNotPermitted(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root, to become somebody else")
+		t.Fatal("a workload of another user cannot be tested: only root may become somebody else; run this test as root")
 	}
 	sh := shell(t)
 	pid, said := stranger(t, sh, ":")
