@@ -5,43 +5,19 @@ package agent
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
-)
 
-// apart runs a test again in a process with mounts of its own, and tells whether this is that process.
-func apart(t *testing.T) bool {
-	t.Helper()
-	const inside = "HYVVE_TEST_INSIDE"
-	if os.Getenv(inside) == t.Name() {
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			t.Fatal(err)
-		}
-		return true
-	}
-	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), inside+"="+t.Name())
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
-	if os.Geteuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
-	}
-	if output, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v (where user namespaces are forbidden, run this test as root)\n%s", err, output)
-	}
-	return false
-}
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+)
 
 // A disk that is full, and a directory that is read-only: the last good file stays as it is, the workload is not touched,
 // the engine hears why, and once the fault is gone the agent goes on by itself.
 func TestFilesThatCannotBeWritten(t *testing.T) {
-	if !apart(t) {
+	if !testkit.Apart(t) {
 		return
 	}
 	remount := func(dir string, flags uintptr, options string) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -16,39 +15,9 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 )
-
-const insideName = "HYVVE_TEST_INSIDE"
-
-// apart runs a test again in a process with mounts and limits of its own, in which it is root, and tells whether this is
-// that process. Whoever is not root already becomes it by a user namespace.
-func apart(t *testing.T) bool {
-	t.Helper()
-	if os.Getenv(insideName) == t.Name() {
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			t.Fatal(err)
-		}
-		return true
-	}
-	output, err := again(t, syscall.CLONE_NEWNS).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v (where user namespaces are forbidden, run this test as root)\n%s", err, output)
-	}
-	return false
-}
-
-// again is this test in another process.
-func again(t *testing.T, flags uintptr) *exec.Cmd {
-	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), insideName+"="+t.Name())
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
-	if os.Geteuid() != 0 && flags != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
-	}
-	return cmd
-}
 
 // mounted is a directory with a file system of its own.
 func mounted(t *testing.T, kind, options string) string {
@@ -115,7 +84,7 @@ func holds(t *testing.T, targets []Target, value string) {
 
 // A disk that is full for one of two files changes neither of them, and leaves nothing behind.
 func TestDiskFull(t *testing.T) {
-	if !apart(t) {
+	if !testkit.Apart(t) {
 		return
 	}
 	small := mounted(t, "tmpfs", "size=64k")
@@ -141,7 +110,7 @@ func TestDiskFull(t *testing.T) {
 }
 
 func TestNoInodeLeft(t *testing.T) {
-	if !apart(t) {
+	if !testkit.Apart(t) {
 		return
 	}
 	dir := mounted(t, "tmpfs", "nr_inodes=4") // the directory, the file, the note, the new file
@@ -163,7 +132,7 @@ func TestNoInodeLeft(t *testing.T) {
 }
 
 func TestReadOnlyDirectory(t *testing.T) {
-	if !apart(t) {
+	if !testkit.Apart(t) {
 		return
 	}
 	fixed := mounted(t, "tmpfs", "")
@@ -193,7 +162,7 @@ func TestReadOnlyDirectory(t *testing.T) {
 // A directory that becomes read-only between the two halves keeps its file; what was written beside it goes at the next
 // start.
 func TestReadOnlyFromThenOn(t *testing.T) {
-	if !apart(t) {
+	if !testkit.Apart(t) {
 		return
 	}
 	fixed := mounted(t, "tmpfs", "")
@@ -228,7 +197,7 @@ func TestReadOnlyFromThenOn(t *testing.T) {
 
 // No file can be opened: nothing changes, and once there are some again, it goes on.
 func TestTooManyOpenFiles(t *testing.T) {
-	if !apart(t) {
+	if !testkit.Apart(t) {
 		return
 	}
 	dir := mounted(t, "tmpfs", "")
@@ -269,7 +238,7 @@ func TestTooManyOpenFiles(t *testing.T) {
 }
 
 func TestDirectoriesInMemory(t *testing.T) {
-	if !apart(t) {
+	if !testkit.Apart(t) {
 		return
 	}
 	targets := two(t, mounted(t, "tmpfs", ""), mounted(t, "ramfs", ""))
@@ -282,8 +251,7 @@ func TestDirectoriesInMemory(t *testing.T) {
 
 // Killed between two files, the next start brings both to the same bundle, and knows that a reload is owed.
 func TestKilledBetweenTwoFiles(t *testing.T) {
-	const at = "HYVVE_TEST_DIR"
-	base := os.Getenv(at)
+	base := testkit.Told()
 	inside := base != ""
 	if !inside {
 		base = t.TempDir()
@@ -306,8 +274,7 @@ func TestKilledBetweenTwoFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cmd := again(t, 0)
-	cmd.Env = append(cmd.Env, at+"="+base)
+	cmd := testkit.Again(t, base, 0)
 	output, _ := cmd.CombinedOutput()
 	if status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signal() != syscall.SIGKILL {
 		t.Fatalf("it was not killed: %s", output)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -18,22 +17,6 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 )
 
-const insideName = "HYVVE_TEST_INSIDE"
-
-// again runs the test in a process, and a user namespace, of its own: its limits are nobody else's.
-func again(t *testing.T) {
-	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), insideName+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER,
-		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}, GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
-	}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v (a user namespace is needed: allow them, as by the sysctl kernel.unprivileged_userns_clone=1 or by running tests as root)\n%s", err, out)
-	}
-}
-
 func limit(t *testing.T, name, value string) {
 	t.Helper()
 	if err := os.WriteFile("/proc/sys/user/"+name, []byte(value), 0o600); err != nil {
@@ -44,8 +27,10 @@ func limit(t *testing.T, name, value string) {
 // Where the kernel has no more instances or watches to give, files are polled, and that is said once, with the remedy.
 // When it has some again, there are events again.
 func TestLimitsOfEvents(t *testing.T) {
-	if os.Getenv(insideName) == "" {
-		again(t)
+	if testkit.Told() == "" { // its limits are those of a user namespace of its own, and nobody else's
+		if out, err := testkit.Again(t, "limits", syscall.CLONE_NEWUSER).CombinedOutput(); err != nil {
+			t.Fatalf("%v (a user namespace is needed: allow them, as by the sysctl kernel.unprivileged_userns_clone=1 or by running tests as root)\n%s", err, out)
+		}
 		return
 	}
 	for name, remedy := range map[string]string{"max_inotify_instances": "raise fs.inotify.max_user_instances", "max_inotify_watches": "raise fs.inotify.max_user_watches"} {
@@ -117,15 +102,14 @@ func cpu(t *testing.T) time.Duration {
 // change is seen as soon as without.
 func TestTenThousandEventsASecond(t *testing.T) {
 	const rate, within = 10_000, 3 * time.Second
-	if dir := os.Getenv(insideName); dir != "" {
+	if dir := testkit.Told(); dir != "" {
 		events(t, dir, rate)
 		return
 	}
 	dir := t.TempDir()
 	path := filepath.Join(dir, ".env")
 	write(t, path, "A=1")
-	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
-	cmd.Env = append(os.Environ(), insideName+"="+dir)
+	cmd := testkit.Again(t, dir, 0)
 	must(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
