@@ -149,6 +149,18 @@ func processes() (map[int]process, error) {
 	return all, nil
 }
 
+// Unreaped are the children of this process that have ended and were not waited for. Their numbers are enough: none of these
+// can be another process before somebody waits for it.
+func Unreaped() (pids []int) {
+	all, _ := processes() // without /proc, none can be seen
+	for pid, p := range all {
+		if p.state == 'Z' && p.parent == os.Getpid() {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
 // ours tells whether a process is this one or comes from it.
 func ours(all map[int]process, pid int) bool {
 	self := os.Getpid()

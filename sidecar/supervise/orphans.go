@@ -7,13 +7,12 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 )
 
 // adoptOrphans makes this process the parent of what the workload's processes leave behind, as process 1 of a container
@@ -48,9 +47,8 @@ func Reap(ctx context.Context) {
 				waiting = true
 			}
 		case <-look.C:
-			found := zombies()
 			left := map[int]bool{}
-			for _, pid := range found {
+			for _, pid := range reload.Unreaped() {
 				if seen[pid] {
 					_, _ = syscall.Wait4(pid, nil, syscall.WNOHANG, nil)
 				} else {
@@ -72,26 +70,4 @@ func reapGroup(group int) {
 			return
 		}
 	}
-}
-
-// zombies are the children of this process that have ended and were not waited for. Their numbers alone are looked up:
-// none of these can be another process before somebody waits for it.
-func zombies() (pids []int) {
-	files, _ := filepath.Glob("/proc/[0-9]*/stat") // fails for a bad pattern only
-	self := strconv.Itoa(os.Getpid())
-	for _, file := range files {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			continue // it is gone
-		}
-		// proc_pid_stat(5): the name, field 2, stands in parentheses and may hold anything; then state and parent.
-		fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-		if len(fields) < 2 || fields[0] != "Z" || fields[1] != self {
-			continue
-		}
-		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file))); err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
 }

@@ -70,7 +70,7 @@ func TestOrphansAreReaped(t *testing.T) {
 		}
 	}
 	s.until("no orphan is left", func() bool {
-		left := zombies()
+		left := reload.Unreaped()
 		return !slices.ContainsFunc(orphans, func(pid int) bool { return slices.Contains(left, pid) || testkit.Alive(pid) })
 	})
 }
