@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/direct"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/excerpt"
 )
 
@@ -32,13 +33,6 @@ type HTTP struct {
 }
 
 var _ Checker = HTTP{}
-
-// direct asks the workload and nobody else: by no proxy, after no redirection to a friendlier page, and on a new
-// connection each time, since a kept one may lead to a process that is being replaced.
-var direct = &http.Client{
-	Transport:     &http.Transport{DisableKeepAlives: true},
-	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-}
 
 // Check implements Checker.
 func (h HTTP) Check(ctx context.Context, etag string) error {

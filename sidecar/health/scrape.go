@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/direct"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/excerpt"
 )
 

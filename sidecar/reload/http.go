@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/direct"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/excerpt"
 )
 
@@ -40,12 +41,6 @@ var (
 func (h HTTP) WithMask(mask func(string) string) Reloader {
 	h.Mask = mask
 	return h
-}
-
-// direct goes to the workload and nowhere else: by no proxy, after no redirection, on a connection of its own.
-var direct = &http.Client{
-	Transport:     &http.Transport{DisableKeepAlives: true},
-	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }
 
 // answerMost is how much of an answer is read.
