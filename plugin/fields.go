@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+// HandleRequest refuses a parameter of the wrong type before the framework does. The framework's error quotes what was
+// given: a secret that somebody wrote as a list would stand in the answer and, since Vault hashes no errors, as it is in
+// the audit log.
+func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
+	if wrong := b.wrongType(req); wrong != "" {
+		return logical.ErrorResponse(wrong), nil
+	}
+	return b.Backend.HandleRequest(ctx, req)
+}
+
+// HandleExistenceCheck asks by the path alone, which has all names that checks look for. The framework would convert the
+// parameters too, and quote those that it cannot.
+func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (checks, exists bool, err error) {
+	bare := *req
+	bare.Data = nil
+	return b.Backend.HandleExistenceCheck(ctx, &bare)
+}
+
+// wrongType says which parameter is not of its type and what to write, empty if all are. It quotes no value.
+func (b *backend) wrongType(req *logical.Request) string {
+	if len(req.Data) == 0 || req.Operation == logical.HelpOperation {
+		return ""
+	}
+	path := b.Route(req.Path)
+	if path == nil {
+		return ""
+	}
+	for _, name := range slices.Sorted(maps.Keys(req.Data)) {
+		schema := path.Fields[name]
+		if schema == nil {
+			continue
+		}
+		d := framework.FieldData{Raw: map[string]any{name: req.Data[name]}, Schema: path.Fields}
+		if _, _, err := d.GetOkErr(name); err != nil {
+			return fmt.Sprintf("parameter %q is not %s; nothing was changed", name, wanted(schema.Type))
+		}
+	}
+	return ""
+}
+
+// wanted is what a type takes, in words.
+func wanted(t framework.FieldType) string {
+	switch t {
+	case framework.TypeBool:
+		return "true or false; write one of them"
+	case framework.TypeInt:
+		return "a whole number; write one such as 2"
+	case framework.TypeDurationSecond:
+		return "a duration, or is negative; write one such as 30s, 10m or 24h"
+	case framework.TypeSignedDurationSecond:
+		return "a duration; write one such as 30s, 10m or 24h"
+	case framework.TypeString:
+		return "text; write one string, and no list and no object"
+	case framework.TypeCommaStringSlice:
+		return "a list of names; write them with commas between, as a,b"
+	case framework.TypeSlice:
+		return "a list; write one in JSON"
+	case framework.TypeMap:
+		return "an object; write one in JSON"
+	default:
+		return "of the type " + t.String()
+	}
+}
