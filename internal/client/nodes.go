@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -33,17 +34,17 @@ func NewVault(config *api.Config, address string) (*api.Client, error) {
 	return api.NewClient(config)
 }
 
-// Addresses reads what NewVault takes. One address alone is whatever Vault's own client takes.
+// Addresses reads what NewVault takes. One address alone may also be a socket, or have a path before Vault's own.
 func Addresses(text string) ([]string, error) {
 	if !strings.Contains(text, ",") {
-		return []string{text}, nil
+		return []string{text}, checkAddress(text)
 	}
 	var all []string
 	scheme := ""
 	for n, part := range strings.Split(text, ",") {
 		part = strings.TrimSuffix(strings.TrimSpace(part), "/")
 		u, err := url.Parse(part)
-		if err != nil || u.Host == "" || u.Scheme+"://"+u.Host != part || u.Scheme != "http" && u.Scheme != "https" {
+		if err != nil || u.Host == "" || u.Port() != "" && !GoodPort(u.Port()) || u.Scheme+"://"+u.Host != part || u.Scheme != "http" && u.Scheme != "https" {
 			return nil, fmt.Errorf("address %d of the list is not one; write addresses such as https://vault-1:8200 with commas between them", n+1)
 		}
 		if scheme != "" && u.Scheme != scheme {
@@ -55,6 +56,29 @@ func Addresses(text string) ([]string, error) {
 		}
 	}
 	return all, nil
+}
+
+// checkAddress refuses one that no request can be made to. It is not quoted: it may hold a password.
+func checkAddress(text string) error {
+	if strings.HasPrefix(text, "unix://") {
+		return nil
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+		return errors.New("it is not http:// or https:// with a host; write one such as https://vault:8200")
+	case u.Port() != "" && !GoodPort(u.Port()):
+		return errors.New("its port is no number from 1 to 65535; write one such as https://vault:8200")
+	case strings.HasSuffix(strings.TrimSuffix(u.Path, "/"), "/v1"):
+		return errors.New("it ends with /v1, which requests add by themselves; take that off")
+	}
+	return nil
+}
+
+// GoodPort tells whether a port can be listened at, or connected to.
+func GoodPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0
 }
 
 // nodes sends what goes to the first node of a cluster to whichever node is of use. It stays with that one.

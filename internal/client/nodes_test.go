@@ -233,8 +233,11 @@ func TestAddresses(t *testing.T) {
 	for text, want := range map[string]string{
 		"https://a,": "address 2 of", "https://a,b:8200": "address 2 of", "https://a,https://b/path": "address 2 of",
 		"https://a,unix:///x": "address 2 of", "https://a,http://b": "mixes http and https", "https://a,https://u:p@b": "address 2 of",
+		"https://a,https://b:82000": "address 2 of", "a:8200": "not http://", "127.0.0.1:8200": "not http://", "https//a": "not http://",
+		"http://": "not http://", "": "not http://", "http://a:82000": "port", "https://a:0": "port", "https://a:8200/v1/": "ends with /v1",
+		"https://a:x": "not http://", "https://u:pass@:8200": "not http://",
 	} {
-		if got, err := Addresses(text); err == nil || !strings.Contains(err.Error(), want) {
+		if got, err := Addresses(text); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "pass") {
 			t.Errorf("%q: %v, %v, want %s", text, got, err, want)
 		}
 	}

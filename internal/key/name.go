@@ -13,6 +13,8 @@ const maxName = 128
 var (
 	nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`)
 	envForm  = regexp.MustCompile(`^[A-Z_][A-Z0-9_]*$`)
+
+	instanceForm = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$`)
 )
 
 // ValidateName checks the name of a key, workload or connection; what is the word for it in the message.
@@ -35,6 +37,14 @@ func ValidateName(what, name string) error {
 func ValidateEnv(env string) error {
 	if !envForm.MatchString(env) {
 		return fmt.Errorf("env %q is not an environment name; use upper-case letters, digits and '_', such as AGENT_SERVICE_TOKEN", env)
+	}
+	return nil
+}
+
+// ValidateInstance checks the name of an instance of a workload.
+func ValidateInstance(id string) error {
+	if !instanceForm.MatchString(id) {
+		return fmt.Errorf("instance %q is not allowed; use letters, digits, '-', '_' and '.', at most 128, beginning and ending with a letter or digit, such as a pod's name", id)
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 
@@ -14,8 +13,6 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
-
-var instanceForm = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$`)
 
 // anonymous begins the ids of readers that gave none.
 const anonymous = "lease-"
@@ -129,8 +126,8 @@ func (s source) Render(k key.Key, value key.Value) (map[string]key.Value, error)
 }
 
 func checkInstance(id string) error {
-	if !instanceForm.MatchString(id) {
-		return Refusef("instance %q is not allowed; use letters, digits, '-', '_' and '.', at most 128, such as a pod's name", id)
+	if err := key.ValidateInstance(id); err != nil {
+		return Refusef("%v", err)
 	}
 	if strings.HasPrefix(id, anonymous) {
 		return Refusef("instance %q begins with %q, which stands for readers without a name; use another one", id, anonymous)

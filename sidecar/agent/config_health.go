@@ -74,6 +74,8 @@ func (c *Config) checker(h HealthBlock) (health.Checker, error) {
 	case "tcp":
 		if h.Address == "" {
 			errs = append(errs, errors.New("address is missing; write one such as \"127.0.0.1:6379\""))
+		} else if err := reachable(h.Address); err != nil {
+			errs = append(errs, fmt.Errorf("address = %q: %w; write one such as \"127.0.0.1:6379\"", h.Address, err))
 		}
 		made = health.TCP{Address: h.Address, Timeout: timeout}
 	case "command":
@@ -126,7 +128,7 @@ func (c *Config) gate(h HealthBlock, timeout time.Duration) (health.Checker, err
 		fail("key and bearer_token_file exclude each other; leave either out")
 	}
 	if h.BearerTokenFile != "" && !filepath.IsAbs(h.BearerTokenFile) {
-		fail("bearer_token_file = %q is not absolute", h.BearerTokenFile)
+		fail("bearer_token_file = %q is not an absolute path; write one", h.BearerTokenFile)
 	}
 	if h.Key != "" {
 		if err := key.ValidateEnv(h.Key); err != nil {

@@ -52,7 +52,12 @@ func (c *Config) checkReencrypt() (errs []error) {
 	}
 	set := slices.DeleteFunc([]string{r.DatabaseURLKey, r.DatabaseURLFile, r.DatabaseURLEnv}, func(s string) bool { return s == "" })
 	if len(set) != 1 {
-		errs = append(errs, errors.New("reencrypt: set one of database_url_key, database_url_file and database_url_env"))
+		errs = append(errs, errors.New("reencrypt: set one of database_url_key, database_url_file and database_url_env, and no other"))
+	}
+	if r.DatabaseURLKey != "" {
+		if err := key.ValidateEnv(r.DatabaseURLKey); err != nil {
+			errs = append(errs, fmt.Errorf("reencrypt: database_url_key = %q is not the name of a key in bundles: %w", r.DatabaseURLKey, err))
+		}
 	}
 	block, err := r.paced()
 	c.Reencrypt = &block

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
@@ -130,7 +131,7 @@ func (r ReloadBlock) checkHTTP() error {
 	}
 	for name, path := range map[string]string{"basic_auth_file": r.BasicAuthFile, "bearer_token_file": r.BearerTokenFile} {
 		if path != "" && !filepath.IsAbs(path) {
-			fail("%s = %q is not absolute", name, path)
+			fail("%s = %q is not an absolute path; write one", name, path)
 		}
 	}
 	for name, value := range r.Headers {
@@ -162,6 +163,10 @@ func checkURL(text string) error {
 		return errors.New("url is missing")
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
 		return errors.New("url is not http:// or https:// with a host; write one such as \"http://127.0.0.1:3000/path\"")
+	case u.User != nil:
+		return errors.New("url holds a user or a password, which would stand in this file and in logs; take it out")
+	case u.Port() != "" && !client.GoodPort(u.Port()):
+		return errors.New("url: the port is no number from 1 to 65535; write one such as \"http://127.0.0.1:3000/path\"")
 	}
 	return nil
 }

@@ -56,7 +56,7 @@ func (r RenderBlock) target() (render.Target, error) {
 		return t, fmt.Errorf("render %q is not a format%s (it is one of %s)", r.Format, usage.DidYouMean(r.Format, render.Formats()), strings.Join(render.Formats(), ", "))
 	}
 	if !filepath.IsAbs(r.Path) {
-		return t, fmt.Errorf("render %q: path %q is not absolute", r.Format, r.Path)
+		return t, fmt.Errorf("render %q: path %q is not absolute; write one that begins with /", r.Format, r.Path)
 	}
 	if err := r.content(&t); err != nil {
 		return t, err
@@ -131,7 +131,7 @@ func (r RenderBlock) content(t *render.Target) (err error) {
 // readTemplate reads it whole, and waits for no pipe.
 func readTemplate(path string) (string, error) {
 	if !filepath.IsAbs(path) {
-		return "", fmt.Errorf("path %q is not absolute", path)
+		return "", fmt.Errorf("path %q is not absolute; write one that begins with /", path)
 	}
 	info, err := os.Stat(path)
 	switch {

@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
-	"strconv"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 )
 
@@ -54,7 +54,7 @@ func (c *Config) checkStatus() (errs []error) {
 	if c.Status.Listen == "" {
 		return errs
 	}
-	if err := listenable(c.Status.Listen); err != nil {
+	if err := reachable(c.Status.Listen); err != nil {
 		fail("listen = %q: %w; write one such as \"127.0.0.1:9102\", or \":9102\" for all of the machine's addresses", c.Status.Listen, err)
 	}
 	for _, p := range c.Proxy {
@@ -65,8 +65,8 @@ func (c *Config) checkStatus() (errs []error) {
 	return errs
 }
 
-// listenable tells whether an address can be listened at.
-func listenable(address string) error {
+// reachable tells whether an address has a port that can be listened at, and connected to.
+func reachable(address string) error {
 	_, port, err := net.SplitHostPort(address)
 	var wrong *net.AddrError
 	if errors.As(err, &wrong) {
@@ -75,7 +75,7 @@ func listenable(address string) error {
 	if err != nil {
 		return err
 	}
-	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+	if !client.GoodPort(port) {
 		return errors.New("the port is no number from 1 to 65535")
 	}
 	return nil

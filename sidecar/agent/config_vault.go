@@ -75,6 +75,9 @@ func (c *Config) checkVault() (errs []error) {
 		}
 		c.Instance = host + "-" + c.Workload + "-" + c.place()
 	}
+	if err := key.ValidateInstance(c.Instance); err != nil {
+		errs = append(errs, err)
+	}
 	return append(errs, c.checkLastGood()...)
 }
 

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 )
 
@@ -44,7 +45,7 @@ func (s Settings) Check() (k Key, upstream *url.URL, errs []error) {
 		fail("header = %q cannot hold a key; write \"Authorization\" (for Bearer tokens) or one such as \"X-Metrics-Key\"", s.Header)
 	}
 	_, port, err := net.SplitHostPort(s.Listen)
-	if err != nil || port == "" || port == "0" {
+	if err != nil || !client.GoodPort(port) {
 		fail("listen = %q is not an address with a port; write one such as \"127.0.0.1:8081\", or \":8081\" for all of the machine's addresses", s.Listen)
 	}
 	if k.State == "" && s.Dir != "" {
@@ -55,7 +56,7 @@ func (s Settings) Check() (k Key, upstream *url.URL, errs []error) {
 	}
 	// What was written is not quoted: it may hold a password.
 	upstream, err = url.Parse(s.Upstream)
-	if err != nil || upstream.Scheme != "http" || upstream.Port() == "" || upstream.Host != strings.TrimPrefix(s.Upstream, "http://") {
+	if err != nil || upstream.Scheme != "http" || !client.GoodPort(upstream.Port()) || upstream.Host != strings.TrimPrefix(s.Upstream, "http://") {
 		fail("upstream is not http://, host and port, and nothing else; write one such as \"http://127.0.0.1:3000\"")
 		return k, nil, errs
 	}
