@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/agext/levenshtein"
 )
@@ -68,7 +69,7 @@ func Environment(flags *flag.FlagSet, prefix string, environ, rivals []string, o
 			return fmt.Errorf("environment: %s is not known%s", name, DidYouMean(name, slices.Sorted(maps.Keys(names))))
 		case mine[name] && !given[names[name]]:
 			if err := flags.Set(names[name], value); err != nil {
-				return fmt.Errorf("environment: %s is not what --%s takes: %w", name, names[name], err)
+				return fmt.Errorf("environment: %s is not what --%s takes: %s", name, names[name], takes(flags.Lookup(names[name]), err.Error()))
 			}
 		}
 	}
@@ -91,14 +92,49 @@ func Parse(flags *flag.FlagSet, args []string, help string, stdout, stderr io.Wr
 	case err == nil:
 		_, _ = fmt.Fprintf(stderr, "%s: %q is not wanted: everything is set by flags and the environment\n", flags.Name(), flags.Arg(0))
 	default:
-		message := err.Error()
-		if _, name, found := strings.Cut(message, "flag provided but not defined: -"); found {
-			message = fmt.Sprintf("flag --%s is not known%s", name, didYouMeanFlag(flags, name))
-		}
-		_, _ = fmt.Fprintf(stderr, "%s: %s\n", flags.Name(), message)
+		_, _ = fmt.Fprintf(stderr, "%s: %s\n", flags.Name(), wording(flags, err.Error()))
 	}
 	_, _ = fmt.Fprintf(stderr, "Run \"%s --help\" for its flags.\n", flags.Name())
 	return false, 2
+}
+
+// What the flag package says of flags, as it says it.
+var (
+	unknownFlag = regexp.MustCompile(`^flag provided but not defined: -(.*)$`)
+	noValue     = regexp.MustCompile(`^flag needs an argument: -(.*)$`)
+	badValue    = regexp.MustCompile(`(?s)^invalid (?:boolean )?value (".*") for (?:flag )?-([^ :]+): (.*)$`)
+)
+
+// wording says the same with the flag as people write it, and what to write instead.
+func wording(flags *flag.FlagSet, message string) string {
+	if m := unknownFlag.FindStringSubmatch(message); m != nil {
+		return fmt.Sprintf("flag --%s is not known%s", m[1], didYouMeanFlag(flags, m[1]))
+	}
+	if m := noValue.FindStringSubmatch(message); m != nil && flags.Lookup(m[1]) != nil {
+		kind, _ := flag.UnquoteUsage(flags.Lookup(m[1]))
+		return fmt.Sprintf("flag --%s has no value; write --%s=%s", m[1], m[1], kind)
+	}
+	if m := badValue.FindStringSubmatch(message); m != nil && flags.Lookup(m[2]) != nil {
+		return fmt.Sprintf("--%s: %s is not what it takes: %s", m[2], m[1], takes(flags.Lookup(m[2]), m[3]))
+	}
+	return message
+}
+
+// takes says what a flag takes; of one that checks its values itself, what it has said.
+func takes(f *flag.Flag, said string) string {
+	getter, ok := f.Value.(flag.Getter)
+	if !ok {
+		return said
+	}
+	switch getter.Get().(type) {
+	case bool:
+		return "true or false"
+	case int:
+		return "a whole number, such as 10"
+	case time.Duration:
+		return "a duration, such as 200ms or 30s"
+	}
+	return said
 }
 
 func didYouMeanFlag(flags *flag.FlagSet, name string) string {

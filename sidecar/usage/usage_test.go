@@ -4,6 +4,7 @@ package usage
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"strings"
 	"testing"
@@ -30,12 +31,20 @@ func TestParse(t *testing.T) {
 		"misspelt": {[]string{"--pidfile=/x"}, false, 2, "", "flag --pidfile is not known; did you mean --pid-file?"},
 		"strange":  {[]string{"--frobnicate"}, false, 2, "", "flag --frobnicate is not known\n"},
 		"argument": {[]string{"extra"}, false, 2, "", `"extra" is not wanted`},
-		"no value": {[]string{"--pid-file"}, false, 2, "", "needs an argument"},
+		"no value": {[]string{"--pid-file"}, false, 2, "", "flag --pid-file has no value; write --pid-file=FILE\n"},
+		"number":   {[]string{"--rows=many"}, false, 2, "", `--rows: "many" is not what it takes: a whole number, such as 10`},
+		"duration": {[]string{"--rest", "5"}, false, 2, "", `--rest: "5" is not what it takes: a duration, such as 200ms or 30s`},
+		"switch":   {[]string{"--json=perhaps"}, false, 2, "", `--json: "perhaps" is not what it takes: true or false`},
+		"own":      {[]string{"--own=x"}, false, 2, "", `--own: "x" is not what it takes: say y`},
 		"help":     {[]string{"--help"}, false, 0, "--pid-file=FILE", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			flags := flag.NewFlagSet("hyvve-sidecar agent", flag.ContinueOnError)
 			flags.String("pid-file", "", "`FILE` with a number")
+			flags.Int("rows", 1, "")
+			flags.Duration("rest", 0, "")
+			flags.Bool("json", false, "")
+			flags.Func("own", "", func(string) error { return errors.New("say y") })
 			var stdout, stderr bytes.Buffer
 			ok, status := Parse(flags, c.args, "Usage: …\n", &stdout, &stderr)
 			if ok != c.ok || status != c.status {
