@@ -76,17 +76,34 @@ func (s *session) relaxedTx(ctx context.Context, do func(tx pgx.Tx) error) error
 	return s.txWith(ctx, localSettings+relaxed, do)
 }
 
+// beginTries is how often a transaction is begun on a server that ends even that by its statement_timeout.
+const beginTries = 20
+
 func (s *session) txWith(ctx context.Context, settings string, do func(tx pgx.Tx) error) error {
-	if err := s.reconnect(ctx); err != nil {
-		return err
-	}
-	err := pgx.BeginFunc(ctx, s.conn, func(tx pgx.Tx) error {
-		if err := execEach(ctx, tx, settings); err != nil {
+	for tries := 1; ; tries++ {
+		if err := s.reconnect(ctx); err != nil {
 			return err
 		}
-		return do(tx)
-	})
-	return s.explain(err)
+		begun := false
+		err := pgx.BeginFunc(ctx, s.conn, func(tx pgx.Tx) error {
+			if err := execEach(ctx, tx, settings); err != nil {
+				return err
+			}
+			begun = true
+			return do(tx)
+		})
+		// Until it is begun, the timeout for the application's short queries holds; on a busy machine it may be too short for
+		// these statements, too.
+		if begun || tries == beginTries || ctx.Err() != nil || !canceled(err) {
+			return s.explain(err)
+		}
+	}
+}
+
+// canceled tells whether the server has ended a statement, as by its statement_timeout.
+func canceled(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "57014"
 }
 
 // execEach runs several statements, which only the simple protocol takes at once.
