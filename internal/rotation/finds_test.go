@@ -96,22 +96,24 @@ func TestUpgrade(t *testing.T) {
 	h.until(view.ID, Done)
 }
 
+// planned is what a rotation of the key of those rows would do.
+func (h *harness) planned() Plan {
+	h.t.Helper()
+	p, _, err := h.engine.Plan(h.t.Context(), Request{Keys: []string{"master"}, By: testActor, Trigger: ByOperator})
+	h.ok(err)
+	return p
+}
+
 // A plan knows the rows from what those that re-encrypt have counted while nothing was asked of them, and what would keep
 // them from it.
 func TestPlanKnowsRowsFromCounts(t *testing.T) {
 	h := newHarness(t)
 	r := h.rows()
-	plan := func() Plan {
-		t.Helper()
-		p, _, err := h.engine.Plan(t.Context(), Request{Keys: []string{"master"}, By: testActor, Trigger: ByOperator})
-		h.ok(err)
-		return p
-	}
 	work := r.reading.Bundle.Work
 	if len(work) != 1 || work[0].Phase != workload.PhaseCount || len(work[0].Columns) != 1 {
 		t.Fatalf("the work is %+v", work)
 	}
-	if p := plan(); len(p.Rows) != 1 || !p.Rows[0].Known || p.Rows[0].Columns[0].Total != 3 || len(p.Blockers) > 0 {
+	if p := h.planned(); len(p.Rows) != 1 || !p.Rows[0].Known || p.Rows[0].Columns[0].Total != 3 || len(p.Blockers) > 0 {
 		t.Errorf("rows are %+v, blockers %v", p.Rows, p.Blockers)
 	}
 	_, err := h.engine.Report(t.Context(), Report{
@@ -119,7 +121,7 @@ func TestPlanKnowsRowsFromCounts(t *testing.T) {
 		Work: []workload.WorkReport{{ID: work[0].ID, Error: "an update of t.c sets off trigger touch"}},
 	})
 	h.ok(err)
-	if p := plan(); len(p.Blockers) != 1 || !strings.Contains(p.Blockers[0], "api/api-1 could not look at its rows: an update of t.c") {
+	if p := h.planned(); len(p.Blockers) != 1 || !strings.Contains(p.Blockers[0], "api/api-1 could not look at its rows: an update of t.c") {
 		t.Errorf("blockers are %v", p.Blockers)
 	}
 	id := h.rotate("master")
@@ -138,12 +140,6 @@ func TestPlanKnowsRowsFromCounts(t *testing.T) {
 func TestCountsOfOtherColumnsAreForgotten(t *testing.T) {
 	h := newHarness(t)
 	r := h.rows()
-	plan := func() Plan {
-		t.Helper()
-		p, _, err := h.engine.Plan(t.Context(), Request{Keys: []string{"master"}, By: testActor, Trigger: ByOperator})
-		h.ok(err)
-		return p
-	}
 	late := r.reading.Bundle.Work[0].ID
 	report := func() {
 		t.Helper()
@@ -154,7 +150,7 @@ func TestCountsOfOtherColumnsAreForgotten(t *testing.T) {
 		h.ok(err)
 	}
 	report()
-	if p := plan(); len(p.Blockers) != 1 {
+	if p := h.planned(); len(p.Blockers) != 1 {
 		t.Fatalf("blockers are %v", p.Blockers)
 	}
 	_, err := h.engine.PutKey(t.Context(), Definition{Name: "master", Kind: "token", Protects: []key.Column{
@@ -162,7 +158,7 @@ func TestCountsOfOtherColumnsAreForgotten(t *testing.T) {
 	}}, testActor)
 	h.ok(err)
 	for range 2 {
-		if p := plan(); len(p.Blockers) > 0 || p.Rows[0].Known {
+		if p := h.planned(); len(p.Blockers) > 0 || p.Rows[0].Known {
 			t.Errorf("rows are %+v, blockers %v", p.Rows, p.Blockers)
 		}
 		report() // of an instance that has not read yet
@@ -172,7 +168,7 @@ func TestCountsOfOtherColumnsAreForgotten(t *testing.T) {
 		t.Errorf("the work is %+v", work)
 	}
 	h.report(r)
-	if p := plan(); !p.Rows[0].Known || p.Rows[0].Columns[0].Total != 3 {
+	if p := h.planned(); !p.Rows[0].Known || p.Rows[0].Columns[0].Total != 3 {
 		t.Errorf("rows are %+v", p.Rows)
 	}
 }

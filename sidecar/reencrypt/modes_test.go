@@ -71,14 +71,7 @@ func TestStagingIsSharedAndTakenOver(t *testing.T) {
 // A claim is of one chunk, whatever the server's statistics make it do.
 func TestOneChunkIsClaimed(t *testing.T) {
 	f := newFixture(t)
-	j, err := NewWorker(f.url, Options{}).open(t.Context(), mustTask(t, f.work(workload.PhaseStage), f.accepts()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer j.close()
-	if err := j.prepare(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	j := f.prepared(workload.PhaseStage)
 	const left = "INSERT INTO hyvve_reencrypt.chunks (col, n, holder, until) SELECT 1, g, '', '-infinity' FROM generate_series($1::int, $2::int) g"
 	f.exec(left, 1, 1)
 	f.exec("ANALYZE hyvve_reencrypt.chunks")
@@ -341,14 +334,7 @@ func TestTouchColumn(t *testing.T) {
 // No more than some workers are at a database at the same time.
 func TestFewWorkersAtATime(t *testing.T) {
 	f := newFixture(t)
-	j, err := NewWorker(f.url, Options{}).open(t.Context(), mustTask(t, f.work(workload.PhaseStage), f.accepts()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer j.close()
-	if err := j.prepare(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	j := f.prepared(workload.PhaseStage)
 	for n := range mostWorkers {
 		f.exec("INSERT INTO hyvve_reencrypt.chunks (col, n, holder, until) VALUES ($1, $2, $3, now() + interval '1 hour')", j.tables[0].side, 100+n, string(rune('a'+n)))
 	}

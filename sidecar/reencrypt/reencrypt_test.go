@@ -84,6 +84,20 @@ func (f *fixture) accepts() map[string][]key.Value {
 	return map[string][]key.Value{platform.MasterKey: {f.newKey, f.oldKey}, platform.BetterAuth: {f.oldAuth}}
 }
 
+// prepared is a job of a phase that may begin; it is closed when the test ends.
+func (f *fixture) prepared(phase workload.Phase) *job {
+	f.t.Helper()
+	j, err := NewWorker(f.url, Options{}).open(f.t.Context(), mustTask(f.t, f.work(phase), f.accepts()))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(j.close)
+	if err := j.prepare(f.t.Context()); err != nil {
+		f.t.Fatal(err)
+	}
+	return j
+}
+
 func (f *fixture) do(phase workload.Phase) workload.WorkReport {
 	f.t.Helper()
 	report, err := NewWorker(f.url, Options{BatchSize: 4}).Do(f.t.Context(), f.work(phase), f.accepts())

@@ -257,14 +257,7 @@ func TestTrap6LongTransactions(t *testing.T) {
 	}
 	f = newFixture(t)
 	f.do(workload.PhaseStage)
-	j, err := NewWorker(f.url, Options{}).open(t.Context(), mustTask(t, f.work(workload.PhaseFlip), f.accepts()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer j.close()
-	if err := j.prepare(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	j := f.prepared(workload.PhaseFlip)
 	begun := time.Now()
 	if err := j.flip(t.Context(), true); err != nil {
 		t.Fatal(err)
