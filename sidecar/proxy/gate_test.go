@@ -11,7 +11,10 @@ import (
 	"net/url"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 )
 
 // gated is a proxy before an application that can be taken away.
@@ -41,19 +44,11 @@ func gated(t *testing.T, upstream string) (p *Proxy, get func(ctx context.Contex
 // await polls until the gate is so.
 func (g *gate) await(t *testing.T, is func() bool) {
 	t.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(20 * time.Second); ; <-tick.C {
+	testkit.Until(t, "the gate is as it should be", func() bool {
 		g.mu.Lock()
-		so := is()
-		g.mu.Unlock()
-		if so {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatal("it does not come to that")
-		}
-	}
+		defer g.mu.Unlock()
+		return is()
+	})
 }
 
 // An application goes away and comes back, at the same address, and nobody notices: the request that it has ends before it
@@ -129,45 +124,57 @@ func TestPauseEndsWithItsClient(t *testing.T) {
 	if status := get(t.Context()); status != http.StatusOK {
 		t.Errorf("one more than may wait: %d", status)
 	}
-}
-
-// A request that the application does not end holds no restart up for long.
-func TestPauseDoesNotWaitForEver(t *testing.T) {
-	p, _ := gated(t, "http://127.0.0.1:1")
-	leave := p.gate.enter(t.Context(), false)
-	begun := time.Now()
-	p.Pause(t.Context())
-	if took := time.Since(begun); took < emptyMost {
-		t.Errorf("it was waited %s", took)
+	p.gate.mu.Lock()
+	defer p.gate.mu.Unlock()
+	if p.gate.open == nil {
+		t.Error("one more than may wait has waited for the end of the pause")
 	}
-	leave()
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	p.Pause(ctx)
-	p.gate.limit.Reset(time.Millisecond)
-	p.gate.await(t, func() bool { return p.gate.open == nil })
 }
 
-// A proxy that is stopped lets nobody wait for the application any more.
-func TestPauseEndsWithTheProxy(t *testing.T) {
-	app := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	defer app.Close()
+// A request that the application does not end holds no restart up for long, and a restart that does not end no request.
+func TestPauseDoesNotWaitForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := New(Options{Upstream: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}, Log: slog.New(slog.DiscardHandler)})
+		defer p.gate.enter(t.Context(), false)()
+		begun := time.Now()
+		p.Pause(t.Context())
+		if took := time.Since(begun); took != emptyMost {
+			t.Errorf("it was waited %s", took)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		p.Pause(ctx) // adds nothing
+		p.gate.enter(t.Context(), false)()
+		if took := time.Since(begun); took != pauseMost {
+			t.Errorf("a request has waited %s", took)
+		}
+	})
+}
+
+// stoppable is a proxy that serves until stop is called; served gives how that has ended.
+func stoppable(t *testing.T, app *httptest.Server) (p *Proxy, address string, stop func(), served chan error) {
+	t.Helper()
+	t.Cleanup(app.Close)
 	u, err := url.Parse(app.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := New(Options{Upstream: u, Log: slog.New(slog.DiscardHandler)})
+	p = New(Options{Upstream: u, Log: slog.New(slog.DiscardHandler)})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	served := make(chan error)
+	ctx, stop := context.WithCancel(t.Context())
+	served = make(chan error, 1)
 	go func() { served <- p.Serve(ctx, l) }()
-	p.Pause(ctx)
-	status := make(chan int)
+	return p, "http://" + l.Addr().String(), stop, served
+}
+
+// asked gives the status of an answer when it comes; 0 is none.
+func asked(url string) chan int {
+	status := make(chan int, 1)
 	go func() {
-		resp, err := http.Get("http://" + l.Addr().String())
+		resp, err := http.Get(url)
 		if err != nil {
 			status <- 0
 			return
@@ -175,18 +182,60 @@ func TestPauseEndsWithTheProxy(t *testing.T) {
 		_ = resp.Body.Close()
 		status <- resp.StatusCode
 	}()
+	return status
+}
+
+// A proxy that is stopped lets nobody wait for the application any more.
+func TestPauseEndsWithTheProxy(t *testing.T) {
+	p, address, stop, served := stoppable(t, httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})))
+	p.Pause(t.Context())
+	status := asked(address)
 	p.gate.await(t, func() bool { return p.gate.waiting == 1 })
-	cancel()
+	stop()
 	if got := <-status; got != http.StatusOK {
 		t.Errorf("the request that has waited: %d", got)
 	}
 	if err := <-served; err != nil {
 		t.Error(err)
 	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
 	p.Pause(ctx)
 	p.gate.mu.Lock()
 	defer p.gate.mu.Unlock()
 	if p.gate.open != nil {
 		t.Error("there is another pause")
+	}
+}
+
+// When the proxy is stopped, requests that end soon end, and the others are cut.
+func TestRequestsWhenTheProxyStops(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	entered, finish := make(chan struct{}, 2), make(chan struct{})
+	_, address, stop, served := stoppable(t, httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		entered <- struct{}{}
+		if r.URL.Path == "/soon" {
+			<-finish
+			return
+		}
+		<-r.Context().Done()
+	})))
+	soon, never := asked(address+"/soon"), asked(address+"/never")
+	<-entered
+	<-entered
+	begun := time.Now()
+	stop()
+	close(finish)
+	if got := <-soon; got != http.StatusOK {
+		t.Errorf("the request that ends: %d", got)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(begun); took < drainTime {
+		t.Errorf("the other one had %s", took)
+	}
+	if got := <-never; got != 0 {
+		t.Errorf("the other one: %d", got)
 	}
 }
