@@ -247,7 +247,7 @@ func TestExitStatusIsPassedOn(t *testing.T) {
 }
 
 func TestSignalsArePassedOn(t *testing.T) {
-	s := supervise(t, `for s in HUP INT QUIT USR1 USR2 WINCH CONT; do trap "says $s" $s; done; trap 'says TERM; exit 3' TERM; says ready; rests`, nil)
+	s := supervise(t, `for s in HUP INT QUIT USR1 USR2 WINCH ALRM CONT IO PWR; do trap "says $s" $s; done; trap 'says TERM; exit 3' TERM; says ready; rests`, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ready := make(chan struct{})
@@ -255,7 +255,11 @@ func TestSignalsArePassedOn(t *testing.T) {
 	<-ready
 	s.load(bundle(1))
 	s.hears(1, "ready")
-	for n, name := range []string{"HUP", "QUIT", "USR1", "USR2", "WINCH", "CONT", "INT", "TERM"} {
+	names := []string{"HUP", "QUIT", "USR1", "USR2", "WINCH", "ALRM", "CONT", "IO", "PWR", "INT", "TERM"}
+	if len(names) != len(passedOn) {
+		t.Errorf("%d signals are passed on, and %d tried", len(passedOn), len(names))
+	}
+	for n, name := range names {
 		signal, err := reload.ParseSignal(name)
 		if err != nil {
 			t.Fatal(err)
