@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -136,6 +137,12 @@ func TestTenThousandEventsASecond(t *testing.T) {
 	t.Logf("%s events a second: %d changes, the slowest seen after %s; %.1f %% of a processor used", made, n, slowest, 100*used)
 	if len(changes) > 0 {
 		t.Error("changes without a change of content")
+	}
+	if perSecond, err := strconv.Atoi(string(made)); err != nil || perSecond < rate/2 {
+		t.Errorf("%s events were made a second, too few to prove anything", made)
+	}
+	if slowest > 2*time.Second {
+		t.Errorf("a change was seen after %s", slowest)
 	}
 	if used > 0.7 { // with the race detector on, and on a slow machine
 		t.Errorf("%.0f %% of a processor is used", 100*used)
