@@ -144,7 +144,7 @@ func (d *flipDatabase) measure(ctx context.Context, name string, rounds int) (Re
 		d.runs++
 		to := masterKey()
 		var took time.Duration
-		w := reencrypt.NewWorker(d.url, reencrypt.Options{Flipped: func(t time.Duration) { took = t }})
+		w := reencrypt.NewWorker(d.url, reencrypt.Options{Flipped: func(_ int64, t time.Duration) { took = t }})
 		accepts := map[string][]key.Value{"K": {to, d.current}}
 		if _, err := w.Do(ctx, d.work(workload.PhaseStage), accepts); err != nil {
 			return Result{}, err

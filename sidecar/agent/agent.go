@@ -127,7 +127,9 @@ func (a *Agent) reencryptor() func(values map[string]key.Value) (Reencryptor, er
 		at, worker = url, reencrypt.NewWorker(url.Reveal(), reencrypt.Options{
 			BatchSize: block.BatchSize, SaltPerRow: block.SaltPerRow, RowsPerSecond: block.RowsPerSecond, MaxLoad: block.maxLoad,
 			AllowTriggers: block.AllowTriggers, TouchColumn: block.TouchColumn, Progress: a.jobs.progress,
-			Flipped: func(took time.Duration) { a.log.Info("staged rows are in place", "took", took) },
+			Flipped: func(rows int64, took time.Duration) {
+				a.log.Info("staged rows are in place", "rows", rows, "took", took)
+			},
 			BadRow: func(c key.Column, id string) {
 				a.log.Error("row opens under no key of the bundle; mend or delete it", "column", c.String(), "id", id)
 			},

@@ -35,20 +35,23 @@ func (j *job) flip(ctx context.Context, forward bool) error {
 		}
 	}
 	var begun time.Time
+	var rows int64
 	err := j.patiently(ctx, func(tx pgx.Tx) error {
-		begun = time.Now()
+		begun, rows = time.Now(), 0
 		if _, err := tx.Exec(ctx, "SET LOCAL work_mem = '"+flipMemory+"'"); err != nil {
 			return err
 		}
 		for _, t := range j.tables {
-			if _, err := tx.Exec(ctx, flipStatement(t, forward)); err != nil {
+			done, err := tx.Exec(ctx, flipStatement(t, forward))
+			if err != nil {
 				return fmt.Errorf("replacing rows of %s: %w", t.column, err)
 			}
+			rows += done.RowsAffected()
 		}
 		return nil
 	})
 	if err == nil && j.options.Flipped != nil {
-		j.options.Flipped(time.Since(begun))
+		j.options.Flipped(rows, time.Since(begun))
 	}
 	return err
 }

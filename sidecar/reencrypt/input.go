@@ -131,11 +131,14 @@ func fromVault(ctx context.Context, place string) (key.Value, error) {
 		return key.Value{}, fmt.Errorf("VAULT_ADDR and the like: %w", err)
 	}
 	secret, err := vault.Logical().ReadWithContext(ctx, path)
-	if err != nil {
-		return key.Value{}, err
-	}
-	if secret == nil {
-		return key.Value{}, fmt.Errorf("there is nothing at %s", path)
+	var refused *api.ResponseError
+	switch {
+	case errors.As(err, &refused):
+		return key.Value{}, fmt.Errorf("Vault answers %d to the reading of %s (%s); mend VAULT_TOKEN, its policy, or the path", refused.StatusCode, path, strings.Join(strings.Fields(strings.Join(refused.Errors, " ")), " "))
+	case err != nil:
+		return key.Value{}, fmt.Errorf("Vault cannot be asked: %w; start it, or mend VAULT_ADDR and its like", err)
+	case secret == nil:
+		return key.Value{}, fmt.Errorf("there is nothing at %s; mend the path, which has data/ after the mount of a key-value engine of version 2", path)
 	}
 	value, ok := secret.Data[field].(string)
 	if nested, is := secret.Data["data"].(map[string]any); is && !ok {

@@ -4,6 +4,8 @@ package reencrypt
 
 import (
 	"context"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -222,7 +224,8 @@ func TestCommandFromVaultAndWrongFlags(t *testing.T) {
 		want   string
 	}{
 		{with(platform.MasterKey+"_OLD_VAULT", "secret/data/hyvve"), nil, 2, "is not PATH#FIELD"},
-		{with(platform.MasterKey+"_OLD_VAULT", "secret/data/hyvve#old"), nil, 2, "connection refused"},
+		{with(platform.MasterKey+"_OLD_VAULT", "secret/data/hyvve#old"), nil, 2, "connection refused; start it, or mend VAULT_ADDR"},
+		{f.env(), []string{"--touch-column=updatd_at"}, 1, "--touch-column=updatd_at: no table that is re-encrypted has that column, and no row was changed"},
 		{with(platform.MasterKey+"_NEW_FILE", "/nowhere"), nil, 2, "more than one"},
 		{f.env(), []string{"--rows-per-second=-1"}, 2, "--rows-per-second=-1"},
 		{f.env(), []string{"--max-load=-1s"}, 2, "--max-load=-1s"},
@@ -234,6 +237,20 @@ func TestCommandFromVaultAndWrongFlags(t *testing.T) {
 		}
 	}
 	f.expect(f.oldKey, f.oldAuth)
+	const canary = "canary-of-a-token"
+	t.Setenv("VAULT_TOKEN", canary)
+	for answer, want := range map[int]string{http.StatusForbidden: "mend VAULT_TOKEN, its policy, or the path", http.StatusNotFound: "there is nothing at secret/data/hyvve; mend the path"} {
+		vault := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(answer)
+			_, _ = w.Write([]byte(`{"errors":[]}`))
+		}))
+		t.Setenv("VAULT_ADDR", vault.URL)
+		status, _, stderr := f.command(with(platform.MasterKey+"_OLD_VAULT", "secret/data/hyvve#old"))
+		vault.Close()
+		if status != 2 || !strings.Contains(stderr, want) || strings.Contains(stderr, canary) {
+			t.Errorf("Vault answers %d: status %d: %s", answer, status, stderr)
+		}
+	}
 }
 
 func TestCount(t *testing.T) {

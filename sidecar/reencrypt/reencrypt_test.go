@@ -406,9 +406,10 @@ func TestCommand(t *testing.T) {
 		{[]string{"--dry-run"}, []string{"counted", "ai_provider_configs.api_key_encrypted", "8 under the old", "3 under another"}, f.oldKey},
 		{[]string{"--batch-size=3"}, []string{"re-encrypted", "8 under the new key, 0 under the old", "--revert goes back"}, f.newKey},
 		{nil, []string{"8 under the new key, 0 under the old"}, f.newKey},
-		{[]string{"--revert"}, []string{"reverted", "8 under the old key, 0 under the new"}, f.oldKey},
+		{[]string{"--revert"}, []string{"reverted", "8 under the old key, 0 under the new", " kept ciphertexts are back, by one transaction"}, f.oldKey},
 		{[]string{"--json"}, []string{`"rotated":8`}, f.newKey},
 		{[]string{"--wipe"}, []string{"wiped"}, f.newKey},
+		{[]string{"--revert"}, []string{"no old ciphertext is kept", "encrypted anew, row by row", "8 under the old key, 0 under the new"}, f.oldKey},
 	}
 	for _, s := range steps {
 		status, stdout, stderr := f.command(f.env(), s.args...)
@@ -416,8 +417,8 @@ func TestCommand(t *testing.T) {
 			t.Fatalf("%v: status %d, %s", s.args, status, stderr)
 		}
 		for _, want := range s.wants {
-			if !strings.Contains(stdout, want) {
-				t.Errorf("%v prints no %q:\n%s", s.args, want, stdout)
+			if !strings.Contains(stdout+stderr, want) {
+				t.Errorf("%v prints no %q:\n%s%s", s.args, want, stdout, stderr)
 			}
 		}
 		f.expect(s.now, f.oldAuth)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -34,6 +35,9 @@ func (r runner) run(ctx context.Context, in input) error {
 		}
 		defer w.close()
 		works[i] = w
+	}
+	if column := r.options.TouchColumn; column != "" && !slices.ContainsFunc(works, (*work).touches) {
+		return fmt.Errorf("--touch-column=%s: no table that is re-encrypted has that column, and no row was changed; write its name as it is there, or leave it out", column)
 	}
 	// All keys are staged before the first is flipped: what would abort the run is found before any row is changed.
 	for _, w := range works {
@@ -86,13 +90,16 @@ func (r runner) open(ctx context.Context, databaseURL string, t named) (*work, e
 		m.end()
 		_, _ = fmt.Fprintf(r.err, "  %s: row %s opens under no key that was given\n", c, id)
 	}
-	o.Flipped = func(took time.Duration) {
-		what := "all staged rows are in place"
-		if r.revert {
-			what = "all kept ciphertexts are back"
+	o.Flipped = func(rows int64, took time.Duration) {
+		said := fmt.Sprintf("%d staged ciphertexts are in place, by one transaction of %v", rows, took.Round(time.Millisecond))
+		switch {
+		case r.revert && rows == 0:
+			said = "no old ciphertext is kept; whatever is under the new key is encrypted anew, row by row"
+		case r.revert:
+			said = fmt.Sprintf("%d kept ciphertexts are back, by one transaction of %v", rows, took.Round(time.Millisecond))
 		}
 		if m.end(); !r.json {
-			_, _ = fmt.Fprintf(r.err, "  %s: %s, by one transaction of %v\n", t.env, what, took.Round(time.Millisecond))
+			_, _ = fmt.Fprintf(r.err, "  %s: %s\n", t.env, said)
 		}
 	}
 	j, err := NewWorker(databaseURL, o).open(ctx, t.task)
@@ -108,6 +115,11 @@ func (r runner) open(ctx context.Context, databaseURL string, t named) (*work, e
 		m.totals[t.column.String()] = totals[n]
 	}
 	return &work{env: t.env, job: j, meter: m}, nil
+}
+
+// touches tells whether a table has the column that is to be touched.
+func (w *work) touches() bool {
+	return slices.ContainsFunc(w.tables, func(t table) bool { return t.touch != "" })
 }
 
 // show begins a phase on the meter.
