@@ -34,7 +34,7 @@ dev: setup build ## Run a Vault with the engine at hyvve/ in the foreground, and
 	@build/bin/hyvve-dev
 
 .PHONY: test
-test: setup build ## Run every test, with the race detector, on real parts
+test: setup build ## Run every test, with the race detector, on real parts, then sim (a quarter of an hour on two cores)
 	go test -race -timeout 45m ./...
 	@$(MAKE) --no-print-directory sim
 

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
@@ -62,7 +63,11 @@ type Config struct {
 // Load reads a configuration file. Errors name file and line, and what to write instead.
 func Load(path string) (File, error) {
 	var f File
-	parsed, diagnostics := hclparse.NewParser().ParseHCLFile(path)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return f, fmt.Errorf("the configuration file cannot be read: %w; name one that is there and that this user may read", err)
+	}
+	parsed, diagnostics := hclparse.NewParser().ParseHCL(text, path)
 	if diagnostics.HasErrors() {
 		return f, wording(diagnostics)
 	}

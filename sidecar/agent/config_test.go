@@ -56,6 +56,16 @@ func TestGoodConfiguration(t *testing.T) {
 	}
 }
 
+func TestConfigurationThatCannotBeRead(t *testing.T) {
+	dir := t.TempDir()
+	for path, want := range map[string]string{filepath.Join(dir, "nothing.hcl"): "no such file or directory; name one", dir: "is a directory; name one"} {
+		var out, errs bytes.Buffer
+		if status := Validate([]string{"--config=" + path}, &out, &errs); status != 2 || !strings.Contains(errs.String(), path+": "+want) {
+			t.Errorf("status %d: %s", status, errs.String())
+		}
+	}
+}
+
 func TestErrorsSayWhatToWriteInstead(t *testing.T) {
 	swap := func(old, new string) string {
 		if !strings.Contains(good, old) {

@@ -100,7 +100,7 @@ func Listen(path string) (net.Listener, error) {
 	default:
 		if conn, err := net.DialTimeout("unix", path, headTime); err == nil {
 			_ = conn.Close()
-			return nil, fmt.Errorf("%s: %w; write another path for each sidecar", path, ErrInUse)
+			return nil, fmt.Errorf("%s: %w; if a sidecar with the same configuration runs, end one of the two, otherwise write another path for each", path, ErrInUse)
 		}
 		if err := os.Remove(path); err != nil {
 			return nil, err

@@ -148,7 +148,7 @@ func TestListen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(path); !errors.Is(err, ErrInUse) {
+	if _, err := Listen(path); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "end one of the two") {
 		t.Errorf("a socket in use: %v", err)
 	}
 	first.(*net.UnixListener).SetUnlinkOnClose(false) // as if it was killed

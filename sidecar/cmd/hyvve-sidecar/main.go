@@ -61,6 +61,10 @@ func run(ctx context.Context, args []string) int {
 	case "validate":
 		return agent.Validate(args[1:], os.Stdout, os.Stderr)
 	case "version", "--version", "-version":
+		if len(args) > 1 {
+			fmt.Fprintf(os.Stderr, "hyvve-sidecar version: %q is not wanted; it takes nothing\n", args[1])
+			return 2
+		}
 		fmt.Println("hyvve-sidecar", version.Version)
 		return 0
 	case "help", "--help", "-help", "-h":
