@@ -134,9 +134,9 @@ func fromVault(ctx context.Context, place string) (key.Value, error) {
 	var refused *api.ResponseError
 	switch {
 	case errors.As(err, &refused):
-		return key.Value{}, fmt.Errorf("Vault answers %d to the reading of %s (%s); mend VAULT_TOKEN, its policy, or the path", refused.StatusCode, path, strings.Join(strings.Fields(strings.Join(refused.Errors, " ")), " "))
+		return key.Value{}, fmt.Errorf("reading %s: vault answers %d (%s); mend VAULT_TOKEN, its policy, or the path", path, refused.StatusCode, strings.Join(strings.Fields(strings.Join(refused.Errors, " ")), " "))
 	case err != nil:
-		return key.Value{}, fmt.Errorf("Vault cannot be asked: %w; start it, or mend VAULT_ADDR and its like", err)
+		return key.Value{}, fmt.Errorf("vault cannot be asked: %w; start it, or mend VAULT_ADDR and its like", err)
 	case secret == nil:
 		return key.Value{}, fmt.Errorf("there is nothing at %s; mend the path, which has data/ after the mount of a key-value engine of version 2", path)
 	}
