@@ -63,6 +63,7 @@ type Agent struct {
 	owed        bool          // the workload has yet to reload
 	written     time.Duration // when files last changed, as reload.Uptime
 	placesKnown bool          // whether directories on a disk were warned of
+	absent      []string      // names of keys that the configuration asks for and the bundle lacked
 	proveBy     time.Time     // until then an unwell workload is one that is still at it
 	good        int           // checks in a row
 	bad         int           // failed ones in a row

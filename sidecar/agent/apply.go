@@ -77,6 +77,7 @@ func (a *Agent) render() (changed bool, err error) {
 		return changed, err
 	}
 	a.sayWhatIsOnDisk()
+	a.sayWhatIsAbsent()
 	if p, ok := a.config.Reloader.(reload.Provider); ok { // last: what it starts finds its files
 		did, err := p.Provide(a.bundle)
 		return changed || did, err
