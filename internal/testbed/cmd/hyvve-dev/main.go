@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"os"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
@@ -35,13 +36,31 @@ func main() {
 	}
 }
 
+// listenOn is the environment variable that says where Vault listens.
+const listenOn = "HYVVE_DEV_LISTEN"
+
+// free refuses an address that Vault could not listen at: at one in use, whatever listens there would be taken for it.
+func free(address string) error {
+	if address == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("%s: %w; write HOST:PORT with a port that is free, such as 127.0.0.1:8200, or end what listens there", listenOn, err)
+	}
+	return l.Close()
+}
+
 func run(ctx context.Context) (err error) {
+	if err := free(os.Getenv(listenOn)); err != nil {
+		return err
+	}
 	bed, err := testbed.New("dev", os.Stdout)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, bed.Close()) }()
-	v, err := bed.Vault(ctx, testbed.VaultOptions{Addr: os.Getenv("HYVVE_DEV_LISTEN")})
+	v, err := bed.Vault(ctx, testbed.VaultOptions{Addr: os.Getenv(listenOn)})
 	if err != nil {
 		return err
 	}
