@@ -136,10 +136,13 @@ func (p *Postgres) Stop() error { return p.process.stop(stopPatience) }
 // lives, the server does not start again.
 func (p *Postgres) Kill() {
 	pid := p.process.cmd.Process.Pid
-	_ = syscall.Kill(pid, syscall.SIGSTOP) // no session begins from here on
+	deadline := time.Now().Add(stopPatience)
+	_ = syscall.Kill(pid, syscall.SIGSTOP)
+	for !stopped(pid) && time.Now().Before(deadline) { // a session may begin until then
+		<-time.After(time.Millisecond)
+	}
 	sessions, _ := children(pid)
 	p.process.kill()
-	deadline := time.Now().Add(stopPatience)
 	for _, pid := range sessions {
 		for alive(pid) && time.Now().Before(deadline) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
