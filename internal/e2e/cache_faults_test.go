@@ -84,7 +84,7 @@ func TestCacheAdministratorIsLockedOut(t *testing.T) {
 		if _, err := w.replica.Do(t.Context(), "ACL", "SETUSER", rootName, "resetpass", ">"+password); err != nil {
 			t.Fatal(err)
 		}
-		w.passwords[password] = true
+		w.secret(password)
 	}
 	mend := func(password string) {
 		t.Helper()

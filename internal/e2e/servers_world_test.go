@@ -116,7 +116,7 @@ func (w *serversWorld) defineDatabase(t *testing.T, bed *testbed.Bed) {
 	w.write(t, "hyvve/keys/database-url", map[string]any{
 		"kind": "postgres", "connection": "main", "urls": "DIRECT_URL=" + direct.Without().Text().Reveal(), "value": pooled,
 	})
-	w.passwords[password], w.passwords[root], w.passwords[console.Password.Reveal()] = true, true, true
+	w.secret(password, root, console.Password.Reveal())
 }
 
 // defineCache makes redis-url: that of the user default, as many platforms have it.
@@ -131,7 +131,7 @@ func (w *serversWorld) defineCache(t *testing.T) {
 	w.write(t, "hyvve/connections/cache", map[string]any{"kind": "redis", "url": w.redis.UserURL(rootName, root), "timeout": "1s"})
 	w.write(t, "hyvve/connections/cache/rotate-root", nil)
 	w.write(t, "hyvve/keys/redis-url", map[string]any{"kind": "redis", "connection": "cache", "value": w.redis.URL + "/0"})
-	w.passwords[root] = true
+	w.secret(root)
 	w.remember(w.redis.URL)
 }
 
@@ -148,9 +148,16 @@ func (w *serversWorld) remember(url string) {
 	if err != nil {
 		return
 	}
+	w.secret(u.Password.Reveal())
+}
+
+// secret notes passwords, as instances do meanwhile.
+func (w *serversWorld) secret(passwords ...string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.passwords[u.Password.Reveal()] = true
+	for _, password := range passwords {
+		w.passwords[password] = true
+	}
 }
 
 // given notes what an instance was given.
