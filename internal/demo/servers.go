@@ -6,7 +6,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"net"
+	"net/url"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
 
@@ -28,6 +32,28 @@ const (
 type server struct {
 	kind       string
 	admin, url key.Value // URLs: the engine's at first, and the one in use
+}
+
+// expose lets the URL in use name where workloads reach the server; the engine's own stays as it is.
+func (s *server) expose(expose func(port int) (host string, err error)) error {
+	if expose == nil {
+		return nil
+	}
+	u, err := url.Parse(s.url.Reveal())
+	if err != nil {
+		return errors.New("the URL of a server cannot be read") // the reason would quote it
+	}
+	port, err := strconv.Atoi(u.Port())
+	if err != nil {
+		return fmt.Errorf("the URL of a server has no port: %w", err)
+	}
+	host, err := expose(port)
+	if err != nil {
+		return err
+	}
+	u.Host = net.JoinHostPort(host, u.Port())
+	s.url = key.NewValue(u.String())
+	return nil
 }
 
 // startDatabase starts PostgreSQL with the platform's tables and rows.

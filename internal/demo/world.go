@@ -30,6 +30,10 @@ type Size struct {
 	Durable   bool          // a Vault that may be killed
 	Cluster   bool          // a cluster of Vaults, any of which may be killed
 	Lease     time.Duration // of bundles; 60s if zero
+
+	// Expose makes a loopback port reachable for workloads that have a network of their own, and gives the host at which.
+	// nil: workloads reach the servers where we do.
+	Expose func(port int) (host string, err error)
 }
 
 // World is the running platform.
@@ -72,6 +76,11 @@ func Build(ctx context.Context, bed *testbed.Bed, size Size) (*World, error) {
 	group.Go(func() error { return w.startServer(ctx, size) })
 	if err := group.Wait(); err != nil {
 		return w, err
+	}
+	for _, s := range []*server{&w.database, &w.cache} {
+		if err := s.expose(size.Expose); err != nil {
+			return w, err
+		}
 	}
 	w.Initial["DATABASE_URL"], w.Initial["REDIS_URL"] = w.database.url, w.cache.url
 	return w, w.configure(ctx, size)
