@@ -203,7 +203,7 @@ func (t *TextTemplate) reason(err error) error {
 	}
 	why := harmless.FindString(text)
 	if why == "" {
-		why = "what it is given is not what it takes (docs/sidecar.md lists the functions)"
+		why = "what it is given is not what it takes (docs/templates.md lists the functions)"
 	}
 	return fmt.Errorf("%s:%s %s", at, where, why)
 }

@@ -127,9 +127,9 @@ func TestTemplateErrorsHoldNoValue(t *testing.T) {
 	}
 }
 
-// What docs/sidecar.md shows is a template that works.
+// What docs/templates.md shows is a template that works.
 func TestDocumentedTemplate(t *testing.T) {
-	docs, err := os.ReadFile("../../docs/sidecar.md")
+	docs, err := os.ReadFile("../../docs/templates.md")
 	if err != nil {
 		t.Fatal(err)
 	}
