@@ -42,7 +42,7 @@ const (
 // StartLoad starts it.
 func (w *World) StartLoad(ctx context.Context) *Load {
 	ctx, cancel := context.WithCancel(ctx)
-	l := &Load{world: w, client: &http.Client{Timeout: 10 * time.Second}, cancel: cancel}
+	l := &Load{world: w, client: &http.Client{Timeout: 10 * time.Second, Transport: w.Transport}, cancel: cancel}
 	l.every(ctx, sessionEvery, l.session)
 	l.every(ctx, readEvery, l.read)
 	l.every(ctx, saveEvery, l.save)

@@ -53,6 +53,9 @@ type World struct {
 	APIs     []string // URLs
 	Agents   []string
 
+	// Transport takes the load's requests, where workloads have a network of their own. nil: as Go does by default.
+	Transport http.RoundTripper
+
 	database, cache server
 	canaries        canaries
 	binary          string // hyvve-demo, which is the workloads too
