@@ -69,18 +69,18 @@ func newAuthority(dir string) (*Authority, error) {
 	return a, writePEM(a.File, 0o644, "CERTIFICATE", der)
 }
 
-// Client gives a certificate for a client whose common name is name.
-func (a *Authority) Client(name string) (Certificate, error) {
-	return a.issue(name, x509.ExtKeyUsageClientAuth, nil)
+// Client gives a certificate for a client whose common name is name. Kubernetes takes organizations for its groups.
+func (a *Authority) Client(name string, organizations ...string) (Certificate, error) {
+	return a.issue(pkix.Name{CommonName: name, Organization: organizations}, x509.ExtKeyUsageClientAuth, nil)
 }
 
-// server gives a certificate for a server on 127.0.0.1 that runs as owner. Servers are clients of each other where they
-// replicate.
-func (a *Authority) server(name string, owner *account) (Certificate, error) {
-	return a.issue(name, x509.ExtKeyUsageServerAuth, owner)
+// server gives a certificate for a server on 127.0.0.1, and at further addresses, that runs as owner. Servers are clients of
+// each other where they replicate.
+func (a *Authority) server(name string, owner *account, addresses ...net.IP) (Certificate, error) {
+	return a.issue(pkix.Name{CommonName: name}, x509.ExtKeyUsageServerAuth, owner, addresses...)
 }
 
-func (a *Authority) issue(name string, usage x509.ExtKeyUsage, owner *account) (Certificate, error) {
+func (a *Authority) issue(name pkix.Name, usage x509.ExtKeyUsage, owner *account, addresses ...net.IP) (Certificate, error) {
 	dir, err := os.MkdirTemp(a.dir, "issued-")
 	if err != nil {
 		return Certificate{}, err
@@ -94,17 +94,17 @@ func (a *Authority) issue(name string, usage x509.ExtKeyUsage, owner *account) (
 		return Certificate{}, err
 	}
 	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: name},
+		SerialNumber: serial, Subject: name,
 		NotBefore: a.cert.NotBefore, NotAfter: a.cert.NotAfter,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{usage},
 	}
 	if usage == x509.ExtKeyUsageServerAuth {
 		template.ExtKeyUsage = append(template.ExtKeyUsage, x509.ExtKeyUsageClientAuth)
-		template.DNSNames, template.IPAddresses = []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1)}
+		template.DNSNames, template.IPAddresses = []string{"localhost"}, append(addresses, net.IPv4(127, 0, 0, 1))
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
 	if err != nil {
-		return Certificate{}, fmt.Errorf("issuing a certificate for %s: %w", name, err)
+		return Certificate{}, fmt.Errorf("issuing a certificate for %s: %w", name.CommonName, err)
 	}
 	secret, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {

@@ -45,6 +45,9 @@ var shared struct {
 	bed       *Bed
 	postgres  *Postgres
 	databases int
+
+	kubernetes *Kubernetes
+	namespaces int
 }
 
 // Database gives the administrator's URL of a database of the test's own, on a server that all tests of the binary
@@ -62,11 +65,10 @@ func DatabaseOn(t testing.TB) (string, *Postgres) {
 	defer shared.Unlock()
 	ctx := context.Background()
 	if shared.postgres == nil {
-		bed, err := New("shared", nil)
+		bed, err := sharedBed()
 		if err != nil {
 			t.Fatal(err)
 		}
-		shared.bed = bed
 		if shared.postgres, err = bed.Postgres(ctx); err != nil {
 			shared.postgres = nil
 			t.Fatal(err)
@@ -80,7 +82,42 @@ func DatabaseOn(t testing.TB) (string, *Postgres) {
 	return url, shared.postgres
 }
 
-// Main runs the tests of a binary that uses Database, and stops what they share.
+// Namespace gives an API server that all tests of the binary share, and a namespace of the test's own there. Main stops it.
+func Namespace(t testing.TB) (k *Kubernetes, namespace string) {
+	t.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	ctx := context.Background()
+	if shared.kubernetes == nil {
+		bed, err := sharedBed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if shared.kubernetes, err = bed.Kubernetes(ctx); err != nil {
+			shared.kubernetes = nil
+			t.Fatal(err)
+		}
+	}
+	shared.namespaces++
+	namespace = fmt.Sprintf("test-%d", shared.namespaces)
+	if err := shared.kubernetes.Namespace(ctx, namespace, nil); err != nil {
+		t.Fatal(err)
+	}
+	return shared.kubernetes, namespace
+}
+
+// sharedBed gives the bed of what tests share. shared is locked.
+func sharedBed() (*Bed, error) {
+	if shared.bed == nil {
+		var err error
+		if shared.bed, err = New("shared", nil); err != nil {
+			return nil, err
+		}
+	}
+	return shared.bed, nil
+}
+
+// Main runs the tests of a binary that uses Database or Namespace, and stops what they share.
 func Main(m *testing.M) {
 	code := m.Run()
 	shared.Lock()

@@ -118,6 +118,9 @@ func (b *Bed) newVault(listen string) (*Vault, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := addPlugin(home, Tool("plugins", PluginName)); err != nil {
+		return nil, err
+	}
 	v := &Vault{Server: Server{Addr: "http://" + listen}, AuditPath: filepath.Join(home, "audit.log"), bed: b}
 	v.spec = spec{
 		name: filepath.Base(home), path: binary, dir: home, stopSignal: syscall.SIGTERM, dieSignal: syscall.SIGKILL,
@@ -180,7 +183,7 @@ func (v *Vault) prepareDev() error {
 	v.spec.env = append(v.spec.env, "VAULT_DEV_ROOT_TOKEN_ID="+v.Token)
 	v.spec.args = []string{
 		"server", "-dev", "-dev-no-store-token", "-dev-listen-address=" + v.listen(),
-		"-dev-plugin-dir=" + Tool("plugins"), "-config=" + filepath.Join(Repo(), "vault-dev.hcl"),
+		"-dev-plugin-dir=" + pluginDir(v.spec.dir), "-config=" + filepath.Join(Repo(), "vault-dev.hcl"),
 	}
 	return nil
 }
@@ -208,7 +211,7 @@ func (v *Vault) prepareDurable(id string) error {
 			"autopilot_update_interval": "500ms", "autopilot_reconcile_interval": "1s", // a node that joins votes soon
 		}},
 		"listener":         map[string]any{"tcp": listener},
-		"plugin_directory": Tool("plugins"),
+		"plugin_directory": pluginDir(home),
 		"api_addr":         v.Addr,
 		"cluster_addr":     "http://" + peers,
 		"disable_mlock":    true,
@@ -281,6 +284,42 @@ func (v *Vault) initialize(ctx context.Context) error {
 	return errors.New("initialized, to be unsealed")
 }
 
+// pluginDir is where a server looks for plugins. Each has its own, since it runs none from elsewhere.
+func pluginDir(home string) string { return filepath.Join(home, "plugins") }
+
+// addPlugin puts a binary where a server looks for plugins: the same file, so that it takes no room. A symbolic link would
+// not do: Vault follows it, and finds itself elsewhere.
+func addPlugin(home, path string) error {
+	dir := pluginDir(home)
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // no secrets
+		return err
+	}
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	to := filepath.Join(dir, filepath.Base(path))
+	if err := os.Link(path, to); err == nil || errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err := copyFile(path, to); err != nil { // another file system
+		return err
+	}
+	return os.Chmod(to, 0o755) //nolint:gosec // a program
+}
+
+// register makes a plugin known to the server.
+func (v *Vault) register(ctx context.Context, name string, kind api.PluginType) error {
+	sum, err := fileSum(filepath.Join(pluginDir(v.spec.dir), name))
+	if err != nil {
+		return err
+	}
+	if err := v.Client.Sys().RegisterPluginWithContext(ctx, &api.RegisterPluginInput{Name: name, Type: kind, Command: name, SHA256: sum}); err != nil {
+		return fmt.Errorf("registering the plugin %s: %w", name, err)
+	}
+	return nil
+}
+
 // equip registers the plugin and enables what was asked for.
 func (v *Vault) equip(ctx context.Context, o VaultOptions) error {
 	if o.Audit {
@@ -290,14 +329,8 @@ func (v *Vault) equip(ctx context.Context, o VaultOptions) error {
 			return fmt.Errorf("enabling the audit log: %w", err)
 		}
 	}
-	sum, err := fileSum(Tool("plugins", PluginName))
-	if err != nil {
+	if err := v.register(ctx, PluginName, api.PluginTypeSecrets); err != nil {
 		return err
-	}
-	if err := v.Client.Sys().RegisterPluginWithContext(ctx, &api.RegisterPluginInput{
-		Name: PluginName, Type: api.PluginTypeSecrets, Command: PluginName, SHA256: sum,
-	}); err != nil {
-		return fmt.Errorf("registering the plugin: %w", err)
 	}
 	if o.NoMount {
 		return nil
