@@ -35,9 +35,9 @@ describes the file. The exit status is 0 if it is good, and 2 with what is wrong
 
 // commandFlags are those of agent, exec and validate.
 type commandFlags struct {
-	config, address, mount, tokenFile, roleID, secretID, workload, instance string
-	dotenv, bundle, watch, pidFile, signal, health, databaseURL, logLevel   string
-	statusSocket, statusListen                                              string
+	config, text, address, mount, tokenFile, roleID, secretID, workload, instance string
+	dotenv, bundle, watch, pidFile, signal, health, databaseURL, logLevel         string
+	statusSocket, statusListen                                                    string
 
 	kubernetesRole, certFile, keyFile string
 
@@ -50,6 +50,7 @@ func (c *commandFlags) define(flags *flag.FlagSet) {
 		name, text string
 	}{
 		{&c.config, "config", "configuration `FILE` in HCL"},
+		{&c.text, "config-text", "configuration itself, as `TEXT` in HCL; for the environment, where there is no file"},
 		{&c.address, "vault-addr", "`URL` of Vault, or of its nodes with commas between them; VAULT_ADDR otherwise"},
 		{&c.mount, "mount", "`PATH` where the engine is mounted; hyvve otherwise"},
 		{&c.tokenFile, "token-file", "`FILE` with a Vault token to log in with"},
@@ -78,13 +79,26 @@ func (c *commandFlags) define(flags *flag.FlagSet) {
 	}
 }
 
-// load reads the file, if any, and puts the flags over it.
+// load reads the file or text, if any, and puts the flags over it.
 func (c *commandFlags) load() (Config, error) {
 	f, err := c.file()
 	if err != nil {
 		return Config{}, err
 	}
 	return f.Check()
+}
+
+// load reads a file, or a text, or neither.
+func load(path, text string) (File, error) {
+	switch {
+	case path != "" && text != "":
+		return File{}, errors.New("--config (or HYVVE_SIDECAR_CONFIG) and --config-text (or HYVVE_SIDECAR_CONFIG_TEXT) are both set; take one out")
+	case path != "":
+		return Load(path)
+	case text != "":
+		return Parse([]byte(text), "config-text")
+	}
+	return File{}, nil
 }
 
 // reload is load for a sidecar that runs. Where nothing names the instance, it stays the one that it is: its standard name
@@ -101,12 +115,9 @@ func (c *commandFlags) reload(instance string) (Config, error) {
 }
 
 func (c *commandFlags) file() (File, error) {
-	var f File
-	if c.config != "" {
-		var err error
-		if f, err = Load(c.config); err != nil {
-			return f, err
-		}
+	f, err := load(c.config, c.text)
+	if err != nil {
+		return f, err
 	}
 	if c.watch != "" {
 		f.Watch = &WatchBlock{Paths: []string{c.watch}}

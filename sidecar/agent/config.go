@@ -62,12 +62,17 @@ type Config struct {
 
 // Load reads a configuration file. Errors name file and line, and what to write instead.
 func Load(path string) (File, error) {
-	var f File
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return f, fmt.Errorf("the configuration file cannot be read: %w; name one that is there and that this user may read", err)
+		return File{}, fmt.Errorf("the configuration file cannot be read: %w; name one that is there and that this user may read", err)
 	}
-	parsed, diagnostics := hclparse.NewParser().ParseHCL(text, path)
+	return Parse(text, path)
+}
+
+// Parse reads the text of a configuration that is called name.
+func Parse(text []byte, name string) (File, error) {
+	var f File
+	parsed, diagnostics := hclparse.NewParser().ParseHCL(text, name)
 	if diagnostics.HasErrors() {
 		return f, wording(diagnostics)
 	}

@@ -30,6 +30,8 @@ type RenderBlock struct {
 	// Source is a file with a template, and Template the text of one, for render "template".
 	Source   string `hcl:"source,optional"`
 	Template string `hcl:"template,optional"`
+	// MakeDirectory makes the directory of the file, where it is missing.
+	MakeDirectory bool `hcl:"make_directory,optional"`
 }
 
 // checkRender fills in Targets.
@@ -51,7 +53,7 @@ func (c *Config) checkRender() (errs []error) {
 }
 
 func (r RenderBlock) target() (render.Target, error) {
-	t := render.Target{Format: render.Format(r.Format), Path: r.Path, Mode: 0o600, UID: -1, GID: -1, Keys: r.Keys, Accepts: r.Accepts, Previous: r.Previous}
+	t := render.Target{Format: render.Format(r.Format), Path: r.Path, Mode: 0o600, UID: -1, GID: -1, Keys: r.Keys, Accepts: r.Accepts, Previous: r.Previous, MakeDirectory: r.MakeDirectory}
 	if !slices.Contains(render.Formats(), r.Format) {
 		return t, fmt.Errorf("render %q is not a format%s (it is one of %s)", r.Format, usage.DidYouMean(r.Format, render.Formats()), strings.Join(render.Formats(), ", "))
 	}

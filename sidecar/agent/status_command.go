@@ -23,7 +23,8 @@ const statusHelp = `Usage: hyvve-sidecar status --config=FILE
        hyvve-sidecar status --socket=FILE
 
 Asks the sidecar that runs by a configuration how it is, at its socket; as its user, or as root. The exit status is 0 if all
-is well, 1 if not or if the sidecar does not run, and 2 if it cannot be asked like that.
+is well, 1 if not or if the sidecar does not run, and 2 if it cannot be asked like that. With --ready it is 0 once what the
+workload needs to start is in place, well or not, and nothing is printed then: a startup probe.
 `
 
 const statusWait = 5 * time.Second
@@ -34,6 +35,8 @@ func Status(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	config := flags.String("config", "", "configuration `FILE` of the sidecar")
 	socket := flags.String("socket", os.Getenv(environmentPrefix+"STATUS_SOCKET"), "`FILE` of the sidecar's socket; as the configuration says otherwise")
 	asJSON := flags.Bool("json", false, "writes JSON, with all that is known")
+	ready := flags.Bool("ready", false, "tells only whether what the workload needs to start is in place")
+	wait := flags.Duration("wait", 0, "`DURATION` for which --ready waits until it is")
 	if ok, code := usage.Parse(flags, args, statusHelp, stdout, stderr); !ok {
 		return code
 	}
@@ -41,20 +44,20 @@ func Status(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar status:", err)
 		return code
 	}
-	if *config == "" && *socket == "" {
-		*config = os.Getenv(environmentPrefix + "CONFIG")
-	}
-	if *config == "" && *socket == "" {
-		return fail(2, errors.New("which sidecar? Give --config=FILE as it has, or --socket=FILE"))
+	if *asJSON && *ready || *wait != 0 && !*ready {
+		return fail(2, errors.New("--ready stands without --json, and --wait beside --ready"))
 	}
 	if *socket == "" {
-		f, err := Load(*config)
-		if err != nil {
+		var err error
+		if *socket, err = configuredSocket(*config); err != nil {
 			return fail(2, err)
 		}
-		if *socket = f.socket(); *socket == "" {
-			return fail(2, fmt.Errorf("by %s the sidecar has no socket; set socket in a status block", *config))
+	}
+	if *ready {
+		if err := awaitReady(ctx, *socket, *wait); err != nil {
+			return fail(1, err)
 		}
+		return 0
 	}
 	s, err := ask(ctx, *socket)
 	if err != nil {
@@ -71,6 +74,47 @@ func Status(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	return 1
+}
+
+// configuredSocket is that of the sidecar which runs by a file, or by what the environment says.
+func configuredSocket(config string) (string, error) {
+	text := ""
+	if config == "" {
+		config, text = os.Getenv(environmentPrefix+"CONFIG"), os.Getenv(environmentPrefix+"CONFIG_TEXT")
+	}
+	if config == "" && text == "" {
+		return "", errors.New("which sidecar? Give --config=FILE as it has, or --socket=FILE")
+	}
+	f, err := load(config, text)
+	if err != nil {
+		return "", err
+	}
+	if f.socket() == "" {
+		return "", errors.New("by its configuration the sidecar has no socket; set socket in a status block")
+	}
+	return f.socket(), nil
+}
+
+// readyPoll is the time between two looks at a sidecar that is not ready yet.
+const readyPoll = 50 * time.Millisecond
+
+// awaitReady asks until what the workload needs to start is in place, or for so long, once at least.
+func awaitReady(ctx context.Context, socket string, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, max(wait, statusWait))
+	defer cancel()
+	end := time.Now().Add(wait)
+	for {
+		s, err := ask(ctx, socket)
+		if err == nil && s.Ready {
+			return nil
+		}
+		if err == nil {
+			err = errors.New("what the workload needs to start is not in place yet")
+		}
+		if !time.Now().Before(end) || !sleep(ctx, readyPoll) {
+			return err
+		}
+	}
 }
 
 // ask asks at a socket.

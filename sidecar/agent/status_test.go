@@ -51,10 +51,21 @@ func TestStatusAtTheSocket(t *testing.T) {
 		}
 	}
 	shows(1, "NOT READY", "not available for", "by token_file")
+	ready := func(args ...string) int {
+		out.Reset()
+		errs.Reset()
+		return Status(t.Context(), append([]string{"--ready", "--socket=" + socket}, args...), &out, &errs)
+	}
+	if ready() != 1 || !strings.Contains(errs.String(), "not in place yet") {
+		t.Errorf("not ready: %s", &errs)
+	}
 	if code, _ := at(t, socket, "/readyz"); code != http.StatusServiceUnavailable {
 		t.Errorf("not ready: %d", code)
 	}
 	r.fake.change(func() { delete(r.fake.fail, "creds") })
+	if ready("--wait=20s") != 0 || out.Len()+errs.Len() > 0 {
+		t.Errorf("waiting for readiness: %s%s", &out, &errs)
+	}
 	r.await("loaded", loaded("etag-1-0"))
 	shows(0, "state", "well", "TOKEN version 1", "accepts 1, 0", "reload", "reported")
 	r.reloads.set(errors.New("it says " + canary + "-2"))

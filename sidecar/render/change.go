@@ -52,7 +52,7 @@ func (c *Change) add(t Target, b client.Bundle) error {
 	}
 	dir := c.dirs[t.dir()]
 	if dir == nil {
-		if dir, err = openDirectory(t.dir(), t.Format == Files); err != nil {
+		if dir, err = openDirectory(t.dir(), t.Format == Files || t.MakeDirectory); err != nil {
 			return err
 		}
 		c.dirs[t.dir()] = dir
@@ -209,7 +209,7 @@ func (t Target) Write(b client.Bundle) (changed bool, err error) {
 
 // Clean removes what a crash left half-written. Where the directory cannot be had, Write says what is to be done.
 func (t Target) Clean() error {
-	dir, err := openDirectory(t.dir(), t.Format == Files)
+	dir, err := openDirectory(t.dir(), t.Format == Files || t.MakeDirectory)
 	if err != nil {
 		return nil //nolint:nilerr // see above
 	}

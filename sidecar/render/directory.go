@@ -102,7 +102,7 @@ func (w *walk) step(name string) error {
 	if err != nil {
 		hint := ""
 		if errors.Is(err, fs.ErrNotExist) {
-			hint = "; make it before the sidecar starts"
+			hint = "; make it before the sidecar starts, or set make_directory"
 		}
 		return fmt.Errorf("directory %s: %w%s", w.path, err, hint)
 	}

@@ -374,7 +374,7 @@ func TestLinksOnTheWay(t *testing.T) {
 	if err := write("loop"); !errors.Is(err, unix.ELOOP) {
 		t.Errorf("error is %v", err)
 	}
-	if err := write("nowhere"); err == nil || !strings.Contains(err.Error(), "make it before the sidecar starts") {
+	if err := write("nowhere"); err == nil || !strings.Contains(err.Error(), "make it before the sidecar starts, or set make_directory") {
 		t.Errorf("error is %v", err)
 	}
 	before := strange

@@ -50,6 +50,8 @@ type Target struct {
 	// Previous adds NAME_PREVIOUS: the second of them, while there is one.
 	Previous bool
 	Template *TextTemplate // of the format Template
+	// MakeDirectory makes the directory of the file, where it is missing. That of Files is made anyway.
+	MakeDirectory bool
 }
 
 const tempPrefix = ".hyvve-"

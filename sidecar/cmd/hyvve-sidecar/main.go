@@ -12,6 +12,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/version"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/install"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/memory"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/proxy"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reencrypt"
@@ -25,6 +26,7 @@ const help = `Usage: hyvve-sidecar COMMAND [flags]
   proxy       accept every accepted token before an application that holds one
   reencrypt   re-encrypt the platform's envelopes in PostgreSQL, by hand
   status      ask a sidecar that runs how it is
+  install     copy this program to another place, such as a volume that another container runs it from
   validate    check a configuration of agent or exec
   version     print the version
 
@@ -58,6 +60,8 @@ func run(ctx context.Context, args []string) int {
 		return reencrypt.Command(ctx, args[1:], os.Getenv, os.Stdout, os.Stderr)
 	case "status":
 		return agent.Status(ctx, args[1:], os.Stdout, os.Stderr)
+	case "install":
+		return install.Command(args[1:], os.Stdout, os.Stderr)
 	case "validate":
 		return agent.Validate(args[1:], os.Stdout, os.Stderr)
 	case "version", "--version", "-version":
@@ -71,7 +75,7 @@ func run(ctx context.Context, args []string) int {
 		fmt.Print(help)
 		return 0
 	}
-	commands := []string{"agent", "exec", "proxy", "reencrypt", "status", "validate", "version", "help"}
+	commands := []string{"agent", "exec", "proxy", "reencrypt", "status", "install", "validate", "version", "help"}
 	fmt.Fprintf(os.Stderr, "hyvve-sidecar: command %q is not known%s\n\n%s", args[0], usage.DidYouMean(args[0], commands), help)
 	return 2
 }

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// In a pod the configuration stands in the environment.
+func TestConfigurationInTheEnvironment(t *testing.T) {
+	validate := func(args ...string) (int, string) {
+		var out bytes.Buffer
+		status := Validate(args, &out, &out)
+		return status, out.String()
+	}
+	t.Setenv("HYVVE_SIDECAR_CONFIG_TEXT", "workload = \"api\"\nvault {\n  address = \"http://127.0.0.1:8200\"\n  auth \"token_file\" { path = \"/t\" }\n}\n")
+	if status, text := validate(); status != 0 {
+		t.Errorf("%d %s", status, text)
+	}
+	if status, text := validate("--config=/nowhere"); status != 2 || !strings.Contains(text, "are both set") {
+		t.Errorf("with a file besides: %d %s", status, text)
+	}
+	var errs bytes.Buffer
+	if status := Status(t.Context(), nil, &errs, &errs); status != 2 || !strings.Contains(errs.String(), "no socket") {
+		t.Errorf("status asks %d %s", status, &errs)
+	}
+	t.Setenv("HYVVE_SIDECAR_CONFIG_TEXT", "workload = \"api\"\nwrkload = \"api\"\n")
+	if status, text := validate(); status != 2 || !strings.Contains(text, "config-text:2,1-8") {
+		t.Errorf("a mistake: %d %s", status, text)
+	}
+}
+
+func TestDirectoryIsMadeIfWanted(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	r := startAgentWith(t, t.TempDir(), nil, func(_ *running, c *Config) {
+		c.Targets[0].Path, c.Targets[0].MakeDirectory = filepath.Join(dir, "secrets.json"), true
+	})
+	r.await("loaded", loaded("etag-1-0"))
+	if got := fileMode(t, dir); got.Perm()&0o022 != 0 {
+		t.Errorf("mode %v", got)
+	}
+}
+
+func fileMode(t *testing.T, path string) os.FileMode {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Mode()
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package install copies this program to where another container runs it from.
+package install
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
+)
+
+const help = `Usage: hyvve-sidecar install FILE
+
+Copies this program to FILE, such as a volume from which a container of any image runs "FILE exec -- COMMAND". The directory is
+made if it is missing; what was at FILE is replaced at once, never half.
+`
+
+// Command is "hyvve-sidecar install". It gives the exit status.
+func Command(args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("hyvve-sidecar install", flag.ContinueOnError)
+	to := ""
+	if len(args) > 0 && len(args[0]) > 0 && args[0][0] != '-' {
+		to, args = args[0], args[1:]
+	}
+	if ok, status := usage.Parse(flags, args, help, stdout, stderr); !ok {
+		return status
+	}
+	if to == "" {
+		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar install: where to? Write \"hyvve-sidecar install FILE\"")
+		return 2
+	}
+	self, err := os.Executable()
+	if err == nil {
+		err = Copy(self, to)
+	}
+	if err != nil {
+		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar install:", err)
+		return 1
+	}
+	return 0
+}
+
+// Copy copies a program to a file that everybody may run and nobody may write to.
+func Copy(from, to string) error {
+	source, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer source.Close() //nolint:errcheck // read only
+	dir := filepath.Dir(to)
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // a program, which others run
+		return err
+	}
+	if info, err := os.Lstat(to); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is there and no file; name another place", to)
+	}
+	target, err := os.CreateTemp(dir, ".hyvve-sidecar-")
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(target, source)
+	err = errors.Join(err, target.Chmod(0o555), target.Sync(), target.Close())
+	if err == nil {
+		err = os.Rename(target.Name(), to)
+	}
+	if err != nil {
+		_ = os.Remove(target.Name())
+		return fmt.Errorf("copying to %s: %w", to, err)
+	}
+	return nil
+}
