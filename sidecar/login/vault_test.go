@@ -219,7 +219,7 @@ func (r *real) out(m *Method, c *Connection, kind error, wants ...string) {
 }
 
 // The request is that of the method of Kubernetes, role and jwt to auth/kubernetes/login; what verifies it here is the jwt
-// method, mounted in its place, since a TokenReview needs an API server.
+// method, mounted in its place, whose tokens may be of any age. TestRealServiceAccount has the method itself.
 func (r *real) serviceAccount() {
 	path := r.file("token", r.token("system:serviceaccount:hyvve:api", time.Now().Add(-30*time.Minute)))
 	m, c := r.method(Settings{Method: "kubernetes", Role: "api", TokenPath: path}), r.connect(nil)
