@@ -80,14 +80,17 @@ fuzz: ## Run every fuzz target for FUZZTIME (10s) each
 	go test -fuzz FuzzKeys -fuzztime $(FUZZTIME) ./internal/pbkdf2
 	go test -fuzz FuzzEnvFiles -fuzztime $(FUZZTIME) ./sidecar/render
 	go test -fuzz FuzzTranslate -fuzztime $(FUZZTIME) ./sidecar/proxy
+	go test -fuzz FuzzAnnotations -fuzztime $(FUZZTIME) ./sidecar/inject
+	go test -fuzz FuzzPod -fuzztime $(FUZZTIME) ./sidecar/inject
 
 .PHONY: test-arm64
 test-arm64: ## Run the assembly for arm64 in an emulator, qemu-aarch64-static of Debian's package qemu-user-static
 	GOARCH=arm64 go test -count=1 -v -exec qemu-aarch64-static -run '^(TestVectors|FuzzKeys)$$' ./internal/pbkdf2
 
 .PHONY: generate
-generate: ## Write the assembly of internal/pbkdf2 anew
+generate: ## Write anew what is made from something else: assembly, docs/annotations.md, the golden pods of sidecar/inject
 	go run -C internal/pbkdf2/asm .
+	go test -count=1 -run '^(TestShapes|TestDocumentation)$$' ./sidecar/inject -update
 
 .PHONY: lint
 lint: ## Check formatting, vet, import rules and the rest of .golangci.yml, and that assembly is what its generator makes

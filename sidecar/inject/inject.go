@@ -6,30 +6,71 @@ package inject
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 )
 
-// Domain is that of all annotations and labels of ours.
+// Domain is that of all annotations of ours.
 const Domain = "hyvve.app"
 
 // Options are what holds for all pods of a cluster, where their annotations do not say otherwise.
 type Options struct {
-	Image        string // of the sidecar
-	VaultAddress string // URL
-	VaultMount   string // of the engine; hyvve
-	AuthMount    string // of Vault's kubernetes method; kubernetes
-	Audience     string // of the projected tokens; vault
+	Image           string // of the sidecar
+	ImagePullPolicy string // Always, IfNotPresent or Never; empty: as Kubernetes chooses
+	VaultAddress    string // URL, or those of a cluster's nodes with commas between them
+	VaultNamespace  string
+	VaultMount      string // of the engine; hyvve if empty
+	AuthMount       string // of Vault's kubernetes method; kubernetes if empty
+	Audience        string // of the projected tokens; vault if empty
+	CAConfigMap     string // in the pod's own namespace, with the authority of Vault's certificate as ca.crt; empty: none
 }
 
 // ErrNotWanted says that a pod does not ask for a sidecar.
 var ErrNotWanted = errors.New("the pod does not ask for a sidecar")
 
-// Inject puts the sidecar into pod, of a namespace that the pod itself may not name yet. ErrNotWanted says that there was
-// nothing to do; any other error is for whoever has made the pod, and pod is as it was.
-func (o Options) Inject(pod *corev1.Pod, namespace string) error {
-	if pod.Annotations[Domain+"/inject"] != "true" {
-		return ErrNotWanted
+// Validate refuses options by which no sidecar could work.
+func (o Options) Validate() error {
+	var errs []error
+	if o.Image == "" {
+		errs = append(errs, errors.New("image is missing; name that of the sidecar"))
 	}
-	return errors.New("not there yet")
+	if _, err := pullPolicy(o.ImagePullPolicy); err != nil {
+		errs = append(errs, fmt.Errorf("image pull policy: %w", err))
+	}
+	if o.VaultAddress == "" {
+		errs = append(errs, errors.New("vault address is missing; write it as pods reach it, such as https://vault.vault:8200"))
+	} else if strings.Contains(o.VaultAddress, "@") {
+		errs = append(errs, errors.New("vault address holds a user or a password, which would stand in every pod; take it out"))
+	} else if _, err := client.Addresses(o.VaultAddress); err != nil {
+		errs = append(errs, fmt.Errorf("vault address: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// Inject puts the sidecar into a pod of a namespace, which the pod itself may not name yet. ErrNotWanted says that there was
+// nothing to do; any other error is for whoever has made the pod, says what to write instead, and leaves the pod as it was.
+// What is injected already is made anew, so that a second time changes nothing, and containers that have come meanwhile get
+// their keys, too.
+func (o Options) Inject(pod *corev1.Pod, namespace string) error {
+	s, err := o.parse(pod.Annotations)
+	if err != nil {
+		return err
+	}
+	changed := pod.DeepCopy()
+	if err := withdraw(changed); err != nil {
+		return err
+	}
+	p := plan{settings: s, pod: changed, namespace: namespace}
+	if err := p.check(); err != nil {
+		return err
+	}
+	if err := p.apply(); err != nil {
+		return err
+	}
+	*pod = *changed
+	return nil
 }

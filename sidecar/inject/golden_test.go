@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package inject
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	jsonpatch "github.com/evanphx/json-patch/v5"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+)
+
+var update = flag.Bool("update", false, "write what is golden anew")
+
+var options = Options{
+	Image: "registry.local/hyvve-sidecar:1", VaultAddress: "https://vault.vault:8200", CAConfigMap: "",
+}
+
+// shapes gives the pods of testdata in JSON, by name.
+func shapes(t testing.TB) map[string][]byte {
+	t.Helper()
+	paths, err := filepath.Glob("testdata/pods/*.yaml")
+	if err != nil || len(paths) < 45 {
+		t.Fatalf("%d pods (%v)", len(paths), err)
+	}
+	all := map[string][]byte{}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all[strings.TrimSuffix(filepath.Base(path), ".yaml")], err = yaml.YAMLToJSON(text); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+	}
+	return all
+}
+
+// patched gives what a pod becomes by its patch.
+func patched(t testing.TB, raw []byte) ([]byte, error) {
+	t.Helper()
+	operations, err := options.Patch(raw, "hyvve")
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(operations)
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch, err := jsonpatch.DecodePatch(text)
+	if err != nil {
+		t.Fatalf("the patch is none: %v", err)
+	}
+	out, err := patch.Apply(raw)
+	if err != nil {
+		t.Fatalf("the patch cannot be applied: %v\n%s", err, text)
+	}
+	return out, nil
+}
+
+// What becomes of each shape of a pod stands in testdata, the reason where it is refused. -update writes it.
+func TestShapes(t *testing.T) {
+	for name, raw := range shapes(t) {
+		t.Run(name, func(t *testing.T) {
+			out, err := patched(t, raw)
+			text := ""
+			if err != nil {
+				text = err.Error() + "\n"
+			} else {
+				yes, err := yaml.JSONToYAML(out)
+				if err != nil {
+					t.Fatal(err)
+				}
+				text = string(yes)
+			}
+			if refused := strings.HasPrefix(name, "refused-"); refused != (err != nil && !errors.Is(err, ErrNotWanted)) || strings.HasPrefix(name, "not-") != errors.Is(err, ErrNotWanted) {
+				t.Errorf("it is %v", err)
+			}
+			path := filepath.Join("testdata", "golden", name+".yaml")
+			if *update {
+				if err := os.WriteFile(path, []byte(text), 0o644); err != nil { //nolint:gosec // for the repository
+					t.Fatal(err)
+				}
+				return
+			}
+			want, err := os.ReadFile(path)
+			if err != nil || string(want) != text {
+				t.Errorf("(%v) want\n%s\ngot\n%s\nRun \"make generate\" if that is right", err, want, text)
+			}
+			if out != nil {
+				checkInjected(t, raw, out)
+			}
+		})
+	}
+}
+
+// checkInjected looks at what must hold of every injected pod: a second time changes nothing, and what was the pod's own is
+// there as it was, but for mounts and, in exec mode, one command.
+func checkInjected(t testing.TB, raw, out []byte) {
+	t.Helper()
+	again, err := patched(t, out)
+	if err != nil {
+		t.Fatalf("the injected pod is refused: %v\n%s", err, out)
+	}
+	if !jsonpatch.Equal(out, again) {
+		t.Errorf("a second time makes\n%s\nof\n%s", again, out)
+	}
+	var before, after corev1.Pod
+	if json.Unmarshal(raw, &before) != nil || json.Unmarshal(out, &after) != nil {
+		t.Fatal("no pods")
+	}
+	if len(after.Spec.Containers) != len(before.Spec.Containers) || len(after.Spec.InitContainers) != len(before.Spec.InitContainers)+1 {
+		t.Error("containers have come or gone")
+	}
+	if _, was := before.Annotations[Domain+"/"+injectedName]; was {
+		return
+	}
+	if err := withdraw(&after); err != nil {
+		t.Fatal(err)
+	}
+	if len(after.Spec.Volumes) != len(before.Spec.Volumes) || len(after.Spec.InitContainers) != len(before.Spec.InitContainers) {
+		t.Error("what was put in cannot be taken out")
+	}
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package inject
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
+)
+
+// Places in the containers. The volume in memory is writable by everybody, as every emptyDir is; what is secret is below it, in a
+// directory that the sidecar makes.
+const (
+	volumeDir   = "/run/hyvve"
+	keysDir     = volumeDir + "/keys"
+	socketPath  = keysDir + "/sidecar.sock"
+	programName = "hyvve-sidecar"
+	programPath = keysDir + "/" + programName // where exec mode runs it from
+	tokenDir    = "/var/run/secrets/hyvve"    //nolint:gosec // a directory
+	authority   = "/etc/hyvve-ca"
+)
+
+// parse reads the annotations of a pod. All that is wrong is said at once.
+func (o Options) parse(all map[string]string) (settings, error) {
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(all)), ours) {
+		return settings{}, ErrNotWanted
+	}
+	s := settings{
+		file:       agent.File{Vault: &agent.VaultBlock{Address: o.VaultAddress, Namespace: o.VaultNamespace, Mount: cmp.Or(o.VaultMount, "hyvve")}},
+		auth:       agent.AuthBlock{Method: "kubernetes", Mount: cmp.Or(o.AuthMount, "kubernetes"), TokenPath: tokenDir + "/token"},
+		reload:     agent.ReloadBlock{Method: "none"},
+		caKey:      "ca.crt",
+		audience:   cmp.Or(o.Audience, "vault"),
+		tokenLife:  3600,
+		image:      o.Image,
+		pullPolicy: corev1.PullPolicy(o.ImagePullPolicy),
+		volumeSize: resource.MustParse("16Mi"),
+		resources: corev1.ResourceRequirements{
+			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("32Mi")},
+			Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("96Mi")},
+		},
+		caConfigMap: o.CAConfigMap,
+	}
+	if err := s.read(all); err != nil {
+		return s, err
+	}
+	return s, s.complete(all)
+}
+
+func ours(name string) bool { return strings.HasPrefix(name, Domain+"/") }
+
+// read takes the values of all annotations.
+func (s *settings) read(all map[string]string) error {
+	entries := table()
+	var names []string
+	for _, a := range entries {
+		names = append(names, Domain+"/"+a.name)
+	}
+	var errs []error
+	for _, full := range slices.Sorted(maps.Keys(all)) {
+		if !ours(full) {
+			continue
+		}
+		name := strings.TrimPrefix(full, Domain+"/")
+		at := slices.IndexFunc(entries, func(a annotation) bool {
+			return a.name == name || strings.HasSuffix(a.name, ".") && strings.HasPrefix(name, a.name)
+		})
+		if at < 0 {
+			errs = append(errs, fmt.Errorf("annotation %s is not known%s", full, usage.DidYouMean(full, names)))
+			continue
+		}
+		if name == injectName {
+			if err := oneOf(all[full], []string{"true", "false"}); err != nil {
+				errs = append(errs, fmt.Errorf("annotation %s: %w", full, err))
+			}
+			continue
+		}
+		if entries[at].set == nil {
+			continue
+		}
+		if all[full] == "" {
+			errs = append(errs, fmt.Errorf("annotation %s is empty; write %s, or leave it out", full, strings.ReplaceAll(entries[at].takes, "`", "")))
+			continue
+		}
+		if err := entries[at].set(s, strings.TrimPrefix(name, templateName), all[full]); err != nil {
+			errs = append(errs, fmt.Errorf("annotation %s: %w", full, err))
+		}
+	}
+	wanted, said := all[Domain+"/"+injectName]
+	switch {
+	case !said:
+		errs = append(errs, fmt.Errorf("annotation %[1]s/%[2]s is missing, and others of %[1]s are there; write %[1]s/%[2]s: \"true\", or take them out", Domain, injectName))
+	case wanted == "false":
+		return ErrNotWanted
+	}
+	return errors.Join(errs...)
+}
+
+// complete fills in what follows from several annotations together, and lets the sidecar's own checks look at the whole.
+func (s *settings) complete(all map[string]string) error {
+	var errs []error
+	fail := func(name, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("annotation %s/%s: %w", Domain, name, fmt.Errorf(format, args...)))
+	}
+	if s.file.Workload == "" {
+		fail("workload", "it is missing; name the workload that the pod is an instance of")
+	}
+	if s.exec == "" && s.formats != nil && len(s.formats)+len(s.templates) == 0 {
+		fail("render", "without files the sidecar would do nothing; \"none\" is for exec mode")
+	}
+	s.auth.Role = cmp.Or(s.auth.Role, s.file.Workload)
+	for name := range all { // what would have no effect is a mistake
+		switch part := strings.TrimPrefix(name, Domain+"/"); {
+		case !ours(name):
+		case s.exec == "" && strings.HasPrefix(part, "exec-"):
+			fail(part, "it is of exec mode; name the container in %s/exec, or take it out", Domain)
+		case s.exec != "" && (part == "reload" || strings.HasPrefix(part, "reload-") || part == "process" || part == "cmdline" || part == "signal"):
+			fail(part, "under exec the workload is restarted or signalled by %s/exec-on-change; take it out", Domain)
+		case len(s.health) == 0 && strings.HasPrefix(part, "health-"):
+			fail(part, "it is without effect; write how to look in %s/health, or take it out", Domain)
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	return s.configure()
+}
+
+// configure makes the sidecar's configuration, and checks it as the sidecar will.
+func (s *settings) configure() error {
+	f := &s.file
+	if s.caConfigMap != "" {
+		f.Vault.CACert = path.Join(authority, s.caKey)
+	}
+	f.Vault.Auth = s.auth
+	f.Status = &agent.StatusBlock{Socket: socketPath}
+	if s.statusPort != 0 {
+		f.Status.Listen = fmt.Sprintf(":%d", s.statusPort)
+	}
+	if s.formats == nil && s.exec == "" && len(s.templates) == 0 {
+		s.formats = []agent.RenderBlock{{Format: string(render.Dotenv), Path: standardNames[render.Dotenv]}}
+	}
+	for _, r := range slices.Concat(s.formats, s.templates) {
+		r.Path, r.Mode, r.Keys, r.MakeDirectory = path.Join(keysDir, r.Path), s.mode, s.keys, true
+		if r.Format != string(render.Template) {
+			r.Accepts, r.Previous = s.accepts && r.Format != string(render.Bundle), s.previous && r.Format != string(render.Bundle)
+		}
+		f.Render = append(f.Render, r)
+	}
+	if s.exec == "" {
+		f.Reload = &s.reload
+	} else {
+		s.execBlock.Keys, s.execBlock.Accepts, s.execBlock.Previous = s.keys, s.accepts, s.previous
+		f.Exec = &s.execBlock
+	}
+	for n, method := range s.health {
+		h := agent.HealthBlock{Method: method}
+		switch method {
+		case "http":
+			h.URL, h.ExpectEtag = s.check.URL, s.check.ExpectEtag
+		case "tcp":
+			h.Address = s.address
+		case "prometheus":
+			h.URL, h.Metric, h.Labels = cmp.Or(s.metricsURL, s.check.URL), s.check.Metric, s.check.Labels
+			h.MaxIncrease, h.Window = s.check.MaxIncrease, s.check.Window
+		}
+		if n == 0 {
+			h.Interval, h.Deadline, h.Failures = s.check.Interval, s.check.Deadline, s.check.Failures
+		}
+		f.Health = append(f.Health, h)
+	}
+	return s.verify()
+}
+
+// verify reads the configuration as the sidecar will.
+func (s *settings) verify() error {
+	f, err := agent.Parse([]byte(configuration(s.file)), "pod")
+	if err != nil {
+		return fmt.Errorf("the annotations make no configuration that the sidecar can read: %w", err)
+	}
+	f.Instance = "pod"
+	if _, err := f.Check(); err != nil {
+		return fmt.Errorf("the annotations of %s: %w", Domain, err)
+	}
+	return nil
+}
