@@ -27,6 +27,9 @@ type proof struct{ error }
 // Unwrap gives the error itself.
 func (p proof) Unwrap() error { return p.error }
 
+// Proof makes an error one that is a verdict as it is.
+func Proof(err error) error { return proof{err} }
+
 // Proven tells whether an error of a Checker is a verdict as it is, such as that a counter has grown too much: neither
 // time nor another look will make it undone.
 func Proven(err error) bool {

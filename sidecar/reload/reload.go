@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package reload makes a workload take up what was rendered: by a signal, a command or an HTTP request.
+// Package reload makes a workload take up what was rendered: by a signal, a command or an HTTP request. Package
+// kubernetes restarts rollouts.
 package reload
 
 import (
@@ -33,6 +34,12 @@ type Provider interface {
 	Provide(b client.Bundle) (changed bool, err error)
 	Etag() string
 	Failed() string
+}
+
+// Debtor is what a Reloader may be besides: it knows whether the workload has yet to take up what is rendered, from where no
+// crash of the sidecar makes it forgotten. What changed is no matter then.
+type Debtor interface {
+	Owes(ctx context.Context) (bool, error)
 }
 
 // Uptime is the present moment, as time since the machine's start, which no change of the clock moves.
