@@ -84,6 +84,7 @@ type Agent struct {
 	retry     *time.Timer // after a fault
 	nextCheck *time.Timer
 	nextSight *time.Timer // look at what the proxies have seen
+	nextLook  *time.Timer // at destinations
 }
 
 // New makes an agent of a checked configuration with a vault block.
@@ -94,7 +95,7 @@ func New(c Config, log *slog.Logger) (*Agent, error) {
 	}
 	a := &Agent{
 		log: log, next: make(chan change, 1),
-		tokenAge: stopped(), leaseAge: stopped(), retry: stopped(), nextCheck: stopped(), nextSight: stopped(),
+		tokenAge: stopped(), leaseAge: stopped(), retry: stopped(), nextCheck: stopped(), nextSight: stopped(), nextLook: stopped(),
 	}
 	a.take(change{c, v})
 	if a.proxies = newProxies(c.Listeners, log); len(a.proxies.all) > 0 {
@@ -193,7 +194,7 @@ func (a *Agent) tidy() error {
 		if err := t.Clean(); err != nil {
 			return err
 		}
-		if a.config.Reloader != nil && !a.owed && t.Owed() {
+		if a.config.Reloader != nil && a.debtor() == nil && !a.owed && t.Owed() {
 			a.owed, a.written = true, math.MaxInt64
 		}
 	}
@@ -385,6 +386,9 @@ func (a *Agent) wait(ctx context.Context) error {
 			return nil
 		case <-a.retry.C:
 			a.again(ctx)
+			return nil
+		case <-a.nextLook.C:
+			a.lookAfter(ctx)
 			return nil
 		case <-a.leaseAge.C:
 			return a.renewLease(ctx)

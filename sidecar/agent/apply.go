@@ -37,9 +37,10 @@ func (a *Agent) apply(ctx context.Context) {
 		return
 	}
 	a.beginGates(ctx)
-	changed, err := a.render()
+	changed, owes, err := a.render(ctx)
+	a.owed = a.owed || owes
 	if changed {
-		a.owed, a.written = a.config.Reloader != nil, reload.Uptime()
+		a.written = reload.Uptime()
 		a.board.Update(func(s *status.State) { s.Changed = time.Now() })
 	}
 	if err != nil {
@@ -54,35 +55,48 @@ func (a *Agent) apply(ctx context.Context) {
 	a.prove(ctx)
 }
 
-// render writes all files, none before all are ready to be put in place. Before the first one changes it is noted beside
-// each that a reload is owed.
-func (a *Agent) render() (changed bool, err error) {
+// render writes all files and destinations, none before all are ready to be put in place. Before the first file changes it is
+// noted beside each that a reload is owed. Destinations go first: to write them may fail, and to rename files hardly does.
+func (a *Agent) render(ctx context.Context) (changed, owes bool, err error) {
 	if err := a.keepCopy(); err != nil {
-		return false, err
+		return false, false, err
 	}
 	if err := a.proxies.take(a.bundle); err != nil {
-		return false, err
+		return false, false, err
 	}
 	change, err := render.Prepare(a.config.Targets, a.bundle)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	defer change.Discard()
-	if a.config.Reloader != nil {
+	plans, err := a.plan(ctx, a.bundle)
+	if err != nil {
+		return false, false, err
+	}
+	debtor := a.debtor()
+	if a.config.Reloader != nil && debtor == nil {
 		if err := change.Note(); err != nil {
-			return false, err
+			return false, false, err
 		}
 	}
-	if changed, err = change.Commit(); err != nil {
-		return changed, err
+	written, err := a.write(ctx, plans)
+	if err != nil {
+		return written, false, err
+	}
+	changed, err = change.Commit()
+	if owes = changed && a.config.Reloader != nil && debtor == nil; err != nil {
+		return changed || written, owes, err
 	}
 	a.sayWhatIsOnDisk()
 	a.sayWhatIsAbsent()
 	if p, ok := a.config.Reloader.(reload.Provider); ok { // last: what it starts finds its files
 		did, err := p.Provide(a.bundle)
-		return changed || did, err
+		return changed || written || did, changed || did, err
 	}
-	return changed, nil
+	if debtor != nil {
+		owes, err = debtor.Owes(ctx)
+	}
+	return changed || written, owes, err
 }
 
 // sayWhatIsOnDisk warns once of directories that keep secrets beyond their time.
@@ -100,7 +114,7 @@ func (a *Agent) fault(what string, err error) {
 	a.healthy, a.reason, a.dirty = false, a.mask(what+": "+err.Error()), true
 	a.log.Error("instance is not healthy", "what", what, "error", a.mask(err.Error()))
 	a.faults++
-	schedule(a.retry, backoff(a.faults))
+	schedule(a.retry, max(backoff(a.faults), retryAfter(err)))
 }
 
 // again does what failed.

@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/hcl/v2/hclparse"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/kubernetes"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/lastgood"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
@@ -36,6 +37,8 @@ type File struct {
 	Reencrypt *ReencryptBlock `hcl:"reencrypt,block"`
 	Proxy     []ProxyBlock    `hcl:"proxy,block"`
 	Status    *StatusBlock    `hcl:"status,block"`
+
+	Kubernetes *KubernetesBlock `hcl:"kubernetes,block"`
 }
 
 // Config is a configuration that was checked.
@@ -56,6 +59,12 @@ type Config struct {
 	Poll      time.Duration
 	Valid     watch.Validator // nil: whatever is stable is acted on
 	Socket    string          // where to tell how the sidecar is; empty: nowhere
+
+	Destinations []Destination // that are no files
+	LookEvery    time.Duration // at whether they are as they should be
+	api          *kubernetes.Client
+	namespace    string        // where nothing else is said
+	rolloutTime  time.Duration // that a rollout may take; 0: there is none
 
 	gateKeys map[*health.Prometheus]string // names of the keys whose values they present
 }
@@ -128,7 +137,14 @@ func (f File) Check() (Config, error) {
 	errs = append(errs, c.checkProxies()...)
 	errs = append(errs, c.checkRender()...)
 	errs = append(errs, c.checkStatus()...)
-	if f.Reload != nil {
+	errs = append(errs, c.checkKubernetes()...)
+	if f.Reload != nil && f.Reload.Method == "rollout" {
+		var err error
+		c.rolloutTime = duration("reload: timeout", f.Reload.Timeout, rolloutLimits)
+		if c.Reloader, err = c.rollout(); err != nil {
+			errs = append(errs, err)
+		}
+	} else if f.Reload != nil {
 		var err error
 		if c.Reloader, err = f.Reload.reloader(duration("reload: timeout", f.Reload.Timeout, 30*time.Second)); err != nil {
 			errs = append(errs, err)
@@ -146,6 +162,9 @@ func (c *Config) place() string {
 	hash := sha256.New()
 	for _, r := range c.Render {
 		_, _ = fmt.Fprintf(hash, "%q", r.Path)
+		if r.Format == kubernetesSecret {
+			_, _ = fmt.Fprintf(hash, "%q%q", r.Namespace, r.Name)
+		}
 	}
 	if r := c.Reload; r != nil {
 		_, _ = fmt.Fprintf(hash, "%q%q%q", r.PIDFile, r.URL, r.Command)

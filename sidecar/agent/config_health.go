@@ -13,6 +13,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/kubernetes"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
@@ -143,6 +144,9 @@ func (c *Config) gate(h HealthBlock, timeout time.Duration) (health.Checker, err
 func (c *Config) checkHealth() (errs []error) {
 	c.gateKeys = map[*health.Prometheus]string{}
 	c.Interval, c.Deadline, c.Successes, c.Failures = 2*time.Second, 30*time.Second, 1, 3
+	if c.rolloutTime > 0 {
+		c.Deadline = c.rolloutTime
+	}
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("health: "+format, args...)) }
 	for n, h := range c.Health {
 		for _, other := range c.Health[:n] {
@@ -179,6 +183,10 @@ func (c *Config) checkHealth() (errs []error) {
 			all, _ := c.Checker.(health.All)
 			c.Checker = append(all, checker)
 		}
+	}
+	if r, ok := c.Reloader.(*kubernetes.Rollout); ok {
+		all, _ := c.Checker.(health.All)
+		c.Checker = append(all, r)
 	}
 	return errs
 }

@@ -39,7 +39,7 @@ func (c *Config) checkLastGood() (errs []error) {
 	switch {
 	case path == filepath.Clean(b.KeyFile):
 		fail("path and key_file are the same file; name two")
-	case slices.ContainsFunc(c.Render, func(r RenderBlock) bool { return inTarget(path, r) }):
+	case slices.ContainsFunc(c.files(), func(r RenderBlock) bool { return inTarget(path, r) }):
 		fail("path = %q is one that a render block writes; name another", b.Path)
 	}
 	store := &lastgood.Store{Path: path, KeyFile: b.KeyFile, Owner: lastgood.Owner{

@@ -19,7 +19,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
-// ReloadBlock is how the workload takes up a change: "signal", "command", "http" or "none".
+// ReloadBlock is how the workload takes up a change: "signal", "command", "http", "rollout" or "none".
 type ReloadBlock struct {
 	Method  string   `hcl:"method,label"`
 	Timeout string   `hcl:"timeout,optional"`
@@ -36,6 +36,10 @@ type ReloadBlock struct {
 	BasicAuthFile   string            `hcl:"basic_auth_file,optional"`
 	BearerTokenFile string            `hcl:"bearer_token_file,optional"`
 	ExpectStatus    []int             `hcl:"expect_status,optional"`
+
+	Kind      string `hcl:"kind,optional"` // of "rollout", as what follows
+	Name      string `hcl:"name,optional"`
+	Namespace string `hcl:"namespace,optional"`
 }
 
 // fields are those of one method, with whether they are set.
@@ -53,11 +57,14 @@ func (r ReloadBlock) fields() []blockField {
 		{"basic_auth_file", "http", r.BasicAuthFile != ""},
 		{"bearer_token_file", "http", r.BearerTokenFile != ""},
 		{"expect_status", "http", r.ExpectStatus != nil},
+		{"kind", "rollout", r.Kind != ""},
+		{"name", "rollout", r.Name != ""},
+		{"namespace", "rollout", r.Namespace != ""},
 	}
 }
 
 func (r ReloadBlock) reloader(timeout time.Duration) (reload.Reloader, error) {
-	methods := []string{"signal", "command", "http", "none"}
+	methods := []string{"signal", "command", "http", "rollout", "none"}
 	if !slices.Contains(methods, r.Method) {
 		return nil, fmt.Errorf("reload %q is not known%s (it is one of %s)", r.Method, usage.DidYouMean(r.Method, methods), strings.Join(methods, ", "))
 	}

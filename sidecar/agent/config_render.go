@@ -16,10 +16,10 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
-// RenderBlock is a file to render.
+// RenderBlock is a file to render, or a Secret of Kubernetes.
 type RenderBlock struct {
 	Format  string   `hcl:"format,label"`
-	Path    string   `hcl:"path"`
+	Path    string   `hcl:"path,optional"` // of files
 	Mode    string   `hcl:"mode,optional"`
 	Owner   string   `hcl:"owner,optional"`
 	Group   string   `hcl:"group,optional"`
@@ -32,12 +32,21 @@ type RenderBlock struct {
 	Template string `hcl:"template,optional"`
 	// MakeDirectory makes the directory of the file, where it is missing.
 	MakeDirectory bool `hcl:"make_directory,optional"`
+
+	Name        string            `hcl:"name,optional"` // of "kubernetes_secret", as what follows
+	Namespace   string            `hcl:"namespace,optional"`
+	Type        string            `hcl:"type,optional"`
+	Data        map[string]string `hcl:"data,optional"`
+	Labels      map[string]string `hcl:"labels,optional"`
+	Annotations map[string]string `hcl:"annotations,optional"`
+	Force       bool              `hcl:"force,optional"`
+	Immutable   bool              `hcl:"immutable,optional"` // refused
 }
 
 // checkRender fills in Targets.
 func (c *Config) checkRender() (errs []error) {
 	places := map[string]bool{}
-	for _, r := range c.Render {
+	for _, r := range c.files() {
 		t, err := r.target()
 		if err != nil {
 			errs = append(errs, err)
@@ -54,8 +63,14 @@ func (c *Config) checkRender() (errs []error) {
 
 func (r RenderBlock) target() (render.Target, error) {
 	t := render.Target{Format: render.Format(r.Format), Path: r.Path, Mode: 0o600, UID: -1, GID: -1, Keys: r.Keys, Accepts: r.Accepts, Previous: r.Previous, MakeDirectory: r.MakeDirectory}
-	if !slices.Contains(render.Formats(), r.Format) {
-		return t, fmt.Errorf("render %q is not a format%s (it is one of %s)", r.Format, usage.DidYouMean(r.Format, render.Formats()), strings.Join(render.Formats(), ", "))
+	if !slices.Contains(formats(), r.Format) {
+		return t, fmt.Errorf("render %q is not a format%s (it is one of %s)", r.Format, usage.DidYouMean(r.Format, formats()), strings.Join(formats(), ", "))
+	}
+	if err := strayFields(r.Format, r.secretFields()); err != nil {
+		return t, within(fmt.Sprintf("render %q", r.Format), err)
+	}
+	if r.Path == "" {
+		return t, fmt.Errorf("render %q: path is missing; name the file to write", r.Format)
 	}
 	if !filepath.IsAbs(r.Path) {
 		return t, fmt.Errorf("render %q: path %q is not absolute; write one that begins with /", r.Format, r.Path)

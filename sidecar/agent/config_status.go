@@ -27,8 +27,9 @@ func (f File) socket() string {
 		return ""
 	case f.Status != nil && f.Status.Socket != "":
 		return f.Status.Socket
-	case len(f.Render) > 0:
-		path := filepath.Join(filepath.Dir(f.Render[0].Path), ".status-"+filepath.Base(f.Render[0].Path)+".hyvve")
+	case len(f.files()) > 0:
+		first := f.files()[0].Path
+		path := filepath.Join(filepath.Dir(first), ".status-"+filepath.Base(first)+".hyvve")
 		if len(path) <= status.PathMost {
 			return path
 		}

@@ -40,7 +40,7 @@ func (c *Config) checkExec() (errs []error) {
 	o := supervise.Options{
 		Command: e.Command, Environ: os.Environ(), Keys: e.Keys, Accepts: e.Accepts, Previous: e.Previous,
 		OnChange: supervise.OnChange(e.OnChange), Signal: syscall.SIGHUP, StopSignal: syscall.SIGTERM, StopTimeout: stopTimeout,
-		ByEtag: c.expectsEtag() && len(c.Render) > 0, Overlap: e.Overlap,
+		ByEtag: c.expectsEtag() && len(c.files()) > 0, Overlap: e.Overlap,
 	}
 	if c.Reencrypt != nil && c.Reencrypt.DatabaseURLEnv != "" {
 		o.Withheld = append(o.Withheld, c.Reencrypt.DatabaseURLEnv)
@@ -105,11 +105,11 @@ func (c *Config) checkExec() (errs []error) {
 
 // rendersAll tells whether a workload that is not restarted finds in files what changes: its environment cannot.
 func (c *Config) rendersAll(e *ExecBlock) error {
-	if len(c.Render) == 0 {
+	if len(c.files()) == 0 {
 		return errors.New("the environment of a running process cannot be changed; add a render block with the file that it reads, or use \"restart\"")
 	}
 	inFiles := func(name string) bool {
-		return slices.ContainsFunc(c.Render, func(r RenderBlock) bool { return len(r.Keys) == 0 || slices.Contains(r.Keys, name) })
+		return slices.ContainsFunc(c.files(), func(r RenderBlock) bool { return len(r.Keys) == 0 || slices.Contains(r.Keys, name) })
 	}
 	var missing []string
 	for _, name := range e.Keys {

@@ -83,7 +83,7 @@ func (a *Agent) startFromCopy(ctx context.Context, problem error) {
 	}
 	c, err := store.Load(time.Now())
 	if err == nil {
-		err = a.notBehind(c)
+		err = a.notBehind(ctx, c)
 	}
 	if err != nil {
 		a.log.Warn("last-good copy not used; waiting for vault", "error", err)
@@ -95,9 +95,9 @@ func (a *Agent) startFromCopy(ctx context.Context, problem error) {
 	a.apply(ctx)
 }
 
-// notBehind refuses a copy that is older than a file which is there and holds something else. Copies are stored before
+// notBehind refuses a copy that is older than a file or a Secret which is there and holds something else. Copies are stored before
 // files are written, so that one was restored from elsewhere, or the files were written while none was kept.
-func (a *Agent) notBehind(c lastgood.Copy) error {
+func (a *Agent) notBehind(ctx context.Context, c lastgood.Copy) error {
 	for _, t := range a.config.Targets {
 		newer, err := t.NewerThan(c.Stored, c.Bundle)
 		if err != nil {
@@ -105,6 +105,19 @@ func (a *Agent) notBehind(c lastgood.Copy) error {
 		}
 		if newer != "" {
 			return fmt.Errorf("%s was written after the copy was stored, and holds something else; the files stay as they are", newer)
+		}
+	}
+	for _, d := range a.config.Destinations {
+		data, err := d.Data.Of(c.Bundle)
+		if err != nil {
+			return err
+		}
+		newer, err := d.ChangedAfter(ctx, c.Stored, data)
+		if err != nil {
+			return err
+		}
+		if newer {
+			return fmt.Errorf("the secret %s was written after the copy was stored, and holds something else; it stays as it is", d)
 		}
 	}
 	return nil

@@ -66,6 +66,8 @@ func (a *Agent) endure(ctx context.Context, problem error, wait time.Duration) (
 			a.judge(ctx)
 		case <-a.retry.C:
 			a.again(ctx)
+		case <-a.nextLook.C:
+			a.lookAfter(ctx)
 		}
 		a.publish()
 	}

@@ -44,8 +44,8 @@ func (c *Config) checkProxies() (errs []error) {
 		return []error{errors.New("proxy needs a vault block: its accept-list is that of the engine's bundle")}
 	}
 	dir := ""
-	if len(c.Render) > 0 {
-		dir = filepath.Dir(c.Render[0].Path)
+	if files := c.files(); len(files) > 0 {
+		dir = filepath.Dir(files[0].Path)
 	}
 	for _, b := range c.Proxy {
 		k, upstream, wrong := proxy.Settings{Listen: b.Listen, Upstream: b.Upstream, Key: b.Key, Header: b.Header, State: b.State, Dir: dir}.Check()

@@ -64,6 +64,10 @@ func (a *Agent) take(c change) {
 	a.prepareReload()
 	a.prepareHealth()
 	a.jobs = newJobs(a.reencryptor())
+	schedule(a.nextLook, 0)
+	if len(a.config.Destinations) > 0 {
+		schedule(a.nextLook, a.config.LookEvery)
+	}
 }
 
 // adopt goes over to another configuration. What it renders that is there already is not written again, and what changes
@@ -87,6 +91,7 @@ func (a *Agent) adopt(c change) {
 	a.board.Update(func(s *status.State) {
 		first := newBoard(a.config, nil).State()
 		s.Workload, s.Instance, s.Rendered, s.Vault = first.Workload, first.Instance, first.Rendered, first.Vault
+		s.Destinations, s.Rollout = nil, nil
 		if another {
 			s.Etag, s.Keys = "", nil
 		}

@@ -21,7 +21,7 @@ import (
 
 // newBoard makes a board of a sidecar that starts now.
 func newBoard(c Config, live func(*status.State)) *status.Board {
-	s := status.State{Version: version.Version, Mode: "agent", Workload: c.Workload, Instance: c.Instance, Started: time.Now(), Rendered: len(c.Targets)}
+	s := status.State{Version: version.Version, Mode: "agent", Workload: c.Workload, Instance: c.Instance, Started: time.Now(), Rendered: len(c.Targets) + len(c.Destinations)}
 	switch {
 	case c.Watch != nil:
 		s.Mode, s.Healthy = "watch", true
@@ -84,7 +84,7 @@ func (a *Agent) publish() {
 	a.board.Update(func(s *status.State) {
 		s.Ready = s.Ready || a.rendered != "" // the last good files stay
 		s.Loaded = a.have && a.loaded == a.bundle.Etag
-		s.Healthy, s.Reason, s.Work = a.healthy, a.reason, work
+		s.Healthy, s.Reason, s.Work, s.Rollout = a.healthy, a.reason, work, rolloutOf(a.config.Reloader)
 		if a.have || a.copies.used {
 			s.Etag, s.Keys = a.bundle.Etag, keysOf(a.bundle)
 		}

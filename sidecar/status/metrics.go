@@ -33,6 +33,8 @@ var (
 	descSeen     = describe("proxy_old_requests", "Requests that presented an accepted value other than the newest, of versions that are still accepted.", "key")
 	descLastSeen = describe("proxy_last_old_request_timestamp_seconds", "When the last of them came.", "key")
 	descRows     = describe("reencrypt_rows", "Rows of a column that the engine asks to re-encrypt, by what they are.", "column", "state")
+	descWritten  = describe("destination_up", "Whether the last look at a Secret, or write of it, has succeeded.", "destination")
+	descPods     = describe("rollout_pods", "Pods of the workload that is restarted, by whether they hold what the Secrets hold now, at the last look.", "rollout", "state")
 	descRate     = describe("reencrypt_rows_per_second", "How fast re-encryption goes, of the work under way.")
 )
 
@@ -52,7 +54,7 @@ func (b *Board) Registry() *prometheus.Registry {
 func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descInfo, descReady, descLoaded, descHealthy, descVaultUp, descFaults, descVersion, descCreated, descAccepted,
-		descChanged, descReported, descReloads, descSeen, descLastSeen, descRows, descRate,
+		descChanged, descReported, descReloads, descSeen, descLastSeen, descRows, descRate, descWritten, descPods,
 	} {
 		ch <- d
 	}
@@ -78,6 +80,13 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		if len(k.Accepts) > 0 {
 			gauge(descAccepted, float64(len(k.Accepts)), k.Name)
 		}
+	}
+	for _, d := range s.Destinations {
+		gauge(descWritten, number(d.Up), d.Name)
+	}
+	if r := s.Rollout; r != nil {
+		gauge(descPods, float64(r.Pods-r.Old), r.Name, "new")
+		gauge(descPods, float64(r.Old), r.Name, "old")
 	}
 	moment(descChanged, s.Changed)
 	moment(descReported, s.Reported)

@@ -45,6 +45,12 @@ func (s State) Print(out io.Writer, now time.Time) {
 	if !s.Reported.IsZero() {
 		line("reported", "%s", ago(s.Reported))
 	}
+	for _, d := range s.Destinations {
+		line("secret", "%s", d.text(ago))
+	}
+	if r := s.Rollout; r != nil {
+		line("rollout", "%s: %d pods, %d of them with an old value", r.Name, r.Pods, r.Old)
+	}
 	if r := s.Reload; r != nil {
 		line("reload", "%s", r.text(ago(r.At)))
 	}
@@ -84,6 +90,16 @@ func (r Reload) text(when string) string {
 		return fmt.Sprintf("FAILED %s, after %s: %s", when, took, r.Error)
 	}
 	return fmt.Sprintf("%s, took %s", when, took)
+}
+
+func (d Destination) text(ago func(time.Time) string) string {
+	switch {
+	case !d.Up:
+		return d.Name + ", FAILS: " + d.Error
+	case d.Written.IsZero():
+		return d.Name + ", as it was"
+	}
+	return d.Name + ", written " + ago(d.Written)
 }
 
 func (k Key) text(now time.Time) string {

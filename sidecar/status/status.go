@@ -35,6 +35,9 @@ type State struct {
 	Changed  time.Time `json:"changed,omitzero"`  // content of the files, or of the environment
 	Reported time.Time `json:"reported,omitzero"` // to the engine
 
+	Destinations []Destination `json:"destinations,omitempty"` // that are no files
+	Rollout      *Rollout      `json:"rollout,omitempty"`      // as it was at the last look
+
 	Reload    *Reload               `json:"reload,omitempty"` // the last one
 	Sightings []workload.Sighting   `json:"sightings,omitempty"`
 	Work      []workload.WorkReport `json:"work,omitempty"`
@@ -55,6 +58,21 @@ type Key struct {
 	Version int       `json:"version"`
 	Created time.Time `json:"created,omitzero"` // when the version was made
 	Accepts []int     `json:"accepts,omitempty"`
+}
+
+// Destination is a Secret of Kubernetes, as namespace/name.
+type Destination struct {
+	Name    string    `json:"name"`
+	Up      bool      `json:"up"` // the last look or write
+	Error   string    `json:"error,omitempty"`
+	Written time.Time `json:"written,omitzero"` // with other data
+}
+
+// Rollout is a workload of Kubernetes that is restarted, as kind/namespace/name.
+type Rollout struct {
+	Name string `json:"name"`
+	Pods int    `json:"pods"`
+	Old  int    `json:"old_pods"` // of them, that hold what a Secret held before
 }
 
 // Reload is how one has ended.

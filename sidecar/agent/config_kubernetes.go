@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/kubernetes"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/variables"
+)
+
+// kubernetesSecret is the format of render blocks that write no file.
+const kubernetesSecret = "kubernetes_secret"
+
+// formats are those of render blocks.
+func formats() []string { return append(render.Formats(), kubernetesSecret) }
+
+// KubernetesBlock is where the API server is, and who the sidecar is there. In a pod, all of it may be left out.
+type KubernetesBlock struct {
+	Address   string `hcl:"address,optional"`
+	CACert    string `hcl:"ca_cert,optional"`
+	TokenPath string `hcl:"token_path,optional"`
+	Namespace string `hcl:"namespace,optional"`
+	LookEvery string `hcl:"look_every,optional"`
+}
+
+// Destination is a Secret, and what it is to hold.
+type Destination struct {
+	*kubernetes.Secret
+	Data render.Data
+}
+
+const (
+	lookEvery     = time.Minute      // between looks at Secrets that nobody was told to change
+	rolloutLimits = 10 * time.Minute // for a rollout, where nothing is said of it
+)
+
+// files are the render blocks that write files.
+func (f File) files() []RenderBlock {
+	return slices.DeleteFunc(slices.Clone(f.Render), func(r RenderBlock) bool { return r.Format == kubernetesSecret })
+}
+
+func (f File) usesKubernetes() bool {
+	return len(f.files()) < len(f.Render) || f.Reload != nil && f.Reload.Method == "rollout"
+}
+
+// checkKubernetes fills in what asks the API server, and then Destinations.
+func (c *Config) checkKubernetes() (errs []error) {
+	if !c.usesKubernetes() {
+		if c.Kubernetes != nil {
+			errs = append(errs, errors.New("kubernetes: nothing uses this block; add a render \"kubernetes_secret\" block, or take it out"))
+		}
+		return errs
+	}
+	b := KubernetesBlock{}
+	if c.Kubernetes != nil {
+		b = *c.Kubernetes
+	}
+	errs = b.standard()
+	var err error
+	if c.LookEvery, err = duration("kubernetes: look_every", b.LookEvery, lookEvery); err != nil {
+		errs = append(errs, err)
+	}
+	c.api, c.namespace = &kubernetes.Client{Address: b.Address, CACert: b.CACert, TokenPath: b.TokenPath}, b.Namespace
+	places := map[string]bool{}
+	for _, r := range c.Render {
+		if r.Format != kubernetesSecret {
+			continue
+		}
+		d, err := r.destination(c.api, c.namespace)
+		if place := d.String(); places[place] && err == nil {
+			err = fmt.Errorf("another block writes %s too, and each would undo what the other writes; write it in one", place)
+		} else {
+			places[place] = true
+		}
+		if err != nil {
+			errs = append(errs, within(fmt.Sprintf("render %q", r.Format), err))
+		}
+		c.Destinations = append(c.Destinations, d)
+	}
+	if r := c.Reload; r != nil && r.Method != "rollout" && r.Method != "none" && len(c.files()) == 0 {
+		errs = append(errs, fmt.Errorf("reload %q is for files, of which there are none: those who read a Secret are restarted by reload \"rollout\", or look at their volumes themselves (\"none\")", r.Method))
+	}
+	return errs
+}
+
+// standard fills in what a pod finds in its place, and checks the rest.
+func (b *KubernetesBlock) standard() (errs []error) {
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("kubernetes: "+format, args...)) }
+	inside := b.Address == ""
+	if inside {
+		b.Address = kubernetes.InCluster()
+	}
+	u, err := url.Parse(b.Address)
+	switch {
+	case b.Address == "":
+		fail("address is missing, and this is no pod (KUBERNETES_SERVICE_HOST is not set); write that of the API server, such as \"https://10.0.0.1:6443\"")
+	case err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "":
+		fail("address is not https:// with a host; write one such as \"https://10.0.0.1:6443\"")
+	}
+	if inside && b.CACert == "" {
+		b.CACert = kubernetes.AccountCA
+	}
+	if b.TokenPath == "" {
+		b.TokenPath = kubernetes.AccountToken
+	}
+	for _, f := range []struct{ name, path string }{{"ca_cert", b.CACert}, {"token_path", b.TokenPath}} {
+		if f.path != "" && !filepath.IsAbs(f.path) {
+			fail("%s = %q is not an absolute path; write one", f.name, f.path)
+		}
+	}
+	if b.Namespace == "" {
+		if text, err := os.ReadFile(kubernetes.AccountSpace); err == nil {
+			b.Namespace = strings.TrimSpace(string(text))
+		}
+	} else if err := kubernetes.CheckNamespace("namespace", b.Namespace); err != nil {
+		fail("%w", err)
+	}
+	return errs
+}
+
+// secretFields are those of render "kubernetes_secret" only, and fileFields those of all others, with whether they are set.
+func (r RenderBlock) secretFields() []blockField {
+	return []blockField{
+		{"name", kubernetesSecret, r.Name != ""},
+		{"namespace", kubernetesSecret, r.Namespace != ""},
+		{"type", kubernetesSecret, r.Type != ""},
+		{"data", kubernetesSecret, r.Data != nil},
+		{"labels", kubernetesSecret, r.Labels != nil},
+		{"annotations", kubernetesSecret, r.Annotations != nil},
+		{"force", kubernetesSecret, r.Force},
+		{"immutable", kubernetesSecret, r.Immutable},
+	}
+}
+
+func (r RenderBlock) fileFields() []blockField {
+	return []blockField{
+		{"path", "file formats", r.Path != ""},
+		{"mode", "file formats", r.Mode != ""},
+		{"owner", "file formats", r.Owner != ""},
+		{"group", "file formats", r.Group != ""},
+		{"source", "file formats", r.Source != ""},
+		{"template", "file formats", r.Template != ""},
+		{"make_directory", "file formats", r.MakeDirectory},
+	}
+}
+
+// destination makes what a block says.
+func (r RenderBlock) destination(api *kubernetes.Client, namespace string) (Destination, error) {
+	if r.Namespace != "" {
+		namespace = r.Namespace
+	}
+	d := Destination{
+		Secret: &kubernetes.Secret{
+			Client: api, Namespace: namespace, Name: r.Name, Type: r.Type, Labels: r.Labels, Annotations: r.Annotations, Force: r.Force,
+		},
+		Data: render.Data{Choice: variables.Choice{Keys: r.Keys, Accepts: r.Accepts, Previous: r.Previous}, Fields: map[string]render.Field{}},
+	}
+	errs := []error{strayFields(r.Format, r.fileFields())}
+	if r.Immutable {
+		errs = append(errs, errors.New("immutable would keep the values from ever changing; take it out"))
+	}
+	for _, name := range r.Keys {
+		if err := key.ValidateEnv(name); err != nil {
+			errs = append(errs, fmt.Errorf("keys: %w", err))
+		}
+	}
+	names := slices.Sorted(maps.Keys(r.Data))
+	for _, name := range names {
+		field, err := r.field(name, r.Data[name])
+		errs = append(errs, err)
+		d.Data.Fields[name] = field
+	}
+	if r.Data != nil && len(names) == 0 {
+		errs = append(errs, errors.New("data is empty; name what to write, or leave it out for all keys"))
+	}
+	return d, errors.Join(append(errs, d.Check(names))...)
+}
+
+// field reads the name of a key, or a template.
+func (r RenderBlock) field(name, text string) (f render.Field, err error) {
+	if strings.Contains(text, "{{") {
+		f.Template, err = render.NewTemplate("data: "+name, text, r.Keys)
+		return f, err
+	}
+	f.Key = text
+	of := strings.TrimSuffix(strings.TrimSuffix(text, variables.AcceptsAfter), variables.PreviousAfter)
+	switch {
+	case key.ValidateEnv(text) != nil:
+		return f, fmt.Errorf("data: %s is neither the name of a key, such as \"METRICS_API_KEY\", nor a template, such as \"Bearer {{ value \\\"METRICS_API_KEY\\\" }}\"", name)
+	case !(variables.Choice{Keys: r.Keys}).Wants(text) && !(variables.Choice{Keys: r.Keys}).Wants(of):
+		return f, fmt.Errorf("data: %s: %s is not among keys of the block; add it there", name, text)
+	}
+	return f, nil
+}
+
+// rollout makes the reloader that restarts what reads the Secrets.
+func (c *Config) rollout() (reload.Reloader, error) {
+	r := *c.Reload
+	made := &kubernetes.Rollout{Client: c.api, Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}
+	if made.Namespace == "" {
+		made.Namespace = c.namespace
+	}
+	for _, d := range c.Destinations {
+		made.Secrets = append(made.Secrets, d.Secret)
+	}
+	err := strayFields(r.Method, r.fields())
+	if c.Watch != nil {
+		return made, within(`reload "rollout"`, errors.New("it goes with a vault block and a render \"kubernetes_secret\" block, not with watch; take one of them out"))
+	}
+	return made, within(`reload "rollout"`, errors.Join(err, made.CheckConfiguration()))
+}
