@@ -23,7 +23,7 @@ setup: ## Install and build what tests and demo run on, where it is missing (the
 build: ## Build the plugin (build/plugins/), the sidecar and the demo (build/bin/)
 	@$(GOBUILD) -o build/plugins/ ./plugin/cmd/vault-plugin-secrets-hyvve
 	@$(GOBUILD) -o build/bin/ ./sidecar/cmd/hyvve-sidecar
-	@CGO_ENABLED=0 go build -o build/bin/ ./internal/demo/cmd/hyvve-demo ./internal/testbed/cmd/hyvve-dev ./internal/bench/cmd/hyvve-bench
+	@CGO_ENABLED=0 go build -o build/bin/ ./internal/demo/cmd/hyvve-demo ./internal/testbed/cmd/hyvve-dev ./internal/testbed/cmd/hyvve-pause ./internal/bench/cmd/hyvve-bench
 
 .PHONY: demo
 demo: setup build ## Rotate every key of a small HYVVE under load, on real parts; build/demo/summary.json has the result
@@ -49,6 +49,10 @@ test-e2e: setup build ## Run the tests that do, all scenarios among them
 .PHONY: test-ha
 test-ha: setup build ## Kill a cluster's leader in each move, the plugin a hundred times, and do without Vault for ten minutes (some twenty minutes in all)
 	HYVVE_LONG=1 go test -count=1 -v -timeout 60m -run '^(TestHighAvailability|TestPluginKilledAHundredTimes|TestVaultIsGoneForLong)$$' ./internal/e2e
+
+.PHONY: test-k8s
+test-k8s: setup build ## Run the scenarios in real pods, on a Kubernetes of one node in namespaces of its own; takes root
+	@scripts/test-k8s
 
 ROTATIONS ?= 50
 

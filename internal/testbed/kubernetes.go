@@ -23,16 +23,19 @@ import (
 // missing, too: what they would make, such as the account "default" of a namespace, Namespace makes.
 type Kubernetes struct {
 	URL        string // of the API server
+	Inside     string // the same for pods and for what else is in the node's network
 	CAFile     string // that its certificate is from
 	Kubeconfig string // of an administrator
 
 	bed    *Bed
 	dir    string
+	enter  func(spec) spec // lets parts run where the API server does
 	admin  Certificate
 	client *http.Client
 	api    spec
 	server *process
 	ports  struct{ store, peers int }
+	signer string // file of the key that accounts' tokens are signed with
 
 	address string // of the API server, for those who are told where it is
 }
@@ -62,15 +65,15 @@ func kubernetesTool(name string) (string, error) {
 
 // Kubernetes starts an API server on a free loopback port.
 func (b *Bed) Kubernetes(ctx context.Context) (*Kubernetes, error) {
-	k, err := b.newKubernetes("127.0.0.1")
+	k, err := b.newKubernetes("127.0.0.1", func(s spec) spec { return s })
 	if err != nil {
 		return nil, err
 	}
 	return k, k.Start(ctx)
 }
 
-// newKubernetes prepares a server at an address, and starts its etcd.
-func (b *Bed) newKubernetes(address string) (*Kubernetes, error) {
+// newKubernetes prepares a server at an address, and starts its etcd. enter lets both run elsewhere.
+func (b *Bed) newKubernetes(address string, enter func(spec) spec) (*Kubernetes, error) {
 	b.say("starting an API server of Kubernetes on %s", address)
 	dir, err := os.MkdirTemp(b.Dir, "kubernetes-")
 	if err != nil {
@@ -80,12 +83,13 @@ func (b *Bed) newKubernetes(address string) (*Kubernetes, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Kubernetes{CAFile: authority.File, Kubeconfig: filepath.Join(dir, "admin.kubeconfig"), bed: b, dir: dir, address: address}
+	k := &Kubernetes{CAFile: authority.File, Kubeconfig: filepath.Join(dir, "admin.kubeconfig"), bed: b, dir: dir, enter: enter, address: address}
 	port, err := k.freePorts()
 	if err != nil {
 		return nil, err
 	}
-	k.URL = fmt.Sprintf("https://%s:%d", address, port)
+	k.Inside = fmt.Sprintf("https://%s:%d", address, port)
+	k.URL = k.Inside
 	if k.admin, err = authority.Client("admin", "system:masters"); err != nil {
 		return nil, err
 	}
@@ -124,14 +128,14 @@ func (k *Kubernetes) startStore() error {
 		return err
 	}
 	peers := fmt.Sprintf("http://127.0.0.1:%d", k.ports.peers)
-	_, err = k.bed.start(spec{
+	_, err = k.bed.start(k.enter(spec{
 		name: filepath.Base(k.dir) + "-etcd", path: path, dir: k.dir, stopSignal: syscall.SIGTERM, dieSignal: syscall.SIGKILL,
 		args: []string{
 			"--data-dir=" + filepath.Join(k.dir, "etcd"), "--unsafe-no-fsync=true", "--logger=zap",
 			"--listen-client-urls=" + k.store(), "--advertise-client-urls=" + k.store(),
 			"--listen-peer-urls=" + peers, "--initial-advertise-peer-urls=" + peers, "--initial-cluster=default=" + peers,
 		},
-	})
+	}))
 	return err
 }
 
@@ -149,7 +153,12 @@ func (k *Kubernetes) prepareServer(authority *Authority, port int) error {
 	if err != nil {
 		return err
 	}
-	k.api = spec{
+	k.signer = private
+	kubelets, err := authority.Client("kube-apiserver", "system:masters")
+	if err != nil {
+		return err
+	}
+	k.api = k.enter(spec{
 		name: filepath.Base(k.dir) + "-apiserver", path: path, dir: k.dir, stopSignal: syscall.SIGTERM, dieSignal: syscall.SIGKILL,
 		args: []string{
 			"--etcd-servers=" + k.store(), "--bind-address=" + k.address, "--advertise-address=" + k.address,
@@ -158,10 +167,20 @@ func (k *Kubernetes) prepareServer(authority *Authority, port int) error {
 			"--service-account-issuer=" + issuer, "--service-account-key-file=" + public, "--service-account-signing-key-file=" + private,
 			"--api-audiences=" + issuer + "," + VaultAudience,
 			"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
-			"--endpoint-reconciler-type=none", "--shutdown-delay-duration=0s",
+			"--kubelet-client-certificate=" + kubelets.CertFile, "--kubelet-client-key=" + kubelets.KeyFile,
+			"--kubelet-certificate-authority=" + authority.File, "--kubelet-preferred-address-types=InternalIP",
+			"--endpoint-reconciler-type=" + k.reconciler(),
 		},
-	}
+	})
 	return nil
+}
+
+// reconciler is what keeps the Service "kubernetes": on a loopback address nobody could use it.
+func (k *Kubernetes) reconciler() string {
+	if k.address == "127.0.0.1" {
+		return "none"
+	}
+	return "lease"
 }
 
 // accountKeys makes the pair of keys that service accounts' tokens are signed with.

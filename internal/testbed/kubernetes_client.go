@@ -105,7 +105,7 @@ type meta struct {
 // Namespace makes a namespace, and in it the account that pods have by default.
 func (k *Kubernetes) Namespace(ctx context.Context, name string, labels map[string]string) error {
 	err := k.Do(ctx, http.MethodPost, "/api/v1/namespaces", map[string]any{"metadata": meta{Name: name, Labels: labels}}, nil)
-	if err == nil {
+	if err == nil { // on a node a controller makes it, too
 		err = k.ServiceAccount(ctx, name, "default")
 	}
 	if err != nil {
@@ -151,13 +151,17 @@ func (k *Kubernetes) KubeconfigOf(ctx context.Context, namespace, account string
 
 // writeKubeconfig writes one that presents a certificate, or a token.
 func (k *Kubernetes) writeKubeconfig(path string, c Certificate, token string) error {
+	return k.kubeconfigFor(k.URL, path, c, token)
+}
+
+func (k *Kubernetes) kubeconfigFor(url, path string, c Certificate, token string) error {
 	user := map[string]string{"token": token}
 	if token == "" {
 		user = map[string]string{"client-certificate": c.CertFile, "client-key": c.KeyFile}
 	}
 	text, err := json.Marshal(map[string]any{ // which is YAML, too
 		"apiVersion": "v1", "kind": "Config", "current-context": "test",
-		"clusters": []any{map[string]any{"name": "test", "cluster": map[string]string{"server": k.URL, "certificate-authority": k.CAFile}}},
+		"clusters": []any{map[string]any{"name": "test", "cluster": map[string]string{"server": url, "certificate-authority": k.CAFile}}},
 		"users":    []any{map[string]any{"name": "test", "user": user}},
 		"contexts": []any{map[string]any{"name": "test", "context": map[string]string{"cluster": "test", "user": "test"}}},
 	})

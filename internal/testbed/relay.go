@@ -17,7 +17,7 @@ import (
 type Relay struct {
 	Port int
 
-	to       string
+	dial     func(context.Context) (net.Conn, error)
 	delay    time.Duration
 	listener net.Listener
 	ctx      context.Context
@@ -37,16 +37,27 @@ func (b *Bed) Relay(port int, delay time.Duration) (*Relay, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting a relay: %w", err)
 	}
-	r := &Relay{
-		Port: listener.Addr().(*net.TCPAddr).Port, to: fmt.Sprintf("127.0.0.1:%d", port), delay: delay, listener: listener,
+	r := b.relay(listener, to(port), delay)
+	b.say("starting a relay on 127.0.0.1:%d to 127.0.0.1:%d, %s each way", r.Port, port, delay)
+	return r, nil
+}
+
+// to dials a loopback port.
+func to(port int) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	}
+}
+
+// relay passes on whatever comes to a listener, wherever that is.
+func (b *Bed) relay(listener net.Listener, dial func(context.Context) (net.Conn, error), delay time.Duration) *Relay {
+	r := &Relay{Port: listener.Addr().(*net.TCPAddr).Port, dial: dial, delay: delay, listener: listener}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.running.Go(r.serve)
-	b.say("starting a relay on 127.0.0.1:%d to %s, %s each way", r.Port, r.to, delay)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.relays = append(b.relays, r)
-	return r, nil
+	return r
 }
 
 // Close ends it and all its connections.
@@ -75,7 +86,7 @@ func (r *Relay) serve() {
 func (r *Relay) pass(client *net.TCPConn) {
 	defer client.Close() //nolint:errcheck // it has ended
 	opened := time.Now().Add(2 * r.delay)
-	conn, err := (&net.Dialer{}).DialContext(r.ctx, "tcp", r.to)
+	conn, err := r.dial(r.ctx)
 	if err != nil {
 		return
 	}

@@ -47,6 +47,7 @@ var shared struct {
 	databases int
 
 	kubernetes *Kubernetes
+	node       *Node
 	namespaces int
 }
 
@@ -98,12 +99,42 @@ func Namespace(t testing.TB) (k *Kubernetes, namespace string) {
 			t.Fatal(err)
 		}
 	}
+	return shared.kubernetes, newNamespace(t, shared.kubernetes)
+}
+
+// newNamespace makes one that no other test has. shared is locked.
+func newNamespace(t testing.TB, k *Kubernetes) string {
+	t.Helper()
 	shared.namespaces++
-	namespace = fmt.Sprintf("test-%d", shared.namespaces)
-	if err := shared.kubernetes.Namespace(ctx, namespace, nil); err != nil {
+	name := fmt.Sprintf("test-%d", shared.namespaces)
+	if err := k.Namespace(context.Background(), name, nil); err != nil {
 		t.Fatal(err)
 	}
-	return shared.kubernetes, namespace
+	return name
+}
+
+// SharedNode gives a cluster that all tests of the binary share, and a namespace of the test's own there. Main stops it.
+func SharedNode(t testing.TB) (n *Node, namespace string) {
+	t.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.node == nil {
+		bed, err := sharedBed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if shared.node, err = bed.Node(context.Background()); err != nil {
+			shared.node = nil
+			t.Fatal(err)
+		}
+	}
+	n = shared.node
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("end of the kubelet's log:\n%s", n.kubelet.tail())
+		}
+	})
+	return n, newNamespace(t, n.Kubernetes)
 }
 
 // sharedBed gives the bed of what tests share. shared is locked.

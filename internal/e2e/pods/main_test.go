@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package pods holds the scenarios in real pods, on a cluster of one node that all of them share. "make test-k8s" runs them.
+package pods
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+)
+
+// Variables of the environment.
+const (
+	switchedOn = "HYVVE_PODS"       // set by scripts/test-k8s
+	holding    = "HYVVE_PODS_HOLDS" // set by a test: hold a node until killed
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(holding) != "" {
+		fmt.Fprintln(os.Stderr, hold())
+		os.Exit(1)
+	}
+	if os.Getenv(switchedOn) != "" {
+		if err := testbed.CanRunNode(); err != nil {
+			fmt.Fprintf(os.Stdout, "test-k8s: SKIPPED, nothing was tested in pods: %v\n", err)
+			return
+		}
+	}
+	testbed.Main(m)
+}
+
+// hold starts a node, says its bed's directory, and goes on for ever.
+func hold() error {
+	bed, err := testbed.New("held", nil)
+	if err != nil {
+		return err
+	}
+	if _, err := bed.Node(context.Background()); err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stdout, bed.Dir)
+	select {}
+}
+
+// node gives the cluster, and a namespace of the test's own.
+func node(t *testing.T) (*testbed.Node, string) {
+	t.Helper()
+	needsNode(t)
+	return testbed.SharedNode(t)
+}
+
+func needsNode(t *testing.T) {
+	t.Helper()
+	if os.Getenv(switchedOn) == "" {
+		t.Skip("in pods: run by \"make test-k8s\", which .ci/run runs, too")
+	}
+}
