@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package certs
+
+import (
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// clock is the API server's, by the Date of its last answer (RFC 9110, 6.6.1), to a second or two. Replicas on machines whose
+// clocks differ have it in common; and one that is far ahead, which takes all authorities for ended, harms nobody.
+type clock struct {
+	machine func() time.Time
+	ahead   atomic.Int64 // nanoseconds
+}
+
+func (c *clock) now() time.Time { return c.machine().Add(-time.Duration(c.ahead.Load())).Round(0) }
+
+func (c *clock) wrap(next http.RoundTripper) http.RoundTripper {
+	return roundTripper(func(r *http.Request) (*http.Response, error) {
+		answer, err := next.RoundTrip(r)
+		if err == nil {
+			if date, err := http.ParseTime(answer.Header.Get("Date")); err == nil {
+				c.ahead.Store(int64(c.machine().Sub(date)))
+			}
+		}
+		return answer, err
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package certs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	admissionclient "k8s.io/client-go/kubernetes/typed/admissionregistration/v1"
+	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
+	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+)
+
+// Options of certificates that the replicas make themselves.
+type Options struct {
+	Namespace     string        // of Secret and Lease
+	Replica       string        // this one's name: the pod's
+	Secret        string        // that keeps the record
+	Lease         string        // that the replicas elect by
+	Configuration string        // MutatingWebhookConfiguration whose caBundle is set
+	LeaseDuration time.Duration // for which a leader that says nothing more is still one
+	Policy        Policy
+}
+
+// Validate says what is wrong, by the names of the flags.
+func (o Options) Validate() error {
+	for _, f := range []struct{ flag, value, what string }{
+		{"--namespace", o.Namespace, "the namespace that this runs in"},
+		{"--replica", o.Replica, "the pod's name"},
+		{"--secret", o.Secret, "the Secret that keeps the certificates"},
+		{"--lease", o.Lease, "the Lease that replicas elect by"},
+		{"--configuration", o.Configuration, "the MutatingWebhookConfiguration"},
+	} {
+		if f.value == "" {
+			return fmt.Errorf("%s is missing: name %s, or give a certificate by --cert-dir", f.flag, f.what)
+		}
+	}
+	if o.LeaseDuration < leastLease {
+		return fmt.Errorf("--lease-duration: %s is too short to be renewed in time; write %s or more", o.LeaseDuration, leastLease)
+	}
+	return o.Policy.Validate()
+}
+
+// Managed is a certificate that the replicas make themselves. One of them, elected, makes the moves; all follow the Secret.
+type Managed struct {
+	Holder
+	o              Options
+	log            *slog.Logger
+	clock          clock
+	secrets        coreclient.SecretInterface
+	configurations admissionclient.MutatingWebhookConfigurationInterface
+	leases         coordinationclient.LeasesGetter
+	watches        []cache.Controller
+	news           chan struct{}
+
+	mu            sync.Mutex // over what is seen
+	secret        *corev1.Secret
+	configuration *admissionv1.MutatingWebhookConfiguration
+	leading       bool
+
+	// Of the loop alone.
+	last     known     // the last good record, from which a Secret that is lost or spoiled is made again
+	awaited  [2]string // versions of Secret and configuration that we have written, and not seen yet
+	awaiting time.Time // for no longer than this
+	failures int
+	spoiled  string // what was said last of a Secret that does not read
+	status   Status // under mu
+}
+
+// known is what was read from a Secret.
+type known struct {
+	version  string // of the Secret
+	record   Record
+	replicas map[string]Presents
+	pair     *Pair
+}
+
+// NewManaged prepares it; Run starts it.
+func NewManaged(config *rest.Config, o Options, log *slog.Logger) (*Managed, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	m := &Managed{o: o, log: log, clock: clock{machine: time.Now}, news: make(chan struct{}, 1)}
+	config = rest.CopyConfig(config)
+	config.Wrap(m.clock.wrap)
+	core, err := coreclient.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	admission, err := admissionclient.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	leases, err := coordinationclient.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	m.secrets, m.configurations, m.leases = core.Secrets(o.Namespace), admission.MutatingWebhookConfigurations(), leases
+	m.watches = []cache.Controller{
+		m.watch(core.RESTClient(), "secrets", o.Namespace, o.Secret, &corev1.Secret{}, func(object any) { m.secret, _ = object.(*corev1.Secret) }),
+		m.watch(admission.RESTClient(), "mutatingwebhookconfigurations", "", o.Configuration, &admissionv1.MutatingWebhookConfiguration{}, func(object any) {
+			m.configuration, _ = object.(*admissionv1.MutatingWebhookConfiguration)
+		}),
+	}
+	return m, nil
+}
+
+// watch follows one object, by list and watch of its name alone, which is all that roles allow; see gets it, or nil.
+func (m *Managed) watch(client cache.Getter, resource, namespace, name string, kind runtime.Object, see func(object any)) cache.Controller {
+	seen := func(object any) {
+		m.mu.Lock()
+		see(object)
+		m.mu.Unlock()
+		m.tell()
+	}
+	_, controller := cache.NewInformerWithOptions(cache.InformerOptions{
+		ListerWatcher: cache.NewListWatchFromClient(client, resource, namespace, fields.OneTermEqualSelector(metav1.ObjectNameField, name)),
+		ObjectType:    kind,
+		Handler: cache.ResourceEventHandlerFuncs{
+			AddFunc: seen, UpdateFunc: func(_, object any) { seen(object) }, DeleteFunc: func(any) { seen(nil) },
+		},
+	})
+	return controller
+}
+
+// tell wakes the loop.
+func (m *Managed) tell() {
+	select {
+	case m.news <- struct{}{}:
+	default:
+	}
+}
+
+// Run makes and follows certificates until ctx ends.
+func (m *Managed) Run(ctx context.Context) error {
+	var group sync.WaitGroup
+	defer group.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	for _, w := range m.watches {
+		group.Go(func() { w.RunWithContext(ctx) })
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), m.watches[0].HasSynced, m.watches[1].HasSynced) {
+		return nil
+	}
+	group.Go(func() { m.elect(ctx) })
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-m.news:
+		case <-timer.C:
+		}
+		timer.Reset(m.turn(ctx))
+	}
+}
+
+const (
+	mostWait = time.Minute // between two looks at the clock, which may be set
+	retry    = 250 * time.Millisecond
+	mostBack = 30 * time.Second
+	echoWait = 2 * time.Second // for a watch to show what was written
+)
+
+// turn does what is to be done now, and says when to look again without news.
+func (m *Managed) turn(ctx context.Context) time.Duration {
+	m.mu.Lock()
+	secret, configuration, leading := m.secret, m.configuration, m.leading
+	m.mu.Unlock()
+	now := m.clock.now()
+	seen := seenIn(configuration)
+	err := m.follow(ctx, secret, seen, now)
+	wake := now.Add(mostWait)
+	if err == nil && leading {
+		var next time.Time
+		if next, err = m.lead(ctx, secret, configuration, now); !next.IsZero() && next.Before(wake) {
+			wake = next
+		}
+	}
+	m.note(leading)
+	switch {
+	case err == nil || ctx.Err() != nil:
+		m.failures = 0
+		return max(wake.Sub(m.clock.now()), time.Millisecond)
+	case errors.Is(err, errOvertaken):
+		m.log.Debug("somebody else was faster", "error", err)
+		return retry
+	}
+	m.failures++
+	back := min(retry<<min(m.failures, 10), mostBack)
+	m.log.Warn("certificates are not as they should be; it is tried again", "error", err, "in", back)
+	return back
+}
+
+func (m *Managed) note(leading bool) {
+	s := Status{Leading: leading, Authorities: len(m.last.record.Authorities), Expires: m.Expires()}
+	if a := m.last.record.newest(); a != nil {
+		s.Generation, s.CAExpires = a.Generation, a.parsed.NotAfter
+	}
+	m.mu.Lock()
+	m.status = s
+	m.mu.Unlock()
+}
+
+// Status tells how it stands.
+func (m *Managed) Status(time.Time) Status {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.status
+}
+
+// Ready says why API servers would not take the certificate now.
+func (m *Managed) Ready(time.Time) error {
+	if err := m.Holder.Ready(m.clock.now()); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	seen := seenIn(m.configuration)
+	m.mu.Unlock()
+	if len(seen.Bundles) == 0 {
+		return fmt.Errorf("there is no MutatingWebhookConfiguration %s with a webhook; apply it", m.o.Configuration)
+	}
+	if !seen.holds(m.held.Load().authority) {
+		return fmt.Errorf("caBundle of MutatingWebhookConfiguration %s does not hold the authority of the serving certificate yet", m.o.Configuration)
+	}
+	return nil
+}
+
+func seenIn(configuration *admissionv1.MutatingWebhookConfiguration) (s Seen) {
+	if configuration != nil {
+		for _, w := range configuration.Webhooks {
+			s.Bundles = append(s.Bundles, w.ClientConfig.CABundle)
+		}
+	}
+	return s
+}
