@@ -24,6 +24,19 @@ build: ## Build the plugin (build/plugins/), the sidecar and the demo (build/bin
 	@$(GOBUILD) -o build/plugins/ ./plugin/cmd/vault-plugin-secrets-hyvve
 	@$(GOBUILD) -o build/bin/ ./sidecar/cmd/hyvve-sidecar
 	@CGO_ENABLED=0 go build -o build/bin/ ./internal/demo/cmd/hyvve-demo ./internal/testbed/cmd/hyvve-dev ./internal/testbed/cmd/hyvve-pause ./internal/bench/cmd/hyvve-bench
+	@CGO_ENABLED=0 go build -C scripts/images -trimpath -o "$(CURDIR)/build/bin/hyvve-images" .
+
+IMAGES := hyvve-sidecar
+IMAGE_ARCHS := amd64 arm64
+
+.PHONY: images
+images: build ## Make container images of the sidecar, for amd64 and arm64, with their bills of materials (build/images/)
+	@for image in $(IMAGES); do \
+		for arch in $(IMAGE_ARCHS); do GOOS=linux GOARCH=$$arch $(GOBUILD) -o build/images/bin/$$arch/ ./sidecar/cmd/$$image || exit; done; \
+		build/bin/hyvve-images --name=hyvve/$$image:$(VERSION) --layout=build/images/$$image --output=build/images/"$${image}_{arch}.tar" \
+			--sbom=build/images/"$${image}_{arch}.spdx.json" $(if $(PUSH),--push=$(PUSH)/$$image) \
+			$(foreach arch,$(IMAGE_ARCHS),build/images/bin/$(arch)/$$image) || exit; \
+	done
 
 .PHONY: demo
 demo: setup build ## Rotate every key of a small HYVVE under load, on real parts; build/demo/summary.json has the result
@@ -36,6 +49,7 @@ dev: setup build ## Run a Vault with the engine at hyvve/ in the foreground, and
 .PHONY: test
 test: setup build ## Run every test, with the race detector, on real parts, then sim (a quarter of an hour on two cores)
 	go test -race -timeout 45m ./...
+	go test -C scripts/images ./...
 	@$(MAKE) --no-print-directory sim
 
 .PHONY: test-unit
@@ -99,6 +113,7 @@ generate: ## Write anew what is made from something else: assembly, docs/annotat
 .PHONY: lint
 lint: ## Check formatting, vet, import rules and the rest of .golangci.yml, and that assembly is what its generator makes
 	@scripts/lint run ./...
+	@go vet -C scripts/images ./...
 	@go test -C internal/pbkdf2/asm -count=1 ./... # a cached result would stand though the .s files, outside of that module, have changed
 
 .PHONY: fmt
@@ -107,4 +122,4 @@ fmt: ## Format all Go files
 
 .PHONY: clean
 clean: ## Remove what was built, but not the tools that took long to build
-	rm -rf build/bin build/plugins build/run build/demo build/bench.json
+	rm -rf build/bin build/images build/plugins build/run build/demo build/bench.json
