@@ -126,17 +126,22 @@ func (e *Error) advice() string {
 	case e.Code == http.StatusNotFound:
 		return "create it, or mend name and namespace in the configuration"
 	case len(e.Conflicts) > 0:
-		var owners []string
-		for _, c := range e.Conflicts {
-			owners = append(owners, fmt.Sprintf("%s is managed by %q", c.Field, c.Manager))
-		}
-		return strings.Join(owners, ", ") + "; take the field out of what that manager applies, or set force = true for the sidecar to take it over"
+		return owned(e.Conflicts)
 	case e.Code == http.StatusConflict:
 		return "somebody else has changed it at the same moment; it is tried again"
 	case e.Code == http.StatusUnprocessableEntity:
 		return "mend the render or reload block"
 	}
 	return ""
+}
+
+// owned says who manages fields, and what to do.
+func owned(conflicts []Conflict) string {
+	var owners []string
+	for _, c := range conflicts {
+		owners = append(owners, fmt.Sprintf("%s is managed by %q", c.Field, c.Manager))
+	}
+	return strings.Join(owners, ", ") + "; take the field out of what that manager applies, or set force = true for the sidecar to take it over"
 }
 
 // notFound tells whether there is no such object.

@@ -97,7 +97,7 @@ func (s *Secret) Prepare(ctx context.Context, data map[string][]byte) (Plan, err
 	if err != nil {
 		return p, s.masked(err, data)
 	}
-	if err := s.possible(have); err != nil {
+	if err := s.possible(have, data); err != nil {
 		return p, err
 	}
 	p.absent = have.Metadata.UID == ""
@@ -172,8 +172,9 @@ func (s *Secret) fits(data map[string][]byte) error {
 	return nil
 }
 
-// possible refuses what no apply can mend.
-func (s *Secret) possible(have object) error {
+// possible refuses what no apply can mend, now or at the next change.
+func (s *Secret) possible(have object, data map[string][]byte) error {
+	shared := have.shared(data)
 	switch {
 	case have.Metadata.UID == "":
 		return nil
@@ -183,6 +184,8 @@ func (s *Secret) possible(have object) error {
 		return fmt.Errorf("kubernetes: %s has type %q, which cannot be changed, and the configuration says %q; set type to that, or delete the Secret", s.what(), have.Type, s.kind())
 	case have.Metadata.Deletion != "":
 		return fmt.Errorf("kubernetes: %s is being deleted, and waits for a finalizer; it is written anew once it is gone", s.what())
+	case len(shared) > 0 && !s.Force: // with the same value this is no conflict yet: it would be one in the midst of a rotation
+		return fmt.Errorf("kubernetes: %s: %s", s.what(), owned(shared))
 	}
 	return nil
 }
@@ -325,6 +328,27 @@ func (o object) holds(data map[string][]byte) bool {
 		}
 	}
 	return true
+}
+
+// shared gives keys of data that somebody else manages, too.
+func (o object) shared(data map[string][]byte) (found []Conflict) {
+	for _, m := range o.Metadata.Managed {
+		if m.Manager == Manager && m.Operation == "Apply" || m.Subresource != "" {
+			continue
+		}
+		var fields struct {
+			Data map[string]any `json:"f:data"`
+		}
+		if json.Unmarshal(m.Fields, &fields) != nil {
+			continue
+		}
+		for _, k := range slices.Sorted(maps.Keys(data)) {
+			if _, ok := fields.Data["f:"+k]; ok {
+				found = append(found, Conflict{Manager: m.Manager, Field: "data." + k})
+			}
+		}
+	}
+	return found
 }
 
 // own gives the keys that are the sidecar's in data, labels and annotations, sorted.

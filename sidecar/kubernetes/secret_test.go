@@ -95,7 +95,10 @@ func TestSecretThatSomebodyElseManages(t *testing.T) {
 	if string(c.live("metrics-auth").Data["token"]) != "theirs" {
 		t.Error("it was overwritten")
 	}
+	_, err = bring(t.Context(), s, texts("token", "theirs")) // which would be a conflict only once it changes
+	refuses(t, err, `data.token is managed by "their-pipeline"`, "set force = true")
 	s.Force = true
+	c.brings(s, true, texts("token", "theirs"))
 	c.brings(s, true, texts("token", canary))
 	if string(c.live("metrics-auth").Data["token"]) != canary {
 		t.Error("it was not taken over")
