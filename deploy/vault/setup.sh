@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Sets up in Vault what sidecars in Kubernetes log in by. See usage below, or --help.
+set -euo pipefail -f # a name is never a pattern of files
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+usage() {
+	cat <<'TEXT'
+usage: setup.sh [flags]
+
+Writes a policy for each workload and one for operators, enables Vault's kubernetes method, and makes a role for each
+workload, by which pods with the service account of the workload's name log in. It uses the vault command, and so
+VAULT_ADDR and the token that you have logged in with. To run it again changes only what is not as it should be.
+
+  --namespace=NS[,NS]         namespaces of Kubernetes that the workloads run in; required
+  --workloads=NAME[,NAME]     default: api,agents,web,prometheus; each has its policies/NAME.hcl (reencryptor has, too)
+  --service-account=W=NAME    the service account of a workload, where it is not called as the workload; any number of times
+  --kubernetes-host=URL       how Vault reaches the API server; default: https://kubernetes.default.svc, for a Vault in the
+                              cluster; a method that is configured already stays so without this flag
+  --kubernetes-ca=FILE        certificate of the API server's authority; default: that of Vault's own pod
+  --reviewer-token=FILE       token that may review others (system:auth-delegator); default: that of Vault's own pod
+  --audience=NAME             of the tokens that sidecars log in with; default: vault
+  --token-ttl=DURATION        of Vault's tokens; default: 1h
+  --mount=PATH                where the engine is mounted; default: hyvve. Policies are called PATH-NAME
+  --auth-mount=PATH           where the kubernetes method is mounted; default: kubernetes
+  --auth-plugin=NAME          name of the method in Vault's plugin catalog; default: kubernetes
+  --dry-run                   say what would be done, without asking Vault
+  --help
+TEXT
+}
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+namespaces= workloads=api,agents,web,prometheus host= ca= reviewer= audience=vault ttl=1h mount=hyvve auth=kubernetes plugin=kubernetes dry=
+declare -A accounts=()
+
+for arg in "$@"; do
+	value=${arg#*=}
+	case $arg in
+	--help | -h) usage; exit ;;
+	--dry-run) dry=yes ;;
+	--namespace=* | --namespaces=*) namespaces=$value ;;
+	--workloads=*) workloads=$value ;;
+	--service-account=*=*) accounts[${value%%=*}]=${value#*=} ;;
+	--service-account=*) fail "--service-account=$value: write WORKLOAD=NAME" ;;
+	--kubernetes-host=*) host=$value ;;
+	--kubernetes-ca=*) ca=$value ;;
+	--reviewer-token=*) reviewer=$value ;;
+	--audience=*) audience=$value ;;
+	--token-ttl=*) ttl=$value ;;
+	--mount=*) mount=${value%/} ;;
+	--auth-mount=*) auth=${value%/} ;;
+	--auth-plugin=*) plugin=$value ;;
+	*) fail "$arg is no flag of this script, or lacks its value after \"=\"; --help lists them" ;;
+	esac
+done
+
+# What is wrong is said before anything is changed ------------------------------------------------------------------
+
+matches() { [[ $1 =~ $2 ]] || fail "$3"; }
+
+name='^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$'
+path='^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$'
+[ -n "$namespaces" ] || fail "--namespace is missing; name the namespaces that the workloads run in"
+for n in ${namespaces//,/ }; do matches "$n" "$name" "--namespace: \"$n\" is no name of a namespace"; done
+[ -n "${workloads//,/}" ] || fail "--workloads is empty; leave it out for all of them"
+for w in ${workloads//,/ }; do
+	matches "$w" "$name" "--workloads: \"$w\" is no name of a workload"
+	[ "$w" != operator ] && [ -f "$here/policies/$w.hcl" ] ||
+		fail "--workloads: there is no policy for \"$w\"; copy policies/api.hcl to policies/$w.hcl, and write $w in place of api in it"
+done
+for w in "${!accounts[@]}"; do
+	[[ ,$workloads, == *,$w,* ]] || fail "--service-account=$w=${accounts[$w]}: $w is none of --workloads=$workloads"
+	matches "${accounts[$w]}" "$name" "--service-account: \"${accounts[$w]}\" is no name of a service account"
+done
+matches "$mount" "$path" "--mount: \"$mount\" is no path of an engine"
+matches "$auth" "$path" "--auth-mount: \"$auth\" is no path of a method; write it without auth/"
+[[ $auth != auth/* ]] || fail "--auth-mount: \"$auth\": write it without auth/"
+matches "$audience" '^[^[:space:],]+$' "--audience: \"$audience\" is no audience"
+matches "$plugin" '^[A-Za-z0-9_-]+$' "--auth-plugin: \"$plugin\" is no name of a plugin"
+matches "$ttl" '^[1-9][0-9]*[smh]?$' "--token-ttl: \"$ttl\" is no duration; write it as in 30m or 1h"
+[ -z "$host" ] || matches "$host" '^https?://[^/@[:space:]]+/?$' "--kubernetes-host: \"$host\" is no URL of an API server"
+[ -n "$host" ] || [ -z "$ca$reviewer" ] || fail "--kubernetes-ca and --reviewer-token belong to --kubernetes-host, which is missing"
+for f in "$ca" "$reviewer"; do [ -z "$f" ] || [ -r "$f" ] || fail "$f cannot be read; it was named by --kubernetes-ca or --reviewer-token"; done
+
+run() {
+	if [ -n "$dry" ]; then
+		printf '  vault'
+		printf ' %q' "$@"
+		printf '\n'
+		[ "${!#}" != - ] || sed 's/^/  | /'
+	else
+		vault "$@" >/dev/null || fail "vault $1 $2 has failed; above is why. What was done before stays; run this again when it is mended"
+	fi
+}
+
+if [ -z "$dry" ]; then
+	command -v vault >/dev/null || fail "there is no vault command; install it, or have it on PATH"
+	vault token lookup >/dev/null || fail "Vault does not know who you are; set VAULT_ADDR, and log in (vault login) as somebody who may write policies and auth methods"
+fi
+
+# Policies ----------------------------------------------------------------------------------------------------------
+
+# policy gives the text of one, for the engine where it is mounted.
+policy() { sed "s#^path \"hyvve/#path \"$mount/#" "$here/policies/$1.hcl"; }
+
+prefix=${mount//\//-}
+for p in ${workloads//,/ } operator; do
+	if [ -z "$dry" ] && [ "$(vault policy read "$prefix-$p" 2>/dev/null)" = "$(policy "$p")" ]; then
+		say "policy $prefix-$p is as it should be"
+		continue
+	fi
+	say "writing policy $prefix-$p"
+	policy "$p" | run policy write "$prefix-$p" -
+done
+
+# The method --------------------------------------------------------------------------------------------------------
+
+configured=
+if [ -n "$dry" ]; then
+	say "enabling auth/$auth, if it is not"
+	run auth enable -path="$auth" "$plugin"
+else
+	methods=$(vault auth list -format=json) || fail "the auth methods cannot be listed; above is why"
+	if grep -q "^  \"$auth/\": {" <<<"$methods"; then
+		type=$(vault read -field=type "sys/auth/$auth")
+		[ "$type" = "$plugin" ] || fail "auth/$auth is there, and is of type $type, not $plugin; choose another path by --auth-mount, or name the plugin by --auth-plugin"
+		say "auth/$auth is enabled"
+		! vault read "auth/$auth/config" >/dev/null 2>&1 || configured=yes
+	else
+		say "enabling auth/$auth"
+		run auth enable -path="$auth" "$plugin"
+	fi
+fi
+
+if [ -n "$configured" ] && [ -z "$host" ]; then
+	say "auth/$auth stays configured as it is, since there is no --kubernetes-host"
+else
+	settings=(kubernetes_host="${host:-https://kubernetes.default.svc}")
+	[ -z "$ca" ] || settings+=(kubernetes_ca_cert=@"$ca")
+	[ -z "$reviewer" ] || settings+=(token_reviewer_jwt=@"$reviewer")
+	# With either of its own, Vault must not look for those of a pod that it may not run in.
+	[ -z "$ca$reviewer" ] || settings+=(disable_local_ca_jwt=true)
+	say "configuring auth/$auth for ${host:-https://kubernetes.default.svc}"
+	run write "auth/$auth/config" "${settings[@]}"
+fi
+
+# Roles -------------------------------------------------------------------------------------------------------------
+
+for w in ${workloads//,/ }; do
+	account=${accounts[$w]:-$w}
+	say "writing role $w of auth/$auth: service account $account of $namespaces, policy $prefix-$w"
+	run write "auth/$auth/role/$w" bound_service_account_names="$account" bound_service_account_namespaces="$namespaces" \
+		audience="$audience" token_policies="$prefix-$w" token_ttl="$ttl"
+done
+say "done; give the policy $prefix-operator to those who rotate"

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+locals {
+  prefix = replace(var.mount, "/", "-")
+
+  # The files that setup.sh writes, too.
+  policies = {
+    for name in concat(keys(var.workloads), ["operator"]) :
+    "${local.prefix}-${name}" => replace(file("${path.module}/../policies/${name}.hcl"), "/(?m)^path \"hyvve\\//", "path \"${var.mount}/")
+  }
+
+  roles = {
+    for name, account in var.workloads : name => {
+      account = coalesce(account, name)
+      policy  = "${local.prefix}-${name}"
+    }
+  }
+}
