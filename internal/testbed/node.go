@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -35,10 +36,12 @@ type Node struct {
 	pid        int // of the first process inside, as it is called here
 	network    network
 	containerd string // its socket
-	exposed    map[int]bool
+
+	mu      sync.Mutex
+	exposed map[int]bool
 }
 
-// CanRunNode says what is missing for a Node; nil: nothing.
+// CanRunNode says what this machine lacks for a Node; nil: nothing.
 func CanRunNode() error {
 	if os.Geteuid() != 0 {
 		return errors.New("it takes root")
@@ -48,10 +51,21 @@ func CanRunNode() error {
 			return fmt.Errorf("the program %s is missing (Debian's packages util-linux, mount and bash)", name)
 		}
 	}
-	trial := exec.Command("unshare", "--net", "--mount", "--pid", "--ipc", "--fork", "--mount-proc", "--propagation=private", "mount", "-t", "tmpfs", "tmpfs", "/run")
-	if out, err := trial.CombinedOutput(); err != nil {
-		return fmt.Errorf("the kernel lets us have no namespaces of our own: %w: %s", err, strings.TrimSpace(string(out)))
+	busybox, err := kubernetesTool("busybox")
+	if err != nil {
+		return err
 	}
+	trial := exec.Command(nodeScript(), "--check", busybox)
+	trial.Env = nodeEnvironment("/")
+	if out, err := trial.CombinedOutput(); err != nil {
+		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+		return fmt.Errorf("%s (%w)", lines[len(lines)-1], err)
+	}
+	return canGroup()
+}
+
+// canGroup tries whether cgroups can be made.
+func canGroup() error {
 	groups := "/sys/fs/cgroup/memory"
 	if exists("/sys/fs/cgroup/cgroup.controllers") {
 		groups = "/sys/fs/cgroup"
@@ -61,6 +75,20 @@ func CanRunNode() error {
 		return fmt.Errorf("cgroups cannot be made: %w", err)
 	}
 	return os.Remove(probe)
+}
+
+func nodeScript() string { return filepath.Join(Repo(), "scripts", "node") }
+
+// nodeEnvironment lets what runs inside find what setup unpacked.
+func nodeEnvironment(home string) []string {
+	root := Tool("tools", "kubernetes-root")
+	libraries, _ := filepath.Glob(filepath.Join(root, "usr/lib/*-linux-gnu")) // where Debian puts those of this machine
+	return []string{
+		"PATH=" + strings.Join([]string{
+			filepath.Join(root, "usr/bin"), filepath.Join(root, "usr/sbin"), Tool("tools", "kubernetes"), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		}, ":"),
+		"LD_LIBRARY_PATH=" + strings.Join(libraries, ":"), "HOME=" + home,
+	}
 }
 
 // Node starts a cluster and waits until its node takes pods.
@@ -96,7 +124,7 @@ func (n *Node) hold(ctx context.Context, b *Bed) error {
 	}
 	n.name = fmt.Sprintf("hyvve-node-%s-%d", randomHex(3), os.Getpid())
 	n.keeper, err = b.start(spec{
-		name: filepath.Base(n.dir), path: filepath.Join(Repo(), "scripts", "node"), args: []string{n.dir, n.name, busybox},
+		name: filepath.Base(n.dir), path: nodeScript(), args: []string{n.dir, n.name, busybox},
 		env: os.Environ(), dir: n.dir, stopSignal: syscall.SIGTERM, dieSignal: syscall.SIGTERM,
 	})
 	if err != nil {
@@ -133,24 +161,12 @@ func firstInside(keeper int) (int, error) {
 // inside lets a part run in the node's namespaces.
 func (n *Node) inside(s spec) spec {
 	s.args = append([]string{"--target=" + strconv.Itoa(n.pid), "--net", "--mount", "--pid", "--ipc", "--wd=" + n.dir, "--", s.path}, s.args...)
-	s.path = "nsenter"
+	s.path, s.entered = "nsenter", true
 	if path, err := exec.LookPath("nsenter"); err == nil {
 		s.path = path
 	}
-	root := Tool("tools", "kubernetes-root")
-	s.env = append([]string{
-		"PATH=" + strings.Join([]string{
-			filepath.Join(root, "usr/bin"), filepath.Join(root, "usr/sbin"), Tool("tools", "kubernetes"), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		}, ":"),
-		"LD_LIBRARY_PATH=" + libraries(root), "HOME=" + n.dir,
-	}, s.env...)
+	s.env = append(nodeEnvironment(n.dir), s.env...)
 	return s
-}
-
-// libraries are where Debian puts those of this machine.
-func libraries(root string) string {
-	all, _ := filepath.Glob(filepath.Join(root, "usr/lib/*-linux-gnu"))
-	return strings.Join(all, ":")
 }
 
 // reach makes the API server reachable from here.
@@ -167,6 +183,8 @@ func (n *Node) reach(ctx context.Context) error {
 
 // Expose lets pods reach a loopback port of this machine at the same port of NodeAddress, which it gives.
 func (n *Node) Expose(port int) (host string, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if n.exposed[port] {
 		return NodeAddress, nil
 	}
@@ -184,10 +202,13 @@ func (n *Node) Expose(port int) (host string, err error) {
 func (n *Node) Transport() http.RoundTripper {
 	return &http.Transport{
 		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
-			return n.network.dial(ctx, address)
-		},
+		DialContext:       func(ctx context.Context, _, address string) (net.Conn, error) { return n.Dial(ctx, address) },
 	}
+}
+
+// Dial connects to a pod or a Service by its address.
+func (n *Node) Dial(ctx context.Context, address string) (net.Conn, error) {
+	return n.network.dial(ctx, address)
 }
 
 // nodePatience is for a machine with two busy processors.

@@ -46,7 +46,7 @@ func (n *Node) partClient(name string, organizations ...string) (string, error) 
 }
 
 const containerdConfig = `version = 2
-root  = "%[1]s/containerd/root"
+root  = "/run/containerd-root"
 state = "/run/containerd"
 oom_score = 0
 [grpc]

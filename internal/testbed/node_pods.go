@@ -73,6 +73,20 @@ func (n *Node) Pods(ctx context.Context, namespace, selector string) ([]Pod, err
 	return pods, nil
 }
 
+// PodIP gives a pod's address.
+func (n *Node) PodIP(ctx context.Context, namespace, pod string) (string, error) {
+	var answer struct {
+		Status struct{ PodIP string }
+	}
+	if err := n.Do(ctx, http.MethodGet, "/api/v1/namespaces/"+namespace+"/pods/"+pod, nil, &answer); err != nil {
+		return "", err
+	}
+	if answer.Status.PodIP == "" {
+		return "", fmt.Errorf("pod %s has no address yet", pod)
+	}
+	return answer.Status.PodIP, nil
+}
+
 // Logs gives what a container has said.
 func (n *Node) Logs(ctx context.Context, namespace, pod, container string) (string, error) {
 	return n.Kubectl(ctx, "", "-n", namespace, "logs", pod, "-c", container)

@@ -36,6 +36,7 @@ type process struct {
 	log        string // path of what it prints
 	cmd        *exec.Cmd
 	stopSignal syscall.Signal
+	entered    bool
 	done       chan struct{} // closed when it has ended
 	err        error         // of its end; read after done
 }
@@ -51,6 +52,7 @@ type spec struct {
 	user       *account       // nil: as we are
 	stopSignal syscall.Signal // asks it to end
 	dieSignal  syscall.Signal // sent by the kernel when we are gone
+	entered    bool           // path is nsenter, and the part is its child
 }
 
 // account is the user that a server runs as.
@@ -103,7 +105,7 @@ func (s spec) command(ctx context.Context) *exec.Cmd {
 
 // start starts a part with its output in a file of the bed.
 func (b *Bed) start(s spec) (*process, error) {
-	p := &process{name: s.name, log: filepath.Join(b.Dir, s.name+".log"), stopSignal: s.stopSignal, done: make(chan struct{})}
+	p := &process{name: s.name, log: filepath.Join(b.Dir, s.name+".log"), stopSignal: s.stopSignal, entered: s.entered, done: make(chan struct{})}
 	output, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.name, err)
@@ -178,8 +180,8 @@ func (p *process) stop(patience time.Duration) error {
 		return nil
 	default:
 	}
-	_ = p.cmd.Process.Signal(p.stopSignal)
-	_ = p.cmd.Process.Signal(syscall.SIGCONT) // one that stands still would not notice
+	_ = p.signal(p.stopSignal)
+	_ = p.signal(syscall.SIGCONT) // one that stands still would not notice
 	select {
 	case <-p.done:
 		return nil
@@ -187,6 +189,16 @@ func (p *process) stop(patience time.Duration) error {
 	}
 	p.kill()
 	return nil
+}
+
+// signal sends one to the part itself: nsenter passes none on, and goes on until its child has ended.
+func (p *process) signal(s syscall.Signal) error {
+	if p.entered {
+		if below, err := children(p.cmd.Process.Pid); err == nil && len(below) == 1 {
+			return syscall.Kill(below[0], s)
+		}
+	}
+	return p.cmd.Process.Signal(s)
 }
 
 // kill ends the part as a crash would, with its process group.
@@ -197,10 +209,10 @@ func (p *process) kill() {
 
 // pause makes the part stand still, as a partition of the network would make it seem: the kernel goes on accepting
 // connections for it, and nobody answers.
-func (p *process) pause() error { return p.cmd.Process.Signal(syscall.SIGSTOP) }
+func (p *process) pause() error { return p.signal(syscall.SIGSTOP) }
 
 // resume lets it go on.
-func (p *process) resume() error { return p.cmd.Process.Signal(syscall.SIGCONT) }
+func (p *process) resume() error { return p.signal(syscall.SIGCONT) }
 
 func (p *process) running() bool {
 	select {

@@ -4,30 +4,100 @@ package pods
 
 import (
 	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
 )
 
-// host is what a kubelet and containerd change of a machine, if they are let.
+const held = `
+apiVersion: v1
+kind: Pod
+metadata: {name: held, namespace: default}
+spec:
+  volumes: [{name: memory, emptyDir: {medium: Memory}}]
+  containers:
+  - name: app
+    image: ` + busyboxImage + `
+    command: [/busybox, sleep, "1000000"]
+    volumeMounts: [{name: memory, mountPath: /memory}]
+`
+
+// hold starts a node with a pod, says its bed's directory, and closes it when its standard input ends.
+func hold() error {
+	ctx := context.Background()
+	bed, err := testbed.New("held", nil)
+	if err != nil {
+		return err
+	}
+	n, err := bed.Node(ctx)
+	if err != nil {
+		return err
+	}
+	if err := buildBusybox(ctx, n); err != nil {
+		return err
+	}
+	if err := n.Apply(ctx, held); err != nil {
+		return err
+	}
+	if _, err := n.Kubectl(ctx, "", "wait", "--for=condition=Ready", "pod/held", "--timeout=120s"); err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stdout, bed.Dir)
+	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
+		return err
+	}
+	return bed.Close()
+}
+
+// kernelParameters are what a kubelet, kube-proxy or a network plugin sets, if it is let.
+var kernelParameters = []string{
+	"vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes",
+	"net/ipv4/ip_forward", "net/ipv4/conf/all/forwarding", "net/ipv4/conf/all/route_localnet", "net/ipv4/conf/all/arp_ignore", "net/ipv4/vs/conntrack",
+	"net/bridge/bridge-nf-call-iptables", "net/netfilter/nf_conntrack_max", "net/netfilter/nf_conntrack_tcp_timeout_established", "net/netfilter/nf_conntrack_tcp_timeout_close_wait",
+}
+
+// host is what of a machine a cluster changes, if it is let: kernel parameters, directories, mounts, network devices and routes,
+// groups of processes.
 func host(t *testing.T) map[string]string {
 	t.Helper()
 	seen := map[string]string{}
-	for _, name := range []string{
-		"vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes", "net/ipv4/ip_forward",
-	} {
-		text, err := os.ReadFile(filepath.Join("/proc/sys", name))
+	for _, name := range kernelParameters {
+		text, _ := os.ReadFile(filepath.Join("/proc/sys", name)) // not every kernel has each
+		seen[name] = string(text)
+	}
+	for _, path := range []string{"/var/lib/kubelet", "/var/lib/cni", "/var/lib/containerd", "/run/containerd", "/run/netns", "/var/log/containers", "/var/log/pods", "/etc/cni", "/opt/cni"} {
+		entries, err := os.ReadDir(path)
+		seen[path] = fmt.Sprint(entries, os.IsNotExist(err))
+	}
+	for _, path := range []string{"/proc/self/mounts", "/proc/net/route", "/proc/modules"} {
+		text, _ := os.ReadFile(path)
+		seen[path] = string(text)
+	}
+	devices, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, device := range devices {
+		seen["devices"] += device.Name + " " + device.Flags.String() + "\n"
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup/*/*/", "/sys/fs/cgroup/*/"} {
+		groups, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
 		}
-		seen[name] = strings.TrimSpace(string(text))
-	}
-	for _, path := range []string{"/var/lib/kubelet", "/var/lib/cni", "/run/containerd", "/var/log/containers", "/var/log/pods", "/etc/cni"} {
-		_, err := os.Stat(path)
-		seen[path] = strconv.FormatBool(err == nil)
+		groups = slices.DeleteFunc(groups, func(group string) bool { return strings.Contains(group, "/hyvve-") }) // leftOf looks for ours
+		seen["groups "+pattern] = strings.Join(groups, "\n")
 	}
 	return seen
 }
@@ -66,13 +136,51 @@ func leftOf(t *testing.T, pid int, dir string) (left []string) {
 // A node leaves nothing behind and changes nothing of its machine, also when the process that has started it is killed.
 func TestNothingIsLeft(t *testing.T) {
 	needsNode(t)
-	before := host(t)
+	for name, end := range map[string]func(*exec.Cmd, io.Closer) error{
+		"closed": func(holder *exec.Cmd, input io.Closer) error {
+			_ = input.Close()
+			return holder.Wait()
+		},
+		"killed": func(holder *exec.Cmd, _ io.Closer) error {
+			if err := holder.Process.Kill(); err != nil {
+				return err
+			}
+			_ = holder.Wait()
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := host(t)
+			holder, input, dir := startHolder(t)
+			if left := leftOf(t, holder.Process.Pid, dir); len(left) < 10 {
+				t.Fatalf("of a node that runs, no more is to be seen than %q: this test sees nothing", left)
+			}
+			compare(t, "while a node runs", before, host(t))
+			if err := end(holder, input); err != nil {
+				t.Fatal(err)
+			}
+			await(t, "all of the node to be gone", func() bool { return len(leftOf(t, holder.Process.Pid, dir)) == 0 })
+			compare(t, "afterwards", before, host(t))
+			if _, err := os.Stat(dir); name == "closed" && !os.IsNotExist(err) {
+				t.Errorf("%s is still there (%v)", dir, err)
+			}
+		})
+	}
+}
+
+// startHolder lets this binary hold a node, in a process of its own.
+func startHolder(t *testing.T) (holder *exec.Cmd, input io.Closer, dir string) {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	holder := exec.Command(self)
+	holder = exec.Command(self)
 	holder.Env, holder.Stderr = append(os.Environ(), holding+"=1"), os.Stderr
+	input, err = holder.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	out, err := holder.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -81,32 +189,18 @@ func TestNothingIsLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
-	dir := strings.TrimSpace(line)
-	if err != nil || dir == "" {
+	if dir = strings.TrimSpace(line); err != nil || dir == "" {
 		t.Fatalf("the holder says %q (%v)", line, err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if len(leftOf(t, holder.Process.Pid, dir)) < 5 {
-		t.Fatal("nothing is to be seen of a node that runs: this test sees nothing")
-	}
-	if now := host(t); !same(before, now) {
-		t.Errorf("while a node runs, the machine is %v, and was %v", now, before)
-	}
-	if err := holder.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = holder.Wait()
-	await(t, "a killed node to be gone", func() bool { return len(leftOf(t, holder.Process.Pid, dir)) == 0 })
-	if now := host(t); !same(before, now) {
-		t.Errorf("afterwards the machine is %v, and was %v", now, before)
-	}
+	return holder, input, dir
 }
 
-func same(a, b map[string]string) bool {
-	for name, value := range a {
-		if b[name] != value {
-			return false
+func compare(t *testing.T, when string, before, now map[string]string) {
+	t.Helper()
+	for _, name := range slices.Sorted(maps.Keys(before)) {
+		if before[name] != now[name] {
+			t.Errorf("%s, %s is\n%s\nand was\n%s", when, name, now[name], before[name])
 		}
 	}
-	return len(a) == len(b)
 }

@@ -15,13 +15,16 @@ import (
 // Variables of the environment.
 const (
 	switchedOn = "HYVVE_PODS"       // set by scripts/test-k8s
-	holding    = "HYVVE_PODS_HOLDS" // set by a test: hold a node until killed
+	holding    = "HYVVE_PODS_HOLDS" // set by a test: hold a node
 )
 
 func TestMain(m *testing.M) {
 	if os.Getenv(holding) != "" {
-		fmt.Fprintln(os.Stderr, hold())
-		os.Exit(1)
+		if err := hold(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
 	}
 	if os.Getenv(switchedOn) != "" {
 		if err := testbed.CanRunNode(); err != nil {
@@ -30,19 +33,6 @@ func TestMain(m *testing.M) {
 		}
 	}
 	testbed.Main(m)
-}
-
-// hold starts a node, says its bed's directory, and goes on for ever.
-func hold() error {
-	bed, err := testbed.New("held", nil)
-	if err != nil {
-		return err
-	}
-	if _, err := bed.Node(context.Background()); err != nil {
-		return err
-	}
-	fmt.Fprintln(os.Stdout, bed.Dir)
-	select {}
 }
 
 // node gives the cluster, and a namespace of the test's own.
@@ -57,4 +47,10 @@ func needsNode(t *testing.T) {
 	if os.Getenv(switchedOn) == "" {
 		t.Skip("in pods: run by \"make test-k8s\", which .ci/run runs, too")
 	}
+}
+
+const busyboxImage = "registry.local/busybox:1"
+
+func buildBusybox(ctx context.Context, n *testbed.Node) error {
+	return n.BuildImage(ctx, busyboxImage, testbed.Tool("tools", "kubernetes-root", "bin", "busybox"))
 }
