@@ -69,6 +69,7 @@ type Agent struct {
 	bad         int           // failed ones in a row
 	faults      int           // of rendering and reloading, in a row
 	loaded      string        // etag of the bundle that the workload is known to have loaded
+	judged      bool          // there was a verdict since the start
 	healthy     bool
 	reason      string // why not
 
@@ -270,7 +271,7 @@ func (a *Agent) runOnce(ctx context.Context) error {
 			return err
 		}
 	}
-	if a.dirty {
+	if a.dirty && !a.undecided() {
 		if err := a.report(ctx); err != nil || a.stale {
 			return err
 		}
@@ -372,7 +373,7 @@ func (a *Agent) wait(ctx context.Context) error {
 			return w.err
 		case <-a.nextCheck.C:
 			a.judge(ctx)
-			if a.publish(); a.dirty {
+			if a.publish(); a.dirty && !a.undecided() {
 				return nil
 			}
 		case <-a.nextSight.C:

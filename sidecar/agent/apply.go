@@ -111,7 +111,7 @@ func (a *Agent) sayWhatIsOnDisk() {
 
 // fault is reported; what failed is done again after a while, which grows.
 func (a *Agent) fault(what string, err error) {
-	a.healthy, a.reason, a.dirty = false, a.mask(what+": "+err.Error()), true
+	a.judged, a.healthy, a.reason, a.dirty = true, false, a.mask(what+": "+err.Error()), true
 	a.log.Error("instance is not healthy", "what", what, "error", a.mask(err.Error()))
 	a.faults++
 	schedule(a.retry, max(backoff(a.faults), retryAfter(err)))
@@ -254,8 +254,8 @@ func (a *Agent) doubt(err error) (verdict bool) {
 		a.log.Info("a check of the workload failed", "error", reason, "failures", a.bad, "of", a.config.Failures)
 		return false
 	}
-	if a.healthy || a.reason != reason {
-		a.healthy, a.reason, a.dirty = false, reason, true
+	if a.healthy || !a.judged || a.reason != reason {
+		a.judged, a.healthy, a.reason, a.dirty = true, false, reason, true
 		a.log.Warn("workload is not healthy", "error", reason)
 	}
 	return true
@@ -268,5 +268,5 @@ func (a *Agent) accept() {
 		a.log.Info("workload is healthy", "etag", a.rendered)
 		a.dirty = true
 	}
-	a.healthy, a.reason, a.loaded = true, "", a.bundle.Etag
+	a.judged, a.healthy, a.reason, a.loaded = true, true, "", a.bundle.Etag
 }

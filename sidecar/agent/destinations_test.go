@@ -214,7 +214,12 @@ func TestSidecarIsKilledBetweenSecretAndRestart(t *testing.T) {
 	testkit.Until(t, "the restart is begun", func() bool { return p.generation() == before+1 })
 	again.stop() // in the midst of the rollout
 	last := p.agentOf(r, "")
-	last.await("the second bundle is loaded", loaded("etag-2-0"))
+	last.await("the second bundle is loaded", func(report map[string]any) bool {
+		if report["healthy"] == false {
+			t.Errorf("a sidecar in the midst of a rollout gives a verdict, which would pause a rotation: %v", report)
+		}
+		return loaded("etag-2-0")(report)
+	})
 	if got := p.reads(); got[canary+"-2"] != 2 || len(got) != 1 || p.generation() != before+1 {
 		t.Errorf("pods have read %v, after %d restarts", got, p.generation()-before)
 	}

@@ -102,7 +102,7 @@ func (a *Agent) adopt(c change) {
 // forget leaves nothing of an instance to the next one, but what is to be masked.
 func (a *Agent) forget() {
 	a.have, a.before, a.copies = false, a.bundle, copies{begun: time.Now()}
-	a.loaded, a.healthy, a.reason = "", false, ""
+	a.loaded, a.judged, a.healthy, a.reason = "", false, false, ""
 	for _, t := range []*time.Timer{a.retry, a.nextCheck, a.leaseAge} {
 		schedule(t, 0)
 	}
