@@ -12,9 +12,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/lastgood"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 )
 
@@ -261,4 +263,42 @@ func TestSecretOfOthersIsReported(t *testing.T) {
 	}
 	r.stop()
 	p.agentOf(r, "force = true").await("the Secret is taken over", loaded("etag-1-0"))
+}
+
+// What others change is found out: a pod template that was replaced, and a Secret that may have been read with another value.
+func TestDestinationsThatOthersChange(t *testing.T) {
+	p := play(t)
+	r := p.agentOf(nil, "force = true")
+	r.await("the first bundle is loaded", loaded("etag-1-0"))
+	settled := func() bool { s := r.state(); return s.Loaded && s.Healthy && s.Rollout.Old == 0 }
+	before := p.generation()
+	p.must(p.Patch(t.Context(), "/apis/apps/v1/namespaces/monitoring/deployments/prometheus", "application/merge-patch+json", []byte(`{"spec":{"template":{"metadata":{"annotations":null}}}}`), nil))
+	testkit.Until(t, "pods are restarted once more", func() bool { return p.generation() == before+2 })
+	testkit.Until(t, "that is over", settled)
+	p.must(p.Patch(t.Context(), "/api/v1/namespaces/monitoring/secrets/metrics-auth", "application/merge-patch+json", []byte(`{"data":{"token":"eA=="}}`), nil))
+	testkit.Until(t, "pods are restarted for the Secret", func() bool { return p.generation() == before+3 })
+	testkit.Until(t, "that is over", func() bool {
+		got := p.reads()
+		return got[canary+"-1"] == 2 && len(got) == 1 && settled()
+	})
+}
+
+// A last-good copy that is older than what the Secret holds is not used.
+func TestCopyThatIsOlderThanTheSecret(t *testing.T) {
+	p := play(t)
+	r := p.agentOf(nil, "")
+	r.await("the first bundle is loaded", loaded("etag-1-0"))
+	old, err := r.agent.engine.Creds(t.Context(), "api", "api-1")
+	p.must(err)
+	stored := time.Now()
+	r.fake.change(func() { r.fake.version = 2 })
+	r.await("the second bundle is loaded", loaded("etag-2-0"))
+	r.stop()
+	err = r.agent.notBehind(t.Context(), lastgood.Copy{Bundle: old, Stored: stored})
+	if err == nil || !strings.Contains(err.Error(), "monitoring/metrics-auth was written after the copy") {
+		t.Errorf("an older copy: %v", err)
+	}
+	if err := r.agent.notBehind(t.Context(), lastgood.Copy{Bundle: old, Stored: time.Now()}); err != nil {
+		t.Errorf("a newer copy: %v", err)
+	}
 }

@@ -30,6 +30,9 @@ func full() State {
 		Vault: &Vault{Address: "https://vault:8200", Method: "approle", Up: true, Since: now.Add(-90 * time.Second)},
 		Etag:  "e", Keys: []Key{{Name: "TOKEN", Version: 3, Created: now.Add(-25 * time.Hour), Accepts: []int{3, 2}}, {Name: "URL", Version: 1}},
 		Changed: now.Add(-time.Hour), Reported: now.Add(-3 * time.Second),
+		Destinations: []Destination{{Name: "monitoring/a", Up: true, Written: now.Add(-time.Hour)}, {Name: "monitoring/b", Up: true}, {Name: "monitoring/c", Error: "403"}},
+		Rollout:      &Rollout{Name: "deployment/monitoring/prometheus", Pods: 5, Old: 2},
+
 		Reload:    &Reload{At: now.Add(-time.Hour), Took: 120 * time.Millisecond},
 		Sightings: []workload.Sighting{{Env: "TOKEN", Version: 2, Count: 4, Last: now.Add(-5 * time.Second), From: "10.0.0.7"}, {Env: "TOKEN", Version: 1, Count: 3, Last: now.Add(-time.Minute)}},
 		Work: []workload.WorkReport{
@@ -49,6 +52,10 @@ state      well
 vault      https://vault:8200, by approle, well for 1 min 30 s
 changed    1 h ago
 reported   3 s ago
+secret     monitoring/a, written 1 h ago
+secret     monitoring/b, as it was
+secret     monitoring/c, FAILS: 403
+rollout    deployment/monitoring/prometheus: 5 pods, 2 of them with an old value
 reload     1 h ago, took 120ms
 key        TOKEN version 3, 1 d 1 h old; accepts 3, 2
 key        URL version 1
@@ -98,6 +105,15 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("%v, %v", problems, err)
 	}
 	want := `
+# HELP hyvve_sidecar_destination_up Whether the last look at a Secret, or write of it, has succeeded.
+# TYPE hyvve_sidecar_destination_up gauge
+hyvve_sidecar_destination_up{destination="monitoring/a"} 1
+hyvve_sidecar_destination_up{destination="monitoring/b"} 1
+hyvve_sidecar_destination_up{destination="monitoring/c"} 0
+# HELP hyvve_sidecar_rollout_pods Pods of the workload that is restarted, by whether they hold what the Secrets hold now, at the last look.
+# TYPE hyvve_sidecar_rollout_pods gauge
+hyvve_sidecar_rollout_pods{rollout="deployment/monitoring/prometheus",state="new"} 3
+hyvve_sidecar_rollout_pods{rollout="deployment/monitoring/prometheus",state="old"} 2
 # HELP hyvve_sidecar_key_accepted_versions Number of versions of a key that are accepted.
 # TYPE hyvve_sidecar_key_accepted_versions gauge
 hyvve_sidecar_key_accepted_versions{key="TOKEN"} 2
@@ -120,7 +136,7 @@ hyvve_sidecar_vault_errors_total 1
 hyvve_sidecar_vault_up 0
 `
 	if err := testutil.GatherAndCompare(b.Registry(), strings.NewReader(want),
-		"hyvve_sidecar_key_accepted_versions", "hyvve_sidecar_key_created_timestamp_seconds", "hyvve_sidecar_proxy_old_requests",
+		"hyvve_sidecar_destination_up", "hyvve_sidecar_rollout_pods", "hyvve_sidecar_key_accepted_versions", "hyvve_sidecar_key_created_timestamp_seconds", "hyvve_sidecar_proxy_old_requests",
 		"hyvve_sidecar_reloads_total", "hyvve_sidecar_vault_errors_total", "hyvve_sidecar_vault_up"); err != nil {
 		t.Error(err)
 	}

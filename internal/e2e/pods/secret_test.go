@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -36,6 +37,7 @@ metadata: {name: hyvve-metrics}
 data:
   sidecar.hcl: |
     workload = "prometheus"
+    instance = "metrics-auth"
     vault {
       address = "http://%[1]s"
       auth "kubernetes" {
@@ -296,6 +298,25 @@ func (w *secretWorld) allRead() {
 	}
 }
 
+// resident is the memory of the sidecar, as it tells it itself.
+func (w *secretWorld) resident() (bytes float64) {
+	w.t.Helper()
+	pods, err := w.n.Pods(w.t.Context(), w.ns, "app=hyvve-metrics")
+	w.must(err)
+	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, "http://"+net.JoinHostPort(pods[0].IP, "9102")+"/metrics", http.NoBody)
+	w.must(err)
+	resp, err := (&http.Client{Transport: w.n.Transport()}).Do(req)
+	w.must(err)
+	defer resp.Body.Close() //nolint:errcheck // read only
+	text, err := io.ReadAll(resp.Body)
+	w.must(err)
+	_, rest, _ := strings.Cut(string(text), "\nprocess_resident_memory_bytes ")
+	number, _, _ := strings.Cut(rest, "\n")
+	bytes, err = strconv.ParseFloat(number, 64)
+	w.must(err)
+	return bytes
+}
+
 // rotate rotates the key, and calls meanwhile until it is done.
 func (w *secretWorld) rotate(meanwhile func()) {
 	w.t.Helper()
@@ -347,5 +368,8 @@ func TestSecretAndRolloutInPods(t *testing.T) {
 	if failed, refused := w.app.failed.Load(), w.app.refused.Load(); failed+refused > 0 {
 		t.Errorf("of %d scrapes %d failed, and the application has refused %d", w.app.served.Load(), failed, refused)
 	}
-	t.Logf("%d scrapes by pods, none failed", w.app.served.Load())
+	mb := w.resident() / 1e6
+	if t.Logf("%d scrapes by pods, none failed; the sidecar has %.1f MB resident", w.app.served.Load(), mb); mb > 20 {
+		t.Errorf("the sidecar has %.1f MB resident, which is more than 20", mb)
+	}
 }
