@@ -54,11 +54,11 @@ test: setup build ## Run every test, with the race detector, on real parts, then
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need neither a server nor what setup fetches
-	go test -race $$(go list ./... | grep -vE '/(deploy|internal/(e2e|testbed|bench|demo)|internal/kind/(postgres|redis)|sidecar/(reencrypt|login|render))(/|$$)')
+	go test -race $$(go list ./... | grep -vE '/(deploy|internal/(e2e|testbed|bench|demo)|internal/kind/(postgres|redis)|sidecar/(agent|inject|kubernetes|login|reencrypt|render))(/|$$)')
 
 .PHONY: test-e2e
 test-e2e: setup build ## Run the tests that do, all scenarios among them
-	go test -race -timeout 30m ./deploy/... ./internal/e2e/... ./internal/testbed/... ./internal/kind/postgres/... ./internal/kind/redis/... ./sidecar/reencrypt/... ./sidecar/login/... ./sidecar/render/...
+	go test -race -timeout 30m ./deploy/... ./internal/e2e/... ./internal/testbed/... ./internal/kind/postgres/... ./internal/kind/redis/... ./sidecar/agent/... ./sidecar/inject/... ./sidecar/kubernetes/... ./sidecar/login/... ./sidecar/reencrypt/... ./sidecar/render/...
 
 .PHONY: test-ha
 test-ha: setup build ## Kill a cluster's leader in each move, the plugin a hundred times, and do without Vault for ten minutes (some twenty minutes in all)

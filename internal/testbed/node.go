@@ -46,7 +46,7 @@ func CanRunNode() error {
 	if os.Geteuid() != 0 {
 		return errors.New("it takes root")
 	}
-	for _, name := range []string{"unshare", "nsenter", "mount", "bash"} {
+	for _, name := range []string{"unshare", "nsenter", "setpriv", "mount", "bash"} {
 		if _, err := exec.LookPath(name); err != nil {
 			return fmt.Errorf("the program %s is missing (Debian's packages util-linux, mount and bash)", name)
 		}
@@ -58,8 +58,11 @@ func CanRunNode() error {
 	trial := exec.Command(nodeScript(), "--check", busybox)
 	trial.Env = nodeEnvironment("/")
 	if out, err := trial.CombinedOutput(); err != nil {
-		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-		return fmt.Errorf("%s (%w)", lines[len(lines)-1], err)
+		lines := strings.Split(strings.TrimSpace(string(out)), "\n") // the last is ours, in words
+		if said := lines[len(lines)-1]; said != "" {
+			return errors.New(said)
+		}
+		return fmt.Errorf("trying that failed: %w", err)
 	}
 	return canGroup()
 }
