@@ -34,7 +34,7 @@ images: build ## Make container images of the sidecar, for amd64 and arm64, with
 	@for image in $(IMAGES); do \
 		for arch in $(IMAGE_ARCHS); do GOOS=linux GOARCH=$$arch $(GOBUILD) -o build/images/bin/$$arch/ ./sidecar/cmd/$$image || exit; done; \
 		build/bin/hyvve-images --name=hyvve/$$image:$(VERSION) --layout=build/images/$$image --output=build/images/"$${image}_{arch}.tar" \
-			--sbom=build/images/"$${image}_{arch}.spdx.json" $(if $(PUSH),--push=$(PUSH)/$$image) \
+			--sbom=build/images/"$${image}_{arch}.spdx.json" $(if $(PUSH),--push=$(PUSH)/hyvve/$$image) \
 			$(foreach arch,$(IMAGE_ARCHS),build/images/bin/$(arch)/$$image) || exit; \
 	done
 

@@ -82,6 +82,10 @@ func (o options) contents(b built) (v1.Layer, error) {
 	if err := t.put("/usr/local/bin/"+b.name, entry{content: b.content, mode: 0o755}); err != nil {
 		return nil, err
 	}
+	// For short, as the injector names the sidecar where it may not be found by PATH.
+	if err := t.put("/"+b.name, entry{link: "/usr/local/bin/" + b.name, mode: 0o777}); err != nil {
+		return nil, err
+	}
 	if err := t.put("/usr/share/sbom/"+b.name+".spdx.json", entry{content: b.sbom, mode: 0o644}); err != nil {
 		return nil, err
 	}

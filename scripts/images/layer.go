@@ -38,8 +38,8 @@ func (t tree) put(name string, e entry) error {
 		return fmt.Errorf("%q is not the absolute path of a file", name)
 	}
 	key := clean[1:]
-	if old, ok := t[key]; ok && (!old.dir || !e.dir) {
-		return fmt.Errorf("%s is in the image twice", clean)
+	if old, ok := t[key]; ok && !old.same(e) {
+		return fmt.Errorf("%s is in the image twice, and not the same", clean)
 	}
 	t[key] = e
 	for dir := path.Dir(key); dir != "."; dir = path.Dir(dir) {
@@ -51,6 +51,10 @@ func (t tree) put(name string, e entry) error {
 		}
 	}
 	return nil
+}
+
+func (e entry) same(o entry) bool {
+	return e.mode == o.mode && e.link == o.link && e.dir == o.dir && bytes.Equal(e.content, o.content)
 }
 
 // copy adds what HOST:PATH names, a file or all of a directory. Of modes, only whether they are for programs.

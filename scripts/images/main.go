@@ -20,8 +20,9 @@ import (
 const usage = `usage: hyvve-images --name=NAME:TAG [flags] BINARY…
 
 Makes an image of a static Linux binary; of several, one for each architecture, an index of images. An image is made from
-scratch and holds the binary, its software bill of materials (SPDX 2.3, /usr/share/sbom/) and nothing else: no shell, no
-CA certificates, no user database. It runs as user 65532. The same binary makes the same image, byte for byte.
+scratch and holds the binary (/usr/local/bin/NAME, and /NAME for short), its software bill of materials (SPDX 2.3,
+/usr/share/sbom/) and nothing else: no shell, no CA certificates, no user database. It runs as user 65532. The same binary
+makes the same image, byte for byte.
 
 Flags:
   --name=NAME:TAG        how the image is called

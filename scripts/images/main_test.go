@@ -137,12 +137,12 @@ func TestImageOfTheSidecar(t *testing.T) {
 		if h.Typeflag != tar.TypeDir {
 			all = append(all, name)
 		}
-		if h.Uid != 0 || h.Gid != 0 || h.ModTime.Unix() != 0 || h.Mode&0o022 != 0 {
+		if h.Uid != 0 || h.Gid != 0 || h.ModTime.Unix() != 0 || h.Typeflag != tar.TypeSymlink && h.Mode&0o022 != 0 {
 			t.Errorf("%s: owner %d:%d, mode %o, time %v", name, h.Uid, h.Gid, h.Mode, h.ModTime)
 		}
 	}
 	slices.Sort(all)
-	if want := []string{"/usr/local/bin/hyvve-sidecar", "/usr/share/sbom/hyvve-sidecar.spdx.json"}; !slices.Equal(all, want) {
+	if want := []string{"/hyvve-sidecar", "/usr/local/bin/hyvve-sidecar", "/usr/share/sbom/hyvve-sidecar.spdx.json"}; !slices.Equal(all, want) {
 		t.Errorf("files: %v; want %v", all, want)
 	}
 	want, err := os.ReadFile(binary)
@@ -183,7 +183,16 @@ func TestImageRuns(t *testing.T) {
 		if h.Typeflag == tar.TypeDir {
 			continue
 		}
+		if err := os.MkdirAll(root, 0o755); err != nil {
+			t.Fatal(err)
+		}
 		target := filepath.Join(root, name)
+		if h.Typeflag == tar.TypeSymlink {
+			if err := os.Symlink(h.Linkname, target); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
 		if err := errors.Join(os.MkdirAll(filepath.Dir(target), 0o755), os.WriteFile(target, files[name], h.FileInfo().Mode().Perm())); err != nil {
 			t.Fatal(err)
 		}
@@ -191,7 +200,7 @@ func TestImageRuns(t *testing.T) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), "/usr/local/bin/hyvve-sidecar", "--version")
+	cmd := exec.CommandContext(t.Context(), "/hyvve-sidecar", "version")
 	cmd.Dir, cmd.Env = "/", []string{}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Credential: &syscall.Credential{Uid: 65532, Gid: 65532}}
 	said, err := cmd.CombinedOutput()
@@ -442,7 +451,8 @@ func TestFilesAndWords(t *testing.T) {
 	if c.User != "1000" || !slices.Equal(c.Entrypoint, []string{"/opt/x/sub/tool", "serve"}) || !slices.Contains(c.Env, "A=b=c") {
 		t.Errorf("configuration: %+v", c)
 	}
-	refused(t, "is in the image twice", "--name=api:1", "--output="+file, "--file="+binary+":/usr/local/bin/hyvve-sidecar", binary)
+	refused(t, "is in the image twice", "--name=api:1", "--output="+file, "--file="+filepath.Join(extra, "plain")+":/usr/local/bin/hyvve-sidecar", binary)
+	ok(t, "--name=api:1", "--output="+file, "--file="+binary+":/usr/local/bin/hyvve-sidecar", binary) // the same
 	refused(t, "is a file, and /etc/a/b cannot be below it", "--name=api:1", "--output="+file, "--file="+binary+":/etc/a", "--file="+binary+":/etc/a/b", binary)
 }
 
