@@ -8,8 +8,11 @@ import (
 	"time"
 )
 
-// clock is the API server's, by the Date of its last answer (RFC 9110, 6.6.1), to a second or two. Replicas on machines whose
-// clocks differ have it in common; and one that is far ahead, which takes all authorities for ended, harms nobody.
+// most is how far two clocks that are one may be apart: Date has whole seconds, and an answer takes its time.
+const most = 2 * time.Second
+
+// clock is the API server's, by the Date of its answers (RFC 9110, 6.6.1), to a few seconds. Replicas on machines whose clocks
+// differ have it in common; and one that is far ahead, which takes all authorities for ended, harms nobody.
 type clock struct {
 	machine func() time.Time
 	ahead   atomic.Int64 // nanoseconds
@@ -22,7 +25,9 @@ func (c *clock) wrap(next http.RoundTripper) http.RoundTripper {
 		answer, err := next.RoundTrip(r)
 		if err == nil {
 			if date, err := http.ParseTime(answer.Header.Get("Date")); err == nil {
-				c.ahead.Store(int64(c.machine().Sub(date)))
+				if ahead := c.machine().Sub(date); (ahead - time.Duration(c.ahead.Load())).Abs() > most {
+					c.ahead.Store(int64(ahead))
+				}
 			}
 		}
 		return answer, err

@@ -36,7 +36,7 @@ type Options struct {
 // Validate says what is wrong, by the names of the flags.
 func (o Options) Validate() error {
 	for _, f := range []struct{ flag, value, what string }{
-		{"--namespace", o.Namespace, "the namespace that this runs in"},
+		{"--namespace", o.Namespace, "the one that this runs in"},
 		{"--replica", o.Replica, "the pod's name"},
 		{"--secret", o.Secret, "the Secret that keeps the certificates"},
 		{"--lease", o.Lease, "the Lease that replicas elect by"},

@@ -104,7 +104,7 @@ func (m *Move) observe(seen Seen, now time.Time) {
 		case held && a.Accepted.IsZero():
 			m.say("authority %d (%s) is in caBundle", a.Generation, fingerprint(a.Certificate))
 			a.Accepted = now
-		case held && a.Accepted.After(now):
+		case held && a.Accepted.After(now.Add(2*most)):
 			m.say("authority %d (%s) is in caBundle; since when was written by a clock that was ahead", a.Generation, fingerprint(a.Certificate))
 			a.Accepted = now
 		case !held && !a.Accepted.IsZero():
@@ -112,7 +112,7 @@ func (m *Move) observe(seen Seen, now time.Time) {
 			a.Accepted = time.Time{}
 		}
 	}
-	if s := m.Record.Serving; s != nil && s.Since.After(now) {
+	if s := m.Record.Serving; s != nil && s.Since.After(now.Add(2*most)) {
 		m.say("since when authority %d is presented was written by a clock that was ahead", s.Generation)
 		s.Since = now
 	}

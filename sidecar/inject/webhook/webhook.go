@@ -1,21 +1,92 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package webhook answers the API server's admission reviews of pods.
+// Package webhook answers the API server's admission reviews of pods, by what package inject makes of them.
 package webhook
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
 	"net/http"
+	"runtime/debug"
+	"slices"
+	"time"
 
+	admissionv1 "k8s.io/api/admission/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/inject"
 )
 
-// Handler answers reviews of pods with the patch that injects the sidecar.
-type Handler struct{ Options inject.Options }
+// Path is where reviews are answered.
+const Path = "/inject"
 
-// Handle implements admission.Handler.
-func (h Handler) Handle(_ context.Context, _ admission.Request) admission.Response {
-	return admission.Errored(http.StatusNotImplemented, inject.ErrNotWanted)
+// system is the namespace of Kubernetes' own parts, which is never touched.
+const system = "kube-system"
+
+// Handler answers reviews of pods with the patch that injects the sidecar.
+type Handler struct {
+	Options inject.Options
+	Own     string // namespace of the injector itself, whose pods are never touched: they would wait for themselves
+	Log     *slog.Logger
+	Metrics *Metrics
+}
+
+var (
+	_ admission.Handler = Handler{}
+	_ http.Handler      = Handler{}
+)
+
+// Handle implements admission.Handler. A pod that cannot be injected as it asks is refused in words, which whoever made it
+// reads; the log has none of them, since they may quote from the pod.
+func (h Handler) Handle(_ context.Context, r admission.Request) (answer admission.Response) {
+	begun, result := time.Now(), resultFailed
+	defer func() {
+		if fault := recover(); fault != nil {
+			h.Log.Error("a review failed; this is a mistake in the injector", "namespace", r.Namespace, "uid", r.UID, "fault", faultOf(fault), "stack", string(debug.Stack()))
+			answer = refuse(http.StatusInternalServerError, metav1.StatusReasonInternalError, "the injector has failed; its log says where")
+		}
+		answer.UID = r.UID
+		h.Metrics.reviewed(result, time.Since(begun))
+	}()
+	if r.Operation != admissionv1.Create || r.Resource.Group != "" || r.Resource.Resource != "pods" || r.SubResource != "" {
+		result = resultIgnored
+		return admission.Allowed("")
+	}
+	if slices.Contains([]string{h.Own, system}, r.Namespace) {
+		result = resultIgnored
+		return admission.Allowed("")
+	}
+	patch, err := h.Options.Patch(r.Object.Raw, r.Namespace)
+	switch {
+	case errors.Is(err, inject.ErrNotWanted):
+		result = resultIgnored
+		return admission.Allowed("")
+	case err != nil:
+		result = resultRefused
+		h.Log.Info("pod refused", "namespace", r.Namespace, "uid", r.UID)
+		return refuse(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, err.Error())
+	}
+	result = resultInjected
+	h.Log.Debug("pod injected", "namespace", r.Namespace, "uid", r.UID, "operations", len(patch))
+	return admission.Patched("", patch...)
+}
+
+// faultOf says what kind a panic was of. Of its own text only what the runtime says is free of what the pod holds.
+func faultOf(fault any) string {
+	if err, ok := fault.(interface {
+		error
+		RuntimeError()
+	}); ok {
+		return err.Error()
+	}
+	return fmt.Sprintf("%T", fault)
+}
+
+func refuse(code int32, reason metav1.StatusReason, message string) admission.Response {
+	return admission.Response{AdmissionResponse: admissionv1.AdmissionResponse{
+		Result: &metav1.Status{Status: metav1.StatusFailure, Code: code, Reason: reason, Message: message},
+	}}
 }
