@@ -20,9 +20,9 @@ setup: ## Install and build what tests and demo run on, where it is missing (the
 	@scripts/setup
 
 .PHONY: build
-build: ## Build the plugin (build/plugins/), the sidecar and the demo (build/bin/)
+build: ## Build the plugin (build/plugins/), the sidecar, the injector and the demo (build/bin/)
 	@$(GOBUILD) -o build/plugins/ ./plugin/cmd/vault-plugin-secrets-hyvve
-	@$(GOBUILD) -o build/bin/ ./sidecar/cmd/hyvve-sidecar
+	@$(GOBUILD) -o build/bin/ ./sidecar/cmd/hyvve-sidecar ./sidecar/cmd/hyvve-injector
 	@CGO_ENABLED=0 go build -o build/bin/ ./internal/demo/cmd/hyvve-demo ./internal/testbed/cmd/hyvve-dev ./internal/testbed/cmd/hyvve-pause ./internal/bench/cmd/hyvve-bench
 	@CGO_ENABLED=0 go build -C scripts/images -trimpath -o "$(CURDIR)/build/bin/hyvve-images" .
 
@@ -98,6 +98,7 @@ fuzz: ## Run every fuzz target for FUZZTIME (10s) each
 	go test -fuzz FuzzKeys -fuzztime $(FUZZTIME) ./internal/pbkdf2
 	go test -fuzz FuzzEnvFiles -fuzztime $(FUZZTIME) ./sidecar/render
 	go test -fuzz FuzzTranslate -fuzztime $(FUZZTIME) ./sidecar/proxy
+	go test -fuzz FuzzReview -fuzztime $(FUZZTIME) ./sidecar/inject/webhook
 	go test -fuzz FuzzAnnotations -fuzztime $(FUZZTIME) ./sidecar/inject
 	go test -fuzz FuzzPod -fuzztime $(FUZZTIME) ./sidecar/inject
 

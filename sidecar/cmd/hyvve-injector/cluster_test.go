@@ -305,7 +305,7 @@ func TestNoPodIsRefused(t *testing.T) {
 			two = next
 		}
 	}
-	testkit.Until(t, "another authority took over", func() bool { return generation(c, two) >= begun+4 }, two.Tail)
+	testkit.Until(t, "another authority took over", func() bool { return generation(c, two) >= begun+3 }, two.Tail)
 	created, refusals := pods.end()
 	t.Logf("%d pods were created while authorities %d to %d took over; %d were refused", created, begun, generation(c, two), len(refusals))
 	if len(refusals) > 0 || created < 50 {

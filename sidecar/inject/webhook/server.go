@@ -72,13 +72,24 @@ func (s *Server) server(handler http.Handler) *http.Server {
 	}
 }
 
+// leaving lets connections end with an answer, once this is to end. API servers keep them, and do not repeat a review that they
+// have sent just when an idle one is closed.
+func (s *Server) leaving(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.ending.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 // Run serves until ctx ends. Then it is unready at once, so that no new connection comes, goes on for Drain, and ends when all
 // reviews under way are answered.
 func (s *Server) Run(ctx context.Context, reviews, status net.Listener) error {
 	registry := prometheus.NewRegistry()
 	mux := http.NewServeMux()
 	mux.Handle(Path, Handler{Options: s.Options, Own: s.Own, Log: s.Log, Metrics: NewMetrics(registry)})
-	main, side := s.server(mux), s.server(s.statusHandler(registry))
+	main, side := s.server(s.leaving(mux)), s.server(s.statusHandler(registry))
 	main.TLSConfig = s.Certs.Config()
 
 	running, stop := context.WithCancel(context.WithoutCancel(ctx)) // certificates are followed until the last answer
