@@ -3,6 +3,7 @@
 package inject
 
 import (
+	"encoding/json"
 	"maps"
 	"slices"
 
@@ -46,6 +47,20 @@ func (w writer) block(kind string, labels ...string) writer {
 
 // configuration is the text of a file in HCL.
 func configuration(f agent.File) string {
+	known, err := json.Marshal(f)
+	if err != nil { // which no value in it can bring about
+		return write(f)
+	}
+	text, ok := written.get(string(known))
+	if !ok {
+		text = write(f)
+		written.set(string(known), text)
+	}
+	return text
+}
+
+// write is what configuration gives, made anew.
+func write(f agent.File) string {
 	file := hclwrite.NewEmptyFile()
 	w := writer{file.Body()}
 	w.text("workload", f.Workload)
