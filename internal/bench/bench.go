@@ -35,6 +35,7 @@ func all() []benchmark {
 		{[]string{"postgres-parallel", "postgres-parallel-10ms", "postgres-parallel-20ms", "postgres-overhead"}, in(credentials, withPostgres, withVault)},
 		{[]string{"proxy-throughput", "proxy-latency"}, proxied},
 		{[]string{"sidecar-rss", "sidecar-anonymous", "sidecar-cpu", "sidecar-signal-latency"}, in(sidecarCost, withVault, furnished)},
+		{[]string{"injector-rate", "injector-p99", "injector-rss"}, in(injected)},
 		{[]string{"engine-10k-keys-start", "engine-10k-keys-memory", "engine-10k-keys-due", "engine-10k-keys-idle-writes"}, in(manyKeys, withVault)},
 	}
 }

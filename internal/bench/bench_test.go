@@ -34,6 +34,30 @@ func TestRatiosSayHowMuchBetterOursIs(t *testing.T) {
 	}
 }
 
+func TestBarsInTheUnit(t *testing.T) {
+	for ours, want := range map[float64]bool{1499: false, 1500: true, 1501: true} {
+		var out bytes.Buffer
+		r := Result{Name: "x", Unit: "reviews/s", Ours: ours}.atLeast(1500)
+		table(&out, []Result{r})
+		if *r.Holds != want || strings.Contains(out.String(), "BELOW ITS BAR: 1499.0 reviews/s, at least 1500.0") == want {
+			t.Errorf("%v: %+v, %s", ours, r, out.String())
+		}
+	}
+}
+
+// What the injector is measured with is a review as an API server sends it.
+func TestRealisticReview(t *testing.T) {
+	var review struct {
+		Kind    string
+		Request struct {
+			Object struct{ Spec struct{ Containers []any } }
+		}
+	}
+	if err := json.Unmarshal([]byte(realisticReview()), &review); err != nil || len(review.Request.Object.Spec.Containers) != 2 {
+		t.Errorf("%v: %+v", err, review)
+	}
+}
+
 func TestResultsAsJSON(t *testing.T) {
 	for want, r := range map[string]Result{
 		`{"name":"x","unit":"rows/s","ours":6,"peer":2,"ratio":3,"bar":null,"holds":null}`:   rates("x", "rows/s", 6, 2),

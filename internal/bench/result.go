@@ -16,10 +16,10 @@ type Result struct {
 	Ours  float64  `json:"ours"`
 	Peer  *float64 `json:"peer"`  // null: nothing comparable was measured
 	Ratio *float64 `json:"ratio"` // how many times better ours is: of rates ours over peer's, of times peer's over ours; null where peer is
-	Bar   *float64 `json:"bar"`   // the least ratio that is wanted, or, see within, the most of unit; null: none applies in this release
+	Bar   *float64 `json:"bar"`   // the least ratio that is wanted, or, see within, the most or the least of unit; null: none applies in this release
 	Holds *bool    `json:"holds"` // null where bar is
 
-	absolute bool // bar is in unit
+	absolute, least bool // bar is in unit; and the least of it
 }
 
 // rates makes a result of two rates: more is better.
@@ -57,6 +57,13 @@ func (r Result) within(most float64) Result {
 	return r
 }
 
+// atLeast sets the bar of a result that must be so many of its unit, with nothing to compare it with.
+func (r Result) atLeast(least float64) Result {
+	holds := r.Ours >= least
+	r.Bar, r.Holds, r.absolute, r.least = &least, &holds, true, true
+	return r
+}
+
 // table prints the results, and once more, in words, each bar that does not hold.
 func table(out io.Writer, results []Result) {
 	t := tabwriter.NewWriter(out, 2, 8, 2, ' ', tabwriter.AlignRight)
@@ -72,6 +79,8 @@ func table(out io.Writer, results []Result) {
 	for _, r := range results {
 		switch {
 		case r.Holds == nil || *r.Holds:
+		case r.least:
+			_, _ = fmt.Fprintf(out, "\n!!! %s IS BELOW ITS BAR: %.1f %s, at least %s is wanted\n", r.Name, r.Ours, r.Unit, number(r.Bar, 1))
 		case r.absolute:
 			_, _ = fmt.Fprintf(out, "\n!!! %s IS ABOVE ITS BAR: %.1f %s, at most %s is wanted\n", r.Name, r.Ours, r.Unit, number(r.Bar, 1))
 		default:

@@ -74,6 +74,9 @@ func (a *Authority) Client(name string, organizations ...string) (Certificate, e
 	return a.issue(pkix.Name{CommonName: name, Organization: organizations}, x509.ExtKeyUsageClientAuth, nil)
 }
 
+// Server gives a certificate for a server on 127.0.0.1.
+func (a *Authority) Server(name string) (Certificate, error) { return a.server(name, nil) }
+
 // server gives a certificate for a server on 127.0.0.1, and at further addresses, that runs as owner. Servers are clients of
 // each other where they replicate.
 func (a *Authority) server(name string, owner *account, addresses ...net.IP) (Certificate, error) {

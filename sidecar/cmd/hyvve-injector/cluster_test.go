@@ -113,20 +113,28 @@ func (c *cluster) start(name string, flags ...string) *replica {
 	path, err := binary()
 	c.must(err)
 	r := &replica{name: name}
-	for _, at := range []*string{&r.listen, &r.status} {
-		port, err := testbed.FreePort()
-		c.must(err)
-		*at = fmt.Sprintf("127.0.0.1:%d", port)
-	}
 	r.Program, err = c.bed.Program(name, path, append([]string{
 		"--image=registry.example/hyvve-sidecar:1", "--vault-addr=https://vault.vault:8200", "--kubeconfig=" + c.account,
 		"--namespace=" + c.namespace, "--replica=" + name, "--service=" + c.name, "--configuration=" + c.name, "--lease=" + c.name,
-		"--secret=" + c.secret(), "--listen=" + r.listen, "--status-listen=" + r.status,
+		"--secret=" + c.secret(), "--listen=127.0.0.1:0", "--status-listen=127.0.0.1:0",
 	}, flags...), nil)
 	c.must(err)
+	testkit.Until(c.t, name+" listens", func() bool { return r.started() || !r.Running() }, r.Tail)
 	c.replicas = append(c.replicas, r)
 	c.service.add(r)
 	return r
+}
+
+// started takes the addresses from what the replica says first.
+func (r *replica) started() bool {
+	log, err := os.ReadFile(r.LogPath)
+	for line := range strings.Lines(string(log)) {
+		var said struct{ Msg, Listen, Status string }
+		if json.Unmarshal([]byte(line), &said) == nil && said.Msg == "injector started" {
+			r.listen, r.status = said.Listen, said.Status
+		}
+	}
+	return err == nil && r.status != ""
 }
 
 func (r *replica) get(path string) (status int, text string) {
