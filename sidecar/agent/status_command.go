@@ -109,7 +109,7 @@ func awaitReady(ctx context.Context, socket string, wait time.Duration) error {
 			return nil
 		}
 		if err == nil {
-			err = errors.New("what the workload needs to start is not in place yet")
+			err = fmt.Errorf("what the workload needs to start is not in place yet: %s", s.Unready())
 		}
 		if !time.Now().Before(end) || !sleep(ctx, readyPoll) {
 			return err

@@ -56,7 +56,7 @@ func TestStatusAtTheSocket(t *testing.T) {
 		errs.Reset()
 		return Status(t.Context(), append([]string{"--ready", "--socket=" + socket}, args...), &out, &errs)
 	}
-	if ready() != 1 || !strings.Contains(errs.String(), "not in place yet") {
+	if ready() != 1 || !strings.Contains(errs.String(), "not in place yet: ") {
 		t.Errorf("not ready: %s", &errs)
 	}
 	if code, _ := at(t, socket, "/readyz"); code != http.StatusServiceUnavailable {

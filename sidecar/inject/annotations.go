@@ -37,7 +37,7 @@ type settings struct {
 	containers []string
 	initToo    bool
 
-	caConfigMap, caKey string
+	caConfigMap, caSecret, caKey string
 
 	audience   string
 	tokenLife  int64 // seconds
@@ -84,7 +84,9 @@ func vaultTable() []annotation {
 		text("vault-namespace", "a path", "the injector's", "Namespace of Vault Enterprise.", func(s *settings) *string { return &s.file.Vault.Namespace }),
 		text("mount", "a path", "the injector's, `hyvve`", "Where the engine is mounted.", func(s *settings) *string { return &s.file.Vault.Mount }),
 		text("ca-configmap", "a name", "the injector's", "ConfigMap of the pod's namespace with the authority of Vault's certificate.", func(s *settings) *string { return &s.caConfigMap }),
-		text("ca-key", "a key", "`ca.crt`", "Key of that ConfigMap.", func(s *settings) *string { return &s.caKey }),
+		text("ca-secret", "a name", "none", "Secret of the pod's namespace with it, in place of a ConfigMap.", func(s *settings) *string { return &s.caSecret }),
+		text("ca-key", "a key", "`ca.crt`", "Key of that ConfigMap or Secret.", func(s *settings) *string { return &s.caKey }),
+		text("vault-server-name", "a name", "that of the address", "Name that Vault's certificate must have.", func(s *settings) *string { return &s.file.Vault.ServerName }),
 		text("audience", "a text", "the injector's, `vault`", "Audience of the token that the sidecar logs in with.", func(s *settings) *string { return &s.audience }),
 		{name: "token-lifetime", takes: "seconds, 600 or more", standard: "`3600`", text: "Life of that token, which the kubelet replaces in time.", set: func(s *settings, _, v string) (err error) {
 			if s.tokenLife, err = strconv.ParseInt(v, 10, 64); err != nil || s.tokenLife < 600 || s.tokenLife > 1<<32 {
@@ -138,6 +140,7 @@ func reloadTable() []annotation {
 		text("exec", "a container's name", "none", "Runs that container's command under `hyvve-sidecar exec`: its keys are in its environment, and it is restarted when they change. There is no container of the sidecar then.", func(s *settings) *string { return &s.exec }),
 		choice("exec-on-change", []string{"restart", "signal", "none"}, "`restart`", "With `exec`: what a change does.", func(s *settings) *string { return &s.execBlock.OnChange }),
 		text("exec-signal", "a name", "`SIGHUP`", "With `exec-on-change: signal`: which one.", func(s *settings) *string { return &s.execBlock.Signal }),
+		text("exec-stop-signal", "a name", "`SIGTERM`", "With `exec`: which signal stops the workload for a restart.", func(s *settings) *string { return &s.execBlock.StopSignal }),
 		text("exec-stop-timeout", "a duration", "`10s`", "With `exec`: how long the workload may take to stop.", func(s *settings) *string { return &s.execBlock.StopTimeout }),
 		truth("exec-overlap", "With `exec`: the next process is up before the one before is stopped. Needs `health-expect-etag`.", func(s *settings) *bool { return &s.execBlock.Overlap }),
 	}
@@ -163,12 +166,8 @@ func healthTable() []annotation {
 		truth("health-expect-etag", "With `http`: the answer must name the bundle that the workload has loaded.", func(s *settings) *bool { return &s.check.ExpectEtag }),
 		text("health-interval", "a duration", "`2s`", "Time between two looks.", func(s *settings) *string { return &s.check.Interval }),
 		text("health-deadline", "a duration", "`30s`", "How long the workload may take to be well after a change.", func(s *settings) *string { return &s.check.Deadline }),
-		{name: "health-failures", takes: "a number", standard: "`3`", text: "How many bad looks in a row count.", set: func(s *settings, _, v string) (err error) {
-			if s.check.Failures, err = strconv.Atoi(v); err != nil || s.check.Failures < 1 {
-				return errors.New("write a number, 1 or more")
-			}
-			return nil
-		}},
+		count("health-successes", "`1`", "How many good looks in a row prove the workload well.", func(s *settings) *int { return &s.check.Successes }),
+		count("health-failures", "`3`", "How many bad looks in a row count.", func(s *settings) *int { return &s.check.Failures }),
 		text("health-metric", "a counter's name", "required with `prometheus`", "With `prometheus`: the counter that must not grow after a change.", func(s *settings) *string { return &s.check.Metric }),
 		{name: "health-labels", takes: "`NAME=VALUE`, with commas between several", standard: "none", text: "With `prometheus`: which series; `VALUE` may begin with `!=`, `=~` or `!~`.", set: func(s *settings, _, v string) error {
 			s.check.Labels = map[string]string{}
@@ -197,9 +196,11 @@ func otherTable() []annotation {
 	return []annotation{
 		{name: "proxy", takes: "`PORT:UPSTREAM:KEY` or `PORT:UPSTREAM:KEY:HEADER`, with commas between several", standard: "none", text: "Puts the sidecar's proxy at PORT before the application at 127.0.0.1:UPSTREAM, which holds one value of KEY ([proxy.md](proxy.md)). Point Services and probes at PORT.", set: setProxy},
 		{name: "reencrypt", takes: "an environment name", standard: "none", text: "Key of the bundle with the URL of the database to re-encrypt in when the engine asks, such as `DATABASE_URL`.", set: func(s *settings, _, v string) error {
-			s.file.Reencrypt = &agent.ReencryptBlock{DatabaseURLKey: v}
+			s.file.Reencrypt.DatabaseURLKey = v
 			return key.ValidateEnv(v)
 		}},
+		count("reencrypt-rows-per-second", "as fast as it goes", "With `reencrypt`: how many rows a second at most.", func(s *settings) *int { return &s.file.Reencrypt.RowsPerSecond }),
+		text("reencrypt-max-load", "a duration", "none", "With `reencrypt`: rest while a batch's transactions take longer, or a replica lags more.", func(s *settings) *string { return &s.file.Reencrypt.MaxLoad }),
 		{name: "status-port", takes: "a port", standard: "none", text: "Port of the pod with the sidecar's `/metrics`, `/healthz` and `/readyz`.", set: func(s *settings, _, v string) (err error) {
 			s.statusPort, err = port(v)
 			return err

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { testbed.Main(m) }
 
 // unrestricted are the shapes that PodSecurity "restricted" refuses for what they are themselves.
 var unrestricted = map[string]bool{
-	"signal-host-pid": true, "host-network": true, "superuser": true, "superuser-signalled": true,
+	"host-network": true, "superuser": true, "superuser-signalled": true, "superuser-without-capabilities": true,
 }
 
 // A real API server takes every pod that was injected, in a namespace that takes restricted pods only if it takes the pod

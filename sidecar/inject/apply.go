@@ -41,7 +41,7 @@ func (p *plan) apply() error {
 		p.runs.VolumeMounts = append(p.runs.VolumeMounts, p.credentials()...)
 	} else {
 		ours = p.sidecar(text)
-		if p.reload.Method == "signal" && !spec.HostPID {
+		if p.reload.Method == "signal" {
 			share := true
 			spec.ShareProcessNamespace = &share
 		}
@@ -67,9 +67,12 @@ func (p *plan) volumes() {
 			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: p.audience, ExpirationSeconds: &life, Path: "token"}},
 		}}}},
 	}
-	if p.caConfigMap != "" {
+	switch items := []corev1.KeyToPath{{Key: p.caKey, Path: p.caKey}}; {
+	case p.caSecret != "": // nothing but the authority: there may be a private key beside it
+		volumes = append(volumes, corev1.Volume{Name: caVolume, VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: p.caSecret, Items: items}}})
+	case p.caConfigMap != "":
 		volumes = append(volumes, corev1.Volume{Name: caVolume, VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
-			LocalObjectReference: corev1.LocalObjectReference{Name: p.caConfigMap},
+			LocalObjectReference: corev1.LocalObjectReference{Name: p.caConfigMap}, Items: items,
 		}}})
 	}
 	p.pod.Spec.Volumes = append(p.pod.Spec.Volumes, volumes...)
@@ -78,7 +81,7 @@ func (p *plan) volumes() {
 // credentials are mounted where the sidecar runs, and nowhere else.
 func (p *plan) credentials() []corev1.VolumeMount {
 	mounts := []corev1.VolumeMount{{Name: tokenVolume, MountPath: tokenDir, ReadOnly: true}}
-	if p.caConfigMap != "" {
+	if p.caConfigMap+p.caSecret != "" {
 		mounts = append(mounts, corev1.VolumeMount{Name: caVolume, MountPath: authority, ReadOnly: true})
 	}
 	return mounts
@@ -183,6 +186,19 @@ func withdraw(pod *corev1.Pod) error {
 		}
 	}
 	return nil
+}
+
+// whoSees gives the names of containers that an earlier time has let see the files.
+func whoSees(pod *corev1.Pod) (names []string) {
+	if pod.Annotations[Domain+"/"+injectedName] != injectedBy {
+		return nil
+	}
+	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+		if c.Name != sidecarName && c.Name != installName && slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == keysVolume }) {
+			names = append(names, c.Name)
+		}
+	}
+	return names
 }
 
 func oursByName(volume string) bool {

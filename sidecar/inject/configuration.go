@@ -30,6 +30,13 @@ func (w writer) truth(name string, value bool) writer {
 	return w
 }
 
+func (w writer) number(name string, value int) writer {
+	if value > 0 {
+		w.body.SetAttributeValue(name, cty.NumberIntVal(int64(value)))
+	}
+	return w
+}
+
 func (w writer) list(name string, values []string) writer {
 	if len(values) > 0 {
 		var all []cty.Value
@@ -64,7 +71,8 @@ func write(f agent.File) string {
 	file := hclwrite.NewEmptyFile()
 	w := writer{file.Body()}
 	w.text("workload", f.Workload)
-	vault := w.block("vault").text("address", f.Vault.Address).text("namespace", f.Vault.Namespace).text("mount", f.Vault.Mount).text("ca_cert", f.Vault.CACert)
+	vault := w.block("vault").text("address", f.Vault.Address).text("namespace", f.Vault.Namespace).text("mount", f.Vault.Mount).text("ca_cert", f.Vault.CACert).
+		text("tls_server_name", f.Vault.ServerName)
 	auth := f.Vault.Auth
 	vault.block("auth", auth.Method).text("role", auth.Role).text("mount", auth.Mount).text("token_path", auth.TokenPath)
 	for _, r := range f.Render {
@@ -77,7 +85,7 @@ func write(f agent.File) string {
 	}
 	if e := f.Exec; e != nil {
 		w.block("exec").list("keys", e.Keys).truth("accepts", e.Accepts).truth("previous", e.Previous).text("on_change", e.OnChange).
-			text("signal", e.Signal).text("stop_timeout", e.StopTimeout).truth("overlap", e.Overlap)
+			text("signal", e.Signal).text("stop_signal", e.StopSignal).text("stop_timeout", e.StopTimeout).truth("overlap", e.Overlap)
 	}
 	for _, h := range f.Health {
 		w.health(h)
@@ -85,8 +93,8 @@ func write(f agent.File) string {
 	for _, p := range f.Proxy {
 		w.block("proxy").text("listen", p.Listen).text("upstream", p.Upstream).text("key", p.Key).text("header", p.Header).text("state", p.State)
 	}
-	if f.Reencrypt != nil {
-		w.block("reencrypt").text("database_url_key", f.Reencrypt.DatabaseURLKey)
+	if r := f.Reencrypt; r != nil {
+		w.block("reencrypt").text("database_url_key", r.DatabaseURLKey).number("rows_per_second", r.RowsPerSecond).text("max_load", r.MaxLoad)
 	}
 	w.block("status").text("socket", f.Status.Socket).text("listen", f.Status.Listen)
 	return string(file.Bytes())
@@ -95,9 +103,7 @@ func write(f agent.File) string {
 func (w writer) health(h agent.HealthBlock) {
 	b := w.block("health", h.Method).text("url", h.URL).text("address", h.Address).truth("expect_etag", h.ExpectEtag).
 		text("interval", h.Interval).text("deadline", h.Deadline).text("metric", h.Metric).text("window", h.Window)
-	if h.Failures > 0 {
-		b.body.SetAttributeValue("failures", cty.NumberIntVal(int64(h.Failures)))
-	}
+	b.number("successes", h.Successes).number("failures", h.Failures)
 	if h.MaxIncrease != nil {
 		b.body.SetAttributeValue("max_increase", cty.NumberFloatVal(*h.MaxIncrease))
 	}

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -126,5 +127,63 @@ func checkInjected(t testing.TB, raw, out []byte) {
 	}
 	if len(after.Spec.Volumes) != len(before.Spec.Volumes) || len(after.Spec.InitContainers) != len(before.Spec.InitContainers) {
 		t.Error("what was put in cannot be taken out")
+	}
+}
+
+// A container that comes after the injection, such as the proxy of a mesh, gets the keys if it can read them, and is no reason to
+// refuse the pod if it cannot.
+func TestContainersThatComeLater(t *testing.T) {
+	for name, c := range map[string]struct {
+		user int64
+		sees bool
+	}{"of the same user": {1000, true}, "of another": {1337, false}} {
+		t.Run(name, func(t *testing.T) {
+			var pod corev1.Pod
+			if err := json.Unmarshal(shapes(t)["plain"], &pod); err != nil {
+				t.Fatal(err)
+			}
+			if err := options.Inject(&pod, "hyvve"); err != nil {
+				t.Fatal(err)
+			}
+			pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: "later", SecurityContext: &corev1.SecurityContext{RunAsUser: &c.user}})
+			for range 2 {
+				if err := options.Inject(&pod, "hyvve"); err != nil {
+					t.Fatal(err)
+				}
+				if got := whoSees(&pod); !slices.Contains(got, "api") || slices.Contains(got, "later") != c.sees {
+					t.Errorf("keys are seen by %v", got)
+				}
+			}
+		})
+	}
+}
+
+// Options by which every pod would be refused are refused at once.
+func TestOptions(t *testing.T) {
+	for want, change := range map[string]func(*Options){
+		"":                       func(*Options) {},
+		"image is missing":       func(o *Options) { o.Image = "" },
+		"vault address is miss":  func(o *Options) { o.VaultAddress = "" },
+		"holds a user":           func(o *Options) { o.VaultAddress = "https://u:p@vault" },
+		"image pull policy":      func(o *Options) { o.ImagePullPolicy = "Sometimes" },
+		"begins with auth/":      func(o *Options) { o.AuthMount = "auth/kubernetes" },
+		"ca_cert needs TLS":      func(o *Options) { o.VaultAddress, o.CAConfigMap = "http://vault:8200", "vault-ca" },
+		"is not a path of Vault": func(o *Options) { o.AuthMount = "a b" },
+	} {
+		o := options
+		change(&o)
+		if err := o.Validate(); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q, got %v", want, err)
+		}
+	}
+}
+
+// BenchmarkPatch is what a review costs besides TLS and HTTP.
+func BenchmarkPatch(b *testing.B) {
+	raw := shapes(b)["signal"]
+	for b.Loop() {
+		if _, err := options.Patch(raw, "hyvve"); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -48,6 +48,10 @@ func (o Options) Validate() error {
 	} else if _, err := client.Addresses(o.VaultAddress); err != nil {
 		errs = append(errs, fmt.Errorf("vault address: %w", err))
 	}
+	if len(errs) == 0 { // the rest is what a sidecar would make of it
+		_, err := o.parse(map[string]string{Domain + "/" + injectName: "true", Domain + "/workload": "any"})
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
 }
 
@@ -61,10 +65,11 @@ func (o Options) Inject(pod *corev1.Pod, namespace string) error {
 		return err
 	}
 	changed := pod.DeepCopy()
+	saw := whoSees(changed)
 	if err := withdraw(changed); err != nil {
 		return err
 	}
-	p := plan{settings: s, pod: changed, namespace: namespace}
+	p := plan{settings: s, pod: changed, namespace: namespace, saw: saw}
 	if err := p.check(); err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func (o Options) parse(all map[string]string) (settings, error) {
 		return settings{}, ErrNotWanted
 	}
 	s := settings{
-		file:       agent.File{Vault: &agent.VaultBlock{Address: o.VaultAddress, Namespace: o.VaultNamespace, Mount: cmp.Or(o.VaultMount, "hyvve")}},
+		file:       agent.File{Reencrypt: &agent.ReencryptBlock{}, Vault: &agent.VaultBlock{Address: o.VaultAddress, Namespace: o.VaultNamespace, Mount: cmp.Or(o.VaultMount, "hyvve")}},
 		auth:       agent.AuthBlock{Method: "kubernetes", Mount: cmp.Or(o.AuthMount, "kubernetes"), TokenPath: tokenDir + "/token"},
 		reload:     agent.ReloadBlock{Method: "none"},
 		caKey:      "ca.crt",
@@ -107,6 +107,12 @@ func (s *settings) read(all map[string]string) error {
 	return errors.Join(errs...)
 }
 
+// healthOf are the methods that annotations on health are of; the others are of all.
+var healthOf = map[string][]string{
+	"health-url": {"http", "prometheus"}, "health-expect-etag": {"http"}, "health-address": {"tcp"}, "health-metrics-url": {"prometheus"},
+	"health-metric": {"prometheus"}, "health-labels": {"prometheus"}, "health-max-increase": {"prometheus"}, "health-window": {"prometheus"},
+}
+
 // complete fills in what follows from several annotations together, and lets the sidecar's own checks look at the whole.
 func (s *settings) complete(all map[string]string) error {
 	var errs []error
@@ -120,7 +126,7 @@ func (s *settings) complete(all map[string]string) error {
 		fail("render", "without files the sidecar would do nothing; \"none\" is for exec mode")
 	}
 	s.auth.Role = cmp.Or(s.auth.Role, s.file.Workload)
-	for name := range all { // what would have no effect is a mistake
+	for _, name := range slices.Sorted(maps.Keys(all)) { // what would have no effect is a mistake
 		switch part := strings.TrimPrefix(name, Domain+"/"); {
 		case !ours(name):
 		case s.exec == "" && strings.HasPrefix(part, "exec-"):
@@ -129,6 +135,27 @@ func (s *settings) complete(all map[string]string) error {
 			fail(part, "under exec the workload is restarted or signalled by %s/exec-on-change; take it out", Domain)
 		case len(s.health) == 0 && strings.HasPrefix(part, "health-"):
 			fail(part, "it is without effect; write how to look in %s/health, or take it out", Domain)
+		case healthOf[part] != nil && !slices.ContainsFunc(s.health, func(method string) bool { return slices.Contains(healthOf[part], method) }):
+			fail(part, "it is of %s, and %s/health is %s; take it out, or add that", strings.Join(healthOf[part], " and "), Domain, strings.Join(s.health, ","))
+		case part == "ca-key" && s.caConfigMap+s.caSecret == "":
+			fail(part, "there is no authority of Vault's certificate to take it from; name one in %[1]s/ca-configmap or %[1]s/ca-secret, or take it out", Domain)
+		case strings.HasPrefix(part, "reencrypt-") && s.file.Reencrypt.DatabaseURLKey == "":
+			fail(part, "it is without effect; name the database's key in %s/reencrypt, or take it out", Domain)
+		}
+	}
+	if s.file.Reencrypt.DatabaseURLKey == "" {
+		s.file.Reencrypt = nil
+	}
+	if _, own := all[Domain+"/ca-secret"]; own {
+		if _, both := all[Domain+"/ca-configmap"]; both {
+			fail("ca-secret", "ca-configmap is there, too; take one out")
+		}
+		s.caConfigMap = "" // the injector's
+	}
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		request := s.resources.Requests[name]
+		if limit, ok := s.resources.Limits[name]; ok && request.Cmp(limit) > 0 {
+			fail(string(name)+"-request", "%s is more than %s-limit, which is %s; write less, or a higher limit", request.String(), name, limit.String())
 		}
 	}
 	if len(errs) > 0 {
@@ -140,7 +167,7 @@ func (s *settings) complete(all map[string]string) error {
 // configure makes the sidecar's configuration, and checks it as the sidecar will.
 func (s *settings) configure() error {
 	f := &s.file
-	if s.caConfigMap != "" {
+	if s.caConfigMap+s.caSecret != "" {
 		f.Vault.CACert = path.Join(authority, s.caKey)
 	}
 	f.Vault.Auth = s.auth
@@ -176,7 +203,7 @@ func (s *settings) configure() error {
 			h.MaxIncrease, h.Window = s.check.MaxIncrease, s.check.Window
 		}
 		if n == 0 {
-			h.Interval, h.Deadline, h.Failures = s.check.Interval, s.check.Deadline, s.check.Failures
+			h.Interval, h.Deadline, h.Failures, h.Successes = s.check.Interval, s.check.Deadline, s.check.Failures, s.check.Successes
 		}
 		f.Health = append(f.Health, h)
 	}

@@ -3,9 +3,11 @@
 package inject
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -36,6 +38,7 @@ type plan struct {
 	gid   *int64
 	shows []*corev1.Container // that see the files
 	runs  *corev1.Container   // of exec mode
+	saw   []string            // names of those that saw the files after an earlier time
 }
 
 // check refuses pods that cannot be served, and finds the containers and the user.
@@ -55,13 +58,16 @@ func (p *plan) check() error {
 	if spec.HostNetwork && (p.statusPort != 0 || len(p.file.Proxy) > 0) {
 		fail("the pod has the network of its node (hostNetwork), where status-port and proxy would listen on the node's own addresses; take them, or hostNetwork, out")
 	}
-	if p.reload.Method == "signal" && p.exec == "" && !spec.HostPID && spec.ShareProcessNamespace != nil && !*spec.ShareProcessNamespace {
+	if p.reload.Method == "signal" && spec.HostPID {
+		fail("annotation %s/reload: the pod sees all processes of its node (hostPID), and another pod's could be signalled in place of its own; reload by http, use exec, or take hostPID out", Domain)
+	}
+	if p.reload.Method == "signal" && spec.ShareProcessNamespace != nil && !*spec.ShareProcessNamespace {
 		fail("annotation %s/reload: a signal reaches other containers only with shareProcessNamespace, and the pod says it is false; take that out, or reload by http or exec", Domain)
 	}
 	errs = append(errs, p.clashes()...)
 	errs = append(errs, p.find()...)
 	if len(errs) == 0 {
-		errs = append(errs, p.choosesUser())
+		errs = append(errs, p.choosesUserAgain())
 	}
 	return errors.Join(errs...)
 }
@@ -103,7 +109,8 @@ func (p *plan) find() (errs []error) {
 	for i := range p.pod.Spec.Containers {
 		c := &p.pod.Spec.Containers[i]
 		names = append(names, c.Name)
-		if len(p.containers) == 0 || slices.Contains(p.containers, c.Name) {
+		everybody := len(p.containers) == 0 && len(p.file.Render) > 0
+		if everybody || slices.Contains(p.containers, c.Name) {
 			p.shows = append(p.shows, c)
 		}
 		if c.Name == p.exec {
@@ -139,101 +146,163 @@ func (p *plan) find() (errs []error) {
 	return errs
 }
 
-// userOf gives the user and group that a container says it runs as; nil: its image says.
-func (p *plan) userOf(c *corev1.Container) (user, group *int64) {
+// reader is a container that sees the files, and who it is.
+type reader struct {
+	name        string
+	user, group *int64 // nil: its image says
+	everything  bool   // it reads what is whoever's
+}
+
+// readers are those who see the files. Where a container does not say who it is, annotations do.
+func (p *plan) readers() (all []reader) {
+	for _, c := range p.shows {
+		all = append(all, p.reader(c))
+	}
+	return all
+}
+
+func (p *plan) reader(c *corev1.Container) reader {
+	r := reader{name: c.Name}
 	if s := p.pod.Spec.SecurityContext; s != nil {
-		user, group = s.RunAsUser, s.RunAsGroup
+		r.user, r.group = s.RunAsUser, s.RunAsGroup
 	}
 	if s := c.SecurityContext; s != nil {
-		if s.RunAsUser != nil {
-			user = s.RunAsUser
-		}
-		if s.RunAsGroup != nil {
-			group = s.RunAsGroup
-		}
+		r.user, r.group = cmp.Or(s.RunAsUser, r.user), cmp.Or(s.RunAsGroup, r.group)
 	}
-	return user, group
+	r.user, r.group = cmp.Or(r.user, p.user), cmp.Or(r.group, p.group)
+	r.everything = r.user != nil && *r.user == 0 && overrides(c.SecurityContext)
+	return r
 }
 
-// choosesUser finds a user as whom the sidecar writes files that containers can read and, where it must, signals them: theirs.
-// Where they differ, or do not say who they are, files can still be read by the pod's fsGroup. The superuser reads everything.
+// overrides tells whether a superuser has the capability that lets it read everything (CAP_DAC_OVERRIDE of capabilities(7)), as it
+// has if nobody takes it away.
+func overrides(s *corev1.SecurityContext) bool {
+	has := func(list []corev1.Capability) bool {
+		return slices.ContainsFunc(list, func(c corev1.Capability) bool {
+			return c == "ALL" || strings.TrimPrefix(string(c), "CAP_") == "DAC_OVERRIDE"
+		})
+	}
+	switch {
+	case s == nil || s.Privileged != nil && *s.Privileged:
+		return true
+	case s.Capabilities == nil:
+		return true
+	}
+	return has(s.Capabilities.Add) || !has(s.Capabilities.Drop)
+}
+
+// choosesUser finds a user as whom the sidecar writes files that containers can read and, where it must, signals them.
 func (p *plan) choosesUser() error {
-	p.gid = p.group
-	if p.user != nil {
-		p.uid = *p.user
-		return nil
+	all := p.readers()
+	p.uid, p.gid = standardUser, p.group
+	if err := p.picksUser(all); err != nil {
+		return err
 	}
-	first, single := (*int64)(nil), true // among those who are not the superuser
-	unknown, root := "", ""
-	for _, c := range p.shows {
-		user, group := p.userOf(c)
-		switch {
-		case user == nil:
-			unknown = c.Name
-		case *user == 0:
-			root = c.Name
-		case first == nil:
-			first = user
-			if p.gid == nil {
-				p.gid = group
-			}
-		case *first != *user:
-			single = false
-		}
-	}
-	signals := p.reload.Method == "signal" && p.exec == ""
-	switch {
-	case p.exec != "" || signals:
-		return p.mustBe(first, single && root == "", unknown, root)
-	case unknown == "" && single && first != nil:
-		p.uid = *first
-		return nil
-	case unknown == "" && first == nil: // the superuser alone
-		p.uid = standardUser
-		return nil
-	case p.pod.Spec.SecurityContext != nil && p.pod.Spec.SecurityContext.FSGroup != nil:
-		p.uid, p.gid = standardUser, p.group
-		if first != nil {
-			p.uid = *first
-		}
-		p.readByGroup()
-		return nil
-	case unknown != "":
-		return fmt.Errorf("container %s does not say as which user it runs, so that the files of keys would be readable by nobody or by everybody; write securityContext.runAsUser, or %s/run-as-user for what its image has, or a pod's fsGroup", unknown, Domain)
-	}
-	return fmt.Errorf("the containers run as several users, of whom one could read the files; write a fsGroup into the pod's securityContext, or name those who need them in %s/containers", Domain)
+	return p.letsRead(all)
 }
 
-// mustBe is for a sidecar that has to be the same user as a container, to signal it or to run it.
-func (p *plan) mustBe(first *int64, single bool, unknown, root string) error {
-	if p.runs != nil { // of all containers it matters who this one is
-		user, group := p.userOf(p.runs)
-		if user == nil {
-			return fmt.Errorf("container %s does not say as which user it runs, and the sidecar's files in it must be that user's; write securityContext.runAsUser, or %s/run-as-user for what its image has", p.runs.Name, Domain)
-		}
-		if p.uid = *user; p.gid == nil {
-			p.gid = group
-		}
-		return nil
+// choosesUserAgain does not let a container that came after the injection, such as the proxy of a mesh, be a reason to refuse the
+// pod: it does without the files.
+func (p *plan) choosesUserAgain() error {
+	err := p.choosesUser()
+	if err == nil || len(p.saw) == 0 || len(p.containers) > 0 {
+		return err
 	}
+	p.shows = slices.DeleteFunc(p.shows, func(c *corev1.Container) bool { return c != p.runs && !slices.Contains(p.saw, c.Name) })
+	return p.choosesUser()
+}
+
+// be has the sidecar be who a container is.
+func (p *plan) be(r reader) {
+	p.uid, p.gid = *r.user, cmp.Or(p.group, r.group)
+}
+
+func (p *plan) picksUser(all []reader) error {
 	switch {
-	case unknown != "":
-		return fmt.Errorf("container %s does not say as which user it runs, and only the same user may signal it; write securityContext.runAsUser, or %s/run-as-user for what its image has", unknown, Domain)
-	case first != nil && single:
-		p.uid = *first
-	case first == nil && root != "":
-		p.uid = 0
+	case p.runs != nil: // of all containers it matters who this one is
+		r := p.reader(p.runs)
+		if r.user == nil {
+			return fmt.Errorf("container %s does not say as which user it runs, and the sidecar's files in it must be that user's; write securityContext.runAsUser, or %s/run-as-user for what its image has", r.name, Domain)
+		}
+		p.be(r)
+	case p.reload.Method == "signal":
+		return p.signals(all)
+	case p.user != nil:
+		p.uid = *p.user
 	default:
-		return fmt.Errorf("the containers run as several users, and the sidecar can signal one of them; name the one to signal in %s/containers, or its user in %s/run-as-user", Domain, Domain)
+		if at := slices.IndexFunc(all, func(r reader) bool { return r.user != nil && !r.everything }); at >= 0 {
+			p.be(all[at])
+		}
 	}
 	return nil
 }
 
-// readByGroup opens files to their group: in a volume of a pod with fsGroup that is the pod's, which all containers are in.
-func (p *plan) readByGroup() {
+// signals has the sidecar be the user that it has to signal: without privileges it can signal nobody else.
+func (p *plan) signals(all []reader) error {
+	unknown := slices.IndexFunc(all, func(r reader) bool { return r.user == nil })
+	if unknown >= 0 {
+		return fmt.Errorf("container %s does not say as which user it runs, and only the same user may signal it; write securityContext.runAsUser, or %s/run-as-user for what its image has", all[unknown].name, Domain)
+	}
+	one := slices.IndexFunc(all, func(r reader) bool { return p.user == nil || *r.user == *p.user })
+	switch {
+	case one < 0:
+		return fmt.Errorf("no container runs as user %d of %s/run-as-user, and only the same user may signal it; write that of the container to signal, or take it out", *p.user, Domain)
+	case p.user == nil && slices.ContainsFunc(all, func(r reader) bool { return *r.user != *all[0].user }):
+		return fmt.Errorf("the containers run as several users, and the sidecar can signal one of them; name the one to signal in %s/containers, or its user in %s/run-as-user", Domain, Domain)
+	}
+	p.be(all[one])
+	return nil
+}
+
+// letsRead opens files to a group where not all who see them are the sidecar's user: to the pod's fsGroup, whose the volume is and
+// in which all containers are, or to the one that all of them run as.
+func (p *plan) letsRead(all []reader) error {
+	strange := slices.DeleteFunc(slices.Clone(all), func(r reader) bool {
+		return r.everything || r.user != nil && *r.user == p.uid
+	})
+	if len(strange) == 0 || len(p.file.Render) == 0 {
+		return nil
+	}
+	switch group := common(all); {
+	case p.pod.Spec.SecurityContext != nil && p.pod.Spec.SecurityContext.FSGroup != nil:
+		p.gid = p.group
+	case group != nil && (p.group == nil || *p.group == *group):
+		p.gid = group
+	default:
+		return p.unreadable(strange)
+	}
+	if mode, err := strconv.ParseUint(p.mode, 8, 32); err == nil && mode&0o040 == 0 {
+		return fmt.Errorf("annotation %s/mode: container %s reads the files as a group, which mode %s forbids; write 0640, or leave it out", Domain, strange[0].name, p.mode)
+	}
 	for i := range p.file.Render {
-		if p.file.Render[i].Mode == "" {
-			p.file.Render[i].Mode = "0640"
+		p.file.Render[i].Mode = cmp.Or(p.file.Render[i].Mode, "0640")
+	}
+	return nil
+}
+
+// common is the group that all run as who do not read everything anyway; nil: there is none.
+func common(all []reader) (group *int64) {
+	for _, r := range all {
+		switch {
+		case r.everything:
+		case r.group == nil || group != nil && *group != *r.group:
+			return nil
+		default:
+			group = r.group
 		}
 	}
+	return group
+}
+
+// unreadable says why those who see the files could not read them.
+func (p *plan) unreadable(strange []reader) error {
+	for _, r := range strange {
+		if r.user == nil {
+			return fmt.Errorf("container %s does not say as which user it runs, so that the files of keys would be readable by nobody or by everybody; write securityContext.runAsUser, or %s/run-as-user for what its image has, or a pod's fsGroup", r.name, Domain)
+		}
+	}
+	if p.user != nil {
+		return fmt.Errorf("container %s runs as user %d, and the sidecar as %d by %s/run-as-user, whose files it could not read; take that out, write a fsGroup into the pod's securityContext, or name those who need them in %s/containers", strange[0].name, *strange[0].user, p.uid, Domain, Domain)
+	}
+	return fmt.Errorf("the containers run as several users, of whom one could read the files; write a fsGroup into the pod's securityContext, or name those who need them in %s/containers", Domain)
 }

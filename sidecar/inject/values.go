@@ -59,6 +59,15 @@ func number(name, standard, what string, at func(*settings) **int64) annotation 
 	}}
 }
 
+func count(name, standard, what string, at func(*settings) *int) annotation {
+	return annotation{name, "a number", standard, what, func(s *settings, _, v string) (err error) {
+		if *at(s), err = strconv.Atoi(v); err != nil || *at(s) < 1 {
+			return errors.New("write a number, 1 or more")
+		}
+		return nil
+	}}
+}
+
 func quantity(name, standard, what string, at func(*settings) *resource.Quantity) annotation {
 	return annotation{name, "a quantity", standard, what, func(s *settings, _, v string) (err error) {
 		*at(s), err = positive(v)

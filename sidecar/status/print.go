@@ -71,7 +71,7 @@ func (s State) verdict() string {
 	case s.Reason != "":
 		return "NOT WELL: " + s.Reason
 	case !s.Ready:
-		return "NOT READY: " + s.unready()
+		return "NOT READY: " + s.Unready()
 	case s.Vault == nil && s.Reload == nil:
 		return "follows files; none has changed yet"
 	case !s.Healthy:

@@ -39,7 +39,7 @@ func (b *Board) Handler() http.Handler {
 			return
 		}
 		w.WriteHeader(http.StatusServiceUnavailable)
-		_, _ = fmt.Fprintln(w, "not ready:", s.unready())
+		_, _ = fmt.Fprintln(w, "not ready:", s.Unready())
 	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -48,7 +48,8 @@ func (b *Board) Handler() http.Handler {
 	return mux
 }
 
-func (s State) unready() string {
+// Unready says why what the workload needs to start is not in place, where it is not.
+func (s State) Unready() string {
 	switch {
 	case s.Reason != "":
 		return s.Reason
