@@ -178,7 +178,7 @@ func withdraw(pod *corev1.Pod) error {
 	}
 	delete(pod.Annotations, mark)
 	spec := &pod.Spec
-	spec.InitContainers = slices.DeleteFunc(spec.InitContainers, func(c corev1.Container) bool { return c.Name == sidecarName || c.Name == installName })
+	spec.InitContainers = slices.DeleteFunc(spec.InitContainers, func(c corev1.Container) bool { return oursByContainer(c.Name) })
 	spec.Volumes = slices.DeleteFunc(spec.Volumes, func(v corev1.Volume) bool { return oursByName(v.Name) })
 	for _, all := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
 		for i := range all {
@@ -194,12 +194,14 @@ func whoSees(pod *corev1.Pod) (names []string) {
 		return nil
 	}
 	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
-		if c.Name != sidecarName && c.Name != installName && slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == keysVolume }) {
+		if !oursByContainer(c.Name) && slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == keysVolume }) {
 			names = append(names, c.Name)
 		}
 	}
 	return names
 }
+
+func oursByContainer(name string) bool { return name == sidecarName || name == installName }
 
 func oursByName(volume string) bool {
 	return volume == keysVolume || volume == tokenVolume || volume == caVolume

@@ -187,3 +187,60 @@ func BenchmarkPatch(b *testing.B) {
 		}
 	}
 }
+
+// What others put behind ours stays where it is, with fields of which nothing is known here.
+func TestSecondTimeMovesNothing(t *testing.T) {
+	for _, name := range []string{"plain", "init-containers-not", "exec", "signal"} {
+		t.Run(name, func(t *testing.T) {
+			out, err := patched(t, shapes(t)[name])
+			if err != nil {
+				t.Fatal(err)
+			}
+			var pod map[string]any
+			if err := json.Unmarshal(out, &pod); err != nil {
+				t.Fatal(err)
+			}
+			spec := pod["spec"].(map[string]any)
+			add := func(into map[string]any, field string, element map[string]any) {
+				list, _ := into[field].([]any)
+				into[field] = append(list, element)
+			}
+			add(spec, "initContainers", map[string]any{"name": "later", "image": "x", "fromTheFuture": "1"})
+			add(spec, "volumes", map[string]any{"name": "later", "fromTheFuture": map[string]any{"a": "b"}})
+			for _, c := range spec["containers"].([]any) {
+				add(c.(map[string]any), "env", map[string]any{"name": "LATER", "fromTheFuture": "2"})
+				add(c.(map[string]any), "volumeMounts", map[string]any{"name": "later", "mountPath": "/later", "fromTheFuture": "3"})
+			}
+			raw, err := json.Marshal(pod)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if operations, err := options.Patch(raw, "hyvve"); err != nil || len(operations) > 0 {
+				t.Errorf("a second time does %v (%v)", operations, err)
+			}
+		})
+	}
+}
+
+// A copy of an injected pod whose init containers are to see the keys now has the sidecar before them.
+func TestCopyThatWantsMore(t *testing.T) {
+	out, err := patched(t, shapes(t)["init-containers-not"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pod corev1.Pod
+	if err := json.Unmarshal(out, &pod); err != nil {
+		t.Fatal(err)
+	}
+	user := int64(1000)
+	for i := range pod.Spec.InitContainers {
+		pod.Spec.InitContainers[i].SecurityContext = &corev1.SecurityContext{RunAsUser: &user}
+	}
+	pod.Annotations[Domain+"/init-containers"] = "true"
+	if err := options.Inject(&pod, "hyvve"); err != nil {
+		t.Fatal(err)
+	}
+	if inits := pod.Spec.InitContainers; inits[0].Name != sidecarName || len(inits) != 2 || len(inits[1].VolumeMounts) == 0 {
+		t.Errorf("%+v", inits)
+	}
+}

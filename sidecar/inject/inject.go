@@ -76,6 +76,9 @@ func (o Options) Inject(pod *corev1.Pod, namespace string) error {
 	if err := p.apply(); err != nil {
 		return err
 	}
+	if pod.Annotations[Domain+"/"+injectedName] != "" {
+		keepOrder(pod, changed, s.initToo)
+	}
 	*pod = *changed
 	return nil
 }
