@@ -119,7 +119,7 @@ func fileTable() []annotation {
 		truth("accepts", "Adds `NAME_ACCEPTS`: every value to accept, newest first.", func(s *settings) *bool { return &s.accepts }),
 		truth("previous", "Adds `NAME_PREVIOUS`: the second of them, while there is one.", func(s *settings) *bool { return &s.previous }),
 		text("mode", "octal", "`0600`; `0640` where containers read as a group", "Mode of the files.", func(s *settings) *string { return &s.mode }),
-		{name: "containers", takes: "names, with commas between them", standard: "all", text: "Containers that see the files.", set: func(s *settings, _, v string) error {
+		{name: "containers", takes: "names, with commas between them", standard: "all; with `exec` and no files, that one", text: "Containers that see the files.", set: func(s *settings, _, v string) error {
 			s.containers = list(v)
 			return nil
 		}},
