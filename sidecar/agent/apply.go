@@ -45,7 +45,7 @@ func (a *Agent) apply(ctx context.Context) {
 	}
 	if err != nil {
 		a.rendered = "" // perhaps in part: nothing is loaded before all of it is
-		a.fault("files not rendered", err)
+		a.fault("bundle not rendered", err)
 		return
 	}
 	a.applied, a.rendered, a.loaded = a.bundle, a.bundle.Etag, ""

@@ -144,13 +144,19 @@ func (p *played) agentOf(before *running, more string) *running {
 		if before != nil {
 			r.fake = before.fake
 		}
-		path := filepath.Join(r.dir, "sidecar.hcl")
-		p.must(os.WriteFile(path, fmt.Appendf(nil, withSecret, r.fake.server.URL, filepath.Join(r.dir, "token"), p.URL, p.CAFile, p.token, more), 0o600))
-		f, err := Load(path)
-		p.must(err)
-		*c, err = f.Check()
-		p.must(err)
+		*c = p.configuration(r, more)
 	})
+}
+
+func (p *played) configuration(r *running, more string) Config {
+	p.t.Helper()
+	path := filepath.Join(r.dir, "sidecar.hcl")
+	p.must(os.WriteFile(path, fmt.Appendf(nil, withSecret, r.fake.server.URL, filepath.Join(r.dir, "token"), p.URL, p.CAFile, p.token, more), 0o600))
+	f, err := Load(path)
+	p.must(err)
+	c, err := f.Check()
+	p.must(err)
+	return c
 }
 
 // state is what the sidecar tells of itself.
@@ -185,6 +191,14 @@ func TestSecretIsWrittenAndPodsAreRestarted(t *testing.T) {
 	// Neither does a Secret that somebody deletes: it is what it was.
 	p.must(p.Do(t.Context(), http.MethodDelete, "/api/v1/namespaces/monitoring/secrets/metrics-auth", nil, nil))
 	testkit.Until(t, "the Secret is back", func() bool { return p.value() == canary+"-2" })
+	testkit.Until(t, "it is loaded again", func() bool { return again.state().Loaded })
+	// Nor does another configuration of what no pod reads.
+	p.must(again.agent.reconfigure(p.configuration(again, `labels = { "app" = "metrics" }`)))
+	testkit.Until(t, "the label is there", func() bool {
+		var s struct{ Metadata struct{ Labels map[string]string } }
+		p.must(p.Do(t.Context(), http.MethodGet, "/api/v1/namespaces/monitoring/secrets/metrics-auth", nil, &s))
+		return s.Metadata.Labels["app"] == "metrics"
+	})
 	testkit.Until(t, "it is loaded again", func() bool { return again.state().Loaded })
 	if now := p.generation(); now != second {
 		t.Errorf("pods were restarted %d times for nothing", now-second)

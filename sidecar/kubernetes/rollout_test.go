@@ -196,6 +196,8 @@ func TestRolloutThatWouldRestartNothing(t *testing.T) {
 	refuses(t, r.Reload(t.Context()), "is paused", "rollout resume deployment/prometheus")
 	c.kubectl("rollout", "resume", "deployment/prometheus")
 	c.restarts(r, true)
+	c.kubectl("delete", "deployment", "prometheus")
+	refuses(t, r.Reload(t.Context()), "404 NotFound", "create it, or mend name and namespace")
 	missing := c.rollout(s)
 	missing.Name = "api"
 	refuses(t, missing.Reload(t.Context()), "403", `the verb "get" on deployments.apps with the name "api"`)
