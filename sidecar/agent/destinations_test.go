@@ -36,6 +36,9 @@ const space = "monitoring"
 // play starts them, with a Deployment of two pods.
 func play(t *testing.T) *played {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("on an API server: run by \"make test\" and \"make test-e2e\", not by \"make test-unit\"")
+	}
 	bed := testbed.ForTest(t)
 	k, err := bed.Kubernetes(t.Context())
 	if err != nil {
