@@ -198,7 +198,9 @@ func TestSecretIsWrittenAndPodsAreRestarted(t *testing.T) {
 	// Nor does another configuration of what no pod reads.
 	p.must(again.agent.reconfigure(p.configuration(again, `labels = { "app" = "metrics" }`)))
 	testkit.Until(t, "the label is there", func() bool {
-		var s struct{ Metadata struct{ Labels map[string]string } }
+		var s struct {
+			Metadata struct{ Labels map[string]string }
+		}
 		p.must(p.Do(t.Context(), http.MethodGet, "/api/v1/namespaces/monitoring/secrets/metrics-auth", nil, &s))
 		return s.Metadata.Labels["app"] == "metrics"
 	})
