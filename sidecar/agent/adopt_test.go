@@ -29,7 +29,7 @@ func (r *running) reconfigure(change func(c *Config)) {
 // A reload that is owed when there is nothing to reload any more is owed no more.
 func TestAdoptWithoutReload(t *testing.T) {
 	r := startAgentWith(t, t.TempDir(), nil, func(r *running, _ *Config) { r.reloads.set(reload.ErrNotRunning) })
-	r.await("first", func(map[string]any) bool { return true })
+	r.holds("files are there", func() bool { return r.file() != "" })
 	r.reconfigure(func(c *Config) { c.Reloader = nil })
 	r.await("loaded", loaded("etag-1-0"))
 }

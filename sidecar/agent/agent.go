@@ -69,7 +69,7 @@ type Agent struct {
 	bad         int           // failed ones in a row
 	faults      int           // of rendering and reloading, in a row
 	loaded      string        // etag of the bundle that the workload is known to have loaded
-	judged      bool          // there was a verdict since the start
+	judged      bool          // there was a verdict since the start; until then nothing is reported: to say that a workload which starts is ill would fail a rotation
 	healthy     bool
 	reason      string // why not
 
@@ -271,7 +271,10 @@ func (a *Agent) runOnce(ctx context.Context) error {
 			return err
 		}
 	}
-	if a.dirty && !a.undecided() {
+	if !a.judged {
+		return a.wait(ctx)
+	}
+	if a.dirty {
 		if err := a.report(ctx); err != nil || a.stale {
 			return err
 		}
@@ -373,7 +376,7 @@ func (a *Agent) wait(ctx context.Context) error {
 			return w.err
 		case <-a.nextCheck.C:
 			a.judge(ctx)
-			if a.publish(); a.dirty && !a.undecided() {
+			if a.publish(); a.dirty && a.judged {
 				return nil
 			}
 		case <-a.nextSight.C:

@@ -459,3 +459,24 @@ type reloaderFunc func() error
 func (f reloaderFunc) Reload(context.Context) error { return f() }
 
 var _ reload.Reloader = reloaderFunc(nil)
+
+// A workload that starts after its sidecar, as in a pod, is not said to be ill until it had its time: that would fail a rotation
+// which the instance has come into.
+func TestNothingIsSaidOfAWorkloadThatStarts(t *testing.T) {
+	r := startAgentWith(t, t.TempDir(), nil, func(r *running, c *Config) {
+		c.Deadline = time.Hour
+		r.reloads.set(reload.ErrNotRunning)
+	})
+	r.holds("a lease is renewed", func() bool { return r.fake.count("renew") > 0 || r.fake.count("watch") > 0 })
+	r.fake.change(func() { r.fake.version = 2 })
+	r.holds("another bundle is there", func() bool { return strings.Contains(r.file(), "-2") })
+	select {
+	case report := <-r.fake.reports:
+		t.Errorf("it says %v", report)
+	default:
+	}
+	r.reloads.set(nil)
+	if first := r.await("first", func(map[string]any) bool { return true }); !loaded("etag-2-0")(first) {
+		t.Errorf("its first word is %v", first)
+	}
+}

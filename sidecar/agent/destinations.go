@@ -54,12 +54,6 @@ func (a *Agent) debtor() reload.Debtor {
 	return d
 }
 
-// undecided tells whether there is nothing to report yet: a sidecar that is started in the midst of a rollout does not know
-// whether the workload is well, and to say that it is not would pause a rotation for nothing. What proxies see is told anyway.
-func (a *Agent) undecided() bool {
-	return a.debtor() != nil && !a.judged && len(a.proxies.all) == 0 && time.Now().Before(a.proveBy)
-}
-
 // lookAfter finds out whether destinations are still as they were written, and what was restarted for them, too: others may
 // change them, and nobody tells.
 func (a *Agent) lookAfter(ctx context.Context) {
