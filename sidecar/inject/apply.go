@@ -39,6 +39,7 @@ func (p *plan) apply() error {
 		p.runs.Args = nil
 		p.runs.Env = append(p.runs.Env, p.environment(text)...)
 		p.runs.VolumeMounts = append(p.runs.VolumeMounts, p.credentials()...)
+		p.runs.VolumeMounts = append(p.runs.VolumeMounts, corev1.VolumeMount{Name: programVolume, MountPath: programDir, ReadOnly: true})
 	} else {
 		ours = p.sidecar(text)
 		if p.reload.Method == "signal" {
@@ -74,6 +75,9 @@ func (p *plan) volumes() {
 		volumes = append(volumes, corev1.Volume{Name: caVolume, VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
 			LocalObjectReference: corev1.LocalObjectReference{Name: p.caConfigMap}, Items: items,
 		}}})
+	}
+	if p.runs != nil {
+		volumes = append(volumes, corev1.Volume{Name: programVolume, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
 	}
 	p.pod.Spec.Volumes = append(p.pod.Spec.Volumes, volumes...)
 }
@@ -161,9 +165,9 @@ func (p *plan) sidecar(text string) corev1.Container {
 // installer copies the sidecar's program to where the container of exec mode runs it from.
 func (p *plan) installer() corev1.Container {
 	return corev1.Container{
-		Name: installName, Image: p.image, ImagePullPolicy: p.pullPolicy, Command: []string{imageProgram, "install", programPath},
+		Name: installName, Image: p.image, ImagePullPolicy: p.pullPolicy, Command: []string{imageProgram, "install", programPath, "--make-directory=" + keysDir},
 		Resources: p.resources, SecurityContext: p.security(),
-		VolumeMounts: []corev1.VolumeMount{{Name: keysVolume, MountPath: volumeDir}},
+		VolumeMounts: []corev1.VolumeMount{{Name: keysVolume, MountPath: volumeDir}, {Name: programVolume, MountPath: programDir}},
 	}
 }
 
@@ -204,7 +208,7 @@ func whoSees(pod *corev1.Pod) (names []string) {
 func oursByContainer(name string) bool { return name == sidecarName || name == installName }
 
 func oursByName(volume string) bool {
-	return volume == keysVolume || volume == tokenVolume || volume == caVolume
+	return volume == keysVolume || volume == tokenVolume || volume == caVolume || volume == programVolume
 }
 
 func withdrawFrom(c *corev1.Container) {

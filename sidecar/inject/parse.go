@@ -26,8 +26,9 @@ const (
 	keysDir     = volumeDir + "/keys"
 	socketPath  = keysDir + "/sidecar.sock"
 	programName = "hyvve-sidecar"
-	programPath = keysDir + "/" + programName // where exec mode runs it from
-	tokenDir    = "/var/run/secrets/hyvve"    //nolint:gosec // a directory
+	programDir  = "/run/hyvve-program" // where exec mode runs it from: on a disk, since it is no secret, and large
+	programPath = programDir + "/" + programName
+	tokenDir    = "/var/run/secrets/hyvve" //nolint:gosec // a directory
 	authority   = "/etc/hyvve-ca"
 )
 

@@ -18,11 +18,12 @@ import (
 
 // Names of what is ours in a pod.
 const (
-	sidecarName = "hyvve-sidecar"
-	installName = "hyvve-install"
-	keysVolume  = "hyvve-keys"
-	tokenVolume = "hyvve-token"
-	caVolume    = "hyvve-ca"
+	sidecarName   = "hyvve-sidecar"
+	installName   = "hyvve-install"
+	keysVolume    = "hyvve-keys"
+	tokenVolume   = "hyvve-token"
+	caVolume      = "hyvve-ca"
+	programVolume = "hyvve-program"
 )
 
 // standardUser is that of the sidecar's image.
@@ -79,13 +80,13 @@ func (p *plan) clashes() (errs []error) {
 			errs = append(errs, fmt.Errorf("container %s is there already, and not from the injector; name it otherwise", c.Name))
 		}
 		for _, m := range c.VolumeMounts {
-			if at := m.MountPath; at == volumeDir || strings.HasPrefix(at, volumeDir+"/") || at == tokenDir || at == authority {
+			if at := m.MountPath; at == volumeDir || strings.HasPrefix(at, volumeDir+"/") || at == tokenDir || at == authority || at == programDir {
 				errs = append(errs, fmt.Errorf("container %s mounts something at %s, where the keys go; mount it elsewhere", c.Name, at))
 			}
 		}
 	}
 	for _, v := range p.pod.Spec.Volumes {
-		if v.Name == keysVolume || v.Name == tokenVolume || v.Name == caVolume {
+		if oursByName(v.Name) {
 			errs = append(errs, fmt.Errorf("volume %s is there already, and not from the injector; name it otherwise", v.Name))
 		}
 	}

@@ -8,13 +8,14 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
-const help = `Usage: hyvve-sidecar install FILE
+const help = `Usage: hyvve-sidecar install FILE [--make-directory=DIRECTORY]
 
 Copies this program to FILE, such as a volume from which a container of any image runs "FILE exec -- COMMAND". The directory is
 made if it is missing; what was at FILE is replaced at once, never half.
@@ -23,6 +24,7 @@ made if it is missing; what was at FILE is replaced at once, never half.
 // Command is "hyvve-sidecar install". It gives the exit status.
 func Command(args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("hyvve-sidecar install", flag.ContinueOnError)
+	private := flags.String("make-directory", "", "`DIRECTORY` to make besides, which only this user may write to, such as that of its files")
 	to := ""
 	if len(args) > 0 && len(args[0]) > 0 && args[0][0] != '-' {
 		to, args = args[0], args[1:]
@@ -38,11 +40,22 @@ func Command(args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		err = Copy(self, to)
 	}
+	if err == nil && *private != "" {
+		err = makeDirectory(*private)
+	}
 	if err != nil {
 		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar install:", err)
 		return 1
 	}
 	return 0
+}
+
+// makeDirectory makes one that only this user may write to, whatever the umask is.
+func makeDirectory(path string) error {
+	if err := os.Mkdir(path, 0o711); err != nil && !errors.Is(err, fs.ErrExist) { //nolint:gosec // files in it are for their readers
+		return err
+	}
+	return os.Chmod(path, 0o711) //nolint:gosec // see above
 }
 
 // Copy copies a program to a file that everybody may run and nobody may write to.

@@ -4,6 +4,7 @@ package install
 
 import (
 	"bytes"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,11 +13,15 @@ import (
 
 func TestInstall(t *testing.T) {
 	to := filepath.Join(t.TempDir(), "made", "hyvve-sidecar")
+	private := filepath.Join(t.TempDir(), "keys")
 	for range 2 { // a container that is restarted does it again
 		var errs bytes.Buffer
-		if status := Command([]string{to}, &errs, &errs); status != 0 {
+		if status := Command([]string{to, "--make-directory=" + private}, &errs, &errs); status != 0 {
 			t.Fatalf("%d: %s", status, &errs)
 		}
+	}
+	if info, err := os.Stat(private); err != nil || info.Mode() != fs.ModeDir|0o711 {
+		t.Errorf("%v (%v)", info, err)
 	}
 	self, err := os.Executable()
 	if err != nil {
