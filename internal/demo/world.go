@@ -149,7 +149,11 @@ func (w *World) configure(ctx context.Context, size Size) (err error) {
 	write("hyvve/presets/hyvve", map[string]any{"workloads": "api,agents", "min_instances": size.Instances, "database": servers.Database, "redis": servers.Redis})
 	var names []string
 	for _, k := range platform.Keys(servers) {
-		write("hyvve/keys/"+k.Name, map[string]any{"value": w.Initial[k.Env].Reveal()})
+		data := map[string]any{"value": w.Initial[k.Env].Reveal()}
+		if size.Expose != nil && k.Server != "" { // where workloads reach the server, Vault does not
+			data["verify_urls"] = "false"
+		}
+		write("hyvve/keys/"+k.Name, data)
 		names = append(names, k.Name)
 	}
 	write("hyvve/workloads/"+auditor, map[string]any{"verifies": names, "min_instances": 0})

@@ -25,7 +25,16 @@ func (n *Node) Rollout(ctx context.Context, namespace, what string) error {
 	if lines := strings.Split(events, "\n"); len(lines) > 30 {
 		events = strings.Join(lines[len(lines)-30:], "\n")
 	}
-	return fmt.Errorf("%w\n%s\n%s", err, pods, events)
+	said := ""
+	if all, err := n.Pods(ctx, namespace, ""); err == nil {
+		for _, p := range all {
+			if !p.Ready {
+				text, _ := n.Kubectl(ctx, "", "-n", namespace, "logs", p.Name, "--all-containers", "--prefix", "--tail=10")
+				said += text
+			}
+		}
+	}
+	return fmt.Errorf("%w\n%s\n%s\n%s", err, pods, events, said)
 }
 
 // Pod is what is known of one that runs.
