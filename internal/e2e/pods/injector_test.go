@@ -27,7 +27,7 @@ func injector(t *testing.T, n *testbed.Node, vault string) {
 	}
 	chart := filepath.Join(testbed.Repo(), "deploy", "helm", "hyvve")
 	helm(t, n, "install", "hyvve", chart, "--namespace", system, "--create-namespace",
-		"--set", "vault.address="+vault, "--set", "registry=registry.local/", "--set", "image.tag=test", "--set", "sidecar.image.tag=test")
+		"--set", "vault.address="+vault, "--set", "registry=registry.local", "--set", "image.tag=test", "--set", "sidecar.image.tag=test")
 	t.Cleanup(func() { helm(t, n, "uninstall", "hyvve", "--namespace", system, "--wait") })
 	if err := n.Rollout(ctx, system, "deployment/hyvve-injector"); err != nil {
 		t.Fatal(err)
