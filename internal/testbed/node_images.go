@@ -32,12 +32,8 @@ func (n *Node) buildImage(ctx context.Context, name, program string, flags []str
 		return err
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // it goes with the bed
-	link, archive := filepath.Join(dir, "link"), filepath.Join(dir, "archive.tar")
-	base := filepath.Base(program)
-	if err := os.Symlink("/usr/local/bin/"+base, link); err != nil {
-		return err
-	}
-	args := append([]string{"--name=" + name, "--output=" + archive, "--file=" + link + ":/" + base}, flags...)
+	archive := filepath.Join(dir, "archive.tar")
+	args := append([]string{"--name=" + name, "--output=" + archive}, flags...)
 	build := spec{name: "hyvve-images", path: images, args: append(args, program), env: os.Environ(), dir: dir}
 	if err := build.run(ctx); err != nil {
 		return err
