@@ -26,11 +26,11 @@ build: ## Build the plugin (build/plugins/), the sidecar, the injector and the d
 	@CGO_ENABLED=0 go build -o build/bin/ ./internal/demo/cmd/hyvve-demo ./internal/testbed/cmd/hyvve-dev ./internal/testbed/cmd/hyvve-pause ./internal/bench/cmd/hyvve-bench
 	@CGO_ENABLED=0 go build -C scripts/images -trimpath -o "$(CURDIR)/build/bin/hyvve-images" .
 
-IMAGES := hyvve-sidecar
+IMAGES := hyvve-sidecar hyvve-injector
 IMAGE_ARCHS := amd64 arm64
 
 .PHONY: images
-images: build ## Make container images of the sidecar, for amd64 and arm64, with their bills of materials (build/images/)
+images: build ## Make container images of sidecar and injector, for amd64 and arm64, with bills of materials (build/images/); PUSH=REGISTRY pushes them
 	@for image in $(IMAGES); do \
 		for arch in $(IMAGE_ARCHS); do GOOS=linux GOARCH=$$arch $(GOBUILD) -o build/images/bin/$$arch/ ./sidecar/cmd/$$image || exit; done; \
 		build/bin/hyvve-images --name=hyvve/$$image:$(VERSION) --layout=build/images/$$image --output=build/images/"$${image}_{arch}.tar" \

@@ -179,3 +179,19 @@ func TestRefusedValues(t *testing.T) {
 		}
 	}
 }
+
+// The chart names the images that "make images" makes.
+func TestVersion(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(testbed.Repo(), "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	version := regexp.MustCompile(`(?m)^VERSION \?= (\S+)$`).FindSubmatch(text)
+	charts, err := os.ReadFile(filepath.Join(chart, "Chart.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if version == nil || !strings.Contains(string(charts), "\nappVersion: "+string(version[1])+"\n") {
+		t.Errorf("the appVersion of the chart is not the Makefile's %s", version)
+	}
+}
