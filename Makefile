@@ -19,6 +19,10 @@ help: ## Show this text
 setup: ## Install and build what tests and demo run on, where it is missing (the targets below do it themselves)
 	@scripts/setup
 
+.PHONY: setup-demo
+setup-demo: # without Kubernetes, which takes long to build
+	@scripts/setup without-kubernetes
+
 .PHONY: build
 build: ## Build the plugin (build/plugins/), the sidecar, the injector and the demo (build/bin/)
 	@$(GOBUILD) -o build/plugins/ ./plugin/cmd/vault-plugin-secrets-hyvve
@@ -39,15 +43,15 @@ images: build ## Make container images of sidecar and injector, for amd64 and ar
 	done
 
 .PHONY: demo
-demo: setup build ## Rotate every key of a small HYVVE under load, on real parts; build/demo/summary.json has the result
+demo: setup-demo build ## Rotate every key of a small HYVVE under load, on real parts; build/demo/summary.json has the result
 	@build/bin/hyvve-demo
 
 .PHONY: dev
-dev: setup build ## Run a Vault with the engine at hyvve/ in the foreground, and say what to try
+dev: setup-demo build ## Run a Vault with the engine at hyvve/ in the foreground, and say what to try
 	@build/bin/hyvve-dev
 
 .PHONY: test
-test: setup build ## Run every test, with the race detector, on real parts, then sim (a quarter of an hour on two cores)
+test: setup build ## Run every test, with the race detector, on real parts, then sim (half an hour on two cores)
 	go test -race -timeout 45m ./...
 	go test -C scripts/images ./...
 	@$(MAKE) --no-print-directory sim
@@ -61,7 +65,7 @@ test-e2e: setup build ## Run the tests that do, all scenarios among them
 	go test -race -timeout 30m ./deploy/... ./internal/e2e/... ./internal/testbed/... ./internal/kind/postgres/... ./internal/kind/redis/... ./sidecar/agent/... ./sidecar/inject/... ./sidecar/kubernetes/... ./sidecar/login/... ./sidecar/reencrypt/... ./sidecar/render/...
 
 .PHONY: test-ha
-test-ha: setup build ## Kill a cluster's leader in each move, the plugin a hundred times, and do without Vault for ten minutes (some twenty minutes in all)
+test-ha: setup-demo build ## Kill a cluster's leader in each move, the plugin a hundred times, and do without Vault for ten minutes (some twenty minutes in all)
 	HYVVE_LONG=1 go test -count=1 -v -timeout 60m -run '^(TestHighAvailability|TestPluginKilledAHundredTimes|TestVaultIsGoneForLong)$$' ./internal/e2e
 
 .PHONY: test-k8s
@@ -71,7 +75,7 @@ test-k8s: setup build ## Run the scenarios in real pods, on a Kubernetes of one 
 ROTATIONS ?= 50
 
 .PHONY: test-soak
-test-soak: setup build ## Rotate DATABASE_URL and REDIS_URL together, then AGENT_SERVICE_TOKEN and METRICS_API_KEY, ROTATIONS (50) times each under load; nothing may fail
+test-soak: setup-demo build ## Rotate DATABASE_URL and REDIS_URL together, then AGENT_SERVICE_TOKEN and METRICS_API_KEY, ROTATIONS (50) times each under load; nothing may fail
 	HYVVE_ROTATIONS=$(ROTATIONS) go test -count=1 -v -timeout 60m -run '^(TestServerURLs|TestWholeRotationUnderLoad)$$' ./internal/e2e
 
 SEED ?=
@@ -86,7 +90,7 @@ sim-long: ## Run the engine in a million simulated worlds (some three hours on t
 	@$(MAKE) --no-print-directory sim SEEDS=1000000
 
 .PHONY: bench
-bench: setup build ## Run every benchmark and print ours against the peer's; build/bench.json has the result
+bench: setup-demo build ## Run every benchmark and print ours against the peer's; build/bench.json has the result
 	@build/bin/hyvve-bench
 
 .PHONY: fuzz

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# A part of scripts/setup: a Vault server, the one of PATH if it is 1.19 or newer, and Vault's plugin for auth/kubernetes, which a
-# minimal server does not have.
+# A part of scripts/setup: a Vault server, the one of PATH if it is 1.19 or newer.
 
 # new_enough tells whether a vault binary is 1.19 or newer.
 new_enough() {
@@ -18,10 +17,4 @@ if command -v vault >/dev/null && new_enough "$(command -v vault)"; then
 elif ! stamped vault "$(sums_of vault)" "$vault"; then
 	go_build Vault '3 to 7 minutes' vault "$vault" -tags minimal -ldflags '-s -w' github.com/hashicorp/vault
 	sums_of vault >"$vault.stamp"
-fi
-
-auth=vault-plugin-auth-kubernetes
-if ! stamped $auth "$(sums_of $auth)" build/tools/$auth; then
-	go_build "Vault's plugin for auth/kubernetes" '1 to 2 minutes' $auth build/tools/$auth -ldflags '-s -w' github.com/hashicorp/$auth/cmd/$auth
-	sums_of $auth >build/tools/$auth.stamp
 fi
