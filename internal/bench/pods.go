@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	jsonpatch "github.com/evanphx/json-patch/v5"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/inject"
+)
+
+const (
+	podRounds   = 7
+	barPodDelay = 1500 // ms
+	podSidecar  = "registry.local/hyvve-sidecar:bench"
+	podApp      = "registry.local/busybox:bench"
+)
+
+// podsStart measures how much later a pod's container starts with a sidecar that has to bring its keys first: from when the pod
+// is made until Kubernetes says that all its containers run, in pods that are the same otherwise.
+func podsStart(ctx context.Context, p *place) ([]Result, error) {
+	if err := testbed.CanRunNode(); err != nil {
+		_, _ = fmt.Fprintf(p.log, "  pod-start-delay is not measured: %v\n", err)
+		return nil, nil
+	}
+	n, err := p.Node(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for image, program := range map[string]string{podSidecar: testbed.Tool("bin", "hyvve-sidecar"), podApp: testbed.Tool("tools", "kubernetes-root", "bin", "busybox")} {
+		if err := n.BuildImage(ctx, image, program); err != nil {
+			return nil, err
+		}
+	}
+	options, err := p.podsLogIn(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	starts := 0
+	start := func(injected bool) func() error {
+		return func() error {
+			starts++
+			return startPod(ctx, n, fmt.Sprintf("pod-%d", starts), injected, options)
+		}
+	}
+	if err := errors.Join(start(false)(), start(true)()); err != nil { // the first ones find no image unpacked
+		return nil, err
+	}
+	taken, err := interleave(podRounds, start(true), start(false))
+	if err != nil {
+		return nil, err
+	}
+	r := alone("pod-start-delay", taken[0]-taken[1])
+	_, _ = fmt.Fprintf(p.log, "  a pod starts in %.0f ms with the sidecar, in %.0f ms without\n", ms(taken[0]), ms(taken[1]))
+	return []Result{r.within(barPodDelay)}, nil
+}
+
+// podsLogIn lets pods of the namespace default log in to Vault, and gives what they are injected by.
+func (p *place) podsLogIn(ctx context.Context, n *testbed.Node) (inject.Options, error) {
+	o := inject.Options{Image: podSidecar, ImagePullPolicy: "Never"}
+	address, err := url.Parse(p.vault.Addr)
+	if err != nil {
+		return o, err
+	}
+	port, err := strconv.Atoi(address.Port())
+	if err != nil {
+		return o, err
+	}
+	host, err := n.Expose(port)
+	if err != nil {
+		return o, err
+	}
+	o.VaultAddress = "http://" + net.JoinHostPort(host, address.Port())
+	if err := p.vault.KubernetesAuth(ctx, n.Kubernetes, "kubernetes"); err != nil {
+		return o, err
+	}
+	if err := p.vault.Client.Sys().PutPolicyWithContext(ctx, benchLoad, fmt.Sprintf("path \"%s/*\" { capabilities = [\"read\", \"update\"] }\npath \"sys/leases/*\" { capabilities = [\"update\"] }\n", testbed.Mount)); err != nil {
+		return o, err
+	}
+	_, err = p.vault.Client.Logical().WriteWithContext(ctx, "auth/kubernetes/role/"+benchLoad, map[string]any{
+		"bound_service_account_names": "default", "bound_service_account_namespaces": "default", "audience": testbed.VaultAudience, "token_policies": benchLoad,
+	})
+	return o, err
+}
+
+// startPod makes a pod, waits until it runs, and removes it.
+func startPod(ctx context.Context, n *testbed.Node, name string, injected bool, o inject.Options) error {
+	annotations := map[string]string{}
+	if injected {
+		annotations = map[string]string{"hyvve.app/inject": "true", "hyvve.app/workload": benchLoad}
+	}
+	raw, err := json.Marshal(map[string]any{
+		"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"name": name, "annotations": annotations},
+		"spec": map[string]any{
+			"terminationGracePeriodSeconds": 0,
+			"containers": []any{map[string]any{
+				"name": "app", "image": podApp, "imagePullPolicy": "Never", "command": []string{"/busybox", "sleep", "3600"}, "securityContext": map[string]any{"runAsUser": 1000},
+			}},
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if injected {
+		if raw, err = patchedPod(o, raw); err != nil {
+			return err
+		}
+	}
+	const pods = "/api/v1/namespaces/default/pods"
+	if err := n.Do(ctx, http.MethodPost, pods, raw, nil); err != nil {
+		return err
+	}
+	if err := awaitRunning(ctx, n, pods+"/"+name); err != nil {
+		return err
+	}
+	return n.Do(ctx, http.MethodDelete, pods+"/"+name+"?gracePeriodSeconds=0", nil, nil)
+}
+
+func patchedPod(o inject.Options, raw []byte) ([]byte, error) {
+	operations, err := o.Patch(raw, "default")
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(operations)
+	if err != nil {
+		return nil, err
+	}
+	patch, err := jsonpatch.DecodePatch(text)
+	if err != nil {
+		return nil, err
+	}
+	return patch.Apply(raw)
+}
+
+func awaitRunning(ctx context.Context, n *testbed.Node, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		var pod struct {
+			Status struct {
+				Conditions []struct{ Type, Status string }
+			}
+		}
+		if err := n.Do(ctx, http.MethodGet, path, nil, &pod); err != nil {
+			return err
+		}
+		for _, c := range pod.Status.Conditions {
+			if c.Type == "Ready" && c.Status == "True" {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s does not run: %w", path, ctx.Err())
+		case <-ticker.C:
+		}
+	}
+}
