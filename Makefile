@@ -90,7 +90,7 @@ sim-long: ## Run the engine in a million simulated worlds (some three hours on t
 	@$(MAKE) --no-print-directory sim SEEDS=1000000
 
 .PHONY: bench
-bench: setup-demo build ## Run every benchmark and print ours against the peer's; build/bench.json has the result
+bench: setup build ## Run every benchmark and print ours against the peer's; build/bench.json has the result
 	@build/bin/hyvve-bench
 
 .PHONY: fuzz
