@@ -7,10 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"net/url"
-	"strconv"
 	"time"
 
 	jsonpatch "github.com/evanphx/json-patch/v5"
@@ -68,19 +65,10 @@ func podsStart(ctx context.Context, p *place) ([]Result, error) {
 // podsLogIn lets pods of the namespace default log in to Vault, and gives what they are injected by.
 func (p *place) podsLogIn(ctx context.Context, n *testbed.Node) (inject.Options, error) {
 	o := inject.Options{Image: podSidecar, ImagePullPolicy: "Never"}
-	address, err := url.Parse(p.vault.Addr)
-	if err != nil {
+	var err error
+	if o.VaultAddress, err = n.ExposeAddress(p.vault.Addr); err != nil {
 		return o, err
 	}
-	port, err := strconv.Atoi(address.Port())
-	if err != nil {
-		return o, err
-	}
-	host, err := n.Expose(port)
-	if err != nil {
-		return o, err
-	}
-	o.VaultAddress = "http://" + net.JoinHostPort(host, address.Port())
 	if err := p.vault.KubernetesAuth(ctx, n.Kubernetes, "kubernetes"); err != nil {
 		return o, err
 	}

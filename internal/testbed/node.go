@@ -200,6 +200,31 @@ func (n *Node) Expose(port int) (host string, err error) {
 	return NodeAddress, nil
 }
 
+// ExposeAddress lets pods reach what is at a loopback address of this machine, which is host:port or a URL, and gives the address
+// as they have it.
+func (n *Node) ExposeAddress(address string) (string, error) {
+	scheme, at, isURL := strings.Cut(address, "://")
+	if !isURL {
+		at = address
+	}
+	_, text, err := net.SplitHostPort(at)
+	if err != nil {
+		return "", fmt.Errorf("exposing %s: %w", address, err)
+	}
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		return "", fmt.Errorf("exposing %s: %w", address, err)
+	}
+	host, err := n.Expose(port)
+	if err != nil {
+		return "", err
+	}
+	if at = net.JoinHostPort(host, text); isURL {
+		return scheme + "://" + at, nil
+	}
+	return at, nil
+}
+
 // Transport reaches pods and Services by their addresses. Each request has a connection of its own, so that a Service spreads
 // them.
 func (n *Node) Transport() http.RoundTripper {

@@ -6,12 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -82,15 +80,7 @@ func newReader(t *testing.T, n *testbed.Node, ns string) *reader {
 	if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	address, err := url.Parse(v.Addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	port, err := strconv.Atoi(address.Port())
-	if err != nil {
-		t.Fatal(err)
-	}
-	host, err := n.Expose(port)
+	address, err := n.ExposeAddress(v.Addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +91,7 @@ func newReader(t *testing.T, n *testbed.Node, ns string) *reader {
 	path := strings.Join([]string{filepath.Dir(binary), testbed.Tool("tools"), testbed.Tool("tools", "kubernetes"), os.Getenv("PATH")}, ":")
 	return &reader{t: t, env: []string{
 		"PATH=" + path, "HOME=" + home, "KUBECONFIG=" + n.Kubeconfig, "VAULT_ADDR=" + v.Addr, "VAULT_TOKEN=" + v.Token,
-		"REGISTRY=" + registry, fmt.Sprintf("VAULT_FOR_PODS=http://%s:%d", host, port),
+		"REGISTRY=" + registry, "VAULT_FOR_PODS=" + address,
 		"SETUP_FLAGS=--kubernetes-host=" + n.URL + " --kubernetes-ca=" + n.CAFile + " --reviewer-token=" + file + " --auth-plugin=vault-plugin-auth-kubernetes",
 	}}
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -161,15 +159,7 @@ func TestPodLogsIn(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	address, err := url.Parse(v.Addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	port, err := strconv.Atoi(address.Port())
-	if err != nil {
-		t.Fatal(err)
-	}
-	inside, err := n.Expose(port)
+	address, err := n.ExposeAddress(v.Addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +173,7 @@ func TestPodLogsIn(t *testing.T) {
 	if err := buildBusybox(t.Context(), n); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.Kubectl(t.Context(), fmt.Sprintf(loggingIn, fmt.Sprintf("http://%s:%d", inside, port)), "-n", ns, "apply", "-f", "-"); err != nil {
+	if _, err := n.Kubectl(t.Context(), fmt.Sprintf(loggingIn, address), "-n", ns, "apply", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := n.Kubectl(t.Context(), "", "-n", ns, "wait", "--for=condition=Ready", "pod/login", "--timeout=90s"); err != nil {

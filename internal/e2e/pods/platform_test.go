@@ -5,11 +5,8 @@ package pods
 import (
 	"context"
 	"fmt"
-	"net"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -159,7 +156,11 @@ func newPlatform(t *testing.T) *platform {
 		})
 	}
 	p.write("hyvve/workloads/api", map[string]any{"min_instances": 3})
-	injector(t, n, p.vaultForPods())
+	vault, err := n.ExposeAddress(w.Server.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	injector(t, n, vault)
 	p.logs = p.followLogs()
 	for _, one := range []struct{ name, text string }{{"api", api}, {"agents", agents}} { // which calls api from its start
 		p.apply(one.text)
@@ -180,25 +181,6 @@ func newPlatform(t *testing.T) *platform {
 	p.load = w.StartLoad(run)
 	t.Cleanup(p.load.Stop)
 	return p
-}
-
-// vaultForPods gives Vault's address as pods have it.
-func (p *platform) vaultForPods() string {
-	p.t.Helper()
-	u, err := url.Parse(p.Server.Addr)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	port, err := strconv.Atoi(u.Port())
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	host, err := p.node.Expose(port)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	u.Host = net.JoinHostPort(host, u.Port())
-	return u.String()
 }
 
 func (p *platform) write(path string, data map[string]any) {

@@ -155,13 +155,9 @@ func (w *secretWorld) write(path string, data map[string]any) {
 // at exposes a loopback address to pods, and gives it as they see it.
 func (w *secretWorld) at(address string) string {
 	w.t.Helper()
-	_, text, err := net.SplitHostPort(address)
+	exposed, err := w.n.ExposeAddress(address)
 	w.must(err)
-	port, err := strconv.Atoi(text)
-	w.must(err)
-	host, err := w.n.Expose(port)
-	w.must(err)
-	return net.JoinHostPort(host, text)
+	return exposed
 }
 
 func startSecretWorld(t *testing.T) *secretWorld {
