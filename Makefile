@@ -52,21 +52,21 @@ dev: setup-demo build ## Run a Vault with the engine at hyvve/ in the foreground
 
 .PHONY: test
 test: setup build ## Run every test, with the race detector, on real parts, then sim (half an hour on two cores)
-	go test -race -timeout 45m ./...
+	scripts/go-test -race -timeout 45m ./...
 	go test -C scripts/images ./...
 	@$(MAKE) --no-print-directory sim
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need neither a server nor what setup fetches
-	go test -race $$(go list ./... | grep -vE '/(deploy|internal/(e2e|testbed|bench|demo)|internal/kind/(postgres|redis)|sidecar/(agent|inject|kubernetes|login|reencrypt|render))(/|$$)')
+	scripts/go-test -race $$(go list ./... | grep -vE '/(deploy|internal/(e2e|testbed|bench|demo)|internal/kind/(postgres|redis)|sidecar/(agent|inject|kubernetes|login|reencrypt|render))(/|$$)')
 
 .PHONY: test-e2e
 test-e2e: setup build ## Run the tests that do, all scenarios among them
-	go test -race -timeout 30m ./deploy/... ./internal/e2e/... ./internal/testbed/... ./internal/kind/postgres/... ./internal/kind/redis/... ./sidecar/agent/... ./sidecar/inject/... ./sidecar/kubernetes/... ./sidecar/login/... ./sidecar/reencrypt/... ./sidecar/render/...
+	scripts/go-test -race -timeout 30m ./deploy/... ./internal/e2e/... ./internal/testbed/... ./internal/kind/postgres/... ./internal/kind/redis/... ./sidecar/agent/... ./sidecar/inject/... ./sidecar/kubernetes/... ./sidecar/login/... ./sidecar/reencrypt/... ./sidecar/render/...
 
 .PHONY: test-ha
 test-ha: setup-demo build ## Kill a cluster's leader in each move, the plugin a hundred times, and do without Vault for ten minutes (some twenty minutes in all)
-	HYVVE_LONG=1 go test -count=1 -v -timeout 60m -run '^(TestHighAvailability|TestPluginKilledAHundredTimes|TestVaultIsGoneForLong)$$' ./internal/e2e
+	HYVVE_LONG=1 scripts/go-test -count=1 -v -timeout 60m -run '^(TestHighAvailability|TestPluginKilledAHundredTimes|TestVaultIsGoneForLong)$$' ./internal/e2e
 
 .PHONY: test-k8s
 test-k8s: setup build ## Run the scenarios in real pods, on a Kubernetes of one node in namespaces of its own; takes root
@@ -76,7 +76,7 @@ ROTATIONS ?= 50
 
 .PHONY: test-soak
 test-soak: setup-demo build ## Rotate DATABASE_URL and REDIS_URL together, then AGENT_SERVICE_TOKEN and METRICS_API_KEY, ROTATIONS (50) times each under load; nothing may fail
-	HYVVE_ROTATIONS=$(ROTATIONS) go test -count=1 -v -timeout 60m -run '^(TestServerURLs|TestWholeRotationUnderLoad)$$' ./internal/e2e
+	HYVVE_ROTATIONS=$(ROTATIONS) scripts/go-test -count=1 -v -timeout 60m -run '^(TestServerURLs|TestWholeRotationUnderLoad)$$' ./internal/e2e
 
 SEED ?=
 SEEDS ?= 10000

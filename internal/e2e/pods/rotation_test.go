@@ -150,7 +150,7 @@ func (p *platform) settled() {
 				instance, _ := i.(map[string]any)
 				known := false
 				for _, pod := range pods {
-					known = known || pod.Ready && instance["instance"] == p.ns+"."+pod.Name
+					known = known || pod.Ready && !pod.Ending && instance["instance"] == p.ns+"."+pod.Name
 				}
 				if !known || instance["healthy"] != true || instance["up_to_date"] == false {
 					return false
