@@ -51,6 +51,24 @@ func Until(t testing.TB, what string, so func() bool, instead ...func() string) 
 	}
 }
 
+// Stays looks again and again, for so long, and fails the test when something is not so any more.
+func Stays(t testing.TB, what string, lasts time.Duration, so func() bool) {
+	t.Helper()
+	end := time.After(lasts)
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		if !so() {
+			t.Fatalf("no longer so: %s", what)
+		}
+		select {
+		case <-end:
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
 // Alive tells whether a process runs. One that has ended and was not waited for does not.
 func Alive(pid int) bool {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

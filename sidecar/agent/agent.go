@@ -148,6 +148,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.memory = memory.NewKeeper(a.keepsMemory)
 	defer a.memory.Stop()
+	ctx, cancel := a.awaited(ctx)
+	defer cancel()
 	end, err := serveStatus(ctx, a.config, a.board, a.log)
 	if err != nil {
 		return err
@@ -182,7 +184,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			failures = 0
 		}
 	}
-	return nil
+	return abandoned(ctx)
 }
 
 func (a *Agent) keepsMemory(err error) {

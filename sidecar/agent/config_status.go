@@ -16,6 +16,8 @@ import (
 type StatusBlock struct {
 	Socket string `hcl:"socket,optional"`
 	Listen string `hcl:"listen,optional"`
+
+	EndUnlessAwaited bool `hcl:"end_unless_awaited,optional"`
 }
 
 const noSocket = "none"
@@ -51,6 +53,9 @@ func (c *Config) checkStatus() (errs []error) {
 		if len(s) > status.PathMost {
 			fail("socket = %q is longer than the %d bytes that the path of a socket may have; write a shorter one", s, status.PathMost)
 		}
+	}
+	if c.Status.EndUnlessAwaited && (c.Socket == "" || c.Exec != nil || c.Watch != nil) {
+		fail("end_unless_awaited is for an agent that renders files and has a socket, at which \"hyvve-sidecar status --ready --wait\" waits for them; take it out")
 	}
 	if c.Status.Listen == "" {
 		return errs

@@ -59,7 +59,7 @@ func Status(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 		return 0
 	}
-	s, err := ask(ctx, *socket)
+	s, err := ask(ctx, *socket, "/status")
 	if err != nil {
 		return fail(1, err)
 	}
@@ -103,8 +103,12 @@ func awaitReady(ctx context.Context, socket string, wait time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, max(wait, statusWait))
 	defer cancel()
 	end := time.Now().Add(wait)
+	path := "/status"
+	if wait >= status.AwaitMost {
+		path = "/await" // which answers the moment that it is
+	}
 	for {
-		s, err := ask(ctx, socket)
+		s, err := ask(ctx, socket, path)
 		if err == nil && s.Ready {
 			return nil
 		}
@@ -118,10 +122,10 @@ func awaitReady(ctx context.Context, socket string, wait time.Duration) error {
 }
 
 // ask asks at a socket.
-func ask(ctx context.Context, socket string) (s status.State, err error) {
+func ask(ctx context.Context, socket, path string) (s status.State, err error) {
 	ctx, cancel := context.WithTimeout(ctx, statusWait)
 	defer cancel()
-	resp, err := status.Get(ctx, socket, "/status")
+	resp, err := status.Get(ctx, socket, path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return s, fmt.Errorf("the sidecar does not run: nobody answers at %s", socket)

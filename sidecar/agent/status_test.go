@@ -164,5 +164,5 @@ func TestStatusCannotBeServed(t *testing.T) {
 	if err := os.Mkdir(filepath.Dir(socket), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	testkit.Until(t, "the socket is there", func() bool { _, err := ask(t.Context(), socket); return err == nil })
+	testkit.Until(t, "the socket is there", func() bool { _, err := ask(t.Context(), socket, "/status"); return err == nil })
 }

@@ -27,7 +27,7 @@ const (
 	PathMost = 107
 )
 
-// Handler answers /metrics, /healthz, /readyz and /status.
+// Handler answers /metrics, /healthz, /readyz, /status and /await.
 func (b *Board) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(b.Registry(), promhttp.HandlerOpts{DisableCompression: true, MaxRequestsInFlight: 4}))
@@ -41,11 +41,14 @@ func (b *Board) Handler() http.Handler {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		_, _ = fmt.Fprintln(w, "not ready:", s.Unready())
 	})
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(b.State())
-	})
+	mux.HandleFunc("GET /status", b.answer)
+	mux.HandleFunc("GET /await", b.await)
 	return mux
+}
+
+func (b *Board) answer(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(b.State())
 }
 
 // Unready says why what the workload needs to start is not in place, where it is not.

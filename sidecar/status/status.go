@@ -88,6 +88,9 @@ type Board struct {
 
 	mu       sync.Mutex
 	state    State
+	ready    chan struct{} // closed once the state is
+	told     bool          // that it is closed
+	waiters  waiters
 	reloads  map[string]int // by result
 	faults   int            // of Vault
 	duration prometheus.Histogram
@@ -103,7 +106,7 @@ const (
 // NewBoard makes one. live is called with each state that is read, without a lock held.
 func NewBoard(first State, live func(*State)) *Board {
 	return &Board{
-		state: first, live: live,
+		state: first, live: live, ready: make(chan struct{}),
 		reloads: map[string]int{Succeeded: 0, Failed: 0, NotRunning: 0},
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: namespace + "reload_duration_seconds", Help: "How long reloads of the workload took.",
@@ -117,6 +120,10 @@ func (b *Board) Update(change func(*State)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	change(&b.state)
+	if b.state.Ready && !b.told {
+		b.told = true
+		close(b.ready)
+	}
 }
 
 // VaultIs notes how a request to Vault has ended; the error is empty if well.

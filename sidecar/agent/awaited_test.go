@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+)
+
+// startAwaited starts a sidecar without Vault that ends unless somebody waits for it.
+func startAwaited(t *testing.T, dir string) (r *running, socket string) {
+	t.Helper()
+	socket = filepath.Join(dir, "sidecar.sock")
+	r = startAgentWith(t, dir, nil, func(r *running, c *Config) {
+		r.fake.fail["creds"] = http.StatusServiceUnavailable
+		c.Socket, c.Status = socket, &StatusBlock{Socket: socket, EndUnlessAwaited: true}
+	})
+	return r, socket
+}
+
+// waits is a hook that holds the workload back.
+func waits(t *testing.T, socket string) (leave func(), ended <-chan int) {
+	t.Helper()
+	ctx, leave := context.WithCancel(t.Context())
+	end := make(chan int, 1)
+	go func() {
+		var out, errs bytes.Buffer
+		end <- Status(ctx, []string{"--socket=" + socket, "--ready", "--wait=10m"}, &out, &errs)
+	}()
+	t.Cleanup(leave)
+	return leave, end
+}
+
+func runs(t *testing.T, socket string) bool {
+	t.Helper()
+	_, err := ask(t.Context(), socket, "/status")
+	return err == nil
+}
+
+// Nobody comes to wait: the sidecar ends, and says why.
+func TestNobodyWaits(t *testing.T) {
+	begun := time.Now()
+	r, socket := startAwaited(t, t.TempDir())
+	r.ends = errAbandoned
+	testkit.Until(t, "it runs", func() bool { return runs(t, socket) })
+	testkit.Until(t, "it has ended", func() bool { return !runs(t, socket) })
+	if took := time.Since(begun); took < awaitedFirst {
+		t.Errorf("it has ended after %v", took)
+	}
+}
+
+// Whoever waits is killed, as a kubelet's hook is with the kubelet: the sidecar ends before anybody could take it for one that has
+// what its workload needs.
+func TestWhoWaitsIsKilled(t *testing.T) {
+	r, socket := startAwaited(t, t.TempDir())
+	r.ends = errAbandoned
+	leave, _ := waits(t, socket)
+	testkit.Until(t, "it runs", func() bool { return runs(t, socket) })
+	testkit.Stays(t, "it runs while somebody waits", awaitedFirst+2*awaitedAgain, func() bool { return runs(t, socket) })
+	leave()
+	left := time.Now()
+	testkit.Until(t, "it has ended", func() bool { return !runs(t, socket) })
+	if took := time.Since(left); took > time.Second {
+		t.Errorf("it has ended after %v", took)
+	}
+}
+
+// Who waits is told at once. From then on nobody need wait, also after a restart while Vault is away: the workload runs by then.
+func TestWaitedFor(t *testing.T) {
+	dir := t.TempDir()
+	r, socket := startAwaited(t, dir)
+	_, ended := waits(t, socket)
+	testkit.Until(t, "it runs", func() bool { return runs(t, socket) })
+	r.fake.change(func() { delete(r.fake.fail, "creds") })
+	if code := <-ended; code != 0 {
+		t.Errorf("exit status %d", code)
+	}
+	r.await("loaded", loaded("etag-1-0"))
+	testkit.Until(t, "that is noted", func() bool { _, err := os.Stat(socket + ".ready"); return err == nil })
+	r.stop()
+	r, socket = startAwaited(t, dir)
+	_, ended = waits(t, socket)
+	if code := <-ended; code != 0 {
+		t.Errorf("after a restart: exit status %d", code)
+	}
+	testkit.Stays(t, "it runs once files are in place", awaitedFirst+2*awaitedAgain, func() bool { return runs(t, socket) })
+}
+
+func TestAwaitedWhere(t *testing.T) {
+	for name, text := range map[string]string{
+		"exec":      `exec { command = ["x"] }`,
+		"no socket": "render \"json\" { path = \"/run/x/y\" }\n",
+	} {
+		socket := "/run/x/s"
+		if name == "no socket" {
+			socket = noSocket
+		}
+		f, err := Parse([]byte("workload = \"api\"\nvault {\naddress = \"http://127.0.0.1:1\"\nauth \"token_file\" { path = \"/t\" }\n}\n"+text+"\nstatus {\nsocket = \""+socket+"\"\nend_unless_awaited = true\n}\n"), "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.Check(); err == nil || !bytes.Contains([]byte(err.Error()), []byte("end_unless_awaited is for an agent")) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
