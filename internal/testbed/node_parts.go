@@ -142,6 +142,12 @@ func (n *Node) startControllers() error {
 		"--metrics-bind-address=127.0.0.1:10249", "--healthz-bind-address=127.0.0.1:10256", "--iptables-min-sync-period=100ms", "--nodeport-addresses=127.0.0.0/8")
 }
 
+// RestartKubelet kills the kubelet and starts it again. Pods run on meanwhile.
+func (n *Node) RestartKubelet() error {
+	n.kubelet.kill()
+	return n.startKubelet()
+}
+
 func (n *Node) startKubelet() error {
 	client, err := n.partClient("system:node:"+nodeName, "system:nodes")
 	if err != nil {

@@ -36,6 +36,7 @@ type settings struct {
 	execBlock  agent.ExecBlock
 	containers []string
 	initToo    bool
+	gate       string
 
 	caConfigMap, caSecret, caKey string
 
@@ -65,6 +66,13 @@ const (
 	injectName   = "inject"
 	injectedName = "injected"
 	templateName = "template."
+	gateName     = "start-gate"
+)
+
+// What holds containers back until their keys are there.
+const (
+	gateProbe     = "startup-probe"
+	gatePostStart = "post-start"
 )
 
 // table gives all annotations, in the order of the documentation. It is a function since parsing refers to it again.
@@ -124,6 +132,7 @@ func fileTable() []annotation {
 			return nil
 		}},
 		truth("init-containers", "Whether the pod's own init containers see the files, too: the sidecar starts before them then.", func(s *settings) *bool { return &s.initToo }),
+		choice("start-gate", []string{gateProbe, gatePostStart}, "`startup-probe`", "What holds the containers back until their keys are there: the sidecar's startup probe, or its postStart hook, with which a pod starts a second earlier, and is worse to handle while Vault is away ([kubernetes.md](kubernetes.md#what-it-costs)).", func(s *settings) *string { return &s.gate }),
 		quantity("volume-size", "`16Mi`", "Size of the volume in memory that holds the files.", func(s *settings) *resource.Quantity { return &s.volumeSize }),
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -20,9 +21,14 @@ const imageProgram = "/" + programName
 // execCommand begins the command of a container whose workload the sidecar runs.
 var execCommand = []string{programPath, "exec", "--"}
 
-// readyWait is how long one look of the startup probe waits for readiness. It is given once the look has seen it, so that the
-// next container starts at once and not at the next period.
-const readyWait = 20 // seconds
+const (
+	// readyWait is how long one look of the startup probe waits for readiness. It is given once the look has seen it, so that the
+	// next container starts at once and not at the next period.
+	readyWait = 20 * time.Second
+	// hookWait is how long the postStart hook waits. The kubelet does not look after the pod meanwhile, also if it is deleted; then it
+	// starts the sidecar anew, with a backoff.
+	hookWait = 30 * time.Second
+)
 
 // apply changes the pod. The pod was checked.
 func (p *plan) apply() error {
@@ -136,21 +142,26 @@ func (p *plan) security() *corev1.SecurityContext {
 	return s
 }
 
-// sidecar is a native one: an init container that goes on. Kubernetes starts the containers after it once its startup probe has
-// found it ready, and ends it after them, also of a Job.
+// sidecar is a native one: an init container that goes on. Kubernetes starts the containers after it once its startup probe, or its
+// postStart hook, has found it ready, and ends it after them, also of a Job.
 func (p *plan) sidecar(text string) corev1.Container {
 	always := corev1.ContainerRestartPolicyAlways
 	c := corev1.Container{
 		Name: sidecarName, Image: p.image, ImagePullPolicy: p.pullPolicy, RestartPolicy: &always,
 		Command: []string{imageProgram, "agent"}, Env: p.environment(text), Resources: p.resources, SecurityContext: p.security(),
 		VolumeMounts: append([]corev1.VolumeMount{{Name: keysVolume, MountPath: volumeDir}}, p.credentials()...),
-		StartupProbe: &corev1.Probe{
-			ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{
-				imageProgram, "status", "--socket=" + socketPath, "--ready", fmt.Sprintf("--wait=%ds", readyWait),
-			}}},
-			TimeoutSeconds: readyWait + 5, PeriodSeconds: 1,
+	}
+	waits := func(most time.Duration) *corev1.ExecAction {
+		return &corev1.ExecAction{Command: []string{imageProgram, "status", "--socket=" + socketPath, "--ready", fmt.Sprintf("--wait=%.0fs", most.Seconds())}}
+	}
+	if p.gate == gatePostStart {
+		c.Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: waits(hookWait)}}
+	} else {
+		c.StartupProbe = &corev1.Probe{
+			ProbeHandler:   corev1.ProbeHandler{Exec: waits(readyWait)},
+			TimeoutSeconds: int32(readyWait.Seconds()) + 5, PeriodSeconds: 1,
 			FailureThreshold: 1 << 30, // for as long as Vault is away: to be restarted would not help
-		},
+		}
 	}
 	if p.statusPort != 0 {
 		c.Ports = append(c.Ports, corev1.ContainerPort{Name: "hyvve-status", ContainerPort: p.statusPort, Protocol: corev1.ProtocolTCP})

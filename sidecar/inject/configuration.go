@@ -96,7 +96,7 @@ func write(f agent.File) string {
 	if r := f.Reencrypt; r != nil {
 		w.block("reencrypt").text("database_url_key", r.DatabaseURLKey).number("rows_per_second", r.RowsPerSecond).text("max_load", r.MaxLoad)
 	}
-	w.block("status").text("socket", f.Status.Socket).text("listen", f.Status.Listen)
+	w.block("status").text("socket", f.Status.Socket).text("listen", f.Status.Listen).truth("end_unless_awaited", f.Status.EndUnlessAwaited)
 	return string(file.Bytes())
 }
 

@@ -138,6 +138,8 @@ func (s *settings) complete(all map[string]string) error {
 			fail(part, "it is without effect; write how to look in %s/health, or take it out", Domain)
 		case healthOf[part] != nil && !slices.ContainsFunc(s.health, func(method string) bool { return slices.Contains(healthOf[part], method) }):
 			fail(part, "it is of %s, and %s/health is %s; take it out, or add that", strings.Join(healthOf[part], " and "), Domain, strings.Join(s.health, ","))
+		case s.exec != "" && part == gateName:
+			fail(part, "under exec there is no container of the sidecar that others could wait for, since it starts the workload with its keys; take it out")
 		case part == "ca-key" && s.caConfigMap+s.caSecret == "":
 			fail(part, "there is no authority of Vault's certificate to take it from; name one in %[1]s/ca-configmap or %[1]s/ca-secret, or take it out", Domain)
 		case strings.HasPrefix(part, "reencrypt-") && s.file.Reencrypt.DatabaseURLKey == "":
@@ -172,7 +174,7 @@ func (s *settings) configure() error {
 		f.Vault.CACert = path.Join(authority, s.caKey)
 	}
 	f.Vault.Auth = s.auth
-	f.Status = &agent.StatusBlock{Socket: socketPath}
+	f.Status = &agent.StatusBlock{Socket: socketPath, EndUnlessAwaited: s.gate == gatePostStart}
 	if s.statusPort != 0 {
 		f.Status.Listen = fmt.Sprintf(":%d", s.statusPort)
 	}
