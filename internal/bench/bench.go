@@ -36,7 +36,7 @@ func all() []benchmark {
 		{[]string{"proxy-throughput", "proxy-latency"}, proxied},
 		{[]string{"sidecar-rss", "sidecar-anonymous", "sidecar-cpu", "sidecar-signal-latency"}, in(sidecarCost, withVault, furnished)},
 		{[]string{"injector-rate", "injector-p99", "injector-rss"}, in(injected)},
-		{[]string{"pod-start-delay"}, in(podsStart, withVault, furnished)},
+		{[]string{"pod-start-delay", "pod-start-delay-hook"}, in(podsStart, withVault, furnished)},
 		{[]string{"engine-10k-keys-start", "engine-10k-keys-memory", "engine-10k-keys-due", "engine-10k-keys-idle-writes"}, in(manyKeys, withVault)},
 	}
 }
