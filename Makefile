@@ -52,8 +52,10 @@ dev: setup-demo build ## Run a Vault with the engine at hyvve/ in the foreground
 
 .PHONY: test
 test: setup build ## Run every test, with the race detector, on real parts, then sim (half an hour on two cores)
+	@command -v terraform >/dev/null || echo 'test: SKIPPED, no terraform on PATH: deploy/vault/terraform is parsed, and not run'
+	@[ "$$(id -u)" = 0 ] || echo 'test: SKIPPED, not root: the image of scripts/images is made, and not run'
 	scripts/go-test -race -timeout 45m ./...
-	go test -C scripts/images ./...
+	scripts/go-test -C scripts/images ./...
 	@$(MAKE) --no-print-directory sim
 
 .PHONY: test-unit
