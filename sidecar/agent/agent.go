@@ -149,7 +149,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.memory = memory.NewKeeper(a.keepsMemory)
 	defer a.memory.Stop()
 	ctx, cancel := a.awaited(ctx)
-	defer cancel()
+	defer cancel(nil)
 	end, err := serveStatus(ctx, a.config, a.board, a.log)
 	if err != nil {
 		return err

@@ -5,7 +5,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"os"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
@@ -18,42 +17,37 @@ const (
 	awaitedAgain = time.Second
 )
 
-// errAbandoned ends a sidecar, so that whoever starts it again holds the workload back again.
-var errAbandoned = errors.New("nobody waits any more for what the workload needs to start, and it is not in place: ending, so that the workload is not started without it")
-
-// awaited gives a context that ends with errAbandoned when nobody holds the workload back any more, where the configuration asks
-// for that. It is over with once the sidecar has been ready, also in an earlier life: the workload may run then, and whoever waited
-// for the sidecar again, as a kubelet does with its hook, would not look after the workload meanwhile.
-func (a *Agent) awaited(ctx context.Context) (context.Context, context.CancelFunc) {
+// awaited gives a context that ends with status.ErrAbandoned when nobody holds the workload back any more, where the configuration
+// asks for that: whoever starts the sidecar again holds it back again. It is over with once the sidecar has been ready, also in an
+// earlier life: the workload may run then, and whoever waited for the sidecar again, as a kubelet does with its hook, would not look
+// after the workload meanwhile.
+func (a *Agent) awaited(ctx context.Context) (context.Context, context.CancelCauseFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	end := func() { cancel(nil) }
 	if a.config.Status == nil || !a.config.Status.EndUnlessAwaited {
-		return ctx, end
+		return ctx, cancel
 	}
-	note := a.config.Socket + ".ready" // beside the files, and gone when they are
-	if _, err := os.Lstat(note); err == nil {
+	first := a.config.Targets[0]
+	if first.InPlace() {
 		a.log.Info("files of an earlier start are in place")
 		a.board.Update(func(s *status.State) { s.Ready = true })
-		return ctx, end
+		return ctx, cancel
 	}
-	gone := a.board.Abandoned(awaitedFirst, awaitedAgain, ctx.Done())
 	go func() {
-		select {
-		case <-gone:
-			cancel(errAbandoned)
-		case <-ctx.Done():
-		case <-a.board.Ready():
-			if err := os.WriteFile(note, nil, 0o600); err != nil {
+		switch err := a.board.Held(ctx, awaitedFirst, awaitedAgain); {
+		case errors.Is(err, status.ErrAbandoned):
+			cancel(err)
+		case err == nil:
+			if err := first.SetInPlace(); err != nil {
 				a.log.Warn("that files are in place is not noted; the next start waits for Vault", "error", err)
 			}
 		}
 	}()
-	return ctx, end
+	return ctx, cancel
 }
 
-// abandoned is errAbandoned if ctx has ended of it.
+// abandoned is status.ErrAbandoned if ctx has ended of it.
 func abandoned(ctx context.Context) error {
-	if err := context.Cause(ctx); errors.Is(err, errAbandoned) {
+	if err := context.Cause(ctx); errors.Is(err, status.ErrAbandoned) {
 		return err
 	}
 	return nil

@@ -6,12 +6,13 @@ import (
 	"bytes"
 	"context"
 	"net/http"
-	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 )
 
 // startAwaited starts a sidecar without Vault that ends unless somebody waits for it.
@@ -48,7 +49,7 @@ func runs(t *testing.T, socket string) bool {
 func TestNobodyWaits(t *testing.T) {
 	begun := time.Now()
 	r, socket := startAwaited(t, t.TempDir())
-	r.ends = errAbandoned
+	r.ends = status.ErrAbandoned
 	testkit.Until(t, "it runs", func() bool { return runs(t, socket) })
 	testkit.Until(t, "it has ended", func() bool { return !runs(t, socket) })
 	if took := time.Since(begun); took < awaitedFirst {
@@ -60,7 +61,7 @@ func TestNobodyWaits(t *testing.T) {
 // what its workload needs.
 func TestWhoWaitsIsKilled(t *testing.T) {
 	r, socket := startAwaited(t, t.TempDir())
-	r.ends = errAbandoned
+	r.ends = status.ErrAbandoned
 	leave, _ := waits(t, socket)
 	testkit.Until(t, "it runs", func() bool { return runs(t, socket) })
 	testkit.Stays(t, "it runs while somebody waits", awaitedFirst+2*awaitedAgain, func() bool { return runs(t, socket) })
@@ -83,7 +84,7 @@ func TestWaitedFor(t *testing.T) {
 		t.Errorf("exit status %d", code)
 	}
 	r.await("loaded", loaded("etag-1-0"))
-	testkit.Until(t, "that is noted", func() bool { _, err := os.Stat(socket + ".ready"); return err == nil })
+	testkit.Until(t, "that is noted", r.config.Targets[0].InPlace)
 	r.stop()
 	r, socket = startAwaited(t, dir)
 	_, ended = waits(t, socket)
@@ -93,20 +94,36 @@ func TestWaitedFor(t *testing.T) {
 	testkit.Stays(t, "it runs once files are in place", awaitedFirst+2*awaitedAgain, func() bool { return runs(t, socket) })
 }
 
+// Who waits for too long is told why, by the probe's words as by the hook's.
+func TestWaitsTooLong(t *testing.T) {
+	r, socket := startAwaited(t, t.TempDir())
+	r.ends = status.ErrAbandoned
+	testkit.Until(t, "it runs", func() bool { return runs(t, socket) })
+	for _, wait := range []string{"300ms", "3500ms"} {
+		var out, errs bytes.Buffer
+		if code := Status(t.Context(), []string{"--socket=" + socket, "--ready", "--wait=" + wait}, &out, &errs); code != 1 {
+			t.Errorf("%s: exit status %d", wait, code)
+		}
+		if said := errs.String(); !strings.Contains(said, "not in place yet: ") || !strings.Contains(said, "injected") {
+			t.Errorf("%s: %s", wait, said)
+		}
+	}
+	testkit.Until(t, "it has ended", func() bool { return !runs(t, socket) }) // since nobody has asked again
+}
+
 func TestAwaitedWhere(t *testing.T) {
-	for name, text := range map[string]string{
-		"exec":      `exec { command = ["x"] }`,
-		"no socket": "render \"json\" { path = \"/run/x/y\" }\n",
+	const vault = "workload = \"api\"\nvault {\naddress = \"http://127.0.0.1:1\"\nauth \"token_file\" { path = \"/t\" }\n}\n"
+	const files = "render \"json\" { path = \"/run/x/y\" }\n"
+	for name, c := range map[string]struct{ text, socket string }{
+		"exec":      {vault + files + "exec { command = [\"x\"] }\n", "/run/x/s"},
+		"watch":     {"watch { paths = [\"/run/x/y\"] }\n", "/run/x/s"},
+		"no socket": {vault + files, noSocket},
 	} {
-		socket := "/run/x/s"
-		if name == "no socket" {
-			socket = noSocket
-		}
-		f, err := Parse([]byte("workload = \"api\"\nvault {\naddress = \"http://127.0.0.1:1\"\nauth \"token_file\" { path = \"/t\" }\n}\n"+text+"\nstatus {\nsocket = \""+socket+"\"\nend_unless_awaited = true\n}\n"), "test")
+		f, err := Parse([]byte(c.text+"status {\nsocket = \""+c.socket+"\"\nend_unless_awaited = true\n}\n"), "test")
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("%s: %v", name, err)
 		}
-		if _, err := f.Check(); err == nil || !bytes.Contains([]byte(err.Error()), []byte("end_unless_awaited is for an agent")) {
+		if _, err := f.Check(); err == nil || !strings.Contains(err.Error(), "end_unless_awaited is for an agent") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -54,7 +54,7 @@ func (c *Config) checkStatus() (errs []error) {
 			fail("socket = %q is longer than the %d bytes that the path of a socket may have; write a shorter one", s, status.PathMost)
 		}
 	}
-	if c.Status.EndUnlessAwaited && (c.Socket == "" || c.Exec != nil || c.Watch != nil) {
+	if c.Status.EndUnlessAwaited && (c.Socket == "" || len(c.files()) == 0 || c.Exec != nil || c.Watch != nil) {
 		fail("end_unless_awaited is for an agent that renders files and has a socket, at which \"hyvve-sidecar status --ready --wait\" waits for them; take it out")
 	}
 	if c.Status.Listen == "" {

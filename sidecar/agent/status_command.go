@@ -100,14 +100,11 @@ const readyPoll = 50 * time.Millisecond
 
 // awaitReady asks until what the workload needs to start is in place, or for so long, once at least.
 func awaitReady(ctx context.Context, socket string, wait time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, max(wait, statusWait))
-	defer cancel()
-	end := time.Now().Add(wait)
-	path := "/status"
-	if wait >= status.AwaitMost {
-		path = "/await" // which answers the moment that it is
-	}
-	for {
+	for end := time.Now().Add(wait); ; {
+		path := "/status"
+		if left := time.Until(end); left > 0 {
+			path = fmt.Sprintf("/await?for=%dms", left.Milliseconds()) // which answers the moment that it is
+		}
 		s, err := ask(ctx, socket, path)
 		if err == nil && s.Ready {
 			return nil

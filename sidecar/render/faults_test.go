@@ -121,7 +121,7 @@ func TestNoInodeLeft(t *testing.T) {
 	if err := errors.Join(targets[0].End(), os.WriteFile(filepath.Join(dir, "ballast"), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if err := put(targets, "second"); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "noting that a reload is owed") {
+	if err := put(targets, "second"); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "writing the note .reload-pending-") {
 		t.Errorf("error is %v", err)
 	}
 	holds(t, targets, "first")

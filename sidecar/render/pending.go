@@ -22,10 +22,33 @@ func (t Target) dir() string {
 	return filepath.Dir(t.Path)
 }
 
+// inPlace is the name of the note that the target was rendered once.
+func (t Target) inPlace() string { return ".in-place-" + filepath.Base(t.Path) + ".hyvve" }
+
+// SetInPlace notes beside the target that everything which is rendered with it is there. The note goes when the directory does.
+func (t Target) SetInPlace() error {
+	dir, err := openDirectory(t.dir(), false)
+	if err != nil {
+		return err
+	}
+	defer dir.close()
+	return note(dir, t.inPlace())
+}
+
+// InPlace tells whether that was noted.
+func (t Target) InPlace() bool {
+	dir, err := openDirectory(t.dir(), false)
+	if err != nil {
+		return false
+	}
+	defer dir.close()
+	return dir.has(t.inPlace())
+}
+
 func note(dir *directory, name string) error {
 	f, err := dir.open(name, unix.O_CREAT|unix.O_WRONLY, 0o600)
 	if err != nil {
-		return fmt.Errorf("noting that a reload is owed: %w", err)
+		return fmt.Errorf("writing the note %s: %w", name, err)
 	}
 	return errors.Join(f.Sync(), f.Close(), dir.sync())
 }

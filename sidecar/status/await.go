@@ -3,15 +3,20 @@
 package status
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"time"
 )
 
-// AwaitMost is how long /await lets wait; who is not content asks again.
+// AwaitMost is how long /await lets wait at most; who is not content asks again.
 const AwaitMost = 3 * time.Second
 
-// abandonedLook is the time between two looks at who waits. A kubelet that is started again takes longer to look at its pods.
-const abandonedLook = 20 * time.Millisecond
+// heldLook is the time between two looks at who waits. A kubelet that is started again takes longer to look at its pods.
+const heldLook = 20 * time.Millisecond
+
+// ErrAbandoned: whoever held the workload back is gone, and may come back taking the sidecar for one that is ready.
+var ErrAbandoned = errors.New("nobody waits any more for what the workload needs to start, and it is not in place")
 
 // waiters are those who hold others back until the state is ready. The board's lock is theirs.
 type waiters struct {
@@ -20,8 +25,17 @@ type waiters struct {
 	left bool      // it has gone without one
 }
 
-// await answers as /status does, once the state is ready, or after AwaitMost.
+// await answers as /status does, once the state is ready, or after the duration of the query's "for".
 func (b *Board) await(w http.ResponseWriter, r *http.Request) {
+	most := AwaitMost
+	if text := r.URL.Query().Get("for"); text != "" {
+		wanted, err := time.ParseDuration(text)
+		if err != nil {
+			http.Error(w, "for: write a duration, such as 500ms", http.StatusBadRequest)
+			return
+		}
+		most = min(wanted, AwaitMost)
+	}
 	b.mu.Lock()
 	b.waiters.now++
 	b.mu.Unlock()
@@ -32,7 +46,7 @@ func (b *Board) await(w http.ResponseWriter, r *http.Request) {
 		b.waiters.now--
 		b.waiters.last, b.waiters.left = time.Now(), left
 	}()
-	enough := time.NewTimer(AwaitMost)
+	enough := time.NewTimer(most)
 	defer enough.Stop()
 	select {
 	case <-b.ready:
@@ -44,34 +58,26 @@ func (b *Board) await(w http.ResponseWriter, r *http.Request) {
 	b.answer(w, r)
 }
 
-// Ready is closed once the state is.
-func (b *Board) Ready() <-chan struct{} { return b.ready }
-
-// Abandoned is closed if nobody waits for the state to be ready any more, though it is not: when nobody has come to wait within
-// first, when the one who waited has gone, or has had an answer and not asked again.
-func (b *Board) Abandoned(first, again time.Duration, end <-chan struct{}) <-chan struct{} {
-	gone := make(chan struct{})
-	go func() {
-		ticker := time.NewTicker(abandonedLook)
-		defer ticker.Stop()
-		for begun := time.Now(); ; {
-			select {
-			case <-end:
-				return
-			case <-b.ready:
-				return
-			case <-ticker.C:
-			}
-			b.mu.Lock()
-			w := b.waiters
-			b.mu.Unlock()
-			switch {
-			case w.now > 0:
-			case w.left, w.last.IsZero() && time.Since(begun) > first, !w.last.IsZero() && time.Since(w.last) > again:
-				close(gone)
-				return
-			}
+// Held waits until the state is ready. It ends with ErrAbandoned when nobody waits for that at /await any more: when nobody has come
+// within first, when the one who waited has gone, or has had an answer and not asked again for so long; and with that of ctx.
+func (b *Board) Held(ctx context.Context, first, again time.Duration) error {
+	ticker := time.NewTicker(heldLook)
+	defer ticker.Stop()
+	for begun := time.Now(); ; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-b.ready:
+			return nil
+		case <-ticker.C:
 		}
-	}()
-	return gone
+		b.mu.Lock()
+		w := b.waiters
+		b.mu.Unlock()
+		switch {
+		case w.now > 0:
+		case w.left, w.last.IsZero() && time.Since(begun) > first, !w.last.IsZero() && time.Since(w.last) > again:
+			return ErrAbandoned
+		}
+	}
 }

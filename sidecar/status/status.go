@@ -89,7 +89,7 @@ type Board struct {
 	mu       sync.Mutex
 	state    State
 	ready    chan struct{} // closed once the state is
-	told     bool          // that it is closed
+	tell     func()        // closes it, once
 	waiters  waiters
 	reloads  map[string]int // by result
 	faults   int            // of Vault
@@ -105,8 +105,9 @@ const (
 
 // NewBoard makes one. live is called with each state that is read, without a lock held.
 func NewBoard(first State, live func(*State)) *Board {
+	ready := make(chan struct{})
 	return &Board{
-		state: first, live: live, ready: make(chan struct{}),
+		state: first, live: live, ready: ready, tell: sync.OnceFunc(func() { close(ready) }),
 		reloads: map[string]int{Succeeded: 0, Failed: 0, NotRunning: 0},
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: namespace + "reload_duration_seconds", Help: "How long reloads of the workload took.",
@@ -120,9 +121,8 @@ func (b *Board) Update(change func(*State)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	change(&b.state)
-	if b.state.Ready && !b.told {
-		b.told = true
-		close(b.ready)
+	if b.state.Ready {
+		b.tell()
 	}
 }
 
