@@ -10,6 +10,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 )
@@ -85,6 +86,15 @@ type Server interface {
 	// Unstage makes To invalid and leaves From as it was. To may never have been staged, or in part. Sessions of To are
 	// ended where Cut says so; otherwise there are none, since the engine has waited for that.
 	Unstage(ctx context.Context, c Change) error
+}
+
+// Sampler is the capability of a Server to see sessions that are short. One look misses a client that logs in for some
+// milliseconds each second; the engine therefore samples for a while before a version is retired.
+type Sampler interface {
+	// Sample observes the server for d and counts every session of From that it saw, also those that have ended since. It
+	// takes tens to hundreds of samples a second, as many as cost the server at most about 2 % of a core, on every node,
+	// replica and pooler that InUse asks. It may return before d is over if it saw a session. It finds all that InUse finds.
+	Sample(ctx context.Context, c Change, d time.Duration) (count int, what string, err error)
 }
 
 // ChangeChecker is the optional capability of a kind that can tell of some changes, without asking a server, that they
