@@ -5,7 +5,9 @@ package key
 import (
 	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/base32"
 	"encoding/hex"
+	"strings"
 )
 
 // Fingerprinter makes keyed hashes. Its secret is the mount's own, so that a fingerprint can neither be reversed by
@@ -18,6 +20,15 @@ func NewFingerprinter(secret []byte) Fingerprinter { return Fingerprinter{secret
 // Of gives 16 hexadecimal characters: HMAC-SHA256 over domain and value, cut to 64 bits.
 func (f Fingerprinter) Of(domain string, v Value) string {
 	return f.Sum("value", domain, v.Reveal())[:16]
+}
+
+// MountID returns the mount's short id, six characters of [a-z2-7]. It reveals nothing of the secret.
+func (f Fingerprinter) MountID() string { return ShortHash(f.Sum("mount")) }
+
+// ShortHash returns six characters of [a-z2-7] that depend on text: 30 bits of SHA-256.
+func ShortHash(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:5]))[:6]
 }
 
 // Sum is the whole keyed hash, hexadecimal, over parts that cannot run into each other.

@@ -62,6 +62,10 @@ type Key struct {
 	Policy   Policy
 	Created  time.Time
 	Versions []Version // ascending by number
+
+	// Mount is a short id of the mount that the key belongs to, six characters of [a-z2-7]. It is part of what kinds name
+	// at servers, so that two mounts never use one login. It is derived from the mount's secret and never stored.
+	Mount string
 }
 
 // Current gives the version to present, if there is one.

@@ -103,8 +103,20 @@ type ChangeChecker interface {
 	CheckChange(c Change) error
 }
 
+// Preflighter is the optional capability of a server's kind to check, before the first change, all that a later step will
+// need. It changes nothing. The engine asks for it in a plan (dry_run) and before it stages, and again when it retries.
+type Preflighter interface {
+	// Preflight returns what would stop the change (blockers) and what an operator should know (notes). A blocker names
+	// the remedy, such as the exact GRANT that is missing. To may be staged already. The error is for what could not be
+	// checked. None of them holds a value.
+	Preflight(ctx context.Context, c Change) (blockers, notes []string, err error)
+}
+
 // OptionConnection is the option of a key that names its connection, where the kind is a Connector.
 const OptionConnection = "connection"
+
+// OptionUsername is the option of a key that names its logins at a server, where its kind makes them.
+const OptionUsername = "username"
 
 // List is the registered kinds.
 type List []Kind

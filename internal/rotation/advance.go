@@ -218,9 +218,10 @@ func (e *Engine) take(r Rotation, fault error) {
 	}
 }
 
-// serverCalls are the calls that the place's action needs, one a key whose kind has a server. turn is held.
+// serverCalls are the calls that the place's action needs, one a key whose kind has a server. Before stage every key is
+// checked first, so that nothing is changed for one where another cannot be. turn is held.
 func (e *Engine) serverCalls(r Rotation) ([]func(context.Context) error, error) {
-	var calls []func(context.Context) error
+	var checks, calls []func(context.Context) error
 	for _, c := range r.Changes {
 		k, ok := e.keys[c.Key]
 		if !ok {
@@ -244,13 +245,16 @@ func (e *Engine) serverCalls(r Rotation) ([]func(context.Context) error, error) 
 			continue // the server has done it: only the rotation's record of it was lost, and the value is gone
 		}
 		change := kind.Change{Key: k, From: from, To: to, Connection: connection, Cut: r.Compromised}
+		if preflighter, ok := kd.(kind.Preflighter); ok && r.at().action == actStage {
+			checks = append(checks, preflightCall{preflighter, change}.refuse)
+		}
 		if server, ok := kd.(kind.Server); ok {
 			calls = append(calls, serverCall(server, r.at().action, change))
 		} else if r.at().action == actStage {
 			calls = append(calls, func(ctx context.Context) error { return verifier.Verify(ctx, change) })
 		}
 	}
-	return calls, nil
+	return append(checks, calls...), nil
 }
 
 func serverCall(server kind.Server, what action, c kind.Change) func(context.Context) error {

@@ -125,6 +125,11 @@ func (e *Engine) atServer(ctx context.Context, k key.Key, v key.Version, stage b
 	}
 	ctx, cancel := context.WithTimeout(ctx, actionDeadline)
 	defer cancel()
+	if preflighter, ok := verifier.(kind.Preflighter); ok && stage {
+		if err := (preflightCall{preflighter, c}).refuse(ctx); err != nil {
+			return err
+		}
+	}
 	if server, ok := verifier.(kind.Server); ok && stage {
 		if err := server.Stage(ctx, c); err != nil {
 			return err

@@ -123,6 +123,9 @@ type server struct {
 	fail  map[string]error
 	inUse int
 	cut   bool // Retire was told to end sessions
+
+	blockers, notes []string // of Preflight
+	mounts          []string // that keys were of, by call
 }
 
 func (s *server) Name() string { return "server" }
@@ -136,6 +139,13 @@ func (s *server) call(name string, do func()) error {
 	}
 	do()
 	return nil
+}
+
+func (s *server) Preflight(_ context.Context, c kind.Change) (blockers, notes []string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mounts = append(s.mounts, c.Key.Mount)
+	return s.blockers, s.notes, s.fail["preflight"]
 }
 
 func (s *server) Stage(_ context.Context, c kind.Change) error {

@@ -64,7 +64,7 @@ func (e *Engine) check(d Definition) (key.Key, error) {
 	}
 	return key.Key{
 		Name: d.Name, Env: d.Env, Kind: d.Kind, Options: options, Protects: d.Protects, Waives: waives, Policy: d.Policy,
-		Created: e.Now().UTC(),
+		Created: e.Now().UTC(), Mount: e.fingerprints.MountID(),
 	}, nil
 }
 

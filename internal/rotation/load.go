@@ -78,6 +78,7 @@ func (e *Engine) lives(ctx context.Context) (uint64, error) {
 func (e *Engine) loadKeys(ctx context.Context) error {
 	if err := e.each(ctx, pathKeys, func(data []byte) error {
 		k, err := key.Decode(data)
+		k.Mount = e.fingerprints.MountID()
 		e.keys[k.Name] = k
 		return err
 	}); err != nil {

@@ -134,8 +134,23 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 			return Plan{}, nil, err
 		}
 	}
+	p, changes, err := e.foretell(ctx, request)
+	if err != nil {
+		return Plan{}, nil, err
+	}
+	found, notes := preflight(ctx, changes)
+	p.Blockers, p.Notes = append(p.Blockers, found...), append(p.Notes, notes...)
+	return p, warnings, nil
+}
+
+// foretell makes the plan of a request, and returns the changes that kinds can check at their servers.
+func (e *Engine) foretell(ctx context.Context, request Request) (Plan, []preflightCall, error) {
 	defer e.takeTurn()()
-	r, _, err := e.draft(request)
+	r, staged, err := e.draft(request)
+	if err != nil {
+		return Plan{}, nil, err
+	}
+	calls, err := e.preflightCalls(r, staged)
 	if err != nil {
 		return Plan{}, nil, err
 	}
@@ -168,7 +183,7 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 	for n := range p.Gaps {
 		p.Gaps[n].Expected = longest(durations(past, Presenting, StepSwitch))
 	}
-	return p, warnings, nil
+	return p, calls, nil
 }
 
 // notes say what the evidence rests on where no server gives any, and what was found of the servers. turn is held.

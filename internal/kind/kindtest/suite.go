@@ -28,6 +28,9 @@ var (
 // poll is how often the suite looks whether it has.
 const poll = 5 * time.Millisecond
 
+// mount is the id of the mount that keys without one belong to.
+const mount = "kindte"
+
 // suite is one case at work: a World, and the key's record as the engine would keep it.
 type suite struct {
 	testing.TB
@@ -65,6 +68,9 @@ func bare(t testing.TB, w World) *suite {
 		t.Fatalf("Normalize refuses the options of World.Key: %v", err)
 	}
 	w.Key.Options = options
+	if w.Key.Mount == "" {
+		w.Key.Mount = mount
+	}
 	s.key = w.Key
 	if connector, ok := w.Kind.(kind.Connector); ok {
 		s.Connection = s.normalized(connector, w.Connection)

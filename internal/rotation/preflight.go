@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// planDeadline bounds how long a plan waits for servers.
+const planDeadline = 15 * time.Second
+
+// preflightCall is a change that its kind can check before it is made.
+type preflightCall struct {
+	kind   kind.Preflighter
+	change kind.Change
+}
+
+// refuse returns an error that lists what would stop the change.
+func (p preflightCall) refuse(ctx context.Context) error {
+	blockers, _, err := p.kind.Preflight(ctx, p.change)
+	if err == nil && len(blockers) > 0 {
+		err = errors.New(strings.Join(blockers, "; "))
+	}
+	return err
+}
+
+// preflightCalls returns the changes of a drafted rotation that can be checked. staged are its keys. turn is held.
+func (e *Engine) preflightCalls(r Rotation, staged []key.Key) ([]preflightCall, error) {
+	var calls []preflightCall
+	for _, c := range r.Changes {
+		n := slices.IndexFunc(staged, func(k key.Key) bool { return k.Name == c.Key })
+		k := staged[n]
+		preflighter, ok := e.kindOf(k).(kind.Preflighter)
+		if !ok {
+			continue
+		}
+		connection, err := e.connectionOf(k)
+		if err != nil {
+			return nil, Refusef("%w", err)
+		}
+		change := kind.Change{Key: k, Connection: connection, Cut: r.Compromised}
+		change.From, _ = k.Version(c.From)
+		change.To, _ = k.Version(c.To)
+		calls = append(calls, preflightCall{preflighter, change})
+	}
+	return calls, nil
+}
+
+// preflight checks changes at their servers, all at the same time. A check that fails is a blocker, too.
+func preflight(ctx context.Context, calls []preflightCall) (blockers, notes []string) {
+	ctx, cancel := context.WithTimeout(ctx, planDeadline)
+	defer cancel()
+	found := make([]struct{ blockers, notes []string }, len(calls))
+	var group sync.WaitGroup
+	for n, call := range calls {
+		group.Go(func() {
+			b, also, err := call.kind.Preflight(ctx, call.change)
+			if err != nil {
+				b = append(b, err.Error())
+			}
+			found[n].blockers, found[n].notes = b, also
+		})
+	}
+	group.Wait()
+	for n, call := range calls {
+		for _, text := range found[n].blockers {
+			blockers = append(blockers, fmt.Sprintf("%s: %s", call.change.Key.Env, text))
+		}
+		for _, text := range found[n].notes {
+			notes = append(notes, fmt.Sprintf("%s: %s", call.change.Key.Env, text))
+		}
+	}
+	return blockers, notes
+}
