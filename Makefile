@@ -100,6 +100,7 @@ fuzz: ## Run every fuzz target for FUZZTIME (10s) each
 	go test -fuzz FuzzParse -fuzztime $(FUZZTIME) ./internal/envelope
 	go test -fuzz FuzzParse -fuzztime $(FUZZTIME) ./internal/dsn
 	go test -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/key
+	go test -fuzz FuzzSettings -fuzztime $(FUZZTIME) ./internal/pgsession
 	go test -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/rotation
 	go test -fuzz FuzzKeys -fuzztime $(FUZZTIME) ./internal/pbkdf2
 	go test -fuzz FuzzEnvFiles -fuzztime $(FUZZTIME) ./sidecar/render

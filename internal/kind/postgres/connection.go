@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -15,6 +16,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
 )
 
 // The fields of a connection.
@@ -109,13 +111,19 @@ type administrator struct {
 }
 
 func (k *Kind) administrator(ctx context.Context, c kind.Connection) (a administrator, err error) {
+	var version string
 	err = k.admin(ctx, c, home(c), func(conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, `
-			SELECT current_user::text, current_setting('server_version_num')::int, rolsuper, rolcreaterole,
+			SELECT current_user::text, current_setting('server_version_num'), rolsuper, rolcreaterole,
 				pg_has_role('pg_signal_backend', 'MEMBER'), pg_is_in_recovery(), (SELECT count(*) FROM pg_stat_get_wal_senders())
 			FROM pg_roles WHERE rolname = current_user`,
-		).Scan(&a.name, &a.version, &a.super, &a.creates, &a.signals, &a.inRecovery, &a.standbys)
+		).Scan(&a.name, &version, &a.super, &a.creates, &a.signals, &a.inRecovery, &a.standbys)
 	})
+	if err == nil {
+		if a.version, err = strconv.Atoi(version); err != nil {
+			err = errors.New("the server's version cannot be read")
+		}
+	}
 	return a, err
 }
 
@@ -191,20 +199,16 @@ func (k *Kind) setPassword(ctx context.Context, conn *pgx.Conn, role string, pas
 		return err
 	}
 	// The old password is forgotten on the strength of this: it must outlast a crash of the server, whatever that does by default.
-	_, err = together(ctx, conn, []string{"BEGIN", "SET LOCAL synchronous_commit = on", "ALTER ROLE " + quote(role) + " PASSWORD " + literal(v), "COMMIT"})
+	_, err = together(ctx, conn, "BEGIN", "SET LOCAL synchronous_commit = on", "ALTER ROLE "+quote(role)+" PASSWORD "+literal(v), "COMMIT")
 	if err != nil && !conn.IsClosed() {
-		_, _ = together(context.WithoutCancel(ctx), conn, []string{"ROLLBACK"})
+		_, _ = together(context.WithoutCancel(ctx), conn, "ROLLBACK")
 	}
 	return err
 }
 
-func quote(identifier string) string { return pgx.Identifier{identifier}.Sanitize() }
+func quote(identifier string) string { return pgsession.Quote(identifier) }
 
-// literal quotes a string constant. Every server since 9.1 has standard_conforming_strings on by default; E” says what is
-// meant whether or not.
-func literal(text string) string {
-	return "E'" + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(text) + "'"
-}
+func literal(text string) string { return pgsession.Literal(text) }
 
 // pool is what the consoles of PgBouncers say of a user.
 type pool struct {
@@ -220,7 +224,7 @@ func (k *Kind) pooled(ctx context.Context, c kind.Connection, user string) (pool
 		if err != nil {
 			return sum, err
 		}
-		at := place{what: "the PgBouncer " + u.Host(), host: u.Host(), database: u.Path(), sslmode: u.Query().Get("sslmode")}
+		at := place{what: "the PgBouncer " + u.Host(), host: u.Host(), database: u.Path(), sslmode: u.Query().Get("sslmode"), pooler: true}
 		err = k.login(ctx, c, at, u.User, c.Secrets[fieldConsole], func(conn *pgx.Conn) error {
 			for command, into := range map[string]*int{"SHOW CLIENTS": &sum.clients, "SHOW SERVERS": &sum.servers} {
 				n, err := countUser(ctx, conn, command, user)
@@ -240,7 +244,7 @@ func (k *Kind) pooled(ctx context.Context, c kind.Connection, user string) (pool
 
 // countUser counts the rows of a console's answer whose column user is the one given. Its columns differ by release.
 func countUser(ctx context.Context, conn *pgx.Conn, command, user string) (int, error) {
-	rows, err := conn.Query(ctx, command)
+	rows, err := conn.Query(ctx, command, pgx.QueryExecModeSimpleProtocol) // the only one that consoles understand
 	if err != nil {
 		return 0, err
 	}

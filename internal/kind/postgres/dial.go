@@ -19,6 +19,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
 )
 
 const (
@@ -42,6 +43,7 @@ type place struct {
 	host     string // host:port, or several with commas between
 	database string
 	sslmode  string
+	pooler   bool // there may be one in between, or it is one
 }
 
 // config is how to log in at a place. TLS is the connection's.
@@ -59,9 +61,15 @@ func (p place) config(c kind.Connection, user string, password key.Value) (*pgx.
 		return nil, fmt.Errorf("%s: its host, port, database or sslmode cannot be used", p.what)
 	}
 	config.User, config.Password, config.ConnectTimeout = user, password.Reveal(), patience
-	config.RuntimeParams = map[string]string{"application_name": ownName}
+	config.RuntimeParams = map[string]string{
+		"application_name": ownName,
+		"client_encoding":  "UTF8", // of what we quote; in others a quote may be part of a character
+	}
 	// Nothing is prepared: there may be a pooler in between that hands out servers by transaction.
-	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec
+	if !p.pooler { // PgBouncer refuses the parameter; it wins over all that roles and databases have set
+		config.RuntimeParams["search_path"] = pgsession.SearchPath
+	}
 	return config, secure(c, config)
 }
 
@@ -181,7 +189,6 @@ func (k *Kind) pool(name string, c kind.Connection, at place, password key.Value
 	// What we change must last when we are told that it does.
 	config.RuntimeParams["synchronous_commit"] = "on"
 	config.RuntimeParams["lock_timeout"] = lockTimeout
-	config.RuntimeParams["client_encoding"] = "UTF8" // of the names in our statements
 	pooled, err := pgxpool.ParseConfig("")
 	if err != nil {
 		return nil, errors.New("the environment of this process holds settings of PostgreSQL (PG…) that cannot be used")
@@ -258,6 +265,8 @@ const (
 	stateDependentObjects    = "2BP01"
 	stateReadOnlyTransaction = "25006"
 	stateUndefinedObject     = "42704"
+	stateUndefinedTable      = "42P01"
+	stateUndefinedFunction   = "42883"
 	stateSyntax              = "42601"
 	stateProtocol            = "08P01" // what PgBouncer says of everything that it refuses
 )

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
 )
 
 // owner is the role that sessions act as.
@@ -39,6 +40,7 @@ type known struct {
 	Connections int         `json:"connections"` // at most, -1: any number
 	Settings    [][2]string `json:"settings"`    // database, empty: all; and name=value, in their order
 	Acts        []string    `json:"acts"`        // as whom it may act, with their rights without asking
+	May         bool        `json:"may"`         // act as the role that its own setting of role names
 }
 
 func (k known) settings() []setting {
@@ -66,11 +68,16 @@ func lookUp(k key.Key, role, present string) string {
 	}
 	return `SELECT r.rolname, current_setting('server_version_num'), json_build_object(
 			'connections', r.rolconnlimit,
+			'may', EXISTS (SELECT FROM pg_db_role_setting d, unnest(d.setconfig) s, pg_roles o
+				WHERE d.setrole = r.oid AND d.setdatabase = 0 AND s LIKE 'role=%' AND o.rolname = substr(s, 6)
+					AND pg_has_role(r.oid, o.oid, CASE WHEN length(current_setting('server_version_num')) = 6
+						AND current_setting('server_version_num') >= '160000' THEN 'SET' ELSE 'MEMBER' END)),
 			'settings', (SELECT json_agg(json_build_array(coalesce(b.datname, ''), s) ORDER BY coalesce(b.datname, ''), s)
 				FROM pg_db_role_setting d LEFT JOIN pg_database b ON b.oid = d.setdatabase, unnest(d.setconfig) s
 				WHERE d.setrole = r.oid AND (d.setdatabase = 0 OR b.datname IS NOT NULL)),
 			'acts', (SELECT json_agg(pg_get_userbyid(m.roleid)) FROM pg_auth_members m
-				WHERE m.member = r.oid AND coalesce((to_json(m) ->> 'inherit_option')::bool AND (to_json(m) ->> 'set_option')::bool, true)))
+				WHERE m.member = r.oid AND coalesce(to_json(m) ->> 'inherit_option', 'true') = 'true'
+					AND coalesce(to_json(m) ->> 'set_option', 'true') = 'true'))
 		FROM pg_roles r WHERE r.rolname IN (` + strings.Join(asked, ", ") + `)`
 }
 
@@ -91,14 +98,18 @@ func readRoles(answer *pgconn.Result) (roles map[string]known, version int, err 
 }
 
 // findOwner finds out whom the sessions of a key act as: what its definition says, or whom those of the present version act
-// as, or its role itself.
+// as, or its role itself. Any role may change its own settings: from 16 on it may name a role there that it may not act as,
+// and would be given that role's rights.
 func findOwner(roles map[string]known, version int, k key.Key, present string) (owner, error) {
 	o := owner{name: k.Options[optionOwner], version: version}
 	if o.name == "" && present != "" {
 		o.name = present
 		for _, s := range roles[present].settings() {
-			if s.name == "role" && s.database == "" {
-				o.name = s.value
+			if s.name != "role" || s.database != "" || s.value == "none" {
+				continue
+			}
+			if o.name = s.value; !roles[present].May {
+				return o, faultf("role %q has the setting role = %q, and may not act as that role; put that right (ALTER ROLE %s RESET role), or name the owner in owner= of hyvve/keys/%s", present, s.value, quote(present), k.Name)
 			}
 		}
 	}
@@ -109,7 +120,14 @@ func findOwner(roles map[string]known, version int, k key.Key, present string) (
 	if !there {
 		return o, faultf("owner role %q does not exist at the server; make it, or name another one in owner= of hyvve/keys/%s", o.name, k.Name)
 	}
-	o.connections, o.settings = of.Connections, of.settings()
+	o.connections, o.settings = of.Connections, slices.DeleteFunc(of.settings(), func(s setting) bool {
+		return s.name == "role" || s.name == "session_authorization"
+	})
+	for _, s := range o.settings {
+		if err := s.check(); err != nil {
+			return o, faultf("setting %q of the owner role %q%s cannot be given to a login role: %w; set it anew (ALTER ROLE %s%s SET …), or take it away (RESET)", s.name, o.name, s.in(), err, quote(o.name), s.in())
+		}
+	}
 	return o, nil
 }
 
@@ -124,9 +142,7 @@ func (o owner) lend(roles map[string]known, role, verifier string) []string {
 	if !slices.Contains(of.Acts, o.name) {
 		statements = append(statements, o.grant(role))
 	}
-	wanted := append(slices.DeleteFunc(slices.Clone(o.settings), func(s setting) bool {
-		return s.name == "role" || s.name == "session_authorization"
-	}), setting{name: "role", value: o.name})
+	wanted := append(slices.Clone(o.settings), setting{name: "role", value: o.name})
 	if same(of.settings(), wanted) { // as after its last turn
 		return statements
 	}
@@ -140,9 +156,10 @@ func (o owner) lend(roles map[string]known, role, verifier string) []string {
 // same tells whether two roles have the same settings, in whichever order.
 func same(a, b []setting) bool {
 	order := func(a, b setting) int {
-		return cmp.Or(cmp.Compare(a.database, b.database), cmp.Compare(a.name, b.name), cmp.Compare(a.value, b.value))
+		return cmp.Or(cmp.Compare(a.database, b.database), cmp.Compare(a.name, b.name), cmp.Compare(a.text(), b.text()))
 	}
-	return slices.Equal(slices.SortedFunc(slices.Values(a), order), slices.SortedFunc(slices.Values(b), order))
+	equal := func(a, b setting) bool { return order(a, b) == 0 }
+	return slices.EqualFunc(slices.SortedFunc(slices.Values(a), order), slices.SortedFunc(slices.Values(b), order), equal)
 }
 
 func (o owner) grant(role string) string {
@@ -172,19 +189,39 @@ func (s setting) in() string {
 	return " IN DATABASE " + quote(s.database)
 }
 
-// lists are the parameters whose stored value is a list of names that are quoted already (GUC_LIST_QUOTE in PostgreSQL's
-// src/backend/utils/misc/guc_tables.c): a string constant around it would make one name of it.
-var lists = []string{
-	"local_preload_libraries", "search_path", "session_preload_libraries", "shared_preload_libraries", "temp_tablespaces",
-	"unix_socket_directories",
+// maxName is the length of the longest name that PostgreSQL does not cut (NAMEDATALEN - 1).
+const maxName = 63
+
+// check refuses what no ALTER ROLE … SET sets as it is.
+func (s setting) check() error {
+	for part := range strings.SplitSeq(s.name, ".") {
+		if part == "" || len(part) > maxName {
+			return errors.New("its name cannot be written in a statement")
+		}
+	}
+	if !pgsession.ListSetting(s.name) {
+		return nil
+	}
+	names, err := pgsession.ParseList(s.name, s.value)
+	if err == nil && len(names) == 0 && strings.HasSuffix(s.name, "_libraries") {
+		err = errors.New("no statement sets it to an empty list")
+	}
+	return err
+}
+
+// text is the value as a statement has it: one string constant, or one for each name of a list. The server's text becomes
+// part of a statement in no other way.
+func (s setting) text() string {
+	if pgsession.ListSetting(s.name) {
+		if names, err := pgsession.ParseList(s.name, s.value); err == nil {
+			return pgsession.FormatList(names)
+		}
+	}
+	return literal(s.value)
 }
 
 func (s setting) statement(role string) string {
-	value := literal(s.value)
-	if slices.Contains(lists, strings.ToLower(s.name)) && s.value != "" {
-		value = s.value
-	}
 	// A name with a dot is an application's own parameter; each part is quoted by itself.
 	name := pgx.Identifier(strings.Split(s.name, ".")).Sanitize()
-	return fmt.Sprintf("ALTER ROLE %s%s SET %s TO %s", quote(role), s.in(), name, value)
+	return fmt.Sprintf("ALTER ROLE %s%s SET %s TO %s", quote(role), s.in(), name, s.text())
 }

@@ -11,7 +11,7 @@ import (
 // A role that has had its turn with the same settings keeps them; any other gets all of them anew.
 func TestLendKeepsWhatIsRight(t *testing.T) {
 	o := owner{name: "app", connections: -1, version: 150000, settings: []setting{
-		{name: "search_path", value: "app"}, {database: "db", name: "work_mem", value: "8MB"}, {name: "role", value: "somebody"},
+		{name: "search_path", value: "app"}, {database: "db", name: "work_mem", value: "8MB"},
 	}}
 	right := known{Acts: []string{"other", "app"}, Settings: [][2]string{{"db", "work_mem=8MB"}, {"", "role=app"}, {"", "search_path=app"}}}
 	for name, c := range map[string]struct {
@@ -20,6 +20,7 @@ func TestLendKeepsWhatIsRight(t *testing.T) {
 		want     int // statements
 	}{
 		"as it was":       {right.Settings, right.Acts, 1},
+		"written else":    {[][2]string{{"db", "work_mem=8MB"}, {"", "role=app"}, {"", `search_path= "app"`}}, right.Acts, 1},
 		"no member":       {right.Settings, nil, 2},
 		"other value":     {[][2]string{{"db", "work_mem=9MB"}, {"", "role=app"}, {"", "search_path=app"}}, right.Acts, 6},
 		"one too many":    {append(slices.Clone(right.Settings), [2]string{"", "work_mem=8MB"}), right.Acts, 6},

@@ -74,7 +74,7 @@ func (*Kind) Fields() []kind.Field {
 		{Name: optionUsername, Description: "The login roles are this name with _a and _b. Default: the key's name, with '_' for '-'."},
 		{Name: optionOwner, Description: "The role that sessions act as. Default: the role of the imported URL; needed where the first version is generated."},
 		{Name: optionVerify, Default: "true", Description: "Log in through the URLs themselves before anybody is given them. false where Vault cannot reach their hosts: then the connection's server and its replicas alone are tried."},
-		{Name: optionQuery, Default: "SELECT 1", Description: "What is run as the owner to see that a new login role works: something that reads and changes nothing."},
+		{Name: optionQuery, Default: "SELECT 1", Description: "A query that is run as the owner to see that a new login role works, as SELECT 1 FROM public.orders LIMIT 1. It runs in a read-only transaction with search_path=pg_catalog, so that tables need their schema; of an error no more than the SQLSTATE is told."},
 	}
 }
 

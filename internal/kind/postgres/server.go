@@ -3,6 +3,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
 )
 
 // credential is the user and password of a version.
@@ -95,15 +97,15 @@ func (k *Kind) transaction(ctx context.Context, c kind.Change, role, first strin
 		begin = append(begin, "COMMIT")
 	}
 	return k.admin(ctx, c.Connection, at, func(conn *pgx.Conn) error {
-		results, err := together(ctx, conn, begin)
+		results, err := together(ctx, conn, begin...)
 		if err == nil && then != nil {
 			var statements []string
 			if statements, err = then(results[2]); err == nil {
-				_, err = together(ctx, conn, append(statements, "COMMIT"))
+				_, err = together(ctx, conn, append(statements, "COMMIT")...)
 			}
 		}
 		if err != nil && !conn.IsClosed() {
-			_, _ = together(ctx, conn, []string{"ROLLBACK"}) // a session that it fails in is not used again
+			_, _ = together(ctx, conn, "ROLLBACK") // a session that it fails in is not used again
 		}
 		switch {
 		case hasState(err, stateInsufficient):
@@ -116,8 +118,8 @@ func (k *Kind) transaction(ctx context.Context, c kind.Change, role, first strin
 }
 
 // together runs statements in one round trip. None is run after one that fails.
-func together(ctx context.Context, conn *pgx.Conn, statements []string) ([]*pgconn.Result, error) {
-	return conn.PgConn().Exec(ctx, strings.Join(statements, ";\n")).ReadAll()
+func together(ctx context.Context, conn *pgx.Conn, statements ...string) ([]*pgconn.Result, error) {
+	return pgsession.Together(ctx, conn.PgConn(), statements...)
 }
 
 // Verify implements kind.Server: it logs in wherever workloads will, and looks whom it acts as.
@@ -164,7 +166,7 @@ func (k *Kind) places(c kind.Change, to dsn.URL) ([]place, error) {
 		urls, names = append(urls, u), append(names, name)
 	}
 	for n, u := range urls {
-		at := place{what: names[n] + " at " + u.Host(), host: u.Host(), database: u.Path(), sslmode: u.Query().Get("sslmode")}
+		at := place{what: names[n] + " at " + u.Host(), host: u.Host(), database: u.Path(), sslmode: u.Query().Get("sslmode"), pooler: true}
 		if !slices.ContainsFunc(all, func(o place) bool { return o.host == at.host && o.database == at.database && o.sslmode == at.sslmode }) {
 			all = append(all, at)
 		}
@@ -172,28 +174,38 @@ func (k *Kind) places(c kind.Change, to dsn.URL) ([]place, error) {
 	return all, nil
 }
 
+// What a version's session is asked, in this order.
+const (
+	verifyActs = `SELECT current_user, session_user, (SELECT substr(s, 6) FROM pg_roles r JOIN pg_db_role_setting d ON d.setrole = r.oid, unnest(d.setconfig) s
+		WHERE r.rolname = session_user AND d.setdatabase = 0 AND s LIKE 'role=%')`
+	// A cursor takes nothing but a query, which cannot end the transaction; its rows stay at the server.
+	verifyCursor = "DECLARE hyvve_verify NO SCROLL CURSOR FOR "
+	verifyMove   = "MOVE FORWARD ALL IN hyvve_verify"
+)
+
+// verifyAt logs in at a place and looks whom the session acts as. What an operator has written as verify_query runs as the
+// owner and can read whatever that may: it changes nothing, and no more than a SQLSTATE comes back.
 func (k *Kind) verifyAt(ctx context.Context, c kind.Change, at place, to dsn.URL) error {
 	err := k.login(ctx, c.Connection, at, to.User, to.Password, func(conn *pgx.Conn) error {
-		statements := []string{`
-			SELECT current_user, session_user, (SELECT substr(s, 6) FROM pg_db_role_setting d, unnest(d.setconfig) s
-				WHERE d.setrole = quote_ident(session_user)::regrole AND d.setdatabase = 0 AND s LIKE 'role=%')`}
+		statements := []string{"BEGIN TRANSACTION READ ONLY", pgsession.SetSearchPath, verifyActs}
+		asked := len(statements)
 		if query := c.Key.Options[optionQuery]; query != "" {
-			statements = append(statements, query)
+			statements = append(statements, verifyCursor+query, verifyMove)
 		}
-		results, err := together(ctx, conn, statements)
-		if hasState(err, stateSyntax) { // the server reads all statements before it runs the first
-			return fault{fmt.Sprintf("verify_query: %s", plain(err, at)), err}
+		results, err := together(ctx, conn, append(statements, "ROLLBACK")...)
+		if err != nil && !conn.IsClosed() {
+			_, _ = together(ctx, conn, "ROLLBACK") // a pooler keeps the connection
 		}
-		if len(results) == 0 || results[0].Err != nil {
-			return err
+		if len(results) < asked || results[asked-1].Err != nil || len(results[asked-1].Rows) != 1 {
+			return cmp.Or(err, errors.New("the server does not say whom a session acts as"))
 		}
-		row := results[0].Rows[0]
+		row := results[asked-1].Rows[0]
 		acts, is, setting := string(row[0]), string(row[1]), row[2]
 		if setting != nil && string(setting) != acts {
 			return faultf("%s: a session of %s acts as %s and not as its owner %s; a pooler's server_reset_query that says SET ROLE does that: DISCARD ALL is right", at.what, is, acts, setting)
 		}
 		if err != nil {
-			return fault{fmt.Sprintf("%s: verify_query as %s: %s", at.what, acts, plain(err, at)), err}
+			return fault{fmt.Sprintf("%s: verify_query as %s: %s", at.what, acts, withoutText(err)), err}
 		}
 		return nil
 	})
@@ -201,6 +213,25 @@ func (k *Kind) verifyAt(ctx context.Context, c kind.Change, at place, to dsn.URL
 		return faultf("%w; has the role not arrived there yet, or does pg_hba.conf (or a PgBouncer's list of users) not let %s in?", err, to.User)
 	}
 	return err
+}
+
+// withoutText says what is wrong with a verify_query by its SQLSTATE: the server's message may hold what the query has read.
+func withoutText(err error) string {
+	var server *pgconn.PgError
+	if !errors.As(err, &server) {
+		return "the session ended"
+	}
+	hint := map[string]string{
+		stateSyntax:              "it is not one query: SELECT, VALUES, TABLE or WITH, without a semicolon",
+		stateUndefinedTable:      "it names a table that does not exist; write its schema, too, as SELECT 1 FROM public.orders",
+		stateUndefinedFunction:   "it names a function or operator that does not exist; write its schema, too",
+		stateReadOnlyTransaction: "it would change something",
+		stateInsufficient:        "the role lacks a right",
+	}[server.Code]
+	if hint == "" {
+		return "SQLSTATE " + server.Code
+	}
+	return "SQLSTATE " + server.Code + ": " + hint
 }
 
 // InUse implements kind.Server: sessions of the old role, at the server and at its replicas, and clients of it at

@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"strings"
 	"testing"
@@ -392,21 +391,6 @@ func TestWhatTheOperatorHasToMend(t *testing.T) {
 	if got := w.logins(); got != w.app {
 		t.Errorf("refused calls left %s", got)
 	}
-}
-
-// What an operator wrote as verify_query is named where the server does not take it, whether it is read or run.
-func TestVerifyQueryIsNamed(t *testing.T) {
-	w := newWorld(t, "", nil)
-	c := w.next(w.first)
-	w.ok(w.kind.Stage(t.Context(), c))
-	for query, want := range map[string]string{"SELEC 1": "syntax error", "SELECT 1/0": "division by zero", "SELECT * FROM nowhere": "does not exist"} {
-		c.Key.Options = maps.Clone(c.Key.Options)
-		c.Key.Options[optionQuery] = query
-		if err := w.kind.Verify(t.Context(), c); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "verify_query") {
-			t.Errorf("%s: %v, want verify_query and %q", query, err, want)
-		}
-	}
-	w.ok(w.kind.Unstage(t.Context(), c))
 }
 
 func TestErrorsAreOurs(t *testing.T) {

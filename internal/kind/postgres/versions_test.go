@@ -32,6 +32,10 @@ func TestPostgreSQL18(t *testing.T) {
 	t.Run("administrator", TestAdministratorWithoutSuperuser)
 	t.Run("bouncer", TestIdleConnectionsOfPgBouncerAreNoUse)
 	t.Run("resets", TestResetsOfPgBouncer)
+	t.Run("traps", TestTraps)
+	t.Run("settings", TestSettingsAreNoStatements)
+	t.Run("owner", TestOwnerThatARoleGivesItself)
+	t.Run("verify query", TestVerifyQuery)
 }
 
 // An administrator that is no superuser can do it all with CREATEROLE, and on 16 and newer with the admin option on the
