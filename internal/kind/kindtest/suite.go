@@ -31,6 +31,9 @@ const poll = 5 * time.Millisecond
 // mount is the id of the mount that keys without one belong to.
 const mount = "kindte"
 
+// fingerprints are those of that mount.
+var fingerprints = key.NewFingerprinter([]byte(mount))
+
 // suite is one case at work: a World, and the key's record as the engine would keep it.
 type suite struct {
 	testing.TB
@@ -127,7 +130,7 @@ func (s *suite) planFirst() kind.Change {
 }
 
 func (s *suite) version(number int, v key.Value) key.Version {
-	return key.Version{Number: number, State: key.Current, Value: v, Created: time.Date(2026, 1, number, 0, 0, 0, 0, time.UTC), CreatedBy: "kindtest"}
+	return key.Version{Number: number, State: key.Current, Value: v, Fingerprint: fingerprints.Of(s.key.Name, v), Created: time.Date(2026, 1, number, 0, 0, 0, 0, time.UTC), CreatedBy: "kindtest"}
 }
 
 // next draws the value of the next version.

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
@@ -255,6 +256,15 @@ func (k *Kind) login(ctx context.Context, c kind.Connection, at place, user stri
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is pending
 	return plain(do(conn), at)
+}
+
+// valid reports whether a user and password log in at a place.
+func (k *Kind) valid(ctx context.Context, c kind.Connection, at place, u dsn.URL) (bool, error) {
+	err := k.login(ctx, c, at, u.User, u.Password, func(*pgx.Conn) error { return nil })
+	if refused(err) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // SQLSTATEs that we tell apart (PostgreSQL's appendix A).

@@ -41,6 +41,8 @@ type known struct {
 	Settings    [][2]string `json:"settings"`    // database, empty: all; and name=value, in their order
 	Acts        []string    `json:"acts"`        // as whom it may act, with their rights without asking
 	May         bool        `json:"may"`         // act as the role that its own setting of role names
+	Login       bool        `json:"login"`       // may log in
+	Comment     string      `json:"comment"`     // see mark
 }
 
 func (k known) settings() []setting {
@@ -57,6 +59,9 @@ func (k known) settings() []setting {
 // 16; before, each has the rights that they give.
 func lookUp(k key.Key, role, present string) string {
 	asked := []string{literal(role)}
+	if p, ok := pairWith(k, role); ok {
+		asked = []string{literal(p[0]), literal(p[1])}
+	}
 	for _, name := range []string{present, k.Options[optionOwner]} {
 		if name != "" {
 			asked = append(asked, literal(name))
@@ -72,6 +77,8 @@ func lookUp(k key.Key, role, present string) string {
 				WHERE d.setrole = r.oid AND d.setdatabase = 0 AND s LIKE 'role=%' AND o.rolname = substr(s, 6)
 					AND pg_has_role(r.oid, o.oid, CASE WHEN length(current_setting('server_version_num')) = 6
 						AND current_setting('server_version_num') >= '160000' THEN 'SET' ELSE 'MEMBER' END)),
+			'login', r.rolcanlogin,
+			'comment', coalesce(shobj_description(r.oid, 'pg_authid'), ''),
 			'settings', (SELECT json_agg(json_build_array(coalesce(b.datname, ''), s) ORDER BY coalesce(b.datname, ''), s)
 				FROM pg_db_role_setting d LEFT JOIN pg_database b ON b.oid = d.setdatabase, unnest(d.setconfig) s
 				WHERE d.setrole = r.oid AND (d.setdatabase = 0 OR b.datname IS NOT NULL)),
@@ -189,13 +196,10 @@ func (s setting) in() string {
 	return " IN DATABASE " + quote(s.database)
 }
 
-// maxName is the length of the longest name that PostgreSQL does not cut (NAMEDATALEN - 1).
-const maxName = 63
-
 // check refuses what no ALTER ROLE … SET sets as it is.
 func (s setting) check() error {
 	for part := range strings.SplitSeq(s.name, ".") {
-		if part == "" || len(part) > maxName {
+		if part == "" || len(part) > maxIdentifier {
 			return errors.New("its name cannot be written in a statement")
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"sync"
 
@@ -59,7 +58,7 @@ func (*Kind) Summary() string {
 const (
 	optionURL      = "url"
 	optionURLs     = "urls"
-	optionUsername = "username"
+	optionUsername = kind.OptionUsername
 	optionOwner    = "owner"
 	optionVerify   = "verify_urls"
 	optionQuery    = "verify_query"
@@ -71,7 +70,7 @@ func (*Kind) Fields() []kind.Field {
 		{Name: kind.OptionConnection, Description: "The connection whose administrator makes and locks the login roles."},
 		{Name: optionURL, Description: "The URL without user and password, parameters and all, as postgresql://db:6543/app?pgbouncer=true. Default: that of the version before."},
 		{Name: optionURLs, Description: "Further names with URLs of the same credential, separated by white space, as DIRECT_URL=postgresql://db:5432/app."},
-		{Name: optionUsername, Description: "The login roles are this name with _a and _b. Default: the key's name, with '_' for '-'."},
+		{Name: optionUsername, Description: "The login roles are this name with _a and _b. Default: the key's name, with '_' for '-', and the mount's id."},
 		{Name: optionOwner, Description: "The role that sessions act as. Default: the role of the imported URL; needed where the first version is generated."},
 		{Name: optionVerify, Default: "true", Description: "Log in through the URLs themselves before anybody is given them. false where Vault cannot reach their hosts: then the connection's server and its replicas alone are tried."},
 		{Name: optionQuery, Default: "SELECT 1", Description: "A query that is run as the owner to see that a new login role works, as SELECT 1 FROM public.orders LIMIT 1. It runs in a read-only transaction with search_path=pg_catalog, so that tables need their schema; of an error no more than the SQLSTATE is told."},
@@ -79,7 +78,10 @@ func (*Kind) Fields() []kind.Field {
 }
 
 // maxUsername leaves room for the suffix within the 63 bytes of PostgreSQL's identifiers (NAMEDATALEN - 1).
-const maxUsername = 63 - len("_a")
+const maxUsername = maxIdentifier - kind.SuffixLength
+
+// maxIdentifier is how many bytes an identifier of PostgreSQL has at most (NAMEDATALEN - 1).
+const maxIdentifier = 63
 
 // Normalize implements kind.Kind.
 func (k *Kind) Normalize(options kind.Options) (kind.Options, error) {
@@ -193,22 +195,6 @@ func (k *Kind) Generate(random io.Reader, of key.Key, from key.Value) (key.Value
 		user = pair(of)[1]
 	}
 	return url.With(user, password).Text(), nil
-}
-
-// pair is the two login roles of a key.
-func pair(of key.Key) [2]string {
-	base := of.Options[optionUsername]
-	if base == "" {
-		base = strings.NewReplacer("-", "_", ".", "_").Replace(of.Name)
-		base = base[:min(len(base), maxUsername)]
-	}
-	return [2]string{base + "_a", base + "_b"}
-}
-
-// ours tells whether a role is one of the two.
-func ours(of key.Key, user string) bool {
-	p := pair(of)
-	return slices.Contains(p[:], user)
 }
 
 // Names implements kind.Renderer.

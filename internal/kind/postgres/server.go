@@ -79,11 +79,14 @@ func (k *Kind) Stage(ctx context.Context, c kind.Change) error {
 		if err != nil {
 			return nil, err
 		}
+		if err := mayStage(c, roles, from.User, to.User, k.proves(ctx, c, to)); err != nil {
+			return nil, err
+		}
 		owner, err := findOwner(roles, version, c.Key, from.User)
 		if err != nil {
 			return nil, err
 		}
-		return owner.lend(roles, to.User, verifier), nil
+		return append(owner.lend(roles, to.User, verifier), marks(c, roles, from.User, to.User)...), nil
 	})
 }
 
@@ -283,13 +286,18 @@ func (k *Kind) Retire(ctx context.Context, c kind.Change) error {
 	if err := k.CheckChange(c); err != nil {
 		return err
 	}
-	if err := k.lock(ctx, c, from.User); err != nil {
+	err = k.transaction(ctx, c, from.User, lookUp(c.Key, from.User, ""), func(answer *pgconn.Result) ([]string, error) {
+		roles, _, err := readRoles(answer)
+		of, there := roles[from.User]
+		if err != nil || !there {
+			return nil, err
+		}
+		return lock(from.User, of, markOf(c.Key, c.From)), mayRetire(c, of, from.User)
+	})
+	if err != nil || !c.Cut {
 		return err
 	}
-	if c.Cut {
-		return k.end(ctx, c.Connection, from.User)
-	}
-	return nil
+	return k.end(ctx, c.Connection, from.User)
 }
 
 // Unstage implements kind.Server. A role that was made for the new version goes, unless something depends on it by now: then
@@ -302,7 +310,22 @@ func (k *Kind) Unstage(ctx context.Context, c kind.Change) error {
 	if admin, err := parseAdmin(c.Connection); err == nil && admin.User == to.User {
 		return nil // it was never staged
 	}
-	if err := k.lock(ctx, c, to.User); err != nil {
+	staged := false
+	unstage := func(do func(of known) []string) error {
+		return k.transaction(ctx, c, to.User, lookUp(c.Key, to.User, ""), func(answer *pgconn.Result) ([]string, error) {
+			roles, _, err := readRoles(answer)
+			if err != nil {
+				return nil, err
+			}
+			of, there := roles[to.User]
+			if staged, err = mayUnstage(c, of, there, k.proves(ctx, c, to)); !staged {
+				return nil, err
+			}
+			return do(of), nil
+		})
+	}
+	err = unstage(func(of known) []string { return lock(to.User, of, markOf(c.Key, c.To)) })
+	if err != nil || !staged {
 		return err
 	}
 	if c.Cut {
@@ -310,20 +333,21 @@ func (k *Kind) Unstage(ctx context.Context, c kind.Change) error {
 			return err
 		}
 	}
-	err = k.transaction(ctx, c, to.User, "DROP ROLE IF EXISTS "+quote(to.User), nil)
+	err = unstage(func(known) []string { return []string{"DROP ROLE " + quote(to.User)} })
 	if hasState(err, stateDependentObjects) {
 		return nil
 	}
 	return err
 }
 
-// lock takes a role's login away, if there is such a role.
-func (k *Kind) lock(ctx context.Context, c kind.Change, role string) error {
-	err := k.transaction(ctx, c, role, "ALTER ROLE "+quote(role)+" NOLOGIN PASSWORD NULL", nil)
-	if hasState(err, stateUndefinedObject) {
-		return nil
+// lock returns the statements that take a role's login away, and mark it where it has no comment: so it is known later who
+// has locked it.
+func lock(role string, of known, m mark) []string {
+	statements := []string{"ALTER ROLE " + quote(role) + " NOLOGIN PASSWORD NULL"}
+	if of.Comment == "" {
+		statements = append(statements, m.statement(role))
 	}
-	return err
+	return statements
 }
 
 // end ends all sessions of a role.

@@ -36,6 +36,8 @@ type world struct {
 
 var worlds int
 
+var fingerprints = key.NewFingerprinter([]byte("worlds"))
+
 // on makes worlds on a server of its own, for as long as a test lasts; nil: the one that all tests share.
 var on *testbed.Postgres
 
@@ -82,7 +84,7 @@ func newWorld(t testing.TB, app string, options kind.Options) *world {
 	if options, err = w.kind.Normalize(options); err != nil {
 		t.Fatal(err)
 	}
-	w.key = key.Key{Name: fmt.Sprintf("database-url-%d", worlds), Env: "DATABASE_URL", Kind: "postgres", Options: options}
+	w.key = key.Key{Name: fmt.Sprintf("database-url-%d", worlds), Env: "DATABASE_URL", Kind: "postgres", Options: options, Mount: "worlds"}
 	u, err := dsn.Parse(w.admin, schemes...)
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +130,8 @@ func (w *world) next(from key.Version) kind.Change {
 	if _, err := w.kind.Check(w.key.Options, value); err != nil {
 		w.t.Fatal(err)
 	}
-	return kind.Change{Key: w.key, From: from, To: key.Version{Number: from.Number + 1, Value: value}, Connection: w.connection}
+	to := key.Version{Number: from.Number + 1, Value: value, Fingerprint: fingerprints.Of(w.key.Name, value)}
+	return kind.Change{Key: w.key, From: from, To: to, Connection: w.connection}
 }
 
 func (w *world) ok(err error) {

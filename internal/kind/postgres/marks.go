@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// mark is the comment (COMMENT ON ROLE) that says whose a role is. It is written in the transaction that changes the role's
+// password or login, by those who may do that, and is not changed when the role is locked.
+type mark struct {
+	mount   string
+	key     string
+	version int    // whose password the role has, or had when it was locked
+	id      string // of the version's fingerprint: a restored Vault gives the same number to another value
+}
+
+var markForm = regexp.MustCompile(`^hyvve mount=([a-z2-7]*) key=([a-z0-9][a-z0-9._-]*) version=([0-9]{1,9})(?: id=([0-9a-f]+))?$`)
+
+// idLength is how many characters of a fingerprint a mark has.
+const idLength = 8
+
+func markOf(k key.Key, v key.Version) mark {
+	return mark{mount: k.Mount, key: k.Name, version: v.Number, id: v.Fingerprint[:min(idLength, len(v.Fingerprint))]}
+}
+
+func (m mark) String() string {
+	text := fmt.Sprintf("hyvve mount=%s key=%s version=%d", m.mount, m.key, m.version)
+	if m.id != "" {
+		text += " id=" + m.id
+	}
+	return text
+}
+
+// readMark reads a role's comment. Any other comment is no mark.
+func readMark(comment string) (mark, bool) {
+	parts := markForm.FindStringSubmatch(comment)
+	if parts == nil {
+		return mark{}, false
+	}
+	version, err := strconv.Atoi(parts[3])
+	return mark{mount: parts[1], key: parts[2], version: version, id: parts[4]}, err == nil
+}
+
+// statement writes the mark.
+func (m mark) statement(role string) string {
+	return "COMMENT ON ROLE " + quote(role) + " IS " + literal(m.String())
+}
+
+// of reports whether the mark is that of a key.
+func (m mark) of(k key.Key) bool { return m.mount == k.Mount && m.key == k.Name }
+
+// is reports whether the mark is that of a version and no other's of the same number.
+func (m mark) is(k key.Key, v key.Version) bool { return m.id != "" && m == markOf(k, v) }
+
+// pair returns the two login roles of a key.
+func pair(of key.Key) [2]string { return kind.LoginNames(of, maxIdentifier) }
+
+// legacyPair returns the login roles as releases before marks named them: by the key alone, cut where they were too long.
+func legacyPair(of key.Key) [2]string {
+	base := of.Options[optionUsername]
+	if base == "" {
+		base = strings.NewReplacer("-", "_", ".", "_").Replace(of.Name)
+		base = base[:min(len(base), maxUsername)]
+	}
+	return [2]string{base + "_a", base + "_b"}
+}
+
+// pairWith returns the pair of the key that has a role in it; false where none has.
+func pairWith(of key.Key, role string) ([2]string, bool) {
+	for _, p := range [][2]string{pair(of), legacyPair(of)} {
+		if slices.Contains(p[:], role) {
+			return p, true
+		}
+	}
+	return [2]string{}, false
+}
+
+// ours reports whether a role has the name of a login role of the key. Whether it is the key's, its mark says.
+func ours(of key.Key, user string) bool {
+	_, ok := pairWith(of, user)
+	return ok
+}
+
+// newest is the highest number of a version that Vault knows of the key.
+func newest(c kind.Change) int {
+	n := max(c.To.Number, c.From.Number)
+	for _, v := range c.Key.Versions {
+		n = max(n, v.Number)
+	}
+	return n
+}
+
+// proof reports whether the password of a version logs in.
+type proof func() (bool, error)
+
+// proves tries the password of a version at the server itself.
+func (k *Kind) proves(ctx context.Context, c kind.Change, u dsn.URL) proof {
+	return func() (bool, error) {
+		at := home(c.Connection)
+		at.database = u.Path()
+		return k.valid(ctx, c.Connection, at, u)
+	}
+}
+
+// mayStage returns an error where To's role is not the key's to change: nobody else may use it. The role does not exist, or
+// is the key's by its mark and locked, or has this version's password already, since an earlier call was cut short.
+func mayStage(c kind.Change, found map[string]known, from, to string, proven proof) error {
+	if err := ahead(c, found, to); err != nil {
+		return err
+	}
+	of, there := found[to]
+	m, marked := readMark(of.Comment)
+	switch {
+	case !there:
+		return nil
+	case marked && !m.of(c.Key):
+		return foreign(c.Key, to, m)
+	case marked && (!of.Login || m.is(c.Key, c.To)):
+		return nil
+	case !marked && !of.Login && adopts(c.Key, found, from, to):
+		return nil
+	}
+	if of.Login {
+		if ok, err := proven(); ok || err != nil {
+			return err
+		}
+	}
+	if !marked {
+		return faultf("role %s exists, and was not made by this key: its comment is no mark of hyvve's. Nothing was changed. Let the key have other login roles with username= of hyvve/keys/%s, or take that role away: DROP ROLE %s", to, c.Key.Name, quote(to))
+	}
+	if m.version >= c.To.Number {
+		return aheadOf(c, to, m)
+	}
+	return faultf("role %s can log in with a password of version %d, which is not in use as far as Vault knows. Nothing was changed. If nobody uses the role, lock it: ALTER ROLE %s NOLOGIN", to, m.version, quote(to))
+}
+
+// adopts reports whether an unmarked, locked role is the other one of a pair that a release before marks has made: the
+// present version's role is the first one, and unmarked, too.
+func adopts(k key.Key, found map[string]known, from, to string) bool {
+	p, ok := pairWith(k, from)
+	if !ok || from == to || p != legacyPair(k) || !slices.Contains(p[:], to) {
+		return false
+	}
+	_, marked := readMark(found[from].Comment)
+	return !marked
+}
+
+// ahead returns an error where a role of the pair logs in with a version that Vault does not know.
+func ahead(c kind.Change, found map[string]known, to string) error {
+	p, _ := pairWith(c.Key, to)
+	for _, role := range p {
+		of := found[role]
+		if m, ok := readMark(of.Comment); ok && of.Login && m.of(c.Key) && m.version > newest(c) {
+			return aheadOf(c, role, m)
+		}
+	}
+	return nil
+}
+
+func aheadOf(c kind.Change, role string, m mark) error {
+	return faultf("the server is ahead of Vault: role %s logs in with version %d of this key, and Vault knows another one, or none, of that number (the newest that it knows is %d). Was Vault restored from an older snapshot? Nothing was changed. See what is at the server, and put it right, with hyvve/keys/%s/reconcile",
+		role, m.version, newest(c), c.Key.Name)
+}
+
+// foreign is the error for a role that is another key's.
+func foreign(k key.Key, role string, m mark) error {
+	whose := fmt.Sprintf("key %s of this mount", m.key)
+	if m.mount != k.Mount {
+		whose = fmt.Sprintf("key %s of another mount (%s; this one is %s)", m.key, m.mount, k.Mount)
+	}
+	return faultf("role %s belongs to %s, by its comment. Nothing was changed. Let key %s have other login roles with username= of hyvve/keys/%s; or, if that key and its mount are gone and nobody uses the role: DROP ROLE %s",
+		role, whose, k.Name, k.Name, quote(role))
+}
+
+// marks returns the statements that mark the role of To and, where a release before marks has made it, that of From.
+func marks(c kind.Change, found map[string]known, from, to string) []string {
+	statements := []string{markOf(c.Key, c.To).statement(to)}
+	if of, there := found[from]; there && of.Comment == "" && ours(c.Key, from) {
+		statements = append(statements, markOf(c.Key, c.From).statement(from))
+	}
+	return statements
+}
+
+// mayRetire returns an error where From's role carries the mark of another key.
+func mayRetire(c kind.Change, of known, from string) error {
+	if m, ok := readMark(of.Comment); ok && !m.of(c.Key) {
+		return faultf("role %s belongs to key %s of mount %s, by its comment, so that it is not locked; if that is not so any more, take the comment away: COMMENT ON ROLE %s IS NULL", from, m.key, m.mount, quote(from))
+	}
+	return nil
+}
+
+// mayUnstage reports whether To's role is as Stage has made it for this version, and not somebody else's for whose sake
+// Stage has refused it.
+func mayUnstage(c kind.Change, of known, there bool, proven proof) (bool, error) {
+	m, marked := readMark(of.Comment)
+	switch {
+	case !there || marked && !m.of(c.Key):
+		return false, nil
+	case marked && (m.is(c.Key, c.To) || !of.Login && m == markOf(c.Key, c.To)):
+		return true, nil
+	case of.Login:
+		return proven()
+	}
+	return false, nil
+}
