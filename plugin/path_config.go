@@ -24,6 +24,10 @@ func (b *backend) pathsConfig() []*framework.Path {
 				Type:        framework.TypeDurationSecond,
 				Description: "How long a new version must work everywhere before the old one may be retired, for keys that set no soak of their own. Default 30s.",
 			},
+			"observe": {
+				Type:        framework.TypeDurationSecond,
+				Description: "For how long servers (PostgreSQL, Redis) must have seen nobody use the old version before it is retired, for keys that set no observe of their own. The soak time counts, and each use starts it again. Logins that are rarer are not seen. Default 10s.",
+			},
 			"deadline": {
 				Type:        framework.TypeDurationSecond,
 				Description: "How long a step of a rotation may take before it has failed, for keys that set none of their own. Default 0s: for as long as it takes.",
@@ -59,6 +63,7 @@ func (b *backend) readConfig(_ context.Context, e *rotation.Engine, _ *logical.R
 	return &logical.Response{Data: map[string]any{
 		"lease_ttl": int64(c.LeaseTTL.Seconds()),
 		"soak":      int64(c.Soak.Seconds()),
+		"observe":   int64(c.Observe.Seconds()),
 		"deadline":  int64(c.Deadline.Seconds()), "on_failure": c.OnFailure,
 		"compromised_deadline": int64(c.CutAfter.Seconds()),
 		"journal_max_entries":  c.JournalEntries, "journal_max_age": int64(c.JournalAge.Seconds()),
@@ -68,7 +73,7 @@ func (b *backend) readConfig(_ context.Context, e *rotation.Engine, _ *logical.R
 func (b *backend) writeConfig(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	c := e.Config()
 	for field, into := range map[string]*time.Duration{
-		"lease_ttl": &c.LeaseTTL, "soak": &c.Soak, "deadline": &c.Deadline,
+		"lease_ttl": &c.LeaseTTL, "soak": &c.Soak, "observe": &c.Observe, "deadline": &c.Deadline,
 		"compromised_deadline": &c.CutAfter, "journal_max_age": &c.JournalAge,
 	} {
 		if v, ok := d.GetOk(field); ok {

@@ -67,6 +67,7 @@ func (b *backend) keyFields() map[string]*framework.FieldSchema {
 		},
 		"disable_automated_rotation": {Type: framework.TypeBool, Description: "Rotate only when asked, whatever rotation_period and rotation_schedule say."},
 		"soak":                       {Type: framework.TypeSignedDurationSecond, Description: "How long a new version must work everywhere before the old one may be retired. Default: that of hyvve/config; -1 goes back to it."},
+		"observe":                    {Type: framework.TypeSignedDurationSecond, Description: "For how long the key's server must have seen nobody use the old version before it is retired; each use starts it again. Make it longer than the pause between the rarest logins: 25h for a daily job. Default: that of hyvve/config; -1 goes back to it."},
 		"deadline":                   {Type: framework.TypeSignedDurationSecond, Description: "How long a step of a rotation may take before it has failed. 0: for as long as it takes. Default: that of hyvve/config; -1 goes back to it."},
 		"on_failure":                 {Type: framework.TypeString, Description: "What happens to a rotation that has failed (an unhealthy instance while it presents, or the deadline passed): pause or revert. Default: that of hyvve/config."},
 		"confirm":                    {Type: framework.TypeString, Description: "manual: somebody must confirm a rotation before the old version is retired. auto: evidence is enough. Default auto."},
@@ -144,7 +145,7 @@ func (b *backend) writeKey(ctx context.Context, e *rotation.Engine, req *logical
 
 // definition is what is stored with what is written over it.
 func (b *backend) definition(e *rotation.Engine, d *framework.FieldData, name string) (rotation.Definition, error) {
-	definition := rotation.Definition{Name: name, Kind: d.Get("kind").(string), Options: kind.Options{}, Policy: key.Policy{Soak: key.Inherit, Deadline: key.Inherit}}
+	definition := rotation.Definition{Name: name, Kind: d.Get("kind").(string), Options: kind.Options{}, Policy: key.Policy{Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit}}
 	if old, ok := e.Key(name); ok {
 		definition.Env, definition.Protects, definition.Waives, definition.Policy = old.Env, old.Protects, old.Waives, old.Policy
 		for option, value := range old.Options {
@@ -183,12 +184,12 @@ func (b *backend) definition(e *rotation.Engine, d *framework.FieldData, name st
 // writePolicy puts what is written over a policy.
 func writePolicy(d *framework.FieldData, p *key.Policy) {
 	for field, into := range map[string]*time.Duration{
-		"rotation_period": &p.Period, "rotation_window": &p.Window, "soak": &p.Soak, "deadline": &p.Deadline,
+		"rotation_period": &p.Period, "rotation_window": &p.Window, "soak": &p.Soak, "observe": &p.Observe, "deadline": &p.Deadline,
 	} {
 		v, ok := d.GetOk(field)
 		switch {
 		case !ok:
-		case v.(int) == -1 && (field == "soak" || field == "deadline"):
+		case v.(int) == -1 && (field == "soak" || field == "observe" || field == "deadline"):
 			*into = key.Inherit
 		default:
 			*into = time.Duration(v.(int)) * time.Second
@@ -279,7 +280,7 @@ func (b *backend) readKey(_ context.Context, e *rotation.Engine, _ *logical.Requ
 	p := e.Config().Effective(k.Policy)
 	for name, value := range map[string]any{
 		"rotation_period": int64(p.Period.Seconds()), "rotation_schedule": p.Schedule, "rotation_window": int64(p.Window.Seconds()),
-		"disable_automated_rotation": p.Disabled, "soak": int64(p.Soak.Seconds()), "deadline": int64(p.Deadline.Seconds()),
+		"disable_automated_rotation": p.Disabled, "soak": int64(p.Soak.Seconds()), "observe": int64(p.Observe.Seconds()), "deadline": int64(p.Deadline.Seconds()),
 		"on_failure": p.OnFailure, "confirm": p.Confirm,
 	} {
 		data[name] = value

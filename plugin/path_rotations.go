@@ -108,7 +108,8 @@ func rotationSummary(v rotation.View) map[string]any {
 func rotationDetails(v rotation.View) map[string]any {
 	data := rotationSummary(v)
 	data["trigger"], data["reason"], data["by"] = string(v.Trigger), v.Reason, v.By
-	data["created_time"], data["since"], data["soak"] = stamp(v.Created), stamp(v.Since), int64(v.Soak.Seconds())
+	data["created_time"], data["since"] = stamp(v.Created), stamp(v.Since)
+	data["soak"], data["observe"] = int64(v.Soak.Seconds()), int64(v.Observe.Seconds())
 
 	data["entity_id"], data["on_failure"], data["compromised"] = v.Entity, v.OnFailure, v.Compromised
 	data["confirm"], data["confirmed_by"], data["deadline"] = v.Confirm, v.Confirmed, int64(v.Deadline.Seconds())

@@ -34,7 +34,7 @@ type Version struct {
 	Rotation    string // id of the rotation that brought it, empty where it was imported
 }
 
-// Inherit as Policy.Soak or Policy.Deadline stands for the mount's default.
+// Inherit as Policy.Soak, Policy.Observe or Policy.Deadline stands for the mount's default.
 const Inherit = -1
 
 // Policy says when a key rotates by itself and how careful a rotation of it is. With neither Period nor Schedule it
@@ -46,6 +46,7 @@ type Policy struct {
 	Disabled bool          `json:"disabled,omitempty"` // automatic rotation is off, whatever Period and Schedule say
 
 	Soak      time.Duration `json:"soak"`                 // how long the new version must work before the old one may go
+	Observe   time.Duration `json:"observe"`              // for how long no server may see the old version used before it may go
 	Deadline  time.Duration `json:"deadline,omitempty"`   // how long a step may take before the rotation has failed
 	OnFailure string        `json:"on_failure,omitempty"` // pause or revert
 	Confirm   string        `json:"confirm,omitempty"`    // auto, or manual: somebody confirms before the old version goes

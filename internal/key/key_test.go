@@ -69,7 +69,7 @@ func TestRecord(t *testing.T) {
 		t.Error("the current value is lost")
 	}
 	for name, text := range map[string]string{
-		"schema":  strings.Replace(string(data), `"schema":3`, `"schema":99`, 1),
+		"schema":  strings.Replace(string(data), `"schema":4`, `"schema":99`, 1),
 		"order":   strings.Replace(string(data), `"number":3`, `"number":1`, 1),
 		"state":   strings.Replace(string(data), `"current"`, `"curent"`, 1),
 		"value":   strings.Replace(string(data), `"value":"three",`, ``, 1),
@@ -82,7 +82,7 @@ func TestRecord(t *testing.T) {
 	}
 }
 
-// A record of schema 2 is read, and has nothing waived.
+// A record of schema 2 is read, has nothing waived, and observes servers for as long as the mount says.
 func TestRecordOfSchema2(t *testing.T) {
 	k := example()
 	k.Waives = []string{"audit.copies.body"}
@@ -93,8 +93,8 @@ func TestRecordOfSchema2(t *testing.T) {
 	if back, err := Decode(data); err != nil || !slices.Equal(back.Waives, k.Waives) {
 		t.Errorf("waives is %v (%v)", back.Waives, err)
 	}
-	older := strings.Replace(strings.Replace(string(data), `"schema":3`, `"schema":2`, 1), `"waives":["audit.copies.body"],`, "", 1)
-	if back, err := Decode([]byte(older)); err != nil || back.Waives != nil || len(back.Versions) != len(k.Versions) {
+	older := strings.Replace(strings.Replace(string(data), `"schema":4`, `"schema":2`, 1), `"waives":["audit.copies.body"],`, "", 1)
+	if back, err := Decode([]byte(older)); err != nil || back.Waives != nil || len(back.Versions) != len(k.Versions) || back.Policy.Observe != Inherit {
 		t.Errorf("%v", err)
 	}
 }

@@ -11,8 +11,8 @@ import (
 )
 
 // schema is the number of the stored form below. A reader knows its own and every older one. Schema 1 had of the policy
-// only period and soak; schema 2 had no waives.
-const schema = 3
+// only period and soak; schema 2 had no waives; schema 3 had no observe in the policy.
+const schema = 4
 
 type record struct {
 	Schema   int               `json:"schema"`
@@ -68,6 +68,9 @@ func Decode(data []byte) (Key, error) {
 	}
 	if r.Schema == 1 {
 		k.Policy.Deadline = Inherit
+	}
+	if r.Schema < 4 {
+		k.Policy.Observe = Inherit
 	}
 	last := 0
 	for _, v := range r.Versions {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -29,8 +30,12 @@ func (e *Engine) advance(ctx context.Context, id string) error {
 			continue
 		}
 		acted, err := e.act(ctx, r)
-		if err != nil || !acted {
+		if err != nil {
 			return err
+		}
+		if !acted {
+			e.sample(r)
+			return nil
 		}
 	}
 }
@@ -79,7 +84,8 @@ func (e *Engine) facts(r Rotation) (f Facts) {
 
 // factsNow is facts. mu is held.
 func (e *Engine) factsNow(r Rotation) Facts {
-	f := Facts{Now: e.Now(), Progress: map[string]workload.WorkReport{}, Waived: map[string][]string{}}
+	f := Facts{Now: e.Now(), Progress: map[string]workload.WorkReport{}, Waived: map[string][]string{}, Observed: e.observed[r.ID]}
+	f.Sampled, f.Dense = e.sampled(r)
 	for _, c := range r.Changes {
 		f.Waived[c.Key] = e.keys[c.Key].Waives
 		if report, ok := e.progress[r.workID(c)]; ok {
@@ -141,6 +147,7 @@ func (e *Engine) leave(ctx context.Context, r Rotation) error {
 	}
 	e.lock(func() {
 		delete(e.active, r.ID)
+		delete(e.observed, r.ID)
 		e.ended(r.ID)
 		for _, c := range r.Changes {
 			delete(e.rotating, c.Key)
@@ -166,7 +173,7 @@ func (e *Engine) act(ctx context.Context, r Rotation) (bool, error) {
 	if what == noAction || r.Acted || r.Paused != nil || e.busy[r.ID] || e.Now().Before(r.RetryAt) {
 		return false, nil
 	}
-	calls, err := e.serverCalls(r)
+	calls, err := e.serverCalls(r, what)
 	if err != nil {
 		return false, e.acted(ctx, r, err)
 	}
@@ -181,10 +188,10 @@ func (e *Engine) act(ctx context.Context, r Rotation) (bool, error) {
 }
 
 // callAll makes the calls of several keys one after the other, each in time.
-func (e *Engine) callAll(calls []func(context.Context) error) error {
+func (e *Engine) callAll(calls []serverCall) error {
 	for _, call := range calls {
 		ctx, cancel := context.WithTimeout(e.ctx, actionDeadline)
-		err := call(ctx)
+		err := call(ctx, 0)
 		cancel()
 		if err != nil {
 			return err
@@ -218,10 +225,13 @@ func (e *Engine) take(r Rotation, fault error) {
 	}
 }
 
-// serverCalls are the calls that the place's action needs, one a key whose kind has a server. Before stage every key is
-// checked first, so that nothing is changed for one where another cannot be. turn is held.
-func (e *Engine) serverCalls(r Rotation) ([]func(context.Context) error, error) {
-	var checks, calls []func(context.Context) error
+// serverCall asks a server for something. One that samples does so for that long; 0: it looks once.
+type serverCall func(ctx context.Context, long time.Duration) error
+
+// serverCalls returns the calls that an action needs, one a key whose kind has a server. Before stage every key is checked
+// first, so that nothing is changed for one where another cannot be. The writer lock is held.
+func (e *Engine) serverCalls(r Rotation, what action) ([]serverCall, error) {
+	var checks, calls []serverCall
 	for _, c := range r.Changes {
 		k, ok := e.keys[c.Key]
 		if !ok {
@@ -232,7 +242,7 @@ func (e *Engine) serverCalls(r Rotation) ([]func(context.Context) error, error) 
 			return nil, err
 		}
 		verifier, ok := kd.(kind.Verifier)
-		if !ok || r.at().action == actPromote {
+		if !ok || what == actPromote {
 			continue
 		}
 		connection, err := e.connectionOf(k)
@@ -241,39 +251,64 @@ func (e *Engine) serverCalls(r Rotation) ([]func(context.Context) error, error) 
 		}
 		from, _ := k.Version(c.From)
 		to, _ := k.Version(c.To)
-		if r.at().action == actRetire && from.State == key.Destroyed || r.at().action == actUnstage && to.State == key.Aborted {
+		if what == actRetire && from.State == key.Destroyed || what == actUnstage && to.State == key.Aborted {
 			continue // the server has done it: only the rotation's record of it was lost, and the value is gone
 		}
 		change := kind.Change{Key: k, From: from, To: to, Connection: connection, Cut: r.Compromised}
-		if preflighter, ok := kd.(kind.Preflighter); ok && r.at().action == actStage {
-			checks = append(checks, preflightCall{preflighter, change}.refuse)
+		if preflighter, ok := kd.(kind.Preflighter); ok && what == actStage {
+			refuse := preflightCall{preflighter, change}.refuse
+			checks = append(checks, func(ctx context.Context, _ time.Duration) error { return refuse(ctx) })
 		}
 		if server, ok := kd.(kind.Server); ok {
-			calls = append(calls, serverCall(server, r.at().action, change))
-		} else if r.at().action == actStage {
-			calls = append(calls, func(ctx context.Context) error { return verifier.Verify(ctx, change) })
+			calls = append(calls, callFor(server, what, change, r.lookAgain(e.Now())))
+		} else if what == actStage {
+			calls = append(calls, func(ctx context.Context, _ time.Duration) error { return verifier.Verify(ctx, change) })
 		}
 	}
 	return append(checks, calls...), nil
 }
 
-func serverCall(server kind.Server, what action, c kind.Change) func(context.Context) error {
-	return func(ctx context.Context) error {
+// lookAgain returns for how long servers are sampled once more before a value is taken away there. Where the samples
+// that opened the way were taken just now, one look is enough.
+func (r Rotation) lookAgain(now time.Time) time.Duration {
+	if r.State == Reverting {
+		return min(r.Observe, revertTime)
+	}
+	for _, event := range r.Timeline {
+		if event.State == Retiring {
+			if now.Sub(event.At) < observeGap {
+				return 0
+			}
+			break
+		}
+	}
+	return r.denseTime()
+}
+
+// callFor returns the call that an action makes to a server; again is for how long it looks for use before it takes a
+// version away.
+func callFor(server kind.Server, what action, c kind.Change, again time.Duration) serverCall {
+	return func(ctx context.Context, long time.Duration) error {
 		switch what {
 		case actStage:
 			if err := server.Stage(ctx, c); err != nil {
 				return err
 			}
 			return server.Verify(ctx, c)
-		case actInUse:
-			return unused(ctx, server, c)
+		case actSample:
+			return unused(ctx, server, c, long)
 		case actRetire:
+			if !c.Cut {
+				if err := unused(ctx, server, c, again); err != nil {
+					return err
+				}
+			}
 			return server.Retire(ctx, c)
 		case actUnstage:
 			if !c.Cut { // whoever presented the new version has gone back; what it has still open at the server may not have
 				back := c
 				back.From, back.To = c.To, c.From
-				if err := unused(ctx, server, back); err != nil {
+				if err := unused(ctx, server, back, again); err != nil {
 					return err
 				}
 			}
@@ -282,15 +317,6 @@ func serverCall(server kind.Server, what action, c kind.Change) func(context.Con
 		}
 		return nil
 	}
-}
-
-// unused gives an error while the server says that From is in use.
-func unused(ctx context.Context, server kind.Server, c kind.Change) error {
-	count, use, err := server.InUse(ctx, c)
-	if err == nil && count > 0 {
-		err = inUse{fmt.Sprintf("%s: version %d is in use: %s", c.Key.Env, c.From.Number, use)}
-	}
-	return err
 }
 
 // record writes the action's result into the keys, then into the rotation: killed in between, the action is done again
@@ -306,7 +332,7 @@ func (e *Engine) record(ctx context.Context, r Rotation) error {
 			change = k.Retired
 		case actUnstage:
 			change = k.Reverted
-		case noAction, actStage, actInUse:
+		case noAction, actStage, actSample:
 			continue
 		}
 		k, err := change(c.From, c.To)

@@ -14,6 +14,7 @@ import (
 type Config struct {
 	LeaseTTL  time.Duration `json:"lease_ttl"`  // of bundles
 	Soak      time.Duration `json:"soak"`       // of keys that set none
+	Observe   time.Duration `json:"observe"`    // of keys that set none
 	Deadline  time.Duration `json:"deadline"`   // of keys that set none; 0: none
 	OnFailure string        `json:"on_failure"` // of keys that set none
 
@@ -26,7 +27,7 @@ type Config struct {
 // DefaultConfig is what a fresh mount has.
 func DefaultConfig() Config {
 	return Config{
-		LeaseTTL: 5 * time.Minute, Soak: 30 * time.Second, OnFailure: FailurePause, CutAfter: time.Minute, JournalEntries: 100_000,
+		LeaseTTL: 5 * time.Minute, Soak: 30 * time.Second, Observe: DenseTime, OnFailure: FailurePause, CutAfter: time.Minute, JournalEntries: 100_000,
 	}
 }
 
@@ -39,6 +40,8 @@ func (c Config) check() error {
 		return Refusef("lease_ttl %s is too short; use at least 1s (5m is the default)", c.LeaseTTL)
 	case c.Soak < 0:
 		return Refusef("soak %s is negative; use 0s for no soak time", c.Soak)
+	case c.Observe < 0:
+		return Refusef("observe %s is negative; use 0s to look at servers for the soak time only (10s is the default)", c.Observe)
 	case c.Deadline < 0:
 		return Refusef("deadline %s is negative; use 0s for none", c.Deadline)
 	case c.OnFailure != FailurePause && c.OnFailure != FailureRevert:
@@ -86,6 +89,9 @@ func (e *Engine) PutConfig(ctx context.Context, c Config, by Actor) error {
 func (c Config) Effective(p key.Policy) key.Policy {
 	if p.Soak == key.Inherit {
 		p.Soak = c.Soak
+	}
+	if p.Observe == key.Inherit {
+		p.Observe = c.Observe
 	}
 	if p.Deadline == key.Inherit {
 		p.Deadline = c.Deadline

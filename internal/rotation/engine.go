@@ -93,6 +93,7 @@ type Engine struct {
 	agenda      agenda
 	progress    map[string]workload.WorkReport // by Work.ID; mu alone
 	counted     map[string]counted             // rows, by key name; mu alone
+	observed    map[string]Observation         // by rotation; mu alone
 	fleets      map[string]*fleet              // by workload; mu alone
 	ends        map[string]chan struct{}       // of rotations that somebody waits for, by id; mu alone
 	closed      bool
@@ -134,6 +135,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		agenda:      agenda{times: map[string]time.Time{}},
 		progress:    map[string]workload.WorkReport{},
 		counted:     map[string]counted{},
+		observed:    map[string]Observation{},
 		fleets:      map[string]*fleet{},
 		ends:        map[string]chan struct{}{},
 		rung:        map[string]bool{},

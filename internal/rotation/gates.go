@@ -17,6 +17,9 @@ type Facts struct {
 	Workloads []WorkloadFact                 // those that use a key of the rotation, sorted by name
 	Progress  map[string]workload.WorkReport // of work under way, by Work.ID
 	Waived    map[string][]string            // columns that may keep envelopes of the old version, by key
+	Sampled   bool                           // a server can be asked who uses an old version
+	Dense     bool                           // all such servers can be sampled densely
+	Observed  Observation
 }
 
 // WorkloadFact is a workload and its live instances, sorted by name.
@@ -46,6 +49,7 @@ const (
 	gateRows         gate = "rows"
 	gateSoak         gate = "soak"
 	gateUnused       gate = "unused"
+	gateObserved     gate = "observed"
 	gateConfirmed    gate = "confirmed"
 	gateDeadline     gate = "deadline"
 
@@ -61,13 +65,14 @@ var checks = map[gate]func(r Rotation, f Facts) []string{
 	gateRows:         checkRows,
 	gateSoak:         checkSoak,
 	gateUnused:       checkUnused,
+	gateObserved:     checkObserved,
 	gateConfirmed:    checkConfirmed,
 	gateDeadline:     checkDeadline,
 }
 
 // cuttable are the gates that a compromised rotation does not wait for beyond its deadline. Never among them: what a
 // server has to do, and rows, since those that are left could be read by nobody any more.
-var cuttable = []gate{gateMinInstances, gateLoaded, gateHealthy, gateSoak, gateUnused, gateConfirmed}
+var cuttable = []gate{gateMinInstances, gateLoaded, gateHealthy, gateSoak, gateUnused, gateObserved, gateConfirmed}
 
 // gates asks those of the rotation's place.
 func gates(r Rotation, f Facts) (results []GateResult, open bool) {
@@ -103,7 +108,7 @@ func (r Rotation) cuts(g gate, now time.Time) bool {
 }
 
 func (r Rotation) cuttable(g gate) bool {
-	return slices.Contains(cuttable, g) || g == gateAction && r.at().action == actInUse
+	return slices.Contains(cuttable, g)
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
@@ -115,7 +120,7 @@ func checkConfirmed(r Rotation, _ Facts) []string {
 	return []string{fmt.Sprintf("somebody has to confirm that the old version may go: vault write -f hyvve/rotations/%s/confirm", r.ID)}
 }
 
-// checkDeadline looks at how long the step takes. The soak time is not counted.
+// checkDeadline looks at how long the step takes. The soak time, and the time for which servers are observed, are not counted.
 func checkDeadline(r Rotation, f Facts) []string {
 	if left := r.due().Sub(f.Now); left > 0 {
 		return nil
@@ -128,8 +133,11 @@ func (r Rotation) due() time.Time {
 	if r.Deadline == 0 {
 		return time.Time{}
 	}
-	if r.Step == StepSoak {
+	switch r.Step {
+	case StepSoak:
 		return r.Clock.Add(r.Deadline + r.Soak)
+	case StepUnused:
+		return r.Clock.Add(r.Deadline + r.window())
 	}
 	return r.Clock.Add(r.Deadline)
 }

@@ -72,6 +72,8 @@ func checkPolicy(p key.Policy, now time.Time) error {
 	switch {
 	case p.Soak < 0 && p.Soak != key.Inherit:
 		return fmt.Errorf("soak %s is negative; use 0s for no soak time", p.Soak)
+	case p.Observe < 0 && p.Observe != key.Inherit:
+		return fmt.Errorf("observe %s is negative; use 0s to look at servers for the soak time only", p.Observe)
 	case p.Deadline < 0 && p.Deadline != key.Inherit:
 		return fmt.Errorf("deadline %s is negative; use 0s for none", p.Deadline)
 	case p.OnFailure != "" && p.OnFailure != FailurePause && p.OnFailure != FailureRevert:

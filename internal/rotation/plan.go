@@ -193,6 +193,8 @@ func (e *Engine) notes(r Rotation) []string {
 		k := e.keys[c.Key]
 		if _, ok := e.kindOf(k).(kind.Server); !ok {
 			all = append(all, fmt.Sprintf("%s: no server says whether the old value is in use; that it is not rests on leases and reports", c.Env))
+		} else if !r.Compromised {
+			all = append(all, fmt.Sprintf("%s: the server is sampled for use of the old version until nobody was seen for %s; whoever logs in more rarely is not seen and is locked out: for a daily job, vault write hyvve/keys/%s observe=25h", c.Env, r.window(), c.Key))
 		}
 		if connection, err := e.connectionOf(k); err == nil {
 			for _, note := range connection.Notes {
@@ -209,8 +211,11 @@ func (p *Plan) walk(f Facts, past []Rotation) {
 	for {
 		move := Move{State: r.State, Step: r.Step, Text: r.at().enter, Waves: waves(r, f, mostWaves)}
 		move.Expected = median(durations(past, r.State, r.Step))
-		if r.Step == StepSoak {
+		switch {
+		case r.Step == StepSoak:
 			move.Expected = max(move.Expected, r.Soak)
+		case r.Step == StepUnused && f.Sampled:
+			move.Expected = max(move.Expected, r.window()-r.Soak)
 		}
 		p.Moves = append(p.Moves, move)
 		to, ok := r.towards(r.at().next)

@@ -153,7 +153,7 @@ func (e *Engine) checkUpgrade(r Rotation) error {
 
 // be takes the more careful of what its keys' policies say.
 func (r *Rotation) be(p key.Policy) {
-	r.Soak = max(r.Soak, p.Soak)
+	r.Soak, r.Observe = max(r.Soak, p.Soak), max(r.Observe, p.Observe)
 	r.Confirm = r.Confirm || p.Confirm == ConfirmManual
 	if r.Deadline == 0 || p.Deadline > 0 && p.Deadline < r.Deadline {
 		r.Deadline = p.Deadline
@@ -172,7 +172,7 @@ func (r *Rotation) heed(request Request, c Config) {
 		r.Confirm = request.Confirm == ConfirmManual
 	}
 	if request.Compromised {
-		r.Soak, r.Deadline, r.Confirm = 0, c.CutAfter, request.Confirm == ConfirmManual
+		r.Soak, r.Observe, r.Deadline, r.Confirm = 0, 0, c.CutAfter, request.Confirm == ConfirmManual
 	}
 	if request.Deadline != 0 {
 		r.Deadline = request.Deadline

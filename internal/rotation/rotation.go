@@ -119,6 +119,7 @@ type Rotation struct {
 	Created time.Time `json:"created"`
 
 	Soak        time.Duration `json:"soak"`
+	Observe     time.Duration `json:"observe,omitempty"`  // nobody may be seen using an old version for so long, or for Soak if that is longer
 	Deadline    time.Duration `json:"deadline,omitempty"` // of a step; 0: none
 	OnFailure   string        `json:"on_failure,omitempty"`
 	Confirm     bool          `json:"confirm,omitempty"`     // somebody has to, before the old version goes

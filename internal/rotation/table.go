@@ -37,9 +37,9 @@ const (
 	noAction   action = ""
 	actStage   action = "stage"   // Server.Stage and Verify
 	actPromote action = "promote" // mark the new version current, the old one previous
-	actInUse   action = "in-use"  // Server.InUse must be 0
 	actRetire  action = "retire"  // Server.Retire, then erase the old value
 	actUnstage action = "unstage" // Server.Unstage, then erase the new value
+	actSample  action = "sample"  // Server.InUse or Sampler.Sample: of no place, see observe.go
 )
 
 // place is a row of the transition table.
@@ -51,6 +51,7 @@ type place struct {
 	from, target int
 	phase        workload.Phase // of re-encryption, asked of those that re-encrypt
 	action       action
+	samples      bool // servers are sampled for use of the old version while the rotation is here
 	gates        []gate
 	next         goal   // what follows when all gates hold
 	revert       goal   // where a revert goes to from here; zero: there is no way back
@@ -96,13 +97,14 @@ var table = []place{
 	},
 	{
 		state: Soaking, step: StepSoak, from: atPresent, target: atPresent, action: actPromote,
-		gates: []gate{gateAction, gateHealthy, gateSoak, gateDeadline},
-		next:  goal{Soaking, StepUnused}, revert: goal{Reverting, StepSwitch},
+		samples: true,
+		gates:   []gate{gateAction, gateHealthy, gateSoak, gateDeadline},
+		next:    goal{Soaking, StepUnused}, revert: goal{Reverting, StepSwitch},
 		enter: "the new version is presented everywhere; the soak time runs",
 	},
 	{
-		state: Soaking, step: StepUnused, from: atPresent, target: atPresent, phase: workload.PhaseSweep, action: actInUse,
-		gates: []gate{gateMinInstances, gateLoaded, gateHealthy, gateUnused, gateRows, gateAction, gateConfirmed, gateDeadline},
+		state: Soaking, step: StepUnused, from: atPresent, target: atPresent, phase: workload.PhaseSweep, samples: true,
+		gates: []gate{gateMinInstances, gateLoaded, gateHealthy, gateUnused, gateRows, gateConfirmed, gateObserved, gateDeadline},
 		next:  goal{Retiring, StepLoad}, revert: goal{Reverting, StepSwitch},
 		enter: "looking for any use of the old version",
 	},
@@ -184,7 +186,7 @@ type goal struct {
 func (g goal) row() (place, bool) { return find(g.state, g.step) }
 
 // onlyRows tells whether there is nothing to do at a place but to re-encrypt rows.
-func (p place) onlyRows() bool { return p.phase != "" && p.action == noAction }
+func (p place) onlyRows() bool { return p.phase != "" && p.action == noAction && !p.samples }
 
 // towards gives the place that a goal names, or the one after it where that is about rows and the rotation has none.
 func (r Rotation) towards(g goal) (place, bool) {

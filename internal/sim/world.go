@@ -64,7 +64,7 @@ func (w *world) setUp() {
 	w.calm = true
 	w.open()
 	c := rotation.DefaultConfig()
-	c.LeaseTTL, c.Soak, c.CutAfter = leaseTTL, w.between(0, 10*time.Second), 20*time.Second
+	c.LeaseTTL, c.Soak, c.Observe, c.CutAfter = leaseTTL, w.between(0, 10*time.Second), w.between(0, 10*time.Second), 20*time.Second
 	if w.chance(50) {
 		c.Deadline = w.between(10*time.Second, 2*time.Minute)
 	}
@@ -115,7 +115,7 @@ func (w *world) makeKey(n int) {
 }
 
 func (w *world) policy() key.Policy {
-	p := key.Policy{Soak: key.Inherit, Deadline: key.Inherit}
+	p := key.Policy{Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit}
 	switch n := w.rng.IntN(10); {
 	case n < 3:
 		p.Period = w.between(30*time.Second, 5*time.Minute)
