@@ -20,7 +20,7 @@ import (
 // hyvve is a mount with the preset and one instance of each workload that reports at once.
 func hyvve(t *testing.T) *backendTest {
 	b := newBackendTest(t)
-	b.write("config", map[string]any{"soak": "0s", "lease_ttl": "1m"})
+	b.write("config", map[string]any{"soak": "0s", "observe": "0s", "lease_ttl": "1m"})
 	b.write("presets/hyvve", map[string]any{"generate": true, "workloads": "api,agents"})
 	return b
 }

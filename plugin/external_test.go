@@ -12,7 +12,7 @@ import (
 // Values that come from elsewhere are asked for, and the plan says what its evidence rests on.
 func TestExternalKey(t *testing.T) {
 	b := newBackendTest(t)
-	b.write("config", map[string]any{"soak": 0})
+	b.write("config", map[string]any{"soak": 0, "observe": 0})
 	const update logical.Operation = logical.UpdateOperation
 	b.refuses(update, "keys/stripe", map[string]any{"kind": "external", "rotation_period": 3600}, "cannot rotate by itself")
 	b.refuses(update, "keys/stripe", map[string]any{"kind": "external", "pattern": "("}, "pattern")

@@ -24,7 +24,7 @@ func TestKindIsAddedByALineInTheList(t *testing.T) {
 		made := newBackend(append(kinds.All(), toy.Kind{Directory: directory}))
 		return made, made.Setup(ctx, conf)
 	})
-	b.write("config", map[string]any{"soak": "0s"})
+	b.write("config", map[string]any{"soak": "0s", "observe": "0s"})
 	b.refuses(logical.UpdateOperation, "connections/main", map[string]any{"kind": "toy", "url": "toy://admin:wrong@directory"}, "refuses the administrator")
 	b.write("connections/main", map[string]any{"kind": "toy", "url": "toy://admin:canary-root@directory"})
 	b.write("connections/main/rotate-root", nil)

@@ -100,7 +100,7 @@ func makeCredentials(ctx context.Context, vault *api.Client, d way) error {
 		_, err := vault.Logical().WriteWithContext(ctx, path, data)
 		return err
 	}
-	if err := write("hyvve/config", map[string]any{"soak": "0s"}); err != nil {
+	if err := write("hyvve/config", map[string]any{"soak": "0s", "observe": "0s"}); err != nil {
 		return err
 	}
 	if err := write("hyvve/connections/"+d.name, map[string]any{"kind": "postgres", "url": d.admin}); err != nil {

@@ -60,7 +60,7 @@ func furnished(ctx context.Context, p *place) error {
 		path string
 		data map[string]any
 	}{
-		{testbed.Mount + "/config", map[string]any{"soak": 0}},
+		{testbed.Mount + "/config", map[string]any{"soak": 0, "observe": 0}},
 		{testbed.Mount + "/keys/" + benchKey, map[string]any{"generate": true, "format": "hex"}},
 		{testbed.Mount + "/workloads/" + benchLoad, map[string]any{"presents": benchKey, "verifies": benchKey, "max_unavailable": "100%"}},
 	} {

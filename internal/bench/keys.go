@@ -86,7 +86,7 @@ func restart(ctx context.Context, v *testbed.Vault, vault *api.Client) (time.Dur
 
 // makeKeys makes all keys, most of them to be rotated in a month, and a workload that uses those that will be due.
 func makeKeys(ctx context.Context, vault *api.Client, log io.Writer) error {
-	if _, err := vault.Logical().WriteWithContext(ctx, testbed.Mount+"/config", map[string]any{"soak": 0}); err != nil {
+	if _, err := vault.Logical().WriteWithContext(ctx, testbed.Mount+"/config", map[string]any{"soak": 0, "observe": 0}); err != nil {
 		return err
 	}
 	_, _ = fmt.Fprintf(log, "making %d keys\n", keysAll)
@@ -170,7 +170,7 @@ func idleWrites(ctx context.Context, vault *api.Client) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if _, err := vault.Logical().WriteWithContext(ctx, testbed.Mount+"/config", map[string]any{"soak": 0}); err != nil {
+	if _, err := vault.Logical().WriteWithContext(ctx, testbed.Mount+"/config", map[string]any{"soak": 0, "observe": 0}); err != nil {
 		return 0, err
 	}
 	counts, err := barrierPuts(ctx, vault)

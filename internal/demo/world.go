@@ -139,7 +139,7 @@ func (w *World) configure(ctx context.Context, size Size) (err error) {
 	if lease == 0 {
 		lease = time.Minute
 	}
-	write("hyvve/config", map[string]any{"lease_ttl": lease.String(), "soak": "2s"})
+	write("hyvve/config", map[string]any{"lease_ttl": lease.String(), "soak": "2s", "observe": "2s"})
 	for name, s := range map[string]server{servers.Database: w.database, servers.Redis: w.cache} {
 		w.canaries.add(s.admin)
 		w.canaries.add(s.url)

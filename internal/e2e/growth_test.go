@@ -94,7 +94,7 @@ func TestSidecarDoesNotGrow(t *testing.T) {
 		path string
 		data map[string]any
 	}{
-		{"config", map[string]any{"soak": 0}},
+		{"config", map[string]any{"soak": 0, "observe": 0}},
 		{"keys/token", map[string]any{"generate": true, "format": "hex"}},
 		{"workloads/app", map[string]any{"presents": "token", "verifies": "token", "max_unavailable": "100%"}},
 	} {

@@ -71,7 +71,7 @@ func (w *world) lead(at move) string {
 	if at.end == "reverted" {
 		soak = "1h"
 	}
-	w.write("hyvve/config", map[string]any{"soak": soak})
+	w.write("hyvve/config", map[string]any{"soak": soak, "observe": "1s"})
 	id := w.begin("encryption-master-key", "agent-service-token")
 	if at.end == "reverted" {
 		w.reach(id, "soaking", "soak")

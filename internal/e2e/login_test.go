@@ -47,7 +47,7 @@ func newLoginWorld(t *testing.T, text string, setUp func(w *loginWorld, ca strin
 		t.Fatal(err)
 	}
 	w := &loginWorld{t: t, vault: v, engine: client.New(v.Client, testbed.Mount), dir: t.TempDir(), log: &testkit.Log{}, stop: func() {}}
-	w.write("hyvve/config", map[string]any{"lease_ttl": "1m", "soak": "0s"})
+	w.write("hyvve/config", map[string]any{"lease_ttl": "1m", "soak": "0s", "observe": "0s"})
 	w.write("hyvve/keys/agent-service-token", map[string]any{"format": "hex", "length": 32, "generate": true})
 	w.write("hyvve/workloads/api", map[string]any{"presents": "agent-service-token", "min_instances": 1})
 	w.write("sys/policies/acl/api", map[string]any{"policy": `

@@ -62,7 +62,7 @@ func startServers(t *testing.T) *serversWorld {
 	w.vault, err = bed.Vault(ctx, testbed.VaultOptions{Audit: true})
 	ok(err)
 	w.engine = client.New(w.vault.Client, testbed.Mount)
-	w.write(t, "hyvve/config", map[string]any{"lease_ttl": "1m", "soak": "0s"})
+	w.write(t, "hyvve/config", map[string]any{"lease_ttl": "1m", "soak": "0s", "observe": "1s"})
 	w.defineDatabase(t, bed)
 	w.defineCache(t)
 	w.write(t, "hyvve/workloads/app", map[string]any{"presents": "database-url,redis-url", "min_instances": serverInstances, "max_unavailable": "1"})

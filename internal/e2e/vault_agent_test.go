@@ -44,7 +44,7 @@ func startBeside(t *testing.T) *beside {
 	if err := os.MkdirAll(filepath.Dir(b.file), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	b.write("hyvve/config", map[string]any{"lease_ttl": "12s", "soak": "1s"})
+	b.write("hyvve/config", map[string]any{"lease_ttl": "12s", "soak": "1s", "observe": "1s"})
 	for _, name := range []string{"agent-service-token", "jwt-secret"} {
 		b.write("hyvve/keys/"+name, map[string]any{"generate": true, "format": "hex"})
 	}

@@ -174,7 +174,7 @@ func startSecretWorld(t *testing.T) *secretWorld {
 	w.must(err)
 	first := base64.StdEncoding.EncodeToString(value)
 	w.app = startMetricsApp(t, first)
-	w.write("hyvve/config", map[string]any{"lease_ttl": "1m", "soak": "2s"})
+	w.write("hyvve/config", map[string]any{"lease_ttl": "1m", "soak": "2s", "observe": "2s"})
 	w.write("hyvve/keys/metrics-api-key", map[string]any{"kind": "token", "env": metricsEnv, "format": "base64", "length": 32, "value": first})
 	w.write("hyvve/workloads/agents", map[string]any{"verifies": "metrics-api-key", "min_instances": 1})
 	w.write("hyvve/workloads/prometheus", map[string]any{"presents": "metrics-api-key", "after": "agents", "min_instances": 1})

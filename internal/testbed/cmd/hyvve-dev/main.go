@@ -65,7 +65,7 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	// A demonstration should not wait: these are shorter than the defaults.
-	if _, err := v.Client.Logical().WriteWithContext(ctx, "hyvve/config", map[string]any{"soak": "5s"}); err != nil {
+	if _, err := v.Client.Logical().WriteWithContext(ctx, "hyvve/config", map[string]any{"soak": "5s", "observe": "5s"}); err != nil {
 		return err
 	}
 	binary, err := testbed.VaultBinary()
