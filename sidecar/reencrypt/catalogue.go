@@ -89,18 +89,19 @@ func describeOne(ctx context.Context, tx pgx.Tx, role string, c key.Column) (tab
 			return t, fmt.Errorf("column %s of the condition %q does not exist in table %s; check the key's protects", term.Column, term, c.Table)
 		}
 	}
-	rows, err := tx.Query(ctx, `
-		SELECT a.attname, format_type(a.atttypid, a.atttypmod)
-		FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, at)
-		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-		WHERE i.indisprimary AND i.indrelid = $1 ORDER BY k.at`, t.oid)
-	if err != nil {
+	if t.keys, err = primaryKey(ctx, tx, t.oid); err != nil {
 		return t, err
 	}
-	t.keys, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (k keyColumn, err error) {
-		err = row.Scan(&k.name, &k.kind)
-		return k, err
-	})
+	var texts []string // columns that are made text
+	for _, term := range t.column.Where {
+		texts = append(texts, term.Column)
+	}
+	for _, k := range t.keys {
+		texts = append(texts, k.name)
+	}
+	if err := noCasts(ctx, tx, t, texts); err != nil {
+		return t, err
+	}
 	switch {
 	case err == nil && len(t.keys) == 0:
 		err = fmt.Errorf("table %s has no primary key, so that its rows cannot be told apart; add one", c.Table)
@@ -108,6 +109,67 @@ func describeOne(ctx context.Context, tx pgx.Tx, role string, c key.Column) (tab
 		err = fmt.Errorf("column %s is part of its table's primary key, by which rows are found again; envelopes in keys cannot be rewritten", c)
 	}
 	return t, err
+}
+
+// bases has all types that are no domains, and what the domains are made of in the end.
+const bases = `WITH RECURSIVE bases (type, base) AS (
+	SELECT oid, oid FROM pg_type WHERE typtype <> 'd' UNION ALL SELECT d.oid, b.base FROM pg_type d JOIN bases b ON b.type = d.typbasetype WHERE d.typtype = 'd')`
+
+// primaryKey gives the columns of a table's primary key with the operators of its index (strategies of btree: 2 is at most, 3
+// equal, 5 more).
+func primaryKey(ctx context.Context, tx pgx.Tx, table uint32) ([]keyColumn, error) {
+	rows, err := tx.Query(ctx, bases+`
+		SELECT a.attname::text, tn.nspname::text, ty.typname::text,
+			(SELECT array_agg(ARRAY[n.nspname::text, o.oprname::text] ORDER BY m.amopstrategy)
+				FROM pg_amop m JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
+				WHERE m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype AND m.amopstrategy IN (2, 3, 5))
+		FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey, i.indclass) WITH ORDINALITY AS k(attnum, class, at)
+		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+		JOIN pg_opclass c ON c.oid = k.class
+		JOIN bases b ON b.type = a.atttypid JOIN pg_type ty ON ty.oid = b.base JOIN pg_namespace tn ON tn.oid = ty.typnamespace
+		WHERE i.indisprimary AND i.indrelid = $1 ORDER BY k.at`, table)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (k keyColumn, err error) {
+		var schema, kind string
+		var operators [][]string
+		if err := row.Scan(&k.name, &schema, &kind, &operators); err != nil {
+			return k, err
+		}
+		k.kind = pgx.Identifier{schema, kind}.Sanitize()
+		for n, into := range []*string{&k.atMost, &k.equal, &k.more} {
+			if len(operators) != 3 || !slices.Contains([]string{"<=", "=", ">"}, operators[n][1]) && !operatorName(operators[n][1]) {
+				return k, fmt.Errorf("the primary key's column %s has an index with operators of its own, by which rows cannot be told apart safely", k.name)
+			}
+			*into = fmt.Sprintf("OPERATOR(%s.%s)", quoted(operators[n][0]), operators[n][1])
+		}
+		return k, nil
+	})
+}
+
+// operatorName reports whether a name is of nothing but the characters of operators, and begins no comment.
+func operatorName(name string) bool {
+	return name != "" && strings.Trim(name, "+-*/<>=~!@#%^&|`?") == "" && !strings.Contains(name, "--") && !strings.Contains(name, "/*")
+}
+
+// noCasts refuses columns which somebody's own function makes text, or makes of text: it would run as us, and may make of a
+// value what it likes.
+func noCasts(ctx context.Context, tx pgx.Tx, t table, columns []string) error {
+	var column, function string
+	err := tx.QueryRow(ctx, bases+`
+		SELECT a.attname::text, p.proname::text FROM pg_attribute a JOIN bases b ON b.type = a.atttypid
+		JOIN pg_cast c ON c.castsource IN (a.atttypid, b.base) AND c.casttarget = 'text'::regtype OR c.castsource = 'text'::regtype AND c.casttarget IN (a.atttypid, b.base)
+		JOIN pg_proc p ON p.oid = c.castfunc
+		WHERE a.attrelid = $1 AND a.attname = ANY ($2) AND a.attnum > 0 AND NOT a.attisdropped AND p.pronamespace <> 'pg_catalog'::regnamespace LIMIT 1`,
+		t.oid, columns).Scan(&column, &function)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("values of column %s of table %s become text by a cast of the database's own, function %s; drop the cast, since the function would run with our rights", column, t.column.Table, function)
+	}
+	return err
 }
 
 // fit refuses a table of which rows would be hidden, or whose update would do more or less than change a column.

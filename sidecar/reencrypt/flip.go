@@ -28,7 +28,7 @@ const (
 func (j *job) flip(ctx context.Context, forward bool) error {
 	for _, t := range j.tables { // without statistics the planner takes the staged rows for a few, and compares each with each
 		if err := j.patiently(ctx, func(tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, "ANALYZE "+t.staged)
+			_, err := execOne(ctx, tx, "ANALYZE "+t.staged)
 			return err
 		}); err != nil {
 			return fmt.Errorf("analyzing the staged rows: %w", err)
@@ -38,11 +38,11 @@ func (j *job) flip(ctx context.Context, forward bool) error {
 	var rows int64
 	err := j.patiently(ctx, func(tx pgx.Tx) error {
 		begun, rows = time.Now(), 0
-		if _, err := tx.Exec(ctx, "SET LOCAL work_mem = '"+flipMemory+"'"); err != nil {
+		if _, err := execOne(ctx, tx, "SET LOCAL work_mem = '"+flipMemory+"'"); err != nil {
 			return err
 		}
 		for _, t := range j.tables {
-			done, err := tx.Exec(ctx, flipStatement(t, forward))
+			done, err := execOne(ctx, tx, flipStatement(t, forward))
 			if err != nil {
 				return fmt.Errorf("replacing rows of %s: %w", t.column, err)
 			}

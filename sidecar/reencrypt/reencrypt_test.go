@@ -46,19 +46,30 @@ func newKeyValue(t testing.TB, n int) key.Value {
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
+	f, _ := fixtureOn(t, nil)
+	return f
+}
+
+// fixtureOn is newFixture on a server; nil: the one that all tests share.
+func fixtureOn(t *testing.T, server *testbed.Postgres) (*fixture, *testbed.Postgres) {
+	t.Helper()
 	f := &fixture{
-		t: t, url: testbed.Database(t),
-		oldKey: newKeyValue(t, 32), newKey: newKeyValue(t, 32), oldAuth: newKeyValue(t, 48), auth: newKeyValue(t, 48),
+		t: t, oldKey: newKeyValue(t, 32), newKey: newKeyValue(t, 32), oldAuth: newKeyValue(t, 48), auth: newKeyValue(t, 48),
+	}
+	var err error
+	if server == nil {
+		f.url, server = testbed.DatabaseOn(t)
+	} else if f.url, err = server.NewDatabase(t.Context(), "fixture"); err != nil {
+		t.Fatal(err)
 	}
 	f.conn = f.connect(f.url)
-	var err error
 	f.rows, err = testbed.SeedPlatform(t.Context(), f.conn, testbed.Seeding{
 		MasterKey: f.oldKey, BetterAuth: f.oldAuth, Providers: 8, Servers: 5, Legacy: 3, Connections: 6, Users: 4, Salts: 7,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return f
+	return f, server
 }
 
 func (f *fixture) connect(url string) *pgx.Conn {
@@ -172,6 +183,14 @@ func (f *fixture) exec(sql string, args ...any) {
 	f.t.Helper()
 	if _, err := f.conn.Exec(f.t.Context(), sql, args...); err != nil {
 		f.t.Fatal(err)
+	}
+}
+
+// all runs statements.
+func (f *fixture) all(statements ...string) {
+	f.t.Helper()
+	for _, s := range statements {
+		f.exec(s)
 	}
 }
 

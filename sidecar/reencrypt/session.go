@@ -6,10 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
 )
 
 // session is one connection's worth of a database: what a URL says, and how to run a transaction. It is for one goroutine.
@@ -55,15 +58,18 @@ func (s *session) close() {
 	_ = s.conn.Close(ctx)
 }
 
-// localSettings undo what a role or database may have set for the application's short queries, fix the text form of primary
-// keys, and have a commit last: the old key goes on the strength of it.
-const localSettings = `SET LOCAL row_security = off; SET LOCAL lock_timeout = '500ms';
-	SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
-	SET LOCAL DateStyle = 'ISO'; SET LOCAL IntervalStyle = 'postgres'; SET LOCAL extra_float_digits = 3; SET LOCAL bytea_output = 'hex';
-	SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'`
+// localSettings make names mean what PostgreSQL made, undo what a role or database may have set for the application's short
+// queries, fix the text form of primary keys, and have a commit last: the old key goes on the strength of it.
+var localSettings = []string{
+	pgsession.SetSearchPath, "SET LOCAL client_encoding = 'UTF8'",
+	"SET LOCAL row_security = off", "SET LOCAL lock_timeout = '500ms'",
+	"SET LOCAL statement_timeout = 0", "SET LOCAL idle_in_transaction_session_timeout = 0",
+	"SET LOCAL DateStyle = 'ISO'", "SET LOCAL IntervalStyle = 'postgres'", "SET LOCAL extra_float_digits = 3", "SET LOCAL bytea_output = 'hex'",
+	"SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'",
+}
 
 // relaxed is for what may be lost with a server that dies, since it is found out and done again: staged rows and claims.
-const relaxed = "; SET LOCAL synchronous_commit = off"
+const relaxed = "SET LOCAL synchronous_commit = off"
 
 // tx runs do in a transaction that no row-level security can hide rows from: where a policy would, PostgreSQL refuses
 // the query, and so do we. The settings are local, since a pooler may give each transaction another server.
@@ -73,20 +79,20 @@ func (s *session) tx(ctx context.Context, do func(tx pgx.Tx) error) error {
 
 // relaxedTx is tx for what need not outlive a server that dies.
 func (s *session) relaxedTx(ctx context.Context, do func(tx pgx.Tx) error) error {
-	return s.txWith(ctx, localSettings+relaxed, do)
+	return s.txWith(ctx, append(slices.Clip(localSettings), relaxed), do)
 }
 
 // beginTries is how often a transaction is begun on a server that ends even that by its statement_timeout.
 const beginTries = 20
 
-func (s *session) txWith(ctx context.Context, settings string, do func(tx pgx.Tx) error) error {
+func (s *session) txWith(ctx context.Context, settings []string, do func(tx pgx.Tx) error) error {
 	for tries := 1; ; tries++ {
 		if err := s.reconnect(ctx); err != nil {
 			return err
 		}
 		begun := false
 		err := pgx.BeginFunc(ctx, s.conn, func(tx pgx.Tx) error {
-			if err := execEach(ctx, tx, settings); err != nil {
+			if err := execEach(ctx, tx, settings...); err != nil {
 				return err
 			}
 			begun = true
@@ -106,10 +112,15 @@ func canceled(err error) bool {
 	return errors.As(err, &pg) && pg.Code == "57014"
 }
 
-// execEach runs several statements, which only the simple protocol takes at once.
-func execEach(ctx context.Context, tx pgx.Tx, statements string) error {
-	_, err := tx.Conn().PgConn().Exec(ctx, statements).ReadAll()
+// execEach runs statements in one round trip. None is run after one that fails.
+func execEach(ctx context.Context, tx pgx.Tx, statements ...string) error {
+	_, err := pgsession.Together(ctx, tx.Conn().PgConn(), statements...)
 	return err
+}
+
+// execOne runs one statement without parameters.
+func execOne(ctx context.Context, tx pgx.Tx, statement string) (pgconn.CommandTag, error) {
+	return pgsession.Exec(ctx, tx.Conn().PgConn(), statement)
 }
 
 // explain puts remedies to errors that an operator can mend.

@@ -13,22 +13,23 @@ import (
 // The side schema holds all that there is to know of a job: which parts of its columns are staged and by whom, and per row
 // the ciphertext that was there and the one that takes its place. A run that was killed finds it again. Which rows are
 // flipped is not noted anywhere: the rows themselves say so.
-const (
-	createSide = `
-		CREATE SCHEMA hyvve_reencrypt;
-		CREATE TABLE hyvve_reencrypt.jobs (
+var createSide = []string{
+	"CREATE SCHEMA hyvve_reencrypt",
+	`CREATE TABLE hyvve_reencrypt.jobs (
 			id integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text NOT NULL UNIQUE,
 			holder text NOT NULL DEFAULT '', until timestamptz NOT NULL DEFAULT '-infinity',
-			found jsonb NOT NULL DEFAULT '{}');
-		CREATE TABLE hyvve_reencrypt.columns (
+			found jsonb NOT NULL DEFAULT '{}')`,
+	`CREATE TABLE hyvve_reencrypt.columns (
 			id integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
 			job integer NOT NULL REFERENCES hyvve_reencrypt.jobs ON DELETE CASCADE, name text NOT NULL,
-			chunks integer NOT NULL DEFAULT 0, last text[], complete boolean NOT NULL DEFAULT false, UNIQUE (job, name));
-		CREATE TABLE hyvve_reencrypt.chunks (
+			chunks integer NOT NULL DEFAULT 0, last text[], complete boolean NOT NULL DEFAULT false, UNIQUE (job, name))`,
+	`CREATE TABLE hyvve_reencrypt.chunks (
 			col integer REFERENCES hyvve_reencrypt.columns ON DELETE CASCADE, n integer,
 			after text[], upto text[], holder text NOT NULL, until timestamptz NOT NULL, done boolean NOT NULL DEFAULT false,
-			total integer, staged integer, rotated integer, other integer, bad integer, bads text[], PRIMARY KEY (col, n))`
+			total integer, staged integer, rotated integer, other integer, bad integer, bads text[], PRIMARY KEY (col, n))`,
+}
 
+const (
 	// closeSide takes away what default privileges have given to others.
 	closeSide = `DO $$ DECLARE g record; BEGIN
 		FOR g IN
@@ -59,7 +60,7 @@ func (j *job) prepare(ctx context.Context) error {
 		if err == nil && there {
 			err = owned(ctx, tx)
 		} else if err == nil {
-			err = execEach(ctx, tx, createSide)
+			err = execEach(ctx, tx, createSide...)
 		}
 		if err != nil {
 			return err
@@ -82,12 +83,17 @@ func (j *job) prepare(ctx context.Context) error {
 	return nil
 }
 
-// owned refuses a schema that somebody else has made, who could read what we put there.
+// owned refuses a schema that somebody else has made, or put something into, who could read what we put there and run
+// triggers as us. A superuser counts as a member of every role, and shares with none.
 func owned(ctx context.Context, tx pgx.Tx) error {
 	var owner, us string
 	var ours bool
 	err := tx.QueryRow(ctx, `
-		SELECT pg_get_userbyid(nspowner)::text, current_user::text, pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = 'hyvve_reencrypt'`).Scan(&owner, &us, &ours)
+		SELECT pg_get_userbyid(x.owner)::text, current_user::text,
+			x.owner = u.oid OR pg_has_role(x.owner, 'USAGE') AND NOT u.rolsuper
+		FROM (SELECT oid, nspowner AS owner FROM pg_namespace WHERE nspname = 'hyvve_reencrypt'
+			UNION SELECT n.oid, c.relowner FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid WHERE nspname = 'hyvve_reencrypt') x, pg_roles u
+		WHERE u.rolname = current_user ORDER BY 3, 1 LIMIT 1`).Scan(&owner, &us, &ours)
 	if err == nil && !ours {
 		err = fmt.Errorf("it is there and belongs to role %s, not to %s; end that role's job (reencrypt --wipe), or drop the schema if nobody needs it", owner, us)
 	}
@@ -103,13 +109,13 @@ func (t *table) prepare(ctx context.Context, tx pgx.Tx, job int) error {
 	}
 	t.staged = fmt.Sprintf("hyvve_reencrypt.rows_%d", t.side)
 	keys := t.each(", ", func(n int, k keyColumn) string { return fmt.Sprintf("k%d %s NOT NULL", n, k.kind) })
-	_, err = tx.Exec(ctx, fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (%s, old text NOT NULL, new text NOT NULL)", t.staged, keys))
+	_, err = execOne(ctx, tx, fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (%s, old text NOT NULL, new text NOT NULL)", t.staged, keys))
 	return err
 }
 
 func lockSide(ctx context.Context, tx pgx.Tx) error {
 	// Waiting here is waiting for another of us to make or drop the schema.
-	if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '30s'"); err != nil {
+	if _, err := execOne(ctx, tx, "SET LOCAL lock_timeout = '30s'"); err != nil {
 		return err
 	}
 	_, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(sideLock))
@@ -259,7 +265,7 @@ func (j *job) wipe(ctx context.Context) error {
 			return err
 		}
 		for _, id := range ids {
-			if _, err := tx.Exec(ctx, fmt.Sprintf("DROP TABLE IF EXISTS hyvve_reencrypt.rows_%d", id)); err != nil {
+			if _, err := execOne(ctx, tx, fmt.Sprintf("DROP TABLE IF EXISTS hyvve_reencrypt.rows_%d", id)); err != nil {
 				return err
 			}
 		}
@@ -270,7 +276,7 @@ func (j *job) wipe(ctx context.Context) error {
 		if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM hyvve_reencrypt.jobs)").Scan(&left); err != nil || left {
 			return err
 		}
-		_, err = tx.Exec(ctx, "DROP SCHEMA hyvve_reencrypt CASCADE")
+		_, err = execOne(ctx, tx, "DROP SCHEMA hyvve_reencrypt CASCADE")
 		return err
 	})
 }

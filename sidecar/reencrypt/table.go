@@ -4,11 +4,13 @@ package reencrypt
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
 )
 
 // table is a protected column with what the catalogue says of its table. Its methods write SQL in which the table has the
@@ -24,9 +26,15 @@ type table struct {
 	side   int    // its number
 }
 
-type keyColumn struct{ name, kind string } // kind as format_type writes it
+// keyColumn is a column of the primary key. Its operators are those of the key's index, whatever a search path makes of their
+// names: rows are read in that order.
+type keyColumn struct {
+	name, kind  string // kind is its type, quoted; of a domain what it is made of
+	more, equal string // operators, as OPERATOR(schema.>)
+	atMost      string
+}
 
-func quoted(name string) string { return pgx.Identifier{name}.Sanitize() }
+func quoted(name string) string { return pgsession.Quote(name) }
 
 // name is the quoted name of the table.
 func (t table) name() string { return pgx.Identifier{t.column.Schema, t.column.Table}.Sanitize() }
@@ -56,10 +64,7 @@ func (t table) chosen() string {
 	return strings.Join(parts, " AND ")
 }
 
-// literal quotes a value, whatever standard_conforming_strings says.
-func literal(text string) string {
-	return "E'" + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(text) + "'"
-}
+func literal(text string) string { return pgsession.Literal(text) }
 
 // each writes something for every column of the primary key, with its place from 0.
 func (t table) each(separator string, write func(n int, k keyColumn) string) string {
@@ -80,10 +85,36 @@ func (t table) order() string {
 	return t.each(", ", func(_ int, k keyColumn) string { return "t." + quoted(k.name) })
 }
 
-// compared compares the primary key with an array of texts, as a whole, so that the index is used.
+// bound is a column of the primary key in an array of texts.
+func (k keyColumn) bound(n int, array string) string {
+	return fmt.Sprintf("(%s)[%d]::%s", array, n+1, k.kind)
+}
+
+// compared tells whether the primary key is more than an array of texts (operator ">"), or at most that ("<=").
 func (t table) compared(operator, array string) string {
-	return fmt.Sprintf("(%s) %s (%s)", t.order(), operator,
-		t.each(", ", func(n int, k keyColumn) string { return fmt.Sprintf("(%s)[%d]::%s", array, n+1, k.kind) }))
+	pick := func(k keyColumn) string { return k.more }
+	if operator == "<=" {
+		pick = func(k keyColumn) string { return k.atMost }
+	}
+	if !slices.ContainsFunc(t.keys, func(k keyColumn) bool { return pick(k) != pick(t.keys[0]) }) { // as a whole, so that the index is used
+		return fmt.Sprintf("(%s) %s (%s)", t.order(), pick(t.keys[0]), t.each(", ", func(n int, k keyColumn) string { return k.bound(n, array) }))
+	}
+	var either []string
+	for n := range t.keys {
+		var all []string
+		for m, k := range t.keys[:n+1] {
+			with := k.equal
+			if m == n {
+				with = k.more
+				if operator == "<=" {
+					with = k.atMost
+				}
+			}
+			all = append(all, fmt.Sprintf("t.%s %s %s", quoted(k.name), with, k.bound(m, array)))
+		}
+		either = append(either, strings.Join(all, " AND "))
+	}
+	return "(" + strings.Join(either, " OR ") + ")"
 }
 
 // sets puts an expression into the column, and the time into the one that is to have it.
@@ -97,7 +128,7 @@ func (t table) sets(expression string) string {
 
 // joins compares the primary key with that of staged rows, of alias s.
 func (t table) joins() string {
-	return t.each(" AND ", func(n int, k keyColumn) string { return fmt.Sprintf("t.%s = s.k%d", quoted(k.name), n) })
+	return t.each(" AND ", func(n int, k keyColumn) string { return fmt.Sprintf("t.%s %s s.k%d", quoted(k.name), k.equal, n) })
 }
 
 // given is a FROM of rows that come as parameters from $first on: an array of texts for each column of the primary key,

@@ -12,8 +12,13 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
+
+// mostMessage is how long a message of the server may be: no value of PostgreSQL is longer than 1 GB, and an envelope is far
+// shorter than this.
+const mostMessage = 256 << 20
 
 // Parameters of a Prisma URL that are Prisma's own: the server would refuse them. Source: Prisma's reference of
 // PostgreSQL connection URLs.
@@ -68,6 +73,7 @@ func parseURL(text string) (database, error) {
 	if d.config, err = pgx.ParseConfig(u.String()); err != nil {
 		return database{}, unusable(err, u)
 	}
+	pgsession.Limit(&d.config.Config, mostMessage)
 	if bouncer { // no statement may be prepared behind a pooler that hands out servers by transaction
 		d.config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	}
