@@ -99,6 +99,7 @@ bench: setup build ## Run every benchmark and print ours against the peer's; bui
 fuzz: ## Run every fuzz target for FUZZTIME (10s) each
 	go test -fuzz FuzzParse -fuzztime $(FUZZTIME) ./internal/envelope
 	go test -fuzz FuzzParse -fuzztime $(FUZZTIME) ./internal/dsn
+	go test -fuzz FuzzURL -fuzztime $(FUZZTIME) ./internal/dsn
 	go test -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/key
 	go test -fuzz FuzzSettings -fuzztime $(FUZZTIME) ./internal/pgsession
 	go test -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/rotation

@@ -8,22 +8,29 @@ import (
 	"testing"
 
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
 func TestConnectionsWithoutTheirServer(t *testing.T) {
 	b := newBackendTest(t)
 	b.read("config") // opens the mount
 	for want, data := range map[string]map[string]any{
-		"kind is empty":          {"url": "postgresql://root@db/postgres"},
-		`kind "token" has no`:    {"kind": "token"},
-		"url is empty":           {"kind": "postgres"},
-		"password is empty":      {"kind": "postgres", "url": "postgresql://root@db/postgres"},
-		"names no database":      {"kind": "postgres", "url": "postgresql://root:canary-x@db"},
-		"number 2 is not host":   {"kind": "postgres", "url": "postgresql://root:canary-x@db/postgres", "replicas": "a:1 postgresql://root:canary-x@elsewhere/x"},
-		"belong together":        {"kind": "postgres", "url": "postgresql://root:canary-x@db/postgres", "tls_cert": "x"},
-		"cannot be reached":      {"kind": "postgres", "url": "postgresql://root:canary-x@127.0.0.1:1/postgres"},
-		"percent-encoded":        {"kind": "postgres", "url": "postgresql://root:canary-%zz@db/postgres"},
-		"pgbouncers: one is not": {"kind": "postgres", "url": "postgresql://root:canary-x@db/postgres", "pgbouncers": "postgresql://a:canary-y@h/pgbouncer"},
+		"kind is empty":               {"url": "postgresql://root@db/postgres"},
+		`kind "token" has no`:         {"kind": "token"},
+		"url is empty":                {"kind": "postgres"},
+		"password is empty":           {"kind": "postgres", "url": "postgresql://root@db/postgres"},
+		"names no database":           {"kind": "postgres", "url": "postgresql://root:canary-x@db"},
+		"number 2 is not host":        {"kind": "postgres", "url": "postgresql://root:canary-x@db/postgres", "replicas": "a:1 postgresql://root:canary-x@elsewhere/x"},
+		"belong together":             {"kind": "postgres", "url": "postgresql://root:canary-x@db/postgres", "tls_cert": "x"},
+		"cannot be reached":           {"kind": "postgres", "url": "postgresql://root:canary-x@127.0.0.1:1/postgres"},
+		"percent-encoded":             {"kind": "postgres", "url": "postgresql://root:canary-%zz@db/postgres"},
+		"pgbouncers: number 1 is not": {"kind": "postgres", "url": "postgresql://root:canary-x@db/postgres", "pgbouncers": "postgresql://a:canary-y@h/pgbouncer"},
+		`url: the URL's query holds the parameter "password"`:                    {"kind": "postgres", "url": "postgresql://root@db/postgres?sslmode=require&password=canary-q"},
+		`url: the URL's query holds the parameter "sslpassword"`:                 {"kind": "postgres", "url": "postgresql://root:canary-x@db/postgres?SSLPassword=canary-q"},
+		`pgbouncers: number 1: the URL's query holds the parameter "password"`:   {"kind": "postgres", "url": "postgresql://root:canary-x@db/postgres", "pgbouncers": "postgresql://a@h/pgbouncer?p%61ssword=canary-y"},
+		`url: the URL's query holds the parameter "auth_token"`:                  {"kind": "redis", "url": "redis://root@cache:6379?auth_token=canary-y"},
+		`url: the URL's query holds the parameter "service", which makes a clie`: {"kind": "postgres", "url": "postgresql://root:canary-x@db/postgres?service=canary"},
 	} {
 		b.refuses(logical.UpdateOperation, "connections/main", data, want)
 	}
@@ -64,5 +71,25 @@ func TestConnectionsWithoutTheirServer(t *testing.T) {
 	}
 	if text := b.answers.String() + b.log.String(); strings.Contains(text, "canary") {
 		t.Error("a password stands in an answer or a log")
+	}
+}
+
+// An earlier release stored URLs as they were written.
+func TestStoredURLsAreReadWithoutPasswords(t *testing.T) {
+	data := connectionData(kind.Connection{Name: "main", Kind: "postgres", Options: kind.Options{
+		"url": "postgresql://root@db/postgres?sslmode=require&pass%77ord=canary-1&application_name=x", "replicas": "a:1,b:2",
+		"pgbouncers": "postgresql://a@h/pgbouncer?password=canary-2\npostgresql://b:canary-3@h/pgbouncer", "tls_ca": "-----BEGIN",
+	}})
+	want := map[string]string{
+		"url": "postgresql://root@db/postgres?sslmode=require&pass%77ord=REDACTED&application_name=x", "replicas": "a:1,b:2",
+		"pgbouncers": "postgresql://a@h/pgbouncer?password=REDACTED\npostgresql://b@h/pgbouncer", "tls_ca": "-----BEGIN",
+	}
+	for name, text := range want {
+		if data[name] != text {
+			t.Errorf("%s is read as %q, want %q", name, data[name], text)
+		}
+	}
+	if text := redacted("A_URL=redis://h/0?password=canary B=x"); text != "A_URL=redis://h/0?password=REDACTED B=x" {
+		t.Errorf("a template is read as %q", text)
 	}
 }

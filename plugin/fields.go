@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 )
 
 // HandleRequest refuses a parameter of the wrong type before the framework does. The framework's error quotes what was
@@ -74,4 +77,17 @@ func wanted(t framework.FieldType) string {
 	default:
 		return "of the type " + t.String()
 	}
+}
+
+// redacted gives an option for people. An earlier release may have stored URLs with passwords in their queries.
+func redacted(option string) string {
+	if !strings.Contains(option, "://") {
+		return option
+	}
+	for _, word := range strings.Fields(option) {
+		if plain := dsn.Redact(word); plain != word {
+			option = strings.ReplaceAll(option, word, plain)
+		}
+	}
+	return option
 }

@@ -184,7 +184,7 @@ func connectionData(c kind.Connection) map[string]any {
 		"root_rotation_unfinished": !c.Next.Empty(),
 	}
 	for name, value := range c.Options {
-		data[name] = value
+		data[name] = redacted(value)
 	}
 	return data
 }

@@ -289,7 +289,7 @@ func (b *backend) readKey(_ context.Context, e *rotation.Engine, _ *logical.Requ
 		data["current_version"] = current.Number
 	}
 	for option, value := range k.Options {
-		data[option] = value
+		data[option] = redacted(value)
 	}
 	return &logical.Response{Data: data}, nil
 }

@@ -25,9 +25,17 @@ type URL struct {
 	hasInfo bool   // there was an '@'
 }
 
-// Parse reads scheme://[user[:password]@]rest, where the scheme is one of those given. Errors never hold any of it but the
-// scheme.
+// Parse reads scheme://[user[:password]@]rest, where the scheme is one of those given. It refuses credentials in the query.
+// Errors never hold any of it but the scheme and names of parameters.
 func Parse(text string, schemes ...string) (URL, error) {
+	u, err := parse(text, schemes...)
+	if err != nil {
+		return URL{}, err
+	}
+	return u, u.checkCredentials()
+}
+
+func parse(text string, schemes ...string) (URL, error) {
 	form := schemes[0] + "://user:password@host:port/…"
 	scheme, rest, ok := strings.Cut(text, "://")
 	if !ok || !contains(schemes, scheme) {
@@ -55,7 +63,7 @@ func Parse(text string, schemes ...string) (URL, error) {
 	} else if strings.Contains(rest, "@") {
 		return URL{}, errors.New("the user or the password in the URL holds '/', '?' or '#' that is not percent-encoded; write %2F, %3F, %23")
 	}
-	if u.Host() == "" && !strings.Contains(u.Rest, "host=") {
+	if u.Host() == "" && !u.namesHost() {
 		return URL{}, fmt.Errorf("the URL names no host; it should be of the form %s", form)
 	}
 	return u, nil

@@ -127,3 +127,63 @@ func TestTemplates(t *testing.T) {
 		}
 	}
 }
+
+func TestCredentialsInTheQuery(t *testing.T) {
+	for parameters, name := range map[string]string{
+		"password=canary": "password", "x=y&pass%77ord=canary": "password", "PassWord=canary": "password", "password": "password",
+		"user=canary": "user", "%20user+=canary": "user", "username=canary": "username", "sslpassword=canary": "sslpassword",
+		"passfile=canary": "passfile", "service=canary": "service", "servicefile=canary": "servicefile",
+		"scram_client_key=canary": "scram_client_key", "oauth_client_secret=canary": "oauth_client_secret",
+		"sentinelPassword=canary": "sentinelpassword", "auth_token=canary": "auth_token", "pwd=canary": "pwd",
+	} {
+		for _, scheme := range schemes {
+			text := scheme + "://u:p@h:1/d?" + parameters
+			_, err := Parse(text, schemes...)
+			if err == nil || !strings.Contains(err.Error(), `"`+name+`"`) || strings.Contains(err.Error(), "canary") {
+				t.Errorf("%s: %v, want %q", text, err, name)
+			}
+			if plain := Redact(text); strings.Contains(plain, "canary") || strings.Contains(plain, ":p@") || !strings.HasPrefix(plain, scheme+"://u@h:1/d?") {
+				t.Errorf("%s is shown as %s", text, plain)
+			}
+		}
+	}
+	for _, text := range []string{"postgresql://u@h/d?sslmode=x&require_auth=y&passes=1&users=2", "redis://h", "text", "redis://u@h/0#password"} {
+		if _, err := Parse(text, schemes...); err != nil && text != "text" {
+			t.Errorf("%s: %v", text, err)
+		}
+		if Redact(text) != text {
+			t.Errorf("%s is shown as %s", text, Redact(text))
+		}
+	}
+}
+
+// What an earlier release has accepted is read as its clients do, so that the credential in use is the one that is locked.
+func TestStored(t *testing.T) {
+	for text, want := range map[string]string{
+		"postgresql://a:b@h/d?user=c%40&password=d": "c@ d",
+		"postgresql://a:b@h/d":                      "a b",
+		"redis://a:b@h/0?username=c&password=d":     "a b",
+		"redis://h/0?username=c&password=d":         "c d",
+	} {
+		if u, err := Stored(text, schemes...); err != nil || u.User+" "+u.Password.Reveal() != want {
+			t.Errorf("%s: %s %s, %v, want %s", text, u.User, u.Password.Reveal(), err, want)
+		}
+	}
+}
+
+func TestRedis(t *testing.T) {
+	for text, want := range map[string]string{
+		"redis://u:canary@h:1/0?host=x":    `"host"`,
+		"redis://u:canary@h/0?Port=1":      `"port"`,
+		"redis://u:canary@h/1?db=2":        "several databases",
+		"redis://u:canary@h?db=2&db=3":     "several databases",
+		"redis://u:canary@h/0?db=0":        "",
+		"rediss://u:canary@h/3?protocol=3": "",
+		"redis://u:canary@h?username=x":    `"username"`,
+	} {
+		_, err := Redis(text)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "canary")) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}

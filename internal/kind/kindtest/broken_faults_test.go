@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"strings"
 	"sync/atomic"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -120,6 +121,16 @@ var brokenConnectors = map[string]variant{
 			rest.Options = maps.Clone(c.Options)
 			delete(rest.Options, unknown)
 			return b.Kind.NormalizeConnection(rest)
+		}
+	}},
+	"a URL's query may hold a password": {"credentials in the query of a connection", "is not refused by the name password", func(b *broken) {
+		b.normalizeConnection = func(c kind.Connection) (kind.Connection, error) {
+			url := c.Options["url"]
+			before, _, _ := strings.Cut(url, "?")
+			c.Options = with(c.Options, "url", before)
+			c, err := b.Kind.NormalizeConnection(c)
+			c.Options = with(c.Options, "url", url)
+			return c, err
 		}
 	}},
 	"the password stays in the URL": {"normalize connection", "does not move a password", func(b *broken) {

@@ -18,6 +18,7 @@ import (
 var connectorCases = []testCase{
 	{"connection fields", connectionFields},
 	{"normalize connection", normalizeConnection},
+	{"credentials in the query of a connection", queryOfConnection},
 	{"check connection", checkConnection},
 	{"rotate root", rotateRoot},
 	{"cut rotate root is repeated", cutRotateRoot},

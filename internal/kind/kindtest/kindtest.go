@@ -70,6 +70,7 @@ func cases(t testing.TB, w World) []testCase {
 		{"description", description},
 		{"options", options},
 		{"check tells nothing", checkTellsNothing},
+		{"credentials in the query of a value", queryOfValue},
 	}
 	if _, ok := w.Kind.(kind.Generator); ok {
 		all = append(all, testCase{"generate", generate})

@@ -76,10 +76,13 @@ func (k *Kind) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
 			return c, fmt.Errorf("replicas: number %d is not host:port", n+1) // not quoted: it may be a URL with a password
 		}
 	}
-	for _, text := range strings.Fields(options[fieldBouncers]) {
-		b, err := dsn.Parse(text, schemes...)
-		if err != nil || !b.Password.Empty() || b.User == "" {
-			return c, errors.New("pgbouncers: one is not of the form postgresql://admin@host:6432/pgbouncer; the password goes into pgbouncer_password")
+	for n, text := range strings.Fields(options[fieldBouncers]) {
+		b, err := dsn.Postgres(text)
+		if err != nil {
+			return c, fmt.Errorf("pgbouncers: number %d: %w", n+1, err)
+		}
+		if !b.Password.Empty() || b.User == "" {
+			return c, fmt.Errorf("pgbouncers: number %d is not of the form postgresql://admin@host:6432/pgbouncer; the password goes into pgbouncer_password", n+1)
 		}
 	}
 	if _, err := home(c).config(c, u.User, c.Secrets[kind.FieldPassword]); err != nil {
@@ -88,14 +91,14 @@ func (k *Kind) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
 	return c, nil
 }
 
-func parseAdmin(c kind.Connection) (dsn.URL, error) {
-	u, err := dsn.Parse(c.Options[fieldURL], schemes...)
+func parseAdmin(c kind.Connection) (dsn.Target, error) {
+	u, err := dsn.Postgres(c.Options[fieldURL])
 	switch {
 	case err != nil:
 		return u, err
 	case u.User == "":
 		return u, errors.New("it names no user, as postgresql://hyvve_admin@db:5432/postgres")
-	case u.Path() == "":
+	case u.Database == "":
 		return u, errors.New("it names no database; write one after the host, as postgresql://hyvve_admin@db:5432/postgres")
 	}
 	return u, nil

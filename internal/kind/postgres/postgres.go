@@ -128,13 +128,13 @@ var schemes = []string{"postgresql", "postgres"}
 
 // checkTemplate wants a URL without credentials.
 func checkTemplate(text string) error {
-	u, err := dsn.Parse(text, schemes...)
+	u, err := dsn.Postgres(text)
 	switch {
 	case err != nil:
 		return err
 	case u.HasCredentials():
 		return errors.New("the URL holds a user or a password; leave both out: they are those of the version")
-	case u.Path() == "":
+	case u.Database == "":
 		return errors.New("the URL names no database; write it after the host, as postgresql://db:5432/app")
 	}
 	return nil
@@ -151,35 +151,36 @@ func templates(options kind.Options) (dsn.Templates, error) {
 
 // Check implements kind.Kind.
 func (*Kind) Check(_ kind.Options, value key.Value) ([]string, error) {
-	u, err := dsn.Parse(value.Reveal(), schemes...)
+	u, err := dsn.Postgres(value.Reveal())
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("value: %w", err)
 	case u.User == "" || u.Password.Empty():
 		return nil, errors.New("value: the URL names no user, or no password; both are needed, as postgresql://user:password@host:port/database")
-	case u.Path() == "":
+	case u.Database == "":
 		return nil, errors.New("value: the URL names no database; write it after the host, as postgresql://user:password@host:port/database")
 	}
-	return nil, checkIdentifier(u.User, maxUsername+len("_a"))
+	return u.Notes(), checkIdentifier(u.User, maxUsername+len("_a"))
 }
 
 // Generate implements kind.Generator: the other one of the two login roles, with a new password, in the same URL.
 func (k *Kind) Generate(random io.Reader, of key.Key, from key.Value) (key.Value, error) {
 	template := of.Options[optionURL]
-	var old dsn.URL
+	var old dsn.Target
 	if !from.Empty() {
 		var err error
-		if old, err = dsn.Parse(from.Reveal(), schemes...); err != nil {
-			return key.Value{}, fmt.Errorf("the present version: %w", err)
+		if old, err = dsn.Postgres(from.Reveal()); err != nil {
+			return key.Value{}, fmt.Errorf("the current version: %w; rotate with the corrected URL, as value=-", err)
 		}
 	}
 	url := old.Without()
 	switch {
 	case template != "":
-		var err error
-		if url, err = dsn.Parse(template, schemes...); err != nil {
+		other, err := dsn.Postgres(template)
+		if err != nil {
 			return key.Value{}, fmt.Errorf("url: %w", err)
 		}
+		url = other.URL
 	case from.Empty():
 		return key.Value{}, errors.New("url is empty; say where the first version leads to, as url=postgresql://db:5432/app, or import the URL in use with value=-")
 	}

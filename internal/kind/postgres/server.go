@@ -21,7 +21,7 @@ import (
 
 // credential is the user and password of a version.
 func credential(v key.Version) (dsn.URL, error) {
-	u, err := dsn.Parse(v.Value.Reveal(), schemes...)
+	u, err := dsn.Stored(v.Value.Reveal(), schemes...)
 	if err != nil {
 		return u, fmt.Errorf("version %d: %w", v.Number, err)
 	}

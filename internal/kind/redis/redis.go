@@ -144,7 +144,7 @@ var schemes = []string{"redis", "rediss"}
 
 // checkTemplate wants a URL without credentials.
 func checkTemplate(text string) error {
-	u, err := dsn.Parse(text, schemes...)
+	u, err := dsn.Redis(text)
 	switch {
 	case err != nil:
 		return err
@@ -166,7 +166,7 @@ func templates(options kind.Options) (dsn.Templates, error) {
 
 // Check implements kind.Kind.
 func (*Kind) Check(_ kind.Options, value key.Value) ([]string, error) {
-	u, err := dsn.Parse(value.Reveal(), schemes...)
+	u, err := dsn.Redis(value.Reveal())
 	if err == nil {
 		_, err = addresses(u)
 	}
@@ -188,15 +188,15 @@ func (k *Kind) Generate(random io.Reader, of key.Key, from key.Value) (key.Value
 	var old dsn.URL
 	if !from.Empty() {
 		var err error
-		if old, err = dsn.Parse(from.Reveal(), schemes...); err != nil {
-			return key.Value{}, fmt.Errorf("the present version: %w", err)
+		if old, err = dsn.Redis(from.Reveal()); err != nil {
+			return key.Value{}, fmt.Errorf("the current version: %w; rotate with the corrected URL, as value=-", err)
 		}
 	}
 	url := old.Without()
 	switch {
 	case of.Options[optionURL] != "":
 		var err error
-		if url, err = dsn.Parse(of.Options[optionURL], schemes...); err != nil {
+		if url, err = dsn.Redis(of.Options[optionURL]); err != nil {
 			return key.Value{}, fmt.Errorf("url: %w", err)
 		}
 	case from.Empty():

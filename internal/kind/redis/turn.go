@@ -25,12 +25,12 @@ type turn struct {
 
 func read(c kind.Change) (t turn, err error) {
 	t = turn{Change: c, first: c.From.Value.Empty(), dual: c.Key.Options[optionStrategy] == dualPassword}
-	if t.toURL, err = dsn.Parse(c.To.Value.Reveal(), schemes...); err != nil {
+	if t.toURL, err = dsn.Stored(c.To.Value.Reveal(), schemes...); err != nil {
 		return t, fmt.Errorf("version %d: %w", c.To.Number, err)
 	}
 	t.next, t.to = userOf(t.toURL), digest(t.toURL.Password)
 	if !t.first {
-		if t.fromURL, err = dsn.Parse(c.From.Value.Reveal(), schemes...); err != nil {
+		if t.fromURL, err = dsn.Stored(c.From.Value.Reveal(), schemes...); err != nil {
 			return t, fmt.Errorf("version %d: %w", c.From.Number, err)
 		}
 		t.old, t.from = userOf(t.fromURL), digest(t.fromURL.Password)
