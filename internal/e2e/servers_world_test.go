@@ -128,7 +128,7 @@ func (w *serversWorld) defineCache(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w.write(t, "hyvve/connections/cache", map[string]any{"kind": "redis", "url": w.redis.UserURL(rootName, root), "timeout": "1s"})
+	w.write(t, "hyvve/connections/cache", map[string]any{"kind": "redis", "url": w.redis.UserURL(rootName, root), "nodes": w.replica.Addr, "timeout": "1s"})
 	w.write(t, "hyvve/connections/cache/rotate-root", nil)
 	w.write(t, "hyvve/keys/redis-url", map[string]any{"kind": "redis", "connection": "cache", "value": w.redis.URL + "/0"})
 	w.secret(root)

@@ -43,6 +43,13 @@ func address(text string) (string, bool) {
 	return net.JoinHostPort(host, port), true
 }
 
+// loopback reports whether an address is this host's own, as far as one sees without asking for names.
+func loopback(addr string) bool {
+	host, _, _ := net.SplitHostPort(addr)
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
 // userOf is whom a URL logs in as.
 func userOf(u dsn.URL) string {
 	if u.User == "" {

@@ -39,9 +39,13 @@ func (k *Kind) CheckConnection(ctx context.Context, c kind.Connection) ([]string
 	if err := k.checkRights(ctx, c, a.addr); err != nil { // at once, and not one after the other
 		return nil, err
 	}
-	nodes, err := k.discover(ctx, c)
+	nodes, strangers, err := k.explore(ctx, c)
 	if err != nil {
 		return nil, err
+	}
+	var refused []string
+	for _, text := range texts(c, strangers) { // whoever may replicate can announce any: that must not stop an operator
+		refused = append(refused, "rotations are stopped: "+text)
 	}
 	notes := make([][]string, len(nodes))
 	err = each(nodes, func(i int, n node) error {
@@ -52,7 +56,7 @@ func (k *Kind) CheckConnection(ctx context.Context, c kind.Connection) ([]string
 		notes[i], err = k.notes(ctx, c, n)
 		return err
 	})
-	return slices.Concat(notes...), err
+	return append(slices.Concat(notes...), refused...), err
 }
 
 // checkRights tries what rotations need, and names what the administrator may not do.
@@ -78,6 +82,9 @@ func (k *Kind) checkRights(ctx context.Context, c kind.Connection, addr string) 
 func (k *Kind) notes(ctx context.Context, c kind.Connection, n node) ([]string, error) {
 	var notes []string
 	user := c.Options[fieldUsername]
+	if !strings.HasPrefix(c.Options[fieldURL], "rediss:") && !loopback(n.addr) {
+		notes = append(notes, fmt.Sprintf("node %s: passwords cross the network in the clear; use rediss:// with tls_ca", n.addr))
+	}
 	lost, err := k.save(ctx, c, n)
 	if err != nil {
 		return nil, err

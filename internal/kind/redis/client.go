@@ -37,15 +37,23 @@ type login struct {
 	addr       string
 }
 
-// client speaks to one address. Nothing is tried twice behind our back, and no more is sent than we say.
-func client(addr, user string, password key.Value, timeout time.Duration, secure *tls.Config) *goredis.Client {
+// client speaks to one address. Nothing is tried twice behind our back, no more is sent than we say, and no reply is larger
+// than the limit.
+func client(addr, user string, password key.Value, timeout time.Duration, secure *tls.Config, limit int) *goredis.Client {
 	dialer := net.Dialer{Timeout: timeout, KeepAlive: time.Minute}
 	dial := dialer.DialContext
 	if secure != nil {
 		dial = (&tls.Dialer{NetDialer: &dialer, Config: secure}).DialContext
 	}
 	return goredis.NewClient(&goredis.Options{
-		Addr: addr, Protocol: resp, Dialer: dial,
+		Addr: addr, Protocol: resp,
+		Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &meter{Conn: conn, addr: addr, limit: limit}, nil
+		},
 		OnConnect: func(ctx context.Context, conn *goredis.Conn) error {
 			// The driver would log in with HELLO, and give us the words of a server that quotes what it does not understand.
 			args := []any{"AUTH", user, password.Reveal()}
@@ -152,7 +160,7 @@ func (k *Kind) borrow(l login, a admin, password key.Value) (one *pool, kept boo
 				k.forget(other)
 			}
 		}
-		one = &pool{Client: client(l.addr, a.user, password, a.timeout, a.tls(l.addr, a.secure, a.hostname))}
+		one = &pool{Client: client(l.addr, a.user, password, a.timeout, a.tls(l.addr, a.secure, a.hostname), largeReply)}
 		k.clients[l] = one
 	}
 	one.users++

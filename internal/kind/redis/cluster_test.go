@@ -131,7 +131,7 @@ func TestTLS(t *testing.T) {
 	w.connect(kind.Options{fieldURL: master.AdminURL(), fieldCA: ca})
 	c = w.plan()
 	w.refuses(w.kind.Stage(ctx, c), "node "+master.Addr+" cannot be reached")
-	with := kind.Connection{Name: "main", Revision: 9, Options: kind.Options{fieldURL: master.AdminURL(), fieldCA: ca, fieldCert: read1(t, certificate.CertFile)}}
+	with := kind.Connection{Name: "main", Revision: 9, Options: kind.Options{fieldURL: master.AdminURL(), fieldNodes: replica.Addr, fieldCA: ca, fieldCert: read1(t, certificate.CertFile)}}
 	with.Secrets = map[string]key.Value{fieldKey: key.NewValue(read1(t, certificate.KeyFile))}
 	c.Connection, err = w.kind.NormalizeConnection(with)
 	w.ok(err)

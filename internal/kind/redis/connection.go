@@ -20,6 +20,7 @@ const (
 	fieldURL        = "url"
 	fieldUsername   = "username"
 	fieldNodes      = "nodes"
+	fieldHosts      = "hosts"
 	fieldTimeout    = "timeout"
 	fieldCA         = "tls_ca"
 	fieldCert       = "tls_cert"
@@ -36,10 +37,11 @@ const (
 // ConnectionFields implements kind.Connector.
 func (*Kind) ConnectionFields() []kind.Field {
 	return []kind.Field{
-		{Name: fieldURL, Description: "A node, as redis://admin@cache:6379 or rediss://…; user and password in it are moved to username and password. Its replicas, its master and the other nodes of its cluster are found from there."},
+		{Name: fieldURL, Description: "A node, as redis://admin@cache:6379 or rediss://…; user and password in it are moved to username and password. Its replicas, its master and the other nodes of its cluster are found from there, as far as hosts or nodes allow them."},
 		{Name: fieldUsername, Default: defaultUser, Description: "The administrator's user, which no key may have. One of its own, not default, where keys adopt default."},
 		{Name: kind.FieldPassword, Secret: true, Description: "The administrator's password. Give it on standard input, as password=-."},
 		{Name: fieldNodes, Description: "Further nodes, as host:port with commas between: those that cannot be found from url, and replicas that a rotation should wait for when they are down. Where a node announces an address at which it cannot be reached from here: announced=reachable, as 10.0.0.7:6379=cache-2.example:6379."},
+		{Name: fieldHosts, Description: "Where nodes that another node names may be, with commas between: hosts, *.domain, IP addresses and networks, each with :port or for any port, as *.cache.internal,10.0.0.0/24:6379. The administrator's password is sent to no other address that a node names; such a node stops rotations."},
 		{Name: fieldTimeout, Default: "5s", Description: "How long a node may take to answer, from 100ms to 30s."},
 		{Name: fieldCA, Description: "The CA of the servers' certificates, in PEM (@file), where it is not among the system's. It holds for the URLs of keys, too."},
 		{Name: fieldCert, Description: "A client certificate, in PEM (@file), where the servers ask for one."},
@@ -105,6 +107,7 @@ type admin struct {
 
 	seeds []string          // nodes beside addr
 	alias map[string]string // where those nodes are reached that announce other addresses
+	hosts []pattern         // where nodes may be that others name
 }
 
 // readAdmin reads a normalized connection. The error names the field.
@@ -125,7 +128,7 @@ func readAdmin(c kind.Connection) (admin, error) {
 	if a.timeout, err = time.ParseDuration(c.Options[fieldTimeout]); err != nil || a.timeout < minTimeout || a.timeout > maxTimeout {
 		return a, fmt.Errorf("timeout %q is not a duration from %v to %v, such as 5s", c.Options[fieldTimeout], minTimeout, maxTimeout)
 	}
-	for n, text := range strings.FieldsFunc(c.Options[fieldNodes], func(c rune) bool { return c == ',' || c <= ' ' }) {
+	for n, text := range listed(c.Options[fieldNodes]) {
 		announced, reachable, mapped := strings.Cut(text, "=")
 		if !mapped {
 			reachable = announced
@@ -137,6 +140,9 @@ func readAdmin(c kind.Connection) (admin, error) {
 		}
 		a.seeds = append(a.seeds, to)
 		a.alias[from] = to
+	}
+	if a.hosts, err = readPatterns(c.Options[fieldHosts]); err != nil {
+		return a, err
 	}
 	if ca := c.Options[fieldCA]; ca != "" {
 		a.roots = x509.NewCertPool()

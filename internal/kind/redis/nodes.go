@@ -5,6 +5,7 @@ package redis
 import (
 	"context"
 	"fmt"
+	"iter"
 	"net"
 	"strconv"
 	"strings"
@@ -21,13 +22,23 @@ type node struct {
 }
 
 // discover finds the nodes of a connection: its own, those that it names, and whom these know. The first is the
-// connection's own where that answers. The error is of those that do not; the others are given nevertheless.
+// connection's own where that answers. The error is of those that do not answer or are not allowed; the others are given
+// nevertheless.
 func (k *Kind) discover(ctx context.Context, c kind.Connection) ([]node, error) {
+	nodes, strangers, err := k.explore(ctx, c)
+	errs := []error{err}
+	for _, text := range texts(c, strangers) {
+		errs = append(errs, fault{text, nil})
+	}
+	return nodes, together(errs...)
+}
+
+// explore is discover that tells apart the addresses that nobody allows. They are not dialed.
+func (k *Kind) explore(ctx context.Context, c kind.Connection) (found []node, strangers []stranger, err error) {
 	a, err := readAdmin(c)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var found []node
 	var faults []error
 	runs := map[string]bool{} // servers, which may be reached at several addresses
 	known := map[string]bool{}
@@ -52,8 +63,15 @@ func (k *Kind) discover(ctx context.Context, c kind.Connection) ([]node, error) 
 				if to, ok := a.alias[addr]; ok {
 					addr = to
 				}
-				if from[addr] == "" {
-					from[addr] = next[i]
+				if from[addr] != "" || known[addr] {
+					continue
+				}
+				if from[addr] = next[i]; !a.allows(ctx, addr) {
+					strangers = append(strangers, stranger{addr, next[i]})
+					continue
+				}
+				if len(from) > maxNodes {
+					return found, strangers, fault{fmt.Sprintf("node %s names more than %d nodes; is it another server?", next[i], maxNodes), nil}
 				}
 				more = append(more, addr)
 			}
@@ -65,7 +83,7 @@ func (k *Kind) discover(ctx context.Context, c kind.Connection) ([]node, error) 
 		next = unknown(more, known)
 	}
 	k.keep(c, known)
-	return found, together(faults...)
+	return found, strangers, together(faults...)
 }
 
 // unknown are those not known yet, which they are from now on.
@@ -84,6 +102,9 @@ type survey struct {
 	info       map[string]string
 	neighbours []string
 }
+
+// maxNodes is how many nodes a connection may have: Redis advises no more in a cluster.
+const maxNodes = 1000
 
 // oldest is the first release that has users.
 const oldest = 6
@@ -105,8 +126,8 @@ func (k *Kind) survey(ctx context.Context, c kind.Connection, addr string) (s su
 	if info["redis_mode"] == "sentinel" {
 		return s, fault{fmt.Sprintf("node %s is a Sentinel; name a Redis server that it watches", addr), nil}
 	}
-	if info["cluster_enabled"] != "1" {
-		return survey{info, replication(info)}, nil
+	if !clustered(info) {
+		return survey{info, replication(text)}, nil
 	}
 	reply, err = k.do(ctx, c, addr, "CLUSTER", "NODES")
 	if err != nil {
@@ -117,36 +138,64 @@ func (k *Kind) survey(ctx context.Context, c kind.Connection, addr string) (s su
 	return survey{info, neighbours}, err
 }
 
-// readInfo reads the fields of INFO.
+// readInfo reads the fields of INFO. A replica announces itself in words of its own, which may look like further lines: of a
+// field that comes twice the first is the server's.
 func readInfo(text string) map[string]string {
 	info := map[string]string{}
-	for line := range strings.Lines(text) {
-		if name, value, ok := strings.Cut(strings.TrimRight(line, "\r\n"), ":"); ok {
+	for name, value := range infoLines(text) {
+		if _, twice := info[name]; !twice {
 			info[name] = value
 		}
 	}
 	return info
 }
 
-// replication is a master's replicas, or a replica's master (INFO's section of that name).
-func replication(info map[string]string) (all []string) {
+func infoLines(text string) iter.Seq2[string, string] {
+	return func(yield func(name, value string) bool) {
+		for line := range strings.Lines(text) {
+			if name, value, ok := strings.Cut(strings.TrimRight(line, "\r\n"), ":"); ok && !yield(name, value) {
+				return
+			}
+		}
+	}
+}
+
+// clustered reports whether a node is one of a cluster. redis_mode comes before what replicas announce.
+func clustered(info map[string]string) bool {
+	if mode := info["redis_mode"]; mode != "" {
+		return mode == "cluster"
+	}
+	return info["cluster_enabled"] == "1"
+}
+
+// replication returns a master's replicas, or a replica's master (INFO's section of that name). It takes every line that
+// looks like a replica's: none can hide another.
+func replication(text string) (all []string) {
+	info := readInfo(text)
 	if host := info["master_host"]; host != "" {
 		all = append(all, net.JoinHostPort(host, info["master_port"]))
 	}
-	for i := 0; ; i++ {
-		line, ok := info["slave"+strconv.Itoa(i)]
-		if !ok {
-			return all
+	for name, value := range infoLines(text) {
+		if number, ok := strings.CutPrefix(name, "slave"); !ok || !digits(number) {
+			continue
 		}
 		fields := map[string]string{}
-		for part := range strings.SplitSeq(line, ",") {
-			name, value, _ := strings.Cut(part, "=")
-			fields[name] = value
+		for part := range strings.SplitSeq(value, ",") {
+			field, value, _ := strings.Cut(part, "=")
+			if _, twice := fields[field]; !twice {
+				fields[field] = value
+			}
 		}
 		if fields["ip"] != "" {
 			all = append(all, net.JoinHostPort(fields["ip"], fields["port"]))
 		}
 	}
+	return all
+}
+
+func digits(text string) bool {
+	_, err := strconv.ParseUint(text, 10, 32)
+	return err == nil
 }
 
 // clusterNodes are the other nodes in an answer to CLUSTER NODES: id ip:port@bus[,hostname[,…]] flags …. Where there are

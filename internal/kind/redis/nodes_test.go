@@ -257,6 +257,8 @@ func TestAnnouncedAddress(t *testing.T) {
 	w.do(master, "CLIENT", "KILL", "TYPE", "replica") // it announces itself when it connects
 	w.eventually(func() bool { return strings.Contains(w.do(master, "INFO", "replication"), "ip=127.0.0.9,port=1") }, func() string { return "the replica announces nothing" })
 	c := w.plan()
+	w.connect(kind.Options{fieldURL: master.AdminURL(), fieldHosts: "127.0.0.0/8"})
+	c.Connection = w.connection
 	w.refuses(w.kind.Stage(ctx, c), "node 127.0.0.9:1 cannot be reached", master.Addr+" has named it", "nodes=127.0.0.9:1=host:port")
 	w.connect(kind.Options{fieldURL: master.AdminURL(), fieldNodes: "127.0.0.9:1=" + replica.Addr})
 	c.Connection = w.connection

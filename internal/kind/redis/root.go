@@ -79,5 +79,5 @@ func (k *Kind) mayRotate(ctx context.Context, c kind.Connection, n node, user, b
 // enter logs in as the administrator with one password, in a session of its own.
 func (a admin) enter(ctx context.Context, addr string, password key.Value) error {
 	args := []any{"INFO", "server"}
-	return plain(try(ctx, client(addr, a.user, password, a.timeout, a.tls(addr, a.secure, a.hostname)), args), addr, a.user, args)
+	return plain(try(ctx, client(addr, a.user, password, a.timeout, a.tls(addr, a.secure, a.hostname), smallReply), args), addr, a.user, args)
 }

@@ -100,7 +100,7 @@ func TestReplication(t *testing.T) {
 		{"a replica in between", "master_host:a\r\nmaster_port:1\r\nslave0:ip=b,port=2,state=online\r\n", []string{"a:1", "b:2"}},
 		{"without an address", "slave0:port=2\r\nslave1:ip=c,port=3\r\n", []string{"c:3"}},
 	} {
-		if got := replication(readInfo(tt.info)); !slices.Equal(got, tt.want) {
+		if got := replication(tt.info); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
 		}
 	}
@@ -139,7 +139,7 @@ func FuzzReplies(f *testing.F) {
 	f.Add("role:master\r\nslave0:ip=::1,port=7000,state=online\r\n")
 	f.Add(cluster7)
 	f.Fuzz(func(t *testing.T, text string) {
-		for _, addr := range replication(readInfo(text)) {
+		for _, addr := range replication(text) {
 			if strings.HasPrefix(addr, ":") {
 				t.Errorf("a neighbour without a host: %s", addr)
 			}

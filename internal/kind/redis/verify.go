@@ -92,7 +92,7 @@ func (d door) enter(ctx context.Context, a admin, t turn) error {
 	if d.database != 0 { // in one session: a client is free to use several
 		args = []any{"SELECT", d.database}
 	}
-	err := try(ctx, client(d.addr, t.toURL.User, t.toURL.Password, a.timeout, d.secure), args)
+	err := try(ctx, client(d.addr, t.toURL.User, t.toURL.Password, a.timeout, d.secure, smallReply), args)
 	if d.database == 0 && goredis.IsPermissionError(err) {
 		return nil
 	}

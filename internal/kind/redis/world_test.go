@@ -53,6 +53,9 @@ func newWorld(t testing.TB, r *testbed.Redis, options kind.Options) *world {
 // connect writes the connection anew.
 func (w *world) connect(options kind.Options) {
 	w.t.Helper()
+	if _, ok := options[fieldHosts]; !ok {
+		options[fieldHosts] = "127.0.0.1"
+	}
 	c := kind.Connection{Name: "main", Kind: "redis", Options: options, Revision: w.connection.Revision + 1}
 	var err error
 	w.connection, err = w.kind.NormalizeConnection(c)
