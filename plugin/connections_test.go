@@ -3,6 +3,8 @@
 package plugin
 
 import (
+	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -39,7 +41,9 @@ func TestConnectionsWithoutTheirServer(t *testing.T) {
 	if read["url"] != "postgresql://root@127.0.0.1:1/postgres" || read["kind"] != "postgres" {
 		t.Errorf("read: %v", read)
 	}
-	b.write("connections/main", map[string]any{"replicas": "127.0.0.1:2", "verify_connection": false}) // the password stays
+	b.write("connections/main", map[string]any{"pgbouncers": "postgresql://a@127.0.0.1:3/pgbouncer", "verify_connection": false}) // the password stays
+	b.refuses(logical.UpdateOperation, "connections/main", map[string]any{"replicas": "127.0.0.1:2", "verify_connection": false}, "replicas was changed, which decides where password is sent")
+	b.write("connections/main", map[string]any{"replicas": "127.0.0.1:2", "password": "canary-root", "verify_connection": false})
 	if resp := b.call(logical.UpdateOperation, "connections/main/rotate-root", nil); !resp.IsError() || !strings.Contains(resp.Error().Error(), "cannot be reached") {
 		t.Errorf("rotate-root: %v", resp)
 	}
@@ -91,5 +95,82 @@ func TestStoredURLsAreReadWithoutPasswords(t *testing.T) {
 	}
 	if text := redacted("A_URL=redis://h/0?password=canary B=x"); text != "A_URL=redis://h/0?password=REDACTED B=x" {
 		t.Errorf("a template is read as %q", text)
+	}
+}
+
+// A stored password is sent nowhere but where it was given for, and the journal keeps who tried otherwise.
+func TestStoredPasswordStaysWhereItWasGivenFor(t *testing.T) {
+	b := newBackendTest(t)
+	b.read("config")
+	impostor, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer impostor.Close() //nolint:errcheck // a test's own
+	called := make(chan struct{}, 100)
+	go func() {
+		for {
+			conn, err := impostor.Accept()
+			if err != nil {
+				return
+			}
+			called <- struct{}{}
+			_ = conn.Close()
+		}
+	}()
+	at := impostor.Addr().String()
+	b.write("connections/main", map[string]any{"kind": "postgres", "url": "postgresql://root@127.0.0.1:1/postgres", "password": "canary-pg", "pgbouncer_password": "canary-console", "verify_connection": false})
+	b.write("connections/cache", map[string]any{"kind": "redis", "url": "redis://root@127.0.0.1:1", "password": "canary-redis", "verify_connection": false})
+	moves := []struct {
+		path string
+		data map[string]any
+		want string
+	}{
+		{"main", map[string]any{"url": "postgresql://root@" + at + "/postgres"}, "url was changed"},
+		{"main", map[string]any{"url": "postgresql://root@127.0.0.1:1/postgres?sslmode=disable"}, "url was changed"},
+		{"main", map[string]any{"url": "postgresql://other@127.0.0.1:1/postgres"}, "url was changed"},
+		{"main", map[string]any{"replicas": at}, "replicas was changed"},
+		{"main", map[string]any{"pgbouncers": "postgresql://a@" + at + "/pgbouncer"}, "pgbouncer_password=-"},
+		{"cache", map[string]any{"url": "redis://root@" + at}, "password=-"},
+		{"cache", map[string]any{"url": "rediss://root@127.0.0.1:1"}, "url was changed"},
+		{"cache", map[string]any{"username": "other"}, "username was changed"},
+		{"cache", map[string]any{"nodes": at}, "nodes was changed"},
+	}
+	before := len(b.list("journal"))
+	for _, m := range moves {
+		for _, verify := range []bool{true, false} {
+			m.data["verify_connection"] = verify
+			b.refuses(logical.UpdateOperation, "connections/"+m.path, m.data, m.want)
+		}
+	}
+	select {
+	case <-called:
+		t.Error("the impostor was called")
+	default:
+	}
+	ids := b.list("journal")[before:]
+	if len(ids) != len(moves) {
+		t.Fatalf("%d refused writes, the same twice each, left %d entries", len(moves), len(ids))
+	}
+	entry := b.read("journal/" + ids[0]).Data
+	if text := fmt.Sprint(entry); !strings.Contains(text, at) || !strings.Contains(text, "postgresql://root@127.0.0.1:1/postgres") || entry["connection"] != "main" || !strings.Contains(entry["refused"].(string), "url was changed") {
+		t.Errorf("entry: %v", entry)
+	}
+	b.write("connections/cache", map[string]any{"timeout": "2s", "verify_connection": false})
+	b.write("connections/cache", map[string]any{"url": "redis://root:canary-again@127.0.0.1:2", "verify_connection": false})
+	for want, data := range map[string]map[string]any{
+		"password ends with a newline":           {"password": "canary-n\n"},
+		"pgbouncer_password ends with a newline": {"pgbouncer_password": "canary-n\n"},
+	} {
+		b.refuses(logical.UpdateOperation, "connections/main", data, want)
+	}
+	if v := b.read("journal/verify").Data; v["whole"] != true {
+		t.Errorf("verify: %v", v)
+	}
+	for _, id := range b.list("journal") {
+		b.read("journal/" + id)
+	}
+	if text := b.answers.String() + b.log.String(); strings.Contains(text, "canary") {
+		t.Error("a password stands in an answer or a log")
 	}
 }

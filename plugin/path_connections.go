@@ -5,7 +5,6 @@ package plugin
 import (
 	"context"
 	"fmt"
-	"maps"
 	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -131,20 +130,12 @@ func (b *backend) writeConnection(ctx context.Context, e *rotation.Engine, req *
 	return b.readConnection(ctx, e, req, d)
 }
 
-// connection is what is stored with what is written over it.
+// connection is what is written.
 func (b *backend) connection(e *rotation.Engine, d *framework.FieldData) (kind.Connection, error) {
-	name := d.Get("name").(string)
-	old, exists := e.Connection(name)
 	c := kind.Connection{
-		Name: name, Kind: d.Get("kind").(string), Options: maps.Clone(old.Options), Secrets: maps.Clone(old.Secrets),
+		Name: d.Get("name").(string), Kind: d.Get("kind").(string), Options: kind.Options{}, Secrets: map[string]key.Value{},
 	}
-	if c.Options == nil {
-		c.Options, c.Secrets = kind.Options{}, map[string]key.Value{}
-	}
-	if c.Kind == "" && exists {
-		c.Kind = old.Kind
-	}
-	if c.Kind == "" {
+	if _, exists := e.Connection(c.Name); c.Kind == "" && !exists {
 		return c, rotation.Refusef("kind is empty; use one of: %s", strings.Join(connectors(b.kinds), ", "))
 	}
 	for _, k := range b.kinds {

@@ -36,8 +36,9 @@ func (b *backend) pathsJournal() []*framework.Path {
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ReadOperation: b.operation(b.readJournal, "read", "journal-entry", "Read one entry."),
 			},
-			HelpSynopsis:    "Who did what to which version when, and why.",
-			HelpDescription: "Entries are only ever added. None holds a value; fingerprint is a keyed hash that tells values apart.",
+			HelpSynopsis: "Who did what to which version when, and why.",
+			HelpDescription: "Entries are only ever added. None holds a value; fingerprint is a keyed hash that tells values apart. " +
+				"changes are the fields that a write has changed. A write that was refused leaves an entry, too: refused says why, and changes what it would have changed.",
 		},
 	}
 }
@@ -59,10 +60,14 @@ func (b *backend) readJournal(ctx context.Context, e *rotation.Engine, _ *logica
 	for _, k := range entry.Keys {
 		keys = append(keys, map[string]any{"key": k.Key, "from": k.From, "to": k.To, "fingerprint": k.Fingerprint})
 	}
+	changes := make([]map[string]any, 0, len(entry.Changes))
+	for _, c := range entry.Changes {
+		changes = append(changes, map[string]any{"field": c.Field, "from": c.From, "to": c.To})
+	}
 	return &logical.Response{Data: map[string]any{
 		"id": d.Get("id").(string), "time": stamp(entry.At), "what": entry.What, "by": entry.By, "entity_id": entry.Entity, "reason": entry.Reason,
 		"rotation": entry.Rotation, "state": string(entry.State), "step": string(entry.Step), "keys": keys,
-		"workload": entry.Workload, "connection": entry.Connection, "prev": entry.Prev, "hash": entry.Hash,
+		"workload": entry.Workload, "connection": entry.Connection, "changes": changes, "refused": entry.Refused, "prev": entry.Prev, "hash": entry.Hash,
 	}}, nil
 }
 

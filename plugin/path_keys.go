@@ -105,14 +105,29 @@ func (b *backend) listKeys(_ context.Context, e *rotation.Engine, _ *logical.Req
 	return logical.ListResponse(e.KeyNames()), nil
 }
 
+// writeKey journals what was refused, with what it would have changed.
 func (b *backend) writeKey(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("name").(string)
+	definition, err := b.definition(e, d, name)
+	var resp *logical.Response
+	if err == nil {
+		resp, err = b.putKey(ctx, e, req, d, definition)
+	}
+	if err != nil {
+		text, _ := d.Get("value").(string)
+		by := caller(req)
+		e.JournalRefusal(ctx, err, rotation.Entry{
+			What: "writing a key was refused", By: by.Name, Entity: by.Entity, Keys: []rotation.EntryKey{{Key: name}},
+			Changes: e.KeyChanges(definition, key.NewValue(text)),
+		})
+	}
+	return resp, err
+}
+
+func (b *backend) putKey(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData, definition rotation.Definition) (*logical.Response, error) {
+	name := definition.Name
 	if err := key.ValidateName("key", name); err != nil {
 		return nil, rotation.Refusef("%w", err)
-	}
-	definition, err := b.definition(e, d, name)
-	if err != nil {
-		return nil, err
 	}
 	value, hasValue := d.GetOk("value")
 	generate := d.Get("generate").(bool)
@@ -130,6 +145,7 @@ func (b *backend) writeKey(ctx context.Context, e *rotation.Engine, req *logical
 	var warnings []string
 	if hasValue || generate {
 		text, _ := value.(string)
+		var err error
 		if _, warnings, err = e.First(ctx, name, key.NewValue(text), caller(req)); err != nil {
 			return nil, err
 		}
@@ -169,7 +185,7 @@ func (b *backend) definition(e *rotation.Engine, d *framework.FieldData, name st
 	if v, ok := d.GetOk("protects"); ok {
 		columns, err := parseColumns(v.([]string))
 		if err != nil {
-			return rotation.Definition{}, err
+			return definition, err
 		}
 		definition.Protects = columns
 	}

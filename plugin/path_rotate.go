@@ -100,7 +100,27 @@ the key's kind refuses, a key that a rotation is running for, a key that no work
 which no workload re-encrypts.
 `
 
+// rotate journals what was refused, unless it was a question only.
 func (b *backend) rotate(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	resp, err := b.startRotation(ctx, e, req, d)
+	if err == nil || d.Get("dry_run").(bool) {
+		return resp, err
+	}
+	by := caller(req)
+	entry := rotation.Entry{What: "starting a rotation was refused", By: by.Name, Entity: by.Entity, Reason: d.Get("reason").(string)}
+	names, _ := namedKeys(d) // those that are wrong, too
+	for _, name := range names {
+		entry.Keys = append(entry.Keys, rotation.EntryKey{Key: name})
+	}
+	if v, ok := d.GetOk("value"); ok && len(names) > 0 {
+		k, _ := e.Key(names[0])
+		entry.Changes = []rotation.EntryChange{{Field: "value", To: e.PublicValue(k, key.NewValue(v.(string)))}}
+	}
+	e.JournalRefusal(ctx, err, entry)
+	return resp, err
+}
+
+func (b *backend) startRotation(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	names, err := namedKeys(d)
 	if err != nil {
 		return nil, err
@@ -183,7 +203,7 @@ func namedKeys(d *framework.FieldData) ([]string, error) {
 	}
 	for _, name := range names {
 		if err := key.ValidateName("key", name); err != nil {
-			return nil, rotation.Refusef("%w", err)
+			return names, rotation.Refusef("%w", err)
 		}
 	}
 	return names, nil

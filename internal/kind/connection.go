@@ -3,6 +3,7 @@
 package kind
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -87,6 +88,19 @@ func Secret(fields []Field, name string) bool {
 		}
 	}
 	return false
+}
+
+// Moved names the fields that send a stored secret elsewhere, or unprotected, where the options of a connection change from
+// old to changed. Neither needs to have the defaults filled in.
+func Moved(fields []Field, secret Field, old, changed Options) []string {
+	var moved []string
+	for _, f := range fields {
+		decides := !f.Harmless && (len(f.Sends) == 0 || slices.Contains(f.Sends, secret.Name))
+		if !f.Secret && decides && cmp.Or(old[f.Name], f.Default) != cmp.Or(changed[f.Name], f.Default) {
+			moved = append(moved, f.Name)
+		}
+	}
+	return moved
 }
 
 const connectionSchema = 1

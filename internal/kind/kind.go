@@ -24,6 +24,14 @@ type Field struct {
 	Default     string
 	Description string
 	Secret      bool // of a connection: kept as a value, never read back
+
+	// Harmless marks an open field of a connection that does not decide where its secrets are sent, to whom, or how they are
+	// protected on the way. When any other open field changes, secrets have to be given again.
+	Harmless bool
+	// Sends names the secret fields about which an open field decides so. Empty: all.
+	Sends []string
+	// Lines marks a secret field whose value has several lines, such as a private key in PEM.
+	Lines bool
 }
 
 // Kind checks values. What else a kind can do are the optional interfaces Generator, Renderer, Verifier, Server and

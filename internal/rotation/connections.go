@@ -53,34 +53,6 @@ func (e *Engine) ConnectionNames() []string {
 	return slices.Sorted(maps.Keys(e.connections))
 }
 
-// PutConnection creates or replaces a connection. With verify, the server is asked first whether the administrator can log
-// in and may do what will be asked for; otherwise nothing is known of it. No lock is held while the server is asked.
-func (e *Engine) PutConnection(ctx context.Context, c kind.Connection, verify bool, by Actor) (kind.Connection, error) {
-	if err := key.ValidateName("connection", c.Name); err != nil {
-		return c, Refusef("%w", err)
-	}
-	connector, err := e.connector(c.Kind)
-	if err != nil {
-		return c, err
-	}
-	if old, ok := e.Connection(c.Name); ok && old.Kind != c.Kind {
-		return c, Refusef("connection %s is of kind %s; a kind cannot be changed: make a new connection", c.Name, old.Kind)
-	}
-	if c, err = connector.NormalizeConnection(c); err != nil {
-		return c, Refusef("connection %s: %w", c.Name, err)
-	}
-	if c.Revision, err = e.revision(); err != nil {
-		return c, err
-	}
-	c.Next, c.Written, c.Rotated, c.Notes = key.Value{}, e.Now().UTC(), time.Time{}, nil
-	if verify {
-		if c.Notes, err = e.checkConnection(ctx, connector, c); err != nil {
-			return c, Refusef("connection %s: %w; nothing was stored (verify_connection=false stores it unverified)", c.Name, err)
-		}
-	}
-	return c, e.storeConnection(ctx, c, "connection written", by)
-}
-
 func (e *Engine) checkConnection(ctx context.Context, connector kind.Connector, c kind.Connection) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectionDeadline)
 	defer cancel()
@@ -96,19 +68,6 @@ func (e *Engine) revision() (uint64, error) {
 	var n uint64
 	_, err = fmt.Sscanf(text, "%x", &n)
 	return n, err
-}
-
-// storeConnection persists a connection, swaps it in, and lets rotations that failed at its server try again now.
-func (e *Engine) storeConnection(ctx context.Context, c kind.Connection, what string, by Actor) error {
-	defer e.takeTurn()()
-	if err := e.journal(ctx, Entry{What: what, By: by.Name, Entity: by.Entity, Connection: c.Name}); err != nil {
-		return err
-	}
-	if err := e.put(ctx, pathConnections+c.Name, c); err != nil {
-		return err
-	}
-	e.lock(func() { e.connections[c.Name] = c })
-	return e.tryAgain(ctx, c.Name)
 }
 
 // tryAgain makes rotations whose last try at a connection's server failed due now. turn is held.

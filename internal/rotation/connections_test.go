@@ -36,7 +36,7 @@ func (l *login) Normalize(o kind.Options) (kind.Options, error) {
 func (*login) Check(kind.Options, key.Value) ([]string, error) { return nil, nil }
 
 func (*login) ConnectionFields() []kind.Field {
-	return []kind.Field{{Name: "url"}, {Name: kind.FieldPassword, Secret: true}}
+	return []kind.Field{{Name: "url"}, {Name: "note", Harmless: true}, {Name: kind.FieldPassword, Secret: true}}
 }
 
 func (*login) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
@@ -222,4 +222,76 @@ func TestRevertWaitsForSessions(t *testing.T) {
 	}
 	h.server.inUse = 0
 	h.until(id, Reverted)
+}
+
+// A caller who writes what is refused leaves few entries, and no others are lost for it.
+func TestRefusalsAreJournaledInBounds(t *testing.T) {
+	h, _ := connected(t)
+	ids := func() int {
+		all, err := h.engine.JournalIDs(t.Context())
+		h.ok(err)
+		return len(all)
+	}
+	refused := func(by, url string) {
+		t.Helper()
+		_, err := h.engine.PutConnection(t.Context(), kind.Connection{Name: "main", Options: kind.Options{"url": url}}, true, Actor{Name: by})
+		if err == nil || !strings.Contains(err.Error(), "url was changed") {
+			t.Fatalf("moved: %v", err)
+		}
+	}
+	before := ids()
+	for range 100 {
+		refused("one", "elsewhere")
+	}
+	if n := ids() - before; n != 1 {
+		t.Errorf("the same refusal left %d entries", n)
+	}
+	for n := range 100 {
+		refused("one", "x://"+strings.Repeat("x", n+2))
+	}
+	if n := ids() - before; n != mostRefusals {
+		t.Errorf("different refusals left %d entries", n)
+	}
+	refused("two", "elsewhere")
+	if n := ids() - before; n != mostRefusals+1 {
+		t.Error("another caller's refusal is not journaled")
+	}
+	for n := range 1000 {
+		refused(strings.Repeat("y", n), "elsewhere")
+	}
+	if n := ids() - before; n != mostTogether {
+		t.Errorf("many callers left %d entries", n)
+	}
+	all, err := h.engine.JournalIDs(t.Context())
+	h.ok(err)
+	entry, _, err := h.engine.JournalEntry(t.Context(), all[before])
+	h.ok(err)
+	if len(entry.Changes) != 1 || entry.Changes[0] != (EntryChange{"url", "(hidden)", "(hidden)"}) || !strings.Contains(entry.Refused, "password=-") || entry.Connection != "main" {
+		t.Errorf("entry: %+v", entry)
+	}
+	v, err := h.engine.VerifyJournal(t.Context())
+	h.ok(err)
+	if len(v.Faults) > 0 {
+		t.Errorf("faults: %q", v.Faults)
+	}
+}
+
+// What decides nothing changes alone, and rotate-root is not forgotten for it; two who write at the same time do not mix
+// what they write.
+func TestConnectionIsChangedInPart(t *testing.T) {
+	h, l := connected(t)
+	l.refuse = errors.New("the connection was lost")
+	if _, err := h.engine.RotateRoot(t.Context(), "main", testActor); err == nil {
+		t.Fatal("a lost reply")
+	}
+	c, err := h.engine.PutConnection(t.Context(), kind.Connection{Name: "main", Options: kind.Options{"note": "y"}}, true, testActor)
+	h.ok(err)
+	if c.Next.Reveal() != l.password || c.Options["url"] != "x" {
+		t.Error("the password that rotate-root has made is forgotten")
+	}
+	old, _ := h.engine.Connection("main")
+	h.ok(h.connect(l.password))
+	if err := h.engine.storeConnection(t.Context(), old, old, nil, testActor); err == nil || !strings.Contains(err.Error(), "by somebody else meanwhile") {
+		t.Errorf("a write from what is not stored any more: %v", err)
+	}
 }

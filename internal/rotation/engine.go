@@ -108,6 +108,7 @@ type Engine struct {
 	grown    bool            // there are new records since retention has looked
 	retainAt time.Duration   // by Uptime
 
+	refusals  refusals
 	instances locks
 	stale     atomic.Bool
 	born      atomic.Uint64 // number of this life of the mount, 0 before Begin

@@ -28,6 +28,9 @@ type Entry struct {
 
 	Connection string `json:"connection,omitempty"`
 
+	Changes []EntryChange `json:"changes,omitempty"` // fields that a write changes
+	Refused string        `json:"refused,omitempty"` // why a write changed nothing
+
 	Prev string `json:"prev"` // hash of the entry before
 	Hash string `json:"hash"` // of this one without Hash, keyed with the mount's secret
 }
@@ -66,8 +69,9 @@ type link struct {
 }
 
 // entrySchema is the number of the stored form. Entries of schema 1 stood under the id of their rotation and had no
-// chain; they are read, and are not part of it.
-const entrySchema = 2
+// chain; they are read, and are not part of it. Schema 3 adds Changes and Refused, which an older release would leave out
+// of the hash.
+const entrySchema = 3
 
 type entryRecord struct {
 	Schema int `json:"schema"`

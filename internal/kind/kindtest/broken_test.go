@@ -26,6 +26,7 @@ type broken struct {
 	retire    func(ctx context.Context, c kind.Change) error
 	unstage   func(ctx context.Context, c kind.Change) error
 
+	connectionFields    func() []kind.Field
 	normalizeConnection func(c kind.Connection) (kind.Connection, error)
 	checkConnection     func(ctx context.Context, c kind.Connection) ([]string, error)
 	rotateRoot          func(ctx context.Context, c kind.Connection) error
@@ -47,6 +48,8 @@ func (b *broken) InUse(ctx context.Context, c kind.Change) (int, string, error) 
 	return b.inUse(ctx, c)
 }
 
+func (b *broken) ConnectionFields() []kind.Field { return b.connectionFields() }
+
 func (b *broken) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
 	return b.normalizeConnection(c)
 }
@@ -64,7 +67,7 @@ func whole(k toy.Kind) *broken {
 	return &broken{
 		Kind: k, normalize: k.Normalize, check: func(v key.Value) ([]string, error) { return k.Check(nil, v) }, generate: k.Generate,
 		stage: k.Stage, verify: k.Verify, inUse: k.InUse, retire: k.Retire, unstage: k.Unstage,
-		normalizeConnection: k.NormalizeConnection, checkConnection: k.CheckConnection, rotateRoot: k.RotateRoot,
+		connectionFields: k.ConnectionFields, normalizeConnection: k.NormalizeConnection, checkConnection: k.CheckConnection, rotateRoot: k.RotateRoot,
 	}
 }
 
@@ -85,6 +88,7 @@ func TestBrokenKindsFail(t *testing.T) {
 	maps.Copy(variants, brokenServers)
 	maps.Copy(variants, brokenFaults)
 	maps.Copy(variants, brokenConnectors)
+	maps.Copy(variants, brokenSenders)
 	variants["nothing is broken"] = variant{"rotation", "", func(*broken) {}}
 	for name, v := range variants {
 		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {

@@ -19,6 +19,7 @@ var connectorCases = []testCase{
 	{"connection fields", connectionFields},
 	{"normalize connection", normalizeConnection},
 	{"credentials in the query of a connection", queryOfConnection},
+	{"secrets stay where they were given for", secretsStay},
 	{"check connection", checkConnection},
 	{"rotate root", rotateRoot},
 	{"cut rotate root is repeated", cutRotateRoot},

@@ -36,14 +36,14 @@ const minVersion = 130000
 // ConnectionFields implements kind.Connector.
 func (*Kind) ConnectionFields() []kind.Field {
 	return []kind.Field{
-		{Name: fieldURL, Description: "The administrator's URL, as postgresql://hyvve_admin@db:5432/postgres?sslmode=verify-full; a password in it is moved to password. Of its parameters sslmode is heeded. Not through a pooler."},
+		{Name: fieldURL, Sends: []string{kind.FieldPassword}, Description: "The administrator's URL, as postgresql://hyvve_admin@db:5432/postgres?sslmode=verify-full; a password in it is moved to password. Of its parameters sslmode is heeded. Not through a pooler."},
 		{Name: kind.FieldPassword, Secret: true, Description: "The administrator's password. Give it on standard input, as password=-."},
-		{Name: fieldReplicas, Description: "Streaming replicas that workloads read from, as host:port with commas between: nobody is sent to them before a new login role has arrived there, and their sessions count as use."},
-		{Name: fieldBouncers, Description: "Consoles of PgBouncers in front of the server, as postgresql://admin@host:6432/pgbouncer with white space between: their clients count as use, and their idle server connections no longer do."},
+		{Name: fieldReplicas, Sends: []string{kind.FieldPassword}, Description: "Streaming replicas that workloads read from, as host:port with commas between: nobody is sent to them before a new login role has arrived there, and their sessions count as use."},
+		{Name: fieldBouncers, Sends: []string{fieldConsole}, Description: "Consoles of PgBouncers in front of the server, as postgresql://admin@host:6432/pgbouncer with white space between: their clients count as use, and their idle server connections no longer do."},
 		{Name: fieldConsole, Secret: true, Description: "The password for the consoles in pgbouncers."},
-		{Name: fieldCA, Description: "The CA of the server's certificate, in PEM (@file), where it is not among the system's."},
+		{Name: fieldCA, Sends: []string{kind.FieldPassword, fieldConsole}, Description: "The CA of the server's certificate, in PEM (@file), where it is not among the system's."},
 		{Name: fieldCert, Description: "The administrator's client certificate, in PEM (@file)."},
-		{Name: fieldKey, Secret: true, Description: "The private key of tls_cert, in PEM (@file)."},
+		{Name: fieldKey, Secret: true, Lines: true, Description: "The private key of tls_cert, in PEM (@file)."},
 	}
 }
 

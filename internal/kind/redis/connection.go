@@ -37,16 +37,16 @@ const (
 // ConnectionFields implements kind.Connector.
 func (*Kind) ConnectionFields() []kind.Field {
 	return []kind.Field{
-		{Name: fieldURL, Description: "A node, as redis://admin@cache:6379 or rediss://…; user and password in it are moved to username and password. Its replicas, its master and the other nodes of its cluster are found from there, as far as hosts or nodes allow them."},
-		{Name: fieldUsername, Default: defaultUser, Description: "The administrator's user, which no key may have. One of its own, not default, where keys adopt default."},
+		{Name: fieldURL, Sends: []string{kind.FieldPassword}, Description: "A node, as redis://admin@cache:6379 or rediss://…; user and password in it are moved to username and password. Its replicas, its master and the other nodes of its cluster are found from there, as far as hosts or nodes allow them."},
+		{Name: fieldUsername, Sends: []string{kind.FieldPassword}, Default: defaultUser, Description: "The administrator's user, which no key may have. One of its own, not default, where keys adopt default."},
 		{Name: kind.FieldPassword, Secret: true, Description: "The administrator's password. Give it on standard input, as password=-."},
-		{Name: fieldNodes, Description: "Further nodes, as host:port with commas between: those that cannot be found from url, and replicas that a rotation should wait for when they are down. Where a node announces an address at which it cannot be reached from here: announced=reachable, as 10.0.0.7:6379=cache-2.example:6379."},
-		{Name: fieldHosts, Description: "Where nodes that another node names may be, with commas between: hosts, *.domain, IP addresses and networks, each with :port or for any port, as *.cache.internal,10.0.0.0/24:6379. The administrator's password is sent to no other address that a node names; such a node stops rotations."},
-		{Name: fieldTimeout, Default: "5s", Description: "How long a node may take to answer, from 100ms to 30s."},
-		{Name: fieldCA, Description: "The CA of the servers' certificates, in PEM (@file), where it is not among the system's. It holds for the URLs of keys, too."},
+		{Name: fieldNodes, Sends: []string{kind.FieldPassword}, Description: "Further nodes, as host:port with commas between: those that cannot be found from url, and replicas that a rotation should wait for when they are down. Where a node announces an address at which it cannot be reached from here: announced=reachable, as 10.0.0.7:6379=cache-2.example:6379."},
+		{Name: fieldHosts, Sends: []string{kind.FieldPassword}, Description: "Where nodes that another node names may be, with commas between: hosts, *.domain, IP addresses and networks, each with :port or for any port, as *.cache.internal,10.0.0.0/24:6379. The administrator's password is sent to no other address that a node names; such a node stops rotations."},
+		{Name: fieldTimeout, Harmless: true, Default: "5s", Description: "How long a node may take to answer, from 100ms to 30s."},
+		{Name: fieldCA, Sends: []string{kind.FieldPassword}, Description: "The CA of the servers' certificates, in PEM (@file), where it is not among the system's. It holds for the URLs of keys, too."},
 		{Name: fieldCert, Description: "A client certificate, in PEM (@file), where the servers ask for one."},
-		{Name: fieldKey, Secret: true, Description: "The private key of tls_cert, in PEM (@file)."},
-		{Name: fieldServerName, Description: "The name in the nodes' certificates, where it is not the host at which they are reached."},
+		{Name: fieldKey, Secret: true, Lines: true, Description: "The private key of tls_cert, in PEM (@file)."},
+		{Name: fieldServerName, Sends: []string{kind.FieldPassword}, Description: "The name in the nodes' certificates, where it is not the host at which they are reached."},
 	}
 }
 
