@@ -133,13 +133,14 @@ func (r Rotation) due() time.Time {
 	if r.Deadline == 0 {
 		return time.Time{}
 	}
-	switch r.Step {
-	case StepSoak:
-		return r.Clock.Add(r.Deadline + r.Soak)
-	case StepUnused:
-		return r.Clock.Add(r.Deadline + r.window())
+	due := r.Clock.Add(r.Deadline)
+	if r.Step == StepSoak {
+		return due.Add(r.Soak)
 	}
-	return r.Clock.Add(r.Deadline)
+	if r.Step == StepUnused {
+		return due.Add(r.window())
+	}
+	return due
 }
 
 func checkAction(r Rotation, _ Facts) []string {

@@ -44,17 +44,18 @@ func (o Observation) used(end time.Time, use inUse) Observation {
 	return Observation{Since: end, Until: end, Seen: end, Use: use.text}
 }
 
-// unused returns the observation with a sample that saw no use.
-func (o Observation) unused(begin, end time.Time, dense bool) Observation {
+// unused returns the observation with a sample that saw no use. A dense one has a length; 0: it was a single look. A dense
+// sample counts for its length only, at the end of the call: before, the call may have waited for others.
+func (o Observation) unused(begin, end time.Time, dense time.Duration) Observation {
 	o.Fault = ""
 	if o.Until.IsZero() || begin.Sub(o.Until) > observeGap || end.Before(o.Until) {
 		o.Since = begin
 	}
 	switch {
-	case !dense:
+	case dense == 0:
 		o.Dense = time.Time{}
-	case o.Dense.IsZero() || begin.Sub(o.Until) > denseBreak || o.Dense.Before(o.Since):
-		o.Dense = begin
+	case o.Dense.IsZero() || begin.Sub(o.Until) > denseBreak || end.Sub(begin) > dense+2*denseBreak || o.Dense.Before(o.Since):
+		o.Dense = end.Add(-dense)
 	}
 	o.Until = end
 	return o
@@ -185,7 +186,7 @@ func (e *Engine) observeWith(r Rotation, calls []serverCall, dense bool) {
 			case err != nil:
 				return Observation{Since: end, Until: end, Seen: o.Seen, Use: o.Use, Fault: err.Error()}
 			}
-			return o.unused(begin, end, dense)
+			return o.unused(begin, end, slice)
 		})
 		if !dense || err != nil || e.ctx.Err() != nil || o.Dense.IsZero() || o.Until.Sub(o.Dense) >= r.denseTime() || end.Sub(begin) < slice/2 || !e.still(r) {
 			return

@@ -158,7 +158,7 @@ func (k *Kind) CheckConnection(ctx context.Context, c kind.Connection) ([]string
 			return nil, fmt.Errorf("replicas: %w", err)
 		}
 	}
-	if _, err := k.pooled(ctx, c, a.name); err != nil {
+	if _, err := k.pooled(ctx, c, a.name, 0); err != nil {
 		return nil, fmt.Errorf("pgbouncers: %w", err)
 	}
 	return notes, nil
@@ -217,32 +217,6 @@ func literal(text string) string { return pgsession.Literal(text) }
 type pool struct {
 	clients int // that have logged in as the user
 	servers int // connections that PgBouncer has open at the server as the user
-}
-
-// pooled asks all consoles for a user.
-func (k *Kind) pooled(ctx context.Context, c kind.Connection, user string) (pool, error) {
-	var sum pool
-	for _, text := range strings.Fields(c.Options[fieldBouncers]) {
-		u, err := dsn.Parse(text, schemes...)
-		if err != nil {
-			return sum, err
-		}
-		at := place{what: "the PgBouncer " + u.Host(), host: u.Host(), database: u.Path(), sslmode: u.Query().Get("sslmode"), pooler: true}
-		err = k.login(ctx, c, at, u.User, c.Secrets[fieldConsole], func(conn *pgx.Conn) error {
-			for command, into := range map[string]*int{"SHOW CLIENTS": &sum.clients, "SHOW SERVERS": &sum.servers} {
-				n, err := countUser(ctx, conn, command, user)
-				if err != nil {
-					return err
-				}
-				*into += n
-			}
-			return nil
-		})
-		if err != nil {
-			return sum, err
-		}
-	}
-	return sum, nil
 }
 
 // countUser counts the rows of a console's answer whose column user is the one given. Its columns differ by release.

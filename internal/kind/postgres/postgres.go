@@ -35,6 +35,7 @@ var (
 	_ kind.Generator = (*Kind)(nil)
 	_ kind.Renderer  = (*Kind)(nil)
 	_ kind.Server    = (*Kind)(nil)
+	_ kind.Sampler   = (*Kind)(nil)
 	_ kind.Connector = (*Kind)(nil)
 
 	_ kind.ChangeChecker = (*Kind)(nil)

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -240,38 +239,7 @@ func withoutText(err error) string {
 // InUse implements kind.Server: sessions of the old role, at the server and at its replicas, and clients of it at
 // PgBouncers.
 func (k *Kind) InUse(ctx context.Context, c kind.Change) (int, string, error) {
-	from, to, err := both(c)
-	if err != nil || from.User == "" {
-		return 0, "", err
-	}
-	if from.User == to.User {
-		return 0, fmt.Sprintf("both versions are of role %s: the server cannot tell their sessions apart", from.User), nil
-	}
-	total := 0
-	var words []string
-	for _, at := range append([]place{home(c.Connection)}, replicas(c.Connection)...) {
-		found, err := k.sessions(ctx, c.Connection, at, from.User)
-		if err != nil {
-			return 0, "", err
-		}
-		if found.count > 0 {
-			total += found.count
-			words = append(words, fmt.Sprintf("%d sessions of role %s at %s: %s", found.count, from.User, at.what, found))
-		}
-	}
-	pooled, err := k.pooled(ctx, c.Connection, from.User)
-	if err != nil {
-		return 0, "", err
-	}
-	if idle := min(pooled.servers, total); pooled.clients == 0 && idle > 0 { // of nobody: no client can get at them
-		total -= idle
-		words = append(words, fmt.Sprintf("%d of them are PgBouncer's without a client", idle))
-	}
-	if pooled.clients > 0 {
-		total += pooled.clients
-		words = append(words, fmt.Sprintf("%d clients of role %s at PgBouncer", pooled.clients, from.User))
-	}
-	return total, strings.Join(words, "; "), nil
+	return k.count(ctx, c, 0)
 }
 
 // Retire implements kind.Server. The role stays: it is the next one's turn, or the owner.

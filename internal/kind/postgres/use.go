@@ -37,6 +37,8 @@ type census struct {
 	mu      sync.Mutex
 	next    *look // that those who ask now share; nil: nobody has asked yet
 	running bool
+
+	samples sampler // of the same place
 }
 
 // looking gives the sessions of roles.
@@ -103,11 +105,21 @@ func (c *census) run() {
 	}
 }
 
-// sessions gives those of a role at a place.
-func (k *Kind) sessions(ctx context.Context, c kind.Connection, at place, role string) (use, error) {
-	found, err := k.census(c, at).ask(ctx, role, func(ctx context.Context, roles []string) (map[string]use, error) {
-		return k.lookAt(ctx, c, at, roles)
-	})
+// sessions returns those of a role at a place: of this moment, or seen within d.
+func (k *Kind) sessions(ctx context.Context, c kind.Connection, at place, role string, d time.Duration) (use, error) {
+	var found use
+	var err error
+	if d == 0 {
+		found, err = k.census(c, at).ask(ctx, role, func(ctx context.Context, roles []string) (map[string]use, error) {
+			return k.lookAt(ctx, c, at, roles)
+		})
+	} else {
+		found, err = k.sampler(c, at).ask(ctx, role, d, func(roles []string, long time.Duration) (map[string]use, error) {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), long+patience)
+			defer cancel()
+			return k.sampleAt(ctx, c, at, roles, long)
+		})
+	}
 	return found, plain(err, at)
 }
 
@@ -126,39 +138,13 @@ func (k *Kind) census(c kind.Connection, at place) *census {
 	return k.looks[name]
 }
 
-// lookAt gives the sessions of roles at a place.
+// lookAt returns the sessions of roles at a place.
 func (k *Kind) lookAt(ctx context.Context, c kind.Connection, at place, roles []string) (map[string]use, error) {
 	var found map[string]use
 	err := k.admin(ctx, c, at, func(conn *pgx.Conn) error {
-		found = map[string]use{}
-		names := make([]string, 0, len(roles))
-		for _, role := range roles {
-			names = append(names, literal(role))
-		}
-		rows, err := conn.Query(ctx, `
-			SELECT usename::text, pid, coalesce(application_name, ''), coalesce(client_addr::text, ''), coalesce(datname::text, ''),
-				extract(epoch FROM now() - backend_start)::float8
-			FROM pg_stat_activity
-			WHERE usename IN (`+strings.Join(names, ", ")+`) AND application_name <> `+literal(ownName)+` AND pid <> pg_backend_pid()
-			ORDER BY backend_start`)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var pid int
-			var role, application, address, database string
-			var age *float64
-			if err := rows.Scan(&role, &pid, &application, &address, &database, &age); err != nil {
-				return err
-			}
-			of := found[role]
-			if of.count++; of.count <= fewSessions {
-				of.words = append(of.words, inWords(pid, age, application, database, address))
-			}
-			found[role] = of
-		}
-		return rows.Err()
+		var err error
+		found, err = readUses(conn.Query(ctx, repeated(roles, 1, 0, time.Minute)))
+		return err
 	})
 	return found, err
 }
@@ -171,7 +157,7 @@ func inWords(pid int, age *float64, parts ...string) string {
 		}
 	}
 	if age != nil {
-		word += fmt.Sprintf(", open for %s", (time.Duration(*age) * time.Second).Round(time.Second))
+		word += fmt.Sprintf(", open for %s", (time.Duration(max(*age, 0)) * time.Second).Round(time.Second))
 	}
 	return word
 }

@@ -41,6 +41,7 @@ func TestPostgreSQL18(t *testing.T) {
 	t.Run("settings", TestSettingsAreNoStatements)
 	t.Run("owner", TestOwnerThatARoleGivesItself)
 	t.Run("verify query", TestVerifyQuery)
+	t.Run("short sessions", TestSampleSeesShortSessions)
 }
 
 // An administrator that is no superuser can do it all with CREATEROLE, and on 16 and newer with the admin option on the

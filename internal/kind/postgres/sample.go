@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+const (
+	// sampleShare is how much of a core dense samples may take of a server.
+	sampleShare = 0.02
+	// minPeriod and maxPeriod bound the time between two samples. A session that logs in, runs a statement and leaves is
+	// visible for some 3 ms on a local network.
+	minPeriod = 2500 * time.Microsecond
+	maxPeriod = 25 * time.Millisecond
+	// calibration is how many samples are taken to see what one costs, and costAge how long that holds.
+	calibration = 40
+	costAge     = time.Minute
+	// joinTime is how long after its begin a sample still counts for a caller who has asked for the one before, too.
+	joinTime = 150 * time.Millisecond
+)
+
+// Sample implements kind.Sampler: all that InUse asks is asked again and again.
+func (k *Kind) Sample(ctx context.Context, c kind.Change, d time.Duration) (int, string, error) {
+	return k.count(ctx, c, d)
+}
+
+// count counts sessions of the old role at the server and at its replicas, and clients of it at PgBouncers: those of this
+// moment, or those seen within d.
+func (k *Kind) count(ctx context.Context, c kind.Change, d time.Duration) (int, string, error) {
+	from, to, err := both(c)
+	if err != nil || from.User == "" {
+		return 0, "", err
+	}
+	if from.User == to.User {
+		return 0, fmt.Sprintf("both versions are of role %s: the server cannot tell their sessions apart", from.User), nil
+	}
+	places := append([]place{home(c.Connection)}, replicas(c.Connection)...)
+	found, errs := make([]use, len(places)), make([]error, len(places)+1)
+	var pooled pool
+	var busy sync.WaitGroup
+	for n, at := range places {
+		busy.Go(func() { found[n], errs[n] = k.sessions(ctx, c.Connection, at, from.User, d) })
+	}
+	busy.Go(func() { pooled, errs[len(places)] = k.pooled(ctx, c.Connection, from.User, d) })
+	busy.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return 0, "", err
+		}
+	}
+	total := 0
+	var words []string
+	for n, at := range places {
+		if found[n].count > 0 {
+			total += found[n].count
+			words = append(words, fmt.Sprintf("%d sessions of role %s at %s: %s", found[n].count, from.User, at.what, found[n]))
+		}
+	}
+	if idle := min(pooled.servers, total); pooled.clients == 0 && idle > 0 { // of nobody: no client can get at them
+		total -= idle
+		words = append(words, fmt.Sprintf("%d of them are PgBouncer's without a client", idle))
+	}
+	if pooled.clients > 0 {
+		total += pooled.clients
+		words = append(words, fmt.Sprintf("%d clients of role %s at PgBouncer", pooled.clients, from.User))
+	}
+	return total, strings.Join(words, "; "), nil
+}
+
+// sampler samples the sessions of a place for all callers, one second or so at a time. Callers who ask again as soon as
+// they are answered are sampled without a break: a sample goes on with the roles of the one before.
+type sampler struct {
+	mu      sync.Mutex
+	current *sample
+	next    *sample
+	running bool
+	cost    time.Duration // of one look
+	costAt  time.Time     // when that was measured
+}
+
+// sample is one sample.
+type sample struct {
+	roles map[string]bool // that are looked for
+	asked map[string]bool // for whom somebody waits
+	long  time.Duration
+	begun time.Time
+
+	done  chan struct{} // closed when what follows is set
+	found map[string]use
+	err   error
+}
+
+// taking samples the sessions of roles for so long.
+type taking func(roles []string, long time.Duration) (map[string]use, error)
+
+// ask returns the sessions of a role that are seen within a sample of that length which begins from now on, or has begun
+// just now and goes on from one that the same caller has asked for.
+func (s *sampler) ask(ctx context.Context, role string, long time.Duration, take taking) (use, error) {
+	s.mu.Lock()
+	of := s.current
+	if of == nil || !of.roles[role] || time.Since(of.begun) > joinTime || of.long < long {
+		if s.next == nil {
+			s.next = &sample{roles: map[string]bool{}, asked: map[string]bool{}, done: make(chan struct{})}
+		}
+		of = s.next
+	}
+	of.roles[role], of.asked[role] = true, true
+	if of == s.next {
+		of.long = max(of.long, long)
+	}
+	if !s.running {
+		s.running = true
+		go s.run(take)
+	}
+	s.mu.Unlock()
+	select {
+	case <-of.done:
+		return of.found[role], of.err
+	case <-ctx.Done():
+		return use{}, ctx.Err()
+	}
+}
+
+// run takes samples until nobody has asked for the last one.
+func (s *sampler) run(take taking) {
+	var last *sample
+	for {
+		s.mu.Lock()
+		one := s.next
+		s.next = nil
+		if one == nil && last != nil && len(last.asked) > 0 && last.err == nil {
+			one = &sample{roles: map[string]bool{}, asked: map[string]bool{}, done: make(chan struct{}), long: last.long}
+		}
+		if one == nil {
+			s.current, s.running = nil, false
+			s.mu.Unlock()
+			return
+		}
+		if last != nil {
+			maps.Copy(one.roles, last.asked)
+		}
+		one.begun = now()
+		s.current = one
+		roles := slices.Sorted(maps.Keys(one.roles))
+		s.mu.Unlock()
+		one.found, one.err = take(roles, one.long)
+		s.mu.Lock() // nobody joins from here on
+		s.current = nil
+		s.mu.Unlock()
+		close(one.done)
+		last = one
+	}
+}
+
+// sampler returns the one of a place.
+func (k *Kind) sampler(c kind.Connection, at place) *sampler { return &k.census(c, at).samples }
+
+// sampleAt samples the sessions of roles at a place: in one statement, which loops on the server.
+func (k *Kind) sampleAt(ctx context.Context, c kind.Connection, at place, roles []string, long time.Duration) (map[string]use, error) {
+	of := k.sampler(c, at)
+	var found map[string]use
+	err := k.admin(ctx, c, at, func(conn *pgx.Conn) error {
+		of.mu.Lock()
+		cost, fresh := of.cost, !of.costAt.IsZero() && time.Since(of.costAt) < costAge
+		of.mu.Unlock()
+		if !fresh {
+			var err error
+			if cost, err = costOf(ctx, conn); err != nil {
+				return err
+			}
+			of.mu.Lock()
+			of.cost, of.costAt = cost, now()
+			of.mu.Unlock()
+		}
+		period := min(max(time.Duration(float64(cost)/sampleShare), minPeriod), maxPeriod)
+		var err error
+		found, err = readUses(conn.Query(ctx, samples(roles, long, period)))
+		return err
+	})
+	return found, err
+}
+
+// costOf measures what one look at the sessions of a server takes of it, without the way there and back.
+func costOf(ctx context.Context, conn *pgx.Conn) (time.Duration, error) {
+	var took [2]time.Duration
+	for n, looks := range []int{1, 1 + calibration} {
+		begun := now()
+		if _, err := readUses(conn.Query(ctx, repeated([]string{""}, looks, 0, time.Minute))); err != nil {
+			return 0, err
+		}
+		took[n] = time.Since(begun)
+	}
+	if took[1] <= took[0] { // the server was busy with something else
+		return took[1] / (1 + calibration), nil
+	}
+	return (took[1] - took[0]) / calibration, nil
+}
+
+// samples is the statement that looks for that long.
+func samples(roles []string, long, period time.Duration) string {
+	return repeated(roles, int(long/period)+1, period, long)
+}
+
+// repeated is the statement that looks at the sessions of roles so often, at most for that long. Each look depends on the
+// pause before it, so that the server makes it anew; and a snapshot of the statistics holds for a whole transaction, unless
+// it is cleared (PostgreSQL's documentation, "The Cumulative Statistics System"). It returns each session once.
+func repeated(roles []string, looks int, period, long time.Duration) string {
+	names := make([]string, 0, len(roles))
+	for _, role := range roles {
+		names = append(names, literal(role))
+	}
+	seconds := func(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', 6, 64) }
+	return `
+		SELECT DISTINCT pg_catalog.pg_get_userbyid(a.usesysid)::text, a.pid, coalesce(a.application_name, ''),
+			coalesce(a.client_addr::text, ''), coalesce((SELECT d.datname::text FROM pg_catalog.pg_database d WHERE d.oid = a.datid), ''),
+			extract(epoch FROM pg_catalog.statement_timestamp() - a.backend_start)::float8
+		FROM pg_catalog.generate_series(1, ` + strconv.Itoa(looks) + `) AS g (i)
+		CROSS JOIN LATERAL (
+			SELECT g.i AS n, pg_catalog.pg_sleep(` + seconds(period) + `) AS slept, pg_catalog.pg_stat_clear_snapshot() AS cleared
+			WHERE pg_catalog.clock_timestamp() < pg_catalog.statement_timestamp() + ` + seconds(long) + ` * interval '1 second'
+		) AS t
+		CROSS JOIN LATERAL pg_catalog.pg_stat_get_activity(CASE WHEN t.n > 0 THEN NULL::int4 END) AS a
+		WHERE a.usesysid = ANY (ARRAY(SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname IN (` + strings.Join(names, ", ") + `)))
+			AND coalesce(a.application_name, '') <> ` + literal(ownName) + ` AND a.pid <> pg_catalog.pg_backend_pid()`
+}
+
+// readUses reads sessions by role. A session may be listed more than once, if it has changed its application_name.
+func readUses(rows pgx.Rows, err error) (map[string]use, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	found := map[string]use{}
+	seen := map[string]bool{}
+	for rows.Next() {
+		var pid int
+		var role, application, address, database string
+		var age *float64
+		if err := rows.Scan(&role, &pid, &application, &address, &database, &age); err != nil {
+			return nil, err
+		}
+		name := fmt.Sprint(role, " ", pid)
+		if age != nil {
+			name += fmt.Sprint(" ", *age)
+		}
+		if seen[name] {
+			continue
+		}
+		seen[name] = true
+		of := found[role]
+		if of.count++; of.count <= fewSessions {
+			of.words = append(of.words, inWords(pid, age, application, database, address))
+		}
+		found[role] = of
+	}
+	return found, rows.Err()
+}
+
+// pooled asks all consoles for a user, once or again and again for d; then it returns the most that each has said.
+func (k *Kind) pooled(ctx context.Context, c kind.Connection, user string, d time.Duration) (pool, error) {
+	var sum pool
+	for _, text := range strings.Fields(c.Options[fieldBouncers]) {
+		u, err := dsn.Parse(text, schemes...)
+		if err != nil {
+			return sum, err
+		}
+		at := place{what: "the PgBouncer " + u.Host(), host: u.Host(), database: u.Path(), sslmode: u.Query().Get("sslmode"), pooler: true}
+		var most pool
+		err = k.login(ctx, c, at, u.User, c.Secrets[fieldConsole], func(conn *pgx.Conn) error {
+			for begun := now(); ; {
+				asked := now()
+				now, err := askConsole(ctx, conn, user)
+				if err != nil {
+					return err
+				}
+				most.clients, most.servers = max(most.clients, now.clients), max(most.servers, now.servers)
+				if time.Since(begun) >= d {
+					return nil
+				}
+				rest := min(max(time.Duration(float64(time.Since(asked))/sampleShare), minPeriod), maxPeriod)
+				if err := wait(ctx, rest); err != nil {
+					return err
+				}
+			}
+		})
+		if err != nil {
+			return sum, err
+		}
+		sum.clients, sum.servers = sum.clients+most.clients, sum.servers+most.servers
+	}
+	return sum, nil
+}
+
+func askConsole(ctx context.Context, conn *pgx.Conn, user string) (now pool, err error) {
+	if now.clients, err = countUser(ctx, conn, "SHOW CLIENTS", user); err == nil {
+		now.servers, err = countUser(ctx, conn, "SHOW SERVERS", user)
+	}
+	return now, err
+}
+
+// now is for measuring how long something takes.
+func now() time.Time { return time.Now() } //nolint:forbidigo // a stopwatch: nothing that is decided or stored depends on it
+
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A client that logs in, runs a statement and leaves is seen by a sample of a second, though a look would miss it.
+func TestSampleSeesShortSessions(t *testing.T) {
+	ctx := t.Context()
+	w := newWorld(t, "", nil)
+	c := w.next(w.first)
+	w.ok(w.kind.Stage(ctx, c))
+	visit := func() {
+		conn, err := w.session(c.From)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close(ctx) //nolint:errcheck // nothing is pending
+		if _, err := conn.Exec(ctx, "SELECT pg_sleep(0.02)"); err != nil {
+			t.Error(err)
+		}
+	}
+	missed := 0
+	const visits = 10
+	for range visits {
+		var visitor sync.WaitGroup
+		visitor.Go(func() {
+			if wait(ctx, 300*time.Millisecond) == nil {
+				visit()
+			}
+		})
+		n, what, err := w.kind.Sample(ctx, c, time.Second)
+		w.ok(err)
+		visitor.Wait()
+		if n == 0 {
+			missed++
+		} else if !strings.Contains(what, "sessions of role "+w.app) {
+			t.Errorf("what: %s", what)
+		}
+	}
+	if missed > 0 {
+		t.Errorf("%d of %d visits were missed", missed, visits)
+	}
+	if n, what, err := w.kind.Sample(ctx, c, time.Second); n != 0 || err != nil {
+		t.Errorf("nobody is there, and it counts %d: %s (%v)", n, what, err)
+	}
+	conn, err := w.session(c.From)
+	w.ok(err)
+	defer conn.Close(ctx) //nolint:errcheck // nothing is pending
+	if n, what, err := w.kind.Sample(ctx, c, time.Second); n != 1 || err != nil {
+		t.Errorf("one session is there throughout, and it counts %d: %s (%v)", n, what, err)
+	}
+}
+
+// Callers who ask again at once are sampled without a break, and share what they are told.
+func TestSamplesWithoutABreak(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s sampler
+		var mu sync.Mutex
+		var log []string
+		begun := time.Now()
+		take := func(roles []string, long time.Duration) (map[string]use, error) {
+			mu.Lock()
+			log = append(log, fmt.Sprintf("%s %s", time.Since(begun), strings.Join(roles, "+")))
+			mu.Unlock()
+			time.Sleep(long) //nolint:forbidigo // in the bubble's time
+			return map[string]use{}, nil
+		}
+		var callers sync.WaitGroup
+		caller := func(role string, after time.Duration) {
+			callers.Go(func() {
+				time.Sleep(after) //nolint:forbidigo // in the bubble's time
+				for range 3 {
+					if _, err := s.ask(context.Background(), role, time.Second, take); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		caller("a", 0)
+		caller("b", 500*time.Millisecond)
+		callers.Wait()
+		synctest.Wait()
+		want := "0s a, 1s a+b, 2s a+b, 3s a+b"
+		if got := strings.Join(log, ", "); !strings.HasPrefix(got, want) {
+			t.Errorf("samples: %s; want %s", got, want)
+		}
+		if left, err := s.ask(context.Background(), "c", time.Second, take); err != nil || left.count != 0 {
+			t.Errorf("after all have left: %v", err)
+		}
+		time.Sleep(5 * time.Second) //nolint:forbidigo // in the bubble's time: until it has ended by itself
+	})
+}
