@@ -28,6 +28,7 @@ const (
 	fieldCA       = "tls_ca"
 	fieldCert     = "tls_cert"
 	fieldKey      = "tls_key"
+	fieldMethods  = "auth_methods"
 )
 
 // minVersion is the oldest server that this kind knows, as server_version_num.
@@ -44,6 +45,7 @@ func (*Kind) ConnectionFields() []kind.Field {
 		{Name: fieldCA, Sends: []string{kind.FieldPassword, fieldConsole}, Description: "The CA of the server's certificate, in PEM (@file), where it is not among the system's."},
 		{Name: fieldCert, Description: "The administrator's client certificate, in PEM (@file)."},
 		{Name: fieldKey, Secret: true, Lines: true, Description: "The private key of tls_cert, in PEM (@file)."},
+		{Name: fieldMethods, Default: methodSCRAM, Sends: []string{kind.FieldPassword, fieldConsole}, Description: "How a password may be shown to a server that asks for it: scram-sha-256, md5, password (in the clear), none (it asks for nothing), with commas between. Holds for logins with new versions, too, which may also be asked for nothing."},
 	}
 }
 
@@ -64,6 +66,9 @@ func (k *Kind) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
 	if !u.Password.Empty() {
 		c.Secrets[kind.FieldPassword] = u.Password
 		options[fieldURL] = u.String()
+	}
+	if _, err := methods(c); err != nil {
+		return c, err
 	}
 	if (options[fieldCert] == "") != c.Secrets[fieldKey].Empty() {
 		return c, errors.New("tls_cert and tls_key belong together; give both or none")
@@ -161,7 +166,7 @@ func (k *Kind) CheckConnection(ctx context.Context, c kind.Connection) ([]string
 	if _, err := k.pooled(ctx, c, a.name, 0); err != nil {
 		return nil, fmt.Errorf("pgbouncers: %w", err)
 	}
-	return notes, nil
+	return append(notes, exposed(c, append([]place{home(c)}, replicas(c)...))...), nil
 }
 
 // RotateRoot implements kind.Connector. A role of PostgreSQL has one password, so that the old one ends when the new one is

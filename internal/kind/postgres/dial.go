@@ -36,6 +36,8 @@ const (
 	idleSession = time.Minute
 	// lockTimeout bounds the wait for somebody else who changes the same role.
 	lockTimeout = "10s"
+	// mostMessage is how long a message of a server may be that has let us in: all settings of a role are one.
+	mostMessage = 4 << 20
 )
 
 // place is somewhere to log in.
@@ -70,6 +72,10 @@ func (p place) config(c kind.Connection, user string, password key.Value) (*pgx.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	if !p.pooler { // PgBouncer refuses the parameter; it wins over all that roles and databases have set
 		config.RuntimeParams["search_path"] = pgsession.SearchPath
+	}
+	pgsession.Limit(&config.Config, mostMessage)
+	if err := restrict(c, config); err != nil {
+		return nil, err
 	}
 	return config, secure(c, config)
 }
@@ -316,6 +322,9 @@ func plain(err error, at place) error {
 	}
 	var connecting *pgconn.ConnectError
 	if errors.As(err, &connecting) {
+		if remedy := unwanted(err.Error()); remedy != "" {
+			return fault{fmt.Sprintf("%s does not let us log in as auth_methods demands: %s", at.what, remedy), err}
+		}
 		return fault{fmt.Sprintf("%s cannot be reached: %s", at.what, lastLine(connecting.Unwrap().Error())), err}
 	}
 	return fault{fmt.Sprintf("%s: %s", at.what, lastLine(err.Error())), err}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// The ways to log in that auth_methods may name, as libpq's require_auth does. A server chooses among them, and so does
+// whoever takes its place: only methodSCRAM keeps the password from it.
+const (
+	methodSCRAM    = "scram-sha-256"
+	methodMD5      = "md5"
+	methodPassword = "password" // in the clear
+	methodNone     = "none"     // the server asks for nothing: trust, or a client certificate
+)
+
+// methods are those that a connection allows.
+func methods(c kind.Connection) ([]string, error) {
+	var all []string
+	for _, name := range list(c.Options[fieldMethods]) {
+		switch name {
+		case methodSCRAM, methodMD5, methodPassword, methodNone:
+			if !slices.Contains(all, name) {
+				all = append(all, name)
+			}
+		default:
+			return nil, fmt.Errorf("auth_methods: %q is not known; name some of %s, %s, %s and %s, with commas between", name, methodSCRAM, methodMD5, methodPassword, methodNone)
+		}
+	}
+	if len(all) == 0 {
+		all = []string{methodSCRAM}
+	}
+	return all, nil
+}
+
+// restrict lets a login use the methods of its connection only. One that has no exchange at all gives nothing away: whether
+// a workload's server asks for a password is not ours to decide, and the administrator's certificate needs none.
+func restrict(c kind.Connection, config *pgx.ConnConfig) error {
+	all, err := methods(c)
+	if err != nil {
+		return err
+	}
+	u, err := parseAdmin(c)
+	if (err != nil || u.User != config.User || c.Options[fieldCert] != "") && !slices.Contains(all, methodNone) {
+		all = append(all, methodNone)
+	}
+	config.RequireAuth, config.ChannelBinding = strings.Join(all, ","), "prefer"
+	return nil
+}
+
+// unwanted says what to do where a server asks for a password by a method that the connection does not allow; empty where
+// that is not what is wrong.
+func unwanted(text string) string {
+	if !strings.Contains(text, "authentication method requirement") {
+		return ""
+	}
+	_, after, _ := strings.Cut(text, "server requested ")
+	method, _, found := strings.Cut(after, " authentication")
+	if !found {
+		return "it asks for no password, which " + methodSCRAM + " would prove it to know; let it ask (pg_hba.conf), or add none to auth_methods of the connection"
+	}
+	return fmt.Sprintf("it asks for the password by the method %s, so that the password was not sent; let it use %s (pg_hba.conf, and the password set anew with password_encryption = '%[2]s'; of PgBouncer: auth_type), or add %[1]s to auth_methods of the connection", method, methodSCRAM)
+}
+
+// exposed are notes on places where nothing proves who the server is: a machine of somebody else may answer in its place.
+func exposed(c kind.Connection, places []place) []string {
+	all, err := methods(c)
+	if err != nil {
+		return nil
+	}
+	var notes []string
+	for _, at := range places {
+		config, err := at.config(c, "", c.Secrets[kind.FieldPassword])
+		if err != nil || proven(&config.Config) {
+			continue
+		}
+		note := at.what + " is not proven to be the server: without sslmode=verify-full in its URL (and tls_ca, where its CA is not among the system's) another machine can answer in its place"
+		switch {
+		case slices.Contains(all, methodPassword):
+			note += "; auth_methods allows password: the password crosses the network in the clear"
+		case slices.Contains(all, methodMD5):
+			note += "; auth_methods allows md5: whoever listens can guess the password"
+		}
+		notes = append(notes, note)
+	}
+	return notes
+}
+
+// proven reports whether each address is of this machine, or shows a certificate that is verified.
+func proven(config *pgconn.Config) bool {
+	ways := []*pgconn.FallbackConfig{{Host: config.Host, Port: config.Port, TLSConfig: config.TLSConfig}}
+	for _, way := range append(ways, config.Fallbacks...) {
+		verified := way.TLSConfig != nil && (!way.TLSConfig.InsecureSkipVerify || way.TLSConfig.VerifyPeerCertificate != nil || way.TLSConfig.VerifyConnection != nil)
+		if !verified && !near(way.Host) {
+			return false
+		}
+	}
+	return true
+}
+
+// near reports whether a host is a socket, or the loopback.
+func near(host string) bool {
+	network, _ := pgconn.NetworkAddress(host, 0)
+	ip := net.ParseIP(host)
+	return network == "unix" || host == "localhost" || ip != nil && ip.IsLoopback()
+}
