@@ -221,5 +221,11 @@ func retryAfter(attempts int, fault error) time.Duration {
 	if use := (inUse{}); errors.As(fault, &use) {
 		return min(backoff(attempts), lookAgain)
 	}
+	if b := (blocked{}); errors.As(fault, &b) {
+		if attempts >= orphanAfter {
+			return retryMost
+		}
+		return min(backoff(attempts), lookBlocked)
+	}
 	return backoff(attempts)
 }

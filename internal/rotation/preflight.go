@@ -4,7 +4,6 @@ package rotation
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -18,6 +17,15 @@ import (
 // planDeadline bounds how long a plan waits for servers.
 const planDeadline = 15 * time.Second
 
+// blocked is what an operator has to mend before anything is changed. It is looked at again soon, since the operator waits
+// for that.
+type blocked struct{ text string }
+
+func (b blocked) Error() string { return b.text }
+
+// lookBlocked is the longest time between two looks at what blocks a rotation.
+const lookBlocked = 15 * time.Second
+
 // preflightCall is a change that its kind can check before it is made.
 type preflightCall struct {
 	kind   kind.Preflighter
@@ -28,7 +36,7 @@ type preflightCall struct {
 func (p preflightCall) refuse(ctx context.Context) error {
 	blockers, _, err := p.kind.Preflight(ctx, p.change)
 	if err == nil && len(blockers) > 0 {
-		err = errors.New(strings.Join(blockers, "; "))
+		err = blocked{strings.Join(blockers, "; ")}
 	}
 	return err
 }

@@ -3,10 +3,12 @@
 package rotation
 
 import (
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -64,5 +66,14 @@ func TestPreflightOfAFirstVersion(t *testing.T) {
 	h.server.blockers = []string{"GRANT is missing"}
 	if _, _, err := h.engine.First(t.Context(), "one", key.Value{}, testActor); err == nil || !strings.Contains(err.Error(), "GRANT is missing") || len(h.server.calls) > 0 {
 		t.Errorf("first version with a blocker: %v, after calls %q", err, h.server.calls)
+	}
+}
+
+// Whoever has mended what blocks a rotation does not wait for long.
+func TestBlockersAreLookedAtSoon(t *testing.T) {
+	for attempts, most := range map[int]time.Duration{1: time.Second, 8: lookBlocked, orphanAfter: retryMost} {
+		if after := retryAfter(attempts, fmt.Errorf("key: %w", blocked{"GRANT"})); after > most {
+			t.Errorf("after %d attempts it is looked at after %s", attempts, after)
+		}
 	}
 }

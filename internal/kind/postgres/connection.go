@@ -111,7 +111,7 @@ func parseAdmin(c kind.Connection) (dsn.Target, error) {
 
 // administrator is what the server says of whoever logs in by a connection.
 type administrator struct {
-	name                string
+	name, quoted        string // quoted where statements need that
 	version             int
 	super, creates      bool
 	signals, inRecovery bool
@@ -122,10 +122,10 @@ func (k *Kind) administrator(ctx context.Context, c kind.Connection) (a administ
 	var version string
 	err = k.admin(ctx, c, home(c), func(conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, `
-			SELECT current_user::text, current_setting('server_version_num'), rolsuper, rolcreaterole,
-				pg_has_role('pg_signal_backend', 'MEMBER'), pg_is_in_recovery(), (SELECT count(*) FROM pg_stat_get_wal_senders())
+			SELECT current_user::text, quote_ident(current_user), current_setting('server_version_num'), rolsuper, rolcreaterole,
+				pg_has_role('pg_signal_backend', 'USAGE'), pg_is_in_recovery(), (SELECT count(*) FROM pg_stat_get_wal_senders())
 			FROM pg_roles WHERE rolname = current_user`,
-		).Scan(&a.name, &version, &a.super, &a.creates, &a.signals, &a.inRecovery, &a.standbys)
+		).Scan(&a.name, &a.quoted, &version, &a.super, &a.creates, &a.signals, &a.inRecovery, &a.standbys)
 	})
 	if err == nil {
 		if a.version, err = strconv.Atoi(version); err != nil {

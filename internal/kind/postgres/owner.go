@@ -43,6 +43,14 @@ type known struct {
 	May         bool        `json:"may"`         // act as the role that its own setting of role names
 	Login       bool        `json:"login"`       // may log in
 	Comment     string      `json:"comment"`     // see mark
+	Quoted      string      `json:"quoted"`      // its name, quoted where that is needed
+	Super       bool        `json:"super"`       // is a superuser
+	Creates     bool        `json:"creates"`     // CREATEROLE
+	Replicates  bool        `json:"replicates"`  // REPLICATION
+	Bypasses    bool        `json:"bypasses"`    // BYPASSRLS
+	Admin       bool        `json:"admin"`       // the administrator has the admin option on it
+	Own         bool        `json:"own"`         // is the administrator
+	Powers      []string    `json:"powers"`      // roles that it may act as and no application should
 }
 
 func (k known) settings() []setting {
@@ -79,6 +87,11 @@ func lookUp(k key.Key, role, present string) string {
 						AND current_setting('server_version_num') >= '160000' THEN 'SET' ELSE 'MEMBER' END)),
 			'login', r.rolcanlogin,
 			'comment', coalesce(shobj_description(r.oid, 'pg_authid'), ''),
+			'quoted', quote_ident(r.rolname), 'super', r.rolsuper, 'creates', r.rolcreaterole, 'replicates', r.rolreplication,
+			'bypasses', r.rolbypassrls, 'admin', pg_has_role(r.oid, 'MEMBER WITH ADMIN OPTION'), 'own', r.rolname = current_user,
+			'powers', (SELECT json_agg(p.rolname ORDER BY p.rolname) FROM pg_roles p
+				WHERE p.oid <> r.oid AND NOT r.rolsuper AND pg_has_role(r.oid, p.oid, 'MEMBER')
+					AND (p.rolsuper OR p.rolcreaterole OR p.rolname = current_user OR p.rolname IN (` + literals(powers) + `))),
 			'settings', (SELECT json_agg(json_build_array(coalesce(b.datname, ''), s) ORDER BY coalesce(b.datname, ''), s)
 				FROM pg_db_role_setting d LEFT JOIN pg_database b ON b.oid = d.setdatabase, unnest(d.setconfig) s
 				WHERE d.setrole = r.oid AND (d.setdatabase = 0 OR b.datname IS NOT NULL)),
@@ -86,6 +99,14 @@ func lookUp(k key.Key, role, present string) string {
 				WHERE m.member = r.oid AND coalesce(to_json(m) ->> 'inherit_option', 'true') = 'true'
 					AND coalesce(to_json(m) ->> 'set_option', 'true') = 'true'))
 		FROM pg_roles r WHERE r.rolname IN (` + strings.Join(asked, ", ") + `)`
+}
+
+func literals(names []string) string {
+	quoted := make([]string, 0, len(names))
+	for _, name := range names {
+		quoted = append(quoted, literal(name))
+	}
+	return strings.Join(quoted, ", ")
 }
 
 // readRoles reads the answer to lookUp.

@@ -63,6 +63,8 @@ const (
 	optionOwner    = "owner"
 	optionVerify   = "verify_urls"
 	optionQuery    = "verify_query"
+
+	optionSessionUser = "allow_session_user"
 )
 
 // Fields implements kind.Kind.
@@ -75,6 +77,7 @@ func (*Kind) Fields() []kind.Field {
 		{Name: optionOwner, Description: "The role that sessions act as. Default: the role of the imported URL; needed where the first version is generated."},
 		{Name: optionVerify, Default: "true", Description: "Log in through the URLs themselves before anybody is given them. false where Vault cannot reach their hosts: then the connection's server and its replicas alone are tried."},
 		{Name: optionQuery, Default: "SELECT 1", Description: "A query that is run as the owner to see that a new login role works, as SELECT 1 FROM public.orders LIMIT 1. It runs in a read-only transaction with search_path=pg_catalog, so that tables need their schema; of an error no more than the SQLSTATE is told."},
+		{Name: optionSessionUser, Default: "false", Description: "Rotate although a policy on rows goes by session_user, which is another login role after each rotation."},
 	}
 }
 
@@ -106,6 +109,9 @@ func (k *Kind) Normalize(options kind.Options) (kind.Options, error) {
 	}
 	if full[optionVerify] != "true" && full[optionVerify] != "false" {
 		return nil, fmt.Errorf("verify_urls %q is neither true nor false", full[optionVerify])
+	}
+	if allow := full[optionSessionUser]; allow != "true" && allow != "false" {
+		return nil, fmt.Errorf("%s %q is neither true nor false", optionSessionUser, allow)
 	}
 	return full, nil
 }

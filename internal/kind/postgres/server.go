@@ -85,6 +85,9 @@ func (k *Kind) Stage(ctx context.Context, c kind.Change) error {
 		if err != nil {
 			return nil, err
 		}
+		if err := owner.safe(roles[owner.name], c.Connection); err != nil {
+			return nil, err
+		}
 		return append(owner.lend(roles, to.User, verifier), marks(c, roles, from.User, to.User)...), nil
 	})
 }

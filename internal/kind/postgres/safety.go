@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// fieldOwners is the field of a connection that names the roles which keys may act as.
+const fieldOwners = "allowed_owners"
+
+// powers are the roles whose members act at the server's host with the rights of the server itself.
+var powers = []string{"pg_execute_server_program", "pg_read_server_files", "pg_write_server_files"}
+
+// safe returns an error where login roles must not act as the owner: whoever gets the application's URL would rule the
+// server. A role with less than all power is lent where the connection names it.
+func (o owner) safe(of known, c kind.Connection) error {
+	const remedy = "make a role of the application's own, and name it in owner="
+	switch {
+	case of.Super:
+		return faultf("the login roles would act as %s, which is a superuser; %s", o.name, remedy)
+	case of.Own:
+		return faultf("the login roles would act as %s, the administrator of connection %s; %s", o.name, c.Name, remedy)
+	}
+	var has, mends []string
+	for name, attribute := range map[string]bool{"CREATEROLE": of.Creates, "REPLICATION": of.Replicates, "BYPASSRLS": of.Bypasses} {
+		if attribute {
+			has, mends = append(has, name), append(mends, "NO"+name)
+		}
+	}
+	slices.Sort(has)
+	slices.Sort(mends)
+	var ways []string
+	if len(mends) > 0 {
+		ways = append(ways, fmt.Sprintf("ALTER ROLE %s %s", of.Quoted, strings.Join(mends, " ")))
+	}
+	for _, role := range of.Powers {
+		has = append(has, "membership in "+role)
+		ways = append(ways, fmt.Sprintf("REVOKE %s FROM %s", quoteIfNeeded(role), of.Quoted))
+	}
+	if len(has) == 0 || allowsOwner(c, o.name) {
+		return nil
+	}
+	return faultf("the login roles would act as %s, which has %s: that is more than an application's role should have. Take it away (%s), or allow the role in %s of hyvve/connections/%s",
+		o.name, strings.Join(has, ", "), strings.Join(ways, "; "), fieldOwners, c.Name)
+}
+
+// allowsOwner reports whether a connection names a role in allowed_owners, by a pattern that is not just any.
+func allowsOwner(c kind.Connection, name string) bool {
+	return slices.ContainsFunc(list(c.Options[fieldOwners]), func(pattern string) bool {
+		matched, err := path.Match(pattern, name)
+		return err == nil && matched && strings.Trim(pattern, "*?") != ""
+	})
+}
+
+// quoteIfNeeded quotes an identifier that is not plain, for statements that people read.
+func quoteIfNeeded(name string) string {
+	if name != "" && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_") == "" {
+		return name
+	}
+	return quote(name)
+}
