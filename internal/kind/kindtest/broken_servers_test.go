@@ -43,6 +43,17 @@ type admin interface {
 	Set(ctx context.Context, user, password string) error
 	Drop(ctx context.Context, user string) error
 	End(ctx context.Context, user string) error
+	Note(ctx context.Context, user string) (string, error)
+}
+
+// carryOut does what a user says of itself.
+func carryOut(ctx context.Context, do admin, c kind.Change) error {
+	user, _ := login(c.From)
+	note, err := do.Note(ctx, user)
+	if word := strings.Fields(note); err == nil && len(word) == 3 {
+		err = do.Set(ctx, word[1], word[2])
+	}
+	return err
 }
 
 func dropFrom(ctx context.Context, do admin, c kind.Change) error {
@@ -69,6 +80,9 @@ var brokenServers = map[string]variant{
 			}
 			return b.Kind.Stage(ctx, c)
 		}
+	}},
+	"stage carries out what a user says": {"hostile users", "a note has made user", func(b *broken) {
+		b.stage = act(b, carryOut, b.stage)
 	}},
 	"stage does nothing": {"first version", "login", func(b *broken) {
 		b.stage = func(context.Context, kind.Change) error { return nil }

@@ -30,6 +30,9 @@ type World struct {
 	// For a Server.
 	Use         func(t testing.TB, v key.Value) Session
 	Credentials func(t testing.TB) []string // names of those that can log in now, so that strays are found
+	// Hostile has the users of the server write whatever they may there, so that it runs in sessions which take no care; ran
+	// tells what has run since. nil: not tried, and the log says so.
+	Hostile func(t testing.TB) (ran func() []string)
 
 	// Values are taken as the next versions, over and over, where the kind is no Generator: two at least, of which each can
 	// be valid beside First and beside each other.
@@ -49,6 +52,9 @@ func Run(t *testing.T, open func(t testing.TB) World) {
 	of := cases(t, w)
 	if _, ok := w.Kind.(kind.Server); ok && w.Freeze == nil {
 		t.Log("the World has no Freeze: a server that takes connections and answers nothing is not tried")
+	}
+	if _, ok := w.Kind.(kind.Server); ok && w.Hostile == nil {
+		t.Log("the World has no Hostile: what users of the server have written there is not tried")
 	}
 	for _, c := range of {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) { c.run(begin(t, open(t))) })
@@ -87,6 +93,9 @@ func cases(t testing.TB, w World) []testCase {
 		all = append(all, serverCases...)
 		if w.First.Empty() {
 			all = append(all, testCase{"first version", firstVersion})
+		}
+		if w.Hostile != nil {
+			all = append(all, testCase{"hostile users", hostileUsers})
 		}
 		if w.Freeze != nil {
 			all = append(all, testCase{"server hangs", serverHangs})

@@ -92,6 +92,7 @@ func toyWorld(of func(toy.Kind) kind.Kind) World {
 		Stop:        func(testing.TB) { d.SetDown(true) },
 		Start:       func(testing.TB) { d.SetDown(false) },
 		Freeze:      func(testing.TB) func() { return d.Freeze() },
+		Hostile:     func(testing.TB) func() []string { return d.Hostile() },
 		Valid:       func(_ testing.TB, v key.Value) bool { return d.Valid(split(v)) },
 		Credentials: func(testing.TB) []string { return d.Users() },
 		Use: func(t testing.TB, v key.Value) Session {

@@ -65,6 +65,17 @@ func (s *suite) rotate() {
 	s.retired(c)
 }
 
+// hostileUsers rotates while users of the server have written there what they may.
+func hostileUsers(s *suite) {
+	ran := s.Hostile(s)
+	for range 2 {
+		s.rotate()
+	}
+	for _, what := range ran() {
+		s.Errorf("what a user of the server has written has run in a session of the kind's: %s", what)
+	}
+}
+
 // revert goes back from a staged version, before and after workloads present it, and rotates then.
 func revert(s *suite) {
 	for range rounds {

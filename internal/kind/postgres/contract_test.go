@@ -13,6 +13,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/kindtest"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
 )
 
 // An imported URL, and one that is generated for an owner that cannot log in.
@@ -61,6 +62,7 @@ func contractWorld(t testing.TB, adopted bool) kindtest.World {
 				End:   func() { _ = conn.Close(context.Background()) },
 			}
 		},
+		Hostile: w.hostile,
 		Credentials: func(testing.TB) []string {
 			conn := w.dial(w.admin)
 			rows, err := conn.Query(context.Background(), "SELECT rolname::text FROM pg_roles WHERE rolcanlogin AND rolname <> $1 ORDER BY 1", root)
@@ -78,4 +80,32 @@ func contractWorld(t testing.TB, adopted bool) kindtest.World {
 	world.Key.Options, err = w.kind.Normalize(world.Key.Options)
 	w.ok(err)
 	return world
+}
+
+// hostile plants traps before everything else that a session could see, and statements in settings of the owner.
+func (w *world) hostile(testing.TB) (ran func() []string) {
+	evil := fmt.Sprintf("made_by_a_setting_%d", worlds)
+	first := fmt.Sprintf("trap_contract_%d", worlds)
+	var planted []*testbed.Traps
+	for _, schema := range []string{first, "public"} {
+		traps, err := w.postgres.PlantTraps(context.Background(), w.admin, schema)
+		w.ok(err)
+		planted = append(planted, traps)
+	}
+	u, err := dsn.Parse(w.admin, schemes...)
+	w.ok(err)
+	w.admin += "&search_path=pg_catalog" // the test's own sessions
+	w.exec("ALTER DATABASE " + quote(u.Path()) + " SET search_path TO " + quote(first) + ", pg_catalog, public")
+	for _, role := range []string{w.app, w.app + "_owner"} {
+		w.exec("SELECT set_config('search_path', 'public;CREATE/**/ROLE/**/"+evil+"/**/LOGIN;--', false)", "ALTER ROLE "+quote(role)+" SET search_path FROM CURRENT")
+	}
+	return func() []string {
+		all := sprung(w.t, planted)
+		var made bool
+		w.ok(w.dial(w.admin).QueryRow(context.Background(), "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", evil).Scan(&made))
+		if made {
+			all = append(all, "a setting has made role "+evil)
+		}
+		return all
+	}
 }

@@ -104,7 +104,7 @@ func TestTraps(t *testing.T) {
 	}
 }
 
-func sprung(t *testing.T, planted []*testbed.Traps) (all []string) {
+func sprung(t testing.TB, planted []*testbed.Traps) (all []string) {
 	t.Helper()
 	for _, traps := range planted {
 		lines, err := traps.Sprung()

@@ -22,6 +22,7 @@ type Directory struct {
 	admin    string // the administrator's password
 	users    map[string]string
 	sessions map[*Login]bool
+	note     string // what every user says of itself
 	down     bool
 	frozen   chan struct{} // nil, or closed when requests go on
 }
@@ -52,6 +53,20 @@ func (d *Directory) Freeze() (thaw func()) {
 		defer d.mu.Unlock()
 		d.frozen = nil
 		close(frozen)
+	}
+}
+
+// Hostile has every user say of itself what makes another one, if somebody carries it out; ran tells whether that was done.
+func (d *Directory) Hostile() (ran func() []string) {
+	const name = "made-by-a-note"
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.note = "set " + name + " x"
+	return func() []string {
+		if slices.Contains(d.Users(), name) {
+			return []string{"a note has made user " + name}
+		}
+		return nil
 	}
 }
 
@@ -180,6 +195,15 @@ func (a *Administrator) Drop(ctx context.Context, user string) error {
 		delete(a.directory.users, user)
 		return nil
 	})
+}
+
+// Note is what a user says of itself.
+func (a *Administrator) Note(ctx context.Context, user string) (note string, err error) {
+	err = a.directory.request(ctx, func() error {
+		note = a.directory.note
+		return nil
+	})
+	return note, err
 }
 
 // Sessions counts those of a user.

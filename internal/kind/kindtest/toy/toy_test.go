@@ -24,9 +24,10 @@ func TestContract(t *testing.T) {
 				Name: "directory", Options: kind.Options{"url": "toy://admin@directory"},
 				Secrets: map[string]key.Value{"password": key.NewValue("administrator-1")},
 			},
-			Stop:   func(testing.TB) { d.SetDown(true) },
-			Start:  func(testing.TB) { d.SetDown(false) },
-			Freeze: func(testing.TB) func() { return d.Freeze() },
+			Stop:    func(testing.TB) { d.SetDown(true) },
+			Start:   func(testing.TB) { d.SetDown(false) },
+			Freeze:  func(testing.TB) func() { return d.Freeze() },
+			Hostile: func(testing.TB) func() []string { return d.Hostile() },
 			Valid: func(_ testing.TB, v key.Value) bool {
 				user, password, _ := strings.Cut(v.Reveal(), ":")
 				return d.Valid(user, password)
