@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -63,7 +64,7 @@ func (w *World) databaseLogins(ctx context.Context) (logins []Login, err error) 
 	defer conn.Close(ctx) //nolint:errcheck // nothing is pending
 	rows, err := conn.Query(ctx, `
 		WITH roles AS MATERIALIZED (
-			SELECT rolname, rolcanlogin FROM pg_roles WHERE rolname = $1 OR rolname IN ('database_url_a', 'database_url_b'))
+			SELECT rolname, rolcanlogin FROM pg_roles WHERE rolname = $1 OR rolname ~ '^database_url(_[a-z2-7]{6})?_[ab]$')
 		SELECT rolname, rolcanlogin, (SELECT count(*) FROM pg_stat_activity WHERE usename = rolname AND application_name <> 'hyvve-engine')
 		FROM roles ORDER BY rolname`, roleName)
 	if err != nil {
@@ -71,6 +72,9 @@ func (w *World) databaseLogins(ctx context.Context) (logins []Login, err error) 
 	}
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[Login])
 }
+
+// cacheUser matches the users of REDIS_URL, with the id of the mount in their names.
+var cacheUser = regexp.MustCompile(`^(default|redis_url(_[a-z2-7]{6})?_[ab])$`)
 
 // cacheLogins asks Redis for the users of REDIS_URL, in the same order.
 func (w *World) cacheLogins(ctx context.Context) (logins []Login, err error) {
@@ -84,7 +88,7 @@ func (w *World) cacheLogins(ctx context.Context) (logins []Login, err error) {
 	}
 	for line := range strings.Lines(users) {
 		fields := strings.Fields(line)
-		if len(fields) < 3 || !slices.Contains([]string{"default", "redis_url_a", "redis_url_b"}, fields[1]) {
+		if len(fields) < 3 || !cacheUser.MatchString(fields[1]) {
 			continue
 		}
 		l := Login{User: fields[1], Valid: fields[2] == "on"}

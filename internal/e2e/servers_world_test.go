@@ -114,7 +114,8 @@ func (w *serversWorld) defineDatabase(t *testing.T, bed *testbed.Bed) {
 	ok(err)
 	pooled := strings.Replace(bouncer.URL("hyvve", "hyvve_app", password), "?sslmode=disable", "?pgbouncer=true&sslmode=disable&schema=public", 1)
 	w.write(t, "hyvve/keys/database-url", map[string]any{
-		"kind": "postgres", "connection": "main", "urls": "DIRECT_URL=" + direct.Without().Text().Reveal(), "value": pooled,
+		"username": "database_url",
+		"kind":     "postgres", "connection": "main", "urls": "DIRECT_URL=" + direct.Without().Text().Reveal(), "value": pooled,
 	})
 	w.secret(password, root, console.Password.Reveal())
 }
@@ -130,7 +131,7 @@ func (w *serversWorld) defineCache(t *testing.T) {
 	}
 	w.write(t, "hyvve/connections/cache", map[string]any{"kind": "redis", "url": w.redis.UserURL(rootName, root), "nodes": w.replica.Addr, "timeout": "1s"})
 	w.write(t, "hyvve/connections/cache/rotate-root", nil)
-	w.write(t, "hyvve/keys/redis-url", map[string]any{"kind": "redis", "connection": "cache", "value": w.redis.URL + "/0"})
+	w.write(t, "hyvve/keys/redis-url", map[string]any{"kind": "redis", "connection": "cache", "username": "redis_url", "value": w.redis.URL + "/0"})
 	w.secret(root)
 	w.remember(w.redis.URL)
 }

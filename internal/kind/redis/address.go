@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
 // defaultPort is Redis's, for URLs that name none.
@@ -46,8 +47,7 @@ func address(text string) (string, bool) {
 // loopback reports whether an address is this host's own, as far as one sees without asking for names.
 func loopback(addr string) bool {
 	host, _, _ := net.SplitHostPort(addr)
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	return kind.IsLoopback(host)
 }
 
 // userOf is whom a URL logs in as.

@@ -270,7 +270,7 @@ func TestUserThatIsThereAlready(t *testing.T) {
 	w.do(r, "ACL", "SETUSER", "redis_url_a", "on", ">somebodys", "+get")
 	before := w.do(r, "ACL", "LIST")
 	c := w.plan()
-	w.refuses(w.kind.Stage(ctx, c), "there is a user redis_url_a already", "set another username= for the key")
+	w.refuses(w.kind.Stage(ctx, c), "there is a user redis_url_a already", "Set another username= for the key")
 	w.ok(w.kind.Unstage(ctx, c))
 	w.key.Versions = nil
 	w.key.Options[optionStrategy], w.key.Options[optionUsername] = dualPassword, "redis_url_a"

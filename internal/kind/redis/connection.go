@@ -107,7 +107,7 @@ type admin struct {
 
 	seeds []string          // nodes beside addr
 	alias map[string]string // where those nodes are reached that announce other addresses
-	hosts []pattern         // where nodes may be that others name
+	hosts kind.Hosts        // where nodes may be that others name
 }
 
 // readAdmin reads a normalized connection. The error names the field.
@@ -128,7 +128,7 @@ func readAdmin(c kind.Connection) (admin, error) {
 	if a.timeout, err = time.ParseDuration(c.Options[fieldTimeout]); err != nil || a.timeout < minTimeout || a.timeout > maxTimeout {
 		return a, fmt.Errorf("timeout %q is not a duration from %v to %v, such as 5s", c.Options[fieldTimeout], minTimeout, maxTimeout)
 	}
-	for n, text := range listed(c.Options[fieldNodes]) {
+	for n, text := range kind.SplitList(c.Options[fieldNodes]) {
 		announced, reachable, mapped := strings.Cut(text, "=")
 		if !mapped {
 			reachable = announced
@@ -141,8 +141,8 @@ func readAdmin(c kind.Connection) (admin, error) {
 		a.seeds = append(a.seeds, to)
 		a.alias[from] = to
 	}
-	if a.hosts, err = readPatterns(c.Options[fieldHosts]); err != nil {
-		return a, err
+	if a.hosts, err = kind.ParseHosts(c.Options[fieldHosts]); err != nil {
+		return a, fmt.Errorf("hosts: %w", err)
 	}
 	if ca := c.Options[fieldCA]; ca != "" {
 		a.roots = x509.NewCertPool()

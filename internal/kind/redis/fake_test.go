@@ -137,7 +137,7 @@ func TestRedis6(t *testing.T) {
 		if made == nil {
 			return nil
 		}
-		return []any{"flags", items("on"), "passwords", items(strings.TrimPrefix(made[len(made)-1], "#")), "commands", "-@all +get +acl|whoami", "keys", items("app:*", "b\u00a0c")}
+		return []any{"flags", items("on"), "passwords", items(strings.TrimPrefix(made[len(made)-2], "#"), strings.TrimPrefix(made[len(made)-1], "#")), "commands", "-@all +get +acl|whoami", "keys", items("app:*", "b\u00a0c")}
 	}
 	locked := false
 	w := fakeWorld(t, func(args []string) any {
@@ -147,6 +147,8 @@ func TestRedis6(t *testing.T) {
 				return []any{"flags", items("off"), "passwords", []any{}, "commands", "-@all +get +acl|whoami", "keys", items("app:*", "b\u00a0c")}
 			}
 			return []any{"flags", items("on"), "passwords", items(digest(key.NewValue(appPassword))), "commands", "-@all +get +acl|whoami", "keys", items("app:*", "b\u00a0c")}
+		case "ACL GETUSER redis_url_b":
+			return nil
 		case "ACL GETUSER redis_url_a":
 			return made6()
 		case "ACL SETUSER redis_url_a":

@@ -62,7 +62,7 @@ const (
 	optionURL      = "url"
 	optionURLs     = "urls"
 	optionStrategy = "strategy"
-	optionUsername = "username"
+	optionUsername = kind.OptionUsername
 	optionRules    = "rules"
 	optionVerify   = "verify_urls"
 
@@ -77,7 +77,7 @@ func (*Kind) Fields() []kind.Field {
 		{Name: optionURL, Description: "The URL without user and password, parameters and all, as redis://cache:6379/0. Default: that of the version before."},
 		{Name: optionURLs, Description: "Further names with URLs of the same user and password, separated by white space, as QUEUE_URL=redis://queue:6379/1."},
 		{Name: optionStrategy, Default: alternating, Description: "alternating: two users take turns, and the server proves who still uses the old one. dual_password: one user has two passwords during a rotation, where workloads are bound to its name."},
-		{Name: optionUsername, Description: "The users are this name with _a and _b; with dual_password, this name itself, where the first version is generated. Default: the key's name, with '_' for '-'."},
+		{Name: optionUsername, Description: "The users are this name with _a and _b; with dual_password, this name itself, where the first version is generated. Default: the key's name, with '_' for '-', and the id of the mount."},
 		{Name: optionRules, Default: "~* &* +@all -@admin -@dangerous", Description: "What the user may do where the first version is generated, as ACL rules. Rights of an imported version's user are copied."},
 		{Name: optionVerify, Default: "true", Description: "Log in through the URLs themselves before anybody is given them. false where Vault cannot reach their hosts: then the connection's nodes alone are tried."},
 	}
@@ -213,8 +213,10 @@ func (k *Kind) Generate(random io.Reader, of key.Key, from key.Value) (key.Value
 func nextUser(of key.Key, old dsn.URL, first bool) string {
 	both := pair(of)
 	switch {
+	case of.Options[optionStrategy] == dualPassword && first && of.Options[optionUsername] != "":
+		return of.Options[optionUsername]
 	case of.Options[optionStrategy] == dualPassword && first:
-		return base(of)
+		return strings.TrimSuffix(both[0], "_a")
 	case of.Options[optionStrategy] == dualPassword:
 		return old.User // as it was written: without a name it is the user default
 	case old.User == both[0]:
@@ -222,16 +224,6 @@ func nextUser(of key.Key, old dsn.URL, first bool) string {
 	}
 	return both[0]
 }
-
-func base(of key.Key) string {
-	if name := of.Options[optionUsername]; name != "" {
-		return name
-	}
-	return strings.NewReplacer("-", "_", ".", "_").Replace(of.Name)
-}
-
-// pair is the two users of a key.
-func pair(of key.Key) [2]string { return [2]string{base(of) + "_a", base(of) + "_b"} }
 
 // Names implements kind.Renderer.
 func (*Kind) Names(options kind.Options) []string {

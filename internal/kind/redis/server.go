@@ -26,13 +26,12 @@ func (k *Kind) Stage(ctx context.Context, c kind.Change) error {
 	if err != nil {
 		return err
 	}
-	// Only the connection's own node is asked whose the user is: others may have been away when one was locked.
-	s := all[0]
-	switch {
-	case !t.dual && s.next.foreign(t.to):
-		return fmt.Errorf("node %s: there is a user %s already with a password that is not this version's; set another username= for the key, or remove the user where nobody needs it", s.addr, t.next)
-	case t.dual && t.first && s.next != nil && !s.next.has(t.to):
-		return fmt.Errorf("node %s: there is a user %s already; import its URL with value=-, or set another username=", s.addr, t.next)
+	var refused []error
+	for _, s := range all {
+		refused = append(refused, t.mayStage(all[0], s))
+	}
+	if err := together(refused...); err != nil {
+		return err
 	}
 	_, err = k.accept(ctx, t, all, func(standing) bool { return true })
 	return err
@@ -64,11 +63,14 @@ func (k *Kind) lock(ctx context.Context, t turn, s standing) error {
 	if s.old == nil {
 		return nil
 	}
-	rules := []string{"off", "resetpass"}
+	own := markOf(t.Key, t.From.Number)
+	rules := []string{"off", "resetpass", "#" + own.digest()}
 	if t.dual {
-		rules = []string{"!" + t.from}
+		rules = s.old.without(t.from, own)
+	} else if err := t.mayLock(s); err != nil {
+		return err
 	}
-	if !t.dual || s.old.has(t.from) {
+	if len(rules) > 0 {
 		if err := k.set(ctx, t.Connection, s.addr, t.old, rules...); err != nil {
 			return err
 		}
@@ -105,16 +107,21 @@ func (k *Kind) Unstage(ctx context.Context, c kind.Change) error {
 // withdraw takes the new version away at a node, and its user if we made it for this version. What it may do is copied
 // anew by the next one. With sessions that nobody said to end it stays, locked: they end with their user.
 func (k *Kind) withdraw(ctx context.Context, t turn, s standing) error {
-	switch {
-	case t.dual && !s.next.has(t.to), s.next == nil, s.next.foreign(t.to):
+	if s.next == nil || !t.mayWithdraw(s) {
 		return nil
-	case t.dual && !t.first:
-		if err := k.set(ctx, t.Connection, s.addr, t.next, "!"+t.to); err != nil || !t.Cut {
+	}
+	own := markOf(t.Key, t.To.Number)
+	only := s.next.without(t.to, own)
+	others := len(s.next.passwords) > 1 || len(s.next.passwords) == 1 && !s.next.has(t.to)
+	locked := []string{"off", "resetpass", "#" + own.digest()}
+	switch {
+	case t.dual && (!t.first || others), s.next.keeps(t.Key): // what else can log in as the user stays as it is
+		if err := k.set(ctx, t.Connection, s.addr, t.next, only...); err != nil || !t.Cut {
 			return err
 		}
 		return k.end(ctx, t.Connection, s.addr, t.next)
 	case !t.dual: // before its sessions are counted, so that no more come
-		if err := k.set(ctx, t.Connection, s.addr, t.next, "off", "resetpass"); err != nil {
+		if err := k.set(ctx, t.Connection, s.addr, t.next, locked...); err != nil {
 			return err
 		}
 	}
@@ -128,7 +135,7 @@ func (k *Kind) withdraw(ctx context.Context, t turn, s standing) error {
 		return err
 	}
 	if len(sessions) > 0 && !t.Cut {
-		return k.set(ctx, t.Connection, s.addr, t.next, "off", "resetpass")
+		return k.set(ctx, t.Connection, s.addr, t.next, locked...)
 	}
 	_, err = k.do(ctx, t.Connection, s.addr, "ACL", "DELUSER", t.next)
 	return err

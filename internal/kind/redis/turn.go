@@ -15,6 +15,7 @@ import (
 type turn struct {
 	kind.Change
 	old, next string // users
+	other     string // of the pair that has next; "": there is none
 	from, to  string // digests of their passwords
 	fromURL   dsn.URL
 	toURL     dsn.URL
@@ -35,8 +36,13 @@ func read(c kind.Change) (t turn, err error) {
 		}
 		t.old, t.from = userOf(t.fromURL), digest(t.fromURL.Password)
 	}
-	both := pair(c.Key)
-	t.ours = t.dual || slices.Contains(both[:], t.next)
+	p, ok := pairWith(c.Key, t.next)
+	if t.ours = t.dual || ok; ok && !t.dual {
+		t.other = p[0]
+		if t.other == t.next {
+			t.other = p[1]
+		}
+	}
 	return t, nil
 }
 
@@ -87,6 +93,7 @@ func (t turn) lockout() error {
 type standing struct {
 	node
 	old, next *user
+	third     *user // the other one of the pair
 }
 
 // standings asks nodes. It gives those that answer, and an error of the others.
@@ -103,6 +110,15 @@ func (k *Kind) standings(ctx context.Context, t turn, nodes []node) ([]standing,
 			s.old = s.next
 		case !t.first:
 			if s.old, err = k.user(ctx, t.Connection, n.addr, t.old); err != nil {
+				return err
+			}
+		}
+		switch t.other {
+		case "":
+		case t.old:
+			s.third = s.old
+		default:
+			if s.third, err = k.user(ctx, t.Connection, n.addr, t.other); err != nil {
 				return err
 			}
 		}
@@ -138,6 +154,12 @@ func (t turn) rights(all []standing, s standing) (rights []string, copied bool, 
 	return nil, false, fmt.Errorf("user %s of version %d is at no node of connection %s; is it the connection of another server?", t.old, t.From.Number, t.Connection.Name)
 }
 
+// beside reports whether the new password is added to others that the user has: with two passwords of one user, and where
+// Restore has found one that Vault does not know.
+func (t turn) beside(s standing) bool {
+	return s.next != nil && (t.dual || !s.next.locked() && s.next.keeps(t.Key))
+}
+
 // accept makes the new version valid where it should be, and sees that it is. It gives the nodes where all is well, and an
 // error of the others.
 func (k *Kind) accept(ctx context.Context, t turn, all []standing, should func(standing) bool) ([]standing, error) {
@@ -150,16 +172,20 @@ func (k *Kind) accept(ctx context.Context, t turn, all []standing, should func(s
 		if !t.ours {
 			return fmt.Errorf("node %s: user %s of version %d, which an operator brought, is not valid there; make it so", s.addr, t.next, t.To.Number)
 		}
+		if err := t.mayStage(all[0], s); err != nil {
+			return err
+		}
 		rights, copied, err := t.rights(all, s)
 		if err != nil {
 			return err
 		}
-		rules := slices.Concat([]string{"reset"}, rights, []string{"on", "#" + t.to})
-		if t.dual && s.next != nil {
+		valid := []string{"#" + t.to, "#" + markOf(t.Key, t.To.Number).digest()}
+		rules := slices.Concat([]string{"reset"}, rights, []string{"on"}, valid)
+		if t.beside(s) {
 			if s.next.nopass {
 				return fmt.Errorf("node %s: user %s is nopass: whoever reaches the server is let in, whatever the password; give it one with ACL SETUSER %s and a password, and import the URL with it", s.addr, t.next, t.next)
 			}
-			rules, copied = []string{"#" + t.to}, false
+			rules, copied = valid, false
 		}
 		if err := k.set(ctx, t.Connection, s.addr, t.next, rules...); err != nil {
 			return err

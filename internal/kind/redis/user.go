@@ -23,7 +23,8 @@ func digest(password key.Value) string {
 // user is one of a node's users.
 type user struct {
 	on, nopass bool
-	passwords  []string // digests
+	passwords  []string // digests, but marks
+	marks      []mark
 	rights     []string // rules that give what it may do, to a user that may do nothing
 }
 
@@ -32,9 +33,15 @@ func (u *user) accepts(digest string) bool { return u != nil && u.on && (u.nopas
 
 func (u *user) has(digest string) bool { return u != nil && slices.Contains(u.passwords, digest) }
 
-// foreign tells whether the user is somebody's: it has passwords, and none that we have given it. We leave none behind.
-func (u *user) foreign(digest string) bool {
-	return u != nil && !u.has(digest) && (u.nopass || len(u.passwords) > 0)
+// without returns the rules that take a password and its mark away, as far as they are there.
+func (u *user) without(digest string, m mark) (rules []string) {
+	if u.has(digest) {
+		rules = append(rules, "!"+digest)
+	}
+	if u.hasMark(m) {
+		rules = append(rules, "!"+m.digest())
+	}
+	return rules
 }
 
 // may tells whether two users may do the same. Servers do not keep the order of rules where it has no meaning.
@@ -59,7 +66,14 @@ func (k *Kind) user(ctx context.Context, c kind.Connection, addr, name string) (
 // a text with them from 7 on, which also has selectors.
 func readUser(reply any) *user {
 	fields := table(reply)
-	u := &user{passwords: list(fields["passwords"])}
+	u := &user{}
+	for _, digest := range list(fields["passwords"]) {
+		if m, ok := readMark(digest); ok {
+			u.marks = append(u.marks, m)
+		} else {
+			u.passwords = append(u.passwords, digest)
+		}
+	}
 	for _, flag := range list(fields["flags"]) {
 		switch flag {
 		case "on":

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redis
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// mark says whose a user is. Redis has no comments on users. A mark is therefore written as the hash of a password, the
+// only thing that every release keeps with a user and that gives no right. It is no hash of anything: to log in by it
+// would take a text whose SHA-256 has these very 32 bytes. Each version's password has a mark beside it. A locked user
+// has the mark of its last version alone.
+//
+//	magic (5) form (1) mount (6) hash of the key's name (8) version (8) kept (1) check (3)
+type mark struct {
+	mount   string
+	key     [8]byte
+	version int
+	kept    bool // Restore has found the user with a password that Vault does not know; the next one is added beside it
+}
+
+// markMagic begins each mark; the last byte is the form of what follows.
+const markMagic = "hyvve\x01"
+
+// Where the parts of a mark end.
+const (
+	mountEnd   = len(markMagic) + 6
+	keyEnd     = mountEnd + 8
+	versionEnd = keyEnd + 8
+	markEnd    = versionEnd + 1
+)
+
+func markOf(k key.Key, version int) mark {
+	sum := sha256.Sum256([]byte(k.Name))
+	return mark{mount: k.Mount, key: [8]byte(sum[:8]), version: version}
+}
+
+// digest is the mark as the hash of a password.
+func (m mark) digest() string {
+	data := make([]byte, sha256.Size)
+	copy(data, markMagic)
+	copy(data[len(markMagic):mountEnd], m.mount)
+	copy(data[mountEnd:], m.key[:])
+	binary.BigEndian.PutUint64(data[keyEnd:], uint64(m.version)) //nolint:gosec // numbers of versions are positive
+	if m.kept {
+		data[versionEnd] = 1
+	}
+	sum := sha256.Sum256(data[:markEnd])
+	copy(data[markEnd:], sum[:])
+	return hex.EncodeToString(data)
+}
+
+// readMark reads a password's hash. Any other is no mark.
+func readMark(digest string) (mark, bool) {
+	data, err := hex.DecodeString(digest)
+	if err != nil || len(data) != sha256.Size || !bytes.HasPrefix(data, []byte(markMagic)) {
+		return mark{}, false
+	}
+	version := binary.BigEndian.Uint64(data[keyEnd:])
+	m := mark{
+		mount: strings.TrimRight(string(data[len(markMagic):mountEnd]), "\x00"), key: [8]byte(data[mountEnd:keyEnd]),
+		version: int(version & maxVersion), kept: data[versionEnd] == 1, //nolint:gosec // it is masked
+	}
+	return m, version <= maxVersion && m.digest() == digest
+}
+
+const maxVersion = 1<<31 - 1
+
+// of reports whether the mark is one of the key's.
+func (m mark) of(k key.Key) bool { return m.mount == k.Mount && m.key == markOf(k, 0).key }
+
+// whose names the key of a mark.
+func (m mark) whose(k key.Key) string {
+	if m.mount != k.Mount {
+		return fmt.Sprintf("a key of another mount (%q; this one is %q)", m.mount, k.Mount)
+	}
+	return "another key of this mount"
+}
+
+// stranger returns a mark of another key, if the user has one.
+func (u *user) stranger(k key.Key) (mark, bool) {
+	for _, m := range u.marked() {
+		if !m.of(k) {
+			return m, true
+		}
+	}
+	return mark{}, false
+}
+
+// newest returns the key's highest mark of a password that Vault should know.
+func (u *user) newest(k key.Key) (highest mark, ok bool) {
+	for _, m := range u.marked() {
+		if m.of(k) && !m.kept && (!ok || m.version > highest.version) {
+			highest, ok = m, true
+		}
+	}
+	return highest, ok
+}
+
+// keeps reports whether the user has a password that Vault does not know and that is to stay.
+func (u *user) keeps(k key.Key) bool {
+	return slices.ContainsFunc(u.marked(), func(m mark) bool { return m.of(k) && m.kept })
+}
+
+func (u *user) marked() []mark {
+	if u == nil {
+		return nil
+	}
+	return u.marks
+}
+
+// hasMark reports whether the user has this very mark.
+func (u *user) hasMark(m mark) bool { return slices.Contains(u.marked(), m) }
+
+// locked reports whether nobody can log in as the user.
+func (u *user) locked() bool {
+	return u == nil || !u.on || !u.nopass && len(u.passwords) == 0
+}
+
+// maxBase is how long the name of a pair may become that is made of a key's.
+const maxBase = 128
+
+// pair is the two users of a key.
+func pair(of key.Key) [2]string { return kind.LoginNames(of, maxBase) }
+
+// legacyPair is the two users as releases before marks named them: by the key alone.
+func legacyPair(of key.Key) [2]string {
+	base := of.Options[optionUsername]
+	if base == "" {
+		base = strings.NewReplacer("-", "_", ".", "_").Replace(of.Name)
+	}
+	return [2]string{base + "_a", base + "_b"}
+}
+
+// pairWith returns the pair of the key that has a user in it.
+func pairWith(of key.Key, user string) ([2]string, bool) {
+	for _, p := range [][2]string{pair(of), legacyPair(of)} {
+		if slices.Contains(p[:], user) {
+			return p, true
+		}
+	}
+	return [2]string{}, false
+}
+
+// known is the highest number of a version that Vault knows of the key.
+func (t turn) known() int {
+	n := max(t.To.Number, t.From.Number)
+	for _, v := range t.Key.Versions {
+		n = max(n, v.Number)
+	}
+	return n
+}
+
+// mayStage returns an error where the new version is not to be made valid at a node: a user there is not the key's to
+// change. The connection's own node decides whose users are: others may have been away when one was locked.
+func (t turn) mayStage(own, s standing) error {
+	if err := t.overtaken(s); err != nil {
+		return err
+	}
+	if t.dual {
+		if t.first && s.next != nil && !s.next.has(t.to) {
+			return fmt.Errorf("node %s: there is a user %s already; import its URL with value=-, or set another username=", s.addr, t.next)
+		}
+		return nil
+	}
+	if m, ok := s.old.stranger(t.Key); ok {
+		return t.notOurs(s.addr, t.old, m)
+	}
+	if !t.ours || s.next == nil {
+		return nil
+	}
+	if m, ok := s.next.stranger(t.Key); ok {
+		return t.notOurs(s.addr, t.next, m)
+	}
+	m, marked := s.next.newest(t.Key)
+	decided := own.addr != s.addr && (own.next.locked() || own.next.has(t.to))
+	switch {
+	case s.next.has(t.to) || s.next.keeps(t.Key):
+		return nil
+	case (marked || t.adopts(own)) && (s.next.locked() || decided && m.version < t.To.Number):
+		return nil
+	case marked && m.version >= t.To.Number:
+		return t.ahead(s.addr, t.next, m)
+	case marked:
+		return fmt.Errorf("node %s: user %s can log in with a password of version %d, which is not in use as far as Vault knows. Nothing was changed. If nobody uses it, lock it: ACL SETUSER %s off", s.addr, t.next, m.version, t.next)
+	}
+	return fmt.Errorf("node %s: there is a user %s already that this key has not made: it has no mark of hyvve's, and a password that is not this version's or none. Nothing was changed. Set another username= for the key, or remove the user where nobody needs it: ACL DELUSER %s", s.addr, t.next, t.next)
+}
+
+// overtaken returns an error where a user at a node has the mark of a version that Vault does not know.
+func (t turn) overtaken(s standing) error {
+	for _, u := range []named{{t.old, s.old}, {t.next, s.next}, {t.other, s.third}} {
+		if m, ok := u.newest(t.Key); ok && m.version > t.known() {
+			return t.ahead(s.addr, u.name, m)
+		}
+	}
+	return nil
+}
+
+// named is a user, or its absence, with its name.
+type named struct {
+	name string
+	*user
+}
+
+// adopts reports whether an unmarked user is the other one of a pair that a release before marks has made: the present
+// version's is the first one, and unmarked, too.
+func (t turn) adopts(own standing) bool {
+	p := legacyPair(t.Key)
+	return slices.Contains(p[:], t.old) && slices.Contains(p[:], t.next) && own.old != nil && len(own.old.marks) == 0
+}
+
+func (t turn) ahead(addr, user string, m mark) error {
+	return fmt.Errorf("node %s: the server is ahead of Vault: user %s has the mark of version %d of this key, and the newest that Vault knows is %d. Was Vault restored from an older snapshot? Nothing was changed. See what is at the server, and put it right, with hyvve/keys/%s/reconcile", addr, user, m.version, t.known(), t.Key.Name)
+}
+
+func (t turn) notOurs(addr, user string, m mark) error {
+	return fmt.Errorf("node %s: user %s belongs to %s, by its mark. Nothing was changed. Let key %s have users of its own: by username= of hyvve/keys/%s, and a URL of another user; or, if the other key is gone, take the mark away: ACL SETUSER %s !%s", addr, user, m.whose(t.Key), t.Key.Name, t.Key.Name, user, m.digest())
+}
+
+// mayLock returns an error where the old user is another key's, or a newer version uses it.
+func (t turn) mayLock(s standing) error {
+	if m, ok := s.old.stranger(t.Key); ok {
+		return t.notOurs(s.addr, t.old, m)
+	}
+	if m, ok := s.old.newest(t.Key); ok && m.version > t.From.Number && !s.old.has(t.from) {
+		return t.ahead(s.addr, t.old, m)
+	}
+	return nil
+}
+
+// mayWithdraw reports whether the new user at a node is as Stage has made it, or an earlier call has left it.
+func (t turn) mayWithdraw(s standing) bool {
+	if _, ok := s.next.stranger(t.Key); ok && !t.dual {
+		return false
+	}
+	if s.next.has(t.to) {
+		return true
+	}
+	own := markOf(t.Key, t.To.Number)
+	return t.overtaken(s) == nil && s.next.hasMark(own) && (t.dual || s.next.locked())
+}
