@@ -67,6 +67,7 @@ func newBackend(list kind.List) *backend {
 			b.pathsReport(),
 			b.pathsConfig(),
 			b.pathsConnections(),
+			b.pathsReconcile(), // before keys/, whose pattern takes any name
 			b.pathsKeys(),
 			b.pathsRotate(),
 			b.pathsRotations(),

@@ -28,6 +28,10 @@ func (b *backend) pathsConfig() []*framework.Path {
 				Type:        framework.TypeDurationSecond,
 				Description: "For how long servers (PostgreSQL, Redis) must have seen nobody use the old version before it is retired, for keys that set no observe of their own. The soak time counts, and each use starts it again. Logins that are rarer are not seen. Default 10s.",
 			},
+			"look_every": {
+				Type:        framework.TypeDurationSecond,
+				Description: "How often each connection, and each key's current version, is checked at its server: status and connections/NAME show what is wrong. Default 5m; 0s: never.",
+			},
 			"deadline": {
 				Type:        framework.TypeDurationSecond,
 				Description: "How long a step of a rotation may take before it has failed, for keys that set none of their own. Default 0s: for as long as it takes.",
@@ -63,8 +67,8 @@ func (b *backend) readConfig(_ context.Context, e *rotation.Engine, _ *logical.R
 	return &logical.Response{Data: map[string]any{
 		"lease_ttl": int64(c.LeaseTTL.Seconds()),
 		"soak":      int64(c.Soak.Seconds()),
-		"observe":   int64(c.Observe.Seconds()),
-		"deadline":  int64(c.Deadline.Seconds()), "on_failure": c.OnFailure,
+		"observe":   int64(c.Observe.Seconds()), "look_every": int64(c.LookEvery.Seconds()),
+		"deadline": int64(c.Deadline.Seconds()), "on_failure": c.OnFailure,
 		"compromised_deadline": int64(c.CutAfter.Seconds()),
 		"journal_max_entries":  c.JournalEntries, "journal_max_age": int64(c.JournalAge.Seconds()),
 	}}, nil
@@ -73,7 +77,7 @@ func (b *backend) readConfig(_ context.Context, e *rotation.Engine, _ *logical.R
 func (b *backend) writeConfig(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	c := e.Config()
 	for field, into := range map[string]*time.Duration{
-		"lease_ttl": &c.LeaseTTL, "soak": &c.Soak, "observe": &c.Observe, "deadline": &c.Deadline,
+		"lease_ttl": &c.LeaseTTL, "soak": &c.Soak, "observe": &c.Observe, "look_every": &c.LookEvery, "deadline": &c.Deadline,
 		"compromised_deadline": &c.CutAfter, "journal_max_age": &c.JournalAge,
 	} {
 		if v, ok := d.GetOk(field); ok {

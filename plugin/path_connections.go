@@ -162,7 +162,13 @@ func (b *backend) readConnection(_ context.Context, e *rotation.Engine, _ *logic
 	if !ok {
 		return nil, nil
 	}
-	return &logical.Response{Data: connectionData(c)}, nil
+	data := connectionData(c)
+	health := e.ConnectionHealth(c.Name)
+	data["checked_time"], data["problems"] = stamp(health.At), append([]string{}, health.Texts()...)
+	if len(health.Notes) > 0 {
+		data["notes"] = health.Notes
+	}
+	return &logical.Response{Data: data}, nil
 }
 
 func connectionData(c kind.Connection) map[string]any {

@@ -63,6 +63,8 @@ type Key struct {
 	Policy   Policy
 	Created  time.Time
 	Versions []Version // ascending by number
+	Kept     string    // what its kind keeps of its server, without secrets, for the day when the server has forgotten it
+	Above    int       // versions get numbers above this one, which a server has seen
 
 	// Mount is a short id of the mount that the key belongs to, six characters of [a-z2-7]. It is part of what kinds name
 	// at servers, so that two mounts never use one login. It is derived from the mount's secret and never stored.
@@ -94,7 +96,7 @@ func (k Key) NextNumber() int {
 	if len(k.Versions) == 0 {
 		return 1
 	}
-	return k.Versions[len(k.Versions)-1].Number + 1
+	return max(k.Versions[len(k.Versions)-1].Number, k.Above) + 1
 }
 
 // keptEnded is how many versions that have ended a key remembers, so that its record does not grow for ever.

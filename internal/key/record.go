@@ -11,7 +11,8 @@ import (
 )
 
 // schema is the number of the stored form below. A reader knows its own and every older one. Schema 1 had of the policy
-// only period and soak; schema 2 had no waives; schema 3 had no observe in the policy.
+// only period and soak; schema 2 had no waives; schema 3 had no observe in the
+// policy, no kept and no above.
 const schema = 4
 
 type record struct {
@@ -25,6 +26,8 @@ type record struct {
 	Policy   Policy            `json:"policy"`
 	Created  time.Time         `json:"created"`
 	Versions []recordVersion   `json:"versions,omitempty"`
+	Kept     string            `json:"kept,omitempty"`
+	Above    int               `json:"above,omitempty"`
 }
 
 type recordVersion struct {
@@ -41,7 +44,7 @@ type recordVersion struct {
 func (k Key) Encode() ([]byte, error) {
 	r := record{
 		Schema: schema, Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options,
-		Protects: k.Protects, Waives: k.Waives, Policy: k.Policy, Created: k.Created,
+		Protects: k.Protects, Waives: k.Waives, Policy: k.Policy, Created: k.Created, Kept: k.Kept, Above: k.Above,
 	}
 	for _, v := range k.Versions {
 		r.Versions = append(r.Versions, recordVersion{
@@ -64,7 +67,7 @@ func Decode(data []byte) (Key, error) {
 	}
 	k := Key{
 		Name: r.Name, Env: r.Env, Kind: r.Kind, Options: r.Options,
-		Protects: r.Protects, Waives: r.Waives, Policy: r.Policy, Created: r.Created,
+		Protects: r.Protects, Waives: r.Waives, Policy: r.Policy, Created: r.Created, Kept: r.Kept, Above: r.Above,
 	}
 	if r.Schema == 1 {
 		k.Policy.Deadline = Inherit

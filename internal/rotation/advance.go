@@ -161,6 +161,7 @@ func (e *Engine) leave(ctx context.Context, r Rotation) error {
 	})
 	for _, c := range r.Changes {
 		e.plan(c.Key, e.Now())
+		e.checkSoon(c.Key, e.Now())
 	}
 	e.ring(r.KeyNames()...)
 	return nil
@@ -172,6 +173,9 @@ func (e *Engine) act(ctx context.Context, r Rotation) (bool, error) {
 	what := r.at().action
 	if what == noAction || r.Acted || r.Paused != nil || e.busy[r.ID] || e.Now().Before(r.RetryAt) {
 		return false, nil
+	}
+	if slices.ContainsFunc(r.KeyNames(), func(name string) bool { return e.restoring[name] }) {
+		return false, nil // what an inspection restores must not be what this takes away
 	}
 	calls, err := e.serverCalls(r, what)
 	if err != nil {
@@ -355,6 +359,9 @@ func (e *Engine) acted(ctx context.Context, r Rotation, fault error) error {
 	r.RetryAt = never
 	if fault != nil {
 		r.Attempts++
+		for _, c := range r.Changes {
+			e.checkSoon(c.Key, e.Now())
+		}
 		if use := (inUse{}); errors.As(fault, &use) { // waiting mends that
 			r.Attempts = min(r.Attempts, orphanAfter-1)
 		}

@@ -18,6 +18,8 @@ type Config struct {
 	Deadline  time.Duration `json:"deadline"`   // of keys that set none; 0: none
 	OnFailure string        `json:"on_failure"` // of keys that set none
 
+	LookEvery time.Duration `json:"look_every"` // between checks of keys and connections at their servers; 0: none
+
 	CutAfter time.Duration `json:"compromised_deadline"` // of a compromised rotation's steps, unless it sets one
 
 	JournalEntries int           `json:"journal_max_entries"` // 0: no bound; also of ended rotations
@@ -27,7 +29,7 @@ type Config struct {
 // DefaultConfig is what a fresh mount has.
 func DefaultConfig() Config {
 	return Config{
-		LeaseTTL: 5 * time.Minute, Soak: 30 * time.Second, Observe: DenseTime, OnFailure: FailurePause, CutAfter: time.Minute, JournalEntries: 100_000,
+		LeaseTTL: 5 * time.Minute, Soak: 30 * time.Second, Observe: DenseTime, LookEvery: 5 * time.Minute, OnFailure: FailurePause, CutAfter: time.Minute, JournalEntries: 100_000,
 	}
 }
 
@@ -42,6 +44,8 @@ func (c Config) check() error {
 		return Refusef("soak %s is negative; use 0s for no soak time", c.Soak)
 	case c.Observe < 0:
 		return Refusef("observe %s is negative; use 0s to look at servers for the soak time only (10s is the default)", c.Observe)
+	case c.LookEvery < 0 || c.LookEvery > 0 && c.LookEvery < time.Second:
+		return Refusef("look_every %s is too short; use at least 1s (5m is the default), or 0s for no checks", c.LookEvery)
 	case c.Deadline < 0:
 		return Refusef("deadline %s is negative; use 0s for none", c.Deadline)
 	case c.OnFailure != FailurePause && c.OnFailure != FailureRevert:
@@ -79,7 +83,11 @@ func (e *Engine) PutConfig(ctx context.Context, c Config, by Actor) error {
 	if err := e.write(ctx, pathConfig, data); err != nil {
 		return err
 	}
+	again := c.LookEvery != e.config.LookEvery
 	e.lock(func() { e.config = c })
+	if again {
+		e.planChecks(e.Now())
+	}
 	e.grown = true
 	e.ring()
 	return nil

@@ -183,5 +183,7 @@ func (e *Engine) storeConnection(ctx context.Context, old, c kind.Connection, ch
 		return err
 	}
 	e.lock(func() { e.connections[c.Name] = c })
+	e.lock(func() { delete(e.health, checksConnection+c.Name) }) // it was checked just now, or is not to be
+	e.planCheck(checksConnection+c.Name, e.Now())
 	return e.tryAgain(ctx, c.Name)
 }

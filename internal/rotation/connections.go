@@ -105,7 +105,10 @@ func (e *Engine) DeleteConnection(ctx context.Context, name string, by Actor) er
 	if err := e.remove(ctx, pathConnections+name); err != nil {
 		return err
 	}
-	e.lock(func() { delete(e.connections, name) })
+	e.lock(func() {
+		delete(e.connections, name)
+		delete(e.health, checksConnection+name)
+	})
 	return nil
 }
 
@@ -204,6 +207,7 @@ func (e *Engine) loadConnections(ctx context.Context) error {
 	return e.each(ctx, pathConnections, func(data []byte) error {
 		c, err := kind.DecodeConnection(data)
 		e.connections[c.Name] = c
+		e.planCheck(checksConnection+c.Name, e.opened)
 		return err
 	})
 }

@@ -94,6 +94,8 @@ type Engine struct {
 	progress    map[string]workload.WorkReport // by Work.ID; mu alone
 	counted     map[string]counted             // rows, by key name; mu alone
 	observed    map[string]Observation         // by rotation; mu alone
+	health      map[string]Health              // by what was checked; mu alone
+	restoring   map[string]bool                // keys that an inspection is about
 	fleets      map[string]*fleet              // by workload; mu alone
 	ends        map[string]chan struct{}       // of rotations that somebody waits for, by id; mu alone
 	closed      bool
@@ -102,6 +104,8 @@ type Engine struct {
 
 	// turn alone
 	busy     map[string]bool // rotations with a call to a server under way
+	checks   agenda          // of keys and connections at their servers
+	checking map[string]bool // of those, under way
 	head     link            // of the journal
 	first    uint64          // entry of the journal's chain, 0 while there is none
 	litter   []string        // entries below the chain
@@ -137,6 +141,10 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		progress:    map[string]workload.WorkReport{},
 		counted:     map[string]counted{},
 		observed:    map[string]Observation{},
+		health:      map[string]Health{},
+		restoring:   map[string]bool{},
+		checks:      agenda{times: map[string]time.Time{}},
+		checking:    map[string]bool{},
 		fleets:      map[string]*fleet{},
 		ends:        map[string]chan struct{}{},
 		rung:        map[string]bool{},
@@ -219,6 +227,7 @@ func (e *Engine) Tick(ctx context.Context) time.Duration {
 	now := e.Now()
 	e.dismiss(ctx)
 	wait := e.startDue(ctx, now)
+	e.checkDue(now)
 	for _, id := range slices.Sorted(maps.Keys(e.active)) {
 		if e.failing() {
 			return tickEvery

@@ -97,7 +97,7 @@ func (e *Engine) PutKey(ctx context.Context, d Definition, by Actor) (key.Key, e
 		if err := e.mayChange(old, k); err != nil {
 			return key.Key{}, err
 		}
-		k.Versions, k.Created = old.Versions, old.Created
+		k.Versions, k.Created, k.Kept, k.Above = old.Versions, old.Created, old.Kept, old.Above
 	}
 	if err := e.checkNames(k); err != nil {
 		return key.Key{}, err
@@ -165,6 +165,7 @@ func (e *Engine) swapKey(ctx context.Context, k key.Key) error {
 		delete(e.starts, k.Name)
 	})
 	e.plan(k.Name, e.Now())
+	e.checkSoon(k.Name, e.Now())
 	e.ring(k.Name)
 	return nil
 }
@@ -204,7 +205,10 @@ func (e *Engine) DeleteKey(ctx context.Context, name string, by Actor) error {
 	if err := e.remove(ctx, pathKeys+name); err != nil {
 		return err
 	}
-	e.lock(func() { delete(e.keys, name) })
+	e.lock(func() {
+		delete(e.keys, name)
+		delete(e.health, checksKey+name)
+	})
 	e.plan(name, e.Now())
 	return nil
 }

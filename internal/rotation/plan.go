@@ -138,6 +138,7 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 	if err != nil {
 		return Plan{}, nil, err
 	}
+	p.Blockers = append(p.Blockers, e.inspections(ctx, p.Rotation.KeyNames())...)
 	found, notes := preflight(ctx, changes)
 	p.Blockers, p.Notes = append(p.Blockers, found...), append(p.Notes, notes...)
 	return p, warnings, nil

@@ -195,6 +195,7 @@ func (e *Engine) plan(name string, now time.Time) {
 		at = e.plannedAt(k, now)
 	}
 	e.lock(func() { e.agenda.set(name, at) })
+	e.planCheck(checksKey+name, now)
 }
 
 // plannedAt is due, but for what failed before, and for what came due while the engine was away: that is spread, so that

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
@@ -155,6 +156,7 @@ type KeyStatus struct {
 	Waits    string    // what holds it back, or why an automatic rotation could not start
 	Orphan   bool      // it was tried so often that waiting will not mend it
 	Due      time.Time // of the next automatic rotation; zero: only when asked
+	Problems []string  // at its server, or with its connection
 }
 
 // Status gives every key, sorted by name.
@@ -170,10 +172,21 @@ func (e *Engine) Status() []KeyStatus {
 	for _, name := range slices.Sorted(maps.Keys(e.keys)) {
 		fault := e.starts[name]
 		s := KeyStatus{Key: e.keys[name], Due: e.agenda.times[name], Waits: fault.reason, Orphan: fault.orphan()}
+		s.Problems = append(e.health[checksKey+name].Texts(), e.connectionProblems(e.keys[name])...)
 		if r, ok := e.active[e.rotating[name]]; ok {
 			s.Rotation, s.Waits, s.Orphan = &r, held[r.ID], r.Attempts >= orphanAfter
 		}
 		all = append(all, s)
+	}
+	return all
+}
+
+// connectionProblems returns what is wrong with the connection of a key. mu is held.
+func (e *Engine) connectionProblems(k key.Key) []string {
+	name := k.Options[kind.OptionConnection]
+	var all []string
+	for _, text := range e.health[checksConnection+name].Texts() {
+		all = append(all, fmt.Sprintf("connection %s: %s", name, text))
 	}
 	return all
 }

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+const (
+	// mostChecks is how many servers are checked at the same time.
+	mostChecks = 4
+	// mostAbove bounds how far a mark at a server may raise the numbers of a key's versions.
+	mostAbove = 10_000
+	// The names of checks begin with what they check.
+	checksKey        = "keys/"
+	checksConnection = "connections/"
+)
+
+// Health is what the last check of a key or of a connection found. It is not stored: after a restart all are checked soon.
+type Health struct {
+	At       time.Time // of the check; zero: there was none yet
+	Problems []kind.Problem
+	Fault    string   // why the check itself failed, such as a server that does not answer
+	Notes    []string // of a connection
+	Mended   []string // what has been restored without being asked for
+}
+
+// Texts returns what is wrong, each problem with its remedy.
+func (h Health) Texts() []string {
+	var all []string
+	if h.Fault != "" {
+		all = append(all, h.Fault)
+	}
+	for _, p := range h.Problems {
+		text := p.Text
+		if p.Remedy != "" {
+			text += "; " + p.Remedy
+		}
+		all = append(all, text)
+	}
+	return all
+}
+
+// Health returns that of a key, or of a connection.
+func (e *Engine) Health(of string) Health {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.health[of]
+}
+
+// KeyHealth returns what is known of a key's current version at its server.
+func (e *Engine) KeyHealth(name string) Health { return e.Health(checksKey + name) }
+
+// ConnectionHealth returns what is known of a connection.
+func (e *Engine) ConnectionHealth(name string) Health { return e.Health(checksConnection + name) }
+
+// planCheck puts the first check of a key or a connection on the agenda, spread so that a restart is no storm. The writer
+// lock is held.
+func (e *Engine) planCheck(of string, now time.Time) {
+	every := e.config.LookEvery
+	if _, planned := e.checks.times[of]; planned || every == 0 {
+		return
+	}
+	if name, ok := strings.CutPrefix(of, checksKey); ok {
+		if _, ok := e.kindOf(e.keys[name]).(kind.Inspector); !ok {
+			return
+		}
+	}
+	e.checks.set(of, now.Add(part(min(every, spread), e.share(key.Key{Name: of}, "check"))))
+}
+
+// checkSoon makes a check of a key due. The writer lock is held.
+func (e *Engine) checkSoon(name string, now time.Time) {
+	if _, ok := e.kindOf(e.keys[name]).(kind.Inspector); ok && e.config.LookEvery > 0 {
+		e.checks.set(checksKey+name, now)
+	}
+}
+
+// checkDue starts the checks whose time has come, a few at the same time. The writer lock is held.
+func (e *Engine) checkDue(now time.Time) {
+	every := e.config.LookEvery
+	for every > 0 && len(e.checking) < mostChecks {
+		first, ok := e.checks.next()
+		if !ok || first.at.After(now) {
+			return
+		}
+		if _, acting := e.acting(strings.TrimPrefix(first.key, checksKey)); acting {
+			e.checks.set(first.key, now.Add(tickEvery))
+			continue
+		}
+		e.checks.set(first.key, now.Add(every))
+		if e.checking[first.key] {
+			continue
+		}
+		check := e.checkOf(first.key)
+		if check == nil { // it is gone
+			e.checks.set(first.key, never)
+			continue
+		}
+		e.checking[first.key] = true
+		e.Background(func() {
+			check()
+			defer e.takeTurn()()
+			defer e.nudge()
+			delete(e.checking, first.key)
+		})
+	}
+}
+
+// acting reports whether a rotation of the key is changing something at its server at this moment. The writer lock is held.
+func (e *Engine) acting(name string) (id string, acting bool) {
+	id = e.rotating[name]
+	return id, e.busy[id] && !e.active[id].at().samples
+}
+
+// planChecks plans the first check of every key and every connection. The writer lock is held.
+func (e *Engine) planChecks(now time.Time) {
+	e.checks = agenda{times: map[string]time.Time{}}
+	for name := range e.keys {
+		e.planCheck(checksKey+name, now)
+	}
+	for name := range e.connections {
+		e.planCheck(checksConnection+name, now)
+	}
+}
+
+// checkOf returns the check of that name; nil: there is nothing to check. The writer lock is held.
+func (e *Engine) checkOf(of string) func() {
+	if name, ok := strings.CutPrefix(of, checksConnection); ok {
+		c, there := e.connections[name]
+		connector, err := e.connector(c.Kind)
+		if !there || err != nil {
+			return nil
+		}
+		return func() {
+			h := Health{At: e.Now().UTC()}
+			if h.Notes, err = e.checkConnection(e.ctx, connector, c); err != nil {
+				h.Fault = err.Error()
+			}
+			e.noteHealth(of, h)
+		}
+	}
+	name := strings.TrimPrefix(of, checksKey)
+	if _, ok := e.kindOf(e.keys[name]).(kind.Inspector); !ok {
+		return nil
+	}
+	return func() {
+		if _, err := e.inspect(e.ctx, name, mendFixable, itself); err != nil && e.ctx.Err() == nil {
+			e.noteHealth(of, Health{At: e.Now().UTC(), Fault: err.Error()})
+		}
+	}
+}
+
+// noteHealth keeps what a check has found, and says so once if something is wrong that was not before.
+func (e *Engine) noteHealth(of string, h Health) {
+	var before Health
+	e.lock(func() {
+		before = e.health[of]
+		e.health[of] = h
+	})
+	if texts := h.Texts(); len(texts) > 0 && !slices.Equal(texts, before.Texts()) {
+		e.Observer.Fault("check of "+of, errors.New(strings.Join(texts, "; ")))
+	}
+}
+
+// mend says what an inspection may restore.
+type mend int
+
+const (
+	mendNothing mend = iota // it only tells what it would
+	mendFixable             // if that needs no decision of an operator
+	mendAll                 // an operator has asked for it
+)
+
+// Reconciled is what Reconcile has found and done.
+type Reconciled struct {
+	Health
+	Done []string // or, with dryRun, what it would do
+}
+
+// Reconcile looks whether a key's current version is valid at its server, and makes it so from what Vault holds. It takes
+// no login away from anybody.
+func (e *Engine) Reconcile(ctx context.Context, name string, dryRun bool, by Actor) (Reconciled, error) {
+	if _, ok := e.Key(name); !ok {
+		return Reconciled{}, unknownKey(name)
+	}
+	what := mendAll
+	if dryRun {
+		what = mendNothing
+	}
+	return e.inspect(ctx, name, what, by)
+}
+
+// inspect asks a key's server for its current version and, where it may, mends what is wrong. Meanwhile no action of a
+// rotation of the key begins: what it takes away must not be restored.
+func (e *Engine) inspect(ctx context.Context, name string, what mend, by Actor) (Reconciled, error) {
+	change, restorer, err := e.inspected(name)
+	if err != nil {
+		return Reconciled{}, err
+	}
+	defer e.lock(func() { delete(e.restoring, name) })
+	ctx, cancel := context.WithTimeout(ctx, connectionDeadline)
+	defer cancel()
+	finding, err := restorer.Inspect(ctx, change)
+	if err != nil {
+		return Reconciled{}, Refusef("key %s: %w", name, err)
+	}
+	if err := e.noteFinding(ctx, name, finding); err != nil {
+		return Reconciled{}, err
+	}
+	result := Reconciled{Health: Health{At: e.Now().UTC(), Problems: finding.Problems}}
+	if mender, ok := restorer.(kind.Restorer); ok && len(finding.Problems) > 0 {
+		fixable := !slices.ContainsFunc(finding.Problems, func(p kind.Problem) bool { return !p.Fixable })
+		if what != mendFixable || fixable {
+			if finding.Kept != "" {
+				change.Kept = finding.Kept
+			}
+			if result.Done, err = mender.Restore(ctx, change, what == mendNothing); err != nil {
+				e.noteHealth(checksKey+name, result.Health)
+				return result, Refusef("key %s: %w", name, err)
+			}
+		}
+	}
+	if what == mendNothing || len(result.Done) == 0 {
+		e.noteHealth(checksKey+name, result.Health)
+		return result, nil
+	}
+	return e.mended(ctx, name, restorer, change, result, by)
+}
+
+// inspected returns what an inspection asks about, and marks the key as being looked at.
+func (e *Engine) inspected(name string) (kind.Change, kind.Inspector, error) {
+	defer e.takeTurn()()
+	k := e.keys[name]
+	inspector, ok := e.kindOf(k).(kind.Inspector)
+	if !ok {
+		return kind.Change{}, nil, Refusef("key %s is of kind %s, whose values no server keeps: there is nothing to reconcile", name, k.Kind)
+	}
+	current, ok := k.Current()
+	if !ok {
+		return kind.Change{}, nil, Refusef("key %s has no version yet", name)
+	}
+	connection, err := e.connectionOf(k)
+	if err != nil {
+		return kind.Change{}, nil, Refusef("%w", err)
+	}
+	if id, acting := e.acting(name); acting {
+		return kind.Change{}, nil, Refusef("rotation %s is acting at the server of key %s at this moment; try again", id, name)
+	}
+	if e.restoring[name] {
+		return kind.Change{}, nil, Refusef("key %s is being checked at this moment; try again", name)
+	}
+	e.lock(func() { e.restoring[name] = true })
+	change := kind.Change{Key: k, To: current, Connection: connection, Kept: k.Kept}
+	for _, v := range k.Versions {
+		if v.State == key.Previous {
+			change.From = v
+		}
+	}
+	return change, inspector, nil
+}
+
+// noteFinding stores with the key what only a healthy server knows, and the numbers that it has seen.
+func (e *Engine) noteFinding(ctx context.Context, name string, f kind.Finding) error {
+	defer e.takeTurn()()
+	k, ok := e.keys[name]
+	if !ok {
+		return unknownKey(name)
+	}
+	changed := k
+	if f.Kept != "" {
+		changed.Kept = f.Kept
+	}
+	if last := k.NextNumber() - 1; f.ServerVersion > last && f.ServerVersion < last+mostAbove {
+		changed.Above = f.ServerVersion
+	}
+	if changed.Kept == k.Kept && changed.Above == k.Above {
+		return nil
+	}
+	if err := e.put(ctx, pathKeys+name, changed); err != nil {
+		return err
+	}
+	e.lock(func() { e.keys[name] = changed })
+	return nil
+}
+
+// mended journals what was restored, looks again, and lets rotations that failed at the server try again.
+func (e *Engine) mended(ctx context.Context, name string, inspector kind.Inspector, change kind.Change, result Reconciled, by Actor) (Reconciled, error) {
+	finding, err := inspector.Inspect(ctx, change)
+	result.Health = Health{At: e.Now().UTC(), Problems: finding.Problems, Mended: result.Done}
+	if err != nil {
+		result.Fault = err.Error()
+	}
+	e.noteHealth(checksKey+name, result.Health)
+	defer e.takeTurn()()
+	entry := Entry{What: "restored at the server: " + strings.Join(result.Done, "; "), By: by.Name, Entity: by.Entity, Keys: []EntryKey{{Key: name, To: change.To.Number}}}
+	if err := e.journal(ctx, entry); err != nil {
+		return result, err
+	}
+	return result, e.tryAgain(ctx, change.Connection.Name)
+}
+
+// inspections looks at the current versions of a plan's keys at their servers. What needs an operator is a blocker.
+func (e *Engine) inspections(ctx context.Context, names []string) (blockers []string) {
+	found := make([]Reconciled, len(names))
+	errs := make([]error, len(names))
+	var group sync.WaitGroup
+	for n, name := range names {
+		k, _ := e.Key(name)
+		if _, ok := e.kindOf(k).(kind.Inspector); ok {
+			group.Go(func() { found[n], errs[n] = e.inspect(ctx, name, mendNothing, itself) })
+		}
+	}
+	group.Wait()
+	for n, name := range names {
+		if errs[n] != nil {
+			blockers = append(blockers, errs[n].Error())
+		}
+		for _, p := range found[n].Problems {
+			text := fmt.Sprintf("%s: %s", name, p.Text)
+			if p.Remedy != "" {
+				text += "; " + p.Remedy
+			}
+			blockers = append(blockers, text)
+		}
+	}
+	return blockers
+}

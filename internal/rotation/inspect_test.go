@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// forgetful is a server that forgets its values, and tells.
+type forgetful struct {
+	*server
+	problem  kind.Problem // in place of what it finds
+	ahead    int
+	down     error
+	restored []string // with what was kept
+}
+
+func (*forgetful) Name() string { return "forgetful" }
+
+func (f *forgetful) Inspect(_ context.Context, c kind.Change) (kind.Finding, error) {
+	finding := kind.Finding{ServerVersion: f.ahead}
+	switch {
+	case f.down != nil:
+		return finding, f.down
+	case f.problem.Text != "":
+		finding.Problems = append(finding.Problems, f.problem)
+	case !f.valid[c.To.Value.Reveal()]:
+		finding.Problems = append(finding.Problems, kind.Problem{Text: "it has forgotten the user", Fixable: true})
+	default:
+		finding.Kept = "rights of " + c.Key.Name
+	}
+	return finding, nil
+}
+
+func (f *forgetful) Restore(_ context.Context, c kind.Change, dryRun bool) ([]string, error) {
+	if !dryRun {
+		f.restored = append(f.restored, c.Kept)
+		f.valid[c.To.Value.Reveal()], f.problem = true, kind.Problem{}
+	}
+	return []string{"user made again"}, nil
+}
+
+func newForgetful(t *testing.T) (*harness, *forgetful) {
+	h := newHarness(t)
+	f := &forgetful{server: h.server}
+	h.kinds = kind.List{f}
+	h.open()
+	h.key("cache", "forgetful")
+	current := h.currentOf("cache")
+	f.valid[current.Value.Reveal()] = true
+	h.workload(workload.Workload{Name: "api", Keys: map[string]workload.Role{"cache": {Presents: true}}})
+	h.round()
+	return h, f
+}
+
+func (h *harness) currentOf(name string) key.Version {
+	k, _ := h.engine.Key(name)
+	current, _ := k.Current()
+	return current
+}
+
+func (h *harness) problemsOf(name string) string {
+	for _, s := range h.engine.Status() {
+		if s.Key.Name == name {
+			return strings.Join(s.Problems, "; ")
+		}
+	}
+	return ""
+}
+
+// What can hurt nobody is restored by the regular check, from what was kept while the server was well, and journaled.
+func TestCheckRestoresWhatIsForgotten(t *testing.T) {
+	h, f := newForgetful(t)
+	clear(f.valid)
+	h.clock.advance(6 * time.Minute)
+	h.round()
+	if !f.valid[h.currentOf("cache").Value.Reveal()] || strings.Join(f.restored, ",") != "rights of cache" || h.problemsOf("cache") != "" {
+		t.Errorf("restored with %q; problems: %s", f.restored, h.problemsOf("cache"))
+	}
+	page, err := h.engine.JournalIDs(t.Context())
+	h.ok(err)
+	last, _, err := h.engine.JournalEntry(t.Context(), page[len(page)-1])
+	h.ok(err)
+	if !strings.Contains(last.What, "user made again") || last.By != "hyvve" {
+		t.Errorf("the journal says %+v", last)
+	}
+}
+
+// What needs an operator waits for one: status and the plan say what it is, and reconcile mends it.
+func TestReconcileWhatNeedsAnOperator(t *testing.T) {
+	h, f := newForgetful(t)
+	f.problem = kind.Problem{Text: "the password was changed by hand", Remedy: "reconcile it"}
+	h.clock.advance(6 * time.Minute)
+	h.round()
+	if got := h.problemsOf("cache"); got != "the password was changed by hand; reconcile it" || len(f.restored) != 0 {
+		t.Fatalf("problems: %s; restored %d times", got, len(f.restored))
+	}
+	plan, _, err := h.engine.Plan(t.Context(), Request{Keys: []string{"cache"}, By: testActor, Trigger: ByOperator})
+	h.ok(err)
+	if !strings.Contains(strings.Join(plan.Blockers, "; "), "changed by hand") {
+		t.Errorf("blockers: %v", plan.Blockers)
+	}
+	dry, err := h.engine.Reconcile(t.Context(), "cache", true, testActor)
+	h.ok(err)
+	if len(dry.Done) != 1 || len(f.restored) != 0 {
+		t.Errorf("a dry run: %+v, restored %d times", dry, len(f.restored))
+	}
+	result, err := h.engine.Reconcile(t.Context(), "cache", false, testActor)
+	h.ok(err)
+	if len(result.Done) != 1 || len(result.Problems) != 0 || h.problemsOf("cache") != "" {
+		t.Errorf("%+v; status: %s", result, h.problemsOf("cache"))
+	}
+}
+
+// A server that is away is shown; a server that is ahead of Vault raises the numbers of the versions to come.
+func TestCheckOfAServerThatIsAwayOrAhead(t *testing.T) {
+	h, f := newForgetful(t)
+	f.down = errors.New("connection refused")
+	h.clock.advance(6 * time.Minute)
+	h.round()
+	if got := h.problemsOf("cache"); !strings.Contains(got, "connection refused") {
+		t.Errorf("problems: %s", got)
+	}
+	f.down, f.ahead = nil, 7
+	h.clock.advance(6 * time.Minute)
+	h.round()
+	h.open() // it is stored
+	id := h.rotate("cache")
+	h.until(id, Done)
+	if got := h.currentOf("cache").Number; got != 8 {
+		t.Errorf("the new version is %d, want 8", got)
+	}
+}
+
+// A rotation does not act at a server while a check may be restoring there.
+func TestCheckAndRotationTakeTurns(t *testing.T) {
+	h, _ := newForgetful(t)
+	_, _, err := h.engine.inspected("cache")
+	h.ok(err)
+	id := h.rotate("cache")
+	h.round()
+	if view := h.view(id); view.Step != StepStage || view.Acted {
+		t.Errorf("%s %s while the key is being checked", view.State, view.Step)
+	}
+	if _, err := h.engine.Reconcile(t.Context(), "cache", false, testActor); err == nil {
+		t.Error("two checks of a key at the same time")
+	}
+	delete(h.engine.restoring, "cache")
+	h.until(id, Done)
+}

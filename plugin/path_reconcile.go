@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"context"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+)
+
+func (b *backend) pathsReconcile() []*framework.Path {
+	return []*framework.Path{{
+		Pattern: "keys/(?P<name>[^/]+)/reconcile",
+		Fields: map[string]*framework.FieldSchema{
+			"name":    {Type: framework.TypeString, Required: true, Description: "Name of the key."},
+			"dry_run": {Type: framework.TypeBool, Description: "Say what would be restored, and change nothing."},
+		},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.UpdateOperation: b.operation(b.reconcile, "reconcile", "key", "Make a key's current version valid again at its server."),
+		},
+		HelpSynopsis: "Make a key's current version valid again at its server.",
+		HelpDescription: strings.TrimSpace(`
+A server may forget what Vault holds: a Redis without persistence that restarts, a database restored from a backup. Or Vault
+may forget what the server knows: Vault restored from a snapshot. This looks at the key's current version at its server, and
+makes it valid again from what Vault holds. It takes no login away from anybody. What can hurt nobody is restored by the
+regular checks, without being asked for (hyvve/config look_every=).
+
+    vault write hyvve/keys/NAME/reconcile dry_run=true
+    vault write -f hyvve/keys/NAME/reconcile
+`),
+	}}
+}
+
+func (b *backend) reconcile(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	dryRun := d.Get("dry_run").(bool)
+	result, err := e.Reconcile(ctx, d.Get("name").(string), dryRun, caller(req))
+	if err != nil {
+		return nil, err
+	}
+	done, would := result.Done, []string{}
+	if dryRun {
+		done, would = nil, append(would, result.Done...)
+	}
+	resp := &logical.Response{Data: map[string]any{
+		"done": append([]string{}, done...), "would_do": would, "problems": append([]string{}, result.Texts()...),
+		"checked_time": stamp(result.At),
+	}}
+	switch {
+	case len(result.Done) == 0 && len(result.Problems) == 0:
+		resp.AddWarning("The server accepts the current version. There is nothing to do.")
+	case !dryRun && len(result.Texts()) > 0:
+		resp.AddWarning("Not everything could be restored; see problems.")
+	}
+	return resp, nil
+}
