@@ -26,8 +26,14 @@ var needed = [][]any{
 	{"CLIENT", "LIST", "TYPE", "pubsub"},
 }
 
-// kill is needed for keys that are compromised only. No client has that number.
-var kill = []any{"CLIENT", "KILL", "ID", "9223372036854775807"}
+// wanted are commands without which a rotation goes on, and what is missing then.
+var wanted = []struct {
+	args    []any
+	without string
+}{
+	{[]any{"CLIENT", "KILL", "ID", "9223372036854775807"}, "a rotation with compromised=true cannot end sessions of the old user"}, // no client has that number
+	{[]any{"ACL", "LOG", "0"}, "nobody is told who still tries a user that is retired"},
+}
 
 // CheckConnection implements kind.Connector. It has the nodes write their users down, as each rotation will: whether they
 // can is seen no other way.
@@ -92,12 +98,14 @@ func (k *Kind) notes(ctx context.Context, c kind.Connection, n node) ([]string, 
 	if lost != "" {
 		notes = append(notes, fmt.Sprintf("ACL users on %s are lost when it restarts: %s", n.addr, lost))
 	}
-	_, err = k.do(ctx, c, n.addr, kill...)
-	switch {
-	case goredis.IsPermissionError(err):
-		notes = append(notes, fmt.Sprintf("node %s: user %s may not run CLIENT KILL: a rotation with compromised=true cannot end sessions of the old user; %s", n.addr, user, grant(user, rule(kill))))
-	case err != nil && !answered(err):
-		return nil, err
+	for _, one := range wanted {
+		_, err = k.do(ctx, c, n.addr, one.args...)
+		switch {
+		case goredis.IsPermissionError(err):
+			notes = append(notes, fmt.Sprintf("node %s: user %s may not run %s: %s; %s", n.addr, user, command(one.args), one.without, grant(user, rule(one.args))))
+		case err != nil && !answered(err):
+			return nil, err
+		}
 	}
 	replicas, err := k.replicasAs(ctx, c, n)
 	if err != nil {

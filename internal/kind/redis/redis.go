@@ -39,8 +39,10 @@ var (
 	_ kind.Server    = (*Kind)(nil)
 	_ kind.Connector = (*Kind)(nil)
 
-	_ kind.ChangeChecker = (*Kind)(nil)
-	_ io.Closer          = (*Kind)(nil)
+	_ kind.ChangeChecker   = (*Kind)(nil)
+	_ kind.Sampler         = (*Kind)(nil)
+	_ kind.RefusalReporter = (*Kind)(nil)
+	_ io.Closer            = (*Kind)(nil)
 )
 
 // New gives a kind without sessions. The driver's own log goes to nobody from then on: what it has to say is in errors.

@@ -157,7 +157,7 @@ func TestAdministratorsPasswordChangedBehindOurBack(t *testing.T) {
 }
 
 // The rule that the documentation gives is all that an administrator needs.
-const administratorRule = "+info +acl|getuser +acl|setuser +acl|deluser +client|list +client|kill +config|get +config|rewrite +acl|save +cluster|nodes"
+const administratorRule = "+info +acl|getuser +acl|setuser +acl|deluser +acl|log +client|list +client|kill +config|get +config|rewrite +acl|save +cluster|nodes"
 
 func TestAdministratorWithTheDocumentedRule(t *testing.T) {
 	t.Parallel()
@@ -181,6 +181,8 @@ func TestAdministratorWithTheDocumentedRule(t *testing.T) {
 		c.Cut = true
 		w.retire(c)
 		w.expect(c, false, true, master, replica)
+		_, _, err = w.kind.Refusals(ctx, c)
+		w.ok(err)
 		w.connection.Next = key.NewValue(nextPassword)
 		w.ok(w.kind.RotateRoot(ctx, w.connection))
 		if log := w.do(master, "ACL", "LOG"); strings.Contains(log, "root") {
@@ -202,6 +204,7 @@ func TestAdministratorWithLess(t *testing.T) {
 		{"+ping", []string{"node " + r.Addr, "user root may not run INFO, ACL GETUSER, ACL SETUSER, ACL DELUSER, CLIENT LIST", "ACL SETUSER root +info +acl|getuser +acl|setuser +acl|deluser +client|list"}, nil},
 		{administratorRule + " -acl|setuser", []string{"may not run ACL SETUSER; grant it with: ACL SETUSER root +acl|setuser"}, nil},
 		{administratorRule + " -client|kill", nil, []string{"may not run CLIENT KILL", "compromised=true", "+client|kill"}},
+		{administratorRule + " -acl|log", nil, []string{"may not run ACL LOG", "tries a user that is retired", "+acl|log"}},
 		{administratorRule + " -config|rewrite", nil, []string{"ACL users on " + r.Addr + " are lost when it restarts", "+config|rewrite"}},
 		{administratorRule + " -config|get", nil, []string{"ACL users on " + r.Addr + " are lost when it restarts", "+config|get"}},
 	} {

@@ -13,36 +13,52 @@ import (
 
 // InUse implements kind.Server: sessions of the old user at all nodes. Nodes that have joined are brought up to date first.
 func (k *Kind) InUse(ctx context.Context, c kind.Change) (int, string, error) {
-	t, err := read(c)
+	t, nodes, err := k.watched(ctx, c)
 	if err != nil || t.first {
 		return 0, "", err
 	}
-	nodes, err := k.discover(ctx, c.Connection)
-	if err != nil {
-		return 0, "", err
-	}
-	if err := k.bring(ctx, t, nodes); err != nil {
-		return 0, "", err
-	}
-	same := t.old == t.next
 	uses := make([]use, len(nodes))
-	err = each(nodes, func(i int, n node) error {
-		sessions, err := k.sessions(ctx, c.Connection, n, t.old)
-		if same {
-			sessions = slices.DeleteFunc(sessions, func(s session) bool { return !s.replica })
-		}
-		uses[i] = use{n.addr, sessions}
+	err = each(nodes, func(i int, n node) (err error) {
+		uses[i], err = k.used(ctx, t, n)
 		return err
 	})
 	if err != nil {
 		return 0, "", err
 	}
+	count, what := t.tell(uses)
+	return count, what, nil
+}
+
+// watched returns the nodes at which sessions of the old user count, brought up to date.
+func (k *Kind) watched(ctx context.Context, c kind.Change) (turn, []node, error) {
+	t, err := read(c)
+	if err != nil || t.first {
+		return t, nil, err
+	}
+	nodes, err := k.discover(ctx, c.Connection)
+	if err == nil {
+		err = k.bring(ctx, t, nodes)
+	}
+	return t, nodes, err
+}
+
+// used returns the sessions at a node that count. With two passwords of one user these are replicas alone.
+func (k *Kind) used(ctx context.Context, t turn, n node) (use, error) {
+	sessions, err := k.sessions(ctx, t.Connection, n, t.old)
+	if t.old == t.next {
+		sessions = slices.DeleteFunc(sessions, func(s session) bool { return !s.replica })
+	}
+	return use{n.addr, sessions}, err
+}
+
+// tell counts sessions, and says what they are or what cannot be seen.
+func (t turn) tell(uses []use) (int, string) {
 	count, what := tell(t.old, uses)
 	// A replica keeps the password that it was started with, and would lose its master when that goes.
-	if same && (count == 0 || !t.forward()) {
-		return 0, fmt.Sprintf("both versions are passwords of user %s, whose sessions the server does not tell apart: leases and reports are the evidence", t.old), nil
+	if t.old == t.next && (count == 0 || !t.forward()) {
+		return 0, fmt.Sprintf("both versions are passwords of user %s, whose sessions the server does not tell apart: leases and reports are the evidence", t.old)
 	}
-	return count, what, nil
+	return count, what
 }
 
 // session is a client of a node.

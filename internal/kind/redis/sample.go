@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redis
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+const (
+	// leastPeriod and mostPeriod bound the time between two samples of a node.
+	leastPeriod = 5 * time.Millisecond
+	mostPeriod  = 250 * time.Millisecond
+	// firstPeriod is the time between samples until it is known what one costs the server.
+	firstPeriod = 20 * time.Millisecond
+	// firstSamples is how many samples are taken until then.
+	firstSamples = 5
+	// share is the part of the server's time that samples may take: one of so many.
+	share = 50
+	// overhead is what a sample costs beside the command itself: to read the request and to write the reply.
+	overhead = 40 * time.Microsecond
+)
+
+// Sample implements kind.Sampler: it asks each node again and again who is logged in, as often as costs the node some two
+// percent of a core. It ends when the first node has seen a session.
+func (k *Kind) Sample(ctx context.Context, c kind.Change, d time.Duration) (int, string, error) {
+	t, nodes, err := k.watched(ctx, c)
+	if err != nil || t.first {
+		return 0, "", err
+	}
+	within, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	uses := make([]use, len(nodes))
+	err = each(nodes, func(i int, n node) error {
+		var err error
+		if uses[i], err = k.sampleNode(ctx, within.Done(), t, n); len(uses[i].sessions) > 0 {
+			cancel()
+		}
+		return err
+	})
+	if err != nil {
+		return 0, "", err
+	}
+	// The last look is a whole one: it counts what there is at all nodes, and finds what InUse finds.
+	for i, u := range uses {
+		if len(u.sessions) > 0 {
+			continue
+		}
+		if uses[i], err = k.used(ctx, t, nodes[i]); err != nil {
+			return 0, "", err
+		}
+	}
+	count, what := t.tell(uses)
+	return count, what, nil
+}
+
+// sampleNode looks at a node until it sees a session or is told to end. A command that is under way is not cut: that would
+// cost a login.
+func (k *Kind) sampleNode(ctx context.Context, end <-chan struct{}, t turn, n node) (use, error) {
+	period := firstPeriod
+	if t.old == t.next { // nothing but replicas can be seen, and these stay
+		period = mostPeriod
+	}
+	before, err := k.spent(ctx, t.Connection, n.addr)
+	if err != nil {
+		return use{}, err
+	}
+	ticker := time.NewTicker(period)
+	defer ticker.Stop()
+	for taken := 1; ; taken++ {
+		u, err := k.used(ctx, t, n)
+		if err != nil || len(u.sessions) > 0 {
+			return u, err
+		}
+		if taken == firstSamples && period == firstPeriod {
+			after, err := k.spent(ctx, t.Connection, n.addr)
+			if err != nil {
+				return u, err
+			}
+			period = periodFor(before, after)
+			ticker.Reset(period)
+		}
+		select {
+		case <-end:
+			return u, ctx.Err()
+		case <-ticker.C:
+		}
+	}
+}
+
+// spending is how often a node has run CLIENT LIST, and for how long.
+type spending struct{ calls, micros uint64 }
+
+// spent asks a node for its spending. A node that does not tell has none.
+func (k *Kind) spent(ctx context.Context, c kind.Connection, addr string) (spending, error) {
+	reply, err := k.do(ctx, c, addr, "INFO", "commandstats")
+	if err != nil && !answered(err) {
+		return spending{}, err
+	}
+	text, _ := reply.(string)
+	return readSpending(text), nil
+}
+
+func readSpending(text string) (s spending) {
+	info := readInfo(text)
+	stats, ok := info["cmdstat_client|list"]
+	if !ok { // before Redis 7 all of CLIENT is one
+		stats = info["cmdstat_client"]
+	}
+	for part := range strings.SplitSeq(stats, ",") {
+		name, value, _ := strings.Cut(part, "=")
+		n, err := strconv.ParseUint(value, 10, 64)
+		switch {
+		case err != nil:
+		case name == "calls":
+			s.calls = n
+		case name == "usec":
+			s.micros = n
+		}
+	}
+	return s
+}
+
+// periodFor is the time between samples, from what those between two looks have cost.
+func periodFor(before, after spending) time.Duration {
+	if after.calls <= before.calls || after.micros < before.micros {
+		return firstPeriod
+	}
+	cost := time.Duration(min((after.micros-before.micros)/(after.calls-before.calls), uint64(mostPeriod.Microseconds()))) * time.Microsecond //nolint:gosec // it is bounded
+	return min(max((cost+cost/4+overhead)*share, leastPeriod), mostPeriod)
+}

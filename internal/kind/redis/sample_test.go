@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redis
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+)
+
+// A client that logs in for some milliseconds each time is seen, at whichever node it is.
+func TestSampleSeesShortSessions(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	master, replica := replicated(t, testbed.RedisOptions{})
+	w := newWorld(t, master, nil)
+	w.app("~* +@all", master, replica)
+	c := w.staged()
+	for _, r := range []*testbed.Redis{master, replica} {
+		end, ended := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(ended)
+			ticker := time.NewTicker(300 * time.Millisecond)
+			defer ticker.Stop()
+			for {
+				one := w.client(r, c.From, "short")
+				select { // for as long as it is logged in
+				case <-time.After(20 * time.Millisecond):
+				case <-end:
+				}
+				_ = one.Close()
+				select {
+				case <-ticker.C:
+				case <-end:
+					return
+				}
+			}
+		}()
+		n, what, err := w.kind.Sample(ctx, c, 5*time.Second)
+		close(end)
+		<-ended
+		w.ok(err)
+		if n == 0 || !strings.Contains(what, "of user app at "+r.Addr) || !strings.Contains(what, "(short)") {
+			t.Errorf("seen: %d, %s", n, what)
+		}
+		w.unused(c)
+	}
+	n, what, err := w.kind.Sample(ctx, c, 300*time.Millisecond)
+	w.ok(err)
+	if n != 0 {
+		t.Errorf("seen while nobody is logged in: %d, %s", n, what)
+	}
+	w.ok(replica.Pause())
+	w.connect(kind.Options{fieldURL: master.AdminURL(), fieldTimeout: short, fieldNodes: replica.Addr})
+	c.Connection = w.connection
+	_, _, err = w.kind.Sample(ctx, c, time.Second)
+	w.ok(replica.Resume())
+	w.refuses(err, "node "+replica.Addr+" did not answer in time")
+}
+
+// A server with many sessions is asked less often. Samples cost it little in any case.
+func TestCostOfSamples(t *testing.T) {
+	r := start(t, testbed.RedisOptions{})
+	w := newWorld(t, r, nil)
+	w.app("~* +@all")
+	c := w.staged()
+	for range 200 {
+		w.client(r, c.To, "bystander")
+	}
+	cpu := func() float64 {
+		info := readInfo(w.do(r, "INFO", "cpu"))
+		user, err := strconv.ParseFloat(info["used_cpu_user"], 64)
+		w.ok(err)
+		system, err := strconv.ParseFloat(info["used_cpu_sys"], 64)
+		w.ok(err)
+		return user + system
+	}
+	const long = 2 * time.Second
+	calls := func() int { return int(readSpending(w.do(r, "INFO", "commandstats")).calls) } //nolint:gosec // they are few
+	spent, asked := cpu(), calls()
+	n, _, err := w.kind.Sample(t.Context(), c, long)
+	w.ok(err)
+	spent, asked = cpu()-spent, calls()-asked
+	t.Logf("%.1f samples a second cost %.2f %% of a core", float64(asked)/long.Seconds(), 100*spent/long.Seconds())
+	if n != 0 || asked < 20*int(long.Seconds()) || spent/long.Seconds() > 0.05 {
+		t.Errorf("%d sessions seen in %d samples that cost %.3f s", n, asked, spent)
+	}
+}
+
+func TestPeriodOfSamples(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		before, after spending
+		want          time.Duration
+	}{
+		{spending{}, spending{}, firstPeriod},
+		{spending{10, 100}, spending{9, 90}, firstPeriod}, // started again, or CONFIG RESETSTAT
+		{spending{10, 1000}, spending{15, 1100}, leastPeriod},
+		{spending{10, 1000}, spending{15, 5000}, 52 * time.Millisecond},
+		{spending{0, 0}, spending{1, 1 << 60}, mostPeriod},
+	} {
+		if got := periodFor(tt.before, tt.after); got != tt.want {
+			t.Errorf("%v to %v: %v, want %v", tt.before, tt.after, got, tt.want)
+		}
+	}
+	if got := readSpending("cmdstat_client:calls=3,usec=70,usec_per_call=23.33\r\n"); got != (spending{3, 70}) {
+		t.Errorf("%v", got)
+	}
+}
+
+// Whoever tries the retired user still is in the server's log.
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	master, replica := replicated(t, testbed.RedisOptions{})
+	w := newWorld(t, master, nil)
+	w.app("~* +@all", master, replica)
+	c := w.staged()
+	w.retire(c)
+	n, what, err := w.kind.Refusals(ctx, c)
+	w.ok(err)
+	if n != 0 || what != "" {
+		t.Errorf("refused before anybody tries: %d, %s", n, what)
+	}
+	for range 3 {
+		if w.valid(replica, c.From) {
+			t.Fatal("the old version is valid")
+		}
+	}
+	if w.valid(replica, key.Version{Value: key.NewValue(master.UserURL("bystander", appPassword))}) {
+		t.Fatal("a user that there is not logs in")
+	}
+	n, what, err = w.kind.Refusals(ctx, c)
+	w.ok(err)
+	if n != 3 || !strings.HasPrefix(what, "3 of user app at "+replica.Addr+`: the latest from "127.0.0.1:`) || !strings.HasSuffix(what, " s ago") {
+		t.Errorf("refused: %d, %s", n, what)
+	}
+	w.do(master, "ACL", "SETUSER", "admin", "-acl|log")
+	_, _, err = w.kind.Refusals(ctx, c)
+	w.refuses(err, "may not run ACL LOG; grant it with: ACL SETUSER admin +acl|log")
+}
