@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,7 +36,7 @@ const minVersion = 130000
 // ConnectionFields implements kind.Connector.
 func (*Kind) ConnectionFields() []kind.Field {
 	return []kind.Field{
-		{Name: fieldURL, Sends: []string{kind.FieldPassword}, Description: "The administrator's URL, as postgresql://hyvve_admin@db:5432/postgres?sslmode=verify-full; a password in it is moved to password. Of its parameters sslmode is heeded. Not through a pooler."},
+		{Name: fieldURL, Sends: []string{kind.FieldPassword}, Description: "The administrator's URL, as postgresql://hyvve_admin@db:5432/postgres?sslmode=verify-full; a password in it is moved to password. Of its parameters those for hosts and TLS are heeded. Not through a pooler."},
 		{Name: kind.FieldPassword, Secret: true, Description: "The administrator's password. Give it on standard input, as password=-."},
 		{Name: fieldReplicas, Sends: []string{kind.FieldPassword}, Description: "Streaming replicas that workloads read from, as host:port with commas between: nobody is sent to them before a new login role has arrived there, and their sessions count as use."},
 		{Name: fieldBouncers, Sends: []string{fieldConsole}, Description: "Consoles of PgBouncers in front of the server, as postgresql://admin@host:6432/pgbouncer with white space between: their clients count as use, and their idle server connections no longer do."},
@@ -77,7 +76,7 @@ func (k *Kind) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
 		return c, errors.New("password is empty; give it on standard input, as password=- (or a client certificate in tls_cert and tls_key)")
 	}
 	for n, host := range list(options[fieldReplicas]) {
-		if _, _, err := net.SplitHostPort(host); err != nil {
+		if _, err := splitReplica(host); err != nil {
 			return c, fmt.Errorf("replicas: number %d is not host:port", n+1) // not quoted: it may be a URL with a password
 		}
 	}

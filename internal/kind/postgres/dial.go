@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -40,34 +39,19 @@ const (
 	mostMessage = 4 << 20
 )
 
-// place is somewhere to log in.
-type place struct {
-	what     string // for people
-	host     string // host:port, or several with commas between
-	database string
-	sslmode  string
-	pooler   bool // there may be one in between, or it is one
-}
-
 // config is how to log in at a place. TLS is the connection's.
 func (p place) config(c kind.Connection, user string, password key.Value) (*pgx.ConnConfig, error) {
-	mode := p.sslmode
+	mode := p.session.SSLMode
 	if mode == "require" && c.Options[fieldCA] != "" { // as libpq does it
 		mode = "verify-ca"
 	}
-	u := url.URL{Scheme: "postgresql", Host: p.host, Path: "/" + p.database}
-	if mode != "" {
-		u.RawQuery = "sslmode=" + url.QueryEscape(mode)
-	}
-	config, err := pgx.ParseConfig(u.String())
-	if err != nil { // there is no password in it, but there may be no sense either
-		return nil, fmt.Errorf("%s: its host, port, database or sslmode cannot be used", p.what)
+	config, err := p.parsed(mode)
+	if err != nil {
+		return nil, err
 	}
 	config.User, config.Password, config.ConnectTimeout = user, password.Reveal(), patience
-	config.RuntimeParams = map[string]string{
-		"application_name": ownName,
-		"client_encoding":  "UTF8", // of what we quote; in others a quote may be part of a character
-	}
+	config.RuntimeParams["application_name"] = ownName
+	config.RuntimeParams["client_encoding"] = "UTF8" // of what we quote; in others a quote may be part of a character
 	// Nothing is prepared: there may be a pooler in between that hands out servers by transaction.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	if !p.pooler { // PgBouncer refuses the parameter; it wins over all that roles and databases have set
@@ -77,13 +61,17 @@ func (p place) config(c kind.Connection, user string, password key.Value) (*pgx.
 	if err := restrict(c, config); err != nil {
 		return nil, err
 	}
-	return config, secure(c, config)
+	if p.session.ChannelBinding == "require" {
+		config.ChannelBinding = p.session.ChannelBinding
+	}
+	return config, secure(c, config, p.session.SystemRoots)
 }
 
 // secure puts a connection's certificates where TLS is used: the CA for everybody, the client's for the administrator.
-func secure(c kind.Connection, config *pgx.ConnConfig) error {
+// A URL that says sslrootcert=system is for public CAs alone.
+func secure(c kind.Connection, config *pgx.ConnConfig, system bool) error {
 	var roots *x509.CertPool
-	if ca := c.Options[fieldCA]; ca != "" {
+	if ca := c.Options[fieldCA]; ca != "" && !system {
 		roots = x509.NewCertPool()
 		if !roots.AppendCertsFromPEM([]byte(ca)) {
 			return errors.New("tls_ca holds no certificate in PEM")
@@ -119,15 +107,19 @@ func home(c kind.Connection) place {
 	if err != nil {
 		return place{what: "the server"}
 	}
-	return place{what: "the server " + u.Host(), host: u.Host(), database: u.Path(), sslmode: u.Query().Get("sslmode")}
+	u.Session.Options = "" // our sessions are ours to set
+	return placeOf("the server", u)
 }
 
 // replicas are the standbys that the connection names, with their data in the same database.
 func replicas(c kind.Connection) []place {
-	at := home(c)
 	var all []place
-	for _, host := range list(c.Options[fieldReplicas]) {
-		all = append(all, place{what: "the replica " + host, host: host, database: at.database, sslmode: at.sslmode})
+	for _, text := range list(c.Options[fieldReplicas]) {
+		if h, err := splitReplica(text); err == nil { // checked by NormalizeConnection
+			at := home(c)
+			at.what, at.hosts, at.session.TargetAttrs = "the replica", dsn.Hosts{h}, ""
+			all = append(all, at.named())
+		}
 	}
 	return all
 }
@@ -196,9 +188,9 @@ func (k *Kind) pool(name string, c kind.Connection, at place, password key.Value
 	// What we change must last when we are told that it does.
 	config.RuntimeParams["synchronous_commit"] = "on"
 	config.RuntimeParams["lock_timeout"] = lockTimeout
-	pooled, err := pgxpool.ParseConfig("")
+	pooled, err := pgxpool.ParseConfig(at.settings(""))
 	if err != nil {
-		return nil, errors.New("the environment of this process holds settings of PostgreSQL (PG…) that cannot be used")
+		return nil, errors.New("the administrator's sessions cannot be made")
 	}
 	pooled.ConnConfig = config
 	pooled.MaxConns, pooled.MinConns, pooled.MaxConnIdleTime = adminSessions, 0, idleSession
@@ -283,6 +275,7 @@ const (
 	stateUndefinedObject     = "42704"
 	stateUndefinedTable      = "42P01"
 	stateUndefinedFunction   = "42883"
+	stateCannotConnect       = "57P03"
 	stateSyntax              = "42601"
 	stateProtocol            = "08P01" // what PgBouncer says of everything that it refuses
 )
@@ -294,6 +287,16 @@ func hasState(err error, states ...string) bool {
 
 // refused tells whether the server knows another password, or no such role.
 func refused(err error) bool { return hasState(err, stateInvalidPassword, stateInvalidUser) }
+
+// away reports whether a server could not be asked, or lets nobody in for now.
+func away(err error) bool {
+	var connecting *pgconn.ConnectError
+	var server *pgconn.PgError
+	if errors.As(err, &server) {
+		return server.Code == stateCannotConnect
+	}
+	return errors.As(err, &connecting)
+}
 
 // fault is an error of a server in our words. It keeps the cause for errors.As, and prints nothing of the statement.
 type fault struct {

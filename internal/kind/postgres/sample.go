@@ -273,11 +273,12 @@ func readUses(rows pgx.Rows, err error) (map[string]use, error) {
 func (k *Kind) pooled(ctx context.Context, c kind.Connection, user string, d time.Duration) (pool, error) {
 	var sum pool
 	for _, text := range strings.Fields(c.Options[fieldBouncers]) {
-		u, err := dsn.Parse(text, schemes...)
+		u, err := dsn.Postgres(text)
 		if err != nil {
 			return sum, err
 		}
-		at := place{what: "the PgBouncer " + u.Host(), host: u.Host(), database: u.Path(), sslmode: u.Query().Get("sslmode"), pooler: true}
+		at := placeOf("the PgBouncer", u)
+		at.pooler, at.session.Options = true, ""
 		var most pool
 		err = k.login(ctx, c, at, u.User, c.Secrets[fieldConsole], func(conn *pgx.Conn) error {
 			for begun := now(); ; {

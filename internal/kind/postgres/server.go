@@ -157,23 +157,27 @@ func (k *Kind) places(c kind.Change, to dsn.URL) ([]place, error) {
 	if c.Key.Options[optionVerify] == "false" {
 		return all, nil
 	}
-	urls := []dsn.URL{to}
+	urls := []string{c.To.Value.Reveal()}
 	names := []string{c.Key.Env}
 	rendered, err := k.Render(c.Key.Options, c.To.Value)
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range k.Names(c.Key.Options) {
-		u, err := dsn.Parse(rendered[name].Reveal(), schemes...)
-		if err != nil {
-			return nil, err
-		}
-		urls, names = append(urls, u), append(names, name)
+		urls, names = append(urls, rendered[name].Reveal()), append(names, name)
 	}
-	for n, u := range urls {
-		at := place{what: names[n] + " at " + u.Host(), host: u.Host(), database: u.Path(), sslmode: u.Query().Get("sslmode"), pooler: true}
-		if !slices.ContainsFunc(all, func(o place) bool { return o.host == at.host && o.database == at.database && o.sslmode == at.sslmode }) {
-			all = append(all, at)
+	for n, text := range urls {
+		u, err := dsn.Postgres(text)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", names[n], err)
+		}
+		what := names[n] + " at"
+		listed := placeOf(what, u)
+		listed.pooler = true
+		for _, one := range append([]place{listed}, listed.spares(what)...) {
+			if !slices.ContainsFunc(all, one.equal) {
+				all = append(all, one)
+			}
 		}
 	}
 	return all, nil
@@ -214,6 +218,9 @@ func (k *Kind) verifyAt(ctx context.Context, c kind.Change, at place, to dsn.URL
 		}
 		return nil
 	})
+	if at.spare && away(err) { // clients go to the next one
+		return nil
+	}
 	if refused(err) || hasState(err, stateProtocol) {
 		return faultf("%w; has the role not arrived there yet, or does pg_hba.conf (or a PgBouncer's list of users) not let %s in?", err, to.User)
 	}
