@@ -3,6 +3,7 @@
 package dsn
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -50,6 +51,34 @@ func (all Hosts) String() string {
 		words = append(words, h.String())
 	}
 	return strings.Join(words, ",")
+}
+
+// Lists are the hosts and their ports as parameters of libpq, with commas between.
+func (all Hosts) Lists() (hosts, ports string) {
+	var names, numbers []string
+	for _, h := range all {
+		names, numbers = append(names, h.Host), append(numbers, strconv.Itoa(int(h.Port)))
+	}
+	return strings.Join(names, ","), strings.Join(numbers, ",")
+}
+
+// Resolver finds the addresses of a name.
+type Resolver func(ctx context.Context, name string) ([]string, error)
+
+// Resolver gives the addresses that the URL gives (hostaddr), and asks otherwise for those of other names.
+func (all Hosts) Resolver(otherwise Resolver) Resolver {
+	return func(ctx context.Context, name string) ([]string, error) {
+		var known []string
+		for _, h := range all {
+			if h.Host == name && h.Addr != "" {
+				known = append(known, h.Addr)
+			}
+		}
+		if known != nil {
+			return known, nil
+		}
+		return otherwise(ctx, name)
+	}
 }
 
 // Session is what a PostgreSQL URL says about the session, as far as it decides where a client logs in, and whether it can.
@@ -257,13 +286,14 @@ func hostPort(host, port, addr string) (HostPort, error) {
 		h.Port = uint16(n)
 	}
 	if addr != "" {
-		if _, err := netip.ParseAddr(addr); err != nil {
+		ip, err := netip.ParseAddr(addr)
+		if err != nil {
 			return h, errors.New("the URL's hostaddr is not an IP address")
 		}
 		if h.Host == "" {
 			h.Host = addr
 		}
-		if _, err := netip.ParseAddr(h.Host); h.Socket() || err == nil && h.Host != addr {
+		if _, err := netip.ParseAddr(h.Host); h.Socket() || err == nil && h.Host != addr || h.Host == "localhost" && !ip.IsLoopback() {
 			return h, errors.New("the URL's hostaddr is another address than its host, and only clients of libpq read it; leave one out")
 		}
 	}

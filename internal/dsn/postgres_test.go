@@ -52,6 +52,7 @@ var forms = []struct{ url, leads, refused string }{
 	{url: "postgresql://u:p@/app?hostaddr=10.0.0.7&port=7", leads: "app 10.0.0.7:7"},
 	{url: "postgresql://u:p@h1,h2:2/app?hostaddr=10.0.0.7,::1", leads: "app h1:5432 (10.0.0.7),h2:2 (::1)"},
 	{url: "postgresql://u:p@10.0.0.8/app?hostaddr=10.0.0.7", refused: "another address"},
+	{url: "postgresql://u:p@localhost/app?hostaddr=10.0.0.7", refused: "another address"},
 	{url: "postgresql://u:p@/app?host=/run/pg&hostaddr=10.0.0.7", refused: "another address"},
 	{url: "postgresql://u:p@h1,h2/app?hostaddr=10.0.0.7", refused: "number of addresses"},
 	{url: "postgresql://u:p@h1/app?hostaddr=name", refused: "not an IP address"},

@@ -11,7 +11,9 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
@@ -24,12 +26,12 @@ const mostMessage = 256 << 20
 // PostgreSQL connection URLs.
 var prismaOnly = []string{
 	"pgbouncer", "schema", "connection_limit", "pool_timeout", "socket_timeout", "statement_cache_size",
-	"sslaccept", "sslidentity", "sslpassword", "single_use_connections",
+	"sslaccept", "sslidentity", "single_use_connections",
 }
 
 // Parameters that pgx understands or that every server does.
 var serverKnows = []string{
-	"host", "channel_binding", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslsni", "sslnegotiation", "connect_timeout", "application_name",
+	"host", "port", "channel_binding", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslsni", "sslnegotiation", "connect_timeout", "application_name",
 	"target_session_attrs", "options", "search_path", "statement_timeout", "lock_timeout", "timezone",
 }
 
@@ -41,11 +43,11 @@ type database struct {
 
 // parseURL reads a PostgreSQL URL as Prisma does. Errors do not hold the password.
 func parseURL(text string) (database, error) {
-	u, err := url.Parse(text)
-	if err != nil || (u.Scheme != "postgresql" && u.Scheme != "postgres") || u.Host == "" && !u.Query().Has("host") {
-		return database{}, errors.New("the database URL is not of the form postgresql://user:password@host:port/database; are special characters of the password percent-encoded?")
+	target, err := dsn.Postgres(text)
+	if err != nil {
+		return database{}, fmt.Errorf("the database URL cannot be used: %w", err)
 	}
-	query := u.Query()
+	query := target.Query()
 	d := database{schema: query.Get("schema")}
 	bouncer := query.Get("pgbouncer") == "true" || query.Get("statement_cache_size") == "0"
 	strict := strings.EqualFold(query.Get("sslaccept"), "strict")
@@ -66,13 +68,18 @@ func parseURL(text string) (database, error) {
 			if near := usage.Nearest(name, slices.Concat(prismaOnly, serverKnows)); near != "" {
 				return database{}, fmt.Errorf("the database URL has parameter %q, which is neither PostgreSQL's nor Prisma's; is it %q?", name, near)
 			}
-			query.Del(name) // hosts and libraries add marks of their own, and Prisma passes over them
+			query.Del(name) // read already, as hostaddr; hosts and libraries add marks of their own, and Prisma passes over them
 		}
 	}
+	hosts, ports := target.Hosts.Lists()
+	query.Set("host", hosts)
+	query.Set("port", ports)
+	u := url.URL{Scheme: target.Scheme, User: url.UserPassword(target.User, target.Password.Reveal()), Path: "/" + target.Database}
 	u.RawQuery = strings.ReplaceAll(query.Encode(), "+", "%20") // pgx, as libpq, takes a plus for one
 	if d.config, err = pgx.ParseConfig(u.String()); err != nil {
-		return database{}, unusable(err, u)
+		return database{}, unusable(err, &u)
 	}
+	d.config.LookupFunc = pgconn.LookupFunc(target.Hosts.Resolver(dsn.Resolver(d.config.LookupFunc)))
 	pgsession.Limit(&d.config.Config, mostMessage)
 	if bouncer { // no statement may be prepared behind a pooler that hands out servers by transaction
 		d.config.DefaultQueryExecMode = pgx.QueryExecModeExec

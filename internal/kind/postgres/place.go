@@ -4,7 +4,6 @@ package postgres
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -13,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 )
@@ -76,18 +76,15 @@ func splitReplica(text string) (dsn.HostPort, error) {
 // settings are all that the driver knows, in its own form, with sslmode as given. What is not named here it would take from
 // the environment of this process, and from files below its home directory.
 func (p place) settings(sslmode string) string {
-	var hosts, ports []string
-	for _, h := range p.hosts {
-		hosts, ports = append(hosts, h.Host), append(ports, strconv.Itoa(int(h.Port)))
-	}
+	hosts, ports := p.hosts.Lists()
 	root := ""
 	if p.session.SystemRoots {
 		root = "system"
 	}
 	var text strings.Builder
 	for _, s := range [][2]string{
-		{"host", strings.Join(hosts, ",")},
-		{"port", strings.Join(ports, ",")},
+		{"host", hosts},
+		{"port", ports},
 		{"dbname", p.database},
 		{"user", "nobody"}, // and a password, so that none is looked for
 		{"password", "none"},
@@ -127,19 +124,7 @@ func (p place) parsed(sslmode string) (*pgx.ConnConfig, error) {
 	if p.session.Options != "" {
 		config.RuntimeParams["options"] = p.session.Options
 	}
-	resolve := config.LookupFunc
-	config.LookupFunc = func(ctx context.Context, host string) ([]string, error) {
-		var known []string
-		for _, h := range p.hosts {
-			if h.Host == host && h.Addr != "" {
-				known = append(known, h.Addr)
-			}
-		}
-		if known != nil {
-			return known, nil
-		}
-		return resolve(ctx, host)
-	}
+	config.LookupFunc = pgconn.LookupFunc(p.hosts.Resolver(dsn.Resolver(config.LookupFunc)))
 	return config, nil
 }
 
