@@ -15,6 +15,7 @@ const (
 	PhaseSweep  Phase = "sweep"  // again and again: re-encrypt stragglers, count what is left under the old key
 	PhaseRevert Phase = "revert" // put the old ciphertexts back, re-encrypt rows written since
 	PhaseWipe   Phase = "wipe"   // drop staged and kept ciphertexts
+	PhaseCheck  Phase = "check"  // open each row under the version that stays, right before the other one is erased
 )
 
 // PhaseCount is asked while no rotation of the key runs: to count its rows, and to look whether they could be re-encrypted.
@@ -22,7 +23,8 @@ const (
 const PhaseCount Phase = "count"
 
 // Work is part of a bundle: what its instance should re-encrypt now. The values are in the bundle's accepts under
-// Env: the first is the new one (To), the second the old one (From). Wipe needs neither.
+// Env: the first is the new one (To), the second the old one (From). Wipe needs neither. For Check the only value is that of
+// the version that stays.
 type Work struct {
 	ID       string       `json:"id"` // rotation, key and phase, or CountPrefix, key, version and columns; another ID is other work
 	Rotation string       `json:"rotation"`
@@ -34,9 +36,20 @@ type Work struct {
 	Columns  []key.Column `json:"columns"`
 	// Others are further keys that may have envelopes in the same columns (legacy rows): those are left as they are.
 	Others []Other `json:"others,omitempty"`
+	// Pass counts how often the rotation has gone back for rows that were left. Work of an earlier pass is out of date.
+	Pass int `json:"pass,omitempty"`
 	// Upgrade asks to bring rows of Others under the new value, in the layout of their column.
 	Upgrade bool `json:"upgrade,omitempty"`
 }
+
+// Rank orders the work of a rotation of a key as the rotation goes: work of a lower rank is out of date once work of a
+// higher one was asked.
+func (w Work) Rank() int {
+	return w.Pass*rankPass + map[Phase]int{PhaseStage: 1, PhaseFlip: 2, PhaseSweep: 2, PhaseRevert: 3, PhaseWipe: 4, PhaseCheck: 5}[w.Phase]
+}
+
+// rankPass is more than any phase has.
+const rankPass = 10
 
 // CountPrefix begins the IDs of work of PhaseCount.
 const CountPrefix = "count/"

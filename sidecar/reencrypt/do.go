@@ -24,18 +24,25 @@ func (w *Worker) Do(ctx context.Context, work workload.Work, accepts map[string]
 		return report, err
 	}
 	defer j.close()
-	if work.Phase == workload.PhaseCount {
+	switch work.Phase {
+	case workload.PhaseCount: // nothing is rotated
+		clear(w.rings)
 		report.Columns, err = j.countRows(ctx)
 		report.Done = err == nil
 		return report, err
+	case workload.PhaseCheck:
+		report.Columns, err = j.countAll(ctx, j.ring, false)
+		report.Done = err == nil
+		if left, bad := report.Left(); report.Done && left+bad == 0 {
+			clear(w.rings)
+		}
+		return report, err
+	case workload.PhaseStage, workload.PhaseFlip, workload.PhaseSweep, workload.PhaseRevert, workload.PhaseWipe:
 	}
 	var looked found
 	report.Columns, looked, err = j.evident(ctx, work.Phase)
 	report.Finds, report.Unseen = looked.Finds, looked.Unseen
 	report.Done = err == nil
-	if report.Done && work.Phase == workload.PhaseWipe {
-		clear(w.rings)
-	}
 	return report, err
 }
 
@@ -107,11 +114,17 @@ func taskOf(work workload.Work, accepts map[string][]key.Value) (task, error) {
 		t.count = work.Phase == workload.PhaseCount
 		return t, nil
 	}
-	both := accepts[work.Env]
-	if len(both) != 2 {
-		return t, fmt.Errorf("the bundle has %d values of %s; re-encryption needs the new and the old one", len(both), work.Env)
+	values := accepts[work.Env]
+	switch {
+	case work.Phase == workload.PhaseCheck && len(values) == 1:
+		t.new = values[0]
+	case work.Phase == workload.PhaseCheck:
+		return t, fmt.Errorf("the bundle has %d values of %s; the last check of its rows is made with the one that stays", len(values), work.Env)
+	case len(values) != 2:
+		return t, fmt.Errorf("the bundle has %d values of %s; re-encryption needs the new and the old one", len(values), work.Env)
+	default:
+		t.new, t.old, t.upgrade = values[0], values[1], work.Upgrade
 	}
-	t.new, t.old, t.upgrade = both[0], both[1], work.Upgrade
 	for _, o := range work.Others {
 		for _, v := range accepts[o.Env] {
 			t.others = append(t.others, other{o.Layout, v})

@@ -58,7 +58,7 @@ type other struct {
 }
 
 // Worker re-encrypts rows of one database. It remembers derived keys from one piece of work to the next, since the
-// derivations are nearly all that work costs; wiping forgets them. It does one piece of work at a time.
+// derivations are nearly all that work costs; the last check of a rotation forgets them. It does one piece of work at a time.
 type Worker struct {
 	databaseURL string
 	options     Options
@@ -88,7 +88,7 @@ func NewWorker(databaseURL string, o Options) *Worker {
 // task says what a job is about.
 type task struct {
 	name     string
-	old, new key.Value
+	old, new key.Value // no old one: rows are only checked; neither: what is kept is wiped, or rows are counted
 	others   []other
 	upgrade  bool // bring rows of others under the new key
 	count    bool // only count rows, without any key
@@ -119,11 +119,12 @@ func (w *Worker) open(ctx context.Context, t task) (*job, error) {
 		name: t.name, options: w.options, rings: map[key.Layout]*ring{},
 		throttle: &throttle{perSecond: w.options.RowsPerSecond, maxLoad: w.options.MaxLoad},
 	}
+	keyless := t.old.Empty() && t.new.Empty()
 	for _, c := range t.columns {
 		if err := c.Validate(); err != nil {
 			return nil, err
 		}
-		if _, ok := j.rings[c.Layout]; ok || t.old.Empty() {
+		if _, ok := j.rings[c.Layout]; ok || keyless {
 			continue
 		}
 		r, err := w.ringOf(c.Layout, t)
@@ -142,7 +143,7 @@ func (w *Worker) open(ctx context.Context, t task) (*job, error) {
 	if j.db, err = connect(ctx, w.databaseURL); err != nil {
 		return nil, err
 	}
-	if t.old.Empty() && !t.count { // all that is asked is to wipe
+	if keyless && !t.count { // all that is asked is to wipe
 		return j, nil
 	}
 	if j.tables, err = describe(ctx, j.db, t.columns, w.options); err != nil {

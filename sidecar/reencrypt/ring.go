@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -22,7 +23,7 @@ const rowsPerSalt = 4096
 
 // ring holds the keyrings of one direction, in one layout of new envelopes.
 type ring struct {
-	old, new *envelope.Keyring
+	old, new *envelope.Keyring   // old is nil where rows are only checked
 	others   []*envelope.Keyring // of keys that have rows of their own in the columns
 	upgrade  bool                // rows of others are brought under the new key, too
 	random   io.Reader
@@ -84,6 +85,7 @@ func (r *ring) classify(ctx context.Context, rows []*row) error {
 	if r.prefersNew() {
 		attempts[2], attempts[3] = attempts[3], attempts[2]
 	}
+	attempts = slices.DeleteFunc(attempts, func(a attempt) bool { return a.ring == nil })
 	for _, o := range r.others {
 		attempts = append(attempts, attempt{o, underOther, false})
 	}
@@ -229,8 +231,10 @@ func (w *Worker) ringOf(layout key.Layout, t task) (*ring, error) {
 		r.perSalt = 1
 	}
 	var err error
-	if r.old, err = w.keyring(layout, t.old); err != nil {
-		return nil, fmt.Errorf("the old key: %w", err)
+	if !t.old.Empty() {
+		if r.old, err = w.keyring(layout, t.old); err != nil {
+			return nil, fmt.Errorf("the old key: %w", err)
+		}
 	}
 	if t.new.Empty() { // only looked for
 		return r, nil
