@@ -84,7 +84,10 @@ func (e *Engine) facts(r Rotation) (f Facts) {
 
 // factsNow is facts. mu is held.
 func (e *Engine) factsNow(r Rotation) Facts {
-	f := Facts{Now: e.Now(), Progress: map[string]workload.WorkReport{}, Waived: map[string][]string{}, Observed: e.observed[r.ID]}
+	f := Facts{
+		Now: e.Now(), Progress: map[string]workload.WorkReport{}, Waived: map[string][]string{}, Observed: e.observed[r.ID],
+		Grace: max(0, e.graceUntil-e.Uptime()),
+	}
 	f.Sampled, f.Dense = e.sampled(r)
 	for _, c := range r.Changes {
 		f.Waived[c.Key] = e.keys[c.Key].Waives
@@ -177,6 +180,9 @@ func (e *Engine) act(ctx context.Context, r Rotation) (bool, error) {
 	if slices.ContainsFunc(r.KeyNames(), func(name string) bool { return e.restoring[name] }) {
 		return false, nil // what an inspection restores must not be what this takes away
 	}
+	if what == actErase && len(checkRows(r, e.facts(r))) > 0 {
+		return false, nil
+	}
 	calls, err := e.serverCalls(r, what)
 	if err != nil {
 		return false, e.acted(ctx, r, err)
@@ -246,7 +252,7 @@ func (e *Engine) serverCalls(r Rotation, what action) ([]serverCall, error) {
 			return nil, err
 		}
 		verifier, ok := kd.(kind.Verifier)
-		if !ok || what == actPromote {
+		if !ok || what == actPromote || what == actErase {
 			continue
 		}
 		connection, err := e.connectionOf(k)
@@ -317,7 +323,7 @@ func callFor(server kind.Server, what action, c kind.Change, again time.Duration
 				}
 			}
 			return server.Unstage(ctx, c)
-		case noAction, actPromote:
+		case noAction, actPromote, actErase:
 		}
 		return nil
 	}
@@ -332,11 +338,12 @@ func (e *Engine) record(ctx context.Context, r Rotation) error {
 		switch r.at().action {
 		case actPromote:
 			change = k.Promoted
-		case actRetire:
+		case actErase:
 			change = k.Retired
-		case actUnstage:
-			change = k.Reverted
-		case noAction, actStage, actSample:
+			if r.State == Reverting {
+				change = k.Reverted
+			}
+		case noAction, actStage, actSample, actRetire, actUnstage:
 			continue
 		}
 		k, err := change(c.From, c.To)

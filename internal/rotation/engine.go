@@ -119,6 +119,8 @@ type Engine struct {
 	reads     atomic.Uint64
 	opened    time.Time
 
+	graceUntil time.Duration // by Uptime: until then instances may come back to this engine; see Facts.Grace
+
 	kick    chan struct{} // there is something to do
 	ctx     context.Context
 	cancel  context.CancelFunc

@@ -221,7 +221,7 @@ func TestRowsAreAGate(t *testing.T) {
 		h.round()
 		h.clock.advance(time.Minute)
 	}
-	want := []workload.Phase{workload.PhaseStage, workload.PhaseFlip, workload.PhaseSweep, workload.PhaseWipe}
+	want := []workload.Phase{workload.PhaseStage, workload.PhaseFlip, workload.PhaseSweep, workload.PhaseWipe, workload.PhaseCheck}
 	if h.view(id).State != Done || !slices.Equal(phases, want) {
 		t.Errorf("%s after phases %v, want %v", h.view(id).State, phases, want)
 	}

@@ -20,6 +20,10 @@ type Facts struct {
 	Sampled   bool                           // a server can be asked who uses an old version
 	Dense     bool                           // all such servers can be sampled densely
 	Observed  Observation
+
+	// Grace is how long instances may still take to come back to an engine that has just started; 0: no longer. No
+	// deadline is over before, since nobody could follow while the engine was away.
+	Grace time.Duration
 }
 
 // WorkloadFact is a workload and its live instances, sorted by name.
@@ -46,6 +50,7 @@ const (
 	gateMinInstances gate = "min_instances"
 	gateLoaded       gate = "loaded"
 	gateHealthy      gate = "healthy"
+	gateWriters      gate = "writers"
 	gateRows         gate = "rows"
 	gateSoak         gate = "soak"
 	gateUnused       gate = "unused"
@@ -62,6 +67,7 @@ var checks = map[gate]func(r Rotation, f Facts) []string{
 	gateMinInstances: checkMinInstances,
 	gateLoaded:       checkLoaded,
 	gateHealthy:      checkHealthy,
+	gateWriters:      checkWriters,
 	gateRows:         checkRows,
 	gateSoak:         checkSoak,
 	gateUnused:       checkUnused,
@@ -71,7 +77,7 @@ var checks = map[gate]func(r Rotation, f Facts) []string{
 }
 
 // cuttable are the gates that a compromised rotation does not wait for beyond its deadline. Never among them: what a
-// server has to do, and rows, since those that are left could be read by nobody any more.
+// server has to do, and rows with those who may still write them, since nobody could read rows that are left.
 var cuttable = []gate{gateMinInstances, gateLoaded, gateHealthy, gateSoak, gateUnused, gateObserved, gateConfirmed}
 
 // gates asks those of the rotation's place.
@@ -88,13 +94,13 @@ func gates(r Rotation, f Facts) (results []GateResult, open bool) {
 			continue
 		}
 		reasons := checks[g](r, f)
-		cut := len(reasons) > 0 && r.cuts(g, f.Now)
+		cut := len(reasons) > 0 && r.cuts(g, f)
 		result := GateResult{string(g), len(reasons) == 0 || cut, strings.Join(reasons, "; ")}
 		switch {
 		case cut:
 			result.Reason = "cut, since the key is compromised: " + result.Reason
 		case !result.Holds && r.Compromised && r.cuttable(g):
-			result.Reason += fmt.Sprintf(" (cut at %s)", stamp(r.Clock.Add(r.Deadline)))
+			result.Reason += fmt.Sprintf(" (cut at %s)", stamp(f.notBefore(r.Clock.Add(r.Deadline))))
 		}
 		results = append(results, result)
 		open = open && result.Holds
@@ -103,8 +109,16 @@ func gates(r Rotation, f Facts) (results []GateResult, open bool) {
 }
 
 // cuts tells whether a compromised rotation goes on although a gate does not hold.
-func (r Rotation) cuts(g gate, now time.Time) bool {
-	return r.Compromised && r.cuttable(g) && !now.Before(r.Clock.Add(r.Deadline))
+func (r Rotation) cuts(g gate, f Facts) bool {
+	return r.Compromised && r.cuttable(g) && !f.Now.Before(f.notBefore(r.Clock.Add(r.Deadline)))
+}
+
+// notBefore returns when a deadline is over: not while instances may still come back to an engine that has just started.
+func (f Facts) notBefore(deadline time.Time) time.Time {
+	if grace := f.Now.Add(f.Grace); f.Grace > 0 && grace.After(deadline) {
+		return grace
+	}
+	return deadline
 }
 
 func (r Rotation) cuttable(g gate) bool {
@@ -122,7 +136,7 @@ func checkConfirmed(r Rotation, _ Facts) []string {
 
 // checkDeadline looks at how long the step takes. The soak time, and the time for which servers are observed, are not counted.
 func checkDeadline(r Rotation, f Facts) []string {
-	if left := r.due().Sub(f.Now); left > 0 {
+	if f.Now.Before(f.notBefore(r.due())) {
 		return nil
 	}
 	return []string{fmt.Sprintf("%s has taken longer than the deadline of %s", strings.TrimSpace(string(r.State)+" "+string(r.Step)), r.Deadline)}
@@ -268,87 +282,6 @@ func checkUnused(r Rotation, f Facts) []string {
 		}
 	}
 	return reasons
-}
-
-// checkRows wants a report that the place's work is done and that no row is left.
-func checkRows(r Rotation, f Facts) []string {
-	var reasons []string
-	for _, c := range r.Changes {
-		if len(c.Protects) == 0 {
-			continue
-		}
-		id := r.workID(c)
-		evidence, ok := r.Work[id]
-		if !ok {
-			reasons = append(reasons, waiting(c, r.at().phase, f.Progress[id]))
-			continue
-		}
-		left, bad := evidence.Report.Left()
-		switch {
-		case evidence.Report.Error != "":
-			reasons = append(reasons, fmt.Sprintf("%s: %s by %s failed: %s", c.Env, r.at().phase, evidence.Instance, evidence.Report.Error))
-		case !evidence.Report.Done:
-			reasons = append(reasons, waiting(c, r.at().phase, evidence.Report))
-		case r.at().phase == workload.PhaseWipe:
-		case bad > 0:
-			reasons = append(reasons, fmt.Sprintf("%s: %d rows open under no key that %s holds: %s; mend or delete them", c.Env, bad, evidence.Instance, columns(evidence.Report)))
-		case left > 0 && r.at().phase != workload.PhaseStage:
-			reasons = append(reasons, fmt.Sprintf("%s: %d rows left: %s", c.Env, left, columns(evidence.Report)))
-		case r.at().phase == workload.PhaseSweep:
-			reasons = append(reasons, unconfigured(r, c, evidence.Report.Finds, f.Waived[c.Key])...)
-		}
-	}
-	return reasons
-}
-
-// unconfigured says where there are envelopes that would be lost with the old version.
-func unconfigured(r Rotation, c Change, finds []workload.Find, waived []string) (reasons []string) {
-	for _, f := range finds {
-		if f.Opened == 0 || slices.Contains(waived, f.Column) {
-			continue
-		}
-		reason := fmt.Sprintf("%s: %s holds envelopes of version %d and is not among the columns that key %s protects (%d of %d strings tried open, %d rows have such strings)",
-			c.Env, f.Column, c.From, c.Key, f.Opened, f.Tried, f.Shaped)
-		if f.JSON {
-			reason += "; they stand in JSON, which cannot be re-encrypted: move them to a text column"
-		} else {
-			reason += fmt.Sprintf("; revert with hyvve/rotations/%s/revert, add the column to protects, and rotate again", r.ID)
-		}
-		reasons = append(reasons, fmt.Sprintf("%s; or, if they may be lost: vault write hyvve/keys/%s waives=%s", reason, c.Key, strings.Join(append(slices.Clone(waived), f.Column), ",")))
-	}
-	return reasons
-}
-
-func waiting(c Change, phase workload.Phase, progress workload.WorkReport) string {
-	if len(progress.Columns) == 0 {
-		return fmt.Sprintf("%s: waiting for an instance that re-encrypts to %s its rows", c.Env, phase)
-	}
-	text := fmt.Sprintf("%s: %s is under way: %s", c.Env, phase, columns(progress))
-	if left, ok := TimeLeft(progress); ok {
-		text += fmt.Sprintf("; %.0f rows/s, about %s left", progress.Rate, left)
-	}
-	return text
-}
-
-// TimeLeft is how long work under way will take at its present rate.
-func TimeLeft(progress workload.WorkReport) (time.Duration, bool) {
-	if progress.Done || progress.Rate <= 0 {
-		return 0, false
-	}
-	return time.Duration(float64(progress.Remaining()) / progress.Rate * float64(time.Second)).Round(time.Second), true
-}
-
-// columns says how far each column is.
-func columns(report workload.WorkReport) string {
-	var parts []string
-	for _, c := range report.Columns {
-		text := fmt.Sprintf("%s %d rows, %d staged, %d rotated, %d left", c.Column, c.Total, c.Staged, c.Rotated, c.Left)
-		if c.Bad > 0 {
-			text += fmt.Sprintf(", %d unreadable", c.Bad)
-		}
-		parts = append(parts, text)
-	}
-	return strings.Join(parts, ", ")
 }
 
 // few lists the first three of n.

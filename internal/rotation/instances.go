@@ -448,11 +448,14 @@ func (e *Engine) takeWork(ctx context.Context, w workload.Workload, i workload.I
 	for _, report := range reports {
 		id, _, _ := strings.Cut(report.ID, "/")
 		r, ok := e.active[id]
-		if !ok || !w.Reencrypts {
+		if !ok || !w.Reencrypts || e.erased(r) {
 			continue
 		}
 		for _, c := range r.Changes {
 			if report.ID != r.workID(c) || len(c.Protects) == 0 || !w.Keys[c.Key].AcceptsBoth() {
+				continue
+			}
+			if rowsLeft(r, c) != "" { // it goes back for them; that somebody else has seen none is no answer to that
 				continue
 			}
 			if !report.Done && report.Error == "" {

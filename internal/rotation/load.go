@@ -111,6 +111,7 @@ func (e *Engine) loadInstances(ctx context.Context) error {
 			if f := e.fleets[i.Workload]; err == nil && f != nil {
 				f.put(i)
 				f.leases[i.ID] = e.oldLease(max(i.TTL, e.config.LeaseTTL))
+				e.graceUntil = e.Uptime() + returnTime
 			}
 			return err
 		})

@@ -23,6 +23,9 @@ func Next(r Rotation, f Facts) (next Rotation, results []GateResult, changed boo
 	if reason := failure(r, f); reason != "" {
 		return failed(r, f, reason), results, true
 	}
+	if returned, ok := goBack(r, f); ok {
+		return returned, results, true
+	}
 	if granted, ok := grant(r, f); ok {
 		return granted, results, true
 	}
@@ -58,7 +61,7 @@ func failure(r Rotation, f Facts) string {
 	if _, canRevert := r.at().revert.row(); !canRevert || r.Compromised {
 		return ""
 	}
-	if due := r.due(); !due.IsZero() && !f.Now.Before(due) {
+	if due := r.due(); !due.IsZero() && !f.Now.Before(f.notBefore(due)) {
 		return checkDeadline(r, f)[0]
 	}
 	if r.State != Presenting {
@@ -191,21 +194,25 @@ func Confirm(r Rotation, now time.Time, by Actor, reason string) (Rotation, erro
 	return r, nil
 }
 
-// workID names what the place asks for one key; it changes with the place, so that evidence is never taken for that of
-// an earlier one.
+// workID names what the place asks for one key; it changes with the place and the pass, so that evidence is never taken
+// for that of an earlier one.
 func (r Rotation) workID(c Change) string {
-	return fmt.Sprintf("%s/%s/%s-%s", r.ID, c.Key, r.State, r.Step)
+	id := fmt.Sprintf("%s/%s/%s-%s", r.ID, c.Key, r.State, r.Step)
+	if r.Pass > 0 {
+		id += fmt.Sprintf("/%d", r.Pass)
+	}
+	return id
 }
 
 // WorkFor is what the place asks of instances that re-encrypt.
 func (r Rotation) WorkFor(c Change) (workload.Work, bool) {
 	p := r.at()
-	if p.phase == "" || len(c.Protects) == 0 {
+	if p.phase == "" || len(c.Protects) == 0 || p.phase == workload.PhaseCheck && !r.presented() {
 		return workload.Work{}, false
 	}
 	return workload.Work{
 		ID: r.workID(c), Rotation: r.ID, Key: c.Key, Env: c.Env, Phase: p.phase,
-		From: c.From, To: c.To, Columns: c.Protects, Upgrade: r.Upgrade,
+		From: c.From, To: c.To, Columns: c.Protects, Upgrade: r.Upgrade, Pass: r.Pass,
 	}, true
 }
 

@@ -138,6 +138,9 @@ type Rotation struct {
 	// and starts where the place says.
 	Positions map[string]int `json:"positions,omitempty"`
 
+	// Pass counts how often it has gone back for rows that were left; see workID.
+	Pass int `json:"pass,omitempty"`
+
 	// Of the current step's action.
 	Acted    bool      `json:"acted,omitempty"`
 	Attempts int       `json:"attempts,omitempty"`
@@ -195,8 +198,8 @@ func (r Rotation) lastLook(c Change) (report workload.WorkReport, at time.Time) 
 		if p.phase != workload.PhaseStage && p.phase != workload.PhaseSweep {
 			continue
 		}
-		there := r
-		there.State, there.Step = p.state, p.step
+		there := r // which is never gone back to
+		there.State, there.Step, there.Pass = p.state, p.step, 0
 		if evidence, ok := r.Work[there.workID(c)]; ok && evidence.Report.Done && evidence.At.After(at) {
 			report, at = evidence.Report, evidence.At
 		}

@@ -16,10 +16,13 @@ const (
 	StepFlipRows  Step = "flip-rows"  // presenting: the new ciphertexts take the place of the old
 	StepSoak      Step = "soak"       // soaking: the clock runs
 	StepUnused    Step = "unused"     // soaking: evidence that nobody uses the old version
-	StepRows      Step = "rows"       // reverting: the old ciphertexts take their place again
+	StepRows      Step = "rows"       // reverting: the old ciphertexts take their place again; retiring: rows that were left follow
 	StepWipeRows  Step = "wipe-rows"  // staged and kept ciphertexts are dropped
-	StepRetire    Step = "retire"     // retiring: the server forgets the old version, its value is erased
-	StepUnstage   Step = "unstage"    // reverting: the server forgets the new version, its value is erased
+	StepRetire    Step = "retire"     // retiring: the server forgets the old version
+	StepUnstage   Step = "unstage"    // reverting: the server forgets the new version
+	StepErase     Step = "erase"      // rows are checked once more, then the value of the version that goes is erased
+
+	StepAcceptBoth Step = "accept-both" // rows were left: those that verify accept both versions again
 )
 
 // Positions: how far an instance is taken. What it holds of a key there depends on its role alone (heldAt).
@@ -37,8 +40,9 @@ const (
 	noAction   action = ""
 	actStage   action = "stage"   // Server.Stage and Verify
 	actPromote action = "promote" // mark the new version current, the old one previous
-	actRetire  action = "retire"  // Server.Retire, then erase the old value
-	actUnstage action = "unstage" // Server.Unstage, then erase the new value
+	actRetire  action = "retire"  // Server.Retire
+	actUnstage action = "unstage" // Server.Unstage
+	actErase   action = "erase"   // erase the value of the version that goes, once the gate rows holds
 	actSample  action = "sample"  // Server.InUse or Sampler.Sample: of no place, see observe.go
 )
 
@@ -55,6 +59,7 @@ type place struct {
 	gates        []gate
 	next         goal   // what follows when all gates hold
 	revert       goal   // where a revert goes to from here; zero: there is no way back
+	left         goal   // where it goes when a report says that rows are left; zero: it waits here
 	enter        string // the timeline's words on entering
 }
 
@@ -116,15 +121,33 @@ var table = []place{
 	},
 	{
 		state: Retiring, step: StepWipeRows, from: atNew, target: atNew, phase: workload.PhaseWipe,
-		gates: []gate{gateRows},
-		next:  goal{Retiring, StepRetire},
+		gates: []gate{gateWriters, gateRows},
+		next:  goal{Retiring, StepRetire}, left: goal{Retiring, StepAcceptBoth},
 		enter: "kept ciphertexts of the old version are dropped",
 	},
 	{
 		state: Retiring, step: StepRetire, from: atNew, target: atNew, action: actRetire,
 		gates: []gate{gateAction},
-		next:  goal{Done, ""},
-		enter: "the old version is destroyed",
+		next:  goal{Retiring, StepErase},
+		enter: "the old version is made invalid",
+	},
+	{
+		state: Retiring, step: StepErase, from: atNew, target: atNew, phase: workload.PhaseCheck, action: actErase,
+		gates: []gate{gateRows, gateAction},
+		next:  goal{Done, ""}, left: goal{Retiring, StepAcceptBoth},
+		enter: "the value of the old version is erased",
+	},
+	{
+		state: Retiring, step: StepAcceptBoth, from: atNew, target: atPresent,
+		gates: []gate{gateMinInstances, gateLoaded},
+		next:  goal{Retiring, StepRows},
+		enter: "rows of the old version are left; those that verify accept both versions again",
+	},
+	{
+		state: Retiring, step: StepRows, from: atPresent, target: atPresent, phase: workload.PhaseFlip,
+		gates: []gate{gateRows},
+		next:  goal{Retiring, StepLoad},
+		enter: "rows that were left are brought under the new version",
 	},
 	{state: Done, from: atNew, target: atNew, enter: "done"},
 	{
@@ -147,15 +170,27 @@ var table = []place{
 	},
 	{
 		state: Reverting, step: StepWipeRows, from: atOld, target: atOld, phase: workload.PhaseWipe,
-		gates: []gate{gateRows},
-		next:  goal{Reverting, StepUnstage},
+		gates: []gate{gateWriters, gateRows},
+		next:  goal{Reverting, StepUnstage}, left: goal{Reverting, StepAcceptBoth},
 		enter: "staged ciphertexts of the new version are dropped",
 	},
 	{
 		state: Reverting, step: StepUnstage, from: atOld, target: atOld, action: actUnstage,
 		gates: []gate{gateAction},
-		next:  goal{Reverted, ""},
-		enter: "the new version is made invalid and its value erased",
+		next:  goal{Reverting, StepErase},
+		enter: "the new version is made invalid",
+	},
+	{
+		state: Reverting, step: StepErase, from: atOld, target: atOld, phase: workload.PhaseCheck, action: actErase,
+		gates: []gate{gateRows, gateAction},
+		next:  goal{Reverted, ""}, left: goal{Reverting, StepAcceptBoth},
+		enter: "the value of the new version is erased",
+	},
+	{
+		state: Reverting, step: StepAcceptBoth, from: atOld, target: atAccept,
+		gates: []gate{gateMinInstances, gateLoaded},
+		next:  goal{Reverting, StepRows},
+		enter: "rows of the new version are left; those that verify accept both versions again",
 	},
 	{state: Reverted, from: atOld, target: atOld, enter: "reverted"},
 }

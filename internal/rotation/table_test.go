@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +35,13 @@ func TestTableEnds(t *testing.T) {
 			}
 			at = next
 		}
+		if back, ok := p.left.row(); ok {
+			if back.state != p.state || back.from != p.target || back.revert != (goal{}) || !slices.Contains(p.gates, gateRows) {
+				t.Errorf("%s %s goes back to %s %s for rows that are left", p.state, p.step, back.state, back.step)
+			}
+		} else if p.action == actErase || p.phase == workload.PhaseWipe {
+			t.Errorf("%s %s has no way back for rows that are left", p.state, p.step)
+		}
 		back, canRevert := p.revert.row()
 		if before := order[p.state] < order[Retiring]; before != canRevert {
 			t.Errorf("%s %s: revert is possible: %v, want %v", p.state, p.step, canRevert, before)
@@ -56,7 +64,7 @@ func TestEveryPlaceAndEvent(t *testing.T) {
 			}
 		}
 		r.Acted, r.SoakFrom = true, now.Add(-time.Hour)
-		r.Work = map[string]Evidence{r.workID(r.Changes[0]): {Report: workload.WorkReport{Done: true}}}
+		r.Work = map[string]Evidence{r.workID(r.Changes[0]): {Report: workload.WorkReport{Done: true, Columns: []workload.ColumnReport{{Column: "t.c"}}}}}
 		open := absent
 		open.Workloads = nil
 		next, _, changed := Next(r, open)
@@ -195,14 +203,17 @@ func placeName(s State, step Step) string {
 
 func docsTable() string {
 	var text strings.Builder
-	text.WriteString("| Place | Then | A revert goes to | Position | Rows | Action | Gates |\n|---|---|---|---|---|---|---|\n")
+	text.WriteString("| Place | Then | A revert goes to | Where rows are left | Position | Rows | Action | Gates |\n|---|---|---|---|---|---|---|---|\n")
 	for _, p := range table {
-		then, back, position := "", "—", fmt.Sprint(p.target)
+		then, back, left, position := "", "—", "", fmt.Sprint(p.target)
 		if next, ok := p.next.row(); ok {
 			then = placeName(next.state, next.step)
 		}
 		if to, ok := p.revert.row(); ok {
 			back = placeName(to.state, to.step)
+		}
+		if to, ok := p.left.row(); ok {
+			left = placeName(to.state, to.step)
 		}
 		if p.from != p.target {
 			position = fmt.Sprintf("%d → %d", p.from, p.target)
@@ -211,7 +222,7 @@ func docsTable() string {
 		for _, g := range p.gates {
 			gates = append(gates, string(g))
 		}
-		fmt.Fprintf(&text, "| %s | %s | %s | %s | %s | %s | %s |\n", placeName(p.state, p.step), then, back, position, p.phase, p.action, strings.Join(gates, ", "))
+		fmt.Fprintf(&text, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", placeName(p.state, p.step), then, back, left, position, p.phase, p.action, strings.Join(gates, ", "))
 	}
 	return text.String()
 }
@@ -231,6 +242,9 @@ func docsDiagram() string {
 		fmt.Fprintf(&text, "    %s --> %s\n", id(p), id(next))
 		if back, ok := p.revert.row(); ok {
 			fmt.Fprintf(&text, "    %s --> %s: revert\n", id(p), id(back))
+		}
+		if back, ok := p.left.row(); ok {
+			fmt.Fprintf(&text, "    %s --> %s: rows are left\n", id(p), id(back))
 		}
 	}
 	text.WriteString("```\n")

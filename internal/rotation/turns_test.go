@@ -53,7 +53,7 @@ func TestWritesOfARotation(t *testing.T) {
 	}
 	const (
 		keys   = 3 // staged, promoted, retired
-		record = 5 // before stage; soaking; before in use; before retire; under rotations/
+		record = 6 // before stage; soaking; before in use; before retire; before erase; under rotations/
 		leave  = 1
 	)
 	h.store.mu.Lock()

@@ -96,9 +96,9 @@ func arrived(r Rotation, i workload.Instance, all wants) bool {
 }
 
 // settled tells whether the instance has arrived and works. A revert asks only for the first: it goes back to what was
-// known to work.
+// known to work. So does the way back for rows that were left: an instance may be unhealthy because it cannot read them.
 func settled(r Rotation, i workload.Instance, all wants) bool {
-	return arrived(r, i, all) && (i.Healthy || i.Anonymous || r.State == Reverting)
+	return arrived(r, i, all) && (i.Healthy || i.Anonymous || r.State == Reverting || r.Step == StepAcceptBoth)
 }
 
 // grant gives the positions after letting as many more instances change as the waves allow: workloads after those they

@@ -116,7 +116,7 @@ func (w *world) checkRows(k key.Key) {
 			w.violate("a row needs version %d of %s, which is lost", row, k.Name)
 			return
 		}
-		if w.cut[k.Name] {
+		if w.cut[k.Name] || w.db.stray[k.Name] {
 			continue
 		}
 		for _, p := range w.procs {
@@ -215,6 +215,11 @@ func (w *world) checkJournal() {
 			w.stats.Done++
 		} else {
 			w.stats.Reverted++
+		}
+		for _, event := range view.Timeline {
+			if event.Step == rotation.StepAcceptBoth {
+				w.stats.WentBack++
+			}
 		}
 		told := view.Timeline
 		if n := len(told) - len(journal[id]); n > 0 && verified.First > 1 { // retention has taken its beginning

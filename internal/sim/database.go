@@ -8,43 +8,69 @@ import "github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 // what the real worker keeps in its side schema: how far the work of each rotation is, so that a late worker cannot do
 // what the rotation has gone back on (sidecar/reencrypt).
 type database struct {
-	w     *world
-	rows  map[string][]int
-	phase map[string]int // by rotation and key
-}
+	w    *world
+	rows map[string][]int
+	rank map[string]int // of the newest work, by rotation and key
 
-var phases = map[workload.Phase]int{
-	workload.PhaseStage: 1, workload.PhaseFlip: 2, workload.PhaseSweep: 2, workload.PhaseRevert: 3, workload.PhaseWipe: 4,
+	flipped map[string]bool // rotations and keys of which some rows were under the new version
+	stray   map[string]bool // keys with a row that nobody who is left has written; it need not open everywhere
 }
 
 // work does a piece of work and counts.
-func (d *database) work(task workload.Work) workload.WorkReport {
+func (d *database) work(task workload.Work, accepts []int) workload.WorkReport {
 	job := task.Rotation + "/" + task.Key
 	report := workload.WorkReport{ID: task.ID, Done: true}
-	if phases[task.Phase] < d.phase[job] {
+	if task.Rank() < d.rank[job] {
 		return workload.WorkReport{ID: task.ID, Error: "the rotation has gone on"}
 	}
-	d.phase[job] = phases[task.Phase]
+	d.commitLate(task, accepts)
+	d.rank[job] = max(d.rank[job], task.Rank())
 	rows := d.rows[task.Key]
 	from, to := task.From, task.To
-	if task.Phase == workload.PhaseRevert {
+	d.flipped[job] = d.flipped[job] || task.Phase == workload.PhaseFlip
+	if task.Phase == workload.PhaseRevert || len(accepts) == 1 && accepts[0] == from {
 		from, to = task.To, task.From
 	}
 	count := workload.ColumnReport{Column: "t.c", Total: len(rows)}
 	for n, version := range rows {
-		if version == from && task.Phase != workload.PhaseStage && task.Phase != workload.PhaseWipe {
+		if version == from && replaces[task.Phase] {
 			rows[n] = to
 		}
-		if rows[n] == to {
+		switch {
+		case rows[n] == to:
 			count.Rotated++
-		} else {
+		case task.Phase == workload.PhaseCheck: // it opens under nothing that is at hand
+			count.Bad++
+		default:
 			count.Left++
 		}
+	}
+	if replaces[task.Phase] {
+		delete(d.stray, task.Key)
 	}
 	if task.Phase != workload.PhaseWipe {
 		report.Columns = []workload.ColumnReport{count}
 	}
 	d.w.changed = true
-	d.w.logf("%s of %s: %d rows, %d left", task.Phase, task.Key, count.Total, count.Left)
+	d.w.logf("%s of %s: %d rows, %d left", task.Phase, task.Key, count.Total, count.Left+count.Bad)
+	if replaces[task.Phase] || task.Phase == workload.PhaseWipe { // what it has just made sure of, somebody may undo
+		d.w.writeSoon()
+	}
 	return report
 }
+
+// commitLate commits a transaction, now and then, that an instance which is gone had begun: between the last pass over the
+// rows and the end of the version that goes, a row is under it again.
+func (d *database) commitLate(task workload.Work, accepts []int) {
+	rows := d.rows[task.Key]
+	flipped := d.flipped[task.Rotation+"/"+task.Key]
+	if task.Phase != workload.PhaseWipe || d.w.calm || !flipped || len(accepts) != 1 || !d.w.chance(25) {
+		return
+	}
+	leaving := task.From + task.To - accepts[0]
+	rows[d.w.rng.IntN(len(rows))], d.stray[task.Key] = leaving, true
+	d.w.logf("a late transaction writes a row of %s under version %d", task.Key, leaving)
+}
+
+// replaces are the phases that bring rows from one version to the other.
+var replaces = map[workload.Phase]bool{workload.PhaseFlip: true, workload.PhaseSweep: true, workload.PhaseRevert: true}

@@ -87,7 +87,7 @@ func (w *world) rotate() {
 	w.rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 	names = names[:1+w.rng.IntN(min(2, len(names)))]
 	request := rotation.Request{Keys: names, By: operator, Trigger: rotation.ByOperator}
-	if w.chance(10) {
+	if w.chance(15) {
 		request.Compromised = true
 	}
 	if w.chance(20) {

@@ -193,7 +193,7 @@ func (p *process) report() {
 	}
 	for _, task := range p.reading.Bundle.Work {
 		if !p.done[task.ID] || task.Phase == workload.PhaseSweep {
-			report.Work = append(report.Work, w.db.work(task))
+			report.Work = append(report.Work, w.db.work(task, p.reading.Bundle.Holding.Keys[task.Key].Accepts))
 		}
 	}
 	request, reply := p.lost()

@@ -57,6 +57,7 @@ func Run(seed uint64, log io.Writer) (Stats, error) {
 // Stats tell what a world has seen, so that a simulation that simulates nothing is noticed.
 type Stats struct {
 	Rotations, Done, Reverted, Crashes, Writes int
+	WentBack                                   int // for rows that were left
 }
 
 // Add sums.
@@ -66,6 +67,7 @@ func (s *Stats) Add(o Stats) {
 	s.Reverted += o.Reverted
 	s.Crashes += o.Crashes
 	s.Writes += o.Writes
+	s.WentBack += o.WentBack
 }
 
 // world is all there is.
@@ -101,6 +103,8 @@ type world struct {
 	people time.Duration // when operators act next
 	mishap time.Duration // when the next thing happens to instances or clocks
 	writer time.Duration // when the application writes rows next
+	kills  int           // how often Vault is still killed soon after it has come back
+	storm  bool          // the next mishap is such a kill
 
 	looked     time.Duration // when settled has looked
 	calm       bool
@@ -220,6 +224,7 @@ func (w *world) bury() {
 	}
 	w.back = w.uptime + away
 	w.logf("Vault is away for %s", away)
+	w.straggle()
 }
 
 // open starts an engine on what storage holds: after a crash, or on another node, whose clock is not quite the same.
@@ -248,4 +253,5 @@ func (w *world) open() {
 	}
 	w.engine, w.tick = e, w.uptime
 	w.logf("Vault is back")
+	w.again()
 }

@@ -60,6 +60,9 @@ func TestSimulation(t *testing.T) {
 	}
 	group.Wait()
 	t.Logf("%d seeds in %s: %+v", *seeds, time.Since(begun).Round(time.Millisecond), sum)
+	if *seeds >= 1000 && sum.WentBack < *seeds/200 {
+		t.Errorf("too few rotations go back for rows that are left: %+v", sum)
+	}
 	if sum.Done < *seeds/2 || sum.Reverted < *seeds/10 || sum.Crashes < *seeds/2 {
 		t.Errorf("these worlds are too quiet to prove anything: %+v", sum)
 	}

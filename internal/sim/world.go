@@ -29,7 +29,7 @@ func newWorld(seed uint64, log io.Writer) *world {
 		serverKind: map[string]bool{}, cut: map[string]bool{}, groups: map[string][]rotation.Change{},
 	}
 	w.server = &server{w: w, valid: map[string]map[string]bool{}}
-	w.db = &database{w: w, rows: map[string][]int{}, phase: map[string]int{}}
+	w.db = &database{w: w, rows: map[string][]int{}, rank: map[string]int{}, flipped: map[string]bool{}, stray: map[string]bool{}}
 	return w
 }
 
@@ -223,6 +223,12 @@ func (w *world) misfortune() {
 	if w.engine == nil {
 		return
 	}
+	if w.storm {
+		w.storm = false
+		w.logf("Vault is killed again")
+		w.node.dead = true
+		return
+	}
 	switch n := w.rng.IntN(10); {
 	case n < 3 || len(alive) == 0:
 		if len(w.procs) < 40 {
@@ -240,6 +246,30 @@ func (w *world) misfortune() {
 	default:
 		w.logf("Vault is killed")
 		w.node.dead = true
+		if w.chance(40) { // and again soon after it has come back
+			w.kills = 1 + w.rng.IntN(3)
+		}
+	}
+}
+
+// again kills Vault once more while those that have lost it are still coming back.
+func (w *world) again() {
+	if w.kills > 0 && !w.calm {
+		w.kills--
+		w.mishap, w.storm = w.uptime+w.between(100*time.Millisecond, 15*time.Second), true
+	}
+}
+
+// straggle makes some instances come back late to a Vault that has been away: within the minute that the engine gives
+// them, and so that they run with what they had until then.
+func (w *world) straggle() {
+	if w.calm {
+		return
+	}
+	for _, p := range w.procs {
+		if p.alive && w.chance(25) {
+			p.next = max(p.next, w.back+w.between(0, 50*time.Second))
+		}
 	}
 }
 
@@ -259,7 +289,7 @@ func (w *world) end(p *process) {
 
 // write lets the application write a row with what it presents.
 func (w *world) write() {
-	w.writer = w.uptime + w.between(time.Second, 10*time.Second)
+	w.writer = w.uptime + w.between(500*time.Millisecond, 8*time.Second)
 	if w.engine == nil {
 		return
 	}
@@ -280,5 +310,13 @@ func (w *world) write() {
 				}
 			}
 		}
+	}
+}
+
+// writeSoon lets the application write before much else happens: between two passes over its rows, and between the last
+// one and the end of a version.
+func (w *world) writeSoon() {
+	if w.chance(50) {
+		w.writer = min(w.writer, w.uptime+w.between(time.Millisecond, 500*time.Millisecond))
 	}
 }

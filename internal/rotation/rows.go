@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// checkRows wants a report that the place's work is done and that no row is left.
+func checkRows(r Rotation, f Facts) []string {
+	var reasons []string
+	for _, c := range r.Changes {
+		if len(c.Protects) == 0 || r.at().phase == workload.PhaseCheck && !r.presented() {
+			continue
+		}
+		id := r.workID(c)
+		evidence, ok := r.Work[id]
+		if !ok {
+			reasons = append(reasons, waiting(c, r.at().phase, f.Progress[id]))
+			continue
+		}
+		left, bad := evidence.Report.Left()
+		switch {
+		case evidence.Report.Error != "":
+			reasons = append(reasons, fmt.Sprintf("%s: %s by %s failed: %s", c.Env, r.at().phase, evidence.Instance, evidence.Report.Error))
+		case !evidence.Report.Done:
+			reasons = append(reasons, waiting(c, r.at().phase, evidence.Report))
+		case r.at().phase == workload.PhaseCheck && len(evidence.Report.Columns) < len(c.Protects):
+			reasons = append(reasons, fmt.Sprintf("%s: %s says that it has checked the rows, and counts %d of %d columns; update its sidecar", c.Env, evidence.Instance, len(evidence.Report.Columns), len(c.Protects)))
+		case rowsLeft(r, c) != "":
+			reasons = append(reasons, rowsLeft(r, c))
+		case bad > 0:
+			reasons = append(reasons, fmt.Sprintf("%s: %d rows open under no key that %s holds: %s; mend or delete them", c.Env, bad, evidence.Instance, columns(evidence.Report)))
+		case left > 0 && r.at().phase != workload.PhaseStage:
+			reasons = append(reasons, fmt.Sprintf("%s: %d rows left: %s", c.Env, left, columns(evidence.Report)))
+		case r.at().phase == workload.PhaseSweep:
+			reasons = append(reasons, unconfigured(r, c, evidence.Report.Finds, f.Waived[c.Key])...)
+		}
+	}
+	return reasons
+}
+
+// rowsLeft says which rows do not open under the version that stays, by the report at a place that can go back for them.
+// Empty: none, or there is no such report.
+func rowsLeft(r Rotation, c Change) string {
+	_, canGoBack := r.at().left.row()
+	evidence, ok := r.Work[r.workID(c)]
+	if !canGoBack || !ok || !evidence.Report.Done {
+		return ""
+	}
+	left, bad := evidence.Report.Left()
+	if left+bad == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s: %d rows do not open under version %d, by %s: %s", c.Env, left+bad, r.staying(c), evidence.Instance, columns(evidence.Report))
+}
+
+// goBack returns the rotation on its way back to where rows that were left are re-encrypted, if a report says that there
+// are some. Nothing is lost so far: the version that they need has not been erased.
+func goBack(r Rotation, f Facts) (Rotation, bool) {
+	to, ok := r.at().left.row()
+	if !ok {
+		return r, false
+	}
+	var reasons []string
+	for _, c := range r.Changes {
+		if reason := rowsLeft(r, c); reason != "" {
+			reasons = append(reasons, reason)
+		}
+	}
+	if len(reasons) == 0 {
+		return r, false
+	}
+	r = pinned(r, f)
+	r.Pass++
+	return r.moved(to, f.Now, Event{Text: to.enter, Reason: strings.Join(reasons, "; ")}), true
+}
+
+// staying is the version of a change that remains when the rotation has ended, as far as is decided.
+func (r Rotation) staying(c Change) int {
+	if r.State == Reverting || r.State == Reverted {
+		return c.From
+	}
+	return c.To
+}
+
+// leaving is the other one.
+func (r Rotation) leaving(c Change) int { return c.From + c.To - r.staying(c) }
+
+// presented reports whether any instance was ever let present the new version. Before, no row can be under it.
+func (r Rotation) presented() bool {
+	return r.State != Reverting || slices.ContainsFunc(r.Timeline, func(e Event) bool { return e.State == Presenting })
+}
+
+// checkWriters looks at who may still write rows under the version that goes: a check of the rows is no evidence before
+// they have stopped.
+func checkWriters(r Rotation, f Facts) []string {
+	var reasons []string
+	for _, w := range f.Workloads {
+		for _, c := range r.Changes {
+			var writers few
+			for _, i := range w.Instances {
+				if len(c.Protects) > 0 && i.MayPresent(c.Key, r.leaving(c)) {
+					writers.add(func() string { return i.ID })
+				}
+			}
+			if writers.n > 0 {
+				reasons = append(reasons, fmt.Sprintf(
+					"%s: %d instances may still write rows under version %d of %s: %s; wait until they have loaded their bundles or their leases have ended, or end them",
+					w.Name, writers.n, r.leaving(c), c.Env, writers))
+			}
+		}
+	}
+	return reasons
+}
+
+// erased reports whether a value that the rotation erases is gone, so that it cannot go back any more. Reports that come
+// then are late: the value went on evidence that is stored. turn is held.
+func (e *Engine) erased(r Rotation) bool {
+	return r.at().action == actErase && slices.ContainsFunc(r.Changes, func(c Change) bool {
+		v, ok := e.keys[c.Key].Version(r.leaving(c))
+		return ok && (v.State == key.Destroyed || v.State == key.Aborted)
+	})
+}
+
+// unconfigured says where there are envelopes that would be lost with the old version.
+func unconfigured(r Rotation, c Change, finds []workload.Find, waived []string) (reasons []string) {
+	for _, f := range finds {
+		if f.Opened == 0 || slices.Contains(waived, f.Column) {
+			continue
+		}
+		reason := fmt.Sprintf("%s: %s holds envelopes of version %d and is not among the columns that key %s protects (%d of %d strings tried open, %d rows have such strings)",
+			c.Env, f.Column, c.From, c.Key, f.Opened, f.Tried, f.Shaped)
+		if f.JSON {
+			reason += "; they stand in JSON, which cannot be re-encrypted: move them to a text column"
+		} else {
+			reason += fmt.Sprintf("; revert with hyvve/rotations/%s/revert, add the column to protects, and rotate again", r.ID)
+		}
+		reasons = append(reasons, fmt.Sprintf("%s; or, if they may be lost: vault write hyvve/keys/%s waives=%s", reason, c.Key, strings.Join(append(slices.Clone(waived), f.Column), ",")))
+	}
+	return reasons
+}
+
+func waiting(c Change, phase workload.Phase, progress workload.WorkReport) string {
+	if len(progress.Columns) == 0 {
+		return fmt.Sprintf("%s: waiting for an instance that re-encrypts to %s its rows", c.Env, phase)
+	}
+	text := fmt.Sprintf("%s: %s is under way: %s", c.Env, phase, columns(progress))
+	if left, ok := TimeLeft(progress); ok {
+		text += fmt.Sprintf("; %.0f rows/s, about %s left", progress.Rate, left)
+	}
+	return text
+}
+
+// TimeLeft is how long work under way will take at its present rate.
+func TimeLeft(progress workload.WorkReport) (time.Duration, bool) {
+	if progress.Done || progress.Rate <= 0 {
+		return 0, false
+	}
+	return time.Duration(float64(progress.Remaining()) / progress.Rate * float64(time.Second)).Round(time.Second), true
+}
+
+// columns says how far each column is.
+func columns(report workload.WorkReport) string {
+	var parts []string
+	for _, c := range report.Columns {
+		text := fmt.Sprintf("%s %d rows, %d staged, %d rotated, %d left", c.Column, c.Total, c.Staged, c.Rotated, c.Left)
+		if c.Bad > 0 {
+			text += fmt.Sprintf(", %d unreadable", c.Bad)
+		}
+		parts = append(parts, text)
+	}
+	return strings.Join(parts, ", ")
+}
