@@ -28,10 +28,22 @@ func injector(t *testing.T, n *testbed.Node, vault string) {
 	chart := filepath.Join(testbed.Repo(), "deploy", "helm", "hyvve")
 	helm(t, n, "install", "hyvve", chart, "--namespace", system, "--create-namespace",
 		"--set", "vault.address="+vault, "--set", "registry=registry.local", "--set", "image.tag=test", "--set", "sidecar.image.tag=test")
-	t.Cleanup(func() { helm(t, n, "uninstall", "hyvve", "--namespace", system, "--wait") })
+	t.Cleanup(func() { uninstall(t, n) })
 	if err := n.Rollout(ctx, system, "deployment/hyvve-injector"); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// uninstall removes the chart and waits until its replicas are gone. helm waits for the Deployment alone, whose pods are
+// collected afterwards. They still drain then, with the configuration that they were started with, and an API server that
+// has kept its connection to one would let it answer in the next test.
+func uninstall(t *testing.T, n *testbed.Node) {
+	t.Helper()
+	helm(t, n, "uninstall", "hyvve", "--namespace", system, "--wait")
+	await(t, "the injector's replicas to be gone", func() bool {
+		pods, err := n.Pods(context.WithoutCancel(t.Context()), system, "")
+		return err == nil && len(pods) == 0
+	})
 }
 
 func helm(t *testing.T, n *testbed.Node, args ...string) {
