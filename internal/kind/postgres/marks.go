@@ -62,42 +62,74 @@ func (m mark) of(k key.Key) bool { return m.mount == k.Mount && m.key == k.Name 
 // is reports whether the mark is that of a version and no other's of the same number.
 func (m mark) is(k key.Key, v key.Version) bool { return m.id != "" && m == markOf(k, v) }
 
-// pair returns the two login roles of a key.
-func pair(of key.Key) [2]string { return kind.LoginNames(of, maxIdentifier) }
+// suffixes are those of the login roles. Two would do for a rotation. With four, the role of a version is locked for three
+// rotations before another version gets it: as long, Vault can be restored from a snapshot and have its version back.
+var suffixes = [...]string{"_a", "_b", "_c", "_d"}
+
+// logins returns the login roles of a key, in the order in which they take turns.
+func logins(of key.Key) []string {
+	base := strings.TrimSuffix(kind.LoginNames(of, maxIdentifier)[0], suffixes[0])
+	names := make([]string, 0, len(suffixes))
+	for _, suffix := range suffixes {
+		names = append(names, base+suffix)
+	}
+	return names
+}
+
+// nextLogin returns the login role of the next version. Numbers that are left out, such as those of versions that only a
+// server knows, are turns that have been taken.
+func nextLogin(of key.Key, from key.Value, user string) string {
+	turns := 1
+	for _, v := range of.Versions {
+		if v.State == key.Current && v.Value.Equal(from) {
+			turns = max(1, of.NextNumber()-v.Number)
+		}
+	}
+	names := logins(of)
+	name := names[(slices.Index(names, user)+turns)%len(names)]
+	if name == user {
+		name = names[(slices.Index(names, user)+1)%len(names)]
+	}
+	return name
+}
 
 // legacyPair returns the login roles as releases before marks named them: by the key alone, cut where they were too long.
-func legacyPair(of key.Key) [2]string {
+func legacyPair(of key.Key) []string {
 	base := of.Options[optionUsername]
 	if base == "" {
 		base = strings.NewReplacer("-", "_", ".", "_").Replace(of.Name)
 		base = base[:min(len(base), maxUsername)]
 	}
-	return [2]string{base + "_a", base + "_b"}
+	return []string{base + suffixes[0], base + suffixes[1]}
 }
 
-// pairWith returns the pair of the key that has a role in it; false where none has.
-func pairWith(of key.Key, role string) ([2]string, bool) {
-	for _, p := range [][2]string{pair(of), legacyPair(of)} {
-		if slices.Contains(p[:], role) {
-			return p, true
+// siblings returns the login roles of the key that take turns with a role, itself among them; false where it is none.
+func siblings(of key.Key, role string) ([]string, bool) {
+	for _, names := range [][]string{logins(of), legacyPair(of)} {
+		if slices.Contains(names, role) {
+			return names, true
 		}
 	}
-	return [2]string{}, false
+	return nil, false
 }
 
 // ours reports whether a role has the name of a login role of the key. Whether it is the key's, its mark says.
 func ours(of key.Key, user string) bool {
-	_, ok := pairWith(of, user)
+	_, ok := siblings(of, user)
 	return ok
 }
 
-// newest is the highest number of a version that Vault knows of the key.
-func newest(c kind.Change) int {
-	n := max(c.To.Number, c.From.Number)
-	for _, v := range c.Key.Versions {
-		n = max(n, v.Number)
+// newest is the highest number of a version that Vault knows of, be it that a server has told.
+func newest(c kind.Change) int { return max(c.To.Number, c.From.Number, c.Key.NextNumber()-1) }
+
+// unknown reports whether a mark is that of a version which this Vault has never had.
+func (m mark) unknown(c kind.Change) bool {
+	for _, v := range append([]key.Version{c.From, c.To}, c.Key.Versions...) {
+		if known := markOf(c.Key, v); m == known || m.version == v.Number && (m.id == "" || known.id == "") {
+			return false
+		}
 	}
-	return n
+	return true
 }
 
 // proof reports whether the password of a version logs in.
@@ -115,7 +147,7 @@ func (k *Kind) proves(ctx context.Context, c kind.Change, u dsn.URL) proof {
 // mayStage returns an error where To's role is not the key's to change: nobody else may use it. The role does not exist, or
 // is the key's by its mark and locked, or has this version's password already, since an earlier call was cut short.
 func mayStage(c kind.Change, found map[string]known, from, to string, proven proof) error {
-	if err := ahead(c, found, to); err != nil {
+	if err := ahead(c, found, from, to); err != nil {
 		return err
 	}
 	of, there := found[to]
@@ -147,20 +179,23 @@ func mayStage(c kind.Change, found map[string]known, from, to string, proven pro
 // adopts reports whether an unmarked, locked role is the other one of a pair that a release before marks has made: the
 // present version's role is the first one, and unmarked, too.
 func adopts(k key.Key, found map[string]known, from, to string) bool {
-	p, ok := pairWith(k, from)
-	if !ok || from == to || p != legacyPair(k) || !slices.Contains(p[:], to) {
+	p := legacyPair(k)
+	if from == to || !slices.Contains(p, from) || !slices.Contains(p, to) {
 		return false
 	}
 	_, marked := readMark(found[from].Comment)
 	return !marked
 }
 
-// ahead returns an error where a role of the pair logs in with a version that Vault does not know.
-func ahead(c kind.Change, found map[string]known, to string) error {
-	p, _ := pairWith(c.Key, to)
-	for _, role := range p {
+// ahead returns an error where a login role is in the hands of a version that Vault has never had, unless Vault has been told
+// of it and its own version is valid again.
+func ahead(c kind.Change, found map[string]known, from, to string) error {
+	names, _ := siblings(c.Key, to)
+	present, there := found[from]
+	for _, role := range names {
 		of := found[role]
-		if m, ok := readMark(of.Comment); ok && of.Login && m.of(c.Key) && m.version > newest(c) {
+		if m, ok := readMark(of.Comment); ok && of.Login && m.of(c.Key) && m.version > c.From.Number && m.unknown(c) &&
+			(m.version > newest(c) || there && !present.Login) {
 			return aheadOf(c, role, m)
 		}
 	}

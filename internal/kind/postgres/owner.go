@@ -66,10 +66,7 @@ func (k known) settings() []setting {
 // present version, and of the owner, whom the present role's settings may name. Memberships have options since PostgreSQL
 // 16; before, each has the rights that they give.
 func lookUp(k key.Key, role, present string) string {
-	asked := []string{literal(role)}
-	if p, ok := pairWith(k, role); ok {
-		asked = []string{literal(p[0]), literal(p[1])}
-	}
+	asked := []string{literal(role), literals(logins(k)), literals(legacyPair(k))}
 	for _, name := range []string{present, k.Options[optionOwner]} {
 		if name != "" {
 			asked = append(asked, literal(name))

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package postgres is the kind of keys that are PostgreSQL connection URLs, such as DATABASE_URL. A key has two login
-// roles, NAME_a and NAME_b, that take turns; sessions of either act as one owner role (ALTER ROLE … SET role), so that
-// what they create, and the rows that they see, are the owner's whichever of the two logs in. Passwords reach the server
-// as SCRAM-SHA-256 verifiers only.
+// Package postgres is the kind of keys that are PostgreSQL connection URLs, such as DATABASE_URL. The login roles of a key
+// take turns; sessions of each act as one owner role (ALTER ROLE … SET role), so that what they create, and the rows that
+// they see, are the owner's whichever logs in. Passwords reach the server as SCRAM-SHA-256 verifiers only.
 package postgres
 
 import (
@@ -52,7 +51,7 @@ func (*Kind) Name() string { return "postgres" }
 
 // Summary implements kind.Kind.
 func (*Kind) Summary() string {
-	return "a PostgreSQL URL, whose login role alternates between two that act as one owner"
+	return "a PostgreSQL URL, whose login roles take turns and act as one owner"
 }
 
 // The options of a key.
@@ -73,7 +72,7 @@ func (*Kind) Fields() []kind.Field {
 		{Name: kind.OptionConnection, Description: "The connection whose administrator makes and locks the login roles."},
 		{Name: optionURL, Description: "The URL without user and password, parameters and all, as postgresql://db:6543/app?pgbouncer=true. Default: that of the version before."},
 		{Name: optionURLs, Description: "Further names with URLs of the same credential, separated by white space, as DIRECT_URL=postgresql://db:5432/app."},
-		{Name: optionUsername, Description: "The login roles are this name with _a and _b. Default: the key's name, with '_' for '-', and the mount's id."},
+		{Name: optionUsername, Description: "The login roles are this name with _a, _b, _c and _d. Default: the key's name, with '_' for '-', and the mount's id."},
 		{Name: optionOwner, Description: "The role that sessions act as. Default: the role of the imported URL; needed where the first version is generated."},
 		{Name: optionVerify, Default: "true", Description: "Log in through the URLs themselves before anybody is given them. false where Vault cannot reach their hosts: then the connection's server and its replicas alone are tried."},
 		{Name: optionQuery, Default: "SELECT 1", Description: "A query that is run as the owner to see that a new login role works, as SELECT 1 FROM public.orders LIMIT 1. It runs in a read-only transaction with search_path=pg_catalog, so that tables need their schema; of an error no more than the SQLSTATE is told."},
@@ -170,7 +169,7 @@ func (*Kind) Check(_ kind.Options, value key.Value) ([]string, error) {
 	return u.Notes(), checkIdentifier(u.User, maxUsername+len("_a"))
 }
 
-// Generate implements kind.Generator: the other one of the two login roles, with a new password, in the same URL.
+// Generate implements kind.Generator: the next login role, with a new password, in the same URL.
 func (k *Kind) Generate(random io.Reader, of key.Key, from key.Value) (key.Value, error) {
 	template := of.Options[optionURL]
 	var old dsn.Target
@@ -198,11 +197,7 @@ func (k *Kind) Generate(random io.Reader, of key.Key, from key.Value) (key.Value
 	if err != nil {
 		return key.Value{}, err
 	}
-	user := pair(of)[0]
-	if old.User == user {
-		user = pair(of)[1]
-	}
-	return url.With(user, password).Text(), nil
+	return url.With(nextLogin(of, from, old.User), password).Text(), nil
 }
 
 // Names implements kind.Renderer.

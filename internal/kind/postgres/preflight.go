@@ -29,8 +29,9 @@ func (k *Kind) Preflight(ctx context.Context, c kind.Change) (blockers, notes []
 	if err != nil {
 		return nil, nil, err
 	}
-	if impossible := k.CheckChange(c); impossible != nil {
-		return []string{impossible.Error()}, nil, nil
+	p := preflight{Change: c, from: from.User, to: to.User}
+	if p.fails(k.CheckChange(c)) {
+		return p.blockers, nil, nil
 	}
 	a, err := k.administrator(ctx, c.Connection)
 	if err != nil {
@@ -40,7 +41,7 @@ func (k *Kind) Preflight(ctx context.Context, c kind.Change) (blockers, notes []
 	if err != nil {
 		return nil, nil, err
 	}
-	p := preflight{Change: c, administrator: a, found: found, from: from.User, to: to.User}
+	p.administrator, p.found = a, found
 	p.retires()
 	var o owner
 	if ours(c.Key, to.User) {
@@ -54,6 +55,7 @@ func (k *Kind) Preflight(ctx context.Context, c kind.Change) (blockers, notes []
 		}
 	}
 	p.grants(o)
+	p.leftovers()
 	if o.name != "" {
 		uses, unseen := k.sessionUser(ctx, c, a, o.name)
 		p.sessionUser(o, uses, unseen)
@@ -152,7 +154,23 @@ func (p *preflight) grants(o owner) {
 		}
 	}
 	if len(lacks) > 0 {
+		for _, role := range logins(p.Key) { // the next rotations need them
+			of := p.found[role]
+			if m, ok := readMark(of.Comment); ok && m.of(p.Key) && !of.Admin && !slices.Contains(lacks, of.Quoted) {
+				lacks = append(lacks, of.Quoted)
+			}
+		}
 		p.block("administrator %s lacks the admin option on roles that this rotation changes or lends; grant it, as a superuser, with: GRANT %s TO %s WITH ADMIN OPTION", a.name, strings.Join(lacks, ", "), a.quoted)
+	}
+}
+
+// leftovers names login roles that a version holds which Vault has never had, as after a restore of Vault.
+func (p *preflight) leftovers() {
+	for _, role := range logins(p.Key) {
+		of := p.found[role]
+		if m, ok := readMark(of.Comment); ok && of.Login && m.of(p.Key) && m.unknown(p.Change) {
+			p.notes = append(p.notes, fmt.Sprintf("role %s logs in with version %d, which Vault does not know; when nobody uses it any more: ALTER ROLE %s NOLOGIN", role, m.version, of.Quoted))
+		}
 	}
 }
 

@@ -30,7 +30,7 @@ func TestAdministratorIsOneOfTheRoles(t *testing.T) {
 		return key.Version{Number: 1, Value: u.With(name, key.NewValue(password)).Text()}
 	}
 	root := role(fmt.Sprintf("root%d", worlds))
-	own := role(pair(w.key)[0])
+	own := role(logins(w.key)[0])
 	brought := role(fmt.Sprintf("brought%d", worlds))
 	brought.Number = 2
 	for _, tt := range []struct {
@@ -39,7 +39,7 @@ func TestAdministratorIsOneOfTheRoles(t *testing.T) {
 		from, to key.Version
 		words    string
 	}{
-		{"one of the pair", own, w.first, w.next(w.first).To, "one of the two login roles of this key"},
+		{"one of the pair", own, w.first, w.next(w.first).To, "one of the login roles of this key"},
 		{"the old role, and a value of an operator's", root, root, brought, "the role that this rotation locks at its end"},
 		{"the old role", root, root, w.next(root).To, "the role that this rotation locks at its end"},
 	} {

@@ -52,14 +52,14 @@ func (*Kind) CheckChange(c kind.Change) error {
 	case err != nil:
 		return fmt.Errorf("connection %s: url: %w", c.Connection.Name, err)
 	case ours(c.Key, to.User) && admin.User == to.User:
-		return fmt.Errorf("connection %s logs in as %s, one of the two login roles of this key; give the connection an administrator of its own", c.Connection.Name, to.User)
+		return fmt.Errorf("connection %s logs in as %s, one of the login roles of this key; give the connection an administrator of its own", c.Connection.Name, to.User)
 	case from.User != to.User && admin.User == from.User:
 		return fmt.Errorf("connection %s logs in as %s, the role that this rotation locks at its end; give the connection an administrator of its own", c.Connection.Name, from.User)
 	}
 	return nil
 }
 
-// Stage implements kind.Server. A role that is not one of the key's two came with an operator's value, and is left as the
+// Stage implements kind.Server. A role that is not one of the key's own came with an operator's value, and is left as the
 // operator made it.
 func (k *Kind) Stage(ctx context.Context, c kind.Change) error {
 	from, to, err := both(c)

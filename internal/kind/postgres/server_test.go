@@ -154,7 +154,8 @@ func (w *world) logins() string {
 func TestAdoptionAndTurns(t *testing.T) {
 	ctx := t.Context()
 	w := newWorld(t, "", nil)
-	a, b := pair(w.key)[0], pair(w.key)[1]
+	own := logins(w.key)
+	a, b := own[0], own[1]
 	w.exec("ALTER ROLE "+w.app+" SET search_path TO \"$user\", public, \"Odd, name\"", "ALTER ROLE "+w.app+" SET app.tenant_id TO 'it''s \\ one'",
 		"ALTER ROLE "+w.app+" CONNECTION LIMIT 17")
 	old, err := w.session(w.first)
@@ -209,13 +210,17 @@ func TestAdoptionAndTurns(t *testing.T) {
 	w.ok(w.kind.Retire(ctx, second))
 	third := w.next(second.To)
 	w.ok(w.kind.Stage(ctx, third))
-	if got := w.logins(); got != a+" "+b {
+	if got := w.logins(); got != b+" "+own[2] {
 		t.Errorf("%s can log in", got)
 	}
 	w.ok(w.kind.Verify(ctx, third))
 	w.ok(w.kind.Retire(ctx, third))
-	if got := w.logins(); got != a {
-		t.Errorf("%s can log in, want %s", got, a)
+	last := third.To
+	for _, want := range []string{own[3], a, b} {
+		last = w.rotate(w.next(last))
+		if got := w.logins(); got != want {
+			t.Errorf("%s can log in, want %s", got, want)
+		}
 	}
 }
 
@@ -252,13 +257,13 @@ func TestUnstageLeavesNothing(t *testing.T) {
 		w.ok(w.kind.Unstage(ctx, c))
 	}
 	var roles int
-	w.ok(w.dial(w.admin).QueryRow(ctx, "SELECT count(*) FROM pg_roles WHERE rolname = $1", pair(w.key)[0]).Scan(&roles))
+	w.ok(w.dial(w.admin).QueryRow(ctx, "SELECT count(*) FROM pg_roles WHERE rolname = $1", logins(w.key)[0]).Scan(&roles))
 	if roles != 0 || w.logins() != w.app {
 		t.Errorf("%d roles are left, and %s can log in", roles, w.logins())
 	}
 	// One that something depends on stays, locked.
 	w.ok(w.kind.Stage(ctx, c))
-	w.exec("GRANT SELECT ON things TO " + quote(pair(w.key)[0]))
+	w.exec("GRANT SELECT ON things TO " + quote(logins(w.key)[0]))
 	w.ok(w.kind.Unstage(ctx, c))
 	if got := w.logins(); got != w.app {
 		t.Errorf("%s can log in", got)

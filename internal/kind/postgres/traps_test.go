@@ -160,7 +160,7 @@ func TestSettingsAreNoStatements(t *testing.T) {
 		t.Error("the application's setting has made a role")
 	}
 	stored := map[string][]string{}
-	for _, role := range []string{w.app, pair(w.key)[0]} {
+	for _, role := range []string{w.app, logins(w.key)[0]} {
 		rows, err := conn.Query(ctx, "SELECT d.setdatabase || s FROM pg_db_role_setting d, unnest(setconfig) s WHERE setrole = $1::regrole AND s NOT LIKE 'role=%' ORDER BY 1", quote(role))
 		w.ok(err)
 		texts, err := pgx.CollectRows(rows, pgx.RowTo[string])
@@ -175,7 +175,7 @@ func TestSettingsAreNoStatements(t *testing.T) {
 			stored[role] = append(stored[role], text)
 		}
 	}
-	if ours, theirs := fmt.Sprint(stored[pair(w.key)[0]]), fmt.Sprint(stored[w.app]); ours != theirs {
+	if ours, theirs := fmt.Sprint(stored[logins(w.key)[0]]), fmt.Sprint(stored[w.app]); ours != theirs {
 		t.Errorf("the login role has\n%s\nand its owner\n%s", ours, theirs)
 	}
 }

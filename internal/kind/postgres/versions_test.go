@@ -35,6 +35,9 @@ func TestPostgreSQL18(t *testing.T) {
 	t.Run("earlier", TestRolesOfEarlierReleases)
 	t.Run("ahead", TestServerAheadOfVault)
 	t.Run("mounts", TestTwoMountsOnOneServer)
+	t.Run("restored", TestRestoredVault)
+	t.Run("restored server", TestRestoredServer)
+	t.Run("by hand", TestInspectWhatWasDoneByHand)
 	t.Run("rights", TestPreflightNamesRights)
 	t.Run("createrole", TestPreflightNamesCreateRole)
 	t.Run("parameters", TestPreflightNamesParameters)
@@ -83,7 +86,7 @@ func TestAdministratorWithoutSuperuser(t *testing.T) {
 	w.ok(w.kind.Stage(ctx, c))
 	w.ok(w.kind.Verify(ctx, c))
 	w.ok(w.kind.Retire(ctx, c))
-	if got := w.logins(); got != pair(w.key)[0] {
+	if got := w.logins(); got != logins(w.key)[0] {
 		t.Errorf("%s can log in", got)
 	}
 }

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"maps"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+var _ kind.Restorer = (*Kind)(nil)
+
+// loss is how the role of a version has ceased to log in with its password.
+type loss int
+
+const (
+	lossNone    loss = iota
+	lossGone         // there is no such role: the server was restored from a dump
+	lossLocked       // a rotation has locked it that Vault does not know of, or the server was restored
+	lossByHand       // somebody has locked it
+	lossOlder        // it has the password of an older version, which Vault has retired: the server was restored
+	lossNewer        // it has the password of a version that Vault does not know
+	lossChanged      // somebody has changed its password
+	lossForeign      // it is another key's
+)
+
+// lossOf says how, of a role whose password does not log in.
+func lossOf(c kind.Change, found map[string]known, role string) loss {
+	of, there := found[role]
+	m, marked := readMark(of.Comment)
+	switch {
+	case !there:
+		return lossGone
+	case marked && !m.of(c.Key):
+		return lossForeign
+	case !of.Login && marked && (m.version != c.To.Number || m.unknown(c) || len(newer(c, found)) > 0):
+		return lossLocked
+	case !of.Login:
+		return lossByHand
+	case marked && m.version > c.To.Number, marked && m.unknown(c):
+		return lossNewer
+	case marked && m.version < c.To.Number:
+		return lossOlder
+	}
+	return lossChanged
+}
+
+// newer returns the login roles that are in the hands of versions which Vault has never had.
+func newer(c kind.Change, found map[string]known) (roles []string) {
+	for _, role := range logins(c.Key) {
+		of := found[role]
+		if m, ok := readMark(of.Comment); ok && role != userOf(c) && of.Login && m.of(c.Key) && m.version > c.To.Number && m.unknown(c) {
+			roles = append(roles, role)
+		}
+	}
+	return roles
+}
+
+func userOf(c kind.Change) string {
+	u, _ := credential(c.To)
+	return u.User
+}
+
+// problem says what is wrong in words, and what helps.
+func (l loss) problem(c kind.Change, role, at string) kind.Problem {
+	reconcile := "vault write -f hyvve/keys/" + c.Key.Name + "/reconcile"
+	p := kind.Problem{Remedy: reconcile}
+	switch l {
+	case lossNone:
+	case lossGone:
+		p.Text, p.Fixable = fmt.Sprintf("%s has no role %s, with which version %d logs in", at, role, c.To.Number), true
+	case lossLocked:
+		p.Text, p.Fixable = fmt.Sprintf("role %s, with which version %d logs in, is locked at %s", role, c.To.Number, at), true
+	case lossByHand:
+		p.Text = fmt.Sprintf("role %s, with which version %d logs in, was locked by somebody at %s", role, c.To.Number, at)
+		p.Remedy = "if it should not be, " + reconcile
+	case lossOlder:
+		p.Text = fmt.Sprintf("role %s at %s has the password of an older version than %d: was the server restored from a dump?", role, at, c.To.Number)
+	case lossNewer:
+		p.Text, p.Ahead = fmt.Sprintf("role %s at %s has the password of a version that Vault does not know, and not that of version %d", role, at, c.To.Number), true
+		p.Remedy = "rotate the key: the next version has another role, and whoever uses this one keeps it: vault write hyvve/rotate key=" + c.Key.Name
+	case lossChanged:
+		p.Text = fmt.Sprintf("role %s at %s does not log in with the password of version %d: was it changed by hand?", role, at, c.To.Number)
+		p.Remedy = fmt.Sprintf("give Vault the new password with: vault write hyvve/rotate key=%s value=-; or, if nobody uses it, ALTER ROLE %s NOLOGIN, and then %s", c.Key.Name, quoteIfNeeded(role), reconcile)
+	case lossForeign:
+		p.Text = fmt.Sprintf("role %s at %s belongs to another key, by its comment", role, at)
+		p.Remedy = "give the key other login roles with username=, and rotate it"
+	}
+	return p
+}
+
+// Inspect implements kind.Inspector: the current version logs in at the server and its replicas, and no other login role is
+// in the hands of a version that Vault does not know.
+func (k *Kind) Inspect(ctx context.Context, c kind.Change) (f kind.Finding, err error) {
+	u, err := credential(c.To)
+	if err != nil {
+		return f, err
+	}
+	found, err := k.roles(ctx, c, u.User, u.User)
+	if err != nil {
+		return f, err
+	}
+	for _, of := range found {
+		if m, ok := readMark(of.Comment); ok && m.of(c.Key) {
+			f.ServerVersion = max(f.ServerVersion, m.version)
+		}
+	}
+	at := home(c.Connection)
+	at.database = u.Path()
+	valid, err := k.valid(ctx, c.Connection, at, u)
+	if err != nil {
+		return f, err
+	}
+	if !valid {
+		f.Problems = append(f.Problems, lossOf(c, found, u.User).problem(c, u.User, at.what))
+		for _, role := range newer(c, found) {
+			m, _ := readMark(found[role].Comment)
+			f.Problems = append(f.Problems, kind.Problem{
+				Ahead:  true,
+				Text:   fmt.Sprintf("%s is ahead of Vault: role %s logs in with version %d, which Vault does not know. Was Vault restored from an older snapshot?", at.what, role, m.version),
+				Remedy: "vault write -f hyvve/keys/" + c.Key.Name + "/reconcile makes the version valid that Vault has, and leaves the other one valid; then rotate the key",
+			})
+		}
+		return f, nil
+	}
+	if o, err := findOwner(found, 0, c.Key, u.User); err == nil {
+		f.Kept = o.name
+	}
+	for _, at := range replicas(c.Connection) {
+		at.database = u.Path()
+		switch valid, err := k.valid(ctx, c.Connection, at, u); {
+		case err != nil:
+			return f, err
+		case !valid:
+			f.Problems = append(f.Problems, kind.Problem{
+				Text:   fmt.Sprintf("version %d logs in at the server and not at %s", c.To.Number, at.what),
+				Remedy: "look whether the replica still follows the server, and whether its pg_hba.conf lets role " + u.User + " in",
+			})
+		}
+	}
+	return f, nil
+}
+
+// Restore implements kind.Restorer. It makes a role that has gone, and lets one log in again that is locked. It never replaces
+// a password that somebody may use.
+func (k *Kind) Restore(ctx context.Context, c kind.Change, dryRun bool) (done []string, err error) {
+	c = kept(c)
+	u, err := credential(c.To)
+	if err != nil {
+		return nil, err
+	}
+	at := home(c.Connection)
+	at.database = u.Path()
+	if valid, err := k.valid(ctx, c.Connection, at, u); err != nil || valid {
+		return nil, err
+	}
+	verifier, err := verifier(k.random, u.Password)
+	if err != nil {
+		return nil, err
+	}
+	err = k.transaction(ctx, c, u.User, lookUp(c.Key, u.User, u.User), func(answer *pgconn.Result) (statements []string, err error) {
+		found, version, err := readRoles(answer)
+		if err != nil {
+			return nil, err
+		}
+		lost := lossOf(c, found, u.User)
+		switch lost {
+		case lossGone:
+			done = []string{fmt.Sprintf("role %s made anew at %s, with the password of version %d", u.User, at.what, c.To.Number)}
+		case lossLocked, lossByHand:
+			done = []string{fmt.Sprintf("role %s lets version %d log in again at %s", u.User, c.To.Number, at.what)}
+		case lossOlder:
+			if err := k.idle(ctx, c.Connection, u.User); err != nil {
+				return nil, err
+			}
+			done = []string{fmt.Sprintf("role %s has the password of version %d again at %s", u.User, c.To.Number, at.what)}
+		case lossNone, lossNewer, lossChanged, lossForeign:
+			p := lost.problem(c, u.User, at.what)
+			return nil, faultf("%s; %s", p.Text, p.Remedy)
+		}
+		statements, err = k.restored(c, found, version, u, verifier)
+		if err != nil || dryRun {
+			return nil, err
+		}
+		return append(statements, markOf(c.Key, c.To).statement(u.User)), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return done, nil
+}
+
+// restored returns the statements that give a role the password of the current version. What an operator's role may do is
+// the operator's to say: it is not made anew.
+func (k *Kind) restored(c kind.Change, found map[string]known, version int, u dsn.URL, verifier string) ([]string, error) {
+	if !ours(c.Key, u.User) {
+		if _, there := found[u.User]; !there {
+			return nil, faultf("the server has no role %s, which was made by an operator; make it again, with its rights and the password that it had, or rotate the key with owner= set", u.User)
+		}
+		return []string{"ALTER ROLE " + quote(u.User) + " LOGIN PASSWORD " + literal(verifier)}, nil
+	}
+	o, err := findOwner(found, version, c.Key, u.User)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.safe(found[o.name], c.Connection); err != nil {
+		return nil, err
+	}
+	return o.lend(found, u.User, verifier), nil
+}
+
+// idle returns an error while a role has sessions: they have logged in with a password that would be replaced.
+func (k *Kind) idle(ctx context.Context, c kind.Connection, role string) error {
+	for _, at := range append([]place{home(c)}, replicas(c)...) {
+		switch found, err := k.sessions(ctx, c, at, role, 0); {
+		case err != nil:
+			return err
+		case found.count > 0:
+			return faultf("role %s has an older password, which is in use at %s: %s; rotate the key: the next version has another role", role, at.what, found)
+		}
+	}
+	return nil
+}
+
+// kept returns the change with the owner that a healthy server has told, where the key does not name one: a role that has gone
+// cannot tell.
+func kept(c kind.Change) kind.Change {
+	if c.Kept != "" && c.Key.Options[optionOwner] == "" && ours(c.Key, userOf(c)) {
+		c.Key.Options = maps.Clone(c.Key.Options)
+		c.Key.Options[optionOwner] = c.Kept
+	}
+	return c
+}

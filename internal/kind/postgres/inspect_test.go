@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// as is the key as a Vault keeps it that knows these versions, of which the last is current, and numbers of a server's.
+func (w *world) as(versions []key.Version, seen int) key.Key {
+	k := w.key
+	k.Versions = nil
+	for n, v := range versions {
+		v.State = key.Current
+		if n < len(versions)-1 {
+			v.State, v.Value = key.Destroyed, key.Value{}
+		}
+		k.Versions = append(k.Versions, v)
+	}
+	if seen >= k.NextNumber() { // the engine leaves numbers out that a server has seen
+		k.Versions = append(k.Versions, key.Version{Number: seen, State: key.Aborted, Fingerprint: "ffffffffffffffff"})
+	}
+	return k
+}
+
+// looks returns what Inspect finds.
+func (w *world) looks(c kind.Change) (f kind.Finding, text string, ahead, fixable bool) {
+	w.t.Helper()
+	f, err := w.kind.Inspect(w.t.Context(), c)
+	w.ok(err)
+	fixable = true
+	for _, p := range f.Problems {
+		text += p.Text + "; " + p.Remedy + "\n"
+		ahead, fixable = ahead || p.Ahead, fixable && p.Fixable
+	}
+	return f, text, ahead, fixable
+}
+
+// Vault is restored from snapshots that are 1, 2 and 3 rotations old, with sessions open. Reconcile lets everybody log in, and
+// the next rotation succeeds.
+func TestRestoredVault(t *testing.T) {
+	for _, rotations := range []int{0, 4} { // an import is current in the snapshot, or a login role
+		for old := 1; old <= 3; old++ {
+			t.Run(fmt.Sprintf("%d then %d", rotations, old), func(t *testing.T) { restoredVault(t, rotations, old) })
+		}
+	}
+}
+
+func restoredVault(t *testing.T, rotations, old int) {
+	ctx := t.Context()
+	w := newWorld(t, "", nil)
+	w.first.Fingerprint = fingerprints.Of(w.key.Name, w.first.Value)
+	versions := []key.Version{w.first}
+	for range rotations + old {
+		versions = append(versions, w.rotate(w.next(versions[len(versions)-1])))
+	}
+	newest := versions[len(versions)-1]
+	conn, err := w.session(newest)
+	w.ok(err)
+	defer conn.Close(context.Background()) //nolint:errcheck // of a test
+	everybody := func() {
+		t.Helper()
+		w.ok(w.login(newest))
+		w.ok(conn.Ping(ctx))
+	}
+
+	remembered := versions[:len(versions)-old]
+	current := remembered[len(remembered)-1]
+	c := kind.Change{Key: w.as(remembered, 0), To: current, Connection: w.connection}
+	f, text, ahead, fixable := w.looks(c)
+	if !ahead || fixable || f.ServerVersion != newest.Number {
+		t.Errorf("Inspect finds version %d (ahead %t, fixable %t): %s", f.ServerVersion, ahead, fixable, text)
+	}
+	c.Key = w.as(remembered, f.ServerVersion)
+	refused := kind.Change{Key: c.Key, From: current, To: w.next(current).To, Connection: w.connection}
+	refused.To.Number = c.Key.NextNumber()
+	u, err := credential(refused.To)
+	w.ok(err)
+	w.refuses(refused, u.User, "the server is ahead of Vault") // until it is reconciled
+	roles := func() (all string) {
+		for _, role := range append(logins(w.key), w.app) {
+			all += w.role(role) + "\n"
+		}
+		return all
+	}
+	before := roles()
+	for _, dryRun := range []bool{true, false, false} {
+		done, err := w.kind.Restore(ctx, c, dryRun)
+		w.ok(err)
+		if dryRun && (roles() != before || len(done) != 1) {
+			t.Errorf("a dry run says %q, and changes %s to %s", done, before, roles())
+		}
+	}
+	everybody()
+	w.ok(w.login(current))
+	if _, text, _, _ := w.looks(c); text != "" {
+		t.Errorf("after Restore: %s", text)
+	}
+
+	w.key = c.Key
+	next := w.next(current)
+	next.To.Number = w.key.NextNumber()
+	if blockers, notes := w.preflight(next); blockers != "" || !strings.Contains(notes, "which Vault does not know") {
+		t.Errorf("blockers: %s; notes: %s", blockers, notes)
+	}
+	v := w.rotate(next)
+	everybody()
+	w.ok(w.login(v))
+}
+
+// The server is restored from a dump that is one rotation old: the current version's role has gone.
+func TestRestoredServer(t *testing.T) {
+	ctx := t.Context()
+	for rotations := 1; rotations <= 2; rotations++ {
+		w := newWorld(t, "", nil)
+		w.first.Fingerprint = fingerprints.Of(w.key.Name, w.first.Value)
+		versions := []key.Version{w.first}
+		for range rotations {
+			versions = append(versions, w.rotate(w.next(versions[len(versions)-1])))
+		}
+		current := versions[len(versions)-1]
+		c := kind.Change{Key: w.as(versions, 0), To: current, Connection: w.connection}
+		f, text, _, _ := w.looks(c)
+		if text != "" || f.Kept != w.app {
+			t.Fatalf("of a healthy server Inspect finds: %s, and keeps %s", text, f.Kept)
+		}
+		c.Kept = f.Kept
+		gone := logins(w.key)[rotations-1]
+		w.exec("DROP OWNED BY "+gone, "DROP ROLE "+gone)
+		if _, text, ahead, fixable := w.looks(c); ahead || !fixable || !strings.Contains(text, "has no role") {
+			t.Errorf("of a role that has gone (ahead %t, fixable %t): %s", ahead, fixable, text)
+		}
+		for range 2 {
+			_, err := w.kind.Restore(ctx, c, false)
+			w.ok(err)
+		}
+		conn, err := w.session(current)
+		w.ok(err)
+		var acts string
+		w.ok(conn.QueryRow(ctx, "SELECT current_user::text").Scan(&acts))
+		if acts != w.app {
+			t.Errorf("the restored role acts as %s", acts)
+		}
+		w.ok(conn.Close(ctx))
+		w.key = c.Key
+		w.rotate(w.next(current))
+	}
+}
+
+// What somebody has done by hand is an operator's to decide, and a password that somebody has set is never replaced.
+func TestInspectWhatWasDoneByHand(t *testing.T) {
+	ctx := t.Context()
+	w := newWorld(t, "", nil)
+	current := w.rotate(w.next(w.first))
+	a := logins(w.key)[0]
+	c := kind.Change{Key: w.as([]key.Version{w.first, current}, 0), To: current, Connection: w.connection}
+	own := markOf(w.key, current).statement(a)
+	for _, of := range []struct {
+		statements []string
+		want       string
+		restores   bool
+	}{
+		{[]string{"ALTER ROLE " + a + " NOLOGIN"}, "locked by somebody", true},
+		{[]string{"ALTER ROLE " + a + " PASSWORD 'another'"}, "changed by hand", false},
+		{[]string{mark{w.key.Mount, w.key.Name, 9, ""}.statement(a)}, "a version that Vault does not know", false},
+		{[]string{mark{"others", "theirs", 1, ""}.statement(a)}, "belongs to another key", false},
+		{[]string{mark{w.key.Mount, w.key.Name, 1, ""}.statement(a)}, "an older version", true},
+		{[]string{"ALTER ROLE " + a + " NOLOGIN PASSWORD NULL", own}, "locked by somebody", true},
+	} {
+		w.exec(of.statements...)
+		if _, text, _, fixable := w.looks(c); fixable || !strings.Contains(text, of.want) {
+			t.Errorf("%s: fixable %t: %s", of.statements, fixable, text)
+		}
+		before := w.role(a)
+		_, err := w.kind.Restore(ctx, c, false)
+		if (err == nil) != of.restores || (err != nil && w.role(a) != before) {
+			t.Errorf("%s: Restore: %v", of.statements, err)
+		}
+	}
+	w.ok(w.login(current))
+
+	// An older password that is in use is not replaced.
+	w.exec("ALTER ROLE "+a+" PASSWORD 'older'", mark{w.key.Mount, w.key.Name, 1, ""}.statement(a))
+	u, err := credential(current)
+	w.ok(err)
+	conn, err := pgx.Connect(ctx, strings.TrimSuffix(u.With(a, key.NewValue("older")).Text().Reveal(), "&pgbouncer=true&schema=public"))
+	w.ok(err)
+	if _, err := w.kind.Restore(ctx, c, false); err == nil || !strings.Contains(err.Error(), "which is in use") {
+		t.Errorf("%v", err)
+	}
+	w.ok(conn.Close(ctx))
+}
