@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -114,6 +115,11 @@ var brokenServers = map[string]variant{
 			n, what, err := b.Kind.InUse(ctx, c)
 			m, _, err2 := b.Kind.InUse(ctx, back(c))
 			return n + m, what, errors.Join(err, err2)
+		}
+	}},
+	"sample looks once": {"short sessions", "Sample misses 5 of 5", func(b *broken) {
+		b.sample = func(ctx context.Context, c kind.Change, _ time.Duration) (int, string, error) {
+			return b.Kind.InUse(ctx, c)
 		}
 	}},
 	"in use tells a number only": {"rotation", "does not say what", func(b *broken) {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -23,6 +24,7 @@ type broken struct {
 	stage     func(ctx context.Context, c kind.Change) error
 	verify    func(ctx context.Context, c kind.Change) error
 	inUse     func(ctx context.Context, c kind.Change) (int, string, error)
+	sample    func(ctx context.Context, c kind.Change, d time.Duration) (int, string, error)
 	retire    func(ctx context.Context, c kind.Change) error
 	unstage   func(ctx context.Context, c kind.Change) error
 
@@ -48,6 +50,10 @@ func (b *broken) InUse(ctx context.Context, c kind.Change) (int, string, error) 
 	return b.inUse(ctx, c)
 }
 
+func (b *broken) Sample(ctx context.Context, c kind.Change, d time.Duration) (int, string, error) {
+	return b.sample(ctx, c, d)
+}
+
 func (b *broken) ConnectionFields() []kind.Field { return b.connectionFields() }
 
 func (b *broken) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
@@ -66,7 +72,7 @@ func (b *broken) RotateRoot(ctx context.Context, c kind.Connection) error {
 func whole(k toy.Kind) *broken {
 	return &broken{
 		Kind: k, normalize: k.Normalize, check: func(v key.Value) ([]string, error) { return k.Check(nil, v) }, generate: k.Generate,
-		stage: k.Stage, verify: k.Verify, inUse: k.InUse, retire: k.Retire, unstage: k.Unstage,
+		stage: k.Stage, verify: k.Verify, inUse: k.InUse, sample: k.Sample, retire: k.Retire, unstage: k.Unstage,
 		connectionFields: k.ConnectionFields, normalizeConnection: k.NormalizeConnection, checkConnection: k.CheckConnection, rotateRoot: k.RotateRoot,
 	}
 }

@@ -138,6 +138,7 @@ type imported struct{ full }
 type full interface {
 	kind.Kind
 	kind.Server
+	kind.Sampler
 	kind.Connector
 }
 

@@ -13,6 +13,7 @@ var serverCases = []testCase{
 	{"revert", revert},
 	{"unstage without stage", unstageWithoutStage},
 	{"compromised", compromised},
+	{"short sessions", shortSessions},
 	{"calls at once", callsAtOnce},
 	{"cut stage then unstage", cutStage},
 	{"cut calls are repeated", cutCalls},

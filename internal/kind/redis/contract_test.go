@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 
@@ -125,4 +126,13 @@ func (k counting) InUse(ctx context.Context, c kind.Change) (int, string, error)
 		}
 	}
 	return n, "sessions of the suite", nil
+}
+
+func (k counting) Sample(ctx context.Context, c kind.Change, d time.Duration) (int, string, error) {
+	for begun := time.Now(); time.Since(begun) < d; {
+		if n, what, err := k.InUse(ctx, c); n != 0 || err != nil {
+			return n, what, err
+		}
+	}
+	return 0, "", nil
 }

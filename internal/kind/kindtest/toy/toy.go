@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -23,6 +24,7 @@ var (
 	_ kind.Kind      = Kind{}
 	_ kind.Generator = Kind{}
 	_ kind.Server    = Kind{}
+	_ kind.Sampler   = Kind{}
 	_ kind.Connector = Kind{} // in connector.go
 )
 
@@ -120,6 +122,22 @@ func (k Kind) InUse(ctx context.Context, c kind.Change) (int, string, error) {
 	}
 	count, err := admin.Sessions(ctx, user)
 	return count, fmt.Sprintf("%d sessions of user %s", count, user), err
+}
+
+// Sample implements kind.Sampler: it looks every millisecond until it has seen a session, or the time is over.
+func (k Kind) Sample(ctx context.Context, c kind.Change, d time.Duration) (int, string, error) {
+	over := time.After(d)
+	for {
+		count, what, err := k.InUse(ctx, c)
+		if err != nil || count > 0 {
+			return count, what, err
+		}
+		select {
+		case <-over:
+			return 0, what, nil
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
 
 // Retire implements kind.Server.
