@@ -165,7 +165,7 @@ func (k *Kind) CheckConnection(ctx context.Context, c kind.Connection) ([]string
 	if _, err := k.pooled(ctx, c, a.name, 0); err != nil {
 		return nil, fmt.Errorf("pgbouncers: %w", err)
 	}
-	return append(notes, exposed(c, append([]place{home(c)}, replicas(c)...))...), nil
+	return append(notes, exposed(c)...), nil
 }
 
 // RotateRoot implements kind.Connector. A role of PostgreSQL has one password, so that the old one ends when the new one is

@@ -124,6 +124,13 @@ func replicas(c kind.Connection) []place {
 	return all
 }
 
+// console is a PgBouncer's.
+func console(u dsn.Target) place {
+	at := placeOf("the PgBouncer", u)
+	at.pooler, at.session.Options = true, ""
+	return at
+}
+
 func list(text string) []string {
 	return strings.FieldsFunc(text, func(c rune) bool { return c == ',' || c == ' ' || c == '\n' || c == '\t' })
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
@@ -72,10 +73,16 @@ func unwanted(text string) string {
 }
 
 // exposed are notes on places where nothing proves who the server is: a machine of somebody else may answer in its place.
-func exposed(c kind.Connection, places []place) []string {
+func exposed(c kind.Connection) []string {
 	all, err := methods(c)
 	if err != nil {
 		return nil
+	}
+	places := append([]place{home(c)}, replicas(c)...)
+	for _, text := range strings.Fields(c.Options[fieldBouncers]) {
+		if u, err := dsn.Postgres(text); err == nil {
+			places = append(places, console(u))
+		}
 	}
 	var notes []string
 	for _, at := range places {

@@ -168,9 +168,18 @@ func TestNotesOnImpostors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		notes := strings.Join(exposed(c, []place{home(c)}), "\n")
+		notes := strings.Join(exposed(c), "\n")
 		if (notes == "") != (tt.want == "") || !strings.Contains(notes, tt.want) {
 			t.Errorf("%s, %s: %q, want %q", tt.url, tt.methods, notes, tt.want)
 		}
+	}
+	c, err := k.NormalizeConnection(kind.Connection{Name: "main", Options: kind.Options{
+		fieldURL: "postgresql://root@localhost/x", fieldBouncers: "postgresql://admin@pooler:6432/pgbouncer", fieldReplicas: "second:5432",
+	}, Secrets: map[string]key.Value{kind.FieldPassword: key.NewValue("x")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if notes := exposed(c); len(notes) != 2 || !strings.Contains(notes[0], "the replica second:5432") || !strings.Contains(notes[1], "the PgBouncer pooler:6432") {
+		t.Errorf("%q", notes)
 	}
 }

@@ -277,8 +277,7 @@ func (k *Kind) pooled(ctx context.Context, c kind.Connection, user string, d tim
 		if err != nil {
 			return sum, err
 		}
-		at := placeOf("the PgBouncer", u)
-		at.pooler, at.session.Options = true, ""
+		at := console(u)
 		var most pool
 		err = k.login(ctx, c, at, u.User, c.Secrets[fieldConsole], func(conn *pgx.Conn) error {
 			for begun := now(); ; {

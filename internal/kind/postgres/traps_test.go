@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -47,11 +48,15 @@ func (w *world) everything(c kind.Change) {
 	ctx := w.t.Context()
 	_, err := w.kind.CheckConnection(ctx, w.connection)
 	w.ok(err)
+	_, _, err = w.kind.Preflight(ctx, c)
+	w.ok(err)
 	for range 2 {
 		w.ok(w.kind.Stage(ctx, c))
 		w.ok(w.kind.Verify(ctx, c))
 	}
 	_, _, err = w.kind.InUse(ctx, c)
+	w.ok(err)
+	_, _, err = w.kind.Sample(ctx, c, 100*time.Millisecond)
 	w.ok(err)
 	w.ok(w.kind.Unstage(ctx, c))
 	w.ok(w.kind.Stage(ctx, c))
