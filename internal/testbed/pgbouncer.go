@@ -166,7 +166,9 @@ func (p *Postgres) lendVerifiers(ctx context.Context, role string) (string, erro
 	}
 	grantee := pgx.Identifier{role}.Sanitize()
 	for _, row := range databases {
-		_, err := query(ctx, p.AdminURL(row["datname"]), `CREATE SCHEMA IF NOT EXISTS pgbouncer;
+		// Whatever a test has set for its database.
+		own := p.AdminURL(row["datname"]) + "&default_transaction_read_only=off&search_path=pg_catalog"
+		_, err := query(ctx, own, `CREATE SCHEMA IF NOT EXISTS pgbouncer;
 			CREATE OR REPLACE FUNCTION pgbouncer.lookup(role text) RETURNS TABLE (usename name, passwd text)
 			LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
 			AS $$ SELECT usename, passwd FROM pg_shadow WHERE usename = role $$;
