@@ -43,7 +43,7 @@ func methods(c kind.Connection) ([]string, error) {
 	return all, nil
 }
 
-// restrict lets a login use the methods of its connection only. One that has no exchange at all gives nothing away: whether
+// restrict lets a login use the methods of its connection only, and of those what require_auth of its URL allows. One that has no exchange at all gives nothing away: whether
 // a workload's server asks for a password is not ours to decide, and the administrator's certificate needs none.
 func restrict(c kind.Connection, config *pgx.ConnConfig) error {
 	all, err := methods(c)
@@ -53,6 +53,15 @@ func restrict(c kind.Connection, config *pgx.ConnConfig) error {
 	u, err := parseAdmin(c)
 	if (err != nil || u.User != config.User || c.Options[fieldCert] != "") && !slices.Contains(all, methodNone) {
 		all = append(all, methodNone)
+	}
+	if demanded := config.RequireAuth; demanded != "" {
+		not := strings.HasPrefix(demanded, "!") // all of them, then
+		all = slices.DeleteFunc(all, func(name string) bool {
+			return slices.Contains(list(strings.ReplaceAll(demanded, "!", "")), name) == not
+		})
+		if len(all) == 0 {
+			return fmt.Errorf("require_auth=%s of the URL and auth_methods of the connection have no method in common; let auth_methods name one of them", demanded)
+		}
 	}
 	config.RequireAuth, config.ChannelBinding = strings.Join(all, ","), "prefer"
 	return nil

@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
@@ -149,11 +151,41 @@ func TestImpostors(t *testing.T) {
 	}
 }
 
+// What the URL of a workload demands holds, too: what it refuses is not tried.
+func TestRequireAuth(t *testing.T) {
+	for _, tt := range []struct{ url, methods, want string }{
+		{"", "", "scram-sha-256,none"},
+		{"scram-sha-256", "", "scram-sha-256"},
+		{"!none", "", "scram-sha-256"},
+		{"!password,!md5", "password", "none"},
+		{"password,md5", "scram-sha-256,password", "password"},
+		{"password", "", "no method in common"},
+	} {
+		c := kind.Connection{Options: kind.Options{fieldURL: "postgresql://root@db/x", fieldMethods: tt.methods}}
+		u, err := dsn.Postgres("postgresql://app@db/x?require_auth=" + url.QueryEscape(tt.url))
+		if tt.url == "" {
+			u, err = dsn.Postgres("postgresql://app@db/x")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		if config, err := placeOf("the URL", u).config(c, "app", key.NewValue("x")); err != nil {
+			got = err.Error()
+		} else {
+			got = config.RequireAuth
+		}
+		if got != tt.want && !(strings.Contains(tt.want, " ") && strings.Contains(got, tt.want)) {
+			t.Errorf("require_auth=%s with auth_methods=%s: %s, want %s", tt.url, tt.methods, got, tt.want)
+		}
+	}
+}
+
 // Notes name the servers that nothing proves to be themselves.
 func TestNotesOnImpostors(t *testing.T) {
 	k := New(rand.Reader)
 	for _, tt := range []struct{ url, methods, want string }{
-		{"postgresql://root@db/x", "", "the server db is not proven"},
+		{"postgresql://root@db/x", "", "the server db:5432 is not proven"},
 		{"postgresql://root@db/x?sslmode=require", "", "without sslmode=verify-full"},
 		{"postgresql://root@db/x?sslmode=require", "password", "crosses the network in the clear"},
 		{"postgresql://root@db/x?sslmode=disable", "md5,scram-sha-256", "can guess the password"},
