@@ -265,6 +265,14 @@ func (e *Engine) serverCalls(r Rotation, what action) ([]serverCall, error) {
 			continue // the server has done it: only the rotation's record of it was lost, and the value is gone
 		}
 		change := kind.Change{Key: k, From: from, To: to, Connection: connection, Cut: r.Compromised}
+		if err := e.stillShared(r, k, what, change); err != nil {
+			return nil, err
+		}
+		if what == actStage {
+			if err := e.checkHosts(k, to.Value); err != nil {
+				return nil, fmt.Errorf("key %s: %w", k.Name, err)
+			}
+		}
 		if preflighter, ok := kd.(kind.Preflighter); ok && what == actStage {
 			refuse := preflightCall{preflighter, change}.refuse
 			checks = append(checks, func(ctx context.Context, _ time.Duration) error { return refuse(ctx) })

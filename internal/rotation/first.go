@@ -4,6 +4,7 @@ package rotation
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -26,10 +27,15 @@ func (e *Engine) First(ctx context.Context, name string, value key.Value, by Act
 	}
 	v := e.firstVersion(name, value, by)
 	v.Number = 1
-	if err := e.atServer(ctx, k, v, false); err != nil {
-		return key.Key{}, nil, Refusef("key %s: the value is not taken where it is used: %w; nothing was stored", name, err)
+	if err := e.tryImport(ctx, k, v); err != nil {
+		return key.Key{}, nil, err
 	}
 	defer e.takeTurn()()
+	shared, err := e.shared(k, value)
+	if err != nil {
+		return key.Key{}, nil, err
+	}
+	warnings = append(warnings, shared...)
 	k, err = e.storeFirst(ctx, name, "value imported as version 1", by, func(k key.Key) (key.Key, error) { return k.WithFirst(v) })
 	return k, warnings, err
 }
@@ -45,8 +51,53 @@ func (e *Engine) TryFirst(ctx context.Context, d Definition, value key.Value) er
 		_, err := e.generate(k, key.Value{})
 		return err
 	}
-	if err := e.atServer(ctx, k, key.Version{Number: 1, Value: value}, false); err != nil {
-		return Refusef("key %s: the value is not taken where it is used: %w; nothing was stored", d.Name, err)
+	return e.tryImport(ctx, k, key.Version{Number: 1, Value: value})
+}
+
+// tryImport refuses a value that could not be rotated, and one that is not taken where it is used. What can be told without
+// a server is looked at first.
+func (e *Engine) tryImport(ctx context.Context, k key.Key, v key.Version) error {
+	var err error
+	e.lock(func() {
+		if _, err = e.shared(k, v.Value); err != nil {
+			return
+		}
+		if err = e.checkHosts(k, v.Value); err != nil {
+			err = Refusef("key %s: value: %w; nothing was stored", k.Name, err)
+			return
+		}
+		err = e.checkNext(k, v)
+	})
+	if err != nil {
+		return err
+	}
+	if err := e.atServer(ctx, k, v, false); err != nil {
+		return Refusef("key %s: the value is not taken where it is used: %w; nothing was stored", k.Name, err)
+	}
+	return nil
+}
+
+// checkNext refuses a value, to be imported, from which no rotation could go on: that of the administrator, say. turn or mu
+// is held.
+func (e *Engine) checkNext(k key.Key, v key.Version) error {
+	checker, checks := e.kindOf(k).(kind.ChangeChecker)
+	generator, makes := e.kindOf(k).(kind.Generator)
+	if !checks || !makes {
+		return nil
+	}
+	connection, err := e.connectionOf(k)
+	if err != nil {
+		return Refusef("key %s: %w", k.Name, err)
+	}
+	next, err := generator.Generate(e.Random, k, v.Value)
+	if err != nil {
+		return Refusef("key %s: value: %w; nothing was stored", k.Name, err)
+	}
+	v.State = key.Current
+	k.Versions = []key.Version{v}
+	change := kind.Change{Key: k, From: v, To: key.Version{Number: v.Number + 1, Value: next, State: key.Staged}, Connection: connection}
+	if err := checker.CheckChange(change); err != nil {
+		return Refusef("key %s: value: no rotation could follow it: %w; nothing was stored", k.Name, err)
 	}
 	return nil
 }
@@ -86,7 +137,15 @@ func (e *Engine) makeFirst(ctx context.Context, k key.Key, by Actor) (key.Key, [
 
 func (e *Engine) stageFirst(ctx context.Context, name string, v key.Version, by Actor) (key.Key, error) {
 	defer e.takeTurn()()
-	return e.storeFirst(ctx, name, "version 1 drawn", by, func(k key.Key) (key.Key, error) { return k.WithFirstStaged(v) })
+	return e.storeFirst(ctx, name, "version 1 drawn", by, func(k key.Key) (key.Key, error) {
+		if with := e.sharers(k, v.Value); len(with) > 0 {
+			return k, fmt.Errorf("%s is the login of %s; give key %s one of its own, with username= of hyvve/keys/%s", with[0].login, keysOf(with), k.Name, k.Name)
+		}
+		if err := e.checkHosts(k, v.Value); err != nil {
+			return k, fmt.Errorf("key %s: %w", k.Name, err)
+		}
+		return k.WithFirstStaged(v)
+	})
 }
 
 func (e *Engine) firstVersion(name string, value key.Value, by Actor) key.Version {

@@ -105,6 +105,9 @@ func (e *Engine) PutKey(ctx context.Context, d Definition, by Actor) (key.Key, e
 	if _, err := e.connectionOf(k); err != nil {
 		return key.Key{}, Refusef("%w", err)
 	}
+	if err := e.checkHosts(k, key.Value{}); err != nil {
+		return key.Key{}, Refusef("key %s: %w; nothing was stored", k.Name, err)
+	}
 	d.Env, d.Options, d.Waives = k.Env, k.Options, k.Waives // as they are stored
 	changes := definitionChanges(e.keys[k.Name], d)
 	if err := e.journal(ctx, Entry{What: what, By: by.Name, Entity: by.Entity, Keys: []EntryKey{{Key: k.Name}}, Changes: changes}); err != nil {

@@ -155,6 +155,7 @@ func (e *Engine) foretell(ctx context.Context, request Request) (Plan, []preflig
 	if err != nil {
 		return Plan{}, nil, err
 	}
+	clashes := e.clashes(r, staged)
 	r.ID = ""
 	f := e.facts(r)
 	past, err := e.history(ctx, r.KeyNames())
@@ -163,6 +164,7 @@ func (e *Engine) foretell(ctx context.Context, request Request) (Plan, []preflig
 	}
 	p := Plan{Rotation: r, History: len(past), Gaps: e.gaps(r), Blockers: blockers(r, f)}
 	p.walk(f, past)
+	p.Blockers = append(p.Blockers, clashes...)
 	p.Notes = e.notes(r)
 	for _, c := range r.Changes {
 		if len(c.Protects) == 0 {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -88,6 +89,9 @@ func (e *Engine) start(ctx context.Context, request Request) (string, error) {
 	r, staged, err := e.draft(request)
 	if err != nil {
 		return "", err
+	}
+	if clashes := e.clashes(r, staged); len(clashes) > 0 {
+		return "", Refusef("%s; nothing was changed", strings.Join(clashes, "; "))
 	}
 	for _, k := range staged {
 		if err := e.put(ctx, pathKeys+k.Name, k); err != nil {
@@ -216,6 +220,9 @@ func (e *Engine) stage(r Rotation, name string, request Request) (key.Key, Chang
 	}
 	if err := e.checkChange(k, current, version); err != nil {
 		return key.Key{}, Change{}, err
+	}
+	if err := e.checkHosts(k, value); err != nil {
+		return key.Key{}, Change{}, Refusef("key %s: %w; nothing was changed", name, err)
 	}
 	return k, Change{Key: name, Env: k.Env, From: current.Number, To: version.Number, Protects: k.Protects}, nil
 }

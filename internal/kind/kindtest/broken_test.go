@@ -28,6 +28,7 @@ type broken struct {
 	retire    func(ctx context.Context, c kind.Change) error
 	unstage   func(ctx context.Context, c kind.Change) error
 
+	login               func(v key.Value) (string, error)
 	connectionFields    func() []kind.Field
 	normalizeConnection func(c kind.Connection) (kind.Connection, error)
 	checkConnection     func(ctx context.Context, c kind.Connection) ([]string, error)
@@ -54,6 +55,8 @@ func (b *broken) Sample(ctx context.Context, c kind.Change, d time.Duration) (in
 	return b.sample(ctx, c, d)
 }
 
+func (b *broken) Login(v key.Value) (string, error) { return b.login(v) }
+
 func (b *broken) ConnectionFields() []kind.Field { return b.connectionFields() }
 
 func (b *broken) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
@@ -73,7 +76,7 @@ func whole(k toy.Kind) *broken {
 	return &broken{
 		Kind: k, normalize: k.Normalize, check: func(v key.Value) ([]string, error) { return k.Check(nil, v) }, generate: k.Generate,
 		stage: k.Stage, verify: k.Verify, inUse: k.InUse, sample: k.Sample, retire: k.Retire, unstage: k.Unstage,
-		connectionFields: k.ConnectionFields, normalizeConnection: k.NormalizeConnection, checkConnection: k.CheckConnection, rotateRoot: k.RotateRoot,
+		login: k.Login, connectionFields: k.ConnectionFields, normalizeConnection: k.NormalizeConnection, checkConnection: k.CheckConnection, rotateRoot: k.RotateRoot,
 	}
 }
 
@@ -95,6 +98,7 @@ func TestBrokenKindsFail(t *testing.T) {
 	maps.Copy(variants, brokenFaults)
 	maps.Copy(variants, brokenConnectors)
 	maps.Copy(variants, brokenSenders)
+	maps.Copy(variants, brokenReach)
 	variants["nothing is broken"] = variant{"rotation", "", func(*broken) {}}
 	for name, v := range variants {
 		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {

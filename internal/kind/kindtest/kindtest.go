@@ -101,7 +101,8 @@ func cases(t testing.TB, w World) []testCase {
 			all = append(all, testCase{"server hangs", serverHangs})
 		}
 		if connector {
-			all = append(all, testCase{"wrong administrator password", wrongAdministrator})
+			all = append(all, testCase{"wrong administrator password", wrongAdministrator},
+				testCase{"names logins", namesLogins}, testCase{"leads nowhere else", leadsNowhereElse})
 		}
 	}
 	if connector {

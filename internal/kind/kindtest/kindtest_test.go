@@ -140,6 +140,8 @@ type full interface {
 	kind.Server
 	kind.Sampler
 	kind.Connector
+	kind.LoginNamer
+	kind.Addresser
 }
 
 // renders is the toy kind with a further name.

@@ -41,6 +41,7 @@ func (*Kind) ConnectionFields() []kind.Field {
 		{Name: fieldReplicas, Sends: []string{kind.FieldPassword}, Description: "Streaming replicas that workloads read from, as host:port with commas between: nobody is sent to them before a new login role has arrived there, and their sessions count as use."},
 		{Name: fieldBouncers, Sends: []string{fieldConsole}, Description: "Consoles of PgBouncers in front of the server, as postgresql://admin@host:6432/pgbouncer with white space between: their clients count as use, and their idle server connections no longer do."},
 		{Name: fieldConsole, Secret: true, Description: "The password for the consoles in pgbouncers."},
+		kind.AllowedHostsField(),
 		{Name: fieldCA, Sends: []string{kind.FieldPassword, fieldConsole}, Description: "The CA of the server's certificate, in PEM (@file), where it is not among the system's."},
 		{Name: fieldCert, Description: "The administrator's client certificate, in PEM (@file)."},
 		{Name: fieldKey, Secret: true, Lines: true, Description: "The private key of tls_cert, in PEM (@file)."},
@@ -88,6 +89,9 @@ func (k *Kind) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
 		if !b.Password.Empty() || b.User == "" {
 			return c, fmt.Errorf("pgbouncers: number %d is not of the form postgresql://admin@host:6432/pgbouncer; the password goes into pgbouncer_password", n+1)
 		}
+	}
+	if _, err := k.Allowed(c); err != nil {
+		return c, err
 	}
 	if _, err := home(c).config(c, u.User, c.Secrets[kind.FieldPassword]); err != nil {
 		return c, fmt.Errorf("url: %w", err)

@@ -226,9 +226,10 @@ func marks(c kind.Change, found map[string]known, from, to string) []string {
 	return statements
 }
 
-// mayRetire returns an error where From's role carries the mark of another key.
+// mayRetire returns an error where From's role carries the mark of another mount's key. Keys of one mount that share a role
+// are rotated together, and the engine lets none of them end it while another needs it.
 func mayRetire(c kind.Change, of known, from string) error {
-	if m, ok := readMark(of.Comment); ok && !m.of(c.Key) {
+	if m, ok := readMark(of.Comment); ok && m.mount != c.Key.Mount {
 		return faultf("role %s belongs to key %s of mount %s, by its comment, so that it is not locked; if that is not so any more, take the comment away: COMMENT ON ROLE %s IS NULL", from, m.key, m.mount, quote(from))
 	}
 	return nil

@@ -42,6 +42,7 @@ func (*Kind) ConnectionFields() []kind.Field {
 		{Name: kind.FieldPassword, Secret: true, Description: "The administrator's password. Give it on standard input, as password=-."},
 		{Name: fieldNodes, Sends: []string{kind.FieldPassword}, Description: "Further nodes, as host:port with commas between: those that cannot be found from url, and replicas that a rotation should wait for when they are down. Where a node announces an address at which it cannot be reached from here: announced=reachable, as 10.0.0.7:6379=cache-2.example:6379."},
 		{Name: fieldHosts, Sends: []string{kind.FieldPassword}, Description: "Where nodes that another node names may be, with commas between: hosts, *.domain, IP addresses and networks, each with :port or for any port, as *.cache.internal,10.0.0.0/24:6379. The administrator's password is sent to no other address that a node names; such a node stops rotations."},
+		kind.AllowedHostsField(),
 		{Name: fieldTimeout, Harmless: true, Default: "5s", Description: "How long a node may take to answer, from 100ms to 30s."},
 		{Name: fieldCA, Sends: []string{kind.FieldPassword}, Description: "The CA of the servers' certificates, in PEM (@file), where it is not among the system's. It holds for the URLs of keys, too."},
 		{Name: fieldCert, Description: "A client certificate, in PEM (@file), where the servers ask for one."},
@@ -74,6 +75,9 @@ func (k *Kind) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
 		options[fieldUsername] = u.User
 	}
 	options[fieldURL] = u.Scheme + "://" + u.Host()
+	if _, err := k.Allowed(c); err != nil {
+		return c, err
+	}
 	return c, checkConnection(c)
 }
 

@@ -96,6 +96,17 @@ func (u *user) stranger(k key.Key) (mark, bool) {
 	return mark{}, false
 }
 
+// foreigner returns a mark of another mount's key, if the user has one. Keys of one mount that share a user are rotated
+// together, and the engine lets none of them end it while another needs it.
+func (u *user) foreigner(k key.Key) (mark, bool) {
+	for _, m := range u.marked() {
+		if m.mount != k.Mount {
+			return m, true
+		}
+	}
+	return mark{}, false
+}
+
 // newest returns the key's highest mark of a password that Vault should know.
 func (u *user) newest(k key.Key) (highest mark, ok bool) {
 	for _, m := range u.marked() {
@@ -172,7 +183,7 @@ func (t turn) mayStage(own, s standing) error {
 		}
 		return nil
 	}
-	if m, ok := s.old.stranger(t.Key); ok {
+	if m, ok := s.old.foreigner(t.Key); ok {
 		return t.notOurs(s.addr, t.old, m)
 	}
 	if !t.ours || s.next == nil {
@@ -229,7 +240,7 @@ func (t turn) notOurs(addr, user string, m mark) error {
 
 // mayLock returns an error where the old user is another key's, or a newer version uses it.
 func (t turn) mayLock(s standing) error {
-	if m, ok := s.old.stranger(t.Key); ok {
+	if m, ok := s.old.foreigner(t.Key); ok {
 		return t.notOurs(s.addr, t.old, m)
 	}
 	if m, ok := s.old.newest(t.Key); ok && m.version > t.From.Number && !s.old.has(t.from) {

@@ -17,6 +17,7 @@ func (Kind) ConnectionFields() []kind.Field {
 	return []kind.Field{
 		{Name: "url", Description: "Where the directory is: toy://administrator@host. A password in it is moved out."},
 		{Name: kind.FieldPassword, Secret: true, Description: "The administrator's password."},
+		kind.AllowedHostsField(),
 	}
 }
 
@@ -57,3 +58,26 @@ func (k Kind) RotateRoot(ctx context.Context, c kind.Connection) error {
 	}
 	return admin.SetOwnPassword(ctx, c.Next.Reveal())
 }
+
+// Login implements kind.LoginNamer: the user.
+func (Kind) Login(value key.Value) (string, error) {
+	user, _, err := parse(value)
+	return user, err
+}
+
+// Servers implements kind.LoginNamer.
+func (Kind) Servers(c kind.Connection) []string {
+	u, err := dsn.Parse(c.Options["url"], "toy")
+	if err != nil {
+		return nil
+	}
+	return []string{u.Host()}
+}
+
+// Allowed implements kind.Addresser.
+func (k Kind) Allowed(c kind.Connection) (kind.Hosts, error) {
+	return kind.AllowedHosts(c, k.Servers(c)...)
+}
+
+// Leads implements kind.Addresser: a value names no host of its own.
+func (Kind) Leads(kind.Options, key.Value) ([]string, error) { return nil, nil }

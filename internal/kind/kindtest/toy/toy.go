@@ -26,6 +26,9 @@ var (
 	_ kind.Server    = Kind{}
 	_ kind.Sampler   = Kind{}
 	_ kind.Connector = Kind{} // in connector.go
+
+	_ kind.LoginNamer = Kind{}
+	_ kind.Addresser  = Kind{}
 )
 
 // Name implements kind.Kind.
