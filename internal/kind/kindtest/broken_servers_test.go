@@ -104,6 +104,22 @@ var brokenServers = map[string]variant{
 			return do.Set(ctx, fmt.Sprintf("stray-%d", c.To.Number), "password")
 		}, b.stage)
 	}},
+	"stage takes the login of somebody else": {"login of somebody else", "Stage succeeds although somebody else", func(b *broken) {
+		b.stage = func(ctx context.Context, c kind.Change) error {
+			user, password := login(c.To)
+			a, err := b.Directory.Administrator(ctx, c.Connection.Passwords())
+			if err != nil {
+				return err
+			}
+			return a.Set(ctx, user, password)
+		}
+	}},
+	"unstage removes the login of somebody else": {"login of somebody else", "Unstage changes a login of somebody else", func(b *broken) {
+		b.unstage = act(b, func(ctx context.Context, do admin, c kind.Change) error {
+			user, _ := login(c.To)
+			return do.Drop(ctx, user)
+		}, b.unstage)
+	}},
 	"verify takes everything": {"rotation", "Verify succeeds before", func(b *broken) {
 		b.verify = func(context.Context, kind.Change) error { return nil }
 	}},

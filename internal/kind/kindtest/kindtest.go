@@ -30,6 +30,10 @@ type World struct {
 	// For a Server.
 	Use         func(t testing.TB, v key.Value) Session
 	Credentials func(t testing.TB) []string // names of those that can log in now, so that strays are found
+
+	// Occupy makes, as somebody else would and by other means than the kind's, the login that a value names, with another
+	// password, and returns a value that logs in as it. Nil: the kind's values name no login, and the log says so.
+	Occupy func(t testing.TB, v key.Value) key.Value
 	// Hostile has the users of the server write whatever they may there, so that it runs in sessions which take no care; ran
 	// tells what has run since. nil: not tried, and the log says so.
 	Hostile func(t testing.TB) (ran func() []string)
@@ -55,6 +59,9 @@ func Run(t *testing.T, open func(t testing.TB) World) {
 	}
 	if _, ok := w.Kind.(kind.Server); ok && w.Hostile == nil {
 		t.Log("the World has no Hostile: what users of the server have written there is not tried")
+	}
+	if _, ok := w.Kind.(kind.Server); ok && w.Occupy == nil {
+		t.Log("the World has no Occupy: a login of somebody else that has the next version's name is not tried")
 	}
 	for _, c := range of {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) { c.run(begin(t, open(t))) })
@@ -96,6 +103,12 @@ func cases(t testing.TB, w World) []testCase {
 		}
 		if w.Hostile != nil {
 			all = append(all, testCase{"hostile users", hostileUsers})
+		}
+		if w.Occupy != nil {
+			all = append(all, testCase{"login of somebody else", somebodyElse})
+		}
+		if _, ok := w.Kind.(kind.Preflighter); ok {
+			all = append(all, testCase{"preflight", preflight})
 		}
 		if w.Freeze != nil {
 			all = append(all, testCase{"server hangs", serverHangs})

@@ -95,6 +95,11 @@ func toyWorld(of func(toy.Kind) kind.Kind) World {
 		Hostile:     func(testing.TB) func() []string { return d.Hostile() },
 		Valid:       func(_ testing.TB, v key.Value) bool { return d.Valid(split(v)) },
 		Credentials: func(testing.TB) []string { return d.Users() },
+		Occupy: func(_ testing.TB, v key.Value) key.Value {
+			user, _ := split(v)
+			d.Add(user, "somebody-else")
+			return key.NewValue(user + ":somebody-else")
+		},
 		Use: func(t testing.TB, v key.Value) Session {
 			user, password := split(v)
 			login, err := d.Login(context.Background(), user, password)

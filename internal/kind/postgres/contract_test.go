@@ -72,6 +72,13 @@ func contractWorld(t testing.TB, adopted bool) kindtest.World {
 			return names
 		},
 	}
+	world.Occupy = func(_ testing.TB, v key.Value) key.Value {
+		of, err := credential(key.Version{Value: v})
+		w.ok(err)
+		const theirs = "somebody-else"
+		w.exec("CREATE ROLE " + quote(of.User) + " LOGIN PASSWORD '" + theirs + "'")
+		return of.With(of.User, key.NewValue(theirs)).Text()
+	}
 	if adopted {
 		world.First = w.first.Value
 		return world

@@ -66,6 +66,16 @@ func contractWorld(t testing.TB, r *testbed.Redis, number int, strategy, first s
 		},
 		Credentials: func(testing.TB) []string { return w.users(r) },
 	}
+	if strategy == alternating { // with dual_password the login is the one in use
+		world.Occupy = func(_ testing.TB, v key.Value) key.Value {
+			u, err := dsn.Parse(v.Reveal(), schemes...)
+			w.ok(err)
+			const theirs = "somebody-else"
+			w.do(r, "ACL", "SETUSER", u.User, "on", ">"+theirs, "~theirs:*", "+@all", "&*")
+			w.do(r, "CONFIG", "REWRITE")
+			return key.NewValue(r.UserURL(u.User, theirs))
+		}
+	}
 	if first != "" {
 		w.do(r, "ACL", "SETUSER", first, "reset", "on", ">"+appPassword, "~app:*", "+@all", "-@dangerous", "&*")
 		world.First = key.NewValue(r.UserURL(first, appPassword))

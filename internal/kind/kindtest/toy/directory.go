@@ -5,6 +5,7 @@ package toy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -21,6 +22,7 @@ type Directory struct {
 	mu       sync.Mutex
 	admin    string // the administrator's password
 	users    map[string]string
+	owners   map[string]string // of users that a key has made: whose they are
 	sessions map[*Login]bool
 	note     string // what every user says of itself
 	down     bool
@@ -29,7 +31,7 @@ type Directory struct {
 
 // NewDirectory starts a server with an administrator.
 func NewDirectory(password string, trip time.Duration) *Directory {
-	return &Directory{trip: trip, admin: password, users: map[string]string{}, sessions: map[*Login]bool{}}
+	return &Directory{trip: trip, admin: password, users: map[string]string{}, owners: map[string]string{}, sessions: map[*Login]bool{}}
 }
 
 // SetDown lets the server go away, which ends all sessions, or come back.
@@ -189,10 +191,33 @@ func (a *Administrator) Set(ctx context.Context, user, password string) error {
 	})
 }
 
+// Claim is Set for an owner, who has to have made the user if there is one.
+func (a *Administrator) Claim(ctx context.Context, owner, user, password string) error {
+	return a.directory.request(ctx, func() error {
+		if _, there := a.directory.users[user]; there && a.directory.owners[user] != owner {
+			return fmt.Errorf("user %s was not made by %s; give the key another user=", user, owner)
+		}
+		a.directory.users[user], a.directory.owners[user] = password, owner
+		return nil
+	})
+}
+
+// Release removes a user if it is that owner's; sessions stay.
+func (a *Administrator) Release(ctx context.Context, owner, user string) error {
+	return a.directory.request(ctx, func() error {
+		if a.directory.owners[user] == owner {
+			delete(a.directory.users, user)
+			delete(a.directory.owners, user)
+		}
+		return nil
+	})
+}
+
 // Drop removes a user, if there is one; sessions stay.
 func (a *Administrator) Drop(ctx context.Context, user string) error {
 	return a.directory.request(ctx, func() error {
 		delete(a.directory.users, user)
+		delete(a.directory.owners, user)
 		return nil
 	})
 }

@@ -87,7 +87,10 @@ func (Kind) Generate(random io.Reader, k key.Key, from key.Value) (key.Value, er
 	return key.NewValue(user + ":" + hex.EncodeToString(secret)), nil
 }
 
-// Stage implements kind.Server. Setting the same password again changes nothing.
+// owner is as whose the directory knows users: those of two mounts, or of two keys, may have one name.
+func owner(k key.Key) string { return k.Mount + "/" + k.Name }
+
+// Stage implements kind.Server. Setting the same password again changes nothing. A user of somebody else is left alone.
 func (k Kind) Stage(ctx context.Context, c kind.Change) error {
 	user, password, err := parse(c.To.Value)
 	if err != nil {
@@ -97,7 +100,7 @@ func (k Kind) Stage(ctx context.Context, c kind.Change) error {
 	if err != nil {
 		return err
 	}
-	return admin.Set(ctx, user, password)
+	return admin.Claim(ctx, owner(c.Key), user, password)
 }
 
 // Verify implements kind.Verifier.
@@ -143,24 +146,32 @@ func (k Kind) Sample(ctx context.Context, c kind.Change, d time.Duration) (int, 
 	}
 }
 
-// Retire implements kind.Server.
-func (k Kind) Retire(ctx context.Context, c kind.Change) error { return k.drop(ctx, c, c.From, c.Cut) }
-
-// Unstage implements kind.Server.
-func (k Kind) Unstage(ctx context.Context, c kind.Change) error { return k.drop(ctx, c, c.To, false) }
-
-// drop removes a version's user. One that is not there is no error: it may be the second time.
-func (k Kind) drop(ctx context.Context, c kind.Change, v key.Version, cut bool) error {
-	user, _, err := parse(v.Value)
+// Retire implements kind.Server. A user that is not there is no error: it may be the second time.
+func (k Kind) Retire(ctx context.Context, c kind.Change) error {
+	user, admin, err := k.userOf(ctx, c, c.From)
 	if err != nil {
 		return err
 	}
-	admin, err := k.Directory.Administrator(ctx, c.Connection.Passwords())
-	if err != nil {
-		return err
-	}
-	if err := admin.Drop(ctx, user); err != nil || !cut {
+	if err := admin.Drop(ctx, user); err != nil || !c.Cut {
 		return err
 	}
 	return admin.End(ctx, user)
+}
+
+// Unstage implements kind.Server. A user of somebody else, for whose sake Stage has failed, stays.
+func (k Kind) Unstage(ctx context.Context, c kind.Change) error {
+	user, admin, err := k.userOf(ctx, c, c.To)
+	if err != nil {
+		return err
+	}
+	return admin.Release(ctx, owner(c.Key), user)
+}
+
+func (k Kind) userOf(ctx context.Context, c kind.Change, v key.Version) (string, *Administrator, error) {
+	user, _, err := parse(v.Value)
+	if err != nil {
+		return "", nil, err
+	}
+	admin, err := k.Directory.Administrator(ctx, c.Connection.Passwords())
+	return user, admin, err
 }

@@ -41,6 +41,11 @@ func TestContract(t *testing.T) {
 				return kindtest.Session{Alive: login.Alive, End: login.End}
 			},
 			Credentials: func(testing.TB) []string { return d.Users() },
+			Occupy: func(_ testing.TB, v key.Value) key.Value {
+				user, _, _ := strings.Cut(v.Reveal(), ":")
+				d.Add(user, "somebody-else")
+				return key.NewValue(user + ":somebody-else")
+			},
 		}
 	})
 }
