@@ -103,6 +103,8 @@ fuzz: ## Run every fuzz target for FUZZTIME (10s) each
 	go test -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/key
 	go test -fuzz FuzzSettings -fuzztime $(FUZZTIME) ./internal/pgsession
 	go test -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/rotation
+	go test -fuzz FuzzNodes -fuzztime $(FUZZTIME) ./internal/kind/redis
+	go test -fuzz FuzzUser -fuzztime $(FUZZTIME) ./internal/kind/redis
 	go test -fuzz FuzzKeys -fuzztime $(FUZZTIME) ./internal/pbkdf2
 	go test -fuzz FuzzEnvFiles -fuzztime $(FUZZTIME) ./sidecar/render
 	go test -fuzz FuzzTranslate -fuzztime $(FUZZTIME) ./sidecar/proxy

@@ -26,11 +26,14 @@ var needed = [][]any{
 	{"CLIENT", "LIST", "TYPE", "pubsub"},
 }
 
-// wanted are commands without which a rotation goes on, and what is missing then.
-var wanted = []struct {
+// optional is a command, in a form that does no harm, and what is missing without it.
+type optional struct {
 	args    []any
 	without string
-}{
+}
+
+// wanted are commands without which a rotation goes on, and what is missing then.
+var wanted = []optional{
 	{[]any{"CLIENT", "KILL", "ID", "9223372036854775807"}, "a rotation with compromised=true cannot end sessions of the old user"}, // no client has that number
 	{[]any{"ACL", "LOG", "0"}, "nobody is told who still tries a user that is retired"},
 }
@@ -99,12 +102,12 @@ func (k *Kind) notes(ctx context.Context, c kind.Connection, n node) ([]string, 
 		notes = append(notes, fmt.Sprintf("ACL users on %s are lost when it restarts: %s", n.addr, lost))
 	}
 	for _, one := range wanted {
-		_, err = k.do(ctx, c, n.addr, one.args...)
-		switch {
-		case goredis.IsPermissionError(err):
-			notes = append(notes, fmt.Sprintf("node %s: user %s may not run %s: %s; %s", n.addr, user, command(one.args), one.without, grant(user, rule(one.args))))
-		case err != nil && !answered(err):
+		text, err := k.lacksWanted(ctx, c, n, one)
+		if err != nil {
 			return nil, err
+		}
+		if text != "" {
+			notes = append(notes, text)
 		}
 	}
 	replicas, err := k.replicasAs(ctx, c, n)
@@ -115,6 +118,19 @@ func (k *Kind) notes(ctx context.Context, c kind.Connection, n node) ([]string, 
 		notes = append(notes, fmt.Sprintf("node %s: %s as the administrator, user %s: rotate-root is refused until they do it as a user of their own, with masteruser and masterauth", n.addr, replicating(replicas), user))
 	}
 	return notes, nil
+}
+
+// lacksWanted says what is missing where the administrator may not run a command.
+func (k *Kind) lacksWanted(ctx context.Context, c kind.Connection, n node, one optional) (string, error) {
+	_, err := k.do(ctx, c, n.addr, one.args...)
+	switch {
+	case goredis.IsPermissionError(err):
+		user := c.Options[fieldUsername]
+		return fmt.Sprintf("node %s: user %s may not run %s: %s; %s", n.addr, user, command(one.args), one.without, grant(user, rule(one.args))), nil
+	case err != nil && !answered(err):
+		return "", err
+	}
+	return "", nil
 }
 
 // replicasAs are the replicas that follow a node as the administrator.

@@ -42,6 +42,8 @@ var (
 	_ kind.ChangeChecker   = (*Kind)(nil)
 	_ kind.Sampler         = (*Kind)(nil)
 	_ kind.RefusalReporter = (*Kind)(nil)
+	_ kind.Preflighter     = (*Kind)(nil)
+	_ kind.Restorer        = (*Kind)(nil)
 	_ io.Closer            = (*Kind)(nil)
 )
 
@@ -72,6 +74,9 @@ const (
 	dualPassword = "dual_password"
 )
 
+// defaultRules are the default of rules.
+const defaultRules = "~* &* +@all -@admin -@dangerous"
+
 // Fields implements kind.Kind.
 func (*Kind) Fields() []kind.Field {
 	return []kind.Field{
@@ -80,7 +85,7 @@ func (*Kind) Fields() []kind.Field {
 		{Name: optionURLs, Description: "Further names with URLs of the same user and password, separated by white space, as QUEUE_URL=redis://queue:6379/1."},
 		{Name: optionStrategy, Default: alternating, Description: "alternating: two users take turns, and the server proves who still uses the old one. dual_password: one user has two passwords during a rotation, where workloads are bound to its name."},
 		{Name: optionUsername, Description: "The users are this name with _a and _b; with dual_password, this name itself, where the first version is generated. Default: the key's name, with '_' for '-', and the id of the mount."},
-		{Name: optionRules, Default: "~* &* +@all -@admin -@dangerous", Description: "What the user may do where the first version is generated, as ACL rules. Rights of an imported version's user are copied."},
+		{Name: optionRules, Default: defaultRules, Description: "What the user may do where the first version is generated, as ACL rules. Rights of an imported version's user are copied."},
 		{Name: optionVerify, Default: "true", Description: "Log in through the URLs themselves before anybody is given them. false where Vault cannot reach their hosts: then the connection's nodes alone are tried."},
 	}
 }

@@ -141,17 +141,37 @@ func present(all []*standing) []standing {
 // lacks tells whether nobody could log in with the new version.
 func (t turn) lacks(s standing) bool { return !s.next.accepts(t.to) }
 
-// rights are what the new user is to be allowed at a node: what the old one is, there or else where there is one.
+// rights are what the new user is to be allowed at a node: what the old one is, there or else where there is one. If all
+// nodes have forgotten the old one, an operator has said it with rules=, or it was kept.
 func (t turn) rights(all []standing, s standing) (rights []string, copied bool, err error) {
 	if t.first {
 		return split(t.Key.Options[optionRules]), false, nil
 	}
 	for _, other := range append([]standing{s}, all...) {
-		if other.old != nil {
-			return other.old.rights, true, nil
+		if other.old == nil {
+			continue
 		}
+		if other.old.odd {
+			return nil, false, fmt.Errorf("node %s: what it says that user %s may do is not understood; is it another server?", other.addr, t.old)
+		}
+		return other.old.rights, true, nil
 	}
-	return nil, false, fmt.Errorf("user %s of version %d is at no node of connection %s; is it the connection of another server?", t.old, t.From.Number, t.Connection.Name)
+	if rights := kept(t.Kept); rights != nil {
+		return rights, false, nil
+	}
+	if rules := t.Key.Options[optionRules]; rules != defaultRules {
+		return split(rules), false, nil
+	}
+	return nil, false, fmt.Errorf("user %s of version %d is at no node of connection %s; is it the connection of another server? If the server has forgotten the user, say what it may do with rules= of hyvve/keys/%s", t.old, t.From.Number, t.Connection.Name, t.Key.Name)
+}
+
+// notValid is the error where an operator's version does not log in.
+func (t turn) notValid(s standing) error {
+	return fmt.Errorf("node %s: user %s of version %d, which an operator brought, is not valid there; make it so", s.addr, t.next, t.To.Number)
+}
+
+func nopass(addr, user string) error {
+	return fmt.Errorf("node %s: user %s is nopass: whoever reaches the server is let in, whatever the password; give it one with ACL SETUSER %s and a password, and import the URL with it", addr, user, user)
 }
 
 // beside reports whether the new password is added to others that the user has: with two passwords of one user, and where
@@ -170,7 +190,7 @@ func (k *Kind) accept(ctx context.Context, t turn, all []standing, should func(s
 			return nil
 		}
 		if !t.ours {
-			return fmt.Errorf("node %s: user %s of version %d, which an operator brought, is not valid there; make it so", s.addr, t.next, t.To.Number)
+			return t.notValid(s)
 		}
 		if err := t.mayStage(all[0], s); err != nil {
 			return err
@@ -183,7 +203,7 @@ func (k *Kind) accept(ctx context.Context, t turn, all []standing, should func(s
 		rules := slices.Concat([]string{"reset"}, rights, []string{"on"}, valid)
 		if t.beside(s) {
 			if s.next.nopass {
-				return fmt.Errorf("node %s: user %s is nopass: whoever reaches the server is let in, whatever the password; give it one with ACL SETUSER %s and a password, and import the URL with it", s.addr, t.next, t.next)
+				return nopass(s.addr, t.next)
 			}
 			rules, copied = valid, false
 		}

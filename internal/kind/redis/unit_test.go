@@ -135,27 +135,6 @@ func TestClusterNodes(t *testing.T) {
 	}
 }
 
-func FuzzReplies(f *testing.F) {
-	f.Add("role:master\r\nslave0:ip=::1,port=7000,state=online\r\n")
-	f.Add(cluster7)
-	f.Fuzz(func(t *testing.T, text string) {
-		for _, addr := range replication(text) {
-			if strings.HasPrefix(addr, ":") {
-				t.Errorf("a neighbour without a host: %s", addr)
-			}
-		}
-		nodes, err := clusterNodes(text, "node:1", true)
-		if err != nil && len(nodes) > 0 {
-			t.Error("an error, and nodes nevertheless")
-		}
-		for i, part := range split(text) {
-			if part == "" || strings.Contains(part, " ") {
-				t.Errorf("part %d is %q", i, part)
-			}
-		}
-	})
-}
-
 func TestPlain(t *testing.T) {
 	hash := digest(key.NewValue(appPassword))
 	for _, tt := range []struct {

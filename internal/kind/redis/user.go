@@ -26,6 +26,7 @@ type user struct {
 	passwords  []string // digests, but marks
 	marks      []mark
 	rights     []string // rules that give what it may do, to a user that may do nothing
+	odd        bool     // the server has said more of what it may do, in words that are no such rules
 }
 
 // accepts tells whether somebody can log in with a password of that digest. A nil user is one that is not there.
@@ -84,22 +85,32 @@ func readUser(reply any) *user {
 			u.rights = append(u.rights, flag)
 		}
 	}
-	u.rights = append(u.rights, selector(fields)...)
+	rules, odd := selector(fields)
+	u.rights, u.odd = append(u.rights, rules...), odd
 	selectors, _ := fields["selectors"].([]any)
 	for _, s := range selectors {
-		u.rights = append(u.rights, "("+strings.Join(selector(table(s)), " ")+")")
+		rules, odd := selector(table(s))
+		u.rights, u.odd = append(u.rights, "("+strings.Join(rules, " ")+")"), u.odd || odd
 	}
 	return u
 }
 
 // selector is the rules of a user or of one of its selectors.
-func selector(fields map[string]any) []string {
-	rules := patterns(fields["keys"], "~")
+func selector(fields map[string]any) (rules []string, odd bool) {
+	rules = patterns(fields["keys"], "~")
 	if channels, ok := fields["channels"]; ok { // since Redis 6.2; what they are at first is for the server's settings to say
 		rules = append(append(rules, "resetchannels"), patterns(channels, "&")...)
 	}
 	commands, _ := fields["commands"].(string)
-	return append(rules, split(commands)...)
+	rules = append(rules, split(commands)...)
+	rights := slices.DeleteFunc(slices.Clone(rules), func(rule string) bool { return !isRight(rule) })
+	return rights, len(rights) < len(rules)
+}
+
+// isRight reports whether a rule says what a user may do. A node's words are rules for other nodes: none of them may set a
+// password or let anybody in.
+func isRight(rule string) bool {
+	return rule == "resetchannels" || rule != "" && strings.ContainsRune("~%&+-", rune(rule[0]))
 }
 
 func patterns(value any, sign string) []string {

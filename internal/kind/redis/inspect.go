@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redis
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// sight is the users of a key at a node: that of the current version, of the one before, and the pair.
+type sight struct {
+	node
+	users map[string]*user // nil: there is none of that name
+}
+
+// inspection is what is known when the current version is looked at.
+type inspection struct {
+	turn
+	all       []sight
+	strangers []stranger
+}
+
+// inspects looks at all nodes that answer; the error is of the others.
+func (k *Kind) inspects(ctx context.Context, c kind.Change) (in inspection, err error) {
+	if in.turn, err = read(c); err != nil {
+		return in, err
+	}
+	nodes, strangers, missing := k.explore(ctx, c.Connection)
+	in.strangers = strangers
+	names := []string{in.next}
+	if !in.dual {
+		p := pair(c.Key)
+		names = append(names, in.other, in.old, p[0], p[1])
+	}
+	slices.Sort(names)
+	names = slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == "" })
+	all := make([]*sight, len(nodes))
+	err = each(nodes, func(i int, n node) error {
+		s := sight{n, map[string]*user{}}
+		for _, name := range names {
+			u, err := k.user(ctx, c.Connection, n.addr, name)
+			if err != nil {
+				return err
+			}
+			s.users[name] = u
+		}
+		all[i] = &s
+		return nil
+	})
+	for _, s := range all {
+		if s != nil {
+			in.all = append(in.all, *s)
+		}
+	}
+	return in, together(missing, err)
+}
+
+// Inspect implements kind.Inspector.
+func (k *Kind) Inspect(ctx context.Context, c kind.Change) (kind.Finding, error) {
+	in, err := k.inspects(ctx, c)
+	f := kind.Finding{ServerVersion: in.newest()}
+	for _, text := range texts(c.Connection, in.strangers) {
+		f.Problems = append(f.Problems, kind.Problem{Text: text, Remedy: "hosts= of hyvve/connections/" + c.Connection.Name})
+	}
+	for _, s := range in.all {
+		for _, m := range in.mends(s) {
+			f.Problems = append(f.Problems, m.Problem)
+		}
+		if u := s.users[in.next]; f.Kept == "" && u.accepts(in.to) && !u.odd {
+			f.Kept = keep(u.rights)
+		}
+	}
+	return f, err
+}
+
+// newest is the highest version of the key that a mark names at any node.
+func (in inspection) newest() (highest int) {
+	for _, s := range in.all {
+		for _, u := range s.users {
+			for _, m := range u.marked() {
+				if m.of(in.Key) {
+					highest = max(highest, m.version)
+				}
+			}
+		}
+	}
+	return highest
+}
+
+// isAhead reports whether a node has a user with the mark of a version that Vault does not know.
+func (in inspection) isAhead() bool {
+	return slices.ContainsFunc(in.all, func(s sight) bool {
+		for _, u := range s.users {
+			if m, ok := u.newest(in.Key); ok && m.version > in.known() {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// mend is a problem at a node, and what mends it.
+type mend struct {
+	kind.Problem
+	user  string
+	rules []string // of ACL SETUSER; none: nothing mends it
+	done  string
+}
+
+// mends returns the problems of a node.
+func (in inspection) mends(s sight) []mend {
+	var all []mend
+	for _, name := range in.otherUsers(s) {
+		u := s.users[name]
+		m, ok := u.newest(in.Key)
+		if !ok || u.locked() || in.live(m.version) {
+			continue
+		}
+		one := mend{user: name, rules: m.keptRules(), done: fmt.Sprintf("node %s: user %s keeps its passwords until a later rotation ends with it", s.addr, name)}
+		one.Text = fmt.Sprintf("node %s: user %s can log in with version %d, which is not in use as far as Vault knows", s.addr, name, m.version)
+		one.Remedy = fmt.Sprintf("if nobody uses it, lock it: ACL SETUSER %s off", name)
+		one.Ahead = m.version > in.known()
+		one.Fixable = !one.Ahead
+		all = append(all, one)
+	}
+	if m, wrong := in.current(s); wrong {
+		m.Ahead = in.isAhead()
+		m.Fixable = m.Fixable && !m.Ahead && len(m.rules) > 0
+		if m.Remedy == "" {
+			m.Remedy = "hyvve/keys/" + in.Key.Name + "/reconcile"
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// otherUsers are the users at a node but the current version's, in order.
+func (in inspection) otherUsers(s sight) []string {
+	var names []string
+	for name, u := range s.users {
+		if _, foreign := u.stranger(in.Key); name != in.next && u != nil && !foreign {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// live reports whether Vault has a version of that number whose value is not erased.
+func (in inspection) live(version int) bool {
+	if version == in.To.Number || version == in.From.Number && !in.first {
+		return true
+	}
+	v, ok := in.Key.Version(version)
+	return ok && (v.State == key.Staged || v.State == key.Current || v.State == key.Previous)
+}
+
+// keptRules replace a mark by one that says that the user's passwords stay.
+func (m mark) keptRules() []string {
+	kept := m
+	kept.kept = true
+	return []string{"!" + m.digest(), "#" + kept.digest()}
+}
+
+// current returns what is wrong with the current version's user at a node, if something is.
+func (in inspection) current(s sight) (m mend, wrong bool) {
+	u := s.users[in.next]
+	if u.accepts(in.to) {
+		return m, false
+	}
+	own := "#" + markOf(in.Key, in.To.Number).digest()
+	m = mend{user: in.next, done: fmt.Sprintf("node %s: version %d of user %s is valid again", s.addr, in.To.Number, in.next)}
+	say := func(text string, fixable bool, rules ...string) (mend, bool) {
+		m.Text = fmt.Sprintf("node %s: version %d, the current one, does not log in: %s", s.addr, in.To.Number, text)
+		m.Fixable, m.rules = fixable, rules
+		return m, true
+	}
+	if u == nil {
+		rights, from := in.rightsOf(s)
+		if from == "" {
+			m.Remedy = fmt.Sprintf("say what the user may do with rules= of hyvve/keys/%s, then write hyvve/keys/%s/reconcile", in.Key.Name, in.Key.Name)
+			return say(fmt.Sprintf("there is no user %s, and nobody knows what it was allowed to do", in.next), false)
+		}
+		m.done += ", with the rights of " + from
+		return say(fmt.Sprintf("there is no user %s", in.next), true, slices.Concat([]string{"reset"}, rights, []string{"on", "#" + in.to, own})...)
+	}
+	if f, foreign := u.stranger(in.Key); foreign && !in.dual {
+		m.Remedy = "give key " + in.Key.Name + " users of its own, by username= and a rotation"
+		return say(fmt.Sprintf("user %s belongs to %s, by its mark", in.next, f.whose(in.Key)), false)
+	}
+	last, marked := u.newest(in.Key)
+	if !in.ours && !marked && !u.keeps(in.Key) {
+		m.Remedy = "write the value in use with hyvve/keys/" + in.Key.Name + " value=-, or give the user this version's password"
+		return say(fmt.Sprintf("user %s, which an operator brought, is off or has another password", in.next), false)
+	}
+	older := marked && last.version < in.To.Number // the node was restored from an older file
+	switch {
+	case u.has(in.to):
+		return say(fmt.Sprintf("user %s is off", in.next), false, "on")
+	case u.locked() && !in.dual:
+		return say(fmt.Sprintf("user %s is locked", in.next), older, "resetpass", "on", "#"+in.to, own)
+	case marked && last.version != in.To.Number && !u.locked():
+		return say(fmt.Sprintf("user %s has the password of version %d", in.next, last.version), older, append(last.keptRules(), "#"+in.to, own)...)
+	}
+	return say(fmt.Sprintf("user %s has another password, or is off", in.next), false, "on", "#"+in.to, own)
+}
+
+// rightsOf returns what the current version's user is to be allowed at a node that has lost it, and whose rights these are.
+func (in inspection) rightsOf(s sight) (rights []string, from string) {
+	for _, other := range in.all {
+		if u := other.users[in.next]; u != nil && !u.odd {
+			return u.rights, fmt.Sprintf("user %s at %s", in.next, other.addr)
+		}
+	}
+	if rights := kept(in.Kept); rights != nil {
+		return rights, "when it was looked at last"
+	}
+	for _, other := range append([]sight{s}, in.all...) {
+		for _, name := range append([]string{in.old}, in.otherUsers(other)...) {
+			u := other.users[name]
+			if _, marked := u.newest(in.Key); u != nil && !u.odd && (marked || name == in.old) {
+				return u.rights, fmt.Sprintf("user %s at %s", name, other.addr)
+			}
+		}
+	}
+	if rules := in.Key.Options[optionRules]; rules != defaultRules {
+		return split(rules), "rules="
+	}
+	return nil, ""
+}
+
+// keep writes rights for Finding.Kept.
+func keep(rights []string) string {
+	data, err := json.Marshal(rights)
+	if err != nil { // a list of texts can be written
+		return ""
+	}
+	return string(data)
+}
+
+// kept reads what keep has written; nil: nothing, or nothing that is understood.
+func kept(text string) []string {
+	var rights []string
+	if json.Unmarshal([]byte(text), &rights) != nil || checkRules(strings.Join(rights, " ")) != nil {
+		return nil
+	}
+	return rights
+}
+
+// Restore implements kind.Restorer.
+func (k *Kind) Restore(ctx context.Context, c kind.Change, dryRun bool) ([]string, error) {
+	in, missing := k.inspects(ctx, c)
+	if len(in.all) == 0 {
+		return nil, missing
+	}
+	if c.Connection.Options[fieldUsername] == in.next && !in.dual {
+		return nil, fmt.Errorf("connection %s logs in as %s, the user of this key; %s", c.Connection.Name, in.next, ownAdmin)
+	}
+	done := make([][]string, len(in.all))
+	err := each(in.all, func(i int, s sight) error {
+		var faults []error
+		for _, m := range in.mends(s) {
+			if len(m.rules) == 0 {
+				faults = append(faults, fmt.Errorf("%s; %s", m.Text, m.Remedy))
+				continue
+			}
+			if !dryRun {
+				if err := k.set(ctx, c.Connection, s.addr, m.user, m.rules...); err != nil {
+					faults = append(faults, err)
+					continue
+				}
+			}
+			done[i] = append(done[i], m.done)
+		}
+		if len(done[i]) > 0 && !dryRun {
+			faults = append(faults, k.restored(ctx, in, s))
+		}
+		return together(faults...)
+	})
+	for _, text := range texts(c.Connection, in.strangers) {
+		err = together(err, fault{text, nil})
+	}
+	return slices.Concat(done...), together(missing, err)
+}
+
+// restored sees that the current version is valid at a node, and has it written down.
+func (k *Kind) restored(ctx context.Context, in inspection, s sight) error {
+	if _, err := k.save(ctx, in.Connection, s.node); err != nil {
+		return err
+	}
+	u, err := k.user(ctx, in.Connection, s.addr, in.next)
+	if err == nil && !u.accepts(in.to) {
+		err = fmt.Errorf("node %s: version %d does not log in as user %s still", s.addr, in.To.Number, in.next)
+	}
+	return err
+}

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redis
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+)
+
+// current is the question whether the current version is as it should be.
+func (w *world) current() kind.Change {
+	w.t.Helper()
+	return w.change(key.Version{}, first(w))
+}
+
+// inspect wants some problems, each with words in it.
+func (w *world) inspect(c kind.Change, words ...string) kind.Finding {
+	w.t.Helper()
+	f, err := w.kind.Inspect(w.t.Context(), c)
+	w.ok(err)
+	if len(f.Problems) != len(words) {
+		w.t.Fatalf("%d problems, want %d: %+v", len(f.Problems), len(words), f.Problems)
+	}
+	for i, p := range f.Problems {
+		if !strings.Contains(p.Text, words[i]) || p.Remedy == "" {
+			w.t.Errorf("problem %q, remedy %q, want %q", p.Text, p.Remedy, words[i])
+		}
+	}
+	return f
+}
+
+// restore mends what is wrong, after a dry run that changes nothing.
+func (w *world) restore(c kind.Change, on ...*testbed.Redis) {
+	w.t.Helper()
+	users := func() (all string) {
+		for _, r := range on {
+			all += w.do(r, "ACL", "LIST")
+		}
+		return all
+	}
+	before := users()
+	would, err := w.kind.Restore(w.t.Context(), c, true)
+	w.ok(err)
+	if users() != before {
+		w.t.Error("a dry run changes users")
+	}
+	done, err := w.kind.Restore(w.t.Context(), c, false)
+	w.ok(err)
+	if len(done) == 0 || strings.Join(done, "\n") != strings.Join(would, "\n") {
+		w.t.Errorf("done: %q, foretold: %q", done, would)
+	}
+	again, err := w.kind.Restore(w.t.Context(), c, false)
+	w.ok(err)
+	if len(again) != 0 {
+		w.t.Errorf("done once more: %q", again)
+	}
+	for _, r := range on {
+		if !w.valid(r, c.To) {
+			w.t.Errorf("the current version is not valid at %s", r.Addr)
+		}
+	}
+	w.inspect(c)
+}
+
+func allFixable(f kind.Finding) bool {
+	for _, p := range f.Problems {
+		if !p.Fixable || p.Ahead {
+			return false
+		}
+	}
+	return true
+}
+
+// A server without a file forgets its users when it is started again.
+func TestServerThatForgets(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	r := start(t, testbed.RedisOptions{Users: testbed.UsersInMemory})
+	w := newWorld(t, r, nil).mounted("aaaaaa")
+	w.app("~app:* +@all -@dangerous")
+	w.retire(w.staged())
+	c := w.current()
+	f := w.inspect(c)
+	if f.ServerVersion != 2 || f.Kept == "" || strings.Contains(f.Kept, "#") {
+		t.Errorf("%+v", f)
+	}
+	r.Kill()
+	w.ok(r.Start(ctx))
+	f = w.inspect(c, "there is no user redis_url_aaaaaa_a, and nobody knows what it was allowed to do")
+	if allFixable(f) || f.Kept != "" || !strings.Contains(f.Problems[0].Remedy, "rules=") {
+		t.Errorf("%+v", f)
+	}
+	_, err := w.kind.Restore(ctx, c, false)
+	w.refuses(err, "there is no user redis_url_aaaaaa_a", "rules= of hyvve/keys/redis-url")
+	c.Kept = `["~app:*","resetchannels","+@all","-@dangerous"]`
+	if f = w.inspect(c, "there is no user redis_url_aaaaaa_a"); !allFixable(f) {
+		t.Errorf("%+v", f)
+	}
+	w.restore(c, r)
+	if got := w.rightsOf(r, "redis_url_aaaaaa_a"); !strings.Contains(got, "~app:*") || !strings.Contains(got, "-@dangerous") {
+		t.Errorf("the user may %q", got)
+	}
+	w.retire(w.staged())
+	// With rules= of the key neither Restore nor a rotation needs more.
+	r.Kill()
+	w.ok(r.Start(ctx))
+	w.key.Options[optionRules] = "~app:* +@all"
+	c = w.current()
+	w.restore(c, r)
+	r.Kill()
+	w.ok(r.Start(ctx))
+	w.retire(w.staged())
+	for _, text := range []string{`["nopass"]`, `[">x"]`, `["+@all","on"]`, "{}", "x", "null"} {
+		if rights := kept(text); rights != nil {
+			t.Errorf("%s is taken for rights: %q", text, rights)
+		}
+	}
+}
+
+// A node that has forgotten what others know is mended from these.
+func TestReplicaThatForgets(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	for _, strategy := range []string{alternating, dualPassword} {
+		master, replica := replicated(t, testbed.RedisOptions{Users: testbed.UsersInMemory})
+		w := newWorld(t, master, kind.Options{optionStrategy: strategy})
+		w.app("~app:* +@all", master, replica)
+		w.retire(w.staged())
+		c := w.current()
+		replica.Kill()
+		w.ok(replica.Start(ctx))
+		w.ok(replica.AwaitLink(ctx))
+		if f := w.inspect(c, "node "+replica.Addr+": version 2, the current one, does not log in: there is no user "); !allFixable(f) {
+			t.Errorf("%+v", f)
+		}
+		w.restore(c, master, replica)
+		name := map[string]string{alternating: "redis_url_a", dualPassword: "app"}[strategy]
+		rights := func(r *testbed.Redis) string { return strings.TrimPrefix(w.rightsOf(r, name), "sanitize-payload ") }
+		if got, want := rights(replica), rights(master); got != want {
+			t.Errorf("the user may %q at the replica, %q at its master", got, want)
+		}
+		replica.Kill()
+		_, err := w.kind.Inspect(ctx, w.withNodes(c, replica.Addr))
+		w.refuses(err, "node "+replica.Addr+" cannot be reached")
+	}
+}
+
+// withNodes is a change whose connection names more nodes.
+func (w *world) withNodes(c kind.Change, nodes string) kind.Change {
+	w.t.Helper()
+	w.connect(kind.Options{fieldURL: w.redis.AdminURL(), fieldNodes: nodes})
+	c.Connection = w.connection
+	return c
+}
+
+// Vault was restored from a snapshot of one to three rotations ago. Nobody is locked out, and the next rotation succeeds.
+func TestVaultIsBehind(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	for behind := 1; behind <= 3; behind++ {
+		for _, strategy := range []string{alternating, dualPassword} {
+			r := start(t, testbed.RedisOptions{})
+			w := newWorld(t, r, kind.Options{optionStrategy: strategy}).mounted("aaaaaa")
+			w.app("~* +@all")
+			for range 4 - behind {
+				w.retire(w.staged())
+			}
+			old := w.key
+			for range behind {
+				w.retire(w.staged())
+			}
+			latest := first(w)
+			one := w.client(r, latest, "")
+			w.key = old
+			c := w.current()
+			f, err := w.kind.Inspect(ctx, c)
+			w.ok(err)
+			if len(f.Problems) == 0 || !f.Problems[len(f.Problems)-1].Ahead || allFixable(f) || f.ServerVersion != 5 {
+				t.Errorf("%s, %d behind: %+v", strategy, behind, f)
+			}
+			w.restore(c, r)
+			valid := func(when string) {
+				t.Helper()
+				if !w.valid(r, latest) || one.Ping(ctx).Err() != nil {
+					t.Errorf("%s, %d behind: the latest version is locked out %s", strategy, behind, when)
+				}
+			}
+			valid("after Restore")
+			// The engine takes a number that no mark has.
+			w.key.Versions = append(w.key.Versions, key.Version{Number: f.ServerVersion, State: key.Aborted})
+			next := w.plan()
+			w.ok(w.kind.Stage(ctx, next))
+			w.ok(w.kind.Verify(ctx, next))
+			valid("after Stage")
+			w.expect(next, true, true, r)
+			w.ok(w.kind.Unstage(ctx, next))
+			valid("after Unstage")
+			w.expect(next, true, false, r)
+			w.ok(w.kind.Stage(ctx, next))
+			w.ok(one.Close())
+			w.retire(next)
+			w.expect(next, false, true, r)
+			w.retire(w.staged())
+		}
+	}
+}
+
+// The server was restored from a file that is one rotation old.
+func TestServerIsBehind(t *testing.T) {
+	t.Parallel()
+	for rotations := 1; rotations <= 3; rotations++ {
+		r := start(t, testbed.RedisOptions{Users: testbed.UsersInACLFile})
+		w := newWorld(t, r, nil)
+		w.app("~* +@all")
+		for range rotations {
+			w.retire(w.staged())
+		}
+		file := read1(t, r.ACLPath)
+		previous := first(w)
+		w.retire(w.staged())
+		w.ok(os.WriteFile(r.ACLPath, []byte(file), 0o600))
+		w.do(r, "ACL", "LOAD")
+		c := w.current()
+		f, err := w.kind.Inspect(t.Context(), c)
+		w.ok(err)
+		if len(f.Problems) == 0 || !allFixable(f) {
+			t.Errorf("%d rotations: %+v", rotations, f)
+		}
+		w.restore(c, r)
+		if !w.valid(r, previous) {
+			t.Error("who has the version before is locked out")
+		}
+		for range 3 {
+			w.retire(w.staged())
+		}
+		if w.valid(r, previous) {
+			t.Error("the version before is valid for ever")
+		}
+	}
+}
+
+// What somebody has changed by hand is told, and mended only if an operator says so.
+func TestChangedByHand(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	r := start(t, testbed.RedisOptions{})
+	w := newWorld(t, r, nil)
+	w.app("~* +@all")
+	byHand := key.Version{Value: key.NewValue(r.UserURL("app", thirdPassword))}
+	imported := w.current()
+	w.inspect(imported)
+	w.do(r, "ACL", "SETUSER", "app", "resetpass", ">"+thirdPassword)
+	if f := w.inspect(imported, "user app, which an operator brought, is off or has another password"); allFixable(f) {
+		t.Errorf("%+v", f)
+	}
+	_, err := w.kind.Restore(ctx, imported, false)
+	w.refuses(err, "user app, which an operator brought", "value=-")
+	if !w.valid(r, byHand) {
+		t.Error("the password of the operator is gone")
+	}
+	w.do(r, "ACL", "SETUSER", "app", "resetpass", ">"+appPassword)
+	w.retire(w.staged())
+	c := w.current()
+	for rule, words := range map[string]string{
+		"off":               "user redis_url_a is off",
+		"resetpass":         "user redis_url_a is locked",
+		"-@all +@all reset": "user redis_url_a is locked",
+	} {
+		w.do(r, append([]string{"ACL", "SETUSER", "redis_url_a"}, split(rule)...)...)
+		if f := w.inspect(c, words); allFixable(f) {
+			t.Errorf("%s: %+v", rule, f)
+		}
+		w.restore(c, r)
+	}
+	w.do(r, "ACL", "SETUSER", "redis_url_a", "resetpass", ">"+thirdPassword)
+	if f := w.inspect(c, "user redis_url_a has another password"); allFixable(f) {
+		t.Errorf("%+v", f)
+	}
+	w.restore(c, r)
+	if !w.valid(r, key.Version{Value: key.NewValue(r.UserURL("redis_url_a", thirdPassword))}) {
+		t.Error("Restore has taken a password away")
+	}
+	// Another mount's user is in the place of ours.
+	other := w.mounted("bbbbbb")
+	w.do(r, "ACL", "SETUSER", "redis_url_a", "resetpass", ">"+thirdPassword, "#"+markOf(other.key, 3).digest())
+	if f := w.inspect(c, `belongs to a key of another mount ("bbbbbb"`); allFixable(f) {
+		t.Errorf("%+v", f)
+	}
+	_, err = w.kind.Restore(ctx, c, false)
+	w.refuses(err, "belongs to a key of another mount")
+}
