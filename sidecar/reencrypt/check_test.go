@@ -58,3 +58,35 @@ func TestCheckBeforeAVersionGoes(t *testing.T) {
 		t.Errorf("with both values: %v", err)
 	}
 }
+
+// A worker that Vault cannot reach any more must not bring rows to a version that the rotation has gone back on, whether
+// it begins late or is at it.
+func TestLateWork(t *testing.T) {
+	f := newFixture(t)
+	f.do(workload.PhaseStage)
+	f.do(workload.PhaseFlip)
+	f.exec("ALTER TABLE hyvve_reencrypt.jobs DROP COLUMN rank") // as an earlier release made it
+	late := f.prepared(workload.PhaseFlip)
+	ctx, end, err := late.keep(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end()
+	if err := late.claim(ctx); err != nil {
+		t.Fatal(err)
+	}
+	f.exec("UPDATE hyvve_reencrypt.jobs SET until = '-infinity'") // as if it had stood still
+	f.do(workload.PhaseRevert)
+	if err := late.renew(t.Context(), late.db); err == nil || !strings.Contains(err.Error(), "has gone on") {
+		t.Errorf("a claim that was taken over is renewed: %v", err)
+	}
+	if _, err := NewWorker(f.url, Options{}).Do(t.Context(), f.work(workload.PhaseFlip), f.accepts()); err == nil || !strings.Contains(err.Error(), "out of date") {
+		t.Errorf("a late flip: %v", err)
+	}
+	f.expect(f.oldKey, f.oldAuth)
+	again := f.work(workload.PhaseRevert)
+	again.Pass = 1
+	if _, err := NewWorker(f.url, Options{}).Do(t.Context(), again, f.accepts()); err != nil {
+		t.Error(err)
+	}
+}

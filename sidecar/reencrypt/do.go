@@ -110,6 +110,9 @@ func (j *job) run(ctx context.Context, phase workload.Phase, look bool) (reports
 
 func taskOf(work workload.Work, accepts map[string][]key.Value) (task, error) {
 	t := task{name: work.Rotation + "/" + work.Key, columns: work.Columns}
+	if work.Phase != workload.PhaseStage {
+		t.rank = work.Rank()
+	}
 	if work.Phase == workload.PhaseWipe || work.Phase == workload.PhaseCount {
 		t.count = work.Phase == workload.PhaseCount
 		return t, nil

@@ -18,6 +18,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
@@ -92,6 +93,7 @@ type task struct {
 	others   []other
 	upgrade  bool // bring rows of others under the new key
 	count    bool // only count rows, without any key
+	rank     int  // see job
 	columns  []key.Column
 }
 
@@ -100,6 +102,8 @@ type job struct {
 	name     string
 	id       int // in the side schema
 	holder   string
+	rank     int         // of the work, as workload.Work.Rank orders it; 0: by hand, or it writes to no row
+	claimed  atomic.Bool // by this worker
 	db       *session
 	tables   []table
 	rings    map[key.Layout]*ring
@@ -116,7 +120,7 @@ func (w *Worker) open(ctx context.Context, t task) (*job, error) {
 		return nil, errors.New("the old and the new key are the same; there is nothing to re-encrypt")
 	}
 	j := &job{
-		name: t.name, options: w.options, rings: map[key.Layout]*ring{},
+		name: t.name, rank: t.rank, options: w.options, rings: map[key.Layout]*ring{},
 		throttle: &throttle{perSecond: w.options.RowsPerSecond, maxLoad: w.options.MaxLoad},
 	}
 	keyless := t.old.Empty() && t.new.Empty()

@@ -4,6 +4,7 @@ package reencrypt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -18,7 +19,7 @@ var createSide = []string{
 	`CREATE TABLE hyvve_reencrypt.jobs (
 			id integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text NOT NULL UNIQUE,
 			holder text NOT NULL DEFAULT '', until timestamptz NOT NULL DEFAULT '-infinity',
-			found jsonb NOT NULL DEFAULT '{}')`,
+			found jsonb NOT NULL DEFAULT '{}', rank integer NOT NULL DEFAULT 0)`,
 	`CREATE TABLE hyvve_reencrypt.columns (
 			id integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
 			job integer NOT NULL REFERENCES hyvve_reencrypt.jobs ON DELETE CASCADE, name text NOT NULL,
@@ -58,7 +59,9 @@ func (j *job) prepare(ctx context.Context) error {
 		}
 		there, err := sideIn(ctx, tx)
 		if err == nil && there {
-			err = owned(ctx, tx)
+			if err = owned(ctx, tx); err == nil {
+				err = addRank(ctx, tx)
+			}
 		} else if err == nil {
 			err = execEach(ctx, tx, createSide...)
 		}
@@ -129,6 +132,9 @@ func sideIn(ctx context.Context, tx pgx.Tx) (there bool, err error) {
 
 // claim makes this worker the one that writes to rows for a job, and waits while another is. It is a convenience: every
 // write compares and swaps, so that two at once would do no harm but double work.
+//
+// It refuses work that is out of date: a worker that was cut off from Vault must not bring rows under a version that the
+// rotation has gone back on.
 func (j *job) claim(ctx context.Context) error {
 	for {
 		mine, err := j.hold(ctx, j.db)
@@ -136,6 +142,7 @@ func (j *job) claim(ctx context.Context) error {
 			return err
 		}
 		if mine {
+			j.claimed.Store(true)
 			return nil
 		}
 		select {
@@ -173,12 +180,30 @@ func (j *job) awaitRoom(ctx context.Context) error {
 func (j *job) hold(ctx context.Context, db *session) (mine bool, err error) {
 	err = db.relaxedTx(ctx, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `
-			UPDATE hyvve_reencrypt.jobs SET holder = $2, until = now() + $3::interval
-			WHERE id = $1 AND (holder = $2 OR until < now())`, j.id, j.holder, j.options.ClaimFor.String())
-		mine = err == nil && tag.RowsAffected() == 1
-		return err
+			UPDATE hyvve_reencrypt.jobs SET holder = $2, until = now() + $3::interval, rank = greatest(rank, $4::integer)
+			WHERE id = $1 AND ($4::integer = 0 OR rank <= $4::integer) AND (holder = $2 OR until < now())`, j.id, j.holder, j.options.ClaimFor.String(), j.rank)
+		if mine = err == nil && tag.RowsAffected() == 1; mine || err != nil {
+			return err
+		}
+		var current bool
+		if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM hyvve_reencrypt.jobs WHERE id = $1 AND ($2::integer = 0 OR rank <= $2::integer))", j.id, j.rank).Scan(&current); err != nil || current {
+			return err
+		}
+		return errOutdated
 	})
 	return mine, err
+}
+
+var errOutdated = errors.New("the rotation has gone on; this work is out of date, and no row was changed")
+
+// addRank brings a schema of an earlier release up to date.
+func addRank(ctx context.Context, tx pgx.Tx) error {
+	var has bool
+	if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'hyvve_reencrypt.jobs'::regclass AND attname = 'rank' AND NOT attisdropped)").Scan(&has); err != nil || has {
+		return err
+	}
+	_, err := execOne(ctx, tx, "ALTER TABLE hyvve_reencrypt.jobs ADD COLUMN rank integer NOT NULL DEFAULT 0")
+	return err
 }
 
 // keep holds all that this worker has claimed, in a session of its own, until the function that it gives is called. What it
@@ -214,15 +239,14 @@ func (j *job) keep(ctx context.Context) (context.Context, func(), error) {
 
 func (j *job) renew(ctx context.Context, db *session) error {
 	return db.relaxedTx(ctx, func(tx pgx.Tx) error {
-		for _, s := range []string{
-			"UPDATE hyvve_reencrypt.jobs SET until = now() + $2::interval WHERE holder = $1",
-			"UPDATE hyvve_reencrypt.chunks SET until = now() + $2::interval WHERE holder = $1 AND NOT done",
-		} {
-			if _, err := tx.Exec(ctx, s, j.holder, j.options.ClaimFor.String()); err != nil {
-				return err
-			}
+		tag, err := tx.Exec(ctx, "UPDATE hyvve_reencrypt.jobs SET until = now() + $2::interval WHERE holder = $1", j.holder, j.options.ClaimFor.String())
+		if err == nil && j.claimed.Load() && tag.RowsAffected() == 0 {
+			err = errOutdated
 		}
-		return nil
+		if err == nil {
+			_, err = tx.Exec(ctx, "UPDATE hyvve_reencrypt.chunks SET until = now() + $2::interval WHERE holder = $1 AND NOT done", j.holder, j.options.ClaimFor.String())
+		}
+		return err
 	})
 }
 
