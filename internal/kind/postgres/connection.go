@@ -42,6 +42,7 @@ func (*Kind) ConnectionFields() []kind.Field {
 		{Name: fieldBouncers, Sends: []string{fieldConsole}, Description: "Consoles of PgBouncers in front of the server, as postgresql://admin@host:6432/pgbouncer with white space between: their clients count as use, and their idle server connections no longer do."},
 		{Name: fieldConsole, Secret: true, Description: "The password for the consoles in pgbouncers."},
 		kind.AllowedHostsField(),
+		{Name: fieldOwners, Harmless: true, Description: "The roles that keys may act as (owner=, or the role of an imported URL), with commas between; * and ? stand for characters. Default: any role without CREATEROLE, REPLICATION, BYPASSRLS and the like; those have to be named. Never a superuser."},
 		{Name: fieldCA, Sends: []string{kind.FieldPassword, fieldConsole}, Description: "The CA of the server's certificate, in PEM (@file), where it is not among the system's."},
 		{Name: fieldCert, Description: "The administrator's client certificate, in PEM (@file)."},
 		{Name: fieldKey, Secret: true, Lines: true, Description: "The private key of tls_cert, in PEM (@file)."},
@@ -89,6 +90,9 @@ func (k *Kind) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
 		if !b.Password.Empty() || b.User == "" {
 			return c, fmt.Errorf("pgbouncers: number %d is not of the form postgresql://admin@host:6432/pgbouncer; the password goes into pgbouncer_password", n+1)
 		}
+	}
+	if err := checkOwners(c); err != nil {
+		return c, err
 	}
 	if _, err := k.Allowed(c); err != nil {
 		return c, err

@@ -171,6 +171,14 @@ func TestPreflightOfTheOwner(t *testing.T) {
 		})
 	}
 	w := newWorld(t, "", nil)
+	w.connection.Options[fieldOwners] = "nobody"
+	if err := w.kind.Stage(ctx, w.next(w.first)); err == nil || !strings.Contains(err.Error(), "does not allow") {
+		t.Errorf("an owner that the connection does not allow: %v", err)
+	}
+	w.connection.Options[fieldOwners] = "[a"
+	if _, err := w.kind.NormalizeConnection(w.connection); err == nil || !strings.Contains(err.Error(), fieldOwners) {
+		t.Errorf("no pattern: %v", err)
+	}
 	w.administrator(w.app + "_root")
 	w.key.Options[optionOwner] = w.app + "_root"
 	c := w.next(w.first)
@@ -266,7 +274,7 @@ func TestSessionsSeeTheSame(t *testing.T) {
 	see := func(conn *pgx.Conn) (all []string) {
 		for _, sql := range []string{
 			"SELECT current_user::text", "SELECT count(*)::text FROM mine", "SELECT current_schema()::text", "SELECT count(*)::text FROM pub",
-			"SET ROLE " + anon, "SELECT count(*)::text FROM pub", "RESET ROLE", "SELECT current_user::text", "SET ROLE " + anon, "DISCARD ALL", "SELECT current_user::text",
+			"SET ROLE " + anon, "SELECT count(*)::text FROM pub", "RESET ROLE", "SELECT current_user::text", "SET ROLE " + anon, "DISCARD ALL", "SELECT current_user::text", "SET SESSION AUTHORIZATION DEFAULT", "SELECT current_user::text", "RESET ROLE",
 			"SELECT coalesce((SELECT umoptions::text FROM pg_user_mappings WHERE usename = current_user), 'none')",
 			"SELECT has_table_privilege('pub', 'SELECT')::text",
 		} {

@@ -21,9 +21,12 @@ var powers = []string{"pg_execute_server_program", "pg_read_server_files", "pg_w
 // server. A role with less than all power is lent where the connection names it.
 func (o owner) safe(of known, c kind.Connection) error {
 	const remedy = "make a role of the application's own, and name it in owner="
+	allows, names := allowsOwner(c, o.name)
 	switch {
 	case of.Super:
 		return faultf("the login roles would act as %s, which is a superuser; %s", o.name, remedy)
+	case !allows:
+		return faultf("the login roles would act as %s, which connection %s does not allow; add it to %s of hyvve/connections/%s, or name another role in owner=", o.name, c.Name, fieldOwners, c.Name)
 	case of.Own:
 		return faultf("the login roles would act as %s, the administrator of connection %s; %s", o.name, c.Name, remedy)
 	}
@@ -43,19 +46,33 @@ func (o owner) safe(of known, c kind.Connection) error {
 		has = append(has, "membership in "+role)
 		ways = append(ways, fmt.Sprintf("REVOKE %s FROM %s", quoteIfNeeded(role), of.Quoted))
 	}
-	if len(has) == 0 || allowsOwner(c, o.name) {
+	if names || len(has) == 0 {
 		return nil
 	}
 	return faultf("the login roles would act as %s, which has %s: that is more than an application's role should have. Take it away (%s), or allow the role in %s of hyvve/connections/%s",
 		o.name, strings.Join(has, ", "), strings.Join(ways, "; "), fieldOwners, c.Name)
 }
 
-// allowsOwner reports whether a connection names a role in allowed_owners, by a pattern that is not just any.
-func allowsOwner(c kind.Connection, name string) bool {
-	return slices.ContainsFunc(list(c.Options[fieldOwners]), func(pattern string) bool {
-		matched, err := path.Match(pattern, name)
-		return err == nil && matched && strings.Trim(pattern, "*?") != ""
-	})
+// checkOwners returns an error where allowed_owners holds no pattern.
+func checkOwners(c kind.Connection) error {
+	for n, pattern := range list(c.Options[fieldOwners]) {
+		if _, err := path.Match(pattern, ""); err != nil {
+			return fmt.Errorf("%s: number %d is neither a name nor a pattern; use * and ? for characters", fieldOwners, n+1)
+		}
+	}
+	return nil
+}
+
+// allowsOwner reports whether a connection allows a role as an owner, and whether it names it rather than just any.
+func allowsOwner(c kind.Connection, name string) (allows, names bool) {
+	patterns := list(c.Options[fieldOwners])
+	allows = len(patterns) == 0
+	for _, pattern := range patterns {
+		if matched, err := path.Match(pattern, name); err == nil && matched {
+			allows, names = true, names || strings.Trim(pattern, "*?") != ""
+		}
+	}
+	return allows, names
 }
 
 // quoteIfNeeded quotes an identifier that is not plain, for statements that people read.
