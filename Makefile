@@ -80,6 +80,10 @@ ROTATIONS ?= 50
 test-soak: setup-demo build ## Rotate DATABASE_URL and REDIS_URL together, then AGENT_SERVICE_TOKEN and METRICS_API_KEY, ROTATIONS (50) times each under load; nothing may fail
 	HYVVE_ROTATIONS=$(ROTATIONS) scripts/go-test -count=1 -v -timeout 60m -run '^(TestServerURLs|TestWholeRotationUnderLoad)$$' ./internal/e2e
 
+.PHONY: test-rare
+test-rare: setup-demo build ## Rotate ROTATIONS (50) times while clients log in for 20 ms each second and each five; none may be refused (some half an hour)
+	HYVVE_ROTATIONS=$(ROTATIONS) scripts/go-test -count=1 -v -timeout 90m -run '^TestRareLogins$$' ./internal/e2e
+
 SEED ?=
 SEEDS ?= 10000
 
