@@ -29,6 +29,14 @@ type rareClient struct {
 	refused atomic.Pointer[error]
 }
 
+// refusal is how its last login failed that did; nil: none did.
+func (c *rareClient) refusal() error {
+	if err := c.refused.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
 // run logs in until the context ends.
 func (c *rareClient) run(ctx context.Context) {
 	ticker := time.NewTicker(c.every)
@@ -105,7 +113,7 @@ func TestRareLogins(t *testing.T) {
 			for i, c := range clients {
 				r, err := w.engine.Rotation(ctx, ids[i])
 				if err != nil || r.Ended() || r.State == "retiring" {
-					t.Fatalf("rotation %d of %s is %s while a client uses the old version: %v", n+1, c.key, r.State, err)
+					t.Fatalf("rotation %d of %s is %s while a client uses the old version, after %d logins (refused: %v): %v", n+1, c.key, r.State, c.logins.Load(), c.refusal(), err)
 				}
 			}
 		}
@@ -120,8 +128,8 @@ func TestRareLogins(t *testing.T) {
 	cancel()
 	group.Wait()
 	for _, c := range clients {
-		if err := c.refused.Load(); err != nil {
-			t.Errorf("%s was refused: %v", c.key, *err)
+		if err := c.refusal(); err != nil {
+			t.Errorf("%s was refused: %v", c.key, err)
 		}
 		t.Logf("%s: %d logins", c.key, c.logins.Load())
 	}

@@ -24,7 +24,7 @@ const (
 	// minPeriod and maxPeriod bound the time between two samples. A session that logs in, runs a statement and leaves is
 	// visible for some 3 ms on a local network.
 	minPeriod = 2500 * time.Microsecond
-	maxPeriod = 25 * time.Millisecond
+	maxPeriod = 15 * time.Millisecond
 	// calibration is how many samples are taken to see what one costs, and costAge how long that holds.
 	calibration = 40
 	costAge     = time.Minute

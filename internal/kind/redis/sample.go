@@ -12,11 +12,14 @@ import (
 )
 
 const (
-	// leastPeriod and mostPeriod bound the time between two samples of a node.
+	// leastPeriod and mostPeriod bound the time between two samples of a node. A client that runs one command is there for
+	// some 20 ms: samples that are further apart miss it, whatever they spare the server.
 	leastPeriod = 5 * time.Millisecond
-	mostPeriod  = 250 * time.Millisecond
+	mostPeriod  = 20 * time.Millisecond
 	// firstPeriod is the time between samples until it is known what one costs the server.
-	firstPeriod = 20 * time.Millisecond
+	firstPeriod = 10 * time.Millisecond
+	// slowPeriod is the time between samples where nothing but replicas can be seen.
+	slowPeriod = 250 * time.Millisecond
 	// firstSamples is how many samples are taken until then.
 	firstSamples = 5
 	// share is the part of the server's time that samples may take: one of so many.
@@ -63,7 +66,7 @@ func (k *Kind) Sample(ctx context.Context, c kind.Change, d time.Duration) (int,
 func (k *Kind) sampleNode(ctx context.Context, end <-chan struct{}, t turn, n node) (use, error) {
 	period := firstPeriod
 	if t.old == t.next { // nothing but replicas can be seen, and these stay
-		period = mostPeriod
+		period = slowPeriod
 	}
 	before, err := k.spent(ctx, t.Connection, n.addr)
 	if err != nil {
