@@ -174,3 +174,15 @@ func TestStoredPasswordStaysWhereItWasGivenFor(t *testing.T) {
 		t.Error("a password stands in an answer or a log")
 	}
 }
+
+// A newline at the end of a value is named before what it leads to.
+func TestNewlineAtTheEndOfAValueIsNamed(t *testing.T) {
+	b := newBackendTest(t)
+	b.read("config")
+	for _, data := range []map[string]any{
+		{"format": "base64", "rule": "encryption-master-key", "value": strings.Repeat("QUFB", 10) + "QUE=\n"},
+		{"kind": "external", "value": "canary\n"},
+	} {
+		b.refuses(logical.UpdateOperation, "keys/one", data, "key one: value ends with a newline")
+	}
+}

@@ -252,7 +252,7 @@ func (b *backend) checkFirst(e *rotation.Engine, definition rotation.Definition,
 		return rotation.Refusef("key %s: %w", definition.Name, err)
 	}
 	if _, err := k.Check(options, key.NewValue(value.(string))); err != nil {
-		return rotation.Refusef("key %s: %w", definition.Name, err)
+		return rotation.Refusef("key %s: %w", definition.Name, rotation.NameNewline(key.NewValue(value.(string)), err))
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -237,9 +238,17 @@ func (e *Engine) CheckValue(name string, value key.Value) ([]string, error) {
 	}
 	warnings, err := kd.Check(k.Options, value)
 	if err != nil {
-		return nil, Refusef("key %s: %w", name, err)
+		return nil, Refusef("key %s: %w", name, NameNewline(value, err))
 	}
 	return warnings, nil
+}
+
+// NameNewline puts the newline at the end of a value before what a kind says of the value: it is the likely cause.
+func NameNewline(value key.Value, err error) error {
+	if !strings.HasSuffix(value.Reveal(), "\n") {
+		return err
+	}
+	return fmt.Errorf("value ends with a newline, as echo, openssl and files add one; take it off, as in: … | tr -d '\\n' | vault write … value=- (%w)", err)
 }
 
 func (e *Engine) knownKey(name string) (key.Key, error) {
