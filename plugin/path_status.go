@@ -29,7 +29,7 @@ func (b *backend) pathsStatus() []*framework.Path {
 		HelpDescription: strings.TrimSpace(`
 One line a key: its current version and age, the rotation that runs and what it waits for, and when it rotates by itself. What
 the last check of its server found wrong follows PROBLEM (hyvve/config look_every= sets how often that is; look again and mend
-it with hyvve/keys/NAME/reconcile). What has failed twelve times in a row is an orphan: it is tried once an hour, and somebody
+it with hyvve/keys/NAME/reconcile); who still tries a retired version follows WARNING. What has failed twelve times in a row is an orphan: it is tried once an hour, and somebody
 should look.
 
     vault read hyvve/status
@@ -42,7 +42,7 @@ should look.
 func (b *backend) readStatus(_ context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	lines, keys := map[string]any{}, map[string]any{}
 	for _, s := range e.Status() {
-		if d.Get("busy").(bool) && s.Rotation == nil && s.Waits == "" && len(s.Problems) == 0 {
+		if d.Get("busy").(bool) && s.Rotation == nil && s.Waits == "" && len(s.Problems) == 0 && s.Refused == "" {
 			continue
 		}
 		lines[s.Key.Name] = statusLine(s)
@@ -80,6 +80,9 @@ func statusLine(s rotation.KeyStatus) string {
 	if len(s.Problems) > 0 {
 		line += "; PROBLEM: " + strings.Join(s.Problems, "; ")
 	}
+	if s.Refused != "" {
+		line += "; WARNING: " + s.Refused
+	}
 	if s.Rotation == nil && !s.Due.IsZero() {
 		line += "; rotates at " + s.Due.UTC().Format(time.RFC3339)
 	}
@@ -91,7 +94,7 @@ func statusFields(s rotation.KeyStatus) map[string]any {
 	fields := map[string]any{
 		"env": s.Key.Env, "kind": s.Key.Kind, "current_version": version, "age": int64(old.Seconds()), "state": "idle",
 		"step": "", "rotation": "", "paused": false, "waits_for": s.Waits, "orphan": s.Orphan, "next_rotation": stamp(s.Due),
-		"problems": append([]string{}, s.Problems...),
+		"problems": append([]string{}, s.Problems...), "refused_logins": s.Refused,
 	}
 	if s.Rotation != nil {
 		fields["state"], fields["step"], fields["rotation"] = string(s.Rotation.State), string(s.Rotation.Step), s.Rotation.ID

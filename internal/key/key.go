@@ -32,6 +32,10 @@ type Version struct {
 	Created     time.Time
 	CreatedBy   string // display name of who asked for it
 	Rotation    string // id of the rotation that brought it, empty where it was imported
+
+	// Of a version that a server has retired: as whom it logged in, and when that ended.
+	Login   string
+	Retired time.Time
 }
 
 // Inherit as Policy.Soak, Policy.Observe or Policy.Deadline stands for the mount's default.
@@ -179,6 +183,17 @@ func (k Key) Promoted(from, to int) (Key, error) { return k.moved(from, Previous
 
 // Retired gives the key with version from destroyed, its value erased, and version to as current.
 func (k Key) Retired(from, to int) (Key, error) { return k.moved(from, Destroyed, to, Current) }
+
+// WithLogin returns the key with a note of whom a retired version logged in as, so that those who still try are recognized.
+func (k Key) WithLogin(number int, login string, retired time.Time) Key {
+	k.Versions = slices.Clone(k.Versions)
+	for i := range k.Versions {
+		if k.Versions[i].Number == number {
+			k.Versions[i].Login, k.Versions[i].Retired = login, retired
+		}
+	}
+	return k
+}
 
 // Reverted gives the key with version to aborted, its value erased, and version from as current.
 func (k Key) Reverted(from, to int) (Key, error) {

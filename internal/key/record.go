@@ -38,6 +38,8 @@ type recordVersion struct {
 	Created     time.Time `json:"created"`
 	CreatedBy   string    `json:"created_by,omitempty"`
 	Rotation    string    `json:"rotation,omitempty"`
+	Login       string    `json:"login,omitempty"`
+	Retired     time.Time `json:"retired,omitzero"`
 }
 
 // Encode gives the stored form, values included: for the barrier-encrypted storage only.
@@ -48,7 +50,7 @@ func (k Key) Encode() ([]byte, error) {
 	}
 	for _, v := range k.Versions {
 		r.Versions = append(r.Versions, recordVersion{
-			v.Number, v.State, v.Value.Reveal(), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation,
+			v.Number, v.State, v.Value.Reveal(), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation, v.Login, v.Retired,
 		})
 	}
 	return json.Marshal(r)
@@ -91,7 +93,7 @@ func Decode(data []byte) (Key, error) {
 			return Key{}, fmt.Errorf("stored key %q: version %d has unknown state %q", r.Name, v.Number, v.State)
 		}
 		k.Versions = append(k.Versions, Version{
-			v.Number, v.State, NewValue(v.Value), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation,
+			v.Number, v.State, NewValue(v.Value), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation, v.Login, v.Retired,
 		})
 	}
 	return k, ValidateName("stored key", k.Name)

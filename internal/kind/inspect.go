@@ -2,7 +2,10 @@
 
 package kind
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Finding is what an inspection of a key's current version has found at its server.
 type Finding struct {
@@ -46,7 +49,8 @@ type Restorer interface {
 
 // RefusalReporter is the optional capability of a server's kind to tell who still tries a version that is retired.
 type RefusalReporter interface {
-	// Refusals counts logins as From that the server has refused, as far back as it remembers, and says who tried. It may
-	// find nothing although somebody tried: servers forget, and some do not tell.
-	Refusals(ctx context.Context, c Change) (count int, what string, err error)
+	// Refusals counts logins that the server has refused within that time, as far back as it remembers, and says who tried.
+	// login is what LoginNamer has said of the retired version, whose value is gone; To is the current one. It may find
+	// nothing although somebody tried: servers forget, and some do not tell.
+	Refusals(ctx context.Context, c Change, login string, within time.Duration) (count int, what string, err error)
 }

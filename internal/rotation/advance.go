@@ -354,9 +354,14 @@ func (e *Engine) record(ctx context.Context, r Rotation) error {
 		case noAction, actStage, actSample, actRetire, actUnstage:
 			continue
 		}
+		old, _ := k.Version(c.From)
+		login, _ := e.loginOf(k, old.Value)
 		k, err := change(c.From, c.To)
 		if err != nil {
 			return e.acted(ctx, r, err)
+		}
+		if r.State == Retiring && login.name != "" {
+			k = k.WithLogin(c.From, login.name, e.Now().UTC())
 		}
 		if err := e.put(ctx, pathKeys+k.Name, k); err != nil {
 			return err

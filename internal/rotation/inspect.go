@@ -32,6 +32,7 @@ type Health struct {
 	Fault    string   // why the check itself failed, such as a server that does not answer
 	Notes    []string // of a connection
 	Mended   []string // what has been restored without being asked for
+	Refused  string   // who still tries a version that is retired; empty: nobody, as far as the server tells
 }
 
 // Texts returns what is wrong, each problem with its remedy.
@@ -48,6 +49,29 @@ func (h Health) Texts() []string {
 		all = append(all, text)
 	}
 	return all
+}
+
+// refusalAge is for how long after its end a version's login is looked for among those that a server refuses.
+const refusalAge = 7 * 24 * time.Hour
+
+// whoStillTries says who still tries the version of a key that was retired last.
+func (e *Engine) whoStillTries(ctx context.Context, c kind.Change) string {
+	reporter, ok := e.kindOf(c.Key).(kind.RefusalReporter)
+	if !ok {
+		return ""
+	}
+	for _, v := range slices.Backward(c.Key.Versions) {
+		age := e.Now().Sub(v.Retired)
+		if v.Login == "" || age > refusalAge {
+			continue
+		}
+		count, what, err := reporter.Refusals(ctx, c, v.Login, age)
+		if err != nil || count == 0 {
+			return ""
+		}
+		return fmt.Sprintf("somebody still uses version %d, which is retired: logins refused: %s", v.Number, what)
+	}
+	return ""
 }
 
 // Health returns that of a key, or of a connection.
@@ -217,7 +241,7 @@ func (e *Engine) inspect(ctx context.Context, name string, what mend, by Actor) 
 	if err := e.noteFinding(ctx, name, finding); err != nil {
 		return Reconciled{}, err
 	}
-	result := Reconciled{Health: Health{At: e.Now().UTC(), Problems: finding.Problems}}
+	result := Reconciled{Health: Health{At: e.Now().UTC(), Problems: finding.Problems, Refused: e.whoStillTries(ctx, change)}}
 	if mender, ok := restorer.(kind.Restorer); ok && len(finding.Problems) > 0 {
 		fixable := !slices.ContainsFunc(finding.Problems, func(p kind.Problem) bool { return !p.Fixable })
 		if what != mendFixable || fixable {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
@@ -80,7 +81,7 @@ func FuzzUser(f *testing.F) {
 			}
 		}
 		entries := []any{items("reason", "auth", "username", keys, "client-info", channels), keys}
-		if n, _ := refused(entries, keys); n != 1 {
+		if n, _ := refused(entries, keys, time.Hour); n != 1 {
 			t.Errorf("%d refusals, want 1", n)
 		}
 		for _, digest := range []string{keys, commands} {

@@ -5,16 +5,20 @@ package redis
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
+	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
 // Refusals implements kind.RefusalReporter by ACL LOG, of which a node keeps the last entries (acllog-max-len) until it is
 // started again. With two passwords of one user a node does not tell which of them was tried.
-func (k *Kind) Refusals(ctx context.Context, c kind.Change) (int, string, error) {
+func (k *Kind) Refusals(ctx context.Context, c kind.Change, login string, within time.Duration) (int, string, error) {
+	c.From = key.Version{}
 	t, err := read(c)
-	if err != nil || t.first || t.old == t.next {
+	if err != nil || login == t.next {
 		return 0, "", err
 	}
 	nodes, err := k.discover(ctx, c.Connection)
@@ -28,9 +32,9 @@ func (k *Kind) Refusals(ctx context.Context, c kind.Change) (int, string, error)
 			return err
 		}
 		entries, _ := reply.([]any)
-		counts[i], whats[i] = refused(entries, t.old)
+		counts[i], whats[i] = refused(entries, login, within)
 		if counts[i] > 0 {
-			whats[i] = fmt.Sprintf("%d of user %s at %s: %s", counts[i], t.old, n.addr, whats[i])
+			whats[i] = fmt.Sprintf("%d of user %s at %s: %s", counts[i], login, n.addr, whats[i])
 		}
 		return nil
 	})
@@ -47,12 +51,17 @@ func (k *Kind) Refusals(ctx context.Context, c kind.Change) (int, string, error)
 	return count, strings.Join(parts, "; "), nil
 }
 
-// refused reads the entries of ACL LOG, the latest one first: how many logins of a user it has refused, and the latest.
-func refused(entries []any, user string) (count int, latest string) {
+// refused reads the entries of ACL LOG, the latest one first: how many logins of a user it has refused within that time, and
+// the latest.
+func refused(entries []any, user string, within time.Duration) (count int, latest string) {
 	for _, entry := range entries {
 		fields := table(entry)
 		if fields["reason"] != "auth" || fields["username"] != user {
 			continue
+		}
+		age, _ := fields["age-seconds"].(string)
+		if seconds, err := strconv.ParseFloat(age, 64); err == nil && seconds > within.Seconds() {
+			continue // of the time when it was valid still
 		}
 		n, _ := fields["count"].(int64)
 		if count += int(max(n, 1)); latest != "" {
@@ -66,7 +75,6 @@ func refused(entries []any, user string) (count int, latest string) {
 				break
 			}
 		}
-		age, _ := fields["age-seconds"].(string)
 		latest = fmt.Sprintf("the latest from %.80q, %.12s s ago", addr, age)
 	}
 	return count, latest

@@ -5,6 +5,7 @@ package redis
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -181,7 +182,7 @@ func TestAdministratorWithTheDocumentedRule(t *testing.T) {
 		c.Cut = true
 		w.retire(c)
 		w.expect(c, false, true, master, replica)
-		_, _, err = w.kind.Refusals(ctx, c)
+		_, _, err = w.kind.Refusals(ctx, c, "app", time.Hour)
 		w.ok(err)
 		w.connection.Next = key.NewValue(nextPassword)
 		w.ok(w.kind.RotateRoot(ctx, w.connection))

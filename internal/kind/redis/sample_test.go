@@ -122,7 +122,7 @@ func TestRefusals(t *testing.T) {
 	w.app("~* +@all", master, replica)
 	c := w.staged()
 	w.retire(c)
-	n, what, err := w.kind.Refusals(ctx, c)
+	n, what, err := w.kind.Refusals(ctx, c, "app", time.Hour)
 	w.ok(err)
 	if n != 0 || what != "" {
 		t.Errorf("refused before anybody tries: %d, %s", n, what)
@@ -135,12 +135,12 @@ func TestRefusals(t *testing.T) {
 	if w.valid(replica, key.Version{Value: key.NewValue(master.UserURL("bystander", appPassword))}) {
 		t.Fatal("a user that there is not logs in")
 	}
-	n, what, err = w.kind.Refusals(ctx, c)
+	n, what, err = w.kind.Refusals(ctx, c, "app", time.Hour)
 	w.ok(err)
 	if n != 3 || !strings.HasPrefix(what, "3 of user app at "+replica.Addr+`: the latest from "127.0.0.1:`) || !strings.HasSuffix(what, " s ago") {
 		t.Errorf("refused: %d, %s", n, what)
 	}
 	w.do(master, "ACL", "SETUSER", "admin", "-acl|log")
-	_, _, err = w.kind.Refusals(ctx, c)
+	_, _, err = w.kind.Refusals(ctx, c, "app", time.Hour)
 	w.refuses(err, "may not run ACL LOG; grant it with: ACL SETUSER admin +acl|log")
 }
