@@ -227,4 +227,3 @@ func (w *snapshotsWorld) restore(t *testing.T, snapshot []byte) {
 		return ""
 	})
 }
-
