@@ -14,7 +14,7 @@ import (
 const (
 	// leastPeriod and mostPeriod bound the time between two samples of a node. A client that runs one command is there for
 	// some 20 ms: samples that are further apart miss it, whatever they spare the server.
-	leastPeriod = 5 * time.Millisecond
+	leastPeriod = 2500 * time.Microsecond
 	mostPeriod  = 20 * time.Millisecond
 	// firstPeriod is the time between samples until it is known what one costs the server.
 	firstPeriod = 10 * time.Millisecond
@@ -23,7 +23,7 @@ const (
 	// firstSamples is how many samples are taken until then.
 	firstSamples = 5
 	// share is the part of the server's time that samples may take: one of so many.
-	share = 50
+	share = 45
 	// overhead is what a sample costs beside the command itself: to read the request and to write the reply.
 	overhead = 40 * time.Microsecond
 )

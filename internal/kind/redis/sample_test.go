@@ -100,8 +100,8 @@ func TestPeriodOfSamples(t *testing.T) {
 	}{
 		{spending{}, spending{}, firstPeriod},
 		{spending{10, 100}, spending{9, 90}, firstPeriod}, // started again, or CONFIG RESETSTAT
-		{spending{10, 1000}, spending{15, 1100}, leastPeriod},
-		{spending{10, 1000}, spending{15, 1800}, 12 * time.Millisecond},
+		{spending{10, 1000}, spending{15, 1050}, leastPeriod},
+		{spending{10, 1000}, spending{15, 1800}, 10800 * time.Microsecond},
 		{spending{0, 0}, spending{1, 1 << 60}, mostPeriod},
 	} {
 		if got := periodFor(tt.before, tt.after); got != tt.want {
