@@ -317,7 +317,7 @@ func callFor(server kind.Server, what action, c kind.Change, again time.Duration
 			return unused(ctx, server, c, long)
 		case actRetire:
 			if !c.Cut {
-				if err := unused(ctx, server, c, again); err != nil {
+				if err := unusedStill(ctx, server, c, again); err != nil {
 					return err
 				}
 			}
@@ -326,7 +326,7 @@ func callFor(server kind.Server, what action, c kind.Change, again time.Duration
 			if !c.Cut { // whoever presented the new version has gone back; what it has still open at the server may not have
 				back := c
 				back.From, back.To = c.To, c.From
-				if err := unused(ctx, server, back, again); err != nil {
+				if err := unusedStill(ctx, server, back, again); err != nil {
 					return err
 				}
 			}

@@ -26,6 +26,10 @@ const (
 	observeGap = 5 * time.Second
 	// revertTime is for how long servers are sampled for use of the new version before a revert takes it back.
 	revertTime = 2 * time.Second
+	// shortFactor is how many times as long the window is where logins were too short to see whose they were, and shortTime
+	// how long it becomes by that at most.
+	shortFactor = 6
+	shortTime   = time.Minute
 )
 
 // Observation is what samples of the servers have shown of a rotation's old versions. It is not stored: after a restart
@@ -36,6 +40,7 @@ type Observation struct {
 	Until time.Time // when the last sample ended; zero: there was none
 	Seen  time.Time // when an old version was seen in use last; zero: never
 	Use   string    // by whom
+	Short string    // logins since then that were too short to see whose they were; empty: none
 	Fault string    // why the last attempt to take a sample failed; empty: it did not
 }
 
@@ -49,7 +54,7 @@ func (o Observation) used(end time.Time, use inUse) Observation {
 func (o Observation) unused(begin, end time.Time, dense time.Duration) Observation {
 	o.Fault = ""
 	if o.Until.IsZero() || begin.Sub(o.Until) > observeGap || end.Before(o.Until) {
-		o.Since = begin
+		o.Since, o.Short = begin, ""
 	}
 	switch {
 	case dense == 0:
@@ -59,6 +64,16 @@ func (o Observation) unused(begin, end time.Time, dense time.Duration) Observati
 	}
 	o.Until = end
 	return o
+}
+
+// needs returns for how long nobody may be seen, and how much of that, at its end, is sampled densely. Where logins were too
+// short to see whose they were, it is longer: a client that comes back is seen sooner or later.
+func (r Rotation) needs(o Observation) (window, dense time.Duration) {
+	if o.Short == "" {
+		return r.window(), r.denseTime()
+	}
+	longer := max(r.window(), min(shortFactor*r.window(), shortTime))
+	return longer, longer
 }
 
 // window is for how long nobody may be seen using an old version before it is retired.
@@ -84,6 +99,7 @@ func checkObserved(r Rotation, f Facts) []string {
 		}
 		return []string{text}
 	}
+	window, denseTime := r.needs(o)
 	quiet, dense := o.Until.Sub(o.Since), time.Duration(0)
 	if !o.Dense.IsZero() {
 		dense = o.Until.Sub(o.Dense)
@@ -91,15 +107,18 @@ func checkObserved(r Rotation, f Facts) []string {
 	switch {
 	case o.Until.Equal(o.Seen):
 		return []string{fmt.Sprintf("%s; waiting until nobody has used it for %s", o.Use, r.window())}
-	case quiet >= r.window() && (dense >= r.denseTime() || !f.Dense):
+	case quiet >= window && (dense >= denseTime || !f.Dense):
 		return nil
 	}
-	left := max(r.window()-quiet, 0)
+	left := max(window-quiet, 0)
 	if f.Dense {
-		left = max(left, r.denseTime()-dense)
+		left = max(left, denseTime-dense)
 	}
 	left = left.Round(time.Second)
-	text := fmt.Sprintf("nobody was seen using the old version for %s; %s left of %s", quiet.Round(time.Second), left, r.window())
+	text := fmt.Sprintf("nobody was seen using the old version for %s; %s left of %s", quiet.Round(time.Second), left, window)
+	if o.Short != "" {
+		text += ", which is longer since " + o.Short
+	}
 	if o.Use != "" {
 		text += fmt.Sprintf(" (%s ago: %s)", f.Now.Sub(o.Seen).Round(time.Second), o.Use)
 	}
@@ -118,11 +137,12 @@ func (r Rotation) wantsDense(f Facts) bool {
 	if !f.Dense || r.denseTime() == 0 || o.Fault != "" || o.Until.IsZero() || o.Until.Equal(o.Seen) {
 		return false // after a look that failed or saw somebody, the next one waits for its time
 	}
-	if r.window()-o.Until.Sub(o.Since) > r.denseTime() {
+	window, dense := r.needs(o)
+	if window-o.Until.Sub(o.Since) > dense {
 		return false
 	}
 	if r.Step == StepSoak {
-		return !r.SoakFrom.IsZero() && r.SoakFrom.Add(r.Soak).Sub(f.Now) <= r.denseTime()
+		return !r.SoakFrom.IsZero() && r.SoakFrom.Add(r.Soak).Sub(f.Now) <= dense
 	}
 	results, _ := gates(r, f)
 	for _, g := range results {
@@ -179,16 +199,22 @@ func (e *Engine) observeWith(r Rotation, calls []serverCall, dense bool) {
 		err := e.sampleAll(calls, slice)
 		end := e.Now()
 		var use inUse
+		var short kind.Unattributed
 		o := e.observe(r.ID, func(o Observation) Observation {
 			switch {
 			case errors.As(err, &use):
 				return o.used(end, use)
+			case errors.As(err, &short):
+				o = o.unused(begin, end, slice)
+				o.Short = short.Error()
+				return o
 			case err != nil:
 				return Observation{Since: end, Until: end, Seen: o.Seen, Use: o.Use, Fault: err.Error()}
 			}
 			return o.unused(begin, end, slice)
 		})
-		if !dense || err != nil || e.ctx.Err() != nil || o.Dense.IsZero() || o.Until.Sub(o.Dense) >= r.denseTime() || end.Sub(begin) < slice/2 || !e.still(r) {
+		_, enough := r.needs(o)
+		if !dense || o.Fault != "" || o.Until.Equal(o.Seen) || e.ctx.Err() != nil || o.Dense.IsZero() || o.Until.Sub(o.Dense) >= enough || end.Sub(begin) < slice/2 || !e.still(r) {
 			return
 		}
 	}
@@ -222,9 +248,12 @@ func (e *Engine) sampleAll(calls []serverCall, long time.Duration) error {
 	}
 	busy.Wait()
 	var seen []string
+	var short error
 	for _, err := range errs {
 		if use := (inUse{}); errors.As(err, &use) {
 			seen = append(seen, use.text)
+		} else if errors.As(err, new(kind.Unattributed)) {
+			short = err
 		} else if err != nil {
 			return err
 		}
@@ -232,7 +261,7 @@ func (e *Engine) sampleAll(calls []serverCall, long time.Duration) error {
 	if len(seen) > 0 {
 		return inUse{strings.Join(seen, "; ")}
 	}
-	return nil
+	return short
 }
 
 // sampled reports whether a server can be asked who uses a rotation's old versions, and whether all such servers can be
@@ -254,8 +283,21 @@ func unused(ctx context.Context, server kind.Server, c kind.Change, long time.Du
 		look = func(ctx context.Context, c kind.Change) (int, string, error) { return sampler.Sample(ctx, c, long) }
 	}
 	count, use, err := look(ctx, c)
+	if count > 0 && errors.As(err, new(kind.Unattributed)) {
+		err = nil
+	}
 	if err == nil && count > 0 {
 		err = inUse{fmt.Sprintf("%s: version %d is in use: %s", c.Key.Env, c.From.Number, use)}
+	}
+	return err
+}
+
+// unusedStill is unused once more, right before a version is taken away. Logins that are too short to see whose they were do
+// not hold that up: the samples that opened the way have taken them into account.
+func unusedStill(ctx context.Context, server kind.Server, c kind.Change, long time.Duration) error {
+	err := unused(ctx, server, c, long)
+	if errors.As(err, new(kind.Unattributed)) {
+		return nil
 	}
 	return err
 }

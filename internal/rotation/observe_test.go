@@ -20,6 +20,7 @@ type sampled struct {
 	clock *clock
 	taken []time.Duration
 	uses  func(from, to time.Time) int // sessions that a sample between two moments sees
+	short bool                         // there are logins that no sample sees
 }
 
 func (*sampled) Name() string { return "sampled" }
@@ -33,13 +34,16 @@ func (s *sampled) Sample(_ context.Context, _ kind.Change, d time.Duration) (int
 	s.taken = append(s.taken, d)
 	from := s.clock.Now()
 	s.clock.advance(d)
-	return s.uses(from, s.clock.Now()), "a session", s.fail["in-use"]
+	if n := s.uses(from, s.clock.Now()); n > 0 || !s.short {
+		return n, "a session", s.fail["in-use"]
+	}
+	return 0, "", kind.Unattributed{Logins: 1, At: "the server"}
 }
 
 // newSampled returns a platform with one key whose server can be sampled.
 func newSampled(t *testing.T, policy key.Policy) (*harness, *sampled) {
 	h := newHarness(t)
-	s := &sampled{h.server, h.clock, nil, func(_, _ time.Time) int { return 0 }}
+	s := &sampled{server: h.server, clock: h.clock, uses: func(_, _ time.Time) int { return 0 }}
 	h.kinds = kind.List{s}
 	h.open()
 	_, err := h.engine.PutKey(t.Context(), Definition{Name: "db", Kind: "sampled", Policy: policy}, testActor)
@@ -94,6 +98,18 @@ func TestObserveShortSessions(t *testing.T) {
 		t.Errorf("it waits for: %s", waits)
 	}
 	h.until(id, Done)
+}
+
+// Logins that are too short to see whose they were make the window longer, and do not hold a rotation up for ever.
+func TestObserveLogins(t *testing.T) {
+	h, s := newSampled(t, key.Policy{Observe: 5 * time.Second})
+	s.short = true
+	id := h.rotate("db")
+	begun := h.clock.Now()
+	h.until(id, Done)
+	if took := h.clock.Now().Sub(begun); took < 30*time.Second || took > 40*time.Second {
+		t.Errorf("took %s, want 30s and little more", took)
+	}
 }
 
 // A restart forgets what was seen, so that the window starts again.

@@ -37,10 +37,10 @@ func (k *Kind) Sample(ctx context.Context, c kind.Change, d time.Duration) (int,
 	}
 	within, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	uses := make([]use, len(nodes))
+	uses, short := make([]use, len(nodes)), make([]int, len(nodes))
 	err = each(nodes, func(i int, n node) error {
 		var err error
-		if uses[i], err = k.sampleNode(ctx, within.Done(), t, n); len(uses[i].sessions) > 0 {
+		if uses[i], short[i], err = k.sampleNode(ctx, within.Done(), t, n); len(uses[i].sessions) > 0 {
 			cancel()
 		}
 		return err
@@ -58,45 +58,87 @@ func (k *Kind) Sample(ctx context.Context, c kind.Change, d time.Duration) (int,
 		}
 	}
 	count, what := t.tell(uses)
+	for i, n := range short {
+		if count == 0 && n > 0 && t.old != t.next {
+			return 0, what, kind.Unattributed{Logins: n, At: nodes[i].addr}
+		}
+	}
 	return count, what, nil
 }
 
 // sampleNode looks at a node until it sees a session or is told to end. A command that is under way is not cut: that would
-// cost a login.
-func (k *Kind) sampleNode(ctx context.Context, end <-chan struct{}, t turn, n node) (use, error) {
+// cost a login. It also counts the logins, by INFO commandstats, that no look has seen.
+func (k *Kind) sampleNode(ctx context.Context, end <-chan struct{}, t turn, n node) (u use, short int, err error) {
 	period := firstPeriod
 	if t.old == t.next { // nothing but replicas can be seen, and these stay
 		period = slowPeriod
 	}
 	before, err := k.spent(ctx, t.Connection, n.addr)
 	if err != nil {
-		return use{}, err
+		return use{}, 0, err
 	}
+	clients := newcomers{}
 	ticker := time.NewTicker(period)
 	defer ticker.Stop()
 	for taken := 1; ; taken++ {
-		u, err := k.used(ctx, t, n)
+		u, err := k.usedAmong(ctx, t, n, clients.look(taken == 1))
 		if err != nil || len(u.sessions) > 0 {
-			return u, err
+			return u, 0, err
 		}
 		if taken == firstSamples && period == firstPeriod {
 			after, err := k.spent(ctx, t.Connection, n.addr)
 			if err != nil {
-				return u, err
+				return u, 0, err
 			}
 			period = periodFor(before, after)
 			ticker.Reset(period)
 		}
 		select {
 		case <-end:
-			return u, ctx.Err()
+			after, err := k.spent(context.WithoutCancel(ctx), t.Connection, n.addr)
+			if err != nil {
+				return u, 0, err
+			}
+			return u, clients.unseen(before, after), ctx.Err()
 		case <-ticker.C:
 		}
 	}
 }
 
-// spending is how often a node has run CLIENT LIST, and for how long.
-type spending struct{ calls, micros uint64 }
+// newcomers are the clients that have come since the first look, and how many commands each may have taken to log in.
+type newcomers map[string]int
+
+// look takes the clients of a look.
+func (c newcomers) look(first bool) func(id string, own bool) {
+	return func(id string, own bool) {
+		if _, known := c[id]; known {
+			return
+		}
+		switch {
+		case first: // it was here before
+			c[id] = 0
+		case own: // AUTH and HELLO
+			c[id] = 2
+		default:
+			c[id] = 1
+		}
+	}
+}
+
+// unseen is how many logins there were between two counts that are of none of the newcomers.
+func (c newcomers) unseen(before, after spending) int {
+	if after.logins <= before.logins { // none, or the counts began again
+		return 0
+	}
+	left := int(min(after.logins-before.logins, 1<<20)) //nolint:gosec // it is bounded
+	for _, commands := range c {
+		left -= commands
+	}
+	return max(left, 0)
+}
+
+// spending is how often a node has run CLIENT LIST, and for how long; and how often somebody has logged in.
+type spending struct{ calls, micros, logins uint64 }
 
 // spent asks a node for its spending. A node that does not tell has none.
 func (k *Kind) spent(ctx context.Context, c kind.Connection, addr string) (spending, error) {
@@ -113,6 +155,14 @@ func readSpending(text string) (s spending) {
 	stats, ok := info["cmdstat_client|list"]
 	if !ok { // before Redis 7 all of CLIENT is one
 		stats = info["cmdstat_client"]
+	}
+	for _, command := range []string{"cmdstat_auth", "cmdstat_hello"} {
+		_, calls, _ := strings.Cut(info[command], "calls=")
+		calls, _, _ = strings.Cut(calls, ",")
+		n, err := strconv.ParseUint(calls, 10, 64)
+		if err == nil {
+			s.logins += n
+		}
 	}
 	for part := range strings.SplitSeq(stats, ",") {
 		name, value, _ := strings.Cut(part, "=")

@@ -3,6 +3,7 @@
 package redis
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 	"testing"
@@ -99,17 +100,49 @@ func TestPeriodOfSamples(t *testing.T) {
 		want          time.Duration
 	}{
 		{spending{}, spending{}, firstPeriod},
-		{spending{10, 100}, spending{9, 90}, firstPeriod}, // started again, or CONFIG RESETSTAT
-		{spending{10, 1000}, spending{15, 1050}, leastPeriod},
-		{spending{10, 1000}, spending{15, 1800}, 10800 * time.Microsecond},
-		{spending{0, 0}, spending{1, 1 << 60}, mostPeriod},
+		{spending{10, 100, 0}, spending{9, 90, 0}, firstPeriod}, // started again, or CONFIG RESETSTAT
+		{spending{10, 1000, 0}, spending{15, 1050, 0}, leastPeriod},
+		{spending{10, 1000, 0}, spending{15, 1800, 0}, 10800 * time.Microsecond},
+		{spending{0, 0, 0}, spending{1, 1 << 60, 0}, mostPeriod},
 	} {
 		if got := periodFor(tt.before, tt.after); got != tt.want {
 			t.Errorf("%v to %v: %v, want %v", tt.before, tt.after, got, tt.want)
 		}
 	}
-	if got := readSpending("cmdstat_client:calls=3,usec=70,usec_per_call=23.33\r\n"); got != (spending{3, 70}) {
+	if got := readSpending("cmdstat_client:calls=3,usec=70,usec_per_call=23.33\r\n"); got != (spending{3, 70, 0}) {
 		t.Errorf("%v", got)
+	}
+}
+
+// A client that is gone at once is seen, or at least its login is counted. Clients that stay are nobody's secret.
+func TestSampleCountsLoginsThatItMissed(t *testing.T) {
+	t.Parallel()
+	r := start(t, testbed.RedisOptions{})
+	w := newWorld(t, r, nil)
+	w.app("~* +@all")
+	c := w.staged()
+	w.client(r, c.To, "before")
+	for _, tt := range []struct {
+		what  string
+		visit func()
+		short bool
+	}{
+		{"nobody logs in", func() {}, false},
+		{"somebody logs in and stays", func() { w.client(r, c.To, "stays") }, false},
+		{"somebody logs in and is gone", func() { w.valid(r, c.From) }, true},
+	} {
+		visited := make(chan struct{})
+		go func() {
+			defer close(visited)
+			<-time.After(300 * time.Millisecond)
+			tt.visit()
+		}()
+		n, _, err := w.kind.Sample(t.Context(), c, time.Second)
+		<-visited
+		var missed kind.Unattributed
+		if noticed := n > 0 || errors.As(err, &missed) && missed.Logins > 0; noticed != tt.short || !noticed && err != nil {
+			t.Errorf("%s: %d sessions, %v", tt.what, n, err)
+		}
 	}
 }
 

@@ -44,7 +44,12 @@ func (k *Kind) watched(ctx context.Context, c kind.Change) (turn, []node, error)
 
 // used returns the sessions at a node that count. With two passwords of one user these are replicas alone.
 func (k *Kind) used(ctx context.Context, t turn, n node) (use, error) {
-	sessions, err := k.sessions(ctx, t.Connection, n, t.old)
+	return k.usedAmong(ctx, t, n, func(string, bool) {})
+}
+
+// usedAmong is used, and tells of every client that is logged in.
+func (k *Kind) usedAmong(ctx context.Context, t turn, n node, client func(id string, own bool)) (use, error) {
+	sessions, err := k.sessionsAmong(ctx, t.Connection, n, t.old, client)
 	if t.old == t.next {
 		sessions = slices.DeleteFunc(sessions, func(s session) bool { return !s.replica })
 	}
@@ -76,6 +81,11 @@ type use struct {
 // sessions are those of a user at a node but our own. Who is not logged in yet is listed as default: those do not count that
 // have said nothing, where default has a password.
 func (k *Kind) sessions(ctx context.Context, c kind.Connection, n node, name string) ([]session, error) {
+	return k.sessionsAmong(ctx, c, n, name, func(string, bool) {})
+}
+
+// sessionsAmong is sessions, and tells of every client that is logged in: its id, and whether it is ours.
+func (k *Kind) sessionsAmong(ctx context.Context, c kind.Connection, n node, name string, client func(id string, own bool)) ([]session, error) {
 	reply, err := k.do(ctx, c, n.addr, "CLIENT", "LIST")
 	if err != nil {
 		return nil, err
@@ -98,6 +108,9 @@ func (k *Kind) sessions(ctx context.Context, c kind.Connection, n node, name str
 		}
 		if _, ok := fields["user"]; !ok && len(fields) > 0 {
 			return nil, fmt.Errorf("node %s does not say whose its sessions are: CLIENT LIST has no user=, as Redis %d and newer have", n.addr, oldest)
+		}
+		if id := fields["id"]; id != "" {
+			client(id, fields["name"] == ownName)
 		}
 		if fields["user"] != name || fields["name"] == ownName {
 			continue
