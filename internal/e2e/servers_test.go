@@ -51,8 +51,8 @@ func TestServerURLs(t *testing.T) {
 		if err != nil || end.State != "done" {
 			t.Fatalf("rotation %d ended as %s: %v", i+1, end.State, err)
 		}
-		turn := []string{"a", "b"}[i%2]
-		w.validLogins(t, fmt.Sprintf("after rotation %d", i+1), "database_url_"+turn, "redis_url_"+turn)
+		role, user := logins(i + 1)
+		w.validLogins(t, fmt.Sprintf("after rotation %d", i+1), role, user)
 	}
 	took := time.Since(begun)
 	looks, sessions := inspect()

@@ -220,6 +220,11 @@ func (w *serversWorld) users(t *testing.T, r *testbed.Redis) string {
 	return strings.Join(on, " ")
 }
 
+// logins are the ones of database-url and redis-url after so many rotations: four roles, and two users, take turns.
+func logins(rotations int) (role, user string) {
+	return "database_url_" + string("abcd"[(rotations-1)%4]), "redis_url_" + string("ab"[(rotations-1)%2])
+}
+
 // validLogins wants the one user of each server's pair that can log in, on all nodes.
 func (w *serversWorld) validLogins(t *testing.T, what, role, user string) {
 	t.Helper()

@@ -244,6 +244,10 @@ func (e *Engine) sampleAll(calls []serverCall, long time.Duration) error {
 	errs := make([]error, len(calls))
 	var busy sync.WaitGroup
 	for n, call := range calls {
+		if long == 0 { // it takes a moment only
+			errs[n] = call(ctx, 0)
+			continue
+		}
 		busy.Go(func() { errs[n] = call(ctx, long) })
 	}
 	busy.Wait()

@@ -31,6 +31,8 @@ const (
 	adminSessions = 8
 	// mostLogins is how many sessions there are at most, at a server and all that belongs to it, in which new versions are tried.
 	mostLogins = 8
+	// mostTries is how often a session is asked for again where the pool was closed meanwhile.
+	mostTries = 5
 	// idleSession is when a session that nobody needs is closed.
 	idleSession = time.Minute
 	// lockTimeout bounds the wait for somebody else who changes the same role.
@@ -147,7 +149,15 @@ func (k *Kind) admin(ctx context.Context, c kind.Connection, at place, do func(*
 			return err
 		}
 		acquired, ended := false, false
-		if acquired, ended, err = attempt(ctx, pool, do); ended {
+		acquired, ended, err = attempt(ctx, pool, do)
+		for tries := 0; !acquired && err != nil && tries < mostTries && !k.has(name, pool); tries++ {
+			// A call for another revision of the connection has closed it.
+			if pool, err = k.pool(name, c, at, password); err != nil {
+				return err
+			}
+			acquired, ended, err = attempt(ctx, pool, do)
+		}
+		if ended {
 			// A server that was started again has ended all our sessions without a word.
 			pool.Reset()
 			acquired, _, err = attempt(ctx, pool, do)
@@ -158,6 +168,13 @@ func (k *Kind) admin(ctx context.Context, c kind.Connection, at place, do func(*
 		k.drop(name)
 	}
 	return plain(err, at)
+}
+
+// has reports whether a pool is still the one of that name.
+func (k *Kind) has(name string, pool *pgxpool.Pool) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.pools[name] == pool
 }
 
 // attempt runs something in a session of a pool, and tells whether there was one, and whether it has ended other than by the
