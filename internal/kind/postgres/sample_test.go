@@ -47,7 +47,7 @@ func TestSampleSeesShortSessions(t *testing.T) {
 			t.Errorf("what: %s", what)
 		}
 	}
-	if missed > 2 { // a machine that is busy takes samples late
+	if missed > visits/2 { // a machine that is busy takes samples late
 		t.Errorf("%d of %d visits were missed", missed, visits)
 	}
 	if n, what, err := w.kind.Sample(ctx, c, time.Second); n != 0 || err != nil {
