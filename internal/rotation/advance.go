@@ -177,7 +177,7 @@ func (e *Engine) act(ctx context.Context, r Rotation) (bool, error) {
 	if what == noAction || r.Acted || r.Paused != nil || e.busy[r.ID] || e.Now().Before(r.RetryAt) {
 		return false, nil
 	}
-	if slices.ContainsFunc(r.KeyNames(), func(name string) bool { return e.restoring[name] }) {
+	if slices.ContainsFunc(r.KeyNames(), e.beingChecked) {
 		return false, nil // what an inspection restores must not be what this takes away
 	}
 	if what == actErase && len(checkRows(r, e.facts(r))) > 0 {

@@ -174,11 +174,14 @@ func (e *Engine) checkOf(of string) func() {
 		}
 	}
 	name := strings.TrimPrefix(of, checksKey)
-	if _, ok := e.kindOf(e.keys[name]).(kind.Inspector); !ok {
+	_, inspected := e.kindOf(e.keys[name]).(kind.Inspector)
+	if _, current := e.keys[name].Current(); !inspected || !current {
 		return nil
 	}
 	return func() {
-		if _, err := e.inspect(e.ctx, name, mendFixable, itself); err != nil && e.ctx.Err() == nil {
+		result, err := e.inspect(e.ctx, name, mendFixable, itself)
+		noted := !result.At.IsZero()
+		if err != nil && !noted && !errors.As(err, new(tryAgain)) && e.ctx.Err() == nil {
 			e.noteHealth(of, Health{At: e.Now().UTC(), Fault: err.Error()})
 		}
 	}
@@ -248,7 +251,8 @@ func (e *Engine) inspect(ctx context.Context, name string, what mend, by Actor) 
 			if finding.Kept != "" {
 				change.Kept = finding.Kept
 			}
-			if result.Done, err = mender.Restore(ctx, change, what == mendNothing); err != nil {
+			if result.Done, err = e.restore(ctx, mender, change, what, by); err != nil {
+				result.Fault = err.Error()
 				e.noteHealth(checksKey+name, result.Health)
 				return result, Refusef("key %s: %w", name, err)
 			}
@@ -258,7 +262,20 @@ func (e *Engine) inspect(ctx context.Context, name string, what mend, by Actor) 
 		e.noteHealth(checksKey+name, result.Health)
 		return result, nil
 	}
-	return e.mended(ctx, name, restorer, change, result, by)
+	return e.mended(ctx, name, restorer, change, result)
+}
+
+// tryAgain is a refusal that says nothing of the key: something else is at its server at this moment.
+type tryAgain struct{ text string }
+
+func (t tryAgain) Error() string { return t.text }
+func (t tryAgain) Unwrap() error { return Refusef("%s", t.text) }
+
+// beingChecked reports whether an inspection of the key is under way.
+func (e *Engine) beingChecked(name string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.restoring[name]
 }
 
 // inspected returns what an inspection asks about, and marks the key as being looked at.
@@ -278,10 +295,10 @@ func (e *Engine) inspected(name string) (kind.Change, kind.Inspector, error) {
 		return kind.Change{}, nil, Refusef("%w", err)
 	}
 	if id, acting := e.acting(name); acting {
-		return kind.Change{}, nil, Refusef("rotation %s is acting at the server of key %s at this moment; try again", id, name)
+		return kind.Change{}, nil, tryAgain{fmt.Sprintf("rotation %s is acting at the server of key %s at this moment; try again", id, name)}
 	}
-	if e.restoring[name] {
-		return kind.Change{}, nil, Refusef("key %s is being checked at this moment; try again", name)
+	if e.beingChecked(name) {
+		return kind.Change{}, nil, tryAgain{fmt.Sprintf("key %s is being checked at this moment; try again", name)}
 	}
 	e.lock(func() { e.restoring[name] = true })
 	change := kind.Change{Key: k, To: current, Connection: connection, Kept: k.Kept}
@@ -317,8 +334,29 @@ func (e *Engine) noteFinding(ctx context.Context, name string, f kind.Finding) e
 	return nil
 }
 
-// mended journals what was restored, looks again, and lets rotations that failed at the server try again.
-func (e *Engine) mended(ctx context.Context, name string, inspector kind.Inspector, change kind.Change, result Reconciled, by Actor) (Reconciled, error) {
+// restore makes the current version valid again at its server. What is to be done is journaled before it is done: killed in
+// between, the journal says more than was done, and the next check does the rest.
+func (e *Engine) restore(ctx context.Context, mender kind.Restorer, change kind.Change, what mend, by Actor) ([]string, error) {
+	done, err := mender.Restore(ctx, change, true)
+	if err != nil || len(done) == 0 || what == mendNothing {
+		return done, err
+	}
+	if err := e.journalRestore(ctx, change, done, by); err != nil {
+		return nil, err
+	}
+	return mender.Restore(ctx, change, false)
+}
+
+func (e *Engine) journalRestore(ctx context.Context, change kind.Change, todo []string, by Actor) error {
+	defer e.takeTurn()()
+	return e.journal(ctx, Entry{
+		What: "restoring at the server: " + strings.Join(todo, "; "), By: by.Name, Entity: by.Entity,
+		Keys: []EntryKey{{Key: change.Key.Name, To: change.To.Number}},
+	})
+}
+
+// mended looks again, and lets rotations that failed at the server try again.
+func (e *Engine) mended(ctx context.Context, name string, inspector kind.Inspector, change kind.Change, result Reconciled) (Reconciled, error) {
 	finding, err := inspector.Inspect(ctx, change)
 	result.Health = Health{At: e.Now().UTC(), Problems: finding.Problems, Mended: result.Done}
 	if err != nil {
@@ -326,10 +364,6 @@ func (e *Engine) mended(ctx context.Context, name string, inspector kind.Inspect
 	}
 	e.noteHealth(checksKey+name, result.Health)
 	defer e.takeTurn()()
-	entry := Entry{What: "restored at the server: " + strings.Join(result.Done, "; "), By: by.Name, Entity: by.Entity, Keys: []EntryKey{{Key: name, To: change.To.Number}}}
-	if err := e.journal(ctx, entry); err != nil {
-		return result, err
-	}
 	return result, e.tryAgain(ctx, change.Connection.Name)
 }
 
@@ -346,7 +380,7 @@ func (e *Engine) inspections(ctx context.Context, names []string) (blockers []st
 	}
 	group.Wait()
 	for n, name := range names {
-		if errs[n] != nil {
+		if errs[n] != nil && len(found[n].Problems) == 0 {
 			blockers = append(blockers, errs[n].Error())
 		}
 		for _, p := range found[n].Problems {

@@ -140,6 +140,35 @@ func TestCheckOfAServerThatIsAwayOrAhead(t *testing.T) {
 	}
 }
 
+// A key without a version is nothing to worry about, and neither is one that is being checked already.
+func TestCheckWithoutReason(t *testing.T) {
+	h, _ := newForgetful(t)
+	_, err := h.engine.PutKey(t.Context(), Definition{Name: "later", Kind: "forgetful"}, testActor)
+	h.ok(err)
+	_, _, err = h.engine.inspected("cache")
+	h.ok(err)
+	h.clock.advance(6 * time.Minute)
+	h.round()
+	for _, name := range []string{"cache", "later"} {
+		if got := h.problemsOf(name); got != "" {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	h.engine.lock(func() { delete(h.engine.restoring, "cache") })
+}
+
+// What is to be restored is journaled before it is.
+func TestRestoreIsJournaledFirst(t *testing.T) {
+	h, f := newForgetful(t)
+	clear(f.valid)
+	h.store.mu.Lock()
+	h.store.failAt = h.store.writes + 1
+	h.store.mu.Unlock()
+	if _, err := h.engine.Reconcile(t.Context(), "cache", false, testActor); err == nil || len(f.restored) != 0 {
+		t.Errorf("restored %d times although the journal could not be written (%v)", len(f.restored), err)
+	}
+}
+
 // A rotation does not act at a server while a check may be restoring there.
 func TestCheckAndRotationTakeTurns(t *testing.T) {
 	h, _ := newForgetful(t)
@@ -153,6 +182,6 @@ func TestCheckAndRotationTakeTurns(t *testing.T) {
 	if _, err := h.engine.Reconcile(t.Context(), "cache", false, testActor); err == nil {
 		t.Error("two checks of a key at the same time")
 	}
-	delete(h.engine.restoring, "cache")
+	h.engine.lock(func() { delete(h.engine.restoring, "cache") })
 	h.until(id, Done)
 }

@@ -44,7 +44,7 @@ type Observation struct {
 	Fault string    // why the last attempt to take a sample failed; empty: it did not
 }
 
-// used returns the observation with a sample that saw use, or that failed.
+// used returns the observation with a sample that saw use.
 func (o Observation) used(end time.Time, use inUse) Observation {
 	return Observation{Since: end, Until: end, Seen: end, Use: use.text}
 }
