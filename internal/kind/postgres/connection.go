@@ -77,7 +77,7 @@ func (k *Kind) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
 	if c.Secrets[kind.FieldPassword].Empty() && options[fieldCert] == "" {
 		return c, errors.New("password is empty; give it on standard input, as password=- (or a client certificate in tls_cert and tls_key)")
 	}
-	for n, host := range list(options[fieldReplicas]) {
+	for n, host := range kind.SplitList(options[fieldReplicas]) {
 		if _, err := splitReplica(host); err != nil {
 			return c, fmt.Errorf("replicas: number %d is not host:port", n+1) // not quoted: it may be a URL with a password
 		}

@@ -116,7 +116,7 @@ func home(c kind.Connection) place {
 // replicas are the standbys that the connection names, with their data in the same database.
 func replicas(c kind.Connection) []place {
 	var all []place
-	for _, text := range list(c.Options[fieldReplicas]) {
+	for _, text := range kind.SplitList(c.Options[fieldReplicas]) {
 		if h, err := splitReplica(text); err == nil { // checked by NormalizeConnection
 			at := home(c)
 			at.what, at.hosts, at.session.TargetAttrs = "the replica", dsn.Hosts{h}, ""
@@ -131,10 +131,6 @@ func console(u dsn.Target) place {
 	at := placeOf("the PgBouncer", u)
 	at.pooler, at.session.Options = true, ""
 	return at
-}
-
-func list(text string) []string {
-	return strings.FieldsFunc(text, func(c rune) bool { return c == ',' || c == ' ' || c == '\n' || c == '\t' })
 }
 
 // admin runs something in an administrator's session at a place. Sessions are kept for the next time; one that the server

@@ -27,7 +27,7 @@ const (
 // methods are those that a connection allows.
 func methods(c kind.Connection) ([]string, error) {
 	var all []string
-	for _, name := range list(c.Options[fieldMethods]) {
+	for _, name := range kind.SplitList(c.Options[fieldMethods]) {
 		switch name {
 		case methodSCRAM, methodMD5, methodPassword, methodNone:
 			if !slices.Contains(all, name) {
@@ -57,7 +57,7 @@ func restrict(c kind.Connection, config *pgx.ConnConfig) error {
 	if demanded := config.RequireAuth; demanded != "" {
 		not := strings.HasPrefix(demanded, "!") // all of them, then
 		all = slices.DeleteFunc(all, func(name string) bool {
-			return slices.Contains(list(strings.ReplaceAll(demanded, "!", "")), name) == not
+			return slices.Contains(kind.SplitList(strings.ReplaceAll(demanded, "!", "")), name) == not
 		})
 		if len(all) == 0 {
 			return fmt.Errorf("require_auth=%s of the URL and auth_methods of the connection have no method in common; let auth_methods name one of them", demanded)

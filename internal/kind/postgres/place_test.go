@@ -45,7 +45,7 @@ func withSockets(t *testing.T) (p *testbed.Postgres, directory string) {
 func TestWhereURLsLead(t *testing.T) {
 	psql, err := exec.LookPath("psql")
 	if err != nil {
-		t.Skip("no psql: scripts/setup brings it")
+		t.Fatal("no psql: run scripts/setup (make test does)")
 	}
 	server, directory := withSockets(t)
 	w := newWorld(t, "", nil)

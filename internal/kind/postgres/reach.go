@@ -45,7 +45,7 @@ func dialed(hosts dsn.Hosts) []string {
 
 // Allowed implements kind.Addresser.
 func (k *Kind) Allowed(c kind.Connection) (kind.Hosts, error) {
-	own := append(k.Servers(c), list(c.Options[fieldReplicas])...)
+	own := append(k.Servers(c), kind.SplitList(c.Options[fieldReplicas])...)
 	for _, text := range strings.Fields(c.Options[fieldBouncers]) {
 		if t, err := dsn.Postgres(text); err == nil {
 			own = append(own, dialed(t.Hosts)...)

@@ -55,7 +55,7 @@ func (o owner) safe(of known, c kind.Connection) error {
 
 // checkOwners returns an error where allowed_owners holds no pattern.
 func checkOwners(c kind.Connection) error {
-	for n, pattern := range list(c.Options[fieldOwners]) {
+	for n, pattern := range kind.SplitList(c.Options[fieldOwners]) {
 		if _, err := path.Match(pattern, ""); err != nil {
 			return fmt.Errorf("%s: number %d is neither a name nor a pattern; use * and ? for characters", fieldOwners, n+1)
 		}
@@ -65,7 +65,7 @@ func checkOwners(c kind.Connection) error {
 
 // allowsOwner reports whether a connection allows a role as an owner, and whether it names it rather than just any.
 func allowsOwner(c kind.Connection, name string) (allows, names bool) {
-	patterns := list(c.Options[fieldOwners])
+	patterns := kind.SplitList(c.Options[fieldOwners])
 	allows = len(patterns) == 0
 	for _, pattern := range patterns {
 		if matched, err := path.Match(pattern, name); err == nil && matched {
