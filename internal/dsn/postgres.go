@@ -65,7 +65,7 @@ func (all Hosts) Lists() (hosts, ports string) {
 // Resolver finds the addresses of a name.
 type Resolver func(ctx context.Context, name string) ([]string, error)
 
-// Resolver gives the addresses that the URL gives (hostaddr), and asks otherwise for those of other names.
+// Resolver returns the addresses that the URL names (hostaddr), and resolves other names as usual.
 func (all Hosts) Resolver(otherwise Resolver) Resolver {
 	return func(ctx context.Context, name string) ([]string, error) {
 		var known []string

@@ -173,7 +173,7 @@ for url in json.load(sys.stdin):
 json.dump(found, sys.stdout)
 `
 
-// askLibpq gives libpq's reading of all forms that we accept.
+// askLibpq returns libpq's reading of all forms that we accept.
 func askLibpq(t *testing.T) (map[string]string, error) {
 	t.Helper()
 	var urls []string
