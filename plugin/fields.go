@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -51,8 +52,24 @@ func (b *backend) wrongType(req *logical.Request) string {
 		if _, _, err := d.GetOkErr(name); err != nil {
 			return fmt.Sprintf("parameter %q is not %s; nothing was changed", name, wanted(schema.Type))
 		}
+		if name != fieldWait && belowSecond(schema.Type, req.Data[name]) {
+			return fmt.Sprintf("parameter %q is shorter than a second, which would count as 0; write whole seconds, such as 1s; nothing was changed", name)
+		}
 	}
 	return ""
+}
+
+// fieldWait is a parameter that bounds a wait: less than a second is no wait, and does no harm.
+const fieldWait = "wait"
+
+// belowSecond reports whether a duration is one that the framework would cut to 0. That switches off what it bounds.
+func belowSecond(t framework.FieldType, value any) bool {
+	text, ok := value.(string)
+	if !ok || t != framework.TypeDurationSecond && t != framework.TypeSignedDurationSecond {
+		return false
+	}
+	d, err := time.ParseDuration(text)
+	return err == nil && d != 0 && d.Abs() < time.Second
 }
 
 // wanted is what a type takes, in words.

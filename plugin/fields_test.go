@@ -31,6 +31,8 @@ func TestParametersOfAWrongTypeAreNotQuoted(t *testing.T) {
 		{update, "keys/empty", fields{"value": []any{canary}}, `parameter "value" is not text`},
 		{update, "keys/new", fields{"value": []any{canary}}, `parameter "value" is not text`},
 		{update, "keys/empty", fields{"soak": canary}, `parameter "soak" is not a duration; write one`},
+		{update, "config", fields{"look_every": "500ms"}, `parameter "look_every" is shorter than a second`},
+		{update, "keys/empty", fields{"observe": "999ms"}, `parameter "observe" is shorter than a second`},
 		{update, "connections/x", fields{"kind": "postgres", "password": []any{canary}}, `parameter "password" is not text`},
 		{update, "workloads/api", fields{"min_instances": canary}, `parameter "min_instances" is not a whole number`},
 		{update, "report/api", fields{"instance": "api-1", "instance_secret": []any{canary}, "healthy": true}, `parameter "instance_secret" is not text`},
