@@ -25,7 +25,8 @@ type URL struct {
 	hasInfo bool   // there was an '@'
 }
 
-// Parse reads scheme://[user[:password]@]rest, where the scheme is one of those given. It refuses credentials in the query.
+// Parse reads scheme://[user[:password]@]rest, where the scheme is one of those given. It refuses credentials in the query,
+// unless they repeat those before the host in a PostgreSQL URL.
 // Errors never hold any of it but the scheme and names of parameters.
 func Parse(text string, schemes ...string) (URL, error) {
 	u, err := parse(text, schemes...)
@@ -89,9 +90,10 @@ func (u URL) Text() key.Value {
 // HasCredentials tells whether the URL names a user or a password.
 func (u URL) HasCredentials() bool { return u.hasInfo && u.info != "" && u.info != ":" }
 
-// With gives the URL with another user and password. Both are percent-encoded but for letters, digits and "-._~", which
-// every reader of URLs takes as they are.
+// With gives the URL with another user and password, also where its query repeats them. Both are percent-encoded but for
+// letters, digits and "-._~", which every reader of URLs takes as they are.
 func (u URL) With(user string, password key.Value) URL {
+	u.Rest = u.repeating(user, password)
 	u.User, u.Password, u.hasInfo = user, password, true
 	u.info = encode(user) + ":" + encode(password.Reveal())
 	return u
@@ -105,10 +107,11 @@ func (u URL) Without() URL {
 
 // String is the URL for people: with the user, never with the password.
 func (u URL) String() string {
+	rest := redactQuery(u.Rest)
 	if u.User == "" {
-		return u.Scheme + "://" + u.Rest
+		return u.Scheme + "://" + rest
 	}
-	return u.Scheme + "://" + encode(u.User) + "@" + u.Rest
+	return u.Scheme + "://" + encode(u.User) + "@" + rest
 }
 
 func encode(text string) string {

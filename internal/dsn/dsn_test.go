@@ -157,6 +157,39 @@ func TestCredentialsInTheQuery(t *testing.T) {
 	}
 }
 
+// A PostgreSQL URL may repeat its own user and password, as JDBC's clients need: both places change.
+func TestRepeatedCredentials(t *testing.T) {
+	for text, want := range map[string]string{
+		"postgresql://u:p%40@h/d?user=u&password=p%40":        "postgresql://v:q%3A@h/d?user=v&password=q%3A",
+		"postgres://u:p%40@h/d?x=%41&password=%70@&&y#f":      "postgres://v:q%3A@h/d?x=%41&password=q%3A&&y#f",
+		"postgresql://u:p%40@/d?host=/s&user=%75&user=u&port": "postgresql://v:q%3A@/d?host=/s&user=v&user=v&port",
+	} {
+		u, err := Parse(text, schemes...)
+		if err != nil || !u.Repeats() {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got := u.With("v", key.NewValue("q:")).Text().Reveal(); got != want {
+			t.Errorf("%s became %s, want %s", text, got, want)
+		}
+		if shown := u.String(); strings.Contains(shown, "p%40") || strings.Contains(shown, "p@") || strings.Contains(shown, "%70") {
+			t.Errorf("%s is shown as %s", text, shown)
+		}
+	}
+	for _, text := range []string{
+		"postgresql://u:p+@h/d?password=p+", "postgresql://u:p@h/d?user=v&password=p", "postgresql://u:p@h/d?user=u&password=q",
+		"postgresql://u:p@h/d?User=u", "postgresql://u:p@h/d?username=u", "postgresql://u:p@h/d?pass%77ord=p", "postgresql://u@h/d?password=",
+		"postgresql://h/d?user=u&password=p", "redis://u:p@h/0?password=p", "postgresql://u:p@h/d?sslpassword=p",
+	} {
+		if u, err := Parse(text, schemes...); err == nil {
+			t.Errorf("%s is accepted, and repeats: %t", text, u.Repeats())
+		}
+	}
+	if target, err := Postgres("postgresql://u:p@h/d?user=u"); err != nil || len(target.Notes()) != 1 {
+		t.Errorf("%v, %v, want a note", target.Notes(), err)
+	}
+}
+
 // What an earlier release has accepted is read as its clients do, so that the credential in use is the one that is locked.
 func TestStored(t *testing.T) {
 	for text, want := range map[string]string{

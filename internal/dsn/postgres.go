@@ -133,6 +133,9 @@ func Postgres(text string) (Target, error) {
 	if err := t.readHosts(query); err != nil {
 		return t, err
 	}
+	if u.Repeats() {
+		t.notes = append(t.notes, "the URL repeats its user or its password in its query; each new version changes them there, too")
+	}
 	t.Session, err = readSession(query)
 	return t, err
 }

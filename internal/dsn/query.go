@@ -13,8 +13,19 @@ import (
 
 // parameter is one parameter of a query.
 type parameter struct {
-	name  string // decoded; as written where it cannot be decoded
-	value string // as written
+	name    string // decoded; as written where it cannot be decoded
+	written string // the name as written
+	value   string // as written
+}
+
+// newParameter reads name=value; given tells whether there was a '='.
+func newParameter(part string) (p parameter, given bool) {
+	p.written, p.value, given = strings.Cut(part, "=")
+	p.name = p.written
+	if decoded, err := url.QueryUnescape(p.written); err == nil { // '+' is a blank to some clients; no name has either
+		p.name = decoded
+	}
+	return p, given
 }
 
 // parameters are those of the query in their order. Clients split a query at '&' only.
@@ -23,16 +34,32 @@ func (u URL) parameters() []parameter {
 	query, _, _ = strings.Cut(query, "#")
 	var all []parameter
 	for _, part := range strings.Split(query, "&") {
-		name, value, _ := strings.Cut(part, "=")
-		if name == "" && value == "" {
-			continue
+		if p, _ := newParameter(part); p.written != "" || p.value != "" {
+			all = append(all, p)
 		}
-		if decoded, err := url.QueryUnescape(name); err == nil { // '+' is a blank to some clients; no name has either
-			name = decoded
-		}
-		all = append(all, parameter{name, value})
 	}
 	return all
+}
+
+// withValues is what stands after the user information, with the values of parameters as value returns them.
+func withValues(rest string, value func(parameter) string) string {
+	before, query, ok := strings.Cut(rest, "?")
+	if !ok {
+		return rest
+	}
+	query, fragment, hasFragment := strings.Cut(query, "#")
+	parts := strings.Split(query, "&")
+	for n, part := range parts {
+		p, given := newParameter(part)
+		if now := value(p); given || now != p.value {
+			parts[n] = p.written + "=" + now
+		}
+	}
+	rest = before + "?" + strings.Join(parts, "&")
+	if hasFragment {
+		rest += "#" + fragment
+	}
+	return rest
 }
 
 // namesHost reports whether the query says where the server is.
@@ -67,6 +94,7 @@ func (p parameter) namesFile() bool { return slices.Contains(fileNames, p.plainN
 func (u URL) checkCredentials() error {
 	for _, p := range u.parameters() {
 		switch {
+		case u.repeats(p):
 		case p.holdsCredential():
 			return fmt.Errorf("the URL's query holds the parameter %q; leave it out: user and password belong before the host, as %s://user:password@host", p.plainName(), u.Scheme)
 		case p.namesFile():
@@ -74,6 +102,49 @@ func (u URL) checkCredentials() error {
 		}
 	}
 	return nil
+}
+
+// Parameters in which a PostgreSQL URL may repeat its user and its password: JDBC reads no others, and libpq prefers them.
+const (
+	repeatedUser     = "user"
+	repeatedPassword = "password"
+)
+
+// repeats reports whether a parameter says once more what a PostgreSQL URL says before the host. Then all clients log in as
+// the same user, and With changes both places.
+func (u URL) repeats(p parameter) bool {
+	if !slices.Contains(postgresSchemes, u.Scheme) || strings.Contains(p.value, "+") { // a blank to JDBC, a plus to libpq
+		return false
+	}
+	value, err := url.PathUnescape(p.value)
+	switch {
+	case err != nil || value == "":
+		return false
+	case p.written == repeatedUser:
+		return value == u.User
+	case p.written == repeatedPassword:
+		return u.Password.Equal(key.NewValue(value))
+	}
+	return false
+}
+
+// Repeats reports whether the query repeats the user or the password.
+func (u URL) Repeats() bool { return slices.ContainsFunc(u.parameters(), u.repeats) }
+
+// repeating is Rest for another user and password.
+func (u URL) repeating(user string, password key.Value) string {
+	if !u.Repeats() {
+		return u.Rest
+	}
+	return withValues(u.Rest, func(p parameter) string {
+		switch {
+		case !u.repeats(p):
+			return p.value
+		case p.written == repeatedUser:
+			return encode(user)
+		}
+		return encode(password.Reveal())
+	})
 }
 
 // Stored reads a URL that an earlier release has stored, which may hold credentials in its query. User and password are those
@@ -115,20 +186,15 @@ func Redact(text string) string {
 			rest = user + rest[at:]
 		}
 	}
-	before, query, ok := strings.Cut(rest, "?")
-	if !ok {
-		return scheme + "://" + rest
-	}
-	parts := strings.Split(query, "&")
-	for n, part := range parts {
-		name, _, _ := strings.Cut(part, "=")
-		decoded, err := url.QueryUnescape(name)
-		if err != nil {
-			decoded = name
+	return scheme + "://" + redactQuery(rest)
+}
+
+// redactQuery is what stands after the user information, without the values of parameters that hold credentials.
+func redactQuery(rest string) string {
+	return withValues(rest, func(p parameter) string {
+		if p.holdsCredential() || p.namesFile() {
+			return "REDACTED"
 		}
-		if p := (parameter{name: decoded}); p.holdsCredential() || p.namesFile() {
-			parts[n] = name + "=REDACTED"
-		}
-	}
-	return scheme + "://" + before + "?" + strings.Join(parts, "&")
+		return p.value
+	})
 }

@@ -54,7 +54,7 @@ func TestWhereURLsLead(t *testing.T) {
 	free, err := testbed.FreePort()
 	w.ok(err)
 	words := strings.NewReplacer(
-		"PORT", strconv.Itoa(server.Port), "DEAD", strconv.Itoa(free), "%SOCKET", url.PathEscape(directory), "SOCKET", directory, "DB", old.Path(),
+		"PORT", strconv.Itoa(server.Port), "DEAD", strconv.Itoa(free), "%SOCKET", url.PathEscape(directory), "SOCKET", directory, "DB", old.Path(), "APP", w.app, "SECRET", old.Password.Reveal(),
 	)
 	for form, want := range map[string]string{
 		"127.0.0.1:PORT/DB":                                                     "works",
@@ -84,6 +84,7 @@ func TestWhereURLsLead(t *testing.T) {
 		"/DB?host=SOCKET&port=PORT&sslmode=require":                             "works",
 		"127.0.0.1:PORT/DB?channel_binding=require":                             "fails",
 		"127.0.0.1:PORT/DB?application_name=app&connect_timeout=3&keepalives=1": "works",
+		"127.0.0.1:PORT/DB?user=APP&password=SECRET":                            "works",
 		"127.0.0.1:PORT/none":                                                   "fails",
 	} {
 		form = words.Replace(form)
@@ -109,6 +110,25 @@ func TestWhereURLsLead(t *testing.T) {
 		if err != nil && !strings.Contains(err.Error(), "it "+target.Hosts.String()) {
 			t.Errorf("%s: %v does not say where", form, err)
 		}
+	}
+}
+
+// pgx, libpq and JDBC prefer the query's credentials: they are those of the new version, too.
+func TestRepeatedCredentialsTakeTurns(t *testing.T) {
+	w := newWorld(t, "", nil)
+	old, err := credential(w.first)
+	w.ok(err)
+	old.Rest, _, _ = strings.Cut(old.Rest, "?")
+	w.first.Value = key.NewValue(old.Text().Reveal() + "?user=" + old.User + "&password=" + url.QueryEscape(old.Password.Reveal()))
+	c := w.next(w.first)
+	w.ok(w.kind.Stage(t.Context(), c))
+	conn, err := pgx.Connect(t.Context(), c.To.Value.Reveal())
+	w.ok(err)
+	defer conn.Close(context.Background()) //nolint:errcheck // of a test
+	var who string
+	w.ok(conn.QueryRow(t.Context(), "SELECT session_user::text").Scan(&who))
+	if want := logins(w.key)[0]; who != want {
+		t.Errorf("a client logs in as %s, want %s", who, want)
 	}
 }
 

@@ -179,7 +179,7 @@ func (k *Kind) Generate(random io.Reader, of key.Key, from key.Value) (key.Value
 			return key.Value{}, fmt.Errorf("the current version: %w; rotate with the corrected URL, as value=-", err)
 		}
 	}
-	url := old.Without()
+	url := old.URL
 	switch {
 	case template != "":
 		other, err := dsn.Postgres(template)
