@@ -84,6 +84,11 @@ test-soak: setup-demo build ## Rotate DATABASE_URL and REDIS_URL together, then 
 test-rare: setup-demo build ## Rotate ROTATIONS (50) times while clients log in for 20 ms each second and each five; none may be refused (some half an hour)
 	HYVVE_ROTATIONS=$(ROTATIONS) scripts/go-test -count=1 -v -timeout 90m -run '^TestRareLogins$$' ./internal/e2e
 
+.PHONY: test-mounts
+test-mounts: ROTATIONS = 20
+test-mounts: setup-demo build ## Rotate the same keys of two mounts, on one PostgreSQL and one Redis, ROTATIONS (20) times each under load; nothing may fail
+	HYVVE_ROTATIONS=$(ROTATIONS) scripts/go-test -count=1 -v -timeout 60m -run '^TestTwoMounts$$' ./internal/e2e
+
 SEED ?=
 SEEDS ?= 10000
 

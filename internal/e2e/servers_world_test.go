@@ -25,13 +25,14 @@ type serversWorld struct {
 	redis    *testbed.Redis
 	replica  *testbed.Redis
 	vault    *testbed.Vault
+	mount    string // of the engine
 	engine   *client.Client
 	admin    string // URL of the database's administrator
 
 	operations, failed atomic.Int64
 	mu                 sync.Mutex
 	example            string
-	direct             string // the URL of the database that was given out last
+	direct, cache      string // the URLs of the database and of Redis that were given out last
 	passwords          map[string]bool
 	stop               func() // the instances
 }
@@ -45,7 +46,7 @@ func startServers(t *testing.T) *serversWorld {
 	t.Helper()
 	ctx := t.Context()
 	bed := testbed.ForTest(t)
-	w := &serversWorld{passwords: map[string]bool{}}
+	w := &serversWorld{mount: testbed.Mount, passwords: map[string]bool{}}
 	ok := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -66,10 +67,15 @@ func startServers(t *testing.T) *serversWorld {
 	w.defineDatabase(t, bed)
 	w.defineCache(t)
 	w.write(t, "hyvve/workloads/app", map[string]any{"presents": "database-url,redis-url", "min_instances": serverInstances, "max_unavailable": "1"})
+	w.startInstances(t, serverInstances)
+	return w
+}
 
+// startInstances lets instances of app work until stop: every other one comes to the database through PgBouncer.
+func (w *serversWorld) startInstances(t *testing.T, count int) {
 	running, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
-	for n := range serverInstances {
+	for n := range count {
 		i := &serversInstance{world: w, id: fmt.Sprintf("app-%d", n), env: []string{"DATABASE_URL", "DIRECT_URL"}[n%2]}
 		group.Go(func() { i.attend(running) })
 	}
@@ -78,7 +84,6 @@ func startServers(t *testing.T) *serversWorld {
 		group.Wait()
 	}
 	t.Cleanup(w.stop)
-	return w
 }
 
 // defineDatabase makes database-url: pooled as DATABASE_URL, direct as DIRECT_URL.
@@ -168,7 +173,7 @@ func (w *serversWorld) given(b client.Bundle) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.direct = b.Values["DIRECT_URL"].Reveal()
+	w.direct, w.cache = b.Values["DIRECT_URL"].Reveal(), b.Values["REDIS_URL"].Reveal()
 }
 
 func (w *serversWorld) run(t *testing.T, statements ...string) {
@@ -296,8 +301,8 @@ func (w *serversWorld) noPasswordLeaks(t *testing.T) {
 		}
 		texts = append(texts, string(data))
 	}
-	for _, path := range []string{"hyvve/connections/main", "hyvve/connections/cache", "hyvve/keys/database-url", "hyvve/keys/redis-url", "hyvve/status"} {
-		secret, err := w.vault.Client.Logical().ReadWithContext(t.Context(), path)
+	for _, path := range []string{"connections/main", "connections/cache", "keys/database-url", "keys/redis-url", "status"} {
+		secret, err := w.vault.Client.Logical().ReadWithContext(t.Context(), w.mount+"/"+path)
 		if err != nil {
 			t.Fatal(err)
 		}
