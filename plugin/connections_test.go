@@ -186,3 +186,35 @@ func TestNewlineAtTheEndOfAValueIsNamed(t *testing.T) {
 		b.refuses(logical.UpdateOperation, "keys/one", data, "key one: value ends with a newline")
 	}
 }
+
+// A preset that is written again says how to extend a workload, by a command that works, and a list that drops keys is noticed.
+func TestPresetExtendsWorkloads(t *testing.T) {
+	b := newBackendTest(t)
+	b.write("connections/main", map[string]any{"kind": "postgres", "url": "postgresql://root:canary-root@127.0.0.1:1/postgres", "verify_connection": false})
+	b.write("presets/hyvve", map[string]any{"generate": true, "workloads": "api,agents"})
+	before := b.read("workloads/agents").Data["presents"].([]string)
+	resp := b.call(logical.UpdateOperation, "presets/hyvve", map[string]any{"database": "main", "workloads": "agents"})
+	_, command, ok := strings.Cut(strings.Join(resp.Warnings, "\n"), "vault write hyvve/workloads/agents ")
+	command, _, _ = strings.Cut(command, "\n")
+	if !ok {
+		t.Fatalf("warnings: %q", resp.Warnings)
+	}
+	data := map[string]any{}
+	for _, field := range strings.Fields(command) {
+		name, value, _ := strings.Cut(field, "=")
+		data[name] = value
+	}
+	b.write("workloads/agents", data)
+	after := b.read("workloads/agents").Data["presents"].([]string)
+	if !slices.Contains(after, "database-url") || len(after) != len(before)+1 {
+		t.Errorf("%s: %v became %v", command, before, after)
+	}
+	resp = b.call(logical.UpdateOperation, "presets/hyvve", map[string]any{"database": "main", "workloads": "agents"})
+	if strings.Contains(fmt.Sprint(resp.Warnings), "hyvve/workloads/agents") {
+		t.Errorf("warnings when nothing is missing: %q", resp.Warnings)
+	}
+	resp = b.call(logical.UpdateOperation, "workloads/agents", map[string]any{"presents": "database-url"})
+	if !strings.Contains(fmt.Sprint(resp.Warnings), before[0]) || strings.Contains(fmt.Sprint(resp.Warnings), "database-url") {
+		t.Errorf("warnings of a list that drops keys: %q", resp.Warnings)
+	}
+}

@@ -135,6 +135,9 @@ func (b *backend) connection(e *rotation.Engine, d *framework.FieldData) (kind.C
 	c := kind.Connection{
 		Name: d.Get("name").(string), Kind: d.Get("kind").(string), Options: kind.Options{}, Secrets: map[string]key.Value{},
 	}
+	if err := key.ValidateName("connection", c.Name); err != nil { // a misspelt rotate-root, say
+		return c, rotation.Refusef("%w", err)
+	}
 	if _, exists := e.Connection(c.Name); c.Kind == "" && !exists {
 		return c, rotation.Refusef("kind is empty; use one of: %s", strings.Join(connectors(b.kinds), ", "))
 	}

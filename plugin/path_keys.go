@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -131,6 +132,9 @@ func (b *backend) putKey(ctx context.Context, e *rotation.Engine, req *logical.R
 	}
 	value, hasValue := d.GetOk("value")
 	generate := d.Get("generate").(bool)
+	if err := b.guessedKind(e, d, definition); err != nil {
+		return nil, err
+	}
 	if err := b.checkFirst(e, definition, value, hasValue, generate); err != nil {
 		return nil, err
 	}
@@ -157,6 +161,18 @@ func (b *backend) putKey(ctx context.Context, e *rotation.Engine, req *logical.R
 		}
 	}
 	return resp, err
+}
+
+// guessedKind refuses a new key of the default kind whose value is a URL with a password: its name is misspelt, or its kind
+// forgotten. As a token, it would be replaced by a random string.
+func (b *backend) guessedKind(e *rotation.Engine, d *framework.FieldData, definition rotation.Definition) error {
+	text, _ := d.Get("value").(string)
+	_, given := d.GetOk("kind")
+	_, exists := e.Key(definition.Name)
+	if given || exists || dsn.Redact(text) == text {
+		return nil
+	}
+	return rotation.Refusef("key %s is new, and its value is a URL with a password; is the name misspelt? If not, give kind= (%s)", definition.Name, strings.Join(b.kinds.Names(), ", "))
 }
 
 // definition is what is stored with what is written over it.
@@ -235,7 +251,7 @@ func (b *backend) checkFirst(e *rotation.Engine, definition rotation.Definition,
 	if _, begun := old.FirstStaged(); begun && hasValue {
 		return rotation.Refusef("key %s has a version 1 that is not valid at its server yet; go on with it by generate=true, or delete the key first", old.Name)
 	} else if len(old.Versions) > 0 && !begun {
-		return rotation.Refusef("key %s has %d versions already; rotate it with: vault write hyvve/rotate key=%s", old.Name, len(old.Versions), old.Name)
+		return rotation.Refusef("key %s has %d versions already; rotate it with: vault write hyvve/rotate key=%s; if a wrong value was imported and nobody uses it, take the key out of its workloads, delete it with: vault delete hyvve/keys/%s, and import again", old.Name, len(old.Versions), old.Name, old.Name)
 	}
 	if !hasValue {
 		return nil
@@ -311,7 +327,15 @@ func (b *backend) readKey(_ context.Context, e *rotation.Engine, _ *logical.Requ
 }
 
 func (b *backend) deleteKey(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	return nil, e.DeleteKey(ctx, d.Get("name").(string), caller(req))
+	name := d.Get("name").(string)
+	logins := e.Logins(name)
+	if err := e.DeleteKey(ctx, name, caller(req)); err != nil || len(logins) == 0 {
+		return nil, err
+	}
+	resp := &logical.Response{}
+	resp.AddWarning("The key and its values are deleted here. Its server was not asked: " + strings.Join(logins, ", ") +
+		" can log in there as before. Lock or drop what nobody uses any more.")
+	return resp, nil
 }
 
 // stamp writes a time as Vault does, empty for none.

@@ -4,6 +4,7 @@ package plugin
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 
@@ -122,10 +123,8 @@ func (b *backend) writePreset(ctx context.Context, e *rotation.Engine, req *logi
 	}
 	for _, w := range chosen {
 		if old, there := e.Workload(w.Name); there {
-			for _, name := range w.KeyNames() {
-				if !old.Uses(name) {
-					resp.AddWarning("workload " + w.Name + " is there already and does not use key " + name + "; add it to presents= (or verifies=) of hyvve/workloads/" + w.Name)
-				}
+			if text := lacking(old, w); text != "" {
+				resp.AddWarning(text)
 			}
 			continue
 		}
@@ -136,6 +135,32 @@ func (b *backend) writePreset(ctx context.Context, e *rotation.Engine, req *logi
 	}
 	resp.Data = map[string]any{"made": made}
 	return resp, nil
+}
+
+// lacking says what a workload that is there already lacks of the platform's, with the command that adds it.
+func lacking(old, w workload.Workload) string {
+	var missing []string
+	all := maps.Clone(old.Keys)
+	for _, name := range w.KeyNames() {
+		if !old.Uses(name) {
+			missing = append(missing, name)
+			all[name] = w.Keys[name]
+		}
+	}
+	if missing == nil {
+		return ""
+	}
+	old.Keys = all
+	command := "vault write hyvve/workloads/" + w.Name
+	for _, list := range []struct {
+		field string
+		names []string
+	}{{"presents", keysThat(old, presents)}, {"verifies", keysThat(old, verifies)}, {"single_value", keysThat(old, holdsOne)}} {
+		if len(list.names) > 0 {
+			command += " " + list.field + "=" + strings.Join(list.names, ",")
+		}
+	}
+	return "workload " + w.Name + " is there already and does not use " + strings.Join(missing, ", ") + "; if it should, write its whole lists: " + command
 }
 
 func presetServers(d *framework.FieldData) platform.Servers {

@@ -5,6 +5,7 @@ package plugin
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -37,7 +38,7 @@ regular checks, without being asked for (hyvve/config look_every=).
 
 func (b *backend) reconcile(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	dryRun := d.Get("dry_run").(bool)
-	result, err := e.Reconcile(ctx, d.Get("name").(string), dryRun, caller(req))
+	result, err := reconcileWhenFree(ctx, e, d.Get("name").(string), dryRun, caller(req))
 	if err != nil {
 		return nil, err
 	}
@@ -56,4 +57,31 @@ func (b *backend) reconcile(ctx context.Context, e *rotation.Engine, req *logica
 		resp.AddWarning("Not everything could be restored; see problems.")
 	}
 	return resp, nil
+}
+
+// How long reconcile waits for a check or a step of a rotation that is at the server of the key, and how often it looks.
+const (
+	reconcilePatience = 20 * time.Second
+	reconcileEvery    = 100 * time.Millisecond
+)
+
+// reconcileWhenFree reconciles a key once nothing else is at its server.
+func reconcileWhenFree(ctx context.Context, e *rotation.Engine, name string, dryRun bool, by rotation.Actor) (rotation.Reconciled, error) {
+	end := time.NewTimer(reconcilePatience)
+	defer end.Stop()
+	again := time.NewTicker(reconcileEvery)
+	defer again.Stop()
+	for {
+		result, err := e.Reconcile(ctx, name, dryRun, by)
+		if !rotation.Passing(err) {
+			return result, err
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return result, err
+		case <-end.C:
+			return result, err
+		}
+	}
 }

@@ -29,8 +29,8 @@ func (b *backend) pathsWorkloads() []*framework.Path {
 			Pattern: "workloads/(?P<name>.+)",
 			Fields: map[string]*framework.FieldSchema{
 				"name":            {Type: framework.TypeString, Required: true, Description: "Name of the workload, such as api."},
-				"presents":        {Type: framework.TypeCommaStringSlice, Description: "Keys that it presents (as a client) or encrypts with."},
-				"verifies":        {Type: framework.TypeCommaStringSlice, Description: "Keys that it verifies (as a server) or decrypts with."},
+				"presents":        {Type: framework.TypeCommaStringSlice, Description: "Keys that it presents (as a client) or encrypts with: the whole list, in place of the one before."},
+				"verifies":        {Type: framework.TypeCommaStringSlice, Description: "Keys that it verifies (as a server) or decrypts with: the whole list, in place of the one before."},
 				"after":           {Type: framework.TypeCommaStringSlice, Description: "Workloads whose instances change before those of this one."},
 				"min_instances":   {Type: framework.TypeInt, Default: 1, Description: "A rotation waits until so many live instances take part. 0 for a workload that may be absent."},
 				"max_unavailable": {Type: framework.TypeString, Default: "25%", Description: "How many instances change at a time: a number, or a percentage of the live ones (rounded down, at least one)."},
@@ -70,6 +70,7 @@ func (b *backend) writeWorkload(ctx context.Context, e *rotation.Engine, req *lo
 			MinInstances: d.Get("min_instances").(int), MaxUnavailable: d.Get("max_unavailable").(string),
 		}
 	}
+	before := w
 	w.Keys = roles(d, w.Keys)
 	if err := single(d, w); err != nil {
 		return nil, err
@@ -89,13 +90,18 @@ func (b *backend) writeWorkload(ctx context.Context, e *rotation.Engine, req *lo
 	if err := e.PutWorkload(ctx, w, caller(req)); err != nil {
 		return nil, err
 	}
-	return b.readWorkload(ctx, e, req, d)
+	resp, err := b.readWorkload(ctx, e, req, d)
+	dropped := slices.DeleteFunc(before.KeyNames(), func(name string) bool { return w.Uses(name) })
+	if resp != nil && len(dropped) > 0 {
+		resp.AddWarning("workload " + w.Name + " does not use " + strings.Join(dropped, ", ") + " any more: presents= and verifies= replace the whole list")
+	}
+	return resp, err
 }
 
 // roles gives the stored roles with the lists that were written in place of theirs.
 func roles(d *framework.FieldData, old map[string]workload.Role) map[string]workload.Role {
-	presents, presentsGiven := d.GetOk("presents")
-	verifies, verifiesGiven := d.GetOk("verifies")
+	presented, presentsGiven := d.GetOk("presents")
+	verified, verifiesGiven := d.GetOk("verifies")
 	all := map[string]workload.Role{}
 	for name, role := range old {
 		if presentsGiven {
@@ -107,14 +113,14 @@ func roles(d *framework.FieldData, old map[string]workload.Role) map[string]work
 		all[name] = role
 	}
 	if presentsGiven {
-		for _, name := range presents.([]string) {
+		for _, name := range presented.([]string) {
 			role := all[name]
 			role.Presents = true
 			all[name] = role
 		}
 	}
 	if verifiesGiven {
-		for _, name := range verifies.([]string) {
+		for _, name := range verified.([]string) {
 			role := all[name]
 			role.Verifies = true
 			all[name] = role
@@ -159,26 +165,30 @@ func (b *backend) readWorkload(_ context.Context, e *rotation.Engine, _ *logical
 	if !ok {
 		return nil, nil
 	}
-	presents, verifies, singles := []string{}, []string{}, []string{}
-	for _, name := range w.KeyNames() {
-		if w.Keys[name].Presents {
-			presents = append(presents, name)
-		}
-		if w.Keys[name].Verifies {
-			verifies = append(verifies, name)
-		}
-		if w.Keys[name].Single {
-			singles = append(singles, name)
-		}
-	}
 	instances := []map[string]any{}
 	for _, i := range e.Instances(w.Name) {
 		instances = append(instances, instanceData(i))
 	}
 	return &logical.Response{Data: map[string]any{
-		"name": w.Name, "presents": presents, "verifies": verifies, "after": w.After, "min_instances": w.MinInstances,
-		"max_unavailable": w.MaxUnavailable, "reencrypts": w.Reencrypts, "single_value": singles, "instances": instances,
+		"name": w.Name, "presents": keysThat(w, presents), "verifies": keysThat(w, verifies), "after": w.After, "min_instances": w.MinInstances,
+		"max_unavailable": w.MaxUnavailable, "reencrypts": w.Reencrypts, "single_value": keysThat(w, holdsOne), "instances": instances,
 	}}, nil
+}
+
+// Which keys of a workload are in a list of its fields.
+func presents(r workload.Role) bool { return r.Presents }
+func verifies(r workload.Role) bool { return r.Verifies }
+func holdsOne(r workload.Role) bool { return r.Single }
+
+// keysThat are the keys of a workload with such a role, sorted; never nil.
+func keysThat(w workload.Workload, has func(workload.Role) bool) []string {
+	names := []string{}
+	for _, name := range w.KeyNames() {
+		if has(w.Keys[name]) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 func instanceData(i workload.Instance) map[string]any {

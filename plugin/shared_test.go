@@ -141,6 +141,24 @@ func shareALogin(t *testing.T, s sharedServer) {
 	}
 	b.finishOne("one", s, values)
 	b.refuses(logical.UpdateOperation, "keys/two", map[string]any{"username": "x", "value": "y"}, "versions already")
+	b.forgetOne("one", s, values()["ONE"].(string))
+}
+
+// forgetOne deletes a key, which says what stays at the server.
+func (b *backendTest) forgetOne(name string, s sharedServer, value string) {
+	b.t.Helper()
+	b.write("workloads/api", map[string]any{"presents": "two"})
+	u, err := url.Parse(value)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	resp := b.call(logical.DeleteOperation, "keys/"+name, nil)
+	if resp.IsError() || !strings.Contains(fmt.Sprint(resp.Warnings), u.User.Username()+" (version ") {
+		b.t.Errorf("deletion: %v, want a warning that names %s", resp, u.User.Username())
+	}
+	if err := s.login(b.t.Context(), value); err != nil {
+		b.t.Errorf("the deletion has changed something at the server: %v", err)
+	}
 }
 
 // finishOne rotates one of the keys alone, now that each has a login of its own.

@@ -181,7 +181,7 @@ func (e *Engine) checkOf(of string) func() {
 	return func() {
 		result, err := e.inspect(e.ctx, name, mendFixable, itself)
 		noted := !result.At.IsZero()
-		if err != nil && !noted && !errors.As(err, new(tryAgain)) && e.ctx.Err() == nil {
+		if err != nil && !noted && !Passing(err) && e.ctx.Err() == nil {
 			e.noteHealth(of, Health{At: e.Now().UTC(), Fault: err.Error()})
 		}
 	}
@@ -271,6 +271,9 @@ type tryAgain struct{ text string }
 func (t tryAgain) Error() string { return t.text }
 func (t tryAgain) Unwrap() error { return Refusef("%s", t.text) }
 
+// Passing reports whether a refusal of Reconcile will soon be over by itself.
+func Passing(err error) bool { return errors.As(err, new(tryAgain)) }
+
 // beingChecked reports whether an inspection of the key is under way.
 func (e *Engine) beingChecked(name string) bool {
 	e.mu.Lock()
@@ -295,7 +298,7 @@ func (e *Engine) inspected(name string) (kind.Change, kind.Inspector, error) {
 		return kind.Change{}, nil, Refusef("%w", err)
 	}
 	if id, acting := e.acting(name); acting {
-		return kind.Change{}, nil, tryAgain{fmt.Sprintf("rotation %s is acting at the server of key %s at this moment; try again", id, name)}
+		return kind.Change{}, nil, tryAgain{fmt.Sprintf("rotation %s has been at the server of key %s for a while; try again, or pause it first with: vault write -f hyvve/rotations/%s/pause", id, name, id)}
 	}
 	if e.beingChecked(name) {
 		return kind.Change{}, nil, tryAgain{fmt.Sprintf("key %s is being checked at this moment; try again", name)}
@@ -380,6 +383,12 @@ func (e *Engine) inspections(ctx context.Context, names []string) (blockers []st
 	}
 	group.Wait()
 	for n, name := range names {
+		if Passing(errs[n]) { // another check is asking the server right now
+			found[n].Health, errs[n] = e.KeyHealth(name), nil
+			if found[n].Fault != "" {
+				errs[n] = errors.New(found[n].Fault)
+			}
+		}
 		if errs[n] != nil && len(found[n].Problems) == 0 {
 			blockers = append(blockers, errs[n].Error())
 		}

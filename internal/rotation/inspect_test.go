@@ -157,6 +157,20 @@ func TestCheckWithoutReason(t *testing.T) {
 	h.engine.lock(func() { delete(h.engine.restoring, "cache") })
 }
 
+// A check under way is no blocker of a plan; what the last one has found is.
+func TestPlanBesideACheck(t *testing.T) {
+	h, f := newForgetful(t)
+	f.problem = kind.Problem{Text: "the user is another one"}
+	h.clock.advance(6 * time.Minute)
+	h.round()
+	_, _, err := h.engine.inspected("cache")
+	h.ok(err)
+	defer h.engine.lock(func() { delete(h.engine.restoring, "cache") })
+	if got := strings.Join(h.engine.inspections(t.Context(), []string{"cache"}), "; "); !strings.Contains(got, "the user is another one") || strings.Contains(got, "being checked") {
+		t.Errorf("blockers beside a check: %s", got)
+	}
+}
+
 // What is to be restored is journaled before it is.
 func TestRestoreIsJournaledFirst(t *testing.T) {
 	h, f := newForgetful(t)
@@ -179,8 +193,8 @@ func TestCheckAndRotationTakeTurns(t *testing.T) {
 	if view := h.view(id); view.Step != StepStage || view.Acted {
 		t.Errorf("%s %s while the key is being checked", view.State, view.Step)
 	}
-	if _, err := h.engine.Reconcile(t.Context(), "cache", false, testActor); err == nil {
-		t.Error("two checks of a key at the same time")
+	if _, err := h.engine.Reconcile(t.Context(), "cache", false, testActor); !Passing(err) {
+		t.Errorf("two checks of a key at the same time: %v", err)
 	}
 	h.engine.lock(func() { delete(h.engine.restoring, "cache") })
 	h.until(id, Done)

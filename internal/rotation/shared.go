@@ -45,6 +45,20 @@ func (e *Engine) loginOf(k key.Key, v key.Value) (identity, bool) {
 	return l, true
 }
 
+// Logins are those with which live versions of a key log in at its server, in words.
+func (e *Engine) Logins(name string) []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	k := e.keys[name]
+	var all []string
+	for _, v := range k.Versions {
+		if l, ok := e.loginOf(k, v.Value); ok && live(v) {
+			all = append(all, fmt.Sprintf("%s (version %d)", l.name, v.Number))
+		}
+	}
+	return all
+}
+
 // sameAddress gives an address in one spelling; all names of this machine are one.
 func sameAddress(at string) string {
 	host, port, err := net.SplitHostPort(at)
