@@ -153,8 +153,9 @@ func (k *Kind) admin(ctx context.Context, c kind.Connection, at place, do func(*
 			}
 			acquired, ended, err = attempt(ctx, pool, do)
 		}
-		if ended {
-			// A server that was started again has ended all our sessions without a word.
+		if ended || orphaned(err) {
+			// A server that was started again has ended all our sessions without a word. Where the administrator's role was
+			// dropped and made again, as by a dump, sessions go on as a role that is no more.
 			pool.Reset()
 			acquired, _, err = attempt(ctx, pool, do)
 		}
@@ -307,6 +308,10 @@ func hasState(err error, states ...string) bool {
 
 // refused tells whether the server knows another password, or no such role.
 func refused(err error) bool { return hasState(err, stateInvalidPassword, stateInvalidUser) }
+
+// orphaned reports whether a statement may have failed since the role that the session logged in as has been dropped: the
+// server says that it does not exist, or that it lacks a right.
+func orphaned(err error) bool { return hasState(err, stateUndefinedObject, stateInsufficient) }
 
 // away reports whether a server could not be asked, or lets nobody in for now.
 func away(err error) bool {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -27,6 +28,7 @@ const (
 	lossNewer        // it has the password of a version that Vault does not know
 	lossChanged      // somebody has changed its password
 	lossForeign      // it is another key's
+	lossRights       // it logs in, and may not act as the owner any more
 )
 
 // lossOf says how, of a role whose password does not log in.
@@ -90,6 +92,9 @@ func (l loss) problem(c kind.Change, role, at string) kind.Problem {
 	case lossForeign:
 		p.Text = fmt.Sprintf("role %s at %s belongs to another key, by its comment", role, at)
 		p.Remedy = "give the key other login roles with username=, and rotate it"
+	case lossRights:
+		p.Text = fmt.Sprintf("role %s, with which version %d logs in, may not act as its owner at %s, so that sessions lack the owner's rights: was the owner dropped and made again, or the membership revoked?", role, c.To.Number, at)
+		p.Remedy = "if it should, " + reconcile
 	}
 	return p
 }
@@ -128,7 +133,9 @@ func (k *Kind) Inspect(ctx context.Context, c kind.Change) (f kind.Finding, err 
 		}
 		return f, nil
 	}
-	if o, err := findOwner(found, 0, c.Key, u.User); err == nil {
+	if lacksOwner(c, found, u.User) {
+		f.Problems = append(f.Problems, lossRights.problem(c, u.User, at.what))
+	} else if o, err := findOwner(found, 0, c.Key, u.User); err == nil {
 		f.Kept = o.name
 	}
 	for _, at := range replicas(c.Connection) {
@@ -146,17 +153,28 @@ func (k *Kind) Inspect(ctx context.Context, c kind.Change) (f kind.Finding, err 
 	return f, nil
 }
 
-// Restore implements kind.Restorer. It makes a role that has gone, and lets one log in again that is locked. It never replaces
-// a password that somebody may use.
+// lacksOwner reports whether a login role of the key has lost what lets its sessions act as the owner. The server lets it log
+// in nevertheless, with a warning.
+func lacksOwner(c kind.Change, found map[string]known, role string) bool {
+	of := found[role]
+	m, marked := readMark(of.Comment)
+	return ours(c.Key, role) && marked && m.of(c.Key) && !of.May
+}
+
+// Restore implements kind.Restorer. It makes a role that has gone, lets one log in again that is locked, and lets one act as
+// its owner again. It never replaces a password that somebody may use.
 func (k *Kind) Restore(ctx context.Context, c kind.Change, dryRun bool) (done []string, err error) {
-	c = kept(c)
 	u, err := credential(c.To)
 	if err != nil {
 		return nil, err
 	}
 	at := home(c.Connection)
 	at.database = u.Path()
-	if valid, err := k.valid(ctx, c.Connection, at, u); err != nil || valid {
+	valid, err := k.valid(ctx, c.Connection, at, u)
+	if err != nil {
+		return nil, err
+	}
+	if c, err = k.withOwner(ctx, c, u.User); err != nil {
 		return nil, err
 	}
 	verifier, err := verifier(k.random, u.Password)
@@ -169,6 +187,12 @@ func (k *Kind) Restore(ctx context.Context, c kind.Change, dryRun bool) (done []
 			return nil, err
 		}
 		lost := lossOf(c, found, u.User)
+		if valid {
+			if !lacksOwner(c, found, u.User) {
+				return nil, nil
+			}
+			lost = lossRights
+		}
 		switch lost {
 		case lossGone:
 			done = []string{fmt.Sprintf("role %s made anew at %s, with the password of version %d", u.User, at.what, c.To.Number)}
@@ -179,6 +203,8 @@ func (k *Kind) Restore(ctx context.Context, c kind.Change, dryRun bool) (done []
 				return nil, err
 			}
 			done = []string{fmt.Sprintf("role %s has the password of version %d again at %s", u.User, c.To.Number, at.what)}
+		case lossRights:
+			done = []string{fmt.Sprintf("role %s acts as %s again at %s", u.User, c.Key.Options[optionOwner], at.what)}
 		case lossNone, lossNewer, lossChanged, lossForeign:
 			p := lost.problem(c, u.User, at.what)
 			return nil, faultf("%s; %s", p.Text, p.Remedy)
@@ -227,12 +253,39 @@ func (k *Kind) idle(ctx context.Context, c kind.Connection, role string) error {
 	return nil
 }
 
-// kept returns the change with the owner that a healthy server has told, where the key does not name one: a role that has gone
-// cannot tell.
-func kept(c kind.Change) kind.Change {
-	if c.Kept != "" && c.Key.Options[optionOwner] == "" && ours(c.Key, userOf(c)) {
-		c.Key.Options = maps.Clone(c.Key.Options)
-		c.Key.Options[optionOwner] = c.Kept
+// withOwner returns the change with the owner that its login role acts as, where the key does not name one: a role that has
+// gone cannot tell. A healthy server has told, or else the key's other login roles and the imported one do.
+func (k *Kind) withOwner(ctx context.Context, c kind.Change, user string) (kind.Change, error) {
+	if c.Key.Options[optionOwner] != "" || !ours(c.Key, user) {
+		return c, nil
 	}
-	return c
+	name := c.Kept
+	candidates := append([]string{user}, logins(c.Key)...)
+	for _, v := range slices.Backward(c.Key.Versions) {
+		if v.Login != "" && !slices.Contains(candidates, v.Login) {
+			candidates = append(candidates, v.Login)
+		}
+	}
+	for _, login := range candidates {
+		if name != "" {
+			break
+		}
+		found, err := k.roles(ctx, c, user, login)
+		if err != nil {
+			return c, err
+		}
+		of, there := found[login]
+		m, marked := readMark(of.Comment)
+		if !there || ours(c.Key, login) && (!marked || !m.of(c.Key)) {
+			continue
+		}
+		if o, err := findOwner(found, 0, c.Key, login); err == nil {
+			name = o.name
+		}
+	}
+	c.Key.Options = maps.Clone(c.Key.Options)
+	if name != "" {
+		c.Key.Options[optionOwner] = name
+	}
+	return c, nil
 }

@@ -37,6 +37,7 @@ func TestPostgreSQL18(t *testing.T) {
 	t.Run("mounts", TestTwoMountsOnOneServer)
 	t.Run("restored", TestRestoredVault)
 	t.Run("restored server", TestRestoredServer)
+	t.Run("roles made again", TestRolesMadeAgain)
 	t.Run("by hand", TestInspectWhatWasDoneByHand)
 	t.Run("rights", TestPreflightNamesRights)
 	t.Run("createrole", TestPreflightNamesCreateRole)
