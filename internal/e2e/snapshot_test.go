@@ -70,11 +70,16 @@ type snapshotsWorld struct {
 
 func startSnapshots(t *testing.T) *snapshotsWorld {
 	t.Helper()
+	return startSnapshotsOn(t, testbed.PostgresOptions{})
+}
+
+func startSnapshotsOn(t *testing.T, o testbed.PostgresOptions) *snapshotsWorld {
+	t.Helper()
 	ctx := t.Context()
 	bed := testbed.ForTest(t)
 	w := &snapshotsWorld{}
 	var err error
-	if w.postgres, err = bed.Postgres(ctx); err != nil {
+	if w.postgres, err = bed.PostgresWith(ctx, o); err != nil {
 		t.Fatal(err)
 	}
 	if w.redis, err = bed.Redis(ctx); err != nil {
@@ -117,20 +122,25 @@ func (w *snapshotsWorld) write(t *testing.T, path string, data map[string]any) {
 func (w *snapshotsWorld) defineBoth(t *testing.T, n int) (postgres, redis string) {
 	t.Helper()
 	postgres, redis = fmt.Sprintf("postgres-%d", n), fmt.Sprintf("redis-%d", n)
-	password, err := w.postgres.NewRole(t.Context(), fmt.Sprintf("app_%d", n))
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.write(t, "hyvve/keys/"+postgres, map[string]any{"kind": "postgres", "connection": "main", "value": w.postgres.URL("hyvve", fmt.Sprintf("app_%d", n), password)})
+	w.definePostgres(t, postgres, fmt.Sprintf("app_%d", n))
 	const secret = "password-of-the-app"
 	if _, err := w.redis.Do(t.Context(), "ACL", "SETUSER", fmt.Sprintf("app-%d", n), "on", ">"+secret, "~*", "&*", "+@all", "-@admin"); err != nil {
 		t.Fatal(err)
 	}
 	w.write(t, "hyvve/keys/"+redis, map[string]any{"kind": "redis", "connection": "cache", "value": w.redis.UserURL(fmt.Sprintf("app-%d", n), secret) + "/0"})
-	for _, name := range []string{postgres, redis} {
-		w.write(t, "hyvve/workloads/"+name, map[string]any{"presents": name, "min_instances": 0})
-	}
+	w.write(t, "hyvve/workloads/"+redis, map[string]any{"presents": redis, "min_instances": 0})
 	return postgres, redis
+}
+
+// definePostgres makes a key from the URL of a role of the application.
+func (w *snapshotsWorld) definePostgres(t *testing.T, name, role string) {
+	t.Helper()
+	password, err := w.postgres.NewRole(t.Context(), role)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write(t, "hyvve/keys/"+name, map[string]any{"kind": "postgres", "connection": "main", "value": w.postgres.URL("hyvve", role, password)})
+	w.write(t, "hyvve/workloads/"+name, map[string]any{"presents": name, "min_instances": 0})
 }
 
 // rotate rotates keys, each by itself, until both are done.

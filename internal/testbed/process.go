@@ -128,15 +128,21 @@ func (b *Bed) start(s spec) (*process, error) {
 
 // run runs a command to its end.
 func (s spec) run(ctx context.Context) error {
+	_, err := s.output(ctx)
+	return err
+}
+
+// output runs a command to its end, and returns what it has printed.
+func (s spec) output(ctx context.Context) (string, error) {
 	cmd := s.command(ctx)
 	var output strings.Builder
 	cmd.Stdout, cmd.Stderr = &output, &output
 	finished := make(chan error)
 	starter <- func() { finished <- cmd.Run() }
 	if err := <-finished; err != nil {
-		return fmt.Errorf("%s: %w\n%s", s.name, err, output.String())
+		return "", fmt.Errorf("%s: %w\n%s", s.name, err, output.String())
 	}
-	return nil
+	return output.String(), nil
 }
 
 // await polls until ready says so, the part ends, or ctx does.
