@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +28,7 @@ func (b *backend) pathsCreds() []*framework.Path {
 		Fields: map[string]*framework.FieldSchema{
 			"workload": {Type: framework.TypeString, Required: true, Description: "Name of the workload."},
 			"instance": {Type: framework.TypeString, Query: true, Description: "Name of the instance that reads, such as a pod's name. A newer read of an instance supersedes its older lease. Without it the reader counts as one instance per lease."},
+			"one_line": {Type: framework.TypeCommaStringSlice, Query: true, Default: []string{"all"}, Description: "Environment names of the keys whose values this reader can carry only if they have one line, \"none\" or \"all\". A value of several lines is not handed to a reader that cannot carry it. Default: all."},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: b.operation(b.readCreds, "read", "credentials", "Read what one instance should hold now, as a lease."),
@@ -36,6 +38,7 @@ func (b *backend) pathsCreds() []*framework.Path {
 Read by a sidecar for its instance, or by Vault Agent, or by hand.
 
     vault read hyvve/creds/api instance=api-7f9c
+    vault read hyvve/creds/api instance=api-7f9c one_line=none
 
 values        by environment name: to present, or to encrypt with
 accepts       by environment name: to verify against, newest first
@@ -65,7 +68,13 @@ func (b *backend) secretBundle() *framework.Secret {
 
 func (b *backend) readCreds(ctx context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("workload").(string)
-	reading, err := e.Read(ctx, name, d.Get("instance").(string), b.longestLease())
+	reader := rotation.Reader{Workload: name, Instance: d.Get("instance").(string)}
+	if names := d.Get("one_line").([]string); !slices.Contains(names, "all") {
+		reader.Multiline = true
+		reader.OneLine = slices.DeleteFunc(slices.Clone(names), func(s string) bool { return s == "none" })
+		slices.Sort(reader.OneLine)
+	}
+	reading, err := e.Read(ctx, reader, b.longestLease())
 	if err != nil {
 		return nil, err
 	}

@@ -89,6 +89,10 @@ as they are. Its versions change by rotation only, except for the first one:
     vault write hyvve/keys/agent-service-token format=hex length=32 generate=true
     vault write hyvve/keys/encryption-master-key format=base64 rule=encryption-master-key value=-
 
+A value of several lines, such as a PEM, needs multiline=true, and workloads that can carry it (docs/sidecar.md):
+
+    vault write hyvve/keys/tls-key kind=external multiline=true value=@tls.key
+
 It rotates by itself with rotation_period or rotation_schedule:
 
     vault write hyvve/keys/jwt-secret rotation_period=30d

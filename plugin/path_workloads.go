@@ -192,8 +192,12 @@ func keysThat(w workload.Workload, has func(workload.Role) bool) []string {
 }
 
 func instanceData(i workload.Instance) map[string]any {
+	oneLine := []string{"all"}
+	if i.Multiline {
+		oneLine = append([]string{}, i.OneLine...)
+	}
 	data := map[string]any{
-		"instance": i.ID, "healthy": i.Healthy, "reason": i.Reason, "seen": stamp(i.Seen), "etag_issued": i.Issued.Etag,
+		"one_line": oneLine, "instance": i.ID, "healthy": i.Healthy, "reason": i.Reason, "seen": stamp(i.Seen), "etag_issued": i.Issued.Etag,
 		"etag_loaded": "", "loaded": map[string]any{},
 	}
 	holding, ok := i.HoldsLoaded()

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/api"
@@ -63,12 +64,32 @@ type wire struct {
 // answerLimit bounds what does not block on purpose: a Vault that takes requests and never answers is not available.
 const answerLimit = 30 * time.Second
 
-// Creds reads the bundle of an instance.
+// OneLine are the environment names of keys whose values a reader can carry only if they have one line. Empty: all.
+type OneLine []string
+
+// Carries returns what a reader says that can carry values of several lines, but for those of the given names.
+func Carries(but ...string) OneLine {
+	if len(but) == 0 {
+		return OneLine{"none"}
+	}
+	return but
+}
+
+// Creds reads the bundle of an instance that can carry no value of several lines.
 func (c *Client) Creds(ctx context.Context, workloadName, instance string) (Bundle, error) {
+	return c.CredsOf(ctx, workloadName, instance, nil)
+}
+
+// CredsOf reads the bundle of an instance.
+func (c *Client) CredsOf(ctx context.Context, workloadName, instance string, oneLine OneLine) (Bundle, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
+	query := url.Values{"instance": {instance}}
+	if len(oneLine) > 0 {
+		query.Set("one_line", strings.Join(oneLine, ","))
+	}
 	var w wire
-	secret, err := c.read(ctx, "creds/"+workloadName, url.Values{"instance": {instance}}, &w)
+	secret, err := c.read(ctx, "creds/"+workloadName, query, &w)
 	if err != nil {
 		return Bundle{}, err
 	}

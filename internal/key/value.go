@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"fmt"
 	"log/slog"
+	"strings"
 )
 
 const redacted = "[redacted]"
@@ -41,6 +42,9 @@ func (v Value) Empty() bool { return v.Reveal() == "" }
 
 // Len is the length of the secret in bytes.
 func (v Value) Len() int { return len(v.Reveal()) }
+
+// MultiLine reports whether it has several lines: not every file, and no header, can carry it.
+func (v Value) MultiLine() bool { return strings.ContainsAny(v.Reveal(), "\r\n") }
 
 // Equal compares in time that depends on the lengths only.
 func (v Value) Equal(other Value) bool {

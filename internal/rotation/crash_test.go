@@ -116,7 +116,7 @@ func checkVersions(t *testing.T, h *harness, name string, revert bool, at int) {
 // tryRound is round that bears a dead store.
 func tryRound(h *harness) {
 	for _, r := range h.readers {
-		if reading, err := h.engine.Read(h.t.Context(), r.workload, r.id, time.Hour); err == nil {
+		if reading, err := h.engine.Read(h.t.Context(), Reader{Workload: r.workload, Instance: r.id}, time.Hour); err == nil {
 			r.reading = reading
 			var work []workload.WorkReport
 			for _, w := range reading.Bundle.Work {

@@ -35,6 +35,9 @@ func (e *Engine) First(ctx context.Context, name string, value key.Value, by Act
 	if err != nil {
 		return key.Key{}, nil, err
 	}
+	if err := e.checkCarried(k, value); err != nil { // somebody may have come meanwhile
+		return key.Key{}, nil, err
+	}
 	warnings = append(warnings, shared...)
 	k, err = e.storeFirst(ctx, name, "value imported as version 1", by, func(k key.Key) (key.Key, error) { return k.WithFirst(v) })
 	return k, warnings, err
@@ -66,7 +69,9 @@ func (e *Engine) tryImport(ctx context.Context, k key.Key, v key.Version) error 
 			err = Refusef("key %s: value: %w; nothing was stored", k.Name, err)
 			return
 		}
-		err = e.checkNext(k, v)
+		if err = e.checkNext(k, v); err == nil {
+			err = e.checkCarried(k, v.Value)
+		}
 	})
 	if err != nil {
 		return err

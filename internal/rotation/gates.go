@@ -47,6 +47,7 @@ type gate string
 // The gates.
 const (
 	gateAction       gate = "action"
+	gateMultiline    gate = "multiline"
 	gateMinInstances gate = "min_instances"
 	gateLoaded       gate = "loaded"
 	gateHealthy      gate = "healthy"
@@ -64,6 +65,7 @@ const (
 // checks gives the reasons why a gate does not hold, none if it does.
 var checks = map[gate]func(r Rotation, f Facts) []string{
 	gateAction:       checkAction,
+	gateMultiline:    checkMultiline,
 	gateMinInstances: checkMinInstances,
 	gateLoaded:       checkLoaded,
 	gateHealthy:      checkHealthy,

@@ -193,6 +193,7 @@ type reader struct {
 	healthy      bool
 	deaf         bool // reads nothing new
 	works        bool // re-encrypts at once
+	multiline    bool // carries values of several lines
 	finds        []workload.Find
 	held         []map[string]workload.Held
 }
@@ -264,7 +265,7 @@ func (h *harness) join(workloadName, id string) *reader {
 
 func (h *harness) read(r *reader) {
 	h.t.Helper()
-	reading, err := h.engine.Read(h.t.Context(), r.workload, r.id, time.Hour)
+	reading, err := h.engine.Read(h.t.Context(), Reader{Workload: r.workload, Instance: r.id, Multiline: r.multiline}, time.Hour)
 	h.ok(err)
 	r.reading = reading
 	r.held = append(r.held, reading.Bundle.Holding.Keys)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,18 +34,16 @@ type Reading struct {
 // What it is given counts as evidence before it is stored: a rotation must not go on meanwhile as if nobody had it. A
 // read that gives the same bundle again stores nothing: what it would change is that its lease is the newest, and after
 // a crash that is learned from its next word (see Revoke).
-func (e *Engine) Read(ctx context.Context, workloadName, id string, limit time.Duration) (Reading, error) {
+func (e *Engine) Read(ctx context.Context, reader Reader, limit time.Duration) (Reading, error) {
 	epoch, err := e.newEpoch()
 	if err != nil {
 		return Reading{}, err
 	}
-	if id != "" {
-		if err := checkInstance(id); err != nil {
-			return Reading{}, err
-		}
+	if err := reader.check(); err != nil {
+		return Reading{}, err
 	}
-	i := workload.Instance{Workload: workloadName, ID: id}
-	if id == "" {
+	i := workload.Instance{Workload: reader.Workload, ID: reader.Instance, Multiline: reader.Multiline, OneLine: reader.OneLine}
+	if i.ID == "" {
 		i.ID, i.Anonymous = anonymous+epoch.String(), true
 	}
 	defer e.instances.lock(i.Name())()
@@ -67,14 +66,18 @@ func (e *Engine) issue(i workload.Instance, epoch readNumber, limit time.Duratio
 	if !ok {
 		return Reading{}, i, false, unknownWorkload(i.Workload)
 	}
-	f := e.fleets[w.Name]
+	f, said, same := e.fleets[w.Name], i, false
 	if old, ok := f.by[i.ID]; ok {
-		i = old
+		i, same = old, old.Multiline == said.Multiline && slices.Equal(old.OneLine, said.OneLine)
+		i.Multiline, i.OneLine = said.Multiline, said.OneLine
 	}
 	now := e.Now().UTC()
 	t := e.target(w, i)
+	if err := e.checkHolds(i, t.held); err != nil {
+		return Reading{}, i, false, err
+	}
 	ttl, full := e.ttl(t.held, now, limit)
-	known = f.leases[i.ID].sure && i.Issued.Etag == t.etag && ttl <= i.TTL
+	known = same && f.leases[i.ID].sure && i.Issued.Etag == t.etag && ttl <= i.TTL
 	i.Epoch, i.Seen = epoch.String(), now
 	if !known {
 		f.given++

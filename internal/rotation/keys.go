@@ -243,9 +243,11 @@ func (e *Engine) CheckValue(name string, value key.Value) ([]string, error) {
 	return warnings, nil
 }
 
-// NameNewline puts the newline at the end of a value before what a kind says of the value: it is the likely cause.
+// NameNewline puts the newline at the end of a value before what a kind says of the value: it is the likely cause. Where a
+// value has several lines it is not: a PEM ends with one.
 func NameNewline(value key.Value, err error) error {
-	if !strings.HasSuffix(value.Reveal(), "\n") {
+	line := strings.TrimRight(value.Reveal(), "\r\n")
+	if !strings.HasSuffix(value.Reveal(), "\n") || strings.Contains(line, "\n") {
 		return err
 	}
 	return fmt.Errorf("value ends with a newline, as echo, openssl and files add one; take it off, as in: … | tr -d '\\n' | vault write … value=- (%w)", err)

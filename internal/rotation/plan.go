@@ -242,7 +242,7 @@ func (p *Plan) walk(f Facts, past []Rotation) {
 
 // blockers are the reasons why gates on live instances would not hold now.
 func blockers(r Rotation, f Facts) []string {
-	reasons := checkMinInstances(r, f)
+	reasons := append(checkMinInstances(r, f), checkMultiline(r, f)...)
 	reasons = append(reasons, checkHealthy(r, f)...)
 	for _, w := range f.Workloads {
 		for _, i := range w.Instances {

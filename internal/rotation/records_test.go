@@ -188,7 +188,7 @@ func TestFailedWriteMakesStale(t *testing.T) {
 		t.Fatalf("%v, stale: %v", err, h.engine.Stale())
 	}
 	h.store.dead = false
-	if _, err := h.engine.Read(t.Context(), "api", "api-1", time.Hour); err == nil {
+	if _, err := h.engine.Read(t.Context(), Reader{Workload: "api", Instance: "api-1"}, time.Hour); err == nil {
 		t.Error("a stale engine gives bundles")
 	}
 	h.open()

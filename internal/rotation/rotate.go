@@ -93,6 +93,9 @@ func (e *Engine) start(ctx context.Context, request Request) (string, error) {
 	if clashes := e.clashes(r, staged); len(clashes) > 0 {
 		return "", Refusef("%s; nothing was changed", strings.Join(clashes, "; "))
 	}
+	if narrow := checkMultiline(r, e.facts(r)); len(narrow) > 0 {
+		return "", Refusef("%s; nothing was changed", strings.Join(narrow, "; "))
+	}
 	for _, k := range staged {
 		if err := e.put(ctx, pathKeys+k.Name, k); err != nil {
 			return "", err
@@ -224,7 +227,7 @@ func (e *Engine) stage(r Rotation, name string, request Request) (key.Key, Chang
 	if err := e.checkHosts(k, value); err != nil {
 		return key.Key{}, Change{}, Refusef("key %s: %w; nothing was changed", name, err)
 	}
-	return k, Change{Key: name, Env: k.Env, From: current.Number, To: version.Number, Protects: k.Protects}, nil
+	return k, Change{Key: name, Env: k.Env, From: current.Number, To: version.Number, Protects: k.Protects, MultiLine: value.MultiLine()}, nil
 }
 
 // checkChange refuses what the key's kind knows to be impossible. turn is held.

@@ -87,6 +87,8 @@ type Change struct {
 	From     int          `json:"from"` // version numbers
 	To       int          `json:"to"`
 	Protects []key.Column `json:"protects,omitempty"`
+
+	MultiLine bool `json:"multi_line,omitempty"` // the new value has several lines
 }
 
 // Event is one entry of the timeline.

@@ -72,7 +72,7 @@ var table = []place{
 	},
 	{
 		state: Accepting, step: StepStage, from: atOld, target: atOld, action: actStage,
-		gates: []gate{gateAction, gateDeadline},
+		gates: []gate{gateAction, gateMultiline, gateDeadline},
 		next:  goal{Accepting, StepLoad}, revert: goal{Reverting, StepUnstage},
 		enter: "making the new version valid beside the old",
 	},

@@ -36,6 +36,9 @@ func (e *Engine) PutWorkload(ctx context.Context, w workload.Workload, by Actor)
 	if err := e.checkAfter(w); err != nil {
 		return err
 	}
+	if err := e.checkCarries(w); err != nil {
+		return err
+	}
 	if err := e.journal(ctx, Entry{What: "workload written", By: by.Name, Entity: by.Entity, Workload: w.Name}); err != nil {
 		return err
 	}

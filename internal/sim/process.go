@@ -102,7 +102,7 @@ func (p *process) read() {
 	if request {
 		return
 	}
-	reading, err := w.engine.Read(context.Background(), p.workload, p.id, time.Hour)
+	reading, err := w.engine.Read(context.Background(), rotation.Reader{Workload: p.workload, Instance: p.id}, time.Hour)
 	if w.node.dead {
 		return // whatever the engine stored, Vault never registered a lease
 	}

@@ -50,6 +50,11 @@ type Instance struct {
 
 	Sightings []Sighting `json:"sightings,omitempty"` // what its proxy has seen last
 
+	// Multiline says that it can carry values of several lines, but for those named OneLine, which are environment names. It
+	// said so in its newest read. An instance that says nothing can carry none.
+	Multiline bool     `json:"multiline,omitempty"`
+	OneLine   []string `json:"one_line,omitempty"`
+
 	// TTL is the longest time for which a lease on Issued was given.
 	TTL time.Duration `json:"ttl"`
 }
@@ -65,6 +70,9 @@ type Sighting struct {
 
 // Name is how gates and people call it.
 func (i Instance) Name() string { return i.Workload + "/" + i.ID }
+
+// Carries reports whether the instance can carry a value of several lines under an environment name.
+func (i Instance) Carries(env string) bool { return i.Multiline && !slices.Contains(i.OneLine, env) }
 
 // Runs tells whether the instance is known to run with what it was given of a key last. To have loaded the same before it
 // was given something else is no proof: it may have loaded that meanwhile. An anonymous reader never reports; it counts as

@@ -11,8 +11,6 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -290,7 +288,7 @@ func (a *Agent) refresh(ctx context.Context) error {
 	if a.futile > 1 && !sleep(ctx, backoff(a.futile-1)) {
 		return ctx.Err()
 	}
-	bundle, err := a.engine.Creds(ctx, a.config.Workload, a.config.Instance)
+	bundle, err := a.engine.CredsOf(ctx, a.config.Workload, a.config.Instance, a.config.oneLine())
 	if err != nil {
 		return err
 	}
@@ -470,26 +468,4 @@ func (a *Agent) lastWord(ctx context.Context) bool {
 		a.log.Warn("failure not reported", "error", err)
 	}
 	return true
-}
-
-// mask hides every value of this bundle and of the one before in a text, the longest first: one may be part of another.
-func (a *Agent) mask(text string) string {
-	var all []string
-	for _, b := range []client.Bundle{a.bundle, a.before} {
-		for _, v := range b.Values {
-			all = append(all, v.Reveal())
-		}
-		for _, list := range b.Accepts {
-			for _, v := range list {
-				all = append(all, v.Reveal())
-			}
-		}
-	}
-	slices.SortFunc(all, func(x, y string) int { return len(y) - len(x) })
-	for _, v := range all {
-		if v != "" {
-			text = strings.ReplaceAll(text, v, "[redacted]")
-		}
-	}
-	return text
 }

@@ -38,7 +38,8 @@ type KubernetesBlock struct {
 // Destination is a Secret, and what it is to hold.
 type Destination struct {
 	*kubernetes.Secret
-	Data render.Data
+	Data      render.Data
+	Multiline bool // whoever reads what its templates make takes values of several lines there
 }
 
 const (
@@ -165,7 +166,8 @@ func (r RenderBlock) destination(api *kubernetes.Client, namespace string) (Dest
 		Secret: &kubernetes.Secret{
 			Client: api, Namespace: namespace, Name: r.Name, Type: r.Type, Labels: r.Labels, Annotations: r.Annotations, Force: r.Force,
 		},
-		Data: render.Data{Choice: variables.Choice{Keys: r.Keys, Accepts: r.Accepts, Previous: r.Previous}, Fields: map[string]render.Field{}},
+		Data:      render.Data{Choice: variables.Choice{Keys: r.Keys, Accepts: r.Accepts, Previous: r.Previous}, Fields: map[string]render.Field{}},
+		Multiline: r.Multiline,
 	}
 	errs := []error{strayFields(r.Format, r.fileFields())}
 	if r.Immutable {

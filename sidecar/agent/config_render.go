@@ -32,6 +32,8 @@ type RenderBlock struct {
 	Template string `hcl:"template,optional"`
 	// MakeDirectory makes the directory of the file, where it is missing.
 	MakeDirectory bool `hcl:"make_directory,optional"`
+	// Multiline says that what reads a dotenv file, or what a template makes, takes values of several lines there.
+	Multiline bool `hcl:"multiline,optional"`
 
 	Name        string            `hcl:"name,optional"` // of "kubernetes_secret", as what follows
 	Namespace   string            `hcl:"namespace,optional"`
@@ -62,7 +64,7 @@ func (c *Config) checkRender() (errs []error) {
 }
 
 func (r RenderBlock) target() (render.Target, error) {
-	t := render.Target{Format: render.Format(r.Format), Path: r.Path, Mode: 0o600, UID: -1, GID: -1, Keys: r.Keys, Accepts: r.Accepts, Previous: r.Previous, MakeDirectory: r.MakeDirectory}
+	t := render.Target{Format: render.Format(r.Format), Path: r.Path, Mode: 0o600, UID: -1, GID: -1, Keys: r.Keys, Accepts: r.Accepts, Previous: r.Previous, MakeDirectory: r.MakeDirectory, Multiline: r.Multiline}
 	if !slices.Contains(formats(), r.Format) {
 		return t, fmt.Errorf("render %q is not a format%s (it is one of %s)", r.Format, usage.DidYouMean(r.Format, formats()), strings.Join(formats(), ", "))
 	}
@@ -117,6 +119,9 @@ func (r RenderBlock) content(t *render.Target) (err error) {
 		if err := key.ValidateEnv(name); err != nil {
 			return fmt.Errorf("render %q: keys: %w", r.Format, err)
 		}
+	}
+	if r.Multiline && t.Format != render.Template && t.Format != render.Dotenv {
+		return fmt.Errorf("render %q: multiline is of dotenv and template; leave it out: json, bundle and files carry values of several lines anyway, and docker cannot", r.Format)
 	}
 	if t.Format != render.Template {
 		switch {

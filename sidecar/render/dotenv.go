@@ -17,9 +17,10 @@ import (
 // plain needs no quotes in any reader of dotenv files.
 var plain = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./-]*$`)
 
-// dotenv writes NAME=value lines. A value that readers would not all read back the same is refused by name.
-func dotenv(set variables.Set) ([]byte, error) {
-	return lines(set, func(value string) (quoted, why string) {
+// dotenv writes NAME=value lines. A value that readers would not all read back the same is refused by name. A value of several
+// lines is, too, where it is not said that the reader is of today: npm's dotenv before release 15 takes its first line alone.
+func dotenv(set variables.Set, multiline bool) ([]byte, error) {
+	return lines(set, multiline, func(value string) (quoted, why string) {
 		switch {
 		case plain.MatchString(value):
 			return value, ""
@@ -41,7 +42,7 @@ const mostLine = 64 << 10
 
 // docker writes what "docker run --env-file" reads. It knows no quotes: what they would stand for is a part of the value.
 func docker(set variables.Set) ([]byte, error) {
-	return lines(set, func(value string) (quoted, why string) {
+	return lines(set, false, func(value string) (quoted, why string) {
 		if len(value) > mostLine-256 { // for the name
 			return "", "more than docker reads from one line"
 		}
@@ -50,7 +51,7 @@ func docker(set variables.Set) ([]byte, error) {
 }
 
 // lines writes NAME=value with values as quote gives them, or says why one cannot be written.
-func lines(set variables.Set, quote func(value string) (quoted, why string)) ([]byte, error) {
+func lines(set variables.Set, multiline bool, quote func(value string) (quoted, why string)) ([]byte, error) {
 	values, err := set.Text()
 	if err != nil {
 		return nil, err
@@ -59,7 +60,7 @@ func lines(set variables.Set, quote func(value string) (quoted, why string)) ([]
 	for _, env := range slices.Sorted(maps.Keys(values)) {
 		value, why := "", ""
 		switch {
-		case strings.ContainsAny(values[env], "\r\n\x00"):
+		case strings.ContainsAny(values[env], "\r\x00") || !multiline && strings.Contains(values[env], "\n"):
 			why = "a line break or NUL"
 		case !utf8.ValidString(values[env]):
 			why = "bytes that are not UTF-8"

@@ -157,14 +157,14 @@ func FuzzEnvFiles(f *testing.F) {
 	for _, value := range slices.Sorted(maps.Keys(awkward)) {
 		f.Add(awkward[value])
 	}
-	for _, value := range []string{`'"`, `\`, `a\\b`, "${A}", "it's!", "a\n", "\r", "\x00", "\xff", "a'b c", `it's \n`, "a'\u2028'b", "#", `\'`, "$(id)", "!!", "%n", "\v", "\x1b[0m"} {
+	for _, value := range []string{`'"`, `\`, `a\\b`, "${A}", "it's!", "a\n", "\r", "\x00", "\xff", "a'b c", `it's \n`, "a\nb\n", "it's\nb", "\n#", "\n", "a'\u2028'b", "#", `\'`, "$(id)", "!!", "%n", "\v", "\x1b[0m"} {
 		f.Add(value)
 	}
 	all := readers(f)
 	f.Fuzz(func(t *testing.T, value string) {
 		for format, readers := range all {
 			path := filepath.Join(t.TempDir(), "env")
-			target := Target{Format: format, Path: path, Mode: 0o600, UID: -1, GID: -1}
+			target := Target{Format: format, Path: path, Mode: 0o600, UID: -1, GID: -1, Multiline: format == Dotenv}
 			values := map[string]string{"A": "before", "B": value, "C": "after"}
 			if _, err := target.Write(bundle(values)); err != nil {
 				if !strings.HasPrefix(err.Error(), "B holds ") || plain.MatchString(value) && len(value) < mostLine/2 {
@@ -186,7 +186,7 @@ func TestManyEnvFilesReadBack(t *testing.T) {
 	seed := rand.Uint64() //nolint:gosec // spreading, not secrecy
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // spreading, not secrecy
-	special := []string{"'", `"`, "`", `\`, "$", "{", "}", "(", "#", " ", "\t", "=", "!", "~", "%", "&", ";", "*", "n", "t", "A", "export ", "\u2028", "\u00a0", "é"}
+	special := []string{"'", `"`, "`", `\`, "$", "{", "}", "(", "#", " ", "\t", "=", "!", "~", "%", "&", ";", "*", "n", "t", "A", "export ", "\n", "\u2028", "\u00a0", "é"}
 	for format, all := range readers(t) {
 		written := 0
 		for range 30 {
@@ -196,13 +196,13 @@ func TestManyEnvFilesReadBack(t *testing.T) {
 				for range random.IntN(8) {
 					value += special[random.IntN(len(special))]
 				}
-				one := Target{Format: format, Path: "x"}
+				one := Target{Format: format, Path: "x", Multiline: format == Dotenv}
 				if _, _, err := one.contents(bundle(map[string]string{"B": value})); err == nil {
 					values[fmt.Sprint("V", n)] = value
 				}
 			}
 			path := filepath.Join(t.TempDir(), "env")
-			target := Target{Format: format, Path: path, Mode: 0o600, UID: -1, GID: -1}
+			target := Target{Format: format, Path: path, Mode: 0o600, UID: -1, GID: -1, Multiline: format == Dotenv}
 			if _, err := target.Write(bundle(values)); err != nil {
 				t.Fatal(err)
 			}
@@ -217,6 +217,27 @@ func TestManyEnvFilesReadBack(t *testing.T) {
 			}
 		}
 		t.Logf("%s: %d values", format, written)
+	}
+}
+
+// Readers of today read values of several lines back, where it is said that the reader is one of them.
+func TestValuesOfSeveralLinesReadBack(t *testing.T) {
+	values := map[string]string{
+		"BEFORE": "a", "PEM": "-----BEGIN PRIVATE KEY-----\nMIIB/+a==\n-----END PRIVATE KEY-----\n", "NO_END": "a\nb", "QUOTED": "it's\n#b\n",
+		"ASSIGNS": "a\nBEFORE=b\nexport C=d\n", "EMPTY_LINES": "\n\na\n\n", "ZAFTER": "z",
+	}
+	path := filepath.Join(t.TempDir(), "env")
+	target := Target{Format: Dotenv, Path: path, Mode: 0o600, UID: -1, GID: -1, Multiline: true}
+	if _, err := target.Write(bundle(values)); err != nil {
+		t.Fatal(err)
+	}
+	for name, r := range readers(t)[Dotenv] {
+		if got := r.read(t, path); !maps.Equal(got, values) {
+			t.Errorf("%s reads %q", name, got)
+		}
+	}
+	if _, err := target.Write(bundle(map[string]string{"DOS": "a\r\nb"})); err == nil || !strings.HasPrefix(err.Error(), "DOS holds a line break") {
+		t.Errorf("carriage return: %v", err)
 	}
 }
 

@@ -52,6 +52,8 @@ type Target struct {
 	Template *TextTemplate // of the format Template
 	// MakeDirectory makes the directory of the file, where it is missing. That of Files is made anyway.
 	MakeDirectory bool
+	// Multiline lets Dotenv write values of several lines, for readers that read them back.
+	Multiline bool
 }
 
 const tempPrefix = ".hyvve-"
@@ -68,7 +70,7 @@ func (t Target) contents(b client.Bundle) (files map[string][]byte, gone []strin
 		files, err = separate(set)
 		return files, set.Gone, err
 	case Dotenv:
-		content, err = dotenv(set)
+		content, err = dotenv(set, t.Multiline)
 	case Docker:
 		content, err = docker(set)
 	case JSON:

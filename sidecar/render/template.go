@@ -27,7 +27,11 @@ const mostText = 1 << 20
 type TextTemplate struct {
 	name   string
 	parsed *template.Template
+	keys   []string // whose values it uses
 }
+
+// Keys are those whose values it uses.
+func (t *TextTemplate) Keys() []string { return t.keys }
 
 // ofKey are the functions that take a key's name. It must stand there as it is, so that a mistake shows when the
 // template is read, and so that no error can hold a value.
@@ -44,10 +48,12 @@ func NewTemplate(name, text string, keys []string) (*TextTemplate, error) {
 	var errs []error
 	for _, part := range parsed.Templates() {
 		check := func(n parse.Node, words []parse.Node) {
-			if err := checkWords(words, variables.Choice{Keys: keys}); err != nil {
+			names, err := checkWords(words, variables.Choice{Keys: keys})
+			if err != nil {
 				at, _ := part.ErrorContext(n)
 				errs = append(errs, fmt.Errorf("%s: %w", at, err))
 			}
+			t.keys = append(t.keys, names...)
 		}
 		if part.Tree != nil {
 			eachCommand(part.Root, check)
@@ -56,25 +62,26 @@ func NewTemplate(name, text string, keys []string) (*TextTemplate, error) {
 	return t, errors.Join(errs...)
 }
 
-// checkWords looks at a function and its arguments.
-func checkWords(words []parse.Node, choice variables.Choice) error {
+// checkWords looks at a function and its arguments, and returns the names of keys among these.
+func checkWords(words []parse.Node, choice variables.Choice) (names []string, err error) {
 	for n, word := range words {
 		function, ok := word.(*parse.IdentifierNode)
 		if !ok || !slices.Contains(ofKey, function.Ident) {
 			continue
 		}
 		if n > 0 || len(words) != 2 || words[1].Type() != parse.NodeString {
-			return fmt.Errorf("%s takes the name of one key, in quotes, such as (%s \"METRICS_API_KEY\")", function.Ident, function.Ident)
+			return nil, fmt.Errorf("%s takes the name of one key, in quotes, such as (%s \"METRICS_API_KEY\")", function.Ident, function.Ident)
 		}
 		name, _ := words[1].(*parse.StringNode)
 		if err := key.ValidateEnv(name.Text); err != nil {
-			return fmt.Errorf("%s: %w", function.Ident, err)
+			return nil, fmt.Errorf("%s: %w", function.Ident, err)
 		}
 		if !choice.Wants(name.Text) {
-			return fmt.Errorf("%s: %s is not among keys of the render block; add it there", function.Ident, name.Text)
+			return nil, fmt.Errorf("%s: %s is not among keys of the render block; add it there", function.Ident, name.Text)
 		}
+		names = append(names, name.Text)
 	}
-	return nil
+	return names, nil
 }
 
 // eachCommand goes through all that a part of a template does.

@@ -35,6 +35,8 @@ func TestDefinitionsThatCannotBe(t *testing.T) {
 		"verify_ca holds no certificate":   {"verify_url": "https://host", "verify_ca": "-----BEGIN NOTHING-----"},
 		"set both or neither":              {"verify_url": "http://host", "verify_ca": "-----BEGIN CERTIFICATE-----"},
 		"verify_ca is set and verify_url":  {"verify_ca": "-----BEGIN CERTIFICATE-----"},
+		`multiline "yes" is neither`:       {"multiline": "yes"},
+		"multiline is true and verify":     {"multiline": "true", "verify_url": "https://host"},
 		`verify_timeout "soon"`:            {"verify_timeout": "soon"},
 		`verify_timeout "2m"`:              {"verify_timeout": "2m"},
 		`verify_timeout "1ms"`:             {"verify_timeout": "1ms"},
@@ -55,7 +57,7 @@ func TestDefaults(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"pattern": "", "verify_url": "", "verify_header": "Authorization", "verify_format": "Bearer {{value}}",
-		"verify_method": "HEAD", "verify_ca": "", "verify_timeout": "10s",
+		"verify_method": "HEAD", "verify_ca": "", "verify_timeout": "10s", "multiline": "false",
 	} {
 		if full[name] != want {
 			t.Errorf("%s is %q, want %q", name, full[name], want)
@@ -72,6 +74,14 @@ func TestCheck(t *testing.T) {
 		"anything":                     {nil, "any thing ä", "", ""},
 		"empty":                        {nil, "", "", "value is empty"},
 		"newline":                      {nil, "secret7Qx\n", "", "trailing newline"},
+		"newline, with lines":          {kind.Options{"multiline": "true"}, "secret7Qx\n", "", "trailing newline"},
+		"lines":                        {nil, "secret7Qx\nb\n", "", "multiline=true"},
+		"lines, with lines":            {kind.Options{"multiline": "true"}, "secret7Qx\nb\n", "", ""},
+		"no end, with lines":           {kind.Options{"multiline": "true"}, "secret7Qx\nb", "", ""},
+		"space at the end, with lines": {kind.Options{"multiline": "true"}, "secret7Qx\nb \n", "white space", ""},
+		"DOS, with lines":              {kind.Options{"multiline": "true"}, "secret7Qx\r\nb\r\n", "", "tr -d '\\r'"},
+		"NUL, with lines":              {kind.Options{"multiline": "true"}, "secret7Qx\n\x00", "", "NUL"},
+		"match of lines":               {kind.Options{"multiline": "true", "pattern": "(?s)secret.*\n"}, "secret7Qx\nb\n", "", ""},
 		"carriage return":              {nil, "secret\r7Qx", "", "line break"},
 		"NUL":                          {nil, "secret7Qx\x00", "", "NUL"},
 		"not UTF-8":                    {nil, "secret7Qx\xff", "", "UTF-8"},

@@ -30,7 +30,7 @@ func anyValue(value string) ([]string, error) {
 		return nil, errors.New("value is not valid UTF-8")
 	}
 	if strings.ContainsAny(value, "\x00\r\n") {
-		return nil, errors.New("value holds a line break or a NUL byte, which no environment variable or header carries; was it read from a file with a trailing newline?")
+		return nil, errors.New("value holds a line break or a NUL byte, which no environment variable or header carries; was it read from a file with a trailing newline? A value of several lines, such as a PEM, needs a key of kind=external with multiline=true")
 	}
 	if strings.TrimSpace(value) != value {
 		return []string{"value begins or ends with white space"}, nil

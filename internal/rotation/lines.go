@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// Reader is who reads a bundle.
+type Reader struct {
+	Workload string
+	Instance string // empty: one without a name
+
+	// Multiline says that the reader can carry values of several lines, but for those named OneLine.
+	Multiline bool
+	OneLine   []string // environment names
+}
+
+// mostOneLine bounds what an instance may have us store.
+const mostOneLine = 200
+
+func (r Reader) check() error {
+	if r.Instance != "" {
+		if err := checkInstance(r.Instance); err != nil {
+			return err
+		}
+	}
+	if len(r.OneLine) > mostOneLine {
+		return Refusef("one_line names %d keys, of at most %d; leave it out if no value may have several lines", len(r.OneLine), mostOneLine)
+	}
+	for _, env := range r.OneLine {
+		if err := key.ValidateEnv(env); err != nil {
+			return Refusef("one_line: %w", err)
+		}
+	}
+	return nil
+}
+
+// carryRemedy says what lets a workload carry values of several lines.
+const carryRemedy = "render the key as json, bundle or files, or use exec; take it out of keys of all that cannot, and restart the sidecars. Readers that are none say one_line=none when they read"
+
+// narrow says that instances of a workload cannot carry a value of several lines under a name; empty if all can.
+func narrow(keyName, env, workloadName string, instances []workload.Instance) string {
+	var cannot few
+	for _, i := range instances {
+		if !i.Carries(env) {
+			cannot.add(func() string { return i.ID })
+		}
+	}
+	if cannot.n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(
+		"key %s: the value of %s has several lines, which %d of %d instances of workload %s cannot carry: %s; %s",
+		keyName, env, cannot.n, len(instances), workloadName, cannot, carryRemedy,
+	)
+}
+
+// checkMultiline is the gate that keeps a value of several lines from those who cannot carry it.
+func checkMultiline(r Rotation, f Facts) []string {
+	var reasons []string
+	for _, c := range r.Changes {
+		for _, w := range f.Workloads {
+			if _, uses := w.Keys[c.Key]; !uses || !c.MultiLine {
+				continue
+			}
+			if why := narrow(c.Key, c.Env, w.Name, w.Instances); why != "" {
+				reasons = append(reasons, why)
+			}
+		}
+	}
+	return reasons
+}
+
+// checkCarried refuses a value, to be imported, that a live instance of a workload cannot carry. turn or mu is held.
+func (e *Engine) checkCarried(k key.Key, v key.Value) error {
+	if !v.MultiLine() {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(e.workloads)) {
+		if !e.workloads[name].Uses(k.Name) {
+			continue
+		}
+		if why := narrow(k.Name, k.Env, name, e.fleets[name].all()); why != "" {
+			return Refusef("%s; nothing was stored", why)
+		}
+	}
+	return nil
+}
+
+// checkCarries refuses a workload whose live instances cannot carry what its keys hold. turn is held.
+func (e *Engine) checkCarries(w workload.Workload) error {
+	fleet := e.fleets[w.Name]
+	if fleet == nil {
+		return nil
+	}
+	instances := e.Instances(w.Name)
+	for _, name := range w.KeyNames() {
+		k := e.keys[name]
+		if !slices.ContainsFunc(k.Versions, func(v key.Version) bool { return v.Value.MultiLine() }) {
+			continue
+		}
+		if why := narrow(name, k.Env, w.Name, instances); why != "" {
+			return Refusef("%s; nothing was changed", why)
+		}
+	}
+	return nil
+}
+
+// checkHolds refuses to hand an instance a value that it cannot carry. mu is held.
+func (e *Engine) checkHolds(i workload.Instance, held map[string]workload.Held) error {
+	for _, name := range slices.Sorted(maps.Keys(held)) {
+		k := e.keys[name]
+		if i.Carries(k.Env) || !slices.ContainsFunc(k.Versions, func(v key.Version) bool { return held[name].Uses(v.Number) && v.Value.MultiLine() }) {
+			continue
+		}
+		return Refusef("key %s: the value of %s has several lines, which this reader of workload %s cannot carry: %s", name, k.Env, i.Workload, carryRemedy)
+	}
+	return nil
+}
