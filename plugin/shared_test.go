@@ -210,3 +210,32 @@ func leadToAllowedHosts(t *testing.T, s sharedServer) {
 		t.Errorf("%d entries say where keys were to lead", refusals)
 	}
 }
+
+// Whoever hands a login over hears then, and not at its first rotation, what goes by the login's name.
+func TestImportNamesWhatGoesBySessionUser(t *testing.T) {
+	s := sharedPostgres(t, testbed.ForTest(t))
+	conn, err := pgx.Connect(t.Context(), strings.Replace(s.admin, "/postgres?", "/app?", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background()) //nolint:errcheck // nothing is pending
+	if _, err := conn.Exec(t.Context(), `CREATE SCHEMA own AUTHORIZATION appuser; SET ROLE appuser; CREATE TABLE own.docs (who name DEFAULT session_user); ALTER TABLE own.docs ENABLE ROW LEVEL SECURITY;
+		ALTER TABLE own.docs FORCE ROW LEVEL SECURITY; CREATE POLICY mine ON own.docs USING (who = session_user)`); err != nil {
+		t.Fatal(err)
+	}
+	b := newBackendTest(t)
+	b.write("connections/main", map[string]any{"kind": s.kind, "url": s.admin})
+	resp := b.call(logical.UpdateOperation, "keys/one", map[string]any{"kind": s.kind, "connection": "main", "value": s.app})
+	warnings := strings.Join(resp.Warnings, "\n")
+	for _, want := range []string{
+		"key one: its rotation would be blocked: app: policy mine on own.docs goes by session_user", "allow_session_user=true",
+		"key one: session_user is another login role after each rotation", "default of own.docs.who",
+	} {
+		if !strings.Contains(warnings, want) {
+			t.Errorf("no %q in the warnings:\n%s", want, warnings)
+		}
+	}
+	if b.read("keys/one").Data["current_version"] != 1 {
+		t.Error("the value is not imported")
+	}
+}

@@ -30,6 +30,7 @@ func (e *Engine) First(ctx context.Context, name string, value key.Value, by Act
 	if err := e.tryImport(ctx, k, v); err != nil {
 		return key.Key{}, nil, err
 	}
+	warnings = append(warnings, e.foresee(ctx, k, v)...)
 	defer e.takeTurn()()
 	shared, err := e.shared(k, value)
 	if err != nil {
@@ -86,25 +87,62 @@ func (e *Engine) tryImport(ctx context.Context, k key.Key, v key.Version) error 
 // is held.
 func (e *Engine) checkNext(k key.Key, v key.Version) error {
 	checker, checks := e.kindOf(k).(kind.ChangeChecker)
-	generator, makes := e.kindOf(k).(kind.Generator)
-	if !checks || !makes {
+	if _, makes := e.kindOf(k).(kind.Generator); !checks || !makes {
 		return nil
 	}
-	connection, err := e.connectionOf(k)
+	change, err := e.nextChange(k, v)
 	if err != nil {
-		return Refusef("key %s: %w", k.Name, err)
+		return err
 	}
-	next, err := generator.Generate(e.Random, k, v.Value)
-	if err != nil {
-		return Refusef("key %s: value: %w; nothing was stored", k.Name, err)
-	}
-	v.State = key.Current
-	k.Versions = []key.Version{v}
-	change := kind.Change{Key: k, From: v, To: key.Version{Number: v.Number + 1, Value: next, State: key.Staged}, Connection: connection}
 	if err := checker.CheckChange(change); err != nil {
 		return Refusef("key %s: value: no rotation could follow it: %w; nothing was stored", k.Name, err)
 	}
 	return nil
+}
+
+// nextChange drafts the rotation that could follow a value which is to be imported. The key's kind is a Generator. turn or mu
+// is held.
+func (e *Engine) nextChange(k key.Key, v key.Version) (kind.Change, error) {
+	connection, err := e.connectionOf(k)
+	if err != nil {
+		return kind.Change{}, Refusef("key %s: %w", k.Name, err)
+	}
+	next, err := e.generate(k, v.Value)
+	if err != nil {
+		return kind.Change{}, fmt.Errorf("%w; nothing was stored", err)
+	}
+	v.State = key.Current
+	k.Versions = []key.Version{v}
+	return kind.Change{Key: k, From: v, To: key.Version{Number: v.Number + 1, Value: next, State: key.Staged}, Connection: connection}, nil
+}
+
+// foresee warns of what a plan of the first rotation after an import would say of the key's server: an operator should know
+// it when he hands the value over. The import is good without that, so that a server which cannot be asked is a warning, too.
+// No lock is held meanwhile.
+func (e *Engine) foresee(ctx context.Context, k key.Key, v key.Version) (warnings []string) {
+	preflighter, checks := e.kindOf(k).(kind.Preflighter)
+	if _, makes := e.kindOf(k).(kind.Generator); !checks || !makes {
+		return nil
+	}
+	var change kind.Change
+	var err error
+	e.lock(func() { change, err = e.nextChange(k, v) })
+	if err != nil {
+		return []string{err.Error()}
+	}
+	ctx, cancel := context.WithTimeout(ctx, planDeadline)
+	defer cancel()
+	blockers, notes, err := preflighter.Preflight(ctx, change)
+	for _, text := range blockers {
+		warnings = append(warnings, fmt.Sprintf("key %s: its rotation would be blocked: %s", k.Name, text))
+	}
+	for _, text := range notes {
+		warnings = append(warnings, fmt.Sprintf("key %s: %s", k.Name, text))
+	}
+	if err != nil {
+		warnings = append(warnings, fmt.Sprintf("key %s: whether it can be rotated was not checked at its server: %s; ask for a plan later, with: vault write hyvve/rotate key=%s dry_run=true", k.Name, err, k.Name))
+	}
+	return warnings
 }
 
 // makeFirst makes version 1.

@@ -77,3 +77,33 @@ func TestBlockersAreLookedAtSoon(t *testing.T) {
 		}
 	}
 }
+
+// An import warns of what would block a rotation, and is good without that.
+func TestImportForeseesARotation(t *testing.T) {
+	h := newHarness(t)
+	for _, name := range []string{"one", "two", "three"} {
+		_, err := h.engine.PutKey(t.Context(), Definition{Name: name, Kind: "server"}, testActor)
+		h.ok(err)
+	}
+	first := func(name string) string {
+		k, warnings, err := h.engine.First(t.Context(), name, key.NewValue("a value of "+name), testActor)
+		h.ok(err)
+		if current, ok := k.Current(); !ok || current.Number != 1 {
+			t.Errorf("%s has versions %v", name, k.Versions)
+		}
+		return strings.Join(warnings, "\n")
+	}
+	h.server.blockers, h.server.notes = []string{"GRANT is missing"}, []string{"look at this"}
+	if warnings := first("one"); warnings != "key one: its rotation would be blocked: GRANT is missing\nkey one: look at this" {
+		t.Errorf("warnings: %s", warnings)
+	}
+	h.server.fail["preflight"] = errInjected
+	if warnings := first("two"); !strings.Contains(warnings, "key two: whether it can be rotated was not checked at its server: "+errInjected.Error()) {
+		t.Errorf("warnings with a server that is away: %s", warnings)
+	}
+	h.server.blockers, h.server.notes = nil, nil
+	delete(h.server.fail, "preflight")
+	if warnings := first("three"); warnings != "" {
+		t.Errorf("warnings: %s", warnings)
+	}
+}
