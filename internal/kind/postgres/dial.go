@@ -31,8 +31,6 @@ const (
 	adminSessions = 8
 	// mostLogins is how many sessions there are at most, at a server and all that belongs to it, in which new versions are tried.
 	mostLogins = 8
-	// mostTries is how often a session is asked for again where the pool was closed meanwhile.
-	mostTries = 5
 	// idleSession is when a session that nobody needs is closed.
 	idleSession = time.Minute
 	// lockTimeout bounds the wait for somebody else who changes the same role.
@@ -139,39 +137,33 @@ func console(u dsn.Target) place {
 func (k *Kind) admin(ctx context.Context, c kind.Connection, at place, do func(*pgx.Conn) error) error {
 	var err error
 	for n, password := range c.Passwords() {
-		var pool *pgxpool.Pool
+		var pool *sessions
 		name := fmt.Sprintf("%s/%d/%d/%s", c.Name, c.Revision, n, at.host)
-		if pool, err = k.pool(name, c, at, password); err != nil {
+		if pool, err = k.use(name, c, at, password); err != nil {
 			return err
 		}
 		acquired, ended := false, false
-		acquired, ended, err = attempt(ctx, pool, do)
-		for tries := 0; !acquired && err != nil && tries < mostTries && !k.has(name, pool); tries++ {
-			// A call for another revision of the connection has closed it.
-			if pool, err = k.pool(name, c, at, password); err != nil {
-				return err
-			}
-			acquired, ended, err = attempt(ctx, pool, do)
-		}
+		acquired, ended, err = attempt(ctx, pool.Pool, do)
 		if ended || orphaned(err) {
 			// A server that was started again has ended all our sessions without a word. Where the administrator's role was
 			// dropped and made again, as by a dump, sessions go on as a role that is no more.
 			pool.Reset()
-			acquired, _, err = attempt(ctx, pool, do)
+			acquired, _, err = attempt(ctx, pool.Pool, do)
 		}
-		if acquired || !refused(err) {
+		unwanted := !acquired && refused(err)
+		k.leave(name, pool, unwanted)
+		if !unwanted {
 			break
 		}
-		k.drop(name)
 	}
 	return plain(err, at)
 }
 
-// has reports whether a pool is still the one of that name.
-func (k *Kind) has(name string, pool *pgxpool.Pool) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.pools[name] == pool
+// sessions are those of an administrator at a place. They are closed only when no call uses them: to close a pool is to
+// cancel the sessions that it is opening, and two calls for different revisions of a connection would cancel each other's.
+type sessions struct {
+	*pgxpool.Pool
+	users int
 }
 
 // attempt runs something in a session of a pool, and tells whether there was one, and whether it has ended other than by the
@@ -186,18 +178,41 @@ func attempt(ctx context.Context, pool *pgxpool.Pool, do func(*pgx.Conn) error) 
 	return true, err != nil && conn.Conn().IsClosed() && ctx.Err() == nil, err
 }
 
-func (k *Kind) pool(name string, c kind.Connection, at place, password key.Value) (*pgxpool.Pool, error) {
+// use returns the sessions of that name, which are left with leave. Those of other revisions of the connection are closed
+// if nobody uses them.
+func (k *Kind) use(name string, c kind.Connection, at place, password key.Value) (*sessions, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if pool, ok := k.pools[name]; ok {
-		return pool, nil
-	}
-	for other, pool := range k.pools { // of an earlier revision
-		if strings.HasPrefix(other, c.Name+"/") && !strings.HasPrefix(other, fmt.Sprintf("%s/%d/", c.Name, c.Revision)) {
+	for other, pool := range k.pools {
+		if pool.users == 0 && strings.HasPrefix(other, c.Name+"/") && !strings.HasPrefix(other, fmt.Sprintf("%s/%d/", c.Name, c.Revision)) {
 			delete(k.pools, other)
-			go pool.Close() // it waits for those who use it
+			go pool.Close()
 		}
 	}
+	if pool, ok := k.pools[name]; ok {
+		pool.users++
+		return pool, nil
+	}
+	pool, err := newPool(c, at, password)
+	if err != nil {
+		return nil, err
+	}
+	k.pools[name] = &sessions{Pool: pool, users: 1}
+	return k.pools[name], nil
+}
+
+// leave ends a call's use of sessions, and closes them where the server does not want them and no other call uses them.
+func (k *Kind) leave(name string, pool *sessions, unwanted bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	pool.users--
+	if unwanted && pool.users == 0 && k.pools[name] == pool {
+		delete(k.pools, name)
+		go pool.Close()
+	}
+}
+
+func newPool(c kind.Connection, at place, password key.Value) (*pgxpool.Pool, error) {
 	u, err := parseAdmin(c)
 	if err != nil {
 		return nil, err
@@ -220,17 +235,7 @@ func (k *Kind) pool(name string, c kind.Connection, at place, password key.Value
 	if err != nil {
 		return nil, errors.New("the administrator's sessions cannot be made")
 	}
-	k.pools[name] = pool
 	return pool, nil
-}
-
-func (k *Kind) drop(name string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if pool, ok := k.pools[name]; ok {
-		delete(k.pools, name)
-		go pool.Close()
-	}
 }
 
 // Close ends all sessions.

@@ -12,8 +12,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -24,7 +22,7 @@ type Kind struct {
 	random io.Reader
 
 	mu     sync.Mutex
-	pools  map[string]*pgxpool.Pool // by connection name, revision and which password it uses
+	pools  map[string]*sessions     // by connection name, revision and which password it uses
 	looks  map[string]*census       // by connection name, revision and host
 	logins map[string]chan struct{} // by host of the connection
 }
@@ -43,7 +41,7 @@ var (
 
 // New takes the source of salts.
 func New(random io.Reader) *Kind {
-	return &Kind{random: random, pools: map[string]*pgxpool.Pool{}, looks: map[string]*census{}, logins: map[string]chan struct{}{}}
+	return &Kind{random: random, pools: map[string]*sessions{}, looks: map[string]*census{}, logins: map[string]chan struct{}{}}
 }
 
 // Name implements kind.Kind.

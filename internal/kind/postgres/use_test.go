@@ -125,6 +125,32 @@ func TestEndedSessionsAreReplaced(t *testing.T) {
 	}
 }
 
+// Calls for two revisions of a connection, as a check beside a write of it, do not end each other's sessions.
+func TestRevisionsLeaveEachOtherAlone(t *testing.T) {
+	w := newWorld(t, "", nil)
+	var group sync.WaitGroup
+	for revision := range uint64(2) {
+		c := w.connection
+		c.Revision = revision
+		group.Go(func() {
+			for range 40 {
+				if err := w.kind.admin(t.Context(), c, home(c), ping(t.Context())); err != nil {
+					t.Errorf("revision %d: %v", revision, err)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	w.kind.mu.Lock()
+	defer w.kind.mu.Unlock()
+	for name, pool := range w.kind.pools {
+		if pool.users != 0 {
+			t.Errorf("%d calls use sessions %s after all have ended", pool.users, name)
+		}
+	}
+}
+
 // A server that takes connections and answers nothing holds up its own logins, and nobody else's.
 func TestSilentServerHoldsUpNoOther(t *testing.T) {
 	w := newWorld(t, "", nil)
