@@ -48,7 +48,7 @@ func (b *backend) reconcile(ctx context.Context, e *rotation.Engine, req *logica
 	}
 	resp := &logical.Response{Data: map[string]any{
 		"done": append([]string{}, done...), "would_do": would, "problems": append([]string{}, result.Texts()...),
-		"checked_time": stamp(result.At),
+		"notes": append([]string{}, result.Notes...), "checked_time": stamp(result.At),
 	}}
 	switch {
 	case len(result.Done) == 0 && len(result.Problems) == 0:

@@ -29,8 +29,9 @@ func (b *backend) pathsStatus() []*framework.Path {
 		HelpDescription: strings.TrimSpace(`
 One line a key: its current version and age, the rotation that runs and what it waits for, and when it rotates by itself. What
 the last check of its server found wrong follows PROBLEM (hyvve/config look_every= sets how often that is; look again and mend
-it with hyvve/keys/NAME/reconcile); who still tries a retired version follows WARNING. What has failed twelve times in a row is an orphan: it is tried once an hour, and somebody
-should look.
+it with hyvve/keys/NAME/reconcile); who still tries a retired version follows WARNING; what else is valid at the server, such
+as a password that Vault does not know, follows NOTE. What has failed twelve times in a row is an orphan: it is tried once an
+hour, and somebody should look.
 
     vault read hyvve/status
     vault read hyvve/status busy=true
@@ -42,7 +43,7 @@ should look.
 func (b *backend) readStatus(_ context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	lines, keys := map[string]any{}, map[string]any{}
 	for _, s := range e.Status() {
-		if d.Get("busy").(bool) && s.Rotation == nil && s.Waits == "" && len(s.Problems) == 0 && s.Refused == "" {
+		if d.Get("busy").(bool) && s.Rotation == nil && s.Waits == "" && len(s.Problems) == 0 && s.Refused == "" && len(s.Notes) == 0 {
 			continue
 		}
 		lines[s.Key.Name] = statusLine(s)
@@ -83,6 +84,9 @@ func statusLine(s rotation.KeyStatus) string {
 	if s.Refused != "" {
 		line += "; WARNING: " + s.Refused
 	}
+	if len(s.Notes) > 0 {
+		line += "; NOTE: " + strings.Join(s.Notes, "; ")
+	}
 	if s.Rotation == nil && !s.Due.IsZero() {
 		line += "; rotates at " + s.Due.UTC().Format(time.RFC3339)
 	}
@@ -95,6 +99,7 @@ func statusFields(s rotation.KeyStatus) map[string]any {
 		"env": s.Key.Env, "kind": s.Key.Kind, "current_version": version, "age": int64(old.Seconds()), "state": "idle",
 		"step": "", "rotation": "", "paused": false, "waits_for": s.Waits, "orphan": s.Orphan, "next_rotation": stamp(s.Due),
 		"problems": append([]string{}, s.Problems...), "refused_logins": s.Refused,
+		"notes": append([]string{}, s.Notes...),
 	}
 	if s.Rotation != nil {
 		fields["state"], fields["step"], fields["rotation"] = string(s.Rotation.State), string(s.Rotation.Step), s.Rotation.ID

@@ -11,6 +11,10 @@ import (
 type Finding struct {
 	Problems []Problem
 
+	// Notes are what an operator should know although the version is valid, such as a password beside it that Vault does
+	// not know. None holds a secret.
+	Notes []string
+
 	// ServerVersion is the highest version of the key that marks at the server name; 0 if none does. If it is higher than
 	// every version that Vault knows, Vault has been restored from a snapshot. New versions need higher numbers.
 	ServerVersion int
@@ -27,6 +31,7 @@ type Problem struct {
 	Remedy  string // what an operator can do, as a command if there is one
 	Fixable bool   // Restore can mend it, and mending it hurts nobody: it needs no decision of an operator
 	Ahead   bool   // the server knows a newer version than Vault
+	Rotates bool   // a rotation goes through all the same: it is no blocker of one
 }
 
 // Inspector is the optional capability of a kind to look whether a key's current version is still valid at its server.

@@ -30,7 +30,7 @@ type Health struct {
 	At       time.Time // of the check; zero: there was none yet
 	Problems []kind.Problem
 	Fault    string   // why the check itself failed, such as a server that does not answer
-	Notes    []string // of a connection
+	Notes    []string // what an operator should know although nothing is wrong
 	Mended   []string // what has been restored without being asked for
 	Refused  string   // who still tries a version that is retired; empty: nobody, as far as the server tells
 }
@@ -38,15 +38,17 @@ type Health struct {
 // Texts returns what is wrong, each problem with its remedy.
 func (h Health) Texts() []string {
 	var all []string
-	if h.Fault != "" {
-		all = append(all, h.Fault)
-	}
+	told := false // by the fault, which says of a problem that it could not be mended
 	for _, p := range h.Problems {
 		text := p.Text
 		if p.Remedy != "" {
 			text += "; " + p.Remedy
 		}
 		all = append(all, text)
+		told = told || strings.Contains(h.Fault, p.Text)
+	}
+	if h.Fault != "" && !told {
+		all = append([]string{h.Fault}, all...)
 	}
 	return all
 }
@@ -244,7 +246,7 @@ func (e *Engine) inspect(ctx context.Context, name string, what mend, by Actor) 
 	if err := e.noteFinding(ctx, name, finding); err != nil {
 		return Reconciled{}, err
 	}
-	result := Reconciled{Health: Health{At: e.Now().UTC(), Problems: finding.Problems, Refused: e.whoStillTries(ctx, change)}}
+	result := Reconciled{Health: Health{At: e.Now().UTC(), Problems: finding.Problems, Notes: finding.Notes, Refused: e.whoStillTries(ctx, change)}}
 	if mender, ok := restorer.(kind.Restorer); ok && len(finding.Problems) > 0 {
 		fixable := !slices.ContainsFunc(finding.Problems, func(p kind.Problem) bool { return !p.Fixable })
 		if what != mendFixable || fixable {
@@ -361,7 +363,7 @@ func (e *Engine) journalRestore(ctx context.Context, change kind.Change, todo []
 // mended looks again, and lets rotations that failed at the server try again.
 func (e *Engine) mended(ctx context.Context, name string, inspector kind.Inspector, change kind.Change, result Reconciled) (Reconciled, error) {
 	finding, err := inspector.Inspect(ctx, change)
-	result.Health = Health{At: e.Now().UTC(), Problems: finding.Problems, Mended: result.Done}
+	result.Health = Health{At: e.Now().UTC(), Problems: finding.Problems, Notes: finding.Notes, Refused: result.Refused, Mended: result.Done}
 	if err != nil {
 		result.Fault = err.Error()
 	}
@@ -370,14 +372,16 @@ func (e *Engine) mended(ctx context.Context, name string, inspector kind.Inspect
 	return result, e.tryAgain(ctx, change.Connection.Name)
 }
 
-// inspections looks at the current versions of a plan's keys at their servers. What needs an operator is a blocker.
-func (e *Engine) inspections(ctx context.Context, names []string) (blockers []string) {
+// inspections looks at the current versions of a plan's keys at their servers. What a rotation would not go through with is a
+// blocker. seen reports whether a server has told a number that Vault did not know.
+func (e *Engine) inspections(ctx context.Context, names []string) (blockers, notes []string, seen bool) {
 	found := make([]Reconciled, len(names))
 	errs := make([]error, len(names))
+	keys := make([]key.Key, len(names))
 	var group sync.WaitGroup
 	for n, name := range names {
-		k, _ := e.Key(name)
-		if _, ok := e.kindOf(k).(kind.Inspector); ok {
+		keys[n], _ = e.Key(name)
+		if _, ok := e.kindOf(keys[n]).(kind.Inspector); ok {
 			group.Go(func() { found[n], errs[n] = e.inspect(ctx, name, mendNothing, itself) })
 		}
 	}
@@ -397,8 +401,17 @@ func (e *Engine) inspections(ctx context.Context, names []string) (blockers []st
 			if p.Remedy != "" {
 				text += "; " + p.Remedy
 			}
-			blockers = append(blockers, text)
+			if p.Rotates {
+				notes = append(notes, text)
+			} else {
+				blockers = append(blockers, text)
+			}
 		}
+		for _, text := range found[n].Notes {
+			notes = append(notes, fmt.Sprintf("%s: %s", keys[n].Env, text))
+		}
+		now, _ := e.Key(name)
+		seen = seen || now.Above != keys[n].Above
 	}
-	return blockers
+	return blockers, notes, seen
 }

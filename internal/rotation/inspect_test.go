@@ -20,13 +20,15 @@ type forgetful struct {
 	problem  kind.Problem // in place of what it finds
 	ahead    int
 	down     error
+	notes    []string
+	refuses  error    // of Restore
 	restored []string // with what was kept
 }
 
 func (*forgetful) Name() string { return "forgetful" }
 
 func (f *forgetful) Inspect(_ context.Context, c kind.Change) (kind.Finding, error) {
-	finding := kind.Finding{ServerVersion: f.ahead}
+	finding := kind.Finding{ServerVersion: f.ahead, Notes: f.notes}
 	switch {
 	case f.down != nil:
 		return finding, f.down
@@ -41,6 +43,9 @@ func (f *forgetful) Inspect(_ context.Context, c kind.Change) (kind.Finding, err
 }
 
 func (f *forgetful) Restore(_ context.Context, c kind.Change, dryRun bool) ([]string, error) {
+	if f.refuses != nil {
+		return nil, f.refuses
+	}
 	if !dryRun {
 		f.restored = append(f.restored, c.Kept)
 		f.valid[c.To.Value.Reveal()], f.problem = true, kind.Problem{}
@@ -166,7 +171,8 @@ func TestPlanBesideACheck(t *testing.T) {
 	_, _, err := h.engine.inspected("cache")
 	h.ok(err)
 	defer h.engine.lock(func() { delete(h.engine.restoring, "cache") })
-	if got := strings.Join(h.engine.inspections(t.Context(), []string{"cache"}), "; "); !strings.Contains(got, "the user is another one") || strings.Contains(got, "being checked") {
+	blockers, _, _ := h.engine.inspections(t.Context(), []string{"cache"})
+	if got := strings.Join(blockers, "; "); !strings.Contains(got, "the user is another one") || strings.Contains(got, "being checked") {
 		t.Errorf("blockers beside a check: %s", got)
 	}
 }
@@ -198,4 +204,41 @@ func TestCheckAndRotationTakeTurns(t *testing.T) {
 	}
 	h.engine.lock(func() { delete(h.engine.restoring, "cache") })
 	h.until(id, Done)
+}
+
+// What a rotation mends is no blocker of one: the plan says it among its notes, and status says it once, whether Restore can
+// mend it or not.
+func TestPlanOfWhatARotationMends(t *testing.T) {
+	h, f := newForgetful(t)
+	f.problem = kind.Problem{Text: "the password was changed by hand", Remedy: "rotate the key", Rotates: true}
+	f.refuses = errors.New("the password was changed by hand; rotate the key")
+	plan, _, err := h.engine.Plan(t.Context(), Request{Keys: []string{"cache"}, By: testActor, Trigger: ByOperator})
+	h.ok(err)
+	if len(plan.Blockers) != 0 || !strings.Contains(strings.Join(plan.Notes, "\n"), "cache: the password was changed by hand; rotate the key") {
+		t.Errorf("blockers %q, notes %q", plan.Blockers, plan.Notes)
+	}
+	if got := h.problemsOf("cache"); got != "the password was changed by hand; rotate the key" {
+		t.Errorf("status: %s", got)
+	}
+
+	f.problem, f.refuses, f.notes = kind.Problem{}, nil, []string{"a password that Vault does not know"}
+	plan, _, err = h.engine.Plan(t.Context(), Request{Keys: []string{"cache"}, By: testActor, Trigger: ByOperator})
+	h.ok(err)
+	if got := strings.Join(plan.Notes, "\n"); strings.Count(got, "a password that Vault does not know") != 1 {
+		t.Errorf("notes of the plan: %s", got)
+	}
+	if got := h.engine.Status()[0].Notes; strings.Join(got, ";") != "a password that Vault does not know" {
+		t.Errorf("notes of status: %q", got)
+	}
+}
+
+// A plan has the numbers that the rotation will have: a server that is ahead has just told of others.
+func TestPlanTakesNumbersThatAServerTells(t *testing.T) {
+	h, f := newForgetful(t)
+	f.ahead = 7
+	plan, _, err := h.engine.Plan(t.Context(), Request{Keys: []string{"cache"}, By: testActor, Trigger: ByOperator})
+	h.ok(err)
+	if to := plan.Rotation.Changes[0].To; to != 8 {
+		t.Errorf("the plan makes version %d, want 8", to)
+	}
 }

@@ -138,10 +138,25 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 	if err != nil {
 		return Plan{}, nil, err
 	}
-	p.Blockers = append(p.Blockers, e.inspections(ctx, p.Rotation.KeyNames())...)
-	found, notes := preflight(ctx, changes)
-	p.Blockers, p.Notes = append(p.Blockers, found...), append(p.Notes, notes...)
+	blockers, notes, seen := e.inspections(ctx, p.Rotation.KeyNames())
+	if seen { // the new versions have other numbers, as those of the rotation will
+		if p, changes, err = e.foretell(ctx, request); err != nil {
+			return Plan{}, nil, err
+		}
+	}
+	also, more := preflight(ctx, changes)
+	p.Blockers, p.Notes = distinct(p.Blockers, blockers, also), distinct(p.Notes, notes, more)
 	return p, warnings, nil
+}
+
+// distinct returns all texts in their order, each once: a check of what is, and one of what is planned, may find the same.
+func distinct(lists ...[]string) (all []string) {
+	for _, text := range slices.Concat(lists...) {
+		if !slices.Contains(all, text) {
+			all = append(all, text)
+		}
+	}
+	return all
 }
 
 // foretell makes the plan of a request, and returns the changes that kinds can check at their servers.

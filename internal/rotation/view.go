@@ -157,6 +157,7 @@ type KeyStatus struct {
 	Orphan   bool      // it was tried so often that waiting will not mend it
 	Due      time.Time // of the next automatic rotation; zero: only when asked
 	Problems []string  // at its server, or with its connection
+	Notes    []string  // what an operator should know of a current version that is valid
 	Refused  string    // who still tries a version that is retired
 }
 
@@ -173,7 +174,7 @@ func (e *Engine) Status() []KeyStatus {
 	for _, name := range slices.Sorted(maps.Keys(e.keys)) {
 		fault := e.starts[name]
 		s := KeyStatus{Key: e.keys[name], Due: e.agenda.times[name], Waits: fault.reason, Orphan: fault.orphan()}
-		s.Refused = e.health[checksKey+name].Refused
+		s.Refused, s.Notes = e.health[checksKey+name].Refused, e.health[checksKey+name].Notes
 		s.Problems = append(e.health[checksKey+name].Texts(), e.connectionProblems(e.keys[name])...)
 		if r, ok := e.active[e.rotating[name]]; ok {
 			s.Rotation, s.Waits, s.Orphan = &r, held[r.ID], r.Attempts >= orphanAfter

@@ -71,6 +71,7 @@ func userOf(c kind.Change) string {
 // problem says what is wrong in words, and what helps.
 func (l loss) problem(c kind.Change, role, at string) kind.Problem {
 	reconcile := "vault write -f hyvve/keys/" + c.Key.Name + "/reconcile"
+	rotate := "vault write hyvve/rotate key=" + c.Key.Name
 	p := kind.Problem{Remedy: reconcile}
 	switch l {
 	case lossNone:
@@ -79,16 +80,18 @@ func (l loss) problem(c kind.Change, role, at string) kind.Problem {
 	case lossLocked:
 		p.Text, p.Fixable = fmt.Sprintf("role %s, with which version %d logs in, is locked at %s", role, c.To.Number, at), true
 	case lossByHand:
-		p.Text = fmt.Sprintf("role %s, with which version %d logs in, was locked by somebody at %s", role, c.To.Number, at)
-		p.Remedy = "if it should not be, " + reconcile
+		p.Text, p.Rotates = fmt.Sprintf("role %s, with which version %d logs in, was locked by somebody at %s", role, c.To.Number, at), true
+		p.Remedy = "if it should not be: " + reconcile
 	case lossOlder:
-		p.Text = fmt.Sprintf("role %s at %s has the password of an older version than %d: was the server restored from a dump?", role, at, c.To.Number)
+		p.Text, p.Rotates = fmt.Sprintf("role %s at %s has the password of an older version than %d: was the server restored from a dump?", role, at, c.To.Number), true
 	case lossNewer:
-		p.Text, p.Ahead = fmt.Sprintf("role %s at %s has the password of a version that Vault does not know, and not that of version %d", role, at, c.To.Number), true
-		p.Remedy = "rotate the key: the next version has another role, and whoever uses this one keeps it: vault write hyvve/rotate key=" + c.Key.Name
+		p.Text = fmt.Sprintf("role %s at %s has the password of a version that Vault does not know, and not that of version %d. Was Vault restored from an older snapshot?", role, at, c.To.Number)
+		p.Ahead, p.Rotates = true, true
+		p.Remedy = fmt.Sprintf("%s gives workloads a version with another role; whoever logs in as %s keeps that until nobody is seen to", rotate, role)
 	case lossChanged:
-		p.Text = fmt.Sprintf("role %s at %s does not log in with the password of version %d: was it changed by hand?", role, at, c.To.Number)
-		p.Remedy = fmt.Sprintf("give Vault the new password with: vault write hyvve/rotate key=%s value=-; or, if nobody uses it, ALTER ROLE %s NOLOGIN, and then %s", c.Key.Name, quoteIfNeeded(role), reconcile)
+		p.Text, p.Rotates = fmt.Sprintf("role %s at %s does not log in with the password of version %d: was it changed by hand?", role, at, c.To.Number), true
+		p.Remedy = fmt.Sprintf("%s gives workloads a version with another role; whoever was given the new password keeps it until nobody is seen to log in as %s. Or, if nobody was given it, to have version %d back at once: ALTER ROLE %s NOLOGIN, and then %s",
+			rotate, role, c.To.Number, quoteIfNeeded(role), reconcile)
 	case lossForeign:
 		p.Text = fmt.Sprintf("role %s at %s belongs to another key, by its comment", role, at)
 		p.Remedy = "give the key other login roles with username=, and rotate it"
@@ -138,6 +141,7 @@ func (k *Kind) Inspect(ctx context.Context, c kind.Change) (f kind.Finding, err 
 	} else if o, err := findOwner(found, 0, c.Key, u.User); err == nil {
 		f.Kept = o.name
 	}
+	f.Notes = leftovers(c, found)
 	for _, at := range replicas(c.Connection) {
 		at.database = u.Path()
 		switch valid, err := k.valid(ctx, c.Connection, at, u); {

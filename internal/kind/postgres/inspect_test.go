@@ -255,3 +255,68 @@ func TestInspectWhatWasDoneByHand(t *testing.T) {
 	}
 	w.ok(conn.Close(ctx))
 }
+
+// Somebody sets another password, and gives it to clients. Both remedies work as they are printed: a rotation, in which
+// these clients keep their login for as long as they are seen; or, where nobody was given it, the version once more.
+func TestPasswordSetByHand(t *testing.T) {
+	ctx := t.Context()
+	for _, imported := range []bool{false, true} {
+		w := newWorld(t, "", nil)
+		w.first.Fingerprint = fingerprints.Of(w.key.Name, w.first.Value)
+		versions := []key.Version{w.first}
+		if !imported {
+			versions = append(versions, w.rotate(w.next(w.first)))
+		}
+		current := versions[len(versions)-1]
+		u, err := credential(current)
+		w.ok(err)
+		w.exec("ALTER ROLE " + quote(u.User) + " PASSWORD 'by-hand'")
+		hand := key.Version{Value: key.NewValue(u.With(u.User, key.NewValue("by-hand")).Text().Reveal())}
+		c := kind.Change{Key: w.as(versions, 0), To: current, Connection: w.connection}
+		f, text, _, fixable := w.looks(c)
+		if fixable || len(f.Problems) != 1 || !f.Problems[0].Rotates || !strings.Contains(text, "vault write hyvve/rotate key="+w.key.Name+" gives") {
+			t.Fatalf("fixable %t: %s", fixable, text)
+		}
+		if _, err := w.kind.Restore(ctx, c, false); err == nil || !strings.Contains(err.Error(), "vault write hyvve/rotate key="+w.key.Name) {
+			t.Errorf("reconcile says %v", err)
+		}
+		client, err := w.session(hand)
+		w.ok(err)
+
+		w.key = c.Key
+		next := w.next(current)
+		if blockers, _ := w.preflight(next); blockers != "" {
+			t.Fatalf("the remedy is blocked: %s", blockers)
+		}
+		w.ok(w.kind.Stage(ctx, next))
+		w.ok(w.kind.Verify(ctx, next))
+		w.ok(w.login(hand))
+		if n, what, err := w.kind.InUse(ctx, next); err != nil || n != 1 {
+			t.Errorf("a client with the password set by hand is not seen: %d, %s, %v", n, what, err)
+		}
+		w.ok(w.kind.Unstage(ctx, next))
+
+		statement, _, _ := strings.Cut(text[strings.Index(text, "ALTER ROLE"):], ",")
+		w.exec(statement)
+		if _, err := w.kind.Restore(ctx, c, false); err != nil {
+			t.Errorf("the second remedy: %v", err)
+		}
+		w.ok(w.login(current))
+		w.ok(client.Close(ctx))
+		w.rotate(w.next(current))
+	}
+}
+
+// A plan counts what Vault has, not the version that it would make itself.
+func TestAheadNamesTheVersionInUse(t *testing.T) {
+	w := newWorld(t, "", nil)
+	current := w.rotate(w.next(w.first))
+	w.key.Versions = nil
+	next := w.next(current)
+	b := logins(w.key)[1]
+	w.exec("CREATE ROLE "+b+" LOGIN PASSWORD 'newer'", mark{w.key.Mount, w.key.Name, 11, ""}.statement(b))
+	blockers, _ := w.preflight(next)
+	if !strings.Contains(blockers, "version 11 of this key") || !strings.Contains(blockers, "Make version 2,") || strings.Contains(blockers, " 3") {
+		t.Errorf("blockers: %s", blockers)
+	}
+}

@@ -3,6 +3,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"regexp"
@@ -203,8 +204,8 @@ func ahead(c kind.Change, found map[string]known, from, to string) error {
 }
 
 func aheadOf(c kind.Change, role string, m mark) error {
-	return faultf("the server is ahead of Vault: role %s logs in with version %d of this key, and Vault knows another one, or none, of that number (the newest that it knows is %d). Was Vault restored from an older snapshot? Nothing was changed. See what is at the server, and put it right, with hyvve/keys/%s/reconcile",
-		role, m.version, newest(c), c.Key.Name)
+	return faultf("the server is ahead of Vault: role %s logs in with version %d of this key, which this Vault has not made. Was Vault restored from an older snapshot? Nothing was changed. Make version %d, which is in use as far as Vault knows, valid beside it, and rotate again after that: vault write -f hyvve/keys/%s/reconcile",
+		role, m.version, cmp.Or(c.From.Number, c.To.Number), c.Key.Name)
 }
 
 // foreign is the error for a role that is another key's.

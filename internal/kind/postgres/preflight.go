@@ -55,7 +55,7 @@ func (k *Kind) Preflight(ctx context.Context, c kind.Change) (blockers, notes []
 		}
 	}
 	p.grants(o)
-	p.leftovers()
+	p.notes = append(p.notes, leftovers(c, found)...)
 	if o.name != "" {
 		uses, unseen := k.sessionUser(ctx, c, a, o.name)
 		p.sessionUser(o, uses, unseen)
@@ -165,13 +165,14 @@ func (p *preflight) grants(o owner) {
 }
 
 // leftovers names login roles that a version holds which Vault has never had, as after a restore of Vault.
-func (p *preflight) leftovers() {
-	for _, role := range logins(p.Key) {
-		of := p.found[role]
-		if m, ok := readMark(of.Comment); ok && of.Login && m.of(p.Key) && m.unknown(p.Change) {
-			p.notes = append(p.notes, fmt.Sprintf("role %s logs in with version %d, which Vault does not know; when nobody uses it any more: ALTER ROLE %s NOLOGIN", role, m.version, of.Quoted))
+func leftovers(c kind.Change, found map[string]known) (notes []string) {
+	for _, role := range logins(c.Key) {
+		of := found[role]
+		if m, ok := readMark(of.Comment); ok && of.Login && m.of(c.Key) && m.unknown(c) {
+			notes = append(notes, fmt.Sprintf("role %s logs in with version %d, which Vault does not know; when nobody uses it any more: ALTER ROLE %s NOLOGIN", role, m.version, of.Quoted))
 		}
 	}
+	return notes
 }
 
 // settings are those of the owner that the login role has to be given.

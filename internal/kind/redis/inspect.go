@@ -69,8 +69,12 @@ func (k *Kind) Inspect(ctx context.Context, c kind.Change) (kind.Finding, error)
 		f.Problems = append(f.Problems, kind.Problem{Text: text, Remedy: "hosts= of hyvve/connections/" + c.Connection.Name})
 	}
 	for _, s := range in.all {
-		for _, m := range in.mends(s) {
+		mends := in.mends(s)
+		for _, m := range mends {
 			f.Problems = append(f.Problems, m.Problem)
+		}
+		if len(mends) == 0 {
+			f.Notes = append(f.Notes, in.notes(s)...)
 		}
 		if u := s.users[in.next]; f.Kept == "" && u.accepts(in.to) && !u.odd {
 			f.Kept = keep(u.rights)
@@ -105,6 +109,39 @@ func (in inspection) isAhead() bool {
 	})
 }
 
+// reconcile is the command that mends what can be mended.
+func (in inspection) reconcile() string {
+	return "vault write -f hyvve/keys/" + in.Key.Name + "/reconcile"
+}
+
+// notes name the passwords at a node that Vault does not know, and that its rotations leave until they end with the user.
+func (in inspection) notes(s sight) (notes []string) {
+	if in.dual { // whose other passwords are for an operator to give
+		return nil
+	}
+	for _, name := range append(in.otherUsers(s), in.next) {
+		u := s.users[name]
+		if u.locked() || name != in.next && !u.keeps(in.Key) {
+			continue
+		}
+		others := len(u.passwords)
+		if name == in.next && u.has(in.to) || name == in.old && u.has(in.from) {
+			others--
+		}
+		if others > 0 {
+			notes = append(notes, fmt.Sprintf("node %s: user %s has %s, which clients may hold: a rotation that ends with the user ends it", s.addr, name, unknownPasswords(others)))
+		}
+	}
+	return notes
+}
+
+func unknownPasswords(n int) string {
+	if n == 1 {
+		return "a password that Vault does not know"
+	}
+	return fmt.Sprintf("%d passwords that Vault does not know", n)
+}
+
 // mend is a problem at a node, and what mends it.
 type mend struct {
 	kind.Problem
@@ -123,9 +160,13 @@ func (in inspection) mends(s sight) []mend {
 			continue
 		}
 		one := mend{user: name, rules: m.keptRules(), done: fmt.Sprintf("node %s: user %s keeps its passwords until a later rotation ends with it", s.addr, name)}
-		one.Text = fmt.Sprintf("node %s: user %s can log in with version %d, which is not in use as far as Vault knows", s.addr, name, m.version)
-		one.Remedy = fmt.Sprintf("if nobody uses it, lock it: ACL SETUSER %s off", name)
-		one.Ahead = m.version > in.known()
+		if one.Ahead = m.version > in.known(); one.Ahead {
+			one.Text = fmt.Sprintf("node %s is ahead of Vault: user %s logs in with version %d, which Vault does not know. Was Vault restored from an older snapshot?", s.addr, name, m.version)
+			one.Remedy = in.reconcile() + " makes the version valid that Vault has, and leaves the other one valid, which clients may hold; then rotate the key"
+		} else {
+			one.Text = fmt.Sprintf("node %s: user %s logs in with version %d, which Vault has retired. Was the server restored from an older file?", s.addr, name, m.version)
+			one.Remedy = in.reconcile() + " lets a later rotation end it"
+		}
 		one.Fixable = !one.Ahead
 		all = append(all, one)
 	}
@@ -133,7 +174,7 @@ func (in inspection) mends(s sight) []mend {
 		m.Ahead = in.isAhead()
 		m.Fixable = m.Fixable && !m.Ahead && len(m.rules) > 0
 		if m.Remedy == "" {
-			m.Remedy = "hyvve/keys/" + in.Key.Name + "/reconcile"
+			m.Remedy = in.reconcile()
 		}
 		all = append(all, m)
 	}
@@ -184,7 +225,7 @@ func (in inspection) current(s sight) (m mend, wrong bool) {
 	if u == nil {
 		rights, from := in.rightsOf(s)
 		if from == "" {
-			m.Remedy = fmt.Sprintf("say what the user may do with rules= of hyvve/keys/%s, then write hyvve/keys/%s/reconcile", in.Key.Name, in.Key.Name)
+			m.Remedy = fmt.Sprintf("say what the user may do with rules= of hyvve/keys/%s, then: %s", in.Key.Name, in.reconcile())
 			return say(fmt.Sprintf("there is no user %s, and nobody knows what it was allowed to do", in.next), false)
 		}
 		m.done += ", with the rights of " + from
@@ -196,19 +237,39 @@ func (in inspection) current(s sight) (m mend, wrong bool) {
 	}
 	last, marked := u.newest(in.Key)
 	if !in.ours && !marked && !u.keeps(in.Key) {
-		m.Remedy = "write the value in use with hyvve/keys/" + in.Key.Name + " value=-, or give the user this version's password"
+		m.Rotates = true
+		m.Remedy = fmt.Sprintf("vault write hyvve/rotate key=%s gives workloads a version with another user; whoever was given another password of %s keeps it until nobody is seen to log in as that", in.Key.Name, in.next)
 		return say(fmt.Sprintf("user %s, which an operator brought, is off or has another password", in.next), false)
 	}
 	older := marked && last.version < in.To.Number // the node was restored from an older file
 	switch {
 	case u.has(in.to):
+		m.Rotates = !in.dual
 		return say(fmt.Sprintf("user %s is off", in.next), false, "on")
 	case u.locked() && !in.dual:
+		m.Rotates = !older
 		return say(fmt.Sprintf("user %s is locked", in.next), older, "resetpass", "on", "#"+in.to, own)
 	case marked && last.version != in.To.Number && !u.locked():
-		return say(fmt.Sprintf("user %s has the password of version %d", in.next, last.version), older, append(last.keptRules(), "#"+in.to, own)...)
+		m.keeps(u)
+		text := fmt.Sprintf("user %s has the password of version %d", in.next, last.version)
+		if last.version > in.known() {
+			text += ", which Vault does not know. Was Vault restored from an older snapshot?"
+		}
+		return say(text, older, append(last.keptRules(), "#"+in.to, own)...)
+	}
+	m.keeps(u)
+	m.Rotates = !in.dual
+	if m.Rotates {
+		m.Remedy = fmt.Sprintf("%s makes version %d valid beside what the user has now; or rotate the key", in.reconcile(), in.To.Number)
 	}
 	return say(fmt.Sprintf("user %s has another password, or is off", in.next), false, "on", "#"+in.to, own)
+}
+
+// keeps says of a user which of its passwords are left as they are.
+func (m *mend) keeps(u *user) {
+	if n := len(u.passwords); n > 0 {
+		m.done += fmt.Sprintf(" beside %s, which still logs in until a rotation ends with the user", unknownPasswords(n))
+	}
 }
 
 // rightsOf returns what the current version's user is to be allowed at a node that has lost it, and whose rights these are.

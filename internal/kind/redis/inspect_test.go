@@ -3,6 +3,7 @@
 package redis
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -183,7 +184,17 @@ func TestVaultIsBehind(t *testing.T) {
 			if len(f.Problems) == 0 || !f.Problems[len(f.Problems)-1].Ahead || allFixable(f) || f.ServerVersion != 5 {
 				t.Errorf("%s, %d behind: %+v", strategy, behind, f)
 			}
+			for _, p := range f.Problems {
+				if strategy == alternating && p.Ahead && (!strings.Contains(fmt.Sprint(f.Problems), "Was Vault restored from an older snapshot?") || strings.Contains(p.Remedy, "lock it")) {
+					t.Errorf("%d behind: %s; %s", behind, p.Text, p.Remedy)
+				}
+			}
 			w.restore(c, r)
+			after, err := w.kind.Inspect(ctx, c)
+			w.ok(err)
+			if notes := strings.Join(after.Notes, "\n"); strategy == alternating && !strings.Contains(notes, "has a password that Vault does not know, which clients may hold") {
+				t.Errorf("%d behind: notes after Restore: %q", behind, notes)
+			}
 			valid := func(when string) {
 				t.Helper()
 				if !w.valid(r, latest) || one.Ping(ctx).Err() != nil {
@@ -205,6 +216,9 @@ func TestVaultIsBehind(t *testing.T) {
 			w.ok(one.Close())
 			w.retire(next)
 			w.expect(next, false, true, r)
+			if f := w.inspect(w.current()); strategy == alternating && w.valid(r, latest) == (len(f.Notes) == 0) {
+				t.Errorf("%d behind: the latest version is valid: %t; notes: %q", behind, w.valid(r, latest), f.Notes)
+			}
 			w.retire(w.staged())
 		}
 	}
@@ -259,10 +273,16 @@ func TestChangedByHand(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 	_, err := w.kind.Restore(ctx, imported, false)
-	w.refuses(err, "user app, which an operator brought", "value=-")
-	if !w.valid(r, byHand) {
-		t.Error("the password of the operator is gone")
+	w.refuses(err, "user app, which an operator brought", "vault write hyvve/rotate key=redis-url gives")
+	one := w.client(r, byHand, "")
+	before := w.key
+	next := w.staged() // the remedy, as it is printed
+	if n, _ := w.inUse(next); n != 1 || !w.valid(r, byHand) {
+		t.Errorf("%d clients with the password of the operator are seen, or it is gone", n)
 	}
+	w.ok(one.Close())
+	w.unstage(next)
+	w.key = before
 	w.do(r, "ACL", "SETUSER", "app", "resetpass", ">"+appPassword)
 	w.retire(w.staged())
 	c := w.current()
@@ -278,10 +298,16 @@ func TestChangedByHand(t *testing.T) {
 		w.restore(c, r)
 	}
 	w.do(r, "ACL", "SETUSER", "redis_url_a", "resetpass", ">"+thirdPassword)
-	if f := w.inspect(c, "user redis_url_a has another password"); allFixable(f) {
+	if f := w.inspect(c, "user redis_url_a has another password"); allFixable(f) || !f.Problems[0].Rotates {
 		t.Errorf("%+v", f)
 	}
+	if would, err := w.kind.Restore(ctx, c, true); err != nil || !strings.Contains(strings.Join(would, ""), "beside a password that Vault does not know, which still logs in") {
+		t.Errorf("Restore would do %q, %v", would, err)
+	}
 	w.restore(c, r)
+	if f := w.inspect(c); !strings.Contains(strings.Join(f.Notes, ""), "user redis_url_a has a password that Vault does not know") {
+		t.Errorf("notes: %q", f.Notes)
+	}
 	if !w.valid(r, key.Version{Value: key.NewValue(r.UserURL("redis_url_a", thirdPassword))}) {
 		t.Error("Restore has taken a password away")
 	}
