@@ -27,12 +27,22 @@ type broken struct {
 	sample    func(ctx context.Context, c kind.Change, d time.Duration) (int, string, error)
 	retire    func(ctx context.Context, c kind.Change) error
 	unstage   func(ctx context.Context, c kind.Change) error
+	preflight func(ctx context.Context, c kind.Change) (blockers, notes []string, err error)
 
+	summary             func() string
+	fields              func() []kind.Field
 	login               func(v key.Value) (string, error)
 	connectionFields    func() []kind.Field
 	normalizeConnection func(c kind.Connection) (kind.Connection, error)
 	checkConnection     func(ctx context.Context, c kind.Connection) ([]string, error)
 	rotateRoot          func(ctx context.Context, c kind.Connection) error
+}
+
+func (b *broken) Summary() string      { return b.summary() }
+func (b *broken) Fields() []kind.Field { return b.fields() }
+
+func (b *broken) Preflight(ctx context.Context, c kind.Change) (blockers, notes []string, err error) {
+	return b.preflight(ctx, c)
 }
 
 func (b *broken) Normalize(o kind.Options) (kind.Options, error) { return b.normalize(o) }
@@ -75,7 +85,8 @@ func (b *broken) RotateRoot(ctx context.Context, c kind.Connection) error {
 func whole(k toy.Kind) *broken {
 	return &broken{
 		Kind: k, normalize: k.Normalize, check: func(v key.Value) ([]string, error) { return k.Check(nil, v) }, generate: k.Generate,
-		stage: k.Stage, verify: k.Verify, inUse: k.InUse, sample: k.Sample, retire: k.Retire, unstage: k.Unstage,
+		stage: k.Stage, verify: k.Verify, inUse: k.InUse, sample: k.Sample, retire: k.Retire, unstage: k.Unstage, preflight: k.Preflight,
+		summary: k.Summary, fields: k.Fields,
 		login: k.Login, connectionFields: k.ConnectionFields, normalizeConnection: k.NormalizeConnection, checkConnection: k.CheckConnection, rotateRoot: k.RotateRoot,
 	}
 }
@@ -92,13 +103,55 @@ type variant struct {
 	breaks        func(b *broken)
 }
 
-func TestBrokenKindsFail(t *testing.T) {
+// brokenKinds are all variants.
+func brokenKinds() map[string]variant {
 	variants := maps.Clone(brokenTexts)
-	maps.Copy(variants, brokenServers)
-	maps.Copy(variants, brokenFaults)
-	maps.Copy(variants, brokenConnectors)
-	maps.Copy(variants, brokenSenders)
-	maps.Copy(variants, brokenReach)
+	for _, more := range []map[string]variant{
+		brokenDescriptions, brokenServers, brokenPreflights, brokenFaults, brokenConnectors, brokenSenders, brokenReach,
+	} {
+		maps.Copy(variants, more)
+	}
+	return variants
+}
+
+// brokenElsewhere are the cases for which kinds of another form are broken, and the tests that have these.
+var brokenElsewhere = map[string]func(t *testing.T){
+	"render":                              TestBrokenRenderersFail,
+	"verify":                              TestVerifiers,
+	"verify while the server is down":     TestVerifiers,
+	"credentials in the query of a value": TestValueWithCredentialsInItsQueryFails,
+}
+
+// A case that nothing fails proves nothing: there is a broken kind for each.
+func TestEveryCaseHasABrokenKind(t *testing.T) {
+	found := map[string]bool{}
+	for _, v := range brokenKinds() {
+		found[v.in] = found[v.in] || v.complaint != ""
+	}
+	for name := range brokenElsewhere {
+		found[name] = true
+	}
+	known := map[string]bool{}
+	for _, w := range []World{
+		toyWorld(func(k toy.Kind) kind.Kind { return renders{k} }),
+		verifierWorld(func(k toy.Kind) func(context.Context, kind.Change) error { return k.Verify }),
+	} {
+		for _, c := range cases(t, w) {
+			known[c.name] = true
+			if !found[c.name] {
+				t.Errorf("no broken kind fails case %q", c.name)
+			}
+		}
+	}
+	for name := range found {
+		if !known[name] {
+			t.Errorf("there is no case %q, in which a broken kind should fail", name)
+		}
+	}
+}
+
+func TestBrokenKindsFail(t *testing.T) {
+	variants := brokenKinds()
 	variants["nothing is broken"] = variant{"rotation", "", func(*broken) {}}
 	for name, v := range variants {
 		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {

@@ -144,6 +144,7 @@ type full interface {
 	kind.Kind
 	kind.Server
 	kind.Sampler
+	kind.Preflighter
 	kind.Connector
 	kind.LoginNamer
 	kind.Addresser
@@ -230,4 +231,20 @@ func (ownName) Names(kind.Options) []string { return []string{"LOGIN"} }
 
 func (ownName) Render(_ kind.Options, v key.Value) (map[string]key.Value, error) {
 	return map[string]key.Value{"LOGIN": v}, nil
+}
+
+// addressed has values that are URLs, and takes any.
+type addressed struct{ kind.Kind }
+
+func (addressed) Check(kind.Options, key.Value) ([]string, error) { return nil, nil }
+
+func TestValueWithCredentialsInItsQueryFails(t *testing.T) {
+	failures := complaints(t, "credentials in the query of a value", func(testing.TB) World {
+		w := toyWorld(func(k toy.Kind) kind.Kind { return addressed{k} })
+		const url = "toy://app:first-password@directory/"
+		return World{Kind: w.Kind, Key: w.Key, First: key.NewValue(url), Values: []key.Value{key.NewValue(url + "2"), key.NewValue(url + "3")}}
+	})
+	if !strings.Contains(strings.Join(failures, "\n"), "a value with password= in its query is not refused by the name password") {
+		t.Errorf("the case complains of %q", failures)
+	}
 }

@@ -191,11 +191,31 @@ func (a *Administrator) Set(ctx context.Context, user, password string) error {
 	})
 }
 
+// Foreign is the error of what concerns a user that somebody else has made.
+type Foreign struct{ User, Owner string }
+
+func (f Foreign) Error() string {
+	return fmt.Sprintf("user %s was not made by %s; give the key another user=", f.User, f.Owner)
+}
+
+// foreign is why an owner may not have a user. mu is held.
+func (d *Directory) foreign(owner, user string) error {
+	if _, there := d.users[user]; there && d.owners[user] != owner {
+		return Foreign{user, owner}
+	}
+	return nil
+}
+
+// MayClaim returns what Claim would refuse.
+func (a *Administrator) MayClaim(ctx context.Context, owner, user string) error {
+	return a.directory.request(ctx, func() error { return a.directory.foreign(owner, user) })
+}
+
 // Claim is Set for an owner, who has to have made the user if there is one.
 func (a *Administrator) Claim(ctx context.Context, owner, user, password string) error {
 	return a.directory.request(ctx, func() error {
-		if _, there := a.directory.users[user]; there && a.directory.owners[user] != owner {
-			return fmt.Errorf("user %s was not made by %s; give the key another user=", user, owner)
+		if err := a.directory.foreign(owner, user); err != nil {
+			return err
 		}
 		a.directory.users[user], a.directory.owners[user] = password, owner
 		return nil

@@ -27,6 +27,8 @@ var (
 	_ kind.Sampler   = Kind{}
 	_ kind.Connector = Kind{} // in connector.go
 
+	_ kind.Preflighter = Kind{}
+
 	_ kind.LoginNamer = Kind{}
 	_ kind.Addresser  = Kind{}
 )
@@ -89,6 +91,19 @@ func (Kind) Generate(random io.Reader, k key.Key, from key.Value) (key.Value, er
 
 // owner is as whose the directory knows users: those of two mounts, or of two keys, may have one name.
 func owner(k key.Key) string { return k.Mount + "/" + k.Name }
+
+// Preflight implements kind.Preflighter: it says beforehand what Stage would refuse.
+func (k Kind) Preflight(ctx context.Context, c kind.Change) (blockers, notes []string, err error) {
+	user, admin, err := k.userOf(ctx, c, c.To)
+	if err != nil {
+		return nil, nil, err
+	}
+	err = admin.MayClaim(ctx, owner(c.Key), user)
+	if foreign := (Foreign{}); errors.As(err, &foreign) {
+		return []string{foreign.Error()}, nil, nil
+	}
+	return nil, nil, err
+}
 
 // Stage implements kind.Server. Setting the same password again changes nothing. A user of somebody else is left alone.
 func (k Kind) Stage(ctx context.Context, c kind.Change) error {
