@@ -10,7 +10,7 @@ FUZZTIME ?= 10s
 .PHONY: help
 help: ## Show this text
 	@echo 'hyvve: key rotation that does not finish on hope. Targets:'
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 .DEFAULT:
 	@echo 'make: there is no target "$@"; "make help" lists those there are' >&2; exit 2
@@ -65,6 +65,10 @@ test-unit: ## Run the tests that need neither a server nor what setup fetches
 .PHONY: test-e2e
 test-e2e: setup build ## Run the tests that do, all scenarios among them
 	scripts/go-test -race -timeout 30m ./deploy/... ./internal/e2e/... ./internal/testbed/... ./internal/kind/postgres/... ./internal/kind/redis/... ./sidecar/agent/... ./sidecar/inject/... ./sidecar/kubernetes/... ./sidecar/login/... ./sidecar/reencrypt/... ./sidecar/render/...
+
+.PHONY: test-adversary
+test-adversary: setup build ## Attack real components with what one token, one pod or one neighbour may do; no attack may do harm
+	scripts/go-test -count=1 -timeout 45m -run '^TestAdversary' ./...
 
 .PHONY: test-ha
 test-ha: setup-demo build ## Kill a cluster's leader in each move, the plugin a hundred times, and do without Vault for ten minutes (some twenty minutes in all)

@@ -184,6 +184,7 @@ func (b *backend) on(h handler) framework.OperationFunc {
 		if !e.Writes() {
 			return nil, logical.ErrReadOnly
 		}
+		e.Arrived()
 		resp, err := h(ctx, e, req, d)
 		var refused *rotation.Refused
 		if errors.As(err, &refused) {

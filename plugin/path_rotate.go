@@ -4,6 +4,7 @@ package plugin
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -152,11 +153,14 @@ func (b *backend) startRotation(ctx context.Context, e *rotation.Engine, req *lo
 	if err != nil {
 		return nil, err
 	}
-	view, err = awaitEnd(ctx, e, view, wait)
+	view, warning, err := awaitEnd(ctx, e, view, wait)
 	if err != nil {
 		return nil, err
 	}
 	resp := &logical.Response{Data: rotationSummary(view)}
+	if warning != "" {
+		warnings = append(warnings, warning)
+	}
 	for _, w := range warnings {
 		resp.AddWarning(w)
 	}
@@ -221,18 +225,27 @@ func waitOf(d *framework.FieldData, standard time.Duration) (time.Duration, erro
 	return wait, nil
 }
 
-// awaitEnd looks at a rotation again when it has ended or the time is over.
-func awaitEnd(ctx context.Context, e *rotation.Engine, view rotation.View, wait time.Duration) (rotation.View, error) {
+// awaitEnd looks at a rotation again when it has ended or the time is over. It returns earlier, with a warning where there
+// is something to say, when too many wait or nobody must be waited for.
+func awaitEnd(ctx context.Context, e *rotation.Engine, view rotation.View, wait time.Duration) (now rotation.View, warning string, err error) {
 	if wait == 0 || view.Finished() {
-		return view, nil
+		return view, "", nil
 	}
+	interrupted, leave, err := e.AwaitsEnd()
+	if err != nil {
+		return view, fmt.Sprintf("not waited for the end: %v", err), nil
+	}
+	defer leave()
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case <-view.Ended:
+	case <-interrupted:
+		warning = "not waited for the end: Vault takes no requests meanwhile; look again with hyvve/rotations/" + view.ID
 	case <-timer.C:
 	case <-ctx.Done():
-		return view, nil
+		return view, "", nil
 	}
-	return e.View(ctx, view.ID)
+	now, err = e.View(ctx, view.ID)
+	return now, warning, err
 }

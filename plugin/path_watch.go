@@ -4,18 +4,15 @@ package plugin
 
 import (
 	"context"
+	"errors"
+	"net/http"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
-
-// standardWait is short: a reload of the plugin, a seal and a leader that steps down all wait for requests that block, and
-// Vault takes no others meanwhile.
-const standardWait = 5 * time.Second
 
 func (b *backend) pathsWatch() []*framework.Path {
 	return []*framework.Path{{
@@ -24,7 +21,7 @@ func (b *backend) pathsWatch() []*framework.Path {
 			"workload": {Type: framework.TypeString, Required: true, Description: "Name of the workload."},
 			"instance": {Type: framework.TypeString, Required: true, Query: true, Description: "Name of the instance, as in its read of hyvve/creds."},
 			"etag":     {Type: framework.TypeString, Query: true, Description: "The etag that the instance has."},
-			"wait":     {Type: framework.TypeDurationSecond, Query: true, Description: "How long to wait for another one: 5s by default, 60s at most, 0s to ask only. A leader that steps down, and a seal, wait for it."},
+			"wait":     {Type: framework.TypeDurationSecond, Query: true, Description: "How long to wait for another one; 0s to ask only. The answer comes after 5s at the latest, which is the default."},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: b.operation(b.watch, "watch", "bundle", "Wait until an instance should hold another bundle."),
@@ -35,8 +32,13 @@ Blocks until there is news.
 
     vault read hyvve/watch/api instance=api-7f9c etag=… wait=5s
 
-Returns when the instance's etag is no longer the given one, or after wait. changed=true means: read hyvve/creds again.
-An empty etag in the answer means that the instance is not known, because its lease has ended: read hyvve/creds too.
+Returns when the instance's etag is no longer the given one, or without news: after wait, after 5s, or earlier when others
+must not wait for it (a leader that steps down, a seal, a reload of the plugin). changed=true means: read hyvve/creds again.
+An empty etag in the answer means that the instance is not known, because its lease has ended: read hyvve/creds too. It
+comes at once.
+
+An instance has one watch at a time: a newer one ends the older, whose answer says superseded=true. A workload may have
+2000, and the mount 5000; more are refused with status 429.
 `),
 	}}
 }
@@ -46,13 +48,18 @@ func (b *backend) watch(ctx context.Context, e *rotation.Engine, _ *logical.Requ
 	if instance == "" {
 		return nil, rotation.Refusef("instance is missing; give the name that hyvve/creds was read with")
 	}
-	wait, err := waitOf(d, standardWait)
+	wait, err := waitOf(d, rotation.LongestWatch)
 	if err != nil {
 		return nil, err
 	}
 	now, err := e.Watch(ctx, d.Get("workload").(string), instance, etag, wait)
+	if errors.Is(err, rotation.ErrCrowded) {
+		return nil, logical.CodedError(http.StatusTooManyRequests, err.Error())
+	}
 	if err != nil {
 		return nil, err
 	}
-	return &logical.Response{Data: map[string]any{"etag": now, "changed": now == "" || now != etag}}, nil
+	return &logical.Response{Data: map[string]any{
+		"etag": now.Etag, "changed": now.Etag == "" || now.Etag != etag, "superseded": now.Superseded,
+	}}, nil
 }

@@ -103,8 +103,8 @@ func (r *reader) kv(ctx context.Context) error {
 
 // watch asks as a live instance that is up to date.
 func (r *reader) watch(ctx context.Context) error {
-	changed, err := r.engine.Watch(ctx, benchLoad, r.instance, r.etag, 0)
-	if err == nil && changed {
+	watched, err := r.engine.Watch(ctx, benchLoad, r.instance, r.etag, 0)
+	if err == nil && watched.Changed {
 		err = fmt.Errorf("the bundle of %s has changed, though nothing rotates", r.instance)
 	}
 	return err

@@ -103,8 +103,8 @@ func (c *crowd) attend(ctx context.Context, e *client.Client, n int) error {
 			}
 			_, err = e.Report(ctx, client.Report{Workload: benchLoad, Instance: id, Secret: b.Secret, Etag: b.Etag, Healthy: true})
 		}
-		for changed := false; err == nil && !changed; {
-			changed, err = e.Watch(ctx, benchLoad, id, b.Etag, 50*time.Second)
+		for w := (client.Watched{}); err == nil && !w.Changed; {
+			w, err = e.Watch(ctx, benchLoad, id, b.Etag, 50*time.Second)
 		}
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // asked to end

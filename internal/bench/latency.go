@@ -58,8 +58,8 @@ func attend(ctx context.Context, e *client.Client, held chan<- holding) error {
 			case <-ctx.Done():
 			}
 		}
-		for changed := false; err == nil && !changed; {
-			changed, err = e.Watch(ctx, benchLoad, b.Instance, b.Etag, instanceWait)
+		for w := (client.Watched{}); err == nil && !w.Changed; {
+			w, err = e.Watch(ctx, benchLoad, b.Instance, b.Etag, instanceWait)
 		}
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // asked to end

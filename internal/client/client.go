@@ -104,16 +104,21 @@ func (c *Client) CredsOf(ctx context.Context, workloadName, instance string, one
 	return b, nil
 }
 
-// Watch waits until the instance should hold another bundle than that of etag, or wait is over.
-func (c *Client) Watch(ctx context.Context, workloadName, instance, etag string, wait time.Duration) (changed bool, err error) {
+// Watched is the answer to a watch.
+type Watched struct {
+	Changed    bool `json:"changed"`    // read the bundle again
+	Superseded bool `json:"superseded"` // somebody else watches as the same instance
+}
+
+// Watch waits until the instance should hold another bundle than that of etag, or wait is over. Without news it may return
+// earlier.
+func (c *Client) Watch(ctx context.Context, workloadName, instance, etag string, wait time.Duration) (Watched, error) {
 	ctx, cancel := context.WithTimeout(ctx, wait+answerLimit)
 	defer cancel()
-	var w struct {
-		Changed bool `json:"changed"`
-	}
+	var w Watched
 	query := url.Values{"instance": {instance}, "etag": {etag}, "wait": {fmt.Sprintf("%ds", int(wait.Seconds()))}}
-	_, err = c.read(ctx, "watch/"+workloadName, query, &w)
-	return w.Changed, err
+	_, err := c.read(ctx, "watch/"+workloadName, query, &w)
+	return w, err
 }
 
 // Report is what an instance says of itself.

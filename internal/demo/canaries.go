@@ -79,11 +79,11 @@ func (w *World) Audit(ctx context.Context) (newest func() map[string]key.Value, 
 	}
 	go func() {
 		for ctx.Err() == nil {
-			changed, err := w.Engine.Watch(ctx, auditor, auditor, bundle.Etag, 5*time.Second)
-			if err == nil && !changed {
+			watched, err := w.Engine.Watch(ctx, auditor, auditor, bundle.Etag, 5*time.Second)
+			if err == nil && !watched.Changed {
 				_, err = w.Engine.Renew(ctx, bundle.LeaseID)
 			}
-			if err == nil && !changed {
+			if err == nil && !watched.Changed {
 				continue
 			}
 			if next, err := take(); err == nil {

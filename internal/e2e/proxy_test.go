@@ -100,8 +100,8 @@ func (w *world) presents(workload, id, env string, call func(context.Context, st
 				close(ready)
 			}
 			_, _ = w.Engine.Report(ctx, client.Report{Workload: workload, Instance: id, Secret: b.Secret, Etag: b.Etag, Healthy: true})
-			for changed := false; !changed && ctx.Err() == nil; {
-				if changed, err = w.Engine.Watch(ctx, workload, id, b.Etag, 5*time.Second); err != nil {
+			for seen := (client.Watched{}); !seen.Changed && ctx.Err() == nil; {
+				if seen, err = w.Engine.Watch(ctx, workload, id, b.Etag, 5*time.Second); err != nil {
 					break
 				}
 			}

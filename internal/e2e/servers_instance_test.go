@@ -57,8 +57,8 @@ func (i *serversInstance) attend(ctx context.Context) {
 			i.complain(ctx, err)
 			return
 		}
-		for changed := false; !changed && ctx.Err() == nil; {
-			if changed, err = i.world.engine.Watch(ctx, "app", i.id, b.Etag, 20*time.Second); err != nil {
+		for seen := (client.Watched{}); !seen.Changed && ctx.Err() == nil; {
+			if seen, err = i.world.engine.Watch(ctx, "app", i.id, b.Etag, 20*time.Second); err != nil {
 				i.complain(ctx, err)
 				return
 			}

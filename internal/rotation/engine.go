@@ -113,6 +113,7 @@ type Engine struct {
 	retainAt time.Duration   // by Uptime
 
 	refusals  refusals
+	waiters   *waiters
 	instances locks
 	stale     atomic.Bool
 	born      atomic.Uint64 // number of this life of the mount, 0 before Begin
@@ -152,6 +153,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		rung:        map[string]bool{},
 		busy:        map[string]bool{},
 		grown:       true,
+		waiters:     newWaiters(),
 		kick:        make(chan struct{}, 1),
 		opened:      o.Now(),
 	}
@@ -188,8 +190,12 @@ func (e *Engine) Begin(ctx context.Context) error {
 // Writes tells whether it has begun.
 func (e *Engine) Writes() bool { return e.born.Load() > 0 }
 
-// Start moves rotations on in the background until the engine is closed or stale.
-func (e *Engine) Start() { e.running.Go(e.run) }
+// Start moves rotations on in the background until the engine is closed or stale, and ends requests that wait once Vault
+// lets no others in.
+func (e *Engine) Start() {
+	e.running.Go(e.run)
+	e.running.Go(e.keepPace)
+}
 
 // longestPause is how long run rests at most.
 const longestPause = 200 * time.Millisecond

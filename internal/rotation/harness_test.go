@@ -292,9 +292,9 @@ func (h *harness) round() {
 	h.t.Helper()
 	for _, name := range slices.Sorted(maps.Keys(h.readers)) {
 		r := h.readers[name]
-		etag, err := h.engine.Watch(h.t.Context(), r.workload, r.id, "", 0)
+		watched, err := h.engine.Watch(h.t.Context(), r.workload, r.id, "", 0)
 		h.ok(err)
-		if etag != r.reading.Bundle.Holding.Etag && !r.deaf {
+		if watched.Etag != r.reading.Bundle.Holding.Etag && !r.deaf {
 			h.read(r)
 		}
 	}

@@ -172,12 +172,12 @@ func (p *process) renew() {
 
 func (p *process) watch() {
 	w := p.w
-	etag, err := w.engine.Watch(context.Background(), p.workload, p.id, p.reading.Bundle.Holding.Etag, 0)
+	watched, err := w.engine.Watch(context.Background(), p.workload, p.id, p.reading.Bundle.Holding.Etag, 0)
 	if err != nil {
 		w.expect(err, "watch by "+p.name())
 		return
 	}
-	if etag != p.reading.Bundle.Holding.Etag {
+	if watched.Etag != p.reading.Bundle.Holding.Etag {
 		p.read()
 		return
 	}

@@ -32,9 +32,7 @@ type Reencryptor interface {
 var _ Reencryptor = (*reencrypt.Worker)(nil)
 
 const (
-	// One blocking watch. Vault does not seal, step down or leave off leading before requests that block have ended, and
-	// takes no other until then: this is how long that may take.
-	watchFor     = 5 * time.Second
+	watchFor     = 5 * time.Second // one blocking watch; the engine allows no longer one
 	backoffFirst = 200 * time.Millisecond
 	backoffMost  = 15 * time.Second
 	leaveTime    = 3 * time.Second // to say goodbye at the end
@@ -54,6 +52,7 @@ type Agent struct {
 	waits  bool          // it was said that the workload waits for one
 	stale  bool          // the bundle must be read again
 	futile int           // reads in a row that gave nothing new
+	rivals int           // watches in a row that somebody else has ended
 	dirty  bool          // there is something to report
 
 	applied     client.Bundle // what the files hold
@@ -352,14 +351,14 @@ func (a *Agent) wait(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type watched struct {
-		changed bool
-		err     error
+		client.Watched
+		err error
 	}
 	watch := make(chan watched, 1)
 	engine, name, b := a.engine, a.config.Workload, a.bundle // they may become others before the request has ended
 	go func() {
-		changed, err := engine.Watch(ctx, name, b.Instance, b.Etag, watchFor)
-		watch <- watched{changed, err}
+		w, err := engine.Watch(ctx, name, b.Instance, b.Etag, watchFor)
+		watch <- watched{w, err}
 	}()
 	for {
 		select {
@@ -369,9 +368,11 @@ func (a *Agent) wait(ctx context.Context) error {
 			a.adopt(c)
 			return errReconfigured
 		case w := <-watch:
-			a.stale = a.stale || w.changed
-			if w.err == nil && !w.changed {
-				a.futile = 0
+			a.stale = a.stale || w.Changed
+			if w.Superseded {
+				a.namesake(ctx)
+			} else if w.err == nil && !w.Changed {
+				a.futile, a.rivals = 0, 0
 			}
 			return w.err
 		case <-a.nextCheck.C:
@@ -400,6 +401,14 @@ func (a *Agent) wait(ctx context.Context) error {
 			return a.renewToken(ctx)
 		}
 	}
+}
+
+// namesake slows down after somebody else has watched as this instance: each would end the other's watch for ever.
+func (a *Agent) namesake(ctx context.Context) {
+	if a.rivals++; a.rivals == 2 { // once happens after a connection was lost
+		a.log.Warn("another process watches as the same instance; give each its own instance", "instance", a.bundle.Instance)
+	}
+	sleep(ctx, backoff(a.rivals))
 }
 
 func (a *Agent) renewLease(ctx context.Context) error {
