@@ -327,7 +327,7 @@ func (b *backend) readKey(_ context.Context, e *rotation.Engine, _ *logical.Requ
 	for option, value := range k.Options {
 		data[option] = redacted(value)
 	}
-	return &logical.Response{Data: data}, nil
+	return &logical.Response{Data: data, Warnings: e.ReservedNames(k)}, nil
 }
 
 func (b *backend) deleteKey(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {

@@ -129,9 +129,16 @@ func (e *Engine) names(k key.Key) []string {
 // checkNames refuses names that another key has, and those that are none. turn is held.
 func (e *Engine) checkNames(k key.Key) error {
 	own := e.names(k)
+	var before []string // a key of an earlier release keeps its names: nobody could pause it or change its schedule otherwise
+	if old, ok := e.keys[k.Name]; ok {
+		before = e.names(old)
+	}
 	for n, name := range own {
 		if err := key.ValidateEnv(name); err != nil {
 			return Refusef("key %s: %w", k.Name, err)
+		}
+		if err := key.CheckReserved(name, before); err != nil {
+			return Refusef("key %s: %w; give it another one, such as env=APP_%s, and let the workload's own configuration say what it is used for", k.Name, err, name)
 		}
 		if slices.Contains(own[:n], name) {
 			return Refusef("key %s has the name %s twice", k.Name, name)
@@ -143,6 +150,17 @@ func (e *Engine) checkNames(k key.Key) error {
 		}
 	}
 	return nil
+}
+
+// ReservedNames are warnings of names that this release would refuse: the key was made by an earlier one.
+func (e *Engine) ReservedNames(k key.Key) []string {
+	var all []string
+	for _, name := range e.names(k) {
+		if err := key.CheckReserved(name, nil); err != nil {
+			all = append(all, fmt.Sprintf("key %s: %v. Sidecars refuse it unless their own configuration has it in allow_names. Make a key with another name, and move workloads to it", k.Name, err))
+		}
+	}
+	return all
 }
 
 // mayChange refuses what versions or a running rotation rely on. turn is held.

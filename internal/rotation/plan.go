@@ -209,6 +209,7 @@ func (e *Engine) notes(r Rotation) []string {
 	var all []string
 	for _, c := range r.Changes {
 		k := e.keys[c.Key]
+		all = append(all, e.ReservedNames(k)...)
 		if _, ok := e.kindOf(k).(kind.Server); !ok {
 			all = append(all, fmt.Sprintf("%s: no server says whether the old value is in use; that it is not rests on leases and reports", c.Env))
 		} else if !r.Compromised {

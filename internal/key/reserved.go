@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package key
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// group is a number of environment names that change how processes run, with what they change.
+type group struct {
+	does     string   // completes "the name …"
+	names    []string // exact
+	prefixes []string // of names, all of which are reserved
+	families []string // prefixes like these, but names below them that end like a credential's are free
+}
+
+// credentials end the names of secrets that programs read and that decide nothing else, such as GIT_TOKEN. No name of a
+// loader, a shell or an interpreter that runs something ends so.
+var credentials = []string{"_TOKEN", "_PASSWORD", "_PASSWD", "_SECRET", "_PASSPHRASE", "_KEY"}
+
+// reserved are the names that a key may not have. Whoever chooses the value of one of these runs code in the process that
+// reads it, or leads its traffic elsewhere. The lists follow ld.so(8), dyld(1), bash(1), dash(1), zsh(1), the reference
+// pages of the interpreters, git(1), ssh(1), curl(1), libpq, and the tables initial_badenv_table and
+// initial_checkenv_table of sudo 1.9 (plugins/sudoers/env.c).
+var reserved = []group{
+	{
+		does:     "is the sidecar's or Vault's own",
+		prefixes: []string{"VAULT_", "HYVVE_", "BAO_"},
+	},
+	{
+		does: "makes the loader of programs run other code, or the C library read other files",
+		names: []string{
+			"GLIBC_TUNABLES", "GCONV_PATH", "GETCONF_DIR", "HOSTALIASES", "LOCALDOMAIN", "LOCPATH", "NLSPATH", "NIS_PATH", "NIS_DEFAULTS", "NIS_GROUP",
+			"RES_OPTIONS", "RESOLV_HOST_CONF", "RESOLV_ADD_TRIM_DOMAINS", "RESOLV_MULTI", "RESOLV_SPOOF_CHECK", "RESOLV_OVERRIDE_TRIM_DOMAINS",
+			"MALLOC_TRACE", "MALLOC_CHECK_", "MALLOC_PERTURB_", "MALLOC_CONF", "MUSL_LOCPATH", "SHLIB_PATH", "LIBPATH", "LDR_PRELOAD", "LDR_PRELOAD64", "LDR_CNTRL",
+			"AUTHSTATE", "PATH_LOCALE", "DATEMSK", "TZDIR", "TZ", "LANG", "LANGUAGE", "LINGUAS", "CHARSET", "TERM", "TERMINFO", "TERMINFO_DIRS", "TERMPATH", "TERMCAP",
+			"KRB5_CONFIG", "KRB5_CONFIG_DIR", "KRB5_KTNAME", "KRB5_CLIENT_KTNAME", "KRB5_TRACE", "KRB5CCNAME", "KRBCONFDIR", "KRBTKFILE", "KRB_CONF", "USR_ACE", "DLC_ACE", "VAR_ACE",
+			"ODBCINI", "ODBCINSTINI", "ODBCSYSINI", "LDAPCONF", "LDAPRC", "SASL_PATH", "SASL_CONF_PATH", "PKCS11_MODULE_PATH", "P11_KIT_MODULE_PATH",
+			"GTK_MODULES", "GTK_PATH", "GIO_EXTRA_MODULES", "GIO_MODULE_DIR", "QT_PLUGIN_PATH", "MAGICK_CONFIGURE_PATH", "MAGICK_CODER_MODULE_PATH", "GST_PLUGIN_PATH",
+		},
+		prefixes: []string{"LD_", "_RLD", "DYLD_", "LC_"},
+	},
+	{
+		does: "changes what a shell runs",
+		names: []string{
+			"BASH_ENV", "BASHOPTS", "BASH_LOADABLES_PATH", "BASH_XTRACEFD", "ENV", "IFS", "PS0", "PS1", "PS2", "PS3", "PS4", "SHELLOPTS", "POSIXLY_CORRECT",
+			"PROMPT_COMMAND", "PROMPT_DIRTRIM", "CDPATH", "GLOBIGNORE", "EXECIGNORE", "FIGNORE", "HISTFILE", "INPUTRC", "JAVA_BINDIR", "FPATH", "ZDOTDIR", "NULLCMD", "READNULLCMD",
+			"COMSPEC", "PATHEXT", "MAIL", "MAILPATH", "MAILCHECK", "OPTARG", "OPTIND", "PPID", "UID", "EUID", "RANDOM", "SECONDS", "LINENO",
+		},
+		prefixes: []string{"BASH_FUNC_"},
+	},
+	{
+		does: "decides which programs are found, or where a process keeps its files",
+		names: []string{
+			"PATH", "HOME", "SHELL", "USER", "USERNAME", "LOGNAME", "PWD", "OLDPWD", "HOSTNAME", "TMPDIR", "TMP", "TEMP", "TEMPDIR", "TMPPREFIX",
+			"USERPROFILE", "HOMEDRIVE", "HOMEPATH", "APPDATA", "LOCALAPPDATA", "PROGRAMDATA", "SYSTEMROOT", "WINDIR", "DISPLAY", "XAUTHORITY", "XAPPLRESDIR", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID",
+		},
+		prefixes: []string{"XDG_", "DBUS_", "SUDO_"},
+	},
+	{
+		does: "makes an interpreter or a runtime load other code",
+		names: []string{
+			"JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "JDK_JAVAC_OPTIONS", "JAVA_OPTS", "JAVA_HOME", "JRE_HOME", "CLASSPATH", "JAVA_OPTIONS", "JVM_OPTS", "JAVA_ARGS",
+			"CATALINA_OPTS", "GRADLE_OPTS", "MAVEN_OPTS", "ANT_OPTS", "SBT_OPTS", "KAFKA_OPTS", "LEIN_JVM_OPTS", "M2_HOME", "MAVEN_ARGS", "MAVEN_CONFIG",
+			"PHPRC", "PERLLIB", "PERLIO", "PERLIO_DEBUG", "PERL_UNICODE", "PERL_MM_OPT", "PERL_MB_OPT", "PERL_SIGNALS", "PERL_ENCODING",
+			"RAILS_ENV", "RACK_ENV", "BUNDLE_GEMFILE", "BUNDLE_PATH", "GEM_HOME", "GEM_PATH", "IRBRC", "MANPATH", "PAPERSIZE",
+			"TCLLIBPATH", "TCL_LIBRARY", "TK_LIBRARY", "OCAMLRUNPARAM", "CAMLRUNPARAM", "OCAMLLIB", "OCAMLPATH", "CAML_LD_LIBRARY_PATH", "CAMLLIB", "GHCRTS", "GHC_ENVIRONMENT", "GHC_PACKAGE_PATH",
+			"ERLANG_HOME", "ERL_CRASH_DUMP", "ELIXIR_ERL_OPTIONS", "ROOTDIR", "BINDIR", "JULIA_LOAD_PATH", "SWIFT_BACKTRACE", "WASMTIME_HOME",
+			"GODEBUG", "GOTRACEBACK", "GOFLAGS", "GOROOT", "GOPATH", "GOPROXY", "GOENV", "GOMAXPROCS", "GOGC", "GOMEMLIMIT", "GOCOVERDIR", "GOTOOLCHAIN", "GOSUMDB", "GONOSUMDB",
+			"RUSTFLAGS", "RUSTC", "RUSTC_WRAPPER", "RUST_BACKTRACE", "RUST_LOG", "MAKEFLAGS", "MAKEFILES", "MFLAGS", "CC", "CXX", "CFLAGS", "LDFLAGS", "TS_NODE_OPTIONS", "ELECTRON_RUN_AS_NODE",
+			"PYTHONSTARTUP", "PYTHONPATH", "PYTHONHOME", "OPENSSL_CONF", "OPENSSL_CONF_INCLUDE", "OPENSSL_MODULES", "OPENSSL_ENGINES", "OPENSSL_IA32CAP", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS",
+		},
+		prefixes: []string{"PERL5", "PYTHON3", "DOTNET_STARTUP", "CORECLR_", "COR_", "COMPLUS_"},
+		families: []string{
+			"NODE_", "NPM_CONFIG_", "YARN_", "PNPM_", "BUN_", "DENO_", "TSX_", "PYTHON", "PIP_", "UV_", "RUBY", "JRUBY_", "PHP_", "LUA_", "LUA5", "LUAJIT_", "DOTNET_", "ASPNETCORE_", "NUGET_", "MONO_",
+			"PERL_", "ERL_", "GUILE_", "JULIA_", "R_", "CARGO_", "BUNDLER_", "COMPOSER_", "OTEL_JAVAAGENT_", "UVICORN_",
+		},
+	},
+	{
+		does: "makes git, ssh, an editor, a pager or another tool run a program",
+		names: []string{
+			"EDITOR", "VISUAL", "FCEDIT", "SUDO_EDITOR", "SUDO_ASKPASS", "PAGER", "MANPAGER", "BROWSER", "LESS", "LESSOPEN", "LESSCLOSE", "LESSKEY", "LESSSECURE", "LESSKEYIN", "MORE",
+			"SVN_SSH", "CVS_RSH", "RSYNC_RSH", "RSH", "HGRCPATH", "HGEDITOR", "P4CONFIG", "SYSTEMD_PAGER", "SYSTEMD_EDITOR", "DEBUGGER", "GREP_OPTIONS", "TAR_OPTIONS", "TAPE", "RIPGREP_CONFIG_PATH",
+			"KUBECONFIG", "KUBE_EDITOR", "DOCKER_CONFIG", "DOCKER_HOST", "CONTAINER_HOST", "GNUPGHOME", "GPG_AGENT_INFO", "NETRC", "CURL_HOME", "WGETRC", "SYSTEM_WGETRC", "VIMINIT", "EXINIT",
+		},
+		families: []string{"GIT_", "SSH_", "ANSIBLE_", "TF_CLI_"},
+	},
+	{
+		does: "leads connections elsewhere, or changes which certificates are trusted",
+		names: []string{
+			"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY", "SOCKS_PROXY", "RSYNC_PROXY", "GRPC_PROXY", "CGI_HTTP_PROXY", "SOCKS_SERVER",
+			"SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "NIX_SSL_CERT_FILE", "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "WEBSOCKET_CLIENT_CA_BUNDLE",
+			"PGHOST", "PGHOSTADDR", "PGPORT", "PGSERVICE", "PGSERVICEFILE", "PGSYSCONFDIR", "PGPASSFILE", "PGOPTIONS", "PGSSLMODE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL", "PGSSLCRLDIR", "PGSSLNEGOTIATION", "PGSSLSNI",
+			"PGSSLCERTMODE", "PGSSLMAXPROTOCOLVERSION", "PGSSLMINPROTOCOLVERSION", "PGREQUIRESSL", "PGREQUIREAUTH", "PGREQUIREPEER", "PGCHANNELBINDING", "PGGSSENCMODE", "PGGSSLIB", "PGKRBSRVNAME", "PGGSSDELEGATION", "PGLOCALEDIR", "PGTARGETSESSIONATTRS", "PGLOADBALANCEHOSTS", "PGCLIENTENCODING", "PGDATA",
+			"PSQLRC", "PSQL_EDITOR", "PSQL_PAGER", "PSQL_HISTORY", "MYSQL_HOST", "MYSQL_TCP_PORT", "MYSQL_UNIX_PORT", "MYSQL_HOME", "MYSQL_GROUP_SUFFIX", "MYSQL_TEST_LOGIN_FILE", "LIBMYSQL_PLUGINS", "LIBMYSQL_PLUGIN_DIR", "REDISCLI_RCFILE", "REDISCLI_HISTFILE",
+			"AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_DATA_PATH", "GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES", "BOTO_CONFIG", "AZURE_CONFIG_DIR", "CLOUDSDK_CONFIG", "CLOUDSDK_PYTHON",
+		},
+		prefixes: []string{"AWS_ENDPOINT_URL", "AWS_CONTAINER_", "KUBERNETES_SERVICE_", "KUBERNETES_PORT"},
+	},
+}
+
+// Reserved returns what a name does where it changes how processes run, and nothing for any other name. It ignores case, as
+// some systems and programs do.
+func Reserved(name string) (does string) {
+	name = strings.ToUpper(name)
+	begins := func(prefix string) bool { return strings.HasPrefix(name, prefix) }
+	ends := func(suffix string) bool { return strings.HasSuffix(name, suffix) }
+	for _, g := range reserved {
+		switch {
+		case slices.Contains(g.names, name), slices.ContainsFunc(g.prefixes, begins):
+			return g.does
+		case slices.ContainsFunc(g.families, begins) && !slices.ContainsFunc(credentials, ends):
+			return g.does
+		}
+	}
+	return ""
+}
+
+// CheckReserved refuses a reserved name that is not in allowed.
+func CheckReserved(name string, allowed []string) error {
+	does := Reserved(name)
+	if does == "" || slices.Contains(allowed, name) {
+		return nil
+	}
+	return fmt.Errorf("name %s is reserved: it %s", name, does)
+}
