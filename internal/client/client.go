@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/hashicorp/vault/api"
 
@@ -93,7 +94,13 @@ func (c *Client) CredsOf(ctx context.Context, workloadName, instance string, one
 	if err != nil {
 		return Bundle{}, err
 	}
-	b := w.Bundle()
+	b, err := w.Bundle()
+	if err != nil {
+		return Bundle{}, err
+	}
+	if err := checkWork(w.Work); err != nil {
+		return Bundle{}, err
+	}
 	b.Work, b.Instance, b.Secret, b.Created = w.Work, w.Instance, key.NewValue(w.InstanceSecret), map[string]time.Time{}
 	b.LeaseID, b.LeaseDuration, b.Warnings = secret.LeaseID, time.Duration(secret.LeaseDuration)*time.Second, secret.Warnings
 	for env, text := range w.Created {
@@ -102,6 +109,18 @@ func (c *Client) CredsOf(ctx context.Context, workloadName, instance string, one
 		}
 	}
 	return b, nil
+}
+
+// checkWork refuses work with names that would forge lines where they are shown.
+func checkWork(all []workload.Work) error {
+	for _, w := range all {
+		for _, text := range []string{w.ID, w.Rotation, w.Key, w.Env} {
+			if strings.ContainsFunc(text, unicode.IsControl) {
+				return fmt.Errorf("nothing of the bundle is taken: work %q has a name with control characters (%q)", w.ID, text)
+			}
+		}
+	}
+	return nil
 }
 
 // Watched is the answer to a watch.

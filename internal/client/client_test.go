@@ -137,3 +137,16 @@ func TestLeases(t *testing.T) {
 		t.Errorf("asked for %s", got)
 	}
 }
+
+// Names become lines, paths, variables and labels, wherever they stand in an answer.
+func TestNamesInAnswersAreChecked(t *testing.T) {
+	for _, data := range []string{
+		`{"values":{"A\nB":"x"}}`, `{"accepts":{"../A":["x"]}}`, `{"versions":{"a":1}}`, `{"accept_versions":{"A B":[1]}}`, `{"values":{"":"x"}}`,
+		`{"work":[{"id":"r/stage\u0007"}]}`, `{"work":[{"id":"r","env":"A\nB"}]}`,
+	} {
+		c := newClient(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintf(w, `{"data":%s}`, data) })
+		if b, err := c.Creds(t.Context(), "api", "api-1"); err == nil || !strings.Contains(err.Error(), "nothing of the bundle is taken") || strings.ContainsAny(err.Error(), "\n\a") {
+			t.Errorf("%s: %v, %q", data, b, err)
+		}
+	}
+}

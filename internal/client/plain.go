@@ -2,7 +2,13 @@
 
 package client
 
-import "github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+)
 
 // Plain is what of a bundle stands in JSON, with its values revealed: in the answer of creds/, in files of the format bundle,
 // and, encrypted, in last-good copies.
@@ -14,8 +20,18 @@ type Plain struct {
 	Versions       map[string]int      `json:"versions"`
 }
 
-// Bundle gives it with its values opaque.
-func (p Plain) Bundle() Bundle {
+// Bundle returns it with its values opaque. It refuses names that are none: they become paths, lines, labels and variables,
+// and one with a line break would write a second one.
+func (p Plain) Bundle() (Bundle, error) {
+	for _, names := range [][]string{
+		slices.Sorted(maps.Keys(p.Values)), slices.Sorted(maps.Keys(p.Accepts)), slices.Sorted(maps.Keys(p.Versions)), slices.Sorted(maps.Keys(p.AcceptVersions)),
+	} {
+		for _, name := range names {
+			if err := key.ValidateEnv(name); err != nil {
+				return Bundle{}, fmt.Errorf("nothing of the bundle is taken: %w", err)
+			}
+		}
+	}
 	b := Bundle{
 		Values: map[string]key.Value{}, Accepts: map[string][]key.Value{}, Versions: p.Versions, AcceptVersions: p.AcceptVersions, Etag: p.Etag,
 	}
@@ -27,7 +43,7 @@ func (p Plain) Bundle() Bundle {
 			b.Accepts[env] = append(b.Accepts[env], key.NewValue(v))
 		}
 	}
-	return b
+	return b, nil
 }
 
 // Plain reveals a bundle's values, for whoever must have them.

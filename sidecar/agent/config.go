@@ -27,6 +27,8 @@ import (
 type File struct {
 	Workload string `hcl:"workload,optional"`
 	Instance string `hcl:"instance,optional"`
+	// AllowNames are reserved environment names that keys may have all the same.
+	AllowNames []string `hcl:"allow_names,optional"`
 
 	Vault     *VaultBlock     `hcl:"vault,block"`
 	Render    []RenderBlock   `hcl:"render,block"`
@@ -134,6 +136,7 @@ func (f File) Check() (Config, error) {
 		errs = append(errs, c.checkVault()...)
 		errs = append(errs, c.checkReencrypt()...)
 	}
+	errs = append(errs, f.checkAllowNames()...)
 	errs = append(errs, c.checkProxies()...)
 	errs = append(errs, c.checkRender()...)
 	errs = append(errs, c.checkStatus()...)

@@ -79,7 +79,7 @@ func (c *Config) checkKubernetes() (errs []error) {
 		if r.Format != kubernetesSecret {
 			continue
 		}
-		d, err := r.destination(c.api, c.namespace)
+		d, err := r.destination(c.api, c.namespace, c.AllowNames)
 		if place := d.String(); places[place] && err == nil {
 			err = fmt.Errorf("another block writes %s too, and each would undo what the other writes; write it in one", place)
 		} else {
@@ -158,7 +158,7 @@ func (r RenderBlock) fileFields() []blockField {
 }
 
 // destination makes what a block says.
-func (r RenderBlock) destination(api *kubernetes.Client, namespace string) (Destination, error) {
+func (r RenderBlock) destination(api *kubernetes.Client, namespace string, allow []string) (Destination, error) {
 	if r.Namespace != "" {
 		namespace = r.Namespace
 	}
@@ -166,18 +166,17 @@ func (r RenderBlock) destination(api *kubernetes.Client, namespace string) (Dest
 		Secret: &kubernetes.Secret{
 			Client: api, Namespace: namespace, Name: r.Name, Type: r.Type, Labels: r.Labels, Annotations: r.Annotations, Force: r.Force,
 		},
-		Data:      render.Data{Choice: variables.Choice{Keys: r.Keys, Accepts: r.Accepts, Previous: r.Previous}, Fields: map[string]render.Field{}},
+		Data: render.Data{
+			Choice: variables.Choice{Keys: r.Keys, Accepts: r.Accepts, Previous: r.Previous, Allow: allow, Mapped: r.mapped()},
+			Fields: map[string]render.Field{},
+		},
 		Multiline: r.Multiline,
 	}
 	errs := []error{strayFields(r.Format, r.fileFields())}
 	if r.Immutable {
 		errs = append(errs, errors.New("immutable would keep the values from ever changing; take it out"))
 	}
-	for _, name := range r.Keys {
-		if err := key.ValidateEnv(name); err != nil {
-			errs = append(errs, fmt.Errorf("keys: %w", err))
-		}
-	}
+	errs = append(errs, checkKeys(r.Keys, r.allowed(allow)))
 	names := slices.Sorted(maps.Keys(r.Data))
 	for _, name := range names {
 		field, err := r.field(name, r.Data[name])

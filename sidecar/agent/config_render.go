@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
@@ -49,7 +48,7 @@ type RenderBlock struct {
 func (c *Config) checkRender() (errs []error) {
 	places := map[string]bool{}
 	for _, r := range c.files() {
-		t, err := r.target()
+		t, err := r.target(c.AllowNames)
 		if err != nil {
 			errs = append(errs, err)
 		}
@@ -63,8 +62,8 @@ func (c *Config) checkRender() (errs []error) {
 	return errs
 }
 
-func (r RenderBlock) target() (render.Target, error) {
-	t := render.Target{Format: render.Format(r.Format), Path: r.Path, Mode: 0o600, UID: -1, GID: -1, Keys: r.Keys, Accepts: r.Accepts, Previous: r.Previous, MakeDirectory: r.MakeDirectory, Multiline: r.Multiline}
+func (r RenderBlock) target(allow []string) (render.Target, error) {
+	t := render.Target{Format: render.Format(r.Format), Path: r.Path, Mode: 0o600, UID: -1, GID: -1, Keys: r.Keys, Accepts: r.Accepts, Previous: r.Previous, MakeDirectory: r.MakeDirectory, Multiline: r.Multiline, Allow: allow}
 	if !slices.Contains(formats(), r.Format) {
 		return t, fmt.Errorf("render %q is not a format%s (it is one of %s)", r.Format, usage.DidYouMean(r.Format, formats()), strings.Join(formats(), ", "))
 	}
@@ -115,10 +114,8 @@ const mostTemplate = 1 << 20
 
 // content checks what is particular to a format, and reads the template.
 func (r RenderBlock) content(t *render.Target) (err error) {
-	for _, name := range r.Keys {
-		if err := key.ValidateEnv(name); err != nil {
-			return fmt.Errorf("render %q: keys: %w", r.Format, err)
-		}
+	if err := checkKeys(r.Keys, r.allowed(t.Allow)); err != nil {
+		return fmt.Errorf("render %q: %w", r.Format, err)
 	}
 	if r.Multiline && t.Format != render.Template && t.Format != render.Dotenv {
 		return fmt.Errorf("render %q: multiline is of dotenv and template; leave it out: json, bundle and files carry values of several lines anyway, and docker cannot", r.Format)

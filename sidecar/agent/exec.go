@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/supervise"
@@ -40,7 +39,7 @@ func (c *Config) checkExec() (errs []error) {
 	o := supervise.Options{
 		Command: e.Command, Environ: os.Environ(), Keys: e.Keys, Accepts: e.Accepts, Previous: e.Previous,
 		OnChange: supervise.OnChange(e.OnChange), Signal: syscall.SIGHUP, StopSignal: syscall.SIGTERM, StopTimeout: stopTimeout,
-		ByEtag: c.expectsEtag() && len(c.files()) > 0, Overlap: e.Overlap,
+		ByEtag: c.expectsEtag() && len(c.files()) > 0, Overlap: e.Overlap, Allow: c.AllowNames,
 	}
 	if c.Reencrypt != nil && c.Reencrypt.DatabaseURLEnv != "" {
 		o.Withheld = append(o.Withheld, c.Reencrypt.DatabaseURLEnv)
@@ -54,10 +53,8 @@ func (c *Config) checkExec() (errs []error) {
 	if len(e.Command) > 0 && e.Command[0] == "" {
 		fail("command begins with an empty word; write it as a list, such as [\"node\", \"server.js\"]")
 	}
-	for _, name := range e.Keys {
-		if err := key.ValidateEnv(name); err != nil {
-			fail("keys: %w", err)
-		}
+	if err := checkKeys(e.Keys, c.AllowNames); err != nil {
+		fail("%w", err)
 	}
 	if o.OnChange == "" {
 		o.OnChange = supervise.Restart

@@ -43,7 +43,7 @@ datasources:
     type: prometheus
     jsonData: { httpHeaderName1: Authorization }
     secureJsonData: { httpHeaderValue1: {{ json (printf "Bearer %s" (value "TOKEN")) }} }
-`}.target()
+`}.target(nil)
 		if err != nil {
 			t.Fatal(err)
 		}

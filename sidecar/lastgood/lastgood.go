@@ -119,7 +119,11 @@ func (s Store) Load(now time.Time) (Copy, error) {
 	if err := s.fresh(c.Stored, now); err != nil {
 		return Copy{}, err
 	}
-	return Copy{c.Bundle(), c.Stored}, nil
+	b, err := c.Bundle()
+	if err != nil {
+		return Copy{}, fmt.Errorf("%s: %w: %w", s.Path, ErrNotOpened, err)
+	}
+	return Copy{b, c.Stored}, nil
 }
 
 // fresh refuses what is too old, and what seems to come from the future where its age matters.

@@ -106,5 +106,9 @@ func readBundle(path string) (client.Bundle, error) {
 	if json.Unmarshal(data, &plain) != nil { // the parser's own error may quote what the file holds
 		return client.Bundle{}, fmt.Errorf("%s is not a bundle in JSON; let render \"bundle\" write it", path)
 	}
-	return plain.Bundle(), nil
+	b, err := plain.Bundle()
+	if err != nil {
+		return client.Bundle{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return b, nil
 }

@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/variables"
 )
 
@@ -50,6 +49,7 @@ type Target struct {
 	// Previous adds NAME_PREVIOUS: the second of them, while there is one.
 	Previous bool
 	Template *TextTemplate // of the format Template
+	Allow    []string      // reserved names that are rendered all the same
 	// MakeDirectory makes the directory of the file, where it is missing. That of Files is made anyway.
 	MakeDirectory bool
 	// Multiline lets Dotenv write values of several lines, for readers that read them back.
@@ -58,9 +58,13 @@ type Target struct {
 
 const tempPrefix = ".hyvve-"
 
+func (t Target) choice() variables.Choice {
+	return variables.Choice{Keys: t.Keys, Accepts: t.Accepts, Previous: t.Previous, Allow: t.Allow, Mapped: t.Format == Template}
+}
+
 // contents gives the files by name, below the directory of the target, and the names of files that are to be gone.
 func (t Target) contents(b client.Bundle) (files map[string][]byte, gone []string, err error) {
-	set, err := variables.Choice{Keys: t.Keys, Accepts: t.Accepts, Previous: t.Previous}.Of(b)
+	set, err := t.choice().Of(b)
 	if err != nil {
 		return nil, nil, fmt.Errorf("rendering %s: %w", t.Path, err)
 	}
@@ -85,14 +89,11 @@ func (t Target) contents(b client.Bundle) (files map[string][]byte, gone []strin
 	return map[string][]byte{filepath.Base(t.Path): content}, nil, err
 }
 
-// separate gives a file to each name.
+// separate gives a file to each name, which was checked: it is a path, and could lead anywhere.
 func separate(set variables.Set) (map[string][]byte, error) {
 	texts, err := set.Text()
 	files := map[string][]byte{}
 	for name, text := range texts {
-		if invalid := key.ValidateEnv(name); invalid != nil { // it would be a path, and could lead anywhere
-			return nil, fmt.Errorf("no file for a key: %w", invalid)
-		}
 		files[name] = []byte(text)
 	}
 	return files, err
@@ -112,7 +113,7 @@ func object(set variables.Set) ([]byte, error) {
 
 func (t Target) bundle(b client.Bundle) ([]byte, error) {
 	plain := b.Plain()
-	unwanted := func(env string) bool { return !variables.Choice{Keys: t.Keys}.Wants(env) }
+	unwanted := func(env string) bool { return !t.choice().Wants(env) }
 	maps.DeleteFunc(plain.Values, func(env, _ string) bool { return unwanted(env) })
 	maps.DeleteFunc(plain.Accepts, func(env string, _ []string) bool { return unwanted(env) })
 	text, err := json.MarshalIndent(plain, "", "  ")

@@ -65,7 +65,7 @@ func (o Options) environment(b client.Bundle) (env []string, sum [sha256.Size]by
 
 // values are the variables that come from the bundle.
 func (o Options) values(b client.Bundle) (map[string]string, error) {
-	set, err := variables.Choice{Keys: o.Keys, Accepts: o.Accepts, Previous: o.Previous}.Of(b)
+	set, err := variables.Choice{Keys: o.Keys, Accepts: o.Accepts, Previous: o.Previous, Allow: o.Allow}.Of(b)
 	if err != nil {
 		return nil, err
 	}

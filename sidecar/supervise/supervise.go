@@ -39,6 +39,7 @@ type Options struct {
 	Command     []string
 	Environ     []string // what the sidecar was started with, as os.Environ gives it
 	Withheld    []string // names that are the sidecar's own, besides VAULT_* and HYVVE_*
+	Allow       []string // reserved names that are set all the same
 	Keys        []string // environment names to take from the bundle; empty: all
 	Accepts     bool     // add NAME_ACCEPTS, all values to accept as a JSON array, newest first
 	Previous    bool     // add NAME_PREVIOUS, the second of them, where there is one

@@ -7,7 +7,9 @@ package variables
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -27,6 +29,29 @@ type Choice struct {
 	Keys     []string // environment names; empty: all
 	Accepts  bool     // adds NAME_ACCEPTS for keys that the workload verifies: every value to accept, newest first
 	Previous bool     // adds NAME_PREVIOUS: the second of them, while there is one
+
+	Allow []string // reserved names that the sidecar's own configuration lets keys have
+	// Mapped: the bundle's names are written nowhere, since the configuration says what each value is written as.
+	Mapped bool
+}
+
+// Check refuses names that nothing may be written under: a file, a line or a variable of that name could be anything.
+func (c Choice) Check(names iter.Seq[string]) error {
+	for _, name := range slices.Sorted(names) {
+		if !c.Wants(name) {
+			continue
+		}
+		if err := key.ValidateEnv(name); err != nil {
+			return fmt.Errorf("a key cannot be rendered: %w", err)
+		}
+		if c.Mapped {
+			continue
+		}
+		if err := key.CheckReserved(name, c.Allow); err != nil {
+			return fmt.Errorf("a key is not rendered: %w; if the workload is to have it, add it to allow_names of the sidecar's configuration; otherwise take it out of the workload, or name in keys those that are wanted", err)
+		}
+	}
+	return nil
 }
 
 // Wants tells whether a key is among those that are wanted.
@@ -42,6 +67,9 @@ type Set struct {
 
 // Of chooses from a bundle. A name that would stand for two things is refused.
 func (c Choice) Of(b client.Bundle) (Set, error) {
+	if err := errors.Join(c.Check(maps.Keys(b.Values)), c.Check(maps.Keys(b.Accepts))); err != nil {
+		return Set{}, err
+	}
 	s := Set{Values: map[string]string{}, Lists: map[string][]string{}}
 	previous := map[string]string{}
 	for name, list := range b.Accepts {
