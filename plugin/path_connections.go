@@ -35,9 +35,13 @@ func (b *backend) pathsConnections() []*framework.Path {
 			HelpSynopsis: "Give the administrator a password that only this mount knows.",
 			HelpDescription: strings.TrimSpace(`
 The new password is stored before the server hears of it, and tried before the old one is forgotten. If anything fails in
-between, both are known and tried; write it again to finish. Nobody can read the new password.
+between, both are known and tried; write it again to finish. Nobody can read the new password: keep another login at the
+server that may change the administrator's. After a restore of the server, or of Vault, from before this, the two differ. Then
+set a password of your choice at the server (PostgreSQL: ALTER ROLE hyvve_admin PASSWORD '…', as a superuser; Redis:
+ACL SETUSER hyvve_admin on >PASSWORD and its rights), and write it to the connection.
 
     vault write -f hyvve/connections/NAME/rotate-root
+    vault write hyvve/connections/NAME password=-        # after a restore
 `),
 		},
 		{

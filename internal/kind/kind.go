@@ -72,7 +72,7 @@ type Change struct {
 	To         key.Version
 	Connection Connection // where the key's options name one
 	Cut        bool       // the key is compromised: Retire ends what still uses From
-	Kept       string     // of the latest Finding, for Restore; "" if there is none
+	Kept       string     // of the latest Finding, when the server knew all; "" if there is none
 }
 
 // Verifier is the optional capability of a kind that can try a value where it is used.

@@ -264,7 +264,7 @@ func (e *Engine) serverCalls(r Rotation, what action) ([]serverCall, error) {
 		if what == actRetire && from.State == key.Destroyed || what == actUnstage && to.State == key.Aborted {
 			continue // the server has done it: only the rotation's record of it was lost, and the value is gone
 		}
-		change := kind.Change{Key: k, From: from, To: to, Connection: connection, Cut: r.Compromised}
+		change := kind.Change{Key: k, From: from, To: to, Connection: connection, Cut: r.Compromised, Kept: k.Kept}
 		if err := e.stillShared(r, k, what, change); err != nil {
 			return nil, err
 		}

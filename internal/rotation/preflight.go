@@ -55,7 +55,7 @@ func (e *Engine) preflightCalls(r Rotation, staged []key.Key) ([]preflightCall, 
 		if err != nil {
 			return nil, Refusef("%w", err)
 		}
-		change := kind.Change{Key: k, Connection: connection, Cut: r.Compromised}
+		change := kind.Change{Key: k, Connection: connection, Cut: r.Compromised, Kept: k.Kept}
 		change.From, _ = k.Version(c.From)
 		change.To, _ = k.Version(c.To)
 		calls = append(calls, preflightCall{preflighter, change})

@@ -193,7 +193,7 @@ func (k *Kind) RotateRoot(ctx context.Context, c kind.Connection) error {
 	if !refused(err) {
 		return err
 	}
-	return k.login(ctx, c, home(c), u.User, c.Secrets[kind.FieldPassword], func(conn *pgx.Conn) error {
+	err = k.login(ctx, c, home(c), u.User, c.Secrets[kind.FieldPassword], func(conn *pgx.Conn) error {
 		if err := k.setPassword(ctx, conn, u.User, c.Next); err != nil {
 			return err
 		}
@@ -202,10 +202,11 @@ func (k *Kind) RotateRoot(ctx context.Context, c kind.Connection) error {
 			if back != nil {
 				return faultf("the new password was set but does not log in (%w), and the old one could not be put back: %s", err, back.Error())
 			}
-			return faultf("the new password does not log in, so that the old one was put back: %w", err)
+			return faultf("the new password does not log in, so that the old one was put back: %s", err.Error())
 		}
 		return nil
 	})
+	return lockedOut(err, c)
 }
 
 func (k *Kind) setPassword(ctx context.Context, conn *pgx.Conn, role string, password key.Value) error {

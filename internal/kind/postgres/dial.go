@@ -156,7 +156,7 @@ func (k *Kind) admin(ctx context.Context, c kind.Connection, at place, do func(*
 			break
 		}
 	}
-	return plain(err, at)
+	return lockedOut(plain(err, at), c)
 }
 
 // sessions are those of an administrator at a place. They are closed only when no call uses them: to close a pool is to
@@ -367,6 +367,20 @@ func plain(err error, at place) error {
 func lastLine(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.TrimSpace(lines[len(lines)-1])
+}
+
+// lockedOut adds to a refusal of the administrator what helps.
+func lockedOut(err error, c kind.Connection) error {
+	u, broken := parseAdmin(c)
+	if broken != nil || !refused(err) {
+		return err
+	}
+	role := quoteIfNeeded(u.User)
+	if hasState(err, stateInvalidUser) {
+		return faultf("%w; let the administrator of connection %s in: as a superuser, ALTER ROLE %s LOGIN, or an entry in pg_hba.conf", err, c.Name, role)
+	}
+	return faultf("%w; the administrator of connection %s is locked out. Was its password changed, or the server (or Vault) restored from before rotate-root? Set one of your choice, as a superuser: ALTER ROLE %s LOGIN PASSWORD '…'; then write it with: vault write hyvve/connections/%s password=-",
+		err, c.Name, role, c.Name)
 }
 
 // faultf is an error in our words from the start.

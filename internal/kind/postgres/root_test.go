@@ -128,3 +128,43 @@ func TestRotateRootOutlastsACrash(t *testing.T) {
 		t.Errorf("the new password is lost: %v", err)
 	}
 }
+
+// Nobody knows the administrator's password any more, as when the server was restored from before rotate-root. The refusal
+// names the way back, in a check, in a rotation and in rotate-root, and it works as it is printed.
+func TestAdministratorIsLockedOut(t *testing.T) {
+	ctx := t.Context()
+	w := newWorld(t, "", nil)
+	admin := w.app + "_root"
+	w.administrator(admin)
+	w.exec("ALTER ROLE "+admin+" SUPERUSER", "ALTER ROLE "+admin+" PASSWORD 'of-the-dump'")
+	c := w.next(w.first)
+	_, check := w.kind.CheckConnection(ctx, w.connection)
+	w.connection.Next = key.NewValue("next")
+	for name, err := range map[string]error{"check": check, "stage": w.kind.Stage(ctx, c), "rotate-root": w.kind.RotateRoot(ctx, w.connection)} {
+		if err == nil || !strings.Contains(err.Error(), "password authentication failed") || !strings.Contains(err.Error(), "restored from before rotate-root") ||
+			!strings.HasSuffix(err.Error(), "vault write hyvve/connections/main password=-") {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	_, rest, _ := strings.Cut(check.Error(), "as a superuser: ")
+	statement, _, _ := strings.Cut(rest, ";")
+	w.exec(strings.ReplaceAll(statement, "…", "of-my-choice"))
+	w.connection.Secrets[kind.FieldPassword], w.connection.Next = key.NewValue("of-my-choice"), key.Value{}
+	w.connection.Revision++
+	if _, err := w.kind.CheckConnection(ctx, w.connection); err != nil {
+		t.Error(err)
+	}
+
+	w.exec("ALTER ROLE " + admin + " NOLOGIN")
+	w.connection.Revision++
+	_, err := w.kind.CheckConnection(ctx, w.connection)
+	if err == nil || !strings.Contains(err.Error(), "ALTER ROLE") {
+		t.Fatal(err)
+	}
+	_, rest, _ = strings.Cut(err.Error(), "as a superuser, ")
+	statement, _, _ = strings.Cut(rest, ",")
+	w.exec(statement)
+	if _, err := w.kind.CheckConnection(ctx, w.connection); err != nil {
+		t.Error(err)
+	}
+}

@@ -17,6 +17,9 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
+// adminRights are what the administrator needs (docs/redis.md says what for).
+const adminRights = "+info +acl|getuser +acl|setuser +acl|deluser +acl|log +client|list +client|kill +config|get +config|rewrite +acl|save +cluster|nodes"
+
 const (
 	// ownName marks our sessions, which count as nobody's use.
 	ownName = "hyvve-engine"
@@ -96,7 +99,7 @@ func (k *Kind) do(ctx context.Context, c kind.Connection, addr string, args ...a
 		}
 	}
 	err = plain(err, addr, a.user, args)
-	return nil, fault{fmt.Sprintf("%v; where somebody else has changed the password, write the new one to hyvve/connections/%s as password=-", err, c.Name), err}
+	return nil, fault{fmt.Sprintf("%v. Has somebody changed the password, or has the node been started again without its users? Give the administrator a password of your choice there: ACL SETUSER %s on >PASSWORD %s; then write it with: vault write hyvve/connections/%s password=-", err, a.user, adminRights, c.Name), err}
 }
 
 // ask is do with one of the passwords.

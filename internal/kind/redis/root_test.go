@@ -157,8 +157,41 @@ func TestAdministratorsPasswordChangedBehindOurBack(t *testing.T) {
 	w.ok(w.kind.Verify(ctx, c))
 }
 
+// A node without persistence is started again, and has forgotten its users, the administrator among them, whose password
+// nobody knows. The remedy, as it is printed, lets the administrator in, and then there is one remedy for the key.
+func TestAdministratorIsForgotten(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	r := start(t, testbed.RedisOptions{Users: testbed.UsersInMemory})
+	w := rooted(t, adminRights, r)
+	w.app("~app:* +@all -@dangerous")
+	w.retire(w.staged())
+	c := w.current()
+	c.Kept = w.inspect(c).Kept
+	w.connection.Next = key.NewValue(nextPassword)
+	w.ok(w.kind.RotateRoot(ctx, w.connection))
+	r.Kill()
+	w.ok(r.Start(ctx))
+	_, err := w.kind.Inspect(ctx, c)
+	w.refuses(err, "has the node been started again without its users?", "vault write hyvve/connections/main password=-")
+	statement, _, _ := strings.Cut(err.Error()[strings.Index(err.Error(), "ACL SETUSER root"):], ";")
+	w.do(r, strings.Fields(strings.ReplaceAll(statement, "PASSWORD", "of-my-choice"))...)
+	w.connect(kind.Options{fieldURL: r.UserURL("root", "of-my-choice")})
+	if _, err := w.kind.CheckConnection(ctx, w.connection); err != nil {
+		t.Fatal(err)
+	}
+	c.Connection = w.connection
+	w.inspect(c, "there is no user redis_url_a")
+	next := w.plan()
+	next.Kept = c.Kept
+	if blockers, _, err := w.kind.Preflight(ctx, next); err != nil || len(blockers) != 0 {
+		t.Errorf("a second remedy: %q, %v", blockers, err)
+	}
+	w.restore(c, r)
+}
+
 // The rule that the documentation gives is all that an administrator needs.
-const administratorRule = "+info +acl|getuser +acl|setuser +acl|deluser +acl|log +client|list +client|kill +config|get +config|rewrite +acl|save +cluster|nodes"
+const administratorRule = adminRights
 
 func TestAdministratorWithTheDocumentedRule(t *testing.T) {
 	t.Parallel()
