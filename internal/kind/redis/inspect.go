@@ -116,8 +116,13 @@ func (in inspection) reconcile() string {
 
 // notes name the passwords at a node that Vault does not know, and that its rotations leave until they end with the user.
 func (in inspection) notes(s sight) (notes []string) {
-	if in.dual { // whose other passwords are for an operator to give
-		return nil
+	if in.dual { // whose other passwords are for an operator to give, but for those of versions
+		for _, m := range s.users[in.next].marked() {
+			if m.of(in.Key) && m.kept {
+				notes = append(notes, fmt.Sprintf("node %s: user %s may still have the password of version %d, which Vault does not know and clients may hold; rotations leave it. When nobody uses it, take it away, with ACL GETUSER and ACL SETUSER, and then its mark: ACL SETUSER %s !%s", s.addr, in.next, m.version, in.next, m.digest()))
+			}
+		}
+		return notes
 	}
 	for _, name := range append(in.otherUsers(s), in.next) {
 		u := s.users[name]
@@ -170,6 +175,7 @@ func (in inspection) mends(s sight) []mend {
 		one.Fixable = !one.Ahead
 		all = append(all, one)
 	}
+	all = append(all, in.besides(s)...)
 	if m, wrong := in.current(s); wrong {
 		m.Ahead = in.isAhead()
 		m.Fixable = m.Fixable && !m.Ahead && len(m.rules) > 0
@@ -177,6 +183,31 @@ func (in inspection) mends(s sight) []mend {
 			m.Remedy = in.reconcile()
 		}
 		all = append(all, m)
+	}
+	return all
+}
+
+// besides are the versions whose passwords the current version's user has, too, with strategy=dual_password, and that Vault
+// does not know: newer ones, since Vault was restored, and retired ones, since the server was.
+func (in inspection) besides(s sight) (all []mend) {
+	u := s.users[in.next]
+	if !in.dual || !u.accepts(in.to) {
+		return nil
+	}
+	for _, m := range u.marked() {
+		if !m.of(in.Key) || m.kept || in.live(m.version) {
+			continue
+		}
+		one := mend{user: in.next, rules: m.keptRules(), done: fmt.Sprintf("node %s: user %s keeps the password of version %d until an operator takes it away", s.addr, in.next, m.version)}
+		if one.Ahead = m.version > in.known(); one.Ahead {
+			one.Text = fmt.Sprintf("node %s is ahead of Vault: user %s has the password of version %d, too, which Vault does not know. Was Vault restored from an older snapshot?", s.addr, in.next, m.version)
+			one.Remedy = in.reconcile() + " leaves that password valid, which clients may hold, and lets rotations go on; then rotate the key"
+		} else {
+			one.Text = fmt.Sprintf("node %s: user %s has the password of version %d again, which Vault has retired. Was the server restored from an older file?", s.addr, in.next, m.version)
+			one.Remedy = in.reconcile() + " leaves it, for clients that may hold it, and lets rotations go on"
+		}
+		one.Fixable = !one.Ahead
+		all = append(all, one)
 	}
 	return all
 }
