@@ -374,7 +374,7 @@ func (e *Engine) mended(ctx context.Context, name string, inspector kind.Inspect
 
 // inspections looks at the current versions of a plan's keys at their servers. What a rotation would not go through with is a
 // blocker. seen reports whether a server has told a number that Vault did not know.
-func (e *Engine) inspections(ctx context.Context, names []string) (blockers, notes []string, seen bool) {
+func (e *Engine) inspections(ctx context.Context, names []string) (blockers, notes []remark, seen bool) {
 	found := make([]Reconciled, len(names))
 	errs := make([]error, len(names))
 	keys := make([]key.Key, len(names))
@@ -394,21 +394,21 @@ func (e *Engine) inspections(ctx context.Context, names []string) (blockers, not
 			}
 		}
 		if errs[n] != nil && len(found[n].Problems) == 0 {
-			blockers = append(blockers, errs[n].Error())
+			blockers = append(blockers, remark{keys[n].Env, strings.TrimPrefix(errs[n].Error(), "key "+name+": ")})
 		}
 		for _, p := range found[n].Problems {
-			text := fmt.Sprintf("%s: %s", name, p.Text)
+			text := p.Text
 			if p.Remedy != "" {
 				text += "; " + p.Remedy
 			}
 			if p.Rotates {
-				notes = append(notes, text)
+				notes = append(notes, remark{keys[n].Env, text})
 			} else {
-				blockers = append(blockers, text)
+				blockers = append(blockers, remark{keys[n].Env, text})
 			}
 		}
 		for _, text := range found[n].Notes {
-			notes = append(notes, fmt.Sprintf("%s: %s", keys[n].Env, text))
+			notes = append(notes, remark{keys[n].Env, text})
 		}
 		now, _ := e.Key(name)
 		seen = seen || now.Above != keys[n].Above

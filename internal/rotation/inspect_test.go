@@ -172,8 +172,22 @@ func TestPlanBesideACheck(t *testing.T) {
 	h.ok(err)
 	defer h.engine.lock(func() { delete(h.engine.restoring, "cache") })
 	blockers, _, _ := h.engine.inspections(t.Context(), []string{"cache"})
-	if got := strings.Join(blockers, "; "); !strings.Contains(got, "the user is another one") || strings.Contains(got, "being checked") {
+	if got := strings.Join(summed(blockers), "; "); !strings.Contains(got, "the user is another one") || strings.Contains(got, "being checked") {
 		t.Errorf("blockers beside a check: %s", got)
+	}
+}
+
+// What stops several keys, and is found by several checks, is said once.
+func TestPlanSaysOnceWhatIsWrong(t *testing.T) {
+	h, f := newForgetful(t)
+	h.key("queue", "forgetful")
+	h.workload(workload.Workload{Name: "worker", Keys: map[string]workload.Role{"queue": {Presents: true}}})
+	f.down = errors.New("read tcp 127.0.0.1:50001->127.0.0.1:6379: connection refused")
+	f.fail["preflight"] = errors.New("read tcp 127.0.0.1:50002->127.0.0.1:6379: connection refused")
+	p, _, err := h.engine.Plan(t.Context(), Request{Keys: []string{"cache", "queue"}, By: testActor})
+	h.ok(err)
+	if got := strings.Join(p.Blockers, "; "); strings.Count(got, "connection refused") != 1 || !strings.Contains(got, "CACHE, QUEUE: read tcp") {
+		t.Errorf("blockers: %s", got)
 	}
 }
 
@@ -214,7 +228,7 @@ func TestPlanOfWhatARotationMends(t *testing.T) {
 	f.refuses = errors.New("the password was changed by hand; rotate the key")
 	plan, _, err := h.engine.Plan(t.Context(), Request{Keys: []string{"cache"}, By: testActor, Trigger: ByOperator})
 	h.ok(err)
-	if len(plan.Blockers) != 0 || !strings.Contains(strings.Join(plan.Notes, "\n"), "cache: the password was changed by hand; rotate the key") {
+	if len(plan.Blockers) != 0 || !strings.Contains(strings.Join(plan.Notes, "\n"), "CACHE: the password was changed by hand; rotate the key") {
 		t.Errorf("blockers %q, notes %q", plan.Blockers, plan.Notes)
 	}
 	if got := h.problemsOf("cache"); got != "the password was changed by hand; rotate the key" {

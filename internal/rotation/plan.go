@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -134,53 +135,43 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 			return Plan{}, nil, err
 		}
 	}
-	p, changes, err := e.foretell(ctx, request)
+	p, of, changes, err := e.foretell(ctx, request)
 	if err != nil {
 		return Plan{}, nil, err
 	}
 	blockers, notes, seen := e.inspections(ctx, p.Rotation.KeyNames())
 	if seen { // the new versions have other numbers, as those of the rotation will
-		if p, changes, err = e.foretell(ctx, request); err != nil {
+		if p, of, changes, err = e.foretell(ctx, request); err != nil {
 			return Plan{}, nil, err
 		}
 	}
 	also, more := preflight(ctx, changes)
-	p.Blockers, p.Notes = distinct(p.Blockers, blockers, also), distinct(p.Notes, notes, more)
+	p.Blockers, p.Notes = append(p.Blockers, summed(blockers, also)...), summed(of, notes, more)
 	return p, warnings, nil
 }
 
-// distinct returns all texts in their order, each once: a check of what is, and one of what is planned, may find the same.
-func distinct(lists ...[]string) (all []string) {
-	for _, text := range slices.Concat(lists...) {
-		if !slices.Contains(all, text) {
-			all = append(all, text)
-		}
-	}
-	return all
-}
-
-// foretell makes the plan of a request, and returns the changes that kinds can check at their servers.
-func (e *Engine) foretell(ctx context.Context, request Request) (Plan, []preflightCall, error) {
+// foretell makes the plan of a request but for its notes, and returns these and the changes that kinds can check at their
+// servers.
+func (e *Engine) foretell(ctx context.Context, request Request) (Plan, []remark, []preflightCall, error) {
 	defer e.takeTurn()()
 	r, staged, err := e.draft(request)
 	if err != nil {
-		return Plan{}, nil, err
+		return Plan{}, nil, nil, err
 	}
 	calls, err := e.preflightCalls(r, staged)
 	if err != nil {
-		return Plan{}, nil, err
+		return Plan{}, nil, nil, err
 	}
 	clashes := e.clashes(r, staged)
 	r.ID = ""
 	f := e.facts(r)
 	past, err := e.history(ctx, r.KeyNames())
 	if err != nil {
-		return Plan{}, nil, err
+		return Plan{}, nil, nil, err
 	}
 	p := Plan{Rotation: r, History: len(past), Gaps: e.gaps(r), Blockers: blockers(r, f)}
 	p.walk(f, past)
 	p.Blockers = append(p.Blockers, clashes...)
-	p.Notes = e.notes(r)
 	for _, c := range r.Changes {
 		if len(c.Protects) == 0 {
 			continue
@@ -201,23 +192,25 @@ func (e *Engine) foretell(ctx context.Context, request Request) (Plan, []preflig
 	for n := range p.Gaps {
 		p.Gaps[n].Expected = longest(durations(past, Presenting, StepSwitch))
 	}
-	return p, calls, nil
+	return p, e.notes(r), calls, nil
 }
 
 // notes say what the evidence rests on where no server gives any, and what was found of the servers. turn is held.
-func (e *Engine) notes(r Rotation) []string {
-	var all []string
+func (e *Engine) notes(r Rotation) []remark {
+	var all []remark
 	for _, c := range r.Changes {
 		k := e.keys[c.Key]
-		all = append(all, e.ReservedNames(k)...)
+		for _, text := range e.ReservedNames(k) {
+			all = append(all, remark{c.Env, strings.TrimPrefix(text, "key "+k.Name+": ")})
+		}
 		if _, ok := e.kindOf(k).(kind.Server); !ok {
-			all = append(all, fmt.Sprintf("%s: no server says whether the old value is in use; that it is not rests on leases and reports", c.Env))
+			all = append(all, remark{c.Env, "no server says whether the old value is in use; that it is not rests on leases and reports"})
 		} else if !r.Compromised {
-			all = append(all, fmt.Sprintf("%s: the server is sampled for use of the old version until nobody was seen for %s; whoever logs in more rarely is not seen and is locked out: for a daily job, vault write hyvve/keys/%s observe=25h", c.Env, r.window(), c.Key))
+			all = append(all, remark{c.Env, fmt.Sprintf("the server is sampled for use of the old version until nobody was seen for %s; whoever logs in more rarely is not seen and is locked out: for a daily job, vault write hyvve/keys/%s observe=25h", r.window(), c.Key)})
 		}
 		if connection, err := e.connectionOf(k); err == nil {
 			for _, note := range connection.Notes {
-				all = append(all, fmt.Sprintf("%s: connection %s: %s", c.Env, connection.Name, note))
+				all = append(all, remark{c.Env, fmt.Sprintf("connection %s: %s", connection.Name, note)})
 			}
 		}
 	}

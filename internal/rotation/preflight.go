@@ -4,7 +4,7 @@ package rotation
 
 import (
 	"context"
-	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -64,7 +64,7 @@ func (e *Engine) preflightCalls(r Rotation, staged []key.Key) ([]preflightCall, 
 }
 
 // preflight checks changes at their servers, all at the same time. A check that fails is a blocker, too.
-func preflight(ctx context.Context, calls []preflightCall) (blockers, notes []string) {
+func preflight(ctx context.Context, calls []preflightCall) (blockers, notes []remark) {
 	ctx, cancel := context.WithTimeout(ctx, planDeadline)
 	defer cancel()
 	found := make([]struct{ blockers, notes []string }, len(calls))
@@ -81,11 +81,37 @@ func preflight(ctx context.Context, calls []preflightCall) (blockers, notes []st
 	group.Wait()
 	for n, call := range calls {
 		for _, text := range found[n].blockers {
-			blockers = append(blockers, fmt.Sprintf("%s: %s", call.change.Key.Env, text))
+			blockers = append(blockers, remark{call.change.Key.Env, text})
 		}
 		for _, text := range found[n].notes {
-			notes = append(notes, fmt.Sprintf("%s: %s", call.change.Key.Env, text))
+			notes = append(notes, remark{call.change.Key.Env, text})
 		}
 	}
 	return blockers, notes
+}
+
+// remark is what a plan says of a key.
+type remark struct{ env, text string }
+
+// localPort is that of our end of a connection, another one with each.
+var localPort = regexp.MustCompile(`:\d+->`)
+
+// summed returns remarks in their order, each text once, with all keys that it is said of: an inspection and a preflight find
+// the same, and so do those of keys that share a connection.
+func summed(lists ...[]remark) (all []string) {
+	var order []string
+	envs, first := map[string][]string{}, map[string]string{}
+	for _, r := range slices.Concat(lists...) {
+		same := localPort.ReplaceAllString(r.text, "->")
+		if _, said := first[same]; !said {
+			order, first[same] = append(order, same), r.text
+		}
+		if !slices.Contains(envs[same], r.env) {
+			envs[same] = append(envs[same], r.env)
+		}
+	}
+	for _, same := range order {
+		all = append(all, strings.Join(envs[same], ", ")+": "+first[same])
+	}
+	return all
 }

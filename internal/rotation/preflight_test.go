@@ -26,13 +26,13 @@ func TestPreflight(t *testing.T) {
 
 	p, _, err := h.engine.Plan(t.Context(), request)
 	h.ok(err)
-	if !slices.Contains(p.Blockers, "ONE: GRANT is missing") || !slices.Contains(p.Blockers, "TWO: GRANT is missing") || !slices.Contains(p.Notes, "TWO: look at this") {
+	if !slices.Contains(p.Blockers, "ONE, TWO: GRANT is missing") || !slices.Contains(p.Notes, "ONE, TWO: look at this") {
 		t.Errorf("the plan has blockers %q and notes %q", p.Blockers, p.Notes)
 	}
 	h.server.fail["preflight"] = errInjected
 	p, _, err = h.engine.Plan(t.Context(), request)
 	h.ok(err)
-	if !slices.Contains(p.Blockers, "ONE: "+errInjected.Error()) {
+	if !slices.Contains(p.Blockers, "ONE, TWO: "+errInjected.Error()) {
 		t.Errorf("the plan does not say that the check failed: %q", p.Blockers)
 	}
 	delete(h.server.fail, "preflight")
