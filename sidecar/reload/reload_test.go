@@ -74,6 +74,31 @@ func TestSignal(t *testing.T) {
 	}
 }
 
+// The number in a file that the workload has left behind may be another process's by now.
+func TestAdversaryStalePIDFile(t *testing.T) {
+	pid, says := workload(t)
+	says("ready")
+	path := pidFile(t, fmt.Sprint(pid))
+	s := Signal{PIDFile: path, Signal: syscall.SIGHUP}
+	p, err := stat(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := time.Now().Add(p.Started - Uptime())
+	for age, stale := range map[time.Duration]bool{time.Hour: true, 3 * time.Second: true, time.Second: false, 0: false, -time.Hour: false} {
+		if err := os.Chtimes(path, time.Time{}, started.Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+		err := s.Reload(t.Context())
+		if stale && (!errors.Is(err, ErrNotRunning) || !strings.Contains(err.Error(), "is stale")) || !stale && err != nil {
+			t.Errorf("written %s before the start: %v", age, err)
+		}
+		if !stale {
+			says("reloaded")
+		}
+	}
+}
+
 func TestSignalWithoutAProcess(t *testing.T) {
 	ended := exec.Command("true")
 	if err := ended.Run(); err != nil {

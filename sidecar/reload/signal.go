@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"strconv"
@@ -61,7 +62,7 @@ func (s Signal) find() (process, error) {
 	if s.PIDFile == "" {
 		return s.Match.find()
 	}
-	pid, err := s.pid()
+	pid, written, err := s.pid()
 	if err != nil {
 		return process{}, err
 	}
@@ -73,8 +74,22 @@ func (s Signal) find() (process, error) {
 		return p, s.gone(pid)
 	case err != nil:
 		return p, fmt.Errorf("looking at process %d of pid file %s: %w", pid, s.PIDFile, err)
+	case p.startedAfter(written):
+		return p, fmt.Errorf("%w: pid file %s is stale: process %d was started after it was written, so that the number is another process's by now; start the workload, which is to write it anew (after a change of the clock: touch the file), or find the process by process and cmdline instead",
+			ErrNotRunning, s.PIDFile, pid)
 	}
 	return p, nil
+}
+
+// startSlack is how much later than a pid file the process that has written it may seem to start: some file systems keep times
+// in steps of two seconds (FAT), and the two are told by different clocks.
+const startSlack = 2 * time.Second
+
+// startedAfter reports whether a process was started after a moment, by their ages: a process's start is known as time since
+// the machine's.
+func (p process) startedAfter(moment time.Time) bool {
+	age := Uptime() - p.Started
+	return age < time.Since(moment)-startSlack
 }
 
 func (s Signal) where() string {
@@ -88,21 +103,34 @@ func (s Signal) gone(pid int) error {
 	return fmt.Errorf("%w: process %d of %s is gone", ErrNotRunning, pid, s.where())
 }
 
-func (s Signal) pid() (int, error) {
-	data, err := os.ReadFile(s.PIDFile)
+// pid returns the number that the pid file holds, and when it was written.
+func (s Signal) pid() (pid int, written time.Time, err error) {
+	f, err := os.OpenFile(s.PIDFile, os.O_RDONLY|syscall.O_NONBLOCK, 0) // waits for no pipe
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, fmt.Errorf("%w: pid file %s does not exist", ErrNotRunning, s.PIDFile)
+		return 0, written, fmt.Errorf("%w: pid file %s does not exist", ErrNotRunning, s.PIDFile)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("reading the pid file: %w", err)
+		return 0, written, fmt.Errorf("reading the pid file: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // read only
+	info, err := f.Stat()
+	if err != nil {
+		return 0, written, fmt.Errorf("reading the pid file: %w", err)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, pidMost))
+	if err != nil {
+		return 0, written, fmt.Errorf("reading the pid file: %w", err)
 	}
 	// What it holds is not quoted: it may be a file of secrets, named here by mistake.
-	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	pid, err = strconv.Atoi(strings.TrimSpace(string(data)))
 	if err != nil || pid <= 1 || pid == os.Getpid() {
-		return 0, fmt.Errorf("pid file %s does not hold the number of the workload's process", s.PIDFile)
+		return 0, written, fmt.Errorf("pid file %s does not hold the number of the workload's process", s.PIDFile)
 	}
-	return pid, nil
+	return pid, info.ModTime(), nil
 }
+
+// pidMost is longer than any number with spaces around it.
+const pidMost = 64
 
 // StartedSince implements Starter.
 func (s Signal) StartedSince(moment time.Duration) bool {
