@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/harden"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/version"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/install"
@@ -35,7 +36,7 @@ const help = `Usage: hyvve-sidecar COMMAND [flags]
 
 func main() {
 	memory.Sparing()
-	if err := memory.Private(); err != nil {
+	if err := harden.Private(); err != nil {
 		fmt.Fprintln(os.Stderr, "hyvve-sidecar:", err) // and goes on: some sandbox forbids it
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package memory
+// Package harden keeps what a process has in memory to itself.
+package harden
 
 import (
 	"fmt"
@@ -16,4 +17,13 @@ func Private() error {
 		return fmt.Errorf("keeping the process's memory private: %w", err)
 	}
 	return nil
+}
+
+// Process is Private for a process that starts no others of its user's: it gives up its limit of core files as well, which
+// what it starts would inherit.
+func Process() error {
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("forbidding core files: %w", err)
+	}
+	return Private()
 }
