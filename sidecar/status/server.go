@@ -27,8 +27,20 @@ const (
 	PathMost = 107
 )
 
-// Handler answers /metrics, /healthz, /readyz, /status and /await.
+// Handler answers /metrics, /healthz, /readyz, /status and /await. It is for the sidecar's user alone.
 func (b *Board) Handler() http.Handler {
+	mux := b.probes(State.Unready)
+	mux.HandleFunc("GET /status", b.answer)
+	mux.HandleFunc("GET /await", b.await)
+	return mux
+}
+
+// PublicHandler answers /metrics, /healthz and /readyz, whoever asks. It gives no reasons, which name hosts, files and keys.
+func (b *Board) PublicHandler() http.Handler {
+	return b.probes(func(State) string { return "\"hyvve-sidecar status\" tells why" })
+}
+
+func (b *Board) probes(unready func(State) string) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(b.Registry(), promhttp.HandlerOpts{DisableCompression: true, MaxRequestsInFlight: 4}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "the sidecar runs") })
@@ -39,10 +51,8 @@ func (b *Board) Handler() http.Handler {
 			return
 		}
 		w.WriteHeader(http.StatusServiceUnavailable)
-		_, _ = fmt.Fprintln(w, "not ready:", s.Unready())
+		_, _ = fmt.Fprintln(w, "not ready:", unready(s))
 	})
-	mux.HandleFunc("GET /status", b.answer)
-	mux.HandleFunc("GET /await", b.await)
 	return mux
 }
 
@@ -64,10 +74,20 @@ func (s State) Unready() string {
 	return "files have not been looked at yet"
 }
 
-// Serve answers on all listeners until ctx ends.
+// Serve answers on all listeners until ctx ends: with all that there is at a socket, which only the sidecar's user may use, and
+// as PublicHandler does elsewhere.
 func (b *Board) Serve(ctx context.Context, log *slog.Logger, listeners ...net.Listener) {
+	private, public := b.Handler(), b.PublicHandler()
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		at, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+		if at != nil && at.Network() == "unix" {
+			private.ServeHTTP(w, r)
+			return
+		}
+		public.ServeHTTP(w, r)
+	})
 	server := &http.Server{
-		Handler: b.Handler(), ReadHeaderTimeout: headTime, ReadTimeout: headTime, WriteTimeout: answerTime, IdleTimeout: idleTime,
+		Handler: handler, ReadHeaderTimeout: headTime, ReadTimeout: headTime, WriteTimeout: answerTime, IdleTimeout: idleTime,
 		MaxHeaderBytes: mostHead, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	done := make(chan struct{}, len(listeners))

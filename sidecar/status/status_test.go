@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -191,18 +192,35 @@ func TestListen(t *testing.T) {
 	}
 }
 
-// Only what is meant to be asked can be, and serving ends with its context though a client keeps its connection.
-func TestServe(t *testing.T) {
+// An address answers with metrics and probes alone, whoever asks, and a socket with all. Serving ends with its context though a
+// client keeps its connection.
+func TestAdversaryStatusListen(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	b := NewBoard(State{Reason: "ill"}, func(s *State) { s.Sightings = []workload.Sighting{{Env: "LIVE"}} })
-	go func() { defer close(done); b.Serve(ctx, slog.New(slog.DiscardHandler), l) }()
+	b := NewBoard(State{Reason: "Get https://vault.internal:8200: refused", Vault: &Vault{Address: "https://vault.internal:8200"}}, func(s *State) { s.Sightings = []workload.Sighting{{Env: "LIVE"}} })
+	socket := filepath.Join(t.TempDir(), "s")
+	own, err := Listen(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { defer close(done); b.Serve(ctx, slog.New(slog.DiscardHandler), l, own) }()
+	for path, want := range map[string]string{"/status": "LIVE", "/readyz": "vault.internal", "/await?for=1ms": "LIVE"} {
+		resp, err := Get(t.Context(), socket, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if !strings.Contains(string(body), want) {
+			t.Errorf("%s of the socket: %s", path, body)
+		}
+	}
 	client := &http.Client{Transport: &http.Transport{}}
-	for path, want := range map[string]int{"/metrics": 200, "/healthz": 200, "/readyz": 503, "/status": 200, "/": 404, "/debug/pprof/": 404} {
+	for path, want := range map[string]int{"/metrics": 200, "/healthz": 200, "/readyz": 503, "/status": 404, "/await": 404, "/": 404, "/debug/pprof/": 404} {
 		resp, err := client.Get("http://" + l.Addr().String() + path)
 		if err != nil {
 			t.Fatal(err)
@@ -210,11 +228,11 @@ func TestServe(t *testing.T) {
 		var body bytes.Buffer
 		_, _ = body.ReadFrom(resp.Body)
 		_ = resp.Body.Close()
-		if resp.StatusCode != want || path == "/status" && !strings.Contains(body.String(), "LIVE") {
+		if resp.StatusCode != want || path != "/metrics" && strings.Contains(body.String(), "LIVE") || strings.Contains(body.String(), "vault.internal") {
 			t.Errorf("%s: %d %s", path, resp.StatusCode, body.String())
 		}
 	}
-	resp, err := client.Post("http://"+l.Addr().String()+"/status", "", http.NoBody)
+	resp, err := client.Post("http://"+l.Addr().String()+"/metrics", "", http.NoBody)
 	if err != nil || resp.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("POST: %v, %v", resp, err)
 	}
