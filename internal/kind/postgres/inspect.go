@@ -76,7 +76,12 @@ func (l loss) problem(c kind.Change, role, at string) kind.Problem {
 	switch l {
 	case lossNone:
 	case lossGone:
-		p.Text, p.Fixable = fmt.Sprintf("%s has no role %s, with which version %d logs in", at, role, c.To.Number), true
+		p.Text, p.Fixable = fmt.Sprintf("%s has no role %s, with which version %d logs in", at, role, c.To.Number), ours(c.Key, role)
+		if !p.Fixable { // what an operator's role may do is the operator's to say: it is not made again
+			name := quoteIfNeeded(role)
+			p.Remedy = fmt.Sprintf("an operator made it, and its rights are not known here. Make it again: CREATE ROLE %s LOGIN; then \\password %s in psql, with the password of version %d, which hyvve/creds/ of its workload has; then GRANT it what it had. "+
+				"Or name another role that has these rights, vault write hyvve/keys/%s owner=ROLE, and rotate the key", name, name, c.To.Number, c.Key.Name)
+		}
 	case lossLocked:
 		p.Text, p.Fixable = fmt.Sprintf("role %s, with which version %d logs in, is locked at %s", role, c.To.Number, at), true
 	case lossByHand:
@@ -118,6 +123,7 @@ func (k *Kind) Inspect(ctx context.Context, c kind.Change) (f kind.Finding, err 
 			f.ServerVersion = max(f.ServerVersion, m.version)
 		}
 	}
+	f.Notes = revived(c, found)
 	at := home(c.Connection)
 	at.database = u.Path()
 	valid, err := k.valid(ctx, c.Connection, at, u)
@@ -141,7 +147,7 @@ func (k *Kind) Inspect(ctx context.Context, c kind.Change) (f kind.Finding, err 
 	} else if o, err := findOwner(found, 0, c.Key, u.User); err == nil {
 		f.Kept = o.name
 	}
-	f.Notes = leftovers(c, found)
+	f.Notes = append(f.Notes, leftovers(c, found)...)
 	for _, at := range replicas(c.Connection) {
 		at.database = u.Path()
 		switch valid, err := k.valid(ctx, c.Connection, at, u); {
@@ -199,6 +205,9 @@ func (k *Kind) Restore(ctx context.Context, c kind.Change, dryRun bool) (done []
 		}
 		switch lost {
 		case lossGone:
+			if p := lost.problem(c, u.User, at.what); !p.Fixable {
+				return nil, faultf("%s; %s", p.Text, p.Remedy)
+			}
 			done = []string{fmt.Sprintf("role %s made anew at %s, with the password of version %d", u.User, at.what, c.To.Number)}
 		case lossLocked, lossByHand:
 			done = []string{fmt.Sprintf("role %s lets version %d log in again at %s", u.User, c.To.Number, at.what)}
@@ -225,13 +234,9 @@ func (k *Kind) Restore(ctx context.Context, c kind.Change, dryRun bool) (done []
 	return done, nil
 }
 
-// restored returns the statements that give a role the password of the current version. What an operator's role may do is
-// the operator's to say: it is not made anew.
+// restored returns the statements that give a role the password of the current version.
 func (k *Kind) restored(c kind.Change, found map[string]known, version int, u dsn.URL, verifier string) ([]string, error) {
 	if !ours(c.Key, u.User) {
-		if _, there := found[u.User]; !there {
-			return nil, faultf("the server has no role %s, which was made by an operator; make it again, with its rights and the password that it had, or rotate the key with owner= set", u.User)
-		}
 		return []string{"ALTER ROLE " + quote(u.User) + " LOGIN PASSWORD " + literal(verifier)}, nil
 	}
 	o, err := findOwner(found, version, c.Key, u.User)
@@ -264,12 +269,8 @@ func (k *Kind) withOwner(ctx context.Context, c kind.Change, user string) (kind.
 		return c, nil
 	}
 	name := c.Kept
-	candidates := append([]string{user}, logins(c.Key)...)
-	for _, v := range slices.Backward(c.Key.Versions) {
-		if v.Login != "" && !slices.Contains(candidates, v.Login) {
-			candidates = append(candidates, v.Login)
-		}
-	}
+	brought, _ := imported(c.Key)
+	candidates := slices.Concat([]string{user}, logins(c.Key), brought)
 	for _, login := range candidates {
 		if name != "" {
 			break

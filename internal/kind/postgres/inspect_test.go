@@ -212,6 +212,101 @@ func TestRolesMadeAgain(t *testing.T) {
 	}
 }
 
+// The server is restored from a dump: what Vault has ended logs in again, which nobody is told by the server. A note says so,
+// and what is not used any more can be locked; then the next versions get these roles.
+func TestRevivedVersions(t *testing.T) {
+	w := newWorld(t, "", nil)
+	w.first.Fingerprint, w.first.Login = fingerprints.Of(w.key.Name, w.first.Value), w.app
+	versions := []key.Version{w.first}
+	for range 3 {
+		v := w.rotate(w.next(versions[len(versions)-1]))
+		v.Login = logins(w.key)[len(versions)-1]
+		versions = append(versions, v)
+	}
+	current := versions[len(versions)-1]
+	current.Login = ""
+	c := kind.Change{Key: w.as(versions, 0), To: current, Connection: w.connection}
+	warnings := func() (all []string) {
+		t.Helper()
+		f, text, _, _ := w.looks(c)
+		if text != "" {
+			t.Errorf("Inspect finds: %s", text)
+		}
+		w.key = c.Key
+		next := w.next(current)
+		blockers, notes := w.preflight(next)
+		if blockers != "" {
+			t.Errorf("blockers: %s", blockers)
+		}
+		for _, text := range f.Notes {
+			if !strings.Contains(notes, text) {
+				t.Errorf("the notes of a plan lack %q: %s", text, notes)
+			}
+		}
+		return f.Notes
+	}
+	if got := warnings(); len(got) > 0 {
+		t.Errorf("of a healthy server: %q", got)
+	}
+	a, b := logins(w.key)[0], logins(w.key)[1]
+	w.exec("ALTER ROLE " + w.app + " LOGIN")
+	if got := warnings(); len(got) != 1 {
+		t.Errorf("of an owner with its mark: %q", got)
+	}
+	w.exec("COMMENT ON ROLE " + w.app + " IS 'for people'")
+	if got := warnings(); len(got) > 0 {
+		t.Errorf("of an owner that somebody has let in: %q", got)
+	}
+	w.exec("COMMENT ON ROLE "+w.app+" IS NULL", "ALTER ROLE "+a+" LOGIN", "ALTER ROLE "+b+" LOGIN")
+	got := warnings()
+	for n, want := range []string{"role " + a + " can log in, and version 2", "role " + b + " can log in, and version 3", "role " + w.app + " can log in, and version 1"} {
+		if len(got) != 3 || !strings.HasPrefix(got[n], want) || !strings.HasSuffix(got[n], " NOLOGIN") {
+			t.Fatalf("warnings %q, want %q", got, want)
+		}
+	}
+	for _, text := range got {
+		_, statement, _ := strings.Cut(text, "If nobody should use the role: ")
+		w.exec(statement)
+	}
+	if got := warnings(); len(got) > 0 {
+		t.Errorf("after the statements: %q", got)
+	}
+}
+
+// A restored server lacks a role that an operator made. Its rights are not known: what is to be done by hand is said, nothing is
+// done by itself, and then all goes on.
+func TestImportedRoleHasGone(t *testing.T) {
+	ctx := t.Context()
+	for _, name := range []string{"", "App of " + t.Name()} {
+		w := newWorld(t, name, nil)
+		w.first.Fingerprint = fingerprints.Of(w.key.Name, w.first.Value)
+		w.exec("REASSIGN OWNED BY "+quote(w.app)+" TO postgres", "DROP OWNED BY "+quote(w.app), "DROP ROLE "+quote(w.app))
+		c := kind.Change{Key: w.as([]key.Version{w.first}, 0), To: w.first, Connection: w.connection, Kept: w.app}
+		u, err := credential(w.first)
+		w.ok(err)
+		_, text, ahead, fixable := w.looks(c)
+		_, err = w.kind.Restore(ctx, c, false)
+		if err == nil {
+			t.Fatal("a role is made whose rights are not known")
+		}
+		for _, text := range []string{text, err.Error()} {
+			create, _, _ := strings.Cut(text[strings.Index(text, "CREATE ROLE"):], ";")
+			if ahead || fixable || !strings.Contains(text, "has no role "+w.app) || !strings.Contains(text, `\password `+quoteIfNeeded(w.app)) || strings.Contains(text, u.Password.Reveal()) {
+				t.Errorf("ahead %t, fixable %t: %s", ahead, fixable, text)
+			}
+			w.exec("DROP ROLE IF EXISTS "+quote(w.app), create)
+		}
+		if w.role(w.app) == "none" || w.login(w.first) == nil {
+			t.Errorf("role: %s", w.role(w.app))
+		}
+		w.exec("ALTER ROLE " + quote(w.app) + " PASSWORD " + literal(u.Password.Reveal()))
+		if _, text, _, _ := w.looks(c); text != "" {
+			t.Errorf("of a role that was made again: %s", text)
+		}
+		w.rotate(w.next(w.first))
+	}
+}
+
 // What somebody has done by hand is an operator's to decide, and a password that somebody has set is never replaced.
 func TestInspectWhatWasDoneByHand(t *testing.T) {
 	ctx := t.Context()

@@ -67,7 +67,8 @@ func (k known) settings() []setting {
 // 16; before, each has the rights that they give.
 func lookUp(k key.Key, role, present string) string {
 	asked := []string{literal(role), literals(logins(k)), literals(legacyPair(k))}
-	for _, name := range []string{present, k.Options[optionOwner]} {
+	brought, _ := imported(k)
+	for _, name := range append(brought, present, k.Options[optionOwner]) {
 		if name != "" {
 			asked = append(asked, literal(name))
 		}

@@ -55,7 +55,7 @@ func (k *Kind) Preflight(ctx context.Context, c kind.Change) (blockers, notes []
 		}
 	}
 	p.grants(o)
-	p.notes = append(p.notes, leftovers(c, found)...)
+	p.notes = slices.Concat(p.notes, leftovers(c, found), revived(c, found))
 	if o.name != "" {
 		uses, unseen := k.sessionUser(ctx, c, a, o.name)
 		p.sessionUser(o, uses, unseen)

@@ -38,6 +38,8 @@ func TestPostgreSQL18(t *testing.T) {
 	t.Run("restored", TestRestoredVault)
 	t.Run("restored server", TestRestoredServer)
 	t.Run("roles made again", TestRolesMadeAgain)
+	t.Run("revived", TestRevivedVersions)
+	t.Run("imported role", TestImportedRoleHasGone)
 	t.Run("by hand", TestInspectWhatWasDoneByHand)
 	t.Run("rights", TestPreflightNamesRights)
 	t.Run("createrole", TestPreflightNamesCreateRole)
