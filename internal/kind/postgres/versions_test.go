@@ -55,6 +55,7 @@ func TestPostgreSQL18(t *testing.T) {
 	t.Run("owner", TestOwnerThatARoleGivesItself)
 	t.Run("verify query", TestVerifyQuery)
 	t.Run("short sessions", TestSampleSeesShortSessions)
+	t.Run("late clients", TestLateClientsStandInTheLogOnly)
 }
 
 // An administrator that is no superuser can do it all with CREATEROLE, and on 16 and newer with the admin option on the
