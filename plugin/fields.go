@@ -21,7 +21,7 @@ import (
 // the audit log.
 func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
 	if wrong := b.wrongType(req); wrong != "" {
-		return logical.ErrorResponse(wrong), nil
+		return b.refuseType(ctx, req, wrong), nil
 	}
 	return b.Backend.HandleRequest(ctx, req)
 }

@@ -55,7 +55,7 @@ func (b *backend) pathsConfig() []*framework.Path {
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation:   b.operation(b.readConfig, "read", "configuration", "Read the mount-wide defaults."),
-			logical.UpdateOperation: b.operation(b.writeConfig, "write", "configuration", "Change the mount-wide defaults; those not given stay."),
+			logical.UpdateOperation: b.write(b.writeConfig, b.configAttempt, "write", "configuration", "Change the mount-wide defaults; those not given stay."),
 		},
 		HelpSynopsis:    "Mount-wide defaults: leases, soak time, deadlines, what to do about failures, how much journal to keep.",
 		HelpDescription: "Changes hold for leases and rotations that begin after them.\n\n    vault write hyvve/config lease_ttl=5m soak=30s",
@@ -75,6 +75,14 @@ func (b *backend) readConfig(_ context.Context, e *rotation.Engine, _ *logical.R
 }
 
 func (b *backend) writeConfig(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	if err := e.PutConfig(ctx, b.config(e, d), caller(req)); err != nil {
+		return nil, err
+	}
+	return b.readConfig(ctx, e, req, d)
+}
+
+// config is what is stored with what is written over it.
+func (b *backend) config(e *rotation.Engine, d *framework.FieldData) rotation.Config {
 	c := e.Config()
 	for field, into := range map[string]*time.Duration{
 		"lease_ttl": &c.LeaseTTL, "soak": &c.Soak, "observe": &c.Observe, "look_every": &c.LookEvery, "deadline": &c.Deadline,
@@ -90,8 +98,5 @@ func (b *backend) writeConfig(ctx context.Context, e *rotation.Engine, req *logi
 	if v, ok := d.GetOk("journal_max_entries"); ok {
 		c.JournalEntries = v.(int)
 	}
-	if err := e.PutConfig(ctx, c, caller(req)); err != nil {
-		return nil, err
-	}
-	return b.readConfig(ctx, e, req, d)
+	return c
 }

@@ -30,7 +30,7 @@ func (b *backend) pathsConnections() []*framework.Path {
 			Pattern: "connections/(?P<name>[^/]+)/rotate-root",
 			Fields:  map[string]*framework.FieldSchema{"name": name},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: b.operation(b.rotateRoot, "rotate", "connection-root", "Give the administrator a password that only this mount knows."),
+				logical.UpdateOperation: b.write(b.rotateRoot, aboutConnection("rotating an administrator's password"), "rotate", "connection-root", "Give the administrator a password that only this mount knows."),
 			},
 			HelpSynopsis: "Give the administrator a password that only this mount knows.",
 			HelpDescription: strings.TrimSpace(`
@@ -49,10 +49,10 @@ ACL SETUSER hyvve_admin on >PASSWORD and its rights), and write it to the connec
 			Fields:         b.connectionFields(name),
 			ExistenceCheck: b.exists("name", func(e *rotation.Engine, name string) bool { _, ok := e.Connection(name); return ok }),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.CreateOperation: b.operation(b.writeConnection, "create", "connection", "Store an administrator's login, when it has been tried."),
-				logical.UpdateOperation: b.operation(b.writeConnection, "update", "connection", "Change a connection; fields not given stay."),
+				logical.CreateOperation: b.write(b.writeConnection, b.connectionAttempt, "create", "connection", "Store an administrator's login, when it has been tried."),
+				logical.UpdateOperation: b.write(b.writeConnection, b.connectionAttempt, "update", "connection", "Change a connection; fields not given stay."),
 				logical.ReadOperation:   b.operation(b.readConnection, "read", "connection", "Read a connection, without passwords and private keys."),
-				logical.DeleteOperation: b.operation(b.deleteConnection, "delete", "connection", "Forget a connection."),
+				logical.DeleteOperation: b.write(b.deleteConnection, aboutConnection("deleting a connection"), "delete", "connection", "Forget a connection."),
 			},
 			HelpSynopsis:    "Connections: administrators' logins at the servers where keys are valid.",
 			HelpDescription: strings.TrimSpace(b.connectionsHelp()),
@@ -139,12 +139,6 @@ func (b *backend) connection(e *rotation.Engine, d *framework.FieldData) (kind.C
 	c := kind.Connection{
 		Name: d.Get("name").(string), Kind: d.Get("kind").(string), Options: kind.Options{}, Secrets: map[string]key.Value{},
 	}
-	if err := key.ValidateName("connection", c.Name); err != nil { // a misspelt rotate-root, say
-		return c, rotation.Refusef("%w", err)
-	}
-	if _, exists := e.Connection(c.Name); c.Kind == "" && !exists {
-		return c, rotation.Refusef("kind is empty; use one of: %s", strings.Join(connectors(b.kinds), ", "))
-	}
 	for _, k := range b.kinds {
 		connector, ok := k.(kind.Connector)
 		if !ok {
@@ -160,6 +154,12 @@ func (b *backend) connection(e *rotation.Engine, d *framework.FieldData) (kind.C
 				c.Options[f.Name] = v.(string)
 			}
 		}
+	}
+	if err := key.ValidateName("connection", c.Name); err != nil { // a misspelt rotate-root, say
+		return c, rotation.Refusef("%w", err)
+	}
+	if _, exists := e.Connection(c.Name); c.Kind == "" && !exists {
+		return c, rotation.Refusef("kind is empty; use one of: %s", strings.Join(connectors(b.kinds), ", "))
 	}
 	return c, nil
 }

@@ -38,7 +38,8 @@ func (b *backend) pathsJournal() []*framework.Path {
 			},
 			HelpSynopsis: "Who did what to which version when, and why.",
 			HelpDescription: "Entries are only ever added. None holds a value; fingerprint is a keyed hash that tells values apart. " +
-				"changes are the fields that a write has changed. A write that was refused leaves an entry, too: refused says why, and changes what it would have changed.",
+				"changes are the fields that a write has changed, from what to what. A write that was refused leaves an entry, too: refused says why, and changes what it would have changed. " +
+				"One that failed may have taken effect or not: failed says why.",
 		},
 	}
 }
@@ -67,7 +68,7 @@ func (b *backend) readJournal(ctx context.Context, e *rotation.Engine, _ *logica
 	return &logical.Response{Data: map[string]any{
 		"id": d.Get("id").(string), "time": stamp(entry.At), "what": entry.What, "by": entry.By, "entity_id": entry.Entity, "reason": entry.Reason,
 		"rotation": entry.Rotation, "state": string(entry.State), "step": string(entry.Step), "keys": keys,
-		"workload": entry.Workload, "connection": entry.Connection, "changes": changes, "refused": entry.Refused, "prev": entry.Prev, "hash": entry.Hash,
+		"workload": entry.Workload, "connection": entry.Connection, "changes": changes, "refused": entry.Refused, "failed": entry.Failed, "prev": entry.Prev, "hash": entry.Hash,
 	}}, nil
 }
 

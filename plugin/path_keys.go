@@ -34,10 +34,10 @@ func (b *backend) pathsKeys() []*framework.Path {
 			Fields:         b.keyFields(),
 			ExistenceCheck: b.exists("name", func(e *rotation.Engine, name string) bool { _, ok := e.Key(name); return ok }),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.CreateOperation: b.operation(b.writeKey, "create", "key", "Define a key, and give it its first version."),
-				logical.UpdateOperation: b.operation(b.writeKey, "update", "key", "Change a key's definition, or give it its first version."),
+				logical.CreateOperation: b.write(b.writeKey, b.keyAttempt, "create", "key", "Define a key, and give it its first version."),
+				logical.UpdateOperation: b.write(b.writeKey, b.keyAttempt, "update", "key", "Change a key's definition, or give it its first version."),
 				logical.ReadOperation:   b.operation(b.readKey, "read", "key", "Read a key's definition and its versions, without values."),
-				logical.DeleteOperation: b.operation(b.deleteKey, "delete", "key", "Erase a key and all its values."),
+				logical.DeleteOperation: b.write(b.deleteKey, aboutKey("deleting a key"), "delete", "key", "Erase a key and all its values."),
 			},
 			HelpSynopsis:    "Keys: definition, policy and versions. Values are never read here.",
 			HelpDescription: strings.TrimSpace(b.keysHelp()),
@@ -110,27 +110,12 @@ func (b *backend) listKeys(_ context.Context, e *rotation.Engine, _ *logical.Req
 	return logical.ListResponse(e.KeyNames()), nil
 }
 
-// writeKey journals what was refused, with what it would have changed.
 func (b *backend) writeKey(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("name").(string)
 	definition, err := b.definition(e, d, name)
-	var resp *logical.Response
-	if err == nil {
-		resp, err = b.putKey(ctx, e, req, d, definition)
-	}
 	if err != nil {
-		text, _ := d.Get("value").(string)
-		by := caller(req)
-		e.JournalRefusal(ctx, err, rotation.Entry{
-			What: "writing a key was refused", By: by.Name, Entity: by.Entity, Keys: []rotation.EntryKey{{Key: name}},
-			Changes: e.KeyChanges(definition, key.NewValue(text)),
-		})
+		return nil, err
 	}
-	return resp, err
-}
-
-func (b *backend) putKey(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData, definition rotation.Definition) (*logical.Response, error) {
-	name := definition.Name
 	if err := key.ValidateName("key", name); err != nil {
 		return nil, rotation.Refusef("%w", err)
 	}

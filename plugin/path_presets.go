@@ -30,7 +30,7 @@ func (b *backend) pathsPresets() []*framework.Path {
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation:   b.operation(b.readPreset, "read", "preset", "Show what the preset defines."),
-			logical.UpdateOperation: b.operation(b.writePreset, "apply", "preset", "Define all the platform's keys and workloads."),
+			logical.UpdateOperation: b.write(b.writePreset, presetAttempt, "apply", "preset", "Define all the platform's keys and workloads."),
 		},
 		HelpSynopsis: "All the HYVVE platform's keys and workloads from one call.",
 		HelpDescription: strings.TrimSpace(`
@@ -161,6 +161,16 @@ func lacking(old, w workload.Workload) string {
 		}
 	}
 	return "workload " + w.Name + " is there already and does not use " + strings.Join(missing, ", ") + "; if it should, write its whole lists: " + command
+}
+
+func presetAttempt(_ *rotation.Engine, d *framework.FieldData) rotation.Entry {
+	entry := rotation.Entry{What: "applying the preset"}
+	for _, field := range []string{"database", "redis"} {
+		if name := text(d, field); name != "" {
+			entry.Changes = append(entry.Changes, rotation.EntryChange{Field: field, To: kind.PublicText(field, name)})
+		}
+	}
+	return entry
 }
 
 func presetServers(d *framework.FieldData) platform.Servers {

@@ -21,7 +21,7 @@ func (b *backend) pathsReconcile() []*framework.Path {
 			"dry_run": {Type: framework.TypeBool, Description: "Say what would be restored, and change nothing."},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.UpdateOperation: b.operation(b.reconcile, "reconcile", "key", "Make a key's current version valid again at its server."),
+			logical.UpdateOperation: b.write(b.reconcile, aboutKey("restoring a key at its server"), "reconcile", "key", "Make a key's current version valid again at its server."),
 		},
 		HelpSynopsis: "Make a key's current version valid again at its server.",
 		HelpDescription: strings.TrimSpace(`

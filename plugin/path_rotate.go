@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
@@ -46,7 +47,7 @@ func (b *backend) pathsRotate() []*framework.Path {
 			Pattern: pattern,
 			Fields:  fields(named),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: b.operation(b.rotate, "rotate", suffix, "Start a rotation."),
+				logical.UpdateOperation: b.write(b.rotate, b.rotateAttempt, "rotate", suffix, "Start a rotation."),
 			},
 			HelpSynopsis:    "Start a rotation: a new version is accepted everywhere, presented, and the old one retired on evidence.",
 			HelpDescription: strings.TrimSpace(rotateHelp),
@@ -101,14 +102,9 @@ the key's kind refuses, a key that a rotation is running for, a key that no work
 which no workload re-encrypts.
 `
 
-// rotate journals what was refused, unless it was a question only.
-func (b *backend) rotate(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	resp, err := b.startRotation(ctx, e, req, d)
-	if err == nil || d.Get("dry_run").(bool) {
-		return resp, err
-	}
-	by := caller(req)
-	entry := rotation.Entry{What: "starting a rotation was refused", By: by.Name, Entity: by.Entity, Reason: d.Get("reason").(string)}
+// rotateAttempt names the keys, and what was asked for of them.
+func (b *backend) rotateAttempt(e *rotation.Engine, d *framework.FieldData) rotation.Entry {
+	entry := rotation.Entry{What: "starting a rotation", Reason: text(d, "reason")}
 	names, _ := namedKeys(d) // those that are wrong, too
 	for _, name := range names {
 		entry.Keys = append(entry.Keys, rotation.EntryKey{Key: name})
@@ -117,11 +113,18 @@ func (b *backend) rotate(ctx context.Context, e *rotation.Engine, req *logical.R
 		k, _ := e.Key(names[0])
 		entry.Changes = []rotation.EntryChange{{Field: "value", To: e.PublicValue(k, key.NewValue(v.(string)))}}
 	}
-	e.JournalRefusal(ctx, err, entry)
-	return resp, err
+	for _, field := range []string{"on_failure", "confirm"} {
+		if asked := text(d, field); asked != "" {
+			entry.Changes = append(entry.Changes, rotation.EntryChange{Field: field, To: kind.PublicText(field, asked)})
+		}
+	}
+	if d.Get("compromised").(bool) {
+		entry.Changes = append(entry.Changes, rotation.EntryChange{Field: "compromised", To: "true"})
+	}
+	return entry
 }
 
-func (b *backend) startRotation(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) rotate(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	names, err := namedKeys(d)
 	if err != nil {
 		return nil, err

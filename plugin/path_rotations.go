@@ -70,7 +70,7 @@ func (b *backend) rotationCommand(
 			"reason": {Type: framework.TypeString, Description: "Why; kept in the timeline and the journal. Never put a secret here."},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.UpdateOperation: b.operation(handle, verb, "rotation", synopsis),
+			logical.UpdateOperation: b.write(handle, aboutRotation(verb+" of a rotation"), verb, "rotation", synopsis),
 		},
 		HelpSynopsis:    synopsis,
 		HelpDescription: strings.TrimSpace(help) + fmt.Sprintf("\n\n    vault write -f hyvve/rotations/ID/%s\n", verb),

@@ -39,10 +39,10 @@ func (b *backend) pathsWorkloads() []*framework.Path {
 			},
 			ExistenceCheck: b.exists("name", func(e *rotation.Engine, name string) bool { _, ok := e.Workload(name); return ok }),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.CreateOperation: b.operation(b.writeWorkload, "create", "workload", "Define a workload."),
-				logical.UpdateOperation: b.operation(b.writeWorkload, "update", "workload", "Change a workload; fields not given stay."),
+				logical.CreateOperation: b.write(b.writeWorkload, b.workloadAttempt, "create", "workload", "Define a workload."),
+				logical.UpdateOperation: b.write(b.writeWorkload, b.workloadAttempt, "update", "workload", "Change a workload; fields not given stay."),
 				logical.ReadOperation:   b.operation(b.readWorkload, "read", "workload", "Read a workload, its live instances and what each has loaded."),
-				logical.DeleteOperation: b.operation(b.deleteWorkload, "delete", "workload", "Remove a workload and its instances."),
+				logical.DeleteOperation: b.write(b.deleteWorkload, aboutWorkload("deleting a workload"), "delete", "workload", "Remove a workload and its instances."),
 			},
 			HelpSynopsis: "Workloads: which keys they present or verify, and their live instances.",
 			HelpDescription: strings.TrimSpace(`
@@ -63,6 +63,24 @@ func (b *backend) listWorkloads(_ context.Context, e *rotation.Engine, _ *logica
 }
 
 func (b *backend) writeWorkload(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	w, err := b.workload(e, d)
+	if err != nil {
+		return nil, err
+	}
+	before, _ := e.Workload(w.Name)
+	if err := e.PutWorkload(ctx, w, caller(req)); err != nil {
+		return nil, err
+	}
+	resp, err := b.readWorkload(ctx, e, req, d)
+	dropped := slices.DeleteFunc(before.KeyNames(), func(name string) bool { return w.Uses(name) })
+	if resp != nil && len(dropped) > 0 {
+		resp.AddWarning("workload " + w.Name + " does not use " + strings.Join(dropped, ", ") + " any more: presents= and verifies= replace the whole list")
+	}
+	return resp, err
+}
+
+// workload is what is stored with what is written over it.
+func (b *backend) workload(e *rotation.Engine, d *framework.FieldData) (workload.Workload, error) {
 	w, exists := e.Workload(d.Get("name").(string))
 	if !exists {
 		w = workload.Workload{
@@ -70,11 +88,7 @@ func (b *backend) writeWorkload(ctx context.Context, e *rotation.Engine, req *lo
 			MinInstances: d.Get("min_instances").(int), MaxUnavailable: d.Get("max_unavailable").(string),
 		}
 	}
-	before := w
 	w.Keys = roles(d, w.Keys)
-	if err := single(d, w); err != nil {
-		return nil, err
-	}
 	if v, ok := d.GetOk("after"); ok {
 		w.After = v.([]string)
 	}
@@ -87,15 +101,7 @@ func (b *backend) writeWorkload(ctx context.Context, e *rotation.Engine, req *lo
 	if v, ok := d.GetOk("reencrypts"); ok {
 		w.Reencrypts = v.(bool)
 	}
-	if err := e.PutWorkload(ctx, w, caller(req)); err != nil {
-		return nil, err
-	}
-	resp, err := b.readWorkload(ctx, e, req, d)
-	dropped := slices.DeleteFunc(before.KeyNames(), func(name string) bool { return w.Uses(name) })
-	if resp != nil && len(dropped) > 0 {
-		resp.AddWarning("workload " + w.Name + " does not use " + strings.Join(dropped, ", ") + " any more: presents= and verifies= replace the whole list")
-	}
-	return resp, err
+	return w, single(d, w)
 }
 
 // roles gives the stored roles with the lists that were written in place of theirs.

@@ -5,18 +5,19 @@ package kind
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
 
 // mostPublic is how many bytes of an option PublicText gives.
-const mostPublic = 200
+const mostPublic = 1000
 
 // hidden stands for what may hold a password.
 const hidden = "(hidden)"
 
 // PublicText gives an option as a journal may keep it: without passwords, even those that an operator has put where none
-// belongs, and short. A certificate is named by its hash.
+// belongs, and short: what is cut is told from others by its hash. A certificate is named by its hash.
 func PublicText(name, text string) string {
 	if strings.Contains(text, "-----BEGIN") {
 		sum := sha256.Sum256([]byte(text))
@@ -31,7 +32,12 @@ func PublicText(name, text string) string {
 			words[n] = hidden
 		}
 	}
-	return CutText(strings.ToValidUTF8(strings.Join(words, " "), "?"), mostPublic)
+	public := strings.ToValidUTF8(strings.Join(words, " "), "?")
+	if len(public) <= mostPublic {
+		return public
+	}
+	sum := sha256.Sum256([]byte(public)) // of what holds no password any more
+	return CutText(public, mostPublic) + " (" + strconv.Itoa(len(public)) + " bytes with SHA-256 " + hex.EncodeToString(sum[:8]) + ")"
 }
 
 func isFlag(word string) bool { return word == "true" || word == "false" }

@@ -24,7 +24,7 @@ func TestPublicText(t *testing.T) {
 		"postgresql://db/x#pw":                                            "postgresql://db/x",
 		"-----BEGIN CERTIFICATE-----\npw\n-----END CERTIFICATE-----\n":    "PEM with SHA-256 ",
 		"SELECT 1 FROM t WHERE a = 2":                                     "SELECT 1 FROM t WHERE a = 2",
-		strings.Repeat("ä", 200):                                          strings.Repeat("ä", 100) + "…",
+		strings.Repeat("ä", 600):                                          strings.Repeat("ä", 500) + "… (1200 bytes with SHA-256 ",
 		"postgresql://a@b?pw@x":                                           "postgresql://a@b?=(hidden)",
 		"u:pw@x://db":                                                     "(hidden)",
 		"postgresql://db/x?host=/run/pg&user=a&passfile=pw&sslpassword=p": "postgresql://db/x?host=/run/pg&user=a&passfile=(hidden)&sslpassword=(hidden)",

@@ -77,7 +77,7 @@ func (e *Engine) PutConfig(ctx context.Context, c Config, by Actor) error {
 		return err
 	}
 	defer e.takeTurn()()
-	if err := e.journal(ctx, Entry{What: "config written", By: by.Name, Entity: by.Entity}); err != nil {
+	if err := e.journal(ctx, Entry{What: "config written", By: by.Name, Entity: by.Entity, Changes: e.config.fields().changes(c.fields())}); err != nil {
 		return err
 	}
 	if err := e.write(ctx, pathConfig, data); err != nil {

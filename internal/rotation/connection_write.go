@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,20 +16,9 @@ import (
 // PutConnection creates a connection, or changes the fields that are written and leaves the others. A stored secret is sent
 // only where it was given for: when a field changes that decides where that is, the secret has to be written again. With
 // verify, the server is asked whether the administrator can log in and may do what will be asked for. No lock is held while
-// the server is asked. A refusal stands in the journal.
+// the server is asked.
 func (e *Engine) PutConnection(ctx context.Context, written kind.Connection, verify bool, by Actor) (kind.Connection, error) {
 	old, _ := e.Connection(written.Name)
-	c, err := e.putConnection(ctx, old, written, verify, by)
-	if err != nil {
-		e.JournalRefusal(ctx, err, Entry{
-			What: "writing a connection was refused", By: by.Name, Entity: by.Entity, Connection: written.Name,
-			Changes: connectionChanges(old, e.overwritten(old, written), written),
-		})
-	}
-	return c, err
-}
-
-func (e *Engine) putConnection(ctx context.Context, old, written kind.Connection, verify bool, by Actor) (kind.Connection, error) {
 	if err := key.ValidateName("connection", written.Name); err != nil {
 		return written, Refusef("%w", err)
 	}
@@ -66,7 +54,11 @@ func (e *Engine) putConnection(ctx context.Context, old, written kind.Connection
 			return c, Refusef("connection %s: %w; nothing was stored (verify_connection=false stores it unverified)", c.Name, err)
 		}
 	}
-	return c, e.storeConnection(ctx, old, c, connectionChanges(old, c, written), by)
+	changes := connectionChanges(old, c, written)
+	if !verify {
+		changes = append(changes, EntryChange{Field: "verify_connection", To: "false"})
+	}
+	return c, e.storeConnection(ctx, old, c, changes, by)
 }
 
 // overwritten is a connection with what is written over it, as it stands.
@@ -151,22 +143,6 @@ func mayMove(fields []kind.Field, old, c kind.Connection, given map[string]bool)
 		return fmt.Errorf("%s %s changed, which decides where %s is sent, and a stored %s goes only where it was given for; %s", strings.Join(moved, ", "), verb, f.Name, f.Name, remedy)
 	}
 	return nil
-}
-
-// connectionChanges says what differs, without secrets.
-func connectionChanges(old, c, written kind.Connection) []EntryChange {
-	var all []EntryChange
-	if old.Kind != c.Kind && c.Kind != "" {
-		all = append(all, EntryChange{"kind", old.Kind, c.Kind})
-	}
-	all = append(all, optionChanges(old.Options, c.Options)...)
-	for _, name := range slices.Sorted(maps.Keys(written.Secrets)) {
-		all = append(all, EntryChange{Field: name, To: secretGiven})
-	}
-	if !c.Secrets[kind.FieldPassword].Equal(old.Secrets[kind.FieldPassword]) && written.Secrets[kind.FieldPassword].Empty() {
-		all = append(all, EntryChange{Field: kind.FieldPassword, To: secretGiven}) // in the URL
-	}
-	return all
 }
 
 // storeConnection persists a connection, swaps it in, and lets rotations that failed at its server try again now. old is

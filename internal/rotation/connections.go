@@ -91,7 +91,8 @@ func (e *Engine) tryAgain(ctx context.Context, connection string) error {
 // DeleteConnection removes a connection. Refused while a key names it. The server is not asked for anything.
 func (e *Engine) DeleteConnection(ctx context.Context, name string, by Actor) error {
 	defer e.takeTurn()()
-	if _, ok := e.connections[name]; !ok {
+	c, ok := e.connections[name]
+	if !ok {
 		return nil
 	}
 	for _, k := range e.keys {
@@ -99,7 +100,7 @@ func (e *Engine) DeleteConnection(ctx context.Context, name string, by Actor) er
 			return Refusef("connection %s is used by key %s; delete the key first, or name another connection in hyvve/keys/%s", name, k.Name, k.Name)
 		}
 	}
-	if err := e.journal(ctx, Entry{What: "connection deleted", By: by.Name, Entity: by.Entity, Connection: name}); err != nil {
+	if err := e.journal(ctx, Entry{What: "connection deleted", By: by.Name, Entity: by.Entity, Connection: name, Changes: optionChanges(c.Options, nil)}); err != nil {
 		return err
 	}
 	if err := e.remove(ctx, pathConnections+name); err != nil {

@@ -234,7 +234,9 @@ func TestRefusalsAreJournaledInBounds(t *testing.T) {
 	}
 	refused := func(by, url string) {
 		t.Helper()
-		_, err := h.engine.PutConnection(t.Context(), kind.Connection{Name: "main", Options: kind.Options{"url": url}}, true, Actor{Name: by})
+		written := kind.Connection{Name: "main", Options: kind.Options{"url": url}}
+		_, err := h.engine.PutConnection(t.Context(), written, true, Actor{Name: by})
+		h.engine.JournalAttempt(t.Context(), err, Entry{What: "writing a connection", By: by, Connection: "main", Changes: h.engine.ConnectionChanges(written)})
 		if err == nil || !strings.Contains(err.Error(), "url was changed") {
 			t.Fatalf("moved: %v", err)
 		}

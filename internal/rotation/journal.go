@@ -30,6 +30,7 @@ type Entry struct {
 
 	Changes []EntryChange `json:"changes,omitempty"` // fields that a write changes
 	Refused string        `json:"refused,omitempty"` // why a write changed nothing
+	Failed  string        `json:"failed,omitempty"`  // why nobody knows whether a write took effect
 
 	Prev string `json:"prev"` // hash of the entry before
 	Hash string `json:"hash"` // of this one without Hash, keyed with the mount's secret
@@ -69,9 +70,9 @@ type link struct {
 }
 
 // entrySchema is the number of the stored form. Entries of schema 1 stood under the id of their rotation and had no
-// chain; they are read, and are not part of it. Schema 3 adds Changes and Refused, which an older release would leave out
-// of the hash.
-const entrySchema = 3
+// chain; they are read, and are not part of it. Schema 3 adds Changes and Refused, schema 4
+// Failed: an older release would leave them out of the hash.
+const entrySchema = 4
 
 type entryRecord struct {
 	Schema int `json:"schema"`
@@ -125,6 +126,9 @@ func (e *Engine) eventEntry(r Rotation, n int) Entry {
 	}
 	if entry.Reason == "" {
 		entry.Reason = r.Reason
+	}
+	if n == 0 {
+		entry.Changes = r.Asked
 	}
 	for _, c := range r.Changes {
 		v, _ := e.keys[c.Key].Version(c.To)

@@ -210,7 +210,8 @@ func (e *Engine) KeyNames() []string {
 // DeleteKey erases a key and all its values. Refused while anything relies on it.
 func (e *Engine) DeleteKey(ctx context.Context, name string, by Actor) error {
 	defer e.takeTurn()()
-	if _, ok := e.keys[name]; !ok {
+	k, ok := e.keys[name]
+	if !ok {
 		return nil
 	}
 	if r, ok := e.active[e.rotating[name]]; ok {
@@ -221,7 +222,8 @@ func (e *Engine) DeleteKey(ctx context.Context, name string, by Actor) error {
 			return Refusef("key %s is used by workload %s; take it out of hyvve/workloads/%s first", name, w.Name, w.Name)
 		}
 	}
-	if err := e.journal(ctx, Entry{What: "key deleted", By: by.Name, Entity: by.Entity, Keys: []EntryKey{{Key: name}}}); err != nil {
+	deleted := Entry{What: "key deleted", By: by.Name, Entity: by.Entity, Keys: []EntryKey{{Key: name}}, Changes: definitionChanges(k, Definition{})}
+	if err := e.journal(ctx, deleted); err != nil {
 		return err
 	}
 	if err := e.remove(ctx, pathKeys+name); err != nil {

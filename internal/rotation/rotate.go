@@ -170,8 +170,31 @@ func (r *Rotation) be(p key.Policy) {
 	}
 }
 
-// heed puts what was asked for in the place of what the policies say.
+// settings are what a request may set, by the names that an operator writes it with.
+func (r Rotation) settings() fields {
+	confirm := ConfirmAuto
+	if r.Confirm {
+		confirm = ConfirmManual
+	}
+	return fields{
+		"on_failure": r.OnFailure, "confirm": confirm, "deadline": r.Deadline.String(), "soak": r.Soak.String(), "observe": r.Observe.String(),
+	}
+}
+
+// heed puts what was asked for in the place of what the policies say, and notes it.
 func (r *Rotation) heed(request Request, c Config) {
+	policy := r.settings()
+	defer func() {
+		r.Asked = policy.changes(r.settings())
+		for _, asked := range []struct {
+			so          bool
+			field, text string
+		}{{request.Compromised, "compromised", "true"}, {request.Upgrade, "upgrade", "true"}, {!request.Value.Empty(), "value", secretGiven}} {
+			if asked.so {
+				r.Asked = append(r.Asked, EntryChange{Field: asked.field, To: asked.text})
+			}
+		}
+	}()
 	if request.OnFailure != "" {
 		r.OnFailure = request.OnFailure
 	}

@@ -129,6 +129,8 @@ type Rotation struct {
 	Compromised bool          `json:"compromised,omitempty"` // gates that do not hold at the deadline are cut
 	Upgrade     bool          `json:"upgrade,omitempty"`     // rows of other keys in the same columns are brought under the new version
 
+	Asked []EntryChange `json:"asked,omitempty"` // what the request set in place of what the keys' policies say
+
 	State    State     `json:"state"`
 	Step     Step      `json:"step,omitempty"`
 	Since    time.Time `json:"since"` // when this step began

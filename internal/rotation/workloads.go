@@ -39,7 +39,8 @@ func (e *Engine) PutWorkload(ctx context.Context, w workload.Workload, by Actor)
 	if err := e.checkCarries(w); err != nil {
 		return err
 	}
-	if err := e.journal(ctx, Entry{What: "workload written", By: by.Name, Entity: by.Entity, Workload: w.Name}); err != nil {
+	changes := workloadChanges(e.workloads[w.Name], w)
+	if err := e.journal(ctx, Entry{What: "workload written", By: by.Name, Entity: by.Entity, Workload: w.Name, Changes: changes}); err != nil {
 		return err
 	}
 	if err := e.put(ctx, pathWorkloads+w.Name, w); err != nil {
@@ -118,7 +119,7 @@ func (e *Engine) DeleteWorkload(ctx context.Context, name string, by Actor) erro
 			return Refusef("workload %s comes after %s; change hyvve/workloads/%s first", other.Name, name, other.Name)
 		}
 	}
-	if err := e.journal(ctx, Entry{What: "workload deleted", By: by.Name, Entity: by.Entity, Workload: name}); err != nil {
+	if err := e.journal(ctx, Entry{What: "workload deleted", By: by.Name, Entity: by.Entity, Workload: name, Changes: workloadChanges(w, workload.Workload{})}); err != nil {
 		return err
 	}
 	if err := e.dismissAll(ctx, name); err != nil {
