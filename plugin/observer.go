@@ -62,6 +62,11 @@ func (o observer) Moved(r rotation.Rotation, e rotation.Event) {
 	}
 }
 
+// Journal implements rotation.Observer. Whoever keeps the log elsewhere can compare it with hyvve/journal/verify later.
+func (o observer) Journal(h rotation.JournalHead) {
+	o.b.Logger().Info("journal head", "count", h.Count, "head", h.Hash)
+}
+
 // Fault implements rotation.Observer.
 func (o observer) Fault(what string, err error) {
 	o.b.Logger().Error("engine fault", "what", what, "error", err)

@@ -46,11 +46,11 @@ func (b *backend) pathsConfig() []*framework.Path {
 			},
 			"journal_max_entries": {
 				Type:        framework.TypeInt,
-				Description: "How many journal entries are kept, and how many ended rotations. Default 100000; 0: all.",
+				Description: "How many journal entries are kept, and how many ended rotations. Not below min_entries of hyvve/journal/config. Default 100000; 0: all.",
 			},
 			"journal_max_age": {
 				Type:        framework.TypeDurationSecond,
-				Description: "For how long journal entries and ended rotations are kept. Default 0s: for ever.",
+				Description: "For how long journal entries and ended rotations are kept. Not below min_age of hyvve/journal/config. Default 0s: for ever.",
 			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
@@ -64,14 +64,19 @@ func (b *backend) pathsConfig() []*framework.Path {
 
 func (b *backend) readConfig(_ context.Context, e *rotation.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	c := e.Config()
-	return &logical.Response{Data: map[string]any{
+	resp := &logical.Response{}
+	if f := e.Floor(); c.JournalEntries != 0 && c.JournalEntries < f.Entries || c.JournalAge != 0 && c.JournalAge < f.Age {
+		resp.AddWarning("journal_max_entries or journal_max_age is below the floor of hyvve/journal/config: the floor holds.")
+	}
+	resp.Data = map[string]any{
 		"lease_ttl": int64(c.LeaseTTL.Seconds()),
 		"soak":      int64(c.Soak.Seconds()),
 		"observe":   int64(c.Observe.Seconds()), "look_every": int64(c.LookEvery.Seconds()),
 		"deadline": int64(c.Deadline.Seconds()), "on_failure": c.OnFailure,
 		"compromised_deadline": int64(c.CutAfter.Seconds()),
 		"journal_max_entries":  c.JournalEntries, "journal_max_age": int64(c.JournalAge.Seconds()),
-	}}, nil
+	}
+	return resp, nil
 }
 
 func (b *backend) writeConfig(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {

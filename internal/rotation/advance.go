@@ -136,6 +136,7 @@ func (e *Engine) save(ctx context.Context, r Rotation) error {
 		if err := e.leave(ctx, r); err != nil {
 			return err
 		}
+		e.tellHead()
 	}
 	for _, event := range r.Timeline[known:] {
 		e.Observer.Moved(r, event)

@@ -77,6 +77,9 @@ func (e *Engine) PutConfig(ctx context.Context, c Config, by Actor) error {
 		return err
 	}
 	defer e.takeTurn()()
+	if err := e.floor.admits(e.config, c); err != nil {
+		return err
+	}
 	if err := e.journal(ctx, Entry{What: "config written", By: by.Name, Entity: by.Entity, Changes: e.config.fields().changes(c.fields())}); err != nil {
 		return err
 	}

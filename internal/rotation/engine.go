@@ -31,6 +31,7 @@ type Store interface {
 type Observer interface {
 	Moved(r Rotation, e Event)
 	Fault(what string, err error)
+	Journal(h JournalHead) // where the journal ends, now and then
 }
 
 // Where records are. A rotation is under active/ until it ends and under rotations/ from then on.
@@ -39,6 +40,8 @@ const (
 	pathConfig      = "mount/config"
 	pathLives       = "mount/lives"
 	pathAnchor      = "mount/journal"
+	pathHead        = "mount/head"
+	pathFloor       = "mount/floor"
 	pathKeys        = "keys/"
 	pathWorkloads   = "workloads/"
 	pathConnections = "connections/"
@@ -106,14 +109,20 @@ type Engine struct {
 	busy     map[string]bool // rotations with a call to a server under way
 	checks   agenda          // of keys and connections at their servers
 	checking map[string]bool // of those, under way
-	head     link            // of the journal
-	first    uint64          // entry of the journal's chain, 0 while there is none
-	litter   []string        // entries below the chain
-	grown    bool            // there are new records since retention has looked
-	retainAt time.Duration   // by Uptime
+	head     head            // of the journal
+	unsaved  bool            // head is not what is stored
+	damage   []string        // what was found wrong with the journal when it was read
+	told     uint64          // count of the head that was told last
+	tellAt   time.Duration   // by Uptime
+	floor    Floor
+	first    uint64        // entry of the journal's chain, 0 while there is none
+	litter   []string      // entries below the chain
+	grown    bool          // there are new records since retention has looked
+	retainAt time.Duration // by Uptime
 
 	refusals  refusals
 	waiters   *waiters
+	verifying sync.Mutex // the journal
 	instances locks
 	stale     atomic.Bool
 	born      atomic.Uint64 // number of this life of the mount, 0 before Begin
@@ -134,6 +143,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 	e := &Engine{
 		Options:     o,
 		config:      DefaultConfig(),
+		floor:       DefaultFloor(),
 		keys:        map[string]key.Key{},
 		workloads:   map[string]workload.Workload{},
 		connections: map[string]kind.Connection{},
@@ -184,6 +194,9 @@ func (e *Engine) Begin(ctx context.Context) error {
 		return err
 	}
 	e.born.Store(lives + 1)
+	if err := e.journalDamage(ctx); err != nil {
+		return err
+	}
 	return e.catchUp(ctx)
 }
 
@@ -248,6 +261,9 @@ func (e *Engine) Tick(ctx context.Context) time.Duration {
 				wait = min(wait, left)
 			}
 		}
+	}
+	if e.Uptime() >= e.tellAt {
+		e.tellHead()
 	}
 	if err := e.retain(ctx, now); err != nil {
 		e.Observer.Fault("old records could not be taken away", err)

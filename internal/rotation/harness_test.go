@@ -32,6 +32,8 @@ type memory struct {
 	failAt int  // 0: never
 	after  bool // the write takes effect, and its reply is lost
 	dead   bool // every access fails, as after a crash
+
+	onGet func(path string) // before a read
 }
 
 func newMemory() *memory { return &memory{data: map[string][]byte{}} }
@@ -55,6 +57,9 @@ func (m *memory) write(do func()) error {
 }
 
 func (m *memory) Get(_ context.Context, path string) ([]byte, error) {
+	if m.onGet != nil {
+		m.onGet(path)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.dead {
@@ -113,6 +118,7 @@ type quiet struct{}
 
 func (quiet) Moved(Rotation, Event) {}
 func (quiet) Fault(string, error)   {}
+func (quiet) Journal(JournalHead)   {}
 
 // server is a kind that has one, to see in which order it is asked, and to fail it.
 type server struct {

@@ -32,6 +32,9 @@ type Entry struct {
 	Refused string        `json:"refused,omitempty"` // why a write changed nothing
 	Failed  string        `json:"failed,omitempty"`  // why nobody knows whether a write took effect
 
+	// Keep marks an entry that retention leaves, and links it to the one before that it has left.
+	Keep *link `json:"keep,omitempty"`
+
 	Prev string `json:"prev"` // hash of the entry before
 	Hash string `json:"hash"` // of this one without Hash, keyed with the mount's secret
 }
@@ -71,8 +74,11 @@ type link struct {
 
 // entrySchema is the number of the stored form. Entries of schema 1 stood under the id of their rotation and had no
 // chain; they are read, and are not part of it. Schema 3 adds Changes and Refused, schema 4
-// Failed: an older release would leave them out of the hash.
-const entrySchema = 4
+// Failed and Keep: an older release would leave them out of the hash. Entries of schema 4 have a stored head.
+const (
+	entrySchema    = 4
+	schemaWithHead = 4
+)
 
 type entryRecord struct {
 	Schema int `json:"schema"`
@@ -92,13 +98,26 @@ func (e *Engine) seal(n Entry) (string, error) {
 	return e.fingerprints.Sum("journal", string(data)), nil
 }
 
-// journal adds an entry. turn is held.
+// journal adds an entry, then stores the new head: killed in between, the next start finds the entry beyond the head that
+// is stored. The other way round, a crash would look as if the entry had been taken out. The writer lock is held.
 func (e *Engine) journal(ctx context.Context, n Entry) error {
+	if err := e.append(ctx, n); err != nil {
+		return err
+	}
+	return e.writeHead(ctx)
+}
+
+// append adds an entry and does not store the head. The writer lock is held.
+func (e *Engine) append(ctx context.Context, n Entry) error {
 	n.Seq, n.Prev = e.head.Seq+1, e.head.Hash
 	if n.At.IsZero() {
 		n.At = e.Now().UTC()
 	}
 	n.At = n.At.Round(0) // as it is read back
+	if n.Keep != nil {
+		kept := e.head.Kept
+		n.Keep = &kept
+	}
 	hash, err := e.seal(n)
 	if err != nil {
 		return err
@@ -107,7 +126,7 @@ func (e *Engine) journal(ctx context.Context, n Entry) error {
 	if err := e.put(ctx, pathJournal+n.ID(), n); err != nil {
 		return err
 	}
-	e.head = link{n.Seq, n.Hash}
+	e.head.follow(n)
 	if e.first == 0 {
 		e.first = n.Seq
 	}
@@ -139,61 +158,15 @@ func (e *Engine) eventEntry(r Rotation, n int) Entry {
 
 // journalEvents adds the events of a stored rotation from the nth on. turn is held.
 func (e *Engine) journalEvents(ctx context.Context, r Rotation, n int) error {
+	if n >= len(r.Timeline) {
+		return nil
+	}
 	for ; n < len(r.Timeline); n++ {
-		if err := e.journal(ctx, e.eventEntry(r, n)); err != nil {
+		if err := e.append(ctx, e.eventEntry(r, n)); err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-// loadJournal finds both ends of the chain.
-func (e *Engine) loadJournal(ctx context.Context) error {
-	anchor, err := e.anchor(ctx)
-	if err != nil {
-		return err
-	}
-	e.head, e.first = anchor, 0
-	ids, err := e.Store.List(ctx, pathJournal)
-	if err != nil {
-		return fmt.Errorf("listing the journal: %w", err)
-	}
-	for _, id := range ids {
-		seq, ok := entrySeq(id)
-		switch {
-		case !ok:
-		case seq <= anchor.Seq:
-			e.litter = append(e.litter, id)
-		default:
-			if e.first == 0 {
-				e.first = seq
-			}
-			e.head.Seq = seq
-		}
-	}
-	if e.head.Seq > anchor.Seq {
-		last, ok, err := e.JournalEntry(ctx, entryID(e.head.Seq))
-		if err != nil {
-			return err
-		}
-		if ok {
-			e.head.Hash = last.Hash
-		}
-	}
-	return nil
-}
-
-// anchor is the last entry that retention has taken away; the chain goes on from it.
-func (e *Engine) anchor(ctx context.Context) (link, error) {
-	data, err := e.Store.Get(ctx, pathAnchor)
-	if err != nil || data == nil {
-		return link{}, err
-	}
-	var anchor link
-	if err := json.Unmarshal(data, &anchor); err != nil {
-		return link{}, fmt.Errorf("stored journal anchor: %w", err)
-	}
-	return anchor, nil
+	return e.writeHead(ctx)
 }
 
 // journaled finds which events of a rotation beyond those that its record knows of are in the journal: killed between
@@ -226,94 +199,21 @@ func (e *Engine) JournalIDs(ctx context.Context) ([]string, error) {
 
 // JournalEntry reads one; false where there is none of that id.
 func (e *Engine) JournalEntry(ctx context.Context, id string) (Entry, bool, error) {
+	r, ok, err := e.entryRecord(ctx, id)
+	return r.Entry, ok, err
+}
+
+func (e *Engine) entryRecord(ctx context.Context, id string) (entryRecord, bool, error) {
 	data, err := e.Store.Get(ctx, pathJournal+id)
 	if err != nil || data == nil {
-		return Entry{}, false, err
+		return entryRecord{}, false, err
 	}
 	var r entryRecord
 	if err := json.Unmarshal(data, &r); err != nil {
-		return Entry{}, false, fmt.Errorf("stored journal entry %s: %w: %w", id, errDamaged, err)
+		return entryRecord{}, false, fmt.Errorf("stored journal entry %s: %w: %w", id, errDamaged, err)
 	}
 	if r.Schema < 1 || r.Schema > entrySchema {
-		return Entry{}, false, fmt.Errorf("stored journal entry %s has schema %d, this release reads 1 to %d; use the release that wrote it or a newer one", id, r.Schema, entrySchema)
+		return entryRecord{}, false, fmt.Errorf("stored journal entry %s has schema %d, this release reads 1 to %d; use the release that wrote it or a newer one", id, r.Schema, entrySchema)
 	}
-	return r.Entry, true, nil
-}
-
-// Verified is what VerifyJournal found.
-type Verified struct {
-	Entries     int
-	First, Last uint64   // sequence numbers
-	Faults      []string // in plain words; none: the chain is whole
-	Older       int      // entries of schema 1, which have no chain
-}
-
-// mostFaults is how many VerifyJournal lists.
-const mostFaults = 20
-
-// VerifyJournal walks the chain from the oldest entry that retention has left to the newest.
-func (e *Engine) VerifyJournal(ctx context.Context) (Verified, error) {
-	e.turn.Lock() // no entry is added meanwhile
-	defer e.turn.Unlock()
-	before, err := e.anchor(ctx)
-	if err != nil {
-		return Verified{}, err
-	}
-	ids, err := e.JournalIDs(ctx)
-	if err != nil {
-		return Verified{}, err
-	}
-	var v Verified
-	fault := func(format string, args ...any) {
-		if len(v.Faults) < mostFaults {
-			v.Faults = append(v.Faults, fmt.Sprintf(format, args...))
-		}
-	}
-	for _, id := range ids {
-		seq, ok := entrySeq(id)
-		if !ok {
-			v.Older++
-			continue
-		}
-		if seq <= before.Seq {
-			continue // retention was about to take it away
-		}
-		if v.First == 0 {
-			v.First = seq
-		}
-		if before, err = e.verifyEntry(ctx, id, seq, before, fault); err != nil {
-			return Verified{}, err
-		}
-		v.Entries, v.Last = v.Entries+1, seq
-	}
-	if before.Seq != e.head.Seq {
-		fault("the newest entries, %d to %d, are missing", before.Seq+1, e.head.Seq)
-	}
-	return v, nil
-}
-
-// verifyEntry compares an entry with the one before.
-func (e *Engine) verifyEntry(ctx context.Context, id string, seq uint64, before link, fault func(string, ...any)) (link, error) {
-	entry, ok, err := e.JournalEntry(ctx, id)
-	damaged := errors.Is(err, errDamaged)
-	if err != nil && !damaged {
-		return link{}, err
-	}
-	if damaged || !ok {
-		fault("entry %d cannot be read", seq)
-		return link{Seq: seq}, nil
-	}
-	hash, err := e.seal(entry)
-	switch {
-	case err != nil:
-		return link{}, err
-	case seq != before.Seq+1:
-		fault("entries %d to %d are missing", before.Seq+1, seq-1)
-	case entry.Prev != before.Hash:
-		fault("entry %d does not follow on entry %d as it stands: one of them was changed", seq, before.Seq)
-	}
-	if entry.Seq != seq || hash != entry.Hash {
-		fault("entry %d was changed: its hash is another", seq)
-	}
-	return link{seq, entry.Hash}, nil
+	return r, true, nil
 }

@@ -22,7 +22,7 @@ import (
 // load reads all records.
 func (e *Engine) load(ctx context.Context) error {
 	for _, load := range []func(context.Context) error{
-		e.loadSecret, e.loadConfig, e.loadConnections, e.loadKeys, e.loadWorkloads, e.loadInstances, e.loadJournal, e.loadRotations,
+		e.loadSecret, e.loadConfig, e.loadFloor, e.loadConnections, e.loadKeys, e.loadWorkloads, e.loadInstances, e.loadJournal, e.loadRotations,
 	} {
 		if err := load(ctx); err != nil {
 			return err

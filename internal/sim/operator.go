@@ -52,7 +52,10 @@ func (w *world) operate() {
 
 // tinker changes what may be changed at any time.
 func (w *world) tinker() {
-	switch w.rng.IntN(3) {
+	switch w.rng.IntN(4) {
+	case 3:
+		f := rotation.Floor{Entries: 100 + w.rng.IntN(10), Age: w.between(0, time.Minute)}
+		w.said(w.engine.PutFloor(ctx, f, operator), "another floor of the journal")
 	case 0:
 		load, _ := w.engine.Workload(w.workloads[w.rng.IntN(len(w.workloads))])
 		load.MaxUnavailable, load.MinInstances = []string{"1", "50%", "100%"}[w.rng.IntN(3)], w.rng.IntN(3)
@@ -68,7 +71,7 @@ func (w *world) tinker() {
 	default:
 		c := w.engine.Config()
 		c.LeaseTTL, c.Soak = w.between(leaseTTL/2, 2*leaseTTL), w.between(0, 10*time.Second)
-		c.JournalEntries = 100 + w.rng.IntN(100)
+		c.JournalEntries = 110 + w.rng.IntN(100)
 		w.said(w.engine.PutConfig(ctx, c, operator), "another configuration")
 	}
 }

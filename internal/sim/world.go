@@ -42,6 +42,8 @@ func (q quiet) Moved(r rotation.Rotation, e rotation.Event) {
 
 func (q quiet) Fault(what string, err error) { q.w.expect(err, what) }
 
+func (quiet) Journal(rotation.JournalHead) {}
+
 func (w *world) options() rotation.Options {
 	return rotation.Options{
 		Store: w.node, Kinds: kind.List{token.Kind{}, w.server}, Observer: quiet{w}, Now: w.now,
@@ -71,6 +73,7 @@ func (w *world) setUp() {
 	if w.chance(50) {
 		c.OnFailure = rotation.FailureRevert
 	}
+	w.must(w.engine.PutFloor(ctx, rotation.Floor{Entries: 100}, operator))
 	w.must(w.engine.PutConfig(ctx, c, operator))
 	for n := range 1 + w.rng.IntN(4) {
 		w.makeKey(n)
