@@ -163,6 +163,8 @@ func TestRefusedValues(t *testing.T) {
 		"drain=10":                             "/drain",
 		"serviceMonitor.interval=often":        "/serviceMonitor/interval",
 		"networkPolicy.apiServerPorts[0]=0":    "/networkPolicy/apiServerPorts/0': minimum",
+		"locked[0]=hyvve.app/image":            "/locked/0",
+		"serviceMonitor.enabled=true":          "name Prometheus in networkPolicy.metricsFrom",
 		"certificates.issuerRef.nmae=x":        "additional properties 'nmae' not allowed",
 		"webhook.excludedNamespaces[0]=A":      "/webhook/excludedNamespaces/0",
 		"podDisruptionBudget.maxUnavailable=0": "/podDisruptionBudget/maxUnavailable': minimum",

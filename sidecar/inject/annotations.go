@@ -65,6 +65,7 @@ type annotation struct {
 const (
 	injectName   = "inject"
 	injectedName = "injected"
+	workloadName = "workload"
 	templateName = "template."
 	gateName     = "start-gate"
 )
@@ -85,7 +86,7 @@ func table() []annotation {
 
 func vaultTable() []annotation {
 	return []annotation{
-		text("workload", "a name", "required", "The workload that the pod is an instance of, as in `hyvve/workloads/`.", func(s *settings) *string { return &s.file.Workload }),
+		text(workloadName, "a name", "required", "The workload that the pod is an instance of, as in `hyvve/workloads/`.", func(s *settings) *string { return &s.file.Workload }),
 		text("role", "a name", "the workload", "Role of Vault's kubernetes method to log in as.", func(s *settings) *string { return &s.auth.Role }),
 		text("auth-mount", "a path", "the injector's, `kubernetes`", "Where that method is mounted, without `auth/`.", func(s *settings) *string { return &s.auth.Mount }),
 		text("vault-addr", "a URL", "the injector's", "Address of Vault, or those of its nodes with commas between them.", func(s *settings) *string { return &s.file.Vault.Address }),
@@ -141,7 +142,10 @@ func reloadTable() []annotation {
 	return []annotation{
 		choice("reload", []string{"none", "signal", "http"}, "`none`: the workload looks at its files by itself", "How the workload is told of a change. A command is not possible: the image of the sidecar holds nothing else.", func(s *settings) *string { return &s.reload.Method }),
 		text("process", "a program's name", "none", "With `signal`: which process, by the name of its program and/or its command line.", func(s *settings) *string { return &s.reload.Process }),
-		text("cmdline", "a regular expression", "none", "With `signal`: found in the process's command line.", func(s *settings) *string { return &s.reload.Cmdline }),
+		{name: "cmdline", takes: "a regular expression", standard: "none", text: "With `signal`: found in the process's command line.", set: func(s *settings, _, v string) error {
+			s.reload.Cmdline = v
+			return pattern(v)
+		}},
 		text("signal", "a name", "`SIGHUP`", "With `signal`: which one.", func(s *settings) *string { return &s.reload.Signal }),
 		text("reload-url", "a URL", "required with `http`", "With `http`: what is asked, such as `http://127.0.0.1:3000/reload`.", func(s *settings) *string { return &s.reload.URL }),
 		text("reload-method", "a method of HTTP", "`POST`", "With `http`: how.", func(s *settings) *string { return &s.reload.HTTPMethod }),
@@ -158,6 +162,9 @@ func reloadTable() []annotation {
 func healthTable() []annotation {
 	return []annotation{
 		{name: "health", takes: "of `none`, `http`, `tcp`, `prometheus`, with commas between several", standard: "`none`", text: "How the sidecar finds out whether the workload is well.", set: func(s *settings, _, v string) error {
+			if err := few(v); err != nil {
+				return err
+			}
 			s.health = list(v)
 			for n, method := range s.health {
 				if err := oneOf(method, []string{"none", "http", "tcp", "prometheus"}); err != nil {
@@ -180,10 +187,16 @@ func healthTable() []annotation {
 		text("health-metric", "a counter's name", "required with `prometheus`", "With `prometheus`: the counter that must not grow after a change.", func(s *settings) *string { return &s.check.Metric }),
 		{name: "health-labels", takes: "`NAME=VALUE`, with commas between several", standard: "none", text: "With `prometheus`: which series; `VALUE` may begin with `!=`, `=~` or `!~`.", set: func(s *settings, _, v string) error {
 			s.check.Labels = map[string]string{}
+			if err := few(v); err != nil {
+				return err
+			}
 			for _, pair := range list(v) {
 				name, value, ok := strings.Cut(pair, "=")
 				if !ok || name == "" {
 					return fmt.Errorf("%q is not NAME=VALUE", pair)
+				}
+				if err := pattern(strings.TrimLeft(value, "=!~")); err != nil {
+					return err
 				}
 				s.check.Labels[name] = value
 			}

@@ -4,6 +4,7 @@ package inject
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -16,7 +17,7 @@ func Documentation() string {
 
 The injector reads these annotations of a pod, or of the template of a Deployment, StatefulSet, DaemonSet or Job. All begin with
 ` + "`" + Domain + "/`" + `. One that is not known, has no such value, or would have no effect is refused with the reason, and the pod with it.
-Values are text: quote ` + "`\"true\"`" + ` and numbers. How it works, and what it does to a pod: [injector.md](injector.md).
+Values are text: quote ` + "`\"true\"`" + ` and numbers. One that is locked ([injector.md](injector.md#locked-annotations)) is refused, too. How it works, and what it does to a pod: [injector.md](injector.md).
 
 | Annotation | Takes | Without it | What |
 |---|---|---|---|
@@ -26,7 +27,11 @@ Values are text: quote ` + "`\"true\"`" + ` and numbers. How it works, and what 
 		if strings.HasSuffix(name, ".") {
 			name += "NAME"
 		}
-		_, _ = fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", name, a.takes, a.standard, a.text)
+		what := a.text
+		if slices.Contains(LockedByDefault(), a.name) {
+			what += " **Locked by default.**"
+		}
+		_, _ = fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", name, a.takes, a.standard, what)
 	}
 	b.WriteString(strings.ReplaceAll(becomes, "~", "`"))
 	return b.String()
@@ -44,6 +49,7 @@ const becomes = `
 | ~exec~ | there is an init container ~hyvve-install~, which copies the program into a volume, and the named container runs ~hyvve-sidecar exec -- COMMAND ARGS~ instead. Its image's own command cannot be seen from outside, so the pod must state it. A second sidecar in the pod would count as a second instance, so there is none: health, proxy, re-encryption and files are that container's affair, and it alone sees the volume unless files are rendered |
 | ~reload: signal~ | sets ~shareProcessNamespace~: containers see each other's processes. A pod that says it is false, or has hostPID, is refused |
 | Rights | PodSecurity ~restricted~ takes what is added: no root (but where a container that must be signalled, or run, is), no capabilities, a read-only file system, ~seccompProfile: RuntimeDefault~ |
+| Limits | 128 annotations of ours with 32 KiB together; 4 KiB each, and 16 KiB a template; 32 entries of ~render~, ~proxy~ and ~health-labels~ |
 | Refused | pods for Windows; static pods; hostNetwork with ~proxy~ or ~status-port~, which would listen on the node; names, volumes and mount paths that are taken; and all that the sidecar itself would refuse in its configuration |
 | A second time | changes nothing. A container that came meanwhile, such as the proxy of a mesh, gets the files if it can read them, and does without if not, unless ~containers~ names it |
 

@@ -7,11 +7,13 @@ package inject
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
 // Domain is that of all annotations of ours.
@@ -27,7 +29,22 @@ type Options struct {
 	AuthMount       string // of Vault's kubernetes method; kubernetes if empty
 	Audience        string // of the projected tokens; vault if empty
 	CAConfigMap     string // in the pod's own namespace, with the authority of Vault's certificate as ca.crt; empty: none
+
+	Locked []string // names of annotations, without the domain, that pods must not set
 }
+
+// Lockable are the names of the annotations that may be locked. Without the others nothing can be injected.
+func Lockable() (names []string) {
+	for _, a := range table() {
+		if !slices.Contains([]string{injectName, injectedName, workloadName}, a.name) {
+			names = append(names, a.name)
+		}
+	}
+	return names
+}
+
+// LockedByDefault decide which program runs with a pod's identity, and to whom that identity is shown.
+func LockedByDefault() []string { return []string{"image", "vault-addr", "audience", "mount"} }
 
 // ErrNotWanted says that a pod does not ask for a sidecar.
 var ErrNotWanted = errors.New("the pod does not ask for a sidecar")
@@ -41,6 +58,11 @@ func (o Options) Validate() error {
 	if _, err := pullPolicy(o.ImagePullPolicy); err != nil {
 		errs = append(errs, fmt.Errorf("image pull policy: %w", err))
 	}
+	for _, name := range o.Locked {
+		if !slices.Contains(Lockable(), name) {
+			errs = append(errs, fmt.Errorf("locked: %q is no annotation that can be locked%s", name, usage.DidYouMean(name, Lockable())))
+		}
+	}
 	if o.VaultAddress == "" {
 		errs = append(errs, errors.New("vault address is missing; write it as pods reach it, such as https://vault.vault:8200"))
 	} else if strings.Contains(o.VaultAddress, "@") {
@@ -49,7 +71,7 @@ func (o Options) Validate() error {
 		errs = append(errs, fmt.Errorf("vault address: %w", err))
 	}
 	if len(errs) == 0 { // the rest is what a sidecar would make of it
-		_, err := o.parse(map[string]string{Domain + "/" + injectName: "true", Domain + "/workload": "any"})
+		_, err := o.parse(map[string]string{Domain + "/" + injectName: "true", Domain + "/" + workloadName: "any"})
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

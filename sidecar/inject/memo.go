@@ -10,12 +10,18 @@ var (
 	sound   memo // configurations that the sidecar can read
 )
 
-const mostKnown = 1000
+// A memo holds so many bytes of texts at most, and none that is longer than the longest. Both are far more than real workloads need.
+const (
+	mostKnown   = 1 << 20
+	longestKept = 32 << 10
+	entryCost   = 128 // bytes of an entry beside its texts
+)
 
-// memo remembers texts by texts, and begins anew instead of growing for ever.
+// memo remembers texts by texts. When it is full, it forgets some, whichever they are.
 type memo struct {
 	mu    sync.RWMutex
 	known map[string]string
+	bytes int
 }
 
 func (m *memo) get(key string) (string, bool) {
@@ -26,10 +32,29 @@ func (m *memo) get(key string) (string, bool) {
 }
 
 func (m *memo) set(key, text string) {
+	size := cost(key, text)
+	if size > longestKept {
+		return
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.known == nil || len(m.known) >= mostKnown {
+	if m.known == nil {
 		m.known = make(map[string]string)
 	}
+	if was, ok := m.known[key]; ok {
+		m.bytes -= cost(key, was)
+	}
 	m.known[key] = text
+	m.bytes += size
+	for other, was := range m.known {
+		if m.bytes <= mostKnown {
+			break
+		}
+		if other != key {
+			delete(m.known, other)
+			m.bytes -= cost(other, was)
+		}
+	}
 }
+
+func cost(key, text string) int { return len(key) + len(text) + entryCost }

@@ -53,7 +53,10 @@ func (o Options) parse(all map[string]string) (settings, error) {
 		},
 		caConfigMap: o.CAConfigMap,
 	}
-	if err := s.read(all); err != nil {
+	if err := fits(all); err != nil {
+		return s, err
+	}
+	if err := s.read(all, o.Locked); err != nil {
 		return s, err
 	}
 	return s, s.complete(all)
@@ -61,8 +64,8 @@ func (o Options) parse(all map[string]string) (settings, error) {
 
 func ours(name string) bool { return strings.HasPrefix(name, Domain+"/") }
 
-// read takes the values of all annotations.
-func (s *settings) read(all map[string]string) error {
+// read takes the values of all annotations, of which pods may not set those that are locked.
+func (s *settings) read(all map[string]string, locked []string) error {
 	entries := table()
 	var names []string
 	for _, a := range entries {
@@ -73,12 +76,20 @@ func (s *settings) read(all map[string]string) error {
 		if !ours(full) {
 			continue
 		}
+		if len(errs) == mostFaults {
+			errs = append(errs, errors.New("and perhaps more: the rest was not looked at"))
+			break
+		}
 		name := strings.TrimPrefix(full, Domain+"/")
 		at := slices.IndexFunc(entries, func(a annotation) bool {
 			return a.name == name || strings.HasSuffix(a.name, ".") && strings.HasPrefix(name, a.name)
 		})
 		if at < 0 {
 			errs = append(errs, fmt.Errorf("annotation %s is not known%s", full, usage.DidYouMean(full, names)))
+			continue
+		}
+		if slices.Contains(locked, entries[at].name) {
+			errs = append(errs, fmt.Errorf("annotation %s is locked: it is the same for all pods of the cluster; take it out, or have it taken out of --locked of the injector (locked of its chart)", full))
 			continue
 		}
 		if name == injectName {
@@ -94,7 +105,11 @@ func (s *settings) read(all map[string]string) error {
 			errs = append(errs, fmt.Errorf("annotation %s is empty; write %s, or leave it out", full, strings.ReplaceAll(entries[at].takes, "`", "")))
 			continue
 		}
-		if err := entries[at].set(s, strings.TrimPrefix(name, templateName), all[full]); err != nil {
+		err := long(name, all[full])
+		if err == nil {
+			err = entries[at].set(s, strings.TrimPrefix(name, templateName), all[full])
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("annotation %s: %w", full, err))
 		}
 	}

@@ -146,6 +146,9 @@ func setRender(s *settings, _, v string) error {
 	if v == "none" {
 		return nil
 	}
+	if err := few(v); err != nil {
+		return err
+	}
 	for _, part := range list(v) {
 		format, name, named := strings.Cut(part, ":")
 		standard, ok := standardNames[render.Format(format)]
@@ -163,7 +166,18 @@ func setRender(s *settings, _, v string) error {
 	return nil
 }
 
+// few refuses a list that is longer than anybody needs: each pair of its entries is compared.
+func few(v string) error {
+	if n := len(list(v)); n > mostFiles {
+		return fmt.Errorf("it has %d entries; write no more than %d", n, mostFiles)
+	}
+	return nil
+}
+
 func setProxy(s *settings, _, v string) error {
+	if err := few(v); err != nil {
+		return err
+	}
 	for _, part := range list(v) {
 		fields := strings.Split(part, ":")
 		if len(fields) < 3 || len(fields) > 4 {

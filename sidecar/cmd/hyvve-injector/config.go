@@ -29,16 +29,17 @@ it. Each flag may come from the environment instead, as HYVVE_INJECTOR_ and its 
 
 const (
 	prefix        = "HYVVE_INJECTOR_"
+	unlocked      = "none"
 	namespaceFile = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 )
 
 // config is what the command line and the environment say.
 type config struct {
-	inject                                             inject.Options
-	managed                                            certs.Options
-	listen, statusListen, certDir, service, kubeconfig string
-	drain                                              time.Duration
-	level                                              slog.Level
+	inject                                                     inject.Options
+	managed                                                    certs.Options
+	locked, listen, statusListen, certDir, service, kubeconfig string
+	drain                                                      time.Duration
+	level                                                      slog.Level
 }
 
 func (c *config) define(flags *flag.FlagSet) (logLevel *string, printVersion *bool) {
@@ -51,6 +52,7 @@ func (c *config) define(flags *flag.FlagSet) (logLevel *string, printVersion *bo
 	text(&c.inject.AuthMount, "auth-mount", "kubernetes", "`PATH` of Vault's kubernetes method")
 	text(&c.inject.Audience, "audience", "vault", "`NAME` for which pods' tokens are made")
 	text(&c.inject.CAConfigMap, "ca-config-map", "", "`NAME` of a ConfigMap in each pod's namespace with ca.crt, of Vault's certificate")
+	text(&c.locked, "locked", strings.Join(inject.LockedByDefault(), ","), "`NAMES` of annotations that pods must not set, with commas between them; none: they may set all")
 	text(&c.listen, "listen", ":9443", "`ADDRESS` for API servers to come to, by TLS")
 	text(&c.statusListen, "status-listen", ":8080", "`ADDRESS` of /healthz, /readyz and /metrics")
 	flags.DurationVar(&c.drain, "drain", 10*time.Second, "`DURATION` for which reviews are still answered after SIGTERM, while it is unready already")
@@ -106,6 +108,9 @@ func parse(args, environ []string, stdout, stderr io.Writer) (c *config, status 
 // complete checks everything that can be, and says all that is wrong.
 func (c *config) complete(logLevel string) error {
 	var errs []error
+	if c.locked != unlocked {
+		c.inject.Locked = strings.FieldsFunc(c.locked, func(r rune) bool { return r == ',' || r == ' ' })
+	}
 	if err := c.inject.Validate(); err != nil {
 		errs = append(errs, err)
 	}

@@ -18,6 +18,7 @@ const (
 	resultRefused   = "refused"
 	resultMalformed = "malformed" // no review at all
 	resultFailed    = "failed"
+	resultBusy      = "busy" // not looked at: others were under way
 )
 
 // Metrics count reviews.
@@ -37,7 +38,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 10},
 		}),
 	}
-	for _, result := range []string{resultInjected, resultIgnored, resultRefused, resultMalformed, resultFailed} {
+	for _, result := range []string{resultInjected, resultIgnored, resultRefused, resultMalformed, resultFailed, resultBusy} {
 		m.reviews.WithLabelValues(result)
 	}
 	registry.MustRegister(m.reviews, m.duration)
@@ -48,6 +49,10 @@ func (m *Metrics) reviewed(result string, took time.Duration) {
 	m.reviews.WithLabelValues(result).Inc()
 	m.duration.Observe(took.Seconds())
 }
+
+func (m *Metrics) busy() { m.reviews.WithLabelValues(resultBusy).Inc() }
+
+func (m *Metrics) refused() { m.reviews.WithLabelValues(resultRefused).Inc() }
 
 func (m *Metrics) malformed() { m.reviews.WithLabelValues(resultMalformed).Inc() }
 

@@ -10,6 +10,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"regexp"
 	"sync"
 
 	admissionv1 "k8s.io/api/admission/v1"
@@ -18,11 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 	kjson "sigs.k8s.io/json"
-)
 
-const (
-	mostBody = 7 << 20 // two objects of the 3 MB that an API server takes, and a megabyte around them, as controller-runtime has it
-	keptBody = 1 << 20 // larger buffers are not kept
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/inject"
 )
 
 // review is what is needed of an admissionv1.AdmissionReview. The objects in it are not parsed with it: whoever is not
@@ -53,6 +51,12 @@ var (
 // ServeHTTP answers one review. controller-runtime's Webhook would do, but scans each body five times, and the larger part of
 // it is what is scanned then once more.
 func (h Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	share, ok := h.Bounds.body(w, r)
+	if !ok {
+		h.busy(w)
+		return
+	}
+	defer share.Return()
 	body := buffers.Get().(*bytes.Buffer)
 	body.Reset()
 	defer func() {
@@ -61,28 +65,74 @@ func (h Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	request, code, err := read(w, r, body)
-	if err != nil {
-		h.Metrics.malformed()
-		h.Log.Warn("what came is no review", "error", err, "from", r.RemoteAddr)
-		http.Error(w, err.Error(), code)
+	if !share.Keep() {
+		h.busy(w)
 		return
 	}
-	answer := h.Handle(r.Context(), request)
-	if err := answer.Complete(request); err != nil {
-		answer = refuse(http.StatusInternalServerError, metav1.StatusReasonInternalError, "the patch cannot be written as JSON")
-		answer.UID = request.UID
+	switch {
+	case err == nil:
+	case request.UID == "":
+		h.Metrics.malformed()
+		if h.Bounds.tell() {
+			h.Log.Warn("what came is no review", "error", err, "from", r.RemoteAddr)
+		}
+		http.Error(w, err.Error(), code)
+		return
+	default:
+		h.Metrics.refused()
+		h.Log.Info("pod refused unread", "uid", request.UID, "bytes", r.ContentLength)
 	}
+	answer := refuse(http.StatusRequestEntityTooLarge, metav1.StatusReasonRequestEntityTooLarge, fmt.Sprint(err))
+	if err == nil {
+		var made bool
+		if answer, made = h.make(r, request); !made {
+			h.busy(w)
+			return
+		}
+	}
+	answer.UID = request.UID
 	body.Reset() // nothing of the request is needed any more
 	encoder := json.NewEncoder(body)
 	if err := encoder.Encode(answered{metav1.TypeMeta{APIVersion: reviewVersion, Kind: "AdmissionReview"}, &answer.AdmissionResponse}); err != nil {
 		http.Error(w, "the answer cannot be written as JSON", http.StatusInternalServerError)
 		return
 	}
+	share.Wait(int64(max(body.Len(), leastBody))) // until the client has taken it
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(body.Bytes()) // whoever is gone needs no answer
 }
 
-// read reads a review into a buffer, from which the request is taken. Errors quote nothing of it.
+// make makes the answer once it is this review's turn, and reports whether it came to that.
+func (h Handler) make(r *http.Request, request admission.Request) (answer admission.Response, made bool) {
+	cost, err := inject.Measure(request.Object.Raw)
+	if err != nil {
+		h.Metrics.refused()
+		h.Log.Info("pod refused unread", "namespace", request.Namespace, "uid", request.UID)
+		return refuse(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, err.Error()), true
+	}
+	leave, ok := h.Bounds.enter(r.Context(), cost)
+	if !ok {
+		return answer, false
+	}
+	defer leave()
+	answer = h.Handle(r.Context(), request)
+	if err := answer.Complete(request); err != nil {
+		answer = refuse(http.StatusInternalServerError, metav1.StatusReasonInternalError, "the patch cannot be written as JSON")
+	}
+	return answer, true
+}
+
+// busy sends a review away. An API server asks again after the second (client-go, rest/with_retry.go), by another connection, and
+// so perhaps another replica. If it is out of time then, failurePolicy decides, as for a replica that does not answer.
+func (h Handler) busy(w http.ResponseWriter) {
+	h.Metrics.busy()
+	w.Header().Set("Retry-After", "1")
+	w.Header().Set("Connection", "close")
+	http.Error(w, "the injector has too many reviews under way; ask again", http.StatusTooManyRequests)
+}
+
+// read reads a review into a buffer, from which the request is taken. Errors quote nothing of it. With an error, the request has the
+// UID if the review is too large and could be refused for that.
 func read(w http.ResponseWriter, r *http.Request, into *bytes.Buffer) (admission.Request, int, error) {
 	var none admission.Request
 	if r.Method != http.MethodPost {
@@ -92,12 +142,19 @@ func read(w http.ResponseWriter, r *http.Request, into *bytes.Buffer) (admission
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
 		return none, http.StatusUnsupportedMediaType, errors.New("a review is application/json")
 	}
-	if r.ContentLength > 0 && r.ContentLength <= keptBody {
+	most := int64(mostBody)
+	switch {
+	case r.ContentLength > mostBody:
+		most = leastBody
+	case r.ContentLength < 0:
+		into.Grow(mostBody + bytes.MinRead) // as counted, instead of by doubling
+	default:
 		into.Grow(int(r.ContentLength) + bytes.MinRead)
 	}
-	if _, err := io.Copy(into, http.MaxBytesReader(w, r.Body, mostBody)); err != nil {
+	if _, err := io.Copy(into, http.MaxBytesReader(w, r.Body, most)); err != nil {
 		if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-			return none, http.StatusRequestEntityTooLarge, fmt.Errorf("a review of more than %d bytes is not read", mostBody)
+			none.UID = uidOf(into.Bytes())
+			return none, http.StatusRequestEntityTooLarge, fmt.Errorf("a review of more than %d bytes is not read, and no pod of that size can be stored; let the pod be smaller", mostBody)
 		}
 		return none, http.StatusBadRequest, errors.New("the body was not read to its end")
 	}
@@ -113,4 +170,15 @@ func read(w http.ResponseWriter, r *http.Request, into *bytes.Buffer) (admission
 		UID: q.UID, Resource: q.Resource, SubResource: q.SubResource, Namespace: q.Namespace, Operation: q.Operation,
 		Object: runtime.RawExtension{Raw: q.Object},
 	}}, 0, nil
+}
+
+// uidForm is how a review begins as API servers write it: its UID stands before all that can be large.
+var uidForm = regexp.MustCompile(`^\s*\{[^{}\[\]]*"request"\s*:\s*\{\s*"uid"\s*:\s*"([0-9A-Za-z-]{1,64})"`)
+
+// uidOf finds request.uid in the beginning of a review. Empty: it is not there.
+func uidOf(head []byte) types.UID {
+	if found := uidForm.FindSubmatch(head[:min(len(head), leastBody)]); found != nil {
+		return types.UID(found[1])
+	}
+	return ""
 }

@@ -37,7 +37,7 @@ func handler(t testing.TB, o inject.Options) (Handler, *testkit.Log) {
 		}
 	})
 	logger := slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	return Handler{Options: o, Own: "hyvve", Log: logger, Metrics: NewMetrics(prometheus.NewRegistry())}, &log
+	return Handler{Options: o, Own: "hyvve", Log: logger, Metrics: NewMetrics(prometheus.NewRegistry()), Bounds: NewBounds()}, &log
 }
 
 func pod(annotations string) string {

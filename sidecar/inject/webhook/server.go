@@ -18,13 +18,14 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/inject"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/inject/certs"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/limits"
 )
 
 const (
 	headTime = 5 * time.Second
-	bodyTime = 15 * time.Second // an API server waits for 10
+	bodyTime = 12 * time.Second // an API server waits for 10
 	idleTime = 5 * time.Minute
-	mostHead = 32 << 10 // bytes
+	mostHead = 16 << 10 // bytes, and 4 KiB that net/http adds
 	lastTime = 5 * time.Second
 )
 
@@ -65,11 +66,16 @@ func (s *Server) statusHandler(registry *prometheus.Registry) http.Handler {
 	return mux
 }
 
-func (s *Server) server(handler http.Handler) *http.Server {
-	return &http.Server{
+// server speaks HTTP/1.1 only, as API servers do with webhooks: a connection has one request at a time.
+func (s *Server) server(handler http.Handler, mostConns int) *http.Server {
+	protocols := &http.Protocols{}
+	protocols.SetHTTP1(true)
+	server := &http.Server{
 		Handler: handler, ReadHeaderTimeout: headTime, ReadTimeout: bodyTime, WriteTimeout: bodyTime, IdleTimeout: idleTime,
-		MaxHeaderBytes: mostHead, ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+		MaxHeaderBytes: mostHead, ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug), Protocols: protocols,
 	}
+	limits.NewConns(mostConns).Bound(server)
+	return server
 }
 
 // leaving lets connections end with an answer, once this is to end. API servers keep them, and do not repeat a review that they
@@ -88,8 +94,8 @@ func (s *Server) leaving(next http.Handler) http.Handler {
 func (s *Server) Run(ctx context.Context, reviews, status net.Listener) error {
 	registry := prometheus.NewRegistry()
 	mux := http.NewServeMux()
-	mux.Handle(Path, Handler{Options: s.Options, Own: s.Own, Log: s.Log, Metrics: NewMetrics(registry)})
-	main, side := s.server(s.leaving(mux)), s.server(s.statusHandler(registry))
+	mux.Handle(Path, Handler{Options: s.Options, Own: s.Own, Log: s.Log, Metrics: NewMetrics(registry), Bounds: NewBounds()})
+	main, side := s.server(s.leaving(mux), mostConns), s.server(s.statusHandler(registry), mostStatus)
 	main.TLSConfig = s.Certs.Config()
 
 	running, stop := context.WithCancel(context.WithoutCancel(ctx)) // certificates are followed until the last answer

@@ -32,6 +32,7 @@ type Handler struct {
 	Own     string // namespace of the injector itself, whose pods are never touched: they would wait for themselves
 	Log     *slog.Logger
 	Metrics *Metrics
+	Bounds  *Bounds
 }
 
 var (

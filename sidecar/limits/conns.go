@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package limits bounds what the clients of a server can make it hold: connections, requests and bytes. Where a limit is
+// reached, whoever lets the server wait makes room for whoever does not.
+package limits
+
+import (
+	"container/list"
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"sync"
+)
+
+// Conns bounds the connections of an [http.Server]. At the limit, a new connection takes the place of the one that has been
+// without a request for the longest time. A half-sent request head counts as none, so that nobody keeps others out by being slow.
+// If all connections have a request, the new one is closed.
+type Conns struct {
+	most int
+
+	mu      sync.Mutex
+	all     map[net.Conn]*conn
+	waiting list.List // of *conn without a request, the one that has waited longest first
+}
+
+type conn struct {
+	net.Conn
+	requests int // under way; several with HTTP/2
+	place    *list.Element
+	hijacked bool
+}
+
+type connKey struct{}
+
+// NewConns returns a bound of most connections.
+func NewConns(most int) *Conns { return &Conns{most: most, all: map[net.Conn]*conn{}} }
+
+// Bound bounds a server that does not serve yet. It takes the server's hooks ConnContext and ConnState, and wraps its handler.
+func (c *Conns) Bound(s *http.Server) {
+	next := s.Handler
+	s.ConnContext = c.admit
+	s.ConnState = c.changed
+	s.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if one, ok := r.Context().Value(connKey{}).(*conn); ok {
+			c.begin(one)
+			defer c.end(one)
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// Open returns the number of connections.
+func (c *Conns) Open() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.all)
+}
+
+// admit is the server's ConnContext, which it calls for each new connection before anything else.
+func (c *Conns) admit(ctx context.Context, nc net.Conn) context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.all) >= c.most {
+		first := c.waiting.Front()
+		if first == nil {
+			abort(nc)
+			return ctx
+		}
+		victim := first.Value.(*conn)
+		c.forget(victim)
+		abort(victim.Conn)
+	}
+	one := &conn{Conn: nc}
+	one.place = c.waiting.PushBack(one)
+	c.all[nc] = one
+	return context.WithValue(ctx, connKey{}, one)
+}
+
+// abort closes a connection without a word: TLS would wait for the client to take its farewell.
+func abort(nc net.Conn) {
+	if secure, ok := nc.(*tls.Conn); ok {
+		nc = secure.NetConn()
+	}
+	_ = nc.Close()
+}
+
+func (c *Conns) changed(nc net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	one := c.all[nc]
+	switch {
+	case one == nil:
+	case state == http.StateClosed:
+		c.forget(one)
+	case state == http.StateHijacked: // it lasts as long as its handler
+		one.hijacked = true
+	}
+}
+
+func (c *Conns) begin(one *conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if one.requests++; one.place != nil {
+		c.waiting.Remove(one.place)
+		one.place = nil
+	}
+}
+
+func (c *Conns) end(one *conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch one.requests--; {
+	case one.requests > 0 || c.all[one.Conn] != one:
+	case one.hijacked:
+		c.forget(one)
+	default:
+		one.place = c.waiting.PushBack(one)
+	}
+}
+
+// forget takes a connection from the books. mu is held.
+func (c *Conns) forget(one *conn) {
+	if one.place != nil {
+		c.waiting.Remove(one.place)
+		one.place = nil
+	}
+	if c.all[one.Conn] == one {
+		delete(c.all, one.Conn)
+	}
+}
