@@ -25,7 +25,7 @@ var restored = map[string]struct {
 	wrong, wrongOld string // at a new server, and at one in use
 }{
 	"imported": {0, "has no role", ""},
-	"young":    {1, "has no role", "may not act as its owner"},
+	"young":    {1, "has no role", "not as its owner"},
 	"turned":   {4, "is locked", "is locked"},
 }
 

@@ -34,6 +34,14 @@ type Problem struct {
 	Rotates bool   // a rotation goes through all the same: it is no blocker of one
 }
 
+// String returns the problem with its remedy.
+func (p Problem) String() string {
+	if p.Remedy == "" {
+		return p.Text
+	}
+	return p.Text + "; " + p.Remedy
+}
+
 // Inspector is the optional capability of a kind to look whether a key's current version is still valid at its server.
 type Inspector interface {
 	// Inspect looks at To, the current version. From is the version before it if that is still valid, and else empty. It

@@ -40,11 +40,7 @@ func (h Health) Texts() []string {
 	var all []string
 	told := false // by the fault, which says of a problem that it could not be mended
 	for _, p := range h.Problems {
-		text := p.Text
-		if p.Remedy != "" {
-			text += "; " + p.Remedy
-		}
-		all = append(all, text)
+		all = append(all, p.String())
 		told = told || strings.Contains(h.Fault, p.Text)
 	}
 	if h.Fault != "" && !told {
@@ -397,14 +393,10 @@ func (e *Engine) inspections(ctx context.Context, names []string) (blockers, not
 			blockers = append(blockers, remark{keys[n].Env, strings.TrimPrefix(errs[n].Error(), "key "+name+": ")})
 		}
 		for _, p := range found[n].Problems {
-			text := p.Text
-			if p.Remedy != "" {
-				text += "; " + p.Remedy
-			}
 			if p.Rotates {
-				notes = append(notes, remark{keys[n].Env, text})
+				notes = append(notes, remark{keys[n].Env, p.String()})
 			} else {
-				blockers = append(blockers, remark{keys[n].Env, text})
+				blockers = append(blockers, remark{keys[n].Env, p.String()})
 			}
 		}
 		for _, text := range found[n].Notes {

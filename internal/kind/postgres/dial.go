@@ -291,6 +291,22 @@ func (k *Kind) valid(ctx context.Context, c kind.Connection, at place, u dsn.URL
 	return err == nil, err
 }
 
+// actsAt logs in at a place and asks whom the session acts as; valid is false where the server refuses the password.
+func (k *Kind) actsAt(ctx context.Context, c kind.Connection, at place, u dsn.URL) (acts string, valid bool, err error) {
+	err = k.login(ctx, c, at, u.User, u.Password, func(conn *pgx.Conn) error {
+		results, err := together(ctx, conn, "SELECT current_user")
+		if err != nil {
+			return err
+		}
+		acts = string(results[0].Rows[0][0])
+		return nil
+	})
+	if refused(err) {
+		return "", false, nil
+	}
+	return acts, err == nil, err
+}
+
 // SQLSTATEs that we tell apart (PostgreSQL's appendix A).
 const (
 	stateInvalidPassword     = "28P01"

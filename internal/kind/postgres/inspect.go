@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"slices"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -28,7 +27,7 @@ const (
 	lossNewer        // it has the password of a version that Vault does not know
 	lossChanged      // somebody has changed its password
 	lossForeign      // it is another key's
-	lossRights       // it logs in, and may not act as the owner any more
+	lossRights       // it logs in, and acts as somebody else than its owner; see acting
 )
 
 // lossOf says how, of a role whose password does not log in.
@@ -74,7 +73,7 @@ func (l loss) problem(c kind.Change, role, at string) kind.Problem {
 	rotate := "vault write hyvve/rotate key=" + c.Key.Name
 	p := kind.Problem{Remedy: reconcile}
 	switch l {
-	case lossNone:
+	case lossNone, lossRights:
 	case lossGone:
 		p.Text, p.Fixable = fmt.Sprintf("%s has no role %s, with which version %d logs in", at, role, c.To.Number), ours(c.Key, role)
 		if !p.Fixable { // what an operator's role may do is the operator's to say: it is not made again
@@ -100,9 +99,6 @@ func (l loss) problem(c kind.Change, role, at string) kind.Problem {
 	case lossForeign:
 		p.Text = fmt.Sprintf("role %s at %s belongs to another key, by its comment", role, at)
 		p.Remedy = "give the key other login roles with username=, and rotate it"
-	case lossRights:
-		p.Text = fmt.Sprintf("role %s, with which version %d logs in, may not act as its owner at %s, so that sessions lack the owner's rights: was the owner dropped and made again, or the membership revoked?", role, c.To.Number, at)
-		p.Remedy = "if it should, " + reconcile
 	}
 	return p
 }
@@ -126,7 +122,7 @@ func (k *Kind) Inspect(ctx context.Context, c kind.Change) (f kind.Finding, err 
 	f.Notes = revived(c, found)
 	at := home(c.Connection)
 	at.database = u.Path()
-	valid, err := k.valid(ctx, c.Connection, at, u)
+	acts, valid, err := k.actsAt(ctx, c.Connection, at, u)
 	if err != nil {
 		return f, err
 	}
@@ -142,10 +138,10 @@ func (k *Kind) Inspect(ctx context.Context, c kind.Change) (f kind.Finding, err 
 		}
 		return f, nil
 	}
-	if lacksOwner(c, found, u.User) {
-		f.Problems = append(f.Problems, lossRights.problem(c, u.User, at.what))
-	} else if o, err := findOwner(found, 0, c.Key, u.User); err == nil {
-		f.Kept = o.name
+	if a := judge(c, found, u.User, acts); a.wrong {
+		f.Problems = append(f.Problems, a.problem(c, found, c.To.Number, at.what))
+	} else {
+		f.Kept = acted{Login: u.User, Owner: a.is}.text()
 	}
 	f.Notes = append(f.Notes, leftovers(c, found)...)
 	for _, at := range replicas(c.Connection) {
@@ -163,14 +159,6 @@ func (k *Kind) Inspect(ctx context.Context, c kind.Change) (f kind.Finding, err 
 	return f, nil
 }
 
-// lacksOwner reports whether a login role of the key has lost what lets its sessions act as the owner. The server lets it log
-// in nevertheless, with a warning.
-func lacksOwner(c kind.Change, found map[string]known, role string) bool {
-	of := found[role]
-	m, marked := readMark(of.Comment)
-	return ours(c.Key, role) && marked && m.of(c.Key) && !of.May
-}
-
 // Restore implements kind.Restorer. It makes a role that has gone, lets one log in again that is locked, and lets one act as
 // its owner again. It never replaces a password that somebody may use.
 func (k *Kind) Restore(ctx context.Context, c kind.Change, dryRun bool) (done []string, err error) {
@@ -180,28 +168,25 @@ func (k *Kind) Restore(ctx context.Context, c kind.Change, dryRun bool) (done []
 	}
 	at := home(c.Connection)
 	at.database = u.Path()
-	valid, err := k.valid(ctx, c.Connection, at, u)
+	acts, valid, err := k.actsAt(ctx, c.Connection, at, u)
 	if err != nil {
-		return nil, err
-	}
-	if c, err = k.withOwner(ctx, c, u.User); err != nil {
 		return nil, err
 	}
 	verifier, err := verifier(k.random, u.Password)
 	if err != nil {
 		return nil, err
 	}
-	err = k.transaction(ctx, c, u.User, lookUp(c.Key, u.User, u.User), func(answer *pgconn.Result) (statements []string, err error) {
+	err = k.transaction(ctx, c, u.User, lookUp(c, u.User, u.User), func(answer *pgconn.Result) (statements []string, err error) {
 		found, version, err := readRoles(answer)
 		if err != nil {
 			return nil, err
 		}
+		c = withOwner(c, found, u.User)
 		lost := lossOf(c, found, u.User)
 		if valid {
-			if !lacksOwner(c, found, u.User) {
-				return nil, nil
+			if lost, err = strayed(c, found, u.User, acts, at.what); err != nil || lost == lossNone {
+				return nil, err
 			}
-			lost = lossRights
 		}
 		switch lost {
 		case lossGone:
@@ -239,7 +224,7 @@ func (k *Kind) restored(c kind.Change, found map[string]known, version int, u ds
 	if !ours(c.Key, u.User) {
 		return []string{"ALTER ROLE " + quote(u.User) + " LOGIN PASSWORD " + literal(verifier)}, nil
 	}
-	o, err := findOwner(found, version, c.Key, u.User)
+	o, err := findOwner(c, found, version, c.To)
 	if err != nil {
 		return nil, err
 	}
@@ -262,35 +247,37 @@ func (k *Kind) idle(ctx context.Context, c kind.Connection, role string) error {
 	return nil
 }
 
-// withOwner returns the change with the owner that its login role acts as, where the key does not name one: a role that has
-// gone cannot tell. A healthy server has told, or else the key's other login roles and the imported one do.
-func (k *Kind) withOwner(ctx context.Context, c kind.Change, user string) (kind.Change, error) {
-	if c.Key.Options[optionOwner] != "" || !ours(c.Key, user) {
-		return c, nil
+// strayed reports whether a role that logs in acts as somebody else than its owner. The error is for what is not ours to mend.
+func strayed(c kind.Change, found map[string]known, role, acts, at string) (loss, error) {
+	a := judge(c, found, role, acts)
+	if !a.wrong {
+		return lossNone, nil
 	}
-	name := c.Kept
-	brought, _ := imported(c.Key)
-	candidates := slices.Concat([]string{user}, logins(c.Key), brought)
-	for _, login := range candidates {
-		if name != "" {
-			break
-		}
-		found, err := k.roles(ctx, c, user, login)
-		if err != nil {
-			return c, err
-		}
-		of, there := found[login]
-		m, marked := readMark(of.Comment)
-		if !there || ours(c.Key, login) && (!marked || !m.of(c.Key)) {
-			continue
-		}
-		if o, err := findOwner(found, 0, c.Key, login); err == nil {
-			name = o.name
-		}
+	p := a.problem(c, found, c.To.Number, at)
+	m, marked := readMark(found[role].Comment)
+	if marked && !m.of(c.Key) {
+		p = lossForeign.problem(c, role, at)
+	}
+	if _, there := found[a.want]; !there || !ours(c.Key, role) || marked && !m.of(c.Key) {
+		return lossNone, faultf("%s; %s", p.Text, p.Remedy)
+	}
+	return lossRights, nil
+}
+
+// withOwner returns the change with the owner that its login role acts as, where the key does not name one: a role that has
+// gone, or was changed by somebody, cannot tell.
+func withOwner(c kind.Change, found map[string]known, user string) kind.Change {
+	if c.Key.Options[optionOwner] != "" || !ours(c.Key, user) {
+		return c
+	}
+	name := remembered(c, found, user)
+	if acts := actsAs(found, user); name == "" && !ours(c.Key, acts) {
+		name = acts
 	}
 	c.Key.Options = maps.Clone(c.Key.Options)
-	if name != "" {
-		c.Key.Options[optionOwner] = name
+	if c.Key.Options == nil {
+		c.Key.Options = kind.Options{}
 	}
-	return c, nil
+	c.Key.Options[optionOwner] = name
+	return c
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
 )
 
@@ -62,21 +63,17 @@ func (k known) settings() []setting {
 	return all
 }
 
-// lookUp asks in one statement for all that has to be known before a role is lent: of the role itself, of that of the
-// present version, and of the owner, whom the present role's settings may name. Memberships have options since PostgreSQL
-// 16; before, each has the rights that they give.
-func lookUp(k key.Key, role, present string) string {
-	asked := []string{literal(role), literals(logins(k)), literals(legacyPair(k))}
-	brought, _ := imported(k)
-	for _, name := range append(brought, present, k.Options[optionOwner]) {
-		if name != "" {
-			asked = append(asked, literal(name))
-		}
-	}
-	if k.Options[optionOwner] == "" && present != "" {
-		asked = append(asked, `(SELECT substr(s, 6) FROM pg_db_role_setting d, unnest(d.setconfig) s
-			WHERE d.setdatabase = 0 AND s LIKE 'role=%' AND d.setrole = (SELECT oid FROM pg_roles WHERE rolname = `+literal(present)+`))`)
-	}
+// lookUp asks in one statement for all that has to be known before a role is lent: of the role itself, of those of the
+// key's versions, and of the owner, whom their settings may name. Memberships have options since PostgreSQL 16; before,
+// each has the rights that they give.
+func lookUp(c kind.Change, role, present string) string {
+	logins := slices.Concat([]string{role}, logins(c.Key), legacyPair(c.Key), versionLogins(c.Key))
+	asked := []string{present, c.Key.Options[optionOwner], readActed(c.Kept).Owner}
+	names := slices.DeleteFunc(append(asked, logins...), func(name string) bool { return name == "" })
+	slices.Sort(names)
+	names = slices.Compact(names)
+	owners := `SELECT substr(s, 6) FROM pg_db_role_setting d, unnest(d.setconfig) s
+			WHERE d.setdatabase = 0 AND s LIKE 'role=%' AND d.setrole IN (SELECT oid FROM pg_roles WHERE rolname IN (` + literals(names) + `))`
 	return `SELECT r.rolname, current_setting('server_version_num'), json_build_object(
 			'connections', r.rolconnlimit,
 			'may', EXISTS (SELECT FROM pg_db_role_setting d, unnest(d.setconfig) s, pg_roles o
@@ -96,7 +93,7 @@ func lookUp(k key.Key, role, present string) string {
 			'acts', (SELECT json_agg(pg_get_userbyid(m.roleid)) FROM pg_auth_members m
 				WHERE m.member = r.oid AND coalesce(to_json(m) ->> 'inherit_option', 'true') = 'true'
 					AND coalesce(to_json(m) ->> 'set_option', 'true') = 'true'))
-		FROM pg_roles r WHERE r.rolname IN (` + strings.Join(asked, ", ") + `)`
+		FROM pg_roles r WHERE r.rolname IN (` + literals(names) + `) OR r.rolname IN (` + owners + `)`
 }
 
 func literals(names []string) string {
@@ -126,17 +123,13 @@ func readRoles(answer *pgconn.Result) (roles map[string]known, version int, err 
 // findOwner finds out whom the sessions of a key act as: what its definition says, or whom those of the present version act
 // as, or its role itself. Any role may change its own settings: from 16 on it may name a role there that it may not act as,
 // and would be given that role's rights.
-func findOwner(roles map[string]known, version int, k key.Key, present string) (owner, error) {
+func findOwner(c kind.Change, roles map[string]known, version int, present key.Version) (owner, error) {
+	k := c.Key
 	o := owner{name: k.Options[optionOwner], version: version}
-	if o.name == "" && present != "" {
-		o.name = present
-		for _, s := range roles[present].settings() {
-			if s.name != "role" || s.database != "" || s.value == "none" {
-				continue
-			}
-			if o.name = s.value; !roles[present].May {
-				return o, faultf("role %q has the setting role = %q, and may not act as that role; put that right (ALTER ROLE %s RESET role), or name the owner in owner= of hyvve/keys/%s", present, s.value, quote(present), k.Name)
-			}
+	u, err := credential(present)
+	if o.name == "" && !present.Value.Empty() && err == nil {
+		if o.name, err = presentOwner(c, roles, present.Number, u.User); err != nil {
+			return o, err
 		}
 	}
 	if o.name == "" || ours(k, o.name) {
@@ -144,7 +137,7 @@ func findOwner(roles map[string]known, version int, k key.Key, present string) (
 	}
 	of, there := roles[o.name]
 	if !there {
-		return o, faultf("owner role %q does not exist at the server; make it, or name another one in owner= of hyvve/keys/%s", o.name, k.Name)
+		return o, faultf("%s", missingOwner(c, roles, u.User, o.name))
 	}
 	o.connections, o.settings = of.Connections, slices.DeleteFunc(of.settings(), func(s setting) bool {
 		return s.name == "role" || s.name == "session_authorization"
@@ -155,6 +148,18 @@ func findOwner(roles map[string]known, version int, k key.Key, present string) (
 		}
 	}
 	return o, nil
+}
+
+// presentOwner returns whom the sessions of the present version's login act as; "" where nothing tells.
+func presentOwner(c kind.Change, roles map[string]known, number int, login string) (string, error) {
+	if _, there := roles[login]; !there && ours(c.Key, login) {
+		return remembered(c, roles, login), nil
+	}
+	if a := judge(c, roles, login, ""); a.wrong {
+		p := a.problem(c, roles, number, home(c.Connection).what)
+		return "", faultf("%s; %s", p.Text, p.Remedy)
+	}
+	return actsAs(roles, login), nil
 }
 
 // lend gives the statements that make a login role that acts as the owner, or make one so that is there.

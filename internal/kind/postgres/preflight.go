@@ -88,7 +88,7 @@ func (p *preflight) fails(err error) bool {
 // roles asks the server for a change's roles and its owner.
 func (k *Kind) roles(ctx context.Context, c kind.Change, role, present string) (found map[string]known, err error) {
 	err = k.admin(ctx, c.Connection, home(c.Connection), func(conn *pgx.Conn) error {
-		results, err := together(ctx, conn, lookUp(c.Key, role, present))
+		results, err := together(ctx, conn, lookUp(c, role, present))
 		if err != nil {
 			return err
 		}
@@ -113,7 +113,7 @@ func (p *preflight) retires() {
 // lends checks what Stage needs of the roles, and returns the owner; without a name, where it is not known.
 func (p *preflight) lends(proven proof) owner {
 	p.fails(mayStage(p.Change, p.found, p.from, p.to, proven))
-	o, err := findOwner(p.found, p.administrator.version, p.Key, p.from)
+	o, err := findOwner(p.Change, p.found, p.administrator.version, p.From)
 	if p.fails(err) {
 		return owner{}
 	}

@@ -73,7 +73,7 @@ func (k *Kind) Stage(ctx context.Context, c kind.Change) error {
 	if err != nil {
 		return err
 	}
-	return k.transaction(ctx, c, to.User, lookUp(c.Key, to.User, from.User), func(answer *pgconn.Result) ([]string, error) {
+	return k.transaction(ctx, c, to.User, lookUp(c, to.User, from.User), func(answer *pgconn.Result) ([]string, error) {
 		roles, version, err := readRoles(answer)
 		if err != nil {
 			return nil, err
@@ -81,7 +81,7 @@ func (k *Kind) Stage(ctx context.Context, c kind.Change) error {
 		if err := mayStage(c, roles, from.User, to.User, k.proves(ctx, c, to)); err != nil {
 			return nil, err
 		}
-		owner, err := findOwner(roles, version, c.Key, from.User)
+		owner, err := findOwner(c, roles, version, c.From)
 		if err != nil {
 			return nil, err
 		}
@@ -210,6 +210,9 @@ func (k *Kind) verifyAt(ctx context.Context, c kind.Change, at place, to dsn.URL
 		}
 		row := results[asked-1].Rows[0]
 		acts, is, setting := string(row[0]), string(row[1]), row[2]
+		if setting == nil && ours(c.Key, to.User) {
+			return faultf("%s: role %s has lost its setting of role, so that it acts as %s and not as its owner: was it changed by hand since it was made?", at.what, to.User, acts)
+		}
 		if setting != nil && string(setting) != acts {
 			return faultf("%s: a session of %s acts as %s and not as its owner %s; a pooler's server_reset_query that says SET ROLE does that: DISCARD ALL is right", at.what, is, acts, setting)
 		}
@@ -264,7 +267,7 @@ func (k *Kind) Retire(ctx context.Context, c kind.Change) error {
 	if err := k.CheckChange(c); err != nil {
 		return err
 	}
-	err = k.transaction(ctx, c, from.User, lookUp(c.Key, from.User, ""), func(answer *pgconn.Result) ([]string, error) {
+	err = k.transaction(ctx, c, from.User, lookUp(c, from.User, ""), func(answer *pgconn.Result) ([]string, error) {
 		roles, _, err := readRoles(answer)
 		of, there := roles[from.User]
 		if err != nil || !there {
@@ -290,7 +293,7 @@ func (k *Kind) Unstage(ctx context.Context, c kind.Change) error {
 	}
 	staged := false
 	unstage := func(do func(of known) []string) error {
-		return k.transaction(ctx, c, to.User, lookUp(c.Key, to.User, ""), func(answer *pgconn.Result) ([]string, error) {
+		return k.transaction(ctx, c, to.User, lookUp(c, to.User, ""), func(answer *pgconn.Result) ([]string, error) {
 			roles, _, err := readRoles(answer)
 			if err != nil {
 				return nil, err

@@ -40,6 +40,8 @@ func TestPostgreSQL18(t *testing.T) {
 	t.Run("roles made again", TestRolesMadeAgain)
 	t.Run("revived", TestRevivedVersions)
 	t.Run("imported role", TestImportedRoleHasGone)
+	t.Run("acts as another", TestLoginsThatActAsAnother)
+	t.Run("acts as a renamed owner", TestRenamedOwner)
 	t.Run("by hand", TestInspectWhatWasDoneByHand)
 	t.Run("rights", TestPreflightNamesRights)
 	t.Run("createrole", TestPreflightNamesCreateRole)
