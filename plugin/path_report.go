@@ -17,14 +17,15 @@ import (
 )
 
 func (b *backend) pathsReport() []*framework.Path {
-	return []*framework.Path{{
+	return []*framework.Path{b.pathLeave(), {
 		Pattern: "report/" + framework.GenericNameRegex("workload"),
 		Fields: map[string]*framework.FieldSchema{
 			"workload":        {Type: framework.TypeString, Required: true, Description: "Name of the workload."},
 			"instance":        {Type: framework.TypeString, Required: true, Description: "Name of the instance."},
 			"instance_secret": {Type: framework.TypeString, Required: true, Description: "What the instance's newest read of hyvve/creds gave.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
 			"etag":            {Type: framework.TypeString, Description: "Etag of the bundle that the workload has loaded; empty if none."},
-			"healthy":         {Type: framework.TypeBool, Required: true, Description: "Whether the workload is healthy with it."},
+			"healthy":         {Type: framework.TypeBool, Description: "Whether the workload is healthy with it. Left out: nothing is reported, and extend_lease=true is all that is asked."},
+			"extend_lease":    {Type: framework.TypeBool, Description: "Let the instance count as live for another lease from now on, whatever becomes of the lease of its read."},
 			"reason":          {Type: framework.TypeString, Description: "Why it is not. Never put a secret here."},
 			"work":            {Type: framework.TypeSlice, Description: "Reports on re-encryption: a list of {id, done, error, columns}."},
 			"sightings":       {Type: framework.TypeSlice, Description: "Accepted versions other than the newest that clients presented to the instance's proxy: a list of {env, version, count, last_seen, from}; last_seen in seconds ago, from the address of the last client."},
@@ -36,6 +37,9 @@ func (b *backend) pathsReport() []*framework.Path {
 		HelpDescription: strings.TrimSpace(`
 A report is believed only with the instance_secret that the instance's newest read of hyvve/creds returned. The answer
 has the etag that the instance should have.
+
+With extend_lease=true it counts as live for lease_ttl from then on, and the answer's lease_duration says in how many seconds
+to report again at the latest. Vault's own lease on the bundle need not be renewed. hyvve/leave/NAME ends it.
 `),
 	}}
 }
@@ -44,8 +48,12 @@ func (b *backend) report(ctx context.Context, e *rotation.Engine, _ *logical.Req
 	if d.Get("instance").(string) == "" || d.Get("instance_secret").(string) == "" {
 		return nil, rotation.Refusef("instance or instance_secret is missing; both come with a read of hyvve/creds/%s instance=…", d.Get("workload"))
 	}
+	extend := d.Get("extend_lease").(bool)
 	if _, ok := d.GetOk("healthy"); !ok {
-		return nil, rotation.Refusef("healthy is missing; say true or false")
+		if !extend {
+			return nil, rotation.Refusef("healthy is missing; say true or false, or extend_lease=true for a sign of life alone")
+		}
+		return b.extend(e, d)
 	}
 	work, err := workReports(d.Get("work").([]any))
 	if err != nil {
@@ -69,7 +77,49 @@ func (b *backend) report(ctx context.Context, e *rotation.Engine, _ *logical.Req
 	if err != nil {
 		return nil, err
 	}
+	if extend {
+		return b.extend(e, d)
+	}
 	return &logical.Response{Data: map[string]any{"accepted": true, "etag": etag}}, nil
+}
+
+// extend answers a report that extends its instance's lease.
+func (b *backend) extend(e *rotation.Engine, d *framework.FieldData) (*logical.Response, error) {
+	secret := key.NewValue(d.Get("instance_secret").(string))
+	extended, err := e.Extend(d.Get("workload").(string), d.Get("instance").(string), secret, b.longestLease())
+	if err != nil {
+		return nil, err
+	}
+	return &logical.Response{Data: map[string]any{
+		"accepted": true, "etag": extended.Etag, "lease_duration": int64(extended.Lease.Seconds()),
+	}}, nil
+}
+
+func (b *backend) pathLeave() *framework.Path {
+	return &framework.Path{
+		Pattern: "leave/" + framework.GenericNameRegex("workload"),
+		Fields: map[string]*framework.FieldSchema{
+			"workload":        {Type: framework.TypeString, Required: true, Description: "Name of the workload."},
+			"instance":        {Type: framework.TypeString, Required: true, Description: "Name of the instance."},
+			"instance_secret": {Type: framework.TypeString, Required: true, Description: "What the instance's newest read of hyvve/creds gave.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+		},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.UpdateOperation: b.lenient(b.leave, "leave", "workload", "Remove an instance that has ended."),
+		},
+		HelpSynopsis: "For sidecars: an instance that has ended takes its leave.",
+		HelpDescription: strings.TrimSpace(`
+The instance no longer counts as live, and rotations do not wait for it. It is believed only with the instance_secret that
+the instance's newest read of hyvve/creds returned, so that nobody removes another instance.
+`),
+	}
+}
+
+func (b *backend) leave(ctx context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	name, id, secret := d.Get("workload").(string), d.Get("instance").(string), d.Get("instance_secret").(string)
+	if id == "" || secret == "" {
+		return nil, rotation.Refusef("instance or instance_secret is missing; both come with a read of hyvve/creds/%s instance=…", name)
+	}
+	return nil, e.Leave(ctx, name, id, key.NewValue(secret))
 }
 
 // workReports reads a list of objects, or of objects as JSON text, which is how the command line gives them.

@@ -231,16 +231,16 @@ func (w *world) testWorkload(name string) {
 		w.t.Fatalf("%s: %v", name, err)
 	}
 	want := map[string]string{
-		"hyvve/creds/" + name: "read", "hyvve/watch/" + name: "read", "hyvve/report/" + name: "update",
-		"sys/leases/renew": "update", "sys/leases/revoke": "update",
+		"hyvve/creds/" + name: "read", "hyvve/watch/" + name: "read", "hyvve/report/" + name: "update", "hyvve/leave/" + name: "update",
+		"sys/leases/renew": "update", // by Vault's own default policy
 	}
 	paths := []string{
 		"hyvve/config", "hyvve/keys/jwt-secret", "hyvve/keys/", "hyvve/connections/main", "hyvve/rotate", "hyvve/rotations/x/confirm",
 		"hyvve/status", "hyvve/journal/", "hyvve/workloads/" + name, "hyvve/presets/hyvve", "hyvve/creds/" + name + "2",
-		"sys/leases/revoke-prefix/hyvve", "sys/policies/acl/x", "auth/kubernetes/role/x",
+		"sys/leases/revoke", "sys/leases/revoke-prefix/hyvve", "sys/policies/acl/x", "auth/kubernetes/role/x",
 	}
 	for _, other := range workloads {
-		paths = append(paths, "hyvve/creds/"+other, "hyvve/watch/"+other, "hyvve/report/"+other)
+		paths = append(paths, "hyvve/creds/"+other, "hyvve/watch/"+other, "hyvve/report/"+other, "hyvve/leave/"+other)
 	}
 	for path := range want {
 		paths = append(paths, path)

@@ -77,7 +77,7 @@ func (p *place) podsLogIn(ctx context.Context, n *testbed.Node) (inject.Options,
 	if err := p.vault.KubernetesAuth(ctx, n.Kubernetes, "kubernetes"); err != nil {
 		return o, err
 	}
-	if err := p.vault.Client.Sys().PutPolicyWithContext(ctx, benchLoad, fmt.Sprintf("path \"%s/*\" { capabilities = [\"read\", \"update\"] }\npath \"sys/leases/*\" { capabilities = [\"update\"] }\n", testbed.Mount)); err != nil {
+	if err := p.vault.Client.Sys().PutPolicyWithContext(ctx, benchLoad, fmt.Sprintf("path \"%s/*\" { capabilities = [\"read\", \"update\"] }\n", testbed.Mount)); err != nil {
 		return o, err
 	}
 	_, err = p.vault.Client.Logical().WriteWithContext(ctx, "auth/kubernetes/role/"+benchLoad, map[string]any{

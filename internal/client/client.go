@@ -151,18 +151,48 @@ type Report struct {
 	Sightings          []workload.Sighting
 }
 
-// Report sends it, and gives the etag that the instance should have.
-func (c *Client) Report(ctx context.Context, r Report) (string, error) {
+// Answer is the answer to a report, or to a sign of life.
+type Answer struct {
+	Etag  string        // that the instance should have
+	Lease time.Duration // until it should be heard of again; 0: an engine that does not extend leases so
+}
+
+type answerWire struct {
+	Etag  string `json:"etag"`
+	Lease int    `json:"lease_duration"` // seconds
+}
+
+func (a answerWire) answer() Answer { return Answer{a.Etag, time.Duration(a.Lease) * time.Second} }
+
+// Report sends it, and extends the instance's lease.
+func (c *Client) Report(ctx context.Context, r Report) (Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
-	var w struct {
-		Etag string `json:"etag"`
-	}
+	var w answerWire
 	_, err := c.write(ctx, "report/"+r.Workload, map[string]any{
 		"instance": r.Instance, "instance_secret": r.Secret.Reveal(), "etag": r.Etag, "healthy": r.Healthy,
-		"reason": r.Reason, "work": r.Work, "sightings": sightings(r.Sightings),
+		"reason": r.Reason, "work": r.Work, "sightings": sightings(r.Sightings), "extend_lease": true,
 	}, &w)
-	return w.Etag, err
+	return w.answer(), err
+}
+
+// Extend is a sign of life alone. ErrRefused: read the bundle again.
+func (c *Client) Extend(ctx context.Context, workloadName, instance string, secret key.Value) (Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	var w answerWire
+	_, err := c.write(ctx, "report/"+workloadName, map[string]any{
+		"instance": instance, "instance_secret": secret.Reveal(), "extend_lease": true,
+	}, &w)
+	return w.answer(), err
+}
+
+// Leave says that an instance has ended.
+func (c *Client) Leave(ctx context.Context, workloadName, instance string, secret key.Value) error {
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	_, err := c.write(ctx, "leave/"+workloadName, map[string]any{"instance": instance, "instance_secret": secret.Reveal()}, nil)
+	return err
 }
 
 // sightings gives their age instead of when they were: clocks differ.
@@ -174,22 +204,6 @@ func sightings(all []workload.Sighting) []map[string]any {
 		})
 	}
 	return wire
-}
-
-// Renew renews the lease of a bundle, and gives its new duration. ErrRefused: read the bundle again.
-func (c *Client) Renew(ctx context.Context, leaseID string) (time.Duration, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerLimit)
-	defer cancel()
-	secret, err := c.vault.Sys().RenewWithContext(ctx, leaseID, 0)
-	if err != nil {
-		return 0, Classify(err)
-	}
-	return time.Duration(secret.LeaseDuration) * time.Second, nil
-}
-
-// Revoke ends the lease of a bundle, and with it the instance.
-func (c *Client) Revoke(ctx context.Context, leaseID string) error {
-	return Classify(c.vault.Sys().RevokeWithContext(ctx, leaseID))
 }
 
 // Rotation is a rotation as rotate and rotations/ show it.

@@ -111,29 +111,38 @@ func TestReport(t *testing.T) {
 		if body["instance_secret"] != "s" || body["healthy"] != false || body["reason"] != "ill" || len(work) != 1 {
 			t.Errorf("reported %v", body)
 		}
-		_, _ = fmt.Fprint(w, `{"data":{"accepted":true,"etag":"next"}}`)
+		_, _ = fmt.Fprint(w, `{"data":{"accepted":true,"etag":"next","lease_duration":60}}`)
 	})
-	etag, err := c.Report(t.Context(), Report{
+	answer, err := c.Report(t.Context(), Report{
 		Workload: "api", Instance: "i", Secret: key.NewValue("s"), Reason: "ill", Work: []workload.WorkReport{{ID: "w", Done: true}},
 	})
-	if err != nil || etag != "next" {
-		t.Errorf("%q, %v", etag, err)
+	if err != nil || answer.Etag != "next" || answer.Lease != time.Minute {
+		t.Errorf("%+v, %v", answer, err)
 	}
 }
 
-func TestLeases(t *testing.T) {
-	var paths []string
+func TestExtendAndLeave(t *testing.T) {
+	var asked []string
 	c := newClient(t, func(w http.ResponseWriter, r *http.Request) {
-		paths = append(paths, r.URL.Path)
-		_, _ = fmt.Fprint(w, `{"lease_id":"l","lease_duration":60}`)
+		var body map[string]any
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+			t.Error(err)
+		}
+		asked = append(asked, fmt.Sprint(r.URL.Path, body))
+		if strings.HasSuffix(r.URL.Path, "/leave/api") {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		_, _ = fmt.Fprint(w, `{"data":{"accepted":true,"etag":"e","lease_duration":60}}`)
 	})
-	if d, err := c.Renew(t.Context(), "l"); err != nil || d != time.Minute {
-		t.Errorf("%s, %v", d, err)
+	if a, err := c.Extend(t.Context(), "api", "i", key.NewValue("s")); err != nil || a.Lease != time.Minute || a.Etag != "e" {
+		t.Errorf("%+v, %v", a, err)
 	}
-	if err := c.Revoke(t.Context(), "l"); err != nil {
+	if err := c.Leave(t.Context(), "api", "i", key.NewValue("s")); err != nil {
 		t.Error(err)
 	}
-	if got := strings.Join(paths, " "); got != "/v1/sys/leases/renew /v1/sys/leases/revoke" {
+	want := "/v1/hyvve/report/apimap[extend_lease:true instance:i instance_secret:s] /v1/hyvve/leave/apimap[instance:i instance_secret:s]"
+	if got := strings.Join(asked, " "); got != want {
 		t.Errorf("asked for %s", got)
 	}
 }

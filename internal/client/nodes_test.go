@@ -90,9 +90,9 @@ func cluster(t *testing.T, size int) (*Client, []*node) {
 
 func report(t *testing.T, c *Client) error {
 	t.Helper()
-	etag, err := c.Report(t.Context(), Report{Workload: "api", Instance: "i", Secret: key.NewValue("s"), Etag: "e"})
-	if err == nil && etag != "next" {
-		t.Errorf("the answer got lost: etag %q", etag)
+	answer, err := c.Report(t.Context(), Report{Workload: "api", Instance: "i", Secret: key.NewValue("s"), Etag: "e"})
+	if err == nil && answer.Etag != "next" {
+		t.Errorf("the answer got lost: etag %q", answer.Etag)
 	}
 	return err
 }

@@ -81,7 +81,7 @@ func (w *World) Audit(ctx context.Context) (newest func() map[string]key.Value, 
 		for ctx.Err() == nil {
 			watched, err := w.Engine.Watch(ctx, auditor, auditor, bundle.Etag, 5*time.Second)
 			if err == nil && !watched.Changed {
-				_, err = w.Engine.Renew(ctx, bundle.LeaseID)
+				_, err = w.Engine.Extend(ctx, auditor, auditor, bundle.Secret)
 			}
 			if err == nil && !watched.Changed {
 				continue

@@ -116,8 +116,7 @@ const policy = `
 path "hyvve/creds/%[1]s"  { capabilities = ["read"] }
 path "hyvve/watch/%[1]s"  { capabilities = ["read"] }
 path "hyvve/report/%[1]s" { capabilities = ["update"] }
-path "sys/leases/renew"   { capabilities = ["update"] }
-path "sys/leases/revoke"  { capabilities = ["update"] }
+path "hyvve/leave/%[1]s"  { capabilities = ["update"] }
 `
 
 // auditor is the demo's own workload: it learns every value ever issued, to search the logs for.

@@ -54,8 +54,7 @@ func newLoginWorld(t *testing.T, text string, setUp func(w *loginWorld, ca strin
 		path "hyvve/creds/api"   { capabilities = ["read"] }
 		path "hyvve/watch/api"   { capabilities = ["read"] }
 		path "hyvve/report/api"  { capabilities = ["update"] }
-		path "sys/leases/renew"  { capabilities = ["update"] }
-		path "sys/leases/revoke" { capabilities = ["update"] }`})
+		path "hyvve/leave/api"   { capabilities = ["update"] }`})
 	setUp(w, authority.File)
 	w.config = filepath.Join(w.dir, "sidecar.hcl")
 	text = strings.NewReplacer("DIR", w.dir, "CERT", one.CertFile, "KEY", one.KeyFile).Replace(text)

@@ -143,7 +143,7 @@ func (c *rareClient) renew(t *testing.T, w *serversWorld) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.engine.Revoke(t.Context(), bundle.LeaseID); err != nil {
+	if err := w.engine.Leave(t.Context(), c.key, "hand", bundle.Secret); err != nil {
 		t.Fatal(err)
 	}
 	url := bundle.Values[strings.ToUpper(strings.ReplaceAll(c.key, "-", "_"))].Reveal()

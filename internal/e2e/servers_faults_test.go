@@ -69,7 +69,7 @@ func (w *serversWorld) dawdle(t *testing.T) (leave func()) {
 	}
 	return func() {
 		t.Helper()
-		if err := w.engine.Revoke(t.Context(), b.LeaseID); err != nil {
+		if err := w.engine.Leave(t.Context(), "app", name, b.Secret); err != nil {
 			t.Fatal(err)
 		}
 	}

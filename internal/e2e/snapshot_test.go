@@ -195,7 +195,7 @@ func (w *snapshotsWorld) value(t *testing.T, name string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.engine.Revoke(t.Context(), bundle.LeaseID); err != nil {
+	if err := w.engine.Leave(t.Context(), name, "hand", bundle.Secret); err != nil {
 		t.Fatal(err)
 	}
 	return bundle.Values[strings.ToUpper(strings.ReplaceAll(name, "-", "_"))].Reveal()

@@ -41,12 +41,21 @@ type lease struct {
 	given time.Duration // when it ends
 	full  time.Duration // when it would end if no version's life had cut it short
 	gone  time.Duration // when the instance is taken for gone although nobody revoked it
+
+	reported time.Duration // until when its reports have extended it; 0: they have not
 }
 
 // newLease is one that begins now.
 func (e *Engine) newLease(given, full time.Duration) lease {
 	now := e.Uptime()
 	return lease{sure: true, given: now + given, full: now + full, gone: now + full + leaseSlack}
+}
+
+// renew puts a lease in the place of an instance's last one. What reports have extended stays extended.
+func (f *fleet) renew(id string, l lease) {
+	l.reported = f.leases[id].reported
+	l.gone = max(l.gone, l.reported)
+	f.leases[id] = l
 }
 
 // target is what an instance should hold.

@@ -89,7 +89,7 @@ func (e *Engine) issue(i workload.Instance, epoch readNumber, limit time.Duratio
 		return Reading{}, i, false, fmt.Errorf("bundle of %s: %w", i.Name(), err)
 	}
 	f.put(i)
-	f.leases[i.ID] = e.newLease(ttl, full)
+	f.renew(i.ID, e.newLease(ttl, full))
 	reading = Reading{Bundle: bundle, Instance: i.ID, Secret: e.secretOf(i.Name(), epoch), Epoch: i.Epoch, TTL: ttl}
 	if len(t.held) < len(w.Keys) {
 		for _, name := range w.KeyNames() {
@@ -231,7 +231,7 @@ func (e *Engine) Renew(workloadName, id, epoch string, limit time.Duration) (tim
 		return 0, Refusef("%s should hold another bundle by now; read hyvve/creds/%s again", i.Name(), workloadName)
 	}
 	ttl, full := e.ttl(i.Issued.Keys, e.Now(), limit)
-	f.leases[id] = e.newLease(ttl, full)
+	f.renew(id, e.newLease(ttl, full))
 	return ttl, nil
 }
 
@@ -244,6 +244,9 @@ func (e *Engine) Renew(workloadName, id, epoch string, limit time.Duration) (tim
 // Or the engine has just started, so that Vault was away, or has another clock now. And it is not known then which read
 // was an instance's newest, until it is heard of. Such an instance goes when it has had the time to come back; one without
 // a name cannot, and goes when its lease must have ended.
+//
+// Or its reports have extended it, whatever becomes of Vault's lease. Such an instance goes when it has not been heard of
+// for a lease.
 func (e *Engine) Revoke(ctx context.Context, workloadName, id, epoch string) error {
 	if err := e.down(); err != nil {
 		return err
@@ -257,6 +260,8 @@ func (e *Engine) Revoke(ctx context.Context, workloadName, id, epoch string) err
 			l.gone = min(l.gone, now+returnTime)
 		case i.Epoch != epoch:
 			return false
+		case l.reported > now:
+			l.gone = l.reported
 		case l.full > now && l.given < l.full && l.given <= now+time.Second: // ran out; revoked by hand it ends before
 			l.gone = l.full
 			if i.Anonymous {

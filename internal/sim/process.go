@@ -24,6 +24,7 @@ type process struct {
 	workload  string
 	id        string // empty: a reader that gives no name, such as Vault Agent
 	reencrypt bool
+	extends   bool // its reports extend its lease, and it leaves by itself; others go by Vault's lease
 
 	alive   bool // the pair exists
 	running bool // the workload runs, with holds
@@ -150,6 +151,10 @@ func (p *process) load() {
 
 func (p *process) renew() {
 	w := p.w
+	if p.extends {
+		p.extend()
+		return
+	}
 	request, reply := p.lost()
 	if request {
 		return
@@ -168,6 +173,27 @@ func (p *process) renew() {
 	}
 	w.extend(p, ttl)
 	p.renewAt, p.ends = w.uptime+ttl/2, w.uptime+ttl
+}
+
+// extend gives a sign of life. Vault's lease goes its own way.
+func (p *process) extend() {
+	w := p.w
+	request, reply := p.lost()
+	if request {
+		return
+	}
+	extended, err := w.engine.Extend(p.workload, p.id, p.reading.Secret, time.Hour)
+	if w.node.dead || reply {
+		return
+	}
+	if err != nil || extended.Etag != p.reading.Bundle.Holding.Etag {
+		if err != nil {
+			w.expect(err, "extension by "+p.name())
+		}
+		p.read()
+		return
+	}
+	p.renewAt, p.ends = w.uptime+extended.Lease/2, w.uptime+extended.Lease
 }
 
 func (p *process) watch() {

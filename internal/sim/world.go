@@ -205,6 +205,7 @@ func (w *world) spawn(name string) *process {
 			}
 		}
 	}
+	p.extends = p.id != "" && w.chance(50)
 	w.procs = append(w.procs, p)
 	w.logf("%s starts", p.name())
 	return p
@@ -284,6 +285,12 @@ func (w *world) end(p *process) {
 		return
 	}
 	w.logf("%s leaves", p.name())
+	if p.extends {
+		if err := w.engine.Leave(ctx, p.workload, p.id, p.reading.Secret); err != nil {
+			w.expect(err, "leave of "+p.name())
+		}
+		return
+	}
 	id := leaseID{p.workload, p.reading.Instance, p.reading.Epoch}
 	if _, ok := w.leases[id]; ok {
 		w.leasesAt[id], w.leases[id] = w.uptime, w.now()

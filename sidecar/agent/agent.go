@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
@@ -53,6 +52,7 @@ type Agent struct {
 	stale  bool          // the bundle must be read again
 	futile int           // reads in a row that gave nothing new
 	rivals int           // watches in a row that somebody else has ended
+	ending bool          // the lease is to be extended soon
 	dirty  bool          // there is something to report
 
 	applied     client.Bundle // what the files hold
@@ -298,7 +298,7 @@ func (a *Agent) refresh(ctx context.Context) error {
 		a.futile = 0
 	}
 	schedule(a.leaseAge, share(bundle.LeaseDuration))
-	a.stale, a.dirty = false, true
+	a.stale, a.dirty, a.ending = false, true, false
 	for _, w := range bundle.Warnings {
 		a.log.Warn("vault warns", "warning", w)
 	}
@@ -331,7 +331,7 @@ func (a *Agent) report(ctx context.Context) error {
 		work[i].Error = a.mask(work[i].Error)
 	}
 	seen, newest := a.proxies.sightings()
-	etag, err := a.engine.Report(ctx, client.Report{
+	answer, err := a.engine.Report(ctx, client.Report{
 		Workload: a.config.Workload, Instance: a.bundle.Instance, Secret: a.bundle.Secret,
 		Etag: a.loaded, Healthy: a.healthy, Reason: a.reason, Work: work, Sightings: seen,
 	})
@@ -339,7 +339,7 @@ func (a *Agent) report(ctx context.Context) error {
 		return err
 	}
 	a.dirty, a.proxies.told = false, newest
-	a.stale = etag != a.bundle.Etag
+	a.extended(answer)
 	a.memory.Busy()
 	a.vaultIs(nil)
 	a.board.Update(func(s *status.State) { s.Reported = time.Now() })
@@ -411,45 +411,7 @@ func (a *Agent) namesake(ctx context.Context) {
 	sleep(ctx, backoff(a.rivals))
 }
 
-func (a *Agent) renewLease(ctx context.Context) error {
-	lasts, err := a.engine.Renew(ctx, a.bundle.LeaseID)
-	if err != nil {
-		// Refused, or lost: the way on is the same. Vault's answer to a refusal is not always a 4xx.
-		a.log.Info("lease not renewed; reading the bundle again", "error", err)
-		a.stale = true
-		return nil
-	}
-	schedule(a.leaseAge, share(lasts))
-	a.futile = 0
-	a.dirty = true // a sign of life
-	a.copies.confirmed = time.Now()
-	a.confirmCopy()
-	return nil
-}
-
-// holdLease renews the lease until end: making a workload reload may take longer than the lease lasts, as where it is stopped
-// and takes its time, and an instance without a lease holds no rotation up.
-func (a *Agent) holdLease(ctx context.Context) (end func()) {
-	id, every := a.bundle.LeaseID, a.bundle.LeaseDuration/6 // two thirds of it may have passed already
-	if every <= 0 {
-		return func() {}
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	var renewing sync.WaitGroup
-	renewing.Go(func() {
-		for sleep(ctx, every) {
-			if _, err := a.engine.Renew(ctx, id); err != nil && ctx.Err() == nil {
-				a.log.Warn("lease not renewed while the workload reloads", "error", err)
-			}
-		}
-	})
-	return func() {
-		cancel()
-		renewing.Wait()
-	}
-}
-
-// leave gives the lease back, so that the instance does not count as live any more. The files stay.
+// leave says goodbye, so that the instance does not count as live any more. The files stay.
 func (a *Agent) leave() {
 	if !a.have {
 		return
@@ -459,8 +421,8 @@ func (a *Agent) leave() {
 	if a.lastWord(ctx) {
 		return
 	}
-	if err := a.engine.Revoke(ctx, a.bundle.LeaseID); err != nil {
-		a.log.Warn("lease not given back; the instance counts as live until it ends", "error", err)
+	if err := a.engine.Leave(ctx, a.config.Workload, a.bundle.Instance, a.bundle.Secret); err != nil {
+		a.log.Warn("engine not told that the instance has ended; it counts as live until its lease ends", "error", err)
 	}
 }
 

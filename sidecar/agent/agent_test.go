@@ -43,6 +43,7 @@ type fakeVault struct {
 	token    int            // seconds; 0: it does not end
 	changed  chan struct{}
 	requests map[string]int
+	older    bool // an engine that does not extend leases
 	reports  chan map[string]any
 }
 
@@ -148,8 +149,16 @@ func (f *fakeVault) report(w http.ResponseWriter, body map[string]any) map[strin
 		_, _ = w.Write([]byte(`{"errors":["instance_secret is not that of its newest read"]}`))
 		return nil
 	}
+	answer := map[string]any{"accepted": true, "etag": f.etag()}
+	if body["extend_lease"] == true && !f.older {
+		answer["lease_duration"] = f.lease
+	}
+	if body["healthy"] == nil { // a sign of life alone
+		f.requests["extend"]++
+		return answer
+	}
 	f.reports <- body
-	return map[string]any{"accepted": true, "etag": f.etag()}
+	return answer
 }
 
 // reloads counts what a workload would see.
@@ -469,7 +478,7 @@ func TestNothingIsSaidOfAWorkloadThatStarts(t *testing.T) {
 		c.Deadline = time.Hour
 		r.reloads.set(reload.ErrNotRunning)
 	})
-	r.holds("a lease is renewed", func() bool { return r.fake.count("renew") > 0 || r.fake.count("watch") > 0 })
+	r.holds("a lease is extended", func() bool { return r.fake.count("extend") > 0 || r.fake.count("watch") > 0 })
 	r.fake.change(func() { r.fake.version = 2 })
 	r.holds("another bundle is there", func() bool { return strings.Contains(r.file(), "-2") })
 	select {

@@ -205,8 +205,9 @@ func TestCheckedAgainstTheEtagOfTheFile(t *testing.T) {
 	}
 }
 
-func TestRenewalRefusedReadsAgain(t *testing.T) {
-	r := startAgentWith(t, t.TempDir(), nil, func(r *running, _ *Config) { r.fake.lease, r.fake.fail["sys"] = 1, 400 })
+// An engine of an earlier release does not extend leases.
+func TestLeaseThatIsNotExtendedReadsAgain(t *testing.T) {
+	r := startAgentWith(t, t.TempDir(), nil, func(r *running, _ *Config) { r.fake.lease, r.fake.older = 1, true })
 	r.await("first", loaded("etag-1-0"))
 	reads := r.fake.count("creds")
 	r.await("again", func(map[string]any) bool { return r.fake.count("creds") > reads })
@@ -249,13 +250,26 @@ func TestAppRole(t *testing.T) {
 	r.await("first", loaded("etag-1-0"))
 }
 
-func TestEndGivesTheLeaseBackAndKeepsTheFiles(t *testing.T) {
+// Reports extend the lease, so that the bundle is not read again.
+func TestReportsExtendTheLease(t *testing.T) {
+	r := startAgentWith(t, t.TempDir(), nil, func(r *running, _ *Config) { r.fake.lease = 1 })
+	r.await("first", loaded("etag-1-0"))
+	reads := r.fake.count("creds")
+	for range 3 {
+		r.await("again", loaded("etag-1-0"))
+	}
+	if n := r.fake.count("creds"); n != reads {
+		t.Errorf("%d further reads", n-reads)
+	}
+}
+
+func TestEndTakesLeaveAndKeepsTheFiles(t *testing.T) {
 	r := startAgent(t, nil)
 	r.await("first", loaded("etag-1-0"))
-	before := r.fake.count("sys")
+	before := r.fake.count("leave")
 	r.stop()
-	if r.fake.count("sys") != before+1 || !strings.Contains(r.file(), canary+"-1") {
-		t.Errorf("%d requests to sys", r.fake.count("sys")-before)
+	if r.fake.count("leave") != before+1 || !strings.Contains(r.file(), canary+"-1") {
+		t.Errorf("%d requests to leave", r.fake.count("leave")-before)
 	}
 }
 

@@ -148,7 +148,7 @@ func TestExecRestartsOnceAChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.ends(128 + 15)
-	if e.fake.count("sys") != 1 {
+	if e.fake.count("leave") != 1 {
 		t.Error("the lease was not given back")
 	}
 }
@@ -162,8 +162,8 @@ func TestExecKeepsItsLeaseWhileTheWorkloadStops(t *testing.T) {
 	e.await("loaded", loaded("etag-1-0"))
 	fake.change(func() { fake.version = 2 })
 	e.hears(2, "stopping")
-	renewed := fake.count("sys")
-	e.until("the lease is renewed again and again", func() bool { return fake.count("sys") >= renewed+3 })
+	renewed := fake.count("extend")
+	e.until("the lease is renewed again and again", func() bool { return fake.count("extend") >= renewed+3 })
 	if err := os.WriteFile(filepath.Join(e.dir, "go"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func TestExecPassesSignalsAndStatusOn(t *testing.T) {
 		e.hears(n+2, []string{"usr1", "int"}[n])
 	}
 	e.ends(7)
-	if e.fake.count("sys") != 1 {
+	if e.fake.count("leave") != 1 {
 		t.Error("the lease was not given back")
 	}
 }
@@ -200,13 +200,13 @@ func TestExecEndsWithTheWorkload(t *testing.T) {
 				}
 			}
 			if status == 0 {
-				if e.fake.count("sys") != 1 {
+				if e.fake.count("leave") != 1 {
 					t.Error("the lease was not given back")
 				}
 				return
 			}
-			if want := fmt.Sprintf("ended by itself with status %d", status); !unhealthy(want)(last) || e.fake.count("sys") != 0 {
-				t.Errorf("last report %v; leases given back: %d", last, e.fake.count("sys"))
+			if want := fmt.Sprintf("ended by itself with status %d", status); !unhealthy(want)(last) || e.fake.count("leave") != 0 {
+				t.Errorf("last report %v; leases given back: %d", last, e.fake.count("leave"))
 			}
 		})
 	}
@@ -220,7 +220,7 @@ func TestExecEndsLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.ends(4)
-	if e.fake.count("sys") != 1 {
+	if e.fake.count("leave") != 1 {
 		t.Error("the lease was not given back")
 	}
 }

@@ -120,7 +120,7 @@ reload "command" { command = ["sh", "-c", "echo >> %s/reloads"] }
 	fake.change(func() { fake.version = 2 })
 	reports.await("the next version", loaded("etag-2-0"))
 	testkit.Until(t, "one reload for it", func() bool { return h.read("reloads") == "\n\n\n" })
-	if n := fake.count("sys"); n != 0 {
+	if n := fake.count("leave"); n != 0 {
 		t.Errorf("leases were given back: %d", n)
 	}
 }
@@ -141,7 +141,7 @@ func TestHangupChangesTheWorkload(t *testing.T) {
 	h.reconfigure(config("web"))
 	h.says(1, "configuration taken")
 	reports.await("loaded", loaded("etag-1-0"))
-	if n := fake.count("sys"); n != 1 {
+	if n := fake.count("leave"); n != 1 {
 		t.Errorf("%d leases were given back, want 1", n)
 	}
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# What the sidecars of workload agents may do: read its keys, wait for changes, and report.
+# What the sidecars of workload agents may do: read its keys, wait for changes, report, and leave.
 path "hyvve/creds/agents" {
   capabilities = ["read"]
 }
@@ -12,11 +12,6 @@ path "hyvve/report/agents" {
   capabilities = ["update"]
 }
 
-# Of leases only those whose identifiers one knows, which are those that one was given.
-path "sys/leases/renew" {
-  capabilities = ["update"]
-}
-
-path "sys/leases/revoke" {
+path "hyvve/leave/agents" {
   capabilities = ["update"]
 }

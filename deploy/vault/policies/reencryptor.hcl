@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# What the sidecars of a workload of its own may do that only re-encrypts rows: read its keys, wait, and report. Where another
+# What the sidecars of a workload of its own may do that only re-encrypts rows: read its keys, wait, report, and leave. Where another
 # workload re-encrypts (reencrypts=true; of the preset: api), its own policy is enough, and nobody needs this one.
 path "hyvve/creds/reencryptor" {
   capabilities = ["read"]
@@ -13,11 +13,6 @@ path "hyvve/report/reencryptor" {
   capabilities = ["update"]
 }
 
-# Of leases only those whose identifiers one knows, which are those that one was given.
-path "sys/leases/renew" {
-  capabilities = ["update"]
-}
-
-path "sys/leases/revoke" {
+path "hyvve/leave/reencryptor" {
   capabilities = ["update"]
 }

@@ -183,8 +183,7 @@ func startSecretWorld(t *testing.T) *secretWorld {
 path "hyvve/creds/prometheus"  { capabilities = ["read"] }
 path "hyvve/watch/prometheus"  { capabilities = ["read"] }
 path "hyvve/report/prometheus" { capabilities = ["update"] }
-path "sys/leases/renew"        { capabilities = ["update"] }
-path "sys/leases/revoke"       { capabilities = ["update"] }`))
+path "hyvve/leave/prometheus"  { capabilities = ["update"] }`))
 	w.write("auth/kubernetes/role/prometheus", map[string]any{
 		"bound_service_account_names": "hyvve-metrics", "bound_service_account_namespaces": w.ns, "audience": testbed.VaultAudience,
 		"token_policies": "prometheus", "token_ttl": "1h",
