@@ -252,6 +252,7 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 		{read, "watch/nobody", fields{"instance": "x"}, `workload "nobody" is not known`},
 		{read, "watch/api", nil, "instance is missing"},
 		{read, "watch/api", fields{"instance": "x", "wait": "61s"}, "wait 1m1s"},
+		{update, "report/api", fields{"instance": "x", "instance_secret": "y", "healthy": true, "sightings": []any{`{"env":"A","version":1,"count":1,"last_seen":1e300}`}}, "last_seen"},
 		{update, "report/api", fields{"instance": "api-1", "instance_secret": "guess", "healthy": true}, "instance_secret"},
 		{update, "report/api", fields{"instance": "api-9", "instance_secret": "guess", "healthy": true}, "is not known"},
 		{update, "report/api", fields{"healthy": true}, "is missing"},

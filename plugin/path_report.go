@@ -142,6 +142,9 @@ func workReports(list []any) ([]workload.WorkReport, error) {
 	return reports, nil
 }
 
+// longestAgo is how many seconds ago a client may have been seen: ten years.
+const longestAgo = 10 * 365 * 24 * 3600
+
 // sightings reads a list of objects, or of objects as JSON text. Their age is counted from when the report came.
 func sightings(list []any, now time.Time) ([]workload.Sighting, error) {
 	var all []workload.Sighting
@@ -157,7 +160,7 @@ func sightings(list []any, now time.Time) ([]workload.Sighting, error) {
 		if err == nil {
 			err = json.Unmarshal(data, &s)
 		}
-		if err != nil || s.LastSeen < 0 {
+		if err != nil || s.LastSeen < 0 || s.LastSeen > longestAgo {
 			return nil, rotation.Refusef("sightings: each entry must be an object with env, version, count, last_seen (in seconds ago) and from, an address")
 		}
 		s.Last = now.Add(-time.Duration(s.LastSeen * float64(time.Second))).UTC()

@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -339,12 +340,19 @@ func (e *Engine) nudge() {
 	}
 }
 
+// tooLarge is physical.ErrValueTooLarge of Vault's sdk, of which storage backends tell before they write anything. It comes
+// through two processes as text.
+const tooLarge = "put failed due to value being too large"
+
 // write stores a record. The caller's patience must not decide whether a write is known to have taken effect.
 func (e *Engine) write(ctx context.Context, path string, data []byte) error {
 	if err := e.down(); err != nil {
 		return err
 	}
 	if err := e.Store.Put(context.WithoutCancel(ctx), path, data); err != nil {
+		if strings.Contains(err.Error(), tooLarge) { // known to have changed nothing
+			return Refusef("storing %s: %d bytes are more than Vault's storage takes in one entry (max_entry_size); nothing was changed", path, len(data))
+		}
 		e.stale.Store(true)
 		return fmt.Errorf("storing %s: %w", path, err)
 	}

@@ -33,6 +33,10 @@ func (e *Engine) Report(ctx context.Context, report Report) (string, error) {
 	if err := e.down(); err != nil {
 		return "", err
 	}
+	var err error
+	if report.Work, err = CheckWork(report.Work); err != nil {
+		return "", err
+	}
 	w, i, err := e.believed(ctx, report)
 	if err != nil {
 		return "", err
@@ -106,13 +110,6 @@ func (e *Engine) reporter(report Report) (workload.Workload, workload.Instance, 
 	return w, i, nil
 }
 
-func cutOff(text string) string {
-	if len(text) <= maxReason {
-		return text
-	}
-	return strings.ToValidUTF8(text[:maxReason], "") + " …"
-}
-
 // counted is what an instance has last counted of a key's rows.
 type counted struct {
 	report   workload.WorkReport
@@ -162,7 +159,7 @@ func (e *Engine) takeWork(ctx context.Context, w workload.Workload, i workload.I
 				e.lock(func() { e.progress[report.ID] = report })
 				continue
 			}
-			report.Error = cutOff(report.Error)
+			report.Error, report.Columns = cutOff(report.Error), askedColumns(report.Columns, c.Protects)
 			next := r.clone()
 			next.Work[report.ID] = Evidence{Report: report, At: e.Now().UTC(), Instance: i.Name()}
 			e.lock(func() { delete(e.progress, report.ID) })

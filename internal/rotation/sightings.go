@@ -26,7 +26,7 @@ func CheckSightings(all []workload.Sighting) error {
 		return Refusef("sightings: %d are too many; report those of versions that are still accepted, %d at most", len(all), maxSightings)
 	}
 	for _, s := range all {
-		if s.Env == "" || s.Version <= 0 || len(s.Env) > maxSightingText || len(s.From) > maxSightingText {
+		if s.Env == "" || s.Version <= 0 || s.Count < 0 || visible(s.Env+s.From) != s.Env+s.From || len(s.Env) > maxSightingText || len(s.From) > maxSightingText {
 			return Refusef("sightings: each entry must be an object with env, version, count, last_seen (in seconds ago) and from, an address")
 		}
 	}

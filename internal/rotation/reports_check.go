@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// Bounds of what a report says of work. What is found is cut off, since one find is enough to hold a rotation; anything else
+// that is more than was asked is refused.
+const (
+	mostWork     = 64
+	mostColumns  = 256
+	mostFinds    = 256
+	maxWorkText  = 256 // bytes
+	mostUnseen   = 256
+	unseenBeyond = "… and others"
+)
+
+// CheckWork bounds what a report says of work, and refuses what an instance cannot have counted.
+func CheckWork(all []workload.WorkReport) ([]workload.WorkReport, error) {
+	if len(all) > mostWork {
+		return nil, Refusef("work: %d entries are too many; report the work that was asked, %d at most", len(all), mostWork)
+	}
+	all = slices.Clone(all)
+	for n, r := range all {
+		if len(r.ID) > 2*maxWorkText || len(r.Columns) > mostColumns {
+			return nil, Refusef("work: an entry has an id of %d bytes and %d columns; report the columns that were asked, %d at most", len(r.ID), len(r.Columns), mostColumns)
+		}
+		for _, c := range r.Columns {
+			if min(c.Total, c.Staged, c.Rotated, c.Left, c.Other, c.Bad) < 0 || len(c.Column) > maxWorkText {
+				return nil, Refusef("work: a column has a name of more than %d bytes, or counts fewer than no rows", maxWorkText)
+			}
+		}
+		r.Finds = slices.Clone(r.Finds[:min(len(r.Finds), mostFinds)])
+		for m, f := range r.Finds {
+			if min(f.Shaped, f.Tried, f.Opened) < 0 {
+				return nil, Refusef("work: a find counts fewer than no rows")
+			}
+			r.Finds[m].Column = cutTo(f.Column, maxWorkText)
+		}
+		if len(r.Unseen) > mostUnseen {
+			r.Unseen = append(slices.Clone(r.Unseen[:mostUnseen]), unseenBeyond)
+		}
+		r.Unseen = slices.Clone(r.Unseen)
+		for m, text := range r.Unseen {
+			r.Unseen[m] = cutTo(text, maxWorkText)
+		}
+		all[n] = r
+	}
+	return all, nil
+}
+
+// askedColumns are those of a report's columns that the work was about.
+func askedColumns(all []workload.ColumnReport, asked []key.Column) []workload.ColumnReport {
+	return slices.DeleteFunc(slices.Clone(all), func(r workload.ColumnReport) bool {
+		return !slices.ContainsFunc(asked, func(c key.Column) bool { return c.String() == r.Column })
+	})
+}
+
+// cutOff bounds what an instance says in words, and makes it harmless on a terminal.
+func cutOff(text string) string { return cutTo(text, maxReason) }
+
+func cutTo(text string, most int) string {
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + " …"
+	}
+	return visible(text)
+}
+
+// visible escapes what a terminal would obey or hide: control characters, line breaks and marks that turn text around.
+func visible(text string) string {
+	if !strings.ContainsFunc(text, hides) {
+		return strings.ToValidUTF8(text, "\uFFFD")
+	}
+	var b strings.Builder
+	for _, r := range text {
+		if hides(r) {
+			fmt.Fprintf(&b, "\\u%04x", r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func hides(r rune) bool {
+	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
+}
