@@ -319,6 +319,7 @@ const (
 	stateUndefinedFunction   = "42883"
 	stateCannotConnect       = "57P03"
 	stateSyntax              = "42601"
+	stateTooMany             = "53300" // of a role, a database or the server; of a role the password has been found right
 	stateProtocol            = "08P01" // what PgBouncer says of everything that it refuses
 )
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
@@ -26,6 +27,9 @@ const (
 	lossOlder        // it has the password of an older version, which Vault has retired: the server was restored
 	lossNewer        // it has the password of a version that Vault does not know
 	lossChanged      // somebody has changed its password
+	lossExpired      // VALID UNTIL is over, so that the server refuses any password
+	lossBare         // it has no password
+	lossLimit        // it may have no connection
 	lossForeign      // it is another key's
 	lossRights       // it logs in, and acts as somebody else than its owner; see acting
 )
@@ -47,6 +51,8 @@ func lossOf(c kind.Change, found map[string]known, role string) loss {
 		return lossNewer
 	case marked && m.version < c.To.Number:
 		return lossOlder
+	case of.Expired:
+		return lossExpired
 	}
 	return lossChanged
 }
@@ -96,6 +102,21 @@ func (l loss) problem(c kind.Change, role, at string) kind.Problem {
 		p.Text, p.Rotates = fmt.Sprintf("role %s at %s does not log in with the password of version %d: was it changed by hand?", role, at, c.To.Number), true
 		p.Remedy = fmt.Sprintf("%s gives workloads a version with another role; whoever was given the new password keeps it until nobody is seen to log in as %s. Or, if nobody was given it, to have version %d back at once: ALTER ROLE %s NOLOGIN, and then %s",
 			rotate, role, c.To.Number, quoteIfNeeded(role), reconcile)
+	case lossExpired:
+		p.Text, p.Rotates = fmt.Sprintf("role %s, with which version %d logs in, is refused by %s since its VALID UNTIL is over", role, c.To.Number, at), true
+		p.Remedy = "if it should log in, " + reconcile
+		if !ours(c.Key, role) {
+			p.Remedy = fmt.Sprintf("if it should log in, ALTER ROLE %s VALID UNTIL 'infinity'; or rotate the key: %s", quoteIfNeeded(role), rotate)
+		}
+	case lossBare:
+		p.Text, p.Rotates = fmt.Sprintf("role %s, with which version %d logs in, has no password at %s", role, c.To.Number, at), true
+		p.Remedy = "if it should log in, " + reconcile
+	case lossLimit:
+		p.Text, p.Rotates = fmt.Sprintf("role %s, with which version %d logs in, has CONNECTION LIMIT 0 at %s: nobody can log in with it", role, c.To.Number, at), true
+		p.Remedy = "if it should log in, " + reconcile
+		if !ours(c.Key, role) {
+			p.Remedy = fmt.Sprintf("if it should log in, ALTER ROLE %s CONNECTION LIMIT -1", quoteIfNeeded(role))
+		}
 	case lossForeign:
 		p.Text = fmt.Sprintf("role %s at %s belongs to another key, by its comment", role, at)
 		p.Remedy = "give the key other login roles with username=, and rotate it"
@@ -122,12 +143,16 @@ func (k *Kind) Inspect(ctx context.Context, c kind.Change) (f kind.Finding, err 
 	f.Notes = revived(c, found)
 	at := home(c.Connection)
 	at.database = u.Path()
-	acts, valid, err := k.actsAt(ctx, c.Connection, at, u)
+	tried, err := k.try(ctx, c.Connection, at, u)
 	if err != nil {
 		return f, err
 	}
-	if !valid {
-		f.Problems = append(f.Problems, lossOf(c, found, u.User).problem(c, u.User, at.what))
+	if !tried.valid {
+		lost, err := tried.loss(c, found, u.User)
+		if err != nil {
+			return f, err
+		}
+		f.Problems = append(f.Problems, lost.problem(c, u.User, at.what))
 		for _, role := range newer(c, found) {
 			m, _ := readMark(found[role].Comment)
 			f.Problems = append(f.Problems, kind.Problem{
@@ -138,7 +163,7 @@ func (k *Kind) Inspect(ctx context.Context, c kind.Change) (f kind.Finding, err 
 		}
 		return f, nil
 	}
-	if a := judge(c, found, u.User, acts); a.wrong {
+	if a := judge(c, found, u.User, tried.acts); a.wrong {
 		f.Problems = append(f.Problems, a.problem(c, found, c.To.Number, at.what))
 	} else {
 		f.Kept = acted{Login: u.User, Owner: a.is}.text()
@@ -168,7 +193,7 @@ func (k *Kind) Restore(ctx context.Context, c kind.Change, dryRun bool) (done []
 	}
 	at := home(c.Connection)
 	at.database = u.Path()
-	acts, valid, err := k.actsAt(ctx, c.Connection, at, u)
+	tried, err := k.try(ctx, c.Connection, at, u)
 	if err != nil {
 		return nil, err
 	}
@@ -182,11 +207,12 @@ func (k *Kind) Restore(ctx context.Context, c kind.Change, dryRun bool) (done []
 			return nil, err
 		}
 		c = withOwner(c, found, u.User)
-		lost := lossOf(c, found, u.User)
-		if valid {
-			if lost, err = strayed(c, found, u.User, acts, at.what); err != nil || lost == lossNone {
-				return nil, err
-			}
+		lost, err := tried.loss(c, found, u.User)
+		if tried.valid {
+			lost, err = strayed(c, found, u.User, tried.acts, at.what)
+		}
+		if err != nil || lost == lossNone {
+			return nil, err
 		}
 		switch lost {
 		case lossGone:
@@ -194,7 +220,12 @@ func (k *Kind) Restore(ctx context.Context, c kind.Change, dryRun bool) (done []
 				return nil, faultf("%s; %s", p.Text, p.Remedy)
 			}
 			done = []string{fmt.Sprintf("role %s made anew at %s, with the password of version %d", u.User, at.what, c.To.Number)}
-		case lossLocked, lossByHand:
+		case lossExpired, lossLimit:
+			if p := lost.problem(c, u.User, at.what); !ours(c.Key, u.User) {
+				return nil, faultf("%s; %s", p.Text, p.Remedy)
+			}
+			done = []string{fmt.Sprintf("role %s lets version %d log in again at %s", u.User, c.To.Number, at.what)}
+		case lossLocked, lossByHand, lossBare:
 			done = []string{fmt.Sprintf("role %s lets version %d log in again at %s", u.User, c.To.Number, at.what)}
 		case lossOlder:
 			if err := k.idle(ctx, c.Connection, u.User); err != nil {
@@ -245,6 +276,55 @@ func (k *Kind) idle(ctx context.Context, c kind.Connection, role string) error {
 		}
 	}
 	return nil
+}
+
+// trial is what came of a login with the current version.
+type trial struct {
+	valid bool
+	acts  string // as whom the session acts
+	full  error  // the password is right, or was not looked at, and there is no connection left for the role
+	bare  bool   // the role has no password, as far as the administrator may see it
+}
+
+// try logs in with a version.
+func (k *Kind) try(ctx context.Context, c kind.Connection, at place, u dsn.URL) (t trial, err error) {
+	t.acts, t.valid, err = k.actsAt(ctx, c, at, u)
+	switch {
+	case hasState(err, stateTooMany):
+		t.full, err = err, nil
+	case err == nil && !t.valid:
+		t.bare, err = k.bare(ctx, c, u.User)
+	}
+	return t, err
+}
+
+// bare reports whether a role has no password. Superusers alone can see that; for others it is false.
+func (k *Kind) bare(ctx context.Context, c kind.Connection, role string) (bare bool, err error) {
+	err = k.admin(ctx, c, home(c), func(conn *pgx.Conn) error {
+		var may bool
+		if err := conn.QueryRow(ctx, "SELECT has_column_privilege('pg_catalog.pg_authid', 'rolpassword', 'SELECT')").Scan(&may); err != nil || !may {
+			return err
+		}
+		return conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolpassword IS NULL)", role).Scan(&bare)
+	})
+	return bare, err
+}
+
+// loss says why a login did not come about. The error is for a role whose connections are all in use.
+func (t trial) loss(c kind.Change, found map[string]known, role string) (loss, error) {
+	of, there := found[role]
+	lost := lossOf(c, found, role)
+	switch {
+	case t.full != nil && there && of.Connections == 0:
+		return lossLimit, nil
+	case t.full != nil && there && of.Connections > 0:
+		return lossNone, faultf("%w; role %s has CONNECTION LIMIT %d: end sessions, or raise it: ALTER ROLE %s CONNECTION LIMIT -1", t.full, role, of.Connections, of.Quoted)
+	case t.full != nil:
+		return lossNone, t.full
+	case lost == lossChanged && t.bare:
+		return lossBare, nil
+	}
+	return lost, nil
 }
 
 // strayed reports whether a role that logs in acts as somebody else than its owner. The error is for what is not ours to mend.

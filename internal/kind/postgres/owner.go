@@ -43,6 +43,7 @@ type known struct {
 	Acts        []string    `json:"acts"`        // as whom it may act, with their rights without asking
 	May         bool        `json:"may"`         // act as the role that its own setting of role names
 	Login       bool        `json:"login"`       // may log in
+	Expired     bool        `json:"expired"`     // VALID UNTIL is over: its password is refused
 	Comment     string      `json:"comment"`     // see mark
 	Quoted      string      `json:"quoted"`      // its name, quoted where that is needed
 	Super       bool        `json:"super"`       // is a superuser
@@ -80,7 +81,7 @@ func lookUp(c kind.Change, role, present string) string {
 				WHERE d.setrole = r.oid AND d.setdatabase = 0 AND s LIKE 'role=%' AND o.rolname = substr(s, 6)
 					AND pg_has_role(r.oid, o.oid, CASE WHEN length(current_setting('server_version_num')) = 6
 						AND current_setting('server_version_num') >= '160000' THEN 'SET' ELSE 'MEMBER' END)),
-			'login', r.rolcanlogin,
+			'login', r.rolcanlogin, 'expired', coalesce(r.rolvaliduntil <= now(), false),
 			'comment', coalesce(shobj_description(r.oid, 'pg_authid'), ''),
 			'quoted', quote_ident(r.rolname), 'super', r.rolsuper, 'creates', r.rolcreaterole, 'replicates', r.rolreplication,
 			'bypasses', r.rolbypassrls, 'admin', pg_has_role(r.oid, 'MEMBER WITH ADMIN OPTION'), 'own', r.rolname = current_user,
@@ -138,6 +139,9 @@ func findOwner(c kind.Change, roles map[string]known, version int, present key.V
 	of, there := roles[o.name]
 	if !there {
 		return o, faultf("%s", missingOwner(c, roles, u.User, o.name))
+	}
+	if of.Connections == 0 {
+		return o, faultf("owner role %q has CONNECTION LIMIT 0, which its login roles are given, so that nobody could log in; ALTER ROLE %s CONNECTION LIMIT -1 (NOLOGIN is what keeps logins from the owner itself)", o.name, of.Quoted)
 	}
 	o.connections, o.settings = of.Connections, slices.DeleteFunc(of.settings(), func(s setting) bool {
 		return s.name == "role" || s.name == "session_authorization"

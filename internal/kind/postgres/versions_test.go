@@ -42,6 +42,7 @@ func TestPostgreSQL18(t *testing.T) {
 	t.Run("imported role", TestImportedRoleHasGone)
 	t.Run("acts as another", TestLoginsThatActAsAnother)
 	t.Run("acts as a renamed owner", TestRenamedOwner)
+	t.Run("barred", TestBarredLogins)
 	t.Run("by hand", TestInspectWhatWasDoneByHand)
 	t.Run("rights", TestPreflightNamesRights)
 	t.Run("createrole", TestPreflightNamesCreateRole)
