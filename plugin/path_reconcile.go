@@ -27,7 +27,7 @@ func (b *backend) pathsReconcile() []*framework.Path {
 		HelpDescription: strings.TrimSpace(`
 A server may forget what Vault holds: a Redis without persistence that restarts, a database restored from a backup. Or Vault
 may forget what the server knows: Vault restored from a snapshot. This looks at the key's current version at its server, and
-makes it valid again from what Vault holds. It takes no login away from anybody. What can hurt nobody is restored by the
+makes it valid again from what Vault holds. It takes no login away from anybody, but for nopass of a Redis user. What can hurt nobody is restored by the
 regular checks, without being asked for (hyvve/config look_every=).
 
     vault write hyvve/keys/NAME/reconcile dry_run=true

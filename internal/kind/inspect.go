@@ -53,7 +53,7 @@ type Inspector interface {
 // Restorer is the optional capability of an Inspector to mend what it has found.
 type Restorer interface {
 	Inspector
-	// Restore makes To, the current version, valid again at every server. It takes no login away from anybody: a password
+	// Restore makes To, the current version, valid again at every server. It takes no login away from anybody without saying so in what it has done: a password
 	// that Vault does not know stays beside Vault's. The engine calls it by itself only if all problems are Fixable, and
 	// otherwise if an operator asks for it. It returns what it has done or, with dryRun, would do. It is idempotent.
 	// The error says what could not be mended, and which option of the key would help.

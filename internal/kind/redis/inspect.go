@@ -4,10 +4,8 @@ package redis
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -77,7 +75,9 @@ func (k *Kind) Inspect(ctx context.Context, c kind.Change) (kind.Finding, error)
 			f.Notes = append(f.Notes, in.notes(s)...)
 		}
 		if u := s.users[in.next]; f.Kept == "" && u.accepts(in.to) && !u.odd {
-			f.Kept = keep(u.rights)
+			if _, lost := in.lost(s); len(lost) == 0 {
+				f.Kept = memory{User: in.next, Server: s.info["redis_version"], Rights: u.rights}.text()
+			}
 		}
 	}
 	return f, err
@@ -184,7 +184,7 @@ func (in inspection) mends(s sight) []mend {
 		}
 		all = append(all, m)
 	}
-	return all
+	return append(all, in.lessened(s)...)
 }
 
 // besides are the versions whose passwords the current version's user has, too, with strategy=dual_password, and that Vault
@@ -325,24 +325,6 @@ func (in inspection) rightsOf(s sight) (rights []string, from string) {
 		return split(rules), "rules="
 	}
 	return nil, ""
-}
-
-// keep writes rights for Finding.Kept.
-func keep(rights []string) string {
-	data, err := json.Marshal(rights)
-	if err != nil { // a list of texts can be written
-		return ""
-	}
-	return string(data)
-}
-
-// kept reads what keep has written; nil: nothing, or nothing that is understood.
-func kept(text string) []string {
-	var rights []string
-	if json.Unmarshal([]byte(text), &rights) != nil || checkRules(strings.Join(rights, " ")) != nil {
-		return nil
-	}
-	return rights
 }
 
 // Restore implements kind.Restorer.
