@@ -101,6 +101,7 @@ func New(c Config, log *slog.Logger) (*Agent, error) {
 	}
 	proxies := a.proxies
 	a.board = newBoard(c, func(s *status.State) { s.Sightings, _ = proxies.sightings() })
+	a.sayInClear()
 	return a, nil
 }
 
@@ -118,12 +119,14 @@ func (a *Agent) reencryptor() func(values map[string]key.Value) (Reencryptor, er
 		return nil
 	}
 	var worker *reencrypt.Worker
+	own, said := a.config.Warnings, "" // the loop may go over to another configuration meanwhile
 	var at key.Value
 	return func(values map[string]key.Value) (Reencryptor, error) {
 		url, err := block.databaseURL(values)
 		if err != nil || worker != nil && url.Equal(at) {
 			return worker, err
 		}
+		said = databaseInClear(url.Reveal(), said, own, a.board, a.log)
 		at, worker = url, reencrypt.NewWorker(url.Reveal(), reencrypt.Options{
 			BatchSize: block.BatchSize, SaltPerRow: block.SaltPerRow, RowsPerSecond: block.RowsPerSecond, MaxLoad: block.maxLoad,
 			AllowTriggers: block.AllowTriggers, TouchColumn: block.TouchColumn, Progress: a.jobs.progress,

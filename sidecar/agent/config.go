@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/hcl/v2/gohcl"
 	"github.com/hashicorp/hcl/v2/hclparse"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/kubernetes"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/lastgood"
@@ -60,6 +61,7 @@ type Config struct {
 	Stable    time.Duration
 	Poll      time.Duration
 	Valid     watch.Validator // nil: whatever is stable is acted on
+	Warnings  []string        // where secrets cross a network without verified TLS
 	Socket    string          // where to tell how the sidecar is; empty: nowhere
 
 	Destinations []Destination // that are no files
@@ -74,8 +76,15 @@ type Config struct {
 // Load reads a configuration file. Errors name file and line, and what to write instead.
 func Load(path string) (File, error) {
 	text, err := os.ReadFile(path)
+	var info os.FileInfo
+	if err == nil {
+		info, err = os.Stat(path)
+	}
 	if err != nil {
 		return File{}, fmt.Errorf("the configuration file cannot be read: %w; name one that is there and that this user may read", err)
+	}
+	if err := credential.CheckOwned(path, info); err != nil && info.Mode().IsRegular() { // it may come from a pipe
+		return File{}, fmt.Errorf("the configuration file names programs that are run: %w", err)
 	}
 	return Parse(text, path)
 }
@@ -157,6 +166,7 @@ func (f File) Check() (Config, error) {
 		errs = append(errs, c.checkExec()...)
 	}
 	errs = append(errs, c.checkHealth()...)
+	c.Warnings = c.inClear()
 	return c, errors.Join(errs...)
 }
 

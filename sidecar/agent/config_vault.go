@@ -15,16 +15,19 @@ import (
 
 // VaultBlock says where Vault is and how to log in.
 type VaultBlock struct {
-	Address    string         `hcl:"address,optional"`
-	Mount      string         `hcl:"mount,optional"`
-	Namespace  string         `hcl:"namespace,optional"`
-	CACert     string         `hcl:"ca_cert,optional"`
-	CAPath     string         `hcl:"ca_path,optional"`
-	ServerName string         `hcl:"tls_server_name,optional"`
-	ClientCert string         `hcl:"client_cert,optional"`
-	ClientKey  string         `hcl:"client_key,optional"`
-	Auth       AuthBlock      `hcl:"auth,block"`
-	LastGood   *LastGoodBlock `hcl:"last_good,block"`
+	Address    string `hcl:"address,optional"`
+	Mount      string `hcl:"mount,optional"`
+	Namespace  string `hcl:"namespace,optional"`
+	CACert     string `hcl:"ca_cert,optional"`
+	CAPath     string `hcl:"ca_path,optional"`
+	ServerName string `hcl:"tls_server_name,optional"`
+	ClientCert string `hcl:"client_cert,optional"`
+	ClientKey  string `hcl:"client_key,optional"`
+	// AllowSkipVerify consents to VAULT_SKIP_VERIFY in the environment.
+	AllowSkipVerify bool `hcl:"allow_skip_verify,optional"`
+
+	Auth     AuthBlock      `hcl:"auth,block"`
+	LastGood *LastGoodBlock `hcl:"last_good,block"`
 }
 
 // AuthBlock is a way to log in.
@@ -67,7 +70,7 @@ func (c *Config) checkVault() (errs []error) {
 	if c.Vault.Auth, err = v.Auth.Check(); err != nil {
 		errs = append(errs, err)
 	}
-	errs = append(errs, c.Vault.checkTLS()...)
+	errs = append(append(errs, c.Vault.checkSkipVerify()), c.Vault.checkTLS()...)
 	if c.Instance == "" {
 		host, err := os.Hostname()
 		if err != nil {

@@ -3,12 +3,14 @@
 package agent
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 )
 
 // The database's URL may rotate too: each piece of work is done at the one of now, by the same worker until it changes.
@@ -21,7 +23,8 @@ func TestDatabaseURLOfNow(t *testing.T) {
 		t.Setenv("HYVVE_TEST_DATABASE_URL", url)
 	}
 	for _, block := range []ReencryptBlock{{DatabaseURLKey: "DATABASE_URL"}, {DatabaseURLFile: file}, {DatabaseURLEnv: "HYVVE_TEST_DATABASE_URL"}} {
-		a := &Agent{config: Config{File: File{Reencrypt: &block}}}
+		board := status.NewBoard(status.State{}, nil)
+		a := &Agent{config: Config{File: File{Reencrypt: &block}}, board: board, log: slog.New(slog.DiscardHandler)}
 		a.jobs = newJobs(a.reencryptor())
 		at := func(url string) Reencryptor {
 			t.Helper()
@@ -39,6 +42,13 @@ func TestDatabaseURLOfNow(t *testing.T) {
 		}
 		if at("postgresql://app_b:y@db/app") == first {
 			t.Errorf("%+v: the URL has changed and the worker has not", block)
+		}
+		if said := board.State().Warnings; len(said) != 1 || !strings.Contains(said[0], "reencrypt: the database db is reached with sslmode prefer") {
+			t.Errorf("%+v: warnings %q", block, said)
+		}
+		at("postgresql://app_b:y@db/app?sslmode=verify-full")
+		if said := board.State().Warnings; len(said) != 0 {
+			t.Errorf("%+v: it is verified, and warned of: %q", block, said)
 		}
 	}
 	write("")

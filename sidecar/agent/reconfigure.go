@@ -82,6 +82,7 @@ func (a *Agent) adopt(c change) {
 	}
 	a.jobs.stop()
 	a.take(c)
+	a.sayInClear()
 	if err := a.tidy(); err != nil {
 		a.log.Warn("what an earlier run has left beside the files stays", "error", err)
 	}

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package credential reads what the sidecar shows to a workload to be let in, from a file. It is read each time that it is
-// needed, so that it may change.
+// Package credential reads secrets from files: what the sidecar shows to Vault, to databases and to workloads to be let in. They are
+// read each time that they are needed, so that they may change. Whose files they may be is decided here alone.
 package credential
 
 import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"syscall"
@@ -17,24 +18,58 @@ import (
 // most is how long a credential may be.
 const most = 64 << 10
 
-// Read gives the one line that a file holds. Its content stands in no error.
-func Read(path string) (string, error) {
+// Strange reports whether a user is neither we nor root.
+func Strange(uid uint32) bool { return uid != 0 && int(uid) != os.Geteuid() }
+
+// CheckSecret refuses a file that others than its group can read, or that others than its owner can change.
+func CheckSecret(path string, info fs.FileInfo) error {
+	if mode := info.Mode().Perm(); mode&0o007 != 0 {
+		return fmt.Errorf("%s has mode %04o, which lets every user at it; make it 0600, or 0640 with a group (of a Kubernetes Secret: defaultMode: 0440)", path, mode)
+	}
+	return CheckOwned(path, info)
+}
+
+// CheckOwned refuses what is no regular file, and one that others than root and we can change: who writes it decides what the
+// sidecar does. Root's group may, as in OpenShift, where all users of a container have it.
+func CheckOwned(path string, info fs.FileInfo) error {
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is no regular file", path)
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	mode := info.Mode().Perm()
+	switch {
+	case mode&0o002 != 0 || mode&0o020 != 0 && (!ok || stat.Gid != 0):
+		return fmt.Errorf("%s has mode %04o, so that others than its owner can change it; chmod go-w it", path, mode)
+	case ok && Strange(stat.Uid):
+		return fmt.Errorf("%s belongs to user %d, who could change it; chown it to root, or to the sidecar's user (%d)", path, stat.Uid, os.Geteuid())
+	}
+	return nil
+}
+
+// ReadFile reads a secret file that CheckSecret takes, of at most 64 KiB.
+func ReadFile(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // does not wait for whoever writes into a pipe
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer f.Close() //nolint:errcheck // read only
 	info, err := f.Stat()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	if !info.Mode().IsRegular() {
-		return "", fmt.Errorf("%s is no regular file", path)
-	}
-	if mode := info.Mode().Perm(); mode&0o007 != 0 {
-		return "", fmt.Errorf("%s has mode %04o, which lets every user at it; make it 0600, or 0640 with a group", path, mode)
+	if err := CheckSecret(path, info); err != nil {
+		return nil, err
 	}
 	data, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && len(data) > most {
+		err = fmt.Errorf("%s holds more than %d bytes; write the credential into it", path, most)
+	}
+	return data, err
+}
+
+// Read gives the one line that a file holds. Its content stands in no error.
+func Read(path string) (string, error) {
+	data, err := ReadFile(path)
 	if err != nil {
 		return "", err
 	}
@@ -42,8 +77,6 @@ func Read(path string) (string, error) {
 	switch {
 	case text == "":
 		err = errors.New("is empty")
-	case len(data) > most:
-		err = fmt.Errorf("holds more than %d bytes", most)
 	case strings.ContainsFunc(text, unicode.IsControl):
 		err = errors.New("holds more than one line, or control characters")
 	}

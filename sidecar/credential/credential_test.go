@@ -3,6 +3,7 @@
 package credential
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -59,6 +60,30 @@ func TestReadBasic(t *testing.T) {
 	for _, content := range []string{canary, ":" + canary, canary + ":"} {
 		if _, _, err := ReadBasic(file(t, content, 0o600)); err == nil || !strings.Contains(err.Error(), "user:password") || strings.Contains(err.Error(), canary) {
 			t.Errorf("%v", err)
+		}
+	}
+}
+
+// A secret's file is refused where others can read it, or could replace what is in it.
+func TestCheckSecret(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte("s"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		mode     os.FileMode
+		uid, gid int
+		want     string
+	}{
+		{0o600, 0, 0, ""}, {0o640, 0, 4711, ""}, {0o440, 0, 4711, ""}, {0o660, 0, 0, ""},
+		{0o644, 0, 0, "lets every user at it"}, {0o604, 0, 0, "lets every user at it"},
+		{0o660, 0, 4711, "chmod go-w"}, {0o600, 4711, 0, "belongs to user 4711"},
+	} {
+		if err := errors.Join(os.Chown(path, c.uid, c.gid), os.Chmod(path, c.mode)); err != nil {
+			t.Skip("only root can give files away:", err)
+		}
+		if _, err := ReadFile(path); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("mode %o of %d:%d: %v, want %q", c.mode, c.uid, c.gid, err, c.want)
 		}
 	}
 }

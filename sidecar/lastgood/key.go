@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
 )
 
 // keySize is that of AES-256.
@@ -33,6 +35,9 @@ func ReadKey(path string) ([]byte, error) {
 		return nil, fmt.Errorf("last_good: key_file: %s is not a file; %s", path, howToMake)
 	case mode.Perm()&0o077 != 0:
 		return nil, fmt.Errorf("last_good: key_file: %s has mode %04o, so that others than its owner can get at it; chmod 0400 it", path, mode.Perm())
+	}
+	if err := credential.CheckSecret(path, info); err != nil {
+		return nil, fmt.Errorf("last_good: key_file: %w", err)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, 4<<10))
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net/http"
+	"os"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
 )
 
 // requestLimit is longer than any watch.
@@ -70,7 +72,15 @@ func Connect(a Address) (*Connection, error) {
 }
 
 func (c *Connection) certificate() (*tls.Certificate, error) {
-	pair, err := tls.LoadX509KeyPair(c.address.ClientCert, c.address.ClientKey)
+	certificate, err := os.ReadFile(c.address.ClientCert)
+	var private []byte
+	if err == nil {
+		private, err = credential.ReadFile(c.address.ClientKey)
+	}
+	var pair tls.Certificate
+	if err == nil {
+		pair, err = tls.X509KeyPair(certificate, private)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("vault: client certificate %s with key %s: %w", c.address.ClientCert, c.address.ClientKey, err)
 	}

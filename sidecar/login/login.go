@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
 )
 
 // limit bounds one login: a Vault that takes requests and never answers is not available.
@@ -80,7 +81,7 @@ func (m *Method) credentials(ctx context.Context, v *api.Client) (map[string]any
 	s := m.settings
 	switch s.Method {
 	case appRole:
-		role, err := read("role_id_file", s.RoleIDFile)
+		role, err := read("role_id_file", s.RoleIDFile, os.ReadFile)
 		if err != nil {
 			return nil, err
 		}
@@ -92,7 +93,7 @@ func (m *Method) credentials(ctx context.Context, v *api.Client) (map[string]any
 		}
 		return map[string]any{"name": s.Name}, nil
 	}
-	jwt, err := read("token_path", s.TokenPath)
+	jwt, err := read("token_path", s.TokenPath, os.ReadFile) // kubelet gives it mode 0644, in a volume of the pod's own
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +106,7 @@ func (m *Method) credentials(ctx context.Context, v *api.Client) (map[string]any
 
 func (m *Method) secretID(ctx context.Context, v *api.Client) (string, error) {
 	if !m.settings.SecretIDWrapped {
-		return read("secret_id_file", m.settings.SecretIDFile)
+		return read("secret_id_file", m.settings.SecretIDFile, credential.ReadFile)
 	}
 	return m.unwrapped.get(ctx, v, wrapping{
 		field: "secret_id_file", path: m.settings.SecretIDFile, holds: "secret id",
@@ -130,7 +131,7 @@ func (m *Method) byFile(ctx context.Context, v *api.Client) (Token, error) {
 			},
 		})
 	} else {
-		text, err = read("path", m.settings.Path)
+		text, err = read("path", m.settings.Path, credential.ReadFile)
 	}
 	if err != nil {
 		return Token{}, err
@@ -163,8 +164,8 @@ func Renew(ctx context.Context, c *Connection) (Token, error) {
 }
 
 // read gives the one word that a file holds. What else it holds is not quoted: it may be a secret.
-func read(field, path string) (string, error) {
-	data, err := os.ReadFile(path)
+func read(field, path string, readFile func(path string) ([]byte, error)) (string, error) {
+	data, err := readFile(path)
 	if err != nil {
 		return "", fmt.Errorf("vault: auth: %s: %w", field, err)
 	}

@@ -78,7 +78,7 @@ func TestFilesAreNotQuoted(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := read("token_path", path); err == nil || strings.Contains(err.Error(), "canary") || !strings.Contains(err.Error(), path) {
+		if _, err := read("token_path", path, os.ReadFile); err == nil || strings.Contains(err.Error(), "canary") || !strings.Contains(err.Error(), path) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
@@ -208,5 +208,42 @@ func TestLoginEndsWithItsContext(t *testing.T) {
 	conn.Vault.SetToken("t")
 	if _, err := Renew(ctx, conn); !errors.Is(err, client.ErrUnavailable) {
 		t.Error(err)
+	}
+}
+
+// A secret id or a token that every user of the machine may read is used by nobody.
+func TestAdversarySecretFiles(t *testing.T) {
+	dir := t.TempDir()
+	role, secret := filepath.Join(dir, "role"), filepath.Join(dir, "secret")
+	for _, path := range []string{role, secret} {
+		if err := os.WriteFile(path, []byte("word"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	asked := false
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked = true
+		w.WriteHeader(http.StatusForbidden)
+	}))
+	t.Cleanup(server.Close)
+	c, err := Connect(Address{URL: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for mode, refused := range map[os.FileMode]bool{0o644: true, 0o606: true, 0o600: false} {
+		if err := os.Chmod(secret, mode); err != nil {
+			t.Fatal(err)
+		}
+		for name, s := range map[string]Settings{
+			"approle": {Method: appRole, Mount: "approle", RoleIDFile: role, SecretIDFile: secret},
+			"wrapped": {Method: appRole, Mount: "approle", RoleIDFile: role, SecretIDFile: secret, SecretIDWrapped: true},
+			"token":   {Method: tokenFile, Path: secret},
+		} {
+			asked = false
+			_, err := New(s).Login(t.Context(), c)
+			if asked == refused || refused && !strings.Contains(err.Error(), "lets every user at it") {
+				t.Errorf("%s, mode %o: asked %v, %v", name, mode, asked, err)
+			}
+		}
 	}
 }

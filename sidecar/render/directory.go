@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
 )
 
 // mostLinks is how many symbolic links a path may lead through, as in the kernel.
@@ -25,10 +27,10 @@ type directory struct {
 }
 
 // strange tells whether a user is neither we nor root. Tests replace it.
-var strange = func(uid uint32) bool { return uid != 0 && int(uid) != os.Geteuid() }
+var strange = credential.Strange
 
 // openDirectory goes to a directory step by step, each relative to the one before, so that nobody can change the way
-// behind its back. Refused are a directory that everybody may write to; on the way there, whatever a stranger has put
+// behind its back. Refused are a directory that everybody, or its group, may write to; on the way there, whatever a stranger has put
 // into one that everybody may write to; and a stranger's symbolic link anywhere. A missing directory is made if wanted.
 func openDirectory(path string, make bool) (*directory, error) {
 	w := walk{path: path, make: make}
@@ -46,6 +48,9 @@ func openDirectory(path string, make bool) (*directory, error) {
 	}
 	if w.stat.Mode&0o002 != 0 {
 		return nil, fmt.Errorf("directory %s is writable by everybody, so that anybody could replace the secrets in it; use one that only the sidecar writes to (chmod o-w)", path)
+	}
+	if w.stat.Mode&0o020 != 0 && w.stat.Gid != 0 && w.stat.Mode&unix.S_ISVTX == 0 {
+		return nil, fmt.Errorf("directory %s is writable by group %d, whose members could replace the secrets in it; use one that only the sidecar writes to (chmod g-w), or set the sticky bit (chmod +t), with which they can replace none", path, w.stat.Gid)
 	}
 	fd, err := unix.Openat(w.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

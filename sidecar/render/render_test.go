@@ -217,3 +217,20 @@ func TestReadersSeeWholeFiles(t *testing.T) {
 		}
 	}
 }
+
+// The members of a directory's group could replace the secrets in it, unless the sticky bit keeps them from it.
+func TestAdversaryGroupOfTheDirectory(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chown(dir, -1, 4711); err != nil {
+		t.Skip("only root can give a directory away:", err)
+	}
+	target := Target{Format: JSON, Path: filepath.Join(dir, "x.json"), Mode: 0o600, UID: -1, GID: -1}
+	for mode, ok := range map[os.FileMode]bool{0o770: false, 0o775: false, 0o770 | os.ModeSetgid: false, 0o770 | os.ModeSticky: true, 0o750: true} {
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := target.Write(bundle(map[string]string{"A": "1"})); (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "writable by group 4711") {
+			t.Errorf("mode %v: %v", mode, err)
+		}
+	}
+}

@@ -29,6 +29,9 @@ func (s State) Print(out io.Writer, now time.Time) {
 	}
 	line("sidecar", "%s %s, started %s", s.Mode, s.Version, ago(s.Started))
 	line("state", "%s", s.verdict())
+	for _, w := range s.Warnings {
+		line("WARNING", "%s", w)
+	}
 	if v := s.Vault; v != nil {
 		switch {
 		case v.Up:

@@ -28,6 +28,8 @@ type State struct {
 	Reason   string `json:"reason,omitempty"`
 	Rendered int    `json:"rendered"` // destinations
 
+	Warnings []string `json:"warnings,omitempty"` // where secrets cross a network without verified TLS
+
 	Vault *Vault `json:"vault,omitempty"` // nil: files are rendered by something else
 	Etag  string `json:"etag,omitempty"`  // of the bundle read last
 	Keys  []Key  `json:"keys,omitempty"`  // in order of name
@@ -124,6 +126,13 @@ func (b *Board) Update(change func(*State)) {
 	if b.state.Ready {
 		b.tell()
 	}
+}
+
+// Warn puts warnings in the place of those before.
+func (b *Board) Warn(all []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.state.Warnings = slices.Clone(all) // readers may hold the ones before
 }
 
 // VaultIs notes how a request to Vault has ended; the error is empty if well.

@@ -164,7 +164,11 @@ func (*Kind) Check(_ kind.Options, value key.Value) ([]string, error) {
 	case u.Database == "":
 		return nil, errors.New("value: the URL names no database; write it after the host, as postgresql://user:password@host:port/database")
 	}
-	return u.Notes(), checkIdentifier(u.User, maxUsername+len("_a"))
+	notes := u.Notes()
+	if clear := dsn.InClear(value.Reveal()); clear != "" {
+		notes = append(notes, clear)
+	}
+	return notes, checkIdentifier(u.User, maxUsername+len("_a"))
 }
 
 // Generate implements kind.Generator: the next login role, with a new password, in the same URL.

@@ -186,6 +186,9 @@ func (*Kind) Check(_ kind.Options, value key.Value) ([]string, error) {
 	if u.Password.Empty() {
 		return []string{"the URL has no password: whoever reaches the server may do what its user may"}, nil
 	}
+	if clear := dsn.InClear(value.Reveal()); clear != "" {
+		return []string{clear}, nil
+	}
 	return nil, nil
 }
 

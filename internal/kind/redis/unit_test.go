@@ -199,6 +199,9 @@ func TestOptionsAreChecked(t *testing.T) {
 			t.Errorf("value %q: %v", value, err)
 		}
 	}
+	if warnings, err := k.Check(nil, key.NewValue("redis://u:p@h")); err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "without TLS") {
+		t.Errorf("in the clear: %v, %v", warnings, err)
+	}
 	if warnings, err := k.Check(nil, key.NewValue("redis://h")); err != nil || len(warnings) != 1 {
 		t.Errorf("a URL without a password: %v, %v", warnings, err)
 	}

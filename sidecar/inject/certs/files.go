@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/watch"
 )
 
@@ -43,7 +44,7 @@ func (f *Files) read() (*Pair, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys, err := os.ReadFile(key)
+	keys, err := credential.ReadFile(key)
 	if err != nil {
 		return nil, err
 	}
