@@ -8,8 +8,9 @@ usage() {
 	cat <<'TEXT'
 usage: setup.sh [flags]
 
-Writes a policy for each workload and one for operators, enables Vault's kubernetes method, and makes a role for each
-workload, by which pods with the service account of the workload's name log in. It uses the vault command, and so
+Writes a policy for each workload and those for people (viewer, rotator, definer, auditor, operator), sets quotas,
+enables Vault's kubernetes method, and makes a role for each workload, by which pods with the service account of the
+workload's name log in. It uses the vault command, and so
 VAULT_ADDR and the token that you have logged in with. To run it again changes only what is not as it should be.
 
   --namespace=NS[,NS]         namespaces of Kubernetes that the workloads run in; required
@@ -21,6 +22,9 @@ VAULT_ADDR and the token that you have logged in with. To run it again changes o
   --reviewer-token=FILE       token that may review others (system:auth-delegator); default: that of Vault's own pod
   --audience=NAME             of the tokens that sidecars log in with; default: vault
   --token-ttl=DURATION        of Vault's tokens; default: 1h
+  --rate-limit=N              requests a second from one address to the engine, each Vault server for itself; beyond that
+                              Vault answers 429; default: 1000; 0: no quota is set, and one that is there stays
+  --max-leases=N              leases of the engine in all; only Vault Enterprise has such quotas; default: none is set
   --mount=PATH                where the engine is mounted; default: hyvve. Policies are called PATH-NAME
   --auth-mount=PATH           where the kubernetes method is mounted; default: kubernetes
   --auth-plugin=NAME          name of the method in Vault's plugin catalog; default: kubernetes
@@ -32,7 +36,8 @@ TEXT
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
-namespaces= workloads=api,agents,web,prometheus host= ca= reviewer= audience=vault ttl=1h mount=hyvve auth=kubernetes plugin=kubernetes dry=
+namespaces= workloads=api,agents,web,prometheus host= ca= reviewer= audience=vault ttl=1h mount=hyvve auth=kubernetes plugin=kubernetes dry= rate=1000 leases=
+people='viewer rotator definer auditor operator'
 declare -A accounts=()
 
 for arg in "$@"; do
@@ -49,6 +54,8 @@ for arg in "$@"; do
 	--reviewer-token=*) reviewer=$value ;;
 	--audience=*) audience=$value ;;
 	--token-ttl=*) ttl=$value ;;
+	--rate-limit=*) rate=$value ;;
+	--max-leases=*) leases=$value ;;
 	--mount=*) mount=${value%/} ;;
 	--auth-mount=*) auth=${value%/} ;;
 	--auth-plugin=*) plugin=$value ;;
@@ -67,7 +74,7 @@ for n in ${namespaces//,/ }; do matches "$n" "$name" "--namespace: \"$n\" is no 
 [ -n "${workloads//,/}" ] || fail "--workloads is empty; leave it out for all of them"
 for w in ${workloads//,/ }; do
 	matches "$w" "$name" "--workloads: \"$w\" is no name of a workload"
-	[ "$w" != operator ] && [ -f "$here/policies/$w.hcl" ] ||
+	[[ " $people " != *" $w "* ]] && [ -f "$here/policies/$w.hcl" ] ||
 		fail "--workloads: there is no policy for \"$w\"; copy policies/api.hcl to policies/$w.hcl, and write $w in place of api in it"
 done
 for w in "${!accounts[@]}"; do
@@ -79,6 +86,8 @@ matches "$auth" "$path" "--auth-mount: \"$auth\" is no path of a method; write i
 [[ $auth != auth/* ]] || fail "--auth-mount: \"$auth\": write it without auth/"
 matches "$audience" '^[^[:space:],]+$' "--audience: \"$audience\" is no audience"
 matches "$plugin" '^[A-Za-z0-9_-]+$' "--auth-plugin: \"$plugin\" is no name of a plugin"
+matches "$rate" '^(0|[1-9][0-9]{0,8})$' "--rate-limit: \"$rate\" is no number of requests a second"
+[ -z "$leases" ] || matches "$leases" '^[1-9][0-9]{0,8}$' "--max-leases: \"$leases\" is no number of leases"
 matches "$ttl" '^[1-9][0-9]*[smh]?$' "--token-ttl: \"$ttl\" is no duration; write it as in 30m or 1h"
 [ -z "$host" ] || matches "$host" '^https?://[^/@[:space:]]+/?$' "--kubernetes-host: \"$host\" is no URL of an API server"
 [ -n "$host" ] || [ -z "$ca$reviewer" ] || fail "--kubernetes-ca and --reviewer-token belong to --kubernetes-host, which is missing"
@@ -106,7 +115,7 @@ fi
 policy() { sed "s#^path \"hyvve/#path \"$mount/#" "$here/policies/$1.hcl"; }
 
 prefix=${mount//\//-}
-for p in ${workloads//,/ } operator; do
+for p in ${workloads//,/ } $people; do
 	if [ -z "$dry" ] && [ "$(vault policy read "$prefix-$p" 2>/dev/null)" = "$(policy "$p")" ]; then
 		say "policy $prefix-$p is as it should be"
 		continue
@@ -114,6 +123,25 @@ for p in ${workloads//,/ } operator; do
 	say "writing policy $prefix-$p"
 	policy "$p" | run policy write "$prefix-$p" -
 done
+
+# Quotas: of Vault's community edition those of requests, counted by address. --------------------------------------
+
+quota() { # kind, then settings
+	say "setting the quota $prefix of sys/quotas/$1: ${*:2}"
+	run write "sys/quotas/$1/$prefix" path="$mount/" "${@:2}"
+}
+
+mounted=yes
+if [ -z "$dry" ]; then
+	mounts=$(vault secrets list -format=json) || fail "the mounts cannot be listed; above is why"
+	grep -q "^  \"$mount/\": {" <<<"$mounts" || mounted=
+fi
+if [ -z "$mounted" ]; then
+	say "there is no engine at $mount yet, so that no quota is set; mount it, and run this again"
+else
+	[ "$rate" = 0 ] || quota rate-limit rate="$rate" interval=1s
+	[ -z "$leases" ] || quota lease-count max_leases="$leases"
+fi
 
 # The method --------------------------------------------------------------------------------------------------------
 
@@ -154,4 +182,4 @@ for w in ${workloads//,/ }; do
 	run write "auth/$auth/role/$w" bound_service_account_names="$account" bound_service_account_namespaces="$namespaces" \
 		audience="$audience" token_policies="$prefix-$w" token_ttl="$ttl"
 done
-say "done; give the policy $prefix-operator to those who rotate"
+say "done; give $prefix-viewer with $prefix-rotator to those who rotate, with $prefix-definer to those who define, $prefix-auditor to neither"

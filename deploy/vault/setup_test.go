@@ -28,6 +28,9 @@ func TestMain(m *testing.M) { testbed.Main(m) }
 // authPlugin is what the kubernetes method is called where it is not built in.
 const authPlugin = "vault-plugin-auth-kubernetes"
 
+// people are those whose policies setup.sh writes beside those of workloads.
+var people = []string{"viewer", "rotator", "definer", "auditor", "operator"}
+
 var workloads = []string{"api", "agents", "web", "prometheus", "reencryptor"}
 
 // world is a Vault and an API server of Kubernetes that setup.sh makes known to each other.
@@ -325,7 +328,7 @@ func TestSetUpAgain(t *testing.T) {
 func (w *world) state() string {
 	w.t.Helper()
 	all := map[string]any{}
-	for _, name := range append([]string{"operator"}, workloads...) {
+	for _, name := range append(slices.Clone(people), workloads...) {
 		policy, err := w.vault.Client.Sys().GetPolicyWithContext(w.t.Context(), "hyvve-"+name)
 		if err != nil {
 			w.t.Fatal(err)
@@ -342,6 +345,11 @@ func (w *world) state() string {
 		w.t.Fatalf("auth/kubernetes/config: %v", err)
 	}
 	all["config"] = config.Data
+	quota, err := w.vault.Client.Logical().ReadWithContext(w.t.Context(), "sys/quotas/rate-limit/hyvve")
+	if err != nil || quota == nil || fmt.Sprintf("%v %v", quota.Data["rate"], quota.Data["path"]) != "1000 hyvve/" {
+		w.t.Fatalf("quota: %v %v", quota, err)
+	}
+	all["quota"] = quota.Data
 	text, err := json.MarshalIndent(all, "", " ")
 	if err != nil {
 		w.t.Fatal(err)
@@ -370,6 +378,9 @@ func TestSetUpRefuses(t *testing.T) {
 		"write it without auth/":             {"--namespace=x", "--auth-mount=auth/kubernetes"},
 		"is no path of an engine":            {"--namespace=x", "--mount=a#b"},
 		"is no duration":                     {"--namespace=x", "--token-ttl=soon"},
+		"is no number of requests":           {"--namespace=x", "--rate-limit=many"},
+		"is no number of leases":             {"--namespace=x", "--max-leases=0"},
+		`there is no policy for "auditor"`:   {"--namespace=x", "--workloads=auditor"},
 		"is no URL of an API server":         {"--namespace=x", "--kubernetes-host=10.0.0.1"},
 		"belong to --kubernetes-host":        {"--namespace=x", "--kubernetes-ca=setup.sh"},
 		"/nowhere cannot be read":            {"--namespace=x", "--kubernetes-host=https://k", "--kubernetes-ca=/nowhere"},

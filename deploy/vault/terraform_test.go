@@ -35,9 +35,11 @@ func terraform(t *testing.T, dir string, args ...string) (string, error) {
 // What needs the provider is parsed, and its arguments compared with what the provider's documentation names; the rest is run
 // below.
 func TestTerraformParses(t *testing.T) {
-	want := map[string][]string{ // beside for_each and depends_on, which are Terraform's own
+	want := map[string][]string{ // beside count, for_each and depends_on, which are Terraform's own
 		"vault_policy":                         {"name", "policy"},
 		"vault_auth_backend":                   {"path", "type"},
+		"vault_quota_lease_count":              {"max_leases", "name", "path"},
+		"vault_quota_rate_limit":               {"interval", "name", "path", "rate"},
 		"vault_kubernetes_auth_backend_config": {"backend", "disable_local_ca_jwt", "kubernetes_ca_cert", "kubernetes_host", "token_reviewer_jwt"},
 		"vault_kubernetes_auth_backend_role": {
 			"audience", "backend", "bound_service_account_names", "bound_service_account_namespaces", "role_name", "token_policies", "token_ttl",
@@ -62,7 +64,7 @@ func TestTerraformParses(t *testing.T) {
 				continue
 			}
 			for name := range b.Body.Attributes {
-				if name != "for_each" && name != "depends_on" {
+				if name != "for_each" && name != "depends_on" && name != "count" {
 					got[b.Labels[0]] = append(got[b.Labels[0]], name)
 				}
 			}
@@ -180,7 +182,7 @@ func TestTerraformRefuses(t *testing.T) {
 	for want, variables := range map[string]string{
 		"at least one, and each as Kubernetes has it": `namespaces = []`,
 		"Name the namespaces":                         `namespaces = ["A B"]`,
-		"operator is none":                            "namespaces = [\"x\"]\nworkloads = { operator = null }",
+		"operator are none":                           "namespaces = [\"x\"]\nworkloads = { operator = null }",
 		"no file exists":                              "namespaces = [\"x\"]\nworkloads = { billing = null }",
 	} {
 		said, err := terraform(t, dir, "plan", "-input=false", "-no-color", "-var-file="+tfvars(t, variables))

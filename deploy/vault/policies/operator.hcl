@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# What operators may do: define keys, workloads and connections, rotate, and look at everything but values. Whoever may write
-# connections and keys can make the engine log in elsewhere: give this policy to few.
+# What operators may do where one person does all of it: define keys, workloads and connections, rotate to given values, too, and
+# look at everything but values. Where they are several, give viewer with rotator or definer instead. Whoever may write connections
+# and keys can make the engine log in elsewhere: give this policy to few. How much of the journal is kept is for auditor alone.
 path "hyvve/config" {
   capabilities = ["read", "update"]
 }
@@ -31,6 +32,10 @@ path "hyvve/rotate/*" {
 
 path "hyvve/rotations/*" {
   capabilities = ["read", "update", "list"]
+}
+
+path "hyvve/journal" {
+  capabilities = ["read", "list"]
 }
 
 path "hyvve/journal/*" {

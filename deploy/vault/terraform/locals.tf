@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 locals {
   prefix = replace(var.mount, "/", "-")
+  people = ["viewer", "rotator", "definer", "auditor", "operator"]
 
   # The files that setup.sh writes, too.
   policies = {
-    for name in concat(keys(var.workloads), ["operator"]) :
+    for name in concat(keys(var.workloads), local.people) :
     "${local.prefix}-${name}" => replace(file("${path.module}/../policies/${name}.hcl"), "/(?m)^path \"hyvve\\//", "path \"${var.mount}/")
   }
 

@@ -31,3 +31,18 @@ resource "vault_kubernetes_auth_backend_role" "this" {
 
   depends_on = [vault_kubernetes_auth_backend_config.this, vault_policy.this]
 }
+
+resource "vault_quota_rate_limit" "this" {
+  count    = var.rate_limit > 0 ? 1 : 0
+  name     = local.prefix
+  path     = "${var.mount}/"
+  rate     = var.rate_limit
+  interval = 1
+}
+
+resource "vault_quota_lease_count" "this" {
+  count      = var.max_leases == null ? 0 : 1
+  name       = local.prefix
+  path       = "${var.mount}/"
+  max_leases = var.max_leases
+}

@@ -13,8 +13,8 @@ variable "workloads" {
   type        = map(string)
   default     = { api = null, agents = null, web = null, prometheus = null }
   validation {
-    condition     = length(var.workloads) > 0 && !contains(keys(var.workloads), "operator")
-    error_message = "Name at least one workload; operator is none."
+    condition     = length(var.workloads) > 0 && length(setintersection(keys(var.workloads), ["viewer", "rotator", "definer", "auditor", "operator"])) == 0
+    error_message = "Name at least one workload; viewer, rotator, definer, auditor and operator are none."
   }
 }
 
@@ -47,6 +47,18 @@ variable "token_ttl" {
   description = "Life of Vault's tokens, in seconds."
   type        = number
   default     = 3600
+}
+
+variable "rate_limit" {
+  description = "Requests a second from one address to the engine, each Vault server for itself; 0: no quota."
+  type        = number
+  default     = 1000
+}
+
+variable "max_leases" {
+  description = "Leases of the engine in all; null: no quota. Only Vault Enterprise has such quotas."
+  type        = number
+  default     = null
 }
 
 variable "mount" {

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+# What somebody may do who rotates: start a rotation of values that the engine makes, and steer it. It may bring in no value of its
+# own. Give viewer, too.
+path "hyvve/rotate" {
+  capabilities      = ["update"]
+  denied_parameters = { "value" = [] }
+}
+
+path "hyvve/rotate/*" {
+  capabilities      = ["update"]
+  denied_parameters = { "value" = [] }
+}
+
+path "hyvve/rotations/+/pause" {
+  capabilities = ["update"]
+}
+
+path "hyvve/rotations/+/resume" {
+  capabilities = ["update"]
+}
+
+path "hyvve/rotations/+/confirm" {
+  capabilities = ["update"]
+}
+
+path "hyvve/rotations/+/revert" {
+  capabilities = ["update"]
+}

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+# What somebody may do who looks, and changes nothing. Everybody who has one of the other policies needs this one, too.
+path "hyvve/status" {
+  capabilities = ["read"]
+}
+
+path "hyvve/rotations" {
+  capabilities = ["list"]
+}
+
+path "hyvve/rotations/" {
+  capabilities = ["list"]
+}
+
+path "hyvve/rotations/+" {
+  capabilities = ["read"]
+}
+
+path "hyvve/workloads" {
+  capabilities = ["list"]
+}
+
+path "hyvve/workloads/" {
+  capabilities = ["list"]
+}
+
+path "hyvve/workloads/+" {
+  capabilities = ["read"]
+}
+
+path "hyvve/journal" {
+  capabilities = ["read", "list"]
+}
+
+path "hyvve/journal/*" {
+  capabilities = ["read", "list"]
+}
