@@ -255,6 +255,7 @@ is accepted everywhere before anyone presents it, and the old one is retired onl
   rotations/        look at rotations and their gates; pause, resume, confirm or revert one
   creds/            what one instance should hold now, as a lease
   watch/, report/   for sidecars: wait for a change; say what is loaded and healthy
+  leave/            for sidecars: an instance has ended
   status            every key with age, what is running and what blocks
   journal/          who did what to which version when, and why; journal/verify checks that nobody changed it
   config            mount-wide defaults
