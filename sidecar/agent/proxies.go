@@ -27,6 +27,8 @@ type ProxyBlock struct {
 	Key      string `hcl:"key"`
 	Header   string `hcl:"header,optional"`
 	State    string `hcl:"state,optional"`
+
+	MaxRequests int `hcl:"max_requests,optional"`
 }
 
 // Listener is a proxy to be run.
@@ -48,7 +50,7 @@ func (c *Config) checkProxies() (errs []error) {
 		dir = filepath.Dir(files[0].Path)
 	}
 	for _, b := range c.Proxy {
-		k, upstream, wrong := proxy.Settings{Listen: b.Listen, Upstream: b.Upstream, Key: b.Key, Header: b.Header, State: b.State, Dir: dir}.Check()
+		k, upstream, wrong := proxy.Settings{Listen: b.Listen, Upstream: b.Upstream, Key: b.Key, Header: b.Header, State: b.State, Dir: dir, MaxRequests: b.MaxRequests}.Check()
 		for _, err := range wrong {
 			fail(b, "%w", err)
 		}
@@ -61,6 +63,7 @@ func (c *Config) checkProxies() (errs []error) {
 			at = len(c.Listeners) - 1
 		}
 		l := &c.Listeners[at]
+		l.Requests = max(l.Requests, b.MaxRequests)
 		if l.Upstream.Host != upstream.Host {
 			fail(b, "another block listens at %s too, for upstream %s; let both have the same upstream, or listen at another port", b.Listen, l.Upstream)
 		}

@@ -238,7 +238,7 @@ func otherTable() []annotation {
 		amount("cpu-request", "`10m`", func(s *settings) *corev1.ResourceList { return &s.resources.Requests }, corev1.ResourceCPU),
 		amount("cpu-limit", "none", func(s *settings) *corev1.ResourceList { return &s.resources.Limits }, corev1.ResourceCPU),
 		amount("memory-request", "`32Mi`", func(s *settings) *corev1.ResourceList { return &s.resources.Requests }, corev1.ResourceMemory),
-		amount("memory-limit", "`96Mi`", func(s *settings) *corev1.ResourceList { return &s.resources.Limits }, corev1.ResourceMemory),
+		amount("memory-limit", "`96Mi`, and `80Mi` for each further port of `proxy`", func(s *settings) *corev1.ResourceList { return &s.resources.Limits }, corev1.ResourceMemory),
 		{name: injectedName, takes: "the injector's mark", standard: "—", text: "Written by the injector. A pod that brings it, such as a copy of an injected one, is injected anew."},
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -150,6 +151,9 @@ func (p *plan) sidecar(text string) corev1.Container {
 		Name: sidecarName, Image: p.image, ImagePullPolicy: p.pullPolicy, RestartPolicy: &always,
 		Command: []string{imageProgram, "agent"}, Env: p.environment(text), Resources: p.resources, SecurityContext: p.security(),
 		VolumeMounts: append([]corev1.VolumeMount{{Name: keysVolume, MountPath: volumeDir}}, p.credentials()...),
+	}
+	if limit := p.resources.Limits.Memory(); !limit.IsZero() { // so that what is free is collected before the kernel ends the process
+		c.Env = append(c.Env, corev1.EnvVar{Name: "GOMEMLIMIT", Value: strconv.FormatInt(limit.Value()/4*3, 10)})
 	}
 	waits := func(most time.Duration) *corev1.ExecAction {
 		return &corev1.ExecAction{Command: []string{imageProgram, "status", "--socket=" + socketPath, "--ready", fmt.Sprintf("--wait=%.0fs", most.Seconds())}}

@@ -170,6 +170,9 @@ func (s *settings) complete(all map[string]string) error {
 		}
 		s.caConfigMap = "" // the injector's
 	}
+	if _, own := all[Domain+"/memory-limit"]; !own {
+		s.resources.Limits[corev1.ResourceMemory] = s.memoryLimit()
+	}
 	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 		request := s.resources.Requests[name]
 		if limit, ok := s.resources.Limits[name]; ok && request.Cmp(limit) > 0 {
@@ -180,6 +183,16 @@ func (s *settings) complete(all map[string]string) error {
 		return errors.Join(errs...)
 	}
 	return s.configure()
+}
+
+// memoryLimit is the default: a sidecar takes some 14 MB, and what a proxy holds at most takes 80 Mi (limits of package proxy; its
+// TestAdversaryHalfSentRequests measures it).
+func (s *settings) memoryLimit() resource.Quantity {
+	listens := map[string]bool{}
+	for _, p := range s.file.Proxy {
+		listens[p.Listen] = true
+	}
+	return resource.MustParse(fmt.Sprintf("%dMi", 16+80*max(1, len(listens))))
 }
 
 // configure makes the sidecar's configuration, and checks it as the sidecar will.

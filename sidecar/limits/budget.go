@@ -10,7 +10,7 @@ import (
 )
 
 // patience is how long a request waits for those that were cut in its favor.
-const patience = 2 * time.Second
+const patience = 5 * time.Second
 
 // Budget bounds the sum of what requests hold, in any unit: bytes, or the requests themselves.
 type Budget struct {
@@ -38,7 +38,7 @@ type Share struct {
 }
 
 // Take returns a share. If the budget does not suffice, requests that wait for their clients are cut, the longest wait first, and
-// Take waits until they have ended, for two seconds at most. It reports whether that made enough room; if it cannot, nobody is cut.
+// Take waits until they have ended, for five seconds at most. It reports whether that made enough room; if it cannot, nobody is cut.
 // cut must make the request end, and must not block. It may be called before Take has returned.
 func (b *Budget) Take(ctx context.Context, units int64, cut func()) (*Share, bool) {
 	b.mu.Lock()

@@ -7,6 +7,8 @@ import (
 	"context"
 	"io"
 	"net/http"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/limits"
 )
 
 // mostReplayed is the size of a body that is kept while the application may have to be asked again.
@@ -16,7 +18,10 @@ type matchKey struct{}
 
 // attempts asks the application again with the next value that it may hold, where it refuses the one before. Only
 // requests that presented an accepted value, and only while there is more than one that it may hold, carry a match.
-type attempts struct{ base http.RoundTripper }
+type attempts struct {
+	base   http.RoundTripper
+	bodies *limits.Budget // bytes that are kept; a body for which there is no room goes once
+}
 
 // withMatch marks a request so.
 func withMatch(req *http.Request, m match) *http.Request {
@@ -37,11 +42,15 @@ func (a attempts) RoundTrip(req *http.Request) (*http.Response, error) {
 	var body []byte
 	again := req.Body == nil || req.Body == http.NoBody
 	if !again && req.ContentLength > 0 && req.ContentLength <= mostReplayed && len(req.Trailer) == 0 {
-		var err error
-		if body, err = io.ReadAll(req.Body); err != nil {
-			return nil, err
+		share, ok := a.bodies.Take(req.Context(), req.ContentLength, func() {})
+		defer share.Return()
+		if ok && share.Keep() {
+			kept := bytes.NewBuffer(make([]byte, 0, req.ContentLength+bytes.MinRead))
+			if _, err := kept.ReadFrom(req.Body); err != nil {
+				return nil, err
+			}
+			body, again = kept.Bytes(), true
 		}
-		again = true
 	}
 	var refusal *http.Response
 	for n, value := range m.state.own {

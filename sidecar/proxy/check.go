@@ -20,6 +20,7 @@ import (
 type Settings struct {
 	Listen, Upstream, Key, Header, State string
 	Dir                                  string // of the state, where State is empty; empty: there is none to take
+	MaxRequests                          int    // under way; 0: the default
 }
 
 // notProxied are headers that say how a message is sent and not what is in it, or that HTTP keeps elsewhere.
@@ -53,6 +54,9 @@ func (s Settings) Check() (k Key, upstream *url.URL, errs []error) {
 	}
 	if !filepath.IsAbs(k.State) {
 		fail("state = %q is not an absolute path of a file, and nothing else says where files are; write one in a memory-backed directory", s.State)
+	}
+	if s.MaxRequests < 0 || s.MaxRequests > mostRequests {
+		fail("max_requests = %d is not between 1 and %d; leave it out for %d", s.MaxRequests, mostRequests, MostRequests)
 	}
 	// What was written is not quoted: it may hold a password.
 	upstream, err = url.Parse(s.Upstream)

@@ -37,6 +37,7 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&s.Header, "header", "", "`NAME` of the header that holds the token; Authorization, with Bearer, otherwise")
 	flags.StringVar(&bundle, "bundle", "", "`FILE` of a bundle, in JSON")
 	flags.StringVar(&s.State, "state", "", "`FILE` to keep what the application may hold; beside the bundle otherwise")
+	flags.IntVar(&s.MaxRequests, "max-requests", MostRequests, "`NUMBER` of requests that may be under way")
 	if ok, status := usage.Parse(flags, args, help, stdout, stderr); !ok {
 		return status
 	}
@@ -55,7 +56,7 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	log := usage.Logger(stderr, slog.LevelInfo)
-	p := New(Options{Upstream: upstream, Keys: []Key{k}, Log: log})
+	p := New(Options{Upstream: upstream, Keys: []Key{k}, Requests: s.MaxRequests, Log: log})
 	if err := p.follow(ctx, s.Listen, bundle); err != nil {
 		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar proxy:", err)
 		return 1

@@ -6,6 +6,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/limits"
 )
 
 const (
@@ -31,7 +33,7 @@ const (
 	upstreamIdle = 4 * time.Second  // less than Node's 5 s: a request must not meet a connection that is being closed
 	dialTime     = 5 * time.Second
 	drainTime    = 5 * time.Second // for requests to end when the sidecar stops
-	mostHeaders  = 64 << 10
+	mostHeaders  = 28 << 10        // and 4 KiB that net/http adds
 	mostIdle     = 256
 	copySize     = 32 << 10
 )
@@ -47,6 +49,7 @@ type Key struct {
 type Options struct {
 	Upstream *url.URL // http, host and port
 	Keys     []Key
+	Requests int // that may be under way; MostRequests if 0
 	Log      *slog.Logger
 }
 
@@ -60,13 +63,16 @@ type Proxy struct {
 
 	gate      gate
 	transport *http.Transport
+	most      int            // requests under way
+	places    *limits.Budget // of most
 }
 
 var _ http.Handler = (*Proxy)(nil)
 
 // New makes a proxy, which knows no values before Restore or Take.
 func New(o Options) *Proxy {
-	p := &Proxy{log: o.Log, host: o.Upstream.Host}
+	most := cmp.Or(o.Requests, MostRequests)
+	p := &Proxy{log: o.Log, host: o.Upstream.Host, most: most, places: limits.NewBudget(int64(most))}
 	for _, k := range o.Keys {
 		h := newHeld(k)
 		h.settled = func(err error) {
@@ -86,7 +92,7 @@ func New(o Options) *Proxy {
 	p.transport = transport
 	p.reverse = &httputil.ReverseProxy{
 		Rewrite:       p.rewrite(o.Upstream),
-		Transport:     attempts{transport},
+		Transport:     attempts{transport, limits.NewBudget(replayed)},
 		FlushInterval: -1,
 		BufferPool:    &buffers{},
 		ErrorHandler:  p.failed,
@@ -163,8 +169,10 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 	protocols.SetUnencryptedHTTP2(true)
 	server := &http.Server{
 		Handler: p, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: mostHeaders, Protocols: protocols,
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: streams, MaxReceiveBufferPerConnection: h2Buffer, MaxReceiveBufferPerStream: h2Stream},
 		ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 	}
+	limits.NewConns(p.most + idleConns).Bound(server)
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
@@ -194,10 +202,15 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this proxy stands before an application; it makes no tunnels", http.StatusMethodNotAllowed)
 		return
 	}
+	a, r := p.admit(w, r)
+	if a == nil {
+		return
+	}
+	defer a.end()
 	// The application may answer before it has read the request, as it may without us. HTTP/2 can without being told.
 	_ = http.NewResponseController(w).EnableFullDuplex()
 	defer p.gate.enter(r.Context(), lasts(r))()
-	p.reverse.ServeHTTP(w, r)
+	p.reverse.ServeHTTP(a, r)
 }
 
 // forwarded are headers that the reverse proxy takes away since they could be lies. They are the client's, or those of
@@ -233,6 +246,12 @@ func (p *Proxy) rewrite(upstream *url.URL) func(*httputil.ProxyRequest) {
 	}
 }
 
+// tell reports whether a failure is to be logged: no more than one a second.
+func (p *Proxy) tell() bool {
+	now := time.Now().Unix()
+	return p.told.Swap(now) != now
+}
+
 func host(address string) string {
 	if h, _, err := net.SplitHostPort(address); err == nil {
 		return h
@@ -243,6 +262,14 @@ func host(address string) string {
 // failed answers where the application did not. The error is put into words of our own: those of others may quote what
 // was sent.
 func (p *Proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
+	if errors.Is(err, errCut) || errors.Is(context.Cause(r.Context()), errCut) {
+		if a, ok := w.(*admitted); ok {
+			a.close()
+			w = a.ResponseWriter
+		}
+		p.busy(w)
+		return
+	}
 	if r.Context().Err() != nil {
 		w.WriteHeader(http.StatusBadGateway) // the client is gone
 		return
@@ -257,7 +284,7 @@ func (p *Proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		what = "closed the connection before it had answered"
 	}
-	if now := time.Now().Unix(); p.told.Swap(now) != now { // no more than one a second
+	if p.tell() {
 		p.log.Warn("the application did not answer a request", "upstream", p.host, "what", what)
 	}
 	http.Error(w, "hyvve-sidecar proxy: the application at "+p.host+" "+what, http.StatusBadGateway)
