@@ -17,6 +17,26 @@ import (
 // named, since otherwise it comes first.
 const SearchPath = "pg_catalog, pg_temp"
 
+// longest bounds a statement, and a transaction that waits for us: callers have deadlines of their own, which are shorter.
+const longest = "2min"
+
+// Startup returns the parameters with which every session begins that has no pooler before it. They win over all that roles
+// and databases have set: the owner of a database decides neither what our statements mean nor how long they may take.
+// PostgreSQL 9.6 and newer know all of them.
+func Startup() map[string]string {
+	return map[string]string{
+		"search_path": SearchPath,
+		// What constants and their text mean.
+		"client_encoding": "UTF8", "standard_conforming_strings": "on", "backslash_quote": "safe_encoding", "array_nulls": "on",
+		"transform_null_equals": "off", "quote_all_identifiers": "off",
+		"DateStyle": "ISO", "IntervalStyle": "postgres", "TimeZone": "UTC", "bytea_output": "hex", "extra_float_digits": "1",
+		// Whether statements end, see everything and may change anything.
+		"statement_timeout": longest, "lock_timeout": "0", "idle_in_transaction_session_timeout": longest,
+		"default_transaction_read_only": "off", "default_transaction_isolation": "read committed", "default_transaction_deferrable": "off",
+		"row_security": "on", "client_min_messages": "notice",
+	}
+}
+
 // SetSearchPath sets the search path for a transaction. It is for sessions whose search_path cannot be a startup parameter,
 // which PgBouncer refuses.
 const SetSearchPath = "SET LOCAL search_path = pg_catalog, pg_temp"

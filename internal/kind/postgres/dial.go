@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -50,13 +51,13 @@ func (p place) config(c kind.Connection, user string, password key.Value) (*pgx.
 		return nil, err
 	}
 	config.User, config.Password, config.ConnectTimeout = user, password.Reveal(), patience
+	if !p.pooler { // PgBouncer refuses most of them
+		maps.Copy(config.RuntimeParams, pgsession.Startup())
+	}
 	config.RuntimeParams["application_name"] = ownName
 	config.RuntimeParams["client_encoding"] = "UTF8" // of what we quote; in others a quote may be part of a character
 	// Nothing is prepared: there may be a pooler in between that hands out servers by transaction.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
-	if !p.pooler { // PgBouncer refuses the parameter; it wins over all that roles and databases have set
-		config.RuntimeParams["search_path"] = pgsession.SearchPath
-	}
 	pgsession.Limit(&config.Config, mostMessage)
 	if err := restrict(c, config); err != nil {
 		return nil, err
@@ -320,6 +321,7 @@ const (
 	stateCannotConnect       = "57P03"
 	stateSyntax              = "42601"
 	stateTooMany             = "53300" // of a role, a database or the server; of a role the password has been found right
+	stateTransactionTimeout  = "25P04"
 	stateProtocol            = "08P01" // what PgBouncer says of everything that it refuses
 )
 
@@ -363,6 +365,8 @@ func plain(err error, at place) error {
 		return nil
 	case errors.As(err, &ours):
 		return err
+	case errors.As(err, &server) && server.Code == stateTransactionTimeout:
+		return fault{fmt.Sprintf("%s has ended our session for its setting transaction_timeout; as the administrator, say there: ALTER ROLE CURRENT_USER SET transaction_timeout = 0 (SQLSTATE %s)", at.what, server.Code), err}
 	case errors.As(err, &server):
 		return fault{fmt.Sprintf("%s says: %s (SQLSTATE %s)", at.what, server.Message, server.Code), err}
 	case errors.Is(err, context.DeadlineExceeded):

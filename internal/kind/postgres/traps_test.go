@@ -4,7 +4,9 @@ package postgres
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"strings"
@@ -224,4 +226,40 @@ func TestStatementsTravelAlone(t *testing.T) {
 			t.Errorf("by the simple protocol: %s", line[0])
 		}
 	}
+}
+
+// The owner of a database sets what sessions there begin with. That hides nothing from us, and holds up no rotation.
+func TestSettingsOfTheDatabase(t *testing.T) {
+	w := newWorld(t, "", nil)
+	u, err := credential(w.first)
+	w.ok(err)
+	app, database := quote(w.app), quote(u.Path())
+	w.exec("ALTER DATABASE "+database+" OWNER TO "+app, "CREATE TABLE docs (who name DEFAULT session_user)", "GRANT ALL ON docs TO "+app,
+		"ALTER TABLE docs ENABLE ROW LEVEL SECURITY", "CREATE POLICY mine ON docs USING (who = session_user)")
+	c := w.next(w.first)
+	before, notes := w.preflight(c)
+	if !strings.Contains(before, "policy mine on public.docs") || !strings.Contains(notes, "default of public.docs.who") {
+		t.Fatalf("blockers: %s, notes: %s", before, notes)
+	}
+	owner, err := w.session(w.first) // before the settings
+	w.ok(err)
+	defer owner.Close(context.Background()) //nolint:errcheck // of a test
+	for _, setting := range []string{
+		"standard_conforming_strings = off", "statement_timeout = '1ms'", "idle_in_transaction_session_timeout = '1ms'", "lock_timeout = '1ms'",
+		"quote_all_identifiers = on", "transform_null_equals = on", "array_nulls = off", "backslash_quote = off", "client_encoding = 'SJIS'",
+		"default_transaction_read_only = on", "default_transaction_isolation = serializable", "default_transaction_deferrable = on", "row_security = off",
+		"DateStyle = 'German'", "IntervalStyle = 'sql_standard'", "TimeZone = 'Asia/Tokyo'", "bytea_output = 'escape'", "client_min_messages = debug5",
+	} {
+		_, err := owner.Exec(t.Context(), "ALTER DATABASE "+database+" SET "+setting)
+		w.ok(err)
+	}
+	k := New(rand.Reader) // with sessions of its own
+	t.Cleanup(func() { _ = k.Close() })
+	w.kind = k
+	if after, notesAfter := w.preflight(c); after != before || notesAfter != notes {
+		t.Errorf("with settings of the database: blockers: %s, want %s; notes: %s, want %s", after, before, notesAfter, notes)
+	}
+	c.Key.Options = maps.Clone(c.Key.Options)
+	c.Key.Options[optionSessionUser] = "true"
+	w.everything(c)
 }
