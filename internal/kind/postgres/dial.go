@@ -194,7 +194,7 @@ func (k *Kind) use(name string, c kind.Connection, at place, password key.Value)
 		pool.users++
 		return pool, nil
 	}
-	pool, err := newPool(c, at, password)
+	pool, err := newPool(c, at, password, func(context.Context, *pgx.Conn) error { k.enter(at); return nil })
 	if err != nil {
 		return nil, err
 	}
@@ -213,7 +213,7 @@ func (k *Kind) leave(name string, pool *sessions, unwanted bool) {
 	}
 }
 
-func newPool(c kind.Connection, at place, password key.Value) (*pgxpool.Pool, error) {
+func newPool(c kind.Connection, at place, password key.Value, entered func(context.Context, *pgx.Conn) error) (*pgxpool.Pool, error) {
 	u, err := parseAdmin(c)
 	if err != nil {
 		return nil, err
@@ -229,7 +229,7 @@ func newPool(c kind.Connection, at place, password key.Value) (*pgxpool.Pool, er
 	if err != nil {
 		return nil, errors.New("the administrator's sessions cannot be made")
 	}
-	pooled.ConnConfig = config
+	pooled.ConnConfig, pooled.AfterConnect = config, entered
 	pooled.MaxConns, pooled.MinConns, pooled.MaxConnIdleTime = adminSessions, 0, idleSession
 	pooled.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false } // see admin
 	pool, err := pgxpool.NewWithConfig(context.Background(), pooled)
@@ -242,9 +242,10 @@ func newPool(c kind.Connection, at place, password key.Value) (*pgxpool.Pool, er
 // Close ends all sessions.
 func (k *Kind) Close() error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	for name, pool := range k.pools {
-		delete(k.pools, name)
+	pools := slices.Collect(maps.Values(k.pools))
+	clear(k.pools)
+	k.mu.Unlock()
+	for _, pool := range pools { // it waits for calls, which may want mu
 		pool.Close()
 	}
 	return nil
@@ -280,6 +281,7 @@ func (k *Kind) login(ctx context.Context, c kind.Connection, at place, user stri
 		return plain(err, at)
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is pending
+	k.enter(at)
 	return plain(do(conn), at)
 }
 

@@ -268,7 +268,7 @@ func (k *Kind) restored(c kind.Change, found map[string]known, version int, u ds
 // idle returns an error while a role has sessions: they have logged in with a password that would be replaced.
 func (k *Kind) idle(ctx context.Context, c kind.Connection, role string) error {
 	for _, at := range append([]place{home(c)}, replicas(c)...) {
-		switch found, err := k.sessions(ctx, c, at, role, 0); {
+		switch found, _, err := k.sessions(ctx, c, at, role, 0); {
 		case err != nil:
 			return err
 		case found.count > 0:

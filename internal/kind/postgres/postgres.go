@@ -22,9 +22,10 @@ type Kind struct {
 	random io.Reader
 
 	mu     sync.Mutex
-	pools  map[string]*sessions     // by connection name, revision and which password it uses
-	looks  map[string]*census       // by connection name, revision and host
-	logins map[string]chan struct{} // by host of the connection
+	pools  map[string]*sessions      // by connection name, revision and which password it uses
+	looks  map[string]*census        // by connection name, revision and host
+	logins map[string]chan struct{}  // by host of the connection
+	ours   map[string]map[string]int // how often we have logged in, by hosts and database
 }
 
 var (
@@ -41,7 +42,7 @@ var (
 
 // New takes the source of salts.
 func New(random io.Reader) *Kind {
-	return &Kind{random: random, pools: map[string]*sessions{}, looks: map[string]*census{}, logins: map[string]chan struct{}{}}
+	return &Kind{random: random, pools: map[string]*sessions{}, looks: map[string]*census{}, logins: map[string]chan struct{}{}, ours: map[string]map[string]int{}}
 }
 
 // Name implements kind.Kind.

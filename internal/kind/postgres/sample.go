@@ -48,11 +48,12 @@ func (k *Kind) count(ctx context.Context, c kind.Change, d time.Duration) (int, 
 		return 0, fmt.Sprintf("both versions are of role %s: the server cannot tell their sessions apart", from.User), nil
 	}
 	places := append([]place{home(c.Connection)}, replicas(c.Connection)...)
-	found, errs := make([]use, len(places)), make([]error, len(places)+1)
+	found, missed := make([]use, len(places)), make([]map[string]int, len(places))
+	errs := make([]error, len(places)+1)
 	var pooled pool
 	var busy sync.WaitGroup
 	for n, at := range places {
-		busy.Go(func() { found[n], errs[n] = k.sessions(ctx, c.Connection, at, from.User, d) })
+		busy.Go(func() { found[n], missed[n], errs[n] = k.sessions(ctx, c.Connection, at, from.User, d) })
 	}
 	busy.Go(func() { pooled, errs[len(places)] = k.pooled(ctx, c.Connection, from.User, d) })
 	busy.Wait()
@@ -77,7 +78,28 @@ func (k *Kind) count(ctx context.Context, c kind.Change, d time.Duration) (int, 
 		total += pooled.clients
 		words = append(words, fmt.Sprintf("%d clients of role %s at PgBouncer", pooled.clients, from.User))
 	}
-	return total, strings.Join(words, "; "), nil
+	if total == 0 {
+		err = k.tooShort(c, places, missed)
+	}
+	return total, strings.Join(words, "; "), err
+}
+
+// tooShort returns an error if somebody logged in to a database of the key for too short a time to be seen.
+func (k *Kind) tooShort(c kind.Change, places []place, missed []map[string]int) error {
+	databases, err := k.databases(c)
+	if err != nil {
+		return err
+	}
+	for n, at := range places {
+		sum := 0
+		for _, database := range databases {
+			sum += missed[n][database]
+		}
+		if sum > 0 {
+			return kind.Unattributed{Logins: sum, At: at.what}
+		}
+	}
+	return nil
 }
 
 // sampler samples the sessions of a place for all callers, one second or so at a time. Callers who ask again as soon as
@@ -98,17 +120,18 @@ type sample struct {
 	long  time.Duration
 	begun time.Time
 
-	done  chan struct{} // closed when what follows is set
-	found map[string]use
-	err   error
+	done   chan struct{} // closed when what follows is set
+	found  map[string]use
+	missed map[string]int // logins by database that it did not see
+	err    error
 }
 
-// taking samples the sessions of roles for so long.
-type taking func(roles []string, long time.Duration) (map[string]use, error)
+// taking samples the sessions of roles for so long, and counts the logins that no sample has seen.
+type taking func(roles []string, long time.Duration, logins *shortLogins) (found map[string]use, missed map[string]int, err error)
 
 // ask returns the sessions of a role that are seen within a sample of that length which begins from now on, or has begun
-// just now and goes on from one that the same caller has asked for.
-func (s *sampler) ask(ctx context.Context, role string, long time.Duration, take taking) (use, error) {
+// just now and goes on from one that the same caller has asked for; and how many logins to each database were not seen.
+func (s *sampler) ask(ctx context.Context, role string, long time.Duration, take taking) (use, map[string]int, error) {
 	s.mu.Lock()
 	of := s.current
 	if of == nil || !of.roles[role] || time.Since(of.begun) > joinTime || of.long < long {
@@ -128,15 +151,16 @@ func (s *sampler) ask(ctx context.Context, role string, long time.Duration, take
 	s.mu.Unlock()
 	select {
 	case <-of.done:
-		return of.found[role], of.err
+		return of.found[role], of.missed, of.err
 	case <-ctx.Done():
-		return use{}, ctx.Err()
+		return use{}, nil, ctx.Err()
 	}
 }
 
 // run takes samples until nobody has asked for the last one.
 func (s *sampler) run(take taking) {
 	var last *sample
+	var logins shortLogins
 	for {
 		s.mu.Lock()
 		one := s.next
@@ -156,7 +180,7 @@ func (s *sampler) run(take taking) {
 		s.current = one
 		roles := slices.Sorted(maps.Keys(one.roles))
 		s.mu.Unlock()
-		one.found, one.err = take(roles, one.long)
+		one.found, one.missed, one.err = take(roles, one.long, &logins)
 		s.mu.Lock() // nobody joins from here on
 		s.current = nil
 		s.mu.Unlock()
@@ -169,10 +193,9 @@ func (s *sampler) run(take taking) {
 func (k *Kind) sampler(c kind.Connection, at place) *sampler { return &k.census(c, at).samples }
 
 // sampleAt samples the sessions of roles at a place: in one statement, which loops on the server.
-func (k *Kind) sampleAt(ctx context.Context, c kind.Connection, at place, roles []string, long time.Duration) (map[string]use, error) {
+func (k *Kind) sampleAt(ctx context.Context, c kind.Connection, at place, roles []string, long time.Duration, logins *shortLogins) (found map[string]use, missed map[string]int, err error) {
 	of := k.sampler(c, at)
-	var found map[string]use
-	err := k.admin(ctx, c, at, func(conn *pgx.Conn) error {
+	err = k.admin(ctx, c, at, func(conn *pgx.Conn) error {
 		of.mu.Lock()
 		cost, fresh := of.cost, !of.costAt.IsZero() && time.Since(of.costAt) < costAge
 		of.mu.Unlock()
@@ -185,12 +208,23 @@ func (k *Kind) sampleAt(ctx context.Context, c kind.Connection, at place, roles 
 			of.cost, of.costAt = cost, now()
 			of.mu.Unlock()
 		}
+		if logins.last.counts == nil {
+			if logins.last, err = k.countHeads(ctx, conn, at); err != nil {
+				return err
+			}
+		}
 		period := min(max(time.Duration(float64(cost)/sampleShare), minPeriod), maxPeriod)
-		var err error
-		found, err = readUses(conn.Query(ctx, samples(roles, long, period)))
+		var seen map[int]string
+		if found, seen, err = readUses(conn.Query(ctx, samples(roles, long, period, logins.last.here))); err != nil {
+			return err
+		}
+		after, err := k.countHeads(ctx, conn, at)
+		if err == nil {
+			missed = logins.unseen(seen, after)
+		}
 		return err
 	})
-	return found, err
+	return found, missed, err
 }
 
 // costOf measures what one look at the sessions of a server takes of it, without the way there and back.
@@ -198,7 +232,7 @@ func costOf(ctx context.Context, conn *pgx.Conn) (time.Duration, error) {
 	var took [2]time.Duration
 	for n, looks := range []int{1, 1 + calibration} {
 		begun := now()
-		if _, err := readUses(conn.Query(ctx, repeated([]string{""}, looks, 0, time.Minute))); err != nil {
+		if _, _, err := readUses(conn.Query(ctx, repeated([]string{""}, looks, 0, time.Minute, nil))); err != nil {
 			return 0, err
 		}
 		took[n] = time.Since(begun)
@@ -210,53 +244,66 @@ func costOf(ctx context.Context, conn *pgx.Conn) (time.Duration, error) {
 }
 
 // samples is the statement that looks for that long.
-func samples(roles []string, long, period time.Duration) string {
-	return repeated(roles, int(long/period)+1, period, long)
+func samples(roles []string, long, period time.Duration, before map[int]string) string {
+	return repeated(roles, int(long/period)+1, period, long, before)
 }
 
 // repeated is the statement that looks at the sessions of roles so often, at most for that long. Each look depends on the
 // pause before it, so that the server makes it anew; and a snapshot of the statistics holds for a whole transaction, unless
-// it is cleared (PostgreSQL's documentation, "The Cumulative Statistics System"). It returns each session once.
-func repeated(roles []string, looks int, period, long time.Duration) string {
+// it is cleared (PostgreSQL's documentation, "The Cumulative Statistics System"). It returns each session once; of other roles
+// those that were not there before, unless that is nil.
+func repeated(roles []string, looks int, period, long time.Duration, before map[int]string) string {
 	names := make([]string, 0, len(roles))
 	for _, role := range roles {
 		names = append(names, literal(role))
 	}
 	seconds := func(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', 6, 64) }
+	newcomers := "false"
+	if before != nil {
+		pids := []string{"0"}
+		for pid := range before {
+			pids = append(pids, strconv.Itoa(pid))
+		}
+		newcomers = "a.pid <> ALL ('{" + strings.Join(pids, ",") + "}'::int4[])"
+	}
 	return `
 		SELECT DISTINCT pg_catalog.pg_get_userbyid(a.usesysid)::text, a.pid, coalesce(a.application_name, ''),
 			coalesce(a.client_addr::text, ''), coalesce((SELECT d.datname::text FROM pg_catalog.pg_database d WHERE d.oid = a.datid), ''),
-			extract(epoch FROM pg_catalog.statement_timestamp() - a.backend_start)::float8
-		FROM pg_catalog.generate_series(1, ` + strconv.Itoa(looks) + `) AS g (i)
+			extract(epoch FROM pg_catalog.statement_timestamp() - a.backend_start)::float8, a.usesysid = ANY (w.roles)
+		FROM (SELECT ARRAY(SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname IN (` + strings.Join(names, ", ") + `)) AS roles) AS w
+		CROSS JOIN pg_catalog.generate_series(1, ` + strconv.Itoa(looks) + `) AS g (i)
 		CROSS JOIN LATERAL (
 			SELECT g.i AS n, pg_catalog.pg_sleep(` + seconds(period) + `) AS slept, pg_catalog.pg_stat_clear_snapshot() AS cleared
 			WHERE pg_catalog.clock_timestamp() < pg_catalog.statement_timestamp() + ` + seconds(long) + ` * interval '1 second'
 		) AS t
 		CROSS JOIN LATERAL pg_catalog.pg_stat_get_activity(CASE WHEN t.n > 0 THEN NULL::int4 END) AS a
-		WHERE a.usesysid = ANY (ARRAY(SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname IN (` + strings.Join(names, ", ") + `)))
-			AND coalesce(a.application_name, '') <> ` + literal(ownName) + ` AND a.pid <> pg_catalog.pg_backend_pid()`
+		WHERE (a.usesysid = ANY (w.roles) AND coalesce(a.application_name, '') <> ` + literal(ownName) + ` OR ` + newcomers + ` AND ` + clients + `)
+			AND a.pid <> pg_catalog.pg_backend_pid()`
 }
 
-// readUses reads sessions by role. A session may be listed more than once, if it has changed its application_name.
-func readUses(rows pgx.Rows, err error) (map[string]use, error) {
+// readUses reads sessions by role, and the databases of all sessions by process. A session may be listed more than once, if it
+// has changed its application_name.
+func readUses(rows pgx.Rows, err error) (found map[string]use, all map[int]string, _ error) {
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer rows.Close()
-	found := map[string]use{}
+	found, all = map[string]use{}, map[int]string{}
 	seen := map[string]bool{}
 	for rows.Next() {
 		var pid int
 		var role, application, address, database string
 		var age *float64
-		if err := rows.Scan(&role, &pid, &application, &address, &database, &age); err != nil {
-			return nil, err
+		var wanted bool
+		if err := rows.Scan(&role, &pid, &application, &address, &database, &age, &wanted); err != nil {
+			return nil, nil, err
 		}
+		all[pid] = database
 		name := fmt.Sprint(role, " ", pid)
 		if age != nil {
 			name += fmt.Sprint(" ", *age)
 		}
-		if seen[name] {
+		if seen[name] || !wanted {
 			continue
 		}
 		seen[name] = true
@@ -266,7 +313,7 @@ func readUses(rows pgx.Rows, err error) (map[string]use, error) {
 		}
 		found[role] = of
 	}
-	return found, rows.Err()
+	return found, all, rows.Err()
 }
 
 // pooled asks all consoles for a user, once or again and again for d; then it returns the most that each has said.

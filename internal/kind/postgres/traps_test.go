@@ -231,17 +231,20 @@ func TestStatementsTravelAlone(t *testing.T) {
 // The owner of a database sets what sessions there begin with. That hides nothing from us, and holds up no rotation.
 func TestSettingsOfTheDatabase(t *testing.T) {
 	w := newWorld(t, "", nil)
+	root := w.root()
 	u, err := credential(w.first)
 	w.ok(err)
 	app, database := quote(w.app), quote(u.Path())
 	w.exec("ALTER DATABASE "+database+" OWNER TO "+app, "CREATE TABLE docs (who name DEFAULT session_user)", "GRANT ALL ON docs TO "+app,
 		"ALTER TABLE docs ENABLE ROW LEVEL SECURITY", "CREATE POLICY mine ON docs USING (who = session_user)")
 	c := w.next(w.first)
+	c.Connection = w.connection
 	before, notes := w.preflight(c)
 	if !strings.Contains(before, "policy mine on public.docs") || !strings.Contains(notes, "default of public.docs.who") {
 		t.Fatalf("blockers: %s, notes: %s", before, notes)
 	}
-	owner, err := w.session(w.first) // before the settings
+	superuser := w.dial(w.admin) // before the settings, as is the next
+	owner, err := w.session(w.first)
 	w.ok(err)
 	defer owner.Close(context.Background()) //nolint:errcheck // of a test
 	for _, setting := range []string{
@@ -251,6 +254,8 @@ func TestSettingsOfTheDatabase(t *testing.T) {
 		"DateStyle = 'German'", "IntervalStyle = 'sql_standard'", "TimeZone = 'Asia/Tokyo'", "bytea_output = 'escape'", "client_min_messages = debug5",
 	} {
 		_, err := owner.Exec(t.Context(), "ALTER DATABASE "+database+" SET "+setting)
+		w.ok(err)
+		_, err = superuser.Exec(t.Context(), "ALTER ROLE "+quote(root)+" SET "+setting)
 		w.ok(err)
 	}
 	k := New(rand.Reader) // with sessions of its own

@@ -105,22 +105,21 @@ func (c *census) run() {
 	}
 }
 
-// sessions returns those of a role at a place: of this moment, or seen within d.
-func (k *Kind) sessions(ctx context.Context, c kind.Connection, at place, role string, d time.Duration) (use, error) {
-	var found use
-	var err error
+// sessions returns those of a role at a place: of this moment, or seen within d. Then it also returns how many logins to each
+// database were not seen.
+func (k *Kind) sessions(ctx context.Context, c kind.Connection, at place, role string, d time.Duration) (found use, missed map[string]int, err error) {
 	if d == 0 {
 		found, err = k.census(c, at).ask(ctx, role, func(ctx context.Context, roles []string) (map[string]use, error) {
 			return k.lookAt(ctx, c, at, roles)
 		})
 	} else {
-		found, err = k.sampler(c, at).ask(ctx, role, d, func(roles []string, long time.Duration) (map[string]use, error) {
+		found, missed, err = k.sampler(c, at).ask(ctx, role, d, func(roles []string, long time.Duration, logins *shortLogins) (map[string]use, map[string]int, error) {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), long+patience)
 			defer cancel()
-			return k.sampleAt(ctx, c, at, roles, long)
+			return k.sampleAt(ctx, c, at, roles, long, logins)
 		})
 	}
-	return found, plain(err, at)
+	return found, missed, plain(err, at)
 }
 
 func (k *Kind) census(c kind.Connection, at place) *census {
@@ -143,7 +142,7 @@ func (k *Kind) lookAt(ctx context.Context, c kind.Connection, at place, roles []
 	var found map[string]use
 	err := k.admin(ctx, c, at, func(conn *pgx.Conn) error {
 		var err error
-		found, err = readUses(conn.Query(ctx, repeated(roles, 1, 0, time.Minute)))
+		found, _, err = readUses(conn.Query(ctx, repeated(roles, 1, 0, time.Minute, nil)))
 		return err
 	})
 	return found, err

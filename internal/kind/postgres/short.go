@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"maps"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// shortLogins finds, through samples that follow each other without a break, the logins at a server that no sample has seen:
+// PostgreSQL counts the sessions of each database (pg_stat_database.sessions, since version 14), whoever logs in. It counts a
+// session when that is idle for the first time, or ends.
+type shortLogins struct {
+	last   headcount
+	credit map[string]int // sessions that the sample before saw and the server had not counted yet, by database
+}
+
+// headcount is who is at a server at a moment, and how many there have been.
+type headcount struct {
+	counts map[string]int // sessions that each database has had
+	ours   map[string]int // how many of these were ours
+	here   map[int]string // the databases of the sessions that there are, by process
+}
+
+// countHeads reads a headcount but for ours. A server that does not count sessions says 0.
+func countHeads(ctx context.Context, conn *pgx.Conn) (headcount, error) {
+	h := headcount{counts: map[string]int{}, here: map[int]string{}}
+	rows, err := conn.Query(ctx, `
+		SELECT s.datname::text, coalesce((pg_catalog.to_jsonb(s) ->> 'sessions')::int8, 0)::int8, ARRAY(
+			SELECT a.pid FROM pg_catalog.pg_stat_get_activity(NULL) AS a WHERE a.datid = s.datid AND `+clients+`
+		) FROM pg_catalog.pg_stat_database s WHERE s.datname IS NOT NULL`)
+	if err != nil {
+		return h, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var database string
+		var count int
+		var here []int
+		if err := rows.Scan(&database, &count, &here); err != nil {
+			return h, err
+		}
+		h.counts[database] = count
+		for _, pid := range here {
+			h.here[pid] = database
+		}
+	}
+	return h, rows.Err()
+}
+
+// clients is the condition for sessions of clients other than ours. Of those of other roles the server may tell no more than
+// who they are (pg_read_all_stats).
+const clients = `a.usesysid IS NOT NULL AND coalesce(a.backend_type, 'client backend') = 'client backend' AND coalesce(a.application_name, '') <> '` + ownName + `'`
+
+// unseen returns how many logins since the last headcount are of no session that was seen, by database. It takes the sessions
+// that the sample has seen and that were not there before, and a headcount after it.
+func (l *shortLogins) unseen(seen map[int]string, after headcount) map[string]int {
+	came := map[string]int{}
+	for pid, database := range seen {
+		if _, before := l.last.here[pid]; !before {
+			came[database]++
+		}
+	}
+	for pid, database := range after.here {
+		_, before := l.last.here[pid]
+		if _, counted := seen[pid]; !before && !counted {
+			came[database]++
+		}
+	}
+	missed, credit := map[string]int{}, map[string]int{}
+	for database, count := range after.counts {
+		before := l.last.counts[database]
+		if count < before { // the counts were reset
+			continue
+		}
+		left := count - before - (after.ours[database] - l.last.ours[database]) - came[database]
+		switch {
+		case left < 0:
+			credit[database] = -left
+		case left > l.credit[database]:
+			missed[database] = left - l.credit[database]
+		}
+	}
+	*l = shortLogins{last: after, credit: credit}
+	return missed
+}
+
+// enter notes that we have logged in to the database of a place, so that the login is nobody else's.
+func (k *Kind) enter(at place) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.ours[at.host] == nil {
+		k.ours[at.host] = map[string]int{}
+	}
+	k.ours[at.host][at.database]++
+}
+
+// countHeads is a headcount at a place, with the logins of ours that it includes.
+func (k *Kind) countHeads(ctx context.Context, conn *pgx.Conn, at place) (headcount, error) {
+	h, err := countHeads(ctx, conn)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	h.ours = maps.Clone(k.ours[at.host])
+	return h, err
+}
