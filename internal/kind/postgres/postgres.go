@@ -142,7 +142,7 @@ func checkTemplate(text string) error {
 	case u.Database == "":
 		return errors.New("the URL names no database; write it after the host, as postgresql://db:5432/app")
 	}
-	return nil
+	return checkActor(u)
 }
 
 // templates are the further names and their URLs without credentials.
@@ -164,6 +164,9 @@ func (*Kind) Check(_ kind.Options, value key.Value) ([]string, error) {
 		return nil, errors.New("value: the URL names no user, or no password; both are needed, as postgresql://user:password@host:port/database")
 	case u.Database == "":
 		return nil, errors.New("value: the URL names no database; write it after the host, as postgresql://user:password@host:port/database")
+	}
+	if err := checkActor(u); err != nil {
+		return nil, fmt.Errorf("value: %w", err)
 	}
 	notes := u.Notes()
 	if clear := dsn.InClear(value.Reveal()); clear != "" {
