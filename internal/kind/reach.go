@@ -18,6 +18,14 @@ type LoginNamer interface {
 	Servers(c Connection) []string
 }
 
+// AdministratorNamer is the capability of a LoginNamer to say as whom a connection itself logs in. By it the engine sees that
+// two connections have one administrator, whose password it must not change for one of them alone.
+type AdministratorNamer interface {
+	LoginNamer
+	// Administrator returns the identity at the server; empty: it is not known.
+	Administrator(c Connection) string
+}
+
 // Addresser is the capability of a kind with connections to say where its keys lead. The engine sends no value to a host
 // that the connection does not allow.
 type Addresser interface {

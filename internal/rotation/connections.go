@@ -167,6 +167,9 @@ func (e *Engine) intendRoot(ctx context.Context, name string, by Actor) (kind.Co
 	if !c.Next.Empty() {
 		return c, nil
 	}
+	if other := e.sameAdministrator(c); other != "" {
+		return c, Refusef("connection %s logs in as the same administrator at the same server, and could not do so any more with the password that connection %s would get. Give one of the two an administrator of its own, or delete one, after connection= of its keys names the other; nothing was changed", other, name)
+	}
 	password, err := e.random(rootBytes)
 	if err != nil {
 		return c, err

@@ -67,6 +67,10 @@ func (l *login) RotateRoot(_ context.Context, c kind.Connection) error {
 	return l.refuse
 }
 
+func (*login) Login(value key.Value) (string, error)  { return value.Reveal(), nil }
+func (*login) Servers(c kind.Connection) []string     { return []string{c.Options["url"]} }
+func (*login) Administrator(c kind.Connection) string { return c.Options["note"] }
+
 func (l *login) Stage(ctx context.Context, c kind.Change) error {
 	if err := l.admits(c.Connection); err != nil {
 		return err
@@ -129,6 +133,37 @@ func TestConnectionIsVerifiedAndKept(t *testing.T) {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}
+}
+
+// A password that two connections log in with is not changed for one of them; a rotation that has begun is finished.
+func TestRotateRootOfASharedAdministrator(t *testing.T) {
+	h, l := connected(t)
+	put := func(name, url, admin string) {
+		t.Helper()
+		_, err := h.engine.PutConnection(t.Context(), kind.Connection{
+			Name: name, Kind: "login", Options: kind.Options{"url": url, "note": admin}, Secrets: map[string]key.Value{kind.FieldPassword: key.NewValue("right")},
+		}, false, testActor)
+		h.ok(err)
+	}
+	put("main", "x", "root")
+	put("other-server", "y", "root")
+	put("other-admin", "x", "boss")
+	put("same", "x", "root")
+	for name, other := range map[string]string{"main": "same", "same": "main"} {
+		c, err := h.engine.RotateRoot(t.Context(), name, testActor)
+		if err == nil || !strings.Contains(err.Error(), "connection "+other+" logs in as the same administrator") || !c.Next.Empty() || l.password != "right" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	h.ok(h.engine.DeleteConnection(t.Context(), "same", testActor))
+	l.refuse = errors.New("the connection was lost")
+	if _, err := h.engine.RotateRoot(t.Context(), "main", testActor); err == nil {
+		t.Error("a lost reply is no error")
+	}
+	put("same", "x", "root")
+	l.refuse = nil
+	_, err := h.engine.RotateRoot(t.Context(), "main", testActor)
+	h.ok(err)
 }
 
 // Killed after the server took the new password, either is known, and a repetition ends it.

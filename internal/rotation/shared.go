@@ -38,11 +38,32 @@ func (e *Engine) loginOf(k key.Key, v key.Value) (identity, bool) {
 	if err != nil {
 		return identity{}, false
 	}
-	l := identity{name: name}
+	return identity{name, serversOf(namer, c)}, true
+}
+
+func serversOf(namer kind.LoginNamer, c kind.Connection) (servers []string) {
 	for _, at := range namer.Servers(c) {
-		l.servers = append(l.servers, k.Kind+" "+sameAddress(at))
+		servers = append(servers, c.Kind+" "+sameAddress(at))
 	}
-	return l, true
+	return servers
+}
+
+// sameAdministrator returns the name of another connection whose administrator is the connection's, too; "" if there is none.
+// turn is held.
+func (e *Engine) sameAdministrator(c kind.Connection) string {
+	kd, err := e.Kinds.Get(c.Kind)
+	namer, ok := kd.(kind.AdministratorNamer)
+	if err != nil || !ok {
+		return ""
+	}
+	own := identity{namer.Administrator(c), serversOf(namer, c)}
+	for _, name := range slices.Sorted(maps.Keys(e.connections)) {
+		other := e.connections[name]
+		if name != c.Name && other.Kind == c.Kind && own.name != "" && own.shares(identity{namer.Administrator(other), serversOf(namer, other)}) {
+			return name
+		}
+	}
+	return ""
 }
 
 // Logins are those with which live versions of a key log in at its server, in words.

@@ -15,14 +15,23 @@ import (
 )
 
 var (
-	_ kind.LoginNamer = (*Kind)(nil)
-	_ kind.Addresser  = (*Kind)(nil)
+	_ kind.AdministratorNamer = (*Kind)(nil)
+	_ kind.Addresser          = (*Kind)(nil)
 )
 
 // Login implements kind.LoginNamer: the role.
 func (*Kind) Login(value key.Value) (string, error) {
 	u, err := dsn.Stored(value.Reveal(), schemes...)
 	return u.User, err
+}
+
+// Administrator implements kind.AdministratorNamer: the role.
+func (*Kind) Administrator(c kind.Connection) string {
+	u, err := parseAdmin(c)
+	if err != nil {
+		return ""
+	}
+	return u.User
 }
 
 // Servers implements kind.LoginNamer. Roles are of the whole server, whatever the database.

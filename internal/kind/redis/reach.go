@@ -3,6 +3,7 @@
 package redis
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
@@ -11,14 +12,19 @@ import (
 )
 
 var (
-	_ kind.LoginNamer = (*Kind)(nil)
-	_ kind.Addresser  = (*Kind)(nil)
+	_ kind.AdministratorNamer = (*Kind)(nil)
+	_ kind.Addresser          = (*Kind)(nil)
 )
 
 // Login implements kind.LoginNamer: the user.
 func (*Kind) Login(value key.Value) (string, error) {
 	u, err := dsn.Stored(value.Reveal(), schemes...)
 	return userOf(u), err
+}
+
+// Administrator implements kind.AdministratorNamer: the user.
+func (*Kind) Administrator(c kind.Connection) string {
+	return cmp.Or(c.Options[fieldUsername], defaultUser)
 }
 
 // Servers implements kind.LoginNamer: the nodes that the connection names. Users are the same at all of them.
