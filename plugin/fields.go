@@ -52,6 +52,9 @@ func (b *backend) wrongType(req *logical.Request) string {
 		if _, _, err := d.GetOkErr(name); err != nil {
 			return fmt.Sprintf("parameter %q is not %s; nothing was changed", name, wanted(schema.Type))
 		}
+		if text, ok := req.Data[name].(string); ok && text == "" && name != fieldWait && numeric(schema.Type) {
+			return fmt.Sprintf("parameter %q is empty, which would count as 0 or false; write %s, or leave it out; nothing was changed", name, example(schema.Type))
+		}
 		if name != fieldWait && belowSecond(schema.Type, req.Data[name]) {
 			return fmt.Sprintf("parameter %q is shorter than a second, which would count as 0; write whole seconds, such as 1s; nothing was changed", name)
 		}
@@ -61,6 +64,22 @@ func (b *backend) wrongType(req *logical.Request) string {
 
 // fieldWait is a parameter that bounds a wait: less than a second is no wait, and does no harm.
 const fieldWait = "wait"
+
+// numeric reports whether the framework takes an empty text for a number or a truth: 0 and false, which switch off.
+func numeric(t framework.FieldType) bool {
+	return t == framework.TypeBool || t == framework.TypeInt || t == framework.TypeDurationSecond || t == framework.TypeSignedDurationSecond
+}
+
+func example(t framework.FieldType) string {
+	switch t {
+	case framework.TypeBool:
+		return "true or false"
+	case framework.TypeInt:
+		return "a whole number"
+	default:
+		return "a duration such as 30s, or 0s"
+	}
+}
 
 // belowSecond reports whether a duration is one that the framework would cut to 0. That switches off what it bounds.
 func belowSecond(t framework.FieldType, value any) bool {

@@ -114,6 +114,15 @@ func parseAddr(text string) (netip.Addr, bool) {
 	return addr.WithZone("").Unmap(), true
 }
 
+// OpenHosts returns a note where FieldAllowedHosts of a connection allows any host, so that it protects nothing.
+func OpenHosts(c Connection) []string {
+	h, err := ParseHosts(c.Options[FieldAllowedHosts])
+	if err != nil || !slices.ContainsFunc(h.rules, func(r hostRule) bool { return r.any || r.prefix.IsValid() && r.prefix.Bits() == 0 }) {
+		return nil
+	}
+	return []string{FieldAllowedHosts + " allows any host: whoever may write a key can have its new passwords tried, and thus sent, anywhere; name the hosts"}
+}
+
 // HostsOf allows the hosts of addresses (host, host:port or the path of a socket), at any port. Where one of them is this
 // machine, all of its names, loopback addresses and sockets are meant.
 func HostsOf(addresses ...string) Hosts {

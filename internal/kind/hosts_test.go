@@ -86,3 +86,12 @@ func TestHostsOf(t *testing.T) {
 		t.Error("And lacks one of the two")
 	}
 }
+
+func TestOpenHosts(t *testing.T) {
+	for text, open := range map[string]bool{"*": true, "db, *:5432": true, "0.0.0.0/0": true, "::/0": true, "": false, "db": false, "*.example.com": false, "10.0.0.0/8": false} {
+		notes := OpenHosts(Connection{Options: Options{FieldAllowedHosts: text}})
+		if (len(notes) == 1) != open {
+			t.Errorf("%q: %q", text, notes)
+		}
+	}
+}

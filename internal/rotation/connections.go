@@ -56,7 +56,8 @@ func (e *Engine) ConnectionNames() []string {
 func (e *Engine) checkConnection(ctx context.Context, connector kind.Connector, c kind.Connection) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectionDeadline)
 	defer cancel()
-	return connector.CheckConnection(ctx, c)
+	notes, err := connector.CheckConnection(ctx, c)
+	return append(notes, kind.OpenHosts(c)...), err
 }
 
 // revision is a number that no connection had before.

@@ -36,7 +36,7 @@ func (l *login) Normalize(o kind.Options) (kind.Options, error) {
 func (*login) Check(kind.Options, key.Value) ([]string, error) { return nil, nil }
 
 func (*login) ConnectionFields() []kind.Field {
-	return []kind.Field{{Name: "url"}, {Name: "note", Harmless: true}, {Name: kind.FieldPassword, Secret: true}}
+	return []kind.Field{{Name: "url"}, {Name: "note", Harmless: true}, kind.AllowedHostsField(), {Name: kind.FieldPassword, Secret: true}}
 }
 
 func (*login) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
@@ -98,6 +98,15 @@ func (h *harness) connect(password string) error {
 		Name: "main", Kind: "login", Options: kind.Options{"url": "x"}, Secrets: map[string]key.Value{kind.FieldPassword: key.NewValue(password)},
 	}, true, testActor)
 	return err
+}
+
+func TestConnectionThatAllowsAnyHostIsNoted(t *testing.T) {
+	h, _ := connected(t)
+	c, err := h.engine.PutConnection(t.Context(), kind.Connection{Name: "main", Options: kind.Options{kind.FieldAllowedHosts: "*"}}, true, testActor)
+	h.ok(err)
+	if len(c.Notes) != 2 || !strings.Contains(c.Notes[1], "allowed_hosts allows any host") {
+		t.Errorf("notes: %q", c.Notes)
+	}
 }
 
 func TestConnectionIsVerifiedAndKept(t *testing.T) {
