@@ -58,7 +58,20 @@ func userOf(u dsn.URL) string {
 	return u.User
 }
 
-// database is what a URL selects: by its path, or by its parameter db. What is no number is the workload's own business.
+// checkDatabase refuses a database that is no number: clients take it for 0, or fail.
+func checkDatabase(u dsn.URL) error {
+	text := u.Path()
+	if text == "" {
+		text = u.Query().Get("db")
+	}
+	if n, err := strconv.Atoi(text); text != "" && (err != nil || n < 0) {
+		return errors.New("the URL's database, after the host, is not a number; write one, as redis://cache:6379/0")
+	}
+	return nil
+}
+
+// database is what a URL selects: by its path, or by its parameter db. A URL that an earlier release stored may have one that
+// is no number.
 func database(u dsn.URL) int {
 	text := u.Path()
 	if text == "" {

@@ -46,7 +46,20 @@ func client(addr, user string, password key.Value, timeout time.Duration, secure
 	dialer := net.Dialer{Timeout: timeout, KeepAlive: time.Minute}
 	dial := dialer.DialContext
 	if secure != nil {
-		dial = (&tls.Dialer{NetDialer: &dialer, Config: secure}).DialContext
+		dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			ctx, cancel := context.WithTimeout(ctx, timeout)
+			defer cancel()
+			spoken := tls.Client(conn, secure)
+			if err := spoken.HandshakeContext(ctx); err != nil {
+				_ = conn.Close()
+				return nil, handshake{err}
+			}
+			return spoken, nil
+		}
 	}
 	return goredis.NewClient(&goredis.Options{
 		Addr: addr, Protocol: resp,

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	goredis "github.com/redis/go-redis/v9"
 )
@@ -58,16 +59,32 @@ func plain(err error, addr, user string, args []any) error {
 	case answered(err):
 		said := answer(hash.ReplaceAllString(err.Error(), "[hash]"))
 		text, err = fmt.Sprintf("node %s says to %s: %s", addr, command(args), said), said
+	case late(err) && errors.As(err, new(handshake)):
+		text = fmt.Sprintf("node %s did not answer in time when TLS was to begin: a server without TLS does not; write redis:// for that", addr)
 	case late(err):
 		text = fmt.Sprintf("node %s did not answer in time", addr)
 	case errors.Is(err, context.Canceled):
 		text = fmt.Sprintf("node %s: the call was cancelled", addr)
+	case closed(err) && errors.As(err, new(handshake)):
+		text = fmt.Sprintf("node %s cannot be reached: it closed the connection when TLS was to begin; is it a Redis server with TLS?", addr)
+	case closed(err):
+		text = fmt.Sprintf("node %s cannot be reached: it closed the connection without an answer; is it a Redis server, and does it want TLS (rediss://)?", addr)
 	case network(err):
 		text = fmt.Sprintf("node %s cannot be reached: %v", addr, err)
 	default: // the driver quotes what it does not understand
 		text = fmt.Sprintf("node %s does not answer as Redis does; is it another server?", addr)
 	}
 	return fault{text, err}
+}
+
+// handshake is an error of the beginning of TLS.
+type handshake struct{ error }
+
+func (h handshake) Unwrap() error { return h.error }
+
+// closed reports whether the other side has ended a connection without a word.
+func closed(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // network tells whether an error is in words of ours or of the system's, about connections and certificates.

@@ -158,8 +158,10 @@ func checkTemplate(text string) error {
 	case u.HasCredentials():
 		return errors.New("the URL holds a user or a password; leave both out: they are those of the version")
 	}
-	_, err = addresses(u)
-	return err
+	if _, err = addresses(u); err != nil {
+		return err
+	}
+	return checkDatabase(u)
 }
 
 // templates are the further names and their URLs without credentials.
@@ -176,6 +178,9 @@ func (*Kind) Check(_ kind.Options, value key.Value) ([]string, error) {
 	u, err := dsn.Redis(value.Reveal())
 	if err == nil {
 		_, err = addresses(u)
+	}
+	if err == nil {
+		err = checkDatabase(u)
 	}
 	if err == nil {
 		err = checkUser(u.User)

@@ -43,14 +43,14 @@ func (k *Kind) Verify(ctx context.Context, c kind.Change) error {
 	for _, n := range nodes {
 		doors = append(doors, door{addr: n.addr, secure: a.tls(n.addr, a.secure, a.hostname)})
 	}
-	if c.Key.Options[optionVerify] != "false" {
-		more, err := k.workloadDoors(a, t)
-		if err != nil {
-			return err
-		}
-		doors = append(doors, more...)
+	enter := func(_ int, d door) error { return d.enter(ctx, a, t) }
+	if err := each(doors, enter); err != nil || c.Key.Options[optionVerify] == "false" {
+		return err // what the nodes refuse is refused through the URLs, too
 	}
-	return each(doors, func(_ int, d door) error { return d.enter(ctx, a, t) })
+	if doors, err = k.workloadDoors(a, t); err != nil {
+		return err
+	}
+	return each(doors, enter)
 }
 
 // workloadDoors are where the URLs of a version lead to.
@@ -96,11 +96,19 @@ func (d door) enter(ctx context.Context, a admin, t turn) error {
 	if d.database == 0 && goredis.IsPermissionError(err) {
 		return nil
 	}
-	err = plain(err, d.addr, t.next, args)
-	if err != nil && d.what != "" {
-		err = fault{fmt.Sprintf("%s: %v; where Vault cannot log in as workloads do, set verify_urls=false for the key", d.what, err), err}
+	if err = plain(err, d.addr, t.next, args); err == nil || d.what == "" {
+		return err
 	}
-	return err
+	text := fmt.Sprintf("%s: %v", d.what, err)
+	switch {
+	case unreached(err):
+		text += fmt.Sprintf("; where Vault cannot reach what workloads reach: vault write hyvve/keys/%s verify_urls=false", t.Key.Name)
+	case goredis.IsAuthError(err): // the nodes have just let it in
+		text += fmt.Sprintf("; is it another server than those of connection %s?", t.Connection.Name)
+	case d.database != 0 && !goredis.IsPermissionError(err):
+		text += fmt.Sprintf("; write a database that there is, in the place of %d", d.database)
+	}
+	return fault{text, err}
 }
 
 // try runs a command with a client that is for this alone.

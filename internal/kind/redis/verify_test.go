@@ -64,10 +64,10 @@ func TestVerifyTriesTheURLs(t *testing.T) {
 		words   []string
 	}{
 		{"fine", kind.Options{optionURLs: "QUEUE_URL=redis://" + r.Addr + "/3"}, "/2?x=y", nil},
-		{"a database that there is not", nil, "/99", []string{"REDIS_URL: node " + r.Addr + " says to SELECT: ERR DB index is out of range", "verify_urls=false"}},
-		{"another server", kind.Options{optionURLs: "QUEUE_URL=redis://" + other.Addr}, "", []string{"QUEUE_URL: node " + other.Addr + " refuses user redis_url_a", "verify_urls=false"}},
-		{"nobody there", kind.Options{optionURLs: "QUEUE_URL=redis://127.0.0.1:1"}, "", []string{"QUEUE_URL: node 127.0.0.1:1 cannot be reached", "verify_urls=false"}},
-		{"TLS where there is none", kind.Options{optionURLs: "QUEUE_URL=rediss://" + r.Addr}, "", []string{"QUEUE_URL: node " + r.Addr + " did not answer in time", "verify_urls=false"}},
+		{"a database that there is not", nil, "/99", []string{"REDIS_URL: node " + r.Addr + " says to SELECT: ERR DB index is out of range; write a database that there is, in the place of 99"}},
+		{"another server", kind.Options{optionURLs: "QUEUE_URL=redis://" + other.Addr}, "", []string{"QUEUE_URL: node " + other.Addr + " refuses user redis_url_a", "is it another server than those of connection main?"}},
+		{"nobody there", kind.Options{optionURLs: "QUEUE_URL=redis://127.0.0.1:1"}, "", []string{"QUEUE_URL: node 127.0.0.1:1 cannot be reached", "vault write hyvve/keys/redis-url verify_urls=false"}},
+		{"TLS where there is none", kind.Options{optionURLs: "QUEUE_URL=rediss://" + r.Addr}, "", []string{"QUEUE_URL: node " + r.Addr + " did not answer in time when TLS was to begin", "write redis://", "verify_urls=false"}},
 		{"on trust", kind.Options{optionURLs: "QUEUE_URL=redis://127.0.0.1:1", optionVerify: "false"}, "/99", nil},
 	} {
 		w := newWorld(t, r, tt.options)
@@ -86,8 +86,62 @@ func TestVerifyTriesTheURLs(t *testing.T) {
 			w.ok(err)
 		} else {
 			w.refuses(err, tt.words...)
+			if far := strings.Contains(err.Error(), "cannot be reached") || strings.Contains(err.Error(), "in time"); strings.Contains(err.Error(), "verify_urls") != far {
+				t.Errorf("%s: %v", tt.name, err)
+			}
 		}
 		w.unstage(c)
+	}
+}
+
+// A value with a wrong password is refused in one sentence, and without a way around the check.
+func TestImportWithAWrongPassword(t *testing.T) {
+	t.Parallel()
+	r := start(t, testbed.RedisOptions{})
+	w := newWorld(t, r, nil)
+	w.app("~* +@all")
+	err := w.kind.Verify(t.Context(), kind.Change{Key: w.key, To: key.Version{Number: 1, Value: key.NewValue(r.UserURL("app", "wrong"))}, Connection: w.connection})
+	w.refuses(err, "node "+r.Addr+" refuses user app: the password is wrong, or the user is off or not there")
+	if strings.Count(err.Error(), "refuses") != 1 || strings.Contains(err.Error(), "verify_urls") {
+		t.Errorf("error: %v", err)
+	}
+}
+
+// The wrong protocol is named, and not only that nothing came back.
+func TestAnotherProtocol(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	plain, secure := start(t, testbed.RedisOptions{}), start(t, testbed.RedisOptions{TLS: true})
+	postgres, err := testbed.ForTest(t).Postgres(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := dsn.Parse(postgres.AdminURL("postgres"), "postgresql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, plain, nil)
+	for url, words := range map[string][]string{
+		"rediss://admin:x@" + plain.Addr: {"did not answer in time when TLS was to begin", "write redis://"},
+		"redis://admin:x@" + secure.Addr: {"cannot be reached: it closed the connection", "does it want TLS (rediss://)?"},
+		"redis://admin:x@" + u.Host():    {"cannot be reached: it closed the connection", "is it a Redis server"},
+		"rediss://admin:x@" + u.Host():   {"cannot be reached: it closed the connection", "is it a Redis server with TLS?"},
+	} {
+		w.connect(kind.Options{fieldURL: url, fieldTimeout: short})
+		_, err := w.kind.CheckConnection(ctx, w.connection)
+		w.refuses(err, words...)
+	}
+}
+
+// A database that is no number is refused where it is written.
+func TestDatabaseIsANumber(t *testing.T) {
+	k := New()
+	for rest, good := range map[string]bool{"": true, "/": true, "/0": true, "/15": true, "?db=3": true, "/abc": false, "/-1": false, "?db=x": false} {
+		_, err := k.Check(nil, key.NewValue("redis://app:pw@h:1"+rest))
+		_, also := k.Normalize(kind.Options{optionURLs: "QUEUE_URL=redis://h:1" + rest})
+		if (err == nil) != good || (also == nil) != good || err != nil && !strings.Contains(err.Error(), "is not a number") {
+			t.Errorf("%q: %v, %v", rest, err, also)
+		}
 	}
 }
 
