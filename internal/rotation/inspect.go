@@ -67,9 +67,16 @@ func (e *Engine) whoStillTries(ctx context.Context, c kind.Change) string {
 		if err != nil || count == 0 {
 			return ""
 		}
-		return fmt.Sprintf("somebody still uses version %d, which is retired: logins refused: %s", v.Number, what)
+		return fmt.Sprintf("version %d, which is retired, was tried %s, and refused: %s", v.Number, times(count), what)
 	}
 	return ""
+}
+
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
 }
 
 // Health returns that of a key, or of a connection.

@@ -256,3 +256,32 @@ func TestPlanTakesNumbersThatAServerTells(t *testing.T) {
 		t.Errorf("the plan makes version %d, want 8", to)
 	}
 }
+
+// telling is a forgetful server that remembers who tried a retired version.
+type telling struct {
+	*forgetful
+	count int
+}
+
+func (s *telling) Refusals(context.Context, kind.Change, string, time.Duration) (int, string, error) {
+	return s.count, "by user app, 12s ago", nil
+}
+
+// One attempt long ago is no use that goes on: the warning says how often there was one, and when.
+func TestWarningOfARetiredVersion(t *testing.T) {
+	h := newHarness(t)
+	s := &telling{forgetful: &forgetful{server: h.server}}
+	h.kinds = kind.List{s}
+	h.open()
+	k := key.Key{Name: "cache", Kind: "forgetful", Versions: []key.Version{{Number: 5, State: key.Destroyed, Login: "app", Retired: h.engine.Now()}}}
+	for count, want := range map[int]string{
+		0: "",
+		1: "version 5, which is retired, was tried once, and refused: by user app, 12s ago",
+		7: "version 5, which is retired, was tried 7 times, and refused: by user app, 12s ago",
+	} {
+		s.count = count
+		if got := h.engine.whoStillTries(t.Context(), kind.Change{Key: k}); got != want {
+			t.Errorf("%d attempts: %q", count, got)
+		}
+	}
+}

@@ -34,7 +34,7 @@ func (k *Kind) Refusals(ctx context.Context, c kind.Change, login string, within
 		entries, _ := reply.([]any)
 		counts[i], whats[i] = refused(entries, login, within)
 		if counts[i] > 0 {
-			whats[i] = fmt.Sprintf("%d of user %s at %s: %s", counts[i], login, n.addr, whats[i])
+			whats[i] = fmt.Sprintf("%d by user %s at %s, %s", counts[i], login, n.addr, whats[i])
 		}
 		return nil
 	})
@@ -59,8 +59,9 @@ func refused(entries []any, user string, within time.Duration) (count int, lates
 		if fields["reason"] != "auth" || fields["username"] != user {
 			continue
 		}
-		age, _ := fields["age-seconds"].(string)
-		if seconds, err := strconv.ParseFloat(age, 64); err == nil && seconds > within.Seconds() {
+		text, _ := fields["age-seconds"].(string)
+		seconds, err := strconv.ParseFloat(text, 64)
+		if err == nil && seconds > within.Seconds() {
 			continue // of the time when it was valid still
 		}
 		n, _ := fields["count"].(int64)
@@ -75,7 +76,10 @@ func refused(entries []any, user string, within time.Duration) (count int, lates
 				break
 			}
 		}
-		latest = fmt.Sprintf("the latest from %.80q, %.12s s ago", addr, age)
+		latest = fmt.Sprintf("the latest from %.80q", addr)
+		if err == nil && seconds >= 0 {
+			latest += fmt.Sprintf(", %s ago", time.Duration(min(seconds, within.Seconds())*float64(time.Second)).Round(time.Second))
+		}
 	}
 	return count, latest
 }
