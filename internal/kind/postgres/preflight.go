@@ -54,6 +54,7 @@ func (k *Kind) Preflight(ctx context.Context, c kind.Change) (blockers, notes []
 			p.parameters(o, lacks)
 		}
 	}
+	p.fails(k.reaches(ctx, c, from, to, found, o))
 	p.grants(o)
 	p.notes = slices.Concat(p.notes, leftovers(c, found), revived(c, found))
 	if o.name != "" {

@@ -133,12 +133,27 @@ func (k *Kind) Verify(ctx context.Context, c kind.Change) error {
 	if err != nil {
 		return err
 	}
+	return k.verify(ctx, c, to)
+}
+
+// verify logs in with a user and password wherever workloads log in with To.
+func (k *Kind) verify(ctx context.Context, c kind.Change, as dsn.URL) error {
+	_, to, err := both(c)
+	if err != nil {
+		return err
+	}
 	places, err := k.places(c, to)
 	if err != nil {
 		return err
 	}
+	own := ""
+	if slices.ContainsFunc(places, elsewhere(c.Connection)) {
+		if own, err = k.identity(ctx, c.Connection); err != nil {
+			return err
+		}
+	}
 	for _, at := range places {
-		if err := k.verifyAt(ctx, c, at, to); err != nil {
+		if err := k.verifyAt(ctx, c, at, as, own); err != nil {
 			return err
 		}
 	}
@@ -193,9 +208,15 @@ const (
 )
 
 // verifyAt logs in at a place and looks whom the session acts as. What an operator has written as verify_query runs as the
-// owner and can read whatever that may: it changes nothing, and no more than a SQLSTATE comes back.
-func (k *Kind) verifyAt(ctx context.Context, c kind.Change, at place, to dsn.URL) error {
+// owner and can read whatever that may: it changes nothing, and no more than a SQLSTATE comes back. own is the identity of the
+// connection's server.
+func (k *Kind) verifyAt(ctx context.Context, c kind.Change, at place, to dsn.URL, own string) error {
 	err := k.login(ctx, c.Connection, at, to.User, to.Password, func(conn *pgx.Conn) error {
+		if elsewhere(c.Connection)(at) {
+			if err := alien(ctx, conn, c.Connection, at, own); err != nil {
+				return err
+			}
+		}
 		statements := []string{"BEGIN TRANSACTION READ ONLY", pgsession.SetSearchPath, verifyActs}
 		asked := len(statements)
 		if query := c.Key.Options[optionQuery]; query != "" {
@@ -217,7 +238,7 @@ func (k *Kind) verifyAt(ctx context.Context, c kind.Change, at place, to dsn.URL
 			return faultf("%s: a session of %s acts as %s and not as its owner %s; a pooler's server_reset_query that says SET ROLE does that: DISCARD ALL is right", at.what, is, acts, setting)
 		}
 		if err != nil {
-			return fault{fmt.Sprintf("%s: verify_query as %s: %s", at.what, acts, withoutText(err)), err}
+			return fault{fmt.Sprintf("%s: verify_query of key %s, run as %s: %s; change it with: vault write hyvve/keys/%s verify_query='SELECT 1', once a rotation that waits for it is reverted", at.what, c.Key.Name, acts, withoutText(err), c.Key.Name), err}
 		}
 		return nil
 	})
@@ -225,7 +246,7 @@ func (k *Kind) verifyAt(ctx context.Context, c kind.Change, at place, to dsn.URL
 		return nil
 	}
 	if refused(err) || hasState(err, stateProtocol) {
-		return faultf("%w; has the role not arrived there yet, or does pg_hba.conf (or a PgBouncer's list of users) not let %s in?", err, to.User)
+		return faultf("%w; %s", err, whyRefused(c, at, to.User))
 	}
 	return err
 }
@@ -237,7 +258,8 @@ func withoutText(err error) string {
 		return "the session ended"
 	}
 	hint := map[string]string{
-		stateSyntax:              "it is not one query: SELECT, VALUES, TABLE or WITH, without a semicolon",
+		stateSyntax:              "it is not one query: SELECT, VALUES, TABLE or WITH, and nothing after it",
+		stateNotSupported:        "it would change something, or is no plain query",
 		stateUndefinedTable:      "it names a table that does not exist; write its schema, too, as SELECT 1 FROM public.orders",
 		stateUndefinedFunction:   "it names a function or operator that does not exist; write its schema, too",
 		stateReadOnlyTransaction: "it would change something",
