@@ -359,7 +359,7 @@ func (e *Engine) journalRestore(ctx context.Context, change kind.Change, todo []
 	defer e.takeTurn()()
 	return e.journal(ctx, Entry{
 		What: "restoring at the server: " + strings.Join(todo, "; "), By: by.Name, Entity: by.Entity,
-		Keys: []EntryKey{{Key: change.Key.Name, To: change.To.Number}},
+		Keys: []EntryKey{{Key: change.Key.Name, From: change.To.Number, To: change.To.Number, Fingerprint: change.To.Fingerprint}},
 	})
 }
 

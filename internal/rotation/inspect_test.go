@@ -94,7 +94,8 @@ func TestCheckRestoresWhatIsForgotten(t *testing.T) {
 	h.ok(err)
 	last, _, err := h.engine.JournalEntry(t.Context(), page[len(page)-1])
 	h.ok(err)
-	if !strings.Contains(last.What, "user made again") || last.By != "hyvve" {
+	current := h.currentOf("cache")
+	if !strings.Contains(last.What, "user made again") || last.By != "hyvve" || last.Keys[0] != (EntryKey{Key: "cache", From: current.Number, To: current.Number, Fingerprint: current.Fingerprint}) {
 		t.Errorf("the journal says %+v", last)
 	}
 }

@@ -159,9 +159,6 @@ func (k *Kind) CheckConnection(ctx context.Context, c kind.Connection) ([]string
 	if !a.super && !a.signals {
 		notes = append(notes, fmt.Sprintf("administrator %s is no member of pg_signal_backend: a rotation with compromised=true cannot end sessions of the old role; grant it with: GRANT pg_signal_backend TO %s", a.name, quote(a.name)))
 	}
-	if !a.super && a.version >= 160000 {
-		notes = append(notes, fmt.Sprintf("administrator %s is no superuser: on PostgreSQL 16 and newer it needs the admin option on each owner role: GRANT owner TO %s WITH ADMIN OPTION", a.name, quote(a.name)))
-	}
 	if named := len(replicas(c)); a.standbys > named {
 		notes = append(notes, fmt.Sprintf("%d standbys stream from the server and replicas names %d: a new login role is not waited for at the others, and sessions there are not seen", a.standbys, named))
 	}

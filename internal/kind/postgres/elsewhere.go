@@ -77,16 +77,10 @@ func (k *Kind) reaches(ctx context.Context, c kind.Change, from, to dsn.URL, fou
 	if !ours(c.Key, to.User) {
 		return k.verify(ctx, c, to)
 	}
-	acts := from.User
-	for _, s := range found[from.User].settings() {
-		if s.name == "role" && s.database == "" && s.value != "none" {
-			acts = s.value
-		}
-	}
-	if from.User == "" || acts != from.User && !found[from.User].May {
+	if from.User == "" || o.name == "" {
 		return nil
 	}
-	if acts != o.name {
+	if actsAs(found, from.User) != o.name {
 		c.Key.Options = maps.Clone(c.Key.Options)
 		c.Key.Options[optionQuery] = ""
 	}

@@ -63,6 +63,11 @@ func TestPreflightNamesRights(t *testing.T) {
 	c.Cut = true
 	blockers, _ := w.preflight(c)
 	w.mends(blockers, `GRANT pg_signal_backend TO \S+`)
+	notes, err := w.kind.CheckConnection(ctx, w.connection)
+	w.ok(err)
+	if text := strings.Join(notes, ""); strings.Contains(text, "ADMIN OPTION") { // which would stay when it is granted: plans name the role
+		t.Errorf("the connection's notes ask for what plans ask for: %s", text)
+	}
 	if modern {
 		w.mends(blockers, grant)
 	}
