@@ -9,7 +9,8 @@ import (
 )
 
 // InClear says why what is sent to the host of a URL crosses a network without verified TLS; empty where it does not, or where
-// it is no URL that is known here. It quotes no credential.
+// it is no URL that is known here. It quotes nothing: a password
+// with an '@' puts its end in the place of the host.
 func InClear(text string) string {
 	scheme, _, _ := strings.Cut(text, "://")
 	switch scheme {
@@ -20,19 +21,19 @@ func InClear(text string) string {
 		}
 		for _, h := range t.Hosts {
 			if !h.Socket() && !local(h.Host) {
-				return t.unverified(h.Host)
+				return t.unverified()
 			}
 		}
 	case "redis":
 		if u, err := Redis(text); err == nil && !local(hostname(u.Host())) {
-			return fmt.Sprintf("%s is reached without TLS (redis://), so that the password and all data can be read and changed on the way; use rediss://", hostname(u.Host()))
+			return "the server is reached without TLS (redis://), so that the password and all data can be read and changed on the way; use rediss://"
 		}
 	}
 	return ""
 }
 
 // unverified is empty where a client takes no certificate but the server's. sslaccept is Prisma's.
-func (t Target) unverified(host string) string {
+func (t Target) unverified() string {
 	mode := t.Query().Get("sslmode")
 	if mode == "verify-full" || mode == "require" && strings.EqualFold(t.Query().Get("sslaccept"), "strict") {
 		return ""
@@ -40,7 +41,7 @@ func (t Target) unverified(host string) string {
 	if mode == "" {
 		mode = "prefer, the default"
 	}
-	return fmt.Sprintf("%s is reached with sslmode %s, so that whoever is on the way can pose as the server; use sslmode=verify-full", host, mode)
+	return fmt.Sprintf("the server is reached with sslmode %s, so that whoever is on the way can pose as the server; use sslmode=verify-full", mode)
 }
 
 func hostname(hostPort string) string {

@@ -22,7 +22,8 @@ const skipVerify = "VAULT_SKIP_VERIFY"
 
 // checkSkipVerify refuses that the environment alone switches verification off.
 func (v VaultBlock) checkSkipVerify() error {
-	if skip, err := strconv.ParseBool(os.Getenv(skipVerify)); err != nil || !skip || v.AllowSkipVerify {
+	skip, err := strconv.ParseBool(os.Getenv(skipVerify)) // what is no boolean, Vault's client refuses
+	if set := err == nil && skip; !set || v.AllowSkipVerify {
 		return nil
 	}
 	return errors.New("vault: " + skipVerify + " is set in the environment: any certificate would be taken for Vault's, and whoever is on the way would get every key; " +
@@ -89,7 +90,7 @@ func databaseInClear(url, said string, own []string, board *status.Board, log *s
 		board.Warn(own)
 		return said
 	}
-	why = "reencrypt: the database " + why
+	why = "reencrypt: " + why
 	if why != said {
 		log.Warn("a secret crosses the network without verified TLS", "where", why)
 	}

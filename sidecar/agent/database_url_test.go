@@ -43,7 +43,7 @@ func TestDatabaseURLOfNow(t *testing.T) {
 		if at("postgresql://app_b:y@db/app") == first {
 			t.Errorf("%+v: the URL has changed and the worker has not", block)
 		}
-		if said := board.State().Warnings; len(said) != 1 || !strings.Contains(said[0], "reencrypt: the database db is reached with sslmode prefer") {
+		if said := board.State().Warnings; len(said) != 1 || !strings.Contains(said[0], "reencrypt: the server is reached with sslmode prefer") {
 			t.Errorf("%+v: warnings %q", block, said)
 		}
 		at("postgresql://app_b:y@db/app?sslmode=verify-full")

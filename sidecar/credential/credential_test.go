@@ -75,9 +75,14 @@ func TestCheckSecret(t *testing.T) {
 		uid, gid int
 		want     string
 	}{
-		{0o600, 0, 0, ""}, {0o640, 0, 4711, ""}, {0o440, 0, 4711, ""}, {0o660, 0, 0, ""},
-		{0o644, 0, 0, "lets every user at it"}, {0o604, 0, 0, "lets every user at it"},
-		{0o660, 0, 4711, "chmod go-w"}, {0o600, 4711, 0, "belongs to user 4711"},
+		{0o600, 0, 0, ""},
+		{0o640, 0, 4711, ""},
+		{0o440, 0, 4711, ""},
+		{0o660, 0, 0, ""},
+		{0o644, 0, 0, "lets every user at it"},
+		{0o604, 0, 0, "lets every user at it"},
+		{0o660, 0, 4711, "chmod go-w"},
+		{0o600, 4711, 0, "belongs to user 4711"},
 	} {
 		if err := errors.Join(os.Chown(path, c.uid, c.gid), os.Chmod(path, c.mode)); err != nil {
 			t.Skip("only root can give files away:", err)
