@@ -5,8 +5,13 @@ package postgres
 import (
 	"context"
 	"maps"
+	"net"
+	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
 // shortLogins finds, through samples that follow each other without a break, the logins at a server that no sample has seen:
@@ -91,10 +96,11 @@ func (l *shortLogins) unseen(seen map[int]string, after headcount) map[string]in
 func (k *Kind) enter(at place) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.ours[at.host] == nil {
-		k.ours[at.host] = map[string]int{}
+	name := at.oneName()
+	if k.ours[name] == nil {
+		k.ours[name] = map[string]int{}
 	}
-	k.ours[at.host][at.database]++
+	k.ours[name][at.database]++
 }
 
 // countHeads is a headcount at a place, with the logins of ours that it includes.
@@ -102,6 +108,19 @@ func (k *Kind) countHeads(ctx context.Context, conn *pgx.Conn, at place) (headco
 	h, err := countHeads(ctx, conn)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	h.ours = maps.Clone(k.ours[at.host])
+	h.ours = maps.Clone(k.ours[at.oneName()])
 	return h, err
+}
+
+// oneName is the hosts of a place, with one name for this machine, which has several.
+func (p place) oneName() string {
+	var all []string
+	for _, h := range p.hosts {
+		host := h.Host
+		if h.Socket() || kind.IsLoopback(host) {
+			host = "localhost"
+		}
+		all = append(all, net.JoinHostPort(host, strconv.Itoa(int(h.Port))))
+	}
+	return strings.Join(all, ",")
 }

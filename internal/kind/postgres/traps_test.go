@@ -244,7 +244,7 @@ func TestSettingsOfTheDatabase(t *testing.T) {
 		t.Fatalf("blockers: %s, notes: %s", before, notes)
 	}
 	superuser := w.dial(w.admin) // before the settings, as is the next
-	t.Cleanup(func() { // other tests use all databases of the server
+	t.Cleanup(func() {           // other tests use all databases of the server
 		if _, err := superuser.Exec(context.Background(), "ALTER DATABASE "+database+" RESET ALL"); err != nil {
 			t.Error(err)
 		}

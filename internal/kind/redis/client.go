@@ -72,11 +72,13 @@ func client(addr, user string, password key.Value, timeout time.Duration, secure
 		},
 		OnConnect: func(ctx context.Context, conn *goredis.Conn) error {
 			// The driver would log in with HELLO, and give us the words of a server that quotes what it does not understand.
+			entered.add(addr) // for the HELLO with which the driver has begun
 			args := []any{"AUTH", user, password.Reveal()}
 			if user == "" {
 				args = []any{"AUTH", password.Reveal()}
 			}
 			if user != "" || !password.Empty() {
+				entered.add(addr)
 				if err := conn.Do(ctx, args...).Err(); err != nil {
 					if answered(err) && !goredis.IsAuthError(err) {
 						return noLogin
@@ -85,6 +87,7 @@ func client(addr, user string, password key.Value, timeout time.Duration, secure
 				}
 			}
 			// Whoever has logged in may do this, unlike CLIENT SETNAME. A proxy that does not know it counts nobody, either.
+			entered.add(addr)
 			if err := conn.Do(ctx, "HELLO", resp, "SETNAME", ownName).Err(); err != nil && !answered(err) {
 				return err
 			}

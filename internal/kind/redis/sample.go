@@ -4,8 +4,10 @@ package redis
 
 import (
 	"context"
+	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -117,8 +119,8 @@ func (c newcomers) look(first bool) func(id string, own bool) {
 		switch {
 		case first: // it was here before
 			c[id] = 0
-		case own: // AUTH and HELLO
-			c[id] = 2
+		case own: // counted when it logs in: it may be gone before a look
+			c[id] = 0
 		default:
 			c[id] = 1
 		}
@@ -130,7 +132,7 @@ func (c newcomers) unseen(before, after spending) int {
 	if after.logins <= before.logins { // none, or the counts began again
 		return 0
 	}
-	left := int(min(after.logins-before.logins, 1<<20)) //nolint:gosec // it is bounded
+	left := int(min(after.logins-before.logins, 1<<20)) - int(min(after.ours-before.ours, 1<<20)) //nolint:gosec // they are bounded
 	for _, commands := range c {
 		left -= commands
 	}
@@ -138,7 +140,35 @@ func (c newcomers) unseen(before, after spending) int {
 }
 
 // spending is how often a node has run CLIENT LIST, and for how long; and how often somebody has logged in.
-type spending struct{ calls, micros, logins uint64 }
+type spending struct{ calls, micros, logins, ours uint64 }
+
+// entered counts, by node, the commands with which sessions of this process log in.
+var entered = commands{by: map[string]uint64{}}
+
+type commands struct {
+	mu sync.Mutex
+	by map[string]uint64
+}
+
+func (c *commands) add(addr string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.by[oneName(addr)]++
+}
+
+func (c *commands) at(addr string) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.by[oneName(addr)]
+}
+
+// oneName gives an address with one name for this machine, which has several.
+func oneName(addr string) string {
+	if host, port, err := net.SplitHostPort(addr); err == nil && kind.IsLoopback(host) {
+		return net.JoinHostPort("localhost", port)
+	}
+	return addr
+}
 
 // spent asks a node for its spending. A node that does not tell has none.
 func (k *Kind) spent(ctx context.Context, c kind.Connection, addr string) (spending, error) {
@@ -147,7 +177,9 @@ func (k *Kind) spent(ctx context.Context, c kind.Connection, addr string) (spend
 		return spending{}, err
 	}
 	text, _ := reply.(string)
-	return readSpending(text), nil
+	s := readSpending(text)
+	s.ours = entered.at(addr)
+	return s, nil
 }
 
 func readSpending(text string) (s spending) {

@@ -100,16 +100,16 @@ func TestPeriodOfSamples(t *testing.T) {
 		want          time.Duration
 	}{
 		{spending{}, spending{}, firstPeriod},
-		{spending{10, 100, 0}, spending{9, 90, 0}, firstPeriod}, // started again, or CONFIG RESETSTAT
-		{spending{10, 1000, 0}, spending{15, 1050, 0}, leastPeriod},
-		{spending{10, 1000, 0}, spending{15, 1800, 0}, 10800 * time.Microsecond},
-		{spending{0, 0, 0}, spending{1, 1 << 60, 0}, mostPeriod},
+		{spending{10, 100, 0, 0}, spending{9, 90, 0, 0}, firstPeriod}, // started again, or CONFIG RESETSTAT
+		{spending{10, 1000, 0, 0}, spending{15, 1050, 0, 0}, leastPeriod},
+		{spending{10, 1000, 0, 0}, spending{15, 1800, 0, 0}, 10800 * time.Microsecond},
+		{spending{0, 0, 0, 0}, spending{1, 1 << 60, 0, 0}, mostPeriod},
 	} {
 		if got := periodFor(tt.before, tt.after); got != tt.want {
 			t.Errorf("%v to %v: %v, want %v", tt.before, tt.after, got, tt.want)
 		}
 	}
-	if got := readSpending("cmdstat_client:calls=3,usec=70,usec_per_call=23.33\r\n"); got != (spending{3, 70, 0}) {
+	if got := readSpending("cmdstat_client:calls=3,usec=70,usec_per_call=23.33\r\n"); got != (spending{3, 70, 0, 0}) {
 		t.Errorf("%v", got)
 	}
 }
@@ -128,6 +128,7 @@ func TestSampleCountsLoginsThatItMissed(t *testing.T) {
 		short bool
 	}{
 		{"nobody logs in", func() {}, false},
+		{"we look whether versions log in", func() { w.ok(w.kind.Verify(t.Context(), c)) }, false},
 		{"somebody logs in and stays", func() { w.client(r, c.To, "stays") }, false},
 		{"somebody logs in and is gone, again and again", func() {
 			for range 5 {
