@@ -62,7 +62,7 @@ func (o observer) Moved(r rotation.Rotation, e rotation.Event) {
 	}
 }
 
-// Journal implements rotation.Observer. Whoever keeps the log elsewhere can compare it with hyvve/journal/verify later.
+// Journal implements rotation.Observer. A copy of the log elsewhere can be compared with hyvve/journal/verify later.
 func (o observer) Journal(h rotation.JournalHead) {
 	o.b.Logger().Info("journal head", "count", h.Count, "head", h.Hash)
 }

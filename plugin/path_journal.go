@@ -56,7 +56,7 @@ hyvve/journal/config.
 			HelpDescription: "Each entry has the hash of the one before, keyed with the mount's secret. The chain is walked from the oldest entry that " +
 				"retention has left to the newest, which is stored beside the journal, too; faults says in words what does not fit. " +
 				"count is how many entries were ever written, head the hash of the newest. The key of the hashes lies in the same storage: " +
-				"whoever controls that can write all of it again. Note count and head elsewhere, and compare: the entry of that number must " +
+				"a user who controls that can write all of it again. Note count and head elsewhere, and compare: the entry of that number must " +
 				"still have that hash. The server's log has them at the end of each rotation, and every ten minutes while the journal grows.",
 		},
 		{

@@ -211,7 +211,7 @@ func leadToAllowedHosts(t *testing.T, s sharedServer) {
 	}
 }
 
-// Whoever hands a login over hears then, and not at its first rotation, what goes by the login's name.
+// An import says then, and not only at the first rotation, what goes by the login's name.
 func TestImportNamesWhatGoesBySessionUser(t *testing.T) {
 	s := sharedPostgres(t, testbed.ForTest(t))
 	conn, err := pgx.Connect(t.Context(), strings.Replace(s.admin, "/postgres?", "/app?", 1))

@@ -41,7 +41,7 @@ func (t Target) unverified() string {
 	if mode == "" {
 		mode = "prefer, the default"
 	}
-	return fmt.Sprintf("the server is reached with sslmode %s, so that whoever is on the way can pose as the server; use sslmode=verify-full", mode)
+	return fmt.Sprintf("the server is reached with sslmode %s, so that anyone on the network path can pose as the server; use sslmode=verify-full", mode)
 }
 
 func hostname(hostPort string) string {

@@ -85,7 +85,7 @@ func (w *victim) instances() (names []string) {
 	return names
 }
 
-// Another workload that has seen an id of a lease cannot end it, and whoever can ends no instance that reports.
+// Another workload that has seen an id of a lease cannot end it. A user who can ends no instance that reports.
 func TestAdversaryRevokesAnothersLease(t *testing.T) {
 	w := newVictim(t)
 	agents := shippedToken(t, w.vault.Client, "agents")

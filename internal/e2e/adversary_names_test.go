@@ -142,7 +142,7 @@ func (w *namesWorld) shows(config, what string, log *testkit.Log) {
 	}, func() string { return said + "\n" + log.String() })
 }
 
-// Whoever may define keys chooses their names and values, and workloads start with them: no name may be code.
+// A user who may define keys chooses their names and values, and workloads start with them: no name may be code.
 func TestAdversaryNamesOfKeys(t *testing.T) {
 	w := newNamesWorld(t)
 	operator := w.with("operator")

@@ -20,7 +20,7 @@ type group struct {
 // loader, a shell or an interpreter that runs something ends so.
 var credentials = []string{"_TOKEN", "_PASSWORD", "_PASSWD", "_SECRET", "_PASSPHRASE", "_KEY"}
 
-// reserved are the names that a key may not have. Whoever chooses the value of one of these runs code in the process that
+// reserved are the names that a key may not have. A user who chooses the value of one of these runs code in the process that
 // reads it, or leads its traffic elsewhere. The lists follow ld.so(8), dyld(1), bash(1), dash(1), zsh(1), the reference
 // pages of the interpreters, git(1), ssh(1), curl(1), libpq, and the tables initial_badenv_table and
 // initial_checkenv_table of sudo 1.9 (plugins/sudoers/env.c).

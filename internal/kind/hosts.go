@@ -120,7 +120,7 @@ func OpenHosts(c Connection) []string {
 	if err != nil || !slices.ContainsFunc(h.rules, func(r hostRule) bool { return r.any || r.prefix.IsValid() && r.prefix.Bits() == 0 }) {
 		return nil
 	}
-	return []string{FieldAllowedHosts + " allows any host: whoever may write a key can have its new passwords tried, and thus sent, anywhere; name the hosts"}
+	return []string{FieldAllowedHosts + " allows any host: a user who may write a key can have its new passwords sent to any host; name the hosts"}
 }
 
 // HostsOf allows the hosts of addresses (host, host:port or the path of a socket), at any port. Where one of them is this

@@ -18,7 +18,7 @@ type Extended struct {
 }
 
 // Extend lets an instance count as live for another lease, at most limit, from now on. It is believed only with the secret
-// of the instance's newest read. From then on the instance no longer depends on the lease that Vault keeps: whoever revokes
+// of the instance's newest read. From then on the instance no longer depends on the lease that Vault keeps: a user who revokes
 // that one, or a token's end, does not remove an instance that reports. After a restart all instances have a lease's time
 // to be heard of, so that nothing is stored.
 func (e *Engine) Extend(workloadName, id string, secret key.Value, limit time.Duration) (Extended, error) {

@@ -27,7 +27,7 @@ func (h *harness) lives(workloadName, id string) bool {
 	return false
 }
 
-// An instance that reports is live, whoever revokes the lease that Vault keeps, until it has been silent for a lease.
+// An instance that reports is live even if the lease that Vault keeps is revoked, until it has been silent for a lease.
 func TestReportsExtendTheLease(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()

@@ -35,7 +35,7 @@ func (f Floor) fields() fields {
 }
 
 // admits refuses bounds of the configuration below the floor. Bounds that stay as they are were set before the floor was,
-// and are no mistake of whoever changes something else; the floor holds nevertheless.
+// and are no mistake of a user who changes something else; the floor holds nevertheless.
 func (f Floor) admits(old, c Config) error {
 	const remedy = "the floor of hyvve/journal/config, which an auditor may lower"
 	switch {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// JournalHead is the end of the journal: how many entries were ever written, and the hash of the newest. Whoever notes
+// JournalHead is the end of the journal: how many entries were ever written, and the hash of the newest. A reader who notes
 // both elsewhere can tell later whether the journal still has that entry.
 type JournalHead struct {
 	Count uint64

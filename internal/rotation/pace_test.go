@@ -93,7 +93,7 @@ func TestOneThatDiesEndsNobody(t *testing.T) {
 	}
 }
 
-// The last to watch comes back late at times: whoever waits for a rotation's end is ended only after a second.
+// The last to watch comes back late at times: a request that waits for a rotation's end is ended only after a second.
 func TestFewAreWaitedForLonger(t *testing.T) {
 	p := newPaced(1)
 	p.until(time.Second)

@@ -206,7 +206,7 @@ func (e *Engine) notes(r Rotation) []remark {
 		if _, ok := e.kindOf(k).(kind.Server); !ok {
 			all = append(all, remark{c.Env, "no server says whether the old value is in use; that it is not rests on leases and reports"})
 		} else if !r.Compromised {
-			all = append(all, remark{c.Env, fmt.Sprintf("the server is sampled for use of the old version until nobody was seen for %s; whoever logs in more rarely is not seen and is locked out: for a daily job, vault write hyvve/keys/%s observe=25h", r.window(), c.Key)})
+			all = append(all, remark{c.Env, fmt.Sprintf("the server is sampled for use of the old version until nobody was seen for %s; a client that logs in more rarely is not seen and is locked out: for a daily job, vault write hyvve/keys/%s observe=25h", r.window(), c.Key)})
 		}
 		if connection, err := e.connectionOf(k); err == nil {
 			for _, note := range connection.Notes {

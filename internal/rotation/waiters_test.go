@@ -50,7 +50,7 @@ func watched(t *testing.T) *harness {
 	return h
 }
 
-// An instance has one watch: a newer one ends the older at once, which is told so.
+// An instance has one watch: a newer one ends the older at once, and its answer says so.
 func TestNewerWatchEndsTheOlder(t *testing.T) {
 	h := watched(t)
 	first, other := h.watching("api", "api-1"), h.watching("api", "api-2")

@@ -26,7 +26,7 @@ func (v VaultBlock) checkSkipVerify() error {
 	if set := err == nil && skip; !set || v.AllowSkipVerify {
 		return nil
 	}
-	return errors.New("vault: " + skipVerify + " is set in the environment: any certificate would be taken for Vault's, and whoever is on the way would get every key; " +
+	return errors.New("vault: " + skipVerify + " is set in the environment: any certificate would be taken for Vault's, and anyone on the network path would get every key; " +
 		"take it out and name Vault's authority with ca_cert. For a test, set allow_skip_verify = true here")
 }
 
@@ -40,7 +40,7 @@ func (c *Config) inClear() (all []string) {
 			}
 		}
 		if skip, _ := strconv.ParseBool(os.Getenv(skipVerify)); skip && strings.Contains(c.Vault.Address, "https://") {
-			warn("vault: its certificate is not verified (%s, allow_skip_verify): whoever is on the way can pose as Vault and read the token and all keys; name its authority with ca_cert", skipVerify)
+			warn("vault: its certificate is not verified (%s, allow_skip_verify): anyone on the network path can pose as Vault and read the token and all keys; name its authority with ca_cert", skipVerify)
 		}
 	}
 	if r := c.Reload; r != nil && r.BasicAuthFile+r.BearerTokenFile != "" || r != nil && len(r.HeaderFiles) > 0 {

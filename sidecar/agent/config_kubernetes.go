@@ -39,7 +39,7 @@ type KubernetesBlock struct {
 type Destination struct {
 	*kubernetes.Secret
 	Data      render.Data
-	Multiline bool // whoever reads what its templates make takes values of several lines there
+	Multiline bool // the readers of what its templates make take values of several lines there
 }
 
 const (

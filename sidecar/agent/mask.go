@@ -34,7 +34,7 @@ func (a *Agent) mask(text string) string {
 	return text
 }
 
-// lines are those of a value that has several. Whoever says something of it may quote one of them.
+// lines are those of a value that has several. An error may quote one of them.
 func lines(value string) (all []string) {
 	for line := range strings.SplitSeq(value, "\n") {
 		if len(line) >= valueLeast && len(line) < len(value) {

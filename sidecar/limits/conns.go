@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package limits bounds what the clients of a server can make it hold: connections, requests and bytes. Where a limit is
-// reached, whoever lets the server wait makes room for whoever does not.
+// reached, a client that lets the server wait makes room for one that does not.
 package limits
 
 import (

@@ -67,7 +67,7 @@ func TestBudget(t *testing.T) {
 	})
 }
 
-// One that was cut and does not end keeps what it holds: the budget stays a bound, and whoever waits is told so after a while.
+// One that was cut and does not end keeps what it holds: the budget stays a bound, and a client that waits gets an error after a while.
 func TestBudgetIsABound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBudget(1)

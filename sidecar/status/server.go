@@ -35,7 +35,7 @@ func (b *Board) Handler() http.Handler {
 	return mux
 }
 
-// PublicHandler answers /metrics, /healthz and /readyz, whoever asks. It gives no reasons, which name hosts, files and keys.
+// PublicHandler answers /metrics, /healthz and /readyz for any client. It gives no reasons, which name hosts, files and keys.
 func (b *Board) PublicHandler() http.Handler {
 	return b.probes(func(State) string { return "\"hyvve-sidecar status\" tells why" })
 }

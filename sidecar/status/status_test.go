@@ -192,7 +192,7 @@ func TestListen(t *testing.T) {
 	}
 }
 
-// An address answers with metrics and probes alone, whoever asks, and a socket with all. Serving ends with its context though a
+// An address answers any client with metrics and probes alone, and a socket with all. Serving ends with its context though a
 // client keeps its connection.
 func TestAdversaryStatusListen(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

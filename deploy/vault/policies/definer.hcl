@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # What somebody may do who defines keys, workloads and connections, and the defaults of all of them. It starts no rotation by hand;
-# a key's first value, and when it rotates by itself, are part of its definition. Whoever may write connections and keys can make
+# a key's first value, and when it rotates by itself, are part of its definition. A user who may write connections and keys can make
 # the engine log in elsewhere: give this to few. Give viewer, too.
 path "hyvve/keys" {
   capabilities = ["list"]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # What operators may do where one person does all of it: define keys, workloads and connections, rotate to given values, too, and
-# look at everything but values. Where they are several, give viewer with rotator or definer instead. Whoever may write connections
+# look at everything but values. Where they are several, give viewer with rotator or definer instead. A user who may write connections
 # and keys can make the engine log in elsewhere: give this policy to few. How much of the journal is kept is for auditor alone.
 path "hyvve/config" {
   capabilities = ["read", "update"]

@@ -110,7 +110,7 @@ func (Kind) Check(options kind.Options, value key.Value) ([]string, error) {
 }
 
 // checkLines refuses line breaks where the key does not allow for them. A line break at the end of the only line is a slip of
-// whoever wrote the value; that of a PEM belongs to it.
+// the writer of the value; that of a PEM belongs to it.
 func checkLines(options kind.Options, text string) error {
 	switch {
 	case strings.ContainsRune(text, 0):

@@ -29,7 +29,7 @@ func lentWorld(t *testing.T) (*world, kind.Change) {
 	return w, kind.Change{Key: w.as([]key.Version{w.first, current}, 0), To: current, Connection: w.connection}
 }
 
-// A login role whose sessions act as somebody else than the owner is found whoever has seen it when it was well, blocks a
+// A login role whose sessions act as somebody else than the owner is found, whichever process saw it when it was well, blocks a
 // rotation with the same words, and is lent the owner again when an operator asks for it.
 func TestLoginsThatActAsAnother(t *testing.T) {
 	ctx := t.Context()

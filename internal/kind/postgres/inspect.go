@@ -97,10 +97,10 @@ func (l loss) problem(c kind.Change, role, at string) kind.Problem {
 	case lossNewer:
 		p.Text = fmt.Sprintf("role %s at %s has the password of a version that Vault does not know, and not that of version %d. Was Vault restored from an older snapshot?", role, at, c.To.Number)
 		p.Ahead, p.Rotates = true, true
-		p.Remedy = fmt.Sprintf("%s gives workloads a version with another role; whoever logs in as %s keeps that until nobody is seen to", rotate, role)
+		p.Remedy = fmt.Sprintf("%s gives workloads a version with another role; clients that log in as %s can do so until none is seen", rotate, role)
 	case lossChanged:
 		p.Text, p.Rotates = fmt.Sprintf("role %s at %s does not log in with the password of version %d: was it changed by hand?", role, at, c.To.Number), true
-		p.Remedy = fmt.Sprintf("%s gives workloads a version with another role; whoever was given the new password keeps it until nobody is seen to log in as %s. Or, if nobody was given it, to have version %d back at once: ALTER ROLE %s NOLOGIN, and then %s",
+		p.Remedy = fmt.Sprintf("%s gives workloads a version with another role; clients that were given the new password can use it until none is seen to log in as %s. Or, if nobody was given it, to have version %d back at once: ALTER ROLE %s NOLOGIN, and then %s",
 			rotate, role, c.To.Number, quoteIfNeeded(role), reconcile)
 	case lossExpired:
 		p.Text, p.Rotates = fmt.Sprintf("role %s, with which version %d logs in, is refused by %s since its VALID UNTIL is over", role, c.To.Number, at), true

@@ -26,7 +26,7 @@ func imported(k key.Key) (roles []string, numbers map[string]int) {
 	return roles, numbers
 }
 
-// revived says which roles log in although Vault has ended their versions, as after a restore of the server: whoever had such
+// revived says which roles log in although Vault has ended their versions, as after a restore of the server: a client that had such
 // a version is let in again. It says nothing of the role of To.
 func revived(c kind.Change, found map[string]known) (texts []string) {
 	say := func(role string, number int) {

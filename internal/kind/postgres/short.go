@@ -15,7 +15,7 @@ import (
 )
 
 // shortLogins finds, through samples that follow each other without a break, the logins at a server that no sample has seen:
-// PostgreSQL counts the sessions of each database (pg_stat_database.sessions, since version 14), whoever logs in. It counts a
+// PostgreSQL counts the sessions of each database (pg_stat_database.sessions, since version 14), for all roles together. It counts a
 // session when that is idle for the first time, or ends.
 type shortLogins struct {
 	last   headcount

@@ -269,7 +269,7 @@ func (in inspection) current(s sight) (m mend, wrong bool) {
 	last, marked := u.newest(in.Key)
 	if !in.ours && !marked && !u.keeps(in.Key) {
 		m.Rotates = true
-		m.Remedy = fmt.Sprintf("vault write hyvve/rotate key=%s gives workloads a version with another user; whoever was given another password of %s keeps it until nobody is seen to log in as that", in.Key.Name, in.next)
+		m.Remedy = fmt.Sprintf("vault write hyvve/rotate key=%s gives workloads a version with another user; clients that were given another password of %s can use it until none is seen to log in as that user", in.Key.Name, in.next)
 		return say(fmt.Sprintf("user %s, which an operator brought, is off or has another password", in.next), false)
 	}
 	older := marked && last.version < in.To.Number // the node was restored from an older file

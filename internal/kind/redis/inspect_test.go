@@ -265,7 +265,7 @@ func TestTwoPasswordsOfWhichVaultKnowsOne(t *testing.T) {
 		}
 		w.retire(w.staged())
 		if !w.valid(r, other) {
-			t.Errorf("%s is behind: whoever holds version %d is locked out", behind, version)
+			t.Errorf("%s is behind: a client that holds version %d is locked out", behind, version)
 		}
 		_, mark, _ := strings.Cut(f.Notes[0], "ACL SETUSER app !")
 		w.do(r, "ACL", "SETUSER", "app", "!"+mark)

@@ -52,7 +52,7 @@ func (in inspection) lessened(s sight) (all []mend) {
 	if u.nopass && !in.toURL.Password.Empty() {
 		m := mend{user: in.next}
 		m.Rotates = !in.dual
-		m.Text = fmt.Sprintf("node %s: user %s is nopass: whoever reaches the server is let in as that user, whatever the password", s.addr, in.next)
+		m.Text = fmt.Sprintf("node %s: user %s is nopass: any client that reaches the server can log in as that user with any password", s.addr, in.next)
 		m.Remedy = in.reconcile() + " takes that away: clients without the right password are refused from then on"
 		m.rules = []string{"resetpass", "#" + in.to, "#" + markOf(in.Key, in.To.Number).digest()}
 		m.done = fmt.Sprintf("node %s: user %s is nopass no more, and has the password of version %d alone: clients that log in without it are refused from then on", s.addr, in.next, in.To.Number)

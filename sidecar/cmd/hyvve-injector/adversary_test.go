@@ -140,7 +140,7 @@ func many(hands, number int, do func(n int)) {
 	all.Wait()
 }
 
-// Whoever reaches the webhook, or may create pods, makes the injector neither grow beyond the chart's memory limit nor forget to
+// A client that reaches the webhook, or a user who may create pods, makes the injector neither grow beyond the chart's memory limit nor forget to
 // answer others.
 func TestAdversaryReviewsFillNoMemory(t *testing.T) {
 	a := newTarget(t)

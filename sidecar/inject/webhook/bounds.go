@@ -49,7 +49,7 @@ func (b *Bounds) tell() bool {
 	return b.told.Swap(now) != now
 }
 
-// body takes room for the body of a review. Whoever has been sending one for the longest time is cut, if there is none.
+// body takes room for the body of a review. The client that has been sending one for the longest time is cut, if there is none.
 func (b *Bounds) body(w http.ResponseWriter, r *http.Request) (*limits.Share, bool) {
 	length := r.ContentLength
 	switch {
