@@ -57,7 +57,11 @@ func (b *backend) rotationCommand(
 	verb string, do func(e *rotation.Engine, ctx context.Context, id string, by rotation.Actor, reason string) (rotation.View, error), synopsis, help string,
 ) *framework.Path {
 	handle := func(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-		view, err := do(e, ctx, d.Get("id").(string), caller(req), d.Get("reason").(string))
+		reason := d.Get("reason").(string)
+		if err := rotation.CheckReason(reason); err != nil {
+			return nil, err
+		}
+		view, err := do(e, ctx, d.Get("id").(string), caller(req), reason)
 		if err != nil {
 			return nil, err
 		}

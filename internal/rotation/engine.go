@@ -99,6 +99,7 @@ type Engine struct {
 	counted     map[string]counted             // rows, by key name; mu alone
 	observed    map[string]Observation         // by rotation; mu alone
 	health      map[string]Health              // by what was checked; mu alone
+	intended    map[string]string              // by key, what a check has journaled that it restores, until it has
 	restoring   map[string]bool                // keys that an inspection is about
 	fleets      map[string]*fleet              // by workload; mu alone
 	ends        map[string]chan struct{}       // of rotations that somebody waits for, by id; mu alone
@@ -157,6 +158,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		observed:    map[string]Observation{},
 		health:      map[string]Health{},
 		restoring:   map[string]bool{},
+		intended:    map[string]string{},
 		checks:      agenda{times: map[string]time.Time{}},
 		checking:    map[string]bool{},
 		fleets:      map[string]*fleet{},
@@ -350,8 +352,11 @@ func (e *Engine) write(ctx context.Context, path string, data []byte) error {
 		return err
 	}
 	if err := e.Store.Put(context.WithoutCancel(ctx), path, data); err != nil {
-		if strings.Contains(err.Error(), tooLarge) { // known to have changed nothing
-			return Refusef("storing %s: %d bytes are more than Vault's storage takes in one entry (max_entry_size); nothing was changed", path, len(data))
+		if strings.Contains(err.Error(), tooLarge) { // known to have stored nothing
+			if !strings.HasPrefix(path, pathInstances) { // it may be the second record of several that belong together
+				e.stale.Store(true)
+			}
+			return Refusef("storing %s: %d bytes are more than Vault's storage takes in one entry (max_entry_size)", path, len(data))
 		}
 		e.stale.Store(true)
 		return fmt.Errorf("storing %s: %w", path, err)

@@ -109,7 +109,7 @@ func (e *Engine) nextChange(k key.Key, v key.Version) (kind.Change, error) {
 	}
 	next, err := e.generate(k, v.Value)
 	if err != nil {
-		return kind.Change{}, fmt.Errorf("%w; nothing was stored", err)
+		return kind.Change{}, err
 	}
 	v.State = key.Current
 	k.Versions = []key.Version{v}

@@ -345,22 +345,36 @@ func (e *Engine) noteFinding(ctx context.Context, name string, f kind.Finding) e
 // restore makes the current version valid again at its server. What is to be done is journaled before it is done: killed in
 // between, the journal says more than was done, and the next check does the rest.
 func (e *Engine) restore(ctx context.Context, mender kind.Restorer, change kind.Change, what mend, by Actor) ([]string, error) {
-	done, err := mender.Restore(ctx, change, true)
-	if err != nil || len(done) == 0 || what == mendNothing {
-		return done, err
+	todo, err := mender.Restore(ctx, change, true)
+	if len(todo) == 0 || what == mendNothing {
+		return todo, err
 	}
-	if err := e.journalRestore(ctx, change, done, by); err != nil {
+	// What cannot be mended does not hold up what can: the second call returns that error again.
+	if err := e.journalRestore(ctx, change, todo, what, by); err != nil {
 		return nil, err
 	}
-	return mender.Restore(ctx, change, false)
+	done, err := mender.Restore(ctx, change, false)
+	if err == nil {
+		e.lock(func() { delete(e.intended, change.Key.Name) })
+	}
+	return done, err
 }
 
-func (e *Engine) journalRestore(ctx context.Context, change kind.Change, todo []string, by Actor) error {
+// journalRestore writes what is about to be done. A regular check that fails does not write the same again each time.
+func (e *Engine) journalRestore(ctx context.Context, change kind.Change, todo []string, what mend, by Actor) error {
 	defer e.takeTurn()()
-	return e.journal(ctx, Entry{
-		What: "restoring at the server: " + strings.Join(todo, "; "), By: by.Name, Entity: by.Entity,
+	text := "restoring at the server: " + strings.Join(todo, "; ")
+	if what == mendFixable && e.intended[change.Key.Name] == text {
+		return nil
+	}
+	err := e.journal(ctx, Entry{
+		What: text, By: by.Name, Entity: by.Entity,
 		Keys: []EntryKey{{Key: change.Key.Name, From: change.To.Number, To: change.To.Number, Fingerprint: change.To.Fingerprint}},
 	})
+	if err == nil {
+		e.lock(func() { e.intended[change.Key.Name] = text })
+	}
+	return err
 }
 
 // mended looks again, and lets rotations that failed at the server try again.
@@ -392,6 +406,9 @@ func (e *Engine) inspections(ctx context.Context, names []string) (blockers, not
 	for n, name := range names {
 		if Passing(errs[n]) { // another check is asking the server right now
 			found[n].Health, errs[n] = e.KeyHealth(name), nil
+			if found[n].At.IsZero() {
+				found[n].Notes = []string{"its first check at the server is under way; ask for the plan again"}
+			}
 			if found[n].Fault != "" {
 				errs[n] = errors.New(found[n].Fault)
 			}

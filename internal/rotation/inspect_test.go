@@ -16,6 +16,7 @@ import (
 
 // forgetful is a server that forgets its values, and tells.
 type forgetful struct {
+	partly error // what Restore says beside what it does
 	*server
 	problem  kind.Problem // in place of what it finds
 	ahead    int
@@ -50,7 +51,7 @@ func (f *forgetful) Restore(_ context.Context, c kind.Change, dryRun bool) ([]st
 		f.restored = append(f.restored, c.Kept)
 		f.valid[c.To.Value.Reveal()], f.problem = true, kind.Problem{}
 	}
-	return []string{"user made again"}, nil
+	return []string{"user made again"}, f.partly
 }
 
 func newForgetful(t *testing.T) (*harness, *forgetful) {
@@ -201,6 +202,25 @@ func TestRestoreIsJournaledFirst(t *testing.T) {
 	h.store.mu.Unlock()
 	if _, err := h.engine.Reconcile(t.Context(), "cache", false, testActor); err == nil || len(f.restored) != 0 {
 		t.Errorf("restored %d times although the journal could not be written (%v)", len(f.restored), err)
+	}
+}
+
+// What cannot be mended does not hold up what can, and a check that fails again and again says so in the journal once.
+func TestRestoreOfAPart(t *testing.T) {
+	h, f := newForgetful(t)
+	f.partly = errors.New("node b has another user")
+	clear(f.valid)
+	if _, err := h.engine.Reconcile(t.Context(), "cache", false, testActor); err == nil || len(f.restored) != 1 {
+		t.Errorf("restored %d times, %v, want once and the error", len(f.restored), err)
+	}
+	before := h.engine.head.Seq
+	for range 3 {
+		clear(f.valid)
+		h.clock.advance(6 * time.Minute)
+		h.round()
+	}
+	if len(f.restored) != 4 || h.engine.head.Seq > before {
+		t.Errorf("restored %d times, and %d entries more of the same", len(f.restored), h.engine.head.Seq-before)
 	}
 }
 

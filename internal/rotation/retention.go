@@ -48,6 +48,9 @@ func (e *Engine) retainJournal(ctx context.Context, now time.Time) error {
 		if ok && !e.expired(newer, now.Sub(entry.At)) {
 			break
 		}
+		if err != nil { // it may be one that stays
+			kept[seq] = true
+		}
 		if ok {
 			last, kept[seq] = entry, entry.Keep != nil
 		}

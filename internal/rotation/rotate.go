@@ -28,6 +28,17 @@ type Request struct {
 	Upgrade     bool          // bring rows of other keys in the same columns under the new version
 }
 
+// longestReason is how long a reason may be: it is stored with the rotation and in its journal entries.
+const longestReason = 1024
+
+// CheckReason refuses a reason that is too long to be kept.
+func CheckReason(reason string) error {
+	if len(reason) > longestReason {
+		return Refusef("reason is %d bytes long, and at most %d are kept; shorten it, or give the number of a ticket", len(reason), longestReason)
+	}
+	return nil
+}
+
 // check refuses what no rotation can be asked for.
 func (q Request) check() error {
 	switch {
@@ -39,6 +50,8 @@ func (q Request) check() error {
 		return Refusef("on_failure %q is not known; use pause or revert", q.OnFailure)
 	case q.Confirm != "" && q.Confirm != ConfirmAuto && q.Confirm != ConfirmManual:
 		return Refusef("confirm %q is not known; use auto or manual", q.Confirm)
+	case len(q.Reason) > longestReason:
+		return CheckReason(q.Reason)
 	case q.Deadline < 0:
 		return Refusef("deadline %s is negative; leave it out for the keys' own", q.Deadline)
 	}

@@ -166,8 +166,7 @@ func (e *Engine) keepPace() {
 				return
 			case <-e.waiters.busy:
 			}
-			p.begin(e.Uptime(), e.waiters.arrived.Load(), e.waiters.answered.Load())
-			continue
+			continue // a request has come, as step finds: it counts before it waits
 		}
 		select {
 		case <-e.ctx.Done():
