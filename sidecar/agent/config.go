@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -75,10 +76,14 @@ type Config struct {
 
 // Load reads a configuration file. Errors name file and line, and what to write instead.
 func Load(path string) (File, error) {
-	text, err := os.ReadFile(path)
+	var text []byte
 	var info os.FileInfo
+	f, err := os.Open(path)
 	if err == nil {
-		info, err = os.Stat(path)
+		defer f.Close()                       //nolint:errcheck // read only
+		if info, err = f.Stat(); err == nil { // of what is read, not of what stands at the path later
+			text, err = io.ReadAll(f)
+		}
 	}
 	if err != nil {
 		return File{}, fmt.Errorf("the configuration file cannot be read: %w; name one that is there and that this user may read", err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -42,6 +43,9 @@ type admitted struct {
 
 	one    bool // HTTP/1: the connection has nothing but this request
 	closes bool // the client was told that the connection closes
+
+	mu     sync.Mutex // of what follows: the transport may read the body when the handler has ended
+	ended  bool
 	broken bool // the body was not read to its end, and what follows of it would be taken for another request
 }
 
@@ -55,7 +59,11 @@ func (p *Proxy) admit(w http.ResponseWriter, r *http.Request) (*admitted, *http.
 			p.busy(w)
 			return nil, r
 		}
-		a.share.Keep()
+		if !a.share.Keep() { // cut at once: the application must not be asked for an answer that nobody gets
+			a.share.Return()
+			p.busy(w)
+			return nil, r
+		}
 		a.sent.Store(true)
 		return a, r
 	}
@@ -85,6 +93,9 @@ func (a *admitted) end() {
 		_ = a.control.SetWriteDeadline(time.Time{})
 	}
 	a.share.Return() // nobody is cut after this
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ended = true
 	switch broken := a.broken || a.share.Cut(); {
 	case broken && a.one && !a.closes:
 		panic(http.ErrAbortHandler) // which closes the connection
@@ -126,7 +137,31 @@ func (a *admitted) give(something func() error) error {
 	if a.share.Cut() { // perhaps just before the deadline was set
 		return errCut
 	}
-	return something()
+	err := something()
+	if err == nil && !a.one && !a.share.Cut() { // a stream's deadline ends it even if nothing waits for the client
+		_ = a.control.SetWriteDeadline(time.Time{})
+	}
+	return err
+}
+
+// reading sets the deadline of the next read, or takes it away. It does nothing once the handler has ended, when the
+// connection may be another request's.
+func (a *admitted) reading(until time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.ended {
+		_ = a.control.SetReadDeadline(until)
+	}
+	return !a.ended
+}
+
+// fail notes that the body was not read to its end.
+func (a *admitted) fail() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.ended {
+		a.broken = true
+	}
 }
 
 // body is that of a request whose client may be slow for a while, and not for ever.
@@ -137,22 +172,26 @@ type body struct {
 
 // Read implements io.Reader.
 func (b *body) Read(into []byte) (int, error) {
-	_ = b.of.control.SetReadDeadline(time.Now().Add(clientTime))
+	if !b.of.reading(time.Now().Add(clientTime)) {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	if b.of.share.Cut() { // perhaps just before the deadline was set
-		b.of.broken = true
+		b.of.fail()
 		return 0, errCut
 	}
 	n, err := b.ReadCloser.Read(into)
 	switch {
 	case errors.Is(err, io.EOF):
-		_ = b.of.control.SetReadDeadline(time.Time{}) // net/http goes on to look whether the client is there
+		b.of.reading(time.Time{}) // net/http goes on to look whether the client is there
 		b.of.share.Keep()
 		b.of.sent.Store(true)
 	case err != nil:
-		b.of.broken = true
+		b.of.fail()
 		if b.of.share.Cut() {
 			err = errCut
 		}
+	case !b.of.one && !b.of.share.Cut(): // as for an answer
+		b.of.reading(time.Time{})
 	}
 	return n, err
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# What somebody may do who looks, and changes nothing. Everybody who has one of the other policies needs this one, too.
+# What somebody may do who looks, and changes nothing. Give it together with rotator and definer, which cannot look.
 path "hyvve/status" {
   capabilities = ["read"]
 }

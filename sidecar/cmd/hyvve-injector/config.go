@@ -110,6 +110,9 @@ func (c *config) complete(logLevel string) error {
 	var errs []error
 	if c.locked != unlocked {
 		c.inject.Locked = strings.FieldsFunc(c.locked, func(r rune) bool { return r == ',' || r == ' ' })
+		if len(c.inject.Locked) == 0 { // as from a variable that is not set
+			errs = append(errs, fmt.Errorf("--locked is empty; name annotations, as image,audience, or write %s to lock none", unlocked))
+		}
 	}
 	if err := c.inject.Validate(); err != nil {
 		errs = append(errs, err)

@@ -23,7 +23,7 @@ const (
 	keptBody       = 128 << 10
 	lightCost      = 1 << 20         // bytes that a light review takes once it is read
 	lightTogether  = 4               // reviews at a time
-	heavyWaiting   = 4               // reviews that wait while another heavy one is made; as many may wait as are heavy and no more
+	heavyWaiting   = 4               // heavy reviews under way: one is made, and the others wait
 	patience       = 4 * time.Second // of a review that waits; an API server waits for 10 in all
 )
 

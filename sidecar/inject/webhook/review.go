@@ -97,7 +97,7 @@ func (h Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the answer cannot be written as JSON", http.StatusInternalServerError)
 		return
 	}
-	share.Wait(int64(max(body.Len(), leastBody))) // until the client has taken it
+	share.Wait(int64(max(body.Cap(), leastBody))) // until the client has taken it
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(body.Bytes()) // whoever is gone needs no answer
 }
