@@ -34,14 +34,14 @@ func InClear(text string) string {
 
 // unverified is empty where a client takes no certificate but the server's. sslaccept is Prisma's.
 func (t Target) unverified() string {
-	mode := t.Query().Get("sslmode")
+	mode := t.Session.SSLMode
 	if mode == "verify-full" || mode == "require" && strings.EqualFold(t.Query().Get("sslaccept"), "strict") {
 		return ""
 	}
 	if mode == "" {
 		mode = "prefer, the default"
 	}
-	return fmt.Sprintf("the server is reached with sslmode %s, so that anyone on the network path can pose as the server; use sslmode=verify-full", mode)
+	return fmt.Sprintf("the server is reached with sslmode %s, so that anyone on the network path can pose as the server; use sslmode=verify-full (Prisma knows no such mode: sslmode=require&sslaccept=strict)", mode)
 }
 
 func hostname(hostPort string) string {

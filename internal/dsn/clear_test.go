@@ -13,6 +13,8 @@ func TestInClear(t *testing.T) {
 		"postgresql://u:secret@db/app?sslmode=require":                "sslmode require",
 		"postgres://u:secret@db/app?sslmode=verify-ca":                "sslmode verify-ca",
 		"postgres://u:secret@127.0.0.1,db:5433/app":                   "the server is reached",
+		"postgres://u:secret@db/app?sslrootcert=system":               "",
+		"postgres://u:secret@db/app?ssl=true":                         "sslmode require",
 		"postgres://u:secret@db/app?sslmode=verify-full":              "",
 		"postgres://u:secret@db/app?sslmode=require&sslaccept=strict": "",
 		"postgres://u:secret@127.0.0.1/app":                           "",

@@ -190,6 +190,9 @@ func (k *Kind) use(name string, c kind.Connection, at place, password key.Value)
 			go pool.Close()
 		}
 	}
+	if k.closed {
+		return nil, errors.New("the engine is being closed")
+	}
 	if pool, ok := k.pools[name]; ok {
 		pool.users++
 		return pool, nil
@@ -244,6 +247,7 @@ func (k *Kind) Close() error {
 	k.mu.Lock()
 	pools := slices.Collect(maps.Values(k.pools))
 	clear(k.pools)
+	k.closed = true
 	k.mu.Unlock()
 	for _, pool := range pools { // it waits for calls, which may want mu
 		pool.Close()

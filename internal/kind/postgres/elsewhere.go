@@ -21,7 +21,7 @@ func elsewhere(c kind.Connection) func(place) bool {
 	return func(at place) bool { return at.pooler && at.host != own }
 }
 
-// identityOf asks for what a server has in common with its replicas and with no other server; "" if it does not say, as some
+// identityOf asks for what a server has in common with its replicas, and with copies of its files, but with no other server; "" if it does not say, as some
 // hosted ones.
 func identityOf(ctx context.Context, conn *pgx.Conn) string {
 	results, err := together(ctx, conn, "BEGIN TRANSACTION READ ONLY", pgsession.SetSearchPath, "SELECT system_identifier FROM pg_control_system()", "ROLLBACK")

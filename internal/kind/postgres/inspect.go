@@ -242,7 +242,11 @@ func (k *Kind) Restore(ctx context.Context, c kind.Change, dryRun bool) (done []
 		if err != nil || dryRun {
 			return nil, err
 		}
-		return append(statements, markOf(c.Key, c.To).statement(u.User)), nil
+		comment := found[u.User].Comment
+		if _, marked := readMark(comment); marked || comment == "" || ours(c.Key, u.User) { // an operator's comment stays
+			statements = append(statements, markOf(c.Key, c.To).statement(u.User))
+		}
+		return statements, nil
 	})
 	if err != nil {
 		return nil, err

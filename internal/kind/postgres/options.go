@@ -38,7 +38,7 @@ func queryNames(u dsn.Target) (names []string) {
 func parameterName(name string) string { return strings.ToLower(strings.ReplaceAll(name, "-", "_")) }
 
 // withValue are the server's one-letter switches that take a value (its getopt string, in process_postgres_switches).
-const withValue = "BCDdfhkNprStvWbcz"
+const withValue = "BCDdfhkNprStvWc"
 
 // set returns the parameters that options of a session set: -c name=value, -cname=value or --name=value, also behind
 // switches without a value, as -Fc name=value.

@@ -21,7 +21,7 @@ func TestURLThatSaysWhomSessionsActAs(t *testing.T) {
 	}
 	for _, options := range []string{
 		"--role=none", "-crole=none", "-c role=x", "-c ROLE=x", "-c  role=x -c statement_timeout=1", "-c statement_timeout=1 -crole=x",
-		"--session_authorization=x", "--session-authorization=x", "-c session_authorization=x", `-c\ro\le=x`, `-c r\ole=x`, "-Fc role=x", "-- role=x",
+		"--session_authorization=x", "--session-authorization=x", "-c session_authorization=x", `-c\ro\le=x`, `-c r\ole=x`, "-Fc role=x", "-bc role=x", "-- role=x",
 	} {
 		value, template := check("options=" + url.PathEscape(options))
 		for _, err := range []error{value, template} {

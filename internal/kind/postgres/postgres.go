@@ -22,6 +22,7 @@ type Kind struct {
 	random io.Reader
 
 	mu     sync.Mutex
+	closed bool
 	pools  map[string]*sessions      // by connection name, revision and which password it uses
 	looks  map[string]*census        // by connection name, revision and host
 	logins map[string]chan struct{}  // by host of the connection

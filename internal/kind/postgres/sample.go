@@ -86,10 +86,19 @@ func (k *Kind) count(ctx context.Context, c kind.Change, d time.Duration) (int, 
 
 // tooShort returns an error if somebody logged in to a database of the key for too short a time to be seen.
 func (k *Kind) tooShort(c kind.Change, places []place, missed []map[string]int) error {
-	databases, err := k.databases(c)
+	before := c
+	before.To = c.From // its clients may use another database
+	databases, err := k.databases(before)
 	if err != nil {
 		return err
 	}
+	after, err := k.databases(c)
+	if err != nil {
+		return err
+	}
+	databases = append(databases, after...)
+	slices.Sort(databases)
+	databases = slices.Compact(databases)
 	for n, at := range places {
 		sum := 0
 		for _, database := range databases {

@@ -25,7 +25,8 @@ type shortLogins struct {
 // headcount is who is at a server at a moment, and how many there have been.
 type headcount struct {
 	counts map[string]int // sessions that each database has had
-	ours   map[string]int // how many of these were ours
+	before map[string]int // how many were ours when the server was asked, and when it had answered
+	ours   map[string]int
 	here   map[int]string // the databases of the sessions that there are, by process
 }
 
@@ -80,12 +81,15 @@ func (l *shortLogins) unseen(seen map[int]string, after headcount) map[string]in
 		if count < before { // the counts were reset
 			continue
 		}
-		left := count - before - (after.ours[database] - l.last.ours[database]) - came[database]
-		switch {
+		// A login of ours that was under way during a count is not taken for one that it includes.
+		left := count - before - max(after.before[database]-l.last.ours[database], 0) - came[database]
+		switch used := left - l.credit[database]; {
 		case left < 0:
 			credit[database] = -left
-		case left > l.credit[database]:
-			missed[database] = left - l.credit[database]
+		case used < 0:
+			credit[database] = -used
+		case used > 0:
+			missed[database] = used
 		}
 	}
 	*l = shortLogins{last: after, credit: credit}
@@ -105,11 +109,17 @@ func (k *Kind) enter(at place) {
 
 // countHeads is a headcount at a place, with the logins of ours that it includes.
 func (k *Kind) countHeads(ctx context.Context, conn *pgx.Conn, at place) (headcount, error) {
+	before := k.entered(at)
 	h, err := countHeads(ctx, conn)
+	h.before, h.ours = before, k.entered(at)
+	return h, err
+}
+
+// entered returns how often we have logged in to each database at a place.
+func (k *Kind) entered(at place) map[string]int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	h.ours = maps.Clone(k.ours[at.oneName()])
-	return h, err
+	return maps.Clone(k.ours[at.oneName()])
 }
 
 // oneName is the hosts of a place, with one name for this machine, which has several.

@@ -78,8 +78,11 @@ func client(addr, user string, password key.Value, timeout time.Duration, secure
 				args = []any{"AUTH", password.Reveal()}
 			}
 			if user != "" || !password.Empty() {
-				entered.add(addr)
-				if err := conn.Do(ctx, args...).Err(); err != nil {
+				err := conn.Do(ctx, args...).Err()
+				if err == nil || answered(err) {
+					entered.add(addr)
+				}
+				if err != nil {
 					if answered(err) && !goredis.IsAuthError(err) {
 						return noLogin
 					}
@@ -87,10 +90,10 @@ func client(addr, user string, password key.Value, timeout time.Duration, secure
 				}
 			}
 			// Whoever has logged in may do this, unlike CLIENT SETNAME. A proxy that does not know it counts nobody, either.
-			entered.add(addr)
 			if err := conn.Do(ctx, "HELLO", resp, "SETNAME", ownName).Err(); err != nil && !answered(err) {
 				return err
 			}
+			entered.add(addr)
 			return nil
 		},
 		DialTimeout: timeout, ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout, ContextTimeoutEnabled: true,

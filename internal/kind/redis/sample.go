@@ -140,6 +140,8 @@ func (c newcomers) unseen(before, after spending) int {
 }
 
 // spending is how often a node has run CLIENT LIST, and for how long; and how often somebody has logged in.
+// ours is how many of these commands were our own, asked before the node was: one that is under way is not subtracted from a
+// count which may lack it.
 type spending struct{ calls, micros, logins, ours uint64 }
 
 // entered counts, by node, the commands with which sessions of this process log in.
@@ -172,13 +174,14 @@ func oneName(addr string) string {
 
 // spent asks a node for its spending. A node that does not tell has none.
 func (k *Kind) spent(ctx context.Context, c kind.Connection, addr string) (spending, error) {
+	ours := entered.at(addr)
 	reply, err := k.do(ctx, c, addr, "INFO", "commandstats")
 	if err != nil && !answered(err) {
 		return spending{}, err
 	}
 	text, _ := reply.(string)
 	s := readSpending(text)
-	s.ours = entered.at(addr)
+	s.ours = ours
 	return s, nil
 }
 
