@@ -26,6 +26,7 @@ const bouncerAdmin = "bouncer_admin"
 type PgBouncerOptions struct {
 	Mode       string            // pool_mode: session (also if empty), transaction or statement
 	AuthQuery  bool              // ask the server for the verifiers of roles that are not in Users
+	TLS        bool              // take no client without it, with a certificate of the bed's authority
 	ResetQuery string            // server_reset_query; PgBouncer's own, DISCARD ALL, if empty
 	Users      map[string]string // passwords or verifiers that it holds itself, by role: its auth_file
 	Settings   map[string]string // further ones of pgbouncer.ini, which win; server_idle_timeout, for example
@@ -36,6 +37,7 @@ type PgBouncerOptions struct {
 type PgBouncer struct {
 	Port    int
 	LogPath string
+	CA      string // file of the authority that its clients trust; empty: they speak no TLS
 
 	password string // of the console's administrator
 	users    map[string]string
@@ -74,6 +76,18 @@ func (b *Bed) PgBouncer(ctx context.Context, p *Postgres, o PgBouncerOptions) (*
 	g.users[bouncerAdmin] = g.password
 	config := filepath.Join(home, "pgbouncer.ini")
 	settings := g.settings(o)
+	if o.TLS {
+		a, err := b.Authority()
+		if err != nil {
+			return nil, err
+		}
+		certificate, err := a.server("pgbouncer", owner)
+		if err != nil {
+			return nil, err
+		}
+		g.CA = a.File
+		settings["client_tls_sslmode"], settings["client_tls_cert_file"], settings["client_tls_key_file"] = "require", certificate.CertFile, certificate.KeyFile
+	}
 	if o.AuthQuery {
 		role := fmt.Sprintf("pgbouncer_%d", port)
 		if g.users[role], err = p.lendVerifiers(ctx, role); err != nil {
@@ -216,6 +230,9 @@ func (g *PgBouncer) URL(database, user, password string) string {
 	u := url.URL{
 		Scheme: "postgresql", User: url.UserPassword(user, password), Host: fmt.Sprintf("127.0.0.1:%d", g.Port),
 		Path: "/" + database, RawQuery: "sslmode=disable",
+	}
+	if g.CA != "" {
+		u.RawQuery = url.Values{"sslmode": {"verify-full"}, "sslrootcert": {g.CA}}.Encode()
 	}
 	return u.String()
 }

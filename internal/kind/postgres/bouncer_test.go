@@ -4,6 +4,8 @@ package postgres
 
 import (
 	"context"
+	"maps"
+	"os"
 	"strings"
 	"testing"
 
@@ -27,6 +29,11 @@ func (w *world) withBouncer(t *testing.T, o testbed.PgBouncerOptions) (*testbed.
 	w.ok(err)
 	w.connection.Options[fieldBouncers] = console.String()
 	w.connection.Secrets[fieldConsole] = console.Password
+	if o.TLS {
+		ca, err := os.ReadFile(bouncer.CA)
+		w.ok(err)
+		w.connection.Options[fieldCA] = string(ca)
+	}
 	if _, err := w.kind.CheckConnection(t.Context(), w.connection); err != nil {
 		t.Fatal(err)
 	}
@@ -56,6 +63,35 @@ func TestIdleConnectionsOfPgBouncerAreNoUse(t *testing.T) {
 			w.unused(c) // although PgBouncer still has its connection
 			w.ok(w.kind.Retire(ctx, c))
 		})
+	}
+}
+
+// A PgBouncer that takes no client without TLS, with a certificate of a CA of its own: its console and its clients count, and
+// no password goes to one whose certificate is not trusted.
+func TestPgBouncerOverTLS(t *testing.T) {
+	ctx := t.Context()
+	w := newWorld(t, "", nil)
+	_, c := w.withBouncer(t, testbed.PgBouncerOptions{Mode: "transaction", TLS: true})
+	client, err := w.session(c.From)
+	w.ok(err)
+	_, err = client.Exec(ctx, "SELECT 1")
+	w.ok(err)
+	w.ok(w.kind.Stage(ctx, c))
+	w.ok(w.kind.Verify(ctx, c))
+	n, what, err := w.kind.InUse(ctx, c)
+	if err != nil || n == 0 || !strings.Contains(what, "clients of role") {
+		t.Errorf("with a client: %d, %s, %v", n, what, err)
+	}
+	w.ok(client.Close(context.Background()))
+	w.unused(c)
+	w.ok(w.kind.Retire(ctx, c))
+
+	stranger := w.connection
+	stranger.Revision++
+	stranger.Options = maps.Clone(stranger.Options)
+	delete(stranger.Options, fieldCA)
+	if _, err := w.kind.CheckConnection(ctx, stranger); err == nil || !strings.Contains(err.Error(), "certificate") || !strings.Contains(err.Error(), "PgBouncer") {
+		t.Errorf("without its CA: %v", err)
 	}
 }
 
