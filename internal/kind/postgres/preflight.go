@@ -119,6 +119,9 @@ func (p *preflight) lends(proven proof) owner {
 		return owner{}
 	}
 	p.fails(o.safe(p.found[o.name], p.Connection))
+	if from, to := p.found[p.from], p.found[p.to]; p.from != p.to && from.Replicates && !to.Replicates {
+		p.notes = append(p.notes, fmt.Sprintf("role %s has REPLICATION, which login roles are not given: a client that replicates (a subscription, pg_basebackup, Debezium) will not be able to with the new version. Give such clients a role of their own", from.Quoted))
+	}
 	return o
 }
 
