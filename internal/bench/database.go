@@ -50,7 +50,7 @@ func newDatabase(ctx context.Context, server *testbed.Postgres, name string, row
 // started would, and gives how long that took. That every row is under the new key in the end is checked.
 func (d *database) rotate(ctx context.Context, from, to key.Value, phases ...workload.Phase) (time.Duration, error) {
 	d.runs++
-	worker := reencrypt.NewWorker(d.url, reencrypt.Options{})
+	worker := reencrypt.NewWorker(d.url, reencrypt.Options{AllowSuperuser: true})
 	begun := time.Now()
 	rotated := 0
 	for _, phase := range phases {

@@ -160,6 +160,7 @@ func (e *Engine) takeWork(ctx context.Context, w workload.Workload, i workload.I
 				continue
 			}
 			report.Error, report.Columns = cutOff(report.Error), askedColumns(report.Columns, c.Protects)
+			report.Place = askedTables(report.Place, c.Protects)
 			next := r.clone()
 			next.Work[report.ID] = Evidence{Report: report, At: e.Now().UTC(), Instance: i.Name()}
 			e.lock(func() { delete(e.progress, report.ID) })

@@ -19,6 +19,7 @@ const (
 	mostColumns  = 256
 	mostFinds    = 256
 	maxWorkText  = 256 // bytes
+	maxSystem    = 20  // digits of 64 bits
 	mostUnseen   = 256
 	unseenBeyond = "… and others"
 )
@@ -38,6 +39,13 @@ func CheckWork(all []workload.WorkReport) ([]workload.WorkReport, error) {
 				return nil, Refusef("work: a column has a name of more than %d bytes, or counts fewer than no rows", maxWorkText)
 			}
 		}
+		if r.Place != nil {
+			place, err := checkPlace(*r.Place)
+			if err != nil {
+				return nil, err
+			}
+			r.Place = &place
+		}
 		r.Finds = slices.Clone(r.Finds[:min(len(r.Finds), mostFinds)])
 		for m, f := range r.Finds {
 			if min(f.Shaped, f.Tried, f.Opened) < 0 {
@@ -55,6 +63,33 @@ func CheckWork(all []workload.WorkReport) ([]workload.WorkReport, error) {
 		all[n] = r
 	}
 	return all, nil
+}
+
+// checkPlace bounds what a report says of where it has looked.
+func checkPlace(p workload.Place) (workload.Place, error) {
+	if len(p.System) > maxSystem || strings.Trim(p.System, "0123456789") != "" || len(p.Database) > maxWorkText || len(p.Tables) > mostColumns {
+		return p, Refusef("work: place: system is no system identifier, database is longer than %d bytes, or there are more than %d tables; report what the server says of the columns that were asked", maxWorkText, mostColumns)
+	}
+	p.Database = cutTo(p.Database, maxWorkText)
+	p.Tables = slices.Clone(p.Tables)
+	for _, t := range p.Tables {
+		if len(t.Column) > maxWorkText {
+			return p, Refusef("work: place: a column has a name of more than %d bytes", maxWorkText)
+		}
+	}
+	return p, nil
+}
+
+// askedTables leaves of a place what the work was about.
+func askedTables(p *workload.Place, asked []key.Column) *workload.Place {
+	if p == nil {
+		return nil
+	}
+	left := *p
+	left.Tables = slices.DeleteFunc(slices.Clone(p.Tables), func(t workload.PlaceTable) bool {
+		return !slices.ContainsFunc(asked, func(c key.Column) bool { return c.String() == t.Column })
+	})
+	return &left
 }
 
 // askedColumns are those of a report's columns that the work was about.

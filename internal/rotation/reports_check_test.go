@@ -38,11 +38,16 @@ func TestWorkHasBounds(t *testing.T) {
 		return []workload.WorkReport{r}
 	}
 	for name, all := range map[string][]workload.WorkReport{
-		"too many":    make([]workload.WorkReport, mostWork+1),
-		"negative":    one(func(r *workload.WorkReport) { r.Columns = []workload.ColumnReport{{Left: 5}, {Left: -5}} }),
-		"columns":     one(func(r *workload.WorkReport) { r.Columns = make([]workload.ColumnReport, mostColumns+1) }),
-		"long names":  one(func(r *workload.WorkReport) { r.Columns = []workload.ColumnReport{{Column: strings.Repeat("x", 1000)}} }),
-		"long id":     one(func(r *workload.WorkReport) { r.ID = strings.Repeat("x", 10000) }),
+		"too many":   make([]workload.WorkReport, mostWork+1),
+		"negative":   one(func(r *workload.WorkReport) { r.Columns = []workload.ColumnReport{{Left: 5}, {Left: -5}} }),
+		"columns":    one(func(r *workload.WorkReport) { r.Columns = make([]workload.ColumnReport, mostColumns+1) }),
+		"long names": one(func(r *workload.WorkReport) { r.Columns = []workload.ColumnReport{{Column: strings.Repeat("x", 1000)}} }),
+		"long id":    one(func(r *workload.WorkReport) { r.ID = strings.Repeat("x", 10000) }),
+		"a system":   one(func(r *workload.WorkReport) { r.Place = &workload.Place{System: "7\n7"} }),
+		"a database": one(func(r *workload.WorkReport) { r.Place = &workload.Place{Database: strings.Repeat("x", 1000)} }),
+		"tables": one(func(r *workload.WorkReport) {
+			r.Place = &workload.Place{Tables: make([]workload.PlaceTable, mostColumns+1)}
+		}),
 		"finds of -1": one(func(r *workload.WorkReport) { r.Finds = []workload.Find{{Opened: -1}} }),
 	} {
 		if _, err := CheckWork(all); !refused(err) {
@@ -52,8 +57,9 @@ func TestWorkHasBounds(t *testing.T) {
 	all, err := CheckWork(one(func(r *workload.WorkReport) {
 		r.Finds, r.Unseen = make([]workload.Find, 10*mostFinds), make([]string, 10*mostUnseen)
 		r.Finds[0].Column = "a\nb"
+		r.Place = &workload.Place{System: "7123", Database: "a\nb", Tables: make([]workload.PlaceTable, mostColumns)}
 	}))
-	if err != nil || len(all[0].Finds) != mostFinds || len(all[0].Unseen) != mostUnseen+1 || all[0].Finds[0].Column != `a\u000ab` {
+	if err != nil || all[0].Place.Database != `a\u000ab` || len(all[0].Finds) != mostFinds || len(all[0].Unseen) != mostUnseen+1 || all[0].Finds[0].Column != `a\u000ab` {
 		t.Errorf("%d finds, %d unseen, %v", len(all[0].Finds), len(all[0].Unseen), err)
 	}
 }

@@ -129,7 +129,7 @@ func (a *Agent) reencryptor() func(values map[string]key.Value) (Reencryptor, er
 		said = databaseInClear(url.Reveal(), said, own, a.board, a.log)
 		at, worker = url, reencrypt.NewWorker(url.Reveal(), reencrypt.Options{
 			BatchSize: block.BatchSize, SaltPerRow: block.SaltPerRow, RowsPerSecond: block.RowsPerSecond, MaxLoad: block.maxLoad,
-			AllowTriggers: block.AllowTriggers, TouchColumn: block.TouchColumn, Progress: a.jobs.progress,
+			AllowTriggers: block.AllowTriggers, AllowSuperuser: block.AllowSuperuser, TouchColumn: block.TouchColumn, Progress: a.jobs.progress,
 			Flipped: func(rows int64, took time.Duration) {
 				a.log.Info("staged rows are in place", "rows", rows, "took", took)
 			},

@@ -28,6 +28,8 @@ type ReencryptBlock struct {
 	AllowTriggers []string `hcl:"allow_triggers,optional"`
 	TouchColumn   string   `hcl:"touch_column,optional"`
 
+	AllowSuperuser bool `hcl:"allow_superuser,optional"`
+
 	maxLoad time.Duration
 }
 

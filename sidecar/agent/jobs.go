@@ -173,10 +173,15 @@ func (j *jobs) note(report workload.WorkReport) {
 	j.known[report.ID] = report
 	j.running = ""
 	j.mu.Unlock()
-	same := had && before.Done == report.Done && before.Error == report.Error && slices.Equal(before.Columns, report.Columns)
+	same := had && before.Done == report.Done && before.Error == report.Error && slices.Equal(before.Columns, report.Columns) && samePlace(before.Place, report.Place)
 	if !same {
 		j.tell()
 	}
+}
+
+// samePlace reports whether two reports are about the same database, and say so in the same words.
+func samePlace(a, b *workload.Place) bool {
+	return a == nil && b == nil || a != nil && b != nil && a.Equal(*b)
 }
 
 // progress keeps how far a column is, and tells every now and then.

@@ -12,13 +12,14 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgrows"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
 // describe looks columns up, and refuses what could not be rewritten safely: all of it is found out before anything is
 // written.
-func describe(ctx context.Context, db *session, columns []key.Column, o Options) ([]table, error) {
-	var tables []table
-	err := db.tx(ctx, func(tx pgx.Tx) error {
+func describe(ctx context.Context, db *session, columns []key.Column, o Options) (tables []table, place workload.Place, err error) {
+	err = db.tx(ctx, func(tx pgx.Tx) error {
 		role, err := writable(ctx, tx)
 		if err != nil {
 			return err
@@ -36,9 +37,17 @@ func describe(ctx context.Context, db *session, columns []key.Column, o Options)
 			}
 			tables = append(tables, t)
 		}
-		return nil
+		place, err = pgrows.Place(ctx, tx, placesOf(tables))
+		return err
 	})
-	return tables, err
+	return tables, place, err
+}
+
+func placesOf(tables []table) (all []workload.PlaceTable) {
+	for _, t := range tables {
+		all = append(all, workload.PlaceTable{Column: t.column.String(), OID: t.oid})
+	}
+	return all
 }
 
 // writable refuses a replica, and a database that somebody has made read-only. It gives the role that we act as, which may
@@ -60,34 +69,9 @@ func writable(ctx context.Context, tx pgx.Tx) (role string, err error) {
 
 func describeOne(ctx context.Context, tx pgx.Tx, role string, c key.Column) (table, error) {
 	t := table{column: c}
-	var kind, relation, generated string
-	err := tx.QueryRow(ctx, `
-		SELECT r.oid, format_type(a.atttypid, a.atttypmod), r.relkind::text, a.attgenerated::text
-		FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid JOIN pg_namespace n ON n.oid = r.relnamespace
-		WHERE n.nspname = $1 AND r.relname = $2 AND a.attname = $3 AND NOT a.attisdropped AND a.attnum > 0`,
-		c.Schema, c.Table, c.Column).Scan(&t.oid, &kind, &relation, &generated)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return t, fmt.Errorf("column %s does not exist in the database, or role %s may not see it; check the key's protects and the database URL", c, role)
-	case err != nil:
+	var err error
+	if t.oid, err = pgrows.Find(ctx, tx, role, c); err != nil {
 		return t, err
-	case relation == "f":
-		return t, fmt.Errorf("%s is a column of a foreign table; re-encrypt at the server that has its rows", c)
-	case relation != "r" && relation != "p":
-		return t, fmt.Errorf("%s is not a column of a table; envelopes can be rewritten in tables only", c)
-	case kind != "text" && !strings.HasPrefix(kind, "character varying"):
-		return t, fmt.Errorf("column %s is of type %s; envelopes are text", c, kind)
-	case generated != "":
-		return t, fmt.Errorf("column %s is generated from others, and cannot be written; protect the column that it is made of", c)
-	}
-	for _, term := range c.Where {
-		var there bool
-		if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = $1 AND attname = $2 AND NOT attisdropped AND attnum > 0)", t.oid, term.Column).Scan(&there); err != nil {
-			return t, err
-		}
-		if !there {
-			return t, fmt.Errorf("column %s of the condition %q does not exist in table %s; check the key's protects", term.Column, term, c.Table)
-		}
 	}
 	if t.keys, err = primaryKey(ctx, tx, t.oid); err != nil {
 		return t, err
@@ -99,7 +83,7 @@ func describeOne(ctx context.Context, tx pgx.Tx, role string, c key.Column) (tab
 	for _, k := range t.keys {
 		texts = append(texts, k.name)
 	}
-	if err := noCasts(ctx, tx, t, texts); err != nil {
+	if err := pgrows.NoCasts(ctx, tx, c.Table, t.oid, texts); err != nil {
 		return t, err
 	}
 	switch {
@@ -111,14 +95,10 @@ func describeOne(ctx context.Context, tx pgx.Tx, role string, c key.Column) (tab
 	return t, err
 }
 
-// bases has all types that are no domains, and what the domains are made of in the end.
-const bases = `WITH RECURSIVE bases (type, base) AS (
-	SELECT oid, oid FROM pg_type WHERE typtype <> 'd' UNION ALL SELECT d.oid, b.base FROM pg_type d JOIN bases b ON b.type = d.typbasetype WHERE d.typtype = 'd')`
-
 // primaryKey gives the columns of a table's primary key with the operators of its index (strategies of btree: 2 is at most, 3
 // equal, 5 more).
 func primaryKey(ctx context.Context, tx pgx.Tx, table uint32) ([]keyColumn, error) {
-	rows, err := tx.Query(ctx, bases+`
+	found, err := tx.Query(ctx, pgrows.BaseTypes+`
 		SELECT a.attname::text, tn.nspname::text, ty.typname::text,
 			(SELECT array_agg(ARRAY[n.nspname::text, o.oprname::text] ORDER BY m.amopstrategy)
 				FROM pg_amop m JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
@@ -131,7 +111,7 @@ func primaryKey(ctx context.Context, tx pgx.Tx, table uint32) ([]keyColumn, erro
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (k keyColumn, err error) {
+	return pgx.CollectRows(found, func(row pgx.CollectableRow) (k keyColumn, err error) {
 		var schema, kind string
 		var operators [][]string
 		if err := row.Scan(&k.name, &schema, &kind, &operators); err != nil {
@@ -151,25 +131,6 @@ func primaryKey(ctx context.Context, tx pgx.Tx, table uint32) ([]keyColumn, erro
 // operatorName reports whether a name is of nothing but the characters of operators, and begins no comment.
 func operatorName(name string) bool {
 	return name != "" && strings.Trim(name, "+-*/<>=~!@#%^&|`?") == "" && !strings.Contains(name, "--") && !strings.Contains(name, "/*")
-}
-
-// noCasts refuses columns which somebody's own function makes text, or makes of text: it would run as us, and may make of a
-// value what it likes.
-func noCasts(ctx context.Context, tx pgx.Tx, t table, columns []string) error {
-	var column, function string
-	err := tx.QueryRow(ctx, bases+`
-		SELECT a.attname::text, p.proname::text FROM pg_attribute a JOIN bases b ON b.type = a.atttypid
-		JOIN pg_cast c ON c.castsource IN (a.atttypid, b.base) AND c.casttarget = 'text'::regtype OR c.castsource = 'text'::regtype AND c.casttarget IN (a.atttypid, b.base)
-		JOIN pg_proc p ON p.oid = c.castfunc
-		WHERE a.attrelid = $1 AND a.attname = ANY ($2) AND a.attnum > 0 AND NOT a.attisdropped AND p.pronamespace <> 'pg_catalog'::regnamespace LIMIT 1`,
-		t.oid, columns).Scan(&column, &function)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil
-	}
-	if err == nil {
-		err = fmt.Errorf("values of column %s of table %s become text by a cast of the database's own, function %s; drop the cast, since the function would run with our rights", column, t.column.Table, function)
-	}
-	return err
 }
 
 // fit refuses a table of which rows would be hidden, or whose update would do more or less than change a column.
@@ -247,7 +208,7 @@ func (t table) rules(ctx context.Context, tx pgx.Tx) error {
 
 // triggers refuses a table with triggers that our update would set off: they may change more, or the very column.
 func (t table) triggers(ctx context.Context, tx pgx.Tx, allowed []string) error {
-	rows, err := tx.Query(ctx, `
+	found, err := tx.Query(ctx, `
 		SELECT DISTINCT g.tgname::text FROM pg_trigger g
 		WHERE g.tgrelid IN (SELECT $1::oid UNION SELECT p.relid::oid FROM pg_partition_tree($1::oid) p)
 			AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A') AND g.tgtype & 16 <> 0
@@ -257,7 +218,7 @@ func (t table) triggers(ctx context.Context, tx pgx.Tx, allowed []string) error 
 	if err != nil {
 		return err
 	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	names, err := pgx.CollectRows(found, pgx.RowTo[string])
 	if err != nil {
 		return err
 	}

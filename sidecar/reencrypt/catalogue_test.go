@@ -58,16 +58,16 @@ func TestWhatForbidsRewritingIsFoundFirst(t *testing.T) {
 		{"parted", "v", []string{"no primary key"}}, // a partitioned table with foreign parts cannot have one
 		{"touchy", "v", []string{"trigger touching,", "allow_triggers", "--allow-trigger"}},
 	} {
-		f.refused(f.url, c.table, c.column, Options{}, c.words...)
+		f.refused(f.url, c.table, c.column, Options{AllowSuperuser: true}, c.words...)
 	}
 	work := f.work(workload.PhaseStage)
 	work.Columns = []key.Column{{Schema: "public", Table: "touchy", Column: "v", Layout: key.TagFirst}}
-	if _, err := NewWorker(f.url, Options{AllowTriggers: []string{"touching"}}).Do(t.Context(), work, f.accepts()); err != nil {
+	if _, err := NewWorker(f.url, Options{AllowSuperuser: true, AllowTriggers: []string{"touching"}}).Do(t.Context(), work, f.accepts()); err != nil {
 		t.Errorf("a trigger that is allowed: %v", err)
 	}
 	f.do(workload.PhaseWipe)
 	f.exec(`DROP TRIGGER touching ON touchy`) // the other is set off by the column that is to be touched
-	f.refused(f.url, "touchy", "v", Options{TouchColumn: "updated_at"}, "trigger of_another,")
+	f.refused(f.url, "touchy", "v", Options{AllowSuperuser: true, TouchColumn: "updated_at"}, "trigger of_another,")
 }
 
 func TestRightsAndReadOnly(t *testing.T) {
@@ -78,10 +78,10 @@ func TestRightsAndReadOnly(t *testing.T) {
 		END $$`)
 	f.exec(`GRANT SELECT ON users TO reencrypt_reader`)
 	url := strings.Replace(f.url, f.url[strings.Index(f.url, "//")+2:strings.Index(f.url, "@")], "reencrypt_reader:reader-password", 1)
-	f.refused(url, "users", "two_factor_secret", Options{}, "reencrypt_reader may not read and update users.two_factor_secret", "GRANT SELECT, UPDATE")
-	f.refused(url, "integration_connections", "encrypted_credentials", Options{}, "GRANT SELECT, UPDATE")
+	f.refused(url, "users", "two_factor_secret", Options{AllowSuperuser: true}, "reencrypt_reader may not read and update users.two_factor_secret", "GRANT SELECT, UPDATE")
+	f.refused(url, "integration_connections", "encrypted_credentials", Options{AllowSuperuser: true}, "GRANT SELECT, UPDATE")
 	f.exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); END $$`)
-	f.refused(f.url, "users", "two_factor_secret", Options{}, "read-only", "default_transaction_read_only")
+	f.refused(f.url, "users", "two_factor_secret", Options{AllowSuperuser: true}, "read-only", "default_transaction_read_only")
 }
 
 // Rows of partitions are found by the key of the whole, which may have any type.
@@ -100,7 +100,7 @@ func TestPartitionsAndKeysOfManyTypes(t *testing.T) {
 	work.Columns = []key.Column{{Schema: "public", Table: "parted", Column: "v", Layout: key.TagFirst}}
 	for _, phase := range []workload.Phase{workload.PhaseStage, workload.PhaseFlip, workload.PhaseSweep, workload.PhaseRevert, workload.PhaseWipe} {
 		work.Phase = phase
-		report, err := NewWorker(f.url, Options{BatchSize: 2}).Do(t.Context(), work, f.accepts())
+		report, err := NewWorker(f.url, Options{AllowSuperuser: true, BatchSize: 2}).Do(t.Context(), work, f.accepts())
 		if err != nil {
 			t.Fatalf("%s: %v", phase, err)
 		}

@@ -49,7 +49,7 @@ func chaosWorker() {
 		os.Exit(2)
 	}
 	f := &fixture{url: o.URL, oldKey: key.NewValue(o.Old), newKey: key.NewValue(o.New), oldAuth: key.NewValue(o.Other)}
-	report, err := NewWorker(o.URL, Options{BatchSize: 7, ClaimFor: time.Second}).Do(context.Background(), f.work(o.Phase), f.accepts())
+	report, err := NewWorker(o.URL, Options{AllowSuperuser: true, BatchSize: 7, ClaimFor: time.Second}).Do(context.Background(), f.work(o.Phase), f.accepts())
 	if left, bad := report.Left(); err == nil && o.Phase != workload.PhaseStage && left+bad > 0 {
 		err = fmt.Errorf("%d rows left, %d unreadable", left, bad)
 	}

@@ -18,7 +18,7 @@ func TestCheckBeforeAVersionGoes(t *testing.T) {
 	check := func(stays ...key.Value) (workload.WorkReport, error) {
 		accepts := f.accepts()
 		accepts[platform.MasterKey] = stays
-		return NewWorker(f.url, Options{BatchSize: 4}).Do(t.Context(), f.work(workload.PhaseCheck), accepts)
+		return NewWorker(f.url, Options{AllowSuperuser: true, BatchSize: 4}).Do(t.Context(), f.work(workload.PhaseCheck), accepts)
 	}
 	expect := func(stays key.Value, total, rotated, other, bad int) {
 		t.Helper()
@@ -80,13 +80,13 @@ func TestLateWork(t *testing.T) {
 	if err := late.renew(t.Context(), late.db); err == nil || !strings.Contains(err.Error(), "has gone on") {
 		t.Errorf("a claim that was taken over is renewed: %v", err)
 	}
-	if _, err := NewWorker(f.url, Options{}).Do(t.Context(), f.work(workload.PhaseFlip), f.accepts()); err == nil || !strings.Contains(err.Error(), "out of date") {
+	if _, err := NewWorker(f.url, Options{AllowSuperuser: true}).Do(t.Context(), f.work(workload.PhaseFlip), f.accepts()); err == nil || !strings.Contains(err.Error(), "out of date") {
 		t.Errorf("a late flip: %v", err)
 	}
 	f.expect(f.oldKey, f.oldAuth)
 	again := f.work(workload.PhaseRevert)
 	again.Pass = 1
-	if _, err := NewWorker(f.url, Options{}).Do(t.Context(), again, f.accepts()); err != nil {
+	if _, err := NewWorker(f.url, Options{AllowSuperuser: true}).Do(t.Context(), again, f.accepts()); err != nil {
 		t.Error(err)
 	}
 }

@@ -64,6 +64,7 @@ func Command(ctx context.Context, args []string, getenv func(string) string, std
 		s.options.AllowTriggers = append(s.options.AllowTriggers, name)
 		return nil
 	})
+	flags.BoolVar(&s.options.AllowSuperuser, "allow-superuser", false, "let the role of DATABASE_URL be a superuser, as whom code of the database's own could do anything")
 	flags.StringVar(&s.options.TouchColumn, "touch-column", "", "set the column of that `NAME`, such as updated_at, to the time of the change, in tables that have it")
 	flags.StringVar(&onBad, "on-bad-row", onBad, "what a row that no key opens does: `abort` before anything is changed, or skip it")
 	if ok, status := usage.Parse(flags, args, help, stdout, stderr); !ok {

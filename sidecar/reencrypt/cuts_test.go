@@ -57,7 +57,7 @@ func TestConnectionsMayBeCut(t *testing.T) {
 	do := func(messages int64) (said int64) {
 		t.Helper()
 		way.left.Store(messages)
-		w := NewWorker(through, Options{BatchSize: 8, Sessions: 1})
+		w := NewWorker(through, Options{AllowSuperuser: true, BatchSize: 8, Sessions: 1})
 		for _, phase := range []workload.Phase{workload.PhaseStage, workload.PhaseFlip} {
 			if _, err := w.Do(t.Context(), f.work(phase), f.accepts()); err != nil {
 				if way.left.Load() > 0 {

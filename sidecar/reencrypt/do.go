@@ -24,6 +24,9 @@ func (w *Worker) Do(ctx context.Context, work workload.Work, accepts map[string]
 		return report, err
 	}
 	defer j.close()
+	if len(j.tables) > 0 {
+		report.Place = &j.place
+	}
 	switch work.Phase {
 	case workload.PhaseCount: // nothing is rotated
 		clear(w.rings)
@@ -32,6 +35,9 @@ func (w *Worker) Do(ctx context.Context, work workload.Work, accepts map[string]
 		return report, err
 	case workload.PhaseCheck:
 		report.Columns, err = j.countAll(ctx, j.ring, false)
+		if err == nil {
+			err = j.stayed(ctx)
+		}
 		report.Done = err == nil
 		if left, bad := report.Left(); report.Done && left+bad == 0 {
 			clear(w.rings)
@@ -44,6 +50,22 @@ func (w *Worker) Do(ctx context.Context, work workload.Work, accepts map[string]
 	report.Finds, report.Unseen = looked.Finds, looked.Unseen
 	report.Done = err == nil
 	return report, err
+}
+
+// stayed refuses counts of rows where a further connection may have led to another database: an address may move meanwhile.
+func (j *job) stayed(ctx context.Context) error {
+	columns := make([]key.Column, 0, len(j.tables))
+	for _, t := range j.tables {
+		columns = append(columns, t.column)
+	}
+	_, now, err := describe(ctx, j.db, columns, j.options)
+	if err != nil {
+		return err
+	}
+	if how := now.Differs(j.place); how != "" {
+		return fmt.Errorf("the database URL has led to two databases while rows were counted: %s; the count is made again", how)
+	}
+	return nil
 }
 
 // phase is evident without a look for envelopes elsewhere.

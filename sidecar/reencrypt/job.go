@@ -28,20 +28,21 @@ import (
 
 // Options of a run; the zero value is what an agent uses.
 type Options struct {
-	BatchSize     int                         // rows read, staged and replaced at a time; default 500
-	Sessions      int                         // of staging, at the same time; default one a core, four at most
-	SaltPerRow    bool                        // a salt for each new envelope instead of one for a block of rows
-	InPlace       bool                        // replace rows batch by batch, without side schema: for applications that hold both keys
-	RowsPerSecond int                         // at most; 0: no bound
-	MaxLoad       time.Duration               // rest while a batch's transactions take longer, or a replica lags more; 0: never
-	ClaimFor      time.Duration               // after that a worker that has died is replaced; default 15 s
-	TouchColumn   string                      // a column of the time of a row's last change, which is set, too; empty: it stays as it is
-	AllowTriggers []string                    // names of triggers that may be set off
-	SampleBytes   int64                       // of a table that is larger, so much is looked at for envelopes that nobody has configured, before the whole is; default 256 MB
-	Progress      func(workload.ColumnReport) // called every now and then
-	BadRow        func(column key.Column, id string)
-	Flipped       func(rows int64, took time.Duration) // called when the staged or kept ciphertexts of so many rows are in place: for so long rows were locked
-	Random        io.Reader
+	BatchSize      int                         // rows read, staged and replaced at a time; default 500
+	Sessions       int                         // of staging, at the same time; default one a core, four at most
+	SaltPerRow     bool                        // a salt for each new envelope instead of one for a block of rows
+	InPlace        bool                        // replace rows batch by batch, without side schema: for applications that hold both keys
+	RowsPerSecond  int                         // at most; 0: no bound
+	MaxLoad        time.Duration               // rest while a batch's transactions take longer, or a replica lags more; 0: never
+	ClaimFor       time.Duration               // after that a worker that has died is replaced; default 15 s
+	TouchColumn    string                      // a column of the time of a row's last change, which is set, too; empty: it stays as it is
+	AllowTriggers  []string                    // names of triggers that may be set off
+	AllowSuperuser bool                        // the URL's role may be one
+	SampleBytes    int64                       // of a table that is larger, so much is looked at for envelopes that nobody has configured, before the whole is; default 256 MB
+	Progress       func(workload.ColumnReport) // called every now and then
+	BadRow         func(column key.Column, id string)
+	Flipped        func(rows int64, took time.Duration) // called when the staged or kept ciphertexts of so many rows are in place: for so long rows were locked
+	Random         io.Reader
 }
 
 const (
@@ -106,6 +107,7 @@ type job struct {
 	claimed  atomic.Bool // by this worker
 	db       *session
 	tables   []table
+	place    workload.Place // when the work began
 	rings    map[key.Layout]*ring
 	options  Options
 	throttle *throttle
@@ -147,10 +149,16 @@ func (w *Worker) open(ctx context.Context, t task) (*job, error) {
 	if j.db, err = connect(ctx, w.databaseURL); err != nil {
 		return nil, err
 	}
+	if !w.options.AllowSuperuser {
+		if err := refuseSuperuser(ctx, j.db); err != nil {
+			j.close()
+			return nil, err
+		}
+	}
 	if keyless && !t.count { // all that is asked is to wipe
 		return j, nil
 	}
-	if j.tables, err = describe(ctx, j.db, t.columns, w.options); err != nil {
+	if j.tables, j.place, err = describe(ctx, j.db, t.columns, w.options); err != nil {
 		j.close()
 		return nil, err
 	}

@@ -32,7 +32,7 @@ func TestWrongOldKeyBesideLegacyRows(t *testing.T) {
 	f.exec("DELETE FROM mcp_server_configs WHERE id NOT LIKE 'mcp-legacy%'")
 	accepts := f.accepts()
 	accepts[platform.MasterKey] = []key.Value{f.newKey, newKeyValue(t, 32)}
-	_, err := NewWorker(f.url, Options{}).Do(t.Context(), f.work(workload.PhaseStage), accepts)
+	_, err := NewWorker(f.url, Options{AllowSuperuser: true}).Do(t.Context(), f.work(workload.PhaseStage), accepts)
 	if err == nil || !strings.Contains(err.Error(), "old key is not the one") {
 		t.Errorf("error is %v", err)
 	}
@@ -47,7 +47,7 @@ func TestManyRowsUnderAShortTimeout(t *testing.T) {
 	f.exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET statement_timeout = ''20ms''', current_database()); END $$`)
 	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
 	defer cancel()
-	w := NewWorker(f.url, Options{BatchSize: 1000})
+	w := NewWorker(f.url, Options{AllowSuperuser: true, BatchSize: 1000})
 	for _, phase := range []workload.Phase{workload.PhaseStage, workload.PhaseFlip, workload.PhaseRevert} {
 		if _, err := w.Do(ctx, f.work(phase), f.accepts()); err != nil {
 			t.Fatalf("%s: %v", phase, err)

@@ -19,7 +19,7 @@ import (
 // run out, and no row is staged twice.
 func TestStagingIsSharedAndTakenOver(t *testing.T) {
 	f := newFixture(t)
-	w := NewWorker(f.url, Options{BatchSize: 2})
+	w := NewWorker(f.url, Options{AllowSuperuser: true, BatchSize: 2})
 	dead, err := w.open(t.Context(), mustTask(t, f.work(workload.PhaseStage), f.accepts()))
 	if err != nil {
 		t.Fatal(err)
@@ -37,7 +37,7 @@ func TestStagingIsSharedAndTakenOver(t *testing.T) {
 	ended := make(chan error)
 	for range 2 {
 		go func() {
-			report, err := NewWorker(f.url, Options{BatchSize: 2, Sessions: 3}).Do(t.Context(), f.work(workload.PhaseStage), f.accepts())
+			report, err := NewWorker(f.url, Options{AllowSuperuser: true, BatchSize: 2, Sessions: 3}).Do(t.Context(), f.work(workload.PhaseStage), f.accepts())
 			if left, bad := report.Left(); err == nil && (left != 19 || bad != 0) {
 				t.Errorf("%d rows are left and %d unreadable, want 19 and 0", left, bad)
 			}
@@ -101,7 +101,7 @@ func TestInPlace(t *testing.T) {
 		phase workload.Phase
 		now   key.Value
 	}{{workload.PhaseStage, f.oldKey}, {workload.PhaseFlip, f.newKey}, {workload.PhaseSweep, f.newKey}, {workload.PhaseRevert, f.oldKey}, {workload.PhaseWipe, f.oldKey}} {
-		report, err := NewWorker(f.url, Options{BatchSize: 3, InPlace: true}).Do(t.Context(), f.work(s.phase), f.accepts())
+		report, err := NewWorker(f.url, Options{AllowSuperuser: true, BatchSize: 3, InPlace: true}).Do(t.Context(), f.work(s.phase), f.accepts())
 		if err != nil || !report.Done {
 			t.Fatalf("%s: %v", s.phase, err)
 		}
@@ -140,7 +140,7 @@ func TestLegacyRowsAreUpgraded(t *testing.T) {
 	}{{workload.PhaseStage, f.oldKey}, {workload.PhaseFlip, f.newKey}, {workload.PhaseSweep, f.newKey}, {workload.PhaseRevert, f.oldKey}} {
 		work := f.work(s.phase)
 		work.Upgrade = true
-		report, err := NewWorker(f.url, Options{}).Do(t.Context(), work, f.accepts())
+		report, err := NewWorker(f.url, Options{AllowSuperuser: true}).Do(t.Context(), work, f.accepts())
 		if err != nil {
 			t.Fatalf("%s: %v", s.phase, err)
 		}
@@ -166,7 +166,7 @@ func TestLegacyRowsAreUpgraded(t *testing.T) {
 func TestRateIsKept(t *testing.T) {
 	f := newFixture(t)
 	begun := time.Now()
-	if _, err := NewWorker(f.url, Options{BatchSize: 2, RowsPerSecond: 20}).Do(t.Context(), f.work(workload.PhaseStage), f.accepts()); err != nil {
+	if _, err := NewWorker(f.url, Options{AllowSuperuser: true, BatchSize: 2, RowsPerSecond: 20}).Do(t.Context(), f.work(workload.PhaseStage), f.accepts()); err != nil {
 		t.Fatal(err)
 	}
 	if took := time.Since(begun); took < 500*time.Millisecond { // 22 rows; the last batch is rested after, too
@@ -201,7 +201,7 @@ func TestSideSchemaIsClosed(t *testing.T) {
 	if n := f.count("SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE nspname = 'hyvve_reencrypt' AND relkind = 'r' AND has_table_privilege('public', c.oid, 'SELECT')"); n != 0 {
 		t.Errorf("everybody may read %d tables of the side schema", n)
 	}
-	_, err := NewWorker(f.url+"&options=-c%20role%3Dreencrypt_stranger", Options{}).Do(t.Context(), f.work(workload.PhaseFlip), f.accepts())
+	_, err := NewWorker(f.url+"&options=-c%20role%3Dreencrypt_stranger", Options{AllowSuperuser: true}).Do(t.Context(), f.work(workload.PhaseFlip), f.accepts())
 	if err == nil || !strings.Contains(err.Error(), "belongs to role postgres, not to reencrypt_stranger") {
 		t.Errorf("somebody else's job: %v", err)
 	}
@@ -256,12 +256,12 @@ func TestCommandFromVaultAndWrongFlags(t *testing.T) {
 func TestCount(t *testing.T) {
 	f := newFixture(t)
 	work := f.work(workload.PhaseCount)
-	report, err := NewWorker(f.url, Options{}).Do(t.Context(), work, nil)
+	report, err := NewWorker(f.url, Options{AllowSuperuser: true}).Do(t.Context(), work, nil)
 	if err != nil || !report.Done || len(report.Columns) != 3 || report.Columns[0].Total != 8 || report.Columns[1].Total != 8 {
 		t.Errorf("%+v, %v", report, err)
 	}
 	f.exec(`CREATE RULE no_updates AS ON UPDATE TO integration_connections DO INSTEAD NOTHING`)
-	if _, err := NewWorker(f.url, Options{}).Do(t.Context(), work, nil); err == nil || !strings.Contains(err.Error(), "no_updates") {
+	if _, err := NewWorker(f.url, Options{AllowSuperuser: true}).Do(t.Context(), work, nil); err == nil || !strings.Contains(err.Error(), "no_updates") {
 		t.Errorf("what would keep a rotation from its rows: %v", err)
 	}
 	if n := f.count("SELECT count(*) FROM pg_namespace WHERE nspname = 'hyvve_reencrypt'"); n != 0 {
@@ -297,7 +297,7 @@ func TestConditions(t *testing.T) {
 		for _, phase := range []workload.Phase{workload.PhaseStage, workload.PhaseFlip, workload.PhaseSweep, workload.PhaseRevert, workload.PhaseWipe} {
 			work := f.work(phase)
 			work.Columns = []key.Column{column}
-			report, err := NewWorker(f.url, Options{BatchSize: 2}).Do(t.Context(), work, f.accepts())
+			report, err := NewWorker(f.url, Options{AllowSuperuser: true, BatchSize: 2}).Do(t.Context(), work, f.accepts())
 			if err != nil {
 				t.Fatalf("%s: %s: %v", c.where, phase, err)
 			}
@@ -313,7 +313,7 @@ func TestConditions(t *testing.T) {
 	}
 	work := f.work(workload.PhaseStage)
 	work.Columns = []key.Column{{Table: "users", Column: "two_factor_secret", Layout: key.TagFirst, Where: []key.Term{{Column: "nothing", Is: "=", Value: "x"}}}}
-	if _, err := NewWorker(f.url, Options{}).Do(t.Context(), work, f.accepts()); err == nil || !strings.Contains(err.Error(), `column nothing of the condition "nothing=x" does not exist`) {
+	if _, err := NewWorker(f.url, Options{AllowSuperuser: true}).Do(t.Context(), work, f.accepts()); err == nil || !strings.Contains(err.Error(), `column nothing of the condition "nothing=x" does not exist`) {
 		t.Errorf("a condition on a column that is not there: %v", err)
 	}
 }
@@ -326,7 +326,7 @@ func TestTouchColumn(t *testing.T) {
 	touched := func() int {
 		return f.count("SELECT (SELECT count(*) FROM ai_provider_configs WHERE updated_at > '2026-01-02') + (SELECT count(*) FROM mcp_server_configs WHERE updated_at > '2026-01-02')")
 	}
-	for _, o := range []Options{{TouchColumn: "updated_at"}, {TouchColumn: "updated_at", InPlace: true}} {
+	for _, o := range []Options{{AllowSuperuser: true, TouchColumn: "updated_at"}, {AllowSuperuser: true, TouchColumn: "updated_at", InPlace: true}} {
 		for _, phase := range []workload.Phase{workload.PhaseStage, workload.PhaseFlip} {
 			if _, err := NewWorker(f.url, o).Do(t.Context(), f.work(phase), f.accepts()); err != nil {
 				t.Fatalf("%s: %v", phase, err)
@@ -345,7 +345,7 @@ func TestTouchColumn(t *testing.T) {
 			t.Errorf("%d rows are touched by a way back that was not asked to", n)
 		}
 	}
-	f.refused(f.url, "users", "two_factor_secret", Options{TouchColumn: "email"}, "and no timestamp", "email")
+	f.refused(f.url, "users", "two_factor_secret", Options{AllowSuperuser: true, TouchColumn: "email"}, "and no timestamp", "email")
 }
 
 // No more than some workers are at a database at the same time.

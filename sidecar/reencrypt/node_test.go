@@ -59,10 +59,10 @@ func TestNodeReadsWhatEachModeWrites(t *testing.T) {
 		options Options
 		upgrade bool
 	}{
-		{"staged", Options{}, false},
-		{"in place", Options{InPlace: true}, false},
-		{"a salt a row", Options{SaltPerRow: true}, false},
-		{"upgraded", Options{}, true},
+		{"staged", Options{AllowSuperuser: true}, false},
+		{"in place", Options{AllowSuperuser: true, InPlace: true}, false},
+		{"a salt a row", Options{AllowSuperuser: true, SaltPerRow: true}, false},
+		{"upgraded", Options{AllowSuperuser: true}, true},
 	} {
 		f := newFixture(t)
 		w := NewWorker(f.url, mode.options)

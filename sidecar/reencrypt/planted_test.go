@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -79,7 +80,7 @@ func planted(t *testing.T, on *testbed.Postgres, pooled bool) {
 		t.Fatal("a session that takes no care springs no trap: this test proves nothing")
 	}
 	before := len(sprung())
-	for _, o := range []Options{{BatchSize: 4, TouchColumn: "updated_at"}, {InPlace: true, BatchSize: 4}} {
+	for _, o := range []Options{{AllowSuperuser: true, BatchSize: 4, TouchColumn: "updated_at"}, {AllowSuperuser: true, InPlace: true, BatchSize: 4}} {
 		w := NewWorker(url, o)
 		for _, phase := range phases {
 			if _, err := w.Do(ctx, f.work(phase), f.accepts()); err != nil {
@@ -115,7 +116,7 @@ func TestKeysOfOtherTypes(t *testing.T) {
 	}
 	f.all("CREATE FUNCTION app.compare(app.code, app.code) RETURNS int LANGUAGE plpgsql IMMUTABLE STRICT AS 'BEGIN RETURN bttextcmp($2::text, $1::text); END'",
 		"CREATE OPERATOR CLASS app.code_ops DEFAULT FOR TYPE app.code USING btree AS OPERATOR 1 app.<, OPERATOR 2 app.<=, OPERATOR 3 app.=, OPERATOR 4 app.>=, OPERATOR 5 app.>, FUNCTION 1 app.compare(app.code, app.code)")
-	workers := []*Worker{NewWorker(f.url, Options{BatchSize: 3}), NewWorker(f.url, Options{BatchSize: 3, InPlace: true})}
+	workers := []*Worker{NewWorker(f.url, Options{AllowSuperuser: true, BatchSize: 3}), NewWorker(f.url, Options{AllowSuperuser: true, BatchSize: 3, InPlace: true})}
 	for kind, ids := range map[string][]string{
 		"citext": {"z", "Y", "x", "w", "b", "A", "c", "D"}, "level": {"z", "y", "x", "w", "b", "a", "c", "d"}, "code": {"z", "Y", "x", "w", "b", "A", "c", "D"},
 		"place": {"z", "Y", "x", "w", "b", "A", "c", "D"}, "code, more uuid": {"z", "Y", "x", "w", "b", "A", "c", "D"},
@@ -126,7 +127,7 @@ func TestKeysOfOtherTypes(t *testing.T) {
 		}
 		f.all("DROP TABLE IF EXISTS app.things", fmt.Sprintf("CREATE TABLE app.things (id app.%s, secret text, PRIMARY KEY (%s))", kind, primary))
 		for _, id := range ids {
-			f.exec(strings.ReplaceAll(fmt.Sprintf("INSERT INTO app.things (%s, secret) SELECT %s, api_key_encrypted FROM ai_provider_configs LIMIT 1", primary, values), "$1", literal(id)))
+			f.exec(strings.ReplaceAll(fmt.Sprintf("INSERT INTO app.things (%s, secret) SELECT %s, api_key_encrypted FROM ai_provider_configs LIMIT 1", primary, values), "$1", pgsession.Literal(id)))
 		}
 		work := f.work(workload.PhaseStage)
 		work.Columns = []key.Column{{Schema: "app", Table: "things", Column: "secret", Layout: key.TagFirst}}
@@ -157,7 +158,7 @@ func TestCastsOfOthers(t *testing.T) {
 		"INSERT INTO things SELECT 'a', api_key_encrypted FROM ai_provider_configs LIMIT 1")
 	work := f.work(workload.PhaseStage)
 	work.Columns = []key.Column{{Table: "things", Column: "secret", Layout: key.TagFirst}}
-	_, err := NewWorker(f.url, Options{}).Do(t.Context(), work, f.accepts())
+	_, err := NewWorker(f.url, Options{AllowSuperuser: true}).Do(t.Context(), work, f.accepts())
 	if err == nil || !strings.Contains(err.Error(), "function spell") || !strings.Contains(err.Error(), "column id") {
 		t.Errorf("%v", err)
 	}
@@ -172,7 +173,7 @@ func TestSideSchemaOfOthers(t *testing.T) {
 		f := newFixture(t)
 		f.exec("DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'side_other') THEN CREATE ROLE side_other; END IF; END $$")
 		f.all(statements...)
-		_, err := NewWorker(f.url, Options{}).Do(t.Context(), f.work(workload.PhaseStage), f.accepts())
+		_, err := NewWorker(f.url, Options{AllowSuperuser: true}).Do(t.Context(), f.work(workload.PhaseStage), f.accepts())
 		if err == nil || !strings.Contains(err.Error(), "belongs to role side_other") {
 			t.Errorf("%s: %v", name, err)
 		}

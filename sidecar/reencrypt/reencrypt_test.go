@@ -98,7 +98,7 @@ func (f *fixture) accepts() map[string][]key.Value {
 // prepared is a job of a phase that may begin; it is closed when the test ends.
 func (f *fixture) prepared(phase workload.Phase) *job {
 	f.t.Helper()
-	j, err := NewWorker(f.url, Options{}).open(f.t.Context(), mustTask(f.t, f.work(phase), f.accepts()))
+	j, err := NewWorker(f.url, Options{AllowSuperuser: true}).open(f.t.Context(), mustTask(f.t, f.work(phase), f.accepts()))
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func (f *fixture) prepared(phase workload.Phase) *job {
 
 func (f *fixture) do(phase workload.Phase) workload.WorkReport {
 	f.t.Helper()
-	report, err := NewWorker(f.url, Options{BatchSize: 4}).Do(f.t.Context(), f.work(phase), f.accepts())
+	report, err := NewWorker(f.url, Options{AllowSuperuser: true, BatchSize: 4}).Do(f.t.Context(), f.work(phase), f.accepts())
 	if err != nil {
 		f.t.Fatalf("%s: %v", phase, err)
 	}
@@ -277,7 +277,7 @@ func TestRevertWithoutFlip(t *testing.T) {
 // Rotating BETTER_AUTH_SECRET takes 2FA secrets and legacy rows along, and leaves the master key's rows alone.
 func TestTagLastAndLegacyRows(t *testing.T) {
 	f := newFixture(t)
-	w := NewWorker(f.url, Options{})
+	w := NewWorker(f.url, Options{AllowSuperuser: true})
 	work := f.work(workload.PhaseStage)
 	work.Key, work.Env, work.Columns = "better-auth-secret", platform.BetterAuth, platform.Columns(platform.BetterAuth)
 	work.Others = []workload.Other{{Env: platform.MasterKey, Layout: key.TagFirst}}
@@ -300,7 +300,7 @@ func TestWrongOldKeyIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 	accepts := f.accepts()
 	accepts[platform.MasterKey] = []key.Value{f.newKey, newKeyValue(t, 32)}
 	accepts[platform.BetterAuth] = []key.Value{newKeyValue(t, 48)}
-	_, err := NewWorker(f.url, Options{}).Do(t.Context(), f.work(workload.PhaseStage), accepts)
+	_, err := NewWorker(f.url, Options{AllowSuperuser: true}).Do(t.Context(), f.work(workload.PhaseStage), accepts)
 	if err == nil || !strings.Contains(err.Error(), "old key is not the one") {
 		t.Errorf("error is %v", err)
 	}
@@ -329,7 +329,7 @@ func TestHiddenRowsAreAnError(t *testing.T) {
 	f.exec(`GRANT SELECT, UPDATE ON ALL TABLES IN SCHEMA public TO hidden_app`)
 	f.exec(`DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO hidden_app', current_database()); END $$`)
 	url := strings.Replace(f.url, f.url[strings.Index(f.url, "//")+2:strings.Index(f.url, "@")], "hidden_app:hidden-app-password", 1)
-	_, err := NewWorker(url, Options{}).Do(t.Context(), f.work(workload.PhaseStage), f.accepts())
+	_, err := NewWorker(url, Options{AllowSuperuser: true}).Do(t.Context(), f.work(workload.PhaseStage), f.accepts())
 	if err == nil || !strings.Contains(err.Error(), "BYPASSRLS") || !strings.Contains(err.Error(), "hidden_app") {
 		t.Errorf("error is %v", err)
 	}
@@ -344,7 +344,7 @@ func TestTwoWorkersAtOnce(t *testing.T) {
 		errs := make(chan error)
 		for range 2 {
 			go func() {
-				_, err := NewWorker(f.url, Options{BatchSize: 3}).Do(t.Context(), f.work(phase), f.accepts())
+				_, err := NewWorker(f.url, Options{AllowSuperuser: true, BatchSize: 3}).Do(t.Context(), f.work(phase), f.accepts())
 				errs <- err
 			}()
 		}
@@ -365,7 +365,7 @@ func TestCompositeKeysAndOddNames(t *testing.T) {
 	work.Columns = []key.Column{{Schema: "public", Table: `Odd "Table`, Column: "Value X", Layout: key.TagFirst}}
 	for _, phase := range []workload.Phase{workload.PhaseStage, workload.PhaseFlip} {
 		work.Phase = phase
-		report, err := NewWorker(f.url, Options{BatchSize: 2}).Do(t.Context(), work, f.accepts())
+		report, err := NewWorker(f.url, Options{AllowSuperuser: true, BatchSize: 2}).Do(t.Context(), work, f.accepts())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -387,15 +387,23 @@ func TestColumnsThatCannotBe(t *testing.T) {
 	} {
 		work := f.work(workload.PhaseStage)
 		work.Columns = []key.Column{{Schema: "public", Table: c.table, Column: c.column, Layout: key.TagFirst}}
-		_, err := NewWorker(f.url, Options{}).Do(t.Context(), work, f.accepts())
+		_, err := NewWorker(f.url, Options{AllowSuperuser: true}).Do(t.Context(), work, f.accepts())
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s.%s: %v, want something on %q", c.table, c.column, err, c.want)
 		}
 	}
 }
 
-// command runs the command by hand with an environment.
+// command runs the command by hand with an environment. The fixture's role is a superuser.
 func (f *fixture) command(env map[string]string, args ...string) (status int, stdout, stderr string) {
+	f.t.Helper()
+	if len(args) == 0 || strings.HasPrefix(args[0], "-") {
+		args = append([]string{"--allow-superuser"}, args...)
+	}
+	return f.commandAs(env, args...)
+}
+
+func (f *fixture) commandAs(env map[string]string, args ...string) (status int, stdout, stderr string) {
 	f.t.Helper()
 	var out, errs bytes.Buffer
 	status = Command(f.t.Context(), args, func(name string) string { return env[name] }, &out, &errs)

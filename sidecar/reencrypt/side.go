@@ -86,23 +86,6 @@ func (j *job) prepare(ctx context.Context) error {
 	return nil
 }
 
-// owned refuses a schema that somebody else has made, or put something into, who could read what we put there and run
-// triggers as us. A superuser counts as a member of every role, and shares with none.
-func owned(ctx context.Context, tx pgx.Tx) error {
-	var owner, us string
-	var ours bool
-	err := tx.QueryRow(ctx, `
-		SELECT pg_get_userbyid(x.owner)::text, current_user::text,
-			x.owner = u.oid OR pg_has_role(x.owner, 'USAGE') AND NOT u.rolsuper
-		FROM (SELECT oid, nspowner AS owner FROM pg_namespace WHERE nspname = 'hyvve_reencrypt'
-			UNION SELECT n.oid, c.relowner FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid WHERE nspname = 'hyvve_reencrypt') x, pg_roles u
-		WHERE u.rolname = current_user ORDER BY 3, 1 LIMIT 1`).Scan(&owner, &us, &ours)
-	if err == nil && !ours {
-		err = fmt.Errorf("it is there and belongs to role %s, not to %s; end that role's job (reencrypt --wipe), or drop the schema if nobody needs it", owner, us)
-	}
-	return err
-}
-
 func (t *table) prepare(ctx context.Context, tx pgx.Tx, job int) error {
 	err := tx.QueryRow(ctx, `
 		INSERT INTO hyvve_reencrypt.columns (job, name) VALUES ($1, $2) ON CONFLICT (job, name) DO UPDATE SET name = excluded.name RETURNING id`,
@@ -179,6 +162,9 @@ func (j *job) awaitRoom(ctx context.Context) error {
 // hold takes or keeps the job, where nobody else has it.
 func (j *job) hold(ctx context.Context, db *session) (mine bool, err error) {
 	err = db.relaxedTx(ctx, func(tx pgx.Tx) error {
+		if err := owned(ctx, tx); err != nil { // once more, after prepare: nothing has been written on the strength of it since
+			return fmt.Errorf("claiming the job in the side schema hyvve_reencrypt: %w", err)
+		}
 		tag, err := tx.Exec(ctx, `
 			UPDATE hyvve_reencrypt.jobs SET holder = $2, until = now() + $3::interval, rank = greatest(rank, $4::integer)
 			WHERE id = $1 AND ($4::integer = 0 OR rank <= $4::integer) AND (holder = $2 OR until < now())`, j.id, j.holder, j.options.ClaimFor.String(), j.rank)
@@ -279,6 +265,9 @@ func (j *job) wipe(ctx context.Context) error {
 		}
 		if there, err = sideIn(ctx, tx); err != nil || !there {
 			return err
+		}
+		if err := owned(ctx, tx); err != nil {
+			return fmt.Errorf("wiping the side schema hyvve_reencrypt: %w", err)
 		}
 		rows, err := tx.Query(ctx, "SELECT c.id FROM hyvve_reencrypt.columns c JOIN hyvve_reencrypt.jobs j ON j.id = c.job WHERE j.name = $1", j.name)
 		if err != nil {

@@ -7,9 +7,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgrows"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
 )
 
@@ -37,34 +36,16 @@ type keyColumn struct {
 func quoted(name string) string { return pgsession.Quote(name) }
 
 // name is the quoted name of the table.
-func (t table) name() string { return pgx.Identifier{t.column.Schema, t.column.Table}.Sanitize() }
+func (t table) name() string { return pgrows.Table(t.column) }
 
 // value is the quoted name of the column.
-func (t table) value() string { return "t." + quoted(t.column.Column) }
+func (t table) value() string { return pgrows.Value(t.column) }
 
 // protected is true of the rows that have an envelope of the key.
-func (t table) protected() string {
-	return fmt.Sprintf("%s IS NOT NULL AND %s <> '' AND %s", t.value(), t.value(), t.chosen())
-}
+func (t table) protected() string { return pgrows.Protected(t.column) }
 
 // chosen is true of the rows that the column's condition means.
-func (t table) chosen() string {
-	parts := []string{"true"}
-	for _, term := range t.column.Where {
-		column := "t." + quoted(term.Column)
-		switch term.Is {
-		case "=":
-			parts = append(parts, fmt.Sprintf("%s::text = %s", column, literal(term.Value)))
-		case "!=":
-			parts = append(parts, fmt.Sprintf("%s::text IS DISTINCT FROM %s", column, literal(term.Value)))
-		default: // is null, is not null: Validate has let nothing else in
-			parts = append(parts, column+" "+term.Is)
-		}
-	}
-	return strings.Join(parts, " AND ")
-}
-
-func literal(text string) string { return pgsession.Literal(text) }
+func (t table) chosen() string { return pgrows.Chosen(t.column) }
 
 // each writes something for every column of the primary key, with its place from 0.
 func (t table) each(separator string, write func(n int, k keyColumn) string) string {

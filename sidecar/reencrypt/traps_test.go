@@ -167,7 +167,7 @@ func TestTrap2HiddenRows(t *testing.T) {
 	if _, left := f.readable("ai_provider_configs", f.newKey, f.oldAuth); err != nil || left != 8 {
 		t.Errorf("the runbook's way says %v and leaves %d rows: this is no trap", err, left)
 	}
-	if _, err := NewWorker(url, Options{}).Do(t.Context(), f.work(workload.PhaseStage), f.accepts()); err == nil || !strings.Contains(err.Error(), "row-level security") {
+	if _, err := NewWorker(url, Options{AllowSuperuser: true}).Do(t.Context(), f.work(workload.PhaseStage), f.accepts()); err == nil || !strings.Contains(err.Error(), "row-level security") {
 		t.Errorf("rows are hidden, and we say: %v", err)
 	}
 }
@@ -320,7 +320,7 @@ func TestTrap7MixedRows(t *testing.T) {
 	}
 	done := make(chan error)
 	go func() {
-		_, err := NewWorker(f.url, Options{BatchSize: 4}).Do(context.Background(), f.work(workload.PhaseFlip), f.accepts())
+		_, err := NewWorker(f.url, Options{AllowSuperuser: true, BatchSize: 4}).Do(context.Background(), f.work(workload.PhaseFlip), f.accepts())
 		done <- err
 	}()
 	for running := true; running; {
