@@ -243,6 +243,11 @@ func caller(req *logical.Request) rotation.Actor {
 	return rotation.Actor{Name: name, Entity: req.EntityID}
 }
 
+// token is whose token a request comes with.
+func token(req *logical.Request) rotation.Token {
+	return rotation.Token{ID: req.ClientToken, Accessor: req.ClientTokenAccessor, Entity: req.EntityID, Name: req.DisplayName}
+}
+
 const help = `
 The hyvve engine versions and rotates the keys of the HYVVE platform. A rotation never finishes on hope: a new version
 is accepted everywhere before anyone presents it, and the old one is retired only on evidence that nobody uses it.

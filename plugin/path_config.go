@@ -20,6 +20,10 @@ func (b *backend) pathsConfig() []*framework.Path {
 				Type:        framework.TypeDurationSecond,
 				Description: "How long the lease on a bundle lasts before it must be renewed. An instance that dies without a word counts as live for so long. Default 5m.",
 			},
+			"takeover_after": {
+				Type:        framework.TypeDurationSecond,
+				Description: "For how long nothing must have been heard of an instance before another login of the same entity may read under its name, as a pod that was killed and started again does. Not below 10s. Default 30s.",
+			},
 			"soak": {
 				Type:        framework.TypeDurationSecond,
 				Description: "How long a new version must work everywhere before the old one may be retired, for keys that set no soak of their own. Default 30s.",
@@ -69,9 +73,9 @@ func (b *backend) readConfig(_ context.Context, e *rotation.Engine, _ *logical.R
 		resp.AddWarning("journal_max_entries or journal_max_age is below the floor of hyvve/journal/config: the floor holds.")
 	}
 	resp.Data = map[string]any{
-		"lease_ttl": int64(c.LeaseTTL.Seconds()),
-		"soak":      int64(c.Soak.Seconds()),
-		"observe":   int64(c.Observe.Seconds()), "look_every": int64(c.LookEvery.Seconds()),
+		"lease_ttl": int64(c.LeaseTTL.Seconds()), "takeover_after": int64(c.TakeoverAfter.Seconds()),
+		"soak":    int64(c.Soak.Seconds()),
+		"observe": int64(c.Observe.Seconds()), "look_every": int64(c.LookEvery.Seconds()),
 		"deadline": int64(c.Deadline.Seconds()), "on_failure": c.OnFailure,
 		"compromised_deadline": int64(c.CutAfter.Seconds()),
 		"journal_max_entries":  c.JournalEntries, "journal_max_age": int64(c.JournalAge.Seconds()),
@@ -90,7 +94,7 @@ func (b *backend) writeConfig(ctx context.Context, e *rotation.Engine, req *logi
 func (b *backend) config(e *rotation.Engine, d *framework.FieldData) rotation.Config {
 	c := e.Config()
 	for field, into := range map[string]*time.Duration{
-		"lease_ttl": &c.LeaseTTL, "soak": &c.Soak, "observe": &c.Observe, "look_every": &c.LookEvery, "deadline": &c.Deadline,
+		"lease_ttl": &c.LeaseTTL, "takeover_after": &c.TakeoverAfter, "soak": &c.Soak, "observe": &c.Observe, "look_every": &c.LookEvery, "deadline": &c.Deadline,
 		"compromised_deadline": &c.CutAfter, "journal_max_age": &c.JournalAge,
 	} {
 		if v, ok := d.GetOk(field); ok {

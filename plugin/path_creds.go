@@ -26,12 +26,14 @@ func (b *backend) pathsCreds() []*framework.Path {
 	return []*framework.Path{{
 		Pattern: "creds/" + framework.GenericNameRegex("workload"),
 		Fields: map[string]*framework.FieldSchema{
-			"workload": {Type: framework.TypeString, Required: true, Description: "Name of the workload."},
-			"instance": {Type: framework.TypeString, Query: true, Description: "Name of the instance that reads, such as a pod's name. A newer read of an instance supersedes its older lease. Without it the reader counts as one instance per lease."},
-			"one_line": {Type: framework.TypeCommaStringSlice, Query: true, Default: []string{"all"}, Description: "Environment names of the keys whose values this reader can carry only if they have one line, \"none\" or \"all\". A value of several lines is not handed to a reader that cannot carry it. Default: all."},
+			"workload":        {Type: framework.TypeString, Required: true, Description: "Name of the workload."},
+			"instance":        {Type: framework.TypeString, Query: true, Description: "Name of the instance that reads, such as a pod's name. A newer read of an instance supersedes its older lease. Without it the reader counts as one instance per lease."},
+			"instance_secret": {Type: framework.TypeString, Description: "What the instance's newest read gave: with it another login may read under the instance's name. Give it in a write only; in a URL it would be in logs.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+			"one_line":        {Type: framework.TypeCommaStringSlice, Query: true, Default: []string{"all"}, Description: "Environment names of the keys whose values this reader can carry only if they have one line, \"none\" or \"all\". A value of several lines is not handed to a reader that cannot carry it. Default: all."},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ReadOperation: b.operation(b.readCreds, "read", "credentials", "Read what one instance should hold now, as a lease."),
+			logical.ReadOperation:   b.operation(b.readCreds, "read", "credentials", "Read what one instance should hold now, as a lease."),
+			logical.UpdateOperation: b.lenient(b.readCreds, "read", "credentials-as-instance", "Read what one instance should hold now, as a lease; for sidecars."),
 		},
 		HelpSynopsis: "What one instance of a workload should hold now: values, accept-lists, versions, as a lease.",
 		HelpDescription: strings.TrimSpace(`
@@ -47,6 +49,12 @@ created_times by environment name: when that version was made
 etag          changes when any of this should change; give it to hyvve/watch
 instance_secret   proves this instance's reports, until its next read
 work          re-encryption that is asked of this instance
+
+The name belongs to the login that reads it first. Another login may read under it with instance_secret of the newest read, in a
+write, as sidecars do; or once nothing was heard of the instance for takeover_after of hyvve/config, if both logins are of the
+same entity and the instance is a sidecar's; otherwise when its lease has ended.
+
+    vault write hyvve/creds/api instance=api-7f9c instance_secret=-
 
 The lease is the instance: while it is outstanding, the instance counts as live, and an old version in it as used.
 Renewal is refused once the instance should hold another bundle: read again. Revocation removes the instance.
@@ -66,9 +74,15 @@ func (b *backend) secretBundle() *framework.Secret {
 	}
 }
 
-func (b *backend) readCreds(ctx context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) readCreds(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("workload").(string)
-	reader := rotation.Reader{Workload: name, Instance: d.Get("instance").(string)}
+	reader := rotation.Reader{Workload: name, Instance: d.Get("instance").(string), Token: token(req)}
+	if req.Operation == logical.UpdateOperation {
+		reader.Heartbeat = true
+		reader.Secret = key.NewValue(d.Get("instance_secret").(string))
+	} else if d.Get("instance_secret").(string) != "" {
+		return nil, rotation.Refusef("instance_secret is not taken in a read, whose URL is in logs; give it in a write: vault write hyvve/creds/%s instance=… instance_secret=-", name)
+	}
 	if names := d.Get("one_line").([]string); !slices.Contains(names, "all") {
 		reader.Multiline = true
 		reader.OneLine = slices.DeleteFunc(slices.Clone(names), func(s string) bool { return s == "none" })

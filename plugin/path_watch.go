@@ -43,7 +43,7 @@ An instance has one watch at a time: a newer one ends the older, whose answer sa
 	}}
 }
 
-func (b *backend) watch(ctx context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) watch(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	instance, etag := d.Get("instance").(string), d.Get("etag").(string)
 	if instance == "" {
 		return nil, rotation.Refusef("instance is missing; give the name that hyvve/creds was read with")
@@ -52,7 +52,9 @@ func (b *backend) watch(ctx context.Context, e *rotation.Engine, _ *logical.Requ
 	if err != nil {
 		return nil, err
 	}
-	now, err := e.Watch(ctx, d.Get("workload").(string), instance, etag, wait)
+	name := d.Get("workload").(string)
+	e.SignOfLife(name, instance, token(req))
+	now, err := e.Watch(ctx, name, instance, etag, wait)
 	if errors.Is(err, rotation.ErrCrowded) {
 		return nil, logical.CodedError(http.StatusTooManyRequests, err.Error())
 	}

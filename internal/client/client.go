@@ -35,6 +35,9 @@ var (
 	ErrUnavailable = errors.New("vault is not available") // sealed, down, overloaded, failing over: try again later
 	ErrDenied      = errors.New("vault denies access")    // the token is no good, or its policy: log in again
 	ErrRefused     = errors.New("vault refused")          // the request as it is; for an instance: read its bundle again
+
+	// ErrNoWrite is the error of Read where the policy or the engine knows bundles to be read alone: use CredsOf.
+	ErrNoWrite = errors.New("vault takes no write there")
 )
 
 // Bundle is what creds/ gave to an instance.
@@ -94,6 +97,40 @@ func (c *Client) CredsOf(ctx context.Context, workloadName, instance string, one
 	if err != nil {
 		return Bundle{}, err
 	}
+	return w.read(secret)
+}
+
+// Reader is an instance that reads its bundle and gives signs of life from then on.
+type Reader struct {
+	Workload, Instance string
+	OneLine            OneLine
+	Secret             key.Value // of its newest read, by which another login may use its name; empty: not known
+}
+
+// Read reads the bundle of an instance. ErrNoWrite: an earlier release's policy, or engine, allows CredsOf alone.
+func (c *Client) Read(ctx context.Context, r Reader) (Bundle, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	body, err := json.Marshal(map[string]string{
+		"instance": r.Instance, "one_line": strings.Join(r.OneLine, ","), "instance_secret": r.Secret.Reveal(),
+	})
+	if err != nil {
+		return Bundle{}, err
+	}
+	resp, err := c.vault.Logical().WriteRawWithContext(ctx, c.mount+"/creds/"+r.Workload, body)
+	if resp != nil && (resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusMethodNotAllowed) {
+		err = fmt.Errorf("%w: %w", ErrNoWrite, err)
+	}
+	var w wire
+	secret, err := c.decodeOnce("creds/"+r.Workload, resp, err, &w)
+	if err != nil {
+		return Bundle{}, err
+	}
+	return w.read(secret)
+}
+
+// read is the bundle of an answer.
+func (w wire) read(secret *api.Secret) (Bundle, error) {
 	b, err := w.Bundle()
 	if err != nil {
 		return Bundle{}, err
@@ -300,6 +337,11 @@ func (c *Client) Revert(ctx context.Context, id string) (Rotation, error) {
 // read decodes the answer once, and not by way of the maps of Logical().Read: sidecars do little else.
 func (c *Client) read(ctx context.Context, path string, query url.Values, into any) (*api.Secret, error) {
 	resp, err := c.vault.Logical().ReadRawWithDataWithContext(ctx, c.mount+"/"+path, query)
+	return c.decodeOnce(path, resp, err, into)
+}
+
+// decodeOnce decodes an answer.
+func (c *Client) decodeOnce(path string, resp *api.Response, err error, into any) (*api.Secret, error) {
 	if resp != nil {
 		defer resp.Body.Close() //nolint:errcheck // it has been read to its end
 	}

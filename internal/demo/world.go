@@ -113,7 +113,7 @@ func (w *World) drawInitial() error {
 
 // policy is what a sidecar may do; docs/sidecar.md shows the same.
 const policy = `
-path "hyvve/creds/%[1]s"  { capabilities = ["read"] }
+path "hyvve/creds/%[1]s"  { capabilities = ["read", "update"] }
 path "hyvve/watch/%[1]s"  { capabilities = ["read"] }
 path "hyvve/report/%[1]s" { capabilities = ["update"] }
 path "hyvve/leave/%[1]s"  { capabilities = ["update"] }

@@ -51,7 +51,7 @@ func newLoginWorld(t *testing.T, text string, setUp func(w *loginWorld, ca strin
 	w.write("hyvve/keys/agent-service-token", map[string]any{"format": "hex", "length": 32, "generate": true})
 	w.write("hyvve/workloads/api", map[string]any{"presents": "agent-service-token", "min_instances": 1})
 	w.write("sys/policies/acl/api", map[string]any{"policy": `
-		path "hyvve/creds/api"   { capabilities = ["read"] }
+		path "hyvve/creds/api"   { capabilities = ["read", "update"] }
 		path "hyvve/watch/api"   { capabilities = ["read"] }
 		path "hyvve/report/api"  { capabilities = ["update"] }
 		path "hyvve/leave/api"   { capabilities = ["update"] }`})

@@ -67,7 +67,7 @@ func optionChanges(old, now kind.Options) []EntryChange { return fields(old).cha
 // fields returns the mount-wide defaults by the names that an operator writes them with.
 func (c Config) fields() fields {
 	return fields{
-		"lease_ttl": c.LeaseTTL.String(), "soak": c.Soak.String(), "observe": c.Observe.String(), "deadline": c.Deadline.String(),
+		"lease_ttl": c.LeaseTTL.String(), "takeover_after": c.TakeoverAfter.String(), "soak": c.Soak.String(), "observe": c.Observe.String(), "deadline": c.Deadline.String(),
 		"on_failure": c.OnFailure, "look_every": c.LookEvery.String(), "compromised_deadline": c.CutAfter.String(),
 		"journal_max_entries": strconv.Itoa(c.JournalEntries), "journal_max_age": c.JournalAge.String(),
 	}

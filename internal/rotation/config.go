@@ -12,7 +12,10 @@ import (
 
 // Config is the mount-wide defaults.
 type Config struct {
-	LeaseTTL  time.Duration `json:"lease_ttl"`  // of bundles
+	LeaseTTL time.Duration `json:"lease_ttl"` // of bundles
+	// TakeoverAfter is how long nothing must have been heard of an instance before another login of its entity may use its name.
+	TakeoverAfter time.Duration `json:"takeover_after"`
+
 	Soak      time.Duration `json:"soak"`       // of keys that set none
 	Observe   time.Duration `json:"observe"`    // of keys that set none
 	Deadline  time.Duration `json:"deadline"`   // of keys that set none; 0: none
@@ -29,9 +32,12 @@ type Config struct {
 // DefaultConfig is what a fresh mount has.
 func DefaultConfig() Config {
 	return Config{
-		LeaseTTL: 5 * time.Minute, Soak: 30 * time.Second, Observe: DenseTime, LookEvery: 5 * time.Minute, OnFailure: FailurePause, CutAfter: time.Minute, JournalEntries: 100_000,
+		LeaseTTL: 5 * time.Minute, TakeoverAfter: 30 * time.Second, Soak: 30 * time.Second, Observe: DenseTime, LookEvery: 5 * time.Minute, OnFailure: FailurePause, CutAfter: time.Minute, JournalEntries: 100_000,
 	}
 }
+
+// minTakeover is two signs of life of a sidecar that waits for changes.
+const minTakeover = 2 * LongestWatch
 
 // minJournal keeps at least the story of a few rotations.
 const minJournal = 100
@@ -40,6 +46,8 @@ func (c Config) check() error {
 	switch {
 	case c.LeaseTTL < time.Second:
 		return Refusef("lease_ttl %s is too short; use at least 1s (5m is the default)", c.LeaseTTL)
+	case c.TakeoverAfter < minTakeover:
+		return Refusef("takeover_after %s is too short for sidecars, which are heard of every %s; use at least %s (30s is the default)", c.TakeoverAfter, LongestWatch, minTakeover)
 	case c.Soak < 0:
 		return Refusef("soak %s is negative; use 0s for no soak time", c.Soak)
 	case c.Observe < 0:

@@ -332,7 +332,7 @@ func TestRevertUnstagesAtTheServer(t *testing.T) {
 func TestSoakStartsAgainAfterIllness(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()
-	h.ok(h.engine.PutConfig(t.Context(), Config{LeaseTTL: time.Minute, Soak: time.Minute, OnFailure: FailurePause, CutAfter: time.Minute}, testActor))
+	h.ok(h.engine.PutConfig(t.Context(), Config{LeaseTTL: time.Minute, TakeoverAfter: minTakeover, Soak: time.Minute, OnFailure: FailurePause, CutAfter: time.Minute}, testActor))
 	_, err := h.engine.PutKey(t.Context(), Definition{Name: "service-token", Kind: "token", Policy: key.Policy{Soak: key.Inherit}}, testActor)
 	h.ok(err)
 	id := h.rotate("service-token")

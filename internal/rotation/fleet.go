@@ -42,18 +42,21 @@ type lease struct {
 	full  time.Duration // when it would end if no version's life had cut it short
 	gone  time.Duration // when the instance is taken for gone although nobody revoked it
 
+	heard     time.Duration // its last sign of life
+	heartbeat bool          // it gives them every few seconds
+
 	reported time.Duration // until when its reports have extended it; 0: they have not
 }
 
 // newLease is one that begins now.
 func (e *Engine) newLease(given, full time.Duration) lease {
 	now := e.Uptime()
-	return lease{sure: true, given: now + given, full: now + full, gone: now + full + leaseSlack}
+	return lease{sure: true, given: now + given, full: now + full, gone: now + full + leaseSlack, heard: now}
 }
 
 // renew puts a lease in the place of an instance's last one. What reports have extended stays extended.
 func (f *fleet) renew(id string, l lease) {
-	l.reported = f.leases[id].reported
+	l.reported, l.heartbeat = f.leases[id].reported, l.heartbeat || f.leases[id].heartbeat
 	l.gone = max(l.gone, l.reported)
 	f.leases[id] = l
 }
@@ -66,10 +69,13 @@ type target struct {
 }
 
 // oldLease is one of an earlier life, of which is known only how long it may last at most. It may end at any moment, and
-// that says nothing of its instance.
-func (e *Engine) oldLease(full time.Duration) lease {
-	now := e.Uptime()
-	return lease{full: now + full, gone: now + full + leaseSlack}
+// that says nothing of its instance, which has returnTime to be heard of.
+func (e *Engine) oldLease(i workload.Instance) lease {
+	now, full := e.Uptime(), max(i.TTL, e.config.LeaseTTL)
+	return lease{
+		full: now + full, gone: now + full + leaseSlack,
+		heard: now + max(returnTime-e.config.TakeoverAfter, 0), heartbeat: i.Heartbeat || i.Loaded != nil || !i.Judged.IsZero(),
+	}
 }
 
 func newFleet() *fleet {

@@ -42,12 +42,15 @@ func (e *Engine) Read(ctx context.Context, reader Reader, limit time.Duration) (
 	if err := reader.check(); err != nil {
 		return Reading{}, err
 	}
-	i := workload.Instance{Workload: reader.Workload, ID: reader.Instance, Multiline: reader.Multiline, OneLine: reader.OneLine}
+	i := workload.Instance{
+		Workload: reader.Workload, ID: reader.Instance, Multiline: reader.Multiline, OneLine: reader.OneLine,
+		Login: e.login(reader.Token), Heartbeat: reader.Heartbeat && reader.Instance != "",
+	}
 	if i.ID == "" {
 		i.ID, i.Anonymous = anonymous+epoch.String(), true
 	}
 	defer e.instances.lock(i.Name())()
-	reading, i, known, err := e.issue(i, epoch, limit)
+	reading, i, known, err := e.issue(i, reader.Secret, epoch, limit)
 	if err != nil || known {
 		return reading, err
 	}
@@ -58,20 +61,25 @@ func (e *Engine) Read(ctx context.Context, reader Reader, limit time.Duration) (
 	return reading, nil
 }
 
-// issue gives an instance what it should hold, in memory, and tells whether it was stored with that already.
-func (e *Engine) issue(i workload.Instance, epoch readNumber, limit time.Duration) (reading Reading, issued workload.Instance, known bool, err error) {
+// issue gives an instance what it should hold, in memory, and tells whether it was stored with that already. proof is the
+// secret of an earlier read of its.
+func (e *Engine) issue(i workload.Instance, proof key.Value, epoch readNumber, limit time.Duration) (reading Reading, issued workload.Instance, known bool, err error) {
 	e.enter(i.Workload)
 	defer e.mu.Unlock()
 	w, ok := e.workloads[i.Workload]
 	if !ok {
 		return Reading{}, i, false, unknownWorkload(i.Workload)
 	}
-	f, said, same := e.fleets[w.Name], i, false
+	f, same, now := e.fleets[w.Name], false, e.Now().UTC()
 	if old, ok := f.by[i.ID]; ok {
-		i, same = old, old.Multiline == said.Multiline && slices.Equal(old.OneLine, said.OneLine)
-		i.Multiline, i.OneLine = said.Multiline, said.OneLine
+		if err := e.checkLogin(f, old, i.Login, proof); err != nil {
+			return Reading{}, i, false, err
+		}
+		i, same = says(old, i)
 	}
-	now := e.Now().UTC()
+	if i.LoggedIn.IsZero() {
+		i.LoggedIn = now
+	}
 	t := e.target(w, i)
 	if err := e.checkHolds(i, t.held); err != nil {
 		return Reading{}, i, false, err
@@ -89,7 +97,9 @@ func (e *Engine) issue(i workload.Instance, epoch readNumber, limit time.Duratio
 		return Reading{}, i, false, fmt.Errorf("bundle of %s: %w", i.Name(), err)
 	}
 	f.put(i)
-	f.renew(i.ID, e.newLease(ttl, full))
+	l := e.newLease(ttl, full)
+	l.heartbeat = i.Heartbeat
+	f.renew(i.ID, l)
 	reading = Reading{Bundle: bundle, Instance: i.ID, Secret: e.secretOf(i.Name(), epoch), Epoch: i.Epoch, TTL: ttl}
 	if len(t.held) < len(w.Keys) {
 		for _, name := range w.KeyNames() {
@@ -99,6 +109,16 @@ func (e *Engine) issue(i workload.Instance, epoch readNumber, limit time.Duratio
 		}
 	}
 	return reading, i, known, nil
+}
+
+// says is an instance with what its reader says of itself now, and whether that is what it said before.
+func says(old, now workload.Instance) (i workload.Instance, same bool) {
+	i = old
+	i.Multiline, i.OneLine, i.Login, i.Heartbeat = now.Multiline, now.OneLine, now.Login, now.Heartbeat
+	if !old.Login.Same(now.Login) {
+		i.LoggedIn = time.Time{}
+	}
+	return i, old.Multiline == i.Multiline && slices.Equal(old.OneLine, i.OneLine) && old.Login == i.Login && old.Heartbeat == i.Heartbeat
 }
 
 // source is the engine as the source of bundles. mu is held.
@@ -152,6 +172,12 @@ func (n readNumber) after(o readNumber) bool {
 	return n.life > o.life || n.life == o.life && n.read > o.read
 }
 
+// readOf is the read that a secret says it is of.
+func readOf(secret key.Value) readNumber {
+	read, _, _ := strings.Cut(secret.Reveal(), ".")
+	return parseRead(read)
+}
+
 // parseRead reads a readNumber; those of records of schema 1 are older than all others.
 func parseRead(text string) (n readNumber) {
 	if _, err := fmt.Sscanf(text, "%x-%x", &n.life, &n.read); err != nil || n.String() != text {
@@ -202,7 +228,7 @@ func (e *Engine) heard(f *fleet, i workload.Instance, epoch string) (workload.In
 		return i, false
 	}
 	known := f.leases[i.ID]
-	known.sure = true
+	known.sure, known.heard = true, e.Uptime()
 	f.leases[i.ID] = known
 	return i, true
 }

@@ -16,6 +16,10 @@ type Reader struct {
 	Workload string
 	Instance string // empty: one without a name
 
+	Token     Token     // that it reads with
+	Secret    key.Value // of its newest read, where it has it: another token may read with it
+	Heartbeat bool      // it gives signs of life every few seconds from now on
+
 	// Multiline says that the reader can carry values of several lines, but for those named OneLine.
 	Multiline bool
 	OneLine   []string // environment names

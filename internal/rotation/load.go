@@ -110,7 +110,7 @@ func (e *Engine) loadInstances(ctx context.Context) error {
 			i, err := workload.DecodeInstance(data)
 			if f := e.fleets[i.Workload]; err == nil && f != nil {
 				f.put(i)
-				f.leases[i.ID] = e.oldLease(max(i.TTL, e.config.LeaseTTL))
+				f.leases[i.ID] = e.oldLease(i)
 				e.graceUntil = e.Uptime() + returnTime
 			}
 			return err

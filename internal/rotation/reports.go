@@ -107,6 +107,7 @@ func (e *Engine) reporter(report Report) (workload.Workload, workload.Instance, 
 	if i, ok = e.heard(f, i, epoch); !ok {
 		return w, i, Refusef("instance_secret of %s is not that of its newest read; read hyvve/creds/%s again", i.Name(), w.Name)
 	}
+	e.alive(f, i.ID)
 	return w, i, nil
 }
 

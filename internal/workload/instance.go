@@ -48,6 +48,11 @@ type Instance struct {
 	Judged   time.Time       `json:"judged,omitzero"`  // when it last reported its health since it was given Issued
 	Seen     time.Time       `json:"seen"`             // last read or report
 
+	Login    Login     `json:"login,omitzero"`     // that may read under its name; not known of records of earlier releases
+	LoggedIn time.Time `json:"logged_in,omitzero"` // when Login has first read under its name
+	// Heartbeat says that it gives signs of life every few seconds, as it said when it read. Others go by their lease.
+	Heartbeat bool `json:"heartbeat,omitempty"`
+
 	Sightings []Sighting `json:"sightings,omitempty"` // what its proxy has seen last
 
 	// Multiline says that it can carry values of several lines, but for those named OneLine, which are environment names. It

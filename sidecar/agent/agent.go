@@ -76,6 +76,7 @@ type Agent struct {
 	memory    memory.Keeper
 	next      chan change // of the configuration
 	copies    copies
+	proof     proof
 	token     login.Token
 	tokenAge  *time.Timer
 	leaseAge  *time.Timer
@@ -163,6 +164,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer a.leave()
 	defer func() { a.jobs.stop() }() // those of the configuration of then
 	a.copies.begun = time.Now()
+	a.loadSecret()
 	for failures := 0; ctx.Err() == nil; {
 		begun := time.Now()
 		err := a.session(ctx)
@@ -224,7 +226,7 @@ func (a *Agent) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.token = token
+	a.token, a.proof.readOnly = token, false
 	a.vaultIs(nil)
 	a.log.Info("logged in to vault", "method", a.config.Vault.Auth.Method)
 	schedule(a.tokenAge, share(token.TTL))
@@ -290,10 +292,11 @@ func (a *Agent) refresh(ctx context.Context) error {
 	if a.futile > 1 && !sleep(ctx, backoff(a.futile-1)) {
 		return ctx.Err()
 	}
-	bundle, err := a.engine.CredsOf(ctx, a.config.Workload, a.config.Instance, a.config.oneLine())
+	bundle, err := a.read(ctx)
 	if err != nil {
 		return err
 	}
+	a.keepSecret(bundle.Secret)
 	a.vaultIs(nil)
 	a.copies.confirmed = time.Now()
 	a.futile++
@@ -313,6 +316,7 @@ func (a *Agent) refresh(ctx context.Context) error {
 	}
 	a.bundle, a.have = bundle, true
 	a.apply(ctx)
+	a.keepSecretAgain()
 	a.publish()
 	return nil
 }
@@ -426,7 +430,9 @@ func (a *Agent) leave() {
 	}
 	if err := a.engine.Leave(ctx, a.config.Workload, a.bundle.Instance, a.bundle.Secret); err != nil {
 		a.log.Warn("engine not told that the instance has ended; it counts as live until its lease ends", "error", err)
+		return
 	}
+	a.dropSecret()
 }
 
 // lastWord reports a workload that has failed before it had proved itself. Its lease stays then: an instance that is gone

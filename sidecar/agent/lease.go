@@ -44,9 +44,10 @@ func (a *Agent) extended(answer client.Answer) {
 }
 
 // holdLease extends the lease until end: making a workload reload may take longer than the lease lasts, as where it is stopped
-// and takes its time, and an instance without a lease holds no rotation up.
+// and takes its time, and an instance without a lease holds no rotation up. Nor may another login take the name of an instance that reloads for one
+// that has died.
 func (a *Agent) holdLease(ctx context.Context) (end func()) {
-	b, every := a.bundle, a.bundle.LeaseDuration/6 // two thirds of it may have passed already
+	b, every := a.bundle, min(a.bundle.LeaseDuration/6, 2*watchFor) // two thirds of it may have passed already
 	if every <= 0 {
 		return func() {}
 	}

@@ -82,6 +82,9 @@ func (a *Agent) adopt(c change) {
 	}
 	a.jobs.stop()
 	a.take(c)
+	if another {
+		a.loadSecret()
+	}
 	a.sayInClear()
 	if err := a.tidy(); err != nil {
 		a.log.Warn("what an earlier run has left beside the files stays", "error", err)

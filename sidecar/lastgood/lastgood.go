@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 )
 
@@ -56,6 +57,11 @@ func (s Store) Save(b client.Bundle, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	return s.seal(header, plain)
+}
+
+// seal stores what is encrypted below a header.
+func (s Store) seal(header, plain []byte) error {
 	seal, err := s.cipher()
 	if err != nil {
 		return err
@@ -65,7 +71,7 @@ func (s Store) Save(b client.Bundle, now time.Time) error {
 		return err
 	}
 	out := append(bytes.Clone(header), nonce...)
-	return render.Keep(s.Path, seal.Seal(out, nonce, plain, s.Owner.data()))
+	return render.Keep(s.Path, seal.Seal(out, nonce, plain, s.Owner.data(header)))
 }
 
 var (
@@ -86,31 +92,9 @@ const ahead = 5 * time.Minute
 
 // Load gives what was stored.
 func (s Store) Load(now time.Time) (Copy, error) {
-	info, err := os.Stat(s.Path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return Copy{}, fmt.Errorf("%s: %w", s.Path, ErrNone)
-	case err != nil:
-		return Copy{}, err
-	case !info.Mode().IsRegular() || info.Size() > mostBytes:
-		return Copy{}, fmt.Errorf("%s is no copy: %w", s.Path, ErrNotOpened)
-	}
-	data, err := os.ReadFile(s.Path)
+	plain, err := s.open(header)
 	if err != nil {
 		return Copy{}, err
-	}
-	seal, err := s.cipher()
-	if err != nil {
-		return Copy{}, err
-	}
-	rest, ok := bytes.CutPrefix(data, header)
-	if !ok || len(rest) < seal.NonceSize() {
-		return Copy{}, fmt.Errorf("%s: %w: it does not begin as a copy of this release does", s.Path, ErrNotOpened)
-	}
-	plain, err := seal.Open(nil, rest[:seal.NonceSize()], rest[seal.NonceSize():], s.Owner.data())
-	if err != nil {
-		return Copy{}, fmt.Errorf("%s: %w: it was changed or cut, stored under another key than that of %s, or is that of another instance than %q of workload %q (mount %q)",
-			s.Path, ErrNotOpened, s.KeyFile, s.Owner.Instance, s.Owner.Workload, s.Owner.Mount)
 	}
 	var c content
 	if json.Unmarshal(plain, &c) != nil { // whose error may quote a value
@@ -124,6 +108,54 @@ func (s Store) Load(now time.Time) (Copy, error) {
 		return Copy{}, fmt.Errorf("%s: %w: %w", s.Path, ErrNotOpened, err)
 	}
 	return Copy{b, c.Stored}, nil
+}
+
+// open reads what was sealed below a header.
+func (s Store) open(header []byte) ([]byte, error) {
+	info, err := os.Stat(s.Path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%s: %w", s.Path, ErrNone)
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular() || info.Size() > mostBytes:
+		return nil, fmt.Errorf("%s is no copy: %w", s.Path, ErrNotOpened)
+	}
+	data, err := os.ReadFile(s.Path)
+	if err != nil {
+		return nil, err
+	}
+	seal, err := s.cipher()
+	if err != nil {
+		return nil, err
+	}
+	rest, ok := bytes.CutPrefix(data, header)
+	if !ok || len(rest) < seal.NonceSize() {
+		return nil, fmt.Errorf("%s: %w: it does not begin as a copy of this release does", s.Path, ErrNotOpened)
+	}
+	plain, err := seal.Open(nil, rest[:seal.NonceSize()], rest[seal.NonceSize():], s.Owner.data(header))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: it was changed or cut, stored under another key than that of %s, or is that of another instance than %q of workload %q (mount %q)",
+			s.Path, ErrNotOpened, s.KeyFile, s.Owner.Instance, s.Owner.Workload, s.Owner.Mount)
+	}
+	return plain, nil
+}
+
+// secretHeader begins a stored secret of an instance, which is sealed as a copy is.
+var secretHeader = []byte("hyvve instance secret 1\n")
+
+// SaveSecret stores the secret of an instance's newest read.
+func (s Store) SaveSecret(secret key.Value) error {
+	return s.seal(secretHeader, []byte(secret.Reveal()))
+}
+
+// LoadSecret returns the secret that was stored. ErrNone: there is none.
+func (s Store) LoadSecret() (key.Value, error) {
+	plain, err := s.open(secretHeader)
+	if err != nil {
+		return key.Value{}, err
+	}
+	return key.NewValue(string(plain)), nil
 }
 
 // fresh refuses what is too old, and what seems to come from the future where its age matters.
@@ -149,7 +181,7 @@ func (s Store) Remove() error {
 }
 
 // data is the additional data: the header, and the owner's names, each with its length before it.
-func (o Owner) data() []byte {
+func (o Owner) data(header []byte) []byte {
 	out := bytes.Clone(header)
 	for _, name := range []string{o.Namespace, o.Mount, o.Workload, o.Instance} {
 		out = binary.BigEndian.AppendUint32(out, uint32(len(name))) //nolint:gosec // a name

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # What the sidecars of workload prometheus may do: read its keys, wait for changes, report, and leave.
 path "hyvve/creds/prometheus" {
-  capabilities = ["read"]
+  capabilities = ["read", "update"]
 }
 
 path "hyvve/watch/prometheus" {

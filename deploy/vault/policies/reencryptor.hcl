@@ -2,7 +2,7 @@
 # What the sidecars of a workload of its own may do that only re-encrypts rows: read its keys, wait, report, and leave. Where another
 # workload re-encrypts (reencrypts=true; of the preset: api), its own policy is enough, and nobody needs this one.
 path "hyvve/creds/reencryptor" {
-  capabilities = ["read"]
+  capabilities = ["read", "update"]
 }
 
 path "hyvve/watch/reencryptor" {

@@ -180,7 +180,7 @@ func startSecretWorld(t *testing.T) *secretWorld {
 	w.write("hyvve/workloads/prometheus", map[string]any{"presents": "metrics-api-key", "after": "agents", "min_instances": 1})
 	w.must(w.vault.KubernetesAuth(ctx, w.n.Kubernetes, "kubernetes"))
 	w.must(w.vault.Client.Sys().PutPolicyWithContext(ctx, "prometheus", `
-path "hyvve/creds/prometheus"  { capabilities = ["read"] }
+path "hyvve/creds/prometheus"  { capabilities = ["read", "update"] }
 path "hyvve/watch/prometheus"  { capabilities = ["read"] }
 path "hyvve/report/prometheus" { capabilities = ["update"] }
 path "hyvve/leave/prometheus"  { capabilities = ["update"] }`))
