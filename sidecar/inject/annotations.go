@@ -40,6 +40,8 @@ type settings struct {
 
 	caConfigMap, caSecret, caKey string
 
+	proxyRequests int // 0: the default
+
 	audience   string
 	tokenLife  int64 // seconds
 	image      string
@@ -217,6 +219,7 @@ func healthTable() []annotation {
 func otherTable() []annotation {
 	return []annotation{
 		{name: "proxy", takes: "`PORT:UPSTREAM:KEY` or `PORT:UPSTREAM:KEY:HEADER`, with commas between several", standard: "none", text: "Puts the sidecar's proxy at PORT before the application at 127.0.0.1:UPSTREAM, which holds one value of KEY ([proxy.md](proxy.md)). Point Services and probes at PORT.", set: setProxy},
+		count("proxy-max-requests", "`384`", "With `proxy`: how many requests may be under way at each port, WebSockets among them. The default of `memory-limit` grows with more.", func(s *settings) *int { return &s.proxyRequests }),
 		{name: "reencrypt", takes: "an environment name", standard: "none", text: "Key of the bundle with the URL of the database to re-encrypt in when the engine asks, such as `DATABASE_URL`.", set: func(s *settings, _, v string) error {
 			s.file.Reencrypt.DatabaseURLKey = v
 			return key.ValidateEnv(v)
@@ -238,7 +241,7 @@ func otherTable() []annotation {
 		amount("cpu-request", "`10m`", func(s *settings) *corev1.ResourceList { return &s.resources.Requests }, corev1.ResourceCPU),
 		amount("cpu-limit", "none", func(s *settings) *corev1.ResourceList { return &s.resources.Limits }, corev1.ResourceCPU),
 		amount("memory-request", "`32Mi`", func(s *settings) *corev1.ResourceList { return &s.resources.Requests }, corev1.ResourceMemory),
-		amount("memory-limit", "`96Mi`, and `80Mi` for each further port of `proxy`", func(s *settings) *corev1.ResourceList { return &s.resources.Limits }, corev1.ResourceMemory),
+		amount("memory-limit", "`96Mi`, and `80Mi` for each further port of `proxy`; 150 KiB more for each request that `proxy-max-requests` adds", func(s *settings) *corev1.ResourceList { return &s.resources.Limits }, corev1.ResourceMemory),
 		{name: injectedName, takes: "the injector's mark", standard: "—", text: "Written by the injector. A pod that brings it, such as a copy of an injected one, is injected anew."},
 	}
 }

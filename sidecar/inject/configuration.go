@@ -91,7 +91,8 @@ func write(f agent.File) string {
 		w.health(h)
 	}
 	for _, p := range f.Proxy {
-		w.block("proxy").text("listen", p.Listen).text("upstream", p.Upstream).text("key", p.Key).text("header", p.Header).text("state", p.State)
+		w.block("proxy").text("listen", p.Listen).text("upstream", p.Upstream).text("key", p.Key).text("header", p.Header).text("state", p.State).
+			number("max_requests", p.MaxRequests)
 	}
 	if r := f.Reencrypt; r != nil {
 		w.block("reencrypt").text("database_url_key", r.DatabaseURLKey).number("rows_per_second", r.RowsPerSecond).text("max_load", r.MaxLoad)

@@ -157,12 +157,17 @@ func (s *settings) complete(all map[string]string) error {
 			fail(part, "under exec there is no container of the sidecar that others could wait for, since it starts the workload with its keys; take it out")
 		case part == "ca-key" && s.caConfigMap+s.caSecret == "":
 			fail(part, "there is no authority of Vault's certificate to take it from; name one in %[1]s/ca-configmap or %[1]s/ca-secret, or take it out", Domain)
+		case strings.HasPrefix(part, "proxy-") && len(s.file.Proxy) == 0:
+			fail(part, "it is without effect; name the ports in %s/proxy, or take it out", Domain)
 		case strings.HasPrefix(part, "reencrypt-") && s.file.Reencrypt.DatabaseURLKey == "":
 			fail(part, "it is without effect; name the database's key in %s/reencrypt, or take it out", Domain)
 		}
 	}
 	if s.file.Reencrypt.DatabaseURLKey == "" {
 		s.file.Reencrypt = nil
+	}
+	for n := range s.file.Proxy {
+		s.file.Proxy[n].MaxRequests = s.proxyRequests
 	}
 	if _, own := all[Domain+"/ca-secret"]; own {
 		if _, both := all[Domain+"/ca-configmap"]; both {
@@ -185,14 +190,22 @@ func (s *settings) complete(all map[string]string) error {
 	return s.configure()
 }
 
+// What a proxy lets be under way by default and at most, and what each request beyond the default may take (docs/proxy.md).
+const (
+	proxyRequests     = 384
+	mostProxyRequests = 1 << 16
+	requestKiB        = 150
+)
+
 // memoryLimit is the default: a sidecar takes some 14 MB, and what a proxy holds at most takes 80 Mi (limits of package proxy; its
-// TestAdversaryHalfSentRequests measures it).
+// TestAdversaryHalfSentRequests measures it) for the requests that are let in by default.
 func (s *settings) memoryLimit() resource.Quantity {
 	listens := map[string]bool{}
 	for _, p := range s.file.Proxy {
 		listens[p.Listen] = true
 	}
-	return resource.MustParse(fmt.Sprintf("%dMi", 16+80*max(1, len(listens))))
+	more := max(0, min(s.proxyRequests, mostProxyRequests)-proxyRequests) * requestKiB / 1024
+	return resource.MustParse(fmt.Sprintf("%dMi", 16+80*max(1, len(listens))+more*len(listens)))
 }
 
 // configure makes the sidecar's configuration, and checks it as the sidecar will.

@@ -6,6 +6,10 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/proxy"
 )
 
 func TestAnnotationsThatAreTooMuch(t *testing.T) {
@@ -86,5 +90,35 @@ func TestLocked(t *testing.T) {
 	o.Locked = []string{"imag", "inject", "workload"}
 	if err := o.Validate(); err == nil || strings.Count(err.Error(), "no annotation that can be locked") != 3 || !strings.Contains(err.Error(), `did you mean "image"?`) {
 		t.Error(err)
+	}
+}
+
+// What is reserved for a proxy follows from what the proxy lets in.
+func TestMemoryOfProxies(t *testing.T) {
+	if proxyRequests != proxy.MostRequests {
+		t.Errorf("the proxy lets in %d requests by default, and memory is reserved for %d", proxy.MostRequests, proxyRequests)
+	}
+	for _, c := range []struct{ ports, requests, limit string }{
+		{"8081:3000:A", "", "96Mi"}, {"8081:3000:A", "100", "96Mi"}, {"8081:3000:A", "1384", "242Mi"}, {"8081:3000:A,8082:3001:A", "1384", "468Mi"},
+	} {
+		all := map[string]string{Domain + "/inject": "true", Domain + "/workload": "api", Domain + "/proxy": c.ports}
+		if c.requests != "" {
+			all[Domain+"/proxy-max-requests"] = c.requests
+		}
+		s, err := Options{Image: "sidecar:1", VaultAddress: "https://vault:8200"}.parse(all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if limit := s.resources.Limits[corev1.ResourceMemory]; limit.String() != c.limit {
+			t.Errorf("%s requests at %s: %s, want %s", c.requests, c.ports, limit.String(), c.limit)
+		}
+	}
+	o := Options{Image: "sidecar:1", VaultAddress: "https://vault:8200", Locked: []string{"proxy-max-requests"}}
+	if err := o.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	_, err := o.parse(map[string]string{Domain + "/inject": "true", Domain + "/workload": "api", Domain + "/proxy": "1:2:A", Domain + "/proxy-max-requests": "60000"})
+	if err == nil || !strings.Contains(err.Error(), "proxy-max-requests is locked") {
+		t.Errorf("a locked one: %v", err)
 	}
 }
