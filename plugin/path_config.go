@@ -44,6 +44,14 @@ func (b *backend) pathsConfig() []*framework.Path {
 				Type:        framework.TypeString,
 				Description: "What happens to a rotation that has failed (an unhealthy instance while it presents, or a deadline passed), for keys that do not say: pause or revert. Default pause.",
 			},
+			"confirm": {
+				Type:        framework.TypeString,
+				Description: "Whether somebody must confirm a rotation before the old version is retired, for keys that do not say: manual or auto. Default auto.",
+			},
+			"confirm_by": {
+				Type:        framework.TypeString,
+				Description: "other: another user than the one who started a rotation must confirm it, for keys that do not say; it implies confirm=manual. Default any.",
+			},
 			"compromised_deadline": {
 				Type:        framework.TypeDurationSecond,
 				Description: "How long a rotation with compromised=true waits at each step before it cuts. Default 1m.",
@@ -77,6 +85,7 @@ func (b *backend) readConfig(_ context.Context, e *rotation.Engine, _ *logical.R
 		"soak":    int64(c.Soak.Seconds()),
 		"observe": int64(c.Observe.Seconds()), "look_every": int64(c.LookEvery.Seconds()),
 		"deadline": int64(c.Deadline.Seconds()), "on_failure": c.OnFailure,
+		"confirm": c.Confirm, "confirm_by": c.ConfirmBy,
 		"compromised_deadline": int64(c.CutAfter.Seconds()),
 		"journal_max_entries":  c.JournalEntries, "journal_max_age": int64(c.JournalAge.Seconds()),
 	}
@@ -101,8 +110,10 @@ func (b *backend) config(e *rotation.Engine, d *framework.FieldData) rotation.Co
 			*into = time.Duration(v.(int)) * time.Second
 		}
 	}
-	if v, ok := d.GetOk("on_failure"); ok {
-		c.OnFailure = v.(string)
+	for field, into := range map[string]*string{"on_failure": &c.OnFailure, "confirm": &c.Confirm, "confirm_by": &c.ConfirmBy} {
+		if v, ok := d.GetOk(field); ok {
+			*into = v.(string)
+		}
 	}
 	if v, ok := d.GetOk("journal_max_entries"); ok {
 		c.JournalEntries = v.(int)

@@ -71,7 +71,8 @@ func (b *backend) keyFields() map[string]*framework.FieldSchema {
 		"observe":                    {Type: framework.TypeSignedDurationSecond, Description: "For how long the key's server must have seen nobody use the old version before it is retired; each use starts it again. Make it longer than the pause between the rarest logins: 25h for a daily job. Default: that of hyvve/config; -1 goes back to it."},
 		"deadline":                   {Type: framework.TypeSignedDurationSecond, Description: "How long a step of a rotation may take before it has failed. 0: for as long as it takes. Default: that of hyvve/config; -1 goes back to it."},
 		"on_failure":                 {Type: framework.TypeString, Description: "What happens to a rotation that has failed (an unhealthy instance while it presents, or the deadline passed): pause or revert. Default: that of hyvve/config."},
-		"confirm":                    {Type: framework.TypeString, Description: "manual: somebody must confirm a rotation before the old version is retired. auto: evidence is enough. Default auto."},
+		"confirm":                    {Type: framework.TypeString, Description: "manual: somebody must confirm a rotation before the old version is retired. auto: evidence is enough. Default: that of hyvve/config."},
+		"confirm_by":                 {Type: framework.TypeString, Description: "other: another user than the one who started the rotation must confirm it, even where it is compromised; it implies confirm=manual. any: whoever may confirm. Default: that of hyvve/config; \"\" goes back to it."},
 	}
 	for _, k := range b.kinds {
 		for _, f := range k.Fields() {
@@ -217,7 +218,7 @@ func writePolicy(d *framework.FieldData, p *key.Policy) {
 		}
 	}
 	for field, into := range map[string]*string{
-		"rotation_schedule": &p.Schedule, "on_failure": &p.OnFailure, "confirm": &p.Confirm,
+		"rotation_schedule": &p.Schedule, "on_failure": &p.OnFailure, "confirm": &p.Confirm, "confirm_by": &p.ConfirmBy,
 	} {
 		if v, ok := d.GetOk(field); ok {
 			*into = v.(string)
@@ -302,7 +303,7 @@ func (b *backend) readKey(_ context.Context, e *rotation.Engine, _ *logical.Requ
 	for name, value := range map[string]any{
 		"rotation_period": int64(p.Period.Seconds()), "rotation_schedule": p.Schedule, "rotation_window": int64(p.Window.Seconds()),
 		"disable_automated_rotation": p.Disabled, "soak": int64(p.Soak.Seconds()), "observe": int64(p.Observe.Seconds()), "deadline": int64(p.Deadline.Seconds()),
-		"on_failure": p.OnFailure, "confirm": p.Confirm,
+		"on_failure": p.OnFailure, "confirm": p.Confirm, "confirm_by": p.ConfirmBy,
 	} {
 		data[name] = value
 	}

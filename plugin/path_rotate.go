@@ -30,9 +30,10 @@ func (b *backend) pathsRotate() []*framework.Path {
 			},
 			"dry_run":     {Type: framework.TypeBool, Description: "Tell what a rotation would do, and what would hold it back, and change nothing."},
 			"detailed":    {Type: framework.TypeBool, Description: "With dry_run=true: give the steps as fields, for programs, instead of a line each."},
-			"compromised": {Type: framework.TypeBool, Description: "The old version is known to somebody who should not: no soak time, no confirmation, and every gate that does not hold within the deadline is cut. Rows that need the old version are not."},
+			"compromised": {Type: framework.TypeBool, Description: "The old version is known to somebody who should not: no soak time, no confirmation, and every gate that does not hold within the deadline is cut. Rows that need the old version are not, nor is a confirmation with confirm_by=other."},
 			"on_failure":  {Type: framework.TypeString, Description: "pause or revert, when an instance is unhealthy while the rotation presents, or the deadline has passed. Default: as the keys say."},
 			"confirm":     {Type: framework.TypeString, Description: "manual: somebody must confirm it before the old version is retired; auto: evidence is enough. Default: as the keys say."},
+			"confirm_by":  {Type: framework.TypeString, Description: "other: the user who starts the rotation cannot confirm it, and somebody has to; any: whoever may. It cannot loosen what the keys say, which is the default."},
 			"deadline":    {Type: framework.TypeDurationSecond, Description: "How long a step may take before the rotation has failed, or, with compromised=true, before it cuts. Default: as the keys, or the configuration, say."},
 			"upgrade":     {Type: framework.TypeBool, Description: "Bring rows of older releases, which another key encrypts in the same columns, under the new version and into its layout."},
 			"wait":        {Type: framework.TypeDurationSecond, Description: "Answer only when the rotation has ended, or after this time (60s at most), with how far it is. Default 0s."},
@@ -72,7 +73,7 @@ it with "vault read hyvve/rotations/ID", take it back with "vault write -f hyvve
 
     vault write hyvve/rotate key=jwt-secret dry_run=true        what would happen, to whom, how long, what blocks
     vault write hyvve/rotate key=jwt-secret on_failure=revert deadline=10m
-    vault write hyvve/rotate key=jwt-secret confirm=manual
+    vault write hyvve/rotate key=jwt-secret confirm=manual confirm_by=other
     vault write hyvve/rotate key=jwt-secret compromised=true reason="in a public log"
 
 A rotation makes three moves. Each waits for gates, and says in plain words which one does not hold and why:
@@ -88,7 +89,8 @@ A rotation makes three moves. Each waits for gates, and says in plain words whic
 An instance that turns unhealthy with what it was given while the rotation presents, or a step that takes longer than
 deadline=, is a failure: the rotation pauses where it is, or reverts (on_failure=). With compromised=true nothing soaks,
 nobody is asked, and whatever does not hold within the deadline (1m, see hyvve/config) is cut; rows are not, since nobody
-could read those any more.
+could read those any more. Where a key has confirm_by=other, the new version is presented at once, and the old one ends when
+another user has confirmed it.
 
 A workload that verifies against one value at a time (single_value= of hyvve/workloads) has a gap; the answer warns of it.
 
@@ -113,7 +115,7 @@ func (b *backend) rotateAttempt(e *rotation.Engine, d *framework.FieldData) rota
 		k, _ := e.Key(names[0])
 		entry.Changes = []rotation.EntryChange{{Field: "value", To: e.PublicValue(k, key.NewValue(v.(string)))}}
 	}
-	for _, field := range []string{"on_failure", "confirm"} {
+	for _, field := range []string{"on_failure", "confirm", "confirm_by"} {
 		if asked := text(d, field); asked != "" {
 			entry.Changes = append(entry.Changes, rotation.EntryChange{Field: field, To: kind.PublicText(field, asked)})
 		}
@@ -139,7 +141,7 @@ func (b *backend) rotate(ctx context.Context, e *rotation.Engine, req *logical.R
 	}
 	request := rotation.Request{
 		Keys: names, Reason: d.Get("reason").(string), By: caller(req), Trigger: rotation.ByOperator,
-		OnFailure: d.Get("on_failure").(string), Confirm: d.Get("confirm").(string), Compromised: d.Get("compromised").(bool),
+		OnFailure: d.Get("on_failure").(string), Confirm: d.Get("confirm").(string), ConfirmBy: d.Get("confirm_by").(string), Compromised: d.Get("compromised").(bool),
 		Upgrade:  d.Get("upgrade").(bool),
 		Deadline: time.Duration(d.Get("deadline").(int)) * time.Second,
 	}

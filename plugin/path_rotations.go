@@ -47,7 +47,8 @@ The deadline of its step and the soak time begin anew. One that was paused becau
 still so.
 `),
 		b.rotationCommand("confirm", (*rotation.Engine).Confirm, "Confirm that the old version may be retired.", `
-For rotations with confirm=manual, while they are soaking. All evidence is still waited for.
+For rotations with confirm=manual, while they are soaking. All evidence is still waited for. With confirm_by=other, the user
+who started the rotation is refused, and so is a token without an entity: log in with userpass, oidc, approle or the like.
 `),
 	}
 }
@@ -117,6 +118,7 @@ func rotationDetails(v rotation.View) map[string]any {
 
 	data["entity_id"], data["on_failure"], data["compromised"] = v.Entity, v.OnFailure, v.Compromised
 	data["confirm"], data["confirmed_by"], data["deadline"] = v.Confirm, v.Confirmed, int64(v.Deadline.Seconds())
+	data["confirm_by"] = v.ConfirmBy
 	data["waves"] = wavesData(v.Waves)
 
 	gates := make([]map[string]any, 0, len(v.Gates))

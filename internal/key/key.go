@@ -54,6 +54,7 @@ type Policy struct {
 	Deadline  time.Duration `json:"deadline,omitempty"`   // how long a step may take before the rotation has failed
 	OnFailure string        `json:"on_failure,omitempty"` // pause or revert
 	Confirm   string        `json:"confirm,omitempty"`    // auto, or manual: somebody confirms before the old version goes
+	ConfirmBy string        `json:"confirm_by,omitempty"` // any, or other: never the user who started the rotation
 }
 
 // Key is a named secret of the platform.
@@ -65,6 +66,7 @@ type Key struct {
 	Protects []Column
 	Waives   []string // columns in which envelopes may stay that nobody re-encrypts, as Column.String writes them
 	Policy   Policy
+	PolicyBy string // entity id of the user who last changed Policy, empty where that is not known
 	Created  time.Time
 	Versions []Version // ascending by number
 	Kept     string    // what its kind keeps of its server, without secrets, for the day when the server has forgotten it

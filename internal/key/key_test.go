@@ -42,7 +42,7 @@ func example() Key {
 	return Key{
 		Name: "encryption-master-key", Env: "ENCRYPTION_MASTER_KEY", Kind: "token", Options: map[string]string{"format": "base64"},
 		Protects: []Column{{Schema: "public", Table: "t", Column: "c", Layout: TagFirst}},
-		Policy:   Policy{Period: time.Hour, Soak: -1}, Created: time.Unix(1, 2).UTC(),
+		Policy:   Policy{Period: time.Hour, Soak: -1, Confirm: "manual", ConfirmBy: "other"}, PolicyBy: "entity", Created: time.Unix(1, 2).UTC(),
 		Versions: []Version{
 			{Number: 1, State: Destroyed, Fingerprint: "f1", Created: time.Unix(1, 0).UTC()},
 			{Number: 2, State: Previous, Value: NewValue("two"), Fingerprint: "f2", Rotation: "r"},

@@ -12,7 +12,7 @@ import (
 
 // schema is the number of the stored form below. A reader knows its own and every older one. Schema 1 had of the policy
 // only period and soak; schema 2 had no waives; schema 3 had no observe in the
-// policy, no kept and no above.
+// policy, no kept, no above, and no policy_by.
 const schema = 4
 
 type record struct {
@@ -24,6 +24,7 @@ type record struct {
 	Protects []Column          `json:"protects,omitempty"`
 	Waives   []string          `json:"waives,omitempty"`
 	Policy   Policy            `json:"policy"`
+	PolicyBy string            `json:"policy_by,omitempty"`
 	Created  time.Time         `json:"created"`
 	Versions []recordVersion   `json:"versions,omitempty"`
 	Kept     string            `json:"kept,omitempty"`
@@ -46,7 +47,7 @@ type recordVersion struct {
 func (k Key) Encode() ([]byte, error) {
 	r := record{
 		Schema: schema, Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options,
-		Protects: k.Protects, Waives: k.Waives, Policy: k.Policy, Created: k.Created, Kept: k.Kept, Above: k.Above,
+		Protects: k.Protects, Waives: k.Waives, Policy: k.Policy, PolicyBy: k.PolicyBy, Created: k.Created, Kept: k.Kept, Above: k.Above,
 	}
 	for _, v := range k.Versions {
 		r.Versions = append(r.Versions, recordVersion{
@@ -69,7 +70,7 @@ func Decode(data []byte) (Key, error) {
 	}
 	k := Key{
 		Name: r.Name, Env: r.Env, Kind: r.Kind, Options: r.Options,
-		Protects: r.Protects, Waives: r.Waives, Policy: r.Policy, Created: r.Created, Kept: r.Kept, Above: r.Above,
+		Protects: r.Protects, Waives: r.Waives, Policy: r.Policy, PolicyBy: r.PolicyBy, Created: r.Created, Kept: r.Kept, Above: r.Above,
 	}
 	if r.Schema == 1 {
 		k.Policy.Deadline = Inherit

@@ -68,7 +68,7 @@ func optionChanges(old, now kind.Options) []EntryChange { return fields(old).cha
 func (c Config) fields() fields {
 	return fields{
 		"lease_ttl": c.LeaseTTL.String(), "takeover_after": c.TakeoverAfter.String(), "soak": c.Soak.String(), "observe": c.Observe.String(), "deadline": c.Deadline.String(),
-		"on_failure": c.OnFailure, "look_every": c.LookEvery.String(), "compromised_deadline": c.CutAfter.String(),
+		"on_failure": c.OnFailure, "confirm": c.Confirm, "confirm_by": c.ConfirmBy, "look_every": c.LookEvery.String(), "compromised_deadline": c.CutAfter.String(),
 		"journal_max_entries": strconv.Itoa(c.JournalEntries), "journal_max_age": c.JournalAge.String(),
 	}
 }
@@ -161,7 +161,7 @@ func definitionChanges(old key.Key, d Definition) []EntryChange {
 			"kind": kindName, "env": env,
 			"rotation_period": duration(p.Period), "rotation_schedule": p.Schedule, "rotation_window": duration(p.Window),
 			"disable_automated_rotation": strconv.FormatBool(p.Disabled), "soak": duration(p.Soak), "observe": duration(p.Observe),
-			"deadline": duration(p.Deadline), "on_failure": p.OnFailure, "confirm": p.Confirm,
+			"deadline": duration(p.Deadline), "on_failure": p.OnFailure, "confirm": p.Confirm, "confirm_by": p.ConfirmBy,
 		}
 	}
 	all := settings(old.Name, old.Kind, old.Env, old.Policy).changes(settings(d.Name, d.Kind, d.Env, d.Policy))

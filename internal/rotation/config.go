@@ -3,6 +3,7 @@
 package rotation
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"time"
@@ -20,6 +21,8 @@ type Config struct {
 	Observe   time.Duration `json:"observe"`    // of keys that set none
 	Deadline  time.Duration `json:"deadline"`   // of keys that set none; 0: none
 	OnFailure string        `json:"on_failure"` // of keys that set none
+	Confirm   string        `json:"confirm"`    // of keys that set none
+	ConfirmBy string        `json:"confirm_by"` // of keys that set none
 
 	LookEvery time.Duration `json:"look_every"` // between checks of keys and connections at their servers; 0: none
 
@@ -32,7 +35,7 @@ type Config struct {
 // DefaultConfig is what a fresh mount has.
 func DefaultConfig() Config {
 	return Config{
-		LeaseTTL: 5 * time.Minute, TakeoverAfter: 30 * time.Second, Soak: 30 * time.Second, Observe: DenseTime, LookEvery: 5 * time.Minute, OnFailure: FailurePause, CutAfter: time.Minute, JournalEntries: 100_000,
+		LeaseTTL: 5 * time.Minute, TakeoverAfter: 30 * time.Second, Soak: 30 * time.Second, Observe: DenseTime, LookEvery: 5 * time.Minute, OnFailure: FailurePause, Confirm: ConfirmAuto, ConfirmBy: ConfirmByAny, CutAfter: time.Minute, JournalEntries: 100_000,
 	}
 }
 
@@ -58,6 +61,10 @@ func (c Config) check() error {
 		return Refusef("deadline %s is negative; use 0s for none", c.Deadline)
 	case c.OnFailure != FailurePause && c.OnFailure != FailureRevert:
 		return Refusef("on_failure %q is not known; use pause or revert", c.OnFailure)
+	case c.Confirm != ConfirmAuto && c.Confirm != ConfirmManual:
+		return Refusef("confirm %q is not known; use auto or manual", c.Confirm)
+	case c.ConfirmBy != ConfirmByAny && c.ConfirmBy != ConfirmByOther:
+		return Refusef("confirm_by %q is not known; use any or other", c.ConfirmBy)
 	case c.CutAfter < time.Second:
 		return Refusef("compromised_deadline %s is too short; use at least 1s (1m is the default)", c.CutAfter)
 	case c.JournalEntries != 0 && c.JournalEntries < minJournal:
@@ -77,6 +84,7 @@ func (e *Engine) Config() Config {
 
 // PutConfig replaces them.
 func (e *Engine) PutConfig(ctx context.Context, c Config, by Actor) error {
+	c.Confirm, c.ConfirmBy = cmp.Or(c.Confirm, ConfirmAuto), cmp.Or(c.ConfirmBy, ConfirmByAny)
 	if err := c.check(); err != nil {
 		return err
 	}
@@ -119,7 +127,13 @@ func (c Config) Effective(p key.Policy) key.Policy {
 		p.OnFailure = c.OnFailure
 	}
 	if p.Confirm == "" {
-		p.Confirm = ConfirmAuto
+		p.Confirm = c.Confirm
+	}
+	if p.ConfirmBy == "" {
+		p.ConfirmBy = c.ConfirmBy
+	}
+	if p.ConfirmBy == ConfirmByOther { // nobody's word would be asked for otherwise
+		p.Confirm = ConfirmManual
 	}
 	return p
 }

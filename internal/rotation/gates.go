@@ -123,8 +123,10 @@ func (f Facts) notBefore(deadline time.Time) time.Time {
 	return deadline
 }
 
+// cuttable reports whether a compromised rotation may go on without a gate. Where the keys want four eyes, one user alone
+// cannot end the old version by saying that it is compromised.
 func (r Rotation) cuttable(g gate) bool {
-	return slices.Contains(cuttable, g)
+	return slices.Contains(cuttable, g) && (g != gateConfirmed || r.ConfirmBy != ConfirmByOther)
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
@@ -132,6 +134,9 @@ func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 func checkConfirmed(r Rotation, _ Facts) []string {
 	if r.Confirmed != "" {
 		return nil
+	}
+	if r.ConfirmBy == ConfirmByOther {
+		return []string{fmt.Sprintf("another user than %s has to confirm that the old version may go (confirm_by=other): vault write -f hyvve/rotations/%s/confirm", r.starter(), r.ID)}
 	}
 	return []string{fmt.Sprintf("somebody has to confirm that the old version may go: vault write -f hyvve/rotations/%s/confirm", r.ID)}
 }

@@ -4,6 +4,7 @@ package rotation
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -81,6 +82,10 @@ func checkPolicy(p key.Policy, now time.Time) error {
 		return fmt.Errorf("on_failure %q is not known; use pause or revert", p.OnFailure)
 	case p.Confirm != "" && p.Confirm != ConfirmAuto && p.Confirm != ConfirmManual:
 		return fmt.Errorf("confirm %q is not known; use auto or manual", p.Confirm)
+	case p.ConfirmBy != "" && p.ConfirmBy != ConfirmByAny && p.ConfirmBy != ConfirmByOther:
+		return fmt.Errorf("confirm_by %q is not known; use any or other, or \"\" for that of hyvve/config", p.ConfirmBy)
+	case p.ConfirmBy == ConfirmByOther && p.Confirm == ConfirmAuto:
+		return errors.New("confirm_by=other asks for another user's confirmation, and confirm=auto for none; write confirm=manual, or confirm_by=any")
 	}
 	return checkAutomation(p, now)
 }
@@ -99,6 +104,10 @@ func (e *Engine) PutKey(ctx context.Context, d Definition, by Actor) (key.Key, e
 			return key.Key{}, err
 		}
 		k.Versions, k.Created, k.Kept, k.Above = old.Versions, old.Created, old.Kept, old.Above
+		k.PolicyBy = old.PolicyBy
+	}
+	if what == "key created" || k.Policy != e.keys[k.Name].Policy {
+		k.PolicyBy = by.Entity
 	}
 	if err := e.checkNames(k); err != nil {
 		return key.Key{}, err

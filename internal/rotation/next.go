@@ -189,7 +189,14 @@ func Confirm(r Rotation, now time.Time, by Actor, reason string) (Rotation, erro
 	case r.State != Soaking:
 		return r, Refusef("rotation %s is %s; confirm it when the new version is in use everywhere, while it is soaking", r.ID, r.State)
 	}
-	r = r.told(now, said("confirmed", reason, by))
+	text := "confirmed"
+	if r.ConfirmBy == ConfirmByOther {
+		if err := r.mayConfirm(by); err != nil {
+			return r, err
+		}
+		text = "confirmed by another user than the one who started it, " + r.starter()
+	}
+	r = r.told(now, said(text, reason, by))
 	r.Confirmed = by.Name
 	return r, nil
 }

@@ -208,6 +208,9 @@ func (e *Engine) notes(r Rotation) []remark {
 		} else if !r.Compromised {
 			all = append(all, remark{c.Env, fmt.Sprintf("the server is sampled for use of the old version until nobody was seen for %s; a client that logs in more rarely is not seen and is locked out: for a daily job, vault write hyvve/keys/%s observe=25h", r.window(), c.Key)})
 		}
+		if note := r.fourEyesNote(); note != "" {
+			all = append(all, remark{c.Env, note})
+		}
 		if connection, err := e.connectionOf(k); err == nil {
 			for _, note := range connection.Notes {
 				all = append(all, remark{c.Env, fmt.Sprintf("connection %s: %s", connection.Name, note)})

@@ -23,6 +23,7 @@ type Request struct {
 
 	OnFailure   string        // pause or revert
 	Confirm     string        // auto or manual
+	ConfirmBy   string        // any or other
 	Deadline    time.Duration // of a step
 	Compromised bool          // cut what holds it back beyond the deadline
 	Upgrade     bool          // bring rows of other keys in the same columns under the new version
@@ -50,6 +51,8 @@ func (q Request) check() error {
 		return Refusef("on_failure %q is not known; use pause or revert", q.OnFailure)
 	case q.Confirm != "" && q.Confirm != ConfirmAuto && q.Confirm != ConfirmManual:
 		return Refusef("confirm %q is not known; use auto or manual", q.Confirm)
+	case q.ConfirmBy != "" && q.ConfirmBy != ConfirmByAny && q.ConfirmBy != ConfirmByOther:
+		return Refusef("confirm_by %q is not known; use any or other", q.ConfirmBy)
 	case len(q.Reason) > longestReason:
 		return CheckReason(q.Reason)
 	case q.Deadline < 0:
@@ -88,6 +91,9 @@ func (e *Engine) Rotate(ctx context.Context, request Request) (View, []string, e
 	}
 	for _, gap := range e.gaps(e.active[id]) {
 		warnings = append(warnings, gap.String())
+	}
+	if r := e.active[id]; r.Compromised && r.ConfirmBy == ConfirmByOther {
+		warnings = append(warnings, r.fourEyesNote()+": vault write -f hyvve/rotations/"+id+"/confirm")
 	}
 	if err := e.advance(ctx, id); err != nil {
 		e.Observer.Fault("rotation "+id+" could not be moved on", err)
@@ -143,7 +149,11 @@ func (e *Engine) draft(request Request) (Rotation, []key.Key, error) {
 	if err := e.checkUpgrade(r); err != nil {
 		return Rotation{}, nil, err
 	}
+	if err := r.checkFourEyes(request); err != nil {
+		return Rotation{}, nil, err
+	}
 	r.heed(request, e.config)
+	r.NotBy = e.notBy(r)
 	for _, f := range e.facts(r).Workloads {
 		for _, i := range f.Instances {
 			if !i.Anonymous {
@@ -175,6 +185,9 @@ func (e *Engine) checkUpgrade(r Rotation) error {
 func (r *Rotation) be(p key.Policy) {
 	r.Soak, r.Observe = max(r.Soak, p.Soak), max(r.Observe, p.Observe)
 	r.Confirm = r.Confirm || p.Confirm == ConfirmManual
+	if r.ConfirmBy == "" || p.ConfirmBy == ConfirmByOther {
+		r.ConfirmBy = p.ConfirmBy
+	}
 	if r.Deadline == 0 || p.Deadline > 0 && p.Deadline < r.Deadline {
 		r.Deadline = p.Deadline
 	}
@@ -190,7 +203,7 @@ func (r Rotation) settings() fields {
 		confirm = ConfirmManual
 	}
 	return fields{
-		"on_failure": r.OnFailure, "confirm": confirm, "deadline": r.Deadline.String(), "soak": r.Soak.String(), "observe": r.Observe.String(),
+		"on_failure": r.OnFailure, "confirm": confirm, "confirm_by": r.ConfirmBy, "deadline": r.Deadline.String(), "soak": r.Soak.String(), "observe": r.Observe.String(),
 	}
 }
 
@@ -214,12 +227,16 @@ func (r *Rotation) heed(request Request, c Config) {
 	if request.Confirm != "" {
 		r.Confirm = request.Confirm == ConfirmManual
 	}
+	if request.ConfirmBy != "" {
+		r.ConfirmBy = request.ConfirmBy
+	}
 	if request.Compromised {
 		r.Soak, r.Observe, r.Deadline, r.Confirm = 0, 0, c.CutAfter, request.Confirm == ConfirmManual
 	}
 	if request.Deadline != 0 {
 		r.Deadline = request.Deadline
 	}
+	r.Confirm = r.Confirm || r.ConfirmBy == ConfirmByOther
 }
 
 // stage gives the key with its new version staged, without storing it. turn is held.

@@ -43,6 +43,9 @@ const (
 	BySchedule Trigger = "schedule" // a time of rotation_schedule had come
 )
 
+// automatic reports whether nobody asked for it.
+func (t Trigger) automatic() bool { return t == ByPeriod || t == BySchedule }
+
 // What happens to a rotation that has failed: one with an unhealthy instance while it presents, or a step that has taken
 // longer than the deadline.
 const (
@@ -54,6 +57,12 @@ const (
 const (
 	ConfirmAuto   = "auto"
 	ConfirmManual = "manual"
+)
+
+// Who may confirm a rotation that waits for it.
+const (
+	ConfirmByAny   = "any"
+	ConfirmByOther = "other" // four eyes: not the user who started it
 )
 
 // Actor is who asks for something, as Vault knows them.
@@ -125,6 +134,8 @@ type Rotation struct {
 	Deadline    time.Duration `json:"deadline,omitempty"` // of a step; 0: none
 	OnFailure   string        `json:"on_failure,omitempty"`
 	Confirm     bool          `json:"confirm,omitempty"`     // somebody has to, before the old version goes
+	ConfirmBy   string        `json:"confirm_by,omitempty"`  // any or other
+	NotBy       string        `json:"not_by,omitempty"`      // entity id of the user who must not confirm it, where ConfirmBy is other
 	Confirmed   string        `json:"confirmed,omitempty"`   // by whom
 	Compromised bool          `json:"compromised,omitempty"` // gates that do not hold at the deadline are cut
 	Upgrade     bool          `json:"upgrade,omitempty"`     // rows of other keys in the same columns are brought under the new version
@@ -252,8 +263,9 @@ func said(text, reason string, by Actor) Event {
 }
 
 // rotationSchema is the number of the stored form. Schema 1 knew no deadline, no pause and no journal sequence: its
-// events are in journal entries of a form of their own.
-const rotationSchema = 2
+// events are in journal entries of a form of their own. Schema 2 knew no confirm_by: a release that reads it would let the
+// user confirm who started the rotation.
+const rotationSchema = 3
 
 type rotationRecord struct {
 	Schema int `json:"schema"`
@@ -272,7 +284,7 @@ func Decode(data []byte) (Rotation, error) {
 	switch r.Schema {
 	case 1:
 		r.Clock, r.Journaled = r.Since, len(r.Timeline)
-	case rotationSchema:
+	case 2, rotationSchema:
 	default:
 		return Rotation{}, fmt.Errorf("stored rotation %q has schema %d, this release reads 1 to %d; use the release that wrote it or a newer one", r.ID, r.Schema, rotationSchema)
 	}

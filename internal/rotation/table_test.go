@@ -113,6 +113,15 @@ func TestEveryPlaceAndOperator(t *testing.T) {
 		if _, err := Confirm(confirm, now, testActor, ""); refused(err) != (p.state != Soaking) {
 			t.Errorf("%s: confirmation gives %v", name, err)
 		}
+		confirm.ConfirmBy, confirm.NotBy, confirm.Compromised = ConfirmByOther, ann.Entity, true
+		for by, may := range map[Actor]bool{ann: false, nobody: false, bob: p.state == Soaking} {
+			if _, err := Confirm(confirm, now, by, ""); refused(err) == may {
+				t.Errorf("%s: confirmation by %s with confirm_by=other gives %v", name, by, err)
+			}
+		}
+		if late := (Facts{Now: now.Add(1000 * time.Hour)}); slices.Contains(p.gates, gateConfirmed) && confirm.cuts(gateConfirmed, late) {
+			t.Errorf("%s: another user's confirmation is cut", name)
+		}
 		if finished {
 			continue
 		}

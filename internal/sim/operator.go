@@ -45,7 +45,7 @@ func (w *world) operate() {
 		_, err = w.engine.Resume(ctx, id, operator, "")
 	default:
 		what = "confirm"
-		_, err = w.engine.Confirm(ctx, id, operator, "")
+		err = w.confirm(id, []rotation.Actor{operator, colleague}[w.rng.IntN(2)])
 	}
 	w.said(err, what+" of "+id)
 }
@@ -123,6 +123,15 @@ func (w *world) rotate() {
 	w.tick = w.uptime
 }
 
+// confirm lets somebody confirm a rotation. The operator has started it, or has said when it starts.
+func (w *world) confirm(id string, by rotation.Actor) error {
+	view, err := w.engine.Confirm(ctx, id, by, "")
+	if err == nil && view.ConfirmBy == rotation.ConfirmByOther && by == operator {
+		w.violate("%s was confirmed by the operator, who started it", id)
+	}
+	return err
+}
+
 // running gives the ids of rotations that have not ended, oldest first.
 func (w *world) running() []string {
 	ids, err := w.node.List(ctx, "active/")
@@ -149,7 +158,7 @@ func (w *world) unblock() {
 				_, err = w.engine.Resume(ctx, id, operator, "")
 				w.said(err, "resume of "+id)
 			} else if view.Confirm && view.Confirmed == "" && view.State == rotation.Soaking {
-				_, err = w.engine.Confirm(ctx, id, operator, "")
+				err = w.confirm(id, colleague)
 				w.said(err, "confirm of "+id)
 			}
 		}

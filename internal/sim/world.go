@@ -19,7 +19,10 @@ import (
 
 var ctx = context.Background()
 
-var operator = rotation.Actor{Name: "operator", Entity: "e-1"}
+var (
+	operator  = rotation.Actor{Name: "operator", Entity: "e-1"}
+	colleague = rotation.Actor{Name: "colleague", Entity: "e-2"} // who confirms what the operator may not
+)
 
 func newWorld(seed uint64, log io.Writer) *world {
 	w := &world{
@@ -130,6 +133,9 @@ func (w *world) policy() key.Policy {
 	}
 	if w.chance(15) {
 		p.Confirm = rotation.ConfirmManual
+		if w.chance(50) {
+			p.ConfirmBy = rotation.ConfirmByOther
+		}
 	}
 	return p
 }
