@@ -110,20 +110,25 @@ bench: setup build ## Run every benchmark and print ours against the peer's; bui
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (10s) each
-	go test -fuzz FuzzParse -fuzztime $(FUZZTIME) ./internal/envelope
-	go test -fuzz FuzzParse -fuzztime $(FUZZTIME) ./internal/dsn
-	go test -fuzz FuzzURL -fuzztime $(FUZZTIME) ./internal/dsn
-	go test -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/key
-	go test -fuzz FuzzSettings -fuzztime $(FUZZTIME) ./internal/pgsession
-	go test -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/rotation
-	go test -fuzz FuzzNodes -fuzztime $(FUZZTIME) ./internal/kind/redis
-	go test -fuzz FuzzUser -fuzztime $(FUZZTIME) ./internal/kind/redis
-	go test -fuzz FuzzKeys -fuzztime $(FUZZTIME) ./internal/pbkdf2
-	go test -fuzz FuzzEnvFiles -fuzztime $(FUZZTIME) ./sidecar/render
-	go test -fuzz FuzzTranslate -fuzztime $(FUZZTIME) ./sidecar/proxy
-	go test -fuzz FuzzReview -fuzztime $(FUZZTIME) ./sidecar/inject/webhook
-	go test -fuzz FuzzAnnotations -fuzztime $(FUZZTIME) ./sidecar/inject
-	go test -fuzz FuzzPod -fuzztime $(FUZZTIME) ./sidecar/inject
+	go test -run '^$$' -fuzz '^FuzzParse$$' -fuzztime $(FUZZTIME) ./internal/envelope
+	go test -run '^$$' -fuzz '^FuzzParse$$' -fuzztime $(FUZZTIME) ./internal/dsn
+	go test -run '^$$' -fuzz '^FuzzURL$$' -fuzztime $(FUZZTIME) ./internal/dsn
+	go test -run '^$$' -fuzz '^FuzzDecode$$' -fuzztime $(FUZZTIME) ./internal/key
+	go test -run '^$$' -fuzz '^FuzzPublicText$$' -fuzztime $(FUZZTIME) ./internal/kind
+	go test -run '^$$' -fuzz '^FuzzSettings$$' -fuzztime $(FUZZTIME) ./internal/pgsession
+	go test -run '^$$' -fuzz '^FuzzDecode$$' -fuzztime $(FUZZTIME) ./internal/rotation
+	go test -run '^$$' -fuzz '^FuzzJournal$$' -fuzztime $(FUZZTIME) ./internal/rotation
+	go test -run '^$$' -fuzz '^FuzzReport$$' -fuzztime $(FUZZTIME) ./internal/rotation
+	go test -run '^$$' -fuzz '^FuzzAnswer$$' -fuzztime $(FUZZTIME) ./internal/client
+	go test -run '^$$' -fuzz '^FuzzNodes$$' -fuzztime $(FUZZTIME) ./internal/kind/redis
+	go test -run '^$$' -fuzz '^FuzzUser$$' -fuzztime $(FUZZTIME) ./internal/kind/redis
+	go test -run '^$$' -fuzz '^FuzzKeys$$' -fuzztime $(FUZZTIME) ./internal/pbkdf2
+	go test -run '^$$' -fuzz '^FuzzEnvFiles$$' -fuzztime $(FUZZTIME) ./sidecar/render
+	go test -run '^$$' -fuzz '^FuzzExposition$$' -fuzztime $(FUZZTIME) ./sidecar/health
+	go test -run '^$$' -fuzz '^FuzzTranslate$$' -fuzztime $(FUZZTIME) ./sidecar/proxy
+	go test -run '^$$' -fuzz '^FuzzReview$$' -fuzztime $(FUZZTIME) ./sidecar/inject/webhook
+	go test -run '^$$' -fuzz '^FuzzAnnotations$$' -fuzztime $(FUZZTIME) ./sidecar/inject
+	go test -run '^$$' -fuzz '^FuzzPod$$' -fuzztime $(FUZZTIME) ./sidecar/inject
 
 .PHONY: test-arm64
 test-arm64: ## Run the assembly for arm64 in an emulator, qemu-aarch64-static of Debian's package qemu-user-static

@@ -47,7 +47,7 @@ func (e *Engine) storedHead(ctx context.Context) (head, bool, error) {
 		return head{}, false, err
 	}
 	var h head
-	if json.Unmarshal(data, &h) != nil {
+	if json.Unmarshal(data, &h) != nil || h.Seq == 0 && h.Hash != "" {
 		return head{}, false, nil //nolint:nilerr // a head that cannot be read is as good as none, and told as that
 	}
 	return h, true, nil
