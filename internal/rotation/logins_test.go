@@ -105,7 +105,7 @@ func TestInstanceSecretMovesAName(t *testing.T) {
 		t.Errorf("attempts concern the instance: %v", err)
 	}
 	i := h.engine.Instances("api")[0]
-	if i.Login.Name != "approle" || i.Login.Entity != "e-b" || i.Login.Accessor == "" || strings.Contains(i.Login.Accessor, "a3") {
+	if i.Login.Name != "approle" || i.Login.Entity != "e-b" || len(i.Login.Accessor) < 16 {
 		t.Errorf("login %+v", i.Login)
 	}
 }
