@@ -71,6 +71,7 @@ func newBackend(list kind.List) *backend {
 			b.pathsKeys(),
 			b.pathsRotate(),
 			b.pathsRotations(),
+			b.pathsInstances(), // before workloads/, whose pattern takes any name
 			b.pathsWorkloads(),
 			b.pathsJournal(),
 			b.pathsPresets(),
@@ -255,7 +256,7 @@ is accepted everywhere before anyone presents it, and the old one is retired onl
   presets/hyvve     all the platform's keys and workloads in one call
   connections/      administrators' logins at the servers where keys are valid
   keys/             keys and their versions
-  workloads/        who loads which keys, and the live instances
+  workloads/        who loads which keys, and the live instances; workloads/NAME/instances/ has each of them
   rotate            start a rotation
   rotations/        look at rotations and their gates; pause, resume, confirm or revert one
   creds/            what one instance should hold now, as a lease

@@ -24,6 +24,10 @@ func (b *backend) pathsConfig() []*framework.Path {
 				Type:        framework.TypeDurationSecond,
 				Description: "For how long nothing must have been heard of an instance before another login of the same entity may read under its name, as a pod that was killed and started again does. Not below 10s. Default 30s.",
 			},
+			"max_instances_per_login": {
+				Type:        framework.TypeInt,
+				Description: "How many instances of a workload one login may have at a time; reads beyond that are refused. Default 100; 0: no bound but max_instances of the workload.",
+			},
 			"soak": {
 				Type:        framework.TypeDurationSecond,
 				Description: "How long a new version must work everywhere before the old one may be retired, for keys that set no soak of their own. Default 30s.",
@@ -82,8 +86,9 @@ func (b *backend) readConfig(_ context.Context, e *rotation.Engine, _ *logical.R
 	}
 	resp.Data = map[string]any{
 		"lease_ttl": int64(c.LeaseTTL.Seconds()), "takeover_after": int64(c.TakeoverAfter.Seconds()),
-		"soak":    int64(c.Soak.Seconds()),
-		"observe": int64(c.Observe.Seconds()), "look_every": int64(c.LookEvery.Seconds()),
+		"max_instances_per_login": c.LoginInstances,
+		"soak":                    int64(c.Soak.Seconds()),
+		"observe":                 int64(c.Observe.Seconds()), "look_every": int64(c.LookEvery.Seconds()),
 		"deadline": int64(c.Deadline.Seconds()), "on_failure": c.OnFailure,
 		"confirm": c.Confirm, "confirm_by": c.ConfirmBy,
 		"compromised_deadline": int64(c.CutAfter.Seconds()),
@@ -115,8 +120,10 @@ func (b *backend) config(e *rotation.Engine, d *framework.FieldData) rotation.Co
 			*into = v.(string)
 		}
 	}
-	if v, ok := d.GetOk("journal_max_entries"); ok {
-		c.JournalEntries = v.(int)
+	for field, into := range map[string]*int{"journal_max_entries": &c.JournalEntries, "max_instances_per_login": &c.LoginInstances} {
+		if v, ok := d.GetOk(field); ok {
+			*into = v.(int)
+		}
 	}
 	return c
 }

@@ -29,6 +29,8 @@ func (b *backend) pathsCreds() []*framework.Path {
 			"workload":        {Type: framework.TypeString, Required: true, Description: "Name of the workload."},
 			"instance":        {Type: framework.TypeString, Query: true, Description: "Name of the instance that reads, such as a pod's name. A newer read of an instance supersedes its older lease. Without it the reader counts as one instance per lease."},
 			"instance_secret": {Type: framework.TypeString, Description: "What the instance's newest read gave: with it another login may read under the instance's name. Give it in a write only; in a URL it would be in logs.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+			"pod":             {Type: framework.TypeString, Description: "Pod of Kubernetes that the reader runs in, as it says itself."},
+			"node":            {Type: framework.TypeString, Description: "Node of Kubernetes that it runs on, as it says itself."},
 			"one_line":        {Type: framework.TypeCommaStringSlice, Query: true, Default: []string{"all"}, Description: "Environment names of the keys whose values this reader can carry only if they have one line, \"none\" or \"all\". A value of several lines is not handed to a reader that cannot carry it. Default: all."},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
@@ -80,6 +82,7 @@ func (b *backend) readCreds(ctx context.Context, e *rotation.Engine, req *logica
 	if req.Operation == logical.UpdateOperation {
 		reader.Heartbeat = true
 		reader.Secret = key.NewValue(d.Get("instance_secret").(string))
+		reader.Pod, reader.Node = d.Get("pod").(string), d.Get("node").(string)
 	} else if d.Get("instance_secret").(string) != "" {
 		return nil, rotation.Refusef("instance_secret is not taken in a read, whose URL is in logs; give it in a write: vault write hyvve/creds/%s instance=… instance_secret=-", name)
 	}

@@ -30,7 +30,8 @@ func (b *backend) pathsStatus() []*framework.Path {
 One line a key: its current version and age, the rotation that runs and what it waits for, and when it rotates by itself. What
 the last check of its server found wrong follows PROBLEM (hyvve/config look_every= sets how often that is; look again and mend
 it with hyvve/keys/NAME/reconcile); who still tries a retired version follows WARNING; what else is valid at the server, such
-as a password that Vault does not know, follows NOTE. What has failed twelve times in a row is an orphan: it is tried once an
+as a password that Vault does not know, follows NOTE. A line of a workload says that reads were refused in the last day, because it
+or a login had as many instances as it may have. What has failed twelve times in a row is an orphan: it is tried once an
 hour, and somebody should look.
 
     vault read hyvve/status
@@ -49,8 +50,15 @@ func (b *backend) readStatus(_ context.Context, e *rotation.Engine, _ *logical.R
 		lines[s.Key.Name] = statusLine(s)
 		keys[s.Key.Name] = statusFields(s)
 	}
+	full := map[string]any{}
+	for _, name := range e.WorkloadNames() {
+		if crowd, ok := e.Crowded(name); ok {
+			full[name] = crowd.String()
+			lines["workload "+name] = "WARNING: " + crowd.String()
+		}
+	}
 	if d.Get("detailed").(bool) {
-		return &logical.Response{Data: map[string]any{"keys": keys}}, nil
+		return &logical.Response{Data: map[string]any{"keys": keys, "limits_hit": full}}, nil
 	}
 	return &logical.Response{Data: lines}, nil
 }

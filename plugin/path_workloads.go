@@ -33,6 +33,7 @@ func (b *backend) pathsWorkloads() []*framework.Path {
 				"verifies":        {Type: framework.TypeCommaStringSlice, Description: "Keys that it verifies (as a server) or decrypts with: the whole list, in place of the one before."},
 				"after":           {Type: framework.TypeCommaStringSlice, Description: "Workloads whose instances change before those of this one."},
 				"min_instances":   {Type: framework.TypeInt, Default: 1, Description: "A rotation waits until so many live instances take part. 0 for a workload that may be absent."},
+				"max_instances":   {Type: framework.TypeInt, Default: workload.DefaultMaxInstances, Description: "How many instances it may have at a time, anonymous readers counted, too; reads beyond that are refused."},
 				"max_unavailable": {Type: framework.TypeString, Default: "25%", Description: "How many instances change at a time: a number, or a percentage of the live ones (rounded down, at least one)."},
 				"single_value":    {Type: framework.TypeCommaStringSlice, Description: "Those of verifies= of which its processes can hold one value at a time. A rotation has a gap there, and says so. \"none\" for none."},
 				"reencrypts":      {Type: framework.TypeBool, Description: "Its sidecars reach the database and re-encrypt rows that its keys protect."},
@@ -52,7 +53,8 @@ A workload is a set of identical processes that load keys.
     vault read hyvve/workloads/agents
 
 A workload that presents and verifies a key (it encrypts and decrypts, say) names it in both. Reading shows the live
-instances: those whose lease on hyvve/creds/NAME is outstanding, with what each has loaded and whether it is healthy.
+instances: those whose lease on hyvve/creds/NAME is outstanding, with what each has loaded and whether it is healthy. More of
+each are at hyvve/workloads/NAME/instances/INSTANCE.
 `),
 		},
 	}
@@ -94,6 +96,9 @@ func (b *backend) workload(e *rotation.Engine, d *framework.FieldData) (workload
 	}
 	if v, ok := d.GetOk("min_instances"); ok {
 		w.MinInstances = v.(int)
+	}
+	if v, ok := d.GetOk("max_instances"); ok {
+		w.MaxInstances = v.(int)
 	}
 	if v, ok := d.GetOk("max_unavailable"); ok {
 		w.MaxUnavailable = v.(string)
@@ -175,7 +180,12 @@ func (b *backend) readWorkload(_ context.Context, e *rotation.Engine, _ *logical
 	for _, i := range e.Instances(w.Name) {
 		instances = append(instances, instanceData(i))
 	}
+	full := ""
+	if crowd, ok := e.Crowded(w.Name); ok {
+		full = crowd.String()
+	}
 	return &logical.Response{Data: map[string]any{
+		"max_instances": w.MostInstances(), "limit_hit": full,
 		"name": w.Name, "presents": keysThat(w, presents), "verifies": keysThat(w, verifies), "after": w.After, "min_instances": w.MinInstances,
 		"max_unavailable": w.MaxUnavailable, "reencrypts": w.Reencrypts, "single_value": keysThat(w, holdsOne), "instances": instances,
 	}}, nil
@@ -204,7 +214,7 @@ func instanceData(i workload.Instance) map[string]any {
 	}
 	data := map[string]any{
 		"one_line": oneLine, "instance": i.ID, "healthy": i.Healthy, "reason": i.Reason, "seen": stamp(i.Seen), "etag_issued": i.Issued.Etag,
-		"etag_loaded": "", "loaded": map[string]any{},
+		"etag_loaded": "", "loaded": map[string]any{}, "login": i.Login.Name,
 	}
 	holding, ok := i.HoldsLoaded()
 	if !ok {

@@ -97,6 +97,9 @@ func TestAdversaryPeopleDoOthersJobs(t *testing.T) {
 		{"write", "hyvve/keys/jwt-secret/undelete", nil, []string{"operator"}}, // that one is a policy of its own
 		{"write", "hyvve/workloads/api", map[string]any{"min_instances": 0}, define},
 		{"delete", "hyvve/workloads/nothing", nil, define},
+		{"list", "hyvve/workloads/api/instances", nil, append(look, "definer")},
+		{"read", "hyvve/workloads/api/instances/x", nil, append(look, "definer")},
+		{"delete", "hyvve/workloads/api/instances/x", nil, define},
 		{"write", "hyvve/connections/x", map[string]any{"kind": "x"}, define},
 		{"write", "hyvve/connections/x/rotate-root", nil, define},
 		{"read", "hyvve/presets/hyvve", nil, define},

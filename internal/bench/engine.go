@@ -60,9 +60,9 @@ func furnished(ctx context.Context, p *place) error {
 		path string
 		data map[string]any
 	}{
-		{testbed.Mount + "/config", map[string]any{"soak": 0, "observe": 0}},
+		{testbed.Mount + "/config", map[string]any{"soak": 0, "observe": 0, "max_instances_per_login": 0}},
 		{testbed.Mount + "/keys/" + benchKey, map[string]any{"generate": true, "format": "hex"}},
-		{testbed.Mount + "/workloads/" + benchLoad, map[string]any{"presents": benchKey, "verifies": benchKey, "max_unavailable": "100%"}},
+		{testbed.Mount + "/workloads/" + benchLoad, map[string]any{"presents": benchKey, "verifies": benchKey, "max_unavailable": "100%", "max_instances": 10000}},
 	} {
 		if _, err := vault.Logical().WriteWithContext(ctx, w.path, w.data); err != nil {
 			return fmt.Errorf("%s: %w", w.path, err)

@@ -105,6 +105,7 @@ type Reader struct {
 	Workload, Instance string
 	OneLine            OneLine
 	Secret             key.Value // of its newest read, by which another login may use its name; empty: not known
+	Pod, Node          string    // of Kubernetes, that it runs in; empty: not known
 }
 
 // Read reads the bundle of an instance. ErrNoWrite: an earlier release's policy, or engine, allows CredsOf alone.
@@ -112,7 +113,7 @@ func (c *Client) Read(ctx context.Context, r Reader) (Bundle, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	body, err := json.Marshal(map[string]string{
-		"instance": r.Instance, "one_line": strings.Join(r.OneLine, ","), "instance_secret": r.Secret.Reveal(),
+		"instance": r.Instance, "one_line": strings.Join(r.OneLine, ","), "instance_secret": r.Secret.Reveal(), "pod": r.Pod, "node": r.Node,
 	})
 	if err != nil {
 		return Bundle{}, err

@@ -124,7 +124,7 @@ func TestAdversaryWaitsHoldVaultUp(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write("hyvve/config", map[string]any{"lease_ttl": "1h"})
+	write("hyvve/config", map[string]any{"lease_ttl": "1h", "max_instances_per_login": 0})
 	write("hyvve/keys/a-key", map[string]any{"kind": "token", "env": "A_KEY"})
 	write("hyvve/workloads/api", map[string]any{"presents": "a-key", "min_instances": 0})
 	w := newWatchers(t, v.Server, shippedToken(t, v.Client, "api"), n)

@@ -14,6 +14,7 @@ var (
 	nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`)
 	envForm  = regexp.MustCompile(`^[A-Z_][A-Z0-9_]*$`)
 
+	dnsForm      = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`)
 	instanceForm = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$`)
 )
 
@@ -45,6 +46,14 @@ func ValidateEnv(env string) error {
 func ValidateInstance(id string) error {
 	if !instanceForm.MatchString(id) {
 		return fmt.Errorf("instance %q is not allowed; use letters, digits, '-', '_' and '.', at most 128, beginning and ending with a letter or digit, such as a pod's name", id)
+	}
+	return nil
+}
+
+// ValidateDNSName checks the name of a pod or a node of Kubernetes.
+func ValidateDNSName(name string) error {
+	if !dnsForm.MatchString(name) {
+		return fmt.Errorf("%q is no name that Kubernetes gives; use lower-case letters, digits, '-' and '.', at most 253", name)
 	}
 	return nil
 }

@@ -67,7 +67,8 @@ func optionChanges(old, now kind.Options) []EntryChange { return fields(old).cha
 // fields returns the mount-wide defaults by the names that an operator writes them with.
 func (c Config) fields() fields {
 	return fields{
-		"lease_ttl": c.LeaseTTL.String(), "takeover_after": c.TakeoverAfter.String(), "soak": c.Soak.String(), "observe": c.Observe.String(), "deadline": c.Deadline.String(),
+		"lease_ttl": c.LeaseTTL.String(), "takeover_after": c.TakeoverAfter.String(), "max_instances_per_login": strconv.Itoa(c.LoginInstances),
+		"soak": c.Soak.String(), "observe": c.Observe.String(), "deadline": c.Deadline.String(),
 		"on_failure": c.OnFailure, "confirm": c.Confirm, "confirm_by": c.ConfirmBy, "look_every": c.LookEvery.String(), "compromised_deadline": c.CutAfter.String(),
 		"journal_max_entries": strconv.Itoa(c.JournalEntries), "journal_max_age": c.JournalAge.String(),
 	}
@@ -90,7 +91,7 @@ func workloadChanges(old, w workload.Workload) []EntryChange {
 			return nil
 		}
 		return fields{
-			"min_instances": strconv.Itoa(w.MinInstances), "max_unavailable": w.MaxUnavailable, "reencrypts": strconv.FormatBool(w.Reencrypts),
+			"min_instances": strconv.Itoa(w.MinInstances), "max_instances": strconv.Itoa(w.MostInstances()), "max_unavailable": w.MaxUnavailable, "reencrypts": strconv.FormatBool(w.Reencrypts),
 		}
 	}
 	all := append(settings(old).changes(settings(w)), listChanges("after", old.After, w.After)...)

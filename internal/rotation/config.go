@@ -16,6 +16,8 @@ type Config struct {
 	LeaseTTL time.Duration `json:"lease_ttl"` // of bundles
 	// TakeoverAfter is how long nothing must have been heard of an instance before another login of its entity may use its name.
 	TakeoverAfter time.Duration `json:"takeover_after"`
+	// LoginInstances is how many instances of a workload one login may have; 0: no bound.
+	LoginInstances int `json:"max_instances_per_login"`
 
 	Soak      time.Duration `json:"soak"`       // of keys that set none
 	Observe   time.Duration `json:"observe"`    // of keys that set none
@@ -35,7 +37,7 @@ type Config struct {
 // DefaultConfig is what a fresh mount has.
 func DefaultConfig() Config {
 	return Config{
-		LeaseTTL: 5 * time.Minute, TakeoverAfter: 30 * time.Second, Soak: 30 * time.Second, Observe: DenseTime, LookEvery: 5 * time.Minute, OnFailure: FailurePause, Confirm: ConfirmAuto, ConfirmBy: ConfirmByAny, CutAfter: time.Minute, JournalEntries: 100_000,
+		LeaseTTL: 5 * time.Minute, TakeoverAfter: 30 * time.Second, LoginInstances: 100, Soak: 30 * time.Second, Observe: DenseTime, LookEvery: 5 * time.Minute, OnFailure: FailurePause, Confirm: ConfirmAuto, ConfirmBy: ConfirmByAny, CutAfter: time.Minute, JournalEntries: 100_000,
 	}
 }
 
@@ -51,6 +53,8 @@ func (c Config) check() error {
 		return Refusef("lease_ttl %s is too short; use at least 1s (5m is the default)", c.LeaseTTL)
 	case c.TakeoverAfter < minTakeover:
 		return Refusef("takeover_after %s is too short for sidecars, which are heard of every %s; use at least %s (30s is the default)", c.TakeoverAfter, LongestWatch, minTakeover)
+	case c.LoginInstances < 0:
+		return Refusef("max_instances_per_login %d is negative; use 0 for no bound (100 is the default)", c.LoginInstances)
 	case c.Soak < 0:
 		return Refusef("soak %s is negative; use 0s for no soak time", c.Soak)
 	case c.Observe < 0:

@@ -28,6 +28,8 @@ type fleet struct {
 	ids     []string // sorted
 	by      map[string]workload.Instance
 	leases  map[string]lease  // by id
+	logins  map[string]int    // instances, by their login's accessor
+	crowd   Crowd             // reads that were refused because there are too many instances
 	changed chan struct{}     // closed when some bundle may have changed, then replaced
 	targets map[string]target // what instances should hold, by their positions; until it may have changed
 	given   uint64            // how often an instance was given something else than before
@@ -80,22 +82,33 @@ func (e *Engine) oldLease(i workload.Instance) lease {
 
 func newFleet() *fleet {
 	return &fleet{
-		by: map[string]workload.Instance{}, leases: map[string]lease{},
+		by: map[string]workload.Instance{}, leases: map[string]lease{}, logins: map[string]int{},
 		changed: make(chan struct{}), targets: map[string]target{},
 	}
 }
 
 func (f *fleet) put(i workload.Instance) {
-	if _, ok := f.by[i.ID]; !ok {
+	if old, ok := f.by[i.ID]; ok {
+		f.uncount(old)
+	} else {
 		at, _ := slices.BinarySearch(f.ids, i.ID)
 		f.ids = slices.Insert(f.ids, at, i.ID)
 	}
 	f.by[i.ID] = i
+	f.logins[i.Login.Accessor]++
+}
+
+// uncount takes an instance from those of its login.
+func (f *fleet) uncount(i workload.Instance) {
+	if f.logins[i.Login.Accessor]--; f.logins[i.Login.Accessor] <= 0 {
+		delete(f.logins, i.Login.Accessor)
+	}
 }
 
 func (f *fleet) remove(id string) {
 	if at, ok := slices.BinarySearch(f.ids, id); ok {
 		f.ids = slices.Delete(f.ids, at, at+1)
+		f.uncount(f.by[id])
 	}
 	delete(f.by, id)
 	delete(f.leases, id)

@@ -45,6 +45,7 @@ func (e *Engine) Read(ctx context.Context, reader Reader, limit time.Duration) (
 	i := workload.Instance{
 		Workload: reader.Workload, ID: reader.Instance, Multiline: reader.Multiline, OneLine: reader.OneLine,
 		Login: e.login(reader.Token), Heartbeat: reader.Heartbeat && reader.Instance != "",
+		Pod: reader.Pod, Node: reader.Node,
 	}
 	if i.ID == "" {
 		i.ID, i.Anonymous = anonymous+epoch.String(), true
@@ -76,6 +77,8 @@ func (e *Engine) issue(i workload.Instance, proof key.Value, epoch readNumber, l
 			return Reading{}, i, false, err
 		}
 		i, same = says(old, i)
+	} else if err := e.checkRoom(f, w, i); err != nil {
+		return Reading{}, i, false, err
 	}
 	if i.LoggedIn.IsZero() {
 		i.LoggedIn = now
@@ -115,10 +118,12 @@ func (e *Engine) issue(i workload.Instance, proof key.Value, epoch readNumber, l
 func says(old, now workload.Instance) (i workload.Instance, same bool) {
 	i = old
 	i.Multiline, i.OneLine, i.Login, i.Heartbeat = now.Multiline, now.OneLine, now.Login, now.Heartbeat
+	i.Pod, i.Node = now.Pod, now.Node
 	if !old.Login.Same(now.Login) {
 		i.LoggedIn = time.Time{}
 	}
-	return i, old.Multiline == i.Multiline && slices.Equal(old.OneLine, i.OneLine) && old.Login == i.Login && old.Heartbeat == i.Heartbeat
+	return i, old.Multiline == i.Multiline && slices.Equal(old.OneLine, i.OneLine) && old.Login == i.Login && old.Heartbeat == i.Heartbeat &&
+		old.Pod == i.Pod && old.Node == i.Node
 }
 
 // source is the engine as the source of bundles. mu is held.

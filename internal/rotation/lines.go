@@ -19,6 +19,7 @@ type Reader struct {
 	Token     Token     // that it reads with
 	Secret    key.Value // of its newest read, where it has it: another token may read with it
 	Heartbeat bool      // it gives signs of life every few seconds from now on
+	Pod, Node string    // of Kubernetes, as it says
 
 	// Multiline says that the reader can carry values of several lines, but for those named OneLine.
 	Multiline bool
@@ -32,6 +33,11 @@ func (r Reader) check() error {
 	if r.Instance != "" {
 		if err := checkInstance(r.Instance); err != nil {
 			return err
+		}
+	}
+	for _, says := range []struct{ field, name string }{{"pod", r.Pod}, {"node", r.Node}} {
+		if err := key.ValidateDNSName(says.name); says.name != "" && err != nil {
+			return Refusef("%s: %w; leave it out where it is not known", says.field, err)
 		}
 	}
 	if len(r.OneLine) > mostOneLine {

@@ -48,9 +48,10 @@ func (e *Engine) checkLogin(f *fleet, i workload.Instance, login workload.Login,
 		return nil
 	}
 	now, l := e.Uptime(), f.leases[i.ID]
-	until, when := max(l.full, l.reported), "when its lease has ended, in %s at the earliest"
-	if quiet := l.heard + e.config.TakeoverAfter; l.heartbeat && i.Login.SameEntity(login) && quiet < until {
-		until, when = quiet, "in %s, if nothing is heard of it until then"
+	until, quiet := e.heldUntil(i, l, login)
+	when := "when its lease has ended, in %s at the earliest"
+	if quiet {
+		when = "in %s, if nothing is heard of it until then"
 	}
 	if until <= now {
 		return nil
@@ -60,6 +61,16 @@ func (e *Engine) checkLogin(f *fleet, i workload.Instance, login workload.Login,
 			"; to use it now, give the instance_secret of its newest read, or remove it with: vault delete hyvve/workloads/%s/instances/%s; or use another instance=",
 		i.Name(), i.Login.Name, max(now-l.heard, 0).Round(time.Second), upToSecond(until-now), i.Workload, i.ID,
 	)
+}
+
+// heldUntil returns when another login may use an instance's name, if nothing is heard of it; quiet: before its lease has
+// ended. mu is held.
+func (e *Engine) heldUntil(i workload.Instance, l lease, other workload.Login) (until time.Duration, quiet bool) {
+	until = max(l.full, l.reported)
+	if silent := l.heard + e.config.TakeoverAfter; l.heartbeat && i.Login.SameEntity(other) && silent < until {
+		return silent, true
+	}
+	return until, false
 }
 
 // upToSecond rounds up: whoever waits for so long is not refused for a fraction of a second.

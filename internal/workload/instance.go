@@ -52,6 +52,9 @@ type Instance struct {
 	LoggedIn time.Time `json:"logged_in,omitzero"` // when Login has first read under its name
 	// Heartbeat says that it gives signs of life every few seconds, as it said when it read. Others go by their lease.
 	Heartbeat bool `json:"heartbeat,omitempty"`
+	// Pod and Node are where it runs in Kubernetes. It says so itself: Vault's kubernetes method does not know.
+	Pod  string `json:"pod,omitempty"`
+	Node string `json:"node,omitempty"`
 
 	Sightings []Sighting `json:"sightings,omitempty"` // what its proxy has seen last
 

@@ -35,6 +35,18 @@ type Workload struct {
 	MinInstances   int             `json:"min_instances"`   // a rotation waits until so many live instances take part
 	MaxUnavailable string          `json:"max_unavailable"` // instances that change at a time: a number or a percentage
 	Reencrypts     bool            `json:"reencrypts,omitempty"`
+	MaxInstances   int             `json:"max_instances,omitempty"` // 0: DefaultMaxInstances
+}
+
+// DefaultMaxInstances is how many instances a workload may have that does not say.
+const DefaultMaxInstances = 1000
+
+// MostInstances is how many instances it may have.
+func (w Workload) MostInstances() int {
+	if w.MaxInstances == 0 {
+		return max(DefaultMaxInstances, w.MinInstances)
+	}
+	return w.MaxInstances
 }
 
 // Uses tells whether the workload has anything to do with one of the keys.
@@ -55,6 +67,12 @@ func (w Workload) Validate() error {
 	}
 	if w.MinInstances < 0 {
 		return fmt.Errorf("min_instances %d is negative; use 0 for a workload that may be absent", w.MinInstances)
+	}
+	if w.MaxInstances < 0 {
+		return fmt.Errorf("max_instances %d is negative; use 0 for %d, the default", w.MaxInstances, DefaultMaxInstances)
+	}
+	if w.MostInstances() < w.MinInstances {
+		return fmt.Errorf("max_instances %d is below min_instances %d, so that no rotation could go on; raise it, or lower min_instances", w.MaxInstances, w.MinInstances)
 	}
 	if slices.Contains(w.After, w.Name) {
 		return fmt.Errorf("after: workload %s cannot come after itself", w.Name)

@@ -38,6 +38,7 @@ func (a *Agent) renewToken(ctx context.Context) error {
 		return errTokenEnds
 	case err == nil:
 		token.TTL = max(token.TTL, a.token.TTL) // what it had once tells when it is near its end
+		token.Pod, token.Node = a.token.Pod, a.token.Node
 		schedule(a.tokenAge, share(time.Until(token.Ends)))
 		a.token = token
 		return nil

@@ -29,6 +29,7 @@ func (a *Agent) read(ctx context.Context) (client.Bundle, error) {
 	if !a.proof.readOnly {
 		bundle, err := a.engine.Read(ctx, client.Reader{
 			Workload: a.config.Workload, Instance: a.config.Instance, OneLine: a.config.oneLine(), Secret: a.proof.secret,
+			Pod: a.token.Pod, Node: a.token.Node,
 		})
 		if !errors.Is(err, client.ErrNoWrite) {
 			return bundle, err

@@ -27,6 +27,7 @@ type Token struct {
 	TTL       time.Duration // 0: it does not end
 	Renewable bool
 	Ends      time.Time // zero: never
+	Pod, Node string    // of Kubernetes, as the service account's token says; empty: not known
 }
 
 func newToken(ttl time.Duration, renewable bool) Token {
@@ -73,7 +74,11 @@ func (m *Method) Login(ctx context.Context, c *Connection) (Token, error) {
 		return Token{}, fmt.Errorf("logging in: %w: auth/%s/login gave no token; does it ask for a second factor, which a sidecar has not?", client.ErrDenied, m.settings.Mount)
 	}
 	c.Vault.SetToken(secret.Auth.ClientToken)
-	return newToken(time.Duration(secret.Auth.LeaseDuration)*time.Second, secret.Auth.Renewable), nil
+	token := newToken(time.Duration(secret.Auth.LeaseDuration)*time.Second, secret.Auth.Renewable)
+	if jwt, ok := data["jwt"].(string); ok {
+		token.Pod, token.Node = podOf(jwt)
+	}
+	return token, nil
 }
 
 // credentials are the fields of a login request.

@@ -46,6 +46,18 @@ path "hyvve/workloads/+" {
   capabilities = ["create", "read", "update", "delete"]
 }
 
+path "hyvve/workloads/+/instances" {
+  capabilities = ["list"]
+}
+
+path "hyvve/workloads/+/instances/" {
+  capabilities = ["list"]
+}
+
+path "hyvve/workloads/+/instances/+" {
+  capabilities = ["read", "delete"]
+}
+
 path "hyvve/presets/hyvve" {
   capabilities = ["read", "update"]
 }

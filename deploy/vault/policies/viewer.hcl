@@ -28,6 +28,18 @@ path "hyvve/workloads/+" {
   capabilities = ["read"]
 }
 
+path "hyvve/workloads/+/instances" {
+  capabilities = ["list"]
+}
+
+path "hyvve/workloads/+/instances/" {
+  capabilities = ["list"]
+}
+
+path "hyvve/workloads/+/instances/+" {
+  capabilities = ["read"]
+}
+
 path "hyvve/journal" {
   capabilities = ["read", "list"]
 }
