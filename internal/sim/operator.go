@@ -52,7 +52,9 @@ func (w *world) operate() {
 
 // tinker changes what may be changed at any time.
 func (w *world) tinker() {
-	switch w.rng.IntN(4) {
+	switch w.rng.IntN(5) {
+	case 4:
+		w.cleanUp()
 	case 3:
 		f := rotation.Floor{Entries: 100 + w.rng.IntN(10), Age: w.between(0, time.Minute)}
 		w.said(w.engine.PutFloor(ctx, f, operator), "another floor of the journal")

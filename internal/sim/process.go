@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -30,6 +31,11 @@ type process struct {
 	running bool // the workload runs, with holds
 	holds   holding
 	ill     bool
+
+	token   rotation.Token
+	secret  key.Value     // of a read of its predecessor
+	stale   bool          // it has another login since its newest read
+	spokeAt time.Duration // when the engine was last asked for something in its name
 
 	reading *rotation.Reading // newest that it got
 	loaded  string            // etag that the workload runs with
@@ -76,7 +82,7 @@ func (p *process) act() {
 	case w.engine == nil:
 		p.next = w.uptime + w.between(time.Second, 10*time.Second)
 		return
-	case p.reading == nil || w.uptime >= p.ends:
+	case p.reading == nil || p.stale || w.uptime >= p.ends:
 		p.read()
 	case w.uptime >= p.renewAt:
 		p.renew()
@@ -103,7 +109,9 @@ func (p *process) read() {
 	if request {
 		return
 	}
-	reading, err := w.engine.Read(context.Background(), rotation.Reader{Workload: p.workload, Instance: p.id}, time.Hour)
+	reading, err := w.engine.Read(context.Background(), rotation.Reader{
+		Workload: p.workload, Instance: p.id, Token: p.token, Secret: p.proof(), Heartbeat: p.extends,
+	}, time.Hour)
 	if w.node.dead {
 		return // whatever the engine stored, Vault never registered a lease
 	}
@@ -112,12 +120,13 @@ func (p *process) read() {
 		return
 	}
 	w.lease(p, reading)
+	p.spoke()
 	w.checkGroup(p, reading.Bundle.Holding.Keys)
 	w.logf("%s reads %v%s", p.name(), reading.Bundle.Holding.Keys, lostWord(reply))
 	if reply {
 		return
 	}
-	p.reading = &reading
+	p.reading, p.stale = &reading, false
 	p.renewAt, p.ends = w.uptime+reading.TTL/2, w.uptime+reading.TTL
 	p.owes = true
 	if p.id == "" {
@@ -198,6 +207,8 @@ func (p *process) extend() {
 
 func (p *process) watch() {
 	w := p.w
+	w.engine.SignOfLife(p.workload, p.id, p.token)
+	p.spoke()
 	watched, err := w.engine.Watch(context.Background(), p.workload, p.id, p.reading.Bundle.Holding.Etag, 0)
 	if err != nil {
 		w.expect(err, "watch by "+p.name())

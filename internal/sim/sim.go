@@ -95,6 +95,7 @@ type world struct {
 	workloads  []string
 	procs      []*process
 	born       int
+	tokens     int // logins
 
 	leases     map[leaseID]time.Time // by the clock on the wall
 	leasesAt   map[leaseID]time.Duration

@@ -194,7 +194,10 @@ func (w *world) makeWorkloads() {
 // spawn starts an instance of a workload, now and then under the name of one that has died.
 func (w *world) spawn(name string) *process {
 	w.born++
-	p := &process{w: w, workload: name, id: fmt.Sprintf("i%d", w.born), alive: true, next: w.uptime + w.between(0, 2*time.Second), done: map[string]bool{}}
+	p := &process{
+		w: w, workload: name, id: fmt.Sprintf("i%d", w.born), alive: true, token: w.newToken(name),
+		next: w.uptime + w.between(0, 2*time.Second), done: map[string]bool{},
+	}
 	load, _ := w.engine.Workload(name)
 	p.reencrypt = load.Reencrypts
 	presentsOnly := true
@@ -204,14 +207,19 @@ func (w *world) spawn(name string) *process {
 	if presentsOnly && w.chance(15) {
 		p.id = ""
 	}
+	p.extends = p.id != "" && w.chance(50)
 	if p.id != "" && w.chance(20) {
+		var predecessor *process
 		for _, old := range w.procs {
 			if old.workload == name && !old.alive && old.id != "" && !w.livesAs(name, old.id) {
-				p.id = old.id
+				predecessor = old
 			}
 		}
+		if predecessor != nil {
+			p.id = predecessor.id
+			p.inherit(predecessor)
+		}
 	}
-	p.extends = p.id != "" && w.chance(50)
 	w.procs = append(w.procs, p)
 	w.logf("%s starts", p.name())
 	return p
@@ -239,7 +247,11 @@ func (w *world) misfortune() {
 		w.node.dead = true
 		return
 	}
-	switch n := w.rng.IntN(10); {
+	switch n := w.rng.IntN(13); {
+	case n == 10 && len(alive) > 0:
+		alive[w.rng.IntN(len(alive))].relogin()
+	case n > 10 && len(alive) > 0:
+		w.impostor(alive[w.rng.IntN(len(alive))])
 	case n < 3 || len(alive) == 0:
 		if len(w.procs) < 40 {
 			w.spawn(w.workloads[w.rng.IntN(len(w.workloads))])
