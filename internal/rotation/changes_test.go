@@ -78,7 +78,7 @@ func TestJournalKeepsWhatAWriteChanges(t *testing.T) {
 		h.ok(h.engine.DeleteWorkload(ctx, name, testActor))
 	}
 	wants("workload deleted",
-		EntryChange{"max_unavailable", "50%", ""}, EntryChange{"min_instances", "1", ""}, EntryChange{"reencrypts", "false", ""},
+		EntryChange{"max_instances", "1000", ""}, EntryChange{"max_unavailable", "50%", ""}, EntryChange{"min_instances", "1", ""}, EntryChange{"reencrypts", "false", ""},
 		EntryChange{"keys.database-url", "presents, verifies, single_value", ""})
 
 	h.ok(h.engine.DeleteKey(ctx, "database-url", testActor))
