@@ -14,11 +14,14 @@ import (
 // State is where a version is in its life.
 type State string
 
-// The states of a version. A version ends as Destroyed or Aborted, and its value is gone then.
+// The states of a version. A version ends as Destroyed or Aborted, and its value is gone then. Before that it is Retained
+// for a time, in quarantine, from which an operator may bring it back as Undeleted.
 const (
 	Staged    State = "staged"    // stored, on its way; not yet what the platform relies on
 	Current   State = "current"   // the one to present
 	Previous  State = "previous"  // still accepted, until evidence says that nobody uses it
+	Retained  State = "retained"  // retired; the value is kept in quarantine, and in no bundle
+	Undeleted State = "undeleted" // accepted again beside the current one, since an operator brought it back
 	Destroyed State = "destroyed" // retired; the value is erased
 	Aborted   State = "aborted"   // its rotation was reverted; the value is erased
 )
@@ -33,12 +36,18 @@ type Version struct {
 	CreatedBy   string // display name of who asked for it
 	Rotation    string // id of the rotation that brought it, empty where it was imported
 
-	// Of a version that a server has retired: as whom it logged in, and when that ended.
+	// Login is as whom a version logged in that a server has retired. Retired is when it was retired last, or undeleted.
 	Login   string
 	Retired time.Time
+
+	// Sealed is the value of a Retained version. It is not in Value, so that nothing takes it for one that may be used.
+	Sealed Value
+	// Until is when the retention of a Retained version ends, or the time for which an Undeleted one is accepted. The zero
+	// time: an Undeleted version is accepted until a rotation has retired it.
+	Until time.Time
 }
 
-// Inherit as Policy.Soak, Policy.Observe or Policy.Deadline stands for the mount's default.
+// Inherit as Policy.Soak, Policy.Observe, Policy.Deadline or Policy.Retain stands for the mount's default.
 const Inherit = -1
 
 // Policy says when a key rotates by itself and how careful a rotation of it is. With neither Period nor Schedule it
@@ -55,6 +64,7 @@ type Policy struct {
 	OnFailure string        `json:"on_failure,omitempty"` // pause or revert
 	Confirm   string        `json:"confirm,omitempty"`    // auto, or manual: somebody confirms before the old version goes
 	ConfirmBy string        `json:"confirm_by,omitempty"` // any, or other: never the user who started the rotation
+	Retain    time.Duration `json:"retain"`               // for how long the value of a retired version is kept in quarantine; 0: not at all
 }
 
 // Key is a named secret of the platform.
@@ -220,6 +230,8 @@ func (k Key) moved(a int, aState State, b int, bState State) (Key, error) {
 		found++
 		if s := versions[i].State; s == Destroyed || s == Aborted {
 			versions[i].Value = Value{}
+			versions[i].Sealed = Value{}
+			versions[i].Until = time.Time{}
 		}
 	}
 	if found == 0 || (a != b && found < 2) {

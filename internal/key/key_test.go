@@ -69,7 +69,7 @@ func TestRecord(t *testing.T) {
 		t.Error("the current value is lost")
 	}
 	for name, text := range map[string]string{
-		"schema":  strings.Replace(string(data), `"schema":4`, `"schema":99`, 1),
+		"schema":  strings.Replace(string(data), `"schema":5`, `"schema":99`, 1),
 		"order":   strings.Replace(string(data), `"number":3`, `"number":1`, 1),
 		"state":   strings.Replace(string(data), `"current"`, `"curent"`, 1),
 		"value":   strings.Replace(string(data), `"value":"three",`, ``, 1),
@@ -93,7 +93,7 @@ func TestRecordOfSchema2(t *testing.T) {
 	if back, err := Decode(data); err != nil || !slices.Equal(back.Waives, k.Waives) {
 		t.Errorf("waives is %v (%v)", back.Waives, err)
 	}
-	older := strings.Replace(strings.Replace(string(data), `"schema":4`, `"schema":2`, 1), `"waives":["audit.copies.body"],`, "", 1)
+	older := strings.Replace(strings.Replace(string(data), `"schema":5`, `"schema":2`, 1), `"waives":["audit.copies.body"],`, "", 1)
 	if back, err := Decode([]byte(older)); err != nil || back.Waives != nil || len(back.Versions) != len(k.Versions) || back.Policy.Observe != Inherit {
 		t.Errorf("%v", err)
 	}

@@ -12,8 +12,9 @@ import (
 
 // schema is the number of the stored form below. A reader knows its own and every older one. Schema 1 had of the policy
 // only period and soak; schema 2 had no waives; schema 3 had no observe in the
-// policy, no kept, no above, and no policy_by.
-const schema = 4
+// policy, no kept, no above, and no policy_by. Schema 4 retained no versions: an older release must not read one that does, since it
+// knows neither the states nor when a value is to be erased.
+const schema = 5
 
 type record struct {
 	Schema   int               `json:"schema"`
@@ -41,6 +42,8 @@ type recordVersion struct {
 	Rotation    string    `json:"rotation,omitempty"`
 	Login       string    `json:"login,omitempty"`
 	Retired     time.Time `json:"retired,omitzero"`
+	Sealed      string    `json:"sealed,omitempty"`
+	Until       time.Time `json:"until,omitzero"`
 }
 
 // Encode gives the stored form, values included: for the barrier-encrypted storage only.
@@ -51,7 +54,7 @@ func (k Key) Encode() ([]byte, error) {
 	}
 	for _, v := range k.Versions {
 		r.Versions = append(r.Versions, recordVersion{
-			v.Number, v.State, v.Value.Reveal(), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation, v.Login, v.Retired,
+			v.Number, v.State, v.Value.Reveal(), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation, v.Login, v.Retired, v.Sealed.Reveal(), v.Until,
 		})
 	}
 	return json.Marshal(r)
@@ -78,24 +81,47 @@ func Decode(data []byte) (Key, error) {
 	if r.Schema < 4 {
 		k.Policy.Observe = Inherit
 	}
+	if r.Schema < 5 {
+		k.Policy.Retain = Inherit
+	}
 	last := 0
 	for _, v := range r.Versions {
 		if v.Number <= last {
 			return Key{}, fmt.Errorf("stored key %q: version %d stands after version %d", r.Name, v.Number, last)
 		}
 		last = v.Number
-		switch v.State {
-		case Staged, Current, Previous:
-			if v.Value == "" {
-				return Key{}, fmt.Errorf("stored key %q: version %d is %s but has no value", r.Name, v.Number, v.State)
-			}
-		case Destroyed, Aborted:
-		default:
-			return Key{}, fmt.Errorf("stored key %q: version %d has unknown state %q", r.Name, v.Number, v.State)
+		if err := v.check(); err != nil {
+			return Key{}, fmt.Errorf("stored key %q: version %d %w", r.Name, v.Number, err)
 		}
 		k.Versions = append(k.Versions, Version{
-			v.Number, v.State, NewValue(v.Value), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation, v.Login, v.Retired,
+			v.Number, v.State, NewValue(v.Value), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation, v.Login, v.Retired, sealed(v.Sealed), v.Until,
 		})
 	}
 	return k, ValidateName("stored key", k.Name)
+}
+
+// check refuses a version whose value is not where its state says.
+func (v recordVersion) check() error {
+	switch v.State {
+	case Staged, Current, Previous, Undeleted:
+		if v.Value == "" {
+			return fmt.Errorf("is %s but has no value", v.State)
+		}
+	case Retained:
+		if v.Sealed == "" || v.Value != "" {
+			return errors.New("is retained, and its value is not in quarantine")
+		}
+	case Destroyed, Aborted:
+	default:
+		return fmt.Errorf("has unknown state %q", v.State)
+	}
+	return nil
+}
+
+// sealed is the zero Value where there is none.
+func sealed(text string) Value {
+	if text == "" {
+		return Value{}
+	}
+	return NewValue(text)
 }

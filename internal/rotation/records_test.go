@@ -55,7 +55,7 @@ func TestRecordsOfTheReleaseBefore(t *testing.T) {
 		t.Errorf("journal: %+v", verified)
 	}
 	for path, record := range h.store.data {
-		if strings.HasPrefix(path, pathKeys+"service-token") && !bytes.Contains(record, []byte(`"schema":4`)) {
+		if strings.HasPrefix(path, pathKeys+"service-token") && !bytes.Contains(record, []byte(`"schema":5`)) {
 			t.Errorf("%s is still of schema 1", path)
 		}
 	}
