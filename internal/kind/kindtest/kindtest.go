@@ -107,6 +107,9 @@ func cases(t testing.TB, w World) []testCase {
 		if w.Occupy != nil {
 			all = append(all, testCase{"login of somebody else", somebodyElse})
 		}
+		if _, ok := w.Kind.(kind.Undeleter); ok {
+			all = append(all, testCase{"undelete", undeleted}, testCase{"undelete while the server is down", undeleteWhileDown})
+		}
 		if _, ok := w.Kind.(kind.Preflighter); ok {
 			all = append(all, testCase{"preflight", preflight})
 		}

@@ -56,5 +56,5 @@ func live(c kind.Change, number int) bool {
 		return true
 	}
 	v, ok := c.Key.Version(number)
-	return ok && (v.State == key.Staged || v.State == key.Current || v.State == key.Previous)
+	return ok && v.State.Live()
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
@@ -230,7 +229,7 @@ func (in inspection) live(version int) bool {
 		return true
 	}
 	v, ok := in.Key.Version(version)
-	return ok && (v.State == key.Staged || v.State == key.Current || v.State == key.Previous)
+	return ok && v.State.Live()
 }
 
 // keptRules replace a mark by one that says that the user's passwords stay.

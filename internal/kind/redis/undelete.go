@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package redis
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+var _ kind.Undeleter = (*Kind)(nil)
+
+// Undelete implements kind.Undeleter. One of the key's own users gets its password again, and what the current version's user
+// may do. An operator's user, which Retire has locked, may do what it could. Nodes that do not answer do not keep the others
+// waiting: somebody is locked out.
+func (k *Kind) Undelete(ctx context.Context, c kind.Change) error {
+	t, err := read(c)
+	if err == nil {
+		err = t.absurd()
+	}
+	if err != nil {
+		return err
+	}
+	if t.toURL.Password.Empty() {
+		return fmt.Errorf("version %d has no password, so that its user %s would let everybody in", c.To.Number, t.next)
+	}
+	nodes, missing := k.discover(ctx, c.Connection)
+	all, silent := k.standings(ctx, t, nodes)
+	if t.ours {
+		_, behind := k.accept(ctx, t, all, t.lacks)
+		return together(missing, silent, behind)
+	}
+	return together(missing, silent, each(all, func(_ int, s standing) error { return k.unlock(ctx, t, s) }))
+}
+
+// unlock lets an operator's user log in again at a node with the password of the new version, which is a retired one.
+func (k *Kind) unlock(ctx context.Context, t turn, s standing) error {
+	if m, foreign := s.next.foreigner(t.Key); foreign {
+		return t.notOurs(s.addr, t.next, m)
+	}
+	switch {
+	case s.next == nil:
+		return fmt.Errorf("node %s: there is no user %s any more, which an operator brought with version %d; make it again, with its rights", s.addr, t.next, t.To.Number)
+	case s.next.accepts(t.to):
+	case !s.next.locked():
+		return fmt.Errorf("node %s: user %s has another password by now; nothing was changed", s.addr, t.next)
+	default:
+		if err := k.set(ctx, t.Connection, s.addr, t.next, "resetpass", "on", "#"+t.to, "#"+markOf(t.Key, t.To.Number).digest()); err != nil {
+			return err
+		}
+	}
+	if _, err := k.save(ctx, t.Connection, s.node); err != nil {
+		return err
+	}
+	now, err := k.user(ctx, t.Connection, s.addr, t.next)
+	if err == nil && !now.accepts(t.to) {
+		err = fmt.Errorf("node %s: user %s was given the password of version %d and does not have it; does somebody else change it?", s.addr, t.next, t.To.Number)
+	}
+	return err
+}
