@@ -68,6 +68,7 @@ func newBackend(list kind.List) *backend {
 			b.pathsConfig(),
 			b.pathsConnections(),
 			b.pathsReconcile(), // before keys/, whose pattern takes any name
+			b.pathsUndelete(),
 			b.pathsKeys(),
 			b.pathsRotate(),
 			b.pathsRotations(),
@@ -255,7 +256,7 @@ is accepted everywhere before anyone presents it, and the old one is retired onl
 
   presets/hyvve     all the platform's keys and workloads in one call
   connections/      administrators' logins at the servers where keys are valid
-  keys/             keys and their versions
+  keys/             keys and their versions; keys/NAME/undelete brings a retired one back, retire and erase end it
   workloads/        who loads which keys, and the live instances; workloads/NAME/instances/ has each of them
   rotate            start a rotation
   rotations/        look at rotations and their gates; pause, resume, confirm or revert one

@@ -60,6 +60,14 @@ func (b *backend) pathsConfig() []*framework.Path {
 				Type:        framework.TypeDurationSecond,
 				Description: "How long a rotation with compromised=true waits at each step before it cuts. Default 1m.",
 			},
+			"retain": {
+				Type:        framework.TypeDurationSecond,
+				Description: "For how long the value of a retired version is retained in quarantine, from which hyvve/keys/NAME/undelete brings it back, for keys that protect no rows and set no retain of their own. Holds for versions that are retired from then on. Default 24h; 0s: it is erased at once.",
+			},
+			"retain_rows": {
+				Type:        framework.TypeDurationSecond,
+				Description: "The same for keys that protect rows. Make it longer than backups of the database are kept: rows that are restored need the key that they were written with. Default 30d; 0s: it is erased at once.",
+			},
 			"journal_max_entries": {
 				Type:        framework.TypeInt,
 				Description: "How many journal entries are kept, and how many ended rotations. Not below min_entries of hyvve/journal/config. Default 100000; 0: all.",
@@ -92,7 +100,8 @@ func (b *backend) readConfig(_ context.Context, e *rotation.Engine, _ *logical.R
 		"deadline": int64(c.Deadline.Seconds()), "on_failure": c.OnFailure,
 		"confirm": c.Confirm, "confirm_by": c.ConfirmBy,
 		"compromised_deadline": int64(c.CutAfter.Seconds()),
-		"journal_max_entries":  c.JournalEntries, "journal_max_age": int64(c.JournalAge.Seconds()),
+		"retain":               int64(c.Retain.Seconds()), "retain_rows": int64(c.RetainRows.Seconds()),
+		"journal_max_entries": c.JournalEntries, "journal_max_age": int64(c.JournalAge.Seconds()),
 	}
 	return resp, nil
 }
@@ -109,7 +118,7 @@ func (b *backend) config(e *rotation.Engine, d *framework.FieldData) rotation.Co
 	c := e.Config()
 	for field, into := range map[string]*time.Duration{
 		"lease_ttl": &c.LeaseTTL, "takeover_after": &c.TakeoverAfter, "soak": &c.Soak, "observe": &c.Observe, "look_every": &c.LookEvery, "deadline": &c.Deadline,
-		"compromised_deadline": &c.CutAfter, "journal_max_age": &c.JournalAge,
+		"compromised_deadline": &c.CutAfter, "retain": &c.Retain, "retain_rows": &c.RetainRows, "journal_max_age": &c.JournalAge,
 	} {
 		if v, ok := d.GetOk(field); ok {
 			*into = time.Duration(v.(int)) * time.Second

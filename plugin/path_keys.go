@@ -73,6 +73,7 @@ func (b *backend) keyFields() map[string]*framework.FieldSchema {
 		"on_failure":                 {Type: framework.TypeString, Description: "What happens to a rotation that has failed (an unhealthy instance while it presents, or the deadline passed): pause or revert. Default: that of hyvve/config."},
 		"confirm":                    {Type: framework.TypeString, Description: "manual: somebody must confirm a rotation before the old version is retired. auto: evidence is enough. Default: that of hyvve/config."},
 		"confirm_by":                 {Type: framework.TypeString, Description: "other: another user than the one who started the rotation must confirm it, even where it is compromised; it implies confirm=manual. any: whoever may confirm. Default: that of hyvve/config; \"\" goes back to it."},
+		"retain":                     {Type: framework.TypeSignedDurationSecond, Description: "For how long the value of a retired version is retained in quarantine, in no bundle; hyvve/keys/NAME/undelete brings it back until then. Holds for versions that are retired from then on. 0s: it is erased at once. Default: that of hyvve/config; -1 goes back to it."},
 	}
 	for _, k := range b.kinds {
 		for _, f := range k.Fields() {
@@ -98,6 +99,8 @@ It rotates by itself with rotation_period or rotation_schedule:
 
     vault write hyvve/keys/jwt-secret rotation_period=30d
     vault write hyvve/keys/jwt-secret rotation_period=0 rotation_schedule="CRON_TZ=Europe/Berlin 0 3 * * SUN" rotation_window=2h
+
+The value of a retired version is retained for a time (retain=), in no bundle, and brought back by keys/NAME/undelete.
 
 Kinds:
 `
@@ -167,7 +170,7 @@ func (b *backend) guessedKind(e *rotation.Engine, d *framework.FieldData, defini
 
 // definition is what is stored with what is written over it.
 func (b *backend) definition(e *rotation.Engine, d *framework.FieldData, name string) (rotation.Definition, error) {
-	definition := rotation.Definition{Name: name, Kind: d.Get("kind").(string), Options: kind.Options{}, Policy: key.Policy{Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit}}
+	definition := rotation.Definition{Name: name, Kind: d.Get("kind").(string), Options: kind.Options{}, Policy: key.Policy{Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit, Retain: key.Inherit}}
 	if old, ok := e.Key(name); ok {
 		definition.Env, definition.Protects, definition.Waives, definition.Policy = old.Env, old.Protects, old.Waives, old.Policy
 		for option, value := range old.Options {
@@ -206,12 +209,12 @@ func (b *backend) definition(e *rotation.Engine, d *framework.FieldData, name st
 // writePolicy puts what is written over a policy.
 func writePolicy(d *framework.FieldData, p *key.Policy) {
 	for field, into := range map[string]*time.Duration{
-		"rotation_period": &p.Period, "rotation_window": &p.Window, "soak": &p.Soak, "observe": &p.Observe, "deadline": &p.Deadline,
+		"rotation_period": &p.Period, "rotation_window": &p.Window, "soak": &p.Soak, "observe": &p.Observe, "deadline": &p.Deadline, "retain": &p.Retain,
 	} {
 		v, ok := d.GetOk(field)
 		switch {
 		case !ok:
-		case v.(int) == -1 && (field == "soak" || field == "observe" || field == "deadline"):
+		case v.(int) == -1 && (field == "soak" || field == "observe" || field == "deadline" || field == "retain"):
 			*into = key.Inherit
 		default:
 			*into = time.Duration(v.(int)) * time.Second
@@ -288,7 +291,7 @@ func (b *backend) readKey(_ context.Context, e *rotation.Engine, _ *logical.Requ
 	for _, v := range slices.Backward(k.Versions) {
 		versions = append(versions, map[string]any{
 			"version": v.Number, "state": string(v.State), "created_time": stamp(v.Created), "created_by": v.CreatedBy,
-			"fingerprint": v.Fingerprint, "rotation": v.Rotation,
+			"fingerprint": v.Fingerprint, "rotation": v.Rotation, "until": stamp(v.Until),
 		})
 	}
 	protects := make([]string, 0, len(k.Protects))
@@ -303,7 +306,7 @@ func (b *backend) readKey(_ context.Context, e *rotation.Engine, _ *logical.Requ
 	for name, value := range map[string]any{
 		"rotation_period": int64(p.Period.Seconds()), "rotation_schedule": p.Schedule, "rotation_window": int64(p.Window.Seconds()),
 		"disable_automated_rotation": p.Disabled, "soak": int64(p.Soak.Seconds()), "observe": int64(p.Observe.Seconds()), "deadline": int64(p.Deadline.Seconds()),
-		"on_failure": p.OnFailure, "confirm": p.Confirm, "confirm_by": p.ConfirmBy,
+		"on_failure": p.OnFailure, "confirm": p.Confirm, "confirm_by": p.ConfirmBy, "retain": int64(e.RetainOf(k).Seconds()),
 	} {
 		data[name] = value
 	}
@@ -319,13 +322,28 @@ func (b *backend) readKey(_ context.Context, e *rotation.Engine, _ *logical.Requ
 func (b *backend) deleteKey(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("name").(string)
 	logins := e.Logins(name)
-	if err := e.DeleteKey(ctx, name, caller(req)); err != nil || len(logins) == 0 {
+	k, _ := e.Key(name)
+	if err := e.DeleteKey(ctx, name, caller(req)); err != nil {
 		return nil, err
 	}
 	resp := &logical.Response{}
+	if retained := k.Retained(); len(retained) > 0 {
+		resp.AddWarning(fmt.Sprintf("The values of %d retained versions are erased, too: nothing brings them back.", len(retained)))
+	}
+	if len(logins) == 0 {
+		return warned(resp), nil
+	}
 	resp.AddWarning("The key and its values are deleted here. Its server was not asked: " + strings.Join(logins, ", ") +
 		" can log in there as before. Lock or drop what nobody uses any more.")
 	return resp, nil
+}
+
+// warned is an answer that says nothing but warnings; nil: there are none.
+func warned(resp *logical.Response) *logical.Response {
+	if len(resp.Warnings) == 0 {
+		return nil
+	}
+	return resp
 }
 
 // stamp writes a time as Vault does, empty for none.

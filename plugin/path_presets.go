@@ -102,7 +102,7 @@ func (b *backend) writePreset(ctx context.Context, e *rotation.Engine, req *logi
 		if !there {
 			definition := rotation.Definition{
 				Name: p.Name, Env: p.Env, Kind: p.Kind, Options: p.Options, Protects: p.Protects,
-				Policy: key.Policy{Period: p.Period, Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit},
+				Policy: key.Policy{Period: p.Period, Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit, Retain: key.Inherit},
 			}
 			if k, err = e.PutKey(ctx, definition, caller(req)); err != nil {
 				return nil, err

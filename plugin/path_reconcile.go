@@ -66,22 +66,31 @@ const (
 )
 
 // reconcileWhenFree reconciles a key once nothing else is at its server.
-func reconcileWhenFree(ctx context.Context, e *rotation.Engine, name string, dryRun bool, by rotation.Actor) (rotation.Reconciled, error) {
+func reconcileWhenFree(ctx context.Context, e *rotation.Engine, name string, dryRun bool, by rotation.Actor) (result rotation.Reconciled, err error) {
+	err = onceFree(ctx, func() error {
+		result, err = e.Reconcile(ctx, name, dryRun, by)
+		return err
+	})
+	return result, err
+}
+
+// onceFree does something again while something else is at the server of the key.
+func onceFree(ctx context.Context, do func() error) error {
 	end := time.NewTimer(reconcilePatience)
 	defer end.Stop()
 	again := time.NewTicker(reconcileEvery)
 	defer again.Stop()
 	for {
-		result, err := e.Reconcile(ctx, name, dryRun, by)
+		err := do()
 		if !rotation.Passing(err) {
-			return result, err
+			return err
 		}
 		select {
 		case <-again.C:
 		case <-ctx.Done():
-			return result, err
+			return err
 		case <-end.C:
-			return result, err
+			return err
 		}
 	}
 }

@@ -35,6 +35,7 @@ func (b *backend) pathsRotate() []*framework.Path {
 			"confirm":     {Type: framework.TypeString, Description: "manual: somebody must confirm it before the old version is retired; auto: evidence is enough. Default: as the keys say."},
 			"confirm_by":  {Type: framework.TypeString, Description: "other: the user who starts the rotation cannot confirm it, and somebody has to; any: whoever may. It cannot loosen what the keys say, which is the default."},
 			"deadline":    {Type: framework.TypeDurationSecond, Description: "How long a step may take before the rotation has failed, or, with compromised=true, before it cuts. Default: as the keys, or the configuration, say."},
+			"retain":      {Type: framework.TypeDurationSecond, Description: "For how long the value of the old version is retained in quarantine. 0s: it is erased at once. Default: as the keys say. With compromised=true the old login of a server is never retained."},
 			"upgrade":     {Type: framework.TypeBool, Description: "Bring rows of older releases, which another key encrypts in the same columns, under the new version and into its layout."},
 			"wait":        {Type: framework.TypeDurationSecond, Description: "Answer only when the rotation has ended, or after this time (60s at most), with how far it is. Default 0s."},
 		}
@@ -84,7 +85,8 @@ A rotation makes three moves. Each waits for gates, and says in plain words whic
             protects rows, re-encrypted copies are staged before anyone switches and take the rows' place afterwards,
             in one transaction. Then the soak time runs; it starts again when an instance turns unhealthy.
   retire    Only when no lease on the old version is outstanding, no instance runs with it and no row needs it: the
-            workloads that verify drop it, and its value is erased. From here there is no way back.
+            workloads that verify drop it, and its value goes into quarantine (retain=), or is erased. From here there is
+            no way back; hyvve/keys/NAME/undelete makes the old version accepted again beside the new one.
 
 An instance that turns unhealthy with what it was given while the rotation presents, or a step that takes longer than
 deadline=, is a failure: the rotation pauses where it is, or reverts (on_failure=). With compromised=true nothing soaks,
@@ -144,6 +146,10 @@ func (b *backend) rotate(ctx context.Context, e *rotation.Engine, req *logical.R
 		OnFailure: d.Get("on_failure").(string), Confirm: d.Get("confirm").(string), ConfirmBy: d.Get("confirm_by").(string), Compromised: d.Get("compromised").(bool),
 		Upgrade:  d.Get("upgrade").(bool),
 		Deadline: time.Duration(d.Get("deadline").(int)) * time.Second,
+	}
+	if v, ok := d.GetOk("retain"); ok {
+		retain := time.Duration(v.(int)) * time.Second
+		request.Retain = &retain
 	}
 	if hasValue {
 		request.Value = key.NewValue(value.(string))

@@ -37,7 +37,8 @@ func (b *backend) pathsRotations() []*framework.Path {
 		},
 		b.rotationCommand("revert", (*rotation.Engine).Revert, "Take a rotation back: the moves are undone, backwards.", `
 Possible until the rotation is retiring. Those that present go back to the old version, re-encrypted rows get their old
-ciphertexts back, those that verify forget the new version, and its value is erased.
+ciphertexts back, those that verify forget the new version, and its value is erased, or, where rows may
+be under it, retained.
 `),
 		b.rotationCommand("pause", (*rotation.Engine).Pause, "Let a rotation stand still.", `
 No instance's bundle changes and no server is asked for anything until somebody resumes it; both versions stay accepted.

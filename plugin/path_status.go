@@ -44,7 +44,7 @@ hour, and somebody should look.
 func (b *backend) readStatus(_ context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	lines, keys := map[string]any{}, map[string]any{}
 	for _, s := range e.Status() {
-		if d.Get("busy").(bool) && s.Rotation == nil && s.Waits == "" && len(s.Problems) == 0 && s.Refused == "" && len(s.Notes) == 0 {
+		if d.Get("busy").(bool) && s.Rotation == nil && s.Waits == "" && len(s.Problems) == 0 && s.Refused == "" && len(s.Notes) == 0 && s.Lapse == "" && len(s.Key.Undeleted()) == 0 {
 			continue
 		}
 		lines[s.Key.Name] = statusLine(s)
@@ -92,6 +92,12 @@ func statusLine(s rotation.KeyStatus) string {
 	if s.Refused != "" {
 		line += "; WARNING: " + s.Refused
 	}
+	if text := quarantine(s.Key); text != "" {
+		line += "; " + text
+	}
+	if s.Lapse != "" {
+		line += "; WARNING: an undeleted version could not be retired: " + s.Lapse
+	}
 	if len(s.Notes) > 0 {
 		line += "; NOTE: " + strings.Join(s.Notes, "; ")
 	}
@@ -101,13 +107,46 @@ func statusLine(s rotation.KeyStatus) string {
 	return line
 }
 
+// quarantine says which versions of a key are undeleted, and which is retained longest.
+func quarantine(k key.Key) string {
+	var parts []string
+	for _, number := range k.Undeleted() {
+		v, _ := k.Version(number)
+		end := "until a rotation retires it"
+		if !v.Until.IsZero() {
+			end = "until " + v.Until.UTC().Format(time.RFC3339)
+		}
+		parts = append(parts, fmt.Sprintf("version %d is accepted again (undeleted) %s", number, end))
+	}
+	if retained := k.Retained(); len(retained) > 0 {
+		v, _ := k.Version(retained[0])
+		text := fmt.Sprintf("version %d retained until %s", v.Number, v.Until.UTC().Format(time.RFC3339))
+		if more := len(retained) - 1; more > 0 {
+			text += fmt.Sprintf(" (and %d older)", more)
+		}
+		parts = append(parts, text)
+	}
+	return strings.Join(parts, "; ")
+}
+
+// ends gives the end of versions, by number; empty: a rotation ends it.
+func ends(k key.Key, numbers []int) map[string]any {
+	all := map[string]any{}
+	for _, number := range numbers {
+		v, _ := k.Version(number)
+		all[fmt.Sprint(number)] = stamp(v.Until)
+	}
+	return all
+}
+
 func statusFields(s rotation.KeyStatus) map[string]any {
 	version, old := age(s.Key)
 	fields := map[string]any{
 		"env": s.Key.Env, "kind": s.Key.Kind, "current_version": version, "age": int64(old.Seconds()), "state": "idle",
 		"step": "", "rotation": "", "paused": false, "waits_for": s.Waits, "orphan": s.Orphan, "next_rotation": stamp(s.Due),
 		"problems": append([]string{}, s.Problems...), "refused_logins": s.Refused,
-		"notes": append([]string{}, s.Notes...),
+		"notes": append([]string{}, s.Notes...), "retained": ends(s.Key, s.Key.Retained()), "undeleted": ends(s.Key, s.Key.Undeleted()),
+		"retire_fault": s.Lapse,
 	}
 	if s.Rotation != nil {
 		fields["state"], fields["step"], fields["rotation"] = string(s.Rotation.State), string(s.Rotation.Step), s.Rotation.ID

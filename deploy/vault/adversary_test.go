@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -89,12 +91,14 @@ func TestAdversaryPeopleDoOthersJobs(t *testing.T) {
 		{"read", "hyvve/journal/config", nil, append(look, "auditor")},
 		{"write", "hyvve/journal/config", map[string]any{"min_age": "2h"}, []string{"auditor"}},
 		{"write", "hyvve/config", map[string]any{"journal_max_age": "1s"}, define}, // which the engine refuses
-		{"list", "hyvve/keys", nil, define},
-		{"read", "hyvve/keys/jwt-secret", nil, define},
+		{"list", "hyvve/keys", nil, append(define, "restorer")},
+		{"read", "hyvve/keys/jwt-secret", nil, append(define, "restorer")},
 		{"write", "hyvve/keys/jwt-secret", map[string]any{"soak": "1s"}, define},
 		{"write", "hyvve/keys/jwt-secret/reconcile", nil, define},
 		{"delete", "hyvve/keys/nothing", nil, define},
-		{"write", "hyvve/keys/jwt-secret/undelete", nil, []string{"operator"}}, // that one is a policy of its own
+		{"write", "hyvve/keys/jwt-secret/undelete", map[string]any{"version": 9}, []string{"restorer"}},
+		{"write", "hyvve/keys/jwt-secret/retire", map[string]any{"version": 9}, []string{"restorer"}},
+		{"write", "hyvve/keys/jwt-secret/erase", map[string]any{"version": 9}, define},
 		{"write", "hyvve/workloads/api", map[string]any{"min_instances": 0}, define},
 		{"delete", "hyvve/workloads/nothing", nil, define},
 		{"list", "hyvve/workloads/api/instances", nil, append(look, "definer")},
@@ -147,6 +151,57 @@ func TestAdversaryRotatorBringsAValue(t *testing.T) {
 	}
 	if _, err := as["rotator"].Logical().WriteWithContext(t.Context(), "hyvve/rotate", map[string]any{"key": "jwt-secret", "wait": "30s"}); err != nil {
 		t.Errorf("without a value: %v", err)
+	}
+}
+
+// A retained value is in no answer, whoever asks for what, and only a restorer brings it back.
+func TestAdversaryReadsARetainedValue(t *testing.T) {
+	w, as := peopled(t)
+	ctx := t.Context()
+	value := strings.Repeat("ab", 32)
+	w.write("hyvve/keys/jwt-secret", map[string]any{"format": "hex", "length": 32, "value": value, "soak": 0})
+	w.write("hyvve/workloads/api", map[string]any{"verifies": "jwt-secret", "min_instances": 0})
+	if _, err := as["rotator"].Logical().WriteWithContext(ctx, "hyvve/rotate", map[string]any{"key": "jwt-secret", "wait": "30s"}); err != nil {
+		t.Fatal(err)
+	}
+	root := w.vault.Client
+	answers := func() string {
+		var all strings.Builder
+		for _, c := range append([]*api.Client{root}, slices.Collect(maps.Values(as))...) {
+			for _, path := range []string{"keys/jwt-secret", "status", "config", "workloads/api", "creds/api", "journal", "journal/export", "rotations"} {
+				if resp, err := c.Logical().ReadRawWithContext(ctx, "hyvve/"+path); err == nil {
+					_, _ = io.Copy(&all, resp.Body)
+					_ = resp.Body.Close()
+				}
+			}
+		}
+		return all.String()
+	}
+	if text := answers(); strings.Contains(text, value) || !strings.Contains(text, `"state":"retained"`) {
+		t.Errorf("the retained value is answered with: %v", strings.Contains(text, value))
+	}
+	for _, name := range people {
+		_, err := as[name].Logical().WriteWithContext(ctx, "hyvve/keys/jwt-secret/undelete", map[string]any{"version": 1, "for": "1h", "reason": "locked out"})
+		if (err == nil) != (name == "restorer") {
+			t.Errorf("%s undeletes: %v", name, err)
+		}
+		if name == "restorer" {
+			if text := answers(); !strings.Contains(text, value) {
+				t.Error("an undeleted version is in no bundle")
+			}
+			if _, err := as[name].Logical().WriteWithContext(ctx, "hyvve/keys/jwt-secret/retire", map[string]any{"version": 1}); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if text := answers(); strings.Contains(text, value) || !strings.Contains(text, "undeleted version 1 of jwt-secret") || !strings.Contains(text, "retired version 1 of jwt-secret") {
+		t.Error("the journal does not tell, or the value is in a bundle after its end")
+	}
+	if _, err := as["definer"].Logical().WriteWithContext(ctx, "hyvve/keys/jwt-secret/erase", map[string]any{"version": 1}); err != nil {
+		t.Error(err)
+	}
+	if _, err := as["restorer"].Logical().WriteWithContext(ctx, "hyvve/keys/jwt-secret/undelete", map[string]any{"version": 1}); err == nil || !strings.Contains(err.Error(), "no version of it is retained") {
+		t.Errorf("an erased version: %v", err)
 	}
 }
 

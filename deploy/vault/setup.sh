@@ -8,7 +8,7 @@ usage() {
 	cat <<'TEXT'
 usage: setup.sh [flags]
 
-Writes a policy for each workload and those for people (viewer, rotator, definer, auditor, operator), sets quotas,
+Writes a policy for each workload and those for people (viewer, rotator, definer, restorer, auditor, operator), sets quotas,
 enables Vault's kubernetes method, and makes a role for each workload, by which pods with the service account of the
 workload's name log in. It uses the vault command, and so
 VAULT_ADDR and the token that you have logged in with. To run it again changes only what is not as it should be.
@@ -37,7 +37,7 @@ say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 namespaces= workloads=api,agents,web,prometheus host= ca= reviewer= audience=vault ttl=1h mount=hyvve auth=kubernetes plugin=kubernetes dry= rate=1000 leases=
-people='viewer rotator definer auditor operator'
+people='viewer rotator definer restorer auditor operator'
 declare -A accounts=()
 
 for arg in "$@"; do
@@ -182,4 +182,4 @@ for w in ${workloads//,/ }; do
 	run write "auth/$auth/role/$w" bound_service_account_names="$account" bound_service_account_namespaces="$namespaces" \
 		audience="$audience" token_policies="$prefix-$w" token_ttl="$ttl"
 done
-say "done; give $prefix-viewer with $prefix-rotator to those who rotate, with $prefix-definer to those who define, $prefix-auditor to neither"
+say "done; give $prefix-viewer with $prefix-rotator to those who rotate, with $prefix-definer to those who define, $prefix-auditor to neither, and $prefix-restorer to those who bring retired versions back"

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) { testbed.Main(m) }
 const authPlugin = "vault-plugin-auth-kubernetes"
 
 // people are those whose policies setup.sh writes beside those of workloads.
-var people = []string{"viewer", "rotator", "definer", "auditor", "operator"}
+var people = []string{"viewer", "rotator", "definer", "restorer", "auditor", "operator"}
 
 var workloads = []string{"api", "agents", "web", "prometheus", "reencryptor"}
 

@@ -262,7 +262,7 @@ func (e *Engine) serverCalls(r Rotation, what action) ([]serverCall, error) {
 		}
 		from, _ := k.Version(c.From)
 		to, _ := k.Version(c.To)
-		if what == actRetire && from.State == key.Destroyed || what == actUnstage && to.State == key.Aborted {
+		if what == actRetire && !from.State.Live() || what == actUnstage && !to.State.Live() {
 			continue // the server has done it: only the rotation's record of it was lost, and the value is gone
 		}
 		change := kind.Change{Key: k, From: from, To: to, Connection: connection, Cut: r.Compromised, Kept: k.Kept}
@@ -348,10 +348,7 @@ func (e *Engine) record(ctx context.Context, r Rotation) error {
 		case actPromote:
 			change = k.Promoted
 		case actErase:
-			change = k.Retired
-			if r.State == Reverting {
-				change = k.Reverted
-			}
+			change = func(int, int) (key.Key, error) { return e.endVersions(r, k, c) }
 		case noAction, actStage, actSample, actRetire, actUnstage:
 			continue
 		}

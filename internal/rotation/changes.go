@@ -70,6 +70,7 @@ func (c Config) fields() fields {
 		"lease_ttl": c.LeaseTTL.String(), "takeover_after": c.TakeoverAfter.String(), "max_instances_per_login": strconv.Itoa(c.LoginInstances),
 		"soak": c.Soak.String(), "observe": c.Observe.String(), "deadline": c.Deadline.String(),
 		"on_failure": c.OnFailure, "confirm": c.Confirm, "confirm_by": c.ConfirmBy, "look_every": c.LookEvery.String(), "compromised_deadline": c.CutAfter.String(),
+		"retain": c.Retain.String(), "retain_rows": c.RetainRows.String(),
 		"journal_max_entries": strconv.Itoa(c.JournalEntries), "journal_max_age": c.JournalAge.String(),
 	}
 }
@@ -162,7 +163,7 @@ func definitionChanges(old key.Key, d Definition) []EntryChange {
 			"kind": kindName, "env": env,
 			"rotation_period": duration(p.Period), "rotation_schedule": p.Schedule, "rotation_window": duration(p.Window),
 			"disable_automated_rotation": strconv.FormatBool(p.Disabled), "soak": duration(p.Soak), "observe": duration(p.Observe),
-			"deadline": duration(p.Deadline), "on_failure": p.OnFailure, "confirm": p.Confirm, "confirm_by": p.ConfirmBy,
+			"deadline": duration(p.Deadline), "on_failure": p.OnFailure, "confirm": p.Confirm, "confirm_by": p.ConfirmBy, "retain": duration(p.Retain),
 		}
 	}
 	all := settings(old.Name, old.Kind, old.Env, old.Policy).changes(settings(d.Name, d.Kind, d.Env, d.Policy))

@@ -28,6 +28,9 @@ type Config struct {
 
 	LookEvery time.Duration `json:"look_every"` // between checks of keys and connections at their servers; 0: none
 
+	Retain     time.Duration `json:"retain"`      // of keys that set none and protect no rows
+	RetainRows time.Duration `json:"retain_rows"` // of keys that set none and protect rows
+
 	CutAfter time.Duration `json:"compromised_deadline"` // of a compromised rotation's steps, unless it sets one
 
 	JournalEntries int           `json:"journal_max_entries"` // 0: no bound; also of ended rotations
@@ -38,6 +41,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		LeaseTTL: 5 * time.Minute, TakeoverAfter: 30 * time.Second, LoginInstances: 100, Soak: 30 * time.Second, Observe: DenseTime, LookEvery: 5 * time.Minute, OnFailure: FailurePause, Confirm: ConfirmAuto, ConfirmBy: ConfirmByAny, CutAfter: time.Minute, JournalEntries: 100_000,
+		Retain: 24 * time.Hour, RetainRows: 30 * 24 * time.Hour,
 	}
 }
 
@@ -63,6 +67,10 @@ func (c Config) check() error {
 		return Refusef("look_every %s is too short; use at least 1s (5m is the default), or 0s for no checks", c.LookEvery)
 	case c.Deadline < 0:
 		return Refusef("deadline %s is negative; use 0s for none", c.Deadline)
+	case c.Retain < 0:
+		return Refusef("retain %s is negative; use 0s to erase retired values at once (24h is the default)", c.Retain)
+	case c.RetainRows < 0:
+		return Refusef("retain_rows %s is negative; use 0s to erase retired values of keys that protect rows at once (30 days is the default)", c.RetainRows)
 	case c.OnFailure != FailurePause && c.OnFailure != FailureRevert:
 		return Refusef("on_failure %q is not known; use pause or revert", c.OnFailure)
 	case c.Confirm != ConfirmAuto && c.Confirm != ConfirmManual:

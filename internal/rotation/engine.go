@@ -94,6 +94,7 @@ type Engine struct {
 	active      map[string]Rotation // by id
 	rotating    map[string]string   // ids, by key name
 	starts      map[string]startFault
+	lapsing     map[string]startFault // ends of undeleted versions that have failed, by key
 	agenda      agenda
 	progress    map[string]workload.WorkReport // by Work.ID; mu alone
 	counted     map[string]counted             // rows, by key name; mu alone
@@ -109,6 +110,7 @@ type Engine struct {
 
 	// turn alone
 	busy     map[string]bool // rotations with a call to a server under way
+	lapses   agenda          // of what keys retain, and of versions that are undeleted for a time
 	checks   agenda          // of keys and connections at their servers
 	checking map[string]bool // of those, under way
 	head     head            // of the journal
@@ -130,6 +132,7 @@ type Engine struct {
 	born      atomic.Uint64 // number of this life of the mount, 0 before Begin
 	reads     atomic.Uint64
 	opened    time.Time
+	openedUp  time.Duration // the same moment by Uptime
 
 	graceUntil time.Duration // by Uptime: until then instances may come back to this engine; see Facts.Grace
 
@@ -160,6 +163,8 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		restoring:   map[string]bool{},
 		intended:    map[string]string{},
 		checks:      agenda{times: map[string]time.Time{}},
+		lapses:      agenda{times: map[string]time.Time{}},
+		lapsing:     map[string]startFault{},
 		checking:    map[string]bool{},
 		fleets:      map[string]*fleet{},
 		ends:        map[string]chan struct{}{},
@@ -178,6 +183,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		begun := time.Now() //nolint:forbidigo // the default clock, which is the system's
 		e.Uptime = func() time.Duration { return time.Since(begun) }
 	}
+	e.openedUp = e.Uptime()
 	if err := e.load(ctx); err != nil {
 		e.cancel()
 		return nil, err
@@ -251,6 +257,7 @@ func (e *Engine) Tick(ctx context.Context) time.Duration {
 	now := e.Now()
 	e.dismiss(ctx)
 	wait := e.startDue(ctx, now)
+	wait = min(wait, e.lapseDue(ctx, now))
 	e.checkDue(now)
 	for _, id := range slices.Sorted(maps.Keys(e.active)) {
 		if e.failing() {

@@ -256,7 +256,7 @@ func (e *Engine) findTarget(w workload.Workload, i workload.Instance) target {
 		if !ok {
 			continue // no version yet: not part of any bundle
 		}
-		t.held[name] = heldAt(role, Change{To: current.Number}, atNew)
+		t.held[name] = heldAtRest(role, current.Number, e.alsoAccepted(e.keys[name]))
 		if k := e.keys[name]; w.Reencrypts && role.AcceptsBoth() && !i.Anonymous && len(k.Protects) > 0 {
 			idle = append(idle, workload.Work{
 				ID: countID(k, current.Number), Key: name, Env: k.Env, Phase: workload.PhaseCount, Columns: k.Protects,

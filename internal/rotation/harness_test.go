@@ -98,12 +98,14 @@ func (m *memory) List(_ context.Context, prefix string) ([]string, error) {
 type clock struct {
 	mu  sync.Mutex
 	now time.Time
+
+	jump time.Duration // of the wall's clock, which somebody has set
 }
 
 func (c *clock) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.now
+	return c.now.Add(c.jump)
 }
 
 func (c *clock) advance(d time.Duration) {
@@ -112,7 +114,11 @@ func (c *clock) advance(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-func (c *clock) uptime() time.Duration { return c.Now().Sub(time.Unix(0, 0)) }
+func (c *clock) uptime() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now.Sub(time.Unix(0, 0))
+}
 
 type quiet struct{}
 
@@ -174,6 +180,10 @@ func (s *server) Retire(_ context.Context, c kind.Change) error {
 		delete(s.valid, c.From.Value.Reveal())
 		s.cut = c.Cut
 	})
+}
+
+func (s *server) Undelete(_ context.Context, c kind.Change) error {
+	return s.call("undelete", func() { s.valid[c.To.Value.Reveal()] = true })
 }
 
 func (s *server) Unstage(_ context.Context, c kind.Change) error {

@@ -60,7 +60,7 @@ func (e *Engine) whoStillTries(ctx context.Context, c kind.Change) string {
 	}
 	for _, v := range slices.Backward(c.Key.Versions) {
 		age := e.Now().Sub(v.Retired)
-		if v.Login == "" || age > refusalAge {
+		if v.Login == "" || v.State.Live() || age > refusalAge {
 			continue
 		}
 		count, what, err := reporter.Refusals(ctx, c, v.Login, age)

@@ -76,6 +76,8 @@ func checkPolicy(p key.Policy, now time.Time) error {
 		return fmt.Errorf("soak %s is negative; use 0s for no soak time", p.Soak)
 	case p.Observe < 0 && p.Observe != key.Inherit:
 		return fmt.Errorf("observe %s is negative; use 0s to look at servers for the soak time only", p.Observe)
+	case p.Retain < 0 && p.Retain != key.Inherit:
+		return fmt.Errorf("retain %s is negative; use 0s to erase the values of retired versions at once", p.Retain)
 	case p.Deadline < 0 && p.Deadline != key.Inherit:
 		return fmt.Errorf("deadline %s is negative; use 0s for none", p.Deadline)
 	case p.OnFailure != "" && p.OnFailure != FailurePause && p.OnFailure != FailureRevert:

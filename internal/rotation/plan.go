@@ -211,6 +211,7 @@ func (e *Engine) notes(r Rotation) []remark {
 		if note := r.fourEyesNote(); note != "" {
 			all = append(all, remark{c.Env, note})
 		}
+		all = append(all, remark{c.Env, e.retentionNote(r, k, c)})
 		if connection, err := e.connectionOf(k); err == nil {
 			for _, note := range connection.Notes {
 				all = append(all, remark{c.Env, fmt.Sprintf("connection %s: %s", connection.Name, note)})

@@ -21,12 +21,13 @@ type Request struct {
 	By      Actor
 	Trigger Trigger
 
-	OnFailure   string        // pause or revert
-	Confirm     string        // auto or manual
-	ConfirmBy   string        // any or other
-	Deadline    time.Duration // of a step
-	Compromised bool          // cut what holds it back beyond the deadline
-	Upgrade     bool          // bring rows of other keys in the same columns under the new version
+	OnFailure   string         // pause or revert
+	Confirm     string         // auto or manual
+	ConfirmBy   string         // any or other
+	Deadline    time.Duration  // of a step
+	Compromised bool           // cut what holds it back beyond the deadline
+	Retain      *time.Duration // of the versions that it retires; nil: as the keys say
+	Upgrade     bool           // bring rows of other keys in the same columns under the new version
 }
 
 // longestReason is how long a reason may be: it is stored with the rotation and in its journal entries.
@@ -55,6 +56,8 @@ func (q Request) check() error {
 		return Refusef("confirm_by %q is not known; use any or other", q.ConfirmBy)
 	case len(q.Reason) > longestReason:
 		return CheckReason(q.Reason)
+	case q.Retain != nil && *q.Retain < 0:
+		return Refusef("retain %s is negative; use 0s to erase the value of the old version at once", *q.Retain)
 	case q.Deadline < 0:
 		return Refusef("deadline %s is negative; leave it out for the keys' own", q.Deadline)
 	}
@@ -134,7 +137,7 @@ func (e *Engine) draft(request Request) (Rotation, []key.Key, error) {
 	now := e.Now().UTC()
 	r := Rotation{
 		ID: id, Trigger: request.Trigger, Reason: request.Reason, By: request.By.Name, Entity: request.By.Entity,
-		Created: now, State: Planned, Since: now, Clock: now, Positions: map[string]int{}, Compromised: request.Compromised, Upgrade: request.Upgrade,
+		Created: now, State: Planned, Since: now, Clock: now, Positions: map[string]int{}, Compromised: request.Compromised, Upgrade: request.Upgrade, Retain: request.Retain,
 	}
 	var staged []key.Key
 	for _, name := range request.Keys {
@@ -220,6 +223,9 @@ func (r *Rotation) heed(request Request, c Config) {
 				r.Asked = append(r.Asked, EntryChange{Field: asked.field, To: asked.text})
 			}
 		}
+		if request.Retain != nil {
+			r.Asked = append(r.Asked, EntryChange{Field: "retain", To: request.Retain.String()})
+		}
 	}()
 	if request.OnFailure != "" {
 		r.OnFailure = request.OnFailure
@@ -280,7 +286,7 @@ func (e *Engine) stage(r Rotation, name string, request Request) (key.Key, Chang
 	if err := e.checkHosts(k, value); err != nil {
 		return key.Key{}, Change{}, Refusef("key %s: %w; nothing was changed", name, err)
 	}
-	return k, Change{Key: name, Env: k.Env, From: current.Number, To: version.Number, Protects: k.Protects, MultiLine: value.MultiLine()}, nil
+	return k, Change{Key: name, Env: k.Env, From: current.Number, To: version.Number, Protects: k.Protects, MultiLine: value.MultiLine(), Also: e.alsoAccepted(k)}, nil
 }
 
 // checkChange refuses what the key's kind knows to be impossible. turn is held.

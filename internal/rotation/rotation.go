@@ -98,6 +98,10 @@ type Change struct {
 	Protects []key.Column `json:"protects,omitempty"`
 
 	MultiLine bool `json:"multi_line,omitempty"` // the new value has several lines
+
+	// Also are undeleted versions, newest first. Those that verify accept them beside From, and the rotation retires them
+	// with it.
+	Also []int `json:"also,omitempty"`
 }
 
 // Event is one entry of the timeline.
@@ -139,6 +143,8 @@ type Rotation struct {
 	Confirmed   string        `json:"confirmed,omitempty"`   // by whom
 	Compromised bool          `json:"compromised,omitempty"` // gates that do not hold at the deadline are cut
 	Upgrade     bool          `json:"upgrade,omitempty"`     // rows of other keys in the same columns are brought under the new version
+
+	Retain *time.Duration `json:"retain,omitempty"` // of the versions that it retires; nil: as the keys say
 
 	Asked []EntryChange `json:"asked,omitempty"` // what the request set in place of what the keys' policies say
 

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
@@ -125,7 +124,7 @@ func checkWriters(r Rotation, f Facts) []string {
 func (e *Engine) erased(r Rotation) bool {
 	return r.at().action == actErase && slices.ContainsFunc(r.Changes, func(c Change) bool {
 		v, ok := e.keys[c.Key].Version(r.leaving(c))
-		return ok && (v.State == key.Destroyed || v.State == key.Aborted)
+		return ok && !v.State.Live()
 	})
 }
 

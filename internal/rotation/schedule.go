@@ -195,6 +195,7 @@ func (e *Engine) plan(name string, now time.Time) {
 		at = e.plannedAt(k, now)
 	}
 	e.lock(func() { e.agenda.set(name, at) })
+	e.planLapse(name)
 	e.planCheck(checksKey+name, now)
 }
 

@@ -100,9 +100,7 @@ type sharing struct {
 }
 
 // live reports whether a version's login is needed, or may be again.
-func live(v key.Version) bool {
-	return v.State == key.Current || v.State == key.Previous || v.State == key.Staged
-}
+func live(v key.Version) bool { return v.State.Live() }
 
 // sharers are the keys, but for those named, that have a login in common with a value of a key. turn or mu is held.
 func (e *Engine) sharers(k key.Key, v key.Value, but ...string) []sharing {
@@ -144,6 +142,9 @@ func (e *Engine) clashes(r Rotation, staged []key.Key) []string {
 // newClashes says why the login of a new version is not free.
 func (e *Engine) newClashes(r Rotation, staged []key.Key, n int, from, to key.Version) []string {
 	k := staged[n]
+	if clash := e.undeletedClash(r.Changes[n], k, from, to); clash != "" {
+		return []string{clash}
+	}
 	mine, ok := e.loginOf(k, to.Value)
 	if old, had := e.loginOf(k, from.Value); !ok || had && old.shares(mine) { // it keeps its login
 		return nil

@@ -4,6 +4,7 @@ package rotation
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -53,7 +54,7 @@ func sighted(w WorkloadFact, c Change, now time.Time) few {
 	var all few
 	for _, i := range w.Instances {
 		for _, s := range i.Sightings {
-			if ago := now.Sub(s.Last); s.Env == c.Env && s.Version == c.From && ago < sightingAge {
+			if ago := now.Sub(s.Last); s.Env == c.Env && (s.Version == c.From || slices.Contains(c.Also, s.Version)) && ago < sightingAge {
 				all.add(func() string {
 					return fmt.Sprintf("%s has seen version %d of %s %s ago, from %s", i.ID, s.Version, s.Env, max(ago, 0).Round(time.Second), s.From)
 				})

@@ -135,7 +135,7 @@ var table = []place{
 		state: Retiring, step: StepErase, from: atNew, target: atNew, phase: workload.PhaseCheck, action: actErase,
 		gates: []gate{gateRows, gateAction},
 		next:  goal{Done, ""}, left: goal{Retiring, StepAcceptBoth},
-		enter: "the value of the old version is erased",
+		enter: "the value of the old version is retained, or erased",
 	},
 	{
 		state: Retiring, step: StepAcceptBoth, from: atNew, target: atPresent,
@@ -184,7 +184,7 @@ var table = []place{
 		state: Reverting, step: StepErase, from: atOld, target: atOld, phase: workload.PhaseCheck, action: actErase,
 		gates: []gate{gateRows, gateAction},
 		next:  goal{Reverted, ""}, left: goal{Reverting, StepAcceptBoth},
-		enter: "the value of the new version is erased",
+		enter: "the value of the new version is retained, or erased",
 	},
 	{
 		state: Reverting, step: StepAcceptBoth, from: atOld, target: atAccept,

@@ -19,14 +19,21 @@ func heldAt(role workload.Role, c Change, position int) workload.Held {
 	}
 	switch {
 	case !role.Verifies:
-	case role.Single && position < atPresent || position == atOld:
+	case role.Single && position < atPresent:
 		h.Accepts = []int{c.From}
 	case role.Single || position == atNew:
 		h.Accepts = []int{c.To}
+	case position == atOld:
+		h.Accepts = append([]int{c.From}, c.Also...)
 	default:
-		h.Accepts = []int{c.To, c.From}
+		h.Accepts = append([]int{c.To, c.From}, c.Also...)
 	}
 	return h
+}
+
+// heldAtRest is what an instance of a role holds of a key that no rotation changes.
+func heldAtRest(role workload.Role, current int, undeleted []int) workload.Held {
+	return heldAt(role, Change{From: current, Also: undeleted}, atOld)
 }
 
 // Position is how far an instance is taken: what was granted, within what the place allows.

@@ -39,12 +39,30 @@ func (w *world) checkVersions(k key.Key) {
 		if v.State == key.Current {
 			current++
 		}
-		if gone := v.State == key.Destroyed || v.State == key.Aborted; gone != v.Value.Empty() {
+		if v.State.Live() == v.Value.Empty() {
 			w.violate("key %s: version %d is %s, and its value is gone: %v", k.Name, v.Number, v.State, v.Value.Empty())
+		}
+		if (v.State == key.Retained) == v.Sealed.Empty() {
+			w.violate("key %s: version %d is %s, and the quarantine has no value of it: %v", k.Name, v.Number, v.State, v.Sealed.Empty())
+		}
+		if v.State == key.Retained && w.server.valid[k.Name][v.Sealed.Reveal()] {
+			w.violate("key %s: version %d is retained, and valid at the server", k.Name, v.Number)
 		}
 	}
 	if current != 1 {
 		w.violate("key %s has %d current versions", k.Name, current)
+	}
+}
+
+// checkBundle: a version that is retained, or erased, is in no bundle.
+func (w *world) checkBundle(p *process, held map[string]workload.Held) {
+	for name, h := range held {
+		k, _ := w.engine.Key(name)
+		for _, number := range append(slices.Clone(h.Accepts), h.Value) {
+			if v, ok := k.Version(number); number > 0 && (!ok || !v.State.Live()) {
+				w.violate("%s is given version %d of %s, which is %s", p.name(), number, name, v.State)
+			}
+		}
 	}
 }
 
@@ -149,6 +167,7 @@ func (w *world) unfinished() string {
 		}
 		waits = append(waits, fmt.Sprintf("%s %s %s: %s", id, view.State, view.Step, view.Waits()))
 	}
+	waits = append(waits, w.unended()...)
 	for _, name := range w.workloads {
 		for _, i := range w.engine.Instances(name) {
 			if !i.Anonymous && !w.livesAs(name, i.ID) {
@@ -162,6 +181,22 @@ func (w *world) unfinished() string {
 		}
 	}
 	return strings.Join(waits, "; ")
+}
+
+// soonEnded is how long versions are retained whose end a world waits for.
+const soonEnded = 5 * time.Minute
+
+// unended says which versions have still to end.
+func (w *world) unended() (waits []string) {
+	for _, name := range w.keys {
+		k, _ := w.engine.Key(name)
+		for _, v := range k.Versions {
+			if v.State == key.Undeleted || v.State == key.Retained && v.Until.Sub(v.Retired) < soonEnded {
+				waits = append(waits, fmt.Sprintf("version %d of %s is still %s", v.Number, name, v.State))
+			}
+		}
+	}
+	return waits
 }
 
 // checkEnd is what must hold when all has ended: nothing is left on its way, no credential is left at a server, and the
@@ -206,6 +241,9 @@ func (w *world) checkJournal() {
 	for _, id := range entries {
 		entry, _, err := w.engine.JournalEntry(ctx, id)
 		w.must(err)
+		if strings.HasPrefix(entry.What, "erased version") {
+			w.stats.Erased++
+		}
 		journal[entry.Rotation] = append(journal[entry.Rotation], entry)
 	}
 	for _, id := range ids {

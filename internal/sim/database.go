@@ -2,7 +2,11 @@
 
 package sim
 
-import "github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+import (
+	"slices"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
 
 // database has rows that a key encrypts, each the number of the version whose value opens it, by key name. It keeps
 // what the real worker keeps in its side schema: how far the work of each rotation is, so that a late worker cannot do
@@ -13,7 +17,7 @@ type database struct {
 	rank map[string]int // of the newest work, by rotation and key
 
 	flipped map[string]bool // rotations and keys of which some rows were under the new version
-	stray   map[string]bool // keys with a row that nobody who is left has written; it need not open everywhere
+	stray   map[string]bool // keys with a row that nobody who is left has written, or of a backup; it need not open everywhere
 }
 
 // work does a piece of work and counts.
@@ -26,19 +30,21 @@ func (d *database) work(task workload.Work, accepts []int) workload.WorkReport {
 	d.commitLate(task, accepts)
 	d.rank[job] = max(d.rank[job], task.Rank())
 	rows := d.rows[task.Key]
-	from, to := task.From, task.To
+	to := task.To
 	d.flipped[job] = d.flipped[job] || task.Phase == workload.PhaseFlip
-	if task.Phase == workload.PhaseRevert || len(accepts) == 1 && accepts[0] == from {
-		from, to = task.To, task.From
+	if task.Phase == workload.PhaseRevert || task.Phase == workload.PhaseCheck && accepts[0] == task.From {
+		to = task.From
 	}
 	count := workload.ColumnReport{Column: "t.c", Total: len(rows)}
 	for n, version := range rows {
-		if version == from && replaces[task.Phase] {
+		if version != to && slices.Contains(accepts, version) && replaces[task.Phase] { // those of undeleted versions, too
 			rows[n] = to
 		}
 		switch {
 		case rows[n] == to:
 			count.Rotated++
+		case task.Phase == workload.PhaseCheck && slices.Contains(accepts, rows[n]):
+			count.Other++
 		case task.Phase == workload.PhaseCheck: // it opens under nothing that is at hand
 			count.Bad++
 		default:
@@ -64,7 +70,7 @@ func (d *database) work(task workload.Work, accepts []int) workload.WorkReport {
 func (d *database) commitLate(task workload.Work, accepts []int) {
 	rows := d.rows[task.Key]
 	flipped := d.flipped[task.Rotation+"/"+task.Key]
-	if task.Phase != workload.PhaseWipe || d.w.calm || !flipped || len(accepts) != 1 || !d.w.chance(25) {
+	if task.Phase != workload.PhaseWipe || d.w.calm || !flipped || len(accepts) == 0 || !d.w.chance(25) {
 		return
 	}
 	leaving := task.From + task.To - accepts[0]

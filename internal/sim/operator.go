@@ -24,6 +24,9 @@ func (w *world) operate() {
 		w.tinker()
 		return
 	}
+	if w.chance(40) && w.undelete() {
+		return
+	}
 	running := w.running()
 	n := w.rng.IntN(20)
 	if n < 9 || len(running) == 0 {
@@ -78,6 +81,60 @@ func (w *world) tinker() {
 	}
 }
 
+// undelete brings a retired version back: its login, or that of rows which are restored from a backup. Or it ends one before
+// its time.
+func (w *world) undelete() bool {
+	var resting []string
+	for _, name := range w.keys {
+		if k, _ := w.engine.Key(name); len(k.Retained())+len(k.Undeleted()) > 0 && !w.rotating(name) {
+			resting = append(resting, name)
+		}
+	}
+	if len(resting) == 0 {
+		return false
+	}
+	name := resting[w.rng.IntN(len(resting))]
+	k, _ := w.engine.Key(name)
+	if undeleted := k.Undeleted(); len(undeleted) > 0 && w.chance(30) && w.db.rows[name] == nil {
+		w.said(w.engine.RetireVersion(ctx, name, undeleted[0], w.chance(30), "", operator), fmt.Sprintf("end of version %d of %s", undeleted[0], name))
+		return true
+	}
+	retained := k.Retained()
+	if len(retained) == 0 {
+		return false
+	}
+	u := rotation.Undeletion{Key: name, Version: retained[w.rng.IntN(len(retained))], By: operator}
+	rows := w.db.rows[name]
+	if rows == nil {
+		u.For = w.between(time.Second, 2*time.Minute)
+	}
+	_, _, err := w.engine.Undelete(ctx, u)
+	w.said(err, fmt.Sprintf("undeletion of version %d of %s", u.Version, name))
+	if err != nil {
+		return true
+	}
+	w.stats.Undeleted++
+	for n := range rows {
+		if w.chance(50) {
+			rows[n], w.db.stray[name], w.changed = u.Version, true, true
+			w.stats.Restored++
+			w.logf("a row of %s comes back from a backup, under version %d", name, u.Version)
+		}
+	}
+	return true
+}
+
+// rotating reports whether a rotation of a key has not ended.
+func (w *world) rotating(name string) bool {
+	for _, id := range w.running() {
+		view, err := w.engine.View(ctx, id)
+		if _, ok := view.Change(name); err != nil || ok {
+			return true
+		}
+	}
+	return false
+}
+
 func (w *world) said(err error, what string) {
 	if err != nil {
 		w.expect(err, what)
@@ -97,6 +154,9 @@ func (w *world) rotate() {
 	}
 	if w.chance(20) {
 		request.OnFailure = []string{rotation.FailurePause, rotation.FailureRevert}[w.rng.IntN(2)]
+	}
+	if w.chance(10) {
+		request.Retain = new(time.Duration)
 	}
 	if w.chance(20) {
 		before := w.writes()
@@ -134,6 +194,16 @@ func (w *world) confirm(id string, by rotation.Actor) error {
 	return err
 }
 
+// bringOver rotates the keys of which rows may be under an undeleted version.
+func (w *world) bringOver() {
+	for _, name := range w.keys {
+		if k, _ := w.engine.Key(name); w.db.rows[name] != nil && len(k.Undeleted()) > 0 {
+			_, _, err := w.engine.Rotate(ctx, rotation.Request{Keys: []string{name}, By: operator, Trigger: rotation.ByOperator, Deadline: time.Hour})
+			w.said(err, "rotation of "+name+", of which a version is undeleted")
+		}
+	}
+}
+
 // running gives the ids of rotations that have not ended, oldest first.
 func (w *world) running() []string {
 	ids, err := w.node.List(ctx, "active/")
@@ -154,6 +224,10 @@ func (w *world) unblock() {
 			w.said(err, "no more rotations of "+name)
 		}
 	}
+	for w.backups < 3 && w.undelete() { // when all else has ended, there is more to bring back
+		w.backups++
+	}
+	w.bringOver()
 	for _, id := range w.running() {
 		if view, err := w.engine.View(ctx, id); err == nil {
 			if view.Paused != nil {

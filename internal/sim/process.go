@@ -122,6 +122,7 @@ func (p *process) read() {
 	w.lease(p, reading)
 	p.spoke()
 	w.checkGroup(p, reading.Bundle.Holding.Keys)
+	w.checkBundle(p, reading.Bundle.Holding.Keys)
 	w.logf("%s reads %v%s", p.name(), reading.Bundle.Holding.Keys, lostWord(reply))
 	if reply {
 		return

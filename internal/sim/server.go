@@ -18,7 +18,7 @@ type server struct {
 	valid map[string]map[string]bool
 }
 
-var _ kind.Server = (*server)(nil)
+var _ kind.Undeleter = (*server)(nil)
 
 // Name implements kind.Kind.
 func (s *server) Name() string { return "server" }
@@ -89,6 +89,16 @@ func (s *server) Retire(_ context.Context, c kind.Change) error {
 		s.w.violate("key %s: version %d is retired at the server with %d sessions", c.Key.Name, c.From.Number, n)
 	}
 	return s.call("retire", c, func() { delete(s.of(c), c.From.Value.Reveal()) })
+}
+
+// Undelete implements kind.Undeleter.
+func (s *server) Undelete(_ context.Context, c kind.Change) error {
+	if stored, ok := s.w.engine.Key(c.Key.Name); ok {
+		if v, _ := stored.Version(c.To.Number); !v.State.Live() {
+			s.w.violate("key %s: the server is told of version %d, which is %s", c.Key.Name, c.To.Number, v.State)
+		}
+	}
+	return s.call("undelete", c, func() { s.of(c)[c.To.Value.Reveal()] = true })
 }
 
 // Unstage implements kind.Server.

@@ -58,6 +58,9 @@ func Run(seed uint64, log io.Writer) (Stats, error) {
 type Stats struct {
 	Rotations, Done, Reverted, Crashes, Writes int
 	WentBack                                   int // for rows that were left
+	Undeleted                                  int // versions that were retained
+	Restored                                   int // rows under such a version, from a backup
+	Erased                                     int // values whose retention was over
 }
 
 // Add sums.
@@ -68,6 +71,9 @@ func (s *Stats) Add(o Stats) {
 	s.Crashes += o.Crashes
 	s.Writes += o.Writes
 	s.WentBack += o.WentBack
+	s.Undeleted += o.Undeleted
+	s.Restored += o.Restored
+	s.Erased += o.Erased
 }
 
 // world is all there is.
@@ -109,6 +115,7 @@ type world struct {
 
 	looked     time.Duration // when settled has looked
 	calm       bool
+	backups    int                          // undeletions since it is calm
 	changed    bool                         // something that check looks at
 	groups     map[string][]rotation.Change // of rotations of several keys, by id
 	cut        map[string]bool              // keys of which a rotation was told to cut

@@ -63,6 +63,9 @@ func TestSimulation(t *testing.T) {
 	if *seeds >= 1000 && sum.WentBack < *seeds/200 {
 		t.Errorf("too few rotations go back for rows that are left: %+v", sum)
 	}
+	if *seeds >= 100 && (sum.Undeleted < *seeds/10 || sum.Restored < *seeds/20 || sum.Erased < *seeds/10) {
+		t.Errorf("too few versions are undeleted, and erased at their end: %+v", sum)
+	}
 	if sum.Done < *seeds/2 || sum.Reverted < *seeds/10 || sum.Crashes < *seeds/2 {
 		t.Errorf("these worlds are too quiet to prove anything: %+v", sum)
 	}

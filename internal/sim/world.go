@@ -121,7 +121,7 @@ func (w *world) makeKey(n int) {
 }
 
 func (w *world) policy() key.Policy {
-	p := key.Policy{Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit}
+	p := key.Policy{Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit, Retain: key.Inherit}
 	switch n := w.rng.IntN(10); {
 	case n < 3:
 		p.Period = w.between(30*time.Second, 5*time.Minute)
@@ -130,6 +130,12 @@ func (w *world) policy() key.Policy {
 		if w.chance(50) {
 			p.Window = rotation.MinWindow
 		}
+	}
+	switch n := w.rng.IntN(10); {
+	case n < 2:
+		p.Retain = 0
+	case n < 7:
+		p.Retain = w.between(time.Second, 3*time.Minute)
 	}
 	if w.chance(15) {
 		p.Confirm = rotation.ConfirmManual

@@ -11,7 +11,7 @@ import (
 )
 
 // Do does the work that the engine asks of an instance. accepts are those of its bundle: by environment name, the new
-// value first, the old one second. The report counts rows; an error is what kept the work from being done, and holds no
+// value first, the old one second, then those of undeleted versions, which are old, too. The report counts rows; an error is what kept the work from being done, and holds no
 // value. Doing work again that is done costs little and changes nothing.
 func (w *Worker) Do(ctx context.Context, work workload.Work, accepts map[string][]key.Value) (workload.WorkReport, error) {
 	report := workload.WorkReport{ID: work.ID}
@@ -141,14 +141,12 @@ func taskOf(work workload.Work, accepts map[string][]key.Value) (task, error) {
 	}
 	values := accepts[work.Env]
 	switch {
-	case work.Phase == workload.PhaseCheck && len(values) == 1:
-		t.new = values[0]
-	case work.Phase == workload.PhaseCheck:
-		return t, fmt.Errorf("the bundle has %d values of %s; the last check of its rows is made with the one that stays", len(values), work.Env)
-	case len(values) != 2:
+	case work.Phase == workload.PhaseCheck && len(values) >= 1: // with the one that stays
+		t.new, t.older = values[0], values[1:]
+	case len(values) < 2:
 		return t, fmt.Errorf("the bundle has %d values of %s; re-encryption needs the new and the old one", len(values), work.Env)
 	default:
-		t.new, t.old, t.upgrade = values[0], values[1], work.Upgrade
+		t.new, t.old, t.older, t.upgrade = values[0], values[1], values[2:], work.Upgrade
 	}
 	for _, o := range work.Others {
 		for _, v := range accepts[o.Env] {

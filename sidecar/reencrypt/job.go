@@ -90,7 +90,8 @@ func NewWorker(databaseURL string, o Options) *Worker {
 // task says what a job is about.
 type task struct {
 	name     string
-	old, new key.Value // no old one: rows are only checked; neither: what is kept is wiped, or rows are counted
+	old, new key.Value   // no old one: rows are only checked; neither: what is kept is wiped, or rows are counted
+	older    []key.Value // of undeleted versions, under which rows of a backup may be: they are brought under the new one, too
 	others   []other
 	upgrade  bool // bring rows of others under the new key
 	count    bool // only count rows, without any key

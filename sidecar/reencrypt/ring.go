@@ -24,6 +24,7 @@ const rowsPerSalt = 4096
 // ring holds the keyrings of one direction, in one layout of new envelopes.
 type ring struct {
 	old, new *envelope.Keyring   // old is nil where rows are only checked
+	older    []*envelope.Keyring // of undeleted versions; where rows are only checked, one that opens under these is no loss
 	others   []*envelope.Keyring // of keys that have rows of their own in the columns
 	upgrade  bool                // rows of others are brought under the new key, too
 	random   io.Reader
@@ -38,7 +39,7 @@ type ring struct {
 
 // reversed gives the ring of the way back.
 func (r *ring) reversed() *ring {
-	return &ring{old: r.new, new: r.old, others: r.others, random: r.random, perSalt: r.perSalt}
+	return &ring{old: r.new, new: r.old, older: r.older, others: r.others, random: r.random, perSalt: r.perSalt}
 }
 
 // block gives a salt of new envelopes and its derived key.
@@ -86,6 +87,13 @@ func (r *ring) classify(ctx context.Context, rows []*row) error {
 		attempts[2], attempts[3] = attempts[3], attempts[2]
 	}
 	attempts = slices.DeleteFunc(attempts, func(a attempt) bool { return a.ring == nil })
+	for _, o := range r.older {
+		kind := underOld
+		if r.old == nil {
+			kind = underOther
+		}
+		attempts = append(attempts, attempt{o, kind, false})
+	}
 	for _, o := range r.others {
 		attempts = append(attempts, attempt{o, underOther, false})
 	}
@@ -241,6 +249,13 @@ func (w *Worker) ringOf(layout key.Layout, t task) (*ring, error) {
 	}
 	if r.new, err = w.keyring(layout, t.new); err != nil {
 		return nil, fmt.Errorf("the new key: %w", err)
+	}
+	for _, value := range t.older {
+		k, err := w.keyring(layout, value)
+		if err != nil {
+			return nil, fmt.Errorf("the key of an undeleted version: %w", err)
+		}
+		r.older = append(r.older, k)
 	}
 	for _, x := range t.others {
 		k, err := w.keyring(x.layout, x.value)

@@ -18,6 +18,10 @@ path "hyvve/keys/+/reconcile" {
   capabilities = ["update"]
 }
 
+path "hyvve/keys/+/erase" {
+  capabilities = ["update"]
+}
+
 path "hyvve/connections" {
   capabilities = ["list"]
 }

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # What operators may do where one person does all of it: define keys, workloads and connections, rotate to given values, too, and
 # look at everything but values. Where they are several, give viewer with rotator or definer instead. A user who may write connections
-# and keys can make the engine log in elsewhere: give this policy to few. How much of the journal is kept is for auditor alone.
+# and keys can make the engine log in elsewhere: give this policy to few. How much of the journal is kept is for auditor alone, and bringing
+# retired versions back for restorer.
 path "hyvve/config" {
   capabilities = ["read", "update"]
 }
@@ -10,8 +11,24 @@ path "hyvve/connections/*" {
   capabilities = ["create", "read", "update", "delete", "list"]
 }
 
-path "hyvve/keys/*" {
-  capabilities = ["create", "read", "update", "delete", "list"]
+path "hyvve/keys" {
+  capabilities = ["list"]
+}
+
+path "hyvve/keys/" {
+  capabilities = ["list"]
+}
+
+path "hyvve/keys/+" {
+  capabilities = ["create", "read", "update", "delete"]
+}
+
+path "hyvve/keys/+/reconcile" {
+  capabilities = ["update"]
+}
+
+path "hyvve/keys/+/erase" {
+  capabilities = ["update"]
 }
 
 path "hyvve/workloads/*" {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 locals {
   prefix = replace(var.mount, "/", "-")
-  people = ["viewer", "rotator", "definer", "auditor", "operator"]
+  people = ["viewer", "rotator", "definer", "restorer", "auditor", "operator"]
 
   # The files that setup.sh writes, too.
   policies = {

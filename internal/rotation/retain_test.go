@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// retains lets a key retain the values of retired versions.
+func (h *harness) retains(name string, long time.Duration) {
+	h.t.Helper()
+	k, _ := h.engine.Key(name)
+	d := Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Policy: k.Policy}
+	d.Policy.Retain = long
+	_, err := h.engine.PutKey(h.t.Context(), d, testActor)
+	h.ok(err)
+}
+
+// versions is states of a key that retains some.
+func (h *harness) versions(name string) string {
+	h.t.Helper()
+	k, _ := h.engine.Key(name)
+	var all []string
+	for _, v := range k.Versions {
+		all = append(all, string(v.State))
+		if v.State.Live() == v.Value.Empty() || (v.State == key.Retained) == v.Sealed.Empty() {
+			h.t.Errorf("key %s: version %d is %s; it has a value: %v, one in quarantine: %v", name, v.Number, v.State, !v.Value.Empty(), !v.Sealed.Empty())
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+func (h *harness) expectVersions(name, want string) {
+	h.t.Helper()
+	if got := h.versions(name); got != want {
+		h.t.Errorf("versions of %s are %s, not %s", name, got, want)
+	}
+}
+
+// journalHas reports whether an entry of the journal says something.
+func (h *harness) journalHas(text string) bool {
+	h.t.Helper()
+	ids, err := h.engine.JournalIDs(h.t.Context())
+	h.ok(err)
+	for _, id := range ids {
+		if entry, ok, _ := h.engine.JournalEntry(h.t.Context(), id); ok && strings.Contains(entry.What, text) {
+			return true
+		}
+	}
+	return false
+}
+
+// later lets time pass, minute by minute.
+func (h *harness) later(long time.Duration) {
+	h.t.Helper()
+	for end := h.clock.now.Add(long); h.clock.now.Before(end); {
+		h.clock.advance(min(time.Minute, end.Sub(h.clock.now)))
+		h.round()
+	}
+}
+
+// accepted are the versions of a key that an instance is given to accept.
+func (h *harness) accepted(load, id, name string) []int {
+	h.t.Helper()
+	h.round()
+	return h.readers[load+"/"+id].reading.Bundle.Holding.Keys[name].Accepts
+}
+
+func (h *harness) undelete(u Undeletion) {
+	h.t.Helper()
+	u.By = testActor
+	_, _, err := h.engine.Undelete(h.t.Context(), u)
+	h.ok(err)
+}
+
+func (h *harness) refused(err error, want string) {
+	h.t.Helper()
+	var refused *Refused
+	if !errors.As(err, &refused) || !strings.Contains(err.Error(), want) {
+		h.t.Errorf("%v; want a refusal with %q", err, want)
+	}
+}
+
+// A retired value is in no bundle, and erased at its end: not before, whatever the clock does, and also after a restart.
+func TestRetainedUntilItsEnd(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	h.retains("service-token", 24*time.Hour)
+	h.until(h.rotate("service-token"), Done)
+	h.expectVersions("service-token", "retained, current")
+	if got := h.accepted("api", "api-1", "service-token"); !slices.Equal(got, []int{2}) {
+		t.Errorf("a retained version is accepted: %v", got)
+	}
+	k, _ := h.engine.Key("service-token")
+	held := workload.Holding{Keys: map[string]workload.Held{"service-token": {Value: 1, Accepts: []int{2, 1}}}}
+	if _, err := workload.Fill(held, nil, source{h.engine}); err == nil {
+		t.Error("a bundle with a retained value is made")
+	}
+	h.later(23 * time.Hour)
+	h.clock.jump = 1000 * time.Hour
+	h.round()
+	h.expectVersions("service-token", "retained, current")
+	h.open() // on a clock that is wrong
+	h.join("api", "api-1")
+	h.later(50 * time.Minute)
+	h.expectVersions("service-token", "retained, current")
+	h.clock.jump = 0
+	h.open()
+	h.later(61 * time.Minute)
+	h.expectVersions("service-token", "destroyed, current")
+	if end := k.Versions[0].Until; !h.journalHas("erased version 1 of service-token, retained until " + stamp(end)) {
+		t.Error("the journal does not say that the value was erased")
+	}
+	if _, _, err := h.engine.Undelete(t.Context(), Undeletion{Key: "service-token", Version: 1, By: testActor}); err == nil {
+		t.Error("an erased version is undeleted")
+	}
+}
+
+// An undeleted version is accepted beside the current one until its time is over, and nobody presents it; then it is retained
+// again, and erased.
+func TestUndeleteOfAToken(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	h.retains("service-token", 10*time.Hour)
+	h.until(h.rotate("service-token"), Done)
+	before, _ := h.engine.Key("service-token")
+	h.undelete(Undeletion{Key: "service-token", Version: 1, For: time.Hour, Reason: "somebody was locked out"})
+	h.expectVersions("service-token", "undeleted, current")
+	if k, _ := h.engine.Key("service-token"); !k.Versions[0].Value.Equal(before.Versions[0].Sealed) {
+		t.Error("another value came back")
+	}
+	if got := h.accepted("api", "api-1", "service-token"); !slices.Equal(got, []int{2, 1}) {
+		t.Errorf("accepted are %v", got)
+	}
+	if held := h.readers["agents/agents-1"].reading.Bundle.Holding.Keys["service-token"]; held.Value != 2 {
+		t.Errorf("presented is %d", held.Value)
+	}
+	h.open()
+	h.later(59 * time.Minute)
+	h.sights(1)
+	h.later(2 * time.Minute)
+	h.expectVersions("service-token", "retained, current")
+	if got := h.accepted("api", "api-1", "service-token"); !slices.Equal(got, []int{2}) {
+		t.Errorf("accepted at the end are %v", got)
+	}
+	h.later(10*time.Hour + time.Minute)
+	h.expectVersions("service-token", "destroyed, current")
+}
+
+// sights lets a proxy say that it has seen a version of the token just now.
+func (h *harness) sights(version int) {
+	h.t.Helper()
+	r := h.readers["api/api-1"]
+	_, err := h.engine.Report(h.t.Context(), Report{
+		Workload: r.workload, Instance: r.id, Secret: r.reading.Secret, Etag: r.reading.Bundle.Holding.Etag, Healthy: true,
+		Sightings: []workload.Sighting{{Env: "SERVICE_TOKEN", Version: version, Count: 1, Last: h.clock.Now(), From: "10.0.0.7:1"}},
+	})
+	h.ok(err)
+}
+
+// A version that is undeleted for a time does not end while somebody presents it.
+func TestUndeletedVersionInUse(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	h.retains("service-token", 10*time.Hour)
+	h.until(h.rotate("service-token"), Done)
+	h.undelete(Undeletion{Key: "service-token", Version: 1, For: time.Minute})
+	h.round()
+	for range 30 {
+		h.clock.advance(5 * time.Second)
+		h.sights(1)
+		h.round()
+	}
+	h.expectVersions("service-token", "undeleted, current")
+	if s := h.engine.Status()[0]; !strings.Contains(s.Lapse, "10.0.0.7") {
+		t.Errorf("status says %q", s.Lapse)
+	}
+	h.refused(h.engine.RetireVersion(t.Context(), "service-token", 1, false, "", testActor), "10.0.0.7")
+	h.later(2 * time.Minute)
+	h.expectVersions("service-token", "retained, current")
+	if s := h.engine.Status()[0]; s.Lapse != "" {
+		t.Errorf("status still says %q", s.Lapse)
+	}
+}
+
+// Rows of a backup: the undeleted version is read again, and the next rotation brings its rows along and retires it. While
+// a row is under it, nothing goes.
+func TestUndeleteForRows(t *testing.T) {
+	h := newHarness(t)
+	r := h.rows()
+	h.retains("master", 30*24*time.Hour)
+	h.until(h.rotate("master"), Done)
+	h.until(h.rotate("master"), Done)
+	h.expectVersions("master", "retained, retained, current")
+	_, _, err := h.engine.Undelete(t.Context(), Undeletion{Key: "master", Version: 1, For: time.Hour, By: testActor})
+	h.refused(err, "until a rotation has brought its rows under a new one")
+	h.undelete(Undeletion{Key: "master", Version: 1})
+	h.refused(h.engine.RetireVersion(t.Context(), "master", 1, false, "", testActor), "vault write hyvve/rotate key=master")
+	if got := h.accepted("api", "api-1", "master"); !slices.Equal(got, []int{3, 1}) {
+		t.Errorf("accepted are %v", got)
+	}
+	h.later(48 * time.Hour) // it has no end of its own
+	h.expectVersions("master", "undeleted, retained, current")
+
+	id := h.rotate("master")
+	h.reach(id, Presenting, StepFlipRows)
+	if got := r.reading.Bundle.Holding.Keys["master"].Accepts; !slices.Equal(got, []int{4, 3, 1}) {
+		t.Errorf("flipped with %v", got)
+	}
+	_, _, err = h.engine.Undelete(t.Context(), Undeletion{Key: "master", Version: 2, By: testActor})
+	h.refused(err, "is being rotated by")
+	r.works = true
+	h.report(r)
+	h.reach(id, Retiring, StepErase)
+	h.says(r, workload.ColumnReport{Column: "t.c", Total: 3, Bad: 1, Rotated: 2})
+	h.engine.Tick(t.Context())
+	if view := h.view(id); view.Step != StepAcceptBoth {
+		t.Fatalf("%s %s", view.State, view.Step)
+	}
+	h.expectVersions("master", "undeleted, retained, previous, current")
+	h.reach(id, Retiring, StepRows)
+	if got := r.reading.Bundle.Holding.Keys["master"].Accepts; !slices.Equal(got, []int{4, 3, 1}) {
+		t.Errorf("brought over with %v", got)
+	}
+	r.works = true
+	h.report(r)
+	h.until(id, Done)
+	h.expectVersions("master", "retained, retained, retained, current")
+}
+
+// A rotation that is reverted leaves what was undeleted as it was, and retains the version that it took back: rows of a backup
+// may be under it. One that nobody ever presented is erased.
+func TestRevertRetainsForRows(t *testing.T) {
+	h := newHarness(t)
+	h.rows()
+	h.retains("master", 30*24*time.Hour)
+	h.until(h.rotate("master"), Done)
+	h.undelete(Undeletion{Key: "master", Version: 1})
+	id := h.rotate("master")
+	h.until(id, Soaking)
+	_, err := h.engine.Revert(t.Context(), id, testActor, "")
+	h.ok(err)
+	h.until(id, Reverted)
+	h.expectVersions("master", "undeleted, current, retained")
+	if got := h.accepted("api", "api-1", "master"); !slices.Equal(got, []int{2, 1}) {
+		t.Errorf("accepted are %v", got)
+	}
+	id = h.rotate("master")
+	h.until(id, Accepting)
+	_, err = h.engine.Revert(t.Context(), id, testActor, "")
+	h.ok(err)
+	h.until(id, Reverted)
+	h.expectVersions("master", "undeleted, current, retained, aborted")
+}
+
+// login is a key whose values log in at a server, of which version 1 has been retired.
+func (h *harness) login() {
+	h.t.Helper()
+	h.key("db", "server")
+	h.retains("db", 10*time.Hour)
+	h.workload(workload.Workload{Name: "api", MinInstances: 1, Keys: map[string]workload.Role{"db": {Presents: true}}})
+	h.join("api", "api-1")
+	h.until(h.rotate("db"), Done)
+	h.expectVersions("db", "retained, current")
+}
+
+// A login is valid at its server when undelete returns, and locked there again at its end, once nobody uses it. A server that
+// fails in between is asked again.
+func TestUndeleteOfALogin(t *testing.T) {
+	h := newHarness(t)
+	h.login()
+	k, _ := h.engine.Key("db")
+	value := k.Versions[0].Sealed.Reveal()
+	if h.server.valid[value] {
+		t.Fatal("a retained login is valid at the server")
+	}
+	h.server.fail["undelete"] = errors.New("no answer")
+	_, _, err := h.engine.Undelete(t.Context(), Undeletion{Key: "db", Version: 1, For: time.Hour, By: testActor})
+	h.refused(err, "no answer")
+	delete(h.server.fail, "undelete")
+	h.undelete(Undeletion{Key: "db", Version: 1, For: time.Hour})
+	if !h.server.valid[value] {
+		t.Fatal("it is not valid at the server")
+	}
+	if held := h.accepted("api", "api-1", "db"); held != nil {
+		t.Errorf("accepted are %v", held)
+	}
+	h.server.inUse = 1
+	h.later(62 * time.Minute)
+	h.expectVersions("db", "undeleted, current")
+	if s := h.engine.Status()[0]; !strings.Contains(s.Lapse, "is in use: sessions") || !h.server.valid[value] {
+		t.Errorf("status says %q", s.Lapse)
+	}
+	h.server.inUse = 0
+	h.server.fail["retire"] = errors.New("no answer")
+	h.later(2 * time.Minute)
+	h.expectVersions("db", "undeleted, current")
+	delete(h.server.fail, "retire")
+	h.later(6 * time.Minute)
+	h.expectVersions("db", "retained, current")
+	if h.server.valid[value] {
+		t.Error("the login is valid at the server after its end")
+	}
+	h.later(10*time.Hour + time.Minute)
+	h.expectVersions("db", "destroyed, current")
+}
+
+// A compromised login is never retained; the value of a compromised key that protects rows is, unless it is said otherwise.
+func TestCompromisedIsNotRetained(t *testing.T) {
+	h := newHarness(t)
+	h.login()
+	view, _, err := h.engine.Rotate(t.Context(), Request{Keys: []string{"db"}, By: testActor, Compromised: true})
+	h.ok(err)
+	h.until(view.ID, Done)
+	h.expectVersions("db", "retained, destroyed, current")
+
+	h = newHarness(t)
+	h.rows()
+	h.retains("master", time.Hour)
+	for _, retain := range []*time.Duration{nil, new(time.Duration)} {
+		view, _, err := h.engine.Rotate(t.Context(), Request{Keys: []string{"master"}, By: testActor, Compromised: true, Retain: retain})
+		h.ok(err)
+		h.until(view.ID, Done)
+	}
+	h.expectVersions("master", "retained, destroyed, current")
+}
+
+// What is retained is bounded: the oldest versions end first.
+func TestRetainedIsBounded(t *testing.T) {
+	h := newHarness(t)
+	h.key("lonely", "token")
+	h.retains("lonely", 10000*time.Hour)
+	h.workload(workload.Workload{Name: "api", Keys: map[string]workload.Role{"lonely": {Presents: true, Verifies: true}}})
+	for range key.MostRetained + 5 {
+		h.until(h.rotate("lonely"), Done)
+	}
+	h.later(61 * time.Minute)
+	k, _ := h.engine.Key("lonely")
+	if n := len(k.Retained()); n != key.MostRetained || k.Retained()[0] != key.MostRetained+5 {
+		t.Errorf("%d versions are retained, the newest is %d", n, k.Retained()[0])
+	}
+}
+
+// Erase is for what is retained alone.
+func TestEraseVersion(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	h.retains("service-token", 10*time.Hour)
+	h.until(h.rotate("service-token"), Done)
+	h.refused(h.engine.EraseVersion(t.Context(), "service-token", 2, "", testActor), "version 2 is current")
+	h.refused(h.engine.EraseVersion(t.Context(), "service-token", 7, "", testActor), "has no version 7; retained are: 1 (until")
+	h.undelete(Undeletion{Key: "service-token", Version: 1})
+	h.refused(h.engine.EraseVersion(t.Context(), "service-token", 1, "", testActor), "end that first")
+	h.ok(h.engine.RetireVersion(t.Context(), "service-token", 1, false, "", testActor))
+	h.ok(h.engine.EraseVersion(t.Context(), "service-token", 1, "no longer needed", testActor))
+	h.expectVersions("service-token", "destroyed, current")
+}
+
+// Killed before or after any write of an undeletion, of its end or of the erasing, the same goes on from storage.
+func TestCrashAtEveryWriteOfAnUndeletion(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		for at := 1; ; at++ {
+			h := newHarness(t)
+			h.login()
+			h.store.mu.Lock()
+			h.store.failAt, h.store.after = h.store.writes+at, after
+			h.store.mu.Unlock()
+			crashed, undeleted := false, false
+			for range 40 {
+				h.store.mu.Lock()
+				dead := h.store.dead
+				h.store.mu.Unlock()
+				if dead {
+					crashed = true
+					h.settle()
+					h.open()
+				}
+				if !undeleted {
+					_, _, err := h.engine.Undelete(t.Context(), Undeletion{Key: "db", Version: 1, For: time.Hour, By: testActor})
+					undeleted = err == nil
+				}
+				tryRound(h)
+				h.settle()
+				h.clock.advance(20 * time.Minute)
+			}
+			h.expectVersions("db", "destroyed, current")
+			if n := len(h.server.valid); n != 1 {
+				t.Errorf("crash at write %d (after %v): %d logins are valid at the server", at, after, n)
+			}
+			if v, err := h.engine.VerifyJournal(t.Context()); err != nil || len(v.Faults) > 0 {
+				t.Errorf("crash at write %d (after %v): journal: %v %v", at, after, v.Faults, err)
+			}
+			if !crashed {
+				if at < 6 {
+					t.Errorf("only %d writes were tried", at)
+				}
+				break
+			}
+		}
+	}
+}

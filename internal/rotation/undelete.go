@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+)
+
+// undeleteTime is for how long a version is undeleted where nothing says it: the key retains none.
+const undeleteTime = 24 * time.Hour
+
+// Undeletion asks for a retained version back.
+type Undeletion struct {
+	Key     string
+	Version int
+	For     time.Duration // 0: as long as the key retains versions; not for keys that protect rows
+	Reason  string
+	By      Actor
+}
+
+// Undelete makes a retained version accepted again beside the current one. Where a server verifies the key's values, the
+// version logs in there again when it returns. The record is written first: if the server fails, the same call does the rest.
+func (e *Engine) Undelete(ctx context.Context, u Undeletion) (key.Version, []string, error) {
+	if err := CheckReason(u.Reason); err != nil {
+		return key.Version{}, nil, err
+	}
+	v, change, warnings, err := e.undelete(ctx, u)
+	server, ok := e.kindOf(change.Key).(kind.Undeleter)
+	if err != nil || !ok {
+		return v, warnings, err
+	}
+	defer e.lock(func() { delete(e.restoring, u.Key) })
+	ctx, cancel := context.WithTimeout(ctx, actionDeadline)
+	defer cancel()
+	if err = server.Undelete(ctx, change); err == nil {
+		err = server.Verify(ctx, change)
+	}
+	if err != nil {
+		return v, warnings, Refusef("key %s: version %d is undeleted, and its server does not take it yet: %w; when that is mended, do the same again; or end it with: vault write hyvve/keys/%s/retire version=%d", u.Key, u.Version, err, u.Key, u.Version)
+	}
+	return v, warnings, nil
+}
+
+// undelete stores that a version is undeleted. Where its server has to be told, the key is marked as being looked at, and the
+// caller takes the mark away.
+func (e *Engine) undelete(ctx context.Context, u Undeletion) (v key.Version, change kind.Change, warnings []string, err error) {
+	defer e.takeTurn()()
+	k, v, err := e.restingVersion(u.Key, u.Version)
+	if err != nil {
+		return v, change, nil, err
+	}
+	switch {
+	case v.State != key.Retained && v.State != key.Undeleted:
+		return v, change, nil, Refusef("key %s: version %d is %s, and not in quarantine; %s", k.Name, v.Number, v.State, retainedText(k))
+	case u.For < 0:
+		return v, change, nil, Refusef("for %s is negative; leave it out for the time for which the key retains versions", u.For)
+	case u.For > 0 && len(k.Protects) > 0:
+		return v, change, nil, Refusef("for: key %s protects rows; a version of it is undeleted until a rotation has brought its rows under a new one, and not for a time: leave for out", k.Name)
+	}
+	until := e.undeletedUntil(k, u.For)
+	changed, err := k.WithUndeleted(v.Number, e.Now().UTC(), until)
+	if err != nil {
+		return v, change, nil, Refusef("%w", err)
+	}
+	v, _ = changed.Version(v.Number)
+	if change, err = e.mayUndelete(changed, v); err != nil {
+		return v, change, nil, err
+	}
+	what := fmt.Sprintf("undeleted version %d of %s, until a rotation retires it", v.Number, k.Name)
+	if !until.IsZero() {
+		what = fmt.Sprintf("undeleted version %d of %s, until %s", v.Number, k.Name, stamp(until))
+	}
+	if err := e.storeVersion(ctx, changed, v, what, u.By, u.Reason); err != nil {
+		return v, change, nil, err
+	}
+	e.lock(func() { delete(e.lapsing, k.Name) })
+	e.planLapse(k.Name)
+	if _, ok := e.kindOf(k).(kind.Undeleter); ok {
+		e.lock(func() { e.restoring[k.Name] = true })
+	}
+	return v, change, e.undeleteWarnings(changed, v), nil
+}
+
+// restingVersion returns a key that nothing else is changing, and a version of it. The writer lock is held.
+func (e *Engine) restingVersion(name string, number int) (key.Key, key.Version, error) {
+	k, ok := e.keys[name]
+	if !ok {
+		return k, key.Version{}, unknownKey(name)
+	}
+	if r, ok := e.active[e.rotating[name]]; ok {
+		return k, key.Version{}, Refusef("key %s is being rotated by %s (%s); wait until it has ended, or revert it with: vault write -f hyvve/rotations/%s/revert", name, r.ID, r.State, r.ID)
+	}
+	v, ok := k.Version(number)
+	if !ok {
+		return k, v, Refusef("key %s has no version %d; %s", name, number, retainedText(k))
+	}
+	if e.beingChecked(name) {
+		return k, v, tryAgain{fmt.Sprintf("key %s is being checked at its server at this moment; try again", name)}
+	}
+	return k, v, nil
+}
+
+// retainedText says which versions there are to undelete.
+func retainedText(k key.Key) string {
+	var words []string
+	for _, number := range k.Retained() {
+		v, _ := k.Version(number)
+		words = append(words, fmt.Sprintf("%d (until %s)", number, stamp(v.Until)))
+	}
+	if len(words) == 0 {
+		return "no version of it is retained: the values of the others are erased"
+	}
+	return "retained are: " + strings.Join(words, ", ")
+}
+
+// undeletedUntil returns the end of an undeletion that begins now; zero: a rotation ends it. The writer lock is held.
+func (e *Engine) undeletedUntil(k key.Key, long time.Duration) time.Time {
+	if len(k.Protects) > 0 {
+		return time.Time{}
+	}
+	if long == 0 {
+		long = e.config.RetainOf(k)
+	}
+	if long == 0 {
+		long = undeleteTime
+	}
+	return e.Now().UTC().Add(long)
+}
+
+// mayUndelete refuses a version whose login cannot come back, and returns what its server is asked. The writer lock is held.
+func (e *Engine) mayUndelete(k key.Key, v key.Version) (kind.Change, error) {
+	change := kind.Change{Key: k, To: v, Kept: k.Kept}
+	current, ok := k.Current()
+	if !ok {
+		return change, Refusef("key %s has no current version, beside which another could be accepted", k.Name)
+	}
+	change.From = current
+	_, has := e.kindOf(k).(kind.Server)
+	if !has {
+		return change, nil
+	}
+	if _, can := e.kindOf(k).(kind.Undeleter); !can {
+		return change, Refusef("key %s is of kind %s, whose server cannot take a retired version back", k.Name, k.Kind)
+	}
+	if len(k.Protects) > 0 {
+		return change, Refusef("key %s protects rows, and its values log in at a server, too: such a version cannot be undeleted; make two keys of it", k.Name)
+	}
+	var err error
+	if change.Connection, err = e.connectionOf(k); err != nil {
+		return change, Refusef("%w", err)
+	}
+	if err := e.checkHosts(k, v.Value); err != nil {
+		return change, Refusef("key %s: %w; nothing was changed", k.Name, err)
+	}
+	if with := e.sharers(k, v.Value); len(with) > 0 {
+		return change, Refusef("key %s: %s, the login of version %d, is that of %s now; nothing was changed", k.Name, with[0].login, v.Number, keysOf(with))
+	}
+	mine, named := e.loginOf(k, v.Value)
+	for _, number := range k.Undeleted() {
+		other, _ := k.Version(number)
+		if theirs, ok := e.loginOf(k, other.Value); named && ok && number != v.Number && theirs.shares(mine) {
+			return change, Refusef("key %s: %s, the login of version %d, is that of version %d, which is undeleted; end that first: vault write hyvve/keys/%s/retire version=%d", k.Name, mine.name, v.Number, number, k.Name, number)
+		}
+	}
+	return change, nil
+}
+
+// undeleteWarnings say what an undeletion does not do by itself. The writer lock is held.
+func (e *Engine) undeleteWarnings(k key.Key, v key.Version) (warnings []string) {
+	if len(k.Protects) > 0 {
+		warnings = append(warnings, fmt.Sprintf("rows under version %d can be read again by instances that have loaded it; bring them under a new version with: vault write hyvve/rotate key=%s", v.Number, k.Name))
+	}
+	if _, ok := e.kindOf(k).(kind.Server); ok {
+		return warnings
+	}
+	verified := false
+	for _, name := range slices.Sorted(maps.Keys(e.workloads)) {
+		role := e.workloads[name].Keys[k.Name]
+		verified = verified || role.AcceptsBoth()
+		if role.Single {
+			warnings = append(warnings, fmt.Sprintf("workload %s verifies %s against one value at a time (single_value): it does not accept version %d", name, k.Env, v.Number))
+		}
+	}
+	if !verified {
+		warnings = append(warnings, fmt.Sprintf("no workload has several values of %s at a time, so that none accepts version %d", k.Env, v.Number))
+	}
+	return warnings
+}
+
+// RetireVersion ends an undeleted version before its time: it goes back into quarantine. With force it ends although it is
+// in use; sessions of it are ended.
+func (e *Engine) RetireVersion(ctx context.Context, name string, number int, force bool, reason string, by Actor) error {
+	if err := CheckReason(reason); err != nil {
+		return err
+	}
+	call, err := e.retiring(ctx, name, number, force, reason, by)
+	if err != nil || call == nil {
+		return err
+	}
+	return call(ctx)
+}
+
+// retiring ends an undeleted version. Where its server has to be asked first, it returns the call that does so and ends it.
+func (e *Engine) retiring(ctx context.Context, name string, number int, force bool, reason string, by Actor) (func(context.Context) error, error) {
+	defer e.takeTurn()()
+	k, v, err := e.restingVersion(name, number)
+	if err != nil {
+		return nil, err
+	}
+	if v.State != key.Undeleted {
+		return nil, Refusef("key %s: version %d is %s, and not undeleted: there is nothing to end", name, number, v.State)
+	}
+	if len(k.Protects) > 0 && !force {
+		return nil, Refusef("key %s protects rows, and some may be under version %d: a rotation retires it once no row needs it: vault write hyvve/rotate key=%s; or, if the rows may be unreadable: force=true", name, number, name)
+	}
+	if text := e.stillUsed(k, v); text != "" && !force {
+		return nil, Refusef("key %s: version %d is in use: %s; force=true ends it all the same", name, number, text)
+	}
+	retire := func(ctx context.Context) error { return e.retireUndeleted(ctx, name, number, by, reason) }
+	server, ok := e.kindOf(k).(kind.Server)
+	if !ok {
+		return nil, retire(ctx)
+	}
+	call, err := e.retireCall(server, k, v, force)
+	if err != nil {
+		return nil, Refusef("key %s: %w", name, err)
+	}
+	e.lock(func() { e.restoring[name] = true })
+	return func(ctx context.Context) error {
+		err := call(ctx)
+		defer e.takeTurn()()
+		e.lock(func() { delete(e.restoring, name) })
+		if err != nil {
+			return Refusef("key %s: version %d is still undeleted: %w", name, number, err)
+		}
+		return retire(ctx)
+	}, nil
+}
+
+// retireCall asks a server whether an undeleted version is in use, and ends it there. The writer lock is held.
+func (e *Engine) retireCall(server kind.Server, k key.Key, v key.Version, force bool) (func(context.Context) error, error) {
+	current, _ := k.Current()
+	change := kind.Change{Key: k, From: v, To: current, Cut: force, Kept: k.Kept}
+	var err error
+	if change.Connection, err = e.connectionOf(k); err != nil {
+		return nil, err
+	}
+	long := min(e.config.Effective(k.Policy).Observe, DenseTime)
+	return func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, actionDeadline)
+		defer cancel()
+		if !force {
+			if err := unusedStill(ctx, server, change, long); err != nil {
+				return err
+			}
+		}
+		return server.Retire(ctx, change)
+	}, nil
+}
+
+// retireUndeleted stores that an undeleted version has ended. The writer lock is held.
+func (e *Engine) retireUndeleted(ctx context.Context, name string, number int, by Actor, reason string) error {
+	k := e.keys[name]
+	v, ok := k.Version(number)
+	if !ok || v.State != key.Undeleted {
+		return nil
+	}
+	login, _ := e.loginOf(k, v.Value)
+	keep, now := e.config.RetainOf(k), e.Now().UTC()
+	changed, err := retired(k, number, keep, now)
+	if err == nil {
+		changed, err = uncrowded(changed, now)
+	}
+	if err != nil {
+		return err
+	}
+	if login.name != "" {
+		changed = changed.WithLogin(number, login.name, now)
+	}
+	e.lock(func() { delete(e.lapsing, name) })
+	what := fmt.Sprintf("retired version %d of %s, which was undeleted; its value is retained for %s", number, name, keep)
+	if keep == 0 {
+		what = fmt.Sprintf("retired version %d of %s, which was undeleted, and erased it", number, name)
+	}
+	return e.storeVersion(ctx, changed, v, what, by, reason)
+}
+
+// stillUsed says who presents an undeleted version where workloads verify it; empty: nobody who was seen. The writer lock is
+// held.
+func (e *Engine) stillUsed(k key.Key, v key.Version) (text string) {
+	e.lock(func() {
+		for _, name := range slices.Sorted(maps.Keys(e.workloads)) {
+			if w := e.workloads[name]; w.Uses(k.Name) {
+				seen := sighted(WorkloadFact{Workload: w, Instances: e.fleets[name].all()}, Change{Env: k.Env, From: v.Number}, e.Now())
+				if seen.n > 0 && text == "" {
+					text = fmt.Sprintf("%s: %s", name, seen)
+				}
+			}
+		}
+	})
+	return text
+}
+
+// endUndeleted retires an undeleted version whose time is over; later, if it is in use. The error is one of storage. The
+// writer lock is held.
+func (e *Engine) endUndeleted(ctx context.Context, k key.Key, v key.Version) error {
+	if e.beingChecked(k.Name) {
+		e.lapseLater(k.Name, inUse{"another check of the key is at its server"})
+		return nil
+	}
+	e.lapseLater(k.Name, nil)
+	if text := e.stillUsed(k, v); text != "" {
+		e.lapseLater(k.Name, inUse{text})
+		return nil
+	}
+	server, ok := e.kindOf(k).(kind.Server)
+	if !ok {
+		return e.retireUndeleted(ctx, k.Name, v.Number, itself, "")
+	}
+	call, err := e.retireCall(server, k, v, false)
+	if err != nil {
+		e.lapseLater(k.Name, err)
+		return nil
+	}
+	e.lock(func() { e.restoring[k.Name] = true })
+	e.Background(func() {
+		err := call(e.ctx)
+		defer e.takeTurn()()
+		defer e.nudge()
+		e.lock(func() { delete(e.restoring, k.Name) })
+		if e.failing() {
+			return
+		}
+		if err != nil { // status tells
+			e.lapseLater(k.Name, err)
+			e.planLapse(k.Name)
+			return
+		}
+		if err := e.retireUndeleted(e.ctx, k.Name, v.Number, itself, ""); err != nil {
+			e.Observer.Fault(fmt.Sprintf("the end of version %d of key %s", v.Number, k.Name), err)
+		}
+	})
+	return nil
+}
+
+// lapseLater notes that an undeleted version could not be retired, and when that is tried again. No fault: it is under way.
+// The writer lock is held.
+func (e *Engine) lapseLater(name string, fault error) {
+	f := e.lapsing[name]
+	f.next = e.steady(e.Now()).Add(2 * actionDeadline)
+	if fault != nil {
+		f.attempts = min(f.attempts+1, orphanAfter-1)
+		f.next, f.reason = e.steady(e.Now()).Add(retryAfter(f.attempts, fault)), fault.Error()
+	}
+	e.lock(func() { e.lapsing[name] = f })
+}
+
+// EraseVersion erases a retained value before its time. There is no way back.
+func (e *Engine) EraseVersion(ctx context.Context, name string, number int, reason string, by Actor) error {
+	if err := CheckReason(reason); err != nil {
+		return err
+	}
+	defer e.takeTurn()()
+	k, v, err := e.restingVersion(name, number)
+	switch {
+	case err != nil && !errors.As(err, new(tryAgain)):
+		return err
+	case v.State == key.Undeleted:
+		return Refusef("key %s: version %d is undeleted; end that first: vault write hyvve/keys/%s/retire version=%d", name, number, name, number)
+	case v.State != key.Retained:
+		return Refusef("key %s: version %d is %s; only the value of a retained version can be erased; %s", name, number, v.State, retainedText(k))
+	}
+	text := fmt.Sprintf("erased version %d of %s before its end, which was %s", number, name, stamp(v.Until))
+	return e.eraseVersion(ctx, k, v, text, by, reason)
+}
+
+// undeletedClash says that the login of a new version is that of one which is undeleted; empty: it is not. The writer lock is
+// held.
+func (e *Engine) undeletedClash(c Change, k key.Key, from, to key.Version) string {
+	mine, ok := e.loginOf(k, to.Value)
+	if current, has := e.loginOf(k, from.Value); !ok || has && current.shares(mine) {
+		return ""
+	}
+	for _, number := range k.Undeleted() {
+		v, _ := k.Version(number)
+		if theirs, ok := e.loginOf(k, v.Value); ok && theirs.shares(mine) {
+			return fmt.Sprintf("%s: %s, the login of the new version, is that of version %d, which is undeleted until %s; end that first: vault write hyvve/keys/%s/retire version=%d", c.Env, mine.name, number, stamp(v.Until), k.Name, number)
+		}
+	}
+	return ""
+}
