@@ -85,7 +85,7 @@ func save(path string, results []Result) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(path, append(data, '\n'), 0o644) //nolint:gosec // holds no secret
+	return os.WriteFile(path, append(data, '\n'), 0o644)
 }
 
 // interleave times several things in turn, and gives the median time of each: what disturbs the machine disturbs all.

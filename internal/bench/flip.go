@@ -125,7 +125,7 @@ func (d *flipDatabase) fill(ctx context.Context, c key.Column, ring *envelope.Ke
 				return nil, err
 			}
 		}
-		id := fmt.Sprintf("%08x-%d", uint32(n)*2654435761, seed) //nolint:gosec // scattered, as cuids and UUIDs are
+		id := fmt.Sprintf("%08x-%d", uint32(n)*2654435761, seed)
 		e, err := envelope.Seal(key.TagFirst, derived, salt, []byte("sk-live-of-about-the-usual-length-"+id), rand.Reader)
 		n++
 		return []any{id, "ws-1", e.String()}, err
@@ -218,7 +218,7 @@ func (d *flipDatabase) bare(ctx context.Context) (time.Duration, error) {
 
 // peak is the most memory that a run by hand over the platform's tables has resident, in MB.
 func (d *flipDatabase) peak(ctx context.Context) (float64, error) {
-	run := exec.CommandContext(ctx, testbed.Tool("bin", "hyvve-sidecar"), "reencrypt", "--json", "--allow-superuser") //nolint:gosec // our own
+	run := exec.CommandContext(ctx, testbed.Tool("bin", "hyvve-sidecar"), "reencrypt", "--json", "--allow-superuser")
 	run.Env = []string{"DATABASE_URL=" + d.url, "ENCRYPTION_MASTER_KEY_OLD=" + d.current.Reveal(), "ENCRYPTION_MASTER_KEY_NEW=" + masterKey().Reveal()}
 	var said strings.Builder
 	run.Stderr = &said

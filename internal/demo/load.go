@@ -104,7 +104,7 @@ func (l *Load) do(ctx context.Context, method, address, token string) (string, e
 
 func (l *Load) session(ctx context.Context) error {
 	apis := l.world.APIs
-	at := rand.N(len(apis)) //nolint:gosec // spreading, not secrecy
+	at := rand.N(len(apis))
 	token, err := l.do(ctx, http.MethodGet, apis[at]+"/login", "")
 	if err == nil {
 		_, err = l.do(ctx, http.MethodGet, apis[(at+1)%len(apis)]+"/session", token)
@@ -113,9 +113,9 @@ func (l *Load) session(ctx context.Context) error {
 	return err
 }
 
-func (l *Load) api() string { return l.world.APIs[rand.N(len(l.world.APIs))] } //nolint:gosec // spreading, not secrecy
+func (l *Load) api() string { return l.world.APIs[rand.N(len(l.world.APIs))] }
 
-func (l *Load) row() testbed.Row { return l.world.Rows[rand.N(len(l.world.Rows))] } //nolint:gosec // spreading, not secrecy
+func (l *Load) row() testbed.Row { return l.world.Rows[rand.N(len(l.world.Rows))] }
 
 func (l *Load) read(ctx context.Context) error {
 	row := l.row()

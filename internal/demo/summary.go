@@ -87,7 +87,7 @@ func (d *demo) conclude(path string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(path, append(data, '\n'), 0o644); err != nil { //nolint:gosec // holds no secret
+	if err := os.WriteFile(path, append(data, '\n'), 0o644); err != nil {
 		return err
 	}
 	_, _ = fmt.Fprintf(d.out, "\nThe same is in %s.\n", path)

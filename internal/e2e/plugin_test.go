@@ -39,7 +39,7 @@ func TestPluginKilledAHundredTimes(t *testing.T) {
 // seeded gives random numbers that can be had again.
 func seeded(t *testing.T) *rand.Rand {
 	t.Helper()
-	seed := rand.Uint64() //nolint:gosec // spreading, not secrecy
+	seed := rand.Uint64()
 	if text := os.Getenv("HYVVE_SEED"); text != "" {
 		var err error
 		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
@@ -47,7 +47,7 @@ func seeded(t *testing.T) *rand.Rand {
 		}
 	}
 	t.Logf("HYVVE_SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // spreading, not secrecy
+	return rand.New(rand.NewPCG(seed, 0))
 }
 
 // pluginKiller kills the plugin's process, as often as is wanted, while a rotation is under way.

@@ -216,7 +216,7 @@ func (e *Engine) target(w workload.Workload, i workload.Instance) target {
 		far.WriteByte('-')
 	} else {
 		for _, name := range e.moving(f, w) {
-			far.WriteByte(byte('0' + e.active[e.rotating[name]].Position(i.Name())))
+			far.WriteByte(byte('0' + e.active[e.rotating[name]].Position(i.Name()))) //nolint:gosec // a position, 0 to 3
 		}
 	}
 	t, ok := f.targets[far.String()]

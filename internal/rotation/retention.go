@@ -38,7 +38,7 @@ func (e *Engine) retainJournal(ctx context.Context, now time.Time) error {
 	kept := map[uint64]bool{}
 	for seq := e.first; seq < e.head.Seq; seq++ {
 		newer := e.head.Seq - seq
-		if newer < uint64(e.floor.Entries) {
+		if newer < uint64(e.floor.Entries) { //nolint:gosec // no floor is negative
 			break
 		}
 		entry, ok, err := e.JournalEntry(ctx, entryID(seq))
@@ -81,7 +81,7 @@ func (e *Engine) retainJournal(ctx context.Context, now time.Time) error {
 // expired reports whether retention takes away a record of that age, with so many newer ones: one of the configuration's
 // bounds says so, and the floor does not keep it. The writer lock is held.
 func (e *Engine) expired(newer uint64, age time.Duration) bool {
-	if newer < uint64(e.floor.Entries) || age <= e.floor.Age {
+	if newer < uint64(e.floor.Entries) || age <= e.floor.Age { //nolint:gosec // no floor is negative
 		return false
 	}
 	tooMany := e.config.JournalEntries > 0 && newer >= uint64(e.config.JournalEntries)
@@ -96,7 +96,7 @@ func (e *Engine) retainRotations(ctx context.Context, now time.Time) error {
 	}
 	for n, id := range ids {
 		born, err := time.Parse(idTime, id[:min(len(id), len(idTime))])
-		if err != nil || !e.expired(uint64(len(ids)-n-1), now.Sub(born)) {
+		if err != nil || !e.expired(uint64(len(ids)-n-1), now.Sub(born)) { //nolint:gosec // n is an index of ids
 			return nil //nolint:nilerr // what has no time of its own is kept, and so is all that is newer
 		}
 		if _, running := e.active[id]; running {

@@ -26,7 +26,7 @@ var (
 
 func newWorld(seed uint64, log io.Writer) *world {
 	w := &world{
-		seed: seed, log: log, rng: rand.New(rand.NewPCG(seed, 0x68797676)), //nolint:gosec // must repeat, not surprise
+		seed: seed, log: log, rng: rand.New(rand.NewPCG(seed, 0x68797676)),
 		disk:   &disk{data: map[string][]byte{}},
 		leases: map[leaseID]time.Time{}, leasesAt: map[leaseID]time.Duration{},
 		serverKind: map[string]bool{}, cut: map[string]bool{}, groups: map[string][]rotation.Change{},

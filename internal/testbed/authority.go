@@ -46,7 +46,7 @@ func (b *Bed) Authority() (*Authority, error) {
 }
 
 func newAuthority(dir string) (*Authority, error) {
-	if err := os.Mkdir(dir, 0o711); err != nil { //nolint:gosec // servers of other users read what is theirs in it
+	if err := os.Mkdir(dir, 0o711); err != nil {
 		return nil, err
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

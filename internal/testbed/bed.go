@@ -90,7 +90,7 @@ func New(name string, log io.Writer) (*Bed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the scratch directory: %w", err)
 	}
-	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // the servers' user must pass through
+	if err := os.Chmod(dir, 0o711); err != nil {
 		return nil, err
 	}
 	return &Bed{Dir: dir, Log: log}, nil

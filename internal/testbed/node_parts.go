@@ -81,7 +81,7 @@ const cniConfig = `{"cniVersion":"0.4.0","name":"hyvve","plugins":[
 func (n *Node) startContainerd(ctx context.Context) error {
 	root := Tool("tools", "kubernetes-root")
 	cni := filepath.Join(n.dir, "cni")
-	if err := os.Mkdir(cni, 0o755); err != nil { //nolint:gosec // no secrets
+	if err := os.Mkdir(cni, 0o755); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(cni, "10-hyvve.conflist"), []byte(cniConfig), 0o600); err != nil {

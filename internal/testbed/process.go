@@ -98,7 +98,7 @@ func (s spec) command(ctx context.Context) *exec.Cmd {
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: s.dieSignal, Setpgid: true}
 	if s.user != nil {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(s.user.uid), Gid: uint32(s.user.gid)} //nolint:gosec // ids of the system
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(s.user.uid), Gid: uint32(s.user.gid)}
 	}
 	return cmd
 }

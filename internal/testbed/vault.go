@@ -291,7 +291,7 @@ func pluginDir(home string) string { return filepath.Join(home, "plugins") }
 // not do: Vault follows it, and finds itself elsewhere.
 func addPlugin(home, path string) error {
 	dir := pluginDir(home)
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // no secrets
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	path, err := filepath.EvalSymlinks(path)
@@ -305,7 +305,7 @@ func addPlugin(home, path string) error {
 	if err := copyFile(path, to); err != nil { // another file system
 		return err
 	}
-	return os.Chmod(to, 0o755) //nolint:gosec // a program
+	return os.Chmod(to, 0o755)
 }
 
 // register makes a plugin known to the server.

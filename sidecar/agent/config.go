@@ -78,7 +78,7 @@ type Config struct {
 func Load(path string) (File, error) {
 	var text []byte
 	var info os.FileInfo
-	f, err := os.Open(path)
+	f, err := os.Open(path) //nolint:gosec // the operator names it
 	if err == nil {
 		defer f.Close()                       //nolint:errcheck // read only
 		if info, err = f.Stat(); err == nil { // of what is read, not of what stands at the path later

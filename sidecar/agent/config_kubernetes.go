@@ -21,7 +21,7 @@ import (
 )
 
 // kubernetesSecret is the format of render blocks that write no file.
-const kubernetesSecret = "kubernetes_secret"
+const kubernetesSecret = "kubernetes_secret" //nolint:gosec // the name of a format
 
 // formats are those of render blocks.
 func formats() []string { return append(render.Formats(), kubernetesSecret) }

@@ -209,12 +209,12 @@ func within(block string, err error) error {
 		return nil
 	}
 	all := []error{err}
-	if several, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the outermost is wanted
+	if several, ok := err.(interface{ Unwrap() []error }); ok { // the outermost is wanted
 		all = several.Unwrap()
 	}
 	var named []error
 	for _, e := range all {
-		if _, ok := e.(interface{ Unwrap() []error }); ok { //nolint:errorlint // as above
+		if _, ok := e.(interface{ Unwrap() []error }); ok {
 			named = append(named, within(block, e))
 			continue
 		}

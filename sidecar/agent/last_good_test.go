@@ -135,7 +135,7 @@ func TestCopyBeforeFiles(t *testing.T) {
 	dir, store := t.TempDir(), storeIn(t)
 	r := startAgentWith(t, dir, nil, func(_ *running, c *Config) { c.LastGood = store })
 	r.await("first", loaded("etag-1-0"))
-	if err := os.Chmod(dir, 0o777); err != nil { //nolint:gosec // so that no file is written
+	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
 	r.fake.change(func() { r.fake.version = 2 })
@@ -162,7 +162,7 @@ func TestCopiesThatAreNotUsed(t *testing.T) {
 		"none":           {func(s *lastgood.Store) error { return s.Remove() }, "auth", 503, "nothing is stored"},
 		"another key":    {func(s *lastgood.Store) error { return write(s.KeyFile, strings.Repeat("a5", 32)) }, "auth", 503, "stored under another key"},
 		"no key":         {func(s *lastgood.Store) error { return os.Remove(s.KeyFile) }, "auth", 503, "key_file"},
-		"key for all":    {func(s *lastgood.Store) error { return os.Chmod(s.KeyFile, 0o444) }, "auth", 503, "chmod 0400"}, //nolint:gosec // to be refused
+		"key for all":    {func(s *lastgood.Store) error { return os.Chmod(s.KeyFile, 0o444) }, "auth", 503, "chmod 0400"},
 		"cut":            {func(s *lastgood.Store) error { return os.Truncate(s.Path, 60) }, "auth", 503, "it was changed or cut"},
 		"rubbish":        {func(s *lastgood.Store) error { return write(s.Path, "x") }, "auth", 503, "does not begin as a copy"},
 		"of another one": {func(s *lastgood.Store) error { s.Owner.Instance = "api-2"; return nil }, "auth", 503, "another instance"},
@@ -213,7 +213,7 @@ func TestCopyCannotBeStored(t *testing.T) {
 	dir, store := t.TempDir(), storeIn(t)
 	r := startAgentWith(t, dir, nil, func(_ *running, c *Config) { c.LastGood = store })
 	r.await("first", loaded("etag-1-0"))
-	if err := os.Chmod(store.KeyFile, 0o444); err != nil { //nolint:gosec // to be refused
+	if err := os.Chmod(store.KeyFile, 0o444); err != nil {
 		t.Fatal(err)
 	}
 	r.fake.change(func() { r.fake.version = 2 })

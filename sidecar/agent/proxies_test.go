@@ -98,7 +98,7 @@ func TestProxyBeforeTheWorkload(t *testing.T) {
 // What cannot be stored keeps files as they are, and is said.
 func TestProxyStateCannotBeStored(t *testing.T) {
 	wide := t.TempDir()
-	if err := os.Chmod(wide, 0o777); err != nil { //nolint:gosec // to be refused
+	if err := os.Chmod(wide, 0o777); err != nil {
 		t.Fatal(err)
 	}
 	address := listening(t)

@@ -17,7 +17,7 @@ func recall(path string, into any) error {
 	if path == "" {
 		return nil
 	}
-	data, err := os.ReadFile(path)
+	data, err := os.ReadFile(path) //nolint:gosec // the configuration names it
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -10,7 +10,7 @@ import (
 func TestDocumentation(t *testing.T) {
 	const path = "../../docs/annotations.md"
 	if *update {
-		if err := os.WriteFile(path, []byte(Documentation()), 0o644); err != nil { //nolint:gosec // for the repository
+		if err := os.WriteFile(path, []byte(Documentation()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -85,7 +85,7 @@ func TestShapes(t *testing.T) {
 			}
 			path := filepath.Join("testdata", "golden", name+".yaml")
 			if *update {
-				if err := os.WriteFile(path, []byte(text), 0o644); err != nil { //nolint:gosec // for the repository
+				if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 					t.Fatal(err)
 				}
 				return

@@ -21,7 +21,7 @@ const (
 	sidecarName   = "hyvve-sidecar"
 	installName   = "hyvve-install"
 	keysVolume    = "hyvve-keys"
-	tokenVolume   = "hyvve-token"
+	tokenVolume   = "hyvve-token" //nolint:gosec // the name of a volume
 	caVolume      = "hyvve-ca"
 	programVolume = "hyvve-program"
 )

@@ -21,7 +21,7 @@ const howToMake = "make one with: (umask 077; openssl rand -base64 32 >FILE)"
 
 // ReadKey reads a key file: 32 bytes as they are, in base64 or in hex. It refuses one that others than its owner can read.
 func ReadKey(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.Open(path) //nolint:gosec // the operator names it
 	if err != nil {
 		return nil, fmt.Errorf("last_good: key_file: %w", err)
 	}

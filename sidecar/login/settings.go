@@ -135,7 +135,7 @@ func (s Settings) Check() (Settings, error) {
 	return s, errors.Join(errs...)
 }
 
-var remedies = map[string]string{
+var remedies = map[string]string{ //nolint:gosec // names of fields, and what to do
 	"path":           "name the file that holds the token",
 	"role_id_file":   "name the file that holds the role id",
 	"secret_id_file": "name the file that holds the secret id",

@@ -101,7 +101,7 @@ func newChaos(t *testing.T, server *testbed.Postgres, seed uint64) *chaos {
 	t.Helper()
 	c := &chaos{
 		fixture: &fixture{t: t, oldKey: newKeyValue(t, 32), newKey: newKeyValue(t, 32), oldAuth: newKeyValue(t, 48)},
-		seed:    seed, random: rand.New(rand.NewPCG(seed, 0)), server: server, expected: map[string][]string{}, //nolint:gosec // a seed, not a secret
+		seed:    seed, random: rand.New(rand.NewPCG(seed, 0)), server: server, expected: map[string][]string{},
 	}
 	ok := func(err error) {
 		t.Helper()
@@ -138,7 +138,7 @@ func newChaos(t *testing.T, server *testbed.Postgres, seed uint64) *chaos {
 				mine = append(mine, r)
 			}
 		}
-		random := rand.New(rand.NewPCG(seed, uint64(part)+1)) //nolint:gosec // a seed, not a secret
+		random := rand.New(rand.NewPCG(seed, uint64(part)+1))
 		group.Go(func() {
 			for ctx.Err() == nil {
 				c.operate(random, mine[random.IntN(len(mine))])

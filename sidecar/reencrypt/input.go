@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/hashicorp/vault/api"
@@ -16,6 +15,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pbkdf2"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/platform"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
 )
 
 // input is what the environment says.
@@ -110,7 +110,7 @@ func variable(ctx context.Context, getenv func(string) string, name string) (key
 		}
 		return v, nil
 	case file != "":
-		data, err := os.ReadFile(file)
+		data, err := credential.ReadFile(file)
 		if err != nil {
 			return key.Value{}, fmt.Errorf("%s_FILE: %w", name, err)
 		}

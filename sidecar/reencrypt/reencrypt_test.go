@@ -8,6 +8,8 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -461,12 +463,17 @@ func TestCommandRefuses(t *testing.T) {
 		}
 		return env
 	}
+	open := filepath.Join(t.TempDir(), "old-key")
+	if err := os.WriteFile(open, []byte(f.oldKey.Reveal()), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		env    map[string]string
 		args   []string
 		status int
 		want   string
 	}{
+		"file for all":    {with("ENCRYPTION_MASTER_KEY_OLD", "", "ENCRYPTION_MASTER_KEY_OLD_FILE", open), nil, 2, "ENCRYPTION_MASTER_KEY_OLD_FILE: " + open + " has mode 0644"},
 		"no database":     {with("DATABASE_URL", ""), nil, 2, "DATABASE_URL is not set"},
 		"no scheme":       {with("DATABASE_URL", "localhost/db"), nil, 2, "postgresql://"},
 		"odd parameter":   {with("DATABASE_URL", f.url+"&sslmod=disable"), nil, 2, "sslmod"},

@@ -211,7 +211,7 @@ func (t Target) Write(b client.Bundle) (changed bool, err error) {
 func (t Target) Clean() error {
 	dir, err := openDirectory(t.dir(), t.Format == Files || t.MakeDirectory)
 	if err != nil {
-		return nil //nolint:nilerr // see above
+		return nil
 	}
 	defer dir.close()
 	names, err := dir.file.Readdirnames(-1)

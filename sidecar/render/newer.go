@@ -24,7 +24,7 @@ func (t Target) NewerThan(moment time.Time, b client.Bundle) (string, error) {
 		if err != nil || !info.ModTime().After(moment) {
 			continue // Write says what is wrong, if anything
 		}
-		have, err := os.ReadFile(path)
+		have, err := os.ReadFile(path) //nolint:gosec // in the directory that we render
 		if err != nil {
 			return path, err
 		}

@@ -37,7 +37,7 @@ func project(t *testing.T, volume string, files map[string]string) {
 	t.Helper()
 	old, _ := os.Readlink(filepath.Join(volume, "..data"))
 	dir, err := os.MkdirTemp(volume, time.Now().UTC().Format("..2006_01_02_15_04_05."))
-	must(t, err, os.Chmod(dir, 0o755)) //nolint:gosec // as kubelet does
+	must(t, err, os.Chmod(dir, 0o755))
 	for name, content := range files {
 		must(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o750))
 		write(t, filepath.Join(dir, name), content)

@@ -34,7 +34,7 @@ type Options struct {
 }
 
 // agentToken is presented by agents and verified by api.
-const agentToken = "AGENT_SERVICE_TOKEN" //nolint:gosec // the name of a key, not a key
+const agentToken = "AGENT_SERVICE_TOKEN"
 
 // metricsKey is presented by Prometheus and verified by agents.
 const metricsKey = "METRICS_API_KEY"

@@ -33,7 +33,7 @@ func withSockets(t *testing.T) (p *testbed.Postgres, directory string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(directory) })
-	if err := os.Chmod(directory, 0o777); err != nil { //nolint:gosec // the server has an account of its own
+	if err := os.Chmod(directory, 0o777); err != nil {
 		t.Fatal(err)
 	}
 	return ownServer(t, testbed.PostgresOptions{

@@ -68,7 +68,7 @@ func readMark(digest string) (mark, bool) {
 	version := binary.BigEndian.Uint64(data[keyEnd:])
 	m := mark{
 		mount: strings.TrimRight(string(data[len(markMagic):mountEnd]), "\x00"), key: [8]byte(data[mountEnd:keyEnd]),
-		version: int(version & maxVersion), kept: data[versionEnd] == 1, //nolint:gosec // it is masked
+		version: int(version & maxVersion), kept: data[versionEnd] == 1,
 	}
 	return m, version <= maxVersion && m.digest() == digest
 }

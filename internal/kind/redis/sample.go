@@ -132,7 +132,7 @@ func (c newcomers) unseen(before, after spending) int {
 	if after.logins <= before.logins { // none, or the counts began again
 		return 0
 	}
-	left := int(min(after.logins-before.logins, 1<<20)) - int(min(after.ours-before.ours, 1<<20)) //nolint:gosec // they are bounded
+	left := int(min(after.logins-before.logins, 1<<20)) - int(min(after.ours-before.ours, 1<<20))
 	for _, commands := range c {
 		left -= commands
 	}

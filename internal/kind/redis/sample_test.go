@@ -82,7 +82,7 @@ func TestCostOfSamples(t *testing.T) {
 		return user + system
 	}
 	const long = 2 * time.Second
-	calls := func() int { return int(readSpending(w.do(r, "INFO", "commandstats")).calls) } //nolint:gosec // they are few
+	calls := func() int { return int(readSpending(w.do(r, "INFO", "commandstats")).calls) }
 	spent, asked := cpu(), calls()
 	n, _, err := w.kind.Sample(t.Context(), c, long)
 	w.ok(err)

@@ -104,7 +104,7 @@ func shannonBits(value string) float64 {
 func hasRun(value string, step int) bool {
 	run, last := 1, rune(-1)
 	for _, c := range value {
-		if last >= 0 && c == last+rune(step) && (step == 0 || sameClass(c, last)) {
+		if last >= 0 && c == last+rune(step) && (step == 0 || sameClass(c, last)) { //nolint:gosec // a step of -1, 0 or 1
 			run++
 		} else {
 			run = 1
