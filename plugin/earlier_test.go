@@ -116,6 +116,9 @@ func TestMountOf436b301(t *testing.T) {
 		}
 	}
 	b.journalIsWhole(entries)
+	if data := b.read("rotations/" + m.Active).Data; data["state"] != "presenting" {
+		t.Errorf("the one under way is %v %v", data["state"], data["step"])
+	}
 	b.write("report/api", map[string]any{"instance": "api-1", "instance_secret": m.Secrets["api"], "healthy": true}) // of before
 	for of, id := range map[string]string{"api": "api-1", "agents": "agents-1", "billing": "billing-1"} {
 		was := map[string]any{}
@@ -128,9 +131,6 @@ func TestMountOf436b301(t *testing.T) {
 	}
 	if data := b.read("rotations/" + m.Paused).Data; data["paused"] != true || !strings.Contains(fmt.Sprint(data["next_gate"]), "lunch") {
 		t.Errorf("the paused rotation: %v", data["next_gate"])
-	}
-	if data := b.read("rotations/" + m.Active).Data; data["state"] != "presenting" {
-		t.Errorf("the one under way is %v %v", data["state"], data["step"])
 	}
 	b.ends(m.Active)
 	b.write("rotations/"+m.Paused+"/resume", nil)
