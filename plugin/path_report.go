@@ -26,6 +26,7 @@ func (b *backend) pathsReport() []*framework.Path {
 			"etag":            {Type: framework.TypeString, Description: "Etag of the bundle that the workload has loaded; empty if none."},
 			"healthy":         {Type: framework.TypeBool, Description: "Whether the workload is healthy with it. Left out: nothing is reported, and extend_lease=true is all that is asked."},
 			"extend_lease":    {Type: framework.TypeBool, Description: "Let the instance count as live for another lease from now on, whatever becomes of the lease of its read."},
+			"last":            {Type: framework.TypeBool, Description: "The process ends now, and its instance counts as live until its lease ends: the next process may read under its name at once, with another token of the same entity, too."},
 			"reason":          {Type: framework.TypeString, Description: "Why it is not. Never put a secret here."},
 			"work":            {Type: framework.TypeSlice, Description: "Reports on re-encryption: a list of {id, done, error, columns}."},
 			"sightings":       {Type: framework.TypeSlice, Description: "Accepted versions other than the newest that clients presented to the instance's proxy: a list of {env, version, count, last_seen, from}; last_seen in seconds ago, from the address of the last client."},
@@ -70,6 +71,7 @@ func (b *backend) report(ctx context.Context, e *rotation.Engine, _ *logical.Req
 		Etag:     d.Get("etag").(string),
 		Healthy:  d.Get("healthy").(bool),
 		Reason:   d.Get("reason").(string),
+		Last:     d.Get("last").(bool),
 		Work:     work,
 
 		Sightings: sightings,

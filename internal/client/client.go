@@ -185,6 +185,7 @@ type Report struct {
 	Etag               string // loaded
 	Healthy            bool
 	Reason             string
+	Last               bool // the process ends, and the next one may use the name
 	Work               []workload.WorkReport
 	Sightings          []workload.Sighting
 }
@@ -209,7 +210,7 @@ func (c *Client) Report(ctx context.Context, r Report) (Answer, error) {
 	var w answerWire
 	_, err := c.write(ctx, "report/"+r.Workload, map[string]any{
 		"instance": r.Instance, "instance_secret": r.Secret.Reveal(), "etag": r.Etag, "healthy": r.Healthy,
-		"reason": r.Reason, "work": r.Work, "sightings": sightings(r.Sightings), "extend_lease": true,
+		"reason": r.Reason, "work": r.Work, "sightings": sightings(r.Sightings), "extend_lease": true, "last": r.Last,
 	}, &w)
 	return w.answer(), err
 }
@@ -373,8 +374,8 @@ func (c *Client) write(ctx context.Context, path string, data map[string]any, in
 	if err != nil {
 		return nil, Classify(err)
 	}
-	if secret == nil {
-		return nil, nil
+	if secret == nil || into == nil {
+		return secret, nil
 	}
 	return secret, decode(secret.Data, into)
 }

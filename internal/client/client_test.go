@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -156,6 +157,38 @@ func TestNamesInAnswersAreChecked(t *testing.T) {
 		c := newClient(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintf(w, `{"data":%s}`, data) })
 		if b, err := c.Creds(t.Context(), "api", "api-1"); err == nil || !strings.Contains(err.Error(), "nothing of the bundle is taken") || strings.ContainsAny(err.Error(), "\n\a") {
 			t.Errorf("%s: %v, %q", data, b, err)
+		}
+	}
+}
+
+// A write is how an instance reads; its secret is in the body alone. Where only reads are allowed, that is told apart.
+func TestRead(t *testing.T) {
+	status := http.StatusOK
+	c := newClient(t, func(w http.ResponseWriter, r *http.Request) {
+		var body map[string]string
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil || r.Method != http.MethodPut || r.URL.Path != "/v1/hyvve/creds/api" || r.URL.RawQuery != "" {
+			t.Errorf("%s %s: %v", r.Method, r.URL, err)
+		}
+		if want := map[string]string{"instance": "api-1", "one_line": "none", "instance_secret": "canary", "pod": "p", "node": "n"}; !maps.Equal(body, want) {
+			t.Errorf("body %v", body)
+		}
+		w.WriteHeader(status)
+		if status != http.StatusOK {
+			_, _ = fmt.Fprint(w, `{"errors":["because"]}`)
+			return
+		}
+		_, _ = fmt.Fprint(w, `{"lease_duration":300,"data":{"values":{"A":"v"},"versions":{"A":2},"etag":"e","instance":"api-1","instance_secret":"next"}}`)
+	})
+	reader := Reader{Workload: "api", Instance: "api-1", OneLine: Carries(), Secret: key.NewValue("canary"), Pod: "p", Node: "n"}
+	b, err := c.Read(t.Context(), reader)
+	if err != nil || b.Secret.Reveal() != "next" || b.LeaseDuration != 5*time.Minute {
+		t.Errorf("%+v, %v", b, err)
+	}
+	for code, want := range map[int]error{403: ErrNoWrite, 405: ErrNoWrite, 400: ErrRefused, 503: ErrUnavailable} {
+		status = code
+		_, err := c.Read(t.Context(), reader)
+		if !errors.Is(err, want) || errors.Is(err, ErrNoWrite) != (want == ErrNoWrite) || strings.Contains(err.Error(), "canary") {
+			t.Errorf("status %d: %v", code, err)
 		}
 	}
 }

@@ -46,6 +46,7 @@ type lease struct {
 
 	heard     time.Duration // its last sign of life
 	heartbeat bool          // it gives them every few seconds
+	released  bool          // its last report said that it ends
 
 	reported time.Duration // until when its reports have extended it; 0: they have not
 }

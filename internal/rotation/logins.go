@@ -66,6 +66,9 @@ func (e *Engine) checkLogin(f *fleet, i workload.Instance, login workload.Login,
 // heldUntil returns when another login may use an instance's name, if nothing is heard of it; quiet: before its lease has
 // ended. mu is held.
 func (e *Engine) heldUntil(i workload.Instance, l lease, other workload.Login) (until time.Duration, quiet bool) {
+	if l.released && i.Login.SameEntity(other) {
+		return l.heard, true
+	}
 	until = max(l.full, l.reported)
 	if silent := l.heard + e.config.TakeoverAfter; l.heartbeat && i.Login.SameEntity(other) && silent < until {
 		return silent, true
@@ -102,6 +105,6 @@ func (e *Engine) SignOfLife(workloadName, id string, t Token) {
 // alive notes a sign of life that only the instance can give. mu is held.
 func (e *Engine) alive(f *fleet, id string) {
 	l := f.leases[id]
-	l.heard, l.heartbeat = e.Uptime(), true
+	l.heard, l.heartbeat, l.released = e.Uptime(), true, false
 	f.leases[id] = l
 }

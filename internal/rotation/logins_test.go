@@ -110,6 +110,34 @@ func TestInstanceSecretMovesAName(t *testing.T) {
 	}
 }
 
+// A process that says that it ends leaves its name to the next one, and its instance counts until its lease ends.
+func TestLastReportReleasesTheName(t *testing.T) {
+	h := loginHarness(t)
+	first, err := h.readAs(loginA1, true, key.Value{})
+	h.ok(err)
+	report := Report{Workload: "api", Instance: "api-1", Secret: first.Secret, Reason: "crashed", Last: true}
+	_, err = h.engine.Report(t.Context(), report)
+	h.ok(err)
+	if _, err := h.readAs(loginB, true, key.Value{}); err == nil {
+		t.Error("another entity has the name")
+	}
+	if len(h.engine.Instances("api")) != 1 {
+		t.Error("it does not count any more")
+	}
+	second, err := h.readAs(loginA2, true, key.Value{})
+	h.ok(err)
+	if _, err := h.readAs(loginA1, true, key.Value{}); err == nil {
+		t.Error("the name stays free")
+	}
+	report.Secret = second.Secret
+	_, err = h.engine.Report(t.Context(), report)
+	h.ok(err)
+	h.engine.SignOfLife("api", "api-1", loginA2) // it goes on all the same
+	if _, err := h.readAs(loginA1, true, key.Value{}); err == nil {
+		t.Error("the name of one that goes on is free")
+	}
+}
+
 // Whose an instance is outlives the engine: a read that changes nothing else is stored, and after a start nobody has a name
 // before its sidecar had the time to come back.
 func TestLoginOutlivesTheEngine(t *testing.T) {

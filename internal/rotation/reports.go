@@ -19,6 +19,7 @@ type Report struct {
 	Etag     string    // of the bundle that its workload has loaded; empty if none
 	Healthy  bool
 	Reason   string // why not
+	Last     bool   // the process ends now: the next one may use the name at once, whatever its login
 	Work     []workload.WorkReport
 
 	Sightings []workload.Sighting // of old versions, by its proxy
@@ -81,6 +82,9 @@ func (e *Engine) believed(ctx context.Context, report Report) (w workload.Worklo
 		if f := e.fleets[i.Workload]; f != nil && f.by[i.ID].ID != "" {
 			i.Epoch = f.by[i.ID].Epoch // a renewal may have told of a newer one
 			f.by[i.ID] = i
+			l := f.leases[i.ID]
+			l.released = report.Last
+			f.leases[i.ID] = l
 		}
 	})
 	if news {

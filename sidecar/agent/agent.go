@@ -340,7 +340,7 @@ func (a *Agent) report(ctx context.Context) error {
 	seen, newest := a.proxies.sightings()
 	answer, err := a.engine.Report(ctx, client.Report{
 		Workload: a.config.Workload, Instance: a.bundle.Instance, Secret: a.bundle.Secret,
-		Etag: a.loaded, Healthy: a.healthy, Reason: a.reason, Work: work, Sightings: seen,
+		Etag: a.loaded, Healthy: a.healthy, Reason: a.reason, Last: a.proof.last, Work: work, Sightings: seen,
 	})
 	if err != nil {
 		return err
@@ -442,7 +442,7 @@ func (a *Agent) lastWord(ctx context.Context) bool {
 	if !ok || a.loaded != "" && a.healthy || p.Failed() == "" {
 		return false
 	}
-	a.healthy, a.reason = false, p.Failed()
+	a.healthy, a.reason, a.proof.last = false, p.Failed(), true
 	a.log.Error("workload failed before it had proved itself; the instance counts until it is started again", "error", a.reason)
 	if err := a.report(ctx); err != nil {
 		a.log.Warn("failure not reported", "error", err)

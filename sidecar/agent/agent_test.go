@@ -45,6 +45,8 @@ type fakeVault struct {
 	requests map[string]int
 	older    bool // an engine that does not extend leases
 	reports  chan map[string]any
+	readOnly bool     // its policy or its release lets nobody write to creds
+	proofs   []string // secrets that came with reads of bundles
 }
 
 func newFakeVault(t *testing.T) *fakeVault {
@@ -95,6 +97,9 @@ func (f *fakeVault) serve(w http.ResponseWriter, r *http.Request) {
 		answer["data"] = map[string]any{"ttl": ttl, "renewable": false}
 		answer["auth"] = map[string]any{"client_token": "by-login", "lease_duration": ttl, "renewable": false}
 	case "creds":
+		if !f.proved(w, r, body) {
+			return
+		}
 		answer = f.creds()
 	case "watch":
 		answer["data"] = f.watch(r)
@@ -108,6 +113,23 @@ func (f *fakeVault) serve(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	_ = json.NewEncoder(w).Encode(answer)
+}
+
+// proved takes what a reader shows.
+func (f *fakeVault) proved(w http.ResponseWriter, r *http.Request, body map[string]any) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if r.Method == http.MethodGet {
+		return true
+	}
+	if f.readOnly {
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = w.Write([]byte(`{"errors":["permission denied"]}`))
+		return false
+	}
+	proof, _ := body["instance_secret"].(string)
+	f.proofs = append(f.proofs, proof)
+	return true
 }
 
 func (f *fakeVault) creds() map[string]any {

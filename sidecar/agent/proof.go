@@ -21,6 +21,7 @@ import (
 type proof struct {
 	secret   key.Value
 	unkept   bool // it is not stored, since there was no place yet
+	last     bool // this process ends, and the instance does not
 	readOnly bool // the policy or the engine takes no secret
 }
 

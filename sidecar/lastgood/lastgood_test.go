@@ -239,3 +239,32 @@ func TestSavingFails(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The secret of an instance is sealed as a copy is, and neither is taken for the other.
+func TestSecretIsSealed(t *testing.T) {
+	s := newStore(t)
+	if _, err := s.LoadSecret(); !errors.Is(err, ErrNone) {
+		t.Errorf("before the first: %v", err)
+	}
+	if err := s.SaveSecret(key.NewValue(canary)); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(s.Path); err != nil || bytes.Contains(data, []byte(canary)) {
+		t.Errorf("it is stored as it is: %v", err)
+	}
+	if got, err := s.LoadSecret(); err != nil || got.Reveal() != canary {
+		t.Errorf("%v", err)
+	}
+	other := s
+	other.Owner.Instance = "api-2"
+	if _, err := other.LoadSecret(); !errors.Is(err, ErrNotOpened) {
+		t.Errorf("another instance: %v", err)
+	}
+	if _, err := s.Load(now); !errors.Is(err, ErrNotOpened) {
+		t.Errorf("as a copy: %v", err)
+	}
+	save(t, s)
+	if _, err := s.LoadSecret(); !errors.Is(err, ErrNotOpened) {
+		t.Errorf("a copy as a secret: %v", err)
+	}
+}
