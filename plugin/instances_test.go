@@ -40,6 +40,9 @@ func TestCredsOfAnothersInstance(t *testing.T) {
 	if watched.IsError() || watched.Data["changed"].(bool) {
 		t.Errorf("its watch: %v", watched)
 	}
+	if spied := b.as("other", "e-1", logical.ReadOperation, "watch/api", map[string]any{"instance": "api-1", "etag": mine.Data["etag"], "wait": 5}); spied.Data["etag"] != "" || spied.Data["changed"] != true {
+		t.Errorf("another login's watch: %v", spied.Data)
+	}
 	seen := b.read("workloads/api/instances/api-1").Data
 	login := seen["login"].(map[string]any)
 	if login["display_name"] != "kubernetes-e-1" || login["entity"] != "e-1" || len(login["accessor_fingerprint"].(string)) != shortLogin ||

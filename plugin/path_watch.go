@@ -34,8 +34,8 @@ Blocks until there is news.
 
 Returns when the instance's etag is no longer the given one, or without news: after wait, after 5s, or earlier when others
 must not wait for it (a leader that steps down, a seal, a reload of the plugin). changed=true means: read hyvve/creds again.
-An empty etag in the answer means that the instance is not known, because its lease has ended: read hyvve/creds too. It
-comes at once.
+An empty etag in the answer means that the instance is not known, because its lease has ended, or is another login's: read
+hyvve/creds too. It comes at once.
 
 An instance has one watch at a time: a newer one ends the older, whose answer says superseded=true. A workload may have
 2000, and the mount 5000; more are refused with status 429.
@@ -53,7 +53,9 @@ func (b *backend) watch(ctx context.Context, e *rotation.Engine, req *logical.Re
 		return nil, err
 	}
 	name := d.Get("workload").(string)
-	e.SignOfLife(name, instance, token(req))
+	if !e.SignOfLife(name, instance, token(req)) { // whoever waits in another's place would end its watch
+		return &logical.Response{Data: map[string]any{"etag": "", "changed": true, "superseded": false}}, nil
+	}
 	now, err := e.Watch(ctx, name, instance, etag, wait)
 	if errors.Is(err, rotation.ErrCrowded) {
 		return nil, logical.CodedError(http.StatusTooManyRequests, err.Error())

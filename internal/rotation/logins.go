@@ -88,18 +88,24 @@ func (e *Engine) proves(i workload.Instance, secret key.Value) bool {
 	return read.String() == i.Epoch || read.after(parseRead(i.Epoch))
 }
 
-// SignOfLife notes that an instance has asked for something. It is none of the instance's if another login asks.
-func (e *Engine) SignOfLife(workloadName, id string, t Token) {
+// SignOfLife notes that an instance has asked for something. False: the instance is another login's, which has not.
+func (e *Engine) SignOfLife(workloadName, id string, t Token) (own bool) {
 	login := e.login(t)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	f := e.fleets[workloadName]
 	if f == nil {
-		return
+		return true
 	}
-	if i, ok := f.by[id]; ok && (!i.Login.Known() || i.Login.Same(login)) {
-		e.alive(f, id)
+	i, ok := f.by[id]
+	if !ok {
+		return true
 	}
+	if i.Login.Known() && !i.Login.Same(login) {
+		return false
+	}
+	e.alive(f, id)
+	return true
 }
 
 // alive notes a sign of life that only the instance can give. mu is held.

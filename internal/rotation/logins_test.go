@@ -185,7 +185,9 @@ func TestSignsOfLife(t *testing.T) {
 	_, err := h.readAs(loginA1, true, key.Value{})
 	h.ok(err)
 	h.clock.advance(29 * time.Second)
-	h.engine.SignOfLife("api", "api-1", loginA2)
+	if h.engine.SignOfLife("api", "api-1", loginA2) {
+		t.Error("another login may ask in its name")
+	}
 	h.clock.advance(time.Second)
 	_, err = h.readAs(loginA2, true, key.Value{})
 	h.ok(err)

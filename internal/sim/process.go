@@ -208,7 +208,10 @@ func (p *process) extend() {
 
 func (p *process) watch() {
 	w := p.w
-	w.engine.SignOfLife(p.workload, p.id, p.token)
+	if !w.engine.SignOfLife(p.workload, p.id, p.token) {
+		p.read()
+		return
+	}
 	p.spoke()
 	watched, err := w.engine.Watch(context.Background(), p.workload, p.id, p.reading.Bundle.Holding.Etag, 0)
 	if err != nil {
