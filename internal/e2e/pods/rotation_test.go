@@ -26,6 +26,7 @@ func TestRotationsInPods(t *testing.T) {
 	p.kubectl("rollout", "restart", "deployment/api")
 	p.done(id)
 	p.settled()
+	p.placed()
 
 	t.Log("while the node's pods are evicted")
 	id = p.rotate("database-url", "redis-url")
@@ -123,6 +124,23 @@ func (p *platform) killSidecar() {
 		}
 		return false
 	})
+}
+
+// placed checks that an instance is shown with its service account, as Vault knows it, and the pod that it says it is in.
+func (p *platform) placed() {
+	p.t.Helper()
+	pods, err := p.node.Pods(p.t.Context(), p.ns, "app=api")
+	if err != nil || len(pods) == 0 {
+		p.t.Fatal(len(pods), err)
+	}
+	secret, err := p.Server.Client.Logical().ReadWithContext(p.t.Context(), "hyvve/workloads/api/instances/"+p.ns+"."+pods[0].Name)
+	if err != nil || secret == nil {
+		p.t.Fatal(secret, err)
+	}
+	login, _ := secret.Data["login"].(map[string]any)
+	if accounts := fmt.Sprint(login["service_accounts"]); accounts != "["+p.ns+"/api]" || secret.Data["says_pod"] != pods[0].Name {
+		p.t.Errorf("%s is shown in pod %v, on node %v, with login %v", pods[0].Name, secret.Data["says_pod"], secret.Data["says_node"], login)
+	}
 }
 
 // settled waits until exactly the pods that there are are live instances, and all have the current version of each key.
