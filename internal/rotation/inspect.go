@@ -264,6 +264,7 @@ func (e *Engine) inspect(ctx context.Context, name string, what mend, by Actor) 
 		}
 	}
 	if what == mendNothing || len(result.Done) == 0 {
+		result.Problems = append(result.Problems, e.undeletedProblems(ctx, change, what)...)
 		e.noteHealth(checksKey+name, result.Health)
 		return result, nil
 	}

@@ -43,6 +43,13 @@ func (f *forgetful) Inspect(_ context.Context, c kind.Change) (kind.Finding, err
 	return finding, nil
 }
 
+func (f *forgetful) Verify(_ context.Context, c kind.Change) error {
+	if !f.valid[c.To.Value.Reveal()] {
+		return errors.New("login refused")
+	}
+	return nil
+}
+
 func (f *forgetful) Restore(_ context.Context, c kind.Change, dryRun bool) ([]string, error) {
 	if f.refuses != nil {
 		return nil, f.refuses

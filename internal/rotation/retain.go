@@ -145,7 +145,7 @@ func (e *Engine) lapse(k key.Key, v key.Version) time.Time {
 			return settled
 		}
 		return v.Until
-	case v.State == key.Undeleted && !v.Until.IsZero() && e.rotating[k.Name] == "":
+	case v.State == key.Undeleted && !v.Until.IsZero() && len(k.Protects) == 0 && e.rotating[k.Name] == "":
 		if again := e.lapsing[k.Name].next; again.After(v.Until) {
 			return again
 		}

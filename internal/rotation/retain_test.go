@@ -406,3 +406,34 @@ func TestCrashAtEveryWriteOfAnUndeletion(t *testing.T) {
 		}
 	}
 }
+
+// An undeleted login that the server has forgotten, or was never told of before a crash, is made valid by the regular check; a
+// plan tells of it and changes nothing.
+func TestUndeletedLoginIsChecked(t *testing.T) {
+	h, f := newForgetful(t)
+	h.retains("cache", 10*time.Hour)
+	old := h.currentOf("cache").Value.Reveal()
+	h.until(h.rotate("cache"), Done)
+	h.undelete(Undeletion{Key: "cache", Version: 1, For: 5 * time.Hour})
+	delete(f.valid, old)
+	plan, _, err := h.engine.Plan(t.Context(), Request{Keys: []string{"cache"}, By: testActor})
+	h.ok(err)
+	if !strings.Contains(strings.Join(plan.Notes, "; "), "version 1, which is undeleted until") || f.valid[old] {
+		t.Errorf("the plan says %q", plan.Notes)
+	}
+	f.fail["undelete"] = errors.New("no room")
+	h.later(6 * time.Minute)
+	if got := h.problemsOf("cache"); !strings.Contains(got, "does not log in: no room") {
+		t.Errorf("problems are %q", got)
+	}
+	delete(f.fail, "undelete")
+	h.later(6 * time.Minute)
+	if got := h.problemsOf("cache"); got != "" || !f.valid[old] {
+		t.Errorf("problems are %q, and it is valid: %v", got, f.valid[old])
+	}
+	_, warnings, err := h.engine.Rotate(t.Context(), Request{Keys: []string{"cache"}, By: testActor, Compromised: true})
+	h.ok(err)
+	if !strings.Contains(strings.Join(warnings, "; "), "version 1 is undeleted, and this rotation does not end it") {
+		t.Errorf("warnings are %q", warnings)
+	}
+}

@@ -92,6 +92,7 @@ func (e *Engine) Rotate(ctx context.Context, request Request) (View, []string, e
 	if err != nil {
 		return View{}, nil, err
 	}
+	warnings = append(warnings, e.undeletedLogins(e.active[id])...)
 	for _, gap := range e.gaps(e.active[id]) {
 		warnings = append(warnings, gap.String())
 	}

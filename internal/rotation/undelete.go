@@ -174,6 +174,49 @@ func (e *Engine) mayUndelete(k key.Key, v key.Version) (kind.Change, error) {
 	return change, nil
 }
 
+// undeletedProblems tries the undeleted versions of a key at its server, makes those valid again that it does not take, unless
+// nothing is to be mended, and says which it still does not take. A crash between the record and the server leaves such a
+// version, and a server may forget one. The key is marked as being looked at.
+func (e *Engine) undeletedProblems(ctx context.Context, c kind.Change, what mend) (problems []kind.Problem) {
+	server, ok := e.kindOf(c.Key).(kind.Undeleter)
+	if !ok {
+		return nil
+	}
+	for _, number := range c.Key.Undeleted() {
+		v, _ := c.Key.Version(number)
+		u := kind.Change{Key: c.Key, From: c.To, To: v, Connection: c.Connection, Kept: c.Kept}
+		err := server.Verify(ctx, u)
+		if err != nil && what != mendNothing {
+			if err = server.Undelete(ctx, u); err == nil {
+				err = server.Verify(ctx, u)
+			}
+		}
+		if err != nil {
+			problems = append(problems, kind.Problem{
+				Text:    fmt.Sprintf("version %d, which is undeleted until %s, does not log in: %v", number, stamp(v.Until), err),
+				Remedy:  fmt.Sprintf("when that is mended: vault write hyvve/keys/%s/undelete version=%d; or end it: vault write hyvve/keys/%s/retire version=%d force=true", c.Key.Name, number, c.Key.Name, number),
+				Rotates: true,
+			})
+		}
+	}
+	return problems
+}
+
+// undeletedLogins warn, where a compromised key is rotated, of older versions of it that log in.
+func (e *Engine) undeletedLogins(r Rotation) (warnings []string) {
+	for _, c := range r.Changes {
+		k := e.keys[c.Key]
+		if _, ok := e.kindOf(k).(kind.Server); !ok || !r.Compromised {
+			continue
+		}
+		for _, number := range k.Undeleted() {
+			v, _ := k.Version(number)
+			warnings = append(warnings, fmt.Sprintf("%s: version %d is undeleted, and this rotation does not end it: it logs in until %s; end it with: vault write hyvve/keys/%s/retire version=%d force=true", c.Env, number, stamp(v.Until), k.Name, number))
+		}
+	}
+	return warnings
+}
+
 // undeleteWarnings say what an undeletion does not do by itself. The writer lock is held.
 func (e *Engine) undeleteWarnings(k key.Key, v key.Version) (warnings []string) {
 	if len(k.Protects) > 0 {

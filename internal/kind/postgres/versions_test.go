@@ -38,6 +38,7 @@ func TestPostgreSQL18(t *testing.T) {
 	t.Run("restored", TestRestoredVault)
 	t.Run("restored server", TestRestoredServer)
 	t.Run("roles made again", TestRolesMadeAgain)
+	t.Run("undelete", TestUndelete)
 	t.Run("revived", TestRevivedVersions)
 	t.Run("imported role", TestImportedRoleHasGone)
 	t.Run("acts as another", TestLoginsThatActAsAnother)
