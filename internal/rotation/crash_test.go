@@ -14,14 +14,16 @@ import (
 
 // Killed before or after any write, a rotation goes on from storage and ends, and nothing is lost.
 func TestCrashAtEveryWrite(t *testing.T) {
-	for _, revert := range []bool{false, true} {
-		for _, after := range []bool{false, true} {
-			for at := 1; ; at++ {
-				if !crashAt(t, at, after, revert) {
-					if at < 15 {
-						t.Errorf("only %d writes were tried", at)
+	for _, retain := range []time.Duration{0, 1000 * time.Hour} {
+		for _, revert := range []bool{false, true} {
+			for _, after := range []bool{false, true} {
+				for at := 1; ; at++ {
+					if !crashAt(t, at, after, revert, retain) {
+						if at < 15 {
+							t.Errorf("only %d writes were tried", at)
+						}
+						break
 					}
-					break
 				}
 			}
 		}
@@ -29,13 +31,15 @@ func TestCrashAtEveryWrite(t *testing.T) {
 }
 
 // crashAt tells whether there was an nth write to crash at.
-func crashAt(t *testing.T, at int, after, revert bool) bool {
+func crashAt(t *testing.T, at int, after, revert bool, retain time.Duration) bool {
 	t.Helper()
 	h := newHarness(t)
 	h.key("db", "server")
 	h.key("master", "token", key.Column{Table: "t", Column: "c", Layout: key.TagFirst})
 	h.workload(workload.Workload{Name: "api", MinInstances: 1, Reencrypts: true, Keys: map[string]workload.Role{"db": {Presents: true}, "master": {Presents: true, Verifies: true}}})
 	h.join("api", "api-1")
+	h.retains("db", retain)
+	h.retains("master", retain)
 	first, _ := h.engine.Key("master")
 	h.store.mu.Lock()
 	h.store.failAt, h.store.after = h.store.writes+at, after
@@ -90,6 +94,7 @@ func crashAt(t *testing.T, at int, after, revert bool) bool {
 	for _, name := range []string{"db", "master"} {
 		checkVersions(t, h, name, revert, at)
 	}
+	h.checkRetained(at, revert, retain)
 	if k, _ := h.engine.Key("master"); revert {
 		if current, _ := k.Current(); !current.Value.Equal(first.Versions[0].Value) {
 			t.Errorf("crash at write %d: the old value is lost", at)
@@ -97,6 +102,18 @@ func crashAt(t *testing.T, at int, after, revert bool) bool {
 	}
 	checkJournal(t, h, view)
 	return crashed
+}
+
+// checkRetained wants the value that its rotation has retired in quarantine, and none where nothing is retained. Of a revert it
+// is that of a key that protects rows.
+func (h *harness) checkRetained(at int, revert bool, retain time.Duration) {
+	h.t.Helper()
+	for name, want := range map[string]bool{"db": retain > 0 && !revert, "master": retain > 0} {
+		h.versions(name)
+		if k, _ := h.engine.Key(name); (len(k.Retained()) == 1) != want {
+			h.t.Errorf("crash at write %d (revert %v, retain %s): versions of %s are %s", at, revert, retain, name, h.versions(name))
+		}
+	}
 }
 
 // checkVersions wants one current version and nothing on its way. A version that a crash left before its rotation was

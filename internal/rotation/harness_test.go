@@ -365,7 +365,7 @@ func (h *harness) states(name string) string {
 	var all []string
 	for _, v := range k.Versions {
 		all = append(all, fmt.Sprintf("%d %s", v.Number, v.State))
-		if gone := v.State == key.Destroyed || v.State == key.Aborted; gone != v.Value.Empty() {
+		if v.State.Live() == v.Value.Empty() {
 			h.t.Errorf("key %s: version %d is %s and has a value: %v", name, v.Number, v.State, !v.Value.Empty())
 		}
 	}

@@ -212,6 +212,9 @@ func (e *Engine) notes(r Rotation) []remark {
 			all = append(all, remark{c.Env, note})
 		}
 		all = append(all, remark{c.Env, e.retentionNote(r, k, c)})
+		for _, number := range c.Also {
+			all = append(all, remark{c.Env, fmt.Sprintf("version %d, which is undeleted, is accepted until the end, and then retired with version %d", number, c.From)})
+		}
 		if connection, err := e.connectionOf(k); err == nil {
 			for _, note := range connection.Notes {
 				all = append(all, remark{c.Env, fmt.Sprintf("connection %s: %s", connection.Name, note)})

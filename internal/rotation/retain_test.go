@@ -209,6 +209,11 @@ func TestUndeleteForRows(t *testing.T) {
 	h.later(48 * time.Hour) // it has no end of its own
 	h.expectVersions("master", "undeleted, retained, current")
 
+	plan, _, err := h.engine.Plan(t.Context(), Request{Keys: []string{"master"}, By: testActor})
+	h.ok(err)
+	if notes := strings.Join(plan.Notes, "; "); !strings.Contains(notes, "version 1, which is undeleted, is accepted until the end") || !strings.Contains(notes, "the value of version 3 is retained for 720h0m0s") {
+		t.Errorf("the plan says %q", notes)
+	}
 	id := h.rotate("master")
 	h.reach(id, Presenting, StepFlipRows)
 	if got := r.reading.Bundle.Holding.Keys["master"].Accepts; !slices.Equal(got, []int{4, 3, 1}) {
