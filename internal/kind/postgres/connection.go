@@ -28,6 +28,7 @@ const (
 	fieldCert     = "tls_cert"
 	fieldKey      = "tls_key"
 	fieldMethods  = "auth_methods"
+	fieldRows     = "rows_only"
 )
 
 // minVersion is the oldest server that this kind knows, as server_version_num.
@@ -43,6 +44,7 @@ func (*Kind) ConnectionFields() []kind.Field {
 		{Name: fieldConsole, Secret: true, Description: "The password for the consoles in pgbouncers."},
 		kind.AllowedHostsField(),
 		{Name: fieldOwners, Harmless: true, Description: "The roles that keys may act as (owner=, or the role of an imported URL), with commas between; * and ? stand for characters. Default: any role without CREATEROLE, REPLICATION, BYPASSRLS and the like; those have to be named. Never a superuser."},
+		{Name: fieldRows, Harmless: true, Description: "true: the login is a witness of rows alone (witness of a key), and may do nothing but SELECT their columns: it needs no CREATEROLE. url then names the database of the rows."},
 		{Name: fieldCA, Sends: []string{kind.FieldPassword, fieldConsole}, Description: "The CA of the server's certificate, in PEM (@file), where it is not among the system's."},
 		{Name: fieldCert, Description: "The administrator's client certificate, in PEM (@file)."},
 		{Name: fieldKey, Secret: true, Lines: true, Description: "The private key of tls_cert, in PEM (@file)."},
@@ -70,6 +72,13 @@ func (k *Kind) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
 	}
 	if _, err := methods(c); err != nil {
 		return c, err
+	}
+	if only := options[fieldRows]; only != "" {
+		is, err := strconv.ParseBool(only) // as JSON, true comes as 1
+		if err != nil {
+			return c, fmt.Errorf("rows_only %q is not known; write true or false", only)
+		}
+		options[fieldRows] = strconv.FormatBool(is)
 	}
 	if (options[fieldCert] == "") != c.Secrets[fieldKey].Empty() {
 		return c, errors.New("tls_cert and tls_key belong together; give both or none")
@@ -152,6 +161,8 @@ func (k *Kind) CheckConnection(ctx context.Context, c kind.Connection) ([]string
 		return nil, fmt.Errorf("the server is PostgreSQL %d; 13 is the oldest that is supported", a.version/10000)
 	case a.inRecovery:
 		return nil, errors.New("the server is a replica, where no role can be changed; name the primary in url, and this one in replicas")
+	case c.Options[fieldRows] == "true":
+		return exposed(c), nil
 	case !a.super && !a.creates:
 		return nil, fmt.Errorf("administrator %s lacks CREATEROLE; grant it with: ALTER ROLE %s CREATEROLE", a.name, quote(a.name))
 	}
