@@ -98,7 +98,11 @@ SEEDS ?= 10000
 
 .PHONY: sim
 sim: ## Run the engine in SEEDS (10000) simulated worlds, or tell the story of the one of SEED
-	go test ./internal/sim -run TestSimulation -count 1 -timeout 0 -v -args $(if $(SEED),-seed $(SEED),-seeds $(SEEDS)) $(if $(FROM),-from $(FROM))
+	go test ./internal/sim -run TestSimulation -count 1 -timeout 0 -v -args $(if $(SEED),-seed $(SEED),-seeds $(SEEDS)) $(if $(FROM),-from $(FROM)) $(SIMFLAGS)
+
+.PHONY: sim-liar
+sim-liar: SIMFLAGS = -liars
+sim-liar: sim ## Run simulated worlds in which one instance of each workload reports anything at any time
 
 .PHONY: sim-long
 sim-long: ## Run the engine in a million simulated worlds (some three hours on two cores)

@@ -57,6 +57,7 @@ func (b *backend) keyFields() map[string]*framework.FieldSchema {
 		},
 		"protects":        {Type: framework.TypeCommaStringSlice, Description: "Columns of envelopes that the key encrypts, as [schema.]table.column:layout with layout tag-first or tag-last, and rows where only some have them: \" where column=value and other is null\". \"none\" for none."},
 		"waives":          {Type: framework.TypeCommaStringSlice, Description: "Columns, as [schema.]table.column, in which envelopes of the key may be found that nobody re-encrypts: they are lost with the version that opens them. \"none\" for none."},
+		"witness":         {Type: framework.TypeString, Description: "Who else than instances opens every row before a version that rows may need is erased: the name of a connection of kind postgres to their database, whose administrator may SELECT the columns, so that the engine looks itself. \"none\": one instance's word is enough. \"\": two instances with logins of their own are waited for. Default \"\"."},
 		"rotation_period": {Type: framework.TypeDurationSecond, Description: "Rotate by itself when a version is so old. 0: only when asked."},
 		"rotation_schedule": {
 			Type:        framework.TypeString,
@@ -94,6 +95,10 @@ as they are. Its versions change by rotation only, except for the first one:
 A value of several lines, such as a PEM, needs multiline=true, and workloads that can carry it (docs/sidecar.md):
 
     vault write hyvve/keys/tls-key kind=external multiline=true value=@tls.key
+
+Where it protects rows, let the engine open them itself before a version is erased (docs/reencryption.md):
+
+    vault write hyvve/keys/encryption-master-key witness=main
 
 It rotates by itself with rotation_period or rotation_schedule:
 
@@ -173,6 +178,7 @@ func (b *backend) definition(e *rotation.Engine, d *framework.FieldData, name st
 	definition := rotation.Definition{Name: name, Kind: d.Get("kind").(string), Options: kind.Options{}, Policy: key.Policy{Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit, Retain: key.Inherit}}
 	if old, ok := e.Key(name); ok {
 		definition.Env, definition.Protects, definition.Waives, definition.Policy = old.Env, old.Protects, old.Waives, old.Policy
+		definition.Witness = old.Witness
 		for option, value := range old.Options {
 			definition.Options[option] = value
 		}
@@ -202,6 +208,9 @@ func (b *backend) definition(e *rotation.Engine, d *framework.FieldData, name st
 		if definition.Waives = slices.Clone(v.([]string)); slices.Equal(definition.Waives, []string{"none"}) {
 			definition.Waives = nil
 		}
+	}
+	if v, ok := d.GetOk("witness"); ok {
+		definition.Witness = v.(string)
 	}
 	return definition, nil
 }
@@ -299,7 +308,7 @@ func (b *backend) readKey(_ context.Context, e *rotation.Engine, _ *logical.Requ
 		protects = append(protects, c.Protected())
 	}
 	data := map[string]any{
-		"name": k.Name, "kind": k.Kind, "env": k.Env, "protects": protects, "waives": append([]string{}, k.Waives...), "versions": versions,
+		"name": k.Name, "kind": k.Kind, "env": k.Env, "protects": protects, "waives": append([]string{}, k.Waives...), "witness": k.Witness, "versions": versions,
 		"created_time": stamp(k.Created), "current_version": 0,
 	}
 	p := e.Config().Effective(k.Policy)

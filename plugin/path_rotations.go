@@ -51,6 +51,11 @@ still so.
 For rotations with confirm=manual, while they are soaking. All evidence is still waited for. With confirm_by=other, the user
 who started the rotation is refused, and so is a token without an entity: log in with userpass, oidc, approle or the like.
 `),
+		b.rotationCommand("accept-witness", (*rotation.Engine).AcceptWitness, "Take the responsibility for rows that one witness alone has checked.", `
+Before a value is erased that rows may need, two independent witnesses open every row without it. Where there is one only, and
+no second one can be had, this accepts its word: if it errs or lies, the value is erased and the rows are lost. Rows that
+somebody has found to need the value are never passed over.
+`),
 	}
 }
 
@@ -143,6 +148,14 @@ func rotationDetails(v rotation.View) map[string]any {
 	}
 	data["rows"] = rows
 
+	witnesses := map[string]any{}
+	for _, c := range v.Changes {
+		if all := v.WitnessesOf(c); len(all) > 0 {
+			witnesses[c.Key] = witnessesData(all)
+		}
+	}
+	data["witnesses"], data["one_witness"] = witnesses, v.OneWitness
+
 	timeline := make([]map[string]any, 0, len(v.Timeline))
 	for _, t := range v.Timeline {
 		timeline = append(timeline, map[string]any{
@@ -152,6 +165,20 @@ func rotationDetails(v rotation.View) map[string]any {
 	}
 	data["timeline"] = timeline
 	return data
+}
+
+// witnessesData are those who have checked rows before a value is erased.
+func witnessesData(all []rotation.Evidence) []map[string]any {
+	list := make([]map[string]any, 0, len(all))
+	for _, e := range all {
+		left, bad := e.Report.Left()
+		data := map[string]any{"witness": e.Witness(), "time": stamp(e.At), "done": e.Report.Done, "error": e.Report.Error, "left": left + bad}
+		if e.Report.Place != nil {
+			data["place"] = e.Report.Place.String()
+		}
+		list = append(list, data)
+	}
+	return list
 }
 
 // rowsData is how far the re-encryption of a key is, and what was found where nobody has configured it.

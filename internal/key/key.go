@@ -75,6 +75,7 @@ type Key struct {
 	Options  map[string]string // of its kind
 	Protects []Column
 	Waives   []string // columns in which envelopes may stay that nobody re-encrypts, as Column.String writes them
+	Witness  string   // the connection by which the engine looks at the rows itself before a value is erased; "none": one instance's word is enough
 	Policy   Policy
 	PolicyBy string // entity id of the user who last changed Policy, empty where that is not known
 	Created  time.Time

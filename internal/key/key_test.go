@@ -85,15 +85,15 @@ func TestRecord(t *testing.T) {
 // A record of schema 2 is read, has nothing waived, and observes servers for as long as the mount says.
 func TestRecordOfSchema2(t *testing.T) {
 	k := example()
-	k.Waives = []string{"audit.copies.body"}
+	k.Waives, k.Witness = []string{"audit.copies.body"}, "main"
 	data, err := k.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if back, err := Decode(data); err != nil || !slices.Equal(back.Waives, k.Waives) {
-		t.Errorf("waives is %v (%v)", back.Waives, err)
+	if back, err := Decode(data); err != nil || !slices.Equal(back.Waives, k.Waives) || back.Witness != "main" {
+		t.Errorf("waives is %v, witness %q (%v)", back.Waives, back.Witness, err)
 	}
-	older := strings.Replace(strings.Replace(string(data), `"schema":5`, `"schema":2`, 1), `"waives":["audit.copies.body"],`, "", 1)
+	older := strings.Replace(strings.Replace(string(data), `"schema":5`, `"schema":2`, 1), `"waives":["audit.copies.body"],"witness":"main",`, "", 1)
 	if back, err := Decode([]byte(older)); err != nil || back.Waives != nil || len(back.Versions) != len(k.Versions) || back.Policy.Observe != Inherit {
 		t.Errorf("%v", err)
 	}

@@ -12,7 +12,7 @@ import (
 
 // schema is the number of the stored form below. A reader knows its own and every older one. Schema 1 had of the policy
 // only period and soak; schema 2 had no waives; schema 3 had no observe in the
-// policy, no kept, no above, and no policy_by. Schema 4 retained no versions: an older release must not read one that does, since it
+// policy, no kept, no above, and no policy_by. Schema 4 had no witness and retained no versions: an older release must not read one that does, since it
 // knows neither the states nor when a value is to be erased.
 const schema = 5
 
@@ -24,6 +24,7 @@ type record struct {
 	Options  map[string]string `json:"options,omitempty"`
 	Protects []Column          `json:"protects,omitempty"`
 	Waives   []string          `json:"waives,omitempty"`
+	Witness  string            `json:"witness,omitempty"`
 	Policy   Policy            `json:"policy"`
 	PolicyBy string            `json:"policy_by,omitempty"`
 	Created  time.Time         `json:"created"`
@@ -50,7 +51,7 @@ type recordVersion struct {
 func (k Key) Encode() ([]byte, error) {
 	r := record{
 		Schema: schema, Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options,
-		Protects: k.Protects, Waives: k.Waives, Policy: k.Policy, PolicyBy: k.PolicyBy, Created: k.Created, Kept: k.Kept, Above: k.Above,
+		Protects: k.Protects, Waives: k.Waives, Witness: k.Witness, Policy: k.Policy, PolicyBy: k.PolicyBy, Created: k.Created, Kept: k.Kept, Above: k.Above,
 	}
 	for _, v := range k.Versions {
 		r.Versions = append(r.Versions, recordVersion{
@@ -73,7 +74,7 @@ func Decode(data []byte) (Key, error) {
 	}
 	k := Key{
 		Name: r.Name, Env: r.Env, Kind: r.Kind, Options: r.Options,
-		Protects: r.Protects, Waives: r.Waives, Policy: r.Policy, PolicyBy: r.PolicyBy, Created: r.Created, Kept: r.Kept, Above: r.Above,
+		Protects: r.Protects, Waives: r.Waives, Witness: r.Witness, Policy: r.Policy, PolicyBy: r.PolicyBy, Created: r.Created, Kept: r.Kept, Above: r.Above,
 	}
 	if r.Schema == 1 {
 		k.Policy.Deadline = Inherit

@@ -86,11 +86,15 @@ func (e *Engine) facts(r Rotation) (f Facts) {
 func (e *Engine) factsNow(r Rotation) Facts {
 	f := Facts{
 		Now: e.Now(), Progress: map[string]workload.WorkReport{}, Waived: map[string][]string{}, Observed: e.observed[r.ID],
+		Witness: map[string]string{}, Looks: map[string]Look{},
 		Grace: max(0, e.graceUntil-e.Uptime()),
 	}
 	f.Sampled, f.Dense = e.sampled(r)
 	for _, c := range r.Changes {
-		f.Waived[c.Key] = e.keys[c.Key].Waives
+		f.Waived[c.Key], f.Witness[c.Key] = e.keys[c.Key].Waives, e.keys[c.Key].Witness
+		if look, ok := e.looks[r.workID(c)]; ok {
+			f.Looks[r.workID(c)] = look
+		}
 		if report, ok := e.progress[r.workID(c)]; ok {
 			f.Progress[r.workID(c)] = report
 		}
@@ -156,11 +160,8 @@ func (e *Engine) leave(ctx context.Context, r Rotation) error {
 		for _, c := range r.Changes {
 			delete(e.rotating, c.Key)
 			delete(e.starts, c.Key)
-			for id := range e.progress {
-				if id == r.workID(c) {
-					delete(e.progress, id)
-				}
-			}
+			delete(e.progress, r.workID(c))
+			delete(e.looks, r.workID(c))
 		}
 	})
 	for _, c := range r.Changes {
@@ -182,6 +183,7 @@ func (e *Engine) act(ctx context.Context, r Rotation) (bool, error) {
 		return false, nil // what an inspection restores must not be what this takes away
 	}
 	if what == actErase && len(checkRows(r, e.facts(r))) > 0 {
+		e.lookAtRows(r)
 		return false, nil
 	}
 	calls, err := e.serverCalls(r, what)

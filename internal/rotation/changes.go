@@ -169,6 +169,7 @@ func definitionChanges(old key.Key, d Definition) []EntryChange {
 	all := settings(old.Name, old.Kind, old.Env, old.Policy).changes(settings(d.Name, d.Kind, d.Env, d.Policy))
 	all = append(all, optionChanges(old.Options, d.Options)...)
 	all = append(all, listChanges("protects", protected(old.Protects), protected(d.Protects))...)
+	all = append(all, fields{"witness": old.Witness}.changes(fields{"witness": d.Witness})...)
 	return append(all, listChanges("waives", old.Waives, d.Waives)...)
 }
 

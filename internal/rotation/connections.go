@@ -100,6 +100,9 @@ func (e *Engine) DeleteConnection(ctx context.Context, name string, by Actor) er
 		if k.Options[kind.OptionConnection] == name {
 			return Refusef("connection %s is used by key %s; delete the key first, or name another connection in hyvve/keys/%s", name, k.Name, k.Name)
 		}
+		if k.Witness == name {
+			return Refusef("connection %s is the witness of the rows of key %s; name another first: vault write hyvve/keys/%s witness=…", name, k.Name, k.Name)
+		}
 	}
 	if err := e.journal(ctx, Entry{What: "connection deleted", By: by.Name, Entity: by.Entity, Connection: name, Changes: optionChanges(c.Options, nil)}); err != nil {
 		return err

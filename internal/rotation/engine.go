@@ -98,6 +98,7 @@ type Engine struct {
 	agenda      agenda
 	progress    map[string]workload.WorkReport // by Work.ID; mu alone
 	counted     map[string]counted             // rows, by key name; mu alone
+	looks       map[string]Look                // at rows, by Work.ID; mu alone
 	observed    map[string]Observation         // by rotation; mu alone
 	health      map[string]Health              // by what was checked; mu alone
 	intended    map[string]string              // by key, what a check has journaled that it restores, until it has
@@ -158,6 +159,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		agenda:      agenda{times: map[string]time.Time{}},
 		progress:    map[string]workload.WorkReport{},
 		counted:     map[string]counted{},
+		looks:       map[string]Look{},
 		observed:    map[string]Observation{},
 		health:      map[string]Health{},
 		restoring:   map[string]bool{},

@@ -49,7 +49,7 @@ func TestUnconfiguredEnvelopesHoldRetire(t *testing.T) {
 	waive := func(columns ...string) {
 		t.Helper()
 		k, _ := h.engine.Key("master")
-		_, err := h.engine.PutKey(t.Context(), Definition{Name: k.Name, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Policy: k.Policy, Waives: columns}, testActor)
+		_, err := h.engine.PutKey(t.Context(), Definition{Name: k.Name, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: k.Policy, Waives: columns}, testActor)
 		h.ok(err)
 	}
 	waive("audit.copies.body")
@@ -153,7 +153,7 @@ func TestCountsOfOtherColumnsAreForgotten(t *testing.T) {
 	if p := h.planned(); len(p.Blockers) != 1 {
 		t.Fatalf("blockers are %v", p.Blockers)
 	}
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "master", Kind: "token", Protects: []key.Column{
+	_, err := h.engine.PutKey(t.Context(), Definition{Name: "master", Kind: "token", Witness: WitnessNone, Protects: []key.Column{
 		{Table: "t", Column: "c", Layout: key.TagFirst, Where: []key.Term{{Column: "kind", Is: "=", Value: "oauth"}}},
 	}}, testActor)
 	h.ok(err)

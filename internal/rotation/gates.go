@@ -17,6 +17,8 @@ type Facts struct {
 	Workloads []WorkloadFact                 // those that use a key of the rotation, sorted by name
 	Progress  map[string]workload.WorkReport // of work under way, by Work.ID
 	Waived    map[string][]string            // columns that may keep envelopes of the old version, by key
+	Witness   map[string]string              // the connection by which the engine looks at rows itself, or WitnessNone, by key
+	Looks     map[string]Look                // of the engine's own, by Work.ID
 	Sampled   bool                           // a server can be asked who uses an old version
 	Dense     bool                           // all such servers can be sampled densely
 	Observed  Observation

@@ -200,11 +200,13 @@ type harness struct {
 	engine  *Engine
 	readers map[string]*reader
 	calls   []func() // to servers, under way
+	place   *workload.Place
 }
 
 // reader is a live instance.
 type reader struct {
 	workload, id string
+	login        string // accessor of its token
 	reading      Reading
 	healthy      bool
 	deaf         bool // reads nothing new
@@ -254,10 +256,14 @@ func (h *harness) ok(err error) {
 	}
 }
 
-// key defines a key with a first version.
+// key defines a key with a first version. Where it protects rows, one witness is enough: see witness_test.go for two.
 func (h *harness) key(name, kindName string, protects ...key.Column) {
 	h.t.Helper()
-	_, err := h.engine.PutKey(h.t.Context(), Definition{Name: name, Kind: kindName, Protects: protects}, testActor)
+	d := Definition{Name: name, Kind: kindName, Protects: protects}
+	if len(protects) > 0 {
+		d.Witness = WitnessNone
+	}
+	_, err := h.engine.PutKey(h.t.Context(), d, testActor)
 	h.ok(err)
 	_, _, err = h.engine.First(h.t.Context(), name, key.Value{}, testActor)
 	h.ok(err)
@@ -273,7 +279,13 @@ func (h *harness) workload(w workload.Workload) {
 
 func (h *harness) join(workloadName, id string) *reader {
 	h.t.Helper()
-	r := &reader{workload: workloadName, id: id, healthy: true, works: true}
+	return h.joinWith(workloadName, id, workloadName+"/"+id)
+}
+
+// joinWith is join with a login.
+func (h *harness) joinWith(workloadName, id, login string) *reader {
+	h.t.Helper()
+	r := &reader{workload: workloadName, id: id, login: login, healthy: true, works: true}
 	h.readers[workloadName+"/"+id] = r
 	h.read(r)
 	return r
@@ -281,7 +293,7 @@ func (h *harness) join(workloadName, id string) *reader {
 
 func (h *harness) read(r *reader) {
 	h.t.Helper()
-	reading, err := h.engine.Read(h.t.Context(), Reader{Workload: r.workload, Instance: r.id, Multiline: r.multiline}, time.Hour)
+	reading, err := h.engine.Read(h.t.Context(), Reader{Workload: r.workload, Instance: r.id, Multiline: r.multiline, Token: Token{Accessor: r.login}}, time.Hour)
 	h.ok(err)
 	r.reading = reading
 	r.held = append(r.held, reading.Bundle.Holding.Keys)
@@ -296,7 +308,7 @@ func (h *harness) report(r *reader) {
 	}
 	for _, w := range r.reading.Bundle.Work {
 		if r.works {
-			report.Work = append(report.Work, workload.WorkReport{ID: w.ID, Done: true, Columns: []workload.ColumnReport{{Column: "t.c", Total: 3, Rotated: 3}}, Finds: r.finds})
+			report.Work = append(report.Work, workload.WorkReport{ID: w.ID, Done: true, Columns: []workload.ColumnReport{{Column: "t.c", Total: 3, Rotated: 3}}, Finds: r.finds, Place: h.place})
 		}
 	}
 	_, err := h.engine.Report(h.t.Context(), report)

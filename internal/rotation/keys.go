@@ -23,6 +23,7 @@ type Definition struct {
 	Options  kind.Options
 	Protects []key.Column
 	Waives   []string // columns, as key.Column.String writes them
+	Witness  string   // of rows: a connection, or WitnessNone
 	Policy   key.Policy
 }
 
@@ -65,7 +66,7 @@ func (e *Engine) check(d Definition) (key.Key, error) {
 		return key.Key{}, Refusef("key %s: values of kind %s come from elsewhere, so that it cannot rotate by itself; leave out rotation_period and rotation_schedule", d.Name, d.Kind)
 	}
 	return key.Key{
-		Name: d.Name, Env: d.Env, Kind: d.Kind, Options: options, Protects: d.Protects, Waives: waives, Policy: d.Policy,
+		Name: d.Name, Env: d.Env, Kind: d.Kind, Options: options, Protects: d.Protects, Waives: waives, Witness: d.Witness, Policy: d.Policy,
 		Created: e.Now().UTC(), Mount: e.fingerprints.MountID(),
 	}, nil
 }
@@ -116,6 +117,9 @@ func (e *Engine) PutKey(ctx context.Context, d Definition, by Actor) (key.Key, e
 	}
 	if _, err := e.connectionOf(k); err != nil {
 		return key.Key{}, Refusef("%w", err)
+	}
+	if err := e.checkWitness(k); err != nil {
+		return key.Key{}, err
 	}
 	if err := e.checkHosts(k, key.Value{}); err != nil {
 		return key.Key{}, Refusef("key %s: %w; nothing was stored", k.Name, err)

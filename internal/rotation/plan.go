@@ -172,9 +172,16 @@ func (e *Engine) foretell(ctx context.Context, request Request) (Plan, []remark,
 	p := Plan{Rotation: r, History: len(past), Gaps: e.gaps(r), Blockers: blockers(r, f)}
 	p.walk(f, past)
 	p.Blockers = append(p.Blockers, clashes...)
+	notes := e.notes(r)
 	for _, c := range r.Changes {
 		if len(c.Protects) == 0 {
 			continue
+		}
+		note, missing := witnessNote(c, f)
+		if missing != "" {
+			p.Blockers = append(p.Blockers, c.Env+": "+missing)
+		} else {
+			notes = append(notes, remark{c.Env, note})
 		}
 		rows := rowsOf(c, past)
 		e.lock(func() {
@@ -192,7 +199,7 @@ func (e *Engine) foretell(ctx context.Context, request Request) (Plan, []remark,
 	for n := range p.Gaps {
 		p.Gaps[n].Expected = longest(durations(past, Presenting, StepSwitch))
 	}
-	return p, e.notes(r), calls, nil
+	return p, notes, calls, nil
 }
 
 // notes say what the evidence rests on where no server gives any, and what was found of the servers. turn is held.

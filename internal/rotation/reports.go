@@ -166,8 +166,15 @@ func (e *Engine) takeWork(ctx context.Context, w workload.Workload, i workload.I
 			}
 			report.Error, report.Columns = cutOff(report.Error), askedColumns(report.Columns, c.Protects)
 			report.Place = askedTables(report.Place, c.Protects)
+			evidence := Evidence{Report: report, At: e.Now().UTC(), Instance: i.Name(), Login: i.Login}
+			if r.saidAlready(c, evidence) {
+				continue
+			}
 			next := r.clone()
-			next.Work[report.ID] = Evidence{Report: report, At: e.Now().UTC(), Instance: i.Name()}
+			next.Work[report.ID] = evidence
+			if r.at().phase == workload.PhaseCheck {
+				next = next.witnessed(c, evidence)
+			}
 			e.lock(func() { delete(e.progress, report.ID) })
 			if err := e.save(ctx, next); err != nil {
 				return err

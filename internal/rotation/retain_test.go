@@ -17,7 +17,7 @@ import (
 func (h *harness) retains(name string, long time.Duration) {
 	h.t.Helper()
 	k, _ := h.engine.Key(name)
-	d := Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Policy: k.Policy}
+	d := Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: k.Policy}
 	d.Policy.Retain = long
 	_, err := h.engine.PutKey(h.t.Context(), d, testActor)
 	h.ok(err)

@@ -357,6 +357,11 @@ func (e *Engine) Confirm(ctx context.Context, id string, by Actor, reason string
 	return e.change(ctx, id, func(r Rotation, f Facts) (Rotation, error) { return Confirm(r, f.Now, by, reason) })
 }
 
+// AcceptWitness lets the word of one witness be enough for the rows of a rotation.
+func (e *Engine) AcceptWitness(ctx context.Context, id string, by Actor, reason string) (View, error) {
+	return e.change(ctx, id, func(r Rotation, f Facts) (Rotation, error) { return AcceptWitness(r, f, by, reason) })
+}
+
 // change does to a rotation what somebody asks for, and moves it on as far as it goes at once.
 func (e *Engine) change(ctx context.Context, id string, do func(Rotation, Facts) (Rotation, error)) (View, error) {
 	defer e.takeTurn()()

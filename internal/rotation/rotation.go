@@ -120,7 +120,10 @@ type Event struct {
 type Evidence struct {
 	Report   workload.WorkReport `json:"report"`
 	At       time.Time           `json:"at"`
-	Instance string              `json:"instance"`
+	Instance string              `json:"instance,omitempty"`
+
+	Login      workload.Login `json:"login,omitzero"`       // of the instance
+	Connection string         `json:"connection,omitempty"` // by which the engine itself has looked, in place of an instance
 }
 
 // Rotation is one change of one or several keys together. It holds version numbers and never a value.
@@ -170,6 +173,10 @@ type Rotation struct {
 
 	Work     map[string]Evidence `json:"work,omitempty"` // by Work.ID
 	Timeline []Event             `json:"timeline"`
+
+	// Witnesses are all who have checked rows before a value is erased, by Work.ID; see witness.go.
+	Witnesses  map[string][]Evidence `json:"witnesses,omitempty"`
+	OneWitness string                `json:"one_witness,omitempty"` // who has accepted the word of one of them
 
 	// Journaled is how many events of Timeline the journal was known to have, and JournalSeq its newest entry, when this
 	// record was stored. Events beyond are looked for from there after a crash, and written if they lack.
@@ -242,6 +249,10 @@ func (r Rotation) clone() Rotation {
 	r.Work = maps.Clone(r.Work)
 	if r.Work == nil {
 		r.Work = map[string]Evidence{}
+	}
+	r.Witnesses = maps.Clone(r.Witnesses)
+	if r.Witnesses == nil {
+		r.Witnesses = map[string][]Evidence{}
 	}
 	r.Timeline = slices.Clone(r.Timeline)
 	return r

@@ -18,6 +18,10 @@ func checkRows(r Rotation, f Facts) []string {
 		if len(c.Protects) == 0 || r.at().phase == workload.PhaseCheck && !r.presented() {
 			continue
 		}
+		if r.at().phase == workload.PhaseCheck {
+			reasons = append(reasons, checkWitnesses(r, c, f)...)
+			continue
+		}
 		id := r.workID(c)
 		evidence, ok := r.Work[id]
 		if !ok {
@@ -30,8 +34,6 @@ func checkRows(r Rotation, f Facts) []string {
 			reasons = append(reasons, fmt.Sprintf("%s: %s by %s failed: %s", c.Env, r.at().phase, evidence.Instance, evidence.Report.Error))
 		case !evidence.Report.Done:
 			reasons = append(reasons, waiting(c, r.at().phase, evidence.Report))
-		case r.at().phase == workload.PhaseCheck && len(evidence.Report.Columns) < len(c.Protects):
-			reasons = append(reasons, fmt.Sprintf("%s: %s says that it has checked the rows, and counts %d of %d columns; update its sidecar", c.Env, evidence.Instance, len(evidence.Report.Columns), len(c.Protects)))
 		case rowsLeft(r, c) != "":
 			reasons = append(reasons, rowsLeft(r, c))
 		case bad > 0:
@@ -49,15 +51,16 @@ func checkRows(r Rotation, f Facts) []string {
 // Empty: none, or there is no such report.
 func rowsLeft(r Rotation, c Change) string {
 	_, canGoBack := r.at().left.row()
-	evidence, ok := r.Work[r.workID(c)]
-	if !canGoBack || !ok || !evidence.Report.Done {
+	if !canGoBack {
 		return ""
 	}
-	left, bad := evidence.Report.Left()
-	if left+bad == 0 {
-		return ""
+	id := r.workID(c)
+	for _, evidence := range append([]Evidence{r.Work[id]}, r.Witnesses[id]...) {
+		if left, bad := evidence.Report.Left(); evidence.Report.Done && left+bad > 0 {
+			return fmt.Sprintf("%s: %d rows do not open under version %d, by %s: %s", c.Env, left+bad, r.staying(c), evidence.Witness(), columns(evidence.Report))
+		}
 	}
-	return fmt.Sprintf("%s: %d rows do not open under version %d, by %s: %s", c.Env, left+bad, r.staying(c), evidence.Instance, columns(evidence.Report))
+	return ""
 }
 
 // goBack returns the rotation on its way back to where rows that were left are re-encrypted, if a report says that there
@@ -78,6 +81,7 @@ func goBack(r Rotation, f Facts) (Rotation, bool) {
 	}
 	r = pinned(r, f)
 	r.Pass++
+	r.OneWitness = "" // what was accepted is out of date
 	return r.moved(to, f.Now, Event{Text: to.enter, Reason: strings.Join(reasons, "; ")}), true
 }
 

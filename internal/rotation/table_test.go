@@ -64,7 +64,9 @@ func TestEveryPlaceAndEvent(t *testing.T) {
 			}
 		}
 		r.Acted, r.SoakFrom = true, now.Add(-time.Hour)
-		r.Work = map[string]Evidence{r.workID(r.Changes[0]): {Report: workload.WorkReport{Done: true, Columns: []workload.ColumnReport{{Column: "t.c"}}}}}
+		done := workload.WorkReport{Done: true, Columns: []workload.ColumnReport{{Column: "t.c"}}, Place: &workload.Place{Tables: []workload.PlaceTable{{Column: "t.c"}}}}
+		r.Work = map[string]Evidence{r.workID(r.Changes[0]): {Report: done}}
+		r.Witnesses = map[string][]Evidence{r.workID(r.Changes[0]): {{Report: done, Instance: "w/1"}, {Report: done, Connection: "main"}}}
 		open := absent
 		open.Workloads = nil
 		next, _, changed := Next(r, open)

@@ -4,6 +4,7 @@ package sim
 
 import (
 	"slices"
+	"strconv"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -55,7 +56,7 @@ func (d *database) work(task workload.Work, accepts []int) workload.WorkReport {
 		delete(d.stray, task.Key)
 	}
 	if task.Phase != workload.PhaseWipe {
-		report.Columns = []workload.ColumnReport{count}
+		report.Columns, report.Place = []workload.ColumnReport{count}, place(1)
 	}
 	d.w.changed = true
 	d.w.logf("%s of %s: %d rows, %d left", task.Phase, task.Key, count.Total, count.Left+count.Bad)
@@ -63,6 +64,11 @@ func (d *database) work(task workload.Work, accepts []int) workload.WorkReport {
 		d.w.writeSoon()
 	}
 	return report
+}
+
+// place is a database; 1 is the only one that there is.
+func place(system int) *workload.Place {
+	return &workload.Place{System: strconv.Itoa(system), Database: "hyvve", OID: 5, Primary: true, Tables: []workload.PlaceTable{{Column: "t.c", OID: 7}}}
 }
 
 // commitLate commits a transaction, now and then, that an instance which is gone had begun: between the last pass over the

@@ -47,6 +47,9 @@ func (p *process) proof() key.Value {
 
 // relogin gives a process another login. It reads its bundle then, and does nothing else until it was let.
 func (p *process) relogin() {
+	if p.liar { // two logins would be two witnesses
+		return
+	}
 	p.token, p.stale = p.w.newToken(p.workload), true
 	p.w.logf("%s logs in again, as %s", p.name(), p.token.Name)
 }

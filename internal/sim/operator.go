@@ -43,6 +43,12 @@ func (w *world) operate() {
 	case n < 14:
 		what = "pause"
 		_, err = w.engine.Pause(ctx, id, operator, "let me see")
+	case n < 15:
+		what = "accept-witness"
+		if w.lying { // the word of one may be a lie
+			return
+		}
+		_, err = w.engine.AcceptWitness(ctx, id, operator, "")
 	case n < 17:
 		what = "resume"
 		_, err = w.engine.Resume(ctx, id, operator, "")
@@ -70,7 +76,7 @@ func (w *world) tinker() {
 		if !ok {
 			return
 		}
-		d := rotation.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Policy: w.policy()}
+		d := rotation.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: w.policy()}
 		_, err := w.engine.PutKey(ctx, d, operator)
 		w.said(err, "another policy of "+k.Name)
 	default:
@@ -142,6 +148,20 @@ func (w *world) said(err error, what string) {
 		w.logf("%s", what)
 	}
 	w.tick = w.uptime
+}
+
+// needless reports whether in truth no row needs the version that a rotation is about to erase.
+func (w *world) needless(view rotation.View) bool {
+	for _, c := range view.Changes {
+		leaving := c.From
+		if view.State == rotation.Reverting {
+			leaving = c.To
+		}
+		if slices.Contains(w.db.rows[c.Key], leaving) {
+			return false
+		}
+	}
+	return true
 }
 
 func (w *world) rotate() {
@@ -218,7 +238,7 @@ func (w *world) unblock() {
 	w.people = w.uptime + 10*time.Second
 	for _, name := range w.keys { // what rotates by itself would never end
 		if k, ok := w.engine.Key(name); ok && !k.Policy.Disabled {
-			d := rotation.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Policy: k.Policy}
+			d := rotation.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: k.Policy}
 			d.Policy.Disabled = true
 			_, err := w.engine.PutKey(ctx, d, operator)
 			w.said(err, "no more rotations of "+name)
@@ -237,6 +257,10 @@ func (w *world) unblock() {
 				err = w.confirm(id, colleague)
 				w.said(err, "confirm of "+id)
 			}
+			if w.lying && view.Step == rotation.StepErase && w.needless(view) { // a liar has said that it re-encrypted elsewhere, and somebody has looked
+				_, err = w.engine.AcceptWitness(ctx, id, operator, "I have looked")
+				w.said(err, "acceptance of a witness of "+id)
+			}
 		}
 	}
 	for _, p := range w.procs {
@@ -253,8 +277,8 @@ func (w *world) unblock() {
 			}
 		}
 		missing := load.MinInstances - alive
-		if alive == 0 && load.Reencrypts {
-			missing = max(missing, 1)
+		if load.Reencrypts { // two have to see that no row is left
+			missing = max(missing, 2-alive)
 		}
 		for range missing {
 			p := w.spawn(name)

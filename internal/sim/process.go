@@ -19,12 +19,15 @@ type holding struct {
 	accepts map[string][]string
 }
 
-// process is an instance: a process of a workload and its sidecar. It never lies, and may vanish.
+// process is an instance: a process of a workload and its sidecar. It never lies unless it is a liar, and may vanish.
 type process struct {
 	w         *world
 	workload  string
 	id        string // empty: a reader that gives no name, such as Vault Agent
 	reencrypt bool
+	liar      bool // it reports anything at any time, and no process runs beside it
+	smooth    bool // a liar who says that all is done at once, and well
+	rows      bool // a liar who lies about rows, too: one is let, and more only where the engine looks itself
 	extends   bool // its reports extend its lease, and it leaves by itself; others go by Vault's lease
 
 	alive   bool // the pair exists
@@ -145,6 +148,10 @@ func lostWord(lost bool) string {
 // load makes the workload run with what was read.
 func (p *process) load() {
 	b := p.reading.Bundle
+	if p.liar {
+		p.loaded = b.Holding.Etag
+		return
+	}
 	p.holds = holding{map[string]string{}, map[string][]string{}}
 	for env, v := range b.Values {
 		p.holds.values[env] = v.Reveal()
@@ -222,6 +229,10 @@ func (p *process) watch() {
 		p.read()
 		return
 	}
+	if p.liar {
+		p.lie()
+		return
+	}
 	if p.owes || p.reencrypt && len(p.reading.Bundle.Work) > 0 || w.rng.IntN(8) == 0 {
 		p.report()
 	}
@@ -233,7 +244,8 @@ func (p *process) report() {
 		Workload: p.workload, Instance: p.id, Secret: p.reading.Secret, Etag: p.loaded, Healthy: !p.ill, Reason: "ill",
 	}
 	for _, task := range p.reading.Bundle.Work {
-		if !p.done[task.ID] || task.Phase == workload.PhaseSweep {
+		// A real sidecar repeats what it knows in each report, which matters where others say something else.
+		if !p.done[task.ID] || task.Phase == workload.PhaseSweep || w.lying {
 			report.Work = append(report.Work, w.db.work(task, p.reading.Bundle.Holding.Keys[task.Key].Accepts))
 		}
 	}

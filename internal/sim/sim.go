@@ -27,14 +27,23 @@ const (
 )
 
 // Run runs the world of a seed, and gives what did not hold. What happens is told to log, if there is one.
-func Run(seed uint64, log io.Writer) (Stats, error) {
+func Run(seed uint64, log io.Writer) (Stats, error) { return run(newWorld(seed, log)) }
+
+// RunWithLiars is Run where one instance of each workload lies. In Run it does in some worlds only.
+func RunWithLiars(seed uint64, log io.Writer) (Stats, error) {
 	w := newWorld(seed, log)
+	w.lying = true
+	return run(w)
+}
+
+func run(w *world) (Stats, error) {
 	w.setUp()
 	for w.uptime < chaos && len(w.violations) == 0 {
 		w.step()
 	}
 	w.logf("calm")
 	w.calm = true
+	w.silence()
 	for begun := w.uptime; len(w.violations) == 0; {
 		w.step()
 		if w.settled() {
@@ -49,7 +58,7 @@ func Run(seed uint64, log io.Writer) (Stats, error) {
 	}
 	w.stats.Writes = w.writes()
 	if len(w.violations) > 0 {
-		return w.stats, fmt.Errorf("seed %d, at %s: %w", seed, w.uptime, errors.Join(w.violations...))
+		return w.stats, fmt.Errorf("seed %d, at %s: %w", w.seed, w.uptime, errors.Join(w.violations...))
 	}
 	return w.stats, nil
 }
@@ -61,6 +70,7 @@ type Stats struct {
 	Undeleted                                  int // versions that were retained
 	Restored                                   int // rows under such a version, from a backup
 	Erased                                     int // values whose retention was over
+	Lies                                       int // reports of liars that were taken
 }
 
 // Add sums.
@@ -74,6 +84,7 @@ func (s *Stats) Add(o Stats) {
 	s.Undeleted += o.Undeleted
 	s.Restored += o.Restored
 	s.Erased += o.Erased
+	s.Lies += o.Lies
 }
 
 // world is all there is.
@@ -113,6 +124,8 @@ type world struct {
 	kills  int           // how often Vault is still killed soon after it has come back
 	storm  bool          // the next mishap is such a kill
 
+	looks      bool          // the engine looks at rows itself
+	lying      bool          // one instance of each workload reports anything at any time
 	looked     time.Duration // when settled has looked
 	calm       bool
 	backups    int                          // undeletions since it is calm

@@ -31,6 +31,7 @@ func newWorld(seed uint64, log io.Writer) *world {
 		leases: map[leaseID]time.Time{}, leasesAt: map[leaseID]time.Duration{},
 		serverKind: map[string]bool{}, cut: map[string]bool{}, groups: map[string][]rotation.Change{},
 	}
+	w.lying = w.chance(10)
 	w.server = &server{w: w, valid: map[string]map[string]bool{}}
 	w.db = &database{w: w, rows: map[string][]int{}, rank: map[string]int{}, flipped: map[string]bool{}, stray: map[string]bool{}}
 	return w
@@ -49,7 +50,7 @@ func (quiet) Journal(rotation.JournalHead) {}
 
 func (w *world) options() rotation.Options {
 	return rotation.Options{
-		Store: w.node, Kinds: kind.List{token.Kind{}, w.server}, Observer: quiet{w}, Now: w.now,
+		Store: w.node, Kinds: kind.List{token.Kind{}, w.server, eyes{token.Kind{}, w}}, Observer: quiet{w}, Now: w.now,
 		Uptime: func() time.Duration { return w.uptime }, Random: source{w.rng}, Background: w.background,
 	}
 }
@@ -78,6 +79,8 @@ func (w *world) setUp() {
 	}
 	w.must(w.engine.PutFloor(ctx, rotation.Floor{Entries: 100}, operator))
 	w.must(w.engine.PutConfig(ctx, c, operator))
+	_, err := w.engine.PutConnection(ctx, kind.Connection{Name: eyesName, Kind: eyesName}, true, operator)
+	w.must(err)
 	for n := range 1 + w.rng.IntN(4) {
 		w.makeKey(n)
 	}
@@ -108,6 +111,9 @@ func (w *world) makeKey(n int) {
 		if n == 0 {
 			d.Protects = []key.Column{{Table: "t", Column: "c", Layout: key.TagFirst}}
 			w.db.rows[d.Name] = slices.Repeat([]int{1}, 1+w.rng.IntN(5))
+			if w.chance(40) {
+				d.Witness, w.looks = eyesName, true
+			}
 		}
 	}
 	_, err := w.engine.PutKey(ctx, d, operator)
@@ -226,6 +232,7 @@ func (w *world) spawn(name string) *process {
 			p.inherit(predecessor)
 		}
 	}
+	w.tempt(p)
 	w.procs = append(w.procs, p)
 	w.logf("%s starts", p.name())
 	return p
@@ -334,7 +341,7 @@ func (w *world) write() {
 		}
 		k, _ := w.engine.Key(name)
 		for _, p := range w.procs {
-			if !p.running || !w.chance(40) {
+			if !p.running || p.liar || !w.chance(40) {
 				continue
 			}
 			for _, v := range k.Versions {

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// lookDeadline is for how long the engine looks at rows of a key before it begins again.
+const lookDeadline = 30 * time.Minute
+
+// Look is how the engine's own look at the rows of a key goes, while there is no result. It is not stored: after a restart it
+// begins again.
+type Look struct {
+	Running  bool
+	Attempts int // that failed
+	RetryAt  time.Time
+	Fault    string // why the last one failed
+}
+
+// lookFault says what keeps the engine from being a witness.
+func lookFault(connection string, l Look) []string {
+	switch {
+	case l.Fault != "":
+		return []string{fmt.Sprintf("the engine's own look by connection %s failed %d times, next try at %s: %s", connection, l.Attempts, stamp(l.RetryAt), l.Fault)}
+	case l.Running:
+		return []string{fmt.Sprintf("the engine's own look by connection %s is under way", connection)}
+	}
+	return nil
+}
+
+// looker returns a connection by which the engine can look at rows, and what does it. turn or mu is held.
+func (e *Engine) looker(name string) (kind.RowLooker, kind.Connection, error) {
+	c, ok := e.connections[name]
+	if !ok {
+		return nil, c, fmt.Errorf("connection %q is not known; define it first, or name another: vault list hyvve/connections", name)
+	}
+	kd, err := e.Kinds.Get(c.Kind)
+	if err != nil {
+		return nil, c, err
+	}
+	looker, ok := kd.(kind.RowLooker)
+	if !ok {
+		return nil, c, fmt.Errorf("connection %s is of kind %s, by which no rows can be looked at; name one of kind postgres", name, c.Kind)
+	}
+	return looker, c, nil
+}
+
+// lookAtRows lets the engine itself be a witness of rows where a key says by which connection: in the background, once for
+// each place and pass, and again with a growing pause where it fails. It changes nothing at the server. turn is held.
+func (e *Engine) lookAtRows(r Rotation) {
+	for _, c := range r.Changes {
+		k, id := e.keys[c.Key], r.workID(c)
+		if len(c.Protects) == 0 || k.Witness == "" || k.Witness == WitnessNone || !r.presented() || r.lookedBy(c, k.Witness) {
+			continue
+		}
+		var last Look
+		e.lock(func() { last = e.looks[id] })
+		if last.Running || e.Now().Before(last.RetryAt) {
+			continue
+		}
+		looker, connection, err := e.looker(k.Witness)
+		stays, ok := k.Version(r.staying(c))
+		if err == nil && !ok {
+			err = fmt.Errorf("version %d of key %s is gone", r.staying(c), k.Name)
+		}
+		if err != nil {
+			e.lookFailed(id, err)
+			continue
+		}
+		last.Running = true
+		e.lock(func() { e.looks[id] = last })
+		look := kind.RowLook{Columns: c.Protects, Value: stays.Value, Others: e.otherValues(c)}
+		e.Background(func() {
+			ctx, cancel := context.WithTimeout(e.ctx, lookDeadline)
+			defer cancel()
+			report, err := looker.LookAtRows(ctx, connection, look)
+			e.looked(r.ID, c, id, connection.Name, report, err)
+		})
+	}
+}
+
+// lookedBy reports whether the engine has looked by a connection at the rotation's place.
+func (r Rotation) lookedBy(c Change, connection string) bool {
+	return slices.ContainsFunc(r.Witnesses[r.workID(c)], func(e Evidence) bool { return e.Connection == connection })
+}
+
+// otherValues are those under which rows in the columns of a change are not lost: of further keys that have rows of their own
+// there, and of undeleted versions. turn is held.
+func (e *Engine) otherValues(change Change) (all []kind.RowValue) {
+	for _, other := range e.keys {
+		var layouts []key.Layout
+		for _, c := range other.Protects {
+			if sharesColumn(c, change.Protects) && !slices.Contains(layouts, c.Layout) {
+				layouts = append(layouts, c.Layout)
+			}
+		}
+		for _, v := range other.Versions {
+			if !v.State.Live() || other.Name == change.Key && v.State != key.Undeleted {
+				continue
+			}
+			for _, layout := range layouts {
+				all = append(all, kind.RowValue{Layout: layout, Value: v.Value})
+			}
+		}
+	}
+	return all
+}
+
+// lookFailed keeps why a look has failed, and when there is another. turn is held.
+func (e *Engine) lookFailed(id string, fault error) {
+	e.lock(func() {
+		l := e.looks[id]
+		l.Running, l.Attempts, l.Fault = false, l.Attempts+1, cutOff(fault.Error())
+		l.RetryAt = e.Now().Add(retryAfter(l.Attempts, fault))
+		e.looks[id] = l
+	})
+}
+
+// looked stores what the engine has seen of rows, and moves the rotation on. A look that has come too late, since the
+// rotation has gone elsewhere meanwhile, says nothing.
+func (e *Engine) looked(rotation string, c Change, id, connection string, report workload.WorkReport, fault error) {
+	defer e.takeTurn()()
+	defer e.nudge()
+	r, ok := e.active[rotation]
+	if e.failing() || !ok || r.workID(c) != id || e.erased(r) || e.keys[c.Key].Witness != connection {
+		e.lock(func() { delete(e.looks, id) })
+		return
+	}
+	if fault != nil {
+		e.lookFailed(id, fault)
+		return
+	}
+	report.ID = id
+	next := r.witnessed(c, Evidence{Report: report, At: e.Now().UTC(), Connection: connection})
+	e.lock(func() { delete(e.looks, id) })
+	err := e.save(e.ctx, next)
+	if err == nil {
+		err = e.advance(e.ctx, rotation)
+	}
+	if err != nil {
+		e.Observer.Fault("what the engine has seen of rows for rotation "+rotation+" could not be stored", err)
+	}
+}

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// A value that rows may need is erased when two witnesses have each opened every row without it. One may lie, or look at
+// another database. A witness is an instance that re-encrypts, or the engine itself by a connection of the key's.
+
+// WitnessNone is what a key's witness says instead of a connection where one instance's word is enough.
+const WitnessNone = "none"
+
+// mostWitnesses is how many witnesses of a key's rows a rotation keeps.
+const mostWitnesses = 16
+
+// independent reports whether a lie of one witness says nothing of the other: another login speaks, or the engine itself.
+// Whoever can log in as one entity twice is two logins: these are only as independent as the entity's credentials are.
+func independent(a, b Evidence) bool {
+	if a.Connection != "" || b.Connection != "" {
+		return a.Connection == "" || b.Connection == ""
+	}
+	return a.Instance != b.Instance && a.Login.Known() && b.Login.Known() && !a.Login.Same(b.Login)
+}
+
+// Witness is who a witness is, for people.
+func (e Evidence) Witness() string {
+	if e.Connection != "" {
+		return "the engine by connection " + e.Connection
+	}
+	return e.Instance
+}
+
+// byConnection reports whether a key's witness is a connection.
+func byConnection(witness string) bool { return witness != "" && witness != WitnessNone }
+
+// witnessed returns the rotation with the evidence of a witness in the place of what that witness has said before.
+func (r Rotation) witnessed(c Change, e Evidence) Rotation {
+	r = r.clone()
+	id := r.workID(c)
+	all := slices.DeleteFunc(slices.Clone(r.Witnesses[id]), func(old Evidence) bool {
+		return old.Instance == e.Instance && old.Connection == e.Connection || e.Connection == "" && old.Login.Same(e.Login)
+	})
+	if len(all) >= mostWitnesses { // a login more than are ever asked; the engine's own word stays
+		oldest := slices.IndexFunc(all, func(old Evidence) bool { return old.Connection == "" })
+		all = slices.Delete(all, oldest, oldest+1)
+	}
+	r.Witnesses[id] = append(all, e)
+	return r
+}
+
+// saidAlready reports whether a witness has said the same before.
+func (r Rotation) saidAlready(c Change, e Evidence) bool {
+	return slices.ContainsFunc(r.Witnesses[r.workID(c)], func(old Evidence) bool {
+		return old.Instance == e.Instance && old.Login == e.Login && old.Report.Done == e.Report.Done && old.Report.Error == e.Report.Error &&
+			slices.Equal(old.Report.Columns, e.Report.Columns) && (old.Report.Place == nil) == (e.Report.Place == nil) &&
+			(e.Report.Place == nil || old.Report.Place.Equal(*e.Report.Place))
+	})
+}
+
+// checkWitnesses wants two independent witnesses who have each opened every row under the version that stays, in the database
+// where rows were re-encrypted.
+func checkWitnesses(r Rotation, c Change, f Facts) []string {
+	if reason := rowsLeft(r, c); reason != "" {
+		return []string{reason}
+	}
+	v := r.verdict(c, f.Witness[c.Key])
+	if len(v.good) > 0 && r.oneWitness(c, f) != "" {
+		return nil
+	}
+	if v.agree {
+		return nil
+	}
+	id := r.workID(c)
+	var reasons []string
+	switch {
+	case len(v.good) == 0 && len(v.faults) == 0 && f.Looks[id] == (Look{}):
+		reasons = append(reasons, waiting(c, r.at().phase, f.Progress[id]))
+	case len(v.placed()) == 0:
+		reasons = append(reasons, fmt.Sprintf("%s: no witness has opened every row under version %d yet", c.Env, r.staying(c)))
+	case v.apart != "":
+		reasons = append(reasons, fmt.Sprintf("%s: the witnesses of its rows have looked at different databases: %s; mend the database URL of the one that looks at the wrong one (reencrypt block of its sidecar, or the connection)", c.Env, v.apart))
+	case byConnection(f.Witness[c.Key]) && !r.lookedBy(c, f.Witness[c.Key]):
+		reasons = append(reasons, fmt.Sprintf("%s: version %d is erased when the engine has opened all rows itself, too, by connection %s", c.Env, r.leaving(c), f.Witness[c.Key]))
+	default:
+		reasons = append(reasons, fmt.Sprintf("%s: %s; version %d is erased when a second, independent witness has opened them too", c.Env, v.alone(), r.leaving(c)))
+	}
+	reasons = append(reasons, v.faults...)
+	reasons = append(reasons, lookFault(f.Witness[c.Key], f.Looks[id])...)
+	if len(v.good) > 0 {
+		reasons = append(reasons, secondWitness(r, c, f.Witness[c.Key]))
+	}
+	return reasons
+}
+
+// WitnessesOf are those who have checked the rows of a change last, at the place where the rotation is or was.
+func (r Rotation) WitnessesOf(c Change) (newest []Evidence) {
+	for _, all := range r.Witnesses {
+		if len(all) > 0 && strings.HasPrefix(all[0].Report.ID, r.ID+"/"+c.Key+"/") && (len(newest) == 0 || all[len(all)-1].At.After(newest[len(newest)-1].At)) {
+			newest = all
+		}
+	}
+	return newest
+}
+
+// verdict is what the witnesses of a key's rows come to.
+type verdict struct {
+	good   []Evidence // have opened every row, and say where
+	agree  bool       // two of them are independent, in the database where rows were re-encrypted
+	apart  string     // how the places of two differ
+	faults []string   // why others do not count
+}
+
+// verdict weighs what witnesses have said at the rotation's place. That rows are left is not weighed: see rowsLeft.
+//
+// Where the key names a connection, the engine has to be one of the two: then not even two instances together can lie.
+func (r Rotation) verdict(c Change, connection string) (v verdict) {
+	for _, e := range r.Witnesses[r.workID(c)] {
+		switch {
+		case e.Report.Error != "" || !e.Report.Done:
+			v.faults = append(v.faults, fmt.Sprintf("%s: check by %s failed: %s", c.Env, e.Witness(), e.Report.Error))
+		case len(e.Report.Columns) < len(c.Protects):
+			v.faults = append(v.faults, fmt.Sprintf("%s: %s says that it has checked the rows, and counts %d of %d columns; update its sidecar", c.Env, e.Witness(), len(e.Report.Columns), len(c.Protects)))
+		default:
+			v.good = append(v.good, e)
+		}
+	}
+	reencrypted, known := r.reencryptedAt(c)
+	for n, a := range v.good {
+		if a.Report.Place == nil || !a.Report.Place.Covers(c.Protects) {
+			v.faults = append(v.faults, fmt.Sprintf("%s: %s does not say which database it has looked at, and is no witness; update its sidecar", c.Env, a.Witness()))
+			continue
+		}
+		if how := a.Report.Place.Differs(reencrypted.at); known && how != "" {
+			v.apart = fmt.Sprintf("%s, where %s has checked and %s has re-encrypted", how, a.Witness(), reencrypted.by)
+			continue
+		}
+		for _, b := range v.good[:n] {
+			if b.Report.Place == nil || !independent(a, b) || byConnection(connection) && a.Connection != connection && b.Connection != connection || known && b.Report.Place.Differs(reencrypted.at) != "" {
+				continue
+			}
+			if how := a.Report.Place.Differs(*b.Report.Place); how != "" {
+				v.apart = fmt.Sprintf("%s, by %s and %s", how, a.Witness(), b.Witness())
+			} else {
+				v.agree = v.agree || b.Report.Place.Covers(c.Protects)
+			}
+		}
+	}
+	return v
+}
+
+// placed are those who say where they have looked.
+func (v verdict) placed() (all []Evidence) {
+	for _, e := range v.good {
+		if e.Report.Place != nil {
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+// alone says who has opened all rows, where they are not two.
+func (v verdict) alone() string {
+	var names []string
+	for _, e := range v.placed() {
+		names = append(names, e.Witness())
+	}
+	text := strings.Join(names[:min(3, len(names))], ", ")
+	if len(names) > 1 {
+		return text + " have opened all rows, and are one witness: they have the same login, or none that is known"
+	}
+	return text + " has opened all rows, and is one witness"
+}
+
+// seenAt is where somebody has re-encrypted.
+type seenAt struct {
+	at workload.Place
+	by string
+}
+
+// reencryptedAt is the database of the newest report on re-encryption that names one.
+func (r Rotation) reencryptedAt(c Change) (seen seenAt, ok bool) {
+	var newest time.Time
+	check := r.workID(c)
+	for id, e := range r.Work {
+		if id != check && strings.HasPrefix(id, r.ID+"/"+c.Key+"/") && e.Report.Place != nil && e.Report.Done && e.At.After(newest) {
+			seen, newest, ok = seenAt{*e.Report.Place, e.Instance}, e.At, true
+		}
+	}
+	return seen, ok
+}
+
+// oneWitness says why one witness is enough for a key's rows; empty: it is not.
+func (r Rotation) oneWitness(c Change, f Facts) string {
+	switch {
+	case r.OneWitness != "":
+		return "accepted by " + r.OneWitness
+	case f.Witness[c.Key] == WitnessNone:
+		return "witness=none"
+	}
+	return ""
+}
+
+// secondWitness says how there can be another witness.
+func secondWitness(r Rotation, c Change, connection string) string {
+	var ways []string
+	if !byConnection(connection) {
+		ways = append(ways, fmt.Sprintf("let the engine look itself: vault write hyvve/keys/%s witness=CONNECTION (of kind postgres, to that database, which may SELECT the columns)", c.Key))
+	}
+	if !byConnection(connection) {
+		ways = append(ways, "start another instance that re-encrypts, with a login of its own")
+	}
+	ways = append(ways,
+		fmt.Sprintf("take the responsibility for one witness: vault write hyvve/rotations/%s/accept-witness reason=…", r.ID))
+	return strings.Join(ways, "; or ")
+}
+
+// AcceptWitness returns the rotation with the word of one witness accepted for its rows.
+func AcceptWitness(r Rotation, f Facts, by Actor, reason string) (Rotation, error) {
+	switch {
+	case r.Finished():
+		return r, Refusef("rotation %s is %s; there is nothing to accept any more", r.ID, r.State)
+	case r.at().phase != workload.PhaseCheck || !r.protects():
+		return r, Refusef("rotation %s is at %s %s; a witness is accepted where rows are checked before a value is erased, and only there", r.ID, r.State, r.Step)
+	case r.OneWitness != "":
+		return r, Refusef("rotation %s has one witness accepted already, by %s", r.ID, r.OneWitness)
+	}
+	if r.ConfirmBy == ConfirmByOther {
+		if err := r.mayConfirm(by); err != nil {
+			return r, err
+		}
+	}
+	for _, c := range r.Changes {
+		if len(c.Protects) == 0 || !r.presented() {
+			continue
+		}
+		if left := rowsLeft(r, c); left != "" {
+			return r, Refusef("%s; these rows would be lost: nothing was accepted", left)
+		}
+		if len(r.verdict(c, "").good) == 0 {
+			return r, Refusef("%s: no witness has opened every row yet; there is none to accept", c.Env)
+		}
+	}
+	if len(checkRows(r, f)) == 0 {
+		return r, Refusef("rotation %s has the witnesses that it needs; there is nothing to accept", r.ID)
+	}
+	r = r.told(f.Now, said("one witness of the rows is accepted: "+r.accepted(), reason, by))
+	r.OneWitness = by.Name
+	return r, nil
+}
+
+// accepted names the witnesses that there are.
+func (r Rotation) accepted() string {
+	var all []string
+	for _, c := range r.Changes {
+		for _, e := range r.verdict(c, "").good {
+			all = append(all, fmt.Sprintf("%s for %s", e.Witness(), c.Env))
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+// witnessNote says before a rotation who its witnesses would be, in words for a plan; missing: what it would wait for.
+func witnessNote(c Change, f Facts) (note, missing string) {
+	connection := f.Witness[c.Key]
+	if connection == WitnessNone {
+		return "one instance alone says whether rows still need the version that goes (witness=none): if it errs or lies, its value is erased and they are lost", ""
+	}
+	var all []Evidence
+	for _, w := range f.Workloads {
+		for _, i := range w.Instances {
+			if w.Reencrypts && w.Keys[c.Key].AcceptsBoth() && !i.Anonymous {
+				all = append(all, Evidence{Instance: i.Name(), Login: i.Login})
+			}
+		}
+	}
+	if connection != "" {
+		all = append([]Evidence{{Connection: connection}}, all...)
+	}
+	for n, a := range all {
+		for _, b := range all[:n] {
+			if !independent(a, b) || byConnection(connection) && b.Connection == "" {
+				continue
+			}
+			note = fmt.Sprintf("before a value is erased, two witnesses open every row: %s and %s, for example", b.Witness(), a.Witness())
+			if connection == "" && a.Login.SameEntity(b.Login) {
+				note += "; all that re-encrypt log in as one entity, so that whoever has its credentials can be both: witness=CONNECTION is stronger"
+			}
+			return note, ""
+		}
+	}
+	have := "none"
+	if len(all) > 0 {
+		have = all[0].Witness()
+	}
+	return "", fmt.Sprintf("two independent witnesses must open every row before a value is erased, and there is %s now; let the engine look itself: vault write hyvve/keys/%s witness=CONNECTION; or start another instance that re-encrypts, with a login of its own", have, c.Key)
+}
+
+// checkWitness refuses a witness that is no connection by which the engine can look at rows. turn is held.
+func (e *Engine) checkWitness(k key.Key) error {
+	if k.Witness == "" || k.Witness == WitnessNone {
+		return nil
+	}
+	if len(k.Protects) == 0 {
+		return Refusef("key %s: witness: the key protects no rows; give witness=\"\" with that", k.Name)
+	}
+	if _, _, err := e.looker(k.Witness); err != nil {
+		return Refusef("key %s: witness: %w", k.Name, err)
+	}
+	return nil
+}
