@@ -26,6 +26,9 @@ const (
 	databaseName = "hyvve"
 	roleName     = "hyvve_app"   // owns the tables, and logs in itself until the first rotation
 	adminName    = "hyvve_admin" // of the engine, at both servers
+
+	witnessName       = "hyvve_witness" // of the engine, which looks at rows by it
+	witnessConnection = "rows"
 )
 
 // server is where URLs of the platform are valid.
@@ -94,8 +97,26 @@ func (w *World) startDatabase(ctx context.Context, seeding testbed.Seeding) erro
 	seeding.MasterKey, seeding.BetterAuth = w.Initial[platform.MasterKey], w.Initial[platform.BetterAuth]
 	total := seeding.Providers + seeding.Servers + seeding.Legacy + seeding.Connections + seeding.Users
 	_, _ = fmt.Fprintf(w.Bed.Log, "encrypting %d rows as the platform does (one derivation each)\n", total)
-	w.Rows, err = testbed.SeedPlatform(ctx, conn, seeding)
-	return err
+	if w.Rows, err = testbed.SeedPlatform(ctx, conn, seeding); err != nil {
+		return err
+	}
+	return w.makeWitness(ctx, admin)
+}
+
+// makeWitness makes a login that may read the columns of envelopes and nothing else, by which the engine looks at rows itself.
+func (w *World) makeWitness(ctx context.Context, admin string) error {
+	password, err := w.Postgres.NewRole(ctx, witnessName)
+	if err != nil {
+		return err
+	}
+	statements := []string{"ALTER ROLE " + witnessName + " BYPASSRLS"}
+	for _, env := range []string{platform.MasterKey, platform.BetterAuth} {
+		for _, c := range platform.Columns(env) {
+			statements = append(statements, fmt.Sprintf("GRANT SELECT (%s) ON %s TO %s", c.Column, c.Table, witnessName))
+		}
+	}
+	w.witness = key.NewValue(w.Postgres.URL(databaseName, witnessName, password))
+	return exec(ctx, admin, statements...)
 }
 
 func exec(ctx context.Context, url string, statements ...string) error {

@@ -57,6 +57,7 @@ type World struct {
 	Transport http.RoundTripper
 
 	database, cache server
+	witness         key.Value // URL of a login that may look at the rows
 	canaries        canaries
 	binary          string // hyvve-demo, which is the workloads too
 }
@@ -145,12 +146,17 @@ func (w *World) configure(ctx context.Context, size Size) (err error) {
 		write("hyvve/connections/"+name, map[string]any{"kind": s.kind, "url": s.admin.Reveal()})
 		write("hyvve/connections/"+name+"/rotate-root", nil) // from here on nobody but the mount knows that password
 	}
+	w.canaries.add(w.witness)
+	write("hyvve/connections/"+witnessConnection, map[string]any{"kind": "postgres", "url": w.witness.Reveal(), "rows_only": "true"})
 	write("hyvve/presets/hyvve", map[string]any{"workloads": "api,agents", "min_instances": size.Instances, "database": servers.Database, "redis": servers.Redis})
 	var names []string
 	for _, k := range platform.Keys(servers) {
 		data := map[string]any{"value": w.Initial[k.Env].Reveal()}
 		if size.Expose != nil && k.Server != "" { // where workloads reach the server, Vault does not
 			data["verify_urls"] = "false"
+		}
+		if len(k.Protects) > 0 {
+			data["witness"] = witnessConnection
 		}
 		write("hyvve/keys/"+k.Name, data)
 		names = append(names, k.Name)
