@@ -23,6 +23,9 @@ const leaseSlack = 30 * time.Second
 // rereadTime is what a reader without a name has for reading again after its lease was cut short by a version's life.
 const rereadTime = 10 * time.Second
 
+// claimTime is what a login that was refused a name has for coming back once it is free: its back-off is at most 15 s.
+const claimTime = 30 * time.Second
+
 // fleet is the live instances of a workload.
 type fleet struct {
 	ids     []string // sorted
@@ -47,6 +50,7 @@ type lease struct {
 	heard     time.Duration // its last sign of life
 	heartbeat bool          // it gives them every few seconds
 	released  bool          // its last report said that it ends
+	claimed   time.Duration // until when another login that was refused may come for its name
 
 	reported time.Duration // until when its reports have extended it; 0: they have not
 }
@@ -61,6 +65,15 @@ func (e *Engine) newLease(given, full time.Duration) lease {
 func (f *fleet) renew(id string, l lease) {
 	l.reported, l.heartbeat = f.leases[id].reported, l.heartbeat || f.leases[id].heartbeat
 	l.gone = max(l.gone, l.reported)
+	f.leases[id] = l
+}
+
+// claim notes that another login was refused an instance's name until a time. That login may well be the instance itself,
+// which has logged in again and lives: it counts until it had the time to come back.
+func (f *fleet) claim(id string, until time.Duration) {
+	l := f.leases[id]
+	l.claimed = max(l.claimed, until+claimTime)
+	l.gone = max(l.gone, l.claimed)
 	f.leases[id] = l
 }
 

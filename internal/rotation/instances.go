@@ -278,6 +278,8 @@ func (e *Engine) Renew(workloadName, id, epoch string, limit time.Duration) (tim
 //
 // Or its reports have extended it, whatever becomes of Vault's lease. Such an instance goes when it has not been heard of
 // for a lease.
+//
+// Or another login was refused its name, which may be that of the same process: it goes when that had the time to come back.
 func (e *Engine) Revoke(ctx context.Context, workloadName, id, epoch string) error {
 	if err := e.down(); err != nil {
 		return err
@@ -298,9 +300,12 @@ func (e *Engine) Revoke(ctx context.Context, workloadName, id, epoch string) err
 			if i.Anonymous {
 				l.gone = min(l.full, now+rereadTime)
 			}
+		case l.claimed > now:
+			l.gone = l.claimed
 		default:
 			return true
 		}
+		l.gone = max(l.gone, l.claimed)
 		f.leases[id] = l
 		return false
 	})

@@ -56,6 +56,7 @@ func (e *Engine) checkLogin(f *fleet, i workload.Instance, login workload.Login,
 	if until <= now {
 		return nil
 	}
+	f.claim(i.ID, until)
 	return Refusef(
 		"instance %s belongs to another login (%s), and was last heard of %s ago; this login may use the name "+when+
 			"; to use it now, give the instance_secret of its newest read, or remove it with: vault delete hyvve/workloads/%s/instances/%s; or use another instance=",

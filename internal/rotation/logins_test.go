@@ -179,6 +179,45 @@ func TestSecretOfAReadThatWasNotStored(t *testing.T) {
 	h.ok(err)
 }
 
+// A sidecar of an earlier release that logs in again lives, and is refused for a while. Its lease may end meanwhile; it counts
+// until it had the time to read again, so that no rotation goes on as if it were gone.
+func TestRefusedLoginStillCounts(t *testing.T) {
+	for _, c := range []struct {
+		next Token
+		left time.Duration // of the lease, when it logs in again
+	}{{loginA2, 10 * time.Second}, {loginB, 50 * time.Second}} {
+		h := loginHarness(t)
+		first, err := h.readAs(loginA1, true, key.Value{})
+		h.ok(err)
+		h.clock.advance(5*time.Minute - c.left)
+		h.engine.SignOfLife("api", "api-1", loginA1)
+		if _, err := h.readAs(c.next, true, key.Value{}); err == nil {
+			t.Fatal("the other login is not refused")
+		}
+		h.clock.advance(c.left)
+		h.ok(h.engine.Revoke(t.Context(), "api", "api-1", first.Epoch))
+		h.clock.advance(15 * time.Second)
+		h.engine.Tick(t.Context())
+		if len(h.engine.Instances("api")) != 1 {
+			t.Fatalf("%s: it does not count any more", c.next.Accessor)
+		}
+		_, err = h.readAs(c.next, true, key.Value{})
+		h.ok(err)
+		h = loginHarness(t)
+		first, err = h.readAs(loginA1, true, key.Value{})
+		h.ok(err)
+		if _, err := h.readAs(c.next, true, key.Value{}); err == nil {
+			t.Fatal("the other login is not refused")
+		}
+		h.clock.advance(5*time.Minute + claimTime + time.Second) // nobody came for it
+		h.ok(h.engine.Revoke(t.Context(), "api", "api-1", first.Epoch))
+		h.engine.Tick(t.Context())
+		if len(h.engine.Instances("api")) != 0 {
+			t.Errorf("%s: it counts for ever", c.next.Accessor)
+		}
+	}
+}
+
 // Another's requests under an instance's name are no signs of its life.
 func TestSignsOfLife(t *testing.T) {
 	h := loginHarness(t)
