@@ -77,7 +77,7 @@ func (e *Engine) lookAtRows(r Rotation) {
 		}
 		last.Running = true
 		e.lock(func() { e.looks[id] = last })
-		look := kind.RowLook{Columns: c.Protects, Value: stays.Value, Others: e.otherValues(c)}
+		look := kind.RowLook{Columns: c.Protects, Value: stays.Value, Others: e.otherValues(r, c)}
 		e.Background(func() {
 			ctx, cancel := context.WithTimeout(e.ctx, lookDeadline)
 			defer cancel()
@@ -93,8 +93,9 @@ func (r Rotation) lookedBy(c Change, connection string) bool {
 }
 
 // otherValues are those under which rows in the columns of a change are not lost: of further keys that have rows of their own
-// there, and of undeleted versions. turn is held.
-func (e *Engine) otherValues(change Change) (all []kind.RowValue) {
+// there and, of a revert, of the key's undeleted versions. Otherwise the rotation retires these, too, and a row under one of
+// them would be lost. turn is held.
+func (e *Engine) otherValues(r Rotation, change Change) (all []kind.RowValue) {
 	for _, other := range e.keys {
 		var layouts []key.Layout
 		for _, c := range other.Protects {
@@ -103,7 +104,8 @@ func (e *Engine) otherValues(change Change) (all []kind.RowValue) {
 			}
 		}
 		for _, v := range other.Versions {
-			if !v.State.Live() || other.Name == change.Key && v.State != key.Undeleted {
+			stays := other.Name != change.Key || v.State == key.Undeleted && r.State == Reverting
+			if !v.State.Live() || !stays {
 				continue
 			}
 			for _, layout := range layouts {

@@ -5,6 +5,7 @@ package rotation
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -316,5 +317,40 @@ func TestWitnessIsChecked(t *testing.T) {
 	h.join("api", "api-2")
 	if p := h.planned(); len(p.Blockers) > 0 || !strings.Contains(strings.Join(p.Notes, "; "), "api/api-1 and api/api-2, for example; all that re-encrypt log in as one entity") {
 		t.Errorf("the plan with two instances: %v, %v", p.Blockers, p.Notes)
+	}
+}
+
+// Rows under an undeleted version are lost when the rotation retires it together with the old one, so that the engine's own
+// look counts them; a revert leaves it accepted.
+func TestEngineLooksForRowsOfUndeletedVersions(t *testing.T) {
+	for state, want := range map[State]bool{Retiring: false, Reverting: true} {
+		look := &eyes{server: &server{}, report: workload.WorkReport{Done: true, Place: here(), Columns: []workload.ColumnReport{good}}}
+		h := newHarness(t)
+		h.kinds = kind.List{look}
+		h.open()
+		h.rows()
+		_, err := h.engine.PutConnection(t.Context(), kind.Connection{Name: "main", Kind: "eyes"}, true, testActor)
+		h.ok(err)
+		h.witness("main")
+		h.retains("master", time.Hour)
+		h.place = here()
+		h.until(h.rotate("master"), Done)
+		h.undelete(Undeletion{Key: "master", Version: 1})
+		k, _ := h.engine.Key("master")
+		look.looks = nil
+		id := h.rotate("master")
+		if state == Reverting {
+			h.until(id, Soaking)
+			_, err := h.engine.Revert(t.Context(), id, testActor, "")
+			h.ok(err)
+		}
+		h.until(id, map[State]State{Retiring: Done, Reverting: Reverted}[state])
+		if len(look.looks) == 0 {
+			t.Fatal("it has not looked")
+		}
+		got := slices.ContainsFunc(look.looks[0].Others, func(o kind.RowValue) bool { return o.Value.Equal(k.Versions[0].Value) })
+		if got != want {
+			t.Errorf("%s: a row under the undeleted version counts as one that is not lost: %v", state, got)
+		}
 	}
 }
