@@ -28,6 +28,14 @@ func TestCredsOfAnothersInstance(t *testing.T) {
 	if mine.IsError() {
 		t.Fatal(mine.Error())
 	}
+	for _, says := range []map[string]any{{}, {"one_line": ""}} { // nothing: it can carry no value of several lines
+		says["instance"] = "api-1"
+		mine = b.as("canary-accessor", "e-1", logical.UpdateOperation, "creds/api", says)
+		if got := b.read("workloads/api/instances/api-1").Data["one_line"].([]string); len(got) != 1 || got[0] != "all" {
+			t.Errorf("a reader that says %v is taken for one that carries all but %q", says, got)
+		}
+	}
+	mine = b.as("canary-accessor", "e-1", logical.UpdateOperation, "creds/api", map[string]any{"instance": "api-1", "pod": "api-0", "node": "n-1"})
 	secret := mine.Data["instance_secret"].(string)
 	theirs := b.as("other", "e-1", logical.ReadOperation, "creds/api", map[string]any{"instance": "api-1"})
 	if !theirs.IsError() || !strings.Contains(theirs.Error().Error(), "belongs to another login (kubernetes-e-1)") || !strings.Contains(theirs.Error().Error(), "in 30s") {

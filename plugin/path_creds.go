@@ -86,7 +86,7 @@ func (b *backend) readCreds(ctx context.Context, e *rotation.Engine, req *logica
 	} else if d.Get("instance_secret").(string) != "" {
 		return nil, rotation.Refusef("instance_secret is not taken in a read, whose URL is in logs; give it in a write: vault write hyvve/creds/%s instance=… instance_secret=-", name)
 	}
-	if names := d.Get("one_line").([]string); !slices.Contains(names, "all") {
+	if names := d.Get("one_line").([]string); len(names) > 0 && !slices.Contains(names, "all") { // empty says nothing: all
 		reader.Multiline = true
 		reader.OneLine = slices.DeleteFunc(slices.Clone(names), func(s string) bool { return s == "none" })
 		slices.Sort(reader.OneLine)

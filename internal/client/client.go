@@ -112,9 +112,11 @@ type Reader struct {
 func (c *Client) Read(ctx context.Context, r Reader) (Bundle, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
-	body, err := json.Marshal(map[string]string{
-		"instance": r.Instance, "one_line": strings.Join(r.OneLine, ","), "instance_secret": r.Secret.Reveal(), "pod": r.Pod, "node": r.Node,
-	})
+	fields := map[string]string{"instance": r.Instance, "instance_secret": r.Secret.Reveal(), "pod": r.Pod, "node": r.Node}
+	if len(r.OneLine) > 0 { // left out: it can carry no value of several lines
+		fields["one_line"] = strings.Join(r.OneLine, ",")
+	}
+	body, err := json.Marshal(fields)
 	if err != nil {
 		return Bundle{}, err
 	}

@@ -184,6 +184,12 @@ func TestRead(t *testing.T) {
 	if err != nil || b.Secret.Reveal() != "next" || b.LeaseDuration != 5*time.Minute {
 		t.Errorf("%+v, %v", b, err)
 	}
+	asked := map[string]string{}
+	narrow := newClient(t, func(_ http.ResponseWriter, r *http.Request) { _ = json.NewDecoder(r.Body).Decode(&asked) })
+	_, _ = narrow.Read(t.Context(), Reader{Workload: "api", Instance: "api-1"})
+	if _, says := asked["one_line"]; says || asked["instance"] != "api-1" {
+		t.Errorf("a reader that can carry one line alone asks for %v", asked)
+	}
 	for code, want := range map[int]error{403: ErrNoWrite, 405: ErrNoWrite, 400: ErrRefused, 503: ErrUnavailable} {
 		status = code
 		_, err := c.Read(t.Context(), reader)
