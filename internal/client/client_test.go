@@ -193,7 +193,7 @@ func TestRead(t *testing.T) {
 	for code, want := range map[int]error{403: ErrNoWrite, 405: ErrNoWrite, 400: ErrRefused, 503: ErrUnavailable} {
 		status = code
 		_, err := c.Read(t.Context(), reader)
-		if !errors.Is(err, want) || errors.Is(err, ErrNoWrite) != (want == ErrNoWrite) || strings.Contains(err.Error(), "canary") {
+		if !errors.Is(err, want) || errors.Is(err, ErrNoWrite) != (want == ErrNoWrite) || strings.Contains(err.Error(), "canary") { //nolint:errorlint // the very one
 			t.Errorf("status %d: %v", code, err)
 		}
 	}
