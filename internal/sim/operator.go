@@ -48,7 +48,7 @@ func (w *world) operate() {
 		if w.lying { // the word of one may be a lie
 			return
 		}
-		_, err = w.engine.AcceptWitness(ctx, id, operator, "")
+		_, err = w.engine.AcceptWitness(ctx, id, colleague, "")
 	case n < 17:
 		what = "resume"
 		_, err = w.engine.Resume(ctx, id, operator, "")
@@ -258,7 +258,7 @@ func (w *world) unblock() {
 				w.said(err, "confirm of "+id)
 			}
 			if w.lying && view.Step == rotation.StepErase && w.needless(view) { // a liar has said that it re-encrypted elsewhere, and somebody has looked
-				_, err = w.engine.AcceptWitness(ctx, id, operator, "I have looked")
+				_, err = w.engine.AcceptWitness(ctx, id, colleague, "I have looked")
 				w.said(err, "acceptance of a witness of "+id)
 			}
 		}
