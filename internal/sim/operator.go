@@ -282,7 +282,7 @@ func (w *world) unblock() {
 		}
 		for range missing {
 			p := w.spawn(name)
-			p.id = fmt.Sprintf("calm-%d", w.born)
+			p.id, p.token = fmt.Sprintf("calm-%d", w.born), w.newToken(name) // one that both had is no second witness
 		}
 	}
 }
