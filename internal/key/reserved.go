@@ -13,6 +13,7 @@ type group struct {
 	does     string   // completes "the name …"
 	names    []string // exact
 	prefixes []string // of names, all of which are reserved
+	endings  []string // of names, all of which are reserved
 	families []string // prefixes like these, but names below them that end like a credential's are free
 }
 
@@ -79,6 +80,12 @@ var reserved = []group{
 		},
 	},
 	{
+		// Each program has a name of its own for this: PRISMA_QUERY_ENGINE_LIBRARY, ESBUILD_BINARY_PATH, PUPPETEER_EXECUTABLE_PATH.
+		does:     "names a program or library that another program runs",
+		endings:  []string{"_BINARY", "_BINARY_PATH", "_EXECUTABLE", "_EXECUTABLE_PATH", "_EXEC_PATH", "_BIN", "_BIN_PATH", "_LIBRARY", "_LIBRARY_PATH", "_PRELOAD", "_ASKPASS"},
+		families: []string{"PRISMA_", "TS_NODE_", "ESBUILD_", "PUPPETEER_", "PLAYWRIGHT_", "SWC_", "TURBO_"},
+	},
+	{
 		does: "makes git, ssh, an editor, a pager or another tool run a program",
 		names: []string{
 			"EDITOR", "VISUAL", "FCEDIT", "SUDO_EDITOR", "SUDO_ASKPASS", "PAGER", "MANPAGER", "BROWSER", "LESS", "LESSOPEN", "LESSCLOSE", "LESSKEY", "LESSSECURE", "LESSKEYIN", "MORE",
@@ -109,7 +116,7 @@ func Reserved(name string) (does string) {
 	ends := func(suffix string) bool { return strings.HasSuffix(name, suffix) }
 	for _, g := range reserved {
 		switch {
-		case slices.Contains(g.names, name), slices.ContainsFunc(g.prefixes, begins):
+		case slices.Contains(g.names, name), slices.ContainsFunc(g.prefixes, begins), slices.ContainsFunc(g.endings, ends):
 			return g.does
 		case slices.ContainsFunc(g.families, begins) && !slices.ContainsFunc(credentials, ends):
 			return g.does
