@@ -55,6 +55,7 @@ const (
 	gateHealthy      gate = "healthy"
 	gateWriters      gate = "writers"
 	gateRows         gate = "rows"
+	gatePace         gate = "pace"
 	gateSoak         gate = "soak"
 	gateUnused       gate = "unused"
 	gateObserved     gate = "observed"
@@ -73,6 +74,7 @@ var checks = map[gate]func(r Rotation, f Facts) []string{
 	gateHealthy:      checkHealthy,
 	gateWriters:      checkWriters,
 	gateRows:         checkRows,
+	gatePace:         checkPace,
 	gateSoak:         checkSoak,
 	gateUnused:       checkUnused,
 	gateObserved:     checkObserved,

@@ -239,6 +239,7 @@ func (r Rotation) WakeAt() time.Time {
 	if r.Step == StepSoak && !r.SoakFrom.IsZero() {
 		sooner(r.SoakFrom.Add(r.Soak))
 	}
+	sooner(r.paceEnd())
 	return at
 }
 

@@ -73,7 +73,7 @@ func goBack(r Rotation, f Facts) (Rotation, bool) {
 	var reasons []string
 	for _, c := range r.Changes {
 		if reason := rowsLeft(r, c); reason != "" {
-			reasons = append(reasons, reason)
+			reasons = append(reasons, reason+r.saidDone(c))
 		}
 	}
 	if len(reasons) == 0 {
@@ -83,6 +83,44 @@ func goBack(r Rotation, f Facts) (Rotation, bool) {
 	r.Pass++
 	r.OneWitness = "" // what was accepted is out of date
 	return r.moved(to, f.Now, Event{Text: to.enter, Reason: strings.Join(reasons, "; ")}), true
+}
+
+// saidDone names who has reported that the rows were brought over, as the tail of a sentence: an instance that lies, or looks at
+// another database, is found so.
+func (r Rotation) saidDone(c Change) string {
+	var last Evidence
+	for id, e := range r.Work {
+		if id != r.workID(c) && strings.HasPrefix(id, r.ID+"/"+c.Key+"/") && e.Report.Done && len(e.Report.Columns) > 0 && e.At.After(last.At) {
+			last = e
+		}
+	}
+	if last.Instance == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (%s had reported that none was left)", last.Instance)
+}
+
+// Bounds of how long both versions stay accepted after rows were left again. Each round lets all instances load twice.
+const (
+	firstPace = 5 * time.Second
+	mostPace  = time.Hour
+)
+
+// paceEnd is when the version that goes may be dropped again after rows were left; zero: at once. It is only late from the second
+// time on: rows that are left again and again are those of an instance that lies, or still writes. One that was resumed goes on.
+func (r Rotation) paceEnd() time.Time {
+	if r.Step != StepRows || r.Pass < 2 || r.Clock.After(r.Since) {
+		return time.Time{}
+	}
+	return r.Since.Add(min(firstPace<<min(r.Pass-2, 12), mostPace))
+}
+
+// checkPace waits longer each time that rows were left.
+func checkPace(r Rotation, f Facts) []string {
+	if left := r.paceEnd().Sub(f.Now); !r.paceEnd().IsZero() && left > 0 {
+		return []string{fmt.Sprintf("rows were left %d times; both versions stay accepted for another %s. The timeline says who reported that none was left: if that instance errs or lies, end it; pause and resume the rotation to go on at once", r.Pass, left.Round(time.Second))}
+	}
+	return nil
 }
 
 // staying is the version of a change that remains when the rotation has ended, as far as is decided.

@@ -145,7 +145,7 @@ var table = []place{
 	},
 	{
 		state: Retiring, step: StepRows, from: atPresent, target: atPresent, phase: workload.PhaseFlip,
-		gates: []gate{gateRows},
+		gates: []gate{gateRows, gatePace},
 		next:  goal{Retiring, StepLoad},
 		enter: "rows that were left are brought under the new version",
 	},
@@ -158,7 +158,7 @@ var table = []place{
 	},
 	{
 		state: Reverting, step: StepRows, from: atAccept, target: atAccept, phase: workload.PhaseRevert,
-		gates: []gate{gateRows},
+		gates: []gate{gateRows, gatePace},
 		next:  goal{Reverting, StepLoad},
 		enter: "protected rows go back to the old version",
 	},
