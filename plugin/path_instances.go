@@ -65,8 +65,11 @@ func aboutInstance(_ *rotation.Engine, d *framework.FieldData) rotation.Entry {
 }
 
 func (b *backend) listInstances(_ context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	all, info := []string{}, map[string]any{}
-	for _, i := range e.Instances(d.Get("name").(string)) {
+	name, all, info := d.Get("name").(string), []string{}, map[string]any{}
+	if _, ok := e.Workload(name); !ok {
+		return nil, rotation.Refusef("workload %q is not known; list the workloads with: vault list hyvve/workloads", name)
+	}
+	for _, i := range e.Instances(name) {
 		all = append(all, i.ID)
 		info[i.ID] = map[string]any{"login": i.Login.Name, "healthy": i.Healthy, "seen": stamp(i.Seen)}
 	}

@@ -79,14 +79,14 @@ hyvve/journal/config.
 			HelpSynopsis: "Entries as JSON, one a line, oldest first.",
 			HelpDescription: strings.TrimSpace(`
 The answer is no JSON of Vault's but the lines themselves (` + contentJSONLines + `), at most about a megabyte of them. Go on with
-after=, the id of the last line, until the answer is empty.
+after=, the id of the last line, until the answer is empty. The vault command prints the first line alone; use curl.
 
     curl -H "X-Vault-Token: …" "$VAULT_ADDR/v1/hyvve/journal/export?after=$ID"
 `),
 		},
 		{
 			Pattern: "journal/" + framework.GenericNameRegex("id"),
-			Fields:  map[string]*framework.FieldSchema{"id": {Type: framework.TypeString, Required: true, Description: "Id of the entry."}},
+			Fields:  map[string]*framework.FieldSchema{"id": {Type: framework.TypeString, Required: true, Description: "Id of the entry, or its number."}},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ReadOperation: b.operation(b.readJournal, "read", "journal-entry", "Read one entry."),
 			},
@@ -105,7 +105,7 @@ func journalQueryFields() map[string]*framework.FieldSchema {
 		"newest":   {Type: framework.TypeBool, Query: true, Description: "Newest first; after= is then the entry behind the first."},
 		"key":      {Type: framework.TypeString, Query: true, Description: "Only entries on this key."},
 		"rotation": {Type: framework.TypeString, Query: true, Description: "Only entries on the rotation of this id."},
-		"actor":    {Type: framework.TypeString, Query: true, Description: "Only what somebody of this display name or entity id did."},
+		"actor":    {Type: framework.TypeString, Query: true, Description: "Only what this user did: by display name, such as userpass-ann, or entity id."},
 	}
 }
 
@@ -205,7 +205,11 @@ func (b *backend) pageJournal(ctx context.Context, e *rotation.Engine, _ *logica
 	for _, n := range page.Entries {
 		entries = append(entries, entryData(n.Stored, n.Entry))
 	}
-	return &logical.Response{Data: map[string]any{"entries": entries, "next": page.Next}}, nil
+	resp := &logical.Response{Data: map[string]any{"entries": entries, "next": page.Next}}
+	if len(entries) == 0 && page.Next == "" {
+		resp.AddWarning("No entry matches. key= is the name of a key, rotation= the id of a rotation, and actor= a display name as entries have it in by (userpass-ann, not ann), or an entity id.")
+	}
+	return resp, nil
 }
 
 func (b *backend) exportJournal(ctx context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
@@ -230,7 +234,7 @@ func (b *backend) exportJournal(ctx context.Context, e *rotation.Engine, _ *logi
 }
 
 func (b *backend) readJournal(ctx context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	id := text(d, "id")
+	id := rotation.JournalID(text(d, "id"))
 	entry, ok, err := e.JournalEntry(ctx, id)
 	if err != nil || !ok {
 		return nil, err

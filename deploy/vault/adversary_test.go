@@ -91,8 +91,8 @@ func TestAdversaryPeopleDoOthersJobs(t *testing.T) {
 		{"read", "hyvve/journal/config", nil, append(look, "auditor")},
 		{"write", "hyvve/journal/config", map[string]any{"min_age": "2h"}, []string{"auditor"}},
 		{"write", "hyvve/config", map[string]any{"journal_max_age": "1s"}, define}, // which the engine refuses
-		{"list", "hyvve/keys", nil, append(define, "restorer")},
-		{"read", "hyvve/keys/jwt-secret", nil, append(define, "restorer")},
+		{"list", "hyvve/keys", nil, append(define, "viewer", "restorer")},
+		{"read", "hyvve/keys/jwt-secret", nil, append(define, "viewer", "restorer")},
 		{"write", "hyvve/keys/jwt-secret", map[string]any{"soak": "1s"}, define},
 		{"write", "hyvve/keys/jwt-secret/reconcile", nil, define},
 		{"delete", "hyvve/keys/nothing", nil, define},

@@ -13,7 +13,8 @@ enables Vault's kubernetes method, and makes a role for each workload, by which 
 workload's name log in. It uses the vault command, and so
 VAULT_ADDR and the token that you have logged in with. To run it again changes only what is not as it should be.
 
-  --namespace=NS[,NS]         namespaces of Kubernetes that the workloads run in; required
+  --namespace=NS[,NS]         namespaces of Kubernetes that the workloads run in; required, unless --policies-only
+  --policies-only             only policies and quotas: Vault's kubernetes method is not touched
   --workloads=NAME[,NAME]     default: api,agents,web,prometheus; each has its policies/NAME.hcl (reencryptor has, too)
   --service-account=W=NAME    the service account of a workload, where it is not called as the workload; any number of times
   --kubernetes-host=URL       how Vault reaches the API server; default: https://kubernetes.default.svc, for a Vault in the
@@ -36,7 +37,7 @@ TEXT
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
-namespaces= workloads=api,agents,web,prometheus host= ca= reviewer= audience=vault ttl=1h mount=hyvve auth=kubernetes plugin=kubernetes dry= rate=1000 leases=
+namespaces= workloads=api,agents,web,prometheus host= ca= reviewer= audience=vault ttl=1h mount=hyvve auth=kubernetes plugin=kubernetes dry= rate=1000 leases= only=
 people='viewer rotator definer restorer auditor operator'
 declare -A accounts=()
 
@@ -45,6 +46,7 @@ for arg in "$@"; do
 	case $arg in
 	--help | -h) usage; exit ;;
 	--dry-run) dry=yes ;;
+	--policies-only) only=yes ;;
 	--namespace=* | --namespaces=*) namespaces=$value ;;
 	--workloads=*) workloads=$value ;;
 	--service-account=*=*) accounts[${value%%=*}]=${value#*=} ;;
@@ -69,7 +71,8 @@ matches() { [[ $1 =~ $2 ]] || fail "$3"; }
 
 name='^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$'
 path='^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$'
-[ -n "$namespaces" ] || fail "--namespace is missing; name the namespaces that the workloads run in"
+[ -n "$namespaces$only" ] || fail "--namespace is missing; name the namespaces that the workloads run in, or write --policies-only"
+[ -z "$only" ] || [ -z "$namespaces$host$ca$reviewer" ] || fail "--policies-only sets up nothing of Kubernetes; leave --namespace and --kubernetes-… out"
 for n in ${namespaces//,/ }; do matches "$n" "$name" "--namespace: \"$n\" is no name of a namespace"; done
 [ -n "${workloads//,/}" ] || fail "--workloads is empty; leave it out for all of them"
 for w in ${workloads//,/ }; do
@@ -143,6 +146,13 @@ else
 	[ -z "$leases" ] || quota lease-count max_leases="$leases"
 fi
 
+finish() { say "done; give $prefix-viewer with $prefix-rotator to those who rotate, with $prefix-definer to those who define, $prefix-auditor to neither, and $prefix-restorer to those who bring retired versions back"; }
+
+if [ -n "$only" ]; then
+	finish
+	exit
+fi
+
 # The method --------------------------------------------------------------------------------------------------------
 
 configured=
@@ -182,4 +192,4 @@ for w in ${workloads//,/ }; do
 	run write "auth/$auth/role/$w" bound_service_account_names="$account" bound_service_account_namespaces="$namespaces" \
 		audience="$audience" token_policies="$prefix-$w" token_ttl="$ttl"
 done
-say "done; give $prefix-viewer with $prefix-rotator to those who rotate, with $prefix-definer to those who define, $prefix-auditor to neither, and $prefix-restorer to those who bring retired versions back"
+finish

@@ -368,6 +368,7 @@ func TestSetUpRefuses(t *testing.T) {
 	w := &world{t: t, vault: v, dir: t.TempDir()}
 	for want, args := range map[string][]string{
 		"--namespace is missing":             {},
+		"--policies-only sets up nothing of": {"--policies-only", "--namespace=x"},
 		`"A" is no name of a namespace`:      {"--namespace=A B"},
 		`there is no policy for "billing"`:   {"--namespace=x", "--workloads=api,billing"},
 		`there is no policy for "operator"`:  {"--namespace=x", "--workloads=operator"},

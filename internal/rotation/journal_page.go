@@ -72,12 +72,17 @@ func (e *Engine) JournalPage(ctx context.Context, q JournalQuery) (JournalPage, 
 	return page, nil
 }
 
+// JournalID returns the id of the entry of that number; another text as it is.
+func JournalID(id string) string {
+	if id != "" && len(id) < entryDigits && strings.Trim(id, "0123456789") == "" {
+		return strings.Repeat("0", entryDigits-len(id)) + id
+	}
+	return id
+}
+
 // rest returns the ids that follow on After, in the order asked for.
 func (q JournalQuery) rest(ids []string) []string {
-	after := q.After
-	if after != "" && len(after) < entryDigits && strings.Trim(after, "0123456789") == "" {
-		after = strings.Repeat("0", entryDigits-len(after)) + after
-	}
+	after := JournalID(q.After)
 	if !q.Newest {
 		return ids[sort.Search(len(ids), func(n int) bool { return ids[n] > after }):]
 	}

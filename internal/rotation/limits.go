@@ -27,7 +27,7 @@ type Crowd struct {
 
 // String says it in a line.
 func (c Crowd) String() string {
-	return fmt.Sprintf("%d reads were refused since the engine was opened, the last at %s of login %s, because of %s=%d",
+	return fmt.Sprintf("%d reads were refused since the engine was opened, the last at %s of login %s, because %s was %d",
 		c.Refused, c.Last.UTC().Format(time.RFC3339), c.Login, c.Limit, c.Most)
 }
 
@@ -37,10 +37,10 @@ const crowdAge = 24 * time.Hour
 // checkRoom refuses a new instance where its workload or its login has as many as it may have. mu is held.
 func (e *Engine) checkRoom(f *fleet, w workload.Workload, i workload.Instance) error {
 	limit, most, remedy := limitWorkload, w.MostInstances(), "vault write hyvve/workloads/"+w.Name+" max_instances=…"
-	who := "workload " + w.Name
+	who := fmt.Sprintf("workload %s has %d instances", w.Name, most)
 	if len(f.ids) < most {
 		limit, most, remedy = limitLogin, e.config.LoginInstances, "vault write hyvve/config max_instances_per_login=…"
-		who = "this login (" + i.Login.Name + ")"
+		who = fmt.Sprintf("this login (%s) has %d instances of workload %s", i.Login.Name, most, w.Name)
 		if most == 0 || f.logins[i.Login.Accessor] < most {
 			return nil
 		}
@@ -48,8 +48,8 @@ func (e *Engine) checkRoom(f *fleet, w workload.Workload, i workload.Instance) e
 	f.crowd.Limit, f.crowd.Most, f.crowd.Last, f.crowd.Login = limit, most, e.Now().UTC(), i.Login.Name
 	f.crowd.Refused++
 	return Refusef(
-		"%s has %d instances of workload %s, and %s is %d; nothing was stored. Read under a name that is there already (instance=), wait until leases have ended, remove what has ended with vault delete hyvve/workloads/%s/instances/NAME, or raise the limit with %s",
-		who, most, w.Name, limit, most, w.Name, remedy,
+		"%s, and %s is %d; nothing was stored. Read under a name that is there already (instance=), wait until leases have ended, remove what has ended with vault delete hyvve/workloads/%s/instances/NAME, or raise the limit with %s",
+		who, limit, most, w.Name, remedy,
 	)
 }
 

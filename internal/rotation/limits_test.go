@@ -41,9 +41,9 @@ func TestLimitOfInstances(t *testing.T) {
 	h.ok(h.readNamed(loginA1, "a")) // one that is there may read again
 	h.ok(h.readNamed(loginA2, "c")) // another login has its own
 	h.ok(h.readNamed(loginB, "d"))
-	refused(loginB, "e", "workload api has 5 instances of workload api, and max_instances is 5")
+	refused(loginB, "e", "workload api has 5 instances, and max_instances is 5")
 	crowd, ok := h.engine.Crowded("api")
-	if want := "3 reads were refused since the engine was opened, the last at 2026-11-23T03:00:00Z of login approle, because of max_instances=5"; !ok || crowd.String() != want {
+	if want := "3 reads were refused since the engine was opened, the last at 2026-11-23T03:00:00Z of login approle, because max_instances was 5"; !ok || crowd.String() != want {
 		t.Errorf("%v, %q", ok, crowd)
 	}
 	h.clock.advance(crowdAge + time.Second)

@@ -4,6 +4,18 @@ path "hyvve/status" {
   capabilities = ["read"]
 }
 
+path "hyvve/keys" {
+  capabilities = ["list"]
+}
+
+path "hyvve/keys/" {
+  capabilities = ["list"]
+}
+
+path "hyvve/keys/+" {
+  capabilities = ["read"]
+}
+
 path "hyvve/rotations" {
   capabilities = ["list"]
 }
