@@ -122,6 +122,9 @@ func (b *backend) rotateAttempt(e *rotation.Engine, d *framework.FieldData) rota
 			entry.Changes = append(entry.Changes, rotation.EntryChange{Field: field, To: kind.PublicText(field, asked)})
 		}
 	}
+	if v, ok := d.GetOk("retain"); ok {
+		entry.Changes = append(entry.Changes, rotation.EntryChange{Field: "retain", To: (time.Duration(v.(int)) * time.Second).String()})
+	}
 	if d.Get("compromised").(bool) {
 		entry.Changes = append(entry.Changes, rotation.EntryChange{Field: "compromised", To: "true"})
 	}

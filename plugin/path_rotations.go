@@ -112,7 +112,7 @@ func rotationSummary(v rotation.View) map[string]any {
 	}
 	return map[string]any{
 		"id": v.ID, "state": string(v.State), "step": string(v.Step), "keys": v.KeyNames(), "versions": versions,
-		"next_gate": v.Waits(), "paused": v.Paused != nil,
+		"next_gate": v.Waits(), "paused": v.Paused != nil, "retention": v.Retention(),
 	}
 }
 
@@ -124,7 +124,7 @@ func rotationDetails(v rotation.View) map[string]any {
 
 	data["entity_id"], data["on_failure"], data["compromised"] = v.Entity, v.OnFailure, v.Compromised
 	data["confirm"], data["confirmed_by"], data["deadline"] = v.Confirm, v.Confirmed, int64(v.Deadline.Seconds())
-	data["confirm_by"] = v.ConfirmBy
+	data["confirm_by"], data["retain"] = v.ConfirmBy, retainAsked(v.Rotation)
 	data["waves"] = wavesData(v.Waves)
 
 	gates := make([]map[string]any, 0, len(v.Gates))
@@ -165,6 +165,14 @@ func rotationDetails(v rotation.View) map[string]any {
 	}
 	data["timeline"] = timeline
 	return data
+}
+
+// retainAsked is the retention that the request has set, in seconds; nil: the keys say it.
+func retainAsked(r rotation.Rotation) any {
+	if r.Retain == nil {
+		return nil
+	}
+	return int64(r.Retain.Seconds())
 }
 
 // witnessesData are those who have checked rows before a value is erased.

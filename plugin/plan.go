@@ -53,7 +53,7 @@ func planData(p rotation.Plan, detailed bool) map[string]any {
 	data := map[string]any{
 		"dry_run": true, "keys": r.KeyNames(), "versions": versions, "rows": rows, "gaps": gaps,
 		"blockers": blockers, "notes": notes, "expected_duration": expected, "soak": int64(r.Soak.Seconds()), "observe": int64(r.Observe.Seconds()), "deadline": int64(r.Deadline.Seconds()),
-		"on_failure": r.OnFailure, "confirm": r.Confirm, "confirm_by": r.ConfirmBy, "compromised": r.Compromised,
+		"on_failure": r.OnFailure, "confirm": r.Confirm, "confirm_by": r.ConfirmBy, "compromised": r.Compromised, "retain": retainAsked(r),
 	}
 	if detailed {
 		data["moves"] = moves

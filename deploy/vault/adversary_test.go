@@ -154,6 +154,51 @@ func TestAdversaryRotatorBringsAValue(t *testing.T) {
 	}
 }
 
+// A rotator does not say how long the old value is retained, so that it destroys none. Where somebody else may say so, the user who
+// confirms sees it before and after.
+func TestAdversaryRotatorErasesTheOldValue(t *testing.T) {
+	w, as := peopled(t)
+	w.write("sys/auth/userpass", map[string]any{"type": "userpass"})
+	w.write("hyvve/keys/jwt-secret", map[string]any{"format": "hex", "length": 32, "generate": true, "soak": 0, "observe": 0, "confirm_by": "other"})
+	w.write("hyvve/workloads/api", map[string]any{"presents": "jwt-secret", "min_instances": 0})
+	ann, bob := w.user("ann", "operator")(), w.user("bob", "rotator", "viewer")()
+	for _, path := range []string{"hyvve/rotate", "hyvve/rotate/", "hyvve/rotate/jwt-secret"} {
+		for _, field := range []string{"retain", "Retain", "RETAIN"} {
+			data := map[string]any{field: "0s"}
+			if !strings.HasSuffix(path, "secret") {
+				data["key"] = "jwt-secret"
+			}
+			for name, c := range map[string]*api.Client{"rotator": as["rotator"], "bob": bob} {
+				if _, err := c.Logical().WriteWithContext(t.Context(), path, data); err == nil {
+					t.Errorf("%s: %s with %s= rotates", name, path, field)
+				}
+			}
+		}
+	}
+	secret, err := ann.Logical().WriteWithContext(t.Context(), "hyvve/rotate", map[string]any{"key": "jwt-secret", "retain": "0s"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const loss = "the value of version 1 is erased at the end, and not retained (retain=0s of this rotation)"
+	id := secret.Data["id"].(string)
+	w.waitsForAnother(id)
+	seen := w.rotation(id)
+	if gate := fmt.Sprint(seen["next_gate"]); !strings.Contains(gate, loss) || fmt.Sprint(seen["retain"]) != "0" {
+		t.Errorf("who confirms reads %s, retain %v", gate, seen["retain"])
+	}
+	confirmed, err := bob.Logical().WriteWithContext(t.Context(), "hyvve/rotations/"+id+"/confirm", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := fmt.Sprint(confirmed.Data["retention"]); !strings.Contains(text, "the value of version 1 is erased") {
+		t.Errorf("the answer to confirm has %s", text)
+	}
+	w.ends(id, "done")
+	if text := fmt.Sprint(w.rotation(id)["timeline"]); !strings.Contains(text, "done; JWT_SECRET: the value of version 1 is erased") {
+		t.Errorf("the timeline is %s", text)
+	}
+}
+
 // A retained value is in no answer, whoever asks for what, and only a restorer brings it back.
 func TestAdversaryReadsARetainedValue(t *testing.T) {
 	w, as := peopled(t)

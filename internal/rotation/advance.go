@@ -86,12 +86,13 @@ func (e *Engine) facts(r Rotation) (f Facts) {
 func (e *Engine) factsNow(r Rotation) Facts {
 	f := Facts{
 		Now: e.Now(), Progress: map[string]workload.WorkReport{}, Waived: map[string][]string{}, Observed: e.observed[r.ID],
-		Witness: map[string]string{}, Looks: map[string]Look{},
+		Witness: map[string]string{}, Looks: map[string]Look{}, Keeps: map[string]time.Duration{},
 		Grace: max(0, e.graceUntil-e.Uptime()),
 	}
 	f.Sampled, f.Dense = e.sampled(r)
 	for _, c := range r.Changes {
 		f.Waived[c.Key], f.Witness[c.Key] = e.keys[c.Key].Waives, e.keys[c.Key].Witness
+		f.Keeps[c.Key] = e.retention(r, e.keys[c.Key], c)
 		if look, ok := e.looks[r.workID(c)]; ok {
 			f.Looks[r.workID(c)] = look
 		}
@@ -343,6 +344,7 @@ func callFor(server kind.Server, what action, c kind.Change, again time.Duration
 // record writes the action's result into the keys, then into the rotation: killed in between, the action is done again
 // and writes the same. turn is held.
 func (e *Engine) record(ctx context.Context, r Rotation) error {
+	ends := map[string]string{}
 	for _, c := range r.Changes {
 		var change func(from, to int) (key.Key, error)
 		k := e.keys[c.Key]
@@ -367,6 +369,12 @@ func (e *Engine) record(ctx context.Context, r Rotation) error {
 			return err
 		}
 		e.lock(func() { e.keys[k.Name] = k })
+		if r.at().action == actErase {
+			ends[c.Key] = r.endText(k, c)
+		}
+	}
+	if len(ends) > 0 {
+		r.Ends = ends
 	}
 	return e.acted(ctx, r, nil)
 }

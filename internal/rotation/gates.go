@@ -22,6 +22,7 @@ type Facts struct {
 	Sampled   bool                           // a server can be asked who uses an old version
 	Dense     bool                           // all such servers can be sampled densely
 	Observed  Observation
+	Keeps     map[string]time.Duration // for how long the value that leaves is retained; 0: it is erased; by key
 
 	// Grace is how long instances may still take to come back to an engine that has just started; 0: no longer. No
 	// deadline is over before, since nobody could follow while the engine was away.
@@ -135,14 +136,14 @@ func (r Rotation) cuttable(g gate) bool {
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-func checkConfirmed(r Rotation, _ Facts) []string {
+func checkConfirmed(r Rotation, f Facts) []string {
 	if r.Confirmed != "" {
 		return nil
 	}
 	if r.ConfirmBy == ConfirmByOther {
-		return []string{fmt.Sprintf("another user than %s has to confirm that the old version may go (confirm_by=other): vault write -f hyvve/rotations/%s/confirm", r.starter(), r.ID)}
+		return []string{fmt.Sprintf("another user than %s has to confirm that the old version may go (confirm_by=other): vault write -f hyvve/rotations/%s/confirm%s", r.starter(), r.ID, r.lossNote(f))}
 	}
-	return []string{fmt.Sprintf("somebody has to confirm that the old version may go: vault write -f hyvve/rotations/%s/confirm", r.ID)}
+	return []string{fmt.Sprintf("somebody has to confirm that the old version may go: vault write -f hyvve/rotations/%s/confirm%s", r.ID, r.lossNote(f))}
 }
 
 // checkDeadline looks at how long the step takes. The soak time, and the time for which servers are observed, are not counted.

@@ -39,7 +39,7 @@ func Next(r Rotation, f Facts) (next Rotation, results []GateResult, changed boo
 	if !ok {
 		return r, results, false
 	}
-	event := Event{Text: to.enter}
+	event := Event{Text: r.entering(to, f)}
 	if cut := cutReasons(results); cut != "" {
 		event.Reason = cut
 	}

@@ -235,7 +235,7 @@ func (e *Engine) notes(r Rotation) []remark {
 func (p *Plan) walk(f Facts, past []Rotation) {
 	r := p.Rotation
 	for {
-		move := Move{State: r.State, Step: r.Step, Text: r.at().enter, Waves: waves(r, f, mostWaves)}
+		move := Move{State: r.State, Step: r.Step, Text: r.entering(r.at(), f), Waves: waves(r, f, mostWaves)}
 		move.Expected = median(durations(past, r.State, r.Step))
 		switch {
 		case r.Step == StepSoak:

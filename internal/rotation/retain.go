@@ -3,8 +3,10 @@
 package rotation
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -34,7 +36,7 @@ func (c Config) RetainOf(k key.Key) time.Duration {
 func (e *Engine) RetainOf(k key.Key) time.Duration { return e.Config().RetainOf(k) }
 
 // retention returns for how long a rotation retains the version that leaves; 0: it is erased at once. The writer lock is
-// held.
+// held, or mu.
 func (e *Engine) retention(r Rotation, k key.Key, c Change) time.Duration {
 	keep := e.config.RetainOf(k)
 	if r.Retain != nil {
@@ -51,14 +53,88 @@ func (e *Engine) retention(r Rotation, k key.Key, c Change) time.Duration {
 	return keep
 }
 
-// retentionNote says in a plan what becomes of the old version's value. The writer lock is held.
-func (e *Engine) retentionNote(r Rotation, k key.Key, c Change) string {
-	r.State = Retiring
-	keep := e.retention(r, k, c)
-	if keep == 0 {
-		return fmt.Sprintf("the value of version %d is erased at the end: it cannot be brought back", c.From)
+// keepText says what becomes of the value that leaves; empty where the facts do not say.
+func (r Rotation) keepText(c Change, f Facts) string {
+	keep, ok := f.Keeps[c.Key]
+	if !ok || r.Finished() {
+		return ""
 	}
-	return fmt.Sprintf("the value of version %d is retained for %s after its end, in no bundle; until then it can be brought back with: vault write hyvve/keys/%s/undelete version=%d", c.From, keep, k.Name, c.From)
+	asked := ""
+	if r.Retain != nil {
+		asked = fmt.Sprintf(" (retain=%s of this rotation)", *r.Retain)
+	}
+	if keep == 0 {
+		return fmt.Sprintf("the value of version %d is erased at the end, and not retained%s: it cannot be brought back", r.leaving(c), asked)
+	}
+	return fmt.Sprintf("the value of version %d is retained for %s after its end, in no bundle%s", r.leaving(c), keep, asked)
+}
+
+// lossNote tells a user who confirms which values cannot be brought back, or for a shorter or longer time than the keys say.
+func (r Rotation) lossNote(f Facts) string {
+	var all []string
+	for _, c := range r.Changes {
+		if keep, ok := f.Keeps[c.Key]; ok && (keep == 0 || r.Retain != nil) {
+			all = append(all, c.Env+": "+r.keepText(c, f))
+		}
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(all, "; ") + ")"
+}
+
+// Retention says what becomes of the values that leave, or has become of them, by key.
+func (v View) Retention() map[string]string { return v.Rotation.retentionTexts(v.facts) }
+
+func (r Rotation) retentionTexts(f Facts) map[string]string {
+	texts := map[string]string{}
+	for _, c := range r.Changes {
+		if text := cmp.Or(r.Ends[c.Key], r.keepText(c, f)); text != "" {
+			texts[c.Key] = text
+		}
+	}
+	return texts
+}
+
+// entering is the timeline's words on entering a place, with what becomes of the values that leave.
+func (r Rotation) entering(to place, f Facts) string {
+	var all []string
+	for _, c := range r.Changes {
+		switch {
+		case to.step == StepErase && r.keepText(c, f) != "":
+			all = append(all, c.Env+": "+r.keepText(c, f))
+		case (to.state == Done || to.state == Reverted) && r.Ends[c.Key] != "":
+			all = append(all, c.Env+": "+r.Ends[c.Key])
+		}
+	}
+	return strings.Join(append([]string{to.enter}, all...), "; ")
+}
+
+// endText says what has become of the values that left.
+func (r Rotation) endText(k key.Key, c Change) string {
+	numbers := []int{r.leaving(c)}
+	if r.State == Retiring {
+		numbers = append(numbers, c.Also...)
+	}
+	var all []string
+	for _, number := range numbers {
+		if v, ok := k.Version(number); ok && v.State == key.Retained {
+			all = append(all, fmt.Sprintf("the value of version %d is retained until %s", number, stamp(v.Until)))
+		} else {
+			all = append(all, fmt.Sprintf("the value of version %d is erased", number))
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+// retentionNote says in a plan what becomes of the old version's value, and how it is brought back. The writer lock is held.
+func (e *Engine) retentionNote(r Rotation, k key.Key, c Change) string {
+	keep := e.retention(r, k, c)
+	text := r.keepText(c, Facts{Keeps: map[string]time.Duration{c.Key: keep}})
+	if keep == 0 {
+		return text
+	}
+	return fmt.Sprintf("%s; until then it can be brought back with: vault write hyvve/keys/%s/undelete version=%d", text, k.Name, c.From)
 }
 
 // endVersions returns a key after its rotation: one version stays, and the others are retained or erased. The writer lock

@@ -4,6 +4,7 @@ package rotation
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -121,6 +122,46 @@ func TestRetainedUntilItsEnd(t *testing.T) {
 	if _, _, err := h.engine.Undelete(t.Context(), Undeletion{Key: "service-token", Version: 1, By: testActor}); err == nil {
 		t.Error("an erased version is undeleted")
 	}
+}
+
+// A rotation says before and after its end what becomes of the old value, and the journal says it, too.
+func TestSaysWhatIsRetained(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	h.retains("service-token", time.Hour)
+	done := func(request Request, before, after string) {
+		t.Helper()
+		request.Keys, request.By, request.Trigger, request.Confirm = []string{"service-token"}, testActor, ByOperator, ConfirmManual
+		plan, _, err := h.engine.Plan(t.Context(), request)
+		h.ok(err)
+		if text := fmt.Sprint(plan.Moves, plan.Notes); strings.Count(text, before) < 2 {
+			t.Errorf("the plan does not say %q: %s", before, text)
+		}
+		view, _, err := h.engine.Rotate(t.Context(), request)
+		h.ok(err)
+		h.until(view.ID, Soaking)
+		h.rounds(5)
+		view = h.view(view.ID)
+		if text := view.Retention()["service-token"]; !strings.Contains(text, before) {
+			t.Errorf("the rotation says %q", text)
+		}
+		if text := view.Waits(); strings.Contains(text, before) != (request.Retain != nil) || !strings.Contains(text, "has to confirm") {
+			t.Errorf("the gate says %q", text)
+		}
+		_, err = h.engine.Confirm(t.Context(), view.ID, testActor, "")
+		h.ok(err)
+		h.until(view.ID, Done)
+		if text := h.view(view.ID).Retention()["service-token"]; !strings.HasPrefix(text, after) {
+			t.Errorf("the rotation says %q when it is done", text)
+		}
+		if !h.journalHas("done; SERVICE_TOKEN: " + after) {
+			t.Errorf("the journal does not say %q", after)
+		}
+	}
+	done(Request{}, "the value of version 1 is retained for 1h0m0s", "the value of version 1 is retained until 20")
+	none, short := time.Duration(0), time.Minute
+	done(Request{Retain: &none}, "the value of version 2 is erased at the end, and not retained (retain=0s of this rotation)", "the value of version 2 is erased")
+	done(Request{Retain: &short}, "the value of version 3 is retained for 1m0s after its end, in no bundle (retain=1m0s", "the value of version 3 is retained until 20")
 }
 
 // An undeleted version is accepted beside the current one until its time is over, and nobody presents it; then it is retained

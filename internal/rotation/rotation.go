@@ -149,6 +149,9 @@ type Rotation struct {
 
 	Retain *time.Duration `json:"retain,omitempty"` // of the versions that it retires; nil: as the keys say
 
+	// Ends says what has become of the values that left, by key: retained, and until when, or erased. Empty before that.
+	Ends map[string]string `json:"ends,omitempty"`
+
 	Asked []EntryChange `json:"asked,omitempty"` // what the request set in place of what the keys' policies say
 
 	State    State     `json:"state"`
@@ -263,6 +266,9 @@ func (r Rotation) moved(to place, now time.Time, e Event) Rotation {
 	r = r.clone()
 	r.State, r.Step, r.Since, r.Clock = to.state, to.step, now, now
 	r.Acted, r.Attempts, r.Fault, r.RetryAt, r.SoakFrom = false, 0, "", time.Time{}, time.Time{}
+	if !r.Finished() {
+		r.Ends = nil
+	}
 	return r.told(now, e)
 }
 

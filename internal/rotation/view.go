@@ -60,6 +60,8 @@ type View struct {
 	Waves     []Wave // that the step has still to go through
 	Progress  map[string]workload.WorkReport
 	Ended     <-chan struct{} // closed when the rotation has ended, or the engine is closed
+
+	facts Facts
 }
 
 // Waits joins the reasons that hold it back.
@@ -93,7 +95,7 @@ func (e *Engine) View(ctx context.Context, id string) (View, error) {
 			return View{}, err
 		}
 	}
-	view.Rotation = r
+	view.Rotation, view.facts = r, f
 	if !ok {
 		view.Ended = closedEnd
 	}

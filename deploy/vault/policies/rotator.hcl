@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # What somebody may do who rotates: start a rotation of values that the engine makes, and steer it. It may bring in no value of its
-# own. Give viewer, too.
+# own, nor say for how long the old one is retained (retain=0s erases it at the end). Give viewer, too.
 path "hyvve/rotate" {
   capabilities      = ["update"]
-  denied_parameters = { "value" = [] }
+  denied_parameters = { "value" = [], "retain" = [] }
 }
 
 path "hyvve/rotate/*" {
   capabilities      = ["update"]
-  denied_parameters = { "value" = [] }
+  denied_parameters = { "value" = [], "retain" = [] }
 }
 
 path "hyvve/rotations/+/pause" {
