@@ -30,7 +30,9 @@ func TestCredsOfAnothersInstance(t *testing.T) {
 	}
 	for _, says := range []map[string]any{{}, {"one_line": ""}} { // nothing: it can carry no value of several lines
 		says["instance"] = "api-1"
-		mine = b.as("canary-accessor", "e-1", logical.UpdateOperation, "creds/api", says)
+		if resp := b.as("canary-accessor", "e-1", logical.UpdateOperation, "creds/api", says); resp.IsError() {
+			t.Fatal(resp.Error())
+		}
 		if got := b.read("workloads/api/instances/api-1").Data["one_line"].([]string); len(got) != 1 || got[0] != "all" {
 			t.Errorf("a reader that says %v is taken for one that carries all but %q", says, got)
 		}
