@@ -152,6 +152,12 @@ func (b *backend) writeKey(ctx context.Context, e *rotation.Engine, req *logical
 			return nil, err
 		}
 	}
+	_, witness := d.GetOk("witness")
+	if _, protects := d.GetOk("protects"); witness || protects {
+		for _, fault := range e.TryWitness(ctx, name) {
+			warnings = append(warnings, "The key is written, and no rotation of it will start: "+fault)
+		}
+	}
 	resp, err := b.readKey(ctx, e, req, d)
 	if resp != nil {
 		for _, w := range warnings {

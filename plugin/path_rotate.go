@@ -103,7 +103,8 @@ without a word counts as live until its lease ends (lease_ttl of hyvve/config).
 
 Refused, with nothing changed: a parameter that is not known, a key that is not known or has no version yet, a value that
 the key's kind refuses, a key that a rotation is running for, a key that no workload uses, and a key that protects rows
-which no workload re-encrypts.
+which no workload re-encrypts or which have no two witnesses, or a witness that cannot look at them (docs/reencryption.md).
+With compromised=true, the last two are warnings.
 `
 
 // rotateAttempt names the keys, and what was asked for of them.

@@ -257,13 +257,41 @@ func (w *vaultOfRows) open(url string) (open, closed int) {
 	return open, closed
 }
 
-func (w *vaultOfRows) rotate() string {
+// rotateAtOnce starts a rotation whatever is known of its witnesses, as one must be able to where the key is compromised.
+func (w *vaultOfRows) rotateAtOnce() string {
 	w.t.Helper()
-	r, err := w.engine.Rotate(w.t.Context(), "", masterKey)
+	s, err := w.vault.Client.Logical().WriteWithContext(w.t.Context(), "hyvve/rotate", map[string]any{"key": masterKey, "compromised": true})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return r.ID
+	if !strings.Contains(strings.Join(s.Warnings, "; "), "the rotation will wait before the old value is erased") {
+		w.t.Errorf("it does not warn: %v", s.Warnings)
+	}
+	return s.Data["id"].(string)
+}
+
+// refused fails the test unless a rotation is blocked by what is wrong with the witness, once the rows were counted.
+func (w *vaultOfRows) refused(words ...string) {
+	w.t.Helper()
+	for range 300 {
+		s, err := w.vault.Client.Logical().WriteWithContext(w.t.Context(), "hyvve/rotate", map[string]any{"key": masterKey, "dry_run": true})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if strings.Contains(fmt.Sprint(s.Data["blockers"]), words[0]) {
+			break
+		}
+		select {
+		case <-w.t.Context().Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	_, err := w.engine.Rotate(w.t.Context(), "", masterKey)
+	for _, word := range words {
+		if err == nil || !strings.Contains(err.Error(), word) {
+			w.t.Errorf("no %q in: %v", word, err)
+		}
+	}
 }
 
 func atErase(r client.Rotation) bool { return r.State == "retiring" && r.Step == "erase" }
@@ -283,7 +311,10 @@ func TestAdversaryLiesAboutRows(t *testing.T) {
 		place.Tables = append(place.Tables, workload.PlaceTable{Column: c.String(), OID: 1})
 	}
 	stop := w.instance("api-1", liar(place))
-	id := w.rotate()
+	if _, err := w.engine.Rotate(w.t.Context(), "", masterKey); err == nil || !strings.Contains(err.Error(), "two independent witnesses") {
+		t.Errorf("a rotation with one witness: %v", err)
+	}
+	id := w.rotateAtOnce()
 	w.until(id, "the liar is alone", atErase)
 	r := w.until(id, "the gate says what is missing", says("api/api-1 has opened all rows, and is one witness", "witness=CONNECTION", "accept-witness"))
 	w.kept("with one liar")
@@ -308,7 +339,8 @@ func TestAdversaryStaleCopy(t *testing.T) {
 	w.exec(w.postgres.AdminURL("postgres"), "CREATE DATABASE copy TEMPLATE hyvve", "GRANT ALL ON DATABASE copy TO app")
 	w.witness()
 	stop := w.instance("api-1", honest(w.database("copy")))
-	id := w.rotate()
+	w.refused("where connection rows, its witness, leads to and where api/api-1 has counted the rows")
+	id := w.rotateAtOnce()
 	w.until(id, "the engine finds the rows", func(r client.Rotation) bool {
 		return slices.ContainsFunc(r.Timeline, func(e client.Event) bool {
 			return strings.Contains(e.Reason, "rows do not open under version 2, by the engine by connection rows")
@@ -331,7 +363,8 @@ func TestAdversaryWitnessesOfTwoDatabases(t *testing.T) {
 	w.exec(w.postgres.AdminURL("hyvve"), "DELETE FROM ai_provider_configs", "DELETE FROM mcp_server_configs", "DELETE FROM integration_connections")
 	w.witness()
 	w.instance("api-1", honest(w.database("copy")))
-	id := w.rotate()
+	w.refused("database hyvve of system …", "database copy of system …")
+	id := w.rotateAtOnce()
 	w.until(id, "the gate names both", says("different databases", "database copy of system …", "database hyvve of system …", "the engine by connection rows"))
 	w.kept("with witnesses of two databases")
 }

@@ -37,8 +37,9 @@ var checkSettings = []string{
 
 // Check opens every envelope of columns in one read-only transaction, under value or one of others, which are of keys with
 // rows of their own in these columns. Rows that open under neither are counted as bad. It takes half of the time at most to
-// derive keys, so that the machine has room for others. No error holds a value.
-func Check(ctx context.Context, conn *pgx.Conn, columns []key.Column, value key.Value, others []Other) (workload.WorkReport, error) {
+// derive keys, so that the machine has room for others. With most, it opens no more rows of a column than that; 0: all. No error
+// holds a value.
+func Check(ctx context.Context, conn *pgx.Conn, columns []key.Column, value key.Value, others []Other, most int) (workload.WorkReport, error) {
 	var report workload.WorkReport
 	rings, err := newRings(columns, value, others)
 	if err != nil {
@@ -62,7 +63,7 @@ func Check(ctx context.Context, conn *pgx.Conn, columns []key.Column, value key.
 		}
 		report.Place = &place
 		for _, c := range columns {
-			counted, err := checkColumn(ctx, tx, c, rings)
+			counted, err := checkColumn(ctx, tx, c, rings, most)
 			if err != nil {
 				return fmt.Errorf("column %s: %w", c, err)
 			}
@@ -151,10 +152,14 @@ func newRings(columns []key.Column, value key.Value, others []Other) (r rings, e
 	return r, nil
 }
 
-func checkColumn(ctx context.Context, tx pgx.Tx, c key.Column, r rings) (workload.ColumnReport, error) {
+func checkColumn(ctx context.Context, tx pgx.Tx, c key.Column, r rings, most int) (workload.ColumnReport, error) {
 	counted := workload.ColumnReport{Column: c.String()}
 	c = schemed(c)
-	rows, err := tx.Query(ctx, fmt.Sprintf("SELECT %s FROM %s t WHERE %s", Value(c), Table(c), Protected(c)))
+	query := fmt.Sprintf("SELECT %s FROM %s t WHERE %s", Value(c), Table(c), Protected(c))
+	if most > 0 {
+		query += fmt.Sprintf(" LIMIT %d", most)
+	}
+	rows, err := tx.Query(ctx, query)
 	if err != nil {
 		return counted, err
 	}

@@ -74,6 +74,7 @@ func (e *Engine) revision() (uint64, error) {
 // tryAgain makes rotations whose last try at a connection's server failed due now. turn is held.
 func (e *Engine) tryAgain(ctx context.Context, connection string) error {
 	defer e.nudge()
+	e.lookNow(connection)
 	for _, id := range slices.Sorted(maps.Keys(e.active)) {
 		r := e.active[id]
 		uses := slices.ContainsFunc(r.Changes, func(c Change) bool { return e.keys[c.Key].Options[kind.OptionConnection] == connection })

@@ -114,6 +114,7 @@ type Engine struct {
 	lapses   agenda          // of what keys retain, and of versions that are undeleted for a time
 	checks   agenda          // of keys and connections at their servers
 	checking map[string]bool // of those, under way
+	trying   map[string]bool // keys that rotate by themselves, whose witness is tried before that
 	head     head            // of the journal
 	unsaved  bool            // head is not what is stored
 	damage   []string        // what was found wrong with the journal when it was read
@@ -168,6 +169,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		lapses:      agenda{times: map[string]time.Time{}},
 		lapsing:     map[string]startFault{},
 		checking:    map[string]bool{},
+		trying:      map[string]bool{},
 		fleets:      map[string]*fleet{},
 		ends:        map[string]chan struct{}{},
 		rung:        map[string]bool{},

@@ -169,12 +169,15 @@ func (r Rotation) due() time.Time {
 	return due
 }
 
-func checkAction(r Rotation, _ Facts) []string {
+func checkAction(r Rotation, f Facts) []string {
 	switch {
 	case r.Acted:
 		return nil
 	case r.Fault != "":
 		return []string{fmt.Sprintf("%s failed %d times, next try at %s: %s", r.at().action, r.Attempts, stamp(r.RetryAt), r.Fault)}
+	}
+	if r.at().action == actErase && len(checkRows(r, f)) > 0 {
+		return []string{"no value goes before the gate rows holds"}
 	}
 	return []string{fmt.Sprintf("%s is under way", r.at().action)}
 }

@@ -129,6 +129,16 @@ func (e *Engine) PutKey(ctx context.Context, d Definition, by Actor) (key.Key, e
 	if err := e.journal(ctx, Entry{What: what, By: by.Name, Entity: by.Entity, Keys: []EntryKey{{Key: k.Name}}, Changes: changes}); err != nil {
 		return key.Key{}, err
 	}
+	if r, ok := e.active[e.rotating[k.Name]]; ok && k.Witness != e.keys[k.Name].Witness { // the look by the old witness has failed, not by this
+		if c, ok := r.Change(k.Name); ok {
+			e.lock(func() {
+				if id := r.workID(c); !e.looks[id].Running {
+					delete(e.looks, id)
+				}
+			})
+		}
+		defer e.nudge()
+	}
 	return k, e.swapKey(ctx, k)
 }
 

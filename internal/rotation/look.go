@@ -82,7 +82,7 @@ func (e *Engine) lookAtRows(r Rotation) {
 			ctx, cancel := context.WithTimeout(e.ctx, lookDeadline)
 			defer cancel()
 			report, err := looker.LookAtRows(ctx, connection, look)
-			e.looked(r.ID, c, id, connection.Name, report, err)
+			e.looked(r.ID, c, id, connection, report, err)
 		})
 	}
 }
@@ -126,22 +126,41 @@ func (e *Engine) lookFailed(id string, fault error) {
 	})
 }
 
+// lookNow makes looks by a connection that have failed due now: somebody has mended it. turn is held.
+func (e *Engine) lookNow(connection string) {
+	for _, r := range e.active {
+		for _, c := range r.Changes {
+			if e.keys[c.Key].Witness == connection {
+				e.lock(func() {
+					if l, ok := e.looks[r.workID(c)]; ok && !l.Running {
+						l.RetryAt, l.Attempts = e.Now(), 1
+						e.looks[r.workID(c)] = l
+					}
+				})
+			}
+		}
+	}
+}
+
 // looked stores what the engine has seen of rows, and moves the rotation on. A look that has come too late, since the
 // rotation has gone elsewhere meanwhile, says nothing.
-func (e *Engine) looked(rotation string, c Change, id, connection string, report workload.WorkReport, fault error) {
+func (e *Engine) looked(rotation string, c Change, id string, connection kind.Connection, report workload.WorkReport, fault error) {
 	defer e.takeTurn()()
 	defer e.nudge()
 	r, ok := e.active[rotation]
-	if e.failing() || !ok || r.workID(c) != id || e.erased(r) || e.keys[c.Key].Witness != connection {
+	if e.failing() || !ok || r.workID(c) != id || e.erased(r) || e.keys[c.Key].Witness != connection.Name {
 		e.lock(func() { delete(e.looks, id) })
 		return
 	}
 	if fault != nil {
 		e.lookFailed(id, fault)
+		if e.connections[connection.Name].Revision != connection.Revision { // it was mended meanwhile
+			e.lookNow(connection.Name)
+		}
 		return
 	}
 	report.ID = id
-	next := r.witnessed(c, Evidence{Report: report, At: e.Now().UTC(), Connection: connection})
+	next := r.witnessed(c, Evidence{Report: report, At: e.Now().UTC(), Connection: connection.Name})
 	e.lock(func() { delete(e.looks, id) })
 	err := e.save(e.ctx, next)
 	if err == nil {

@@ -146,7 +146,8 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 		}
 	}
 	also, more := preflight(ctx, changes)
-	p.Blockers, p.Notes = append(p.Blockers, summed(blockers, also)...), summed(of, notes, more)
+	blind := e.try(ctx, e.witnessTries(p.Rotation.KeyNames()))
+	p.Blockers, p.Notes = append(p.Blockers, summed(blockers, also, blind)...), summed(of, notes, more)
 	return p, warnings, nil
 }
 

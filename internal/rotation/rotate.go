@@ -84,6 +84,24 @@ func (e *Engine) Rotate(ctx context.Context, request Request) (View, []string, e
 			return View{}, nil, err
 		}
 	}
+	tries := e.witnessTries(request.Keys)
+	if !request.Compromised {
+		if faults := summed(e.try(ctx, tries)); len(faults) > 0 {
+			return View{}, nil, Refusef("%s; nothing was changed", strings.Join(faults, "; "))
+		}
+	}
+	view, more, err := e.rotateNow(ctx, request)
+	warnings = append(warnings, more...)
+	if err == nil && request.Compromised { // which waits for nobody's look
+		for _, fault := range summed(e.try(ctx, tries)) {
+			warnings = append(warnings, "the rotation will wait before the old value is erased: "+fault)
+		}
+	}
+	return view, warnings, err
+}
+
+// rotateNow starts a rotation of which witnesses were tried.
+func (e *Engine) rotateNow(ctx context.Context, request Request) (View, []string, error) {
 	defer e.takeTurn()()
 	if err := e.down(); err != nil {
 		return View{}, nil, err
@@ -92,7 +110,10 @@ func (e *Engine) Rotate(ctx context.Context, request Request) (View, []string, e
 	if err != nil {
 		return View{}, nil, err
 	}
-	warnings = append(warnings, e.undeletedLogins(e.active[id])...)
+	warnings := e.undeletedLogins(e.active[id])
+	for _, missing := range unwitnessed(e.active[id], e.facts(e.active[id])) { // of a key that is compromised
+		warnings = append(warnings, "the rotation will wait before the old value is erased: "+missing)
+	}
 	for _, gap := range e.gaps(e.active[id]) {
 		warnings = append(warnings, gap.String())
 	}
@@ -116,8 +137,12 @@ func (e *Engine) start(ctx context.Context, request Request) (string, error) {
 	if clashes := e.clashes(r, staged); len(clashes) > 0 {
 		return "", Refusef("%s; nothing was changed", strings.Join(clashes, "; "))
 	}
-	if narrow := checkMultiline(r, e.facts(r)); len(narrow) > 0 {
+	f := e.facts(r)
+	if narrow := checkMultiline(r, f); len(narrow) > 0 {
 		return "", Refusef("%s; nothing was changed", strings.Join(narrow, "; "))
+	}
+	if missing := unwitnessed(r, f); len(missing) > 0 && !r.Compromised {
+		return "", Refusef("%s; nothing was changed", strings.Join(missing, "; "))
 	}
 	for _, k := range staged {
 		if err := e.put(ctx, pathKeys+k.Name, k); err != nil {

@@ -191,7 +191,7 @@ func (a *agenda) next() (start, bool) {
 // plan puts a key on the agenda. turn is held.
 func (e *Engine) plan(name string, now time.Time) {
 	var at time.Time
-	if k, ok := e.keys[name]; ok && e.rotating[name] == "" {
+	if k, ok := e.keys[name]; ok && e.rotating[name] == "" && !e.trying[name] {
 		at = e.plannedAt(k, now)
 	}
 	e.lock(func() { e.agenda.set(name, at) })
@@ -238,6 +238,16 @@ func (e *Engine) startOne(ctx context.Context, name string, now time.Time) error
 		e.plan(name, now)
 		return nil
 	}
+	if tries := e.witnessTries([]string{name}); len(tries) > 0 {
+		e.startTried(name, tries, now)
+		return nil
+	}
+	return e.startNow(ctx, name, now)
+}
+
+// startNow starts a key's automatic rotation, or notes why it cannot. The error is one of storage. turn is held.
+func (e *Engine) startNow(ctx context.Context, name string, now time.Time) error {
+	k := e.keys[name]
 	request := Request{Keys: []string{name}, Trigger: ByPeriod, Reason: "rotation_period is over", By: itself}
 	if k.Policy.Schedule != "" {
 		request.Trigger, request.Reason = BySchedule, "a time of rotation_schedule has come"
@@ -246,16 +256,22 @@ func (e *Engine) startOne(ctx context.Context, name string, now time.Time) error
 	if err == nil {
 		return nil
 	}
-	e.Observer.Fault("automatic rotation of key "+name+" could not start", err)
 	if e.failing() {
+		e.Observer.Fault("automatic rotation of key "+name+" could not start", err)
 		return err
 	}
+	e.startFailed(name, err, now)
+	return nil
+}
+
+// startFailed notes why a key's automatic rotation could not start, and plans another try. turn is held.
+func (e *Engine) startFailed(name string, err error, now time.Time) {
+	e.Observer.Fault("automatic rotation of key "+name+" could not start", err)
 	fault := e.starts[name]
 	fault.attempts++
 	fault.next, fault.reason = now.Add(backoff(fault.attempts)), err.Error()
 	e.lock(func() { e.starts[name] = fault })
 	e.plan(name, now)
-	return nil
 }
 
 // remaining is how long a lease on a key's current version may last: to its end, and without limit where it has none. A

@@ -88,9 +88,9 @@ func checkWitnesses(r Rotation, c Change, f Facts) []string {
 	case v.apart != "":
 		reasons = append(reasons, fmt.Sprintf("%s: the witnesses of its rows have looked at different databases: %s; mend the database URL of the one that looks at the wrong one (reencrypt block of its sidecar, or the connection)", c.Env, v.apart))
 	case byConnection(f.Witness[c.Key]) && !r.lookedBy(c, f.Witness[c.Key]):
-		reasons = append(reasons, fmt.Sprintf("%s: version %d is erased when the engine has opened all rows itself, too, by connection %s", c.Env, r.leaving(c), f.Witness[c.Key]))
+		reasons = append(reasons, fmt.Sprintf("%s: version %d goes when the engine has opened all rows itself, too, by connection %s", c.Env, r.leaving(c), f.Witness[c.Key]))
 	default:
-		reasons = append(reasons, fmt.Sprintf("%s: %s; version %d is erased when a second, independent witness has opened them too", c.Env, v.alone(), r.leaving(c)))
+		reasons = append(reasons, fmt.Sprintf("%s: %s; version %d goes when a second, independent witness has opened them, too", c.Env, v.alone(), r.leaving(c)))
 	}
 	reasons = append(reasons, v.faults...)
 	reasons = append(reasons, lookFault(f.Witness[c.Key], f.Looks[id])...)
@@ -290,17 +290,41 @@ func witnessNote(c Change, f Facts) (note, missing string) {
 				continue
 			}
 			note = fmt.Sprintf("before a value is erased, two witnesses open every row: %s and %s, for example", b.Witness(), a.Witness())
-			if connection == "" && a.Login.SameEntity(b.Login) {
+			if connection == "" && a.Login.Entity != "" && a.Login.SameEntity(b.Login) {
 				note += "; all that re-encrypt log in as one entity, so that whoever has its credentials can be both: witness=CONNECTION is stronger"
 			}
 			return note, ""
 		}
 	}
-	have := "none"
-	if len(all) > 0 {
-		have = all[0].Witness()
+	text := "two independent witnesses must open every row before a value is erased, and there is " + haveWitness(all)
+	if byConnection(connection) {
+		return "", text + "; start an instance that re-encrypts"
 	}
-	return "", fmt.Sprintf("two independent witnesses must open every row before a value is erased, and there is %s now; let the engine look itself: vault write hyvve/keys/%s witness=CONNECTION; or start another instance that re-encrypts, with a login of its own", have, c.Key)
+	return "", fmt.Sprintf("%s; let the engine look itself: vault write hyvve/keys/%s witness=CONNECTION; or start another instance that re-encrypts, with a login of its own; or, if the word of one instance is enough: vault write hyvve/keys/%s witness=none", text, c.Key, c.Key)
+}
+
+// haveWitness names the one witness that there is, and says why others are not another.
+func haveWitness(all []Evidence) string {
+	if len(all) == 0 {
+		return "none now"
+	}
+	first, text := all[0], ""
+	var same, unknown few
+	for _, e := range all {
+		switch {
+		case e.Connection == "" && !e.Login.Known():
+			unknown.add(e.Witness)
+		case e.Witness() != first.Witness():
+			same.add(e.Witness)
+		}
+	}
+	if same.n > 0 {
+		text += "; with the same token logs in: " + same.String()
+	}
+	if unknown.n > 0 {
+		text += "; of an unknown login, until it reads again: " + unknown.String()
+	}
+	return first.Witness() + " alone now" + text
 }
 
 // checkWitness refuses a witness that is no connection by which the engine can look at rows. turn is held.

@@ -146,8 +146,8 @@ func TestOneWitnessFindsRows(t *testing.T) {
 func TestAcceptWitness(t *testing.T) {
 	h := newHarness(t)
 	one := h.rows()
-	h.witness("")
 	id := h.rotate("master")
+	h.witness("")
 	if _, err := h.engine.AcceptWitness(t.Context(), id, testActor, ""); !refused(err) || !strings.Contains(err.Error(), "accepting load") {
 		t.Errorf("too early: %v", err)
 	}
@@ -214,7 +214,7 @@ func (e *eyes) LookAtRows(_ context.Context, _ kind.Connection, look kind.RowLoo
 // fails, and after a restart.
 func TestEngineIsAWitness(t *testing.T) {
 	for _, state := range []State{Retiring, Reverting} {
-		look := &eyes{server: &server{}, fault: errors.New("role hyvve may not read column c"), report: workload.WorkReport{Done: true, Place: here(), Columns: []workload.ColumnReport{good}}}
+		look := &eyes{server: &server{}, report: workload.WorkReport{Done: true, Place: here(), Columns: []workload.ColumnReport{good}}}
 		h := newHarness(t)
 		h.kinds = kind.List{look}
 		h.open()
@@ -229,6 +229,7 @@ func TestEngineIsAWitness(t *testing.T) {
 			t.Errorf("the plan: %v, %v", p.Blockers, p.Notes)
 		}
 		id := h.rotate("master")
+		look.fault, look.looks = errors.New("role hyvve may not read column c"), nil
 		if state == Reverting {
 			h.until(id, Soaking)
 			_, err := h.engine.Revert(t.Context(), id, testActor, "")
@@ -250,6 +251,13 @@ func TestEngineIsAWitness(t *testing.T) {
 		stays, _ := k.Version(map[State]int{Retiring: 2, Reverting: 1}[state])
 		if !look.looks[0].Value.Equal(stays.Value) {
 			t.Error("it looks under another version than the one that stays")
+		}
+		_, err = h.engine.PutConnection(t.Context(), kind.Connection{Name: "main", Kind: "eyes"}, true, testActor)
+		h.ok(err)
+		h.engine.Tick(h.t.Context())
+		h.settle()
+		if len(look.looks) != before+1 {
+			t.Errorf("the connection was mended, and it does not look at once: %d times", len(look.looks)-before)
 		}
 		look.fault = nil
 		h.open() // what was seen of others is stored
@@ -311,11 +319,11 @@ func TestWitnessIsChecked(t *testing.T) {
 		t.Errorf("the plan with witness=none: %v", p.Notes)
 	}
 	h.ok(put("master", ""))
-	if p := h.planned(); len(p.Blockers) != 1 || !strings.Contains(p.Blockers[0], "there is api/api-1 now") {
+	if p := h.planned(); len(p.Blockers) != 1 || !strings.Contains(p.Blockers[0], "there is api/api-1 alone now; let the engine") {
 		t.Errorf("the plan with one instance: %v", p.Blockers)
 	}
 	h.join("api", "api-2")
-	if p := h.planned(); len(p.Blockers) > 0 || !strings.Contains(strings.Join(p.Notes, "; "), "api/api-1 and api/api-2, for example; all that re-encrypt log in as one entity") {
+	if p := h.planned(); len(p.Blockers) > 0 || !strings.Contains(strings.Join(p.Notes, "; "), "api/api-1 and api/api-2, for example") || strings.Contains(strings.Join(p.Notes, "; "), "as one entity") {
 		t.Errorf("the plan with two instances: %v, %v", p.Blockers, p.Notes)
 	}
 }
@@ -337,8 +345,8 @@ func TestEngineLooksForRowsOfUndeletedVersions(t *testing.T) {
 		h.until(h.rotate("master"), Done)
 		h.undelete(Undeletion{Key: "master", Version: 1})
 		k, _ := h.engine.Key("master")
-		look.looks = nil
 		id := h.rotate("master")
+		look.looks = nil
 		if state == Reverting {
 			h.until(id, Soaking)
 			_, err := h.engine.Revert(t.Context(), id, testActor, "")

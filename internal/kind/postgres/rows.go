@@ -21,7 +21,7 @@ func (k *Kind) LookAtRows(ctx context.Context, c kind.Connection, look kind.RowL
 		others = append(others, pgrows.Other(o))
 	}
 	err = k.admin(ctx, c, home(c), func(conn *pgx.Conn) error {
-		report, err = pgrows.Check(ctx, conn, look.Columns, look.Value, others)
+		report, err = pgrows.Check(ctx, conn, look.Columns, look.Value, others, look.Most)
 		return err
 	})
 	return report, err
