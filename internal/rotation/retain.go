@@ -84,7 +84,7 @@ func (r Rotation) lossNote(f Facts) string {
 }
 
 // Retention says what becomes of the values that leave, or has become of them, by key.
-func (v View) Retention() map[string]string { return v.Rotation.retentionTexts(v.facts) }
+func (v View) Retention() map[string]string { return v.retentionTexts(v.facts) }
 
 func (r Rotation) retentionTexts(f Facts) map[string]string {
 	texts := map[string]string{}

@@ -36,6 +36,7 @@ func undeleted(s *suite) {
 		s.ok(verify, u)
 		s.expect("after Undelete", u, true, true)
 		s.unproblematic(kind.Change{Key: s.key, To: u.From, Connection: s.Connection})
+		s.unblocked()
 		used := s.use(u.To)
 		if n := s.using(back(u)); n < 1 {
 			s.Errorf("InUse counts %d of an undeleted version that a session uses", n)
@@ -89,5 +90,27 @@ func (s *suite) unproblematic(c kind.Change) {
 	})
 	if err != nil {
 		s.Errorf("Inspect while a version is undeleted: %v", err)
+	}
+}
+
+// unblocked sees that the next rotation is not said to be blocked by the undeleted version. The engine says that by itself.
+func (s *suite) unblocked() {
+	s.Helper()
+	preflighter, ok := s.Kind.(kind.Preflighter)
+	if !ok {
+		return
+	}
+	before := s.key
+	c := s.plan()
+	s.key = before // it is a plan
+	err := s.within(patience, "Preflight", func(ctx context.Context) error {
+		blockers, _, err := preflighter.Preflight(ctx, c)
+		for _, text := range blockers {
+			s.Errorf("Preflight while a version is undeleted: %s", text)
+		}
+		return err
+	})
+	if err != nil {
+		s.Errorf("Preflight while a version is undeleted: %v", err)
 	}
 }

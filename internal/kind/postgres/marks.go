@@ -174,6 +174,9 @@ func mayStage(c kind.Change, found map[string]known, from, to string, proven pro
 	if m.version >= c.To.Number {
 		return aheadOf(c, to, m)
 	}
+	if occupied := kind.OccupiedBy(c.Key, m.version, "role "+to); occupied != nil {
+		return faultf("%w", occupied)
+	}
 	return faultf("role %s can log in with a password of version %d, which is not in use as far as Vault knows. Nothing was changed. If nobody uses the role, lock it: ALTER ROLE %s NOLOGIN", to, m.version, quote(to))
 }
 

@@ -4,6 +4,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -113,7 +114,9 @@ func (p *preflight) retires() {
 
 // lends checks what Stage needs of the roles, and returns the owner; without a name, where it is not known.
 func (p *preflight) lends(proven proof) owner {
-	p.fails(mayStage(p.Change, p.found, p.from, p.to, proven))
+	if err := mayStage(p.Change, p.found, p.from, p.to, proven); !errors.As(err, new(kind.Occupied)) {
+		p.fails(err)
+	}
 	o, err := findOwner(p.Change, p.found, p.administrator.version, p.From)
 	if p.fails(err) {
 		return owner{}

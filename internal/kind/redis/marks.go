@@ -202,6 +202,9 @@ func (t turn) mayStage(own, s standing) error {
 	case marked && m.version >= t.To.Number:
 		return t.ahead(s.addr, t.next, m)
 	case marked:
+		if occupied := kind.OccupiedBy(t.Key, m.version, fmt.Sprintf("node %s: user %s", s.addr, t.next)); occupied != nil {
+			return occupied
+		}
 		return fmt.Errorf("node %s: user %s can log in with a password of version %d, which is not in use as far as Vault knows. Nothing was changed. If nobody uses it, lock it: ACL SETUSER %s off", s.addr, t.next, m.version, t.next)
 	}
 	return fmt.Errorf("node %s: there is a user %s already that this key has not made: it has no mark of hyvve's, and a password that is not this version's or none. Nothing was changed. Set another username= for the key, or remove the user where nobody needs it: ACL DELUSER %s", s.addr, t.next, t.next)
