@@ -112,11 +112,7 @@ func quarantine(k key.Key) string {
 	var parts []string
 	for _, number := range k.Undeleted() {
 		v, _ := k.Version(number)
-		end := "until a rotation retires it"
-		if !v.Until.IsZero() {
-			end = "until " + v.Until.UTC().Format(time.RFC3339)
-		}
-		parts = append(parts, fmt.Sprintf("version %d is accepted again (undeleted) %s", number, end))
+		parts = append(parts, fmt.Sprintf("version %d is accepted again (undeleted) %s", number, v.UndeletedText()))
 	}
 	if retained := k.Retained(); len(retained) > 0 {
 		v, _ := k.Version(retained[0])

@@ -39,7 +39,7 @@ func (b *backend) pathsUndelete() []*framework.Path {
 	}
 	return []*framework.Path{
 		path("undelete", "Make a retained version of a key accepted again beside the current one.", undeleteHelp, map[string]*framework.FieldSchema{
-			"for": {Type: framework.TypeDurationSecond, Description: "For how long. Default: as long as the key retains versions. Not for a key that protects rows: a rotation ends it there."},
+			"for": {Type: framework.TypeDurationSecond, Description: "For how long. Default, and 0s: as long as the key retains versions, or 24h where it retains none. At most 30 days, or as long as the key retains versions. Not for a key that protects rows: a rotation ends it there."},
 		}, b.undelete, "undeleting a version"),
 		path("retire", "End an undeleted version of a key before its time.", retireHelp, map[string]*framework.FieldSchema{
 			"force": {Type: framework.TypeBool, Description: "End it although it is in use, or rows may need it. Its sessions at a server are ended."},
@@ -66,7 +66,8 @@ Refused while a rotation of the key runs. If the server fails, the same command 
 `
 
 const retireHelp = `
-An undeleted version ends by itself; this ends it now. It goes back into quarantine for as long as the key retains versions.
+An undeleted version ends by itself; this ends it now. It goes back into quarantine for as long as the key retains versions,
+and at least until its retention would have ended without the undeletion.
 
     vault write hyvve/keys/NAME/retire version=3
 
@@ -82,8 +83,12 @@ are lost.
 `
 
 func (b *backend) undelete(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	name, number, err := namedVersion(d)
+	if err != nil {
+		return nil, err
+	}
 	v, warnings, err := e.Undelete(ctx, rotation.Undeletion{
-		Key: d.Get("name").(string), Version: d.Get("version").(int), For: time.Duration(d.Get("for").(int)) * time.Second,
+		Key: name, Version: number, For: time.Duration(d.Get("for").(int)) * time.Second,
 		Reason: d.Get("reason").(string), By: caller(req),
 	})
 	if err != nil {
@@ -97,7 +102,10 @@ func (b *backend) undelete(ctx context.Context, e *rotation.Engine, req *logical
 }
 
 func (b *backend) retire(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	name, number := d.Get("name").(string), d.Get("version").(int)
+	name, number, err := namedVersion(d)
+	if err != nil {
+		return nil, err
+	}
 	if err := e.RetireVersion(ctx, name, number, d.Get("force").(bool), d.Get("reason").(string), caller(req)); err != nil {
 		return nil, err
 	}
@@ -105,11 +113,23 @@ func (b *backend) retire(ctx context.Context, e *rotation.Engine, req *logical.R
 }
 
 func (b *backend) erase(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	name, number := d.Get("name").(string), d.Get("version").(int)
+	name, number, err := namedVersion(d)
+	if err != nil {
+		return nil, err
+	}
 	if err := e.EraseVersion(ctx, name, number, d.Get("reason").(string), caller(req)); err != nil {
 		return nil, err
 	}
 	return versionNow(e, name, number), nil
+}
+
+// namedVersion returns the key and the version that a request names.
+func namedVersion(d *framework.FieldData) (name string, number int, err error) {
+	name = d.Get("name").(string)
+	if _, ok := d.GetOk("version"); !ok {
+		return name, 0, rotation.Refusef("version is missing; give version=NUMBER (vault read hyvve/keys/%s lists the versions with their states)", name)
+	}
+	return name, d.Get("version").(int), nil
 }
 
 // versionNow answers with what has become of a version.

@@ -36,6 +36,11 @@ func TestUndeletePaths(t *testing.T) {
 			t.Errorf("%v: %v", data, resp)
 		}
 	}
+	for _, verb := range []string{"undelete", "retire", "erase"} {
+		if resp := b.call(logical.UpdateOperation, "keys/jwt-secret/"+verb, nil); !resp.IsError() || !strings.Contains(resp.Error().Error(), "version is missing; give version=NUMBER") {
+			t.Errorf("%s without a version: %v", verb, resp)
+		}
+	}
 	answer := b.write("keys/jwt-secret/undelete", map[string]any{"version": 1, "for": "2h"})
 	if answer["state"] != "undeleted" || answer["until"] == "" {
 		t.Errorf("undelete answers %v", answer)

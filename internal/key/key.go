@@ -45,6 +45,8 @@ type Version struct {
 	// Until is when the retention of a Retained version ends, or the time for which an Undeleted one is accepted. The zero
 	// time: an Undeleted version is accepted until a rotation has retired it.
 	Until time.Time
+	// RetainedUntil is when the retention of an Undeleted version would have ended.
+	RetainedUntil time.Time
 }
 
 // Inherit as Policy.Soak, Policy.Observe, Policy.Deadline or Policy.Retain stands for the mount's default.

@@ -45,6 +45,8 @@ type recordVersion struct {
 	Retired     time.Time `json:"retired,omitzero"`
 	Sealed      string    `json:"sealed,omitempty"`
 	Until       time.Time `json:"until,omitzero"`
+
+	RetainedUntil time.Time `json:"retained_until,omitzero"`
 }
 
 // Encode gives the stored form, values included: for the barrier-encrypted storage only.
@@ -55,7 +57,7 @@ func (k Key) Encode() ([]byte, error) {
 	}
 	for _, v := range k.Versions {
 		r.Versions = append(r.Versions, recordVersion{
-			v.Number, v.State, v.Value.Reveal(), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation, v.Login, v.Retired, v.Sealed.Reveal(), v.Until,
+			v.Number, v.State, v.Value.Reveal(), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation, v.Login, v.Retired, v.Sealed.Reveal(), v.Until, v.RetainedUntil,
 		})
 	}
 	return json.Marshal(r)
@@ -95,7 +97,7 @@ func Decode(data []byte) (Key, error) {
 			return Key{}, fmt.Errorf("stored key %q: version %d %w", r.Name, v.Number, err)
 		}
 		k.Versions = append(k.Versions, Version{
-			v.Number, v.State, NewValue(v.Value), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation, v.Login, v.Retired, sealed(v.Sealed), v.Until,
+			v.Number, v.State, NewValue(v.Value), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation, v.Login, v.Retired, sealed(v.Sealed), v.Until, v.RetainedUntil,
 		})
 	}
 	return k, ValidateName("stored key", k.Name)

@@ -29,7 +29,7 @@ func (k Key) WithRetained(number int, now, until time.Time) (Key, error) {
 		case v.Value.Empty():
 			return fmt.Errorf("key %s: version %d is %s, and there is no value to retain", k.Name, number, v.State)
 		}
-		v.State, v.Value, v.Sealed, v.Retired, v.Until = Retained, Value{}, v.Value, now, until
+		v.State, v.Value, v.Sealed, v.Retired, v.Until, v.RetainedUntil = Retained, Value{}, v.Value, now, until, time.Time{}
 		return nil
 	})
 }
@@ -48,7 +48,7 @@ func (k Key) WithUndeleted(number int, now, until time.Time) (Key, error) {
 	return k.changed(number, func(v *Version) error {
 		switch {
 		case v.State == Retained:
-			v.State, v.Value, v.Sealed, v.Retired = Undeleted, v.Sealed, Value{}, now
+			v.State, v.Value, v.Sealed, v.Retired, v.RetainedUntil = Undeleted, v.Sealed, Value{}, now, v.Until
 		case v.State != Undeleted:
 			return fmt.Errorf("key %s: version %d is %s, and not retained", k.Name, number, v.State)
 		}
@@ -57,10 +57,18 @@ func (k Key) WithUndeleted(number int, now, until time.Time) (Key, error) {
 	})
 }
 
+// UndeletedText says until when an undeleted version is accepted.
+func (v Version) UndeletedText() string {
+	if v.Until.IsZero() {
+		return "until a rotation retires it"
+	}
+	return "until " + v.Until.UTC().Format(time.RFC3339)
+}
+
 // WithErased returns the key with the value of a version erased, wherever it was.
 func (k Key) WithErased(number int) (Key, error) {
 	return k.changed(number, func(v *Version) error {
-		v.State, v.Value, v.Sealed, v.Until = Destroyed, Value{}, Value{}, time.Time{}
+		v.State, v.Value, v.Sealed, v.Until, v.RetainedUntil = Destroyed, Value{}, Value{}, time.Time{}, time.Time{}
 		return nil
 	})
 }

@@ -197,6 +197,9 @@ func (e *Engine) mayChange(old, changed key.Key) error {
 		return Refusef("key %s is known to workloads as %s; env cannot be changed: make a new key", old.Name, old.Env)
 	}
 	if r, ok := e.active[e.rotating[old.Name]]; ok && (!slices.EqualFunc(changed.Protects, old.Protects, key.Column.Equal) || !maps.Equal(changed.Options, old.Options)) {
+		if !r.revertible() {
+			return Refusef("key %s is being rotated by %s, and nothing else of it can change meanwhile; %s", old.Name, r.ID, e.endHint(r))
+		}
 		return Refusef("key %s is being rotated by %s, and nothing else of it can change meanwhile; wait until it has ended; or, if it waits for this change: vault write -f hyvve/rotations/%s/revert, write the change, and rotate again", old.Name, r.ID, r.ID)
 	}
 	return nil
@@ -240,7 +243,7 @@ func (e *Engine) DeleteKey(ctx context.Context, name string, by Actor) error {
 		return nil
 	}
 	if r, ok := e.active[e.rotating[name]]; ok {
-		return Refusef("key %s is being rotated by %s; wait until it has ended, or revert it with: vault write -f hyvve/rotations/%s/revert", name, r.ID, r.ID)
+		return e.underWay(name, r)
 	}
 	for _, w := range e.workloads {
 		if w.Uses(name) {

@@ -136,18 +136,36 @@ func soakClock(r Rotation, f Facts, results []GateResult) (Rotation, bool) {
 // Revert gives the rotation on its way back. Refused once the old version may be gone.
 func Revert(r Rotation, f Facts, by Actor, reason string) (Rotation, error) {
 	if r.Finished() {
-		return r, Refusef("rotation %s is %s; to go back to an earlier value, rotate again with value=", r.ID, r.State)
+		return r, Refusef("rotation %s is %s; to go back to an earlier value, rotate again with value=%s", r.ID, r.State, r.undeleteHint())
 	}
 	if r.State == Reverting {
 		return r, Refusef("rotation %s is being reverted already", r.ID)
 	}
 	to, ok := r.towards(r.at().revert)
 	if !ok {
-		return r, Refusef("rotation %s is retiring the old version: there is no way back any more; rotate again instead", r.ID)
+		return r, Refusef("rotation %s is retiring the old version: there is no way back any more; when it has ended, rotate again%s", r.ID, r.undeleteHint())
 	}
 	r = pinned(r, f).moved(to, f.Now, said("revert: "+to.enter, reason, by))
 	r.Paused = nil
 	return r, nil
+}
+
+// revertible reports whether a revert takes it back from where it is.
+func (r Rotation) revertible() bool {
+	_, ok := r.at().revert.row()
+	return ok
+}
+
+// undeleteHint says how old versions are accepted again that the rotation has retired, or is retiring.
+func (r Rotation) undeleteHint() string {
+	if r.State == Reverted {
+		return ""
+	}
+	var commands []string
+	for _, c := range r.Changes {
+		commands = append(commands, fmt.Sprintf("vault write hyvve/keys/%s/undelete version=%d", c.Key, c.From))
+	}
+	return "; while the old value is retained, it is accepted again beside the new one with: " + strings.Join(commands, ", ")
 }
 
 // PauseBy gives the rotation paused.

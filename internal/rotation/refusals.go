@@ -88,3 +88,24 @@ func (e *Engine) JournalAttempt(ctx context.Context, err error, n Entry) {
 		e.Observer.Fault("a refused write could not be journaled", err)
 	}
 }
+
+// underWay is the refusal of what cannot be done while a key is being rotated. The writer lock is held.
+func (e *Engine) underWay(name string, r Rotation) error {
+	return Refusef("key %s is being rotated by %s (%s); %s", name, r.ID, r.State, e.endHint(r))
+}
+
+// endHint says how a rotation ends that is in the way, and what it waits for. The writer lock is held.
+func (e *Engine) endHint(r Rotation) string {
+	hint := "wait until it has ended, or revert it with: vault write -f hyvve/rotations/" + r.ID + "/revert"
+	if !r.revertible() {
+		hint = "wait until it has ended: it cannot be reverted"
+		if r.State == Retiring {
+			hint += " any more"
+		}
+	}
+	results, _ := gates(r, e.facts(r))
+	if text := waits(results); text != "" {
+		hint += "; it waits for: " + text
+	}
+	return hint
+}

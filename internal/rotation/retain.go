@@ -295,9 +295,9 @@ func (e *Engine) eraseVersion(ctx context.Context, k key.Key, v key.Version, wha
 }
 
 // storeVersion journals what is done to a version, and stores its key. The writer lock is held.
-func (e *Engine) storeVersion(ctx context.Context, k key.Key, v key.Version, what string, by Actor, reason string) error {
+func (e *Engine) storeVersion(ctx context.Context, k key.Key, v key.Version, what string, by Actor, reason string, changes ...EntryChange) error {
 	err := e.journal(ctx, Entry{
-		What: what, By: by.Name, Entity: by.Entity, Reason: reason,
+		What: what, By: by.Name, Entity: by.Entity, Reason: reason, Changes: changes,
 		Keys: []EntryKey{{Key: k.Name, To: v.Number, Fingerprint: v.Fingerprint}},
 	})
 	if err != nil {

@@ -124,6 +124,41 @@ func TestRetainedUntilItsEnd(t *testing.T) {
 	}
 }
 
+// Whoever ends an undeletion erases nothing that was retained for longer, though the key retains nothing any more. The journal
+// says that it was forced.
+func TestRetireErasesNothingEarly(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	h.retains("service-token", 10*time.Hour)
+	h.until(h.rotate("service-token"), Done)
+	k, _ := h.engine.Key("service-token")
+	end := k.Versions[0].Until
+	h.undelete(Undeletion{Key: "service-token", Version: 1, For: time.Minute})
+	h.undelete(Undeletion{Key: "service-token", Version: 1, For: time.Hour})
+	h.retains("service-token", 0)
+	h.open()
+	h.join("api", "api-1")
+	_, _, err := h.engine.Undelete(t.Context(), Undeletion{Key: "service-token", Version: 9, By: testActor})
+	h.refused(err, "no version of it is retained; undeleted are: 1 (until 20")
+	h.refused(h.engine.RetireVersion(t.Context(), "service-token", 9, false, "", testActor), "no version of it is retained; undeleted are: 1 (until 20")
+	h.sights(1)
+	h.ok(h.engine.RetireVersion(t.Context(), "service-token", 1, true, "", testActor))
+	h.expectVersions("service-token", "retained, current")
+	if k, _ = h.engine.Key("service-token"); !k.Versions[0].Until.Equal(end) || !k.Versions[0].RetainedUntil.IsZero() {
+		t.Errorf("retained until %s, and not %s", k.Versions[0].Until, end)
+	}
+	if !h.journalHas("its value is retained until " + stamp(end) + "; nobody was asked whether it was in use (force=true)") {
+		t.Error("the journal does not say that it was forced")
+	}
+	for want, long := range map[string]time.Duration{
+		"for 720h0m1s is longer than 720h0m0s": 30*24*time.Hour + time.Second, "for -1s is negative": -time.Second,
+	} {
+		_, _, err := h.engine.Undelete(t.Context(), Undeletion{Key: "service-token", Version: 1, For: long, By: testActor})
+		h.refused(err, want)
+	}
+	h.undelete(Undeletion{Key: "service-token", Version: 1, For: 30 * 24 * time.Hour})
+}
+
 // A rotation says before and after its end what becomes of the old value, and the journal says it, too.
 func TestSaysWhatIsRetained(t *testing.T) {
 	h := newHarness(t)
@@ -224,6 +259,7 @@ func TestUndeletedVersionInUse(t *testing.T) {
 		t.Errorf("status says %q", s.Lapse)
 	}
 	h.refused(h.engine.RetireVersion(t.Context(), "service-token", 1, false, "", testActor), "10.0.0.7")
+	h.refused(h.engine.RetireVersion(t.Context(), "service-token", 1, false, "", testActor), "or end it all the same, with its sessions: vault write hyvve/keys/service-token/retire version=1 force=true")
 	h.later(2 * time.Minute)
 	h.expectVersions("service-token", "retained, current")
 	if s := h.engine.Status()[0]; s.Lapse != "" {
@@ -261,10 +297,17 @@ func TestUndeleteForRows(t *testing.T) {
 		t.Errorf("flipped with %v", got)
 	}
 	_, _, err = h.engine.Undelete(t.Context(), Undeletion{Key: "master", Version: 2, By: testActor})
-	h.refused(err, "is being rotated by")
+	h.refused(err, "or revert it with: vault write -f hyvve/rotations/"+id+"/revert")
 	r.works = true
 	h.report(r)
 	h.reach(id, Retiring, StepErase)
+	_, _, err = h.engine.Undelete(t.Context(), Undeletion{Key: "master", Version: 2, By: testActor})
+	h.refused(err, "it cannot be reverted any more; it waits for: "+h.view(id).Waits())
+	if strings.Contains(err.Error(), "/revert") || h.view(id).Waits() == "" {
+		t.Errorf("a retiring rotation: %v", err)
+	}
+	_, err = h.engine.Revert(t.Context(), id, testActor, "")
+	h.refused(err, "vault write hyvve/keys/master/undelete version=3")
 	h.says(r, workload.ColumnReport{Column: "t.c", Total: 3, Bad: 1, Rotated: 2})
 	h.engine.Tick(t.Context())
 	if view := h.view(id); view.Step != StepAcceptBoth {

@@ -278,7 +278,7 @@ func (e *Engine) stage(r Rotation, name string, request Request) (key.Key, Chang
 		return key.Key{}, Change{}, unknownKey(name)
 	}
 	if running, ok := e.active[e.rotating[name]]; ok {
-		return key.Key{}, Change{}, Refusef("key %s is being rotated by %s (%s); wait until it has ended, or revert it with: vault write -f hyvve/rotations/%s/revert", name, running.ID, running.State, running.ID)
+		return key.Key{}, Change{}, e.underWay(name, running)
 	}
 	current, ok := k.Current()
 	if !ok {

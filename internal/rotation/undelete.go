@@ -18,6 +18,10 @@ import (
 // undeleteTime is for how long a version is undeleted where nothing says it: the key retains none.
 const undeleteTime = 24 * time.Hour
 
+// longestUndelete bounds for how long a version is undeleted, unless the key retains versions for longer. A time that was
+// mistyped would leave an old login valid for years.
+const longestUndelete = 30 * 24 * time.Hour
+
 // Undeletion asks for a retained version back.
 type Undeletion struct {
 	Key     string
@@ -63,6 +67,8 @@ func (e *Engine) undelete(ctx context.Context, u Undeletion) (v key.Version, cha
 		return v, change, nil, Refusef("key %s: version %d is %s, and not in quarantine; %s", k.Name, v.Number, v.State, retainedText(k))
 	case u.For < 0:
 		return v, change, nil, Refusef("for %s is negative; leave it out for the time for which the key retains versions", u.For)
+	case u.For > max(longestUndelete, e.config.RetainOf(k)):
+		return v, change, nil, Refusef("for %s is longer than %s, the longest time for which a version of key %s can be undeleted; give a shorter one, and undelete it again before it ends", u.For, max(longestUndelete, e.config.RetainOf(k)), k.Name)
 	case u.For > 0 && len(k.Protects) > 0:
 		return v, change, nil, Refusef("for: key %s protects rows; a version of it is undeleted until a rotation has brought its rows under a new one, and not for a time: leave for out", k.Name)
 	}
@@ -97,7 +103,7 @@ func (e *Engine) restingVersion(name string, number int) (key.Key, key.Version, 
 		return k, key.Version{}, unknownKey(name)
 	}
 	if r, ok := e.active[e.rotating[name]]; ok {
-		return k, key.Version{}, Refusef("key %s is being rotated by %s (%s); wait until it has ended, or revert it with: vault write -f hyvve/rotations/%s/revert", name, r.ID, r.State, r.ID)
+		return k, key.Version{}, e.underWay(name, r)
 	}
 	v, ok := k.Version(number)
 	if !ok {
@@ -109,17 +115,29 @@ func (e *Engine) restingVersion(name string, number int) (key.Key, key.Version, 
 	return k, v, nil
 }
 
-// retainedText says which versions there are to undelete.
+// retainedText says which versions there are to undelete, and which are undeleted.
 func retainedText(k key.Key) string {
 	var words []string
 	for _, number := range k.Retained() {
 		v, _ := k.Version(number)
 		words = append(words, fmt.Sprintf("%d (until %s)", number, stamp(v.Until)))
 	}
+	text := "retained are: " + strings.Join(words, ", ")
 	if len(words) == 0 {
-		return "no version of it is retained: the values of the others are erased"
+		text = "no version of it is retained"
 	}
-	return "retained are: " + strings.Join(words, ", ")
+	words = nil
+	for _, number := range k.Undeleted() {
+		v, _ := k.Version(number)
+		words = append(words, fmt.Sprintf("%d (%s)", number, v.UndeletedText()))
+	}
+	switch {
+	case len(words) > 0:
+		return text + "; undeleted are: " + strings.Join(words, ", ")
+	case len(k.Retained()) == 0:
+		return text + ": the values of earlier versions are erased"
+	}
+	return text
 }
 
 // undeletedUntil returns the end of an undeletion that begins now; zero: a rotation ends it. The writer lock is held.
@@ -260,15 +278,15 @@ func (e *Engine) retiring(ctx context.Context, name string, number int, force bo
 		return nil, err
 	}
 	if v.State != key.Undeleted {
-		return nil, Refusef("key %s: version %d is %s, and not undeleted: there is nothing to end", name, number, v.State)
+		return nil, Refusef("key %s: version %d is %s, and not undeleted: there is nothing to end; %s", name, number, v.State, retainedText(k))
 	}
 	if len(k.Protects) > 0 && !force {
 		return nil, Refusef("key %s protects rows, and some may be under version %d: a rotation retires it once no row needs it: vault write hyvve/rotate key=%s; or, if the rows may be unreadable: force=true", name, number, name)
 	}
 	if text := e.stillUsed(k, v); text != "" && !force {
-		return nil, Refusef("key %s: version %d is in use: %s; force=true ends it all the same", name, number, text)
+		return nil, Refusef("key %s: version %d is in use: %s; %s", name, number, text, retireHint(name, number))
 	}
-	retire := func(ctx context.Context) error { return e.retireUndeleted(ctx, name, number, by, reason) }
+	retire := func(ctx context.Context) error { return e.retireUndeleted(ctx, name, number, force, by, reason) }
 	server, ok := e.kindOf(k).(kind.Server)
 	if !ok {
 		return nil, retire(ctx)
@@ -283,10 +301,19 @@ func (e *Engine) retiring(ctx context.Context, name string, number int, force bo
 		defer e.takeTurn()()
 		e.lock(func() { delete(e.restoring, name) })
 		if err != nil {
-			return Refusef("key %s: version %d is still undeleted: %w", name, number, err)
+			hint := "when that is mended, do the same again"
+			if errors.As(err, new(inUse)) {
+				hint = retireHint(name, number)
+			}
+			return Refusef("key %s: version %d is still undeleted: %w; %s", name, number, err, hint)
 		}
 		return retire(ctx)
 	}, nil
+}
+
+// retireHint is the way on where an undeleted version is in use.
+func retireHint(name string, number int) string {
+	return fmt.Sprintf("let that client use the current version, and do the same again; or end it all the same, with its sessions: vault write hyvve/keys/%s/retire version=%d force=true", name, number)
 }
 
 // retireCall asks a server whether an undeleted version is in use, and ends it there. The writer lock is held.
@@ -310,15 +337,17 @@ func (e *Engine) retireCall(server kind.Server, k key.Key, v key.Version, force 
 	}, nil
 }
 
-// retireUndeleted stores that an undeleted version has ended. The writer lock is held.
-func (e *Engine) retireUndeleted(ctx context.Context, name string, number int, by Actor, reason string) error {
+// retireUndeleted stores that an undeleted version has ended. It is retained at least until its retention would have ended
+// without the undeletion: who ends it may not be allowed to erase it. The writer lock is held.
+func (e *Engine) retireUndeleted(ctx context.Context, name string, number int, force bool, by Actor, reason string) error {
 	k := e.keys[name]
 	v, ok := k.Version(number)
 	if !ok || v.State != key.Undeleted {
 		return nil
 	}
 	login, _ := e.loginOf(k, v.Value)
-	keep, now := e.config.RetainOf(k), e.Now().UTC()
+	now := e.Now().UTC()
+	keep := max(e.config.RetainOf(k), v.RetainedUntil.Sub(now))
 	changed, err := retired(k, number, keep, now)
 	if err == nil {
 		changed, err = uncrowded(changed, now)
@@ -330,11 +359,18 @@ func (e *Engine) retireUndeleted(ctx context.Context, name string, number int, b
 		changed = changed.WithLogin(number, login.name, now)
 	}
 	e.lock(func() { delete(e.lapsing, name) })
-	what := fmt.Sprintf("retired version %d of %s, which was undeleted; its value is retained for %s", number, name, keep)
-	if keep == 0 {
+	what := fmt.Sprintf("retired version %d of %s, which was undeleted; its value is retained until %s", number, name, stamp(now.Add(keep)))
+	if keep <= 0 {
 		what = fmt.Sprintf("retired version %d of %s, which was undeleted, and erased it", number, name)
 	}
-	return e.storeVersion(ctx, changed, v, what, by, reason)
+	if !force {
+		return e.storeVersion(ctx, changed, v, what, by, reason)
+	}
+	what += "; nobody was asked whether it was in use (force=true)"
+	if _, ok := e.kindOf(k).(kind.Server); ok {
+		what += ", and its sessions at the server were ended"
+	}
+	return e.storeVersion(ctx, changed, v, what, by, reason, EntryChange{Field: "force", To: "true"})
 }
 
 // stillUsed says who presents an undeleted version where workloads verify it; empty: nobody who was seen. The writer lock is
@@ -367,7 +403,7 @@ func (e *Engine) endUndeleted(ctx context.Context, k key.Key, v key.Version) err
 	}
 	server, ok := e.kindOf(k).(kind.Server)
 	if !ok {
-		return e.retireUndeleted(ctx, k.Name, v.Number, itself, "")
+		return e.retireUndeleted(ctx, k.Name, v.Number, false, itself, "")
 	}
 	call, err := e.retireCall(server, k, v, false)
 	if err != nil {
@@ -388,7 +424,7 @@ func (e *Engine) endUndeleted(ctx context.Context, k key.Key, v key.Version) err
 			e.planLapse(k.Name)
 			return
 		}
-		if err := e.retireUndeleted(e.ctx, k.Name, v.Number, itself, ""); err != nil {
+		if err := e.retireUndeleted(e.ctx, k.Name, v.Number, false, itself, ""); err != nil {
 			e.Observer.Fault(fmt.Sprintf("the end of version %d of key %s", v.Number, k.Name), err)
 		}
 	})

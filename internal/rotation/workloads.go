@@ -23,13 +23,13 @@ func (e *Engine) PutWorkload(ctx context.Context, w workload.Workload, by Actor)
 		}
 		old, had := e.workloads[w.Name]
 		if r, ok := e.active[e.rotating[name]]; ok && (!had || old.Keys[name] != w.Keys[name]) {
-			return Refusef("key %s is being rotated by %s, so that its roles cannot change now; wait until it has ended, or revert it", name, r.ID)
+			return Refusef("key %s is being rotated by %s, so that its roles cannot change now; %s", name, r.ID, e.endHint(r))
 		}
 	}
 	if old, had := e.workloads[w.Name]; had {
 		for name := range old.Keys {
 			if r, ok := e.active[e.rotating[name]]; ok && !w.Uses(name) {
-				return Refusef("key %s is being rotated by %s, so that workload %s cannot drop it now; wait until it has ended, or revert it", name, r.ID, w.Name)
+				return Refusef("key %s is being rotated by %s, so that workload %s cannot drop it now; %s", name, r.ID, w.Name, e.endHint(r))
 			}
 		}
 	}
