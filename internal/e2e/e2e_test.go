@@ -312,7 +312,12 @@ func TestDatabaseIsAwayDuringReencryption(t *testing.T) {
 	if err := w.Postgres.Stop(); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := w.Engine.Rotate(t.Context(), "", "encryption-master-key"); err == nil || !strings.Contains(err.Error(), "cannot look at the rows by connection rows") {
+		t.Errorf("a rotation starts while its witness cannot look: %v", err)
+	}
+	w.write("hyvve/keys/encryption-master-key", map[string]any{"witness": "none"}) // as if the database went away just after the start
 	id := w.rotate("encryption-master-key")
+	w.write("hyvve/keys/encryption-master-key", map[string]any{"witness": "rows"})
 	w.reach(id, "presenting", "stage-rows")
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
