@@ -4,7 +4,6 @@ package plugin
 
 import (
 	"context"
-	"fmt"
 	"math"
 	"strings"
 
@@ -54,7 +53,7 @@ who started the rotation is refused, and so is a token without an entity: log in
 		b.rotationCommand("accept-witness", (*rotation.Engine).AcceptWitness, "Take the responsibility for rows that one witness alone has checked.", `
 Before a value is erased that rows may need, two independent witnesses open every row without it. Where there is one only, and
 no second one can be had, this accepts its word: if it errs or lies, the value is erased and the rows are lost. Rows that
-somebody has found to need the value are never passed over.
+somebody has found to need the value are never passed over. Give a reason.
 `),
 	}
 }
@@ -74,6 +73,10 @@ func (b *backend) rotationCommand(
 		}
 		return &logical.Response{Data: rotationSummary(view)}, nil
 	}
+	command := "vault write -f hyvve/rotations/ID/" + verb
+	if verb == "accept-witness" {
+		command = `vault write hyvve/rotations/ID/accept-witness reason="…"`
+	}
 	return &framework.Path{
 		Pattern: "rotations/" + framework.GenericNameRegex("id") + "/" + verb,
 		Fields: map[string]*framework.FieldSchema{
@@ -84,7 +87,7 @@ func (b *backend) rotationCommand(
 			logical.UpdateOperation: b.write(handle, aboutRotation(verb+" of a rotation"), verb, "rotation", synopsis),
 		},
 		HelpSynopsis:    synopsis,
-		HelpDescription: strings.TrimSpace(help) + fmt.Sprintf("\n\n    vault write -f hyvve/rotations/ID/%s\n", verb),
+		HelpDescription: strings.TrimSpace(help) + "\n\n    " + command + "\n",
 	}
 }
 

@@ -113,6 +113,7 @@ func TestAdversaryPeopleDoOthersJobs(t *testing.T) {
 		{"write", "hyvve/rotations/x/resume", nil, rotate},
 		{"write", "hyvve/rotations/x/confirm", nil, rotate},
 		{"write", "hyvve/rotations/x/revert", nil, rotate},
+		{"write", "hyvve/rotations/x/accept-witness", map[string]any{"reason": "x"}, define},
 		{"write", "hyvve/rotate", value, []string{"operator"}},
 		{"write", "hyvve/rotate/jwt-secret", value, []string{"operator"}},
 		{"read", "hyvve/creds/api", nil, nil},

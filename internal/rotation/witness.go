@@ -251,6 +251,9 @@ func AcceptWitness(r Rotation, f Facts, by Actor, reason string) (Rotation, erro
 	if len(checkRows(r, f)) == 0 {
 		return r, Refusef("rotation %s has the witnesses that it needs; there is nothing to accept", r.ID)
 	}
+	if strings.TrimSpace(reason) == "" {
+		return r, Refusef("reason is empty; say why the word of one witness is enough, as in: vault write hyvve/rotations/%s/accept-witness reason=\"one pod, and I have counted\"", r.ID)
+	}
 	r = r.told(f.Now, said("one witness of the rows is accepted: "+r.accepted(), reason, by))
 	r.OneWitness = by.Name
 	return r, nil

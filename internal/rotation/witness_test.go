@@ -156,7 +156,12 @@ func TestAcceptWitness(t *testing.T) {
 		t.Errorf("without any: %v", err)
 	}
 	h.saw(one, here(), good)
-	h.kept(id, "accept-witness")
+	h.kept(id, "accept-witness", "version 1 goes when a second", "no value goes before the gate rows holds")
+	for _, reason := range []string{"", " \n"} {
+		if _, err := h.engine.AcceptWitness(t.Context(), id, testActor, reason); !refused(err) || !strings.Contains(err.Error(), "reason is empty") {
+			t.Errorf("without a reason: %v", err)
+		}
+	}
 	_, err := h.engine.AcceptWitness(t.Context(), id, testActor, "one pod only")
 	h.ok(err)
 	view := h.until(id, Done)

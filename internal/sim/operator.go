@@ -48,7 +48,7 @@ func (w *world) operate() {
 		if w.lying { // the word of one may be a lie
 			return
 		}
-		_, err = w.engine.AcceptWitness(ctx, id, colleague, "")
+		_, err = w.engine.AcceptWitness(ctx, id, colleague, "it is only a simulation")
 	case n < 17:
 		what = "resume"
 		_, err = w.engine.Resume(ctx, id, operator, "")

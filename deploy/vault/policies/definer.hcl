@@ -22,6 +22,11 @@ path "hyvve/keys/+/erase" {
   capabilities = ["update"]
 }
 
+# Instead of witness=none of the key: for one rotation.
+path "hyvve/rotations/+/accept-witness" {
+  capabilities = ["update"]
+}
+
 path "hyvve/connections" {
   capabilities = ["list"]
 }
