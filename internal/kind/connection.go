@@ -29,7 +29,7 @@ type Connection struct {
 
 	Notes    []string  // what CheckConnection found that an operator should know
 	Revision uint64    // another one whenever what is needed to log in has changed
-	Written  time.Time // by an operator
+	Written  time.Time // by an operator; zero: its password is being written now
 	Rotated  time.Time // its password, by rotate-root; zero: never
 }
 

@@ -45,15 +45,16 @@ func (e *Engine) PutConnection(ctx context.Context, written kind.Connection, ver
 	if c.Revision, err = e.revision(); err != nil {
 		return c, err
 	}
-	c.Written, c.Rotated, c.Notes = e.Now().UTC(), time.Time{}, nil
+	c.Written, c.Rotated, c.Notes = time.Time{}, time.Time{}, nil
 	if !given[kind.FieldPassword] { // rotate-root may have to be finished, and nobody else knows the password
-		c.Next, c.Rotated = old.Next, old.Rotated
+		c.Next, c.Rotated, c.Written = old.Next, old.Rotated, old.Written
 	}
 	if verify {
 		if c.Notes, err = e.checkConnection(ctx, connector, c); err != nil {
 			return c, Refusef("connection %s: %w; nothing was stored (verify_connection=false stores it unverified)", c.Name, err)
 		}
 	}
+	c.Written = e.Now().UTC()
 	changes := connectionChanges(old, c, written)
 	if !verify {
 		changes = append(changes, EntryChange{Field: "verify_connection", To: "false"})

@@ -5,8 +5,10 @@ package postgres
 import (
 	"crypto/rand"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -137,6 +139,16 @@ func TestAdministratorIsLockedOut(t *testing.T) {
 	admin := w.app + "_root"
 	w.administrator(admin)
 	w.exec("ALTER ROLE "+admin+" SUPERUSER", "ALTER ROLE "+admin+" PASSWORD 'of-the-dump'")
+	for _, c := range []kind.Connection{w.connection, {Name: "main", Kind: "postgres", Options: maps.Clone(w.connection.Options), Secrets: w.connection.Secrets, Written: time.Unix(1, 0)}} {
+		if !c.Written.IsZero() {
+			c.Options[fieldRows] = "true"
+		}
+		if _, err := w.kind.CheckConnection(ctx, c); err == nil || strings.Contains(err.Error(), "restored") || !strings.Contains(err.Error(), "give the password of role "+quoteIfNeeded(admin)) {
+			t.Errorf("where nobody has ever logged in with the password: %v", err)
+		}
+	}
+	w.connection.Written = time.Unix(1, 0)
+	w.connection.Revision++
 	c := w.next(w.first)
 	_, check := w.kind.CheckConnection(ctx, w.connection)
 	w.connection.Next = key.NewValue("next")
