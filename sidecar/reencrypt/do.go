@@ -3,8 +3,10 @@
 package reencrypt
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -13,8 +15,8 @@ import (
 // Do does the work that the engine asks of an instance. accepts are those of its bundle: by environment name, the new
 // value first, the old one second, then those of undeleted versions, which are old, too. The report counts rows; an error is what kept the work from being done, and holds no
 // value. Doing work again that is done costs little and changes nothing.
-func (w *Worker) Do(ctx context.Context, work workload.Work, accepts map[string][]key.Value) (workload.WorkReport, error) {
-	report := workload.WorkReport{ID: work.ID}
+func (w *Worker) Do(ctx context.Context, work workload.Work, accepts map[string][]key.Value) (report workload.WorkReport, err error) {
+	report.ID = work.ID
 	t, err := taskOf(work, accepts)
 	if err != nil {
 		return report, err
@@ -27,6 +29,7 @@ func (w *Worker) Do(ctx context.Context, work workload.Work, accepts map[string]
 	if len(j.tables) > 0 {
 		report.Place = &j.place
 	}
+	defer func() { j.asAsked(work.Columns, &report) }()
 	switch work.Phase {
 	case workload.PhaseCount: // nothing is rotated
 		clear(w.rings)
@@ -50,6 +53,26 @@ func (w *Worker) Do(ctx context.Context, work workload.Work, accepts map[string]
 	report.Finds, report.Unseen = looked.Finds, looked.Unseen
 	report.Done = err == nil
 	return report, err
+}
+
+// asAsked names columns in a report as they were asked for: without the schema that the database URL has for those that name none.
+func (j *job) asAsked(columns []key.Column, report *workload.WorkReport) {
+	names := map[string]string{}
+	for n, t := range j.tables {
+		names[t.column.String()] = columns[n].String()
+	}
+	report.Columns = slices.Clone(report.Columns)
+	for n, c := range report.Columns {
+		report.Columns[n].Column = cmp.Or(names[c.Column], c.Column)
+	}
+	if report.Place != nil {
+		place := *report.Place
+		place.Tables = slices.Clone(place.Tables)
+		for n, t := range place.Tables {
+			place.Tables[n].Column = cmp.Or(names[t.Column], t.Column)
+		}
+		report.Place = &place
+	}
 }
 
 // stayed refuses counts of rows where a further connection may have led to another database: an address may move meanwhile.

@@ -87,4 +87,14 @@ func TestSchemaOfTheURL(t *testing.T) {
 	if status, stdout, stderr := f.command(env, "--dry-run"); status != 0 || !strings.Contains(stdout, "app.ai_provider_configs") {
 		t.Errorf("status %d: %s%s", status, stdout, stderr)
 	}
+	work := f.work(workload.PhaseStage)
+	report, err := NewWorker(env["DATABASE_URL"], Options{AllowSuperuser: true}).Do(t.Context(), work, f.accepts())
+	if err != nil || len(report.Columns) != len(work.Columns) || report.Place == nil || !report.Place.Covers(work.Columns) {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	for n, c := range work.Columns { // the engine knows no schema of the URL
+		if report.Columns[n].Column != c.String() || report.Columns[n].Total == 0 {
+			t.Errorf("%s is called %s, with %d rows", c, report.Columns[n].Column, report.Columns[n].Total)
+		}
+	}
 }
