@@ -120,7 +120,9 @@ func (c *Client) Read(ctx context.Context, r Reader) (Bundle, error) {
 	if err != nil {
 		return Bundle{}, err
 	}
-	resp, err := c.vault.Logical().WriteRawWithContext(ctx, c.mount+"/creds/"+r.Workload, body)
+	request := c.vault.NewRequest(http.MethodPut, "/v1/"+c.mount+"/creds/"+r.Workload)
+	request.BodyBytes = body
+	resp, err := c.vault.RawRequestWithContext(ctx, request) //nolint:staticcheck // Logical().WriteRaw cancels the request before the answer is read, so that a long one is lost
 	if resp != nil && (resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusMethodNotAllowed) {
 		err = fmt.Errorf("%w: %w", ErrNoWrite, err)
 	}

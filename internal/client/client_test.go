@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -195,6 +196,25 @@ func TestRead(t *testing.T) {
 		_, err := c.Read(t.Context(), reader)
 		if !errors.Is(err, want) || errors.Is(err, ErrNoWrite) != (want == ErrNoWrite) || strings.Contains(err.Error(), "canary") { //nolint:errorlint // the very one
 			t.Errorf("status %d: %v", code, err)
+		}
+	}
+}
+
+// A bundle that does not come in one piece is read to its end.
+func TestLongBundle(t *testing.T) {
+	value := strings.Repeat("x", 300_000)
+	c := newClient(t, func(w http.ResponseWriter, _ *http.Request) {
+		text := fmt.Sprintf(`{"data":{"instance":"api-1","etag":"e","values":{"LONG":%q},"accepts":{"LONG":[%q]},"versions":{"LONG":1}}}`, value, value)
+		for part := range slices.Chunk([]byte(text), 50_000) {
+			_, _ = w.Write(part)
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(10 * time.Millisecond) //nolint:forbidigo // an answer that takes its time
+		}
+	})
+	for range 3 {
+		bundle, err := c.Read(t.Context(), Reader{Workload: "api", Instance: "api-1"})
+		if err != nil || bundle.Values["LONG"].Reveal() != value {
+			t.Fatalf("%v", err)
 		}
 	}
 }

@@ -151,7 +151,7 @@ func TestAdversaryGhosts(t *testing.T) {
 		t.Errorf("the plugin's memory has grown by %.0f MB", grown)
 	}
 	status := w.must(w.as("").Logical().ReadWithContext(t.Context(), "hyvve/status"))
-	if line := fmt.Sprint(status.Data["workload api"]); !strings.Contains(line, "max_instances_per_login=100") {
+	if line := fmt.Sprint(status.Data["workload api"]); !strings.Contains(line, "max_instances_per_login was 100") {
 		t.Errorf("status says %q", line)
 	}
 	definer := shippedToken(t, w.vault.Client, "definer")
