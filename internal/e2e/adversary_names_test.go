@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -112,7 +113,7 @@ func (w *namesWorld) sidecar(command, text string, args ...string) (config strin
 	w.t.Helper()
 	token := filepath.Join(w.dir, "token")
 	config, log = filepath.Join(w.t.TempDir(), "sidecar.hcl"), &testkit.Log{}
-	instance := filepath.Base(filepath.Dir(config)) + filepath.Base(filepath.Dir(filepath.Dir(config))) // a name belongs to one login
+	instance := fmt.Sprintf("sidecar-%08x", crc32.ChecksumIEEE([]byte(config))) // a name belongs to one login
 	text = fmt.Sprintf("workload = \"api\"\ninstance = %q\nvault {\n address = %q\n auth \"token_file\" { path = %q }\n}\n%s\n", instance, w.liar, token, text)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		w.t.Fatal(err)
