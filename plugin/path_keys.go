@@ -73,7 +73,7 @@ func (b *backend) keyFields() map[string]*framework.FieldSchema {
 		"deadline":                   {Type: framework.TypeSignedDurationSecond, Description: "How long a step of a rotation may take before it has failed. 0: for as long as it takes. Default: that of hyvve/config; -1 goes back to it."},
 		"on_failure":                 {Type: framework.TypeString, Description: "What happens to a rotation that has failed (an unhealthy instance while it presents, or the deadline passed): pause or revert. Default: that of hyvve/config."},
 		"confirm":                    {Type: framework.TypeString, Description: "manual: somebody must confirm a rotation before the old version is retired. auto: evidence is enough. Default: that of hyvve/config."},
-		"confirm_by":                 {Type: framework.TypeString, Description: "other: another user than the one who started the rotation must confirm it, even where it is compromised; it implies confirm=manual. any: whoever may confirm. Default: that of hyvve/config; \"\" goes back to it."},
+		"confirm_by":                 {Type: framework.TypeString, Description: "other: another user than the one who started the rotation must confirm it, even where it is compromised; it implies confirm=manual. any: every user with the right to. Default: that of hyvve/config; \"\" goes back to it."},
 		"retain":                     {Type: framework.TypeSignedDurationSecond, Description: "For how long the value of a retired version is retained in quarantine, in no bundle; hyvve/keys/NAME/undelete brings it back until then. Holds for versions that are retired from then on. 0s: it is erased at once. Default: that of hyvve/config; -1 goes back to it."},
 	}
 	for _, k := range b.kinds {

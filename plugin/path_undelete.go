@@ -56,7 +56,7 @@ it, and its login is locked. This makes it valid again beside the current versio
     vault write hyvve/keys/NAME/undelete version=3 reason="nightly job was locked out"
     vault write hyvve/keys/NAME/undelete version=3 for=2h
 
-  A login (PostgreSQL, Redis): whoever has the old password logs in again as soon as this answers. When the time is over,
+  A login (PostgreSQL, Redis): clients with the old password log in again as soon as this answers. When the time is over,
   the login is locked again, once nobody uses it.
   A key that workloads verify: they get the version in their accept-lists until the time is over, or a rotation retires it.
   A key that protects rows: rows of a restored backup can be read again. Bring them under a new version by a rotation:

@@ -53,7 +53,7 @@ func (b *backend) watch(ctx context.Context, e *rotation.Engine, req *logical.Re
 		return nil, err
 	}
 	name := d.Get("workload").(string)
-	if !e.SignOfLife(name, instance, token(req)) { // whoever waits in another's place would end its watch
+	if !e.SignOfLife(name, instance, token(req)) { // a watch in another's place would end that of the instance
 		return &logical.Response{Data: map[string]any{"etag": "", "changed": true, "superseded": false}}, nil
 	}
 	now, err := e.Watch(ctx, name, instance, etag, wait)

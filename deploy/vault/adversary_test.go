@@ -200,7 +200,7 @@ func TestAdversaryRotatorErasesTheOldValue(t *testing.T) {
 	}
 }
 
-// A retained value is in no answer, whoever asks for what, and only a restorer brings it back.
+// A retained value is in no answer to any user, and only a restorer brings it back.
 func TestAdversaryReadsARetainedValue(t *testing.T) {
 	w, as := peopled(t)
 	ctx := t.Context()

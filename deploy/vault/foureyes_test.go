@@ -61,7 +61,7 @@ func (w *world) ends(id, state string) {
 	testkit.Until(w.t, id+" is "+state, func() bool { return w.rotation(id)["state"] == state })
 }
 
-// Whoever starts a rotation of a key with confirm_by=other does not end its old version alone, by whatever login, option or
+// A user who starts a rotation of a key with confirm_by=other does not end its old version alone, by whatever login, option or
 // change of the key.
 func TestAdversaryConfirmsTheirOwnRotation(t *testing.T) {
 	w, _ := peopled(t)
@@ -124,7 +124,7 @@ func TestAdversaryConfirmsTheirOwnRotation(t *testing.T) {
 	}
 }
 
-// Whoever makes a key rotate by itself does not confirm that, either.
+// A user who makes a key rotate by itself does not confirm that, either.
 func TestAdversaryConfirmsTheirOwnSchedule(t *testing.T) {
 	w, _ := peopled(t)
 	w.write("sys/auth/userpass", map[string]any{"type": "userpass"})

@@ -100,7 +100,7 @@ func (c *Client) CredsOf(ctx context.Context, workloadName, instance string, one
 	return w.read(secret)
 }
 
-// Reader is an instance that reads its bundle and gives signs of life from then on.
+// Reader is an instance that reads its bundle and sends signs of life from then on.
 type Reader struct {
 	Workload, Instance string
 	OneLine            OneLine

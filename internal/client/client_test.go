@@ -162,7 +162,7 @@ func TestNamesInAnswersAreChecked(t *testing.T) {
 	}
 }
 
-// A write is how an instance reads; its secret is in the body alone. Where only reads are allowed, that is told apart.
+// A write is how an instance reads; its secret is in the body alone. A refusal of the write alone has an error of its own.
 func TestRead(t *testing.T) {
 	status := http.StatusOK
 	c := newClient(t, func(w http.ResponseWriter, r *http.Request) {

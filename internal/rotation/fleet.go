@@ -48,7 +48,7 @@ type lease struct {
 	gone  time.Duration // when the instance is taken for gone although nobody revoked it
 
 	heard     time.Duration // its last sign of life
-	heartbeat bool          // it gives them every few seconds
+	heartbeat bool          // it sends them every few seconds
 	released  bool          // its last report said that it ends
 	claimed   time.Duration // until when another login that was refused may come for its name
 

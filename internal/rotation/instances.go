@@ -62,7 +62,7 @@ func (e *Engine) Read(ctx context.Context, reader Reader, limit time.Duration) (
 	return reading, nil
 }
 
-// issue gives an instance what it should hold, in memory, and tells whether it was stored with that already. proof is the
+// issue hands an instance what it should hold, in memory, and reports whether it was stored with that already. proof is the
 // secret of an earlier read of its.
 func (e *Engine) issue(i workload.Instance, proof key.Value, epoch readNumber, limit time.Duration) (reading Reading, issued workload.Instance, known bool, err error) {
 	e.enter(i.Workload)

@@ -18,7 +18,7 @@ type Reader struct {
 
 	Token     Token     // that it reads with
 	Secret    key.Value // of its newest read, where it has it: another token may read with it
-	Heartbeat bool      // it gives signs of life every few seconds from now on
+	Heartbeat bool      // it sends signs of life every few seconds from now on
 	Pod, Node string    // of Kubernetes, as it says
 
 	// Multiline says that the reader can carry values of several lines, but for those named OneLine.

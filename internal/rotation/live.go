@@ -15,7 +15,7 @@ type LiveInstance struct {
 	Heard     time.Duration // since its last sign of life
 	Lease     time.Duration // until it no longer counts as live, if nothing is heard of it; negative: it is about to be removed
 	FreeIn    time.Duration // until another login of the same entity may use its name; 0: now
-	Heartbeat bool          // it gives signs of life every few seconds
+	Heartbeat bool          // it sends signs of life every few seconds
 }
 
 // Instance returns an instance of a workload; false: there is none.

@@ -14,7 +14,7 @@ import (
 //
 //   - with the secret of its newest read: the same process has logged in again;
 //   - once nothing was heard of it for the configured time, if both logins are of one entity, or of none, and the instance
-//     gives signs of life every few seconds, as sidecars do: it has died, and was started again under its name;
+//     sends signs of life every few seconds, as sidecars do: it has died, and was started again under its name;
 //   - otherwise when its lease has ended.
 //
 // Signs of life are its reports, which its secret proves, and whatever its own login asks under its name.
@@ -77,7 +77,7 @@ func (e *Engine) heldUntil(i workload.Instance, l lease, other workload.Login) (
 	return until, false
 }
 
-// upToSecond rounds up: whoever waits for so long is not refused for a fraction of a second.
+// upToSecond rounds up, so that a client that waits for so long is not refused for a fraction of a second.
 func upToSecond(d time.Duration) time.Duration { return (d + time.Second - 1).Truncate(time.Second) }
 
 // proves reports whether a secret is that of an instance's newest read, or of one that the engine did not store. mu is held.

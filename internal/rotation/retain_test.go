@@ -124,7 +124,7 @@ func TestRetainedUntilItsEnd(t *testing.T) {
 	}
 }
 
-// Whoever ends an undeletion erases nothing that was retained for longer, though the key retains nothing any more. The journal
+// A user who ends an undeletion erases nothing that was retained for longer, though the key retains nothing any more. The journal
 // says that it was forced.
 func TestRetireErasesNothingEarly(t *testing.T) {
 	h := newHarness(t)

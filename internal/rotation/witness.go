@@ -22,7 +22,7 @@ const WitnessNone = "none"
 const mostWitnesses = 16
 
 // independent reports whether a lie of one witness says nothing of the other: another login speaks, or the engine itself.
-// Whoever can log in as one entity twice is two logins: these are only as independent as the entity's credentials are.
+// A client that logs in as one entity twice has two logins: these are only as independent as the entity's credentials are.
 func independent(a, b Evidence) bool {
 	if a.Connection != "" || b.Connection != "" {
 		return a.Connection == "" || b.Connection == ""
@@ -294,7 +294,7 @@ func witnessNote(c Change, f Facts) (note, missing string) {
 			}
 			note = fmt.Sprintf("before a value is erased, two witnesses open every row: %s and %s, for example", b.Witness(), a.Witness())
 			if connection == "" && a.Login.Entity != "" && a.Login.SameEntity(b.Login) {
-				note += "; all that re-encrypt log in as one entity, so that whoever has its credentials can be both: witness=CONNECTION is stronger"
+				note += "; all that re-encrypt log in as one entity, so that one client with its credentials can be both: witness=CONNECTION is stronger"
 			}
 			return note, ""
 		}

@@ -274,7 +274,7 @@ func TestEngineIsAWitness(t *testing.T) {
 	}
 }
 
-// Rows that the engine itself finds left send the rotation back, and it looks anew at the next pass.
+// Rows that the engine itself finds left send the rotation back, and it looks again at the next pass.
 func TestEngineFindsRows(t *testing.T) {
 	look := &eyes{server: &server{}, report: workload.WorkReport{Done: true, Place: here(), Columns: []workload.ColumnReport{{Column: "t.c", Total: 3, Rotated: 1, Bad: 2}}}}
 	h := newHarness(t)

@@ -21,8 +21,8 @@ func (w *world) newToken(workload string) rotation.Token {
 	return rotation.Token{ID: id, Accessor: "a-" + id, Entity: entity, Name: id}
 }
 
-// inherit gives a process that takes the name of one that has died what it may have of it: the secret, as where it was kept
-// on a disk; the token, as where that is in a file; or nothing, as in a pod that was started anew.
+// inherit lets a process that takes the name of one that has died have what it may of it: the secret, as where it was kept
+// on a disk; the token, as where that is in a file; or nothing, as in a new pod.
 func (p *process) inherit(old *process) {
 	switch p.w.rng.IntN(3) {
 	case 0:
@@ -45,7 +45,7 @@ func (p *process) proof() key.Value {
 	return p.secret
 }
 
-// relogin gives a process another login. It reads its bundle then, and does nothing else until it was let.
+// relogin logs a process in again. It reads its bundle then, and does nothing else until it was let.
 func (p *process) relogin() {
 	if p.liar { // two logins would be two witnesses
 		return

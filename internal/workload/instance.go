@@ -50,7 +50,7 @@ type Instance struct {
 
 	Login    Login     `json:"login,omitzero"`     // that may read under its name; not known of records of earlier releases
 	LoggedIn time.Time `json:"logged_in,omitzero"` // when Login has first read under its name
-	// Heartbeat says that it gives signs of life every few seconds, as it said when it read. Others go by their lease.
+	// Heartbeat says that it sends signs of life every few seconds, as it said when it read. Others go by their lease.
 	Heartbeat bool `json:"heartbeat,omitempty"`
 	// Pod and Node are where it runs in Kubernetes. It says so itself: Vault's kubernetes method does not know.
 	Pod  string `json:"pod,omitempty"`

@@ -48,7 +48,7 @@ func CheckOwned(path string, info fs.FileInfo) error {
 
 // ReadFile reads a secret file that CheckSecret takes, of at most 64 KiB.
 func ReadFile(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator names it; it does not wait for whoever writes into a pipe
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator names it; it does not wait for a writer of a pipe
 	if err != nil {
 		return nil, err
 	}

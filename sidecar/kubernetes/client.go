@@ -158,7 +158,7 @@ func (c *Client) http() (*http.Client, error) {
 
 // readToken reads the token, which stands in no error.
 func readToken(path string) (string, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator names it; it does not wait for whoever writes into a pipe
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator names it; it does not wait for a writer of a pipe
 	if err != nil {
 		return "", fmt.Errorf("kubernetes: token_path: %w", err)
 	}

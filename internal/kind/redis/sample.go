@@ -164,7 +164,7 @@ func (c *commands) at(addr string) uint64 {
 	return c.by[oneName(addr)]
 }
 
-// oneName gives an address with one name for this machine, which has several.
+// oneName returns an address with one name for this machine, which has several.
 func oneName(addr string) string {
 	if host, port, err := net.SplitHostPort(addr); err == nil && kind.IsLoopback(host) {
 		return net.JoinHostPort("localhost", port)
