@@ -302,6 +302,15 @@ func says(words ...string) func(client.Rotation) bool {
 	}
 }
 
+// found reports whether a witness has found rows of the version that goes, by the timeline.
+func found(witness string) func(client.Rotation) bool {
+	return func(r client.Rotation) bool {
+		return slices.ContainsFunc(r.Timeline, func(e client.Event) bool {
+			return strings.Contains(e.Reason, "rows do not open under version 2, by "+witness)
+		})
+	}
+}
+
 // An instance without a database answers each piece of work with "done, 0 left", as often as it likes, under as many names as it
 // likes. An honest one beside it finds the rows and brings them over.
 func TestAdversaryLiesAboutRows(t *testing.T) {
@@ -319,11 +328,7 @@ func TestAdversaryLiesAboutRows(t *testing.T) {
 	r := w.until(id, "the gate says what is missing", says("api/api-1 has opened all rows, and is one witness", "witness=CONNECTION", "accept-witness"))
 	w.kept("with one liar")
 	w.instance("api-2", honest(w.database("hyvve")))
-	w.until(id, "an honest instance finds the rows", func(r client.Rotation) bool {
-		return slices.ContainsFunc(r.Timeline, func(e client.Event) bool {
-			return strings.Contains(e.Reason, "rows do not open under version 2, by api/api-2")
-		})
-	})
+	w.until(id, "an honest instance finds the rows", found("api/api-2"))
 	w.kept("once an honest instance has found the rows")
 	stop()
 	w.instance("api-3", honest(w.database("hyvve")))
@@ -341,11 +346,7 @@ func TestAdversaryStaleCopy(t *testing.T) {
 	stop := w.instance("api-1", honest(w.database("copy")))
 	w.refused("where connection rows, its witness, leads to and where api/api-1 has counted the rows")
 	id := w.rotateAtOnce()
-	w.until(id, "the engine finds the rows", func(r client.Rotation) bool {
-		return slices.ContainsFunc(r.Timeline, func(e client.Event) bool {
-			return strings.Contains(e.Reason, "rows do not open under version 2, by the engine by connection rows")
-		})
-	})
+	w.until(id, "the engine finds the rows", found("the engine by connection rows"))
 	w.kept("once the engine has looked")
 	stop()
 	w.instance("api-1b", honest(w.database("hyvve")))

@@ -30,7 +30,26 @@ func TestCrashAtEveryWrite(t *testing.T) {
 	}
 }
 
-// crashAt tells whether there was an nth write to crash at.
+// failAt lets the store fail at the nth write from now on, before it or after.
+func (h *harness) failAt(nth int, after bool) {
+	h.store.mu.Lock()
+	defer h.store.mu.Unlock()
+	h.store.failAt, h.store.after = h.store.writes+nth, after
+}
+
+// reopened opens the engine again if its store has failed, as after a crash, and reports whether it has.
+func (h *harness) reopened() bool {
+	h.store.mu.Lock()
+	dead := h.store.dead
+	h.store.mu.Unlock()
+	if dead {
+		h.settle()
+		h.open()
+	}
+	return dead
+}
+
+// crashAt reports whether there was an nth write to crash at.
 func crashAt(t *testing.T, at int, after, revert bool, retain time.Duration) bool {
 	t.Helper()
 	h := newHarness(t)
@@ -41,20 +60,13 @@ func crashAt(t *testing.T, at int, after, revert bool, retain time.Duration) boo
 	h.retains("db", retain)
 	h.retains("master", retain)
 	first, _ := h.engine.Key("master")
-	h.store.mu.Lock()
-	h.store.failAt, h.store.after = h.store.writes+at, after
-	h.store.mu.Unlock()
+	h.failAt(at, after)
 
 	id, reverted := "", false
 	crashed := false
 	for range 200 {
-		h.store.mu.Lock()
-		dead := h.store.dead
-		h.store.mu.Unlock()
-		if dead {
+		if h.reopened() {
 			crashed = true
-			h.settle()
-			h.open()
 			for _, r := range h.readers { // what they were told may not have been stored
 				h.read(r)
 			}

@@ -195,18 +195,11 @@ func TestCrashAtEveryWriteOfAnUndeletion(t *testing.T) {
 		for at := 1; ; at++ {
 			h := newHarness(t)
 			h.login()
-			h.store.mu.Lock()
-			h.store.failAt, h.store.after = h.store.writes+at, after
-			h.store.mu.Unlock()
+			h.failAt(at, after)
 			crashed, undeleted := false, false
 			for range 40 {
-				h.store.mu.Lock()
-				dead := h.store.dead
-				h.store.mu.Unlock()
-				if dead {
+				if h.reopened() {
 					crashed = true
-					h.settle()
-					h.open()
 				}
 				if !undeleted {
 					_, _, err := h.engine.Undelete(t.Context(), Undeletion{Key: "db", Version: 1, For: time.Hour, By: testActor})
