@@ -185,25 +185,32 @@ func (k *Kind) CheckConnection(ctx context.Context, c kind.Connection) ([]string
 }
 
 // RotateRoot implements kind.Connector. A role of PostgreSQL has one password, so that the old one ends when the new one is
-// set; the session that has set it stays open until the new one has logged in, and puts the old one back otherwise.
+// set; the session that has set it stays open until the new one has logged in, and puts the old one back otherwise. Where the
+// server asks the administrator for no password, the new one is set each time, since nothing else shows which one is in force.
 func (k *Kind) RotateRoot(ctx context.Context, c kind.Connection) error {
 	u, err := parseAdmin(c)
 	if err != nil {
 		return err
 	}
+	asking := home(c)
+	asking.asks = true
 	try := func() error {
-		return k.login(ctx, c, home(c), u.User, c.Next, func(conn *pgx.Conn) error { return conn.Ping(ctx) })
+		return k.login(ctx, c, asking, u.User, c.Next, func(conn *pgx.Conn) error { return conn.Ping(ctx) })
 	}
 	err = try()
 	if err == nil {
 		return nil // it is in force since an earlier call
 	}
-	if !refused(err) {
+	untried := asksNothing(err)
+	if !untried && !refused(err) {
 		return err
 	}
 	err = k.login(ctx, c, home(c), u.User, c.Secrets[kind.FieldPassword], func(conn *pgx.Conn) error {
 		if err := k.setPassword(ctx, conn, u.User, c.Next); err != nil {
 			return err
+		}
+		if untried {
+			return nil
 		}
 		if err := try(); err != nil {
 			back := k.setPassword(context.WithoutCancel(ctx), conn, u.User, c.Secrets[kind.FieldPassword])

@@ -59,7 +59,7 @@ func (p place) config(c kind.Connection, user string, password key.Value) (*pgx.
 	// Nothing is prepared: there may be a pooler in between that hands out servers by transaction.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	pgsession.Limit(&config.Config, mostMessage)
-	if err := restrict(c, config); err != nil {
+	if err := restrict(c, config, p.asks); err != nil {
 		return nil, err
 	}
 	if p.session.ChannelBinding == "require" {
@@ -296,6 +296,17 @@ func (k *Kind) valid(ctx context.Context, c kind.Connection, at place, u dsn.URL
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// proven reports whether the server has asked for a password and found it right. One that lets everybody in (trust, peer, a
+// certificate) proves nothing of it.
+func (k *Kind) proven(ctx context.Context, c kind.Connection, at place, u dsn.URL) (bool, error) {
+	at.asks = true
+	ok, err := k.valid(ctx, c, at, u)
+	if asksNothing(err) {
+		return false, nil
+	}
+	return ok, err
 }
 
 // actsAt logs in at a place and asks whom the session acts as; valid is false where the server refuses the password.

@@ -136,12 +136,12 @@ func (m mark) unknown(c kind.Change) bool {
 // proof reports whether the password of a version logs in.
 type proof func() (bool, error)
 
-// proves tries the password of a version at the server itself.
+// proves tries the password of a version at the server itself, which has to ask for it.
 func (k *Kind) proves(ctx context.Context, c kind.Change, u dsn.URL) proof {
 	return func() (bool, error) {
 		at := home(c.Connection)
 		at.database = u.Path()
-		return k.valid(ctx, c.Connection, at, u)
+		return k.proven(ctx, c.Connection, at, u)
 	}
 }
 

@@ -3,6 +3,7 @@
 package postgres
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -44,8 +45,9 @@ func methods(c kind.Connection) ([]string, error) {
 }
 
 // restrict lets a login use the methods of its connection only, and of those what require_auth of its URL allows. One that has no exchange at all gives nothing away: whether
-// a workload's server asks for a password is not ours to decide, and the administrator's certificate needs none.
-func restrict(c kind.Connection, config *pgx.ConnConfig) error {
+// a workload's server asks for a password is not ours to decide, and the administrator's certificate needs none. With asks, the
+// login is there to prove a password, so that one without an exchange fails.
+func restrict(c kind.Connection, config *pgx.ConnConfig, asks bool) error {
 	all, err := methods(c)
 	if err != nil {
 		return err
@@ -53,6 +55,11 @@ func restrict(c kind.Connection, config *pgx.ConnConfig) error {
 	u, err := parseAdmin(c)
 	if (err != nil || u.User != config.User || c.Options[fieldCert] != "") && !slices.Contains(all, methodNone) {
 		all = append(all, methodNone)
+	}
+	if asks {
+		if all = slices.DeleteFunc(all, func(name string) bool { return name == methodNone }); len(all) == 0 {
+			all = []string{methodSCRAM}
+		}
 	}
 	if demanded := config.RequireAuth; demanded != "" {
 		not := strings.HasPrefix(demanded, "!") // all of them, then
@@ -67,10 +74,23 @@ func restrict(c kind.Connection, config *pgx.ConnConfig) error {
 	return nil
 }
 
+// asksNothing reports whether a login has failed since the server has asked for no password.
+func asksNothing(err error) bool {
+	var connecting *pgconn.ConnectError
+	if !errors.As(err, &connecting) {
+		return false
+	}
+	text := connecting.Error()
+	return strings.Contains(text, requirement) && !strings.Contains(text, "server requested ")
+}
+
+// requirement is what the driver says where a server asks in another way than is allowed.
+const requirement = "authentication method requirement"
+
 // unwanted says what to do where a server asks for a password by a method that the connection does not allow; empty where
 // that is not what is wrong.
 func unwanted(text string) string {
-	if !strings.Contains(text, "authentication method requirement") {
+	if !strings.Contains(text, requirement) {
 		return ""
 	}
 	_, after, _ := strings.Cut(text, "server requested ")

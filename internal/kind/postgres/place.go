@@ -26,6 +26,7 @@ type place struct {
 	session  dsn.Session
 	pooler   bool // there may be one in between, or it is one
 	spare    bool // one of several hosts of a URL, which may be away
+	asks     bool // a login counts only if the server has asked for the password
 }
 
 // placeOf is the place where the clients of a URL log in.
