@@ -182,6 +182,8 @@ func (s *server) Retire(_ context.Context, c kind.Change) error {
 	})
 }
 
+func (s *server) CheckUndelete(kind.Change) error { return nil }
+
 func (s *server) Undelete(_ context.Context, c kind.Change) error {
 	return s.call("undelete", func() { s.valid[c.To.Value.Reveal()] = true })
 }

@@ -162,11 +162,11 @@ func (e *Engine) mayUndelete(k key.Key, v key.Version) (kind.Change, error) {
 		return change, Refusef("key %s has no current version, beside which another could be accepted", k.Name)
 	}
 	change.From = current
-	_, has := e.kindOf(k).(kind.Server)
-	if !has {
+	if _, has := e.kindOf(k).(kind.Server); !has {
 		return change, nil
 	}
-	if _, can := e.kindOf(k).(kind.Undeleter); !can {
+	undeleter, can := e.kindOf(k).(kind.Undeleter)
+	if !can {
 		return change, Refusef("key %s is of kind %s, whose server cannot take a retired version back", k.Name, k.Kind)
 	}
 	if len(k.Protects) > 0 {
@@ -175,6 +175,9 @@ func (e *Engine) mayUndelete(k key.Key, v key.Version) (kind.Change, error) {
 	var err error
 	if change.Connection, err = e.connectionOf(k); err != nil {
 		return change, Refusef("%w", err)
+	}
+	if err := undeleter.CheckUndelete(change); err != nil {
+		return change, Refusef("key %s: %w; nothing was changed", k.Name, err)
 	}
 	if err := e.checkHosts(k, v.Value); err != nil {
 		return change, Refusef("key %s: %w; nothing was changed", k.Name, err)

@@ -91,6 +91,9 @@ func (s *server) Retire(_ context.Context, c kind.Change) error {
 	return s.call("retire", c, func() { delete(s.of(c), c.From.Value.Reveal()) })
 }
 
+// CheckUndelete implements kind.Undeleter.
+func (*server) CheckUndelete(kind.Change) error { return nil }
+
 // Undelete implements kind.Undeleter.
 func (s *server) Undelete(_ context.Context, c kind.Change) error {
 	if stored, ok := s.w.engine.Key(c.Key.Name); ok {

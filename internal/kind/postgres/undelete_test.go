@@ -10,6 +10,26 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
+// A version whose role is the current version's, or the administrator's, is refused before anything is stored.
+func TestCheckUndelete(t *testing.T) {
+	k := key.Key{Name: "database-url", Kind: "postgres"}
+	version := func(n int, user string) key.Version {
+		return key.Version{Number: n, Value: key.NewValue("postgres://" + user + ":secret@db:5432/app")}
+	}
+	for _, tt := range []struct{ from, to, words string }{
+		{"new", "old", ""},
+		{"imported", "imported", "version 3 logs in as role imported, as version 5 does, which is the current one; give its client the current value; or rotate the key"},
+		{"new", "root", "connection main logs in as root, the role of version 3; give the connection an administrator of its own"},
+	} {
+		c := kind.Change{Key: k, From: version(5, tt.from), To: version(3, tt.to)}
+		c.Connection = kind.Connection{Name: "main", Options: kind.Options{fieldURL: "postgres://root@db:5432/app"}}
+		err := (&Kind{}).CheckUndelete(c)
+		if (err == nil) != (tt.words == "") || err != nil && (!strings.Contains(err.Error(), tt.words) || strings.Contains(err.Error(), "secret")) {
+			t.Errorf("version 3 of %s beside version 5 of %s: %v, want %q", tt.to, tt.from, err, tt.words)
+		}
+	}
+}
+
 // Every version whose role is free is let in again, an imported one, too, acts as its owner, and is locked again; by an
 // administrator who is no superuser. One whose role a later version has is refused, and that one stays as it is.
 func TestUndelete(t *testing.T) {

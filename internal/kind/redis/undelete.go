@@ -5,25 +5,45 @@ package redis
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
 var _ kind.Undeleter = (*Kind)(nil)
 
+// CheckUndelete implements kind.Undeleter. With two users, the user of every version before last is that of the current one.
+func (*Kind) CheckUndelete(c kind.Change) error {
+	t, err := read(c)
+	if err != nil {
+		return err
+	}
+	admin := t.Connection.Options[fieldUsername] == t.next
+	switch {
+	case t.toURL.Password.Empty():
+		return fmt.Errorf("version %d has no password, so that its user %s would let everybody in", c.To.Number, t.next)
+	case !t.dual && t.old == t.next:
+		return kind.HasLoginOfCurrent(c, "user "+t.next)
+	case t.dual && t.old != t.next:
+		return fmt.Errorf("version %d logs in as user %s, and version %d, which is the current one, as %s; strategy=%s keeps the user: give its client the current value", c.To.Number, t.next, c.From.Number, t.old, dualPassword)
+	case t.dual && t.from == t.to:
+		return fmt.Errorf("version %d has the password of version %d, which is the current one: its client can log in", c.To.Number, c.From.Number)
+	case admin && (!t.dual || slices.ContainsFunc(t.Connection.Passwords(), t.toURL.Password.Equal)):
+		return fmt.Errorf("connection %s logs in as %s, the user of version %d, which the end of the undeletion would lock; %s", t.Connection.Name, t.next, c.To.Number, ownAdmin)
+	}
+	return nil
+}
+
 // Undelete implements kind.Undeleter. One of the key's own users gets its password again, and what the current version's user
 // may do. An operator's user, which Retire has locked, may do what it could. Nodes that do not answer do not keep the others
 // waiting: somebody is locked out.
 func (k *Kind) Undelete(ctx context.Context, c kind.Change) error {
-	t, err := read(c)
-	if err == nil {
-		err = t.absurd()
-	}
-	if err != nil {
+	if err := k.CheckUndelete(c); err != nil {
 		return err
 	}
-	if t.toURL.Password.Empty() {
-		return fmt.Errorf("version %d has no password, so that its user %s would let everybody in", c.To.Number, t.next)
+	t, err := read(c)
+	if err != nil {
+		return err
 	}
 	nodes, missing := k.discover(ctx, c.Connection)
 	all, silent := k.standings(ctx, t, nodes)
