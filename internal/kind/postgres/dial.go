@@ -339,6 +339,7 @@ const (
 	stateSyntax              = "42601"
 	stateTooMany             = "53300" // of a role, a database or the server; of a role the password has been found right
 	stateTransactionTimeout  = "25P04"
+	stateLockNotAvailable    = "55P03"
 	stateNotSupported        = "0A000"
 	stateProtocol            = "08P01" // what PgBouncer says of everything that it refuses
 )

@@ -97,15 +97,11 @@ func (k *Kind) Stage(ctx context.Context, c kind.Change) error {
 // it began, and thus what the one before us has done with the role, whatever isolation the server is set to.
 func (k *Kind) transaction(ctx context.Context, c kind.Change, role, first string, then func(*pgconn.Result) ([]string, error)) error {
 	at := home(c.Connection)
-	begin := []string{"BEGIN ISOLATION LEVEL READ COMMITTED", "SELECT pg_advisory_xact_lock(hashtextextended(" + literal("hyvve "+role) + ", 0))", first}
-	if then == nil {
-		begin = append(begin, "COMMIT")
-	}
 	return k.admin(ctx, c.Connection, at, func(conn *pgx.Conn) error {
-		results, err := together(ctx, conn, begin...)
-		if err == nil && then != nil {
+		found, err := begin(ctx, conn, role, first)
+		if err == nil {
 			var statements []string
-			if statements, err = then(results[2]); err == nil {
+			if statements, err = then(found); err == nil {
 				_, err = together(ctx, conn, append(statements, "COMMIT")...)
 			}
 		}
@@ -289,13 +285,15 @@ func (k *Kind) Retire(ctx context.Context, c kind.Change) error {
 	if err := k.CheckChange(c); err != nil {
 		return err
 	}
-	err = k.transaction(ctx, c, from.User, lookUp(c, from.User, ""), func(answer *pgconn.Result) ([]string, error) {
-		roles, _, err := readRoles(answer)
-		of, there := roles[from.User]
-		if err != nil || !there {
-			return nil, err
-		}
-		return lock(from.User, of, markOf(c.Key, c.From)), mayRetire(c, of, from.User)
+	err = k.despiteSessions(ctx, c, from.User, func() error {
+		return k.transaction(ctx, c, from.User, lookUp(c, from.User, ""), func(answer *pgconn.Result) ([]string, error) {
+			roles, _, err := readRoles(answer)
+			of, there := roles[from.User]
+			if err != nil || !there {
+				return nil, err
+			}
+			return lock(from.User, of, markOf(c.Key, c.From)), mayRetire(c, of, from.User)
+		})
 	})
 	if err != nil || !c.Cut {
 		return err
@@ -327,7 +325,9 @@ func (k *Kind) Unstage(ctx context.Context, c kind.Change) error {
 			return do(of), nil
 		})
 	}
-	err = unstage(func(of known) []string { return lock(to.User, of, markOf(c.Key, c.To)) })
+	err = k.despiteSessions(ctx, c, to.User, func() error {
+		return unstage(func(of known) []string { return lock(to.User, of, markOf(c.Key, c.To)) })
+	})
 	if err != nil || !staged {
 		return err
 	}

@@ -54,6 +54,8 @@ func TestPostgreSQL18(t *testing.T) {
 	t.Run("sessions", TestSessionsSeeTheSame)
 	t.Run("bouncer", TestIdleConnectionsOfPgBouncerAreNoUse)
 	t.Run("resets", TestResetsOfPgBouncer)
+	t.Run("advisory lock", TestAdvisoryLockOfTheApplication)
+	t.Run("held role", TestSessionThatHoldsItsOwnRole)
 	t.Run("traps", TestTraps)
 	t.Run("settings", TestSettingsAreNoStatements)
 	t.Run("owner", TestOwnerThatARoleGivesItself)
