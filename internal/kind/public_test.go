@@ -37,6 +37,15 @@ func TestPublicText(t *testing.T) {
 	if got := PublicText("url", "s3cret"); got != hidden {
 		t.Errorf("a URL that is none becomes %q", got)
 	}
+	for _, tt := range [][3]string{ // what a write is refused for stands in the journal
+		{"rules", "~app:* >S3CRET +@all (~x #S3CRET) (<S3CRET", "~app:* (hidden) +@all (~x (hidden) (hidden)"},
+		{"verify_format", "Bearer S3CRET", "(hidden) (hidden)"},
+		{"verify_format", "Bearer {{value}}", "Bearer {{value}}"},
+	} {
+		if got := PublicText(tt[0], tt[1]); got != tt[2] {
+			t.Errorf("%s=%s becomes %q, want %q", tt[0], tt[1], got, tt[2])
+		}
+	}
 	if got := PublicText("verify_urls", "false"); got != "false" {
 		t.Errorf("a flag becomes %q", got)
 	}
