@@ -166,7 +166,7 @@ func rotationDetails(v rotation.View) map[string]any {
 			"reason": t.Reason,
 		})
 	}
-	data["timeline"] = timeline
+	data["timeline"], data["timeline_omitted"] = timeline, v.Omitted
 	return data
 }
 
@@ -202,7 +202,7 @@ func rowsData(report workload.WorkReport) map[string]any {
 	for _, f := range report.Finds {
 		finds = append(finds, map[string]any{"column": f.Column, "json": f.JSON, "rows_of_that_shape": f.Shaped, "tried": f.Tried, "opened": f.Opened})
 	}
-	data["unconfigured"] = finds
+	data["unconfigured"], data["unconfigured_more"] = finds, report.MoreFinds
 	return data
 }
 

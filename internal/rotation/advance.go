@@ -114,7 +114,7 @@ func (e *Engine) factsNow(r Rotation) Facts {
 // repeats an event. turn is held.
 func (e *Engine) save(ctx context.Context, r Rotation) error {
 	before, had := e.active[r.ID]
-	known := len(before.Timeline)
+	known := before.events()
 	r.Journaled, r.JournalSeq = known, e.head.Seq
 	path := pathActive + r.ID
 	if r.Finished() {
@@ -143,7 +143,7 @@ func (e *Engine) save(ctx context.Context, r Rotation) error {
 		}
 		e.tellHead()
 	}
-	for _, event := range r.Timeline[known:] {
+	for _, event := range r.Timeline[known-r.Omitted:] {
 		e.Observer.Moved(r, event)
 	}
 	return nil
@@ -393,7 +393,7 @@ func (e *Engine) acted(ctx context.Context, r Rotation, fault error) error {
 		if use := (inUse{}); errors.As(fault, &use) { // waiting mends that
 			r.Attempts = min(r.Attempts, orphanAfter-1)
 		}
-		r.Fault, r.RetryAt = fault.Error(), e.Now().Add(retryAfter(r.Attempts, fault))
+		r.Fault, r.RetryAt = cutOff(fault.Error()), e.Now().Add(retryAfter(r.Attempts, fault))
 		return e.save(ctx, r)
 	}
 	return e.settle(ctx, r)

@@ -117,6 +117,7 @@ type Engine struct {
 	trying   map[string]bool // keys that rotate by themselves, whose witness is tried before that
 	head     head            // of the journal
 	unsaved  bool            // head is not what is stored
+	wrote    bool            // something of what is being done is stored
 	damage   []string        // what was found wrong with the journal when it was read
 	told     uint64          // count of the head that was told last
 	tellAt   time.Duration   // by Uptime
@@ -267,6 +268,7 @@ func (e *Engine) Tick(ctx context.Context) time.Duration {
 		if e.failing() {
 			return tickEvery
 		}
+		e.wrote = false // what was done so far is stored as a whole
 		if err := e.advance(ctx, id); err != nil {
 			e.Observer.Fault("rotation "+id+" could not be moved on", err)
 		}
@@ -332,6 +334,7 @@ func (e *Engine) down() error {
 // takeTurn takes turn, and gives what ends it: whoever was concerned is woken then, once for all that was done.
 func (e *Engine) takeTurn() func() {
 	e.turn.Lock()
+	e.wrote = false
 	return func() {
 		e.wake()
 		e.turn.Unlock()
@@ -364,7 +367,7 @@ func (e *Engine) write(ctx context.Context, path string, data []byte) error {
 	}
 	if err := e.Store.Put(context.WithoutCancel(ctx), path, data); err != nil {
 		if strings.Contains(err.Error(), tooLarge) { // known to have stored nothing
-			if !strings.HasPrefix(path, pathInstances) { // it may be the second record of several that belong together
+			if !strings.HasPrefix(path, pathInstances) && e.wrote { // it may be the second record of several that belong together
 				e.stale.Store(true)
 			}
 			return Refusef("storing %s: %d bytes are more than Vault's storage takes in one entry (max_entry_size)", path, len(data))
@@ -372,7 +375,15 @@ func (e *Engine) write(ctx context.Context, path string, data []byte) error {
 		e.stale.Store(true)
 		return fmt.Errorf("storing %s: %w", path, err)
 	}
+	e.noteWrite(path)
 	return nil
+}
+
+// noteWrite notes that storage has changed. Instances are records of their own, and stored without the writer lock.
+func (e *Engine) noteWrite(path string) {
+	if !strings.HasPrefix(path, pathInstances) {
+		e.wrote = true
+	}
 }
 
 // remove deletes a record.
@@ -384,6 +395,7 @@ func (e *Engine) remove(ctx context.Context, path string) error {
 		e.stale.Store(true)
 		return fmt.Errorf("removing %s: %w", path, err)
 	}
+	e.noteWrite(path)
 	return nil
 }
 

@@ -135,7 +135,7 @@ func (e *Engine) append(ctx context.Context, n Entry) error {
 
 // eventEntry is the entry of the nth event of a rotation. turn is held.
 func (e *Engine) eventEntry(r Rotation, n int) Entry {
-	event := r.Timeline[n]
+	event := r.Timeline[n-r.Omitted]
 	entry := Entry{
 		At: event.At, What: event.Text, By: event.By, Entity: event.Entity, Reason: event.Reason,
 		Rotation: r.ID, Event: n + 1, State: event.State, Step: event.Step,
@@ -158,10 +158,10 @@ func (e *Engine) eventEntry(r Rotation, n int) Entry {
 
 // journalEvents adds the events of a stored rotation from the nth on. turn is held.
 func (e *Engine) journalEvents(ctx context.Context, r Rotation, n int) error {
-	if n >= len(r.Timeline) {
+	if n >= r.events() {
 		return nil
 	}
-	for ; n < len(r.Timeline); n++ {
+	for ; n < r.events(); n++ {
 		if err := e.append(ctx, e.eventEntry(r, n)); err != nil {
 			return err
 		}
@@ -173,7 +173,7 @@ func (e *Engine) journalEvents(ctx context.Context, r Rotation, n int) error {
 // the record and the journal, an event lacks there. turn is held.
 func (e *Engine) journaled(ctx context.Context, r Rotation) (int, error) {
 	known := r.Journaled
-	for seq := r.JournalSeq + 1; seq <= e.head.Seq && known < len(r.Timeline); seq++ {
+	for seq := r.JournalSeq + 1; seq <= e.head.Seq && known < r.events(); seq++ {
 		entry, ok, err := e.JournalEntry(ctx, entryID(seq))
 		if err != nil {
 			return 0, err

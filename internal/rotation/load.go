@@ -156,7 +156,7 @@ func (e *Engine) catchUp(ctx context.Context) error {
 		if err := e.journalEvents(ctx, r, known); err != nil {
 			return err
 		}
-		r.Journaled, r.JournalSeq = len(r.Timeline), e.head.Seq
+		r.Journaled, r.JournalSeq = r.events(), e.head.Seq
 		e.lock(func() { e.active[id] = r })
 		if r.Finished() {
 			if err := e.leave(ctx, r); err != nil {

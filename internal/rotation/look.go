@@ -160,7 +160,8 @@ func (e *Engine) looked(rotation string, c Change, id string, connection kind.Co
 		return
 	}
 	report.ID = id
-	next := r.witnessed(c, Evidence{Report: report, At: e.Now().UTC(), Connection: connection.Name})
+	report = boundedLook(report, r.at().phase, nil)
+	next := r.witnessed(c, Evidence{Report: report, At: e.Now().UTC(), Connection: connection.Name}).bounded()
 	e.lock(func() { delete(e.looks, id) })
 	err := e.save(e.ctx, next)
 	if err == nil {

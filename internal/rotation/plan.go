@@ -332,6 +332,9 @@ func (e *Engine) history(ctx context.Context, keys []string) ([]Rotation, error)
 func durations(past []Rotation, state State, step Step) []time.Duration {
 	var all []time.Duration
 	for _, r := range past {
+		if r.Omitted > 0 { // what lay between two events is not known
+			continue
+		}
 		for n, event := range r.Timeline {
 			if n+1 < len(r.Timeline) && event.State == state && event.Step == step {
 				all = append(all, r.Timeline[n+1].At.Sub(event.At))

@@ -166,6 +166,7 @@ func (e *Engine) takeWork(ctx context.Context, w workload.Workload, i workload.I
 			}
 			report.Error, report.Columns = cutOff(report.Error), askedColumns(report.Columns, c.Protects)
 			report.Place = askedTables(report.Place, c.Protects)
+			report = boundedLook(report, r.at().phase, e.keys[c.Key].Waives)
 			evidence := Evidence{Report: report, At: e.Now().UTC(), Instance: i.Name(), Login: i.Login}
 			if r.saidAlready(c, evidence) {
 				continue
@@ -175,6 +176,7 @@ func (e *Engine) takeWork(ctx context.Context, w workload.Workload, i workload.I
 			if r.at().phase == workload.PhaseCheck {
 				next = next.witnessed(c, evidence)
 			}
+			next = next.bounded()
 			e.lock(func() { delete(e.progress, report.ID) })
 			if err := e.save(ctx, next); err != nil {
 				return err

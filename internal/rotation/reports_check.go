@@ -46,12 +46,9 @@ func CheckWork(all []workload.WorkReport) ([]workload.WorkReport, error) {
 			}
 			r.Place = &place
 		}
-		r.Finds = slices.Clone(r.Finds[:min(len(r.Finds), mostFinds)])
-		for m, f := range r.Finds {
-			if min(f.Shaped, f.Tried, f.Opened) < 0 {
-				return nil, Refusef("work: a find counts fewer than no rows")
-			}
-			r.Finds[m].Column = cutTo(f.Column, maxWorkText)
+		var err error
+		if r, err = checkFinds(r); err != nil {
+			return nil, err
 		}
 		if len(r.Unseen) > mostUnseen {
 			r.Unseen = append(slices.Clone(r.Unseen[:mostUnseen]), unseenBeyond)
@@ -63,6 +60,23 @@ func CheckWork(all []workload.WorkReport) ([]workload.WorkReport, error) {
 		all[n] = r
 	}
 	return all, nil
+}
+
+// checkFinds bounds what a report says of columns that nobody has configured. Those that hold a rotation stay longest.
+func checkFinds(r workload.WorkReport) (workload.WorkReport, error) {
+	r.Finds = slices.Clone(r.Finds)
+	slices.SortStableFunc(r.Finds, func(a, b workload.Find) int { return min(b.Opened, 1) - min(a.Opened, 1) })
+	for n, f := range r.Finds {
+		if min(f.Shaped, f.Tried, f.Opened, r.MoreFinds) < 0 {
+			return r, Refusef("work: a find counts fewer than no rows")
+		}
+		if n >= mostFinds && f.Opened > 0 {
+			r.MoreFinds++
+		}
+		r.Finds[n].Column = cutTo(f.Column, maxWorkText)
+	}
+	r.Finds = r.Finds[:min(len(r.Finds), mostFinds)]
+	return r, nil
 }
 
 // checkPlace bounds what a report says of where it has looked.
@@ -85,17 +99,28 @@ func askedTables(p *workload.Place, asked []key.Column) *workload.Place {
 	if p == nil {
 		return nil
 	}
+	of := map[string]bool{}
+	for _, c := range asked {
+		of[c.String()] = true
+	}
 	left := *p
 	left.Tables = slices.DeleteFunc(slices.Clone(p.Tables), func(t workload.PlaceTable) bool {
-		return !slices.ContainsFunc(asked, func(c key.Column) bool { return c.String() == t.Column })
+		wanted := of[t.Column]
+		of[t.Column] = false
+		return !wanted
 	})
 	return &left
 }
 
-// askedColumns are those of a report's columns that the work was about.
+// askedColumns are those of a report's columns that the work was about, each as often as it was asked.
 func askedColumns(all []workload.ColumnReport, asked []key.Column) []workload.ColumnReport {
+	left := map[string]int{}
+	for _, c := range asked {
+		left[c.String()]++
+	}
 	return slices.DeleteFunc(slices.Clone(all), func(r workload.ColumnReport) bool {
-		return !slices.ContainsFunc(asked, func(c key.Column) bool { return c.String() == r.Column })
+		left[r.Column]--
+		return left[r.Column] < 0
 	})
 }
 

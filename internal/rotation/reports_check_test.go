@@ -65,10 +65,13 @@ func TestWorkHasBounds(t *testing.T) {
 }
 
 // tight is a store that takes only small records.
-type tight struct{ *memory }
+type tight struct {
+	*memory
+	most int // bytes
+}
 
 func (s tight) Put(ctx context.Context, path string, data []byte) error {
-	if len(data) > 2000 {
+	if len(data) > s.most {
 		return errors.New("rpc error: code = Unknown desc = put failed due to value being too large; got 9 bytes, max: 8 bytes")
 	}
 	return s.memory.Put(ctx, path, data)
@@ -78,7 +81,7 @@ func (s tight) Put(ctx context.Context, path string, data []byte) error {
 func TestAdversaryRecordTooLarge(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()
-	h.engine.Store = tight{h.store}
+	h.engine.Store = tight{h.store, 2000}
 	r := h.readers["api/api-1"]
 	var sightings []workload.Sighting
 	for range maxSightings {

@@ -176,12 +176,13 @@ type Rotation struct {
 
 	Work     map[string]Evidence `json:"work,omitempty"` // by Work.ID
 	Timeline []Event             `json:"timeline"`
+	Omitted  int                 `json:"omitted,omitempty"` // events from the middle of Timeline that the journal alone has
 
 	// Witnesses are all who have checked rows before a value is erased, by Work.ID; see witness.go.
 	Witnesses  map[string][]Evidence `json:"witnesses,omitempty"`
 	OneWitness string                `json:"one_witness,omitempty"` // who has accepted the word of one of them
 
-	// Journaled is how many events of Timeline the journal was known to have, and JournalSeq its newest entry, when this
+	// Journaled is how many events the journal was known to have, and JournalSeq its newest entry, when this
 	// record was stored. Events beyond are looked for from there after a crash, and written if they lack.
 	Journaled  int    `json:"journaled"`
 	JournalSeq uint64 `json:"journal_seq"`
@@ -218,7 +219,7 @@ func (r Rotation) lastRows(c Change) (report workload.WorkReport, ok bool) {
 		}
 	}
 	if looked, at := r.lastLook(c); !at.IsZero() {
-		report.Finds, report.Unseen = looked.Finds, looked.Unseen
+		report.Finds, report.MoreFinds, report.Unseen = looked.Finds, looked.MoreFinds, looked.Unseen
 	}
 	return report, ok
 }
@@ -226,7 +227,7 @@ func (r Rotation) lastRows(c Change) (report workload.WorkReport, ok bool) {
 // lastLook is the newest evidence from a phase that has looked for envelopes in columns which nobody has configured.
 func (r Rotation) lastLook(c Change) (report workload.WorkReport, at time.Time) {
 	for _, p := range table {
-		if p.phase != workload.PhaseStage && p.phase != workload.PhaseSweep {
+		if !looks(p.phase) {
 			continue
 		}
 		there := r // which is never gone back to
@@ -272,14 +273,6 @@ func (r Rotation) moved(to place, now time.Time, e Event) Rotation {
 	return r.told(now, e)
 }
 
-// told gives the rotation with an event at the place where it is.
-func (r Rotation) told(now time.Time, e Event) Rotation {
-	r = r.clone()
-	e.At, e.State, e.Step = now, r.State, r.Step
-	r.Timeline = append(r.Timeline, e)
-	return r
-}
-
 // said is an event that somebody brought about.
 func said(text, reason string, by Actor) Event {
 	return Event{Text: text, By: by.Name, Entity: by.Entity, Reason: reason}
@@ -296,7 +289,7 @@ type rotationRecord struct {
 }
 
 // Encode gives the stored form.
-func (r Rotation) Encode() ([]byte, error) { return json.Marshal(rotationRecord{rotationSchema, r}) }
+func (r Rotation) Encode() ([]byte, error) { return encode(rotationRecord{rotationSchema, r}) }
 
 // Decode reads the stored form, of this schema and of those before, and refuses what the table does not know.
 func Decode(data []byte) (Rotation, error) {
@@ -306,7 +299,7 @@ func Decode(data []byte) (Rotation, error) {
 	}
 	switch r.Schema {
 	case 1:
-		r.Clock, r.Journaled = r.Since, len(r.Timeline)
+		r.Clock, r.Journaled = r.Since, r.events()
 	case 2, rotationSchema:
 	default:
 		return Rotation{}, fmt.Errorf("stored rotation %q has schema %d, this release reads 1 to %d; use the release that wrote it or a newer one", r.ID, r.Schema, rotationSchema)

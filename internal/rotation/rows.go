@@ -41,7 +41,7 @@ func checkRows(r Rotation, f Facts) []string {
 		case left > 0 && r.at().phase != workload.PhaseStage:
 			reasons = append(reasons, fmt.Sprintf("%s: %d rows left: %s", c.Env, left, columns(evidence.Report)))
 		case r.at().phase == workload.PhaseSweep:
-			reasons = append(reasons, unconfigured(r, c, evidence.Report.Finds, f.Waived[c.Key])...)
+			reasons = append(reasons, unconfigured(r, c, evidence.Report, f.Waived[c.Key])...)
 		}
 	}
 	return reasons
@@ -171,8 +171,8 @@ func (e *Engine) erased(r Rotation) bool {
 }
 
 // unconfigured says where there are envelopes that would be lost with the old version.
-func unconfigured(r Rotation, c Change, finds []workload.Find, waived []string) (reasons []string) {
-	for _, f := range finds {
+func unconfigured(r Rotation, c Change, report workload.WorkReport, waived []string) (reasons []string) {
+	for _, f := range report.Finds {
 		if f.Opened == 0 || slices.Contains(waived, f.Column) {
 			continue
 		}
@@ -184,6 +184,9 @@ func unconfigured(r Rotation, c Change, finds []workload.Find, waived []string) 
 			reason += fmt.Sprintf("; revert with hyvve/rotations/%s/revert, add the column to protects, and rotate again", r.ID)
 		}
 		reasons = append(reasons, fmt.Sprintf("%s; or, if they may be lost: vault write hyvve/keys/%s waives=%s", reason, c.Key, strings.Join(append(slices.Clone(waived), f.Column), ",")))
+	}
+	if report.MoreFinds > 0 {
+		reasons = append(reasons, fmt.Sprintf("%s: %d more columns hold envelopes of version %d and are cut from the report, which is too long; see to those that it names, and the next report names others", c.Env, report.MoreFinds, c.From))
 	}
 	return reasons
 }

@@ -49,8 +49,7 @@ func (r Rotation) witnessed(c Change, e Evidence) Rotation {
 		return old.Instance == e.Instance && old.Connection == e.Connection || e.Connection == "" && old.Login.Same(e.Login)
 	})
 	if len(all) >= mostWitnesses { // a login more than are ever asked; the engine's own word stays
-		oldest := slices.IndexFunc(all, func(old Evidence) bool { return old.Connection == "" })
-		all = slices.Delete(all, oldest, oldest+1)
+		all = withoutWeakest(all)
 	}
 	r.Witnesses[id] = append(all, e)
 	return r

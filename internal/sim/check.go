@@ -260,6 +260,10 @@ func (w *world) checkJournal() {
 			}
 		}
 		told := view.Timeline
+		if view.Omitted > 0 { // its middle is in the journal alone
+			newest := min(len(told)/2, len(journal[id]))
+			told, journal[id] = told[len(told)-newest:], journal[id][len(journal[id])-newest:]
+		}
 		if n := len(told) - len(journal[id]); n > 0 && verified.First > 1 { // retention has taken its beginning
 			told = told[n:]
 		}

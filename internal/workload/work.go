@@ -68,8 +68,10 @@ type WorkReport struct {
 	Columns []ColumnReport `json:"columns,omitempty"`
 	Rate    float64        `json:"rate,omitempty"` // rows a second, while it is under way
 	Finds   []Find         `json:"finds,omitempty"`
-	Place   *Place         `json:"place,omitempty"`  // the database that was looked at; nil: a sidecar of an earlier release
-	Unseen  []string       `json:"unseen,omitempty"` // tables that were not looked at, or not as a whole: the role may not read them, or they are large
+	// MoreFinds are columns like those of Finds that are not named, since the report would be too long.
+	MoreFinds int      `json:"more_finds,omitempty"`
+	Place     *Place   `json:"place,omitempty"`  // the database that was looked at; nil: a sidecar of an earlier release
+	Unseen    []string `json:"unseen,omitempty"` // tables that were not looked at, or not as a whole: the role may not read them, or they are large
 }
 
 // Find is a column that holds envelopes of the key without being configured.
