@@ -28,6 +28,7 @@ func PublicText(name, text string) string {
 		switch {
 		case holdsSecret(name, word, text):
 			words[n] = hidden
+		case name == "rules" && isCategory(word): // of commands, as +@all
 		case strings.Contains(word, "://"):
 			words[n] = publicURL(word)
 		case strings.Contains(word, "@"), strings.Contains(name, "url") && !isFlag(word):
@@ -52,6 +53,12 @@ func holdsSecret(name, word, text string) bool {
 		return !strings.Contains(text, "{{value}}")
 	}
 	return false
+}
+
+// isCategory reports whether a word is an ACL rule on a category of commands.
+func isCategory(word string) bool {
+	word = strings.TrimSuffix(strings.TrimLeft(word, "("), ")")
+	return (strings.HasPrefix(word, "+@") || strings.HasPrefix(word, "-@")) && isHostName(word[2:])
 }
 
 func isFlag(word string) bool { return word == "true" || word == "false" }
