@@ -5,6 +5,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
 
@@ -17,6 +18,13 @@ type sessionUse struct {
 	object   string // in words
 	decides  bool   // which rows the owner sees or may write
 }
+
+// mostUses is how many of them are read: who may make objects could make a million. mostObject is the length of one in words,
+// which has a name and that of its table with its schema.
+const (
+	mostUses   = 1000
+	mostObject = 500
+)
 
 // functionBodies is from which version on functions have bodies that are not text.
 const functionBodies = 140000
@@ -46,7 +54,9 @@ func (k *Kind) sessionUserIn(ctx context.Context, c kind.Connection, a administr
 		}
 		uses, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (sessionUse, error) {
 			u := sessionUse{database: database}
-			return u, row.Scan(&u.object, &u.decides)
+			err := row.Scan(&u.object, &u.decides)
+			u.object = kind.Line(u.object, mostObject) // the application has chosen its name
+			return u, err
 		})
 		return err
 	}
@@ -116,5 +126,5 @@ func sessionUserQuery(version int) string {
 		UNION ALL
 		SELECT 'function ' || format('%I.%I', f.nspname, f.proname), false FROM functions f
 		WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.deptype = 'e')
-		ORDER BY 2 DESC, 1`
+		ORDER BY 2 DESC, 1 LIMIT ` + strconv.Itoa(mostUses)
 }

@@ -18,6 +18,9 @@ import (
 // fewSessions is how many sessions are named.
 const fewSessions = 3
 
+// mostPart is the length of what a client says of itself.
+const mostPart = 100
+
 // use is the sessions of a role.
 type use struct {
 	count int
@@ -152,7 +155,7 @@ func inWords(pid int, age *float64, parts ...string) string {
 	word := fmt.Sprintf("pid %d", pid)
 	for _, part := range parts {
 		if part != "" {
-			word += " " + part
+			word += " " + kind.Line(part, mostPart)
 		}
 	}
 	if age != nil {

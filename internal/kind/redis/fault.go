@@ -16,6 +16,8 @@ import (
 	"syscall"
 
 	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
 // fault is an error in our words. It keeps the cause for errors.Is and errors.As.
@@ -57,7 +59,7 @@ func plain(err error, addr, user string, args []any) error {
 	case errors.Is(err, noLogin):
 		text = fmt.Sprintf("node %s does not take a login of user %s: it has no such users, or is no Redis server", addr, user)
 	case answered(err):
-		said := answer(hash.ReplaceAllString(err.Error(), "[hash]"))
+		said := answer(kind.Line(hash.ReplaceAllString(err.Error(), "[hash]"), kind.MostSaid))
 		text, err = fmt.Sprintf("node %s says to %s: %s", addr, command(args), said), said
 	case late(err) && errors.As(err, new(handshake)):
 		text = fmt.Sprintf("node %s did not answer in time when TLS was to begin: a server without TLS does not; write redis:// for that", addr)

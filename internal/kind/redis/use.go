@@ -123,6 +123,9 @@ func (k *Kind) sessionsAmong(ctx context.Context, c kind.Connection, n node, nam
 	return all, nil
 }
 
+// mostWord is the length of what a client says of itself.
+const mostWord = 100
+
 // fewSessions is how many sessions are named.
 const fewSessions = 3
 
@@ -139,12 +142,12 @@ func tell(user string, uses []use) (count int, what string) {
 			if named++; named > fewSessions {
 				continue
 			}
-			text := s.addr
+			text := kind.Line(s.addr, mostWord)
 			switch {
 			case s.replica:
 				text += " (a replica)"
 			case s.name != "":
-				text += " (" + s.name + ")"
+				text += " (" + kind.Line(s.name, mostWord) + ")"
 			}
 			names = append(names, text)
 		}

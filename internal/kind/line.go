@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kind
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+)
+
+// MostSaid is how many bytes of a server's message an error quotes.
+const MostSaid = 500
+
+// Line returns at most so many bytes of a text that a server, or an application by way of it, has chosen, on one line. What a
+// terminal would obey or hide is escaped: such a text stands in plans and in status, beside commands to type.
+func Line(text string, most int) string {
+	text = strings.ToValidUTF8(CutText(text, most), "\uFFFD")
+	if !strings.ContainsFunc(text, hides) {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		if hides(r) {
+			fmt.Fprintf(&b, "\\u%04x", r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func hides(r rune) bool {
+	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
+}

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kind
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestLine(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                       "",
+		"täble":                  "täble",
+		"a\nvault delete b\r\t":  `a\u000avault delete b\u000d\u0009`,
+		"\x1b[2Jgone\u202eevas":  `\u001b[2Jgone\u202eevas`,
+		"a\xffb":                 "a\uFFFDb",
+		strings.Repeat("ä", 600): strings.Repeat("ä", 250) + "…",
+	} {
+		if got := Line(text, MostSaid); got != want {
+			t.Errorf("%q becomes %q, want %q", text, got, want)
+		}
+	}
+}
