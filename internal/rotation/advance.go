@@ -86,12 +86,16 @@ func (e *Engine) facts(r Rotation) (f Facts) {
 func (e *Engine) factsNow(r Rotation) Facts {
 	f := Facts{
 		Now: e.Now(), Progress: map[string]workload.WorkReport{}, Waived: map[string][]string{}, Observed: e.observed[r.ID],
-		Witness: map[string]string{}, Looks: map[string]Look{}, Keeps: map[string]time.Duration{},
+		Witness: map[string]string{}, Revisions: map[string]uint64{}, Looks: map[string]Look{}, Keeps: map[string]time.Duration{},
 		Grace: max(0, e.graceUntil-e.Uptime()),
 	}
 	f.Sampled, f.Dense = e.sampled(r)
 	for _, c := range r.Changes {
 		f.Waived[c.Key], f.Witness[c.Key] = e.keys[c.Key].Waives, e.keys[c.Key].Witness
+		f.Revisions[f.Witness[c.Key]] = e.connections[f.Witness[c.Key]].Revision
+		for _, seen := range r.Witnesses[r.workID(c)] {
+			f.Revisions[seen.Connection] = e.connections[seen.Connection].Revision
+		}
 		f.Keeps[c.Key] = e.retention(r, e.keys[c.Key], c)
 		if look, ok := e.looks[r.workID(c)]; ok {
 			f.Looks[r.workID(c)] = look

@@ -4,7 +4,6 @@ package rotation
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -61,12 +60,12 @@ func (e *Engine) Leave(ctx context.Context, workloadName, id string, secret key.
 	if err != nil {
 		return err
 	}
-	epoch, _, _ := strings.Cut(secret.Reveal(), ".")
+	read := readOf(secret)
 	if !known {
-		if !secret.Equal(e.secretOf(workloadName+"/"+id, parseRead(epoch))) {
+		if !secret.Equal(e.secretOf(workloadName+"/"+id, read)) {
 			return Refusef("instance_secret is not one of %s/%s, which has no lease", workloadName, id)
 		}
 		return nil
 	}
-	return e.drop(ctx, workloadName, id, func(_ *fleet, i workload.Instance) bool { return i.Epoch == epoch })
+	return e.drop(ctx, workloadName, id, func(_ *fleet, i workload.Instance) bool { return i.Epoch == read.String() })
 }

@@ -58,7 +58,7 @@ func (e *Engine) looker(name string) (kind.RowLooker, kind.Connection, error) {
 func (e *Engine) lookAtRows(r Rotation) {
 	for _, c := range r.Changes {
 		k, id := e.keys[c.Key], r.workID(c)
-		if len(c.Protects) == 0 || k.Witness == "" || k.Witness == WitnessNone || !r.presented() || r.lookedBy(c, k.Witness) {
+		if len(c.Protects) == 0 || k.Witness == "" || k.Witness == WitnessNone || !r.presented() || r.lookedBy(c, k.Witness, e.connections[k.Witness].Revision) {
 			continue
 		}
 		var last Look
@@ -87,9 +87,14 @@ func (e *Engine) lookAtRows(r Rotation) {
 	}
 }
 
-// lookedBy reports whether the engine has looked by a connection at the rotation's place.
-func (r Rotation) lookedBy(c Change, connection string) bool {
-	return slices.ContainsFunc(r.Witnesses[r.workID(c)], func(e Evidence) bool { return e.Connection == connection })
+// lookedBy reports whether the engine has looked by a connection, as it is now, at the rotation's place.
+func (r Rotation) lookedBy(c Change, connection string, revision uint64) bool {
+	return slices.ContainsFunc(r.Witnesses[r.workID(c)], func(e Evidence) bool { return e.Connection == connection && e.Revision == revision })
+}
+
+// outdated reports whether the engine has looked by a connection that was changed since: it may have led to another database.
+func (f Facts) outdated(e Evidence) bool {
+	return e.Connection != "" && e.Revision != f.Revisions[e.Connection]
 }
 
 // otherValues are those under which rows in the columns of a change are not lost: of further keys that have rows of their own
@@ -143,25 +148,26 @@ func (e *Engine) lookNow(connection string) {
 }
 
 // looked stores what the engine has seen of rows, and moves the rotation on. A look that has come too late, since the
-// rotation has gone elsewhere meanwhile, says nothing.
+// rotation has gone elsewhere meanwhile or the connection was changed, says nothing.
 func (e *Engine) looked(rotation string, c Change, id string, connection kind.Connection, report workload.WorkReport, fault error) {
 	defer e.takeTurn()()
 	defer e.nudge()
 	r, ok := e.active[rotation]
-	if e.failing() || !ok || r.workID(c) != id || e.erased(r) || e.keys[c.Key].Witness != connection.Name {
+	changed := e.connections[connection.Name].Revision != connection.Revision
+	if e.failing() || !ok || r.workID(c) != id || e.erased(r) || e.keys[c.Key].Witness != connection.Name || changed && fault == nil {
 		e.lock(func() { delete(e.looks, id) })
 		return
 	}
 	if fault != nil {
 		e.lookFailed(id, fault)
-		if e.connections[connection.Name].Revision != connection.Revision { // it was mended meanwhile
+		if changed { // it was mended meanwhile
 			e.lookNow(connection.Name)
 		}
 		return
 	}
 	report.ID = id
 	report = boundedLook(report, r.at().phase, nil)
-	next := r.witnessed(c, Evidence{Report: report, At: e.Now().UTC(), Connection: connection.Name}).bounded()
+	next := r.witnessed(c, Evidence{Report: report, At: e.Now().UTC(), Connection: connection.Name, Revision: connection.Revision}).bounded()
 	e.lock(func() { delete(e.looks, id) })
 	err := e.save(e.ctx, next)
 	if err == nil {

@@ -104,11 +104,11 @@ func (e *Engine) reporter(report Report) (workload.Workload, workload.Instance, 
 	if !ok || i.Anonymous {
 		return w, i, Refusef("instance %q of workload %s is not known; read hyvve/creds/%s with instance= first", report.Instance, w.Name, w.Name)
 	}
-	epoch, _, _ := strings.Cut(report.Secret.Reveal(), ".")
-	if !report.Secret.Equal(e.secretOf(i.Name(), parseRead(epoch))) {
+	read := readOf(report.Secret)
+	if !report.Secret.Equal(e.secretOf(i.Name(), read)) {
 		return w, i, Refusef("instance_secret is not one of %s; read hyvve/creds/%s again", i.Name(), w.Name)
 	}
-	if i, ok = e.heard(f, i, epoch); !ok {
+	if i, ok = e.heard(f, i, read.String()); !ok {
 		return w, i, Refusef("instance_secret of %s is not that of its newest read; read hyvve/creds/%s again", i.Name(), w.Name)
 	}
 	e.alive(f, i.ID)

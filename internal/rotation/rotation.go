@@ -124,6 +124,7 @@ type Evidence struct {
 
 	Login      workload.Login `json:"login,omitzero"`       // of the instance
 	Connection string         `json:"connection,omitempty"` // by which the engine itself has looked, in place of an instance
+	Revision   uint64         `json:"revision,omitempty"`   // of the connection, as it looked
 }
 
 // Rotation is one change of one or several keys together. It holds version numbers and never a value.

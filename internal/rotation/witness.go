@@ -70,7 +70,7 @@ func checkWitnesses(r Rotation, c Change, f Facts) []string {
 	if reason := rowsLeft(r, c); reason != "" {
 		return []string{reason}
 	}
-	v := r.verdict(c, f.Witness[c.Key])
+	v := r.verdict(c, f, f.Witness[c.Key])
 	if len(v.good) > 0 && r.oneWitness(c, f) != "" {
 		return nil
 	}
@@ -86,7 +86,7 @@ func checkWitnesses(r Rotation, c Change, f Facts) []string {
 		reasons = append(reasons, fmt.Sprintf("%s: no witness has opened every row under version %d yet", c.Env, r.staying(c)))
 	case v.apart != "":
 		reasons = append(reasons, fmt.Sprintf("%s: the witnesses of its rows have looked at different databases: %s; mend the database URL of the one that looks at the wrong one (reencrypt block of its sidecar, or the connection)", c.Env, v.apart))
-	case byConnection(f.Witness[c.Key]) && !r.lookedBy(c, f.Witness[c.Key]):
+	case byConnection(f.Witness[c.Key]) && !r.lookedBy(c, f.Witness[c.Key], f.Revisions[f.Witness[c.Key]]):
 		reasons = append(reasons, fmt.Sprintf("%s: version %d goes when the engine has opened all rows itself, too, by connection %s", c.Env, r.leaving(c), f.Witness[c.Key]))
 	default:
 		reasons = append(reasons, fmt.Sprintf("%s: %s; version %d goes when a second, independent witness has opened them, too", c.Env, v.alone(), r.leaving(c)))
@@ -119,10 +119,12 @@ type verdict struct {
 
 // verdict weighs what witnesses have said at the rotation's place. That rows are left is not weighed: see rowsLeft.
 //
-// Where the key names a connection, the engine has to be one of the two: then not even two instances together can lie.
-func (r Rotation) verdict(c Change, connection string) (v verdict) {
+// Where the key names a connection, the engine has to be one of the two: then not even two instances together can lie. What it has
+// seen by a connection that was changed since does not count.
+func (r Rotation) verdict(c Change, f Facts, connection string) (v verdict) {
 	for _, e := range r.Witnesses[r.workID(c)] {
 		switch {
+		case f.outdated(e):
 		case e.Report.Error != "" || !e.Report.Done:
 			v.faults = append(v.faults, fmt.Sprintf("%s: check by %s failed: %s", c.Env, e.Witness(), e.Report.Error))
 		case len(e.Report.Columns) < len(c.Protects):
@@ -211,10 +213,9 @@ func (r Rotation) oneWitness(c Change, f Facts) string {
 func secondWitness(r Rotation, c Change, connection string) string {
 	var ways []string
 	if !byConnection(connection) {
-		ways = append(ways, fmt.Sprintf("let the engine look itself: vault write hyvve/keys/%s witness=CONNECTION (of kind postgres, to that database, which may SELECT the columns)", c.Key))
-	}
-	if !byConnection(connection) {
-		ways = append(ways, "start another instance that re-encrypts, with a login of its own")
+		ways = append(ways,
+			fmt.Sprintf("let the engine look itself: vault write hyvve/keys/%s witness=CONNECTION (of kind postgres, to that database, which may SELECT the columns)", c.Key),
+			"start another instance that re-encrypts, with a login of its own")
 	}
 	ways = append(ways,
 		fmt.Sprintf("take the responsibility for one witness: vault write hyvve/rotations/%s/accept-witness reason=…", r.ID))
@@ -243,7 +244,7 @@ func AcceptWitness(r Rotation, f Facts, by Actor, reason string) (Rotation, erro
 		if left := rowsLeft(r, c); left != "" {
 			return r, Refusef("%s; these rows would be lost: nothing was accepted", left)
 		}
-		if len(r.verdict(c, "").good) == 0 {
+		if len(r.verdict(c, f, "").good) == 0 {
 			return r, Refusef("%s: no witness has opened every row yet; there is none to accept", c.Env)
 		}
 	}
@@ -253,16 +254,16 @@ func AcceptWitness(r Rotation, f Facts, by Actor, reason string) (Rotation, erro
 	if strings.TrimSpace(reason) == "" {
 		return r, Refusef("reason is empty; say why the word of one witness is enough, as in: vault write hyvve/rotations/%s/accept-witness reason=\"one pod, and I have counted\"", r.ID)
 	}
-	r = r.told(f.Now, said("one witness of the rows is accepted: "+r.accepted(), reason, by))
+	r = r.told(f.Now, said("one witness of the rows is accepted: "+r.accepted(f), reason, by))
 	r.OneWitness = by.Name
 	return r, nil
 }
 
 // accepted names the witnesses that there are.
-func (r Rotation) accepted() string {
+func (r Rotation) accepted(f Facts) string {
 	var all []string
 	for _, c := range r.Changes {
-		for _, e := range r.verdict(c, "").good {
+		for _, e := range r.verdict(c, f, "").good {
 			all = append(all, fmt.Sprintf("%s for %s", e.Witness(), c.Env))
 		}
 	}
