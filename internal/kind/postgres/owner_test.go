@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
 // A role that has had its turn with the same settings keeps them; any other gets all of them anew.
@@ -34,5 +36,33 @@ func TestLendKeepsWhatIsRight(t *testing.T) {
 	}
 	if got := o.lend(nil, "app_a", "SCRAM"); len(got) != 5 || !strings.HasPrefix(got[0], "CREATE ROLE") {
 		t.Errorf("a new role: %v", got)
+	}
+}
+
+// A login role that gets its next turn under another owner may not act as the former one any more.
+func TestFormerOwnerIsTakenAway(t *testing.T) {
+	for _, superuser := range []bool{true, false} {
+		w := newWorld(t, "", nil)
+		owners := []string{w.app, w.app + "_second"}
+		w.exec("CREATE ROLE " + owners[1])
+		if !superuser {
+			w.administrator(w.app + "_root")
+			w.exec("GRANT " + strings.Join(owners, ", ") + " TO " + w.app + "_root WITH ADMIN OPTION")
+		}
+		c := w.next(w.first)
+		for n := range 2 * len(suffixes) {
+			owner := owners[n/len(suffixes)]
+			c.Key.Options = kind.Options{kind.OptionConnection: "main", optionOwner: owner}
+			w.ok(w.kind.Stage(t.Context(), c))
+			role, err := w.kind.Login(c.To.Value)
+			w.ok(err)
+			var member string
+			w.ok(w.dial(w.admin).QueryRow(t.Context(), "SELECT string_agg(roleid::regrole::text, ',') FROM pg_auth_members WHERE member = $1::regrole", role).Scan(&member))
+			if member != owner {
+				t.Errorf("version %d of owner %s is a member of %s", c.To.Number, owner, member)
+			}
+			w.ok(w.kind.Retire(t.Context(), c))
+			c = w.next(c.To)
+		}
 	}
 }

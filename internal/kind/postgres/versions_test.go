@@ -54,6 +54,7 @@ func TestPostgreSQL18(t *testing.T) {
 	t.Run("sessions", TestSessionsSeeTheSame)
 	t.Run("bouncer", TestIdleConnectionsOfPgBouncerAreNoUse)
 	t.Run("resets", TestResetsOfPgBouncer)
+	t.Run("former owner", TestFormerOwnerIsTakenAway)
 	t.Run("advisory lock", TestAdvisoryLockOfTheApplication)
 	t.Run("held role", TestSessionThatHoldsItsOwnRole)
 	t.Run("traps", TestTraps)
