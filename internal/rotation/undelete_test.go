@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
@@ -255,4 +256,20 @@ func TestUndeletedLoginIsChecked(t *testing.T) {
 	if !strings.Contains(strings.Join(warnings, "; "), "version 1 is undeleted, and this rotation does not end it") {
 		t.Errorf("warnings are %q", warnings)
 	}
+}
+
+// A time for which a version is undeleted has to end before its key may protect rows.
+func TestProtectsWhileAVersionIsUndeleted(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	h.retains("service-token", 10*time.Hour)
+	h.until(h.rotate("service-token"), Done)
+	h.undelete(Undeletion{Key: "service-token", Version: 1, For: time.Hour})
+	d := Definition{Name: "service-token", Kind: "token", Witness: WitnessNone, Protects: []key.Column{{Table: "t", Column: "c", Layout: key.TagFirst}}}
+	_, err := h.engine.PutKey(t.Context(), d, testActor)
+	h.refused(err, "protects: version 1 is undeleted for a time")
+	h.refused(err, "vault write hyvve/keys/service-token/retire version=1")
+	h.ok(h.engine.RetireVersion(t.Context(), "service-token", 1, false, "", testActor))
+	_, err = h.engine.PutKey(t.Context(), d, testActor)
+	h.ok(err)
 }
