@@ -72,7 +72,8 @@ and at least until its retention would have ended without the undeletion.
     vault write hyvve/keys/NAME/retire version=3
 
 Refused while it is in use, and for a key that protects rows, which a rotation brings under a new version first. force=true
-does it all the same.
+does it all the same. A login ends beside a running rotation of its key, too. If the server fails, its end is tried again by
+itself; undelete takes that back.
 `
 
 const eraseHelp = `

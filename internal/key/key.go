@@ -47,6 +47,9 @@ type Version struct {
 	Until time.Time
 	// RetainedUntil is when the retention of an Undeleted version would have ended.
 	RetainedUntil time.Time
+	// Ending says of an Undeleted version that its end was decided: its server is about to lock its login. Cut: with its
+	// sessions, although it is in use.
+	Ending, Cut bool
 }
 
 // Inherit as Policy.Soak, Policy.Observe, Policy.Deadline or Policy.Retain stands for the mount's default.

@@ -47,6 +47,8 @@ type recordVersion struct {
 	Until       time.Time `json:"until,omitzero"`
 
 	RetainedUntil time.Time `json:"retained_until,omitzero"`
+	Ending        bool      `json:"ending,omitempty"`
+	Cut           bool      `json:"cut,omitempty"`
 }
 
 // Encode gives the stored form, values included: for the barrier-encrypted storage only.
@@ -57,7 +59,7 @@ func (k Key) Encode() ([]byte, error) {
 	}
 	for _, v := range k.Versions {
 		r.Versions = append(r.Versions, recordVersion{
-			v.Number, v.State, v.Value.Reveal(), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation, v.Login, v.Retired, v.Sealed.Reveal(), v.Until, v.RetainedUntil,
+			v.Number, v.State, v.Value.Reveal(), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation, v.Login, v.Retired, v.Sealed.Reveal(), v.Until, v.RetainedUntil, v.Ending, v.Cut,
 		})
 	}
 	return json.Marshal(r)
@@ -97,7 +99,7 @@ func Decode(data []byte) (Key, error) {
 			return Key{}, fmt.Errorf("stored key %q: version %d %w", r.Name, v.Number, err)
 		}
 		k.Versions = append(k.Versions, Version{
-			v.Number, v.State, NewValue(v.Value), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation, v.Login, v.Retired, sealed(v.Sealed), v.Until, v.RetainedUntil,
+			v.Number, v.State, NewValue(v.Value), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation, v.Login, v.Retired, sealed(v.Sealed), v.Until, v.RetainedUntil, v.Ending, v.Cut,
 		})
 	}
 	return k, ValidateName("stored key", k.Name)
@@ -105,6 +107,9 @@ func Decode(data []byte) (Key, error) {
 
 // check refuses a version whose value is not where its state says.
 func (v recordVersion) check() error {
+	if (v.Ending || v.Cut) && v.State != Undeleted {
+		return fmt.Errorf("is %s, and ends as an undeleted one", v.State)
+	}
 	switch v.State {
 	case Staged, Current, Previous, Undeleted:
 		if v.Value == "" {

@@ -30,6 +30,7 @@ func (k Key) WithRetained(number int, now, until time.Time) (Key, error) {
 			return fmt.Errorf("key %s: version %d is %s, and there is no value to retain", k.Name, number, v.State)
 		}
 		v.State, v.Value, v.Sealed, v.Retired, v.Until, v.RetainedUntil = Retained, Value{}, v.Value, now, until, time.Time{}
+		v.Ending, v.Cut = false, false
 		return nil
 	})
 }
@@ -43,7 +44,7 @@ func (k Key) WithCurrent(number int) (Key, error) {
 }
 
 // WithUndeleted returns the key with a retained version accepted again, until a time; the zero time: until a rotation has
-// ended that retires it. Doing it to one that is undeleted changes the time.
+// ended that retires it. Doing it to one that is undeleted changes the time, and takes back that it is ending.
 func (k Key) WithUndeleted(number int, now, until time.Time) (Key, error) {
 	return k.changed(number, func(v *Version) error {
 		switch {
@@ -52,14 +53,28 @@ func (k Key) WithUndeleted(number int, now, until time.Time) (Key, error) {
 		case v.State != Undeleted:
 			return fmt.Errorf("key %s: version %d is %s, and not retained", k.Name, number, v.State)
 		}
-		v.Until = until
+		v.Until, v.Ending, v.Cut = until, false, false
+		return nil
+	})
+}
+
+// WithEnding returns the key with an undeleted version whose end was decided; cut: with its sessions.
+func (k Key) WithEnding(number int, cut bool) (Key, error) {
+	return k.changed(number, func(v *Version) error {
+		if v.State != Undeleted {
+			return fmt.Errorf("key %s: version %d is %s, and not undeleted", k.Name, number, v.State)
+		}
+		v.Ending, v.Cut = true, v.Cut || cut
 		return nil
 	})
 }
 
 // UndeletedText says until when an undeleted version is accepted.
 func (v Version) UndeletedText() string {
-	if v.Until.IsZero() {
+	switch {
+	case v.Ending:
+		return "until its server has ended it, which is under way"
+	case v.Until.IsZero():
 		return "until a rotation retires it"
 	}
 	return "until " + v.Until.UTC().Format(time.RFC3339)
@@ -69,6 +84,7 @@ func (v Version) UndeletedText() string {
 func (k Key) WithErased(number int) (Key, error) {
 	return k.changed(number, func(v *Version) error {
 		v.State, v.Value, v.Sealed, v.Until, v.RetainedUntil = Destroyed, Value{}, Value{}, time.Time{}, time.Time{}
+		v.Ending, v.Cut = false, false
 		return nil
 	})
 }

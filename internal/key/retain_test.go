@@ -10,6 +10,51 @@ import (
 	"time"
 )
 
+// That the end of an undeleted version was decided is in its record, and over when it is retained, or undeleted once more.
+func TestEnding(t *testing.T) {
+	now := time.Unix(100, 0).UTC()
+	k, err := example().WithRetained(2, now, now.Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.WithEnding(2, true); err == nil {
+		t.Error("a retained version ends")
+	}
+	undeleted, err := k.WithUndeleted(2, now, now.Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err = undeleted.WithEnding(2, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err = k.WithEnding(2, false) // what was decided stays
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := k.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := Decode(data)
+	if v, _ := back.Version(2); err != nil || !v.Ending || !v.Cut || !strings.Contains(v.UndeletedText(), "which is under way") {
+		t.Errorf("%+v (%v)", v, err)
+	}
+	if _, err := Decode([]byte(strings.Replace(string(data), `"state":"undeleted"`, `"state":"current"`, 1))); err == nil {
+		t.Error("a current version ends")
+	}
+	for name, change := range map[string]func() (Key, error){
+		"undeleted once more": func() (Key, error) { return back.WithUndeleted(2, now, now.Add(time.Hour)) },
+		"retained":            func() (Key, error) { return back.WithRetained(2, now, now.Add(time.Hour)) },
+		"erased":              func() (Key, error) { return back.WithErased(2) },
+	} {
+		changed, err := change()
+		if v, _ := changed.Version(2); err != nil || v.Ending || v.Cut {
+			t.Errorf("%s: %+v (%v)", name, v, err)
+		}
+	}
+}
+
 // A retained value is apart from those that may be used, in memory and in the record, and comes back as it was.
 func TestQuarantine(t *testing.T) {
 	now := time.Unix(100, 0).UTC()

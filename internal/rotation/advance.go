@@ -287,6 +287,11 @@ func (e *Engine) serverCalls(r Rotation, what action) ([]serverCall, error) {
 		}
 		if server, ok := kd.(kind.Server); ok {
 			calls = append(calls, callFor(server, what, change, r.lookAgain(e.Now())))
+			for _, number := range e.leaked(r, k) {
+				if change.From, _ = k.Version(number); what == actRetire {
+					calls = append(calls, callFor(server, what, change, 0))
+				}
+			}
 		} else if what == actStage {
 			calls = append(calls, func(ctx context.Context, _ time.Duration) error { return verifier.Verify(ctx, change) })
 		}
@@ -349,6 +354,9 @@ func callFor(server kind.Server, what action, c kind.Change, again time.Duration
 // and writes the same. turn is held.
 func (e *Engine) record(ctx context.Context, r Rotation) error {
 	ends := map[string]string{}
+	if err := e.endLeaked(ctx, r); err != nil {
+		return err
+	}
 	for _, c := range r.Changes {
 		var change func(from, to int) (key.Key, error)
 		k := e.keys[c.Key]

@@ -94,14 +94,14 @@ type Engine struct {
 	active      map[string]Rotation // by id
 	rotating    map[string]string   // ids, by key name
 	starts      map[string]startFault
-	lapsing     map[string]startFault // ends of undeleted versions that have failed, by key
+	lapsing     map[versionID]startFault // ends of undeleted versions that have failed
 	agenda      agenda
 	progress    map[string]workload.WorkReport // by Work.ID; mu alone
 	counted     map[string]counted             // rows, by key name; mu alone
 	looks       map[string]Look                // at rows, by Work.ID; mu alone
 	observed    map[string]Observation         // by rotation; mu alone
 	health      map[string]Health              // by what was checked; mu alone
-	intended    map[string]string              // by key, what a check has journaled that it restores, until it has
+	intended    map[versionID]string           // what a check has journaled that it restores, until that is valid
 	restoring   map[string]bool                // keys that an inspection is about
 	fleets      map[string]*fleet              // by workload; mu alone
 	ends        map[string]chan struct{}       // of rotations that somebody waits for, by id; mu alone
@@ -165,10 +165,10 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		observed:    map[string]Observation{},
 		health:      map[string]Health{},
 		restoring:   map[string]bool{},
-		intended:    map[string]string{},
+		intended:    map[versionID]string{},
 		checks:      agenda{times: map[string]time.Time{}},
 		lapses:      agenda{times: map[string]time.Time{}},
-		lapsing:     map[string]startFault{},
+		lapsing:     map[versionID]startFault{},
 		checking:    map[string]bool{},
 		trying:      map[string]bool{},
 		fleets:      map[string]*fleet{},

@@ -250,6 +250,9 @@ func (e *Engine) inspect(ctx context.Context, name string, what mend, by Actor) 
 		return Reconciled{}, err
 	}
 	result := Reconciled{Health: Health{At: e.Now().UTC(), Problems: finding.Problems, Notes: finding.Notes, Refused: e.whoStillTries(ctx, change)}}
+	if len(finding.Problems) == 0 {
+		e.isValid(change)
+	}
 	if mender, ok := restorer.(kind.Restorer); ok && len(finding.Problems) > 0 {
 		fixable := !slices.ContainsFunc(finding.Problems, func(p kind.Problem) bool { return !p.Fixable })
 		if what != mendFixable || fixable {
@@ -264,7 +267,7 @@ func (e *Engine) inspect(ctx context.Context, name string, what mend, by Actor) 
 		}
 	}
 	if what == mendNothing || len(result.Done) == 0 {
-		result.Problems = append(result.Problems, e.undeletedProblems(ctx, change, what)...)
+		result.Problems = append(result.Problems, e.undeletedProblems(ctx, change, what, by)...)
 		e.noteHealth(checksKey+name, result.Health)
 		return result, nil
 	}
@@ -295,8 +298,7 @@ func (e *Engine) inspected(name string) (kind.Change, kind.Inspector, error) {
 	if !ok {
 		return kind.Change{}, nil, Refusef("key %s is of kind %s, whose values no server keeps: there is nothing to reconcile", name, k.Kind)
 	}
-	current, ok := k.Current()
-	if !ok {
+	if _, ok := k.Current(); !ok {
 		return kind.Change{}, nil, Refusef("key %s has no version yet", name)
 	}
 	connection, err := e.connectionOf(k)
@@ -310,13 +312,27 @@ func (e *Engine) inspected(name string) (kind.Change, kind.Inspector, error) {
 		return kind.Change{}, nil, tryAgain{fmt.Sprintf("key %s is being checked at this moment; try again", name)}
 	}
 	e.lock(func() { e.restoring[name] = true })
-	change := kind.Change{Key: k, To: current, Connection: connection, Kept: k.Kept}
+	change := kind.Change{Key: k, Connection: connection, Kept: k.Kept}
+	change.To, change.From = e.validAtServer(k)
+	return change, inspector, nil
+}
+
+// validAtServer returns the version of a key that its server has to know, and the one beside it that is valid there; empty: none is.
+// A rotation that has ended one of its versions at the server may wait before that is stored: it has further keys, with rows. The
+// writer lock is held.
+func (e *Engine) validAtServer(k key.Key) (stays, beside key.Version) {
+	stays, _ = k.Current()
 	for _, v := range k.Versions {
 		if v.State == key.Previous {
-			change.From = v
+			beside = v
 		}
 	}
-	return change, inspector, nil
+	r, ok := e.active[e.rotating[k.Name]]
+	if c, has := r.Change(k.Name); ok && has && slices.ContainsFunc(r.Timeline, func(e Event) bool { return e.State == r.State && e.Step == StepErase }) {
+		stays, _ = k.Version(r.staying(c))
+		beside = key.Version{}
+	}
+	return stays, beside
 }
 
 // noteFinding stores with the key what only a healthy server knows, and the numbers that it has seen.
@@ -356,16 +372,21 @@ func (e *Engine) restore(ctx context.Context, mender kind.Restorer, change kind.
 	}
 	done, err := mender.Restore(ctx, change, false)
 	if err == nil {
-		e.lock(func() { delete(e.intended, change.Key.Name) })
+		e.isValid(change)
 	}
 	return done, err
+}
+
+// isValid forgets what was to be restored of a version: when it has to be restored again, that is journaled again.
+func (e *Engine) isValid(change kind.Change) {
+	e.lock(func() { delete(e.intended, versionID{change.Key.Name, change.To.Number}) })
 }
 
 // journalRestore writes what is about to be done. A regular check that fails does not write the same again each time.
 func (e *Engine) journalRestore(ctx context.Context, change kind.Change, todo []string, what mend, by Actor) error {
 	defer e.takeTurn()()
-	text := "restoring at the server: " + strings.Join(todo, "; ")
-	if what == mendFixable && e.intended[change.Key.Name] == text {
+	text, of := "restoring at the server: "+strings.Join(todo, "; "), versionID{change.Key.Name, change.To.Number}
+	if what == mendFixable && e.intended[of] == text {
 		return nil
 	}
 	err := e.journal(ctx, Entry{
@@ -373,7 +394,7 @@ func (e *Engine) journalRestore(ctx context.Context, change kind.Change, todo []
 		Keys: []EntryKey{{Key: change.Key.Name, From: change.To.Number, To: change.To.Number, Fingerprint: change.To.Fingerprint}},
 	})
 	if err == nil {
-		e.lock(func() { e.intended[change.Key.Name] = text })
+		e.lock(func() { e.intended[of] = text })
 	}
 	return err
 }

@@ -313,3 +313,35 @@ func TestWarningOfARetiredVersion(t *testing.T) {
 		}
 	}
 }
+
+// A check restores no login that a revert has taken back: its rotation may wait for rows of another key, and its value goes then.
+func TestCheckRestoresNothingThatWasTakenBack(t *testing.T) {
+	h, f := newForgetful(t)
+	h.key("master", "token", key.Column{Table: "t", Column: "c", Layout: key.TagFirst})
+	h.workload(workload.Workload{Name: "api", MinInstances: 1, Reencrypts: true, Keys: map[string]workload.Role{"cache": {Presents: true}, "master": {Presents: true, Verifies: true}}})
+	h.join("api", "api-1")
+	old := h.currentOf("cache").Value.Reveal()
+	id := h.rotate("cache", "master")
+	h.reach(id, Soaking, StepUnused)
+	taken := h.currentOf("cache").Value.Reveal()
+	_, err := h.engine.Revert(t.Context(), id, testActor, "")
+	h.ok(err)
+	h.reach(id, Reverting, StepErase)
+	if f.valid[taken] || taken == old || !f.valid[old] {
+		t.Fatalf("the new login is valid: %v, the old one: %v", f.valid[taken], f.valid[old])
+	}
+	delete(f.valid, old)
+	h.clock.advance(6 * time.Minute)
+	h.round()
+	if view := h.view(id); view.Step != StepErase || f.valid[taken] || !f.valid[old] {
+		t.Errorf("%s %s: the new login is valid: %v, the old one: %v", view.State, view.Step, f.valid[taken], f.valid[old])
+	}
+	for _, r := range h.readers {
+		r.works = true
+		h.read(r)
+	}
+	h.until(id, Reverted)
+	if len(f.valid) != 1 {
+		t.Errorf("%d logins are valid at the end", len(f.valid))
+	}
+}

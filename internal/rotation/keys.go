@@ -263,6 +263,7 @@ func (e *Engine) DeleteKey(ctx context.Context, name string, by Actor) error {
 	e.lock(func() {
 		delete(e.keys, name)
 		delete(e.health, checksKey+name)
+		maps.DeleteFunc(e.intended, func(of versionID, _ string) bool { return of.key == name })
 	})
 	e.plan(name, e.Now())
 	return nil

@@ -205,7 +205,7 @@ func (e *Engine) foretell(ctx context.Context, request Request) (Plan, []remark,
 
 // notes say what the evidence rests on where no server gives any, and what was found of the servers. turn is held.
 func (e *Engine) notes(r Rotation) []remark {
-	var all []remark
+	all := e.undeletedLogins(r)
 	for _, c := range r.Changes {
 		k := e.keys[c.Key]
 		for _, text := range e.ReservedNames(k) {

@@ -6,6 +6,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -170,12 +172,14 @@ func (e *Engine) endVersions(r Rotation, k key.Key, c Change) (key.Key, error) {
 	return uncrowded(k, now)
 }
 
-// retired returns a key with a version retained for a time, or erased where the time is 0.
+// retired returns a key with a version retained for a time, or erased where the time is 0. One that was undeleted is retained at
+// least until its retention would have ended without that.
 func retired(k key.Key, number int, keep time.Duration, now time.Time) (key.Key, error) {
-	if v, _ := k.Version(number); v.State == key.Retained {
+	v, _ := k.Version(number)
+	if v.State == key.Retained {
 		return k, nil // by a call that was cut short
 	}
-	if keep <= 0 {
+	if keep = max(keep, v.RetainedUntil.Sub(now)); keep <= 0 {
 		return k.WithErased(number)
 	}
 	return k.WithRetained(number, now, now.Add(keep))
@@ -211,29 +215,17 @@ func (e *Engine) steady(now time.Time) time.Time {
 	return now
 }
 
-// lapse returns when the retention of a version ends, or the time for which it is undeleted; zero: never. The writer lock is
-// held.
-func (e *Engine) lapse(k key.Key, v key.Version) time.Time {
-	switch {
-	case v.State == key.Retained:
-		settled := e.opened.Round(0).Add(min(v.Until.Sub(v.Retired)/settleShare, settleMost))
-		if settled.After(v.Until) {
-			return settled
-		}
-		return v.Until
-	case v.State == key.Undeleted && !v.Until.IsZero() && len(k.Protects) == 0 && e.rotating[k.Name] == "":
-		if again := e.lapsing[k.Name].next; again.After(v.Until) {
-			return again
-		}
-		return v.Until
-	}
-	return time.Time{}
-}
-
-// planLapse puts the next end of a key's versions on the agenda. The writer lock is held.
+// planLapse puts the next end of a key's versions on the agenda, and forgets what failed of those that have ended. The writer
+// lock is held.
 func (e *Engine) planLapse(name string) {
 	var next time.Time
 	k := e.keys[name]
+	e.lock(func() {
+		maps.DeleteFunc(e.lapsing, func(of versionID, _ startFault) bool {
+			v, _ := k.Version(of.number)
+			return of.key == name && v.State != key.Undeleted
+		})
+	})
 	for _, v := range k.Versions {
 		if at := e.lapse(k, v); !at.IsZero() && (next.IsZero() || at.Before(next)) {
 			next = at
@@ -261,14 +253,17 @@ func (e *Engine) lapseDue(ctx context.Context, now time.Time) time.Duration {
 	}
 }
 
-// lapseOne ends what is due of a key. The error is one of storage.
+// lapseOne ends what is due of a key, first what has waited longest: one version of it at a time is at the server. The error is
+// one of storage.
 func (e *Engine) lapseOne(ctx context.Context, name string, now time.Time) error {
-	for _, v := range e.keys[name].Versions {
-		k := e.keys[name]
+	k := e.keys[name]
+	due := slices.DeleteFunc(slices.Clone(k.Versions), func(v key.Version) bool {
 		at := e.lapse(k, v)
-		if at.IsZero() || at.After(now) {
-			continue
-		}
+		return at.IsZero() || at.After(now)
+	})
+	slices.SortStableFunc(due, func(a, b key.Version) int { return e.lapse(k, a).Compare(e.lapse(k, b)) })
+	for _, v := range due {
+		k = e.keys[name]
 		if v.State == key.Undeleted {
 			if err := e.endUndeleted(ctx, k, v); err != nil {
 				return err

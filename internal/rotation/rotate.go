@@ -110,7 +110,7 @@ func (e *Engine) rotateNow(ctx context.Context, request Request) (View, []string
 	if err != nil {
 		return View{}, nil, err
 	}
-	warnings := e.undeletedLogins(e.active[id])
+	warnings := summed(e.undeletedLogins(e.active[id]))
 	for _, missing := range unwitnessed(e.active[id], e.facts(e.active[id])) { // of a key that is compromised
 		warnings = append(warnings, "the rotation will wait before the old value is erased: "+missing)
 	}

@@ -88,7 +88,7 @@ func (e *Engine) undelete(ctx context.Context, u Undeletion) (v key.Version, cha
 	if err := e.storeVersion(ctx, changed, v, what, u.By, u.Reason); err != nil {
 		return v, change, nil, err
 	}
-	e.lock(func() { delete(e.lapsing, k.Name) })
+	e.lock(func() { delete(e.lapsing, versionID{k.Name, v.Number}) })
 	e.planLapse(k.Name)
 	if _, ok := e.kindOf(k).(kind.Undeleter); ok {
 		e.lock(func() { e.restoring[k.Name] = true })
@@ -98,16 +98,24 @@ func (e *Engine) undelete(ctx context.Context, u Undeletion) (v key.Version, cha
 
 // restingVersion returns a key that nothing else is changing, and a version of it. The writer lock is held.
 func (e *Engine) restingVersion(name string, number int) (key.Key, key.Version, error) {
+	if r, ok := e.active[e.rotating[name]]; ok {
+		return e.keys[name], key.Version{}, e.underWay(name, r)
+	}
+	return e.idleVersion(name, number)
+}
+
+// idleVersion returns a key and a version of it while nothing of the key is changed at its server. The writer lock is held.
+func (e *Engine) idleVersion(name string, number int) (key.Key, key.Version, error) {
 	k, ok := e.keys[name]
 	if !ok {
 		return k, key.Version{}, unknownKey(name)
 	}
-	if r, ok := e.active[e.rotating[name]]; ok {
-		return k, key.Version{}, e.underWay(name, r)
-	}
 	v, ok := k.Version(number)
 	if !ok {
 		return k, v, Refusef("key %s has no version %d; %s", name, number, retainedText(k))
+	}
+	if id, acting := e.acting(name); acting {
+		return k, v, tryAgain{fmt.Sprintf("rotation %s is at the server of key %s at this moment; try again", id, name)}
 	}
 	if e.beingChecked(name) {
 		return k, v, tryAgain{fmt.Sprintf("key %s is being checked at its server at this moment; try again", name)}
@@ -197,45 +205,90 @@ func (e *Engine) mayUndelete(k key.Key, v key.Version) (kind.Change, error) {
 
 // undeletedProblems tries the undeleted versions of a key at its server, makes those valid again that it does not take, unless
 // nothing is to be mended, and says which it still does not take. A crash between the record and the server leaves such a
-// version, and a server may forget one. The key is marked as being looked at.
-func (e *Engine) undeletedProblems(ctx context.Context, c kind.Change, what mend) (problems []kind.Problem) {
+// version, and a server may forget one. One whose end was decided stays as it is. The key is marked as being looked at.
+func (e *Engine) undeletedProblems(ctx context.Context, c kind.Change, what mend, by Actor) (problems []kind.Problem) {
 	server, ok := e.kindOf(c.Key).(kind.Undeleter)
 	if !ok {
 		return nil
 	}
 	for _, number := range c.Key.Undeleted() {
 		v, _ := c.Key.Version(number)
+		if v.Ending {
+			continue
+		}
 		u := kind.Change{Key: c.Key, From: c.To, To: v, Connection: c.Connection, Kept: c.Kept}
 		err := server.Verify(ctx, u)
 		if err != nil && what != mendNothing {
-			if err = server.Undelete(ctx, u); err == nil {
-				err = server.Verify(ctx, u)
-			}
+			err = e.restoreUndeleted(ctx, server, u, what, by)
 		}
-		if err != nil {
-			problems = append(problems, kind.Problem{
-				Text:    fmt.Sprintf("version %d, which is undeleted until %s, does not log in: %v", number, stamp(v.Until), err),
-				Remedy:  fmt.Sprintf("when that is mended: vault write hyvve/keys/%s/undelete version=%d; or end it: vault write hyvve/keys/%s/retire version=%d force=true", c.Key.Name, number, c.Key.Name, number),
-				Rotates: true,
-			})
+		if err == nil {
+			e.isValid(u)
+			continue
 		}
+		problems = append(problems, kind.Problem{
+			Text:    fmt.Sprintf("version %d, which is undeleted until %s, does not log in: %v", number, stamp(v.Until), err),
+			Remedy:  fmt.Sprintf("when that is mended: vault write hyvve/keys/%s/undelete version=%d; or end it: vault write hyvve/keys/%s/retire version=%d force=true", c.Key.Name, number, c.Key.Name, number),
+			Rotates: true,
+		})
 	}
 	return problems
 }
 
-// undeletedLogins warn, where a compromised key is rotated, of older versions of it that log in.
-func (e *Engine) undeletedLogins(r Rotation) (warnings []string) {
+// restoreUndeleted makes an undeleted version valid again at its server. That is journaled before it is done.
+func (e *Engine) restoreUndeleted(ctx context.Context, server kind.Undeleter, u kind.Change, what mend, by Actor) error {
+	todo := fmt.Sprintf("the login of version %d, which is undeleted %s", u.To.Number, u.To.UndeletedText())
+	if err := e.journalRestore(ctx, u, []string{todo}, what, by); err != nil {
+		return err
+	}
+	if err := server.Undelete(ctx, u); err != nil {
+		return err
+	}
+	return server.Verify(ctx, u)
+}
+
+// undeletedLogins say, where a compromised key is rotated, what becomes of older versions of it that log in. The writer lock is
+// held.
+func (e *Engine) undeletedLogins(r Rotation) (all []remark) {
 	for _, c := range r.Changes {
 		k := e.keys[c.Key]
-		if _, ok := e.kindOf(k).(kind.Server); !ok || !r.Compromised {
-			continue
-		}
-		for _, number := range k.Undeleted() {
-			v, _ := k.Version(number)
-			warnings = append(warnings, fmt.Sprintf("%s: version %d is undeleted, and this rotation does not end it: it logs in until %s; end it with: vault write hyvve/keys/%s/retire version=%d force=true", c.Env, number, stamp(v.Until), k.Name, number))
+		for _, number := range e.leaked(r, k) {
+			all = append(all, remark{c.Env, fmt.Sprintf("version %d is undeleted, and logs in until this rotation retires version %d: that ends it, too, with its sessions, and erases it; to end it now: vault write hyvve/keys/%s/retire version=%d force=true", number, c.From, k.Name, number)})
 		}
 	}
-	return warnings
+	return all
+}
+
+// leaked are the undeleted versions of a key that a compromised rotation ends at the server, with the one that it retires.
+func (e *Engine) leaked(r Rotation, k key.Key) []int {
+	if _, ok := e.kindOf(k).(kind.Server); !ok || !r.Compromised {
+		return nil
+	}
+	return k.Undeleted()
+}
+
+// endLeaked stores that a compromised rotation has ended undeleted logins. They are not retained: they must never log in again.
+// The writer lock is held.
+func (e *Engine) endLeaked(ctx context.Context, r Rotation) error {
+	if r.at().action != actRetire {
+		return nil
+	}
+	for _, name := range r.KeyNames() {
+		for _, number := range e.leaked(r, e.keys[name]) {
+			k := e.keys[name]
+			v, _ := k.Version(number)
+			login, _ := e.loginOf(k, v.Value)
+			changed, err := k.WithErased(number)
+			if err != nil {
+				return err
+			}
+			changed = changed.WithLogin(number, login.name, e.Now().UTC())
+			what := fmt.Sprintf("retired version %d of %s, which was undeleted, with its sessions at the server, and erased it: rotation %s is of a compromised key", number, name, r.ID)
+			if err := e.storeVersion(ctx, changed, v, what, itself, ""); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // undeleteWarnings say what an undeletion does not do by itself. The writer lock is held.
@@ -258,192 +311,6 @@ func (e *Engine) undeleteWarnings(k key.Key, v key.Version) (warnings []string) 
 		warnings = append(warnings, fmt.Sprintf("no workload has several values of %s at a time, so that none accepts version %d", k.Env, v.Number))
 	}
 	return warnings
-}
-
-// RetireVersion ends an undeleted version before its time: it goes back into quarantine. With force it ends although it is
-// in use; sessions of it are ended.
-func (e *Engine) RetireVersion(ctx context.Context, name string, number int, force bool, reason string, by Actor) error {
-	if err := CheckReason(reason); err != nil {
-		return err
-	}
-	call, err := e.retiring(ctx, name, number, force, reason, by)
-	if err != nil || call == nil {
-		return err
-	}
-	return call(ctx)
-}
-
-// retiring ends an undeleted version. Where its server has to be asked first, it returns the call that does so and ends it.
-func (e *Engine) retiring(ctx context.Context, name string, number int, force bool, reason string, by Actor) (func(context.Context) error, error) {
-	defer e.takeTurn()()
-	k, v, err := e.restingVersion(name, number)
-	if err != nil {
-		return nil, err
-	}
-	if v.State != key.Undeleted {
-		return nil, Refusef("key %s: version %d is %s, and not undeleted: there is nothing to end; %s", name, number, v.State, retainedText(k))
-	}
-	if len(k.Protects) > 0 && !force {
-		return nil, Refusef("key %s protects rows, and some may be under version %d: a rotation retires it once no row needs it: vault write hyvve/rotate key=%s; or, if the rows may be unreadable: force=true", name, number, name)
-	}
-	if text := e.stillUsed(k, v); text != "" && !force {
-		return nil, Refusef("key %s: version %d is in use: %s; %s", name, number, text, retireHint(name, number))
-	}
-	retire := func(ctx context.Context) error { return e.retireUndeleted(ctx, name, number, force, by, reason) }
-	server, ok := e.kindOf(k).(kind.Server)
-	if !ok {
-		return nil, retire(ctx)
-	}
-	call, err := e.retireCall(server, k, v, force)
-	if err != nil {
-		return nil, Refusef("key %s: %w", name, err)
-	}
-	e.lock(func() { e.restoring[name] = true })
-	return func(ctx context.Context) error {
-		err := call(ctx)
-		defer e.takeTurn()()
-		e.lock(func() { delete(e.restoring, name) })
-		if err != nil {
-			hint := "when that is mended, do the same again"
-			if errors.As(err, new(inUse)) {
-				hint = retireHint(name, number)
-			}
-			return Refusef("key %s: version %d is still undeleted: %w; %s", name, number, err, hint)
-		}
-		return retire(ctx)
-	}, nil
-}
-
-// retireHint is the way on where an undeleted version is in use.
-func retireHint(name string, number int) string {
-	return fmt.Sprintf("let that client use the current version, and do the same again; or end it all the same, with its sessions: vault write hyvve/keys/%s/retire version=%d force=true", name, number)
-}
-
-// retireCall asks a server whether an undeleted version is in use, and ends it there. The writer lock is held.
-func (e *Engine) retireCall(server kind.Server, k key.Key, v key.Version, force bool) (func(context.Context) error, error) {
-	current, _ := k.Current()
-	change := kind.Change{Key: k, From: v, To: current, Cut: force, Kept: k.Kept}
-	var err error
-	if change.Connection, err = e.connectionOf(k); err != nil {
-		return nil, err
-	}
-	long := min(e.config.Effective(k.Policy).Observe, DenseTime)
-	return func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, actionDeadline)
-		defer cancel()
-		if !force {
-			if err := unusedStill(ctx, server, change, long); err != nil {
-				return err
-			}
-		}
-		return server.Retire(ctx, change)
-	}, nil
-}
-
-// retireUndeleted stores that an undeleted version has ended. It is retained at least until its retention would have ended
-// without the undeletion: who ends it may not be allowed to erase it. The writer lock is held.
-func (e *Engine) retireUndeleted(ctx context.Context, name string, number int, force bool, by Actor, reason string) error {
-	k := e.keys[name]
-	v, ok := k.Version(number)
-	if !ok || v.State != key.Undeleted {
-		return nil
-	}
-	login, _ := e.loginOf(k, v.Value)
-	now := e.Now().UTC()
-	keep := max(e.config.RetainOf(k), v.RetainedUntil.Sub(now))
-	changed, err := retired(k, number, keep, now)
-	if err == nil {
-		changed, err = uncrowded(changed, now)
-	}
-	if err != nil {
-		return err
-	}
-	if login.name != "" {
-		changed = changed.WithLogin(number, login.name, now)
-	}
-	e.lock(func() { delete(e.lapsing, name) })
-	what := fmt.Sprintf("retired version %d of %s, which was undeleted; its value is retained until %s", number, name, stamp(now.Add(keep)))
-	if keep <= 0 {
-		what = fmt.Sprintf("retired version %d of %s, which was undeleted, and erased it", number, name)
-	}
-	if !force {
-		return e.storeVersion(ctx, changed, v, what, by, reason)
-	}
-	what += "; nobody was asked whether it was in use (force=true)"
-	if _, ok := e.kindOf(k).(kind.Server); ok {
-		what += ", and its sessions at the server were ended"
-	}
-	return e.storeVersion(ctx, changed, v, what, by, reason, EntryChange{Field: "force", To: "true"})
-}
-
-// stillUsed says who presents an undeleted version where workloads verify it; empty: nobody who was seen. The writer lock is
-// held.
-func (e *Engine) stillUsed(k key.Key, v key.Version) (text string) {
-	e.lock(func() {
-		for _, name := range slices.Sorted(maps.Keys(e.workloads)) {
-			if w := e.workloads[name]; w.Uses(k.Name) {
-				seen := sighted(WorkloadFact{Workload: w, Instances: e.fleets[name].all()}, Change{Env: k.Env, From: v.Number}, e.Now())
-				if seen.n > 0 && text == "" {
-					text = fmt.Sprintf("%s: %s", name, seen)
-				}
-			}
-		}
-	})
-	return text
-}
-
-// endUndeleted retires an undeleted version whose time is over; later, if it is in use. The error is one of storage. The
-// writer lock is held.
-func (e *Engine) endUndeleted(ctx context.Context, k key.Key, v key.Version) error {
-	if e.beingChecked(k.Name) {
-		e.lapseLater(k.Name, inUse{"another check of the key is at its server"})
-		return nil
-	}
-	e.lapseLater(k.Name, nil)
-	if text := e.stillUsed(k, v); text != "" {
-		e.lapseLater(k.Name, inUse{text})
-		return nil
-	}
-	server, ok := e.kindOf(k).(kind.Server)
-	if !ok {
-		return e.retireUndeleted(ctx, k.Name, v.Number, false, itself, "")
-	}
-	call, err := e.retireCall(server, k, v, false)
-	if err != nil {
-		e.lapseLater(k.Name, err)
-		return nil
-	}
-	e.lock(func() { e.restoring[k.Name] = true })
-	e.Background(func() {
-		err := call(e.ctx)
-		defer e.takeTurn()()
-		defer e.nudge()
-		e.lock(func() { delete(e.restoring, k.Name) })
-		if e.failing() {
-			return
-		}
-		if err != nil { // status tells
-			e.lapseLater(k.Name, err)
-			e.planLapse(k.Name)
-			return
-		}
-		if err := e.retireUndeleted(e.ctx, k.Name, v.Number, false, itself, ""); err != nil {
-			e.Observer.Fault(fmt.Sprintf("the end of version %d of key %s", v.Number, k.Name), err)
-		}
-	})
-	return nil
-}
-
-// lapseLater notes that an undeleted version could not be retired, and when that is tried again. No fault: it is under way.
-// The writer lock is held.
-func (e *Engine) lapseLater(name string, fault error) {
-	f := e.lapsing[name]
-	f.next = e.steady(e.Now()).Add(2 * actionDeadline)
-	if fault != nil {
-		f.attempts = min(f.attempts+1, orphanAfter-1)
-		f.next, f.reason = e.steady(e.Now()).Add(retryAfter(f.attempts, fault)), fault.Error()
-	}
-	e.lock(func() { e.lapsing[name] = f })
 }
 
 // EraseVersion erases a retained value before its time. There is no way back.

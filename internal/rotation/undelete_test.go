@@ -139,9 +139,11 @@ func TestUndeleteForRows(t *testing.T) {
 }
 
 // login is a key whose values log in at a server, of which version 1 has been retired.
-func (h *harness) login() {
+func (h *harness) login() { h.loginOf("server") }
+
+func (h *harness) loginOf(kindName string) {
 	h.t.Helper()
-	h.key("db", "server")
+	h.key("db", kindName)
 	h.retains("db", 10*time.Hour)
 	h.workload(workload.Workload{Name: "api", MinInstances: 1, Keys: map[string]workload.Role{"db": {Presents: true}}})
 	h.join("api", "api-1")
@@ -253,7 +255,7 @@ func TestUndeletedLoginIsChecked(t *testing.T) {
 	}
 	_, warnings, err := h.engine.Rotate(t.Context(), Request{Keys: []string{"cache"}, By: testActor, Compromised: true})
 	h.ok(err)
-	if !strings.Contains(strings.Join(warnings, "; "), "version 1 is undeleted, and this rotation does not end it") {
+	if !strings.Contains(strings.Join(warnings, "; "), "version 1 is undeleted, and logs in until this rotation retires version 2: that ends it, too, with its sessions, and erases it") {
 		t.Errorf("warnings are %q", warnings)
 	}
 }

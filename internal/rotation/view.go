@@ -161,7 +161,7 @@ type KeyStatus struct {
 	Problems []string  // at its server, or with its connection
 	Notes    []string  // what an operator should know of a current version that is valid
 	Refused  string    // who still tries a version that is retired
-	Lapse    string    // why a version that was undeleted for a time has not been retired
+	Lapse    string    // why undeleted versions whose end has come have not been retired
 }
 
 // Status gives every key, sorted by name.
@@ -179,7 +179,7 @@ func (e *Engine) Status() []KeyStatus {
 		s := KeyStatus{Key: e.keys[name], Due: e.agenda.times[name], Waits: fault.reason, Orphan: fault.orphan()}
 		s.Refused, s.Notes = e.health[checksKey+name].Refused, e.health[checksKey+name].Notes
 		s.Problems = append(e.health[checksKey+name].Texts(), e.connectionProblems(e.keys[name])...)
-		s.Lapse = e.lapsing[name].reason
+		s.Lapse = e.lapseFaults(s.Key)
 		if r, ok := e.active[e.rotating[name]]; ok {
 			s.Rotation, s.Waits, s.Orphan = &r, held[r.ID], r.Attempts >= orphanAfter
 		}
