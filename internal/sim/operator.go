@@ -24,7 +24,7 @@ func (w *world) operate() {
 		w.tinker()
 		return
 	}
-	if w.chance(40) && w.undelete() {
+	if w.chance(60) && w.retireBesideARotation() || w.chance(40) && w.undelete() {
 		return
 	}
 	running := w.running()
@@ -112,7 +112,7 @@ func (w *world) undelete() bool {
 	u := rotation.Undeletion{Key: name, Version: retained[w.rng.IntN(len(retained))], By: operator}
 	rows := w.db.rows[name]
 	if rows == nil {
-		u.For = w.between(time.Second, 2*time.Minute)
+		u.For = w.between(time.Second, []time.Duration{2 * time.Minute, 10 * time.Minute}[w.rng.IntN(2)])
 	}
 	_, _, err := w.engine.Undelete(ctx, u)
 	w.said(err, fmt.Sprintf("undeletion of version %d of %s", u.Version, name))
@@ -120,6 +120,9 @@ func (w *world) undelete() bool {
 		return true
 	}
 	w.stats.Undeleted++
+	if w.serverKind[name] && !w.calm && w.chance(50) { // its rotation runs beside the undeleted login
+		w.rotateKeys(name)
+	}
 	for n := range rows {
 		if w.chance(50) {
 			rows[n], w.db.stray[name], w.changed = u.Version, true, true
@@ -128,6 +131,25 @@ func (w *world) undelete() bool {
 		}
 	}
 	return true
+}
+
+// retireBesideARotation ends the login of an undeleted version while a rotation of its key runs.
+func (w *world) retireBesideARotation() bool {
+	for _, name := range w.keys {
+		k, _ := w.engine.Key(name)
+		undeleted := k.Undeleted()
+		if len(undeleted) == 0 || !w.serverKind[name] || !w.rotating(name) {
+			continue
+		}
+		number := undeleted[w.rng.IntN(len(undeleted))]
+		err := w.engine.RetireVersion(ctx, name, number, w.chance(30), "", operator)
+		w.said(err, fmt.Sprintf("end of version %d of %s, which is being rotated", number, name))
+		if err == nil {
+			w.stats.Beside++
+		}
+		return true
+	}
+	return false
 }
 
 // rotating reports whether a rotation of a key has not ended.
@@ -167,7 +189,10 @@ func (w *world) needless(view rotation.View) bool {
 func (w *world) rotate() {
 	names := slices.Clone(w.keys)
 	w.rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
-	names = names[:1+w.rng.IntN(min(2, len(names)))]
+	w.rotateKeys(names[:1+w.rng.IntN(min(2, len(names)))]...)
+}
+
+func (w *world) rotateKeys(names ...string) {
 	request := rotation.Request{Keys: names, By: operator, Trigger: rotation.ByOperator}
 	if w.chance(15) {
 		request.Compromised = true

@@ -18,7 +18,10 @@ type server struct {
 	valid map[string]map[string]bool
 }
 
-var _ kind.Undeleter = (*server)(nil)
+var (
+	_ kind.Undeleter = (*server)(nil)
+	_ kind.Inspector = (*server)(nil)
+)
 
 // Name implements kind.Kind.
 func (s *server) Name() string { return "server" }
@@ -94,11 +97,24 @@ func (s *server) Retire(_ context.Context, c kind.Change) error {
 // CheckUndelete implements kind.Undeleter.
 func (*server) CheckUndelete(kind.Change) error { return nil }
 
+// Inspect implements kind.Inspector. It finds nothing, so that undeleted versions are tried; at times the server has forgotten
+// one.
+func (s *server) Inspect(_ context.Context, c kind.Change) (kind.Finding, error) {
+	err := s.call("inspect", c, func() {})
+	for _, number := range c.Key.Undeleted() {
+		if v, _ := c.Key.Version(number); s.w.chance(20) && s.of(c)[v.Value.Reveal()] {
+			s.w.logf("the server forgets version %d of %s", number, c.Key.Name)
+			delete(s.of(c), v.Value.Reveal())
+		}
+	}
+	return kind.Finding{}, err
+}
+
 // Undelete implements kind.Undeleter.
 func (s *server) Undelete(_ context.Context, c kind.Change) error {
 	if stored, ok := s.w.engine.Key(c.Key.Name); ok {
-		if v, _ := stored.Version(c.To.Number); !v.State.Live() {
-			s.w.violate("key %s: the server is told of version %d, which is %s", c.Key.Name, c.To.Number, v.State)
+		if v, _ := stored.Version(c.To.Number); !v.State.Live() || v.Ending {
+			s.w.violate("key %s: the server is told of version %d, which is %s, ending: %v", c.Key.Name, c.To.Number, v.State, v.Ending)
 		}
 	}
 	return s.call("undelete", c, func() { s.of(c)[c.To.Value.Reveal()] = true })

@@ -68,6 +68,7 @@ type Stats struct {
 	Rotations, Done, Reverted, Crashes, Writes int
 	WentBack                                   int // for rows that were left
 	Undeleted                                  int // versions that were retained
+	Beside                                     int // undeleted logins that were ended beside a rotation
 	Restored                                   int // rows under such a version, from a backup
 	Erased                                     int // values whose retention was over
 	Lies                                       int // reports of liars that were taken
@@ -82,6 +83,7 @@ func (s *Stats) Add(o Stats) {
 	s.Writes += o.Writes
 	s.WentBack += o.WentBack
 	s.Undeleted += o.Undeleted
+	s.Beside += o.Beside
 	s.Restored += o.Restored
 	s.Erased += o.Erased
 	s.Lies += o.Lies

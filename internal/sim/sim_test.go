@@ -71,6 +71,9 @@ func TestSimulation(t *testing.T) {
 	if *seeds >= 100 && (sum.Undeleted < *seeds/10 || sum.Restored < *seeds/20 || sum.Erased < *seeds/10) {
 		t.Errorf("too few versions are undeleted, and erased at their end: %+v", sum)
 	}
+	if *seeds >= 1000 && sum.Beside < *seeds/200 {
+		t.Errorf("too few undeleted logins are ended beside a rotation: %+v", sum)
+	}
 	if *seeds >= 100 && sum.Lies < *seeds {
 		t.Errorf("too few lies are told: %+v", sum)
 	}
