@@ -31,7 +31,7 @@ var strange = credential.Strange
 
 // openDirectory goes to a directory step by step, each relative to the one before, so that nobody can change the way
 // behind its back. Refused are a directory that everybody, or its group, may write to; on the way there, whatever a stranger has put
-// into one that everybody may write to; and a stranger's symbolic link anywhere. A missing directory is made if wanted.
+// into one that everybody, or its group, may write to; and a stranger's symbolic link anywhere. A missing directory is made if wanted.
 func openDirectory(path string, make bool) (*directory, error) {
 	w := walk{path: path, make: make}
 	defer func() { w.close() }()
@@ -117,7 +117,7 @@ func (w *walk) step(name string) error {
 		return fmt.Errorf("directory %s: %w", w.path, err)
 	}
 	link := stat.Mode&unix.S_IFMT == unix.S_IFLNK
-	if strange(stat.Uid) && (link || w.stat.Mode&0o002 != 0 && name != "..") {
+	if strange(stat.Uid) && (link || w.open() && name != "..") {
 		_ = unix.Close(fd)
 		return fmt.Errorf("directory %s: %s belongs to another user (%d), who could lead the secrets elsewhere by it; use a way to the directory that only root and the sidecar can change", w.path, at, stat.Uid)
 	}
@@ -131,6 +131,11 @@ func (w *walk) step(name string) error {
 	w.close()
 	w.fd, w.at, w.stat = fd, at, stat
 	return nil
+}
+
+// open reports whether others than its owner may put something into the directory. Root's group may, as in OpenShift.
+func (w *walk) open() bool {
+	return w.stat.Mode&0o002 != 0 || w.stat.Mode&0o020 != 0 && w.stat.Gid != 0
 }
 
 // follow goes where a link leads, which was found to be ours or root's.

@@ -234,3 +234,31 @@ func TestAdversaryGroupOfTheDirectory(t *testing.T) {
 		}
 	}
 }
+
+// On the way to the directory a member of a group could put a directory of their own in the place of the one that is meant.
+func TestAdversaryGroupOnTheWay(t *testing.T) {
+	dir := t.TempDir()
+	way := filepath.Join(dir, "way")
+	target := Target{Format: JSON, Path: filepath.Join(way, "keys", "x.json"), Mode: 0o600, UID: -1, GID: -1}
+	if err := os.MkdirAll(filepath.Dir(target.Path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		mode     os.FileMode
+		gid, uid int // of the way, and of what lies in it
+		ok       bool
+	}{
+		{0o755, 4711, 4711, true}, // root has put it there
+		{0o775, 4711, 0, true},
+		{0o775, 4711, 4711, false},
+		{0o775 | os.ModeSticky, 4711, 4711, false},
+		{0o775, 0, 4711, true},
+	} {
+		if err := errors.Join(os.Chown(way, 0, c.gid), os.Chown(filepath.Dir(target.Path), c.uid, -1), os.Chmod(way, c.mode)); err != nil {
+			t.Skip("only root can give a directory away:", err)
+		}
+		if _, err := target.Write(bundle(map[string]string{"A": "1"})); (err == nil) != c.ok || err != nil && !strings.Contains(err.Error(), "belongs to another user (4711)") {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}

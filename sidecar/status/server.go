@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/limits"
 )
 
 const (
@@ -22,6 +24,7 @@ const (
 	answerTime = 10 * time.Second
 	idleTime   = 90 * time.Second
 	mostHead   = 16 << 10 // bytes
+	mostConns  = 64       // from the network, where any neighbor may open some
 	leaveTime  = time.Second
 	// PathMost is how long a socket's path may be: sun_path of unix(7), without the NUL at its end.
 	PathMost = 107
@@ -77,23 +80,22 @@ func (s State) Unready() string {
 // Serve answers on all listeners until ctx ends: with all that there is at a socket, which only the sidecar's user may use, and
 // as PublicHandler does elsewhere.
 func (b *Board) Serve(ctx context.Context, log *slog.Logger, listeners ...net.Listener) {
-	private, public := b.Handler(), b.PublicHandler()
-	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		at, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-		if at != nil && at.Network() == "unix" {
-			private.ServeHTTP(w, r)
-			return
+	server := func(handler http.Handler) *http.Server {
+		return &http.Server{
+			Handler: handler, ReadHeaderTimeout: headTime, ReadTimeout: headTime, WriteTimeout: answerTime, IdleTimeout: idleTime,
+			MaxHeaderBytes: mostHead, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		}
-		public.ServeHTTP(w, r)
-	})
-	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: headTime, ReadTimeout: headTime, WriteTimeout: answerTime, IdleTimeout: idleTime,
-		MaxHeaderBytes: mostHead, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+	private, public := server(b.Handler()), server(b.PublicHandler())
+	limits.NewConns(mostConns).Bound(public)
 	done := make(chan struct{}, len(listeners))
 	for _, l := range listeners {
+		at := public
+		if l.Addr().Network() == "unix" {
+			at = private
+		}
 		go func() {
-			if err := server.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			if err := at.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
 				log.Error("status is not served any more", "address", l.Addr().String(), "error", err)
 			}
 			done <- struct{}{}
@@ -102,8 +104,10 @@ func (b *Board) Serve(ctx context.Context, log *slog.Logger, listeners ...net.Li
 	<-ctx.Done()
 	bye, cancel := context.WithTimeout(context.Background(), leaveTime)
 	defer cancel()
-	if server.Shutdown(bye) != nil {
-		_ = server.Close()
+	for _, at := range []*http.Server{private, public} {
+		if at.Shutdown(bye) != nil {
+			_ = at.Close()
+		}
 	}
 	for range listeners {
 		<-done

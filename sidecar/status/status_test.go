@@ -244,3 +244,42 @@ func TestAdversaryStatusListen(t *testing.T) {
 		t.Error("it does not end")
 	}
 }
+
+// A neighbor who opens connections and says nothing takes no more memory than a few of them need, and keeps no probe out.
+func TestAdversaryStatusConnections(t *testing.T) {
+	b := NewBoard(full(), nil)
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); b.Serve(ctx, slog.New(slog.DiscardHandler), l) }()
+	defer func() { end(); <-done }()
+	const neighbors = 4 * mostConns
+	closed := make(chan struct{}, neighbors)
+	for range neighbors {
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close() //nolint:errcheck // of a test
+		go func() {
+			_, _ = conn.Read(make([]byte, 1))
+			closed <- struct{}{}
+		}()
+	}
+	late := time.After(headTime / 2) // later the server ends all that say nothing
+	for n := range neighbors - mostConns {
+		select {
+		case <-closed:
+		case <-late:
+			t.Fatalf("%d of %d connections were closed", n, neighbors)
+		}
+	}
+	response, err := http.Get("http://" + l.Addr().String() + "/healthz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = response.Body.Close()
+}
