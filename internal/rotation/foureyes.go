@@ -2,7 +2,11 @@
 
 package rotation
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+)
 
 // Four eyes: with confirm_by=other, the user who started a rotation cannot confirm it. Users are told apart by the entities
 // that Vault knows them by. A token without an entity could be anybody's, so that it neither starts such a rotation nor
@@ -30,6 +34,16 @@ func (r Rotation) checkFourEyes(request Request) error {
 		return Refusef("rotations of %s need another user's confirmation (confirm_by=other), and your token has no entity, so that nobody could be told apart from you; %s", r.names(), loginHint)
 	}
 	return nil
+}
+
+// checkPolicyBy refuses a key that rotates by itself and whose rotations another user has to confirm, where nobody knows who has said
+// when it does: everybody could be another user than that one.
+func (c Config) checkPolicyBy(k key.Key) error {
+	p := c.Effective(k.Policy)
+	if p.ConfirmBy != ConfirmByOther || p.Disabled || p.Period <= 0 && p.Schedule == "" || k.PolicyBy != "" {
+		return nil
+	}
+	return fmt.Errorf("key %s rotates by itself (rotation_period, rotation_schedule), and another user than the one who wrote that has to confirm (confirm_by=other), but the token that wrote it has no entity; write it with a login that has one: vault write hyvve/keys/%s confirm_by=other; %s", k.Name, k.Name, loginHint)
 }
 
 // notBy returns the entity that must not confirm a rotation: that of the user who started it, or, where it starts by itself,

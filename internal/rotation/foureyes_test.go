@@ -172,6 +172,47 @@ func TestFourEyesOfAnAutomaticRotation(t *testing.T) {
 	h.until(ids[0], Done)
 }
 
+// A token without an entity says of no key when it rotates by itself, where another user has to confirm that: everybody would be one.
+func TestFourEyesNeedToKnowWhoWroteASchedule(t *testing.T) {
+	h := newHarness(t)
+	other := key.Policy{ConfirmBy: ConfirmByOther}
+	for _, p := range []key.Policy{{ConfirmBy: ConfirmByOther, Period: time.Minute}, {ConfirmBy: ConfirmByOther, Schedule: "* * * * *"}} {
+		_, err := h.engine.PutKey(t.Context(), Definition{Name: "one", Kind: "token", Policy: p}, nobody)
+		h.refuses("has no entity; write it with a login that has one: vault write hyvve/keys/one", err)
+		if _, there := h.engine.Key("one"); there {
+			t.Fatal("it was stored")
+		}
+	}
+	h.guarded("one", nobody, other) // which starts by nobody's word
+	other.Period = time.Minute
+	_, err := h.engine.PutKey(t.Context(), Definition{Name: "one", Kind: "token", Policy: other}, nobody)
+	h.refuses("has no entity", err)
+
+	// One that was written before confirm_by=other became the default starts when somebody has written it who is known.
+	h.guarded("two", nobody, key.Policy{Period: time.Minute})
+	c := h.engine.Config()
+	c.ConfirmBy = ConfirmByOther
+	h.ok(h.engine.PutConfig(t.Context(), c, ann))
+	h.open()
+	h.rounds(90)
+	if status := h.engine.Status()[1]; h.rotations() != 0 || !strings.Contains(status.Waits, "has no entity; write it") {
+		t.Fatalf("%d rotations; %s waits for: %s", h.rotations(), status.Key.Name, status.Waits)
+	}
+	_, err = h.engine.PutKey(t.Context(), Definition{Name: "two", Kind: "token", Policy: key.Policy{Period: time.Minute}}, ann)
+	h.ok(err)
+	h.rounds(90)
+	ids, err := h.engine.RotationIDs(t.Context())
+	h.ok(err)
+	if len(ids) != 1 {
+		t.Fatalf("rotations: %v", ids)
+	}
+	h.until(ids[0], Soaking)
+	_, err = h.engine.Confirm(t.Context(), ids[0], ann, "")
+	h.refuses("by a policy that you wrote last", err)
+	_, err = h.engine.Confirm(t.Context(), ids[0], bob, "")
+	h.ok(err)
+}
+
 // The mount's defaults hold for keys that do not say, and a key's own word for that key.
 func TestFourEyesByDefault(t *testing.T) {
 	h := newHarness(t)

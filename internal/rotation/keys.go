@@ -111,6 +111,12 @@ func (e *Engine) PutKey(ctx context.Context, d Definition, by Actor) (key.Key, e
 	}
 	if what == "key created" || k.Policy != e.keys[k.Name].Policy {
 		k.PolicyBy = by.Entity
+		if err := e.config.checkPolicyBy(k); err != nil {
+			return key.Key{}, Refusef("%w; nothing was stored", err)
+		}
+	}
+	if k.PolicyBy == "" { // as it was written by an earlier release, or while nobody had to confirm
+		k.PolicyBy = by.Entity
 	}
 	if err := e.checkNames(k); err != nil {
 		return key.Key{}, err

@@ -183,6 +183,11 @@ func (e *Engine) draft(request Request) (Rotation, []key.Key, error) {
 	}
 	r.heed(request, e.config)
 	r.NotBy = e.notBy(r)
+	if r.Trigger.automatic() {
+		if err := e.config.checkPolicyBy(e.keys[r.Changes[0].Key]); err != nil {
+			return Rotation{}, nil, Refusef("%w", err)
+		}
+	}
 	for _, f := range e.facts(r).Workloads {
 		for _, i := range f.Instances {
 			if !i.Anonymous {
