@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -49,7 +50,7 @@ func (b *backend) wrongType(req *logical.Request) string {
 			continue
 		}
 		d := framework.FieldData{Raw: map[string]any{name: req.Data[name]}, Schema: path.Fields}
-		if _, _, err := d.GetOkErr(name); err != nil {
+		if _, _, err := d.GetOkErr(name); err != nil || guessed(schema.Type, req.Data[name]) {
 			return fmt.Sprintf("parameter %q is not %s; nothing was changed", name, wanted(schema.Type))
 		}
 		if text, ok := req.Data[name].(string); ok && text == "" && name != fieldWait && numeric(schema.Type) {
@@ -68,6 +69,21 @@ const fieldWait = "wait"
 // numeric reports whether the framework takes an empty text for a number or a truth: 0 and false, which switch off.
 func numeric(t framework.FieldType) bool {
 	return t == framework.TypeBool || t == framework.TypeInt || t == framework.TypeDurationSecond || t == framework.TypeSignedDurationSecond
+}
+
+// guessed reports whether the framework would make a truth of any number, a number of a truth, or cut a number to a whole one.
+func guessed(t framework.FieldType, value any) bool {
+	switch v := value.(type) {
+	case bool:
+		return t == framework.TypeInt
+	case string, nil:
+		return false
+	case float64:
+		return t == framework.TypeBool && v != 0 && v != 1 || t == framework.TypeInt && v != math.Trunc(v)
+	default: // json.Number, and whole numbers
+		text := fmt.Sprint(v)
+		return t == framework.TypeBool && text != "0" && text != "1"
+	}
 }
 
 func example(t framework.FieldType) string {

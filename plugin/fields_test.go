@@ -3,6 +3,7 @@
 package plugin
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -40,6 +41,14 @@ func TestParametersOfAWrongTypeAreNotQuoted(t *testing.T) {
 		{update, "connections/x", fields{"kind": "postgres", "password": []any{canary}}, `parameter "password" is not text`},
 		{update, "workloads/api", fields{"min_instances": canary}, `parameter "min_instances" is not a whole number`},
 		{update, "report/api", fields{"instance": "api-1", "instance_secret": []any{canary}, "healthy": true}, `parameter "instance_secret" is not text`},
+		{update, "report/api", fields{"instance": "api-1", "instance_secret": canary, "healthy": 7}, `parameter "healthy" is not true or false; write one of them`},
+		{update, "report/api", fields{"instance": "api-1", "instance_secret": canary, "healthy": json.Number("7")}, `parameter "healthy" is not true or false`},
+		{update, "report/api", fields{"instance": "api-1", "instance_secret": canary, "healthy": 0.5}, `parameter "healthy" is not true or false`},
+		{update, "report/api", fields{"instance": "api-1", "instance_secret": canary, "healthy": "7"}, `parameter "healthy" is not true or false`},
+		{update, "report/api", fields{"instance": "api-1", "instance_secret": canary, "healthy": true, "last": -1}, `parameter "last" is not true or false`},
+		{update, "rotate", fields{"key": "jwt-secret", "compromised": 2}, `parameter "compromised" is not true or false`},
+		{update, "workloads/api", fields{"min_instances": true}, `parameter "min_instances" is not a whole number`},
+		{update, "workloads/api", fields{"min_instances": 2.5}, `parameter "min_instances" is not a whole number`},
 		{read, "watch/api", fields{"instance": "api-1", "wait": canary}, `parameter "wait" is not a duration`},
 	} {
 		b.refuses(c.operation, c.path, c.data, c.want)
