@@ -73,6 +73,8 @@ func (s State) verdict() string {
 	switch {
 	case s.Reason != "":
 		return "NOT WELL: " + s.Reason
+	case !s.Ready && s.Vault != nil && s.Vault.Error != "":
+		return "NOT READY: there is no bundle yet; the line vault says why"
 	case !s.Ready:
 		return "NOT READY: " + s.Unready()
 	case s.Vault == nil && s.Reload == nil:

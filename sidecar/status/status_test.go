@@ -78,7 +78,7 @@ func TestVerdict(t *testing.T) {
 		"NOT READY: there is no bundle yet": func(s *State) {
 			s.Ready, s.Vault = false, &Vault{}
 		},
-		"NOT READY: denied":     func(s *State) { s.Ready, s.Vault = false, &Vault{Error: "denied"} },
+		"the line vault says":   func(s *State) { s.Ready, s.Vault = false, &Vault{Error: "denied"} },
 		"has not proved":        func(s *State) { s.Healthy = false },
 		"on the way":            func(s *State) { s.Loaded = false },
 		"with the last good":    func(s *State) { s.Vault = &Vault{Error: "sealed", Since: now} },
@@ -93,6 +93,17 @@ func TestVerdict(t *testing.T) {
 	s := State{Mode: "watch", Ready: true, Healthy: true}
 	if got := s.verdict(); !strings.Contains(got, "none has changed") || !s.Well() {
 		t.Errorf("%q, well: %v", got, s.Well())
+	}
+}
+
+// What Vault refuses a sidecar with is said once.
+func TestRefusalIsPrintedOnce(t *testing.T) {
+	s := full()
+	s.Ready, s.Vault = false, &Vault{Address: "https://vault:8200", Method: "kubernetes", Error: "permission denied", Since: now}
+	var out strings.Builder
+	s.Print(&out, now)
+	if strings.Count(out.String(), "permission denied") != 1 {
+		t.Errorf("printed\n%s", &out)
 	}
 }
 
