@@ -106,6 +106,10 @@ type survey struct {
 // maxNodes is how many nodes a connection may have: Redis advises no more in a cluster.
 const maxNodes = 1000
 
+// mostLines is how many lines an answer to INFO may have: a line for each of ten thousand replicas, and some hundreds. What is made
+// of lines of a few bytes would take many times their size.
+const mostLines = 20_000
+
 // oldest is the first release that has users.
 const oldest = 6
 
@@ -115,6 +119,9 @@ func (k *Kind) survey(ctx context.Context, c kind.Connection, addr string) (s su
 		return s, err
 	}
 	text, _ := reply.(string)
+	if strings.Count(text, "\n") > mostLines {
+		return s, fault{fmt.Sprintf("node %s answers to INFO with more than %d lines; is it another server?", addr, mostLines), nil}
+	}
 	info := readInfo(text)
 	if info["redis_version"] == "" {
 		return s, fault{fmt.Sprintf("node %s does not answer as Redis does: INFO has no redis_version; is it another server?", addr), nil}

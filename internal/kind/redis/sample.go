@@ -4,6 +4,7 @@ package redis
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"strconv"
 	"strings"
@@ -110,10 +111,13 @@ func (k *Kind) sampleNode(ctx context.Context, end <-chan struct{}, t turn, n no
 // newcomers are the clients that have come since the first look, and how many commands each may have taken to log in.
 type newcomers map[string]int
 
+// mostNewcomers bounds what a sample remembers of a server.
+const mostNewcomers = 500_000
+
 // look takes the clients of a look.
 func (c newcomers) look(first bool) func(id string, own bool) {
 	return func(id string, own bool) {
-		if _, known := c[id]; known {
+		if _, known := c[id]; known || len(c) >= mostNewcomers { // beyond that, logins count as not seen
 			return
 		}
 		switch {
@@ -180,6 +184,9 @@ func (k *Kind) spent(ctx context.Context, c kind.Connection, addr string) (spend
 		return spending{}, err
 	}
 	text, _ := reply.(string)
+	if strings.Count(text, "\n") > mostLines {
+		return spending{}, fault{fmt.Sprintf("node %s answers to INFO with more than %d lines; is it another server?", addr, mostLines), nil}
+	}
 	s := readSpending(text)
 	s.ours = ours
 	return s, nil

@@ -84,6 +84,9 @@ func (k *Kind) sessions(ctx context.Context, c kind.Connection, n node, name str
 	return k.sessionsAmong(ctx, c, n, name, func(string, bool) {})
 }
 
+// mostClients is how many clients a node may list. Each line of the list has some 400 bytes, of which largeReply has as many.
+const mostClients = 250_000
+
 // sessionsAmong is sessions, and tells of every client that is logged in: its id, and whether it is ours.
 func (k *Kind) sessionsAmong(ctx context.Context, c kind.Connection, n node, name string, client func(id string, own bool)) ([]session, error) {
 	reply, err := k.do(ctx, c, n.addr, "CLIENT", "LIST")
@@ -91,6 +94,9 @@ func (k *Kind) sessionsAmong(ctx context.Context, c kind.Connection, n node, nam
 		return nil, err
 	}
 	text, _ := reply.(string)
+	if strings.Count(text, "\n") > mostClients {
+		return nil, fault{fmt.Sprintf("node %s lists more than %d clients; is it another server?", n.addr, mostClients), nil}
+	}
 	silent := name != defaultUser // whether those count that have said nothing
 	if !silent {
 		as, err := k.user(ctx, c, n.addr, name)
