@@ -27,8 +27,8 @@ setup-demo: # without Kubernetes, which takes long to build
 build: ## Build the plugin (build/plugins/), the sidecar, the injector and the demo (build/bin/)
 	@$(GOBUILD) -o build/plugins/ ./plugin/cmd/vault-plugin-secrets-hyvve
 	@$(GOBUILD) -o build/bin/ ./sidecar/cmd/hyvve-sidecar ./sidecar/cmd/hyvve-injector
-	@CGO_ENABLED=0 go build -o build/bin/ ./internal/demo/cmd/hyvve-demo ./internal/testbed/cmd/hyvve-dev ./internal/testbed/cmd/hyvve-pause ./internal/bench/cmd/hyvve-bench
-	@CGO_ENABLED=0 go build -C scripts/images -trimpath -o "$(CURDIR)/build/bin/hyvve-images" .
+	@CGO_ENABLED=0 go build -o build/bin/ ./test/demo/cmd/hyvve-demo ./test/bed/cmd/hyvve-dev ./test/bed/cmd/hyvve-pause ./test/bench/cmd/hyvve-bench
+	@CGO_ENABLED=0 go build -C test/images -trimpath -o "$(CURDIR)/build/bin/hyvve-images" .
 
 IMAGES := hyvve-sidecar hyvve-injector
 IMAGE_ARCHS := amd64 arm64
@@ -53,18 +53,18 @@ dev: setup-demo build ## Run a Vault with the engine at hyvve/ in the foreground
 .PHONY: test
 test: setup build ## Run every test, with the race detector, on real parts, then sim (half an hour on two cores)
 	@command -v terraform >/dev/null || echo 'test: SKIPPED, no terraform on PATH: deploy/vault/terraform is parsed, and not run'
-	@[ "$$(id -u)" = 0 ] || echo 'test: SKIPPED, not root: the image of scripts/images is made, and not run'
+	@[ "$$(id -u)" = 0 ] || echo 'test: SKIPPED, not root: the image of test/images is made, and not run'
 	scripts/go-test -race -timeout 45m ./...
-	scripts/go-test -C scripts/images ./...
+	scripts/go-test -C test/images ./...
 	@$(MAKE) --no-print-directory sim
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need neither a server nor what setup fetches
-	scripts/go-test -race $$(go list ./... | grep -vE '/(deploy|internal/(e2e|testbed|bench|demo)|internal/kind/(postgres|redis)|sidecar/(agent|inject|kubernetes|login|reencrypt|render))(/|$$)')
+	scripts/go-test -race $$(go list ./... | grep -vE '/(deploy|test/(bed|bench|demo|e2e|platform)|internal/kind/(postgres|redis)|sidecar/(agent|inject|kubernetes|login|reencrypt|render))(/|$$)')
 
 .PHONY: test-e2e
 test-e2e: setup build ## Run the tests that do, all scenarios among them
-	scripts/go-test -race -timeout 30m ./deploy/... ./internal/e2e/... ./internal/testbed/... ./internal/kind/postgres/... ./internal/kind/redis/... ./sidecar/agent/... ./sidecar/inject/... ./sidecar/kubernetes/... ./sidecar/login/... ./sidecar/reencrypt/... ./sidecar/render/...
+	scripts/go-test -race -timeout 30m ./deploy/... ./test/e2e/... ./test/bed/... ./internal/kind/postgres/... ./internal/kind/redis/... ./sidecar/agent/... ./sidecar/inject/... ./sidecar/kubernetes/... ./sidecar/login/... ./sidecar/reencrypt/... ./sidecar/render/...
 
 .PHONY: test-adversary
 test-adversary: setup build ## Attack real components with what one token, one pod or one neighbour may do; no attack may do harm
@@ -72,7 +72,7 @@ test-adversary: setup build ## Attack real components with what one token, one p
 
 .PHONY: test-ha
 test-ha: setup-demo build ## Kill a cluster's leader in each move, the plugin a hundred times, and do without Vault for ten minutes (some twenty minutes in all)
-	HYVVE_LONG=1 scripts/go-test -count=1 -v -timeout 60m -run '^(TestHighAvailability|TestPluginKilledAHundredTimes|TestVaultIsGoneForLong)$$' ./internal/e2e
+	HYVVE_LONG=1 scripts/go-test -count=1 -v -timeout 60m -run '^(TestHighAvailability|TestPluginKilledAHundredTimes|TestVaultIsGoneForLong)$$' ./test/e2e
 
 .PHONY: test-k8s
 test-k8s: setup build ## Run the scenarios in real pods, on a Kubernetes of one node in namespaces of its own; takes root
@@ -82,23 +82,23 @@ ROTATIONS ?= 50
 
 .PHONY: test-soak
 test-soak: setup-demo build ## Rotate DATABASE_URL and REDIS_URL together, then AGENT_SERVICE_TOKEN and METRICS_API_KEY, ROTATIONS (50) times each under load; nothing may fail
-	HYVVE_ROTATIONS=$(ROTATIONS) scripts/go-test -count=1 -v -timeout 60m -run '^(TestServerURLs|TestWholeRotationUnderLoad)$$' ./internal/e2e
+	HYVVE_ROTATIONS=$(ROTATIONS) scripts/go-test -count=1 -v -timeout 60m -run '^(TestServerURLs|TestWholeRotationUnderLoad)$$' ./test/e2e
 
 .PHONY: test-rare
 test-rare: setup-demo build ## Rotate ROTATIONS (50) times while clients log in for 20 ms each second and each five; none may be refused (some half an hour)
-	HYVVE_ROTATIONS=$(ROTATIONS) scripts/go-test -count=1 -v -timeout 90m -run '^TestRareLogins$$' ./internal/e2e
+	HYVVE_ROTATIONS=$(ROTATIONS) scripts/go-test -count=1 -v -timeout 90m -run '^TestRareLogins$$' ./test/e2e
 
 .PHONY: test-mounts
 test-mounts: ROTATIONS = 20
 test-mounts: setup-demo build ## Rotate the same keys of two mounts, on one PostgreSQL and one Redis, ROTATIONS (20) times each under load; nothing may fail
-	HYVVE_ROTATIONS=$(ROTATIONS) scripts/go-test -count=1 -v -timeout 60m -run '^TestTwoMounts$$' ./internal/e2e
+	HYVVE_ROTATIONS=$(ROTATIONS) scripts/go-test -count=1 -v -timeout 60m -run '^TestTwoMounts$$' ./test/e2e
 
 SEED ?=
 SEEDS ?= 10000
 
 .PHONY: sim
 sim: ## Run the engine in SEEDS (10000) simulated worlds, or tell the story of the one of SEED
-	go test ./internal/sim -run TestSimulation -count 1 -timeout 0 -v -args $(if $(SEED),-seed $(SEED),-seeds $(SEEDS)) $(if $(FROM),-from $(FROM)) $(SIMFLAGS)
+	go test ./test/sim -run TestSimulation -count 1 -timeout 0 -v -args $(if $(SEED),-seed $(SEED),-seeds $(SEEDS)) $(if $(FROM),-from $(FROM)) $(SIMFLAGS)
 
 .PHONY: sim-liar
 sim-liar: SIMFLAGS = -liars
@@ -147,7 +147,7 @@ generate: ## Write anew what is made from something else: assembly, docs/annotat
 .PHONY: lint
 lint: ## Check formatting, vet, import rules and the rest of .golangci.yml, known vulnerabilities, and that assembly is what its generator makes
 	@scripts/lint run ./...
-	@go vet -C scripts/images ./...
+	@go vet -C test/images ./...
 	@go test -C scripts/vulnerabilities ./...
 	@go build -C scripts/vulnerabilities -o "$(CURDIR)/build/tools/vulnerabilities" . && build/tools/vulnerabilities -allowed=scripts/vulnerabilities/allowed.txt ./...
 	@go test -C internal/pbkdf2/asm -count=1 ./... # a cached result would stand though the .s files, outside of that module, have changed

@@ -7,18 +7,18 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // Two servers are down, of which one has two keys: a plan says so once for each server, and for which keys.
 func TestPlanOfServersThatAreDown(t *testing.T) {
-	bed := testbed.ForTest(t)
-	p, err := bed.Postgres(t.Context())
+	rig := bed.ForTest(t)
+	p, err := rig.Postgres(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := bed.Redis(t.Context())
+	r, err := rig.Redis(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func TestPlanOfServersThatAreDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	var said string
-	testkit.Until(t, "each server is named once", func() bool { // checks of before may be under way
+	kit.Until(t, "each server is named once", func() bool { // checks of before may be under way
 		said = strings.Join(b.write("rotate", map[string]any{"keys": "one,two,three", "dry_run": true})["blockers"].([]string), "\n")
 		return strings.Count(said, "connection refused") == 2 && strings.Contains(said, "ONE, TWO: the server 127.0.0.1:") && strings.Contains(said, "THREE: node "+r.Addr)
 	}, func() string { return said })

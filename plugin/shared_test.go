@@ -13,7 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	goredis "github.com/redis/go-redis/v9"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // sharedServer is a server with an application's user.
@@ -22,9 +22,9 @@ type sharedServer struct {
 	login            func(ctx context.Context, url string) error
 }
 
-func sharedPostgres(t *testing.T, bed *testbed.Bed) sharedServer {
+func sharedPostgres(t *testing.T, b *bed.Bed) sharedServer {
 	t.Helper()
-	p, err := bed.Postgres(t.Context())
+	p, err := b.Postgres(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,9 +44,9 @@ func sharedPostgres(t *testing.T, bed *testbed.Bed) sharedServer {
 	}}
 }
 
-func sharedRedis(t *testing.T, bed *testbed.Bed) sharedServer {
+func sharedRedis(t *testing.T, b *bed.Bed) sharedServer {
 	t.Helper()
-	r, err := bed.Redis(t.Context())
+	r, err := b.Redis(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,9 +78,9 @@ func (s sharedServer) at(t *testing.T, text, host string) string {
 
 // Keys whose versions share a login are rotated together or not at all, whatever the connections are called.
 func TestKeysThatShareALogin(t *testing.T) {
-	bed := testbed.ForTest(t)
-	for name, start := range map[string]func(*testing.T, *testbed.Bed) sharedServer{"postgres": sharedPostgres, "redis": sharedRedis} {
-		t.Run(name, func(t *testing.T) { shareALogin(t, start(t, bed)) })
+	b := bed.ForTest(t)
+	for name, start := range map[string]func(*testing.T, *bed.Bed) sharedServer{"postgres": sharedPostgres, "redis": sharedRedis} {
+		t.Run(name, func(t *testing.T) { shareALogin(t, start(t, b)) })
 	}
 }
 
@@ -175,9 +175,9 @@ func (b *backendTest) finishOne(name string, s sharedServer, values func() map[s
 
 // Values are tried at no host but those that the connection names or allows.
 func TestKeysLeadToAllowedHosts(t *testing.T) {
-	bed := testbed.ForTest(t)
-	for name, start := range map[string]func(*testing.T, *testbed.Bed) sharedServer{"postgres": sharedPostgres, "redis": sharedRedis} {
-		t.Run(name, func(t *testing.T) { leadToAllowedHosts(t, start(t, bed)) })
+	b := bed.ForTest(t)
+	for name, start := range map[string]func(*testing.T, *bed.Bed) sharedServer{"postgres": sharedPostgres, "redis": sharedRedis} {
+		t.Run(name, func(t *testing.T) { leadToAllowedHosts(t, start(t, b)) })
 	}
 }
 
@@ -213,7 +213,7 @@ func leadToAllowedHosts(t *testing.T, s sharedServer) {
 
 // An import says then, and not only at the first rotation, what goes by the login's name.
 func TestImportNamesWhatGoesBySessionUser(t *testing.T) {
-	s := sharedPostgres(t, testbed.ForTest(t))
+	s := sharedPostgres(t, bed.ForTest(t))
 	conn, err := pgx.Connect(t.Context(), strings.Replace(s.admin, "/postgres?", "/app?", 1))
 	if err != nil {
 		t.Fatal(err)

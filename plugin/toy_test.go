@@ -12,7 +12,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/kinds"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/kindtest/toy"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kindtest/toy"
 )
 
 // A kind that nothing of the engine or the mount knows is one line in the list: its connections, keys, help and rotations

@@ -15,14 +15,14 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 var update = flag.Bool("update", false, "write golden files and deploy/manifests anew")
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	testbed.Main(m)
+	bed.Main(m)
 }
 
 const (
@@ -34,9 +34,9 @@ const (
 const vaultAddress = "vault.address=https://vault.vault:8200"
 
 // helm runs the real one, for a cluster or for none.
-func helm(t *testing.T, k *testbed.Kubernetes, args ...string) (string, error) {
+func helm(t *testing.T, k *bed.Kubernetes, args ...string) (string, error) {
 	t.Helper()
-	binary := testbed.Tool("tools", "helm")
+	binary := bed.Tool("tools", "helm")
 	if _, err := os.Stat(binary); err != nil {
 		t.Fatalf("no helm: run scripts/setup (make test does): %v", err)
 	}
@@ -55,7 +55,7 @@ func helm(t *testing.T, k *testbed.Kubernetes, args ...string) (string, error) {
 	return string(out), nil
 }
 
-func mustHelm(t *testing.T, k *testbed.Kubernetes, args ...string) string {
+func mustHelm(t *testing.T, k *bed.Kubernetes, args ...string) string {
 	t.Helper()
 	said, err := helm(t, k, args...)
 	if err != nil {
@@ -184,7 +184,7 @@ func TestRefusedValues(t *testing.T) {
 
 // The chart names the images that "make images" makes.
 func TestVersion(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join(testbed.Repo(), "Makefile"))
+	text, err := os.ReadFile(filepath.Join(bed.Repo(), "Makefile"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 const configurations = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/"
@@ -24,7 +24,7 @@ type configuration struct {
 	}
 }
 
-func webhookOf(t *testing.T, k *testbed.Kubernetes, name string) configuration {
+func webhookOf(t *testing.T, k *bed.Kubernetes, name string) configuration {
 	t.Helper()
 	var c configuration
 	if err := k.Do(t.Context(), http.MethodGet, configurations+name, nil, &c); err != nil {
@@ -34,7 +34,7 @@ func webhookOf(t *testing.T, k *testbed.Kubernetes, name string) configuration {
 }
 
 // bundle sets caBundle as the replicas do, by whatever their role lets them, and gives it.
-func bundle(t *testing.T, k *testbed.Kubernetes, name string) string {
+func bundle(t *testing.T, k *bed.Kubernetes, name string) string {
 	t.Helper()
 	authority, err := os.ReadFile(k.CAFile)
 	if err != nil {
@@ -52,7 +52,7 @@ func bundle(t *testing.T, k *testbed.Kubernetes, name string) string {
 func TestInstallUpgradeUninstall(t *testing.T) {
 	for mode, serverSide := range map[string]string{"server": "--server-side=true", "client": "--server-side=false"} {
 		t.Run(mode, func(t *testing.T) {
-			k, ns := testbed.Namespace(t)
+			k, ns := bed.Namespace(t)
 			release := "release-" + mode
 			said := mustHelm(t, k, "install", release, chart, "--namespace", ns, "--set", vaultAddress, serverSide)
 			if !strings.Contains(said, "rollout status deployment/"+release+"-injector") || strings.Contains(said, "There is one replica") {
@@ -88,7 +88,7 @@ func TestInstallUpgradeUninstall(t *testing.T) {
 
 // Two releases would inject twice, and are kept apart by their names; one of a name that is taken is refused as a whole.
 func TestInstallTwice(t *testing.T) {
-	k, ns := testbed.Namespace(t)
+	k, ns := bed.Namespace(t)
 	other := ns + "-other"
 	if err := k.Namespace(t.Context(), other, nil); err != nil {
 		t.Fatal(err)
@@ -102,7 +102,7 @@ func TestInstallTwice(t *testing.T) {
 
 // The plain manifest may be applied again, and keeps caBundle, too.
 func TestApplyManifest(t *testing.T) {
-	k, _ := testbed.Namespace(t)
+	k, _ := bed.Namespace(t)
 	text, err := os.ReadFile(manifest)
 	if err != nil {
 		t.Fatal(err)
@@ -121,7 +121,7 @@ func TestApplyManifest(t *testing.T) {
 	if _, err := k.Kubectl(t.Context(), string(text), "delete", "-f", "-", "--wait=false"); err != nil {
 		t.Error(err)
 	}
-	gone := (*testbed.StatusError)(nil)
+	gone := (*bed.StatusError)(nil)
 	if err := k.Do(t.Context(), http.MethodGet, configurations+"hyvve-injector", nil, nil); !errors.As(err, &gone) || gone.Code != 404 {
 		t.Errorf("after deletion: %v", err)
 	}
@@ -129,7 +129,7 @@ func TestApplyManifest(t *testing.T) {
 
 // A namespace that takes restricted pods only takes the injector's.
 func TestPodsAreRestricted(t *testing.T) {
-	k, ns := testbed.Namespace(t)
+	k, ns := bed.Namespace(t)
 	strict := ns + "-strict"
 	if err := k.Namespace(t.Context(), strict, map[string]string{"pod-security.kubernetes.io/enforce": "restricted"}); err != nil {
 		t.Fatal(err)
@@ -163,7 +163,7 @@ func TestPodsAreRestricted(t *testing.T) {
 
 // The API server takes every object of its own kinds, with no name that it does not know.
 func TestServerTakesAll(t *testing.T) {
-	k, ns := testbed.Namespace(t)
+	k, ns := bed.Namespace(t)
 	files, err := filepath.Glob("testdata/values/*.yaml")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("%v: %v", files, err)

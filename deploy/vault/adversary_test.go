@@ -16,13 +16,13 @@ import (
 
 	"github.com/hashicorp/vault/api"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // peopled is a Vault with the shipped policies of people, and a token of each.
 func peopled(t *testing.T) (w *world, as map[string]*api.Client) {
 	t.Helper()
-	v, err := testbed.ForTest(t).Vault(t.Context(), testbed.VaultOptions{})
+	v, err := bed.ForTest(t).Vault(t.Context(), bed.VaultOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/hashicorp/vault/api"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // user is somebody with an entity: a user of userpass, with some of the shipped policies.
@@ -39,7 +39,7 @@ func (w *world) rotation(id string) map[string]any {
 // waitsForAnother waits until a rotation waits for another user's confirmation.
 func (w *world) waitsForAnother(id string) {
 	w.t.Helper()
-	testkit.Until(w.t, "another user is waited for", func() bool {
+	kit.Until(w.t, "another user is waited for", func() bool {
 		return strings.HasPrefix(fmt.Sprint(w.rotation(id)["next_gate"]), "another user than ")
 	})
 }
@@ -58,7 +58,7 @@ func (w *world) confirms(id string, by *api.Client, refused string) {
 
 func (w *world) ends(id, state string) {
 	w.t.Helper()
-	testkit.Until(w.t, id+" is "+state, func() bool { return w.rotation(id)["state"] == state })
+	kit.Until(w.t, id+" is "+state, func() bool { return w.rotation(id)["state"] == state })
 }
 
 // A user who starts a rotation of a key with confirm_by=other does not end its old version alone, by whatever login, option or
@@ -135,7 +135,7 @@ func TestAdversaryConfirmsTheirOwnSchedule(t *testing.T) {
 		t.Fatal(err)
 	}
 	var id string
-	testkit.Until(t, "it rotates by itself", func() bool {
+	kit.Until(t, "it rotates by itself", func() bool {
 		secret, err := w.vault.Client.Logical().ListWithContext(t.Context(), "hyvve/rotations")
 		if err != nil || secret == nil {
 			return false

@@ -18,12 +18,12 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
-func TestMain(m *testing.M) { testbed.Main(m) }
+func TestMain(m *testing.M) { bed.Main(m) }
 
 // authPlugin is what the kubernetes method is called where it is not built in.
 const authPlugin = "vault-plugin-auth-kubernetes"
@@ -36,16 +36,16 @@ var workloads = []string{"api", "agents", "web", "prometheus", "reencryptor"}
 // world is a Vault and an API server of Kubernetes that setup.sh makes known to each other.
 type world struct {
 	t         *testing.T
-	vault     *testbed.Vault
-	cluster   *testbed.Kubernetes
+	vault     *bed.Vault
+	cluster   *bed.Kubernetes
 	namespace string
 	dir       string
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	k, ns := testbed.Namespace(t)
-	v, err := testbed.ForTest(t).Vault(t.Context(), testbed.VaultOptions{})
+	k, ns := bed.Namespace(t)
+	v, err := bed.ForTest(t).Vault(t.Context(), bed.VaultOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func (w *world) file(name, content string) string {
 // script runs setup.sh as an administrator of Vault does.
 func (w *world) script(args ...string) (string, error) {
 	w.t.Helper()
-	binary, err := testbed.VaultBinary()
+	binary, err := bed.VaultBinary()
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func (w *world) token(account string) string {
 	if err := w.cluster.ServiceAccount(w.t.Context(), w.namespace, account); err != nil {
 		w.t.Fatal(err)
 	}
-	token, err := w.cluster.Token(w.t.Context(), w.namespace, account, testbed.VaultAudience)
+	token, err := w.cluster.Token(w.t.Context(), w.namespace, account, bed.VaultAudience)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -143,7 +143,7 @@ func (w *world) login(account, role string) (*api.Client, error) {
 }
 
 // sidecar runs a real one, that logs in with a token of a service account.
-func (w *world) sidecar(name string) *testkit.Log {
+func (w *world) sidecar(name string) *kit.Log {
 	w.t.Helper()
 	run := filepath.Join(w.dir, name)
 	if err := os.Mkdir(run, 0o700); err != nil {
@@ -168,7 +168,7 @@ func (w *world) sidecar(name string) *testkit.Log {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	log := &testkit.Log{}
+	log := &kit.Log{}
 	a, err := agent.New(c, slog.New(slog.NewJSONHandler(log, nil)))
 	if err != nil {
 		w.t.Fatal(err)
@@ -199,18 +199,18 @@ func TestPoliciesAreEnoughAndNoWider(t *testing.T) {
 	for _, name := range workloads {
 		w.write("hyvve/workloads/"+name, map[string]any{"presents": "jwt-secret", "min_instances": 1})
 	}
-	logs := map[string]*testkit.Log{}
+	logs := map[string]*kit.Log{}
 	for _, name := range workloads {
 		logs[name] = w.sidecar(name)
 	}
 
 	operator := w.as(w.write("auth/token/create", map[string]any{"policies": []string{"hyvve-operator"}}).Auth.ClientToken)
-	engine := client.New(operator, testbed.Mount)
+	engine := client.New(operator, bed.Mount)
 	r, err := engine.Rotate(t.Context(), "scenario", "jwt-secret")
 	if err != nil {
 		t.Fatal(err)
 	}
-	testkit.Until(t, "the rotation ends", func() bool {
+	kit.Until(t, "the rotation ends", func() bool {
 		now, err := engine.Rotation(t.Context(), r.ID)
 		return err == nil && now.State == "done"
 	}, func() string {
@@ -358,7 +358,7 @@ func (w *world) state() string {
 }
 
 func TestSetUpRefuses(t *testing.T) {
-	v, err := testbed.ForTest(t).Vault(t.Context(), testbed.VaultOptions{NoMount: true})
+	v, err := bed.ForTest(t).Vault(t.Context(), bed.VaultOptions{NoMount: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,16 +18,16 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 const canary = "canary-secret-value"
 
 // fakeVault speaks the engine's contract, for faults that a real one cannot be made to show at will. The scenarios of
-// internal/e2e have the real one.
+// test/e2e have the real one.
 type fakeVault struct {
 	t      *testing.T
 	server *httptest.Server
@@ -218,7 +218,7 @@ type running struct {
 	fake    *fakeVault
 	reloads *reloads
 	path    string
-	log     *testkit.Log
+	log     *kit.Log
 	agent   *Agent
 	config  Config // that it was started with
 }
@@ -242,7 +242,7 @@ func startAgentIn(t *testing.T, dir string, worker Reencryptor) *running {
 
 func startAgentWith(t *testing.T, dir string, worker Reencryptor, change func(r *running, c *Config)) *running {
 	t.Helper()
-	r := &running{t: t, dir: dir, fake: newFakeVault(t), reloads: &reloads{}, log: &testkit.Log{}}
+	r := &running{t: t, dir: dir, fake: newFakeVault(t), reloads: &reloads{}, log: &kit.Log{}}
 	r.path = filepath.Join(dir, "secrets.json")
 	token := filepath.Join(dir, "token")
 	if err := os.WriteFile(token, []byte("root"), 0o600); err != nil {
@@ -414,17 +414,17 @@ func TestFollowReloads(t *testing.T) {
 	}
 	called := make(chan struct{}, 10)
 	c.Reloader = reloaderFunc(func() error { called <- struct{}{}; return nil })
-	log := &testkit.Log{}
+	log := &kit.Log{}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- Follow(ctx, c, nil, slog.New(slog.NewTextHandler(log, nil))) }()
-	testkit.Until(t, "it follows", func() bool { return strings.Contains(log.String(), "following files") }, log.String)
+	kit.Until(t, "it follows", func() bool { return strings.Contains(log.String(), "following files") }, log.String)
 	if err := os.WriteFile(path, []byte("A=2"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	select {
 	case <-called:
-	case <-time.After(testkit.Patience):
+	case <-time.After(kit.Patience):
 		t.Fatal("no reload")
 	}
 	cancel()

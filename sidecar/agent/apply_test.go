@@ -18,9 +18,9 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // checker answers what it is told to.
@@ -319,7 +319,7 @@ func TestFollowReloadsUntilItWorks(t *testing.T) {
 		calls <- n
 		return nil
 	})
-	log := slog.New(slog.NewTextHandler(&testkit.Log{}, nil))
+	log := slog.New(slog.NewTextHandler(&kit.Log{}, nil))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -340,7 +340,7 @@ func TestFollowEndsWithoutAVerdict(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	c := Config{Reloader: reloaderFunc(func() error { return nil }), Interval: time.Hour, Deadline: time.Hour, Successes: 2}
 	c.Checker = checkerFunc(func() error { cancel(); return nil })
-	log := &testkit.Log{}
+	log := &kit.Log{}
 	board := newBoard(Config{File: File{Watch: &WatchBlock{}}}, nil)
 	follow(ctx, c, &fileMask{}, board, slog.New(slog.NewTextHandler(log, nil)))
 	if s := board.State(); !s.Healthy || s.Reason != "" || strings.Contains(log.String(), "not healthy") {

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // startAwaited starts a sidecar without Vault that ends unless somebody waits for it.
@@ -50,8 +50,8 @@ func TestNobodyWaits(t *testing.T) {
 	begun := time.Now()
 	r, socket := startAwaited(t, t.TempDir())
 	r.ends = status.ErrAbandoned
-	testkit.Until(t, "it runs", func() bool { return runs(t, socket) })
-	testkit.Until(t, "it has ended", func() bool { return !runs(t, socket) })
+	kit.Until(t, "it runs", func() bool { return runs(t, socket) })
+	kit.Until(t, "it has ended", func() bool { return !runs(t, socket) })
 	if took := time.Since(begun); took < awaitedFirst {
 		t.Errorf("it has ended after %v", took)
 	}
@@ -63,11 +63,11 @@ func TestWhoWaitsIsKilled(t *testing.T) {
 	r, socket := startAwaited(t, t.TempDir())
 	r.ends = status.ErrAbandoned
 	leave, _ := waits(t, socket)
-	testkit.Until(t, "it runs", func() bool { return runs(t, socket) })
-	testkit.Stays(t, "it runs while somebody waits", awaitedFirst+2*awaitedAgain, func() bool { return runs(t, socket) })
+	kit.Until(t, "it runs", func() bool { return runs(t, socket) })
+	kit.Stays(t, "it runs while somebody waits", awaitedFirst+2*awaitedAgain, func() bool { return runs(t, socket) })
 	leave()
 	left := time.Now()
-	testkit.Until(t, "it has ended", func() bool { return !runs(t, socket) })
+	kit.Until(t, "it has ended", func() bool { return !runs(t, socket) })
 	if took := time.Since(left); took > time.Second {
 		t.Errorf("it has ended after %v", took)
 	}
@@ -78,27 +78,27 @@ func TestWaitedFor(t *testing.T) {
 	dir := t.TempDir()
 	r, socket := startAwaited(t, dir)
 	_, ended := waits(t, socket)
-	testkit.Until(t, "it runs", func() bool { return runs(t, socket) })
+	kit.Until(t, "it runs", func() bool { return runs(t, socket) })
 	r.fake.change(func() { delete(r.fake.fail, "creds") })
 	if code := <-ended; code != 0 {
 		t.Errorf("exit status %d", code)
 	}
 	r.await("loaded", loaded("etag-1-0"))
-	testkit.Until(t, "that is noted", r.config.Targets[0].InPlace)
+	kit.Until(t, "that is noted", r.config.Targets[0].InPlace)
 	r.stop()
 	r, socket = startAwaited(t, dir)
 	_, ended = waits(t, socket)
 	if code := <-ended; code != 0 {
 		t.Errorf("after a restart: exit status %d", code)
 	}
-	testkit.Stays(t, "it runs once files are in place", awaitedFirst+2*awaitedAgain, func() bool { return runs(t, socket) })
+	kit.Stays(t, "it runs once files are in place", awaitedFirst+2*awaitedAgain, func() bool { return runs(t, socket) })
 }
 
 // Who waits for too long is told why, by the probe's words as by the hook's.
 func TestWaitsTooLong(t *testing.T) {
 	r, socket := startAwaited(t, t.TempDir())
 	r.ends = status.ErrAbandoned
-	testkit.Until(t, "it runs", func() bool { return runs(t, socket) })
+	kit.Until(t, "it runs", func() bool { return runs(t, socket) })
 	for _, wait := range []string{"300ms", "3500ms"} {
 		var out, errs bytes.Buffer
 		if code := Status(t.Context(), []string{"--socket=" + socket, "--ready", "--wait=" + wait}, &out, &errs); code != 1 {
@@ -108,7 +108,7 @@ func TestWaitsTooLong(t *testing.T) {
 			t.Errorf("%s: %s", wait, said)
 		}
 	}
-	testkit.Until(t, "it has ended", func() bool { return !runs(t, socket) }) // since nobody has asked again
+	kit.Until(t, "it has ended", func() bool { return !runs(t, socket) }) // since nobody has asked again
 }
 
 func TestAwaitedWhere(t *testing.T) {

@@ -14,16 +14,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/lastgood"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // played is a real API server and a real controller manager, and a kubelet that the test plays: pods that it starts read the
 // Secret at that moment, as their environment would be.
 type played struct {
-	*testbed.Kubernetes
+	*bed.Kubernetes
 	t     *testing.T
 	token string // file
 
@@ -39,8 +39,8 @@ func play(t *testing.T) *played {
 	if testing.Short() {
 		t.Skip("on an API server: run by \"make test\" and \"make test-e2e\", not by \"make test-unit\"")
 	}
-	bed := testbed.ForTest(t)
-	k, err := bed.Kubernetes(t.Context())
+	b := bed.ForTest(t)
+	k, err := b.Kubernetes(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ spec:
     metadata: {labels: {app: prometheus}}
     spec: {containers: [{name: prometheus, image: "registry.local/prometheus:1"}]}
 `))
-	t.Cleanup(k.PlayKubelet(context.Background(), space, func(pod testbed.PlayedPod) {
+	t.Cleanup(k.PlayKubelet(context.Background(), space, func(pod bed.PlayedPod) {
 		value := p.value()
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -102,7 +102,7 @@ func (p *played) generation() int {
 // reads gives what each pod has read that is there now.
 func (p *played) reads() map[string]int {
 	p.t.Helper()
-	var list struct{ Items []testbed.PlayedPod }
+	var list struct{ Items []bed.PlayedPod }
 	p.must(p.Do(p.t.Context(), http.MethodGet, "/api/v1/namespaces/monitoring/pods", nil, &list))
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -193,18 +193,18 @@ func TestSecretIsWrittenAndPodsAreRestarted(t *testing.T) {
 	again.await("loaded after a restart", loaded("etag-2-0"))
 	// Neither does a Secret that somebody deletes: it is what it was.
 	p.must(p.Do(t.Context(), http.MethodDelete, "/api/v1/namespaces/monitoring/secrets/metrics-auth", nil, nil))
-	testkit.Until(t, "the Secret is back", func() bool { return p.value() == canary+"-2" })
-	testkit.Until(t, "it is loaded again", func() bool { return again.state().Loaded })
+	kit.Until(t, "the Secret is back", func() bool { return p.value() == canary+"-2" })
+	kit.Until(t, "it is loaded again", func() bool { return again.state().Loaded })
 	// Nor does another configuration of what no pod reads.
 	p.must(again.agent.reconfigure(p.configuration(again, `labels = { "app" = "metrics" }`)))
-	testkit.Until(t, "the label is there", func() bool {
+	kit.Until(t, "the label is there", func() bool {
 		var s struct {
 			Metadata struct{ Labels map[string]string }
 		}
 		p.must(p.Do(t.Context(), http.MethodGet, "/api/v1/namespaces/monitoring/secrets/metrics-auth", nil, &s))
 		return s.Metadata.Labels["app"] == "metrics"
 	})
-	testkit.Until(t, "it is loaded again", func() bool { return again.state().Loaded })
+	kit.Until(t, "it is loaded again", func() bool { return again.state().Loaded })
 	if now := p.generation(); now != second {
 		t.Errorf("pods were restarted %d times for nothing", now-second)
 	}
@@ -232,7 +232,7 @@ func TestSidecarIsKilledBetweenSecretAndRestart(t *testing.T) {
 		t.Fatal("something was restarted already")
 	}
 	again := p.agentOf(r, "")
-	testkit.Until(t, "the restart is begun", func() bool { return p.generation() == before+1 })
+	kit.Until(t, "the restart is begun", func() bool { return p.generation() == before+1 })
 	again.stop() // in the midst of the rollout
 	last := p.agentOf(r, "")
 	last.await("the second bundle is loaded", func(report map[string]any) bool {
@@ -292,11 +292,11 @@ func TestDestinationsThatOthersChange(t *testing.T) {
 	settled := func() bool { s := r.state(); return s.Loaded && s.Healthy && s.Rollout.Old == 0 }
 	before := p.generation()
 	p.must(p.Patch(t.Context(), "/apis/apps/v1/namespaces/monitoring/deployments/prometheus", "application/merge-patch+json", []byte(`{"spec":{"template":{"metadata":{"annotations":null}}}}`), nil))
-	testkit.Until(t, "pods are restarted once more", func() bool { return p.generation() == before+2 })
-	testkit.Until(t, "that is over", settled)
+	kit.Until(t, "pods are restarted once more", func() bool { return p.generation() == before+2 })
+	kit.Until(t, "that is over", settled)
 	p.must(p.Patch(t.Context(), "/api/v1/namespaces/monitoring/secrets/metrics-auth", "application/merge-patch+json", []byte(`{"data":{"token":"eA=="}}`), nil))
-	testkit.Until(t, "pods are restarted for the Secret", func() bool { return p.generation() == before+3 })
-	testkit.Until(t, "that is over", func() bool {
+	kit.Until(t, "pods are restarted for the Secret", func() bool { return p.generation() == before+3 })
+	kit.Until(t, "that is over", func() bool {
 		got := p.reads()
 		return got[canary+"-1"] == 2 && len(got) == 1 && settled()
 	})

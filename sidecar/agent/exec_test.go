@@ -19,8 +19,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // asExec makes this binary "hyvve-sidecar exec". The workload does not see the name.
@@ -55,7 +55,7 @@ func startExec(t *testing.T, fake *fakeVault, dir, script string, flags ...strin
 // startExecBy starts it by another program.
 func startExecBy(t *testing.T, by []string, fake *fakeVault, dir, script string, flags ...string) *execed {
 	t.Helper()
-	e := &execed{running: &running{t: t, dir: dir, fake: fake, path: filepath.Join(dir, "secrets.json"), log: &testkit.Log{}}, done: make(chan struct{})}
+	e := &execed{running: &running{t: t, dir: dir, fake: fake, path: filepath.Join(dir, "secrets.json"), log: &kit.Log{}}, done: make(chan struct{})}
 	token := filepath.Join(dir, "token")
 	if err := os.WriteFile(token, []byte("root"), 0o600); err != nil {
 		t.Fatal(err)
@@ -90,7 +90,7 @@ func (e *execed) said() []string {
 
 func (e *execed) until(what string, holds func() bool) {
 	e.t.Helper()
-	testkit.Until(e.t, what, holds, func() string { return fmt.Sprintf("the workload says %q; log:\n%s", e.said(), e.log) })
+	kit.Until(e.t, what, holds, func() string { return fmt.Sprintf("the workload says %q; log:\n%s", e.said(), e.log) })
 }
 
 func (e *execed) hears(n int, want string) string {
@@ -289,7 +289,7 @@ func TestExecIsKilled(t *testing.T) {
 		if err := e.cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		e.until("the workload is gone", func() bool { return !testkit.Alive(pid) })
+		e.until("the workload is gone", func() bool { return !kit.Alive(pid) })
 	}
 }
 
@@ -341,7 +341,7 @@ func TestExecRefusals(t *testing.T) {
 		"pid file":       {append(common, "--pid-file=/x", "--", "true"), 2, "flag --pid-file is not known"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			output := &testkit.Log{}
+			output := &kit.Log{}
 			if status := Exec(t.Context(), c.args, output, output); status != c.status {
 				t.Errorf("status %d, want %d", status, c.status)
 			}
@@ -408,11 +408,11 @@ func TestExecIsAnotherCommand(t *testing.T) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	output := &testkit.Log{}
+	output := &kit.Log{}
 	if status := Command(t.Context(), []string{"--config=" + path}, output, output); status != 2 || !strings.Contains(output.String(), `run it with "hyvve-sidecar exec"`) {
 		t.Errorf("status %d: %s", status, output)
 	}
-	output = &testkit.Log{}
+	output = &kit.Log{}
 	if status := Exec(t.Context(), []string{"--help"}, output, output); status != 0 || !strings.Contains(output.String(), "--stop-timeout") || strings.Contains(output.String(), "--pid-file") {
 		t.Errorf("status %d: %s", status, output)
 	}

@@ -13,8 +13,8 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/lastgood"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // storeIn gives a place for copies of the instance that startAgent runs.
@@ -64,7 +64,7 @@ func (r *running) says(what string) {
 
 func (r *running) holds(what string, so func() bool) {
 	r.t.Helper()
-	testkit.Until(r.t, what, so, r.log.String)
+	kit.Until(r.t, what, so, r.log.String)
 }
 
 func TestColdStart(t *testing.T) {

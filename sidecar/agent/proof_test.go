@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 func (f *fakeVault) shown() []string {
@@ -67,7 +67,7 @@ func TestPolicyWithoutWrites(t *testing.T) {
 	r.await("first", loaded("etag-1-0"))
 	r.fake.change(func() { r.fake.version = 2 })
 	r.await("second", loaded("etag-2-0"))
-	testkit.Until(t, "it reads twice", func() bool { return r.fake.count("creds") == 3 }, r.log.String) // one write, two reads
+	kit.Until(t, "it reads twice", func() bool { return r.fake.count("creds") == 3 }, r.log.String) // one write, two reads
 	if n := strings.Count(r.log.String(), "Add \\\"update\\\" to the capabilities"); n != 1 {
 		t.Errorf("it warns %d times: %s", n, r.log.String())
 	}

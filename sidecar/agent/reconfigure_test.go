@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 func testLog(w io.Writer) *slog.Logger { return slog.New(slog.NewJSONHandler(w, nil)) }
@@ -23,14 +23,14 @@ func testLog(w io.Writer) *slog.Logger { return slog.New(slog.NewJSONHandler(w, 
 type hangup struct {
 	t    *testing.T
 	dir  string
-	log  *testkit.Log
+	log  *kit.Log
 	done chan int
 	stop context.CancelFunc
 }
 
 func startCommand(t *testing.T, dir, config string) *hangup {
 	t.Helper()
-	h := &hangup{t: t, dir: dir, log: &testkit.Log{}, done: make(chan int, 1)}
+	h := &hangup{t: t, dir: dir, log: &kit.Log{}, done: make(chan int, 1)}
 	h.write("sidecar.hcl", config)
 	ctx, cancel := context.WithCancel(t.Context())
 	h.stop = cancel
@@ -64,7 +64,7 @@ func (h *hangup) read(name string) string {
 // says waits until the log has it a number of times.
 func (h *hangup) says(n int, text string) {
 	h.t.Helper()
-	testkit.Until(h.t, fmt.Sprintf("the log says %d times %q", n, text), func() bool { return strings.Count(h.log.String(), text) >= n }, h.log.String)
+	kit.Until(h.t, fmt.Sprintf("the log says %d times %q", n, text), func() bool { return strings.Count(h.log.String(), text) >= n }, h.log.String)
 }
 
 // reconfigure changes the file and sends the signal, to this process.
@@ -92,7 +92,7 @@ render "json" { path = "%s/secrets.json" }
 reload "command" { command = ["sh", "-c", "echo >> %s/reloads"] }
 `, fake.server.URL, dir, dir, dir) + more
 	}
-	reports := &running{t: t, fake: fake, log: &testkit.Log{}}
+	reports := &running{t: t, fake: fake, log: &kit.Log{}}
 	if err := os.WriteFile(filepath.Join(dir, "token"), []byte("root"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ reload "command" { command = ["sh", "-c", "echo >> %s/reloads"] }
 	second := fmt.Sprintf(`render "dotenv" { path = "%s/.env" }`, dir)
 	h.reconfigure(config(second))
 	h.says(1, "configuration taken")
-	testkit.Until(t, "the second file is there and reloaded", func() bool {
+	kit.Until(t, "the second file is there and reloaded", func() bool {
 		return strings.Contains(h.read(".env"), canary) && h.read("reloads") == "\n\n"
 	})
 	again := reports.await("loaded again", loaded("etag-1-0"))
@@ -119,7 +119,7 @@ reload "command" { command = ["sh", "-c", "echo >> %s/reloads"] }
 	h.says(2, `"configuration taken"`)
 	fake.change(func() { fake.version = 2 })
 	reports.await("the next version", loaded("etag-2-0"))
-	testkit.Until(t, "one reload for it", func() bool { return h.read("reloads") == "\n\n\n" })
+	kit.Until(t, "one reload for it", func() bool { return h.read("reloads") == "\n\n\n" })
 	if n := fake.count("leave"); n != 0 {
 		t.Errorf("leases were given back: %d", n)
 	}
@@ -162,7 +162,7 @@ func TestHangupWhileVaultIsAway(t *testing.T) {
 	h.reconfigure(config("b.json") + "\nstatus { socket = \"none\" }")
 	h.says(1, "configuration taken")
 	fake.change(func() { delete(fake.fail, "auth") })
-	testkit.Until(t, "the file of the new configuration", func() bool { return h.read("b.json") != "" })
+	kit.Until(t, "the file of the new configuration", func() bool { return h.read("b.json") != "" })
 	if h.read("a.json") != "" {
 		t.Error("the file of the old configuration is there too")
 	}
@@ -178,17 +178,17 @@ func TestHangupOfAFollower(t *testing.T) {
 	h.says(1, "following files")
 	h.reconfigure(config("b"))
 	h.says(2, "following files")
-	testkit.Until(t, "a reload", func() bool { return h.read("reloads") == "b\n" })
+	kit.Until(t, "a reload", func() bool { return h.read("reloads") == "b\n" })
 	h.write("b", "B=1")
-	testkit.Until(t, "a reload for a change", func() bool { return h.read("reloads") == "b\nb\n" })
+	kit.Until(t, "a reload for a change", func() bool { return h.read("reloads") == "b\nb\n" })
 	if err := os.Mkdir(filepath.Join(dir, "c"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	h.reconfigure(config("c")) // a directory cannot be read as a file
 	h.says(1, "configuration given up")
-	testkit.Until(t, "the configuration before stands, and what has changed meanwhile is not lost", func() bool { return h.read("reloads") == "b\nb\nb\n" })
+	kit.Until(t, "the configuration before stands, and what has changed meanwhile is not lost", func() bool { return h.read("reloads") == "b\nb\nb\n" })
 	h.write("b", "B=2")
-	testkit.Until(t, "a reload for a change", func() bool { return h.read("reloads") == "b\nb\nb\nb\n" })
+	kit.Until(t, "a reload for a change", func() bool { return h.read("reloads") == "b\nb\nb\nb\n" })
 }
 
 // One whose reload fails is not the last that a follower takes.
@@ -206,7 +206,7 @@ func TestHangupOfAFollowerMendsTheReload(t *testing.T) {
 	h.reconfigure(config("echo it had " + canary + "; false")) // what it held before is hidden still
 	h.says(1, "workload not reloaded")
 	h.reconfigure(config("echo mended > " + dir + "/reloads"))
-	testkit.Until(t, "a reload", func() bool { return h.read("reloads") == "mended\n" })
+	kit.Until(t, "a reload", func() bool { return h.read("reloads") == "mended\n" })
 }
 
 // Flags may come from the environment; the command line goes over it.

@@ -11,13 +11,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // A disk that is full, and a directory that is read-only: the last good file stays as it is, the workload is not touched,
 // the engine hears why, and once the fault is gone the agent goes on by itself.
 func TestFilesThatCannotBeWritten(t *testing.T) {
-	if !testkit.Apart(t) {
+	if !kit.Apart(t) {
 		return
 	}
 	remount := func(dir string, flags uintptr, options string) {

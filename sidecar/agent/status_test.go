@@ -13,8 +13,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // How the sidecar is can be asked at its socket, before, while and after something is wrong, and no answer holds a value.
@@ -35,7 +35,7 @@ func TestStatusAtTheSocket(t *testing.T) {
 	}
 	shows := func(code int, parts ...string) {
 		t.Helper()
-		testkit.Until(t, strings.Join(parts, ", "), func() bool {
+		kit.Until(t, strings.Join(parts, ", "), func() bool {
 			if status() != code {
 				return false
 			}
@@ -148,7 +148,7 @@ func TestStatusCannotBeServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close() //nolint:errcheck // of a test
-	log := &testkit.Log{}
+	log := &kit.Log{}
 	c := Config{File: File{Status: &StatusBlock{Listen: taken.Addr().String()}}}
 	if _, err := serveStatus(t.Context(), c, newBoard(c, nil), testLog(log)); err == nil || !strings.Contains(err.Error(), "end what listens there") {
 		t.Errorf("error is %v", err)
@@ -160,9 +160,9 @@ func TestStatusCannotBeServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer end()
-	testkit.Until(t, "it is said", func() bool { return strings.Contains(log.String(), "it is tried again") })
+	kit.Until(t, "it is said", func() bool { return strings.Contains(log.String(), "it is tried again") })
 	if err := os.Mkdir(filepath.Dir(socket), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	testkit.Until(t, "the socket is there", func() bool { _, err := ask(t.Context(), socket, "/status"); return err == nil })
+	kit.Until(t, "the socket is there", func() bool { _, err := ask(t.Context(), socket, "/status"); return err == nil })
 }

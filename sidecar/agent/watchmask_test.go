@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 func TestFileMask(t *testing.T) {
@@ -69,13 +69,13 @@ func TestFollowMasks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := &testkit.Log{}
+	log := &kit.Log{}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- Follow(ctx, c, nil, slog.New(slog.NewTextHandler(log, nil))) }()
 	awaitLog := func(want string) {
 		t.Helper()
-		testkit.Until(t, "the log says "+want, func() bool { return strings.Contains(log.String(), want) }, log.String)
+		kit.Until(t, "the log says "+want, func() bool { return strings.Contains(log.String(), want) }, log.String)
 	}
 	awaitLog("following files")
 	if err := os.WriteFile(path, []byte("TOKEN="+canary+"-2"), 0o600); err != nil {

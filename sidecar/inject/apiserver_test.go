@@ -12,10 +12,10 @@ import (
 
 	"sigs.k8s.io/yaml"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
-func TestMain(m *testing.M) { testbed.Main(m) }
+func TestMain(m *testing.M) { bed.Main(m) }
 
 // unrestricted are the shapes that PodSecurity "restricted" refuses for what they are themselves.
 var unrestricted = map[string]bool{
@@ -25,7 +25,7 @@ var unrestricted = map[string]bool{
 // A real API server takes every pod that was injected, in a namespace that takes restricted pods only if it takes the pod
 // as it came there.
 func TestAPIServerTakesInjectedPods(t *testing.T) {
-	k, open := testbed.Namespace(t)
+	k, open := bed.Namespace(t)
 	strict := open + "-strict"
 	if err := k.Namespace(t.Context(), strict, map[string]string{"pod-security.kubernetes.io/enforce": "restricted"}); err != nil {
 		t.Fatal(err)

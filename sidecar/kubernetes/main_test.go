@@ -10,16 +10,16 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
-func TestMain(m *testing.M) { testbed.Main(m) }
+func TestMain(m *testing.M) { bed.Main(m) }
 
 const canary = "canary-secret-value"
 
 // cluster is a namespace of a real API server, with an account that may do what the docs say.
 type cluster struct {
-	*testbed.Kubernetes
+	*bed.Kubernetes
 	t         *testing.T
 	ns        string
 	tokenPath string
@@ -52,11 +52,11 @@ const account = "hyvve-metrics"
 
 func newCluster(t *testing.T, create bool) *cluster {
 	t.Helper()
-	k, ns := testbed.Namespace(t)
+	k, ns := bed.Namespace(t)
 	return clusterOf(t, k, ns, create)
 }
 
-func clusterOf(t *testing.T, k *testbed.Kubernetes, ns string, create bool) *cluster {
+func clusterOf(t *testing.T, k *bed.Kubernetes, ns string, create bool) *cluster {
 	t.Helper()
 	c := &cluster{Kubernetes: k, t: t, ns: ns, tokenPath: filepath.Join(t.TempDir(), "token")}
 	if err := k.ServiceAccount(t.Context(), ns, account); err != nil {

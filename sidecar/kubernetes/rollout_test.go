@@ -13,7 +13,7 @@ import (
 )
 
 // There is no controller manager at this level: the test writes the status that one would, and makes and ends pods. What a real
-// one does is tried with real pods, in internal/e2e/pods.
+// one does is tried with real pods, in test/e2e/pods.
 type controlled struct {
 	*cluster
 	kind string

@@ -12,7 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 func take(t *testing.T, b *Budget, units int64, cut func()) *Share {
@@ -129,7 +129,7 @@ func TestConns(t *testing.T) {
 	busy := open(long)
 	<-entered
 	half := open("GET / HT")
-	testkit.Until(t, "it is open", func() bool { return conns.Open() == 2 })
+	kit.Until(t, "it is open", func() bool { return conns.Open() == 2 })
 	idle := open(short)
 	if !answered(idle) {
 		t.Fatal("no answer")
@@ -157,5 +157,5 @@ func TestConns(t *testing.T) {
 		t.Error("a request that was under way had no answer")
 	}
 	_ = busy.Close()
-	testkit.Until(t, "a place is free", func() bool { return conns.Open() < 3 })
+	kit.Until(t, "a place is free", func() bool { return conns.Open() < 3 })
 }

@@ -7,20 +7,20 @@ import (
 	"testing"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
-func TestMain(m *testing.M) { testbed.Main(m) }
+func TestMain(m *testing.M) { bed.Main(m) }
 
 // A service account's token logs in where Vault's own kubernetes method asks a real API server whose it is.
 func TestRealServiceAccount(t *testing.T) {
-	k, ns := testbed.Namespace(t)
-	bed := testbed.ForTest(t)
-	v, err := bed.Vault(t.Context(), testbed.VaultOptions{Durable: true, TLS: true, NoMount: true})
+	k, ns := bed.Namespace(t)
+	b := bed.ForTest(t)
+	v, err := b.Vault(t.Context(), bed.VaultOptions{Durable: true, TLS: true, NoMount: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	authority, err := bed.Authority()
+	authority, err := b.Authority()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func TestRealServiceAccount(t *testing.T) {
 	}
 	r := &real{t: t, vault: v, authority: authority, dir: t.TempDir()}
 	r.write("auth/kubernetes/role/api", map[string]any{
-		"bound_service_account_names": "api", "bound_service_account_namespaces": ns, "audience": testbed.VaultAudience, "token_policies": "api", "token_ttl": "1h",
+		"bound_service_account_names": "api", "bound_service_account_namespaces": ns, "audience": bed.VaultAudience, "token_policies": "api", "token_ttl": "1h",
 	})
 	path := filepath.Join(r.dir, "token")
 	m, c := r.method(Settings{Method: "kubernetes", Role: "api", TokenPath: path}), r.connect(nil)
@@ -37,7 +37,7 @@ func TestRealServiceAccount(t *testing.T) {
 		if err := k.ServiceAccount(t.Context(), ns, account); err != nil {
 			t.Fatal(err)
 		}
-		token, err := k.Token(t.Context(), ns, account, testbed.VaultAudience)
+		token, err := k.Token(t.Context(), ns, account, bed.VaultAudience)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -26,26 +26,26 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // real is a Vault that speaks TLS, with the methods enabled.
 type real struct {
 	t         *testing.T
-	vault     *testbed.Vault
-	authority *testbed.Authority
+	vault     *bed.Vault
+	authority *bed.Authority
 	dir       string
 	signer    *ecdsa.PrivateKey // of JWTs
 }
 
 // TestRealVault holds what is about a real Vault, of which one is enough.
 func TestRealVault(t *testing.T) {
-	bed := testbed.ForTest(t)
-	v, err := bed.Vault(t.Context(), testbed.VaultOptions{Durable: true, TLS: true, NoMount: true})
+	b := bed.ForTest(t)
+	v, err := b.Vault(t.Context(), bed.VaultOptions{Durable: true, TLS: true, NoMount: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	authority, err := bed.Authority()
+	authority, err := b.Authority()
 	if err != nil {
 		t.Fatal(err)
 	}

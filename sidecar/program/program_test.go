@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 func sh(script string, timeout time.Duration, args ...string) Program {
@@ -25,7 +25,7 @@ func sh(script string, timeout time.Duration, args ...string) Program {
 func number(t *testing.T, path string) int {
 	t.Helper()
 	var pid int
-	testkit.Until(t, "there is a process number", func() bool {
+	kit.Until(t, "there is a process number", func() bool {
 		data, err := os.ReadFile(path)
 		if err == nil {
 			pid, err = strconv.Atoi(strings.TrimSpace(string(data)))
@@ -38,7 +38,7 @@ func number(t *testing.T, path string) int {
 // gone waits until a process is gone, or nobody's but not waited for.
 func gone(t *testing.T, pid int) {
 	t.Helper()
-	testkit.Until(t, fmt.Sprintf("process %d is gone", pid), func() bool { return !testkit.Alive(pid) })
+	kit.Until(t, fmt.Sprintf("process %d is gone", pid), func() bool { return !kit.Alive(pid) })
 }
 
 func TestOutputAndStatus(t *testing.T) {

@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // podLimit is the memory limit of an injected sidecar with one proxy (sidecar/inject), and agentMore what agent takes more than proxy.
@@ -34,7 +34,7 @@ type process struct {
 	t       *testing.T
 	cmd     *exec.Cmd
 	address string
-	log     testkit.Log
+	log     kit.Log
 }
 
 func start(t *testing.T, upstream string, flags ...string) *process {
@@ -73,7 +73,7 @@ func start(t *testing.T, upstream string, flags ...string) *process {
 			t.Error("a token stands in the log")
 		}
 	})
-	testkit.Until(t, "the proxy serves", func() bool { return p.get(t.Context()) == http.StatusOK }, p.log.String)
+	kit.Until(t, "the proxy serves", func() bool { return p.get(t.Context()) == http.StatusOK }, p.log.String)
 	return p
 }
 
@@ -182,9 +182,9 @@ func TestAdversaryHalfSentRequests(t *testing.T) {
 				<-ctx.Done()
 			})
 		}
-		testkit.Until(t, "all have come", func() bool { return opened.Load() == number })
+		kit.Until(t, "all have come", func() bool { return opened.Load() == number })
 		before := served.Load()
-		testkit.Until(t, "others are served", func() bool { return served.Load() >= before+100 })
+		kit.Until(t, "others are served", func() bool { return served.Load() >= before+100 })
 		peak, descriptors := p.of("VmHWM"), p.descriptors()
 		stop()
 		clients.Wait()

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // The command follows a bundle that something else renders; a broken one changes nothing.
@@ -43,7 +43,7 @@ func TestCommandFollowsABundle(t *testing.T) {
 		return fmt.Sprintf(`{"accepts":{"%s":[%s]},"accept_versions":{},"etag":"e"}`, env, strings.Join(list, ","))
 	}
 	write(accepts(1))
-	out := &testkit.Log{}
+	out := &kit.Log{}
 	ctx, cancel := context.WithCancel(context.Background())
 	status := make(chan int)
 	go func() {
@@ -57,7 +57,7 @@ func TestCommandFollowsABundle(t *testing.T) {
 	})
 	says := func(what string, times int) {
 		t.Helper()
-		testkit.Until(t, what, func() bool { return strings.Count(out.String(), what) >= times }, out.String)
+		kit.Until(t, what, func() bool { return strings.Count(out.String(), what) >= times }, out.String)
 	}
 	says("bundle taken up", 1)
 	write(accepts(2, 1))

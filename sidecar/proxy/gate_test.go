@@ -14,7 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // gated is a proxy before an application that can be taken away.
@@ -44,7 +44,7 @@ func gated(t *testing.T, upstream string) (p *Proxy, get func(ctx context.Contex
 // await polls until the gate is so.
 func (g *gate) await(t *testing.T, is func() bool) {
 	t.Helper()
-	testkit.Until(t, "the gate is as it should be", func() bool {
+	kit.Until(t, "the gate is as it should be", func() bool {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		return is()

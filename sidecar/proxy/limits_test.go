@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // While the application has all requests that may be under way, another gets 503 with the reason; a client that does not finish its
@@ -52,7 +52,7 @@ func TestPlaces(t *testing.T) {
 	if _, err := io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"); err != nil {
 		t.Fatal(err)
 	}
-	testkit.Until(t, "the half request has the place", func() bool { return p.places.Held() == 1 })
+	kit.Until(t, "the half request has the place", func() bool { return p.places.Held() == 1 })
 	done := make(chan int)
 	go func() { status, _, _ := get("/long"); done <- status }()
 	<-entered
@@ -68,7 +68,7 @@ func TestPlaces(t *testing.T) {
 	if status := <-done; status != http.StatusOK {
 		t.Errorf("the request that the application had: %d", status)
 	}
-	testkit.Until(t, "the place is free", func() bool { return p.places.Held() == 0 })
+	kit.Until(t, "the place is free", func() bool { return p.places.Held() == 0 })
 	if status, _, _ := get("/"); status != http.StatusOK {
 		t.Errorf("afterwards: %d", status)
 	}

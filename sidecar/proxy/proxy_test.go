@@ -21,7 +21,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 const env = "AGENT_SERVICE_TOKEN"
@@ -67,7 +67,7 @@ func (a *application) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // quiet fails the test if a token stands in what was logged.
 func quiet(t *testing.T) *slog.Logger {
-	l := &testkit.Log{}
+	l := &kit.Log{}
 	t.Cleanup(func() {
 		if strings.Contains(l.String(), "canary") {
 			t.Errorf("a token stands in the log: %s", l)
@@ -286,8 +286,8 @@ func TestUpstreamFailures(t *testing.T) {
 	}
 	gone := closed.Addr().String()
 	_ = closed.Close()
-	mute := testkit.Serve(t, func(conn net.Conn) { _, _ = conn.Read(make([]byte, 1<<10)) })
-	babble := testkit.Serve(t, func(conn net.Conn) {
+	mute := kit.Serve(t, func(conn net.Conn) { _, _ = conn.Read(make([]byte, 1<<10)) })
+	babble := kit.Serve(t, func(conn net.Conn) {
 		request := make([]byte, 1<<10)
 		n, _ := conn.Read(request)
 		_, _ = conn.Write(request[:n])

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // squat makes the side schema as an earlier release would, as role, with something planted at its table of jobs: whatever
@@ -27,7 +27,7 @@ func (f *fixture) squat(role string, planted ...string) {
 }
 
 // reencryptor makes a role that may re-encrypt in the database and is a member of role, and returns its URL.
-func (f *fixture) reencryptor(server *testbed.Postgres, name, role string) string {
+func (f *fixture) reencryptor(server *bed.Postgres, name, role string) string {
 	f.t.Helper()
 	password, err := server.NewRole(f.t.Context(), name)
 	if err != nil {

@@ -23,8 +23,8 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // chaosSeeds is how many worlds there are: each kills workers, and restarts the server, at other moments.
@@ -65,7 +65,7 @@ type chaos struct {
 	*fixture
 	seed   uint64
 	random *rand.Rand
-	server *testbed.Postgres
+	server *bed.Postgres
 	pool   *pgxpool.Pool
 	rings  [2]*envelope.Keyring // old, new
 	salts  [2]envelope.Salt     // of the application
@@ -81,7 +81,7 @@ type chaos struct {
 // TestChaos: however workers are killed and the server is restarted, no plaintext is lost or older than what was written, and
 // in the end every row opens under the new key and none under the old.
 func TestChaos(t *testing.T) {
-	server, err := testbed.ForTest(t).PostgresWith(t.Context(), testbed.PostgresOptions{Settings: map[string]string{
+	server, err := bed.ForTest(t).PostgresWith(t.Context(), bed.PostgresOptions{Settings: map[string]string{
 		"synchronous_commit": "on", // the application's own commits must outlast a kill, too
 		"log_statement":      "none",
 	}})
@@ -97,7 +97,7 @@ func TestChaos(t *testing.T) {
 	}
 }
 
-func newChaos(t *testing.T, server *testbed.Postgres, seed uint64) *chaos {
+func newChaos(t *testing.T, server *bed.Postgres, seed uint64) *chaos {
 	t.Helper()
 	c := &chaos{
 		fixture: &fixture{t: t, oldKey: newKeyValue(t, 32), newKey: newKeyValue(t, 32), oldAuth: newKeyValue(t, 48)},
@@ -114,7 +114,7 @@ func newChaos(t *testing.T, server *testbed.Postgres, seed uint64) *chaos {
 	ok(err)
 	conn, err := pgx.Connect(t.Context(), c.url)
 	ok(err)
-	c.rows, err = testbed.SeedPlatform(t.Context(), conn, testbed.Seeding{MasterKey: c.oldKey, BetterAuth: c.oldAuth, Providers: 120, Servers: 40, Legacy: 5, Connections: 60, Salts: 4})
+	c.rows, err = bed.SeedPlatform(t.Context(), conn, bed.Seeding{MasterKey: c.oldKey, BetterAuth: c.oldAuth, Providers: 120, Servers: 40, Legacy: 5, Connections: 60, Salts: 4})
 	ok(err)
 	ok(conn.Close(t.Context()))
 	for n, v := range []key.Value{c.oldKey, c.newKey} {
@@ -132,7 +132,7 @@ func newChaos(t *testing.T, server *testbed.Postgres, seed uint64) *chaos {
 	var group sync.WaitGroup
 	const parts = 3 // each row is one goroutine's alone
 	for part := range parts {
-		var mine []testbed.Row
+		var mine []bed.Row
 		for n, r := range c.rows {
 			if n%parts == part && r.Layout == key.TagFirst {
 				mine = append(mine, r)
@@ -154,7 +154,7 @@ func newChaos(t *testing.T, server *testbed.Postgres, seed uint64) *chaos {
 }
 
 // operate reads a row, compares it with what was written, and writes it anew every other time. The server may be away.
-func (c *chaos) operate(random *rand.Rand, r testbed.Row) {
+func (c *chaos) operate(random *rand.Rand, r bed.Row) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	name := r.Table + r.ID

@@ -9,8 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // cutter is a way to a server that breaks a connection off instead of passing the last of so many messages on.
@@ -27,7 +27,7 @@ func (f *fixture) cut(databaseURL string) (*cutter, string) {
 		f.t.Fatal(err)
 	}
 	c := &cutter{to: u.Host}
-	u.Host = testkit.Serve(f.t, c.pass)
+	u.Host = kit.Serve(f.t, c.pass)
 	return c, u.String()
 }
 

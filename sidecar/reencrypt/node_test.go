@@ -11,8 +11,8 @@ import (
 	"testing"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // node has Node's crypto open all rows: an implementation that shares nothing with ours.
@@ -35,7 +35,7 @@ func (f *fixture) node(mode string, master, auth key.Value) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	run := exec.CommandContext(f.t.Context(), "node", filepath.Join(testbed.Repo(), "internal/envelope/testdata/open.mjs"))
+	run := exec.CommandContext(f.t.Context(), "node", filepath.Join(bed.Repo(), "internal/envelope/testdata/open.mjs"))
 	run.Stdin, run.Stderr = bytes.NewReader(input), os.Stderr
 	output, err := run.Output()
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // phases are all that a worker does.
@@ -32,14 +32,14 @@ func TestPlanted(t *testing.T) {
 }
 
 func TestPlantedOnPostgreSQL18(t *testing.T) {
-	server, err := testbed.ForTest(t).PostgresWith(t.Context(), testbed.PostgresOptions{Major: 18})
+	server, err := bed.ForTest(t).PostgresWith(t.Context(), bed.PostgresOptions{Major: 18})
 	if err != nil {
 		t.Fatal(err)
 	}
 	planted(t, server, false)
 }
 
-func planted(t *testing.T, on *testbed.Postgres, pooled bool) {
+func planted(t *testing.T, on *bed.Postgres, pooled bool) {
 	ctx := t.Context()
 	f, server := fixtureOn(t, on)
 	config := f.conn.Config()
@@ -47,14 +47,14 @@ func planted(t *testing.T, on *testbed.Postgres, pooled bool) {
 	first := "trap_first_" + database
 	url := f.url
 	if pooled {
-		bouncer, err := testbed.ForTest(t).PgBouncer(ctx, server, testbed.PgBouncerOptions{Mode: "transaction", AuthQuery: true})
+		bouncer, err := bed.ForTest(t).PgBouncer(ctx, server, bed.PgBouncerOptions{Mode: "transaction", AuthQuery: true})
 		if err != nil {
 			t.Fatal(err)
 		}
 		f.exec(fmt.Sprintf("ALTER ROLE pgbouncer_%d SET search_path = pg_catalog", bouncer.Port)) // its own sessions take no care
 		url = bouncer.URL(database, role, config.Password) + "&pgbouncer=true"
 	}
-	var all []*testbed.Traps
+	var all []*bed.Traps
 	for _, schema := range []string{first, "public", role} {
 		traps, err := server.PlantTraps(ctx, f.url, schema)
 		if err != nil {
@@ -182,7 +182,7 @@ func TestSideSchemaOfOthers(t *testing.T) {
 
 // The server reads no text of ours as more than one statement.
 func TestReencryptionsStatementsTravelAlone(t *testing.T) {
-	server, err := testbed.ForTest(t).PostgresWith(t.Context(), testbed.PostgresOptions{Settings: map[string]string{"log_line_prefix": "%a|"}})
+	server, err := bed.ForTest(t).PostgresWith(t.Context(), bed.PostgresOptions{Settings: map[string]string{"log_line_prefix": "%a|"}})
 	if err != nil {
 		t.Fatal(err)
 	}

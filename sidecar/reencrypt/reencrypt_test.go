@@ -15,13 +15,13 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/platform"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 func TestMain(m *testing.M) {
 	chaosWorker()
-	testbed.Main(m)
+	bed.Main(m)
 }
 
 // fixture is a database with the platform's tables and the keys around it.
@@ -29,7 +29,7 @@ type fixture struct {
 	t              *testing.T
 	url            string
 	conn           *pgx.Conn
-	rows           []testbed.Row
+	rows           []bed.Row
 	oldKey, newKey key.Value // of ENCRYPTION_MASTER_KEY
 	oldAuth, auth  key.Value // of BETTER_AUTH_SECRET: in use, and a new one
 }
@@ -50,19 +50,19 @@ func newFixture(t *testing.T) *fixture {
 }
 
 // fixtureOn is newFixture on a server; nil: the one that all tests share.
-func fixtureOn(t *testing.T, server *testbed.Postgres) (*fixture, *testbed.Postgres) {
+func fixtureOn(t *testing.T, server *bed.Postgres) (*fixture, *bed.Postgres) {
 	t.Helper()
 	f := &fixture{
 		t: t, oldKey: newKeyValue(t, 32), newKey: newKeyValue(t, 32), oldAuth: newKeyValue(t, 48), auth: newKeyValue(t, 48),
 	}
 	var err error
 	if server == nil {
-		f.url, server = testbed.DatabaseOn(t)
+		f.url, server = bed.DatabaseOn(t)
 	} else if f.url, err = server.NewDatabase(t.Context(), "fixture"); err != nil {
 		t.Fatal(err)
 	}
 	f.conn = f.connect(f.url)
-	f.rows, err = testbed.SeedPlatform(t.Context(), f.conn, testbed.Seeding{
+	f.rows, err = bed.SeedPlatform(t.Context(), f.conn, bed.Seeding{
 		MasterKey: f.oldKey, BetterAuth: f.oldAuth, Providers: 8, Servers: 5, Legacy: 3, Connections: 6, Users: 4, Salts: 7,
 	})
 	if err != nil {
@@ -141,7 +141,7 @@ func (f *fixture) expect(master, auth key.Value) {
 	}
 }
 
-func (f *fixture) read(row testbed.Row) envelope.Envelope {
+func (f *fixture) read(row bed.Row) envelope.Envelope {
 	f.t.Helper()
 	var text string
 	query := fmt.Sprintf("SELECT %s FROM %s WHERE id = $1", row.Column, row.Table)
@@ -156,7 +156,7 @@ func (f *fixture) read(row testbed.Row) envelope.Envelope {
 }
 
 // write does what the application does: it encrypts with a fresh salt and updates the row.
-func (f *fixture) write(row *testbed.Row, secret key.Value, plaintext string) {
+func (f *fixture) write(row *bed.Row, secret key.Value, plaintext string) {
 	f.t.Helper()
 	ring, err := envelope.NewKeyring(row.Layout, secret)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 )
 
 // The traps of the platform's runbook (../shared/platform/README.md, "What goes wrong"), by their numbers: each test shows
-// that the runbook's way falls into one, and that ours does not. The eighth is in internal/demo/app.
+// that the runbook's way falls into one, and that ours does not. The eighth is in test/platform/app.
 
 // script is the runbook's re-encryption, as it is described there: two tables, rows read outside of the transaction that
 // writes them, updates by id alone, one derivation a key and row, and an end at the first row that does not open.

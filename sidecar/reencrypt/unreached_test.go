@@ -11,13 +11,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // A database that is not reached, or does not let us in, is said in one line that names the variable of the URL.
 func TestUnreached(t *testing.T) {
 	f := newFixture(t)
-	silent := testkit.Serve(t, func(conn net.Conn) { _, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")) })
+	silent := kit.Serve(t, func(conn net.Conn) { _, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")) })
 	const password = "canary-pw"
 	at := func(user, host, database string) string {
 		u, err := url.Parse(f.url)

@@ -21,7 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // shell gives a shell of a name that no other process has, so that it can be looked for.
@@ -56,7 +56,7 @@ func stranger(t *testing.T, shell, script string, args ...string) (pid int, said
 		data, _ := os.ReadFile(filepath.Join(dir, name))
 		return strings.TrimSpace(string(data))
 	}
-	testkit.Until(t, "it is ready", func() bool { return read("pid") != "" })
+	kit.Until(t, "it is ready", func() bool { return read("pid") != "" })
 	pid, err := strconv.Atoi(read("pid"))
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +82,7 @@ func TestProcessByName(t *testing.T) {
 		if err := s.Reload(t.Context()); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		testkit.Until(t, name+": it is signalled", func() bool { return strings.Count(said()+"\n", strconv.Itoa(pid)) > heard })
+		kit.Until(t, name+": it is signalled", func() bool { return strings.Count(said()+"\n", strconv.Itoa(pid)) > heard })
 		if !s.StartedSince(before-20*time.Millisecond) || s.StartedSince(Uptime()) {
 			t.Errorf("%s: the moment of the start is wrong", name)
 		}
@@ -119,7 +119,7 @@ func TestMasterWithWorkers(t *testing.T) {
 	sh := shell(t)
 	m := Match{Name: filepath.Base(sh)}
 	master, said := stranger(t, sh, `for n in 1 2; do (read -r line <"$DIR/fifo") & done`)
-	testkit.Until(t, "there are workers", func() bool {
+	kit.Until(t, "there are workers", func() bool {
 		all, err := processes()
 		n := 0
 		for _, p := range all {
@@ -144,7 +144,7 @@ func TestMasterWithWorkers(t *testing.T) {
 	if err := s.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	testkit.Until(t, "the master is signalled", func() bool { return said() == strconv.Itoa(master) })
+	kit.Until(t, "the master is signalled", func() bool { return said() == strconv.Itoa(master) })
 }
 
 // Two that are no family are told by number, not by what they are run with.
@@ -203,7 +203,7 @@ func TestIdentity(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	testkit.Until(t, "it is gone", func() bool { _, err := s.Identify(first); return errors.Is(err, ErrNotRunning) })
+	kit.Until(t, "it is gone", func() bool { _, err := s.Identify(first); return errors.Is(err, ErrNotRunning) })
 	next, _ := stranger(t, sh, ":")
 	if second, err := s.Identify(first); err != nil || second.PID != next || second == first {
 		t.Errorf("%+v, %v", second, err)
@@ -233,7 +233,7 @@ func TestNumberOfAnotherProcess(t *testing.T) {
 			if err := p.signal(syscall.SIGHUP); err != nil {
 				t.Error(err)
 			}
-			testkit.Until(t, "it is signalled", func() bool { return said() != "" })
+			kit.Until(t, "it is signalled", func() bool { return said() != "" })
 		})
 	}
 }

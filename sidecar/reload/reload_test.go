@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 const canary = "canary-secret-value"
@@ -114,7 +114,7 @@ func TestSignalWithoutAProcess(t *testing.T) {
 	}
 	_, _ = io.Copy(io.Discard, out) // its output closes when it ends; it is not waited for before the end of the test
 	defer unreaped.Wait()           //nolint:errcheck // its status does not matter
-	testkit.Until(t, "it has ended", func() bool { p, err := stat(unreaped.Process.Pid); return err == nil && p.ended() })
+	kit.Until(t, "it has ended", func() bool { p, err := stat(unreaped.Process.Pid); return err == nil && p.ended() })
 	for name, c := range map[string]struct {
 		path, want string
 		notRunning bool

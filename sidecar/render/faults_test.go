@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // mounted is a directory with a file system of its own.
@@ -84,7 +84,7 @@ func holds(t *testing.T, targets []Target, value string) {
 
 // A disk that is full for one of two files changes neither of them, and leaves nothing behind.
 func TestDiskFull(t *testing.T) {
-	if !testkit.Apart(t) {
+	if !kit.Apart(t) {
 		return
 	}
 	small := mounted(t, "tmpfs", "size=64k")
@@ -110,7 +110,7 @@ func TestDiskFull(t *testing.T) {
 }
 
 func TestNoInodeLeft(t *testing.T) {
-	if !testkit.Apart(t) {
+	if !kit.Apart(t) {
 		return
 	}
 	dir := mounted(t, "tmpfs", "nr_inodes=4") // the directory, the file, the note, the new file
@@ -132,7 +132,7 @@ func TestNoInodeLeft(t *testing.T) {
 }
 
 func TestReadOnlyDirectory(t *testing.T) {
-	if !testkit.Apart(t) {
+	if !kit.Apart(t) {
 		return
 	}
 	fixed := mounted(t, "tmpfs", "")
@@ -162,7 +162,7 @@ func TestReadOnlyDirectory(t *testing.T) {
 // A directory that becomes read-only between the two halves keeps its file; what was written beside it goes at the next
 // start.
 func TestReadOnlyFromThenOn(t *testing.T) {
-	if !testkit.Apart(t) {
+	if !kit.Apart(t) {
 		return
 	}
 	fixed := mounted(t, "tmpfs", "")
@@ -197,7 +197,7 @@ func TestReadOnlyFromThenOn(t *testing.T) {
 
 // No file can be opened: nothing changes, and once there are some again, it goes on.
 func TestTooManyOpenFiles(t *testing.T) {
-	if !testkit.Apart(t) {
+	if !kit.Apart(t) {
 		return
 	}
 	dir := mounted(t, "tmpfs", "")
@@ -238,7 +238,7 @@ func TestTooManyOpenFiles(t *testing.T) {
 }
 
 func TestDirectoriesInMemory(t *testing.T) {
-	if !testkit.Apart(t) {
+	if !kit.Apart(t) {
 		return
 	}
 	targets := two(t, mounted(t, "tmpfs", ""), mounted(t, "ramfs", ""))
@@ -251,7 +251,7 @@ func TestDirectoriesInMemory(t *testing.T) {
 
 // Killed between two files, the next start brings both to the same bundle, and knows that a reload is owed.
 func TestKilledBetweenTwoFiles(t *testing.T) {
-	base := testkit.Told()
+	base := kit.Told()
 	inside := base != ""
 	if !inside {
 		base = t.TempDir()
@@ -274,7 +274,7 @@ func TestKilledBetweenTwoFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cmd := testkit.Again(t, base, 0)
+	cmd := kit.Again(t, base, 0)
 	output, _ := cmd.CombinedOutput()
 	if status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signal() != syscall.SIGKILL {
 		t.Fatalf("it was not killed: %s", output)

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // answers stands for a workload's health: whoever has written its etag last is who answers.
@@ -75,12 +75,12 @@ func TestTheOneBeforeGoesOn(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "goes on") {
 				t.Errorf("%v", err)
 			}
-			if !testkit.Alive(first) || slices.Contains(s.said(), "stop etag-1") {
+			if !kit.Alive(first) || slices.Contains(s.said(), "stop etag-1") {
 				t.Errorf("the one before was touched: %q", s.said())
 			}
 			s.o.ReadyTimeout = 20 * time.Second
-			if err := s.change(t.Context(), 3); err != nil || testkit.Alive(first) {
-				t.Errorf("%v; alive: %v", err, testkit.Alive(first))
+			if err := s.change(t.Context(), 3); err != nil || kit.Alive(first) {
+				t.Errorf("%v; alive: %v", err, kit.Alive(first))
 			}
 		})
 	}

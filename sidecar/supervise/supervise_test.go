@@ -19,8 +19,8 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 const canary = "canary-secret-value"
@@ -39,13 +39,13 @@ type supervised struct {
 	*Process
 	t   *testing.T
 	dir string
-	log *testkit.Log
+	log *kit.Log
 }
 
 // supervise prepares one; in its script, "says" adds a line to what said gives, and "rests" waits and may be signalled.
 func supervise(t *testing.T, script string, change func(o *Options)) *supervised {
 	t.Helper()
-	s := &supervised{t: t, dir: t.TempDir(), log: &testkit.Log{}}
+	s := &supervised{t: t, dir: t.TempDir(), log: &kit.Log{}}
 	const prelude = `says() { echo "$@" >>"$DIR/said"; }; rests() { while :; do sleep 60 & wait $!; done; }; `
 	o := Options{
 		Command: []string{"/bin/sh", "-c", prelude + script}, OnChange: Restart, Signal: syscall.SIGHUP, StopSignal: syscall.SIGTERM, StopTimeout: 20 * time.Second,
@@ -108,7 +108,7 @@ func (s *supervised) hears(n int, want string) string {
 
 func (s *supervised) until(what string, holds func() bool) {
 	s.t.Helper()
-	testkit.Until(s.t, what, holds, func() string { return fmt.Sprintf("it says %q; log:\n%s", s.said(), s.log) })
+	kit.Until(s.t, what, holds, func() string { return fmt.Sprintf("it says %q; log:\n%s", s.said(), s.log) })
 }
 
 func (s *supervised) ends(status int) {

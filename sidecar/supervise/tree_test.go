@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 func TestOneThatDoesNotStopIsKilled(t *testing.T) {
@@ -28,8 +28,8 @@ func TestOneThatDoesNotStopIsKilled(t *testing.T) {
 		t.Errorf("killed after %s", took)
 	}
 	s.until("the second one runs", func() bool { return len(s.said()) == 2 })
-	if testkit.Alive(first) || !strings.Contains(s.log.String(), "does not stop in time") {
-		t.Errorf("alive: %v; log:\n%s", testkit.Alive(first), s.log)
+	if kit.Alive(first) || !strings.Contains(s.log.String(), "does not stop in time") {
+		t.Errorf("alive: %v; log:\n%s", kit.Alive(first), s.log)
 	}
 }
 
@@ -44,7 +44,7 @@ func TestTheWholeTreeEnds(t *testing.T) {
 	said := s.said()
 	child := strings.Fields(said[slices.IndexFunc(said, func(line string) bool { return strings.HasPrefix(line, "child ") })])
 	s.load(bundle(2))
-	if testkit.Alive(number(t, child[1])) {
+	if kit.Alive(number(t, child[1])) {
 		t.Error("a child that ignores the signal survives a restart")
 	}
 	if data, err := os.ReadFile(filepath.Join(s.dir, "polite")); err != nil || string(data) != "asked\n" {
@@ -71,7 +71,7 @@ func TestOrphansAreReaped(t *testing.T) {
 	}
 	s.until("no orphan is left", func() bool {
 		left := reload.Unreaped()
-		return !slices.ContainsFunc(orphans, func(pid int) bool { return slices.Contains(left, pid) || testkit.Alive(pid) })
+		return !slices.ContainsFunc(orphans, func(pid int) bool { return slices.Contains(left, pid) || kit.Alive(pid) })
 	})
 }
 
@@ -124,7 +124,7 @@ func TestProgramIsAwayAtAChange(t *testing.T) {
 		s.load(bundle(1))
 		s.hears(1, "etag-1")
 		s.o.Command = []string{filepath.Join(s.dir, "nothing")}
-		if err := s.change(t.Context(), 2); err == nil || !strings.Contains(err.Error(), "goes on") || !testkit.Alive(s.current.pid()) {
+		if err := s.change(t.Context(), 2); err == nil || !strings.Contains(err.Error(), "goes on") || !kit.Alive(s.current.pid()) {
 			t.Errorf("%v", err)
 		}
 		s.o.Command = away
@@ -169,7 +169,7 @@ func TestCloseKills(t *testing.T) {
 	case <-ctx.Done():
 		t.Fatal("it lives on")
 	}
-	if testkit.Alive(pid) || s.Status() != 128+9 {
-		t.Errorf("alive: %v; status %d", testkit.Alive(pid), s.Status())
+	if kit.Alive(pid) || s.Status() != 128+9 {
+		t.Errorf("alive: %v; status %d", kit.Alive(pid), s.Status())
 	}
 }

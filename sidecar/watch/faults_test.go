@@ -15,7 +15,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 func limit(t *testing.T, name, value string) {
@@ -28,8 +28,8 @@ func limit(t *testing.T, name, value string) {
 // Where the kernel has no more instances or watches to give, files are polled, and that is said once, with the remedy.
 // When it has some again, there are events again.
 func TestLimitsOfEvents(t *testing.T) {
-	if testkit.Told() == "" { // its limits are those of a user namespace of its own, and nobody else's
-		if out, err := testkit.Again(t, "limits", syscall.CLONE_NEWUSER).CombinedOutput(); err != nil {
+	if kit.Told() == "" { // its limits are those of a user namespace of its own, and nobody else's
+		if out, err := kit.Again(t, "limits", syscall.CLONE_NEWUSER).CombinedOutput(); err != nil {
 			t.Fatalf("%v (a user namespace is needed: allow them, as by the sysctl kernel.unprivileged_userns_clone=1 or by running tests as root)\n%s", err, out)
 		}
 		return
@@ -103,21 +103,21 @@ func cpu(t *testing.T) time.Duration {
 // change is seen as soon as without.
 func TestTenThousandEventsASecond(t *testing.T) {
 	const rate, within = 10_000, 3 * time.Second
-	if dir := testkit.Told(); dir != "" {
+	if dir := kit.Told(); dir != "" {
 		events(t, dir, rate)
 		return
 	}
 	dir := t.TempDir()
 	path := filepath.Join(dir, ".env")
 	write(t, path, "A=1")
-	cmd := testkit.Again(t, dir, 0)
+	cmd := kit.Again(t, dir, 0)
 	must(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
 	changes := startWith(t, Options{Poll: time.Hour}, path)
-	testkit.Until(t, "events are made", func() bool {
+	kit.Until(t, "events are made", func() bool {
 		_, err := os.Stat(filepath.Join(dir, "noise"))
 		return err == nil
 	})

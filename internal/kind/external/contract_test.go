@@ -13,7 +13,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/external"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/kindtest"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kindtest"
 )
 
 // provider is a service that knows some values, and can go away and come back at the same address.

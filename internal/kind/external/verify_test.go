@@ -18,7 +18,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 const good = "sk_live_good7Qx3"
@@ -176,7 +176,7 @@ func TestSlowServers(t *testing.T) {
 
 // A server that is none of HTTP, and repeats what it hears.
 func TestServersThatEcho(t *testing.T) {
-	address := testkit.Serve(t, func(conn net.Conn) {
+	address := kit.Serve(t, func(conn net.Conn) {
 		buffer := make([]byte, 4096)
 		n, _ := conn.Read(buffer)
 		_, after, _ := strings.Cut(string(buffer[:n]), "Authorization: ")

@@ -11,14 +11,14 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // withBouncer gives a world's change with its URL through a PgBouncer, whose console the connection names.
-func (w *world) withBouncer(t *testing.T, o testbed.PgBouncerOptions) (*testbed.PgBouncer, kind.Change) {
+func (w *world) withBouncer(t *testing.T, o bed.PgBouncerOptions) (*bed.PgBouncer, kind.Change) {
 	t.Helper()
 	o.AuthQuery = true
-	bouncer, err := testbed.ForTest(t).PgBouncer(t.Context(), w.postgres, o)
+	bouncer, err := bed.ForTest(t).PgBouncer(t.Context(), w.postgres, o)
 	w.ok(err)
 	u, err := credential(w.first)
 	w.ok(err)
@@ -46,7 +46,7 @@ func TestIdleConnectionsOfPgBouncerAreNoUse(t *testing.T) {
 	for _, mode := range []string{"transaction", "session"} {
 		t.Run(mode, func(t *testing.T) {
 			w := newWorld(t, "", nil)
-			_, c := w.withBouncer(t, testbed.PgBouncerOptions{Mode: mode})
+			_, c := w.withBouncer(t, bed.PgBouncerOptions{Mode: mode})
 			client, err := w.session(c.From)
 			w.ok(err)
 			if _, err := client.Exec(ctx, "SELECT 1"); err != nil {
@@ -71,7 +71,7 @@ func TestIdleConnectionsOfPgBouncerAreNoUse(t *testing.T) {
 func TestPgBouncerOverTLS(t *testing.T) {
 	ctx := t.Context()
 	w := newWorld(t, "", nil)
-	_, c := w.withBouncer(t, testbed.PgBouncerOptions{Mode: "transaction", TLS: true})
+	_, c := w.withBouncer(t, bed.PgBouncerOptions{Mode: "transaction", TLS: true})
 	client, err := w.session(c.From)
 	w.ok(err)
 	_, err = client.Exec(ctx, "SELECT 1")
@@ -101,7 +101,7 @@ func TestResetsOfPgBouncer(t *testing.T) {
 	ctx := t.Context()
 	for reset, acts := range map[string]bool{"": true, "DISCARD ALL": true, "SET ROLE NONE": false} {
 		w := newWorld(t, "", nil)
-		_, c := w.withBouncer(t, testbed.PgBouncerOptions{Mode: "session", ResetQuery: reset})
+		_, c := w.withBouncer(t, bed.PgBouncerOptions{Mode: "session", ResetQuery: reset})
 		w.ok(w.kind.Stage(ctx, c))
 		w.ok(w.kind.Verify(ctx, c))
 		err := w.kind.Verify(ctx, c) // over the same connection at the server, after the reset

@@ -12,8 +12,8 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/kindtest"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kindtest"
 )
 
 // An imported URL, and one that is generated for an owner that cannot log in.
@@ -93,7 +93,7 @@ func contractWorld(t testing.TB, adopted bool) kindtest.World {
 func (w *world) hostile(testing.TB) (ran func() []string) {
 	evil := fmt.Sprintf("made_by_a_setting_%d", worlds)
 	first := fmt.Sprintf("trap_contract_%d", worlds)
-	var planted []*testbed.Traps
+	var planted []*bed.Traps
 	for _, schema := range []string{first, "public"} {
 		traps, err := w.postgres.PlantTraps(context.Background(), w.admin, schema)
 		w.ok(err)

@@ -10,14 +10,14 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // The URL leads to another server, where the same role has the same password, such as before a move. The import is refused,
 // and so is, before its first change, the rotation of a key that was imported by an earlier release.
 func TestURLOfAnotherServer(t *testing.T) {
 	ctx := t.Context()
-	other, err := testbed.ForTest(t).Postgres(ctx)
+	other, err := bed.ForTest(t).Postgres(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestURLOfAnotherServer(t *testing.T) {
 	}
 
 	// By another name, or through a pooler, it is the same server.
-	_, c := w.withBouncer(t, testbed.PgBouncerOptions{Mode: "transaction"})
+	_, c := w.withBouncer(t, bed.PgBouncerOptions{Mode: "transaction"})
 	if blockers, _ := w.preflight(c); blockers != "" {
 		t.Errorf("through a pooler: %s", blockers)
 	}

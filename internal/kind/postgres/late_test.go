@@ -13,7 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgproto3"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // read returns a log.
@@ -89,7 +89,7 @@ func (w *world) halfLoggedIn() net.Conn {
 // Behind a PgBouncer that asks the server for verifiers it is the pooler's log.
 func TestLateClientsOfPgBouncer(t *testing.T) {
 	w := newWorld(t, "", nil)
-	bouncer, c := w.withBouncer(t, testbed.PgBouncerOptions{})
+	bouncer, c := w.withBouncer(t, bed.PgBouncerOptions{})
 	w.rotate(c)
 	if _, err := w.session(w.first); err == nil {
 		t.Fatal("a retired version logs in")

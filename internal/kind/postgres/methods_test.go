@@ -18,12 +18,12 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // A password is shown to a server by the methods that the connection allows, and by no other.
 func TestMethods(t *testing.T) {
-	p := ownServer(t, testbed.PostgresOptions{HBA: []string{
+	p := ownServer(t, bed.PostgresOptions{HBA: []string{
 		"host all clear 127.0.0.1/32 password", "host all hashed 127.0.0.1/32 md5", "host all trusted 127.0.0.1/32 trust",
 		"host clear all 127.0.0.1/32 password",
 	}})

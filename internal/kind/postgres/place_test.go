@@ -18,7 +18,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 func ping(ctx context.Context) func(*pgx.Conn) error {
@@ -26,7 +26,7 @@ func ping(ctx context.Context) func(*pgx.Conn) error {
 }
 
 // withSockets starts a server that listens at a socket too.
-func withSockets(t *testing.T) (p *testbed.Postgres, directory string) {
+func withSockets(t *testing.T) (p *bed.Postgres, directory string) {
 	t.Helper()
 	directory, err := os.MkdirTemp("", "hyvve-socket-") // its path may not be long
 	if err != nil {
@@ -36,7 +36,7 @@ func withSockets(t *testing.T) (p *testbed.Postgres, directory string) {
 	if err := os.Chmod(directory, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	return ownServer(t, testbed.PostgresOptions{
+	return ownServer(t, bed.PostgresOptions{
 		HBA: []string{"local all all scram-sha-256"}, Settings: map[string]string{"unix_socket_directories": directory},
 	}), directory
 }
@@ -51,7 +51,7 @@ func TestWhereURLsLead(t *testing.T) {
 	w := newWorld(t, "", nil)
 	old, err := credential(w.first)
 	w.ok(err)
-	free, err := testbed.FreePort()
+	free, err := bed.FreePort()
 	w.ok(err)
 	words := strings.NewReplacer(
 		"PORT", strconv.Itoa(server.Port), "DEAD", strconv.Itoa(free), "%SOCKET", url.PathEscape(directory), "SOCKET", directory, "DB", old.Path(), "APP", w.app, "SECRET", old.Password.Reveal(),
@@ -134,11 +134,11 @@ func TestRepeatedCredentialsTakeTurns(t *testing.T) {
 
 // A client goes to another host of its URL when one is away: each that answers must let the new version in.
 func TestEachHostOfAURL(t *testing.T) {
-	admin, other := testbed.DatabaseOn(t)
+	admin, other := bed.DatabaseOn(t)
 	_ = admin
-	ownServer(t, testbed.PostgresOptions{})
+	ownServer(t, bed.PostgresOptions{})
 	w := newWorld(t, "", nil)
-	free, err := testbed.FreePort()
+	free, err := bed.FreePort()
 	w.ok(err)
 	with := func(hosts ...int) error {
 		t.Helper()

@@ -15,7 +15,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // The connection's administrator is one of the roles that a rotation would lock, or give another password: nothing of it is
@@ -99,7 +99,7 @@ func TestRotateRoot(t *testing.T) {
 
 // A password that is set outlasts a crash at the very next moment, also where commits are not waited for by default.
 func TestRotateRootOutlastsACrash(t *testing.T) {
-	server, err := testbed.ForTest(t).PostgresWith(t.Context(), testbed.PostgresOptions{Settings: map[string]string{"synchronous_commit": "off", "wal_writer_delay": "10s"}})
+	server, err := bed.ForTest(t).PostgresWith(t.Context(), bed.PostgresOptions{Settings: map[string]string{"synchronous_commit": "off", "wal_writer_delay": "10s"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/platform"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // secret makes a value as the platform's keys have it.
@@ -34,7 +34,7 @@ func eyes(t *testing.T) (w *world, role string, look kind.RowLook) {
 	t.Helper()
 	w = newWorld(t, "", nil)
 	master, auth := secret(t, 32), secret(t, 48)
-	_, err := testbed.SeedPlatform(t.Context(), w.dial(w.admin), testbed.Seeding{MasterKey: master, BetterAuth: auth, Providers: 600, Servers: 5, Legacy: 3, Connections: 6, Users: 4, Salts: 7})
+	_, err := bed.SeedPlatform(t.Context(), w.dial(w.admin), bed.Seeding{MasterKey: master, BetterAuth: auth, Providers: 600, Servers: 5, Legacy: 3, Connections: 6, Users: 4, Salts: 7})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func eyes(t *testing.T) (w *world, role string, look kind.RowLook) {
 func TestLookAtRows(t *testing.T) { lookAtRows(t) }
 
 func TestLookAtRowsOnPostgreSQL18(t *testing.T) {
-	server, err := testbed.ForTest(t).PostgresWith(t.Context(), testbed.PostgresOptions{Major: 18})
+	server, err := bed.ForTest(t).PostgresWith(t.Context(), bed.PostgresOptions{Major: 18})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,16 +17,16 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
-func TestMain(m *testing.M) { testbed.Main(m) }
+func TestMain(m *testing.M) { bed.Main(m) }
 
 // world is a database with an application's role that owns a table, and a key that has the role's URL.
 type world struct {
 	t          testing.TB
 	admin      string // URL
-	postgres   *testbed.Postgres
+	postgres   *bed.Postgres
 	kind       *Kind
 	connection kind.Connection
 	key        key.Key
@@ -39,15 +39,15 @@ var worlds int
 var fingerprints = key.NewFingerprinter([]byte("worlds"))
 
 // on makes worlds on a server of its own, for as long as a test lasts; nil: the one that all tests share.
-var on *testbed.Postgres
+var on *bed.Postgres
 
 // caPEM is that of the server's certificate, where it has one.
 var caPEM string
 
-func database(t testing.TB) (string, *testbed.Postgres) {
+func database(t testing.TB) (string, *bed.Postgres) {
 	t.Helper()
 	if on == nil {
-		return testbed.DatabaseOn(t)
+		return bed.DatabaseOn(t)
 	}
 	url, err := on.NewDatabase(t.Context(), fmt.Sprintf("own_%d", worlds))
 	if err != nil {

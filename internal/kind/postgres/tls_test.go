@@ -10,20 +10,20 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // A server that takes nothing but TLS, with a CA of its own, and an administrator with a client certificate and no password.
 func TestTLS(t *testing.T) {
 	ctx := t.Context()
-	bed := testbed.ForTest(t)
-	p, err := bed.PostgresWith(ctx, testbed.PostgresOptions{TLS: true, HBA: []string{"hostssl all certain 127.0.0.1/32 cert"}})
+	b := bed.ForTest(t)
+	p, err := b.PostgresWith(ctx, bed.PostgresOptions{TLS: true, HBA: []string{"hostssl all certain 127.0.0.1/32 cert"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	on = p
 	t.Cleanup(func() { on = nil })
-	ca, err := bed.Authority()
+	ca, err := b.Authority()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // root gives the world's connection an administrator of its own, who logs in to the application's database.
@@ -77,11 +77,11 @@ func TestTraps(t *testing.T) {
 			w := newWorld(t, "", nil)
 			c := w.next(w.first)
 			if mode != "" {
-				_, c = w.withBouncer(t, testbed.PgBouncerOptions{Mode: mode})
+				_, c = w.withBouncer(t, bed.PgBouncerOptions{Mode: mode})
 			}
 			root := w.root()
 			first := fmt.Sprintf("trap_first_%d", worlds)
-			var planted []*testbed.Traps
+			var planted []*bed.Traps
 			for _, schema := range []string{first, "public", w.app, root} {
 				traps, err := w.postgres.PlantTraps(t.Context(), w.admin, schema)
 				w.ok(err)
@@ -111,7 +111,7 @@ func TestTraps(t *testing.T) {
 	}
 }
 
-func sprung(t testing.TB, planted []*testbed.Traps) (all []string) {
+func sprung(t testing.TB, planted []*bed.Traps) (all []string) {
 	t.Helper()
 	for _, traps := range planted {
 		lines, err := traps.Sprung()
@@ -211,7 +211,7 @@ func TestOwnerThatARoleGivesItself(t *testing.T) {
 // The server reads no text of ours as more than one statement: what is sent by the simple protocol, which allows that, is not
 // from us.
 func TestStatementsTravelAlone(t *testing.T) {
-	ownServer(t, testbed.PostgresOptions{Settings: map[string]string{"log_line_prefix": "%a|"}})
+	ownServer(t, bed.PostgresOptions{Settings: map[string]string{"log_line_prefix": "%a|"}})
 	w := newWorld(t, "", nil)
 	w.root()
 	w.everything(w.next(w.first))

@@ -8,13 +8,13 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // On a server that lets everybody in, any password logs in: that proves nothing, so that a role of somebody else is neither
 // taken over nor dropped.
 func TestTrustProvesNothing(t *testing.T) {
-	ownServer(t, testbed.PostgresOptions{HBA: []string{"host all postgres 127.0.0.1/32 scram-sha-256", "host all all 127.0.0.1/32 trust"}})
+	ownServer(t, bed.PostgresOptions{HBA: []string{"host all postgres 127.0.0.1/32 scram-sha-256", "host all all 127.0.0.1/32 trust"}})
 	w := newWorld(t, "", nil)
 	c := w.next(w.first)
 	a := logins(w.key)[0]
@@ -44,7 +44,7 @@ func TestTrustProvesNothing(t *testing.T) {
 
 // An administrator who is let in without a password gets the new one all the same.
 func TestRotateRootWithTrust(t *testing.T) {
-	p := ownServer(t, testbed.PostgresOptions{HBA: []string{"host all trusted 127.0.0.1/32 trust"}})
+	p := ownServer(t, bed.PostgresOptions{HBA: []string{"host all trusted 127.0.0.1/32 trust"}})
 	w := newWorld(t, "", nil)
 	w.exec("CREATE ROLE trusted SUPERUSER LOGIN PASSWORD 'the-old-password'")
 	c, err := w.kind.NormalizeConnection(kind.Connection{Name: "trusted", Options: kind.Options{

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // What an operator wrote as verify_query runs as the owner. It is one query, changes nothing, and brings back no more than a
@@ -18,7 +18,7 @@ func TestVerifyQuery(t *testing.T) {
 			w := newWorld(t, "", nil)
 			c := w.next(w.first)
 			if mode != "" {
-				_, c = w.withBouncer(t, testbed.PgBouncerOptions{Mode: mode})
+				_, c = w.withBouncer(t, bed.PgBouncerOptions{Mode: mode})
 			}
 			w.exec(
 				"CREATE TABLE public.cards (card text)", "INSERT INTO public.cards VALUES ('canary-4111')", "GRANT ALL ON public.cards TO "+quote(w.app),

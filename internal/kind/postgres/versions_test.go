@@ -7,13 +7,13 @@ import (
 	"testing"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // ownServer makes worlds on a server of the test's own.
-func ownServer(t *testing.T, o testbed.PostgresOptions) *testbed.Postgres {
+func ownServer(t *testing.T, o bed.PostgresOptions) *bed.Postgres {
 	t.Helper()
-	p, err := testbed.ForTest(t).PostgresWith(t.Context(), o)
+	p, err := bed.ForTest(t).PostgresWith(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,7 +24,7 @@ func ownServer(t *testing.T, o testbed.PostgresOptions) *testbed.Postgres {
 
 // What is shown on Debian's 15 holds on 18, where membership and the rights of administrators work differently.
 func TestPostgreSQL18(t *testing.T) {
-	ownServer(t, testbed.PostgresOptions{Major: 18})
+	ownServer(t, bed.PostgresOptions{Major: 18})
 	t.Run("adoption", TestAdoptionAndTurns)
 	t.Run("unstage", TestUnstageLeavesNothing)
 	t.Run("cut", TestCutEndsSessions)
@@ -106,7 +106,7 @@ func TestAdministratorWithoutSuperuser(t *testing.T) {
 // Nobody is sent to a replica before the role has arrived there, and sessions there count as use.
 func TestReplica(t *testing.T) {
 	ctx := t.Context()
-	p := ownServer(t, testbed.PostgresOptions{})
+	p := ownServer(t, bed.PostgresOptions{})
 	replica, err := p.Replica(ctx)
 	if err != nil {
 		t.Fatal(err)

@@ -11,11 +11,11 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // rightsOf is what a server says that a user may do.
-func (w *world) rightsOf(r *testbed.Redis, user string) string {
+func (w *world) rightsOf(r *bed.Redis, user string) string {
 	w.t.Helper()
 	for line := range strings.Lines(w.do(r, "ACL", "LIST")) {
 		if fields := strings.Fields(line); fields[1] == user {
@@ -33,7 +33,7 @@ func (w *world) rightsOf(r *testbed.Redis, user string) string {
 
 func TestRightsAreCopied(t *testing.T) {
 	t.Parallel()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	for _, rules := range []string{
 		"~* &* +@all", "+@all -@dangerous ~app:* &app:*", "nocommands ~*", "", "~a ~b:* +get +set +config|get",
 		"%R~read:* %W~write:* %RW~both:* +@read +@write", "resetchannels &one &two:* +publish +subscribe", "allkeys allchannels allcommands -flushall",
@@ -60,7 +60,7 @@ func TestRightsAreCopied(t *testing.T) {
 
 func TestAdoptionAndTurns(t *testing.T) {
 	t.Parallel()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, nil)
 	w.app("~* &* +@all -@dangerous")
 	w.adopted("redis://app:" + appPassword + "@" + r.Addr + "/3?family=4&keyPrefix=a%3Ab%20c&&x=#frag")
@@ -122,7 +122,7 @@ func TestAdoptionOfDefault(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			r := start(t, testbed.RedisOptions{})
+			r := start(t, bed.RedisOptions{})
 			w := newWorld(t, r, nil)
 			if tt.rules == nil { // as configurations of before Redis 6 have it
 				w.do(r, "CONFIG", "SET", "requirepass", tt.password)
@@ -160,7 +160,7 @@ func TestAdoptionOfDefault(t *testing.T) {
 // A connection that has said nothing, and has no password to say, is nobody's session.
 func TestSilentConnectionsAreNobodys(t *testing.T) {
 	t.Parallel()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, nil)
 	w.do(r, "ACL", "SETUSER", defaultUser, "resetpass", ">"+appPassword)
 	w.adopt("redis://:" + appPassword + "@" + r.Addr)
@@ -181,9 +181,9 @@ func TestSilentConnectionsAreNobodys(t *testing.T) {
 
 func TestReplicasThatLogInAsTheOldUser(t *testing.T) {
 	t.Parallel()
-	master, replica := replicated(t, testbed.RedisOptions{})
+	master, replica := replicated(t, bed.RedisOptions{})
 	w := newWorld(t, master, nil)
-	for _, r := range []*testbed.Redis{master, replica} {
+	for _, r := range []*bed.Redis{master, replica} {
 		w.do(r, "ACL", "SETUSER", defaultUser, "resetpass", ">"+appPassword)
 	}
 	w.replicates(master, replica, "", appPassword)
@@ -203,7 +203,7 @@ func TestReplicasThatLogInAsTheOldUser(t *testing.T) {
 func TestAdministratorIsOneOfTheUsers(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	for _, tt := range []struct {
 		name, user string
 		options    kind.Options
@@ -237,8 +237,8 @@ func TestAdministratorIsOneOfTheUsers(t *testing.T) {
 func TestNames(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	for _, o := range []testbed.RedisUsers{testbed.UsersInConfig, testbed.UsersInACLFile} {
-		r := start(t, testbed.RedisOptions{Users: o})
+	for _, o := range []bed.RedisUsers{bed.UsersInConfig, bed.UsersInACLFile} {
+		r := start(t, bed.RedisOptions{Users: o})
 		for _, name := range []string{"UPPER", "\u00dcn\u00ef", "\u00a0no\u00a0break", "a=b", "user=x", "#hash", "semi;colon", `back\slash`, "per%cent", "co:lon@at/sl?ash", "emoji\U0001f511", "+@all", ">x", "on"} {
 			w := newWorld(t, r, kind.Options{optionUsername: name + "!"})
 			w.do(r, "ACL", "SETUSER", name, "on", ">"+appPassword, "~*", "&*", "+@all")
@@ -264,7 +264,7 @@ func TestNames(t *testing.T) {
 func TestUserThatIsThereAlready(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, nil)
 	w.app("~* +@all")
 	w.do(r, "ACL", "SETUSER", "redis_url_a", "on", ">somebodys", "+get")

@@ -8,13 +8,13 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 func TestCluster(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	cluster, err := testbed.ForTest(t).RedisCluster(ctx, 3, testbed.RedisOptions{Users: testbed.UsersInACLFile})
+	cluster, err := bed.ForTest(t).RedisCluster(ctx, 3, bed.RedisOptions{Users: bed.UsersInACLFile})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,9 +82,9 @@ func TestCluster(t *testing.T) {
 }
 
 // caOf is the CA of a bed's certificates.
-func caOf(t testing.TB, bed *testbed.Bed) (*testbed.Authority, string) {
+func caOf(t testing.TB, b *bed.Bed) (*bed.Authority, string) {
 	t.Helper()
-	a, err := bed.Authority()
+	a, err := b.Authority()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,8 +95,8 @@ func caOf(t testing.TB, bed *testbed.Bed) (*testbed.Authority, string) {
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	bed := testbed.ForTest(t)
-	master, err := bed.RedisWith(ctx, testbed.RedisOptions{TLS: true})
+	b := bed.ForTest(t)
+	master, err := b.RedisWith(ctx, bed.RedisOptions{TLS: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,8 +104,8 @@ func TestTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	authority, ca := caOf(t, bed)
-	_, another := caOf(t, testbed.ForTest(t))
+	authority, ca := caOf(t, b)
+	_, another := caOf(t, bed.ForTest(t))
 	w := newWorld(t, master, nil)
 	w.connect(kind.Options{fieldURL: master.AdminURL(), fieldCA: ca})
 	w.app("~* +@all", master, replica)

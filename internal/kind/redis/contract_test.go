@@ -15,8 +15,8 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/kindtest"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kindtest"
 )
 
 func TestContract(t *testing.T) {
@@ -29,7 +29,7 @@ func TestContract(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			r := start(t, testbed.RedisOptions{})
+			r := start(t, bed.RedisOptions{})
 			number := 0
 			kindtest.Run(t, func(t testing.TB) kindtest.World {
 				number++
@@ -39,7 +39,7 @@ func TestContract(t *testing.T) {
 	}
 }
 
-func contractWorld(t testing.TB, r *testbed.Redis, number int, strategy, first string) kindtest.World {
+func contractWorld(t testing.TB, r *bed.Redis, number int, strategy, first string) kindtest.World {
 	root := fmt.Sprintf("root%d", number) // of its own, since the suite rotates its password
 	w := newWorld(t, r, kind.Options{optionStrategy: strategy, optionUsername: fmt.Sprintf("key%d", number), optionURL: "redis://" + r.Addr + "/2?family=4"})
 	const password = "password-of-the-root"
@@ -85,7 +85,7 @@ func contractWorld(t testing.TB, r *testbed.Redis, number int, strategy, first s
 }
 
 // reconnecting is a client that logs in again when its session has ended, as those of applications do.
-func (w *world) reconnecting(r *testbed.Redis, v key.Value) *goredis.Client {
+func (w *world) reconnecting(r *bed.Redis, v key.Value) *goredis.Client {
 	w.t.Helper()
 	u, err := dsn.Parse(v.Reveal(), schemes...)
 	w.ok(err)

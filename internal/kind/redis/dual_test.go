@@ -9,13 +9,13 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 const thirdPassword = "third-password-of-the-application"
 
 // passwords are how many a user has at a server, but marks.
-func (w *world) passwords(r *testbed.Redis, user string) int {
+func (w *world) passwords(r *bed.Redis, user string) int {
 	w.t.Helper()
 	for line := range strings.Lines(w.do(r, "ACL", "LIST")) {
 		if fields := strings.Fields(line); fields[1] == user {
@@ -28,8 +28,8 @@ func (w *world) passwords(r *testbed.Redis, user string) int {
 // Nobody else's password goes, nor anything of what the user may do, and no session ends.
 func TestDualPassword(t *testing.T) {
 	t.Parallel()
-	master, replica := replicated(t, testbed.RedisOptions{})
-	both := []*testbed.Redis{master, replica}
+	master, replica := replicated(t, bed.RedisOptions{})
+	both := []*bed.Redis{master, replica}
 	w := newWorld(t, master, kind.Options{optionStrategy: dualPassword})
 	w.app(">"+thirdPassword+" ~app:* &* +@all -@dangerous", both...)
 	rights := w.rightsOf(master, "app")
@@ -74,7 +74,7 @@ func TestDualPassword(t *testing.T) {
 
 func TestDualPasswordOfDefault(t *testing.T) {
 	t.Parallel()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, kind.Options{optionStrategy: dualPassword})
 	w.do(r, "ACL", "SETUSER", defaultUser, "resetpass", ">"+appPassword)
 	w.adopt("redis://:" + appPassword + "@" + r.Addr + "/0")
@@ -93,7 +93,7 @@ func TestDualPasswordOfDefault(t *testing.T) {
 func TestDualPasswordIsRefused(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, kind.Options{optionStrategy: dualPassword})
 	w.do(r, "ACL", "SETUSER", "app", "on", "nopass", "+@all")
 	w.adopt("redis://app@" + r.Addr)
@@ -117,9 +117,9 @@ func TestDualPasswordIsRefused(t *testing.T) {
 // Replicas that log in with the password that goes would lose their master.
 func TestDualPasswordOfReplicas(t *testing.T) {
 	t.Parallel()
-	master, replica := replicated(t, testbed.RedisOptions{})
+	master, replica := replicated(t, bed.RedisOptions{})
 	w := newWorld(t, master, kind.Options{optionStrategy: dualPassword})
-	for _, r := range []*testbed.Redis{master, replica} {
+	for _, r := range []*bed.Redis{master, replica} {
 		w.do(r, "ACL", "SETUSER", defaultUser, "resetpass", ">"+appPassword)
 	}
 	w.replicates(master, replica, "", appPassword)

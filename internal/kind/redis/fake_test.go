@@ -13,14 +13,14 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // fake serves what a test says instead of Redis: releases that are not installed here, and what is no Redis. It gives its
 // address. Errors are replies that begin with a minus sign and are no ACL rules.
 func fake(t testing.TB, answer func(args []string) any) string {
 	t.Helper()
-	return testkit.Serve(t, func(conn net.Conn) {
+	return kit.Serve(t, func(conn net.Conn) {
 		for in := bufio.NewReader(conn); ; {
 			args, err := request(in)
 			if err != nil {

@@ -10,8 +10,8 @@ import (
 	"testing"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 func TestHosts(t *testing.T) {
@@ -71,14 +71,14 @@ func TestHosts(t *testing.T) {
 func trap(t *testing.T) (addr string, calls *atomic.Int32) {
 	t.Helper()
 	calls = &atomic.Int32{}
-	return testkit.Serve(t, func(net.Conn) { calls.Add(1) }), calls
+	return kit.Serve(t, func(net.Conn) { calls.Add(1) }), calls
 }
 
 // Whoever may replicate announces any address that he likes. Nobody dials it, let alone sends a password there.
 func TestAddressThatNobodyAllows(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	master := start(t, testbed.RedisOptions{})
+	master := start(t, bed.RedisOptions{})
 	w := newWorld(t, master, nil)
 	addr, calls := trap(t)
 	w.connect(kind.Options{fieldURL: master.AdminURL(), fieldHosts: "*.cache.internal"})

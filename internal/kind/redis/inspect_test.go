@@ -10,7 +10,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // current is the question whether the current version is as it should be.
@@ -36,7 +36,7 @@ func (w *world) inspect(c kind.Change, words ...string) kind.Finding {
 }
 
 // restore mends what is wrong, after a dry run that changes nothing.
-func (w *world) restore(c kind.Change, on ...*testbed.Redis) {
+func (w *world) restore(c kind.Change, on ...*bed.Redis) {
 	w.t.Helper()
 	users := func() (all string) {
 		for _, r := range on {
@@ -81,7 +81,7 @@ func allFixable(f kind.Finding) bool {
 func TestServerThatForgets(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	r := start(t, testbed.RedisOptions{Users: testbed.UsersInMemory})
+	r := start(t, bed.RedisOptions{Users: bed.UsersInMemory})
 	w := newWorld(t, r, nil).mounted("aaaaaa")
 	w.app("~app:* +@all -@dangerous")
 	w.retire(w.staged())
@@ -128,7 +128,7 @@ func TestReplicaThatForgets(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	for _, strategy := range []string{alternating, dualPassword} {
-		master, replica := replicated(t, testbed.RedisOptions{Users: testbed.UsersInMemory})
+		master, replica := replicated(t, bed.RedisOptions{Users: bed.UsersInMemory})
 		w := newWorld(t, master, kind.Options{optionStrategy: strategy})
 		w.app("~app:* +@all", master, replica)
 		w.retire(w.staged())
@@ -141,7 +141,7 @@ func TestReplicaThatForgets(t *testing.T) {
 		}
 		w.restore(c, master, replica)
 		name := map[string]string{alternating: "redis_url_a", dualPassword: "app"}[strategy]
-		rights := func(r *testbed.Redis) string { return strings.TrimPrefix(w.rightsOf(r, name), "sanitize-payload ") }
+		rights := func(r *bed.Redis) string { return strings.TrimPrefix(w.rightsOf(r, name), "sanitize-payload ") }
 		if got, want := rights(replica), rights(master); got != want {
 			t.Errorf("the user may %q at the replica, %q at its master", got, want)
 		}
@@ -165,7 +165,7 @@ func TestVaultIsBehind(t *testing.T) {
 	ctx := t.Context()
 	for behind := 1; behind <= 3; behind++ {
 		for _, strategy := range []string{alternating, dualPassword} {
-			r := start(t, testbed.RedisOptions{})
+			r := start(t, bed.RedisOptions{})
 			w := newWorld(t, r, kind.Options{optionStrategy: strategy}).mounted("aaaaaa")
 			w.app("~* +@all")
 			for range 4 - behind {
@@ -230,7 +230,7 @@ func TestTwoPasswordsOfWhichVaultKnowsOne(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	for _, behind := range []string{"Vault", "the server"} {
-		r := start(t, testbed.RedisOptions{})
+		r := start(t, bed.RedisOptions{})
 		w := newWorld(t, r, kind.Options{optionStrategy: dualPassword}).mounted("aaaaaa")
 		w.app("~* +@all")
 		w.retire(w.staged())
@@ -279,7 +279,7 @@ func TestTwoPasswordsOfWhichVaultKnowsOne(t *testing.T) {
 func TestServerIsBehind(t *testing.T) {
 	t.Parallel()
 	for rotations := 1; rotations <= 3; rotations++ {
-		r := start(t, testbed.RedisOptions{Users: testbed.UsersInACLFile})
+		r := start(t, bed.RedisOptions{Users: bed.UsersInACLFile})
 		w := newWorld(t, r, nil)
 		w.app("~* +@all")
 		for range rotations {
@@ -313,7 +313,7 @@ func TestServerIsBehind(t *testing.T) {
 func TestChangedByHand(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, nil)
 	w.app("~* +@all")
 	byHand := key.Version{Value: key.NewValue(r.UserURL("app", thirdPassword))}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 func TestMark(t *testing.T) {
@@ -46,7 +46,7 @@ func (w *world) mounted(mount string) *world {
 // A locked user cannot be logged in as by its mark, also if somebody turns it on.
 func TestMarkIsNoPassword(t *testing.T) {
 	t.Parallel()
-	r := start(t, testbed.RedisOptions{Users: testbed.UsersInACLFile})
+	r := start(t, bed.RedisOptions{Users: bed.UsersInACLFile})
 	w := newWorld(t, r, nil)
 	w.app("~* +@all")
 	c := w.staged()
@@ -71,7 +71,7 @@ func TestMarkIsNoPassword(t *testing.T) {
 // Two mounts with keys of the same name share a server. Neither touches a user of the other.
 func TestTwoMounts(t *testing.T) {
 	t.Parallel()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	one := newWorld(t, r, nil).mounted("aaaaaa")
 	one.app("~* +@all")
 	two := one.mounted("bbbbbb")
@@ -97,7 +97,7 @@ func TestTwoMounts(t *testing.T) {
 func TestUserOfAnotherMount(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	one := newWorld(t, r, kind.Options{optionUsername: "shared"}).mounted("aaaaaa")
 	one.app("~* +@all")
 	two := one.mounted("bbbbbb")
@@ -135,7 +135,7 @@ func TestServerIsAhead(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	for behind := 1; behind <= 3; behind++ {
-		r := start(t, testbed.RedisOptions{})
+		r := start(t, bed.RedisOptions{})
 		w := newWorld(t, r, nil).mounted("aaaaaa")
 		w.app("~* +@all")
 		for range 4 - behind {
@@ -166,7 +166,7 @@ func TestUsersOfEarlierReleases(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	for _, options := range []kind.Options{nil, {optionUsername: "shared"}} {
-		r := start(t, testbed.RedisOptions{})
+		r := start(t, bed.RedisOptions{})
 		w := newWorld(t, r, options).mounted("aaaaaa")
 		base := "redis_url"
 		if options != nil {
@@ -196,7 +196,7 @@ func TestUsersOfEarlierReleases(t *testing.T) {
 		}
 	}
 	// The same names, and nothing that shows whose they are.
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, kind.Options{optionUsername: "shared"}).mounted("aaaaaa")
 	w.do(r, "ACL", "SETUSER", "shared_a", "off", "~*", "+@all")
 	w.app("~* +@all")

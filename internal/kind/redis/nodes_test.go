@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // short is a timeout for nodes that are made to stand still.
@@ -20,7 +20,7 @@ const short = "500ms"
 const soon = 5 * time.Second
 
 // replicated is a master with a replica.
-func replicated(t testing.TB, o testbed.RedisOptions) (master, replica *testbed.Redis) {
+func replicated(t testing.TB, o bed.RedisOptions) (master, replica *bed.Redis) {
 	t.Helper()
 	master = start(t, o)
 	replica, err := master.Replica(context.Background())
@@ -31,7 +31,7 @@ func replicated(t testing.TB, o testbed.RedisOptions) (master, replica *testbed.
 }
 
 // replicates has a replica log in at its master as a user, from now on.
-func (w *world) replicates(master, replica *testbed.Redis, user, password string) {
+func (w *world) replicates(master, replica *bed.Redis, user, password string) {
 	w.t.Helper()
 	w.do(replica, "CONFIG", "SET", "masteruser", user, "masterauth", password)
 	w.do(master, "CLIENT", "KILL", "TYPE", "replica")
@@ -39,7 +39,7 @@ func (w *world) replicates(master, replica *testbed.Redis, user, password string
 }
 
 // partitioned wants calls to fail in time and name the node while it stands still.
-func (w *world) partitioned(r *testbed.Redis, call func() error) {
+func (w *world) partitioned(r *bed.Redis, call func() error) {
 	w.t.Helper()
 	w.ok(r.Pause())
 	begun := time.Now()
@@ -55,7 +55,7 @@ func (w *world) partitioned(r *testbed.Redis, call func() error) {
 func TestReplica(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	master, replica := replicated(t, testbed.RedisOptions{})
+	master, replica := replicated(t, bed.RedisOptions{})
 	w := newWorld(t, master, nil)
 	w.app("~* &* +@all", master, replica)
 	c := w.staged()
@@ -88,7 +88,7 @@ func TestReplica(t *testing.T) {
 func TestReplicaThatIsDownBlocks(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	master, replica := replicated(t, testbed.RedisOptions{})
+	master, replica := replicated(t, bed.RedisOptions{})
 	w := newWorld(t, master, nil)
 	w.app("~* +@all", master, replica)
 	w.do(replica, "CONFIG", "REWRITE")
@@ -110,7 +110,7 @@ func TestReplicaThatIsDownBlocks(t *testing.T) {
 func TestPartition(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	master, replica := replicated(t, testbed.RedisOptions{})
+	master, replica := replicated(t, bed.RedisOptions{})
 	w := newWorld(t, master, nil)
 	w.connect(kind.Options{fieldURL: master.AdminURL(), fieldTimeout: short})
 	w.app("~* +@all", master, replica)
@@ -144,7 +144,7 @@ func TestUnstageAfterPartialStage(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	for _, strategy := range []string{alternating, dualPassword} {
-		master, replica := replicated(t, testbed.RedisOptions{})
+		master, replica := replicated(t, bed.RedisOptions{})
 		w := newWorld(t, master, kind.Options{optionStrategy: strategy})
 		w.app("~* +@all", master, replica)
 		before := w.do(master, "ACL", "LIST") + w.do(replica, "ACL", "LIST")
@@ -168,7 +168,7 @@ func TestUnstageAfterPartialStage(t *testing.T) {
 func TestNodeThatJoinsLater(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	master := start(t, testbed.RedisOptions{})
+	master := start(t, bed.RedisOptions{})
 	w := newWorld(t, master, nil)
 	w.app("~app:* +@all -@dangerous")
 	c := w.staged()
@@ -186,7 +186,7 @@ func TestNodeThatJoinsLater(t *testing.T) {
 		if !w.valid(joined, c.To) {
 			t.Errorf("%s: the new version is not valid at a replica that joined before", what)
 		}
-		rights := func(r *testbed.Redis) string {
+		rights := func(r *bed.Redis) string {
 			return strings.Join(strings.Fields(w.do(r, "ACL", "GETUSER", "redis_url_a")), " ")
 		}
 		if rights(joined) != rights(master) {
@@ -200,7 +200,7 @@ func TestNodeThatForgets(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	for _, strategy := range []string{alternating, dualPassword} {
-		master, replica := replicated(t, testbed.RedisOptions{Users: testbed.UsersInMemory})
+		master, replica := replicated(t, bed.RedisOptions{Users: bed.UsersInMemory})
 		w := newWorld(t, master, kind.Options{optionStrategy: strategy})
 		w.app("~* +@all", master, replica)
 		c := w.staged()
@@ -228,7 +228,7 @@ func TestNodeThatForgets(t *testing.T) {
 // A revert's question, with the versions turned around, makes nothing.
 func TestRevertBringsNothing(t *testing.T) {
 	t.Parallel()
-	master, replica := replicated(t, testbed.RedisOptions{})
+	master, replica := replicated(t, bed.RedisOptions{})
 	w := newWorld(t, master, nil)
 	w.app("~* +@all", master, replica)
 	c := w.staged()
@@ -246,7 +246,7 @@ func TestRevertBringsNothing(t *testing.T) {
 func TestAnnouncedAddress(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	master := start(t, testbed.RedisOptions{})
+	master := start(t, bed.RedisOptions{})
 	replica, err := master.Replica(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -270,7 +270,7 @@ func TestAnnouncedAddress(t *testing.T) {
 func TestNodeThatDoesNotKnowTheAdministrator(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	master, replica := replicated(t, testbed.RedisOptions{})
+	master, replica := replicated(t, bed.RedisOptions{})
 	w := rooted(t, "+@all", master)
 	w.app("~* +@all", master)
 	c := w.plan()
@@ -284,7 +284,7 @@ func TestNodeThatDoesNotKnowTheAdministrator(t *testing.T) {
 // A call ends with its context, also where a server takes connections and answers nothing.
 func TestCancelledCall(t *testing.T) {
 	t.Parallel()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, nil)
 	w.connect(kind.Options{fieldURL: r.AdminURL(), fieldTimeout: "30s"})
 	w.app("~* +@all")

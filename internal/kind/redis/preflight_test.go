@@ -8,14 +8,14 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // What a later step would stumble over is told before the first change, and nothing is changed by asking.
 func TestPreflight(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	master, replica := replicated(t, testbed.RedisOptions{})
+	master, replica := replicated(t, bed.RedisOptions{})
 	w := rooted(t, administratorRule, master, replica)
 	w.app("~* +@all", master, replica)
 	c := w.plan()
@@ -64,7 +64,7 @@ func TestPreflight(t *testing.T) {
 	if len(blockers) != 1 || !strings.Contains(blockers[0], "user app of version 1 is at no node") {
 		t.Errorf("blockers %q", blockers)
 	}
-	for _, r := range []*testbed.Redis{master, replica} {
+	for _, r := range []*bed.Redis{master, replica} {
 		w.do(r, "ACL", "SETUSER", "app", "on", ">"+appPassword, "~*", "+@all")
 	}
 	brought := c

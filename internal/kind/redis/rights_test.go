@@ -7,14 +7,14 @@ import (
 	"testing"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // Rights that somebody has taken away are a problem, which an operator mends or means. Rights that were added are his.
 func TestRightsThatAreTakenAway(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, nil).mounted("aaaaaa")
 	w.app("~app:* ~other:* &news +@all -@dangerous")
 	w.retire(w.staged())
@@ -63,7 +63,7 @@ func TestRightsThatAreTakenAway(t *testing.T) {
 // A user that lets everybody in is a problem; an operator who ends it is told before whom that refuses.
 func TestUserThatBecameNopass(t *testing.T) {
 	t.Parallel()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, nil).mounted("aaaaaa")
 	w.app("~app:* +@all -@dangerous")
 	w.retire(w.staged())

@@ -9,7 +9,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 const (
@@ -18,7 +18,7 @@ const (
 )
 
 // rooted is a world whose connection logs in as a user of its own.
-func rooted(t testing.TB, rules string, on ...*testbed.Redis) *world {
+func rooted(t testing.TB, rules string, on ...*bed.Redis) *world {
 	t.Helper()
 	w := newWorld(t, on[0], nil)
 	for _, r := range on {
@@ -29,7 +29,7 @@ func rooted(t testing.TB, rules string, on ...*testbed.Redis) *world {
 }
 
 // logsIn tells whether the root does with a password.
-func (w *world) logsIn(r *testbed.Redis, user, password string) bool {
+func (w *world) logsIn(r *bed.Redis, user, password string) bool {
 	_, err := r.DoAs(w.t.Context(), user, password, "PING")
 	return err == nil || !strings.Contains(err.Error(), "WRONGPASS")
 }
@@ -37,13 +37,13 @@ func (w *world) logsIn(r *testbed.Redis, user, password string) bool {
 func TestRotateRoot(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	master, replica := replicated(t, testbed.RedisOptions{Users: testbed.UsersInACLFile})
+	master, replica := replicated(t, bed.RedisOptions{Users: bed.UsersInACLFile})
 	w := rooted(t, "+@all >third-password-of-the-root", master, replica)
 	w.connection.Next = key.NewValue(nextPassword)
 	for range 2 { // the second time the engine did not hear of the first
 		w.ok(w.kind.RotateRoot(ctx, w.connection))
 	}
-	for _, r := range []*testbed.Redis{master, replica} {
+	for _, r := range []*bed.Redis{master, replica} {
 		w.ok(r.Stop())
 		w.ok(r.Start(ctx))
 		for password, want := range map[string]bool{rootPassword: false, nextPassword: true, "third-password-of-the-root": true} {
@@ -73,16 +73,16 @@ func TestRotateRootAfterACrash(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			master, replica := replicated(t, testbed.RedisOptions{})
+			master, replica := replicated(t, bed.RedisOptions{})
 			w := rooted(t, "+@all", master, replica)
 			w.connection.Next = key.NewValue(nextPassword)
-			for r, rules := range map[*testbed.Redis]string{master: tt.master, replica: tt.replica} {
+			for r, rules := range map[*bed.Redis]string{master: tt.master, replica: tt.replica} {
 				w.do(r, append([]string{"ACL", "SETUSER", "root"}, strings.Fields(rules)...)...)
 			}
 			w.app("~* +@all", master, replica)
 			c := w.staged() // rotations go on with either of the two
 			w.ok(w.kind.RotateRoot(ctx, w.connection))
-			for _, r := range []*testbed.Redis{master, replica} {
+			for _, r := range []*bed.Redis{master, replica} {
 				if w.logsIn(r, "root", rootPassword) || !w.logsIn(r, "root", nextPassword) {
 					t.Errorf("%s: the new password is not the only one", r.Addr)
 				}
@@ -95,7 +95,7 @@ func TestRotateRootAfterACrash(t *testing.T) {
 func TestRotateRootIsRefused(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	master, replica := replicated(t, testbed.RedisOptions{})
+	master, replica := replicated(t, bed.RedisOptions{})
 	w := newWorld(t, master, nil)
 	notes, err := w.kind.CheckConnection(ctx, w.connection)
 	w.ok(err)
@@ -108,7 +108,7 @@ func TestRotateRootIsRefused(t *testing.T) {
 		t.Error("a refused rotation has changed passwords")
 	}
 
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w = rooted(t, "+@all", r)
 	w.connection.Next = key.NewValue(nextPassword)
 	w.do(r, "ACL", "SETUSER", "root", "nopass")
@@ -121,7 +121,7 @@ func TestRotateRootIsRefused(t *testing.T) {
 func TestRotateRootOfRequirepass(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, nil)
 	w.do(r, "CONFIG", "SET", "requirepass", rootPassword)
 	w.do(r, "CONFIG", "REWRITE")
@@ -141,7 +141,7 @@ func TestRotateRootOfRequirepass(t *testing.T) {
 func TestAdministratorsPasswordChangedBehindOurBack(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := rooted(t, "+@all", r)
 	w.app("~* +@all")
 	c := w.plan()
@@ -162,7 +162,7 @@ func TestAdministratorsPasswordChangedBehindOurBack(t *testing.T) {
 func TestAdministratorIsForgotten(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	r := start(t, testbed.RedisOptions{Users: testbed.UsersInMemory})
+	r := start(t, bed.RedisOptions{Users: bed.UsersInMemory})
 	w := rooted(t, adminRights, r)
 	w.app("~app:* +@all -@dangerous")
 	w.retire(w.staged())
@@ -199,8 +199,8 @@ func TestAdministratorWithTheDocumentedRule(t *testing.T) {
 	if !strings.Contains(read1(t, "../../../docs/redis.md"), administratorRule) {
 		t.Error("docs/redis.md does not give the rule that this test proves")
 	}
-	for _, users := range []testbed.RedisUsers{testbed.UsersInConfig, testbed.UsersInACLFile} {
-		master, replica := replicated(t, testbed.RedisOptions{Users: users})
+	for _, users := range []bed.RedisUsers{bed.UsersInConfig, bed.UsersInACLFile} {
+		master, replica := replicated(t, bed.RedisOptions{Users: users})
 		w := rooted(t, administratorRule, master, replica)
 		w.app("~* &* +@all", master, replica)
 		notes, err := w.kind.CheckConnection(ctx, w.connection)
@@ -229,7 +229,7 @@ func TestAdministratorWithTheDocumentedRule(t *testing.T) {
 func TestAdministratorWithLess(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	for _, tt := range []struct {
 		rules string
 		err   []string

@@ -11,18 +11,18 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // A client that logs in for some milliseconds each time is seen, at whichever node it is.
 func TestSampleSeesShortSessions(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	master, replica := replicated(t, testbed.RedisOptions{})
+	master, replica := replicated(t, bed.RedisOptions{})
 	w := newWorld(t, master, nil)
 	w.app("~* +@all", master, replica)
 	c := w.staged()
-	for _, r := range []*testbed.Redis{master, replica} {
+	for _, r := range []*bed.Redis{master, replica} {
 		end, ended := make(chan struct{}), make(chan struct{})
 		go func() {
 			defer close(ended)
@@ -66,7 +66,7 @@ func TestSampleSeesShortSessions(t *testing.T) {
 
 // A server with many sessions is asked less often. Samples cost it little in any case.
 func TestCostOfSamples(t *testing.T) {
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, nil)
 	w.app("~* +@all")
 	c := w.staged()
@@ -117,7 +117,7 @@ func TestPeriodOfSamples(t *testing.T) {
 // A client that is gone at once is seen, or at least its login is counted. Clients that stay are nobody's secret.
 func TestSampleCountsLoginsThatItMissed(t *testing.T) {
 	t.Parallel()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, nil)
 	w.app("~* +@all")
 	c := w.staged()
@@ -156,7 +156,7 @@ func TestSampleCountsLoginsThatItMissed(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	master, replica := replicated(t, testbed.RedisOptions{})
+	master, replica := replicated(t, bed.RedisOptions{})
 	w := newWorld(t, master, nil)
 	w.app("~* +@all", master, replica)
 	c := w.staged()

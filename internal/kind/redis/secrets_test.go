@@ -13,11 +13,11 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // monitor listens to all commands of a server, and gives what was said until it is asked.
-func (w *world) monitor(r *testbed.Redis) func() string {
+func (w *world) monitor(r *bed.Redis) func() string {
 	w.t.Helper()
 	conn := w.dial(r)
 	_, err := fmt.Fprintf(conn, "AUTH admin %s\r\nMONITOR\r\n", r.AdminPassword)
@@ -62,7 +62,7 @@ func TestPasswordsDoNotReachTheServer(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	for _, strategy := range []string{alternating, dualPassword} {
-		r := start(t, testbed.RedisOptions{Settings: map[string]string{"slowlog-log-slower-than": "0", "slowlog-max-len": "100000", "loglevel": "debug"}})
+		r := start(t, bed.RedisOptions{Settings: map[string]string{"slowlog-log-slower-than": "0", "slowlog-max-len": "100000", "loglevel": "debug"}})
 		w := rooted(t, "+@all", r)
 		w.key.Options[optionStrategy] = strategy
 		w.app("~* +@all -ping") // what an application may not do ends in ACL LOG
@@ -113,14 +113,14 @@ func TestDurability(t *testing.T) {
 	ctx := t.Context()
 	for _, tt := range []struct {
 		name    string
-		options testbed.RedisOptions
+		options bed.RedisOptions
 		note    string // none: it keeps its users
 	}{
-		{"configuration file", testbed.RedisOptions{}, ""},
-		{"aclfile", testbed.RedisOptions{Users: testbed.UsersInACLFile}, ""},
-		{"aclfile, and no CONFIG", testbed.RedisOptions{Users: testbed.UsersInACLFile, Settings: map[string]string{"rename-command": `CONFIG ""`}}, ""},
-		{"neither", testbed.RedisOptions{Users: testbed.UsersInMemory}, "are lost when it restarts: it has neither an aclfile nor a configuration file"},
-		{"configuration file, and no CONFIG", testbed.RedisOptions{Settings: map[string]string{"rename-command": `CONFIG ""`}}, "are lost when it restarts: it cannot be told to write them down"},
+		{"configuration file", bed.RedisOptions{}, ""},
+		{"aclfile", bed.RedisOptions{Users: bed.UsersInACLFile}, ""},
+		{"aclfile, and no CONFIG", bed.RedisOptions{Users: bed.UsersInACLFile, Settings: map[string]string{"rename-command": `CONFIG ""`}}, ""},
+		{"neither", bed.RedisOptions{Users: bed.UsersInMemory}, "are lost when it restarts: it has neither an aclfile nor a configuration file"},
+		{"configuration file, and no CONFIG", bed.RedisOptions{Settings: map[string]string{"rename-command": `CONFIG ""`}}, "are lost when it restarts: it cannot be told to write them down"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -168,7 +168,7 @@ func (w *world) occupied(path string) (free func()) {
 
 func TestConfigurationFileThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, nil)
 	w.app("~* +@all")
 	w.occupied(r.ConfigPath)
@@ -184,7 +184,7 @@ func TestConfigurationFileThatCannotBeWritten(t *testing.T) {
 func TestFileOfUsersThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	r := start(t, testbed.RedisOptions{Users: testbed.UsersInACLFile})
+	r := start(t, bed.RedisOptions{Users: bed.UsersInACLFile})
 	w := newWorld(t, r, nil)
 	w.app("~* &* +@all")
 	c := w.plan()

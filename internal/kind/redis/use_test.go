@@ -13,12 +13,12 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // busy opens sessions of a version, each about something else: subscribed, blocked, in a transaction, watching, with a name
 // that looks like a field, listening to all, idle. Blocked says when the one that is blocked has ended.
-func (w *world) busy(r *testbed.Redis, v key.Version) (sessions []*goredis.Conn, blocked <-chan error) {
+func (w *world) busy(r *bed.Redis, v key.Version) (sessions []*goredis.Conn, blocked <-chan error) {
 	w.t.Helper()
 	ctx := context.Background()
 	o, err := goredis.ParseURL(v.Value.Reveal())
@@ -52,7 +52,7 @@ func (w *world) busy(r *testbed.Redis, v key.Version) (sessions []*goredis.Conn,
 func TestCutEndsSessionsOfTheOldUser(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	master, replica := replicated(t, testbed.RedisOptions{})
+	master, replica := replicated(t, bed.RedisOptions{})
 	w := newWorld(t, master, nil)
 	w.app("~* &* +@all", master, replica)
 	w.do(master, "ACL", "SETUSER", "bystander", "on", ">"+appPassword, "+@all")
@@ -96,7 +96,7 @@ func TestCutEndsSessionsOfTheOldUser(t *testing.T) {
 func TestUnstageWithSessions(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, nil)
 	w.app("~* &* +@all")
 	c := w.staged()
@@ -121,7 +121,7 @@ func TestUnstageWithSessions(t *testing.T) {
 func TestCutOfDualPasswordEndsAllSessionsOfTheUser(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, kind.Options{optionStrategy: dualPassword})
 	w.app("~* &* +@all")
 	c := w.staged()
@@ -139,7 +139,7 @@ func TestCutOfDualPasswordEndsAllSessionsOfTheUser(t *testing.T) {
 // for one of the administrator's few sessions.
 func TestManyAtTheSameTime(t *testing.T) {
 	t.Parallel()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, nil)
 	w.app("~* &* +@all")
 	var all []kind.Change

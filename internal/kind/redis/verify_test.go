@@ -10,7 +10,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // Of a URL nothing changes but user and password, whatever rides on it.
@@ -55,8 +55,8 @@ func TestURLsSurvive(t *testing.T) {
 func TestVerifyTriesTheURLs(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	r := start(t, testbed.RedisOptions{})
-	other := start(t, testbed.RedisOptions{}) // that the connection does not know
+	r := start(t, bed.RedisOptions{})
+	other := start(t, bed.RedisOptions{}) // that the connection does not know
 	for _, tt := range []struct {
 		name    string
 		options kind.Options
@@ -97,7 +97,7 @@ func TestVerifyTriesTheURLs(t *testing.T) {
 // A value with a wrong password is refused in one sentence, and without a way around the check.
 func TestImportWithAWrongPassword(t *testing.T) {
 	t.Parallel()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, nil)
 	w.app("~* +@all")
 	err := w.kind.Verify(t.Context(), kind.Change{Key: w.key, To: key.Version{Number: 1, Value: key.NewValue(r.UserURL("app", "wrong"))}, Connection: w.connection})
@@ -111,8 +111,8 @@ func TestImportWithAWrongPassword(t *testing.T) {
 func TestAnotherProtocol(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	plain, secure := start(t, testbed.RedisOptions{}), start(t, testbed.RedisOptions{TLS: true})
-	postgres, err := testbed.ForTest(t).Postgres(ctx)
+	plain, secure := start(t, bed.RedisOptions{}), start(t, bed.RedisOptions{TLS: true})
+	postgres, err := bed.ForTest(t).Postgres(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestDatabaseIsANumber(t *testing.T) {
 // A user that may hardly do anything is logged in nevertheless.
 func TestVerifyOfAUserWithoutRights(t *testing.T) {
 	t.Parallel()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, nil)
 	w.app("-@all")
 	w.retire(w.staged())
@@ -157,7 +157,7 @@ func TestVerifyOfAUserWithoutRights(t *testing.T) {
 func TestFirstVersion(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	r := start(t, testbed.RedisOptions{})
+	r := start(t, bed.RedisOptions{})
 	for strategy, user := range map[string]string{alternating: "fresh_a", dualPassword: "fresh"} {
 		w := newWorld(t, r, kind.Options{optionStrategy: strategy, optionUsername: "fresh", optionURL: "redis://" + r.Addr + "/1", optionRules: "~fresh:* +@read +select"})
 		c := w.staged()
@@ -190,7 +190,7 @@ func TestFirstVersion(t *testing.T) {
 func TestValueOfAnOperator(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	master, replica := replicated(t, testbed.RedisOptions{})
+	master, replica := replicated(t, bed.RedisOptions{})
 	w := newWorld(t, master, nil)
 	w.app("~* +@all", master, replica)
 	w.do(master, "ACL", "SETUSER", "brought", "on", ">"+thirdPassword, "+@all")

@@ -18,24 +18,24 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
-func TestMain(m *testing.M) { testbed.Main(m) }
+func TestMain(m *testing.M) { bed.Main(m) }
 
 const appPassword = "first-password-of-the-application"
 
 // world is a server or several, a connection to them, and a key that an application presents there.
 type world struct {
 	t          testing.TB
-	redis      *testbed.Redis // the connection's own
+	redis      *bed.Redis // the connection's own
 	kind       *Kind
 	connection kind.Connection
 	key        key.Key
 }
 
 // newWorld is on a server whose user app has the key's first version.
-func newWorld(t testing.TB, r *testbed.Redis, options kind.Options) *world {
+func newWorld(t testing.TB, r *bed.Redis, options kind.Options) *world {
 	t.Helper()
 	w := &world{t: t, redis: r, kind: New()}
 	t.Cleanup(func() { _ = w.kind.Close() })
@@ -72,10 +72,10 @@ func (w *world) adopt(url string) {
 }
 
 // app makes a user on some servers, and adopts its URL at the connection's.
-func (w *world) app(rules string, on ...*testbed.Redis) {
+func (w *world) app(rules string, on ...*bed.Redis) {
 	w.t.Helper()
 	if len(on) == 0 {
-		on = []*testbed.Redis{w.redis}
+		on = []*bed.Redis{w.redis}
 	}
 	for _, r := range on {
 		w.do(r, append([]string{"ACL", "SETUSER", "app", "on", ">" + appPassword}, split(rules)...)...)
@@ -108,7 +108,7 @@ func (w *world) refuses(err error, words ...string) {
 	}
 }
 
-func (w *world) do(r *testbed.Redis, args ...string) string {
+func (w *world) do(r *bed.Redis, args ...string) string {
 	w.t.Helper()
 	reply, err := r.Do(context.Background(), args...)
 	w.ok(err)
@@ -204,12 +204,12 @@ func (w *world) eventually(holds func() bool, otherwise func() string) {
 }
 
 // valid tells whether a version logs in at a server, by other means than the kind's.
-func (w *world) valid(r *testbed.Redis, v key.Version) bool {
+func (w *world) valid(r *bed.Redis, v key.Version) bool {
 	w.t.Helper()
 	u, err := dsn.Parse(v.Value.Reveal(), schemes...)
 	w.ok(err)
 	_, err = r.DoAs(context.Background(), userOf(u), u.Password.Reveal(), "PING")
-	var answer testbed.RedisError
+	var answer bed.RedisError
 	if errors.As(err, &answer) && !strings.HasPrefix(string(answer), "WRONGPASS") {
 		return true
 	}
@@ -217,7 +217,7 @@ func (w *world) valid(r *testbed.Redis, v key.Version) bool {
 }
 
 // expect asks servers which of two versions is valid.
-func (w *world) expect(c kind.Change, from, to bool, on ...*testbed.Redis) {
+func (w *world) expect(c kind.Change, from, to bool, on ...*bed.Redis) {
 	w.t.Helper()
 	for _, r := range on {
 		if got := w.valid(r, c.From); got != from {
@@ -230,7 +230,7 @@ func (w *world) expect(c kind.Change, from, to bool, on ...*testbed.Redis) {
 }
 
 // client is an application's that has logged in.
-func (w *world) client(r *testbed.Redis, v key.Version, name string) *goredis.Client {
+func (w *world) client(r *bed.Redis, v key.Version, name string) *goredis.Client {
 	w.t.Helper()
 	u, err := dsn.Parse(v.Value.Reveal(), schemes...)
 	w.ok(err)
@@ -243,7 +243,7 @@ func (w *world) client(r *testbed.Redis, v key.Version, name string) *goredis.Cl
 }
 
 // users are those of a server that can log in, but its administrator and those named.
-func (w *world) users(r *testbed.Redis, but ...string) []string {
+func (w *world) users(r *bed.Redis, but ...string) []string {
 	w.t.Helper()
 	var names []string
 	for line := range strings.Lines(w.do(r, "ACL", "LIST")) {
@@ -255,9 +255,9 @@ func (w *world) users(r *testbed.Redis, but ...string) []string {
 	return names
 }
 
-func start(t testing.TB, o testbed.RedisOptions) *testbed.Redis {
+func start(t testing.TB, o bed.RedisOptions) *bed.Redis {
 	t.Helper()
-	r, err := testbed.ForTest(t).RedisWith(context.Background(), o)
+	r, err := bed.ForTest(t).RedisWith(context.Background(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +274,7 @@ func read1(t testing.TB, path string) string {
 }
 
 // dial is a connection that has said nothing.
-func (w *world) dial(r *testbed.Redis) net.Conn {
+func (w *world) dial(r *bed.Redis) net.Conn {
 	w.t.Helper()
 	conn, err := net.Dial("tcp", r.Addr)
 	w.ok(err)

@@ -20,8 +20,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // chartLimit is resources.limits.memory of deploy/helm/hyvve/values.yaml.
@@ -43,8 +43,8 @@ func newTarget(t *testing.T, flags ...string) *target {
 			t.Fatal(err)
 		}
 	}
-	bed := testbed.ForTest(t)
-	authority, err := bed.Authority()
+	b := bed.ForTest(t)
+	authority, err := b.Authority()
 	must(err)
 	pair, err := authority.Server("injector-" + strings.ToLower(t.Name()))
 	must(err)
@@ -54,13 +54,13 @@ func newTarget(t *testing.T, flags ...string) *target {
 	path, err := binary()
 	must(err)
 	r := &replica{name: t.Name()}
-	r.Program, err = bed.Program(r.name, path, append([]string{
+	r.Program, err = b.Program(r.name, path, append([]string{
 		"--image=registry.example/hyvve-sidecar:1", "--vault-addr=https://vault.vault:8200", "--namespace=hyvve",
 		"--cert-dir=" + dir, "--listen=127.0.0.1:0", "--status-listen=127.0.0.1:0",
 	}, flags...), nil)
 	must(err)
 	t.Cleanup(r.Kill)
-	testkit.Until(t, "the injector listens", func() bool { return r.started() || !r.Running() }, r.Tail)
+	kit.Until(t, "the injector listens", func() bool { return r.started() || !r.Running() }, r.Tail)
 	transport := &http.Transport{TLSClientConfig: authority.TLS(), MaxIdleConnsPerHost: 64}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &target{t, r, authority.TLS(), &http.Client{Transport: transport, Timeout: 30 * time.Second}}
@@ -237,7 +237,7 @@ func TestAdversaryReviewsFillNoMemory(t *testing.T) {
 	if served.Load() < 50 {
 		t.Errorf("%d others were served during all attacks", served.Load())
 	}
-	testkit.Until(t, "it answers at once again", func() bool {
+	kit.Until(t, "it answers at once again", func() bool {
 		status, text := a.post(podReview(nil, container))
 		return status == http.StatusOK && strings.Contains(text, `"patch":`)
 	}, a.r.Tail)

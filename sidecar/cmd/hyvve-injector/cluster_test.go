@@ -22,12 +22,12 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testbed"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/inject/webhook"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
-func TestMain(m *testing.M) { testbed.Main(m) }
+func TestMain(m *testing.M) { bed.Main(m) }
 
 // binary builds the command as it is shipped, once.
 var binary = sync.OnceValues(func() (string, error) {
@@ -47,8 +47,8 @@ var binary = sync.OnceValues(func() (string, error) {
 // cluster is an API server that asks injectors of ours, by way of a port of the test's own in the place of a Service.
 type cluster struct {
 	t         *testing.T
-	k         *testbed.Kubernetes
-	bed       *testbed.Bed
+	k         *bed.Kubernetes
+	bed       *bed.Bed
 	namespace string // of the injector
 	shop      string // of the pods
 	name      string // of the MutatingWebhookConfiguration, and of everything
@@ -58,15 +58,15 @@ type cluster struct {
 }
 
 type replica struct {
-	*testbed.Program
+	*bed.Program
 	name, listen, status string
 }
 
 // newCluster sets up everything but the injectors: exactly the rights of rbac.yaml, and a configuration by URL.
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	k, namespace := testbed.Namespace(t)
-	c := &cluster{t: t, k: k, bed: testbed.ForTest(t), namespace: namespace, shop: namespace + "-shop", name: "injector-" + namespace}
+	k, namespace := bed.Namespace(t)
+	c := &cluster{t: t, k: k, bed: bed.ForTest(t), namespace: namespace, shop: namespace + "-shop", name: "injector-" + namespace}
 	c.must(k.Namespace(t.Context(), c.shop, nil))
 	roles := strings.NewReplacer("hyvve-injector-certificates", c.secret(), "hyvve-injector", c.name, "namespace: hyvve", "namespace: "+namespace).Replace(webhook.RBAC)
 	c.must(k.Apply(t.Context(), roles))
@@ -119,7 +119,7 @@ func (c *cluster) start(name string, flags ...string) *replica {
 		"--secret=" + c.secret(), "--listen=127.0.0.1:0", "--status-listen=127.0.0.1:0",
 	}, flags...), nil)
 	c.must(err)
-	testkit.Until(c.t, name+" listens", func() bool { return r.started() || !r.Running() }, r.Tail)
+	kit.Until(c.t, name+" listens", func() bool { return r.started() || !r.Running() }, r.Tail)
 	c.replicas = append(c.replicas, r)
 	c.service.add(r)
 	return r
@@ -166,7 +166,7 @@ func (r *replica) metric(name string) string {
 func (c *cluster) awaitReady(all ...*replica) {
 	c.t.Helper()
 	for _, r := range all {
-		testkit.Until(c.t, r.name+" is ready", r.ready, func() string { _, text := r.get("/readyz"); return text }, r.Tail)
+		kit.Until(c.t, r.name+" is ready", r.ready, func() string { _, text := r.get("/readyz"); return text }, r.Tail)
 	}
 }
 
@@ -302,7 +302,7 @@ func TestNoPodIsRefused(t *testing.T) {
 	begun := generation(c, one)
 	pods := c.stream()
 	for n := range 2 { // a rolling update of both
-		testkit.Until(t, "another authority took over", func() bool { return generation(c, two) >= begun+1+n }, two.Tail)
+		kit.Until(t, "another authority took over", func() bool { return generation(c, two) >= begun+1+n }, two.Tail)
 		leaving := c.elected()
 		next := c.start(fmt.Sprintf("next-%d", n), short...)
 		c.awaitReady(next)
@@ -313,7 +313,7 @@ func TestNoPodIsRefused(t *testing.T) {
 			two = next
 		}
 	}
-	testkit.Until(t, "another authority took over", func() bool { return generation(c, two) >= begun+3 }, two.Tail)
+	kit.Until(t, "another authority took over", func() bool { return generation(c, two) >= begun+3 }, two.Tail)
 	created, refusals := pods.end()
 	t.Logf("%d pods were created while authorities %d to %d took over; %d were refused", created, begun, generation(c, two), len(refusals))
 	if len(refusals) > 0 || created < 50 {
@@ -336,7 +336,7 @@ func generation(c *cluster, r *replica) (n int) {
 // elected waits for the replica that makes certificates, and gives it.
 func (c *cluster) elected() (r *replica) {
 	c.t.Helper()
-	testkit.Until(c.t, "one is elected", func() bool {
+	kit.Until(c.t, "one is elected", func() bool {
 		n := slices.IndexFunc(c.replicas, func(r *replica) bool { return r.Running() && r.metric("hyvve_injector_leader") == "1" })
 		if n >= 0 {
 			r = c.replicas[n]
@@ -362,13 +362,13 @@ func TestElectedReplicaIsKilled(t *testing.T) {
 			t.Fatal("who was killed is still elected")
 		}
 		before := generation(c, next)
-		testkit.Until(t, "certificates go on", func() bool {
+		kit.Until(t, "certificates go on", func() bool {
 			return generation(c, next) > before || next.metric("hyvve_injector_certificate_expiry_timestamp_seconds") != "0" && next.ready()
 		}, next.Tail)
 	}
 	last := c.elected()
-	testkit.Until(t, "authorities took over", func() bool { return generation(c, last) > begun+1 }, last.Tail)
-	testkit.Until(t, "pods are created", func() bool { _, err := c.create(t.Context(), c.shop, wanted); return err == nil })
+	kit.Until(t, "authorities took over", func() bool { return generation(c, last) > begun+1 }, last.Tail)
+	kit.Until(t, "pods are created", func() bool { _, err := c.create(t.Context(), c.shop, wanted); return err == nil })
 }
 
 // Whatever somebody does to what the injectors keep, they mend it, and no replica presents anything else meanwhile.
@@ -409,9 +409,9 @@ func TestMended(t *testing.T) {
 		},
 	} {
 		harm()
-		testkit.Until(t, name+" is mended", func() bool { return authorities(record()) == authorities(kept) && bundle() == held }, one.Tail, two.Tail)
+		kit.Until(t, name+" is mended", func() bool { return authorities(record()) == authorities(kept) && bundle() == held }, one.Tail, two.Tail)
 		c.awaitReady(one, two)
-		testkit.Until(t, "pods are created after: "+name, func() bool { _, err := c.create(t.Context(), c.shop, wanted); return err == nil })
+		kit.Until(t, "pods are created after: "+name, func() bool { _, err := c.create(t.Context(), c.shop, wanted); return err == nil })
 	}
 	// Nobody remembers: authorities are new, and what replicas may still present is kept in caBundle.
 	one.Kill()

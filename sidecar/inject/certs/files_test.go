@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 func TestChoose(t *testing.T) {
@@ -106,7 +106,7 @@ func TestFiles(t *testing.T) {
 		}
 	}
 	issueFiles(t, dir, "one", &authorities[0])
-	var logs testkit.Log
+	var logs kit.Log
 	f, err := NewFiles(dir, slog.New(slog.NewTextHandler(&logs, nil)))
 	if err != nil {
 		t.Fatal(err)
@@ -134,11 +134,11 @@ func TestFiles(t *testing.T) {
 		t.Errorf("the first certificate is not presented: %v", f.Ready(time.Now()))
 	}
 	issueFiles(t, dir, "two", &authorities[1])
-	testkit.Until(t, "the second certificate is presented", func() bool { return asks(authorities[1]) }, logs.String)
+	kit.Until(t, "the second certificate is presented", func() bool { return asks(authorities[1]) }, logs.String)
 	if err := os.WriteFile(filepath.Join(dir, "two", "tls.key"), []byte("spoiled"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	testkit.Until(t, "spoiled files are told of", func() bool { return strings.Contains(logs.String(), "not taken") }, logs.String)
+	kit.Until(t, "spoiled files are told of", func() bool { return strings.Contains(logs.String(), "not taken") }, logs.String)
 	if !asks(authorities[1]) || f.Status(time.Now()).Expires.IsZero() {
 		t.Error("spoiled files are taken")
 	}

@@ -16,7 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // An injector that is busy says so in a way that API servers understand: what they call webhooks with asks again after a second, and
@@ -56,7 +56,7 @@ func TestBusy(t *testing.T) {
 	got := &admissionv1.AdmissionReview{}
 	asked := make(chan error, 1)
 	go func() { asked <- client.Post().Body(review).Do(context.Background()).Into(got) }()
-	testkit.Until(t, "it is sent away", func() bool { return testutil.ToFloat64(h.Metrics.reviews.WithLabelValues(resultBusy)) >= 2 })
+	kit.Until(t, "it is sent away", func() bool { return testutil.ToFloat64(h.Metrics.reviews.WithLabelValues(resultBusy)) >= 2 })
 	everything.Return()
 	if err := <-asked; err != nil || got.Response == nil || !got.Response.Allowed || len(got.Response.Patch) == 0 {
 		t.Errorf("%v, %+v", err, got.Response)

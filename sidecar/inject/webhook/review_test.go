@@ -21,16 +21,16 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/testkit"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/inject"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 const canary = "canary-5d1c"
 
 var options = inject.Options{Image: "registry.example/hyvve-sidecar:1", VaultAddress: "https://vault.vault:8200"}
 
-func handler(t testing.TB, o inject.Options) (Handler, *testkit.Log) {
-	var log testkit.Log
+func handler(t testing.TB, o inject.Options) (Handler, *kit.Log) {
+	var log kit.Log
 	t.Cleanup(func() {
 		if strings.Contains(log.String(), canary) {
 			t.Errorf("the log quotes the pod: %s", log.String())

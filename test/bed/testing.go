@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bed
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// ForTest makes a bed that is closed when the test ends.
+func ForTest(t testing.TB) *Bed {
+	t.Helper()
+	b, err := New("test", testLog{t})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			b.mu.Lock()
+			for _, p := range b.parts {
+				t.Logf("end of %s:\n%s", p.log, p.tail())
+			}
+			b.mu.Unlock()
+		}
+		if err := b.Close(); err != nil {
+			t.Errorf("closing the test bed: %v", err)
+		}
+	})
+	return b
+}
+
+type testLog struct{ t testing.TB }
+
+func (l testLog) Write(p []byte) (int, error) {
+	l.t.Log(strings.TrimSuffix(string(p), "\n"))
+	return len(p), nil
+}
+
+var shared struct {
+	sync.Mutex
+	bed       *Bed
+	postgres  *Postgres
+	databases int
+
+	kubernetes *Kubernetes
+	node       *Node
+	namespaces int
+}
+
+// Database gives the administrator's URL of a database of the test's own, on a server that all tests of the binary
+// share. Main stops it.
+func Database(t testing.TB) string {
+	t.Helper()
+	url, _ := DatabaseOn(t)
+	return url
+}
+
+// DatabaseOn is Database with its server.
+func DatabaseOn(t testing.TB) (string, *Postgres) {
+	t.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	ctx := context.Background()
+	if shared.postgres == nil {
+		bed, err := sharedBed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if shared.postgres, err = bed.Postgres(ctx); err != nil {
+			shared.postgres = nil
+			t.Fatal(err)
+		}
+	}
+	shared.databases++
+	url, err := shared.postgres.NewDatabase(ctx, fmt.Sprintf("test_%d", shared.databases))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return url, shared.postgres
+}
+
+// Namespace gives an API server that all tests of the binary share, and a namespace of the test's own there. Main stops it.
+func Namespace(t testing.TB) (k *Kubernetes, namespace string) {
+	t.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	ctx := context.Background()
+	if shared.kubernetes == nil {
+		bed, err := sharedBed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if shared.kubernetes, err = bed.Kubernetes(ctx); err != nil {
+			shared.kubernetes = nil
+			t.Fatal(err)
+		}
+	}
+	return shared.kubernetes, newNamespace(t, shared.kubernetes)
+}
+
+// newNamespace makes one that no other test has. shared is locked.
+func newNamespace(t testing.TB, k *Kubernetes) string {
+	t.Helper()
+	shared.namespaces++
+	name := fmt.Sprintf("test-%d", shared.namespaces)
+	if err := k.Namespace(context.Background(), name, nil); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// SharedNode gives a cluster that all tests of the binary share, and a namespace of the test's own there. Main stops it.
+func SharedNode(t testing.TB) (n *Node, namespace string) {
+	t.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.node == nil {
+		bed, err := sharedBed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if shared.node, err = bed.Node(context.Background()); err != nil {
+			shared.node = nil
+			t.Fatal(err)
+		}
+	}
+	n = shared.node
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("end of the kubelet's log:\n%s", n.kubelet.tail())
+		}
+	})
+	return n, newNamespace(t, n.Kubernetes)
+}
+
+// sharedBed gives the bed of what tests share. shared is locked.
+func sharedBed() (*Bed, error) {
+	if shared.bed == nil {
+		var err error
+		if shared.bed, err = New("shared", nil); err != nil {
+			return nil, err
+		}
+	}
+	return shared.bed, nil
+}
+
+// Main runs the tests of a binary that uses Database or Namespace, and stops what they share.
+func Main(m *testing.M) {
+	code := m.Run()
+	shared.Lock()
+	if shared.bed != nil {
+		if err := shared.bed.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"encoding/json"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
+)
+
+// What operators do to rotations, under load: look ahead, pause, resume, confirm, cut. Nobody notices.
+func TestOperatorsUnderLoad(t *testing.T) {
+	w := start(t, small(true))
+	w.follow(w.rotate("agent-service-token"), "done")
+
+	plan := w.ask(map[string]any{"key": "agent-service-token", "dry_run": true})
+	if line, _ := plan["step_04"].(string); !strings.Contains(line, "wave 1: agents agents-1; wave 2: agents agents-2; about") {
+		t.Errorf("the plan says %q", line)
+	}
+	if ids, err := w.Engine.Rotations(t.Context()); err != nil || len(ids) != 1 {
+		t.Errorf("rotations after a dry run: %v, %v", ids, err)
+	}
+
+	id := idOf(w.ask(map[string]any{"key": "agent-service-token", "confirm": "manual"}))
+	w.write("hyvve/rotations/"+id+"/pause", map[string]any{"reason": "lunch"})
+	w.until(id, "a pause", func(r client.Rotation) bool { return strings.Contains(r.NextGate, "lunch") })
+	w.write("hyvve/rotations/"+id+"/resume", nil)
+	w.until(id, "a confirmation that lacks", func(r client.Rotation) bool { return strings.HasSuffix(r.NextGate, "/confirm") })
+	w.write("hyvve/rotations/"+id+"/confirm", map[string]any{"reason": "looks well"})
+	w.follow(id, "done")
+
+	// All follow in time, so that nobody is cut off: as fast as can be, and still without a failed request.
+	begun := time.Now()
+	w.follow(idOf(w.ask(map[string]any{"keys": "jwt-secret,agno-api-key", "compromised": true, "reason": "in a public log"})), "done")
+	t.Logf("two compromised keys were rotated in %s", time.Since(begun).Round(time.Millisecond))
+	w.journalIsWhole()
+	w.conclude()
+}
+
+// An instance stands still when it should take up the new version: the rotation goes back by itself.
+func TestUnhealthyInstanceTakesTheRotationBack(t *testing.T) {
+	w := start(t, small(true))
+	id := idOf(w.ask(map[string]any{"keys": "encryption-master-key,agent-service-token", "on_failure": "revert"}))
+	w.reach(id, "presenting", "stage-rows")
+	frozen := w.Apps["agents-2"].PID()
+	if err := syscall.Kill(frozen, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	w.until(id, "its way back", func(r client.Rotation) bool { return r.State == "reverting" })
+	if err := syscall.Kill(frozen, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	r := w.follow(id, "reverted")
+	said := false
+	for _, e := range r.Timeline {
+		said = said || e.State == "reverting" && strings.Contains(e.Reason, "agents/agents-2 is not healthy")
+	}
+	if !said {
+		t.Errorf("the timeline does not say why: %+v", r.Timeline)
+	}
+	for env, v := range w.newest() {
+		if !v.Equal(w.Initial[env]) {
+			t.Errorf("%s has another value after the revert", env)
+		}
+	}
+	w.journalIsWhole()
+}
+
+// ask writes to rotate, and gives the answer.
+func (w *world) ask(data map[string]any) map[string]any {
+	w.t.Helper()
+	secret, err := w.Server.Client.Logical().WriteWithContext(w.t.Context(), bed.Mount+"/rotate", data)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return secret.Data
+}
+
+func idOf(answer map[string]any) string {
+	id, _ := answer["id"].(string)
+	return id
+}
+
+// until waits for something to be so of a rotation.
+func (w *world) until(id, what string, so func(client.Rotation) bool) {
+	w.t.Helper()
+	deadline := time.NewTimer(time.Minute)
+	defer deadline.Stop()
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		r, err := w.Engine.Rotation(w.t.Context(), id)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if so(r) {
+			return
+		}
+		select {
+		case <-deadline.C:
+			w.t.Fatalf("waiting for %s: the rotation is %s %s: %s", what, r.State, r.Step, r.NextGate)
+		case <-ticker.C:
+		}
+	}
+}
+
+func (w *world) journalIsWhole() {
+	w.t.Helper()
+	secret, err := w.Server.Client.Logical().ReadWithContext(w.t.Context(), bed.Mount+"/journal/verify")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if entries, ok := secret.Data["entries"].(json.Number); secret.Data["whole"] != true || !ok || entries.String() == "0" {
+		w.t.Errorf("journal: %v", secret.Data)
+	}
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package toy_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kindtest"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kindtest/toy"
+)
+
+func TestContract(t *testing.T) {
+	kindtest.Run(t, func(testing.TB) kindtest.World {
+		d := toy.NewDirectory("administrator-1", 500*time.Microsecond)
+		return kindtest.World{
+			Kind: toy.Kind{Directory: d},
+			Key:  key.Key{Name: "login", Env: "LOGIN", Options: kind.Options{"connection": "directory"}},
+			Connection: kind.Connection{
+				Name: "directory", Options: kind.Options{"url": "toy://admin@directory"},
+				Secrets: map[string]key.Value{"password": key.NewValue("administrator-1")},
+			},
+			Stop:    func(testing.TB) { d.SetDown(true) },
+			Start:   func(testing.TB) { d.SetDown(false) },
+			Freeze:  func(testing.TB) func() { return d.Freeze() },
+			Hostile: func(testing.TB) func() []string { return d.Hostile() },
+			Valid: func(_ testing.TB, v key.Value) bool {
+				user, password, _ := strings.Cut(v.Reveal(), ":")
+				return d.Valid(user, password)
+			},
+			Use: func(t testing.TB, v key.Value) kindtest.Session {
+				user, password, _ := strings.Cut(v.Reveal(), ":")
+				login, err := d.Login(context.Background(), user, password)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return kindtest.Session{Alive: login.Alive, End: login.End}
+			},
+			Credentials: func(testing.TB) []string { return d.Users() },
+			Occupy: func(_ testing.TB, v key.Value) key.Value {
+				user, _, _ := strings.Cut(v.Reveal(), ":")
+				d.Add(user, "somebody-else")
+				return key.NewValue(user + ":somebody-else")
+			},
+		}
+	})
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package platform
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
+)
+
+var approleMount = &api.EnableAuthOptions{Type: "approle"}
+
+// random is crypto/rand as a reader.
+type random struct{}
+
+func (random) Read(p []byte) (int, error) { return rand.Read(p) }
+
+// canaries are all secrets that were ever issued; none may be found in any log.
+type canaries struct {
+	mu     sync.Mutex
+	values map[string]bool
+}
+
+func (c *canaries) add(v key.Value) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.values == nil {
+		c.values = map[string]bool{}
+	}
+	if !v.Empty() {
+		c.values[v.Reveal()] = true
+	}
+	if u, err := dsn.Parse(v.Reveal(), "postgresql", "redis"); err == nil && !u.Password.Empty() {
+		c.values[u.Password.Reveal()] = true
+	}
+}
+
+// Audit takes part as the workload auditor, which verifies every key, and so learns every value. It gives the newest
+// values that it knows of; it ends with ctx.
+func (w *World) Audit(ctx context.Context) (newest func() map[string]key.Value, err error) {
+	var mu sync.Mutex
+	latest := map[string]key.Value{}
+	take := func() (client.Bundle, error) {
+		b, err := w.Engine.Creds(ctx, auditor, auditor)
+		if err != nil {
+			return b, err
+		}
+		w.canaries.add(b.Secret)
+		mu.Lock()
+		defer mu.Unlock()
+		for env, list := range b.Accepts {
+			for _, v := range list {
+				w.canaries.add(v)
+			}
+			latest[env] = list[0]
+		}
+		_, err = w.Engine.Report(ctx, client.Report{Workload: auditor, Instance: auditor, Secret: b.Secret, Etag: b.Etag, Healthy: true})
+		return b, err
+	}
+	bundle, err := take()
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		for ctx.Err() == nil {
+			watched, err := w.Engine.Watch(ctx, auditor, auditor, bundle.Etag, 5*time.Second)
+			if err == nil && !watched.Changed {
+				_, err = w.Engine.Extend(ctx, auditor, auditor, bundle.Secret)
+			}
+			if err == nil && !watched.Changed {
+				continue
+			}
+			if next, err := take(); err == nil {
+				bundle = next
+				continue
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	}()
+	return func() map[string]key.Value {
+		mu.Lock()
+		defer mu.Unlock()
+		copied := map[string]key.Value{}
+		for env, v := range latest {
+			copied[env] = v
+		}
+		return copied
+	}, nil
+}
+
+// holds tells whether data has one of them, as it is or as a URL would carry it. mu is held.
+func (c *canaries) holds(data []byte) bool {
+	for value := range c.values {
+		if bytes.Contains(data, []byte(value)) || bytes.Contains(data, []byte(url.QueryEscape(value))) {
+			return true
+		}
+	}
+	return false
+}
+
+// Leaks searches all logs below the bed, the command lines of all processes, the environments of sidecars, and what those
+// say of themselves, for all canaries. It gives the places that hold one, and how many places and secrets there were.
+func (w *World) Leaks(ctx context.Context) (found []string, places, secrets int, err error) {
+	w.canaries.mu.Lock()
+	defer w.canaries.mu.Unlock()
+	look := func(place string, data []byte) {
+		places++
+		if w.canaries.holds(data) {
+			found = append(found, place)
+		}
+	}
+	err = filepath.WalkDir(w.Bed.Dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".log") {
+			return nil //nolint:nilerr // a directory of the database's own is closed to us, and holds no log of ours
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("reading a log: %w", err)
+		}
+		look(path, data)
+		return nil
+	})
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	for _, s := range w.Sidecars {
+		if s.Running() {
+			processes = append(processes, fmt.Sprintf("/proc/%d/environ", s.PID()))
+		}
+	}
+	for _, path := range processes {
+		if data, err := os.ReadFile(path); err == nil { // others have ended
+			look(path, data)
+		}
+	}
+	sockets, err := filepath.Glob(filepath.Join(w.Bed.Dir, "*", ".status-*.hyvve"))
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	for _, socket := range sockets {
+		for _, path := range []string{"/metrics", "/status", "/readyz"} {
+			if data, err := ask(ctx, socket, path); err == nil { // its sidecar has been ended
+				look(socket+path, data)
+			}
+		}
+	}
+	return found, places, len(w.canaries.values), nil
+}
+
+// ask asks a sidecar at its socket.
+func ask(ctx context.Context, socket, path string) ([]byte, error) {
+	resp, err := status.Get(ctx, socket, path)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // read only
+	return io.ReadAll(resp.Body)
+}
