@@ -209,8 +209,8 @@ func (w *world) valid(r *bed.Redis, v key.Version) bool {
 	u, err := dsn.Parse(v.Value.Reveal(), schemes...)
 	w.ok(err)
 	_, err = r.DoAs(context.Background(), userOf(u), u.Password.Reveal(), "PING")
-	var answer bed.RedisError
-	if errors.As(err, &answer) && !strings.HasPrefix(string(answer), "WRONGPASS") {
+	var answer goredis.Error
+	if errors.As(err, &answer) && !strings.HasPrefix(answer.Error(), "WRONGPASS") {
 		return true
 	}
 	return err == nil
