@@ -5,12 +5,13 @@ package helm_test
 import (
 	"bytes"
 	"encoding/base64"
-	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
@@ -121,8 +122,7 @@ func TestApplyManifest(t *testing.T) {
 	if _, err := k.Kubectl(t.Context(), string(text), "delete", "-f", "-", "--wait=false"); err != nil {
 		t.Error(err)
 	}
-	gone := (*bed.StatusError)(nil)
-	if err := k.Do(t.Context(), http.MethodGet, configurations+"hyvve-injector", nil, nil); !errors.As(err, &gone) || gone.Code != 404 {
+	if err := k.Do(t.Context(), http.MethodGet, configurations+"hyvve-injector", nil, nil); !apierrors.IsNotFound(err) {
 		t.Errorf("after deletion: %v", err)
 	}
 }

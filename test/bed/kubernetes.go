@@ -7,7 +7,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -16,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
-	"time"
 )
 
 // Kubernetes is a private API server with its etcd: objects are kept, validated and admitted, and nothing runs. Controllers are
@@ -31,7 +29,6 @@ type Kubernetes struct {
 	dir    string
 	enter  func(spec) spec // lets parts run where the API server does
 	admin  Certificate
-	client *http.Client
 	api    spec
 	server *process
 	ports  struct{ store, peers int }
@@ -96,13 +93,6 @@ func (b *Bed) newKubernetes(address string, enter func(spec) spec) (*Kubernetes,
 	if err := k.writeKubeconfig(k.Kubeconfig, k.admin, ""); err != nil {
 		return nil, err
 	}
-	pair, err := tls.LoadX509KeyPair(k.admin.CertFile, k.admin.KeyFile)
-	if err != nil {
-		return nil, err
-	}
-	trust := authority.TLS()
-	trust.Certificates = []tls.Certificate{pair}
-	k.client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: trust}}
 	if err := k.startStore(); err != nil {
 		return nil, err
 	}

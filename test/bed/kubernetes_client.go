@@ -3,29 +3,25 @@
 package bed
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	clientcmdfile "k8s.io/client-go/tools/clientcmd"
+	clientcmd "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// StatusError is what the API server answers to what it does not do.
-type StatusError struct {
-	Code            int // of HTTP
-	Reason, Message string
-}
-
-func (e *StatusError) Error() string { return fmt.Sprintf("%d %s: %s", e.Code, e.Reason, e.Message) }
-
 // Do asks the API server as an administrator. body is JSON as bytes, or what is to become JSON; into is what the answer is read
-// into. Both may be nil. A refusal is a *StatusError.
+// into. Both may be nil. A refusal is an [apierrors.StatusError].
 func (k *Kubernetes) Do(ctx context.Context, method, path string, body, into any) error {
 	return k.do(ctx, method, path, "application/json", body, into)
 }
@@ -36,41 +32,38 @@ func (k *Kubernetes) Patch(ctx context.Context, path, contentType string, body, 
 }
 
 func (k *Kubernetes) do(ctx context.Context, method, path, contentType string, body, into any) error {
-	data, ok := body.([]byte)
-	if body != nil && !ok {
-		var err error
-		if data, err = json.Marshal(body); err != nil {
-			return err
+	server, err := k.rest()
+	if err != nil {
+		return err
+	}
+	request := server.Verb(method).RequestURI(path).MaxRetries(0)
+	if body != nil {
+		data, ok := body.([]byte)
+		if !ok {
+			if data, err = json.Marshal(body); err != nil {
+				return err
+			}
 		}
+		request.SetHeader("Content-Type", contentType).Body(data)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, k.URL+path, bytes.NewReader(data))
-	if err != nil {
+	result := request.Do(ctx)
+	if err := result.Error(); err != nil || into == nil {
 		return err
 	}
-	if len(data) > 0 {
-		req.Header.Set("Content-Type", contentType)
-	}
-	resp, err := k.client.Do(req)
+	answer, err := result.Raw()
 	if err != nil {
 		return err
-	}
-	defer resp.Body.Close() //nolint:errcheck // read only
-	answer, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode/100 != 2 {
-		refusal := &StatusError{Code: resp.StatusCode}
-		if json.Unmarshal(answer, refusal) != nil {
-			refusal.Message = string(answer)
-		}
-		refusal.Code = resp.StatusCode
-		return refusal
-	}
-	if into == nil {
-		return nil
 	}
 	return json.Unmarshal(answer, into)
+}
+
+// rest returns a client for the administrator. Its transport is cached by client-go.
+func (k *Kubernetes) rest() (*rest.RESTClient, error) {
+	return rest.UnversionedRESTClientFor(&rest.Config{
+		Host: k.URL, QPS: -1, Timeout: time.Minute,
+		TLSClientConfig: rest.TLSClientConfig{CAFile: k.CAFile, CertFile: k.admin.CertFile, KeyFile: k.admin.KeyFile},
+		ContentConfig:   rest.ContentConfig{NegotiatedSerializer: scheme.Codecs.WithoutConversion(), ContentType: "application/json"},
+	})
 }
 
 // Kubectl runs kubectl as an administrator, and gives what it prints. An error quotes what it complains of.
@@ -117,7 +110,7 @@ func (k *Kubernetes) Namespace(ctx context.Context, name string, labels map[stri
 // ServiceAccount makes an account, if there is none.
 func (k *Kubernetes) ServiceAccount(ctx context.Context, namespace, name string) error {
 	err := k.Do(ctx, http.MethodPost, "/api/v1/namespaces/"+namespace+"/serviceaccounts", map[string]any{"metadata": meta{Name: name}}, nil)
-	if refusal := (*StatusError)(nil); errors.As(err, &refusal) && refusal.Reason == "AlreadyExists" {
+	if apierrors.IsAlreadyExists(err) {
 		return nil
 	}
 	return err
@@ -155,20 +148,16 @@ func (k *Kubernetes) writeKubeconfig(path string, c Certificate, token string) e
 }
 
 func (k *Kubernetes) kubeconfigFor(url, path string, c Certificate, token string) error {
-	user := map[string]string{"token": token}
+	user := &clientcmd.AuthInfo{Token: token}
 	if token == "" {
-		user = map[string]string{"client-certificate": c.CertFile, "client-key": c.KeyFile}
+		user = &clientcmd.AuthInfo{ClientCertificate: c.CertFile, ClientKey: c.KeyFile}
 	}
-	text, err := json.Marshal(map[string]any{ // which is YAML, too
-		"apiVersion": "v1", "kind": "Config", "current-context": "test",
-		"clusters": []any{map[string]any{"name": "test", "cluster": map[string]string{"server": url, "certificate-authority": k.CAFile}}},
-		"users":    []any{map[string]any{"name": "test", "user": user}},
-		"contexts": []any{map[string]any{"name": "test", "context": map[string]string{"cluster": "test", "user": "test"}}},
-	})
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, text, 0o600)
+	return clientcmdfile.WriteToFile(clientcmd.Config{
+		CurrentContext: "test",
+		Clusters:       map[string]*clientcmd.Cluster{"test": {Server: url, CertificateAuthority: k.CAFile}},
+		AuthInfos:      map[string]*clientcmd.AuthInfo{"test": user},
+		Contexts:       map[string]*clientcmd.Context{"test": {Cluster: "test", AuthInfo: "test"}},
+	}, path)
 }
 
 // AllowReviews lets an account of a namespace ask the API server whose a token is, as Vault's kubernetes method does.

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // Controllers starts the real controller manager beside an API server that has none, with what makes pods of workloads and
@@ -116,7 +118,7 @@ func (k *Kubernetes) startPods(ctx context.Context, namespace string, started fu
 			"phase": "Running", "startTime": now,
 			"conditions": []any{map[string]string{"type": "Ready", "status": "True", "lastTransitionTime": now}},
 		}}, nil)
-		if refusal := (*StatusError)(nil); errors.As(err, &refusal) && refusal.Code == http.StatusNotFound {
+		if apierrors.IsNotFound(err) {
 			continue
 		}
 		if err != nil {

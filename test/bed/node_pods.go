@@ -146,7 +146,7 @@ func (n *Node) killByID(id string) error {
 	return nil
 }
 
-// Evict asks for a pod's eviction, as a drain of the node does. What its budget forbids is a *StatusError with code 429.
+// Evict asks for a pod's eviction, as a drain of the node does. What its budget forbids is an [apierrors.StatusError] with code 429.
 func (n *Node) Evict(ctx context.Context, namespace, pod string) error {
 	body := json.RawMessage(fmt.Sprintf(`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":%q}}`, pod))
 	return n.Do(ctx, http.MethodPost, "/api/v1/namespaces/"+namespace+"/pods/"+pod+"/eviction", []byte(body), nil)

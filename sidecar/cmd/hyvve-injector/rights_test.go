@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // What depends on the webhook, what is said to whoever made a pod, and how it ends.
@@ -30,7 +30,7 @@ func TestInjector(t *testing.T) {
 		t.Errorf("%+v", p.Spec.InitContainers)
 	}
 	_, err = c.create(t.Context(), c.shop, map[string]string{"hyvve.app/inject": "true", "hyvve.app/worklod": "canary"})
-	if refusal := (*bed.StatusError)(nil); !errors.As(err, &refusal) || refusal.Code != http.StatusUnprocessableEntity || !strings.Contains(refusal.Message, "hyvve.app/worklod") || !strings.Contains(refusal.Message, webhookName) {
+	if status := apierrors.APIStatus(nil); !errors.As(err, &status) || status.Status().Code != http.StatusUnprocessableEntity || !strings.Contains(err.Error(), "hyvve.app/worklod") || !strings.Contains(err.Error(), webhookName) {
 		t.Errorf("a misspelt annotation: %v", err)
 	}
 	if p, err := c.create(t.Context(), c.namespace, wanted); err != nil || len(p.Spec.InitContainers) > 0 {

@@ -3,16 +3,15 @@
 package pods
 
 import (
-	"errors"
 	"fmt"
-	"net/http"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
 // Every key rotates under load in real pods: while api is being updated, while the node's pods are evicted, while a sidecar is
@@ -86,11 +85,10 @@ func (p *hyvve) evictAll() {
 	for _, pod := range pods {
 		await(p.t, "the eviction of "+pod.Name, func() bool {
 			err := p.node.Evict(p.t.Context(), p.ns, pod.Name)
-			refusal := (*bed.StatusError)(nil)
-			if errors.As(err, &refusal) && refusal.Code == http.StatusTooManyRequests {
+			if apierrors.IsTooManyRequests(err) {
 				return false
 			}
-			if err != nil && (refusal == nil || refusal.Code != http.StatusNotFound) {
+			if err != nil && !apierrors.IsNotFound(err) {
 				p.t.Fatal(err)
 			}
 			return true
