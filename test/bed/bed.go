@@ -15,7 +15,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -33,19 +32,14 @@ type Bed struct {
 	relays []*Relay
 }
 
-// Repo is the root of this repository.
+// Repo is the root of this repository: of the checkout that the working directory is in, or else this program.
 func Repo() string {
-	_, file, _, _ := runtime.Caller(0)
-	if root := filepath.Dir(filepath.Dir(filepath.Dir(file))); exists(filepath.Join(root, "go.mod")) {
-		return root
-	}
-	// Built with -trimpath: the binary is in build/ of the repository, or run from inside of it.
-	starts := []string{}
-	if self, err := os.Executable(); err == nil {
-		starts = append(starts, filepath.Dir(self))
-	}
+	var starts []string
 	if here, err := os.Getwd(); err == nil {
 		starts = append(starts, here)
+	}
+	if self, err := os.Executable(); err == nil {
+		starts = append(starts, filepath.Dir(self))
 	}
 	for _, dir := range starts {
 		for ; dir != "/" && dir != "."; dir = filepath.Dir(dir) {
