@@ -13,6 +13,8 @@ import (
 
 	"github.com/hashicorp/hcl/v2/hclparse"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // terraform runs the real one, without a network and without a configuration of its own.
@@ -20,7 +22,7 @@ func terraform(t *testing.T, dir string, args ...string) (string, error) {
 	t.Helper()
 	binary, err := exec.LookPath("terraform")
 	if err != nil {
-		t.Skip("no terraform on PATH: what is written for it is parsed, and not run")
+		kit.Skip(t, "terraform is not on PATH: what is written for it is parsed, and not run")
 	}
 	config := filepath.Join(t.TempDir(), "terraformrc")
 	if err := os.WriteFile(config, nil, 0o600); err != nil {
@@ -79,6 +81,9 @@ func TestTerraformParses(t *testing.T) {
 	if len(got) != len(want) {
 		t.Errorf("resources: %v", got)
 	}
+}
+
+func TestTerraformIsFormatted(t *testing.T) {
 	if said, err := terraform(t, ".", "fmt", "-check", "-diff", "terraform"); err != nil {
 		t.Errorf("terraform fmt: %v\n%s", err, said)
 	}

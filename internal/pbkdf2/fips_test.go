@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // A process in FIPS mode takes the standard library's, with what that refuses.
@@ -21,7 +23,7 @@ func TestFIPS(t *testing.T) {
 		cmd.Env = append(os.Environ(), "GODEBUG=fips140=only")
 		out, err := cmd.CombinedOutput()
 		if errors.Is(err, syscall.ENOEXEC) {
-			t.Skip("this process runs in an emulator that the kernel does not know of")
+			kit.Skip(t, "this process runs in an emulator that the kernel does not know of")
 		}
 		if err != nil || !strings.Contains(string(out), "--- PASS: TestFIPS") {
 			t.Errorf("in FIPS mode: %v\n%s", err, out)

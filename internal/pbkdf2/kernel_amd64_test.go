@@ -10,12 +10,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // What Linux says of the processor is what we found; or else the assembly might go unused and untested.
 func TestAccelerated(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("only Linux says what the processor has")
+		kit.Skip(t, "only Linux says what the processor has")
 	}
 	info, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {

@@ -36,9 +36,7 @@ const space = "monitoring"
 // play starts them, with a Deployment of two pods.
 func play(t *testing.T) *played {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("on an API server: run by \"make test\" and \"make test-e2e\", not by \"make test-unit\"")
-	}
+	bed.NeedKubernetes(t)
 	b := bed.ForTest(t)
 	k, err := b.Kubernetes(t.Context())
 	if err != nil {

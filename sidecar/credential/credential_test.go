@@ -4,11 +4,14 @@ package credential
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 const canary = "canary-secret-value"
@@ -85,7 +88,7 @@ func TestCheckSecret(t *testing.T) {
 		{0o600, 4711, 0, "belongs to user 4711"},
 	} {
 		if err := errors.Join(os.Chown(path, c.uid, c.gid), os.Chmod(path, c.mode)); err != nil {
-			t.Skip("only root can give files away:", err)
+			kit.Skip(t, fmt.Sprintf("only root can give files away: %v", err))
 		}
 		if _, err := ReadFile(path); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("mode %o of %d:%d: %v, want %q", c.mode, c.uid, c.gid, err, c.want)

@@ -5,6 +5,7 @@ package render
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 func bundle(values map[string]string) client.Bundle {
@@ -222,7 +224,7 @@ func TestReadersSeeWholeFiles(t *testing.T) {
 func TestAdversaryGroupOfTheDirectory(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Chown(dir, -1, 4711); err != nil {
-		t.Skip("only root can give a directory away:", err)
+		kit.Skip(t, fmt.Sprintf("only root can give a directory away: %v", err))
 	}
 	target := Target{Format: JSON, Path: filepath.Join(dir, "x.json"), Mode: 0o600, UID: -1, GID: -1}
 	for mode, ok := range map[os.FileMode]bool{0o770: false, 0o775: false, 0o770 | os.ModeSetgid: false, 0o770 | os.ModeSticky: true, 0o750: true} {

@@ -81,6 +81,7 @@ func startRedisParts(ctx context.Context, b *Bed) error {
 }
 
 func TestNothingOutlivesAKilledParent(t *testing.T) {
+	Need(t)
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), parentEnv+"=1")
 	output, err := cmd.StdoutPipe()

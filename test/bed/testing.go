@@ -11,9 +11,10 @@ import (
 	"testing"
 )
 
-// ForTest makes a bed that is closed when the test ends.
+// ForTest makes a bed that is closed when the test ends. Where set-up is missing, it skips the test.
 func ForTest(t testing.TB) *Bed {
 	t.Helper()
+	Need(t)
 	b, err := New("test", testLog{t})
 	if err != nil {
 		t.Fatal(err)
@@ -62,6 +63,7 @@ func Database(t testing.TB) string {
 // DatabaseOn is Database with its server.
 func DatabaseOn(t testing.TB) (string, *Postgres) {
 	t.Helper()
+	Need(t)
 	shared.Lock()
 	defer shared.Unlock()
 	ctx := context.Background()
@@ -86,6 +88,7 @@ func DatabaseOn(t testing.TB) (string, *Postgres) {
 // Namespace gives an API server that all tests of the binary share, and a namespace of the test's own there. Main stops it.
 func Namespace(t testing.TB) (k *Kubernetes, namespace string) {
 	t.Helper()
+	NeedKubernetes(t)
 	shared.Lock()
 	defer shared.Unlock()
 	ctx := context.Background()
@@ -116,6 +119,7 @@ func newNamespace(t testing.TB, k *Kubernetes) string {
 // SharedNode gives a cluster that all tests of the binary share, and a namespace of the test's own there. Main stops it.
 func SharedNode(t testing.TB) (n *Node, namespace string) {
 	t.Helper()
+	NeedKubernetes(t)
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.node == nil {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // Variables of the environment.
@@ -45,7 +46,7 @@ func node(t *testing.T) (*bed.Node, string) {
 func needsNode(t *testing.T) {
 	t.Helper()
 	if os.Getenv(switchedOn) == "" {
-		t.Skip("in pods: run by \"make test-k8s\", which .ci/run runs, too")
+		kit.Skip(t, `runs in pods: "make test-k8s"`)
 	}
 }
 
