@@ -266,12 +266,13 @@ func (e *Engine) inspect(ctx context.Context, name string, what mend, by Actor) 
 			}
 		}
 	}
+	undeleted := e.undeletedProblems(ctx, change, what, by)
 	if what == mendNothing || len(result.Done) == 0 {
-		result.Problems = append(result.Problems, e.undeletedProblems(ctx, change, what, by)...)
+		result.Problems = append(result.Problems, undeleted...)
 		e.noteHealth(checksKey+name, result.Health)
 		return result, nil
 	}
-	return e.mended(ctx, name, restorer, change, result)
+	return e.mended(ctx, restorer, change, result, undeleted)
 }
 
 // tryAgain is a refusal that says nothing of the key: something else is at its server at this moment.
@@ -400,13 +401,14 @@ func (e *Engine) journalRestore(ctx context.Context, change kind.Change, todo []
 }
 
 // mended looks again, and lets rotations that failed at the server try again.
-func (e *Engine) mended(ctx context.Context, name string, inspector kind.Inspector, change kind.Change, result Reconciled) (Reconciled, error) {
+func (e *Engine) mended(ctx context.Context, inspector kind.Inspector, change kind.Change, result Reconciled, undeleted []kind.Problem) (Reconciled, error) {
 	finding, err := inspector.Inspect(ctx, change)
 	result.Health = Health{At: e.Now().UTC(), Problems: finding.Problems, Notes: finding.Notes, Refused: result.Refused, Mended: result.Done}
 	if err != nil {
 		result.Fault = err.Error()
 	}
-	e.noteHealth(checksKey+name, result.Health)
+	result.Problems = append(result.Problems, undeleted...)
+	e.noteHealth(checksKey+change.Key.Name, result.Health)
 	defer e.takeTurn()()
 	return result, e.tryAgain(ctx, change.Connection.Name)
 }

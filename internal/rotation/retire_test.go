@@ -312,3 +312,59 @@ func TestEveryRestoreIsJournaled(t *testing.T) {
 	delete(f.valid, current)
 	check(1, "it is forgotten again")
 }
+
+// A server that has forgotten everything is given the undeleted login by the check that restores the current one.
+func TestCheckOfAServerThatForgotAnUndeletedLogin(t *testing.T) {
+	h, f := newForgetful(t)
+	h.retains("cache", 10*time.Hour)
+	old := h.currentOf("cache").Value.Reveal()
+	h.until(h.rotate("cache"), Done)
+	h.undelete(Undeletion{Key: "cache", Version: 1, For: 9 * time.Hour})
+	clear(f.valid)
+	_, err := h.engine.Reconcile(t.Context(), "cache", false, testActor)
+	h.ok(err)
+	if len(f.valid) != 2 || !f.valid[old] {
+		t.Errorf("%d logins are valid, the undeleted one among them: %v", len(f.valid), f.valid[old])
+	}
+}
+
+// Killed at any write, a compromised rotation ends the undeleted login of its key, and retains neither version.
+func TestCrashAtEveryWriteOfACompromisedRotation(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		for at := 1; ; at++ {
+			h := newHarness(t)
+			h.login()
+			h.undelete(Undeletion{Key: "db", Version: 1, For: 700 * time.Hour})
+			h.failAt(at, after)
+			crashed, rotated := false, false
+			for range 40 {
+				crashed = h.reopened() || crashed
+				if !rotated {
+					_, _, err := h.engine.Rotate(t.Context(), Request{Keys: []string{"db"}, By: testActor, Compromised: true})
+					ids, _ := h.engine.RotationIDs(t.Context())
+					rotated = err == nil || len(ids) > 1
+				}
+				tryRound(h)
+				h.settle()
+				h.clock.advance(time.Minute)
+			}
+			k, _ := h.engine.Key("db")
+			states := map[key.State]int{}
+			for _, v := range k.Versions {
+				states[v.State]++
+			}
+			if n := len(h.server.valid); n != 1 || states[key.Destroyed] != 2 || states[key.Current] != 1 || states[key.Undeleted]+states[key.Retained] > 0 {
+				t.Errorf("crash at write %d (after %v): %d logins are valid, versions are %s", at, after, n, h.versions("db"))
+			}
+			if v, err := h.engine.VerifyJournal(t.Context()); err != nil || len(v.Faults) > 0 {
+				t.Errorf("crash at write %d (after %v): journal: %v %v", at, after, v.Faults, err)
+			}
+			if !crashed {
+				if at < 15 {
+					t.Errorf("only %d writes were tried", at)
+				}
+				break
+			}
+		}
+	}
+}
