@@ -85,7 +85,7 @@ func (w *world) versions(name string) map[int]string {
 }
 
 // Somebody has the URL of before a rotation, and was seen by nobody. He is let in within seconds, and locked out again when
-// the undeletion ends; nobody else notices.
+// the undeletion ends, or the key is compromised; nobody else notices.
 func TestLockedOutAfterAll(t *testing.T) {
 	w := start(t, small(true))
 	old, _, _ := strings.Cut(w.Initial["DATABASE_URL"].Reveal(), "?") // what follows is for the application's library
@@ -123,6 +123,20 @@ func TestLockedOutAfterAll(t *testing.T) {
 	}
 	if enters() {
 		t.Error("the login is valid after its end")
+	}
+	w.write("hyvve/keys/database-url/undelete", map[string]any{"version": 1, "for": "1h"})
+	w.write("hyvve/keys/redis-url/undelete", map[string]any{"version": 1, "for": "1h"})
+	if !enters() {
+		t.Error("the login that is undeleted once more is not valid")
+	}
+	w.follow(idOf(w.ask(map[string]any{"keys": "database-url,redis-url", "compromised": true})), "done")
+	for _, name := range []string{"database-url", "redis-url"} {
+		if state := w.versions(name)[1]; state != "destroyed" {
+			t.Errorf("version 1 of %s is %s after a compromised rotation", name, state)
+		}
+	}
+	if enters() {
+		t.Error("an undeleted login is valid after a compromised rotation")
 	}
 	w.conclude()
 }
