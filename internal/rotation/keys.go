@@ -205,6 +205,9 @@ func (e *Engine) mayChange(old, changed key.Key) error {
 	if undeleted := old.Undeleted(); len(undeleted) > 0 && len(old.Protects) == 0 && len(changed.Protects) > 0 {
 		return Refusef("key %s: protects: version %d is undeleted for a time, and a version that rows may need has no end of its own; end it first: vault write hyvve/keys/%s/retire version=%d; then write the change, and undelete it again if rows need it", old.Name, undeleted[0], old.Name, undeleted[0])
 	}
+	if err := e.endsUndeleted(changed, old); err != nil {
+		return err
+	}
 	if r, ok := e.active[e.rotating[old.Name]]; ok && (!slices.EqualFunc(changed.Protects, old.Protects, key.Column.Equal) || !maps.Equal(changed.Options, old.Options)) {
 		if !r.revertible() {
 			return Refusef("key %s is being rotated by %s, and nothing else of it can change meanwhile; %s", old.Name, r.ID, e.endHint(r))

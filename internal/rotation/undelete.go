@@ -203,6 +203,28 @@ func (e *Engine) mayUndelete(k key.Key, v key.Version) (kind.Change, error) {
 	return change, nil
 }
 
+// endsUndeleted refuses other options of a key with which the login of an undeleted version could not be ended. The writer lock is
+// held.
+func (e *Engine) endsUndeleted(changed, old key.Key) error {
+	undeleter, ok := e.kindOf(old).(kind.Undeleter)
+	if !ok || maps.Equal(changed.Options, old.Options) {
+		return nil
+	}
+	connection, err := e.connectionOf(changed)
+	if err != nil {
+		return Refusef("%w", err)
+	}
+	changed.Versions = old.Versions
+	current, _ := changed.Current()
+	for _, number := range changed.Undeleted() {
+		v, _ := changed.Version(number)
+		if err := undeleter.CheckUndelete(kind.Change{Key: changed, From: current, To: v, Connection: connection}); err != nil {
+			return Refusef("key %s: version %d is undeleted, and could not be ended after this change (%w); end it first: vault write hyvve/keys/%s/retire version=%d", old.Name, number, err, old.Name, number)
+		}
+	}
+	return nil
+}
+
 // undeletedProblems tries the undeleted versions of a key at its server, makes those valid again that it does not take, unless
 // nothing is to be mended, and says which it still does not take. A crash between the record and the server leaves such a
 // version, and a server may forget one. One whose end was decided stays as it is. The key is marked as being looked at.

@@ -4,6 +4,7 @@ package rotation
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -34,6 +35,9 @@ func (p pair) CheckUndelete(c kind.Change) error {
 	mine, _ := p.Login(c.To.Value)
 	if current, _ := p.Login(c.From.Value); current == mine {
 		return kind.HasLoginOfCurrent(c, mine)
+	}
+	if c.Connection.Options["note"] == mine {
+		return errors.New("it is the administrator's")
 	}
 	return nil
 }
@@ -70,4 +74,15 @@ func TestUndeleteOfTheLoginInUse(t *testing.T) {
 	h.until(h.rotate("db"), Done)
 	h.undelete(Undeletion{Key: "db", Version: 1, For: time.Hour})
 	h.expectVersions("db", "undeleted, retained, retained, current")
+
+	_, err = h.engine.PutConnection(t.Context(), kind.Connection{
+		Name: "other", Kind: "login", Options: kind.Options{"url": "y", "note": "a"}, Secrets: map[string]key.Value{kind.FieldPassword: key.NewValue("right")},
+	}, true, testActor)
+	h.ok(err)
+	d := Definition{Name: "db", Kind: "login", Options: kind.Options{"connection": "other"}}
+	_, err = h.engine.PutKey(t.Context(), d, testActor)
+	h.refused(err, "version 1 is undeleted, and could not be ended after this change (it is the administrator's); end it first: vault write hyvve/keys/db/retire version=1")
+	h.ok(h.engine.RetireVersion(t.Context(), "db", 1, false, "", testActor))
+	_, err = h.engine.PutKey(t.Context(), d, testActor)
+	h.ok(err)
 }
