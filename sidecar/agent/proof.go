@@ -69,6 +69,7 @@ func (a *Agent) loadSecret() {
 	var err error
 	switch {
 	case path == "":
+		a.log.Info("there is no place where the instance's secret could be kept: should this process be killed, the next one waits until its name is free (takeover_after of hyvve/config, 30s by default). To have the name at once, add last_good to the vault block, or a render block", "instance", a.config.Instance)
 		return
 	case sealed:
 		a.proof.secret, err = a.sealedSecret(path).LoadSecret()

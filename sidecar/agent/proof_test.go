@@ -61,6 +61,20 @@ func TestSecretThatIsDamaged(t *testing.T) {
 	}
 }
 
+// Where there is no place for the secret, as with exec without files, the log says what that means, and what to do; where there is one, it
+// says nothing of that.
+func TestSecretWithoutAPlace(t *testing.T) {
+	const says = "there is no place where the instance's secret could be kept"
+	r := startAgentWith(t, t.TempDir(), nil, func(_ *running, c *Config) { c.Render = nil })
+	r.says(says)
+	r.says("add last_good to the vault block, or a render block")
+	r = startAgentWith(t, t.TempDir(), nil, func(_ *running, c *Config) { c.Render, c.LastGood = nil, storeIn(t) })
+	r.await("first", loaded("etag-1-0"))
+	if strings.Contains(r.log.String(), says) {
+		t.Errorf("it says so with a place: %s", r.log.String())
+	}
+}
+
 // Under a policy of an earlier release the bundle is read as it was then, with one warning, until the next login.
 func TestPolicyWithoutWrites(t *testing.T) {
 	r := startAgentWith(t, t.TempDir(), nil, func(r *running, _ *Config) { r.fake.readOnly = true })
