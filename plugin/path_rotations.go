@@ -42,9 +42,10 @@ be under it, retained.
 		b.rotationCommand("pause", (*rotation.Engine).Pause, "Let a rotation stand still.", `
 No instance's bundle changes and no server is asked for anything until somebody resumes it; both versions stay accepted.
 `),
-		b.rotationCommand("resume", (*rotation.Engine).Resume, "Let a paused rotation go on.", `
-The deadline of its step and the soak time begin anew. One that was paused because of a failure pauses again if that is
-still so.
+		b.rotationCommand("resume", (*rotation.Engine).Resume, "Let a paused rotation continue, or one that has failed at a server try again now.", `
+The deadline of its step and the soak time begin again. One that was paused because of a failure pauses again if that is
+still so. Where a rotation is not paused and waits for its next attempt at a server, or for the engine's next look at rows, that is made
+at once: write it when you have mended there what the gates name.
 `),
 		b.rotationCommand("confirm", (*rotation.Engine).Confirm, "Confirm that the old version may be retired.", `
 For rotations with confirm=manual, while they are soaking. All evidence is still waited for. With confirm_by=other, the user

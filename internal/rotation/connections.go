@@ -81,9 +81,7 @@ func (e *Engine) tryAgain(ctx context.Context, connection string) error {
 		if !uses || r.Fault == "" || e.busy[id] {
 			continue
 		}
-		r = r.clone()
-		r.RetryAt, r.Attempts = e.Now(), 1
-		if err := e.save(ctx, r); err != nil {
+		if err := e.save(ctx, r.retried(e.Now())); err != nil {
 			return err
 		}
 	}

@@ -175,7 +175,7 @@ func checkAction(r Rotation, f Facts) []string {
 	case r.Acted:
 		return nil
 	case r.Fault != "":
-		return []string{fmt.Sprintf("%s failed %d times, next try at %s: %s", r.at().action, r.Attempts, stamp(r.RetryAt), r.Fault)}
+		return []string{fmt.Sprintf("%s failed %d times, next try at %s: %s%s", r.at().action, r.Attempts, stamp(r.RetryAt), r.Fault, r.retryHint())}
 	}
 	if r.at().action == actErase && len(checkRows(r, f)) > 0 {
 		return []string{"no value goes before the gate rows holds"}

@@ -26,10 +26,10 @@ type Look struct {
 }
 
 // lookFault says what keeps the engine from being a witness.
-func lookFault(connection string, l Look) []string {
+func (r Rotation) lookFault(connection string, l Look) []string {
 	switch {
 	case l.Fault != "":
-		return []string{fmt.Sprintf("the engine's own look by connection %s failed %d times, next try at %s: %s", connection, l.Attempts, stamp(l.RetryAt), l.Fault)}
+		return []string{fmt.Sprintf("the engine's own look by connection %s failed %d times, next try at %s: %s%s", connection, l.Attempts, stamp(l.RetryAt), l.Fault, r.retryHint())}
 	case l.Running:
 		return []string{fmt.Sprintf("the engine's own look by connection %s is under way", connection)}
 	}

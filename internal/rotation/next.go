@@ -182,17 +182,47 @@ func PauseBy(r Rotation, now time.Time, by Actor, reason string) (Rotation, erro
 	return paused(r, now, by, reason), nil
 }
 
-// Resume gives the rotation going on. Its deadline begins to run anew, and so does its soak time.
-func Resume(r Rotation, now time.Time, by Actor, reason string) (Rotation, error) {
+// Resume returns the rotation without its pause. Its deadline begins to run again, and so does its soak time. Where it is not paused
+// and its last attempt at a server has failed, the next one is due now.
+func Resume(r Rotation, f Facts, by Actor, reason string) (Rotation, error) {
+	now := f.Now
 	switch {
 	case r.Finished():
 		return r, Refusef("rotation %s is %s; there is nothing to resume", r.ID, r.State)
+	case r.Paused == nil && (r.failing() || f.lookFailing()):
+		return r.told(now, said("tried again at once", reason, by)).retried(now), nil
 	case r.Paused == nil:
 		return r, Refusef("rotation %s is not paused; see what it waits for with: vault read hyvve/rotations/%s", r.ID, r.ID)
 	}
 	r = r.told(now, said("resumed", reason, by))
 	r.Paused, r.Clock, r.SoakFrom = nil, now, time.Time{}
-	return r, nil
+	return r.retried(now), nil
+}
+
+// failing reports whether the last attempt at what the step asks of a server has failed.
+func (r Rotation) failing() bool { return r.Fault != "" && !r.Acted }
+
+// lookFailing reports whether the engine's last look at rows has failed.
+func (f Facts) lookFailing() bool {
+	for _, l := range f.Looks {
+		if l.Fault != "" && !l.Running {
+			return true
+		}
+	}
+	return false
+}
+
+// retried returns the rotation with the next attempt due now, if the last one has failed.
+func (r Rotation) retried(now time.Time) Rotation {
+	if r.failing() {
+		r.RetryAt, r.Attempts = now, 1
+	}
+	return r
+}
+
+// retryHint says how an attempt that has failed is made again at once, as the tail of a sentence.
+func (r Rotation) retryHint() string {
+	return fmt.Sprintf("; to try again at once: vault write -f hyvve/rotations/%s/resume", r.ID)
 }
 
 // Confirm gives the rotation confirmed: somebody has looked, and the old version may go.

@@ -377,9 +377,17 @@ func (e *Engine) Pause(ctx context.Context, id string, by Actor, reason string) 
 	return e.change(ctx, id, func(r Rotation, f Facts) (Rotation, error) { return PauseBy(r, f.Now, by, reason) })
 }
 
-// Resume lets a paused rotation go on.
+// Resume lets a paused rotation go on, and one whose last attempt at a server has failed try again now.
 func (e *Engine) Resume(ctx context.Context, id string, by Actor, reason string) (View, error) {
-	return e.change(ctx, id, func(r Rotation, f Facts) (Rotation, error) { return Resume(r, f.Now, by, reason) })
+	return e.change(ctx, id, func(r Rotation, f Facts) (Rotation, error) {
+		next, err := Resume(r, f, by, reason)
+		for _, c := range r.Changes {
+			if err == nil && f.lookFailing() {
+				e.lookNow(e.keys[c.Key].Witness)
+			}
+		}
+		return next, err
+	})
 }
 
 // Confirm lets the old version of a rotation go that waits for somebody's word.

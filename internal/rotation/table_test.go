@@ -107,7 +107,7 @@ func TestEveryPlaceAndOperator(t *testing.T) {
 		if refused(err) != finished || err == nil && (paused.Paused == nil || paused.State != p.state || paused.Step != p.step) {
 			t.Errorf("%s: pause gives %s %s, %v", name, paused.State, paused.Step, err)
 		}
-		if _, err := Resume(at, now, testActor, ""); !refused(err) {
+		if _, err := Resume(at, Facts{Now: now}, testActor, ""); !refused(err) {
 			t.Errorf("%s: resumed without a pause", name)
 		}
 		confirm := at
@@ -130,7 +130,7 @@ func TestEveryPlaceAndOperator(t *testing.T) {
 		if next, _, changed := Next(paused, Facts{Now: now.Add(time.Hour)}); changed {
 			t.Errorf("%s: goes on to %s %s while paused", name, next.State, next.Step)
 		}
-		resumed, err := Resume(paused, now.Add(time.Hour), testActor, "")
+		resumed, err := Resume(paused, Facts{Now: now.Add(time.Hour)}, testActor, "")
 		if err != nil || resumed.Paused != nil || !resumed.Clock.Equal(now.Add(time.Hour)) || resumed.State != p.state {
 			t.Errorf("%s: resumption gives %+v, %v", name, resumed, err)
 		}

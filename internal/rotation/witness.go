@@ -92,7 +92,7 @@ func checkWitnesses(r Rotation, c Change, f Facts) []string {
 		reasons = append(reasons, fmt.Sprintf("%s: %s; version %d goes when a second, independent witness has opened them, too", c.Env, v.alone(), r.leaving(c)))
 	}
 	reasons = append(reasons, v.faults...)
-	reasons = append(reasons, lookFault(f.Witness[c.Key], f.Looks[id])...)
+	reasons = append(reasons, r.lookFault(f.Witness[c.Key], f.Looks[id])...)
 	if len(v.good) > 0 {
 		reasons = append(reasons, secondWitness(r, c, f.Witness[c.Key]))
 	}
