@@ -178,11 +178,16 @@ func (e *Engine) foretell(ctx context.Context, request Request) (Plan, []remark,
 		if len(c.Protects) == 0 {
 			continue
 		}
+		idle := reencrypting(c, f)
+		if idle != "" {
+			p.Blockers = append(p.Blockers, c.Env+": "+idle)
+		}
 		note, missing := witnessNote(c, f)
-		if missing != "" {
-			p.Blockers = append(p.Blockers, c.Env+": "+missing)
-		} else {
+		switch {
+		case missing == "":
 			notes = append(notes, remark{c.Env, note})
+		case idle == "" || !byConnection(f.Witness[c.Key]): // which would say the same
+			p.Blockers = append(p.Blockers, c.Env+": "+missing)
 		}
 		rows := rowsOf(c, past)
 		e.lock(func() {

@@ -114,6 +114,11 @@ func (e *Engine) rotateNow(ctx context.Context, request Request) (View, []string
 	for _, missing := range unwitnessed(e.active[id], e.facts(e.active[id])) { // of a key that is compromised
 		warnings = append(warnings, "the rotation will wait before the old value is erased: "+missing)
 	}
+	for _, c := range e.active[id].Changes {
+		if idle := reencrypting(c, e.facts(e.active[id])); idle != "" {
+			warnings = append(warnings, c.Env+": "+idle)
+		}
+	}
 	for _, gap := range e.gaps(e.active[id]) {
 		warnings = append(warnings, gap.String())
 	}

@@ -123,6 +123,24 @@ func checkPace(r Rotation, f Facts) []string {
 	return nil
 }
 
+// reencrypting says that no live instance would re-encrypt the rows of a change, and what to start; empty: one would.
+func reencrypting(c Change, f Facts) string {
+	var names []string
+	for _, w := range f.Workloads {
+		if !w.Reencrypts || !w.Keys[c.Key].AcceptsBoth() {
+			continue
+		}
+		if slices.ContainsFunc(w.Instances, func(i workload.Instance) bool { return !i.Anonymous }) {
+			return ""
+		}
+		names = append(names, w.Name)
+	}
+	if len(c.Protects) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("no live instance re-encrypts its rows, and the rotation waits for one; start a sidecar with a reencrypt block for workload %s", strings.Join(names, " or "))
+}
+
 // staying is the version of a change that remains when the rotation has ended, as far as is decided.
 func (r Rotation) staying(c Change) int {
 	if r.State == Reverting || r.State == Reverted {

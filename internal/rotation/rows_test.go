@@ -223,3 +223,31 @@ func TestWhoSaidDone(t *testing.T) {
 		t.Error(text)
 	}
 }
+
+// A plan says that nobody is there who would re-encrypt, and so does the rotation's start.
+func TestNobodyReencrypts(t *testing.T) {
+	look := &eyes{server: &server{}, report: workload.WorkReport{Done: true, Place: here(), Columns: []workload.ColumnReport{good}}}
+	for _, witness := range []string{WitnessNone, "main"} {
+		h := newHarness(t)
+		h.kinds = append(h.kinds, look)
+		h.open()
+		one := h.rows()
+		h.mend()
+		h.workload(workload.Workload{Name: "api", Reencrypts: true, Keys: map[string]workload.Role{"master": {Presents: true, Verifies: true}}})
+		h.witness(witness)
+		if p := h.planned(); len(p.Blockers) > 0 {
+			t.Errorf("blockers: %v", p.Blockers)
+		}
+		delete(h.readers, "api/api-1")
+		h.ok(h.engine.Leave(t.Context(), "api", one.id, one.reading.Secret))
+		want := "MASTER: no live instance re-encrypts its rows, and the rotation waits for one; start a sidecar with a reencrypt block for workload api"
+		if p := h.planned(); len(p.Blockers) != 1 || p.Blockers[0] != want {
+			t.Errorf("blockers: %q", p.Blockers)
+		}
+		_, warnings, err := h.engine.Rotate(t.Context(), Request{Keys: []string{"master"}, By: testActor, Trigger: ByOperator})
+		h.ok(err)
+		if !strings.Contains(strings.Join(warnings, "\n"), want) {
+			t.Errorf("warnings: %q", warnings)
+		}
+	}
+}
