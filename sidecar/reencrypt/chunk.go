@@ -124,15 +124,20 @@ func (j *job) claimIn(ctx context.Context, tx pgx.Tx, t table) (*chunk, bool, er
 }
 
 // bound is the primary key of the last row of a chunk that begins after one; nil where it is the last chunk, which also
-// takes whatever comes behind it.
+// takes whatever comes behind it. A chunk has fewer rows where their values are long.
 func (j *job) bound(ctx context.Context, tx pgx.Tx, t table, after []string) (upto []string, err error) {
 	where, args := "", []any{}
 	if after != nil {
 		where, args = "WHERE "+t.compared(">", "$1::text[]"), []any{after}
 	}
-	err = tx.QueryRow(ctx, fmt.Sprintf("SELECT %s FROM %s t %s ORDER BY %s OFFSET %d LIMIT 1",
-		t.id(), t.name(), where, t.order(), j.options.BatchSize-1), args...).Scan(&upto)
-	if errors.Is(err, pgx.ErrNoRows) {
+	var rows, most int
+	err = tx.QueryRow(ctx, fmt.Sprintf(`
+		WITH q AS MATERIALIZED (
+			SELECT %s AS id, row_number() OVER w AS n, sum(coalesce(octet_length(%s), 0)) OVER w AS bytes
+			FROM %s t %s WINDOW w AS (ORDER BY %[5]s ROWS UNBOUNDED PRECEDING) ORDER BY %[5]s LIMIT %[6]d)
+		SELECT q.id, q.n, (SELECT max(n) FROM q) FROM q WHERE q.bytes <= %[7]d OR q.n = 1 ORDER BY q.n DESC LIMIT 1`,
+		t.id(), t.value(), t.name(), where, t.order(), j.options.BatchSize, mostBatch), args...).Scan(&upto, &rows, &most)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && rows == most && rows < j.options.BatchSize {
 		return nil, nil
 	}
 	return upto, err
@@ -186,7 +191,7 @@ func (j *job) stageChunk(ctx context.Context, db *session, c chunk) error {
 }
 
 func (j *job) readChunk(ctx context.Context, db *session, c chunk) ([]*row, error) {
-	query := fmt.Sprintf("SELECT %s, %s FROM %s t WHERE %s", c.id(), c.value(), c.name(), c.protected())
+	query := fmt.Sprintf("SELECT %s, %s FROM %s t WHERE %s", c.id(), shortened(c.value()), c.name(), c.protected())
 	var args []any
 	for operator, bound := range map[string][]string{">": c.after, "<=": c.upto} {
 		if bound != nil {
