@@ -12,7 +12,7 @@ import "time"
 const (
 	leastQuiet    = 100 * time.Millisecond // until the first is asked
 	askedEnough   = 3
-	leastPatience = 50 * time.Millisecond // with those who were asked; grows with false alarms
+	leastPatience = 100 * time.Millisecond // with those who were asked; grows with false alarms
 	mostPatience  = 5 * time.Second
 	fewPatience   = time.Second // with fewer than askedEnough
 	calmAfter     = time.Minute // without a false alarm
@@ -32,7 +32,7 @@ type pace struct {
 	answered uint64        // at since
 	since    time.Duration // the last one came, or later
 	asked    uint64        // watches answered since then, as last seen
-	askedAt  time.Duration // the last of them
+	askedAt  time.Duration // the last of them, or the one that made them enough
 	patience time.Duration
 	ended    bool          // all were ended, and nobody has come since
 	alarm    time.Duration // the last false one
@@ -50,14 +50,17 @@ func (p *pace) step(now time.Duration, arrived, answered uint64, watching int) p
 		return paceWait
 	}
 	if asked := answered - p.answered; asked != p.asked {
-		p.asked, p.askedAt = asked, now
+		if p.asked < askedEnough {
+			p.askedAt = now
+		}
+		p.asked = asked
 	}
 	patience := p.patience
 	if p.asked < askedEnough {
 		patience = max(fewPatience, patience)
 	}
 	switch {
-	case p.asked > 0 && (p.asked >= askedEnough || watching == 0) && now-p.askedAt >= patience:
+	case p.asked > 0 && (p.asked >= askedEnough || watching == 0) && now-p.askedAt >= patience && now-p.since >= leastQuiet+patience:
 		p.begin(now, arrived, answered)
 		p.ended = true
 		return paceEnd

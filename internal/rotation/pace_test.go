@@ -56,6 +56,24 @@ func TestAllAreEndedWhenNobodyIsLetIn(t *testing.T) {
 	}
 }
 
+// Watches end by themselves all the time, so that the last of those who were asked was asked just now. That three were
+// asked a while ago and did not come back is enough.
+func TestWatchesThatEndByThemselvesDelayNothing(t *testing.T) {
+	p := newPaced(1000)
+	perStep := p.watching * int(paceEvery) / int(LongestWatch)
+	for what := paceWait; what != paceEnd; what, _ = p.until(paceEvery) {
+		if p.now > 500*time.Millisecond {
+			t.Fatal("they wait on")
+		}
+		for range perStep {
+			p.ask(false)
+		}
+	}
+	if least := leastQuiet + leastPatience; p.now < least {
+		t.Errorf("all are ended after %s, though it was quiet for less than %s", p.now, least)
+	}
+}
+
 // While sidecars come back nobody is ended, and few are asked: about as many as come by themselves.
 func TestWhoComesBackIsNotEnded(t *testing.T) {
 	for _, watching := range []int{1, 2, 10, 1000} {
