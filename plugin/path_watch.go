@@ -39,6 +39,9 @@ hyvve/creds too. It comes at once.
 
 An instance has one watch at a time: a newer one ends the older, whose answer says superseded=true. A workload may have
 2000, and the mount 5000; more are refused with status 429.
+
+retry_after is 0 except where the engine ends many watches together, because Vault lets no request in: watch again after
+between half of so many seconds and all of them, at a random time, so that not all come back at once.
 `),
 	}}
 }
@@ -54,7 +57,7 @@ func (b *backend) watch(ctx context.Context, e *rotation.Engine, req *logical.Re
 	}
 	name := d.Get("workload").(string)
 	if !e.SignOfLife(name, instance, token(req)) { // a watch in another's place would end that of the instance
-		return &logical.Response{Data: map[string]any{"etag": "", "changed": true, "superseded": false}}, nil
+		return &logical.Response{Data: map[string]any{"etag": "", "changed": true, "superseded": false, "retry_after": 0}}, nil
 	}
 	now, err := e.Watch(ctx, name, instance, etag, wait)
 	if errors.Is(err, rotation.ErrCrowded) {
@@ -65,5 +68,6 @@ func (b *backend) watch(ctx context.Context, e *rotation.Engine, req *logical.Re
 	}
 	return &logical.Response{Data: map[string]any{
 		"etag": now.Etag, "changed": now.Etag == "" || now.Etag != etag, "superseded": now.Superseded,
+		"retry_after": int(now.RetryAfter.Seconds()),
 	}}, nil
 }

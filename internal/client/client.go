@@ -167,8 +167,9 @@ func checkWork(all []workload.Work) error {
 
 // Watched is the answer to a watch.
 type Watched struct {
-	Changed    bool `json:"changed"`    // read the bundle again
-	Superseded bool `json:"superseded"` // somebody else watches as the same instance
+	Changed    bool `json:"changed"`     // read the bundle again
+	Superseded bool `json:"superseded"`  // somebody else watches as the same instance
+	RetryAfter int  `json:"retry_after"` // seconds: watch again after between half of them and all; 0: at once
 }
 
 // Watch waits until the instance should hold another bundle than that of etag, or wait is over. Without news it may return

@@ -290,6 +290,7 @@ func (e *Engine) Tick(ctx context.Context) time.Duration {
 // Close wakes all who wait and ends the background work. When it returns, nothing of this engine is written any more, so
 // that another may read the records.
 func (e *Engine) Close() {
+	e.waiters.endAll()
 	e.lock(func() {
 		if e.closed {
 			return

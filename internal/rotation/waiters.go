@@ -18,6 +18,8 @@ const (
 	mostWatches       = 2000            // of a workload
 	mostWaits         = 5000            // of the mount
 	mostRotationWaits = 32              // for the ends of rotations
+
+	returnsPerSecond = 250 // of watches that were ended together
 )
 
 // ErrCrowded is the error of a request that may not wait because too many others do.
@@ -40,8 +42,14 @@ type waiters struct {
 type wait struct {
 	instance, workload string
 	ended              chan struct{}
-	superseded         bool // by a newer watch of its instance; read after ended
+
+	// Read after ended:
+	superseded bool          // by a newer watch of its instance
+	retryAfter time.Duration // where all were ended
 }
+
+// answer is the one of a watch that was ended, which found this etag.
+func (w *wait) answer(etag string) Watched { return Watched{etag, w.superseded, w.retryAfter} }
 
 func newWaiters() *waiters {
 	return &waiters{
@@ -137,11 +145,18 @@ func (w *waiters) endOldest() {
 	}
 }
 
+// returnTimeOf is the time over which that many watches are to come back, in whole seconds. Few of them may come back at once.
+func returnTimeOf(watches int) time.Duration {
+	return min(time.Duration(watches/returnsPerSecond)*time.Second, LongestWatch)
+}
+
 // endAll ends all that wait.
 func (w *waiters) endAll() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	after := returnTimeOf(w.oldest.Len())
 	for first := w.oldest.Front(); first != nil; first = w.oldest.Front() {
+		first.Value.(*wait).retryAfter = after
 		w.end(first)
 	}
 	for r := range w.rotations {

@@ -128,6 +128,67 @@ func TestLimitsOfWaits(t *testing.T) {
 	}
 }
 
+// Watches that end together are to come back one after the other, if they are many.
+func TestWatchesThatEndTogetherComeBackSpread(t *testing.T) {
+	for _, c := range []struct {
+		watches int
+		want    time.Duration
+	}{{1, 0}, {returnsPerSecond - 1, 0}, {4 * returnsPerSecond, 4 * time.Second}, {mostWaits, LongestWatch}} {
+		w := newWaiters()
+		var all []*wait
+		for n := range c.watches {
+			all = append(all, begin(t, w, n))
+		}
+		w.endAll()
+		for n, begun := range all {
+			if got := begun.answer("x"); got != (Watched{Etag: "x", RetryAfter: c.want}) {
+				t.Fatalf("%d of %d watches: %+v, want to be back within %s", n, c.watches, got, c.want)
+			}
+		}
+	}
+}
+
+// A watch that ends alone may come back at once, however many there are.
+func TestWatchThatEndsAloneComesBackAtOnce(t *testing.T) {
+	w := newWaiters()
+	var all []*wait
+	for n := range 2 * returnsPerSecond {
+		all = append(all, begin(t, w, n))
+	}
+	w.endOldest()
+	begin(t, w, 1)
+	w.leave(all[2])
+	for n, begun := range all[:3] {
+		<-begun.ended
+		if got := begun.answer("x"); got.RetryAfter != 0 {
+			t.Errorf("watch %d: %+v", n, got)
+		}
+	}
+}
+
+// begin begins watch n, in one of four workloads.
+func begin(t *testing.T, w *waiters, n int) *wait {
+	t.Helper()
+	begun, err := w.watch(fmt.Sprintf("w%d", n%4), fmt.Sprint(n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return begun
+}
+
+// An engine that is closed, as at a reload, asks its watches to come back spread.
+func TestClosedEngineSpreadsItsWatches(t *testing.T) {
+	h := watched(t)
+	first := h.watching("api", "api-1")
+	for n := range returnsPerSecond {
+		begin(t, h.engine.waiters, n)
+	}
+	h.engine.Close()
+	if r := <-first; r.err != nil || r.RetryAfter != time.Second || r.Etag == "" {
+		t.Errorf("%+v", r)
+	}
+}
+
 // When Vault lets nobody in, those that wait are ended soon, also those that wait for a rotation.
 func TestWaitsEndWhenNobodyIsLetIn(t *testing.T) {
 	h := watched(t)

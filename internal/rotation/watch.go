@@ -11,6 +11,9 @@ import (
 type Watched struct {
 	Etag       string // empty: the instance is not known and should read its bundle
 	Superseded bool   // a newer watch of the instance has ended this one
+	// RetryAfter is set where all watches of the mount end together: each is to begin again after between half of it and
+	// all of it, so that they do not come back all at once while Vault is busy with what they were ended for.
+	RetryAfter time.Duration
 }
 
 // Watch returns when the instance's etag is no longer the given one, or after wait, or earlier without news: after
@@ -32,14 +35,15 @@ func (e *Engine) Watch(ctx context.Context, workloadName, id, etag string, patie
 		select {
 		case <-changed:
 		case <-begun.ended:
-			return Watched{now, begun.superseded}, nil
+			return begun.answer(now), nil
 		case <-timer.C:
 			e.waiters.answered.Add(1)
 			return Watched{Etag: now}, nil
 		case <-ctx.Done():
 			return Watched{Etag: now}, nil
 		case <-e.ctx.Done():
-			return Watched{Etag: now}, nil
+			e.waiters.leave(begun) // unless Close has ended it
+			return begun.answer(now), nil
 		}
 		if now, changed, err = e.etagNow(workloadName, id); err != nil || now != etag {
 			return Watched{Etag: now}, err

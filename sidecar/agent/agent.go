@@ -52,6 +52,7 @@ type Agent struct {
 	stale  bool          // the bundle must be read again
 	futile int           // reads in a row that gave nothing new
 	rivals int           // watches in a row that somebody else has ended
+	asksAt time.Time     // no watch begins before it
 	ending bool          // the lease is to be extended soon
 	dirty  bool          // there is something to report
 
@@ -216,7 +217,11 @@ func (a *Agent) sayNotStarted() {
 
 // backoff grows exponentially to a cap, with jitter, so that sidecars do not come back all at once.
 func backoff(failures int) time.Duration {
-	most := min(backoffFirst<<min(failures-1, 10), backoffMost)
+	return jittered(min(backoffFirst<<min(failures-1, 10), backoffMost))
+}
+
+// jittered is between half of a time and all of it.
+func jittered(most time.Duration) time.Duration {
 	return most/2 + rand.N(most/2) //nolint:gosec // spreading, not secrecy
 }
 
@@ -363,7 +368,11 @@ func (a *Agent) wait(ctx context.Context) error {
 	}
 	watch := make(chan watched, 1)
 	engine, name, b := a.engine, a.config.Workload, a.bundle // they may become others before the request has ended
+	until := time.Until(a.asksAt)
 	go func() {
+		if !sleep(ctx, until) {
+			return
+		}
 		w, err := engine.Watch(ctx, name, b.Instance, b.Etag, watchFor)
 		watch <- watched{w, err}
 	}()
@@ -376,6 +385,7 @@ func (a *Agent) wait(ctx context.Context) error {
 			return errReconfigured
 		case w := <-watch:
 			a.stale = a.stale || w.Changed
+			a.asksAt = time.Now().Add(pauseOf(w.RetryAfter))
 			if w.Superseded {
 				a.namesake(ctx)
 			} else if w.err == nil && !w.Changed {
@@ -408,6 +418,14 @@ func (a *Agent) wait(ctx context.Context) error {
 			return a.renewToken(ctx)
 		}
 	}
+}
+
+// pauseOf is how long to wait before the next watch where the engine asks for so many seconds.
+func pauseOf(seconds int) time.Duration {
+	if seconds <= 0 {
+		return 0
+	}
+	return jittered(time.Duration(min(seconds, int(backoffMost/time.Second))) * time.Second)
 }
 
 // namesake slows down after somebody else has watched as this instance: each would end the other's watch for ever.

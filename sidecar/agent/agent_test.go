@@ -45,6 +45,7 @@ type fakeVault struct {
 	requests map[string]int
 	older    bool // an engine that does not extend leases
 	reports  chan map[string]any
+	ends     int      // retry_after with which it ends the watch that is open; 0: not
 	readOnly bool     // its policy or its release lets nobody write to creds
 	proofs   []string // secrets that came with reads of bundles
 }
@@ -150,8 +151,12 @@ func (f *fakeVault) creds() map[string]any {
 func (f *fakeVault) watch(r *http.Request) map[string]any {
 	for {
 		f.mu.Lock()
-		etag, changed := f.etag(), f.changed
+		etag, changed, ends := f.etag(), f.changed, f.ends
+		f.ends = 0
 		f.mu.Unlock()
+		if ends != 0 {
+			return map[string]any{"etag": etag, "changed": false, "retry_after": ends}
+		}
 		if etag != r.URL.Query().Get("etag") {
 			return map[string]any{"etag": etag, "changed": true}
 		}
