@@ -75,7 +75,7 @@ test-adversary: setup build ## Attack real components with what one token, one p
 
 .PHONY: test-ha
 test-ha: setup-demo build ## Kill a cluster's leader in each move, the plugin a hundred times, and do without Vault for ten minutes (some twenty minutes in all)
-	HYVVE_LONG=1 scripts/go-test -count=1 -v -timeout 60m -run '^(TestHighAvailability|TestPluginKilledAHundredTimes|TestVaultIsGoneForLong)$$' ./test/e2e
+	HYVVE_LONG=1 scripts/go-test -count=1 -v -timeout 60m -run '^(TestHighAvailability|TestPluginKilledAHundredTimes|TestVaultIsGoneForLong|TestAdversaryWaitsHoldAStepDownUp)$$' ./test/e2e
 
 .PHONY: test-k8s
 test-k8s: setup build ## Run the scenarios in real pods, on a Kubernetes of one node in namespaces of its own; takes root
