@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"encoding/base64"
+	"fmt"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
+)
+
+// Short names of what the golden calls do.
+const (
+	goldenRead   = logical.ReadOperation
+	goldenList   = logical.ListOperation
+	goldenWrite  = logical.UpdateOperation
+	goldenDelete = logical.DeleteOperation
+)
+
+type given = map[string]any
+
+// recordDefinitions writes and reads configuration, connections, keys and workloads.
+func (g *golden) recordDefinitions() {
+	g.record(goldenRead, "config", nil)
+	g.record(goldenWrite, "config", given{
+		"lease_ttl": "10m", "takeover_after": "1m", "max_instances_per_login": 7, "soak": 0, "observe": 0, "look_every": 0, "deadline": "1h",
+		"on_failure": "pause", "confirm": "auto", "confirm_by": "any", "compromised_deadline": "2m", "retain": "2h", "retain_rows": "48h",
+		"journal_max_entries": 50000, "journal_max_age": "3000h",
+	})
+	g.record(goldenWrite, "config", given{"on_failure": "ignore"})
+
+	g.record(goldenList, "connections", nil)
+	g.record(goldenWrite, "connections/main", given{"kind": "toy", "url": "toy://admin:root-password@directory"})
+	g.record(goldenWrite, "connections/db", given{"kind": "postgres", "url": "postgresql://root:pw@127.0.0.1:1/postgres", "replicas": "127.0.0.1:2", "verify_connection": false})
+	g.record(goldenWrite, "connections/cache", given{"kind": "redis", "url": "redis://root:pw@127.0.0.1:1", "verify_connection": false})
+	g.record(goldenWrite, "connections/none", given{"url": "redis://root:pw@127.0.0.1:1"})
+	g.record(goldenWrite, "connections/main/rotate-root", nil)
+	g.record(goldenWrite, "connections/none/rotate-root", nil)
+	g.record(goldenRead, "connections/main", nil)
+	g.record(goldenRead, "connections/none", nil)
+	g.record(goldenList, "connections", nil)
+	g.record(goldenDelete, "connections/cache", nil)
+
+	g.record(goldenList, "keys", nil)
+	g.record(goldenWrite, "keys/token", given{
+		"format": "hex", "length": 32, "value": strings.Repeat("ab", 32), "rotation_schedule": "CRON_TZ=Europe/Berlin 0 3 * * SUN", "rotation_window": "2h",
+		"disable_automated_rotation": true, "soak": 0, "observe": 0, "deadline": 0, "on_failure": "revert", "confirm": "auto", "confirm_by": "any", "retain": "3h",
+	})
+	g.record(goldenWrite, "keys/partner", given{"kind": "external", "pattern": "sk_[a-z]+", "value": "sk_one", "env": "STRIPE"})
+	g.record(goldenWrite, "keys/login", given{"kind": "toy", "connection": "main", "value": "legacy:legacy-password"})
+	g.record(goldenWrite, "keys/empty", nil)
+	g.record(goldenWrite, "keys/master", given{
+		"value": base64.StdEncoding.EncodeToString(make([]byte, 32)), "format": "base64", "rule": "encryption-master-key", "protects": "a.b:tag-first,c.d:tag-last where kind=key", "waives": "e.f", "witness": "none", "rotation_period": "720h",
+	})
+	g.record(goldenWrite, "keys/master", given{"witness": ""})
+	g.record(goldenWrite, "keys/wrong", given{"format": "octal"})
+	g.record(goldenRead, "keys/none", nil)
+	g.record(goldenRead, "keys/token", nil)
+	g.record(goldenList, "keys", nil)
+
+	g.record(goldenList, "workloads", nil)
+	g.record(goldenWrite, "workloads/api", given{"verifies": "token,master", "presents": "partner,login,empty", "single_value": "token", "reencrypts": true})
+	g.record(goldenWrite, "workloads/agents", given{"presents": "token", "after": "api", "min_instances": 0, "max_instances": 9, "max_unavailable": "1"})
+	g.record(goldenWrite, "workloads/agents", given{"presents": "partner"})
+	g.record(goldenWrite, "workloads/agents", given{"presents": "token"})
+	g.record(goldenWrite, "workloads/wrong", nil)
+	g.record(goldenRead, "workloads/none", nil)
+	g.record(goldenList, "workloads", nil)
+	g.record(goldenDelete, "workloads/agents", nil)
+
+	g.record(goldenRead, "presets/hyvve", given{"database": "db"})
+	g.record(goldenWrite, "presets/hyvve", given{"database": "nope"})
+}
+
+// recordInstances reads bundles and reports on them.
+func (g *golden) recordInstances() {
+	g.record(goldenRead, "creds/none", nil)
+	g.record(goldenRead, "creds/api", nil)
+	read := g.record(goldenWrite, "creds/api", given{"instance": "api-1", "pod": "api-0", "node": "n-1", "one_line": "none"})
+	etag, secret := read.Data["etag"], read.Data["instance_secret"]
+	g.record(goldenRead, "watch/api", given{"instance": "api-1", "etag": etag, "wait": 0})
+	g.record(goldenRead, "watch/api", given{"instance": "api-1", "etag": "other", "wait": 0})
+	g.record(goldenRead, "watch/api", given{"instance": "api-2", "etag": etag, "wait": 0})
+	g.record(goldenRead, "watch/api", nil)
+	g.record(goldenWrite, "report/api", given{"instance": "api-1", "instance_secret": secret, "etag": etag, "healthy": true})
+	g.record(goldenWrite, "report/api", given{"instance": "api-1", "instance_secret": secret, "extend_lease": true})
+	g.record(goldenWrite, "report/api", given{"instance": "api-1", "instance_secret": "wrong", "healthy": true})
+	g.record(goldenWrite, "report/api", given{"instance": "api-1", "instance_secret": secret})
+	g.record(goldenList, "workloads/api/instances", nil)
+	g.record(goldenRead, "workloads/api/instances/api-1", nil)
+	g.record(goldenRead, "workloads/api/instances/none", nil)
+	g.record(goldenRead, "workloads/api", nil)
+	g.record(goldenDelete, "workloads/api/instances/none", nil)
+	g.record(goldenDelete, "workloads/api/instances/lease-1-2", nil)
+	gone := g.call(goldenWrite, "creds/api", given{"instance": "api-3"})
+	g.record(goldenWrite, "leave/api", given{"instance": "api-3", "instance_secret": "wrong"})
+	g.record(goldenWrite, "leave/api", given{"instance": "api-3", "instance_secret": gone.Data["instance_secret"]})
+}
+
+// recordRotations rotates, and does to rotations what operators do.
+func (g *golden) recordRotations() {
+	g.record(goldenList, "rotations", nil)
+	g.record(goldenWrite, "rotate", given{"key": "token", "dry_run": true, "retain": "1h"})
+	g.record(goldenWrite, "rotate", given{"key": "login", "dry_run": true, "detailed": true})
+	g.record(goldenWrite, "rotate", given{"key": "master", "dry_run": true})
+	g.record(goldenWrite, "rotate", given{"key": "none"})
+	g.record(goldenWrite, "rotate", given{"key": "empty", "value": "in use"})
+	id := g.recordRotate("rotate", given{"key": "partner", "value": "sk_two", "reason": "quarterly", "confirm": "manual"})
+	g.awaits(id, "switch")
+	g.record(goldenRead, "rotations/"+id, nil)
+	g.record(goldenRead, "status", nil)
+	g.record(goldenRead, "status", given{"busy": true})
+	g.record(goldenRead, "status", given{"detailed": true})
+	g.record(goldenWrite, "rotations/"+id+"/pause", given{"reason": "lunch"})
+	g.record(goldenRead, "rotations/"+id, nil)
+	g.record(goldenWrite, "rotations/"+id+"/resume", nil)
+	g.record(goldenWrite, "rotations/"+id+"/confirm", nil)
+	g.record(goldenWrite, "rotations/"+id+"/accept-witness", given{"reason": "one is enough"})
+	g.record(goldenWrite, "rotations/"+id+"/revert", nil)
+	g.reach(id, "reverted")
+	g.record(goldenRead, "rotations/"+id, nil)
+	g.record(goldenRead, "rotations/none", nil)
+	g.record(goldenList, "rotations", nil)
+	id = g.recordRotate("rotate/token", given{"reason": "leaked"})
+	g.reach(id, "done")
+	g.record(goldenRead, "rotations/"+id, nil)
+}
+
+// recordRotate starts a rotation and returns its id.
+func (g *golden) recordRotate(path string, data given) string {
+	g.t.Helper()
+	resp := g.record(goldenWrite, path, data)
+	if resp.IsError() {
+		g.t.Fatal(resp.Error())
+	}
+	return resp.Data["id"].(string)
+}
+
+// awaits waits until a rotation is in a step, which it goes to by itself.
+func (g *golden) awaits(id, step string) {
+	g.t.Helper()
+	var now any
+	kit.Until(g.t, "the rotation is in step "+step, func() bool {
+		now = g.read("rotations/" + id).Data["step"]
+		return now == step
+	}, func() string { return fmt.Sprint(now) })
+}
+
+// reach lets api-1 hold what it should until a rotation has ended.
+func (g *golden) reach(id, state string) {
+	g.t.Helper()
+	var data map[string]any
+	kit.Until(g.t, "the rotation is "+state, func() bool {
+		read := g.call(goldenWrite, "creds/api", given{"instance": "api-1", "pod": "api-0", "node": "n-1", "one_line": "none"})
+		g.write("report/api", given{"instance": "api-1", "instance_secret": read.Data["instance_secret"], "etag": read.Data["etag"], "healthy": true})
+		data = g.read("rotations/" + id).Data
+		return data["state"] == state
+	}, func() string { return fmt.Sprint(data["state"], data["step"], data["next_gate"]) })
+}
+
+// recordVersions brings retained versions back and ends them, and looks at servers.
+func (g *golden) recordVersions() {
+	g.record(goldenRead, "keys/token", nil)
+	g.record(goldenWrite, "keys/token/undelete", given{"version": 1, "for": "2h"})
+	g.record(goldenWrite, "keys/token/undelete", given{"version": 7})
+	g.record(goldenRead, "status", given{"detailed": true})
+	g.record(goldenWrite, "keys/token/retire", given{"version": 1})
+	g.record(goldenWrite, "keys/token/retire", nil)
+	g.record(goldenWrite, "keys/token/erase", given{"version": 1, "reason": "gone"})
+	g.record(goldenWrite, "keys/token/erase", given{"version": 2})
+	g.record(goldenWrite, "keys/login/reconcile", given{"dry_run": true})
+	g.record(goldenWrite, "keys/login/reconcile", nil)
+	g.record(goldenWrite, "keys/token/reconcile", nil)
+	g.record(goldenDelete, "keys/token", nil)
+	g.record(goldenRead, "creds/api", given{"instance": "api-1"})
+	g.record(goldenDelete, "workloads/api", nil)
+	g.record(goldenDelete, "keys/token", nil)
+	g.record(goldenDelete, "keys/login", nil)
+	g.record(goldenDelete, "connections/main", nil)
+	g.record(goldenWrite, "presets/hyvve", given{"generate": true, "database": "db"})
+	g.record(goldenWrite, "presets/hyvve", given{"generate": true, "database": "db"})
+	g.record(goldenRead, "presets/hyvve", given{"database": "db"})
+}
+
+// recordJournal reads the journal, of which some entries alone are in the same order in each run.
+func (g *golden) recordJournal() {
+	g.record(goldenRead, "journal/config", nil)
+	g.record(goldenWrite, "journal/config", given{"min_entries": 5000, "min_age": "9000h"})
+	g.record(goldenWrite, "journal/config", given{"min_entries": 9})
+	g.record(goldenRead, "config", nil)
+	g.record(goldenList, "journal", given{"limit": 3})
+	g.record(goldenRead, "journal", given{"after": "3", "limit": 12})
+	g.record(goldenRead, "journal", given{"key": "nothing"})
+	g.record(goldenRead, "journal/export", given{"limit": 2})
+	g.record(goldenRead, "journal/1", nil)
+	g.record(goldenRead, "journal/none", nil)
+	g.record(goldenRead, "journal/head", nil)
+	g.record(goldenRead, "journal/verify", nil)
+}
