@@ -15,7 +15,7 @@ import (
 	"github.com/hashicorp/hcl/v2/gohcl"
 	"github.com/hashicorp/hcl/v2/hclparse"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/kubernetes"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/lastgood"
@@ -88,7 +88,7 @@ func Load(path string) (File, error) {
 	if err != nil {
 		return File{}, fmt.Errorf("the configuration file cannot be read: %w; name one that is there and that this user may read", err)
 	}
-	if err := credential.CheckOwned(path, info); err != nil && info.Mode().IsRegular() { // it may come from a pipe
+	if err := external.CheckOwned(path, info); err != nil && info.Mode().IsRegular() { // it may come from a pipe
 		return File{}, fmt.Errorf("the configuration file names programs that are run: %w", err)
 	}
 	return Parse(text, path)

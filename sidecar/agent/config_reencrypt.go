@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 )
 
 // ReencryptBlock is the database whose rows this sidecar re-encrypts when the engine asks. Its URL is looked at before each
@@ -76,7 +76,7 @@ func (r ReencryptBlock) databaseURL(values map[string]key.Value) (key.Value, err
 		}
 		return key.Value{}, fmt.Errorf("reencrypt: database_url_key: the bundle has no value of %s; let the workload present its key", r.DatabaseURLKey)
 	case r.DatabaseURLFile != "":
-		data, err := credential.ReadFile(r.DatabaseURLFile)
+		data, err := external.ReadCredentialFile(r.DatabaseURLFile)
 		if err != nil {
 			return key.Value{}, fmt.Errorf("reencrypt: database_url_file: %w", err)
 		}

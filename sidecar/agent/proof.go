@@ -11,7 +11,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/lastgood"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 )
@@ -75,7 +75,7 @@ func (a *Agent) loadSecret() {
 		a.proof.secret, err = a.sealedSecret(path).LoadSecret()
 	default:
 		var text string
-		text, err = credential.Read(path)
+		text, err = external.ReadCredential(path)
 		a.proof.secret = key.NewValue(text)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, lastgood.ErrNone) {

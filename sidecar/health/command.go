@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/program"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 )
 
 // EtagVariable is where a command finds the etag of the bundle that should be loaded.
@@ -37,7 +37,7 @@ func (c Command) WithMask(mask func(string) string) Checker {
 
 // Check implements Checker.
 func (c Command) Check(ctx context.Context, etag string) error {
-	output, err := program.Program{Args: c.Args, Env: []string{EtagVariable + "=" + etag}, Timeout: c.Timeout}.Run(ctx)
+	output, err := external.Program{Args: c.Args, Env: []string{EtagVariable + "=" + etag}, Timeout: c.Timeout}.Run(ctx)
 	if err != nil {
 		return fmt.Errorf("health check: command %s: %w: %s", c.Args[0], err, output.End(c.Mask))
 	}

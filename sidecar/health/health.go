@@ -12,8 +12,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/direct"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/excerpt"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 )
 
 // Checker looks at a workload once. etag is that of the bundle which it should have loaded.
@@ -42,7 +41,7 @@ func (h HTTP) Check(ctx context.Context, etag string) error {
 	if err != nil {
 		return fmt.Errorf("health check: %w", err)
 	}
-	resp, err := direct.Do(req)
+	resp, err := external.Do(req)
 	if err != nil {
 		return fmt.Errorf("health check: %w", err)
 	}
@@ -53,7 +52,7 @@ func (h HTTP) Check(ctx context.Context, etag string) error {
 	}
 	where := req.URL.Redacted()
 	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("health check: %s answered %s", where, excerpt.Status(resp.StatusCode))
+		return fmt.Errorf("health check: %s answered %s", where, external.StatusText(resp.StatusCode))
 	}
 	if !h.ExpectEtag {
 		return nil

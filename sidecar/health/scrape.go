@@ -19,9 +19,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/direct"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/excerpt"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 )
 
 // Metrics is where a workload exposes its metrics, and which of them are wanted.
@@ -59,7 +57,7 @@ func (m *Metrics) read(ctx context.Context) (sample, error) {
 	tokens := []string{""}
 	switch {
 	case m.BearerTokenFile != "":
-		token, err := credential.Read(m.BearerTokenFile)
+		token, err := external.ReadCredential(m.BearerTokenFile)
 		if err != nil {
 			return sample{}, fmt.Errorf("bearer_token_file: %w", err)
 		}
@@ -92,16 +90,16 @@ func (m *Metrics) readWith(ctx context.Context, token string) (sample, error) {
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
-	resp, err := direct.Do(req)
+	resp, err := external.Do(req)
 	if err != nil {
 		return sample{}, err
 	}
 	defer resp.Body.Close() //nolint:errcheck // read only
 	switch where := req.URL.Redacted(); {
 	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden:
-		return sample{}, fmt.Errorf("%s answered %s: %w", where, excerpt.Status(resp.StatusCode), errAuthorization)
+		return sample{}, fmt.Errorf("%s answered %s: %w", where, external.StatusText(resp.StatusCode), errAuthorization)
 	case resp.StatusCode != http.StatusOK:
-		return sample{}, fmt.Errorf("%s answered %s", where, excerpt.Status(resp.StatusCode))
+		return sample{}, fmt.Errorf("%s answered %s", where, external.StatusText(resp.StatusCode))
 	}
 	limited := &io.LimitedReader{R: resp.Body, N: expositionMost}
 	s, err := m.parse(limited)

@@ -11,7 +11,7 @@ import (
 	"io"
 	"os"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 )
 
 // keySize is that of AES-256.
@@ -36,7 +36,7 @@ func ReadKey(path string) ([]byte, error) {
 	case mode.Perm()&0o077 != 0:
 		return nil, fmt.Errorf("last_good: key_file: %s has mode %04o, so that others than its owner can get at it; chmod 0400 it", path, mode.Perm())
 	}
-	if err := credential.CheckSecret(path, info); err != nil {
+	if err := external.CheckSecret(path, info); err != nil {
 		return nil, fmt.Errorf("last_good: key_file: %w", err)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, 4<<10))

@@ -14,7 +14,7 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 )
 
 // requestLimit is longer than any watch.
@@ -75,7 +75,7 @@ func (c *Connection) certificate() (*tls.Certificate, error) {
 	certificate, err := os.ReadFile(c.address.ClientCert)
 	var private []byte
 	if err == nil {
-		private, err = credential.ReadFile(c.address.ClientKey)
+		private, err = external.ReadCredentialFile(c.address.ClientKey)
 	}
 	var pair tls.Certificate
 	if err == nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 )
 
 // limit bounds one login: a Vault that takes requests and never answers is not available.
@@ -111,7 +111,7 @@ func (m *Method) credentials(ctx context.Context, v *api.Client) (map[string]any
 
 func (m *Method) secretID(ctx context.Context, v *api.Client) (string, error) {
 	if !m.settings.SecretIDWrapped {
-		return read("secret_id_file", m.settings.SecretIDFile, credential.ReadFile)
+		return read("secret_id_file", m.settings.SecretIDFile, external.ReadCredentialFile)
 	}
 	return m.unwrapped.get(ctx, v, wrapping{
 		field: "secret_id_file", path: m.settings.SecretIDFile, holds: "secret id",
@@ -136,7 +136,7 @@ func (m *Method) byFile(ctx context.Context, v *api.Client) (Token, error) {
 			},
 		})
 	} else {
-		text, err = read("path", m.settings.Path, credential.ReadFile)
+		text, err = read("path", m.settings.Path, external.ReadCredentialFile)
 	}
 	if err != nil {
 		return Token{}, err

@@ -12,7 +12,7 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 )
 
 // wrapping is a response-wrapping token in a file, and what is to be in it.
@@ -45,7 +45,7 @@ type unwrapped struct {
 // get gives what is wrapped. The file is looked at each time: one that holds another wrapping token takes the place of what
 // was unwrapped, and one that is gone, as it may be once it has served, does not.
 func (u *unwrapped) get(ctx context.Context, v *api.Client, w wrapping) (string, error) {
-	token, err := read(w.field, w.path, credential.ReadFile)
+	token, err := read(w.field, w.path, external.ReadCredentialFile)
 	if err != nil {
 		if u.value != "" {
 			return u.value, nil

@@ -15,7 +15,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pbkdf2"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/platform"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 )
 
 // input is what the environment says.
@@ -110,7 +110,7 @@ func variable(ctx context.Context, getenv func(string) string, name string) (key
 		}
 		return v, nil
 	case file != "":
-		data, err := credential.ReadFile(file)
+		data, err := external.ReadCredentialFile(file)
 		if err != nil {
 			return key.Value{}, fmt.Errorf("%s_FILE: %w", name, err)
 		}

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/program"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 )
 
 // Masker is what a Reloader may be besides: its errors quote what others have said, in which mask hides values.
@@ -35,7 +35,7 @@ func (c Command) WithMask(mask func(string) string) Reloader {
 
 // Reload implements Reloader.
 func (c Command) Reload(ctx context.Context) error {
-	output, err := program.Program{Args: c.Args, Timeout: c.Timeout}.Run(ctx)
+	output, err := external.Program{Args: c.Args, Timeout: c.Timeout}.Run(ctx)
 	if err != nil {
 		return fmt.Errorf("reload command %s: %w: %s", c.Args[0], err, output.End(c.Mask))
 	}

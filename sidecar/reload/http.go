@@ -14,9 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/direct"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/excerpt"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 )
 
 // HTTP makes a request. Credentials are read from their files for each.
@@ -62,7 +60,7 @@ func (h HTTP) Reload(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reload request: %w", err)
 	}
-	resp, err := direct.Do(req)
+	resp, err := external.Do(req)
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return fmt.Errorf("%w: %w", ErrNotRunning, err)
 	}
@@ -74,7 +72,7 @@ func (h HTTP) Reload(ctx context.Context) error {
 	if len(h.Statuses) == 0 && resp.StatusCode/100 == 2 || slices.Contains(h.Statuses, resp.StatusCode) {
 		return nil
 	}
-	said := excerpt.Text{Kept: body, Part: len(body) == answerMost}.Start(func(text string) string {
+	said := external.Quote{Kept: body, Part: len(body) == answerMost}.Start(func(text string) string {
 		for _, s := range secrets {
 			text = strings.ReplaceAll(text, s, "[redacted]")
 		}
@@ -86,7 +84,7 @@ func (h HTTP) Reload(ctx context.Context) error {
 	if said != "" {
 		said = ": " + said
 	}
-	return fmt.Errorf("reload request: %s answered %s%s", req.URL.Redacted(), excerpt.Status(resp.StatusCode), said)
+	return fmt.Errorf("reload request: %s answered %s%s", req.URL.Redacted(), external.StatusText(resp.StatusCode), said)
 }
 
 // dress gives the request its headers, and what of them is secret, the longest first.
@@ -102,7 +100,7 @@ func (h HTTP) dress(req *http.Request) (secrets []string, err error) {
 		set(name, value)
 	}
 	for name, path := range h.HeaderFiles {
-		value, err := credential.Read(path)
+		value, err := external.ReadCredential(path)
 		if err != nil {
 			return nil, fmt.Errorf("header_files: %w", err)
 		}
@@ -110,7 +108,7 @@ func (h HTTP) dress(req *http.Request) (secrets []string, err error) {
 		secrets = append(secrets, value)
 	}
 	if h.BearerTokenFile != "" {
-		token, err := credential.Read(h.BearerTokenFile)
+		token, err := external.ReadCredential(h.BearerTokenFile)
 		if err != nil {
 			return nil, fmt.Errorf("bearer_token_file: %w", err)
 		}
@@ -118,7 +116,7 @@ func (h HTTP) dress(req *http.Request) (secrets []string, err error) {
 		secrets = append(secrets, token)
 	}
 	if h.BasicAuthFile != "" {
-		user, password, err := credential.ReadBasic(h.BasicAuthFile)
+		user, password, err := external.ReadBasic(h.BasicAuthFile)
 		if err != nil {
 			return nil, fmt.Errorf("basic_auth_file: %w", err)
 		}

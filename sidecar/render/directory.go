@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 )
 
 // mostLinks is how many symbolic links a path may lead through, as in the kernel.
@@ -27,7 +27,7 @@ type directory struct {
 }
 
 // strange tells whether a user is neither we nor root. Tests replace it.
-var strange = credential.Strange
+var strange = external.ForeignUser
 
 // openDirectory goes to a directory step by step, each relative to the one before, so that nobody can change the way
 // behind its back. Refused are a directory that everybody, or its group, may write to; on the way there, whatever a stranger has put

@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/credential"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/watch"
 )
 
@@ -44,7 +44,7 @@ func (f *Files) read() (*Pair, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys, err := credential.ReadFile(key)
+	keys, err := external.ReadCredentialFile(key)
 	if err != nil {
 		return nil, err
 	}

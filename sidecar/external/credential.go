@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package credential reads secrets from files: what the sidecar shows to Vault, to databases and to workloads to be let in. They are
-// read each time that they are needed, so that they may change. Whose files they may be is decided here alone.
-package credential
+package external
 
 import (
 	"errors"
@@ -15,11 +13,12 @@ import (
 	"unicode"
 )
 
-// most is how long a credential may be.
-const most = 64 << 10
+// credentialMost is how many bytes a credential may have: what the sidecar presents to Vault, to databases and to workloads. It is
+// read from its file at each use, since it may change.
+const credentialMost = 64 << 10
 
-// Strange reports whether a user is neither we nor root.
-func Strange(uid uint32) bool { return uid != 0 && int(uid) != os.Geteuid() }
+// ForeignUser reports whether a user is neither root nor the sidecar's.
+func ForeignUser(uid uint32) bool { return uid != 0 && int(uid) != os.Geteuid() }
 
 // CheckSecret refuses a file that others than its group can read, or that others than its owner can change.
 func CheckSecret(path string, info fs.FileInfo) error {
@@ -40,14 +39,14 @@ func CheckOwned(path string, info fs.FileInfo) error {
 	switch {
 	case mode&0o002 != 0 || mode&0o020 != 0 && (!ok || stat.Gid != 0):
 		return fmt.Errorf("%s has mode %04o, so that others than its owner can change it; chmod go-w it", path, mode)
-	case ok && Strange(stat.Uid):
+	case ok && ForeignUser(stat.Uid):
 		return fmt.Errorf("%s belongs to user %d, who could change it; chown it to root, or to the sidecar's user (%d)", path, stat.Uid, os.Geteuid())
 	}
 	return nil
 }
 
-// ReadFile reads a secret file that CheckSecret takes, of at most 64 KiB.
-func ReadFile(path string) ([]byte, error) {
+// ReadCredentialFile reads a secret file that [CheckSecret] accepts, of at most 64 KiB.
+func ReadCredentialFile(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator names it; it does not wait for a writer of a pipe
 	if err != nil {
 		return nil, err
@@ -60,16 +59,16 @@ func ReadFile(path string) ([]byte, error) {
 	if err := CheckSecret(path, info); err != nil {
 		return nil, err
 	}
-	data, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && len(data) > most {
-		err = fmt.Errorf("%s holds more than %d bytes; write the credential into it", path, most)
+	data, err := io.ReadAll(io.LimitReader(f, credentialMost+1))
+	if err == nil && len(data) > credentialMost {
+		err = fmt.Errorf("%s holds more than %d bytes; write the credential into it", path, credentialMost)
 	}
 	return data, err
 }
 
-// Read gives the one line that a file holds. Its content stands in no error.
-func Read(path string) (string, error) {
-	data, err := ReadFile(path)
+// ReadCredential returns the one line that a file holds. No error contains it.
+func ReadCredential(path string) (string, error) {
+	data, err := ReadCredentialFile(path)
 	if err != nil {
 		return "", err
 	}
@@ -86,9 +85,9 @@ func Read(path string) (string, error) {
 	return text, nil
 }
 
-// ReadBasic gives the user and the password of a file that holds both as "user:password".
+// ReadBasic returns the user and the password in a file that holds both as "user:password".
 func ReadBasic(path string) (user, password string, err error) {
-	text, err := Read(path)
+	text, err := ReadCredential(path)
 	if err != nil {
 		return "", "", err
 	}

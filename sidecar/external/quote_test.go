@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package excerpt
+package external
 
 import (
 	"strings"
@@ -15,15 +15,15 @@ func mask(text string) string { return strings.ReplaceAll(text, canary, "[redact
 func TestWhatIsShown(t *testing.T) {
 	long := strings.Repeat("ä", 500)
 	for name, c := range map[string]struct {
-		text       Text
+		text       Quote
 		start, end string
 	}{
-		"short":  {Text{Kept: []byte(" no\n")}, "no", "no"},
-		"masked": {Text{Kept: []byte("it is " + canary)}, "it is [redacted]", "it is [redacted]"},
-		"empty":  {Text{}, "", ""},
-		"long":   {Text{Kept: []byte("a" + long + "z")}, "a" + strings.Repeat("ä", 199) + "…", "…" + strings.Repeat("ä", 199) + "z"},
+		"short":  {Quote{Kept: []byte(" no\n")}, "no", "no"},
+		"masked": {Quote{Kept: []byte("it is " + canary)}, "it is [redacted]", "it is [redacted]"},
+		"empty":  {Quote{}, "", ""},
+		"long":   {Quote{Kept: []byte("a" + long + "z")}, "a" + strings.Repeat("ä", 199) + "…", "…" + strings.Repeat("ä", 199) + "z"},
 		// A piece of a value stands at the edge of what was kept.
-		"part, all secret": {Text{Kept: []byte("value " + strings.Repeat(canary, 30) + " canary"), Part: true}, withheld, withheld},
+		"part, all secret": {Quote{Kept: []byte("value " + strings.Repeat(canary, 30) + " canary"), Part: true}, withheld, withheld},
 	} {
 		start, end := c.text.Start(mask), c.text.End(mask)
 		if start != c.start || end != c.end || !utf8.ValidString(start+end) {
@@ -37,7 +37,7 @@ func TestCutThroughAValue(t *testing.T) {
 	for filler := 370; filler < 410; filler++ {
 		text := strings.Repeat("0", filler) + canary + strings.Repeat("0", filler)
 		for _, part := range []bool{false, true} {
-			both := Text{Kept: []byte(text), Part: part}.Start(mask) + Text{Kept: []byte(text), Part: part}.End(mask)
+			both := Quote{Kept: []byte(text), Part: part}.Start(mask) + Quote{Kept: []byte(text), Part: part}.End(mask)
 			if strings.Contains(both, "can") || strings.Contains(both, "lue") {
 				t.Fatalf("with %d characters around it: %s", filler, both)
 			}

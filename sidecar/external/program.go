@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package program runs a program of the operator's, such as one that makes a workload reload or looks at its health.
-package program
+// Package external is how the sidecar deals with what it does not control: it runs the operator's programs, sends requests to the
+// workload, presents credentials from files, and quotes the responses in errors with their secrets masked.
+package external
 
 import (
 	"context"
@@ -11,21 +12,18 @@ import (
 	"os/exec"
 	"syscall"
 	"time"
-
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/excerpt"
 )
 
-// Program is what to run, without a shell.
+// Program is a program of the operator's, run without a shell. It makes a workload reload, for instance.
 type Program struct {
 	Args    []string
 	Env     []string // besides the sidecar's own
 	Timeout time.Duration
 }
 
-// Run runs it to its end, and gives the end of what it printed. One that takes longer than Timeout is killed, with all that
-// it has started in its process group. What a program that has succeeded leaves running goes on, but its output is closed a
-// second later.
-func (p Program) Run(ctx context.Context) (excerpt.Text, error) {
+// Run runs the program to its end and returns the end of its output. After Timeout it kills the program's process group. Processes
+// that a successful program leaves behind keep running, but their output is closed a second later.
+func (p Program) Run(ctx context.Context) (Quote, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, p.Args[0], p.Args[1:]...) //nolint:gosec // the operator's
@@ -50,7 +48,7 @@ func (p Program) Run(ctx context.Context) (excerpt.Text, error) {
 	case ctx.Err() != nil:
 		err = ctx.Err()
 	}
-	return excerpt.Text{Kept: output.kept, Part: output.part}, err
+	return Quote{Kept: output.kept, Part: output.part}, err
 }
 
 // tail keeps the end of what is written to it.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package credential
+package external
 
 import (
 	"errors"
@@ -13,8 +13,6 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
-
-const canary = "canary-secret-value"
 
 func file(t *testing.T, content string, mode os.FileMode) string {
 	t.Helper()
@@ -34,7 +32,7 @@ func TestRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{file(t, canary+"\n", 0o600), file(t, canary, 0o640), link} {
-		if got, err := Read(path); err != nil || got != canary {
+		if got, err := ReadCredential(path); err != nil || got != canary {
 			t.Errorf("%q, %v", got, err)
 		}
 	}
@@ -47,10 +45,10 @@ func TestRead(t *testing.T) {
 		"no regular file":  pipe,
 		"has mode 0644":    file(t, canary, 0o644),
 		"is empty":         file(t, "\n", 0o600),
-		"holds more than ": file(t, strings.Repeat("x", most+1), 0o600),
+		"holds more than ": file(t, strings.Repeat("x", credentialMost+1), 0o600),
 		"one line":         file(t, canary+"\nmore", 0o600),
 	} {
-		if _, err := Read(path); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), canary) {
+		if _, err := ReadCredential(path); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), canary) {
 			t.Errorf("%s: %v", want, err)
 		}
 	}
@@ -90,7 +88,7 @@ func TestCheckSecret(t *testing.T) {
 		if err := errors.Join(os.Chown(path, c.uid, c.gid), os.Chmod(path, c.mode)); err != nil {
 			kit.Skip(t, fmt.Sprintf("only root can give files away: %v", err))
 		}
-		if _, err := ReadFile(path); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+		if _, err := ReadCredentialFile(path); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("mode %o of %d:%d: %v, want %q", c.mode, c.uid, c.gid, err, c.want)
 		}
 	}
