@@ -15,9 +15,9 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/login"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/memory"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reencrypt"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
@@ -74,7 +74,7 @@ type Agent struct {
 	jobs      *jobs
 	proxies   proxies
 	board     *status.Board
-	memory    memory.Keeper
+	memory    proc.MemoryKeeper
 	next      chan change // of the configuration
 	copies    copies
 	proof     proof
@@ -148,7 +148,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.tidy(); err != nil {
 		return err
 	}
-	a.memory = memory.NewKeeper(a.keepsMemory)
+	a.memory = proc.KeepMemorySmall(a.keepsMemory)
 	defer a.memory.Stop()
 	ctx, cancel := a.awaited(ctx)
 	defer cancel(nil)

@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 )
@@ -45,7 +46,7 @@ func (a *Agent) prepareHealth() {
 	if !ok {
 		return
 	}
-	var last reload.Identity
+	var last proc.Identity
 	restarts := &health.Restarts{Warn: warn, Path: a.config.keptAt("restarts", a.config.place()), Identify: func() (string, error) {
 		found, err := id.Identify(last)
 		if err == nil {

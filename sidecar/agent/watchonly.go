@@ -10,8 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/memory"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/watch"
@@ -22,7 +22,7 @@ import (
 // looked at by neither.
 func Follow(ctx context.Context, c Config, next <-chan Config, log *slog.Logger) error {
 	board := newBoard(c, nil)
-	keeper := memory.NewKeeper(func(err error) { log.Debug("memory is not given back to the system", "error", err) })
+	keeper := proc.KeepMemorySmall(func(err error) { log.Debug("memory is not given back to the system", "error", err) })
 	defer keeper.Stop()
 	end, err := serveStatus(ctx, c, board, log)
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
@@ -108,7 +109,7 @@ func TestLongName(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid, _ := stranger(t, long, ":")
-	got, err := Signal{Match: Match{Name: filepath.Base(long)}}.Identify(Identity{})
+	got, err := Signal{Match: Match{Name: filepath.Base(long)}}.Identify(proc.Identity{})
 	if err != nil || got.PID != pid {
 		t.Errorf("%+v, %v; want %d", got, err, pid)
 	}
@@ -120,22 +121,22 @@ func TestMasterWithWorkers(t *testing.T) {
 	m := Match{Name: filepath.Base(sh)}
 	master, said := stranger(t, sh, `for n in 1 2; do (read -r line <"$DIR/fifo") & done`)
 	kit.Until(t, "there are workers", func() bool {
-		all, err := processes()
+		all, err := proc.All()
 		n := 0
 		for _, p := range all {
-			if p.parent == master && m.is(p) {
+			if p.Parent == master && m.is(p) {
 				n++
 			}
 		}
 		return err == nil && n == 2
 	})
 	t.Cleanup(func() { // before the master's own
-		all, err := processes()
+		all, err := proc.All()
 		if err != nil {
 			t.Error(err)
 		}
 		for _, p := range all {
-			if p.parent == master {
+			if p.Parent == master {
 				_ = syscall.Kill(p.PID, syscall.SIGKILL)
 			}
 		}
@@ -183,7 +184,7 @@ func TestNotOneself(t *testing.T) {
 		_ = cmd.Wait()
 	}()
 	for _, name := range []string{filepath.Base(sh), filepath.Base(os.Args[0])} {
-		if _, err := (Signal{Match: Match{Name: name, Command: regexp.MustCompile(regexp.QuoteMeta(filepath.Dir(os.Args[0])) + "|" + sh)}}).Identify(Identity{}); !errors.Is(err, ErrNotRunning) {
+		if _, err := (Signal{Match: Match{Name: name, Command: regexp.MustCompile(regexp.QuoteMeta(filepath.Dir(os.Args[0])) + "|" + sh)}}).Identify(proc.Identity{}); !errors.Is(err, ErrNotRunning) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -193,7 +194,7 @@ func TestIdentity(t *testing.T) {
 	sh := shell(t)
 	s := Signal{Match: Match{Name: filepath.Base(sh)}, Signal: syscall.SIGHUP}
 	pid, _ := stranger(t, sh, ":")
-	first, err := s.Identify(Identity{})
+	first, err := s.Identify(proc.Identity{})
 	if err != nil || first.PID != pid || first.Started == 0 {
 		t.Fatalf("%+v, %v", first, err)
 	}
@@ -221,16 +222,16 @@ func TestNumberOfAnotherProcess(t *testing.T) {
 			openHandle = open
 			defer func() { openHandle = unix.PidfdOpen }()
 			pid, said := stranger(t, "/bin/sh", ":")
-			p, err := stat(pid)
+			p, err := proc.Read(pid)
 			if err != nil {
 				t.Fatal(err)
 			}
 			earlier := p
 			earlier.Started--
-			if err := earlier.signal(syscall.SIGKILL); !errors.Is(err, ErrNotRunning) {
+			if err := (target{Info: earlier}).signal(syscall.SIGKILL); !errors.Is(err, ErrNotRunning) {
 				t.Errorf("%v", err)
 			}
-			if err := p.signal(syscall.SIGHUP); err != nil {
+			if err := (target{Info: p}).signal(syscall.SIGHUP); err != nil {
 				t.Error(err)
 			}
 			kit.Until(t, "it is signalled", func() bool { return said() != "" })

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
@@ -80,7 +81,7 @@ func TestAdversaryStalePIDFile(t *testing.T) {
 	says("ready")
 	path := pidFile(t, fmt.Sprint(pid))
 	s := Signal{PIDFile: path, Signal: syscall.SIGHUP}
-	p, err := stat(pid)
+	p, err := proc.Read(pid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +115,7 @@ func TestSignalWithoutAProcess(t *testing.T) {
 	}
 	_, _ = io.Copy(io.Discard, out) // its output closes when it ends; it is not waited for before the end of the test
 	defer unreaped.Wait()           //nolint:errcheck // its status does not matter
-	kit.Until(t, "it has ended", func() bool { p, err := stat(unreaped.Process.Pid); return err == nil && p.ended() })
+	kit.Until(t, "it has ended", func() bool { p, err := proc.Read(unreaped.Process.Pid); return err == nil && p.Ended() })
 	for name, c := range map[string]struct {
 		path, want string
 		notRunning bool

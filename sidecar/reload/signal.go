@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 )
 
 // Signal sends a signal to the process whose number a file holds, or that matches.
@@ -58,19 +60,21 @@ func (s Signal) Reload(context.Context) error {
 }
 
 // find gives the process, which may have ended meanwhile.
-func (s Signal) find() (process, error) {
+func (s Signal) find() (target, error) {
 	if s.PIDFile == "" {
-		return s.Match.find()
+		p, err := s.Match.find()
+		return target{Info: p}, err
 	}
 	pid, written, err := s.pid()
 	if err != nil {
-		return process{}, err
+		return target{}, err
 	}
-	p, err := stat(pid)
+	info, err := proc.Read(pid)
+	p := target{Info: info}
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH):
-		return process{Identity: Identity{PID: pid}, hidden: true}, nil // by hidepid of /proc
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ESRCH), err == nil && p.ended():
+		return target{proc.Info{Identity: proc.Identity{PID: pid}}, true}, nil // by hidepid of /proc
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ESRCH), err == nil && p.Ended():
 		return p, s.gone(pid)
 	case err != nil:
 		return p, fmt.Errorf("looking at process %d of pid file %s: %w", pid, s.PIDFile, err)
@@ -87,7 +91,7 @@ const startSlack = 2 * time.Second
 
 // startedAfter reports whether a process was started after a moment, by their ages: a process's start is known as time since
 // the machine's.
-func (p process) startedAfter(moment time.Time) bool {
+func (p target) startedAfter(moment time.Time) bool {
 	age := Uptime() - p.Started
 	return age < time.Since(moment)-startSlack
 }
@@ -139,10 +143,10 @@ func (s Signal) StartedSince(moment time.Duration) bool {
 }
 
 // Identify implements Identifier.
-func (s Signal) Identify(last Identity) (Identity, error) {
+func (s Signal) Identify(last proc.Identity) (proc.Identity, error) {
 	// All processes are looked through only if the one that was found before is gone.
 	if last.PID != 0 && s.PIDFile == "" {
-		if p, err := stat(last.PID); err == nil && p.Identity == last && !p.ended() {
+		if p, err := proc.Read(last.PID); err == nil && p.Identity == last && !p.Ended() {
 			return last, nil
 		}
 	}

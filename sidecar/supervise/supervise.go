@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 )
@@ -223,14 +224,14 @@ func (p *Process) Check(context.Context, string) error {
 }
 
 // Identify implements reload.Identifier.
-func (p *Process) Identify(reload.Identity) (reload.Identity, error) {
+func (p *Process) Identify(proc.Identity) (proc.Identity, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c := p.current
 	if c == nil || c.over {
-		return reload.Identity{}, reload.ErrNotRunning
+		return proc.Identity{}, reload.ErrNotRunning
 	}
-	return reload.Identity{PID: c.pid(), Started: c.born}, nil
+	return proc.Identity{PID: c.pid(), Started: c.born}, nil
 }
 
 // start starts the workload with what was provided.

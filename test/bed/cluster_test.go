@@ -46,20 +46,3 @@ func TestClusterOutlivesItsLeader(t *testing.T) {
 		t.Errorf("current_version is %s, want 1", got)
 	}
 }
-
-func TestParseStat(t *testing.T) {
-	for text, want := range map[string]stat{
-		"7 (a) S 3 7 7":      {pid: 7, parent: 3},
-		"7 (a) b (c)) R 3 7": {pid: 7, parent: 3},
-		"7 (a) Z 3 7 7":      {pid: 7, parent: 3, ended: true},
-	} {
-		if got, ok := parseStat(text); !ok || got != want {
-			t.Errorf("%q: %+v, %v", text, got, ok)
-		}
-	}
-	for _, text := range []string{"", "7 a S 3", "x (a) S 3", "7 (a) S"} {
-		if got, ok := parseStat(text); ok {
-			t.Errorf("%q: %+v", text, got)
-		}
-	}
-}

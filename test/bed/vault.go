@@ -20,6 +20,7 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	hyvve "github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 )
 
 // Mount is where the engine is enabled.
@@ -383,21 +384,14 @@ func (v *Vault) KillPlugin() (int, error) {
 
 // children gives the living processes whose parent is pid. One that has ended and is not waited for yet is none.
 func children(pid int) ([]int, error) {
-	stats, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		return nil, err
-	}
+	all, err := proc.All()
 	var found []int
-	for _, stat := range stats {
-		data, err := os.ReadFile(stat)
-		if err != nil {
-			continue // it has ended meanwhile
-		}
-		if p, ok := parseStat(string(data)); ok && p.parent == pid && !p.ended {
-			found = append(found, p.pid)
+	for _, p := range all {
+		if p.Parent == pid && !p.Ended() {
+			found = append(found, p.PID)
 		}
 	}
-	return found, nil
+	return found, err
 }
 
 // WaitTimeout is a generous limit for things that take seconds.

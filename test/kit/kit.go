@@ -5,12 +5,11 @@ package kit
 
 import (
 	"bytes"
-	"fmt"
-	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 )
 
 // Log is a log that may be read while it is written.
@@ -69,8 +68,8 @@ func Stays(t testing.TB, what string, lasts time.Duration, so func() bool) {
 	}
 }
 
-// Alive tells whether a process runs. One that has ended and was not waited for does not.
+// Alive reports whether a process runs. One that has ended and was not waited for does not.
 func Alive(pid int) bool {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return err == nil && !strings.Contains(string(data), ") Z ")
+	p, err := proc.Read(pid)
+	return err == nil && !p.Ended()
 }

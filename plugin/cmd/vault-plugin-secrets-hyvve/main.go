@@ -12,7 +12,7 @@ import (
 	"github.com/hashicorp/vault/api"
 	vaultplugin "github.com/hashicorp/vault/sdk/plugin"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/harden"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/version"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/plugin"
 )
@@ -32,7 +32,7 @@ func main() {
 		fmt.Println("vault-plugin-secrets-hyvve", version.Version)
 		return
 	}
-	if err := harden.Process(); err != nil {
+	if err := proc.Harden(); err != nil {
 		hclog.Default().Warn("another process of Vault's user may read the plugin's memory", "error", err) // some sandbox forbids it
 	}
 	go endWithParent(os.Getppid())

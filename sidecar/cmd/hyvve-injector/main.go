@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/harden"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/version"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/inject/webhook"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
@@ -29,7 +29,7 @@ func main() {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
 	}
-	if err := harden.Process(); err != nil {
+	if err := proc.Harden(); err != nil {
 		fmt.Fprintln(os.Stderr, "hyvve-injector:", err) // and goes on: some sandbox forbids it
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -10,11 +10,9 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/harden"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/version"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/install"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/memory"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/proxy"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reencrypt"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
@@ -35,8 +33,8 @@ const help = `Usage: hyvve-sidecar COMMAND [flags]
 `
 
 func main() {
-	memory.Sparing()
-	if err := harden.Private(); err != nil {
+	proc.SpareMemory()
+	if err := proc.Private(); err != nil {
 		fmt.Fprintln(os.Stderr, "hyvve-sidecar:", err) // and goes on: some sandbox forbids it
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -62,7 +60,7 @@ func run(ctx context.Context, args []string) int {
 	case "status":
 		return agent.Status(ctx, args[1:], os.Stdout, os.Stderr)
 	case "install":
-		return install.Command(args[1:], os.Stdout, os.Stderr)
+		return install(args[1:], os.Stdout, os.Stderr)
 	case "validate":
 		return agent.Validate(args[1:], os.Stdout, os.Stderr)
 	case "version", "--version", "-version":

@@ -2,10 +2,10 @@
 
 //go:build !linux
 
-package harden
+package proc
 
 // Private does nothing here.
 func Private() error { return nil }
 
-// Process does nothing here.
-func Process() error { return nil }
+// Harden does nothing here.
+func Harden() error { return nil }

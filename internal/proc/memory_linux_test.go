@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package memory
+package proc
 
 import (
 	"os"
@@ -65,7 +65,7 @@ func TestRelease(t *testing.T) {
 	}
 	touch(t)
 	before := mapped(t)
-	if err := Release(); err != nil {
+	if err := ReleaseMemory(); err != nil {
 		t.Fatal(err)
 	}
 	if after := mapped(t); after >= before {
@@ -93,7 +93,7 @@ func TestReleaseKeepsWhatWasWritten(t *testing.T) {
 	if err := unix.Mprotect(page, unix.PROT_READ); err != nil {
 		t.Fatal(err)
 	}
-	if err := Release(); err != nil {
+	if err := ReleaseMemory(); err != nil {
 		t.Fatal(err)
 	}
 	if got := string(page[:7]); got != "written" {
@@ -102,7 +102,7 @@ func TestReleaseKeepsWhatWasWritten(t *testing.T) {
 }
 
 func TestKeeper(t *testing.T) {
-	k := NewKeeper(func(err error) { t.Error(err) })
+	k := KeepMemorySmall(func(err error) { t.Error(err) })
 	defer k.Stop()
 	touch(t)
 	before := mapped(t)
@@ -119,13 +119,31 @@ func TestSparing(t *testing.T) {
 	standard := debug.SetGCPercent(70)
 	defer debug.SetGCPercent(standard)
 	t.Setenv("GOGC", "200")
-	Sparing()
+	SpareMemory()
 	if got := debug.SetGCPercent(70); got != 70 {
 		t.Errorf("with GOGC set, it is %d", got)
 	}
 	t.Setenv("GOGC", "")
-	Sparing()
+	SpareMemory()
 	if got := debug.SetGCPercent(70); got != gcPercent {
 		t.Errorf("it is %d", got)
+	}
+}
+
+// It can still read what it needs of itself.
+func TestPrivateToOthersOnly(t *testing.T) {
+	before, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Prctl(unix.PR_SET_DUMPABLE, uintptr(before), 0, 0, 0) }()
+	if err := Private(); err != nil {
+		t.Fatal(err)
+	}
+	if now, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil || now != 0 {
+		t.Errorf("it is %d, %v", now, err)
+	}
+	if err := ReleaseMemory(); err != nil {
+		t.Error(err)
 	}
 }

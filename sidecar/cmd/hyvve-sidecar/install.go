@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package install copies this program to where another container runs it from.
-package install
+package main
 
 import (
 	"errors"
@@ -15,21 +14,21 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
-const help = `Usage: hyvve-sidecar install FILE [--make-directory=DIRECTORY]
+const installHelp = `Usage: hyvve-sidecar install FILE [--make-directory=DIRECTORY]
 
 Copies this program to FILE, such as a volume from which a container of any image runs "FILE exec -- COMMAND". The directory is
 made if it is missing; what was at FILE is replaced at once, never half.
 `
 
-// Command is "hyvve-sidecar install". It gives the exit status.
-func Command(args []string, stdout, stderr io.Writer) int {
+// install is "hyvve-sidecar install", which copies this program to where another container runs it from. It returns the exit status.
+func install(args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("hyvve-sidecar install", flag.ContinueOnError)
 	private := flags.String("make-directory", "", "`DIRECTORY` to make besides, which only this user may write to, such as that of its files")
 	to := ""
 	if len(args) > 0 && len(args[0]) > 0 && args[0][0] != '-' {
 		to, args = args[0], args[1:]
 	}
-	if ok, status := usage.Parse(flags, args, help, stdout, stderr); !ok {
+	if ok, status := usage.Parse(flags, args, installHelp, stdout, stderr); !ok {
 		return status
 	}
 	if to == "" {
@@ -38,7 +37,7 @@ func Command(args []string, stdout, stderr io.Writer) int {
 	}
 	self, err := os.Executable()
 	if err == nil {
-		err = Copy(self, to)
+		err = copyProgram(self, to)
 	}
 	if err == nil && *private != "" {
 		err = makeDirectory(*private)
@@ -58,8 +57,8 @@ func makeDirectory(path string) error {
 	return os.Chmod(path, 0o711) //nolint:gosec // see above
 }
 
-// Copy copies a program to a file that everybody may run and nobody may write to.
-func Copy(from, to string) error {
+// copyProgram copies a program to a file that everybody may run and nobody may write to.
+func copyProgram(from, to string) error {
 	source, err := os.Open(from) //nolint:gosec // our own program
 	if err != nil {
 		return err

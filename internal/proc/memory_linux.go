@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package memory keeps the sidecar small while it has nothing to do: it runs beside every process of every customer.
-package memory
+package proc
 
 import (
 	"bufio"
@@ -18,36 +17,37 @@ import (
 // both (the runtime's 4 MB at 100).
 const gcPercent = 50
 
-// Sparing sets the collector so for the whole process, unless the environment says otherwise with GOGC.
-func Sparing() {
+// SpareMemory sets the collector so for the whole process, unless the environment variable GOGC is set. The sidecar runs beside
+// every process of every customer.
+func SpareMemory() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 }
 
-// Keeper releases memory each time that the sidecar has been busy and is no more.
-type Keeper struct{ timer *time.Timer }
+// MemoryKeeper releases memory each time that the process has been busy and is idle again.
+type MemoryKeeper struct{ timer *time.Timer }
 
 const quiet = 10 * time.Second
 
-// NewKeeper makes one that does so first a while after now. fault hears why it cannot be done.
-func NewKeeper(fault func(error)) Keeper {
-	return Keeper{time.AfterFunc(quiet, func() {
-		if err := Release(); err != nil {
+// KeepMemorySmall returns a MemoryKeeper that first releases memory 10 seconds from now. It calls fault with the error if it cannot.
+func KeepMemorySmall(fault func(error)) MemoryKeeper {
+	return MemoryKeeper{time.AfterFunc(quiet, func() {
+		if err := ReleaseMemory(); err != nil {
 			fault(err)
 		}
 	})}
 }
 
-// Busy puts it off.
-func (k Keeper) Busy() { k.timer.Reset(quiet) }
+// Busy postpones the release.
+func (k MemoryKeeper) Busy() { k.timer.Reset(quiet) }
 
-// Stop ends it.
-func (k Keeper) Stop() { k.timer.Stop() }
+// Stop ends the MemoryKeeper.
+func (k MemoryKeeper) Stop() { k.timer.Stop() }
 
-// Release gives back to the system what is not used: freed memory, and the program's own pages that were needed to start
+// ReleaseMemory returns to the system what is not used: freed memory, and the program's own pages that were needed to start
 // and are not any more. Those that are needed again the kernel maps again from its cache. It takes some milliseconds.
-func Release() error {
+func ReleaseMemory() error {
 	debug.FreeOSMemory()
 	maps, err := os.Open("/proc/self/smaps")
 	if err != nil {
@@ -67,7 +67,7 @@ func Release() error {
 		case len(fields) < 2:
 		case !strings.HasSuffix(fields[0], ":"): // another mapping (proc_pid_smaps(5))
 			if _, err := fmt.Sscanf(fields[0], "%x-%x", &from, &to); err != nil {
-				return fmt.Errorf("/proc/self/smaps has another form than is known: %w", err)
+				return fmt.Errorf("/proc/self/smaps has an unknown form: %w", err)
 			}
 			ours = strings.HasSuffix(lines.Text(), program) && (fields[1] == "r-xp" || fields[1] == "r--p")
 		case ours && fields[0] == "Anonymous:" && fields[1] == "0":

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package harden keeps what a process has in memory to itself.
-package harden
+package proc
 
 import (
 	"fmt"
@@ -19,9 +18,9 @@ func Private() error {
 	return nil
 }
 
-// Process is Private for a process that starts no others of its user's: it gives up its limit of core files as well, which
+// Harden is Private for a process that starts no others of its user's: it gives up its limit of core files as well, which
 // what it starts would inherit.
-func Process() error {
+func Harden() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return fmt.Errorf("forbidding core files: %w", err)
 	}

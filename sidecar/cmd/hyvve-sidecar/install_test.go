@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package install
+package main
 
 import (
 	"bytes"
@@ -16,7 +16,7 @@ func TestInstall(t *testing.T) {
 	private := filepath.Join(t.TempDir(), "keys")
 	for range 2 { // a container that is restarted does it again
 		var errs bytes.Buffer
-		if status := Command([]string{to, "--make-directory=" + private}, &errs, &errs); status != 0 {
+		if status := install([]string{to, "--make-directory=" + private}, &errs, &errs); status != 0 {
 			t.Fatalf("%d: %s", status, &errs)
 		}
 	}
@@ -62,7 +62,7 @@ func TestInstallRefuses(t *testing.T) {
 		{[]string{full}, 1, "not a directory"},
 	} {
 		var errs bytes.Buffer
-		if status := Command(c.args, &errs, &errs); status != c.status || !strings.Contains(errs.String(), c.want) {
+		if status := install(c.args, &errs, &errs); status != c.status || !strings.Contains(errs.String(), c.want) {
 			t.Errorf("%q: %d, %q", c.args, status, &errs)
 		}
 	}

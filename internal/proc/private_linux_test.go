@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package harden
+package proc
 
 import (
 	"bufio"
@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const asPrivate = "HARDEN_TEST_PRIVATE"
+const asPrivate = "PROC_TEST_PRIVATE"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asPrivate) != "" { // to be killed
@@ -80,8 +80,8 @@ func TestPrivate(t *testing.T) {
 	}
 }
 
-// Process leaves no core limit to raise again.
-func TestProcess(t *testing.T) {
+// Harden leaves no core limit to raise again.
+func TestHarden(t *testing.T) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_CORE, &limit); err != nil {
 		t.Fatal(err)
@@ -94,7 +94,7 @@ func TestProcess(t *testing.T) {
 		_ = unix.Setrlimit(unix.RLIMIT_CORE, &limit) // takes a privilege
 		_ = unix.Prctl(unix.PR_SET_DUMPABLE, uintptr(before), 0, 0, 0)
 	}()
-	if err := Process(); err != nil {
+	if err := Harden(); err != nil {
 		t.Fatal(err)
 	}
 	var now unix.Rlimit
