@@ -11,9 +11,10 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
+// sampleTime is for how long the suite has a kind sample. Its own tests shorten it.
+var sampleTime = time.Second
+
 const (
-	// sampleTime is for how long the suite has a kind sample.
-	sampleTime = time.Second
 	// visitTime is how long a short session lasts: as long as that of a client that runs one statement.
 	visitTime = 20 * time.Millisecond
 	// visits is how many short sessions there are, one in each sample.
