@@ -111,7 +111,7 @@ func (b *backend) open(ctx context.Context, storage logical.Storage) (*rotation.
 		b.engine.Close()
 		b.engine = nil
 	}
-	engine, err := rotation.Open(ctx, rotation.Options{
+	opened, err := rotation.Open(ctx, rotation.Options{
 		Store:    store{storage},
 		Kinds:    b.kinds,
 		Observer: b.observer,
@@ -122,14 +122,14 @@ func (b *backend) open(ctx context.Context, storage logical.Storage) (*rotation.
 		return nil, err
 	}
 	if b.WriteSafeReplicationState() {
-		if err := engine.Begin(ctx); err != nil {
-			engine.Close()
+		if err := opened.Begin(ctx); err != nil {
+			opened.Close()
 			return nil, err
 		}
-		engine.Start()
+		opened.Start()
 	}
-	b.engine = engine
-	return engine, nil
+	b.engine = opened
+	return opened, nil
 }
 
 // askAgain is for how long an answer of Vault on the mount's longest lease is good: each question is a call between

@@ -107,7 +107,7 @@ func (e *Engine) factsNow(r Rotation) Facts {
 	for _, name := range slices.Sorted(maps.Keys(e.workloads)) {
 		w := e.workloads[name]
 		if w.Uses(r.KeyNames()...) {
-			f.Workloads = append(f.Workloads, WorkloadFact{w, e.fleets[name].all(), e.fleets[name].given})
+			f.Workloads = append(f.Workloads, WorkloadFact{Workload: w, Instances: e.fleets[name].all(), Given: e.fleets[name].given})
 		}
 	}
 	return f
@@ -180,7 +180,7 @@ func (e *Engine) leave(ctx context.Context, r Rotation) error {
 // act does the place's action if it is due. It tells whether the action is done now; with a server it is done in the
 // background, and a nudge follows. turn is held.
 func (e *Engine) act(ctx context.Context, r Rotation) (bool, error) {
-	what := r.at().action
+	what := r.Action()
 	if what == noAction || r.Acted || r.Paused != nil || e.busy[r.ID] || e.Now().Before(r.RetryAt) {
 		return false, nil
 	}
@@ -235,7 +235,7 @@ func (e *Engine) take(r Rotation, fault error) {
 		err = e.acted(e.ctx, now, fault)
 	}
 	if err != nil {
-		e.Observer.Fault("result of "+string(r.at().action)+" for rotation "+r.ID+" could not be stored", err)
+		e.Observer.Fault("result of "+string(r.Action())+" for rotation "+r.ID+" could not be stored", err)
 		return
 	}
 	if err := e.advance(e.ctx, r.ID); err != nil {
@@ -248,7 +248,7 @@ type serverCall func(ctx context.Context, long time.Duration) error
 
 // serverCalls returns the calls that an action needs, one a key whose kind has a server. Before stage every key is checked
 // first, so that nothing is changed for one where another cannot be. The writer lock is held.
-func (e *Engine) serverCalls(r Rotation, what action) ([]serverCall, error) {
+func (e *Engine) serverCalls(r Rotation, what Action) ([]serverCall, error) {
 	var checks, calls []serverCall
 	for _, c := range r.Changes {
 		k, ok := e.keys[c.Key]
@@ -318,7 +318,7 @@ func (r Rotation) lookAgain(now time.Time) time.Duration {
 
 // callFor returns the call that an action makes to a server; again is for how long it looks for use before it takes a
 // version away.
-func callFor(server kind.Server, what action, c kind.Change, again time.Duration) serverCall {
+func callFor(server kind.Server, what Action, c kind.Change, again time.Duration) serverCall {
 	return func(ctx context.Context, long time.Duration) error {
 		switch what {
 		case actStage:
@@ -360,7 +360,7 @@ func (e *Engine) record(ctx context.Context, r Rotation) error {
 	for _, c := range r.Changes {
 		var change func(from, to int) (key.Key, error)
 		k := e.keys[c.Key]
-		switch r.at().action {
+		switch r.Action() {
 		case actPromote:
 			change = k.Promoted
 		case actErase:
@@ -381,7 +381,7 @@ func (e *Engine) record(ctx context.Context, r Rotation) error {
 			return err
 		}
 		e.lock(func() { e.keys[k.Name] = k })
-		if r.at().action == actErase {
+		if r.Action() == actErase {
 			ends[c.Key] = r.endText(k, c)
 		}
 	}

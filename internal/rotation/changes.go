@@ -39,7 +39,7 @@ func (old fields) changes(now fields) []EntryChange {
 	var all []EntryChange
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		if old[name] != now[name] {
-			all = append(all, EntryChange{name, kind.PublicText(name, old[name]), kind.PublicText(name, now[name])})
+			all = append(all, EntryChange{Field: name, From: kind.PublicText(name, old[name]), To: kind.PublicText(name, now[name])})
 		}
 	}
 	return all
@@ -103,11 +103,11 @@ func workloadChanges(old, w workload.Workload) []EntryChange {
 	maps.Copy(names, w.Keys)
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		if from, to := roleText(old.Keys[name]), roleText(w.Keys[name]); from != to {
-			all = append(all, EntryChange{"keys." + kind.CutText(name, mostName), from, to})
+			all = append(all, EntryChange{Field: "keys." + kind.CutText(name, mostName), From: from, To: to})
 		}
 	}
 	if len(old.After) == len(w.After) && !slices.Equal(old.After, w.After) && len(listChanges("after", old.After, w.After)) == 0 {
-		all = append(all, EntryChange{"after", strings.Join(old.After, ", "), strings.Join(w.After, ", ")})
+		all = append(all, EntryChange{Field: "after", From: strings.Join(old.After, ", "), To: strings.Join(w.After, ", ")})
 	}
 	return all
 }
@@ -198,7 +198,7 @@ func (e *Engine) ConnectionChanges(written kind.Connection) []EntryChange {
 func connectionChanges(old, c, written kind.Connection) []EntryChange {
 	var all []EntryChange
 	if old.Kind != c.Kind && c.Kind != "" {
-		all = append(all, EntryChange{"kind", old.Kind, c.Kind})
+		all = append(all, EntryChange{Field: "kind", From: old.Kind, To: c.Kind})
 	}
 	all = append(all, optionChanges(old.Options, c.Options)...)
 	for _, name := range slices.Sorted(maps.Keys(written.Secrets)) {

@@ -51,7 +51,7 @@ func TestJournalKeepsWhatAWriteChanges(t *testing.T) {
 	c := h.engine.Config()
 	c.Soak, c.JournalEntries = time.Minute, 50_000
 	h.ok(h.engine.PutConfig(ctx, c, testActor))
-	wants("config written", EntryChange{"journal_max_entries", "100000", "50000"}, EntryChange{"soak", "30s", "1m0s"})
+	wants("config written", EntryChange{Field: "journal_max_entries", From: "100000", To: "50000"}, EntryChange{Field: "soak", From: "30s", To: "1m0s"})
 
 	d := Definition{Name: "database-url", Kind: "token", Policy: key.Policy{Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit}}
 	_, err := h.engine.PutKey(ctx, d, testActor)
@@ -60,34 +60,34 @@ func TestJournalKeepsWhatAWriteChanges(t *testing.T) {
 	d.Protects = []key.Column{{Table: "t", Column: "c", Layout: key.TagFirst}}
 	_, err = h.engine.PutKey(ctx, d, testActor)
 	h.ok(err)
-	wants("key changed", EntryChange{"confirm", "", "manual"}, EntryChange{"observe", "inherited", "25h0m0s"}, EntryChange{"protects", "", "t.c:tag-first"})
+	wants("key changed", EntryChange{Field: "confirm", From: "", To: "manual"}, EntryChange{Field: "observe", From: "inherited", To: "25h0m0s"}, EntryChange{Field: "protects", From: "", To: "t.c:tag-first"})
 
 	w := workload.Workload{Name: "api", MinInstances: 1, MaxUnavailable: "1", Keys: map[string]workload.Role{"database-url": {Verifies: true}}}
 	h.ok(h.engine.PutWorkload(ctx, w, testActor))
 	w.Keys = map[string]workload.Role{"database-url": {Presents: true, Verifies: true, Single: true}}
 	w.MaxUnavailable = "50%"
 	h.ok(h.engine.PutWorkload(ctx, w, testActor))
-	wants("workload written", EntryChange{"max_unavailable", "1", "50%"}, EntryChange{"keys.database-url", "verifies", "presents, verifies, single_value"})
+	wants("workload written", EntryChange{Field: "max_unavailable", From: "1", To: "50%"}, EntryChange{Field: "keys.database-url", From: "verifies", To: "presents, verifies, single_value"})
 
 	web := workload.Workload{Name: "web", MaxUnavailable: "1", After: []string{"api"}, Keys: w.Keys}
 	h.ok(h.engine.PutWorkload(ctx, web, testActor))
 	web.After = nil
 	h.ok(h.engine.PutWorkload(ctx, web, testActor))
-	wants("workload written", EntryChange{"after", "api", ""})
+	wants("workload written", EntryChange{Field: "after", From: "api", To: ""})
 	for _, name := range []string{"web", "api"} {
 		h.ok(h.engine.DeleteWorkload(ctx, name, testActor))
 	}
 	wants("workload deleted",
-		EntryChange{"max_instances", "1000", ""}, EntryChange{"max_unavailable", "50%", ""}, EntryChange{"min_instances", "1", ""}, EntryChange{"reencrypts", "false", ""},
-		EntryChange{"keys.database-url", "presents, verifies, single_value", ""})
+		EntryChange{Field: "max_instances", From: "1000", To: ""}, EntryChange{Field: "max_unavailable", From: "50%", To: ""}, EntryChange{Field: "min_instances", From: "1", To: ""}, EntryChange{Field: "reencrypts", From: "false", To: ""},
+		EntryChange{Field: "keys.database-url", From: "presents, verifies, single_value", To: ""})
 
 	h.ok(h.engine.DeleteKey(ctx, "database-url", testActor))
-	if entry := h.last(); entry.What != "key deleted" || !slices.Contains(entry.Changes, EntryChange{"observe", "25h0m0s", ""}) {
+	if entry := h.last(); entry.What != "key deleted" || !slices.Contains(entry.Changes, EntryChange{Field: "observe", From: "25h0m0s", To: ""}) {
 		t.Errorf("%+v", entry)
 	}
 	_, err = h.engine.PutConnection(ctx, kind.Connection{Name: "main", Options: kind.Options{"note": "z"}}, false, testActor)
 	h.ok(err)
-	wants("connection written", EntryChange{"note", "", "z"}, EntryChange{"verify_connection", "", "false"})
+	wants("connection written", EntryChange{Field: "note", From: "", To: "z"}, EntryChange{Field: "verify_connection", From: "", To: "false"})
 }
 
 // A list that is longer than an entry may be is kept member by member.
@@ -103,7 +103,7 @@ func TestLongListsAreJournaledWhole(t *testing.T) {
 	roles = maps.Clone(roles)
 	delete(roles, strings.Repeat("n", 59))
 	h.workload(workload.Workload{Name: "api", Keys: roles})
-	want := EntryChange{"keys." + strings.Repeat("n", 59), "presents, verifies", ""}
+	want := EntryChange{Field: "keys." + strings.Repeat("n", 59), From: "presents, verifies", To: ""}
 	if entry := h.last(); !slices.Equal(entry.Changes, []EntryChange{want}) {
 		t.Errorf("%+v", entry.Changes)
 	}

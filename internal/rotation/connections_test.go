@@ -312,7 +312,7 @@ func TestRefusalsAreJournaledInBounds(t *testing.T) {
 	h.ok(err)
 	entry, _, err := h.engine.JournalEntry(t.Context(), all[before])
 	h.ok(err)
-	if len(entry.Changes) != 1 || entry.Changes[0] != (EntryChange{"url", "(hidden)", "(hidden)"}) || !strings.Contains(entry.Refused, "password=-") || entry.Connection != "main" {
+	if len(entry.Changes) != 1 || entry.Changes[0] != (EntryChange{Field: "url", From: "(hidden)", To: "(hidden)"}) || !strings.Contains(entry.Refused, "password=-") || entry.Connection != "main" {
 		t.Errorf("entry: %+v", entry)
 	}
 	v, err := h.engine.VerifyJournal(t.Context())

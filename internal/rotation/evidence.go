@@ -21,6 +21,9 @@ const (
 	mostLookText = 8 << 10 // of finds, and again of tables that were not looked at, in one report
 )
 
+// unseenBeyond stands for further tables that were not looked at, at the end of a list that was cut.
+const unseenBeyond = "… and others"
+
 // leastWitnesses stay of each key, however long their reports are.
 const leastWitnesses = 2
 

@@ -183,14 +183,14 @@ func TestEvidenceKeepsWhatIsRead(t *testing.T) {
 		}
 		r.State, r.Step = p.state, p.step
 		at = at.Add(time.Minute)
-		report := boundedLook(flood(1), p.phase, nil)
-		report.ID, report.Columns = r.workID(c), []workload.ColumnReport{good, {Column: "t.d", Total: 1, Rotated: 1}}
+		report := boundedLook(floodZZ(1), p.phase, nil)
+		report.ID, report.Columns = r.workID(c), []workload.ColumnReport{goodZZ, {Column: "t.d", Total: 1, Rotated: 1}}
 		if p.phase == workload.PhaseWipe {
 			report.Columns, report.Place = nil, nil
 		}
 		r.Work[report.ID] = Evidence{Report: report, At: at, Instance: "w/i"}
 		for n := range mostWitnesses {
-			report.Error = strings.Repeat("x", maxReason)
+			report.Error = strings.Repeat("x", maxReasonZZ)
 			r.Witnesses[report.ID] = append(r.Witnesses[report.ID], Evidence{Report: report, At: at, Instance: fmt.Sprintf("w/%d", n)})
 		}
 	}
@@ -222,7 +222,7 @@ func TestWeakestWitnessGoes(t *testing.T) {
 	if len(all) != mostWitnesses || all[0].Connection != fmt.Sprintf("c-%d", mostWitnesses) {
 		t.Errorf("%d, the first %+v", len(all), all[0])
 	}
-	sound := workload.WorkReport{Done: true, Place: here()}
+	sound := workload.WorkReport{Done: true, Place: hereZZ()}
 	all = withoutWeakest([]Evidence{{Connection: "c"}, {Instance: "w/1", Report: sound}, {Instance: "w/2"}, {Instance: "w/3", Report: sound}})
 	if len(all) != 3 || all[1].Instance != "w/1" || all[2].Instance != "w/3" {
 		t.Errorf("left are %+v", all)

@@ -180,7 +180,7 @@ func (e *Engine) bar(f Facts) (lift func(), ok bool) {
 	var barred []*fleet
 	for _, w := range f.Workloads {
 		l := e.fleets[w.Name]
-		if l == nil || l.given != w.given {
+		if l == nil || l.given != w.Given {
 			return nil, false
 		}
 		barred = append(barred, l)

@@ -17,7 +17,7 @@ const loginHint = "log in with an auth method that knows you, such as userpass, 
 
 // checkFourEyes refuses a request that would do without the confirmation that the keys' policies want, or whose caller could
 // not be told apart from the user who confirms.
-func (r Rotation) checkFourEyes(request Request) error {
+func checkFourEyes(r Rotation, request Request) error {
 	if r.ConfirmBy == ConfirmByOther {
 		switch {
 		case request.ConfirmBy == ConfirmByAny:

@@ -35,7 +35,7 @@ type WorkloadFact struct {
 	workload.Workload
 	Instances []workload.Instance
 
-	given uint64 // of the fleet, when Instances was taken
+	Given uint64 // how often instances had been given something else when Instances was taken
 }
 
 // GateResult is a gate's answer. Reason is in plain words, empty where it holds.
@@ -292,7 +292,7 @@ func checkUnused(r Rotation, f Facts) []string {
 			if users.n > 0 {
 				reasons = append(reasons, fmt.Sprintf("%s: %d leases on version %d of %s are outstanding: %s", w.Name, users.n, c.From, c.Env, users))
 			}
-			if seen := sighted(w, c, f.Now); seen.n > 0 {
+			if seen := Sighted(w, c, f.Now); seen != "" {
 				reasons = append(reasons, fmt.Sprintf("%s: %s", w.Name, seen))
 			}
 		}
@@ -326,4 +326,15 @@ func illness(i workload.Instance) string {
 		return "has not reported yet"
 	}
 	return i.Reason
+}
+
+// Waits joins the reasons of the gates that do not hold.
+func Waits(results []GateResult) string {
+	var reasons []string
+	for _, g := range results {
+		if !g.Holds {
+			reasons = append(reasons, g.Reason)
+		}
+	}
+	return strings.Join(reasons, "; ")
 }

@@ -148,7 +148,7 @@ func (e *Engine) checkDue(now time.Time) {
 // acting reports whether a rotation of the key is changing something at its server at this moment. The writer lock is held.
 func (e *Engine) acting(name string) (id string, acting bool) {
 	id = e.rotating[name]
-	return id, e.busy[id] && !e.active[id].at().samples
+	return id, e.busy[id] && !e.active[id].StepSamples()
 }
 
 // planChecks plans the first check of every key and every connection. The writer lock is held.

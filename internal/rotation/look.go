@@ -166,7 +166,7 @@ func (e *Engine) looked(rotation string, c Change, id string, connection kind.Co
 		return
 	}
 	report.ID = id
-	report = boundedLook(report, r.at().phase, nil)
+	report = boundedLook(report, r.Phase(), nil)
 	next := r.witnessed(c, Evidence{Report: report, At: e.Now().UTC(), Connection: connection.Name, Revision: connection.Revision}).bounded()
 	e.lock(func() { delete(e.looks, id) })
 	err := e.save(e.ctx, next)

@@ -96,7 +96,7 @@ func paused(r Rotation, now time.Time, by Actor, reason string) Rotation {
 	return r
 }
 
-// pinned records where instances stand that came during this place, so that the next move takes them in waves too.
+// pinned records where instances stand that came during this place, so that the next move takes them in waves, too.
 func pinned(r Rotation, f Facts) Rotation {
 	r = r.clone()
 	for _, w := range f.Workloads {

@@ -14,12 +14,8 @@ import (
 )
 
 const (
-	// lookEvery is how often servers are looked at for use of an old version while the end of its window is not near.
-	lookEvery = time.Second
 	// DenseTime is for how long servers are sampled densely, without a break, before an old version is retired.
 	DenseTime = 10 * time.Second
-	// denseSlice is the length of one dense sample. A longer one would hold an administrator's session for longer.
-	denseSlice = time.Second
 	// denseBreak is the longest break between two dense samples that count as one.
 	denseBreak = 200 * time.Millisecond
 	// observeGap is the longest time without a sample within a window.
@@ -45,8 +41,8 @@ type Observation struct {
 }
 
 // used returns the observation with a sample that saw use.
-func (o Observation) used(end time.Time, use inUse) Observation {
-	return Observation{Since: end, Until: end, Seen: end, Use: use.text}
+func (o Observation) used(end time.Time, use string) Observation {
+	return Observation{Since: end, Until: end, Seen: end, Use: use}
 }
 
 // unused returns the observation with a sample that saw no use. A dense one has a length; 0: it was a single look. A dense
@@ -153,6 +149,13 @@ func (r Rotation) wantsDense(f Facts) bool {
 	return true
 }
 
+const (
+	// lookEvery is how often servers are looked at for use of an old version while the end of its window is not near.
+	lookEvery = time.Second
+	// denseSlice is the length of one dense sample. A longer one would hold an administrator's session for longer.
+	denseSlice = time.Second
+)
+
 // sample takes the next sample of a rotation's servers in the background, if one is due. The writer lock is held.
 func (e *Engine) sample(r Rotation) {
 	if !r.samples() || e.busy[r.ID] {
@@ -203,7 +206,7 @@ func (e *Engine) observeWith(r Rotation, calls []serverCall, dense bool) {
 		o := e.observe(r.ID, func(o Observation) Observation {
 			switch {
 			case errors.As(err, &use):
-				return o.used(end, use)
+				return o.used(end, use.text)
 			case errors.As(err, &short):
 				o = o.unused(begin, end, slice)
 				o.Short = short.Error()

@@ -14,10 +14,10 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// How many waves are foretold, of a plan and of a rotation that is looked at.
+// How many waves are previewed.
 const (
 	mostWaves = 100
-	nextWaves = 5
+	nextWaves = 5 // of a rotation that is looked at
 )
 
 // Wave is the instances of a workload that change at a time.
@@ -56,6 +56,9 @@ func waves(r Rotation, f Facts, most int) []Wave {
 		f = arrivedNow(r, f)
 	}
 }
+
+// NextWaves are the next waves of the rotation's step.
+func NextWaves(r Rotation, f Facts) []Wave { return waves(r, f, nextWaves) }
 
 // arrivedNow gives facts in which every instance runs with what it was let go to, and is healthy.
 func arrivedNow(r Rotation, f Facts) Facts {
@@ -170,8 +173,10 @@ func (e *Engine) foretell(ctx context.Context, request Request) (Plan, []remark,
 	if err != nil {
 		return Plan{}, nil, nil, err
 	}
-	p := Plan{Rotation: r, History: len(past), Gaps: e.gaps(r), Blockers: blockers(r, f)}
-	p.walk(f, past)
+	p := Plan{
+		Rotation: r, History: len(past), Gaps: e.gaps(r), Blockers: blockers(r, f),
+		Moves: Moves(r, f, past), Expected: Expected(past),
+	}
 	p.Blockers = append(p.Blockers, clashes...)
 	notes := e.notes(r)
 	for _, c := range r.Changes {
@@ -203,7 +208,7 @@ func (e *Engine) foretell(ctx context.Context, request Request) (Plan, []remark,
 		p.Rows = append(p.Rows, rows)
 	}
 	for n := range p.Gaps {
-		p.Gaps[n].Expected = longest(durations(past, Presenting, StepSwitch))
+		p.Gaps[n].Expected = longestSwitch(past)
 	}
 	return p, notes, calls, nil
 }
@@ -237,9 +242,8 @@ func (e *Engine) notes(r Rotation) []remark {
 	return all
 }
 
-// walk goes through the places as if every gate opened.
-func (p *Plan) walk(f Facts, past []Rotation) {
-	r := p.Rotation
+// Moves are the steps of a rotation as if every gate opened, from where it is. past are earlier rotations of its keys.
+func Moves(r Rotation, f Facts, past []Rotation) (all []Move) {
 	for {
 		move := Move{State: r.State, Step: r.Step, Text: r.entering(r.at(), f), Waves: waves(r, f, mostWaves)}
 		move.Expected = median(durations(past, r.State, r.Step))
@@ -249,10 +253,10 @@ func (p *Plan) walk(f Facts, past []Rotation) {
 		case r.Step == StepUnused && f.Sampled:
 			move.Expected = max(move.Expected, r.window()-r.Soak)
 		}
-		p.Moves = append(p.Moves, move)
+		all = append(all, move)
 		to, ok := r.towards(r.at().next)
 		if !ok {
-			break
+			return all
 		}
 		r = r.clone()
 		for name := range r.Positions {
@@ -260,13 +264,15 @@ func (p *Plan) walk(f Facts, past []Rotation) {
 		}
 		r.State, r.Step = to.state, to.step
 	}
-	if len(past) > 0 {
-		var whole []time.Duration
-		for _, old := range past {
-			whole = append(whole, old.Timeline[len(old.Timeline)-1].At.Sub(old.Created))
-		}
-		p.Expected = median(whole)
+}
+
+// Expected is how long a rotation may take, by the median of earlier ones; 0: not known.
+func Expected(past []Rotation) time.Duration {
+	var whole []time.Duration
+	for _, old := range past {
+		whole = append(whole, old.Timeline[len(old.Timeline)-1].At.Sub(old.Created))
 	}
+	return median(whole)
 }
 
 // blockers are the reasons why gates on live instances would not hold now.
@@ -283,16 +289,19 @@ func blockers(r Rotation, f Facts) []string {
 	return reasons
 }
 
+// switchWaves are the waves in which instances switch to the new version.
+func switchWaves(r Rotation, f Facts) []Wave {
+	r = r.clone()
+	r.State, r.Step = Presenting, StepSwitch
+	for name := range r.Positions {
+		r.Positions[name] = atAccept
+	}
+	return waves(r, f, mostWaves)
+}
+
 // gaps are those of workloads that verify against one value at a time. turn is held.
 func (e *Engine) gaps(r Rotation) []Gap {
-	f := e.facts(r)
-	p, _ := find(Presenting, StepSwitch)
-	at := r.clone()
-	at.State, at.Step = p.state, p.step
-	for name := range at.Positions {
-		at.Positions[name] = atAccept
-	}
-	n := len(waves(at, f, mostWaves))
+	n := len(switchWaves(r, e.facts(r)))
 	var all []Gap
 	for _, c := range r.Changes {
 		for _, name := range slices.Sorted(maps.Keys(e.workloads)) {
@@ -357,7 +366,10 @@ func median(all []time.Duration) time.Duration {
 	return all[len(all)/2]
 }
 
-func longest(all []time.Duration) time.Duration { return slices.Max(append(all, 0)) }
+// longestSwitch is the longest that earlier rotations took until all presented the new version; 0: not known.
+func longestSwitch(past []Rotation) time.Duration {
+	return slices.Max(append(durations(past, Presenting, StepSwitch), 0))
+}
 
 func rowsOf(c Change, past []Rotation) Rows {
 	for _, r := range past { // the newest first

@@ -104,7 +104,7 @@ func (e *Engine) endHint(r Rotation) string {
 		}
 	}
 	results, _ := gates(r, e.facts(r))
-	if text := waits(results); text != "" {
+	if text := Waits(results); text != "" {
 		hint += "; it waits for: " + text
 	}
 	return hint

@@ -166,14 +166,14 @@ func (e *Engine) takeWork(ctx context.Context, w workload.Workload, i workload.I
 			}
 			report.Error, report.Columns = cutOff(report.Error), askedColumns(report.Columns, c.Protects)
 			report.Place = askedTables(report.Place, c.Protects)
-			report = boundedLook(report, r.at().phase, e.keys[c.Key].Waives)
+			report = boundedLook(report, r.Phase(), e.keys[c.Key].Waives)
 			evidence := Evidence{Report: report, At: e.Now().UTC(), Instance: i.Name(), Login: i.Login}
 			if r.saidAlready(c, evidence) {
 				continue
 			}
 			next := r.clone()
 			next.Work[report.ID] = evidence
-			if r.at().phase == workload.PhaseCheck {
+			if r.Phase() == workload.PhaseCheck {
 				next = next.witnessed(c, evidence)
 			}
 			next = next.bounded()

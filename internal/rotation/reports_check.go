@@ -15,13 +15,14 @@ import (
 // Bounds of what a report says of work. What is found is cut off, since one find is enough to hold a rotation; anything else
 // that is more than was asked is refused.
 const (
-	mostWork     = 64
-	mostColumns  = 256
-	mostFinds    = 256
-	maxWorkText  = 256 // bytes
-	maxSystem    = 20  // digits of 64 bits
-	mostUnseen   = 256
-	unseenBeyond = "… and others"
+	maxSightings    = 64
+	maxSightingText = 128
+	mostWork        = 64
+	mostColumns     = 256
+	mostFinds       = 256
+	maxWorkText     = 256 // bytes
+	maxSystem       = 20  // digits of 64 bits
+	mostUnseen      = 256
 )
 
 // CheckWork bounds what a report says of work, and refuses what an instance cannot have counted.

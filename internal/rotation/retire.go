@@ -192,8 +192,8 @@ func (e *Engine) stillUsed(k key.Key, v key.Version) (text string) {
 	e.lock(func() {
 		for _, name := range slices.Sorted(maps.Keys(e.workloads)) {
 			if w := e.workloads[name]; w.Uses(k.Name) {
-				seen := sighted(WorkloadFact{Workload: w, Instances: e.fleets[name].all()}, Change{Env: k.Env, From: v.Number}, e.Now())
-				if seen.n > 0 && text == "" {
+				seen := Sighted(WorkloadFact{Workload: w, Instances: e.fleets[name].all()}, Change{Env: k.Env, From: v.Number}, e.Now())
+				if seen != "" && text == "" {
 					text = fmt.Sprintf("%s: %s", name, seen)
 				}
 			}

@@ -178,29 +178,22 @@ func (e *Engine) draft(request Request) (Rotation, []key.Key, error) {
 		}
 		r.Changes = append(r.Changes, c)
 		staged = append(staged, k)
-		r.be(e.config.Effective(k.Policy))
+		r = mergePolicy(r, e.config.Effective(k.Policy))
 	}
 	if err := e.checkUpgrade(r); err != nil {
 		return Rotation{}, nil, err
 	}
-	if err := r.checkFourEyes(request); err != nil {
+	if err := checkFourEyes(r, request); err != nil {
 		return Rotation{}, nil, err
 	}
-	r.heed(request, e.config)
+	r = applyOverrides(r, request, e.config)
 	r.NotBy = e.notBy(r)
 	if r.Trigger.automatic() {
 		if err := e.config.checkPolicyBy(e.keys[r.Changes[0].Key]); err != nil {
 			return Rotation{}, nil, Refusef("%w", err)
 		}
 	}
-	for _, f := range e.facts(r).Workloads {
-		for _, i := range f.Instances {
-			if !i.Anonymous {
-				r.Positions[i.Name()] = atOld
-			}
-		}
-	}
-	return r, staged, nil
+	return pinned(r, e.facts(r)), staged, nil
 }
 
 // checkUpgrade refuses one where there is nothing to upgrade, or where it is not said to which key. turn is held.
@@ -220,8 +213,8 @@ func (e *Engine) checkUpgrade(r Rotation) error {
 	return Refusef("upgrade: no other key has rows in the columns that key %s protects; leave it out", c.Key)
 }
 
-// be takes the more careful of what its keys' policies say.
-func (r *Rotation) be(p key.Policy) {
+// mergePolicy returns a rotation with the more careful of its own settings and those of a key's policy.
+func mergePolicy(r Rotation, p key.Policy) Rotation {
 	r.Soak, r.Observe = max(r.Soak, p.Soak), max(r.Observe, p.Observe)
 	r.Confirm = r.Confirm || p.Confirm == ConfirmManual
 	if r.ConfirmBy == "" || p.ConfirmBy == ConfirmByOther {
@@ -233,10 +226,11 @@ func (r *Rotation) be(p key.Policy) {
 	if r.OnFailure == "" || p.OnFailure == FailurePause {
 		r.OnFailure = p.OnFailure
 	}
+	return r
 }
 
 // settings are what a request may set, by the names that an operator writes it with.
-func (r Rotation) settings() fields {
+func settings(r Rotation) fields {
 	confirm := ConfirmAuto
 	if r.Confirm {
 		confirm = ConfirmManual
@@ -246,23 +240,9 @@ func (r Rotation) settings() fields {
 	}
 }
 
-// heed puts what was asked for in the place of what the policies say, and notes it.
-func (r *Rotation) heed(request Request, c Config) {
-	policy := r.settings()
-	defer func() {
-		r.Asked = policy.changes(r.settings())
-		for _, asked := range []struct {
-			so          bool
-			field, text string
-		}{{request.Compromised, "compromised", "true"}, {request.Upgrade, "upgrade", "true"}, {!request.Value.Empty(), "value", secretGiven}} {
-			if asked.so {
-				r.Asked = append(r.Asked, EntryChange{Field: asked.field, To: asked.text})
-			}
-		}
-		if request.Retain != nil {
-			r.Asked = append(r.Asked, EntryChange{Field: "retain", To: request.Retain.String()})
-		}
-	}()
+// applyOverrides returns a rotation with what was asked for in the place of what the policies say, and a note of it.
+func applyOverrides(r Rotation, request Request, c Config) Rotation {
+	policy := settings(r)
 	if request.OnFailure != "" {
 		r.OnFailure = request.OnFailure
 	}
@@ -279,6 +259,19 @@ func (r *Rotation) heed(request Request, c Config) {
 		r.Deadline = request.Deadline
 	}
 	r.Confirm = r.Confirm || r.ConfirmBy == ConfirmByOther
+	r.Asked = policy.changes(settings(r))
+	for _, asked := range []struct {
+		so          bool
+		field, text string
+	}{{request.Compromised, "compromised", "true"}, {request.Upgrade, "upgrade", "true"}, {!request.Value.Empty(), "value", secretGiven}} {
+		if asked.so {
+			r.Asked = append(r.Asked, EntryChange{Field: asked.field, To: asked.text})
+		}
+	}
+	if request.Retain != nil {
+		r.Asked = append(r.Asked, EntryChange{Field: "retain", To: request.Retain.String()})
+	}
+	return r
 }
 
 // stage gives the key with its new version staged, without storing it. turn is held.

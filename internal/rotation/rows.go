@@ -182,7 +182,7 @@ func checkWriters(r Rotation, f Facts) []string {
 // erased reports whether a value that the rotation erases is gone, so that it cannot go back any more. Reports that come
 // then are late: the value went on evidence that is stored. turn is held.
 func (e *Engine) erased(r Rotation) bool {
-	return r.at().action == actErase && slices.ContainsFunc(r.Changes, func(c Change) bool {
+	return r.Action() == actErase && slices.ContainsFunc(r.Changes, func(c Change) bool {
 		v, ok := e.keys[c.Key].Version(r.leaving(c))
 		return ok && !v.State.Live()
 	})

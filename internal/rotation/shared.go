@@ -200,7 +200,7 @@ func (e *Engine) shared(k key.Key, v key.Value) (warnings []string, err error) {
 
 // stillShared is why an action cannot take a version's login away, or work towards that: a key outside the rotation has it.
 // turn is held.
-func (e *Engine) stillShared(r Rotation, k key.Key, what action, c kind.Change) error {
+func (e *Engine) stillShared(r Rotation, k key.Key, what Action, c kind.Change) error {
 	gone, stays := c.From, c.To
 	switch what {
 	case actSample, actRetire:

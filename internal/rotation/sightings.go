@@ -16,9 +16,6 @@ const (
 	// at least.
 	sightingAge  = 15 * time.Second
 	sightingStep = 5 * time.Second
-	// maxSightings and maxSightingText bound what an instance may have us store.
-	maxSightings    = 64
-	maxSightingText = 128
 )
 
 // CheckSightings refuses what a report says of sightings, if it is more than an instance can have seen.
@@ -49,8 +46,8 @@ func seenAnew(before, now []workload.Sighting) bool {
 	return false
 }
 
-// sighted says in words where the old version of a change was seen lately.
-func sighted(w WorkloadFact, c Change, now time.Time) few {
+// Sighted says in words where the old version of a change was seen lately; empty: nowhere.
+func Sighted(w WorkloadFact, c Change, now time.Time) string {
 	var all few
 	for _, i := range w.Instances {
 		for _, s := range i.Sightings {
@@ -61,5 +58,5 @@ func sighted(w WorkloadFact, c Change, now time.Time) few {
 			}
 		}
 	}
-	return all
+	return all.String()
 }

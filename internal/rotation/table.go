@@ -33,17 +33,17 @@ const (
 	atNew     = 3 // presents new, accepts new
 )
 
-// action is what the engine does at a place, once, idempotently, before the place can be left.
-type action string
+// Action is what the engine does at a place, once, idempotently, before the place can be left.
+type Action string
 
 const (
-	noAction   action = ""
-	actStage   action = "stage"   // Server.Stage and Verify
-	actPromote action = "promote" // mark the new version current, the old one previous
-	actRetire  action = "retire"  // Server.Retire
-	actUnstage action = "unstage" // Server.Unstage
-	actErase   action = "erase"   // erase the value of the version that goes, once the gate rows holds
-	actSample  action = "sample"  // Server.InUse or Sampler.Sample: of no place, see observe.go
+	noAction   Action = ""
+	actStage   Action = "stage"   // Server.Stage and Verify
+	actPromote Action = "promote" // mark the new version current, the old one previous
+	actRetire  Action = "retire"  // Server.Retire
+	actUnstage Action = "unstage" // Server.Unstage
+	actErase   Action = "erase"   // erase the value of the version that goes, once the gate rows holds
+	actSample  Action = "sample"  // Server.InUse or Sampler.Sample: of no place, see observe.go
 )
 
 // place is a row of the transition table.
@@ -54,7 +54,7 @@ type place struct {
 	// nobody is outside of the two.
 	from, target int
 	phase        workload.Phase // of re-encryption, asked of those that re-encrypt
-	action       action
+	action       Action
 	samples      bool // servers are sampled for use of the old version while the rotation is here
 	gates        []gate
 	next         goal   // what follows when all gates hold
@@ -231,3 +231,12 @@ func (r Rotation) towards(g goal) (place, bool) {
 	}
 	return p, ok
 }
+
+// Action is what the engine does where the rotation is.
+func (r Rotation) Action() Action { return r.at().action }
+
+// Phase is what is asked where the rotation is of those that re-encrypt; empty: nothing.
+func (r Rotation) Phase() workload.Phase { return r.at().phase }
+
+// StepSamples reports whether servers may be sampled where the rotation is; Samples, whether they are now.
+func (r Rotation) StepSamples() bool { return r.at().samples }

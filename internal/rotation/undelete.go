@@ -291,7 +291,7 @@ func (e *Engine) leaked(r Rotation, k key.Key) []int {
 // endLeaked stores that a compromised rotation has ended undeleted logins. They are not retained: they must never log in again.
 // The writer lock is held.
 func (e *Engine) endLeaked(ctx context.Context, r Rotation) error {
-	if r.at().action != actRetire {
+	if r.Action() != actRetire {
 		return nil
 	}
 	for _, name := range r.KeyNames() {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -45,13 +44,6 @@ func (e *Engine) RotationIDs(ctx context.Context) ([]string, error) {
 	return slices.Compact(ids), nil
 }
 
-// InstanceView is an instance in a rotation.
-type InstanceView struct {
-	Instance workload.Instance
-	Position int  // how far it was let go: 0 old, 1 accepts both, 2 presents new, 3 new only
-	Loaded   bool // whether it runs with what it should hold
-}
-
 // View is a rotation as people look at it.
 type View struct {
 	Rotation
@@ -65,17 +57,7 @@ type View struct {
 }
 
 // Waits joins the reasons that hold it back.
-func (v View) Waits() string { return waits(v.Gates) }
-
-func waits(results []GateResult) string {
-	var reasons []string
-	for _, g := range results {
-		if !g.Holds {
-			reasons = append(reasons, g.Reason)
-		}
-	}
-	return strings.Join(reasons, "; ")
-}
+func (v View) Waits() string { return Waits(v.Gates) }
 
 // View gives a running or ended rotation as it stands now.
 func (e *Engine) View(ctx context.Context, id string) (View, error) {
@@ -110,17 +92,8 @@ func (e *Engine) View(ctx context.Context, id string) (View, error) {
 		return view, nil
 	}
 	view.Gates, _ = gates(r, f)
-	view.Waves = waves(r, f, nextWaves)
-	for _, w := range f.Workloads {
-		all := r.wants(w.Workload)
-		for _, i := range w.Instances {
-			position := r.at().target
-			if !i.Anonymous {
-				position = r.Position(i.Name())
-			}
-			view.Instances = append(view.Instances, InstanceView{i, position, runsWith(i, all[position])})
-		}
-	}
+	view.Waves = NextWaves(r, f)
+	view.Instances = Standing(r, f)
 	return view, nil
 }
 
@@ -171,7 +144,7 @@ func (e *Engine) Status() []KeyStatus {
 	held := map[string]string{} // by rotation
 	for id, r := range e.active {
 		results, _ := gates(r, e.factsNow(r))
-		held[id] = waits(results)
+		held[id] = Waits(results)
 	}
 	all := make([]KeyStatus, 0, len(e.keys))
 	for _, name := range slices.Sorted(maps.Keys(e.keys)) {

@@ -60,10 +60,15 @@ func (r Rotation) expected(w workload.Workload, position int) map[string]workloa
 // Held is what the instance of w should hold of the rotation's keys now, by key name. An anonymous reader cannot be
 // held back in a wave, since it never says what it has loaded.
 func (r Rotation) Held(w workload.Workload, instance workload.Instance) map[string]workload.Held {
-	if instance.Anonymous {
-		return r.expected(w, r.at().target)
+	return r.expected(w, r.positionOf(instance))
+}
+
+// positionOf is how far an instance is taken. An anonymous one is where the place takes all.
+func (r Rotation) positionOf(i workload.Instance) int {
+	if i.Anonymous {
+		return r.at().target
 	}
-	return r.expected(w, r.Position(instance.Name()))
+	return r.Position(i.Name())
 }
 
 // wants is what a workload's instances should hold of the rotation's keys, by position.
@@ -179,4 +184,23 @@ func (f Facts) budget(r Rotation, w WorkloadFact, all wants) int {
 		n = 1
 	}
 	return n - onTheWay
+}
+
+// InstanceView is an instance in a rotation.
+type InstanceView struct {
+	Instance workload.Instance
+	Position int  // how far it was let go: 0 old, 1 accepts both, 2 presents new, 3 new only
+	Loaded   bool // whether it runs with what it should hold
+}
+
+// Standing returns where each instance stands.
+func Standing(r Rotation, f Facts) (all []InstanceView) {
+	for _, w := range f.Workloads {
+		wants := r.wants(w.Workload)
+		for _, i := range w.Instances {
+			position := r.positionOf(i)
+			all = append(all, InstanceView{i, position, runsWith(i, wants[position])})
+		}
+	}
+	return all
 }
