@@ -10,19 +10,20 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
 // attempt says what a request would have done, for the journal: What without its outcome, and the fields that it would have
 // changed. It is asked when the request was refused or has failed.
-type attempt func(e *rotation.Engine, d *framework.FieldData) rotation.Entry
+type attempt func(e *engine.Engine, d *framework.FieldData) engine.Entry
 
 // write is operation for what an operator changes: an attempt that comes to nothing leaves an entry in the journal.
 // A question (dry_run) leaves none.
 func (b *backend) write(h handler, what attempt, verb, suffix, summary string) framework.OperationHandler {
 	strictly := strict(h)
-	recorded := func(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	recorded := func(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 		resp, err := strictly(ctx, e, req, d)
 		if err != nil && !asks(d) {
 			entry := what(e, d)
@@ -54,7 +55,7 @@ func (b *backend) refuseType(ctx context.Context, req *logical.Request, wrong st
 			b.Logger().Error("a refused write could not be journaled", "error", err)
 		} else if e.Writes() {
 			by := caller(req)
-			b.journalAttempt(ctx, e, req.Storage, refused, rotation.Entry{What: "writing " + strconv.Quote(req.Path), By: by.Name, Entity: by.Entity})
+			b.journalAttempt(ctx, e, req.Storage, refused, engine.Entry{What: "writing " + strconv.Quote(req.Path), By: by.Name, Entity: by.Entity})
 		}
 	}
 	return logical.ErrorResponse(refused.Error())
@@ -64,7 +65,7 @@ func (b *backend) refuseType(ctx context.Context, req *logical.Request, wrong st
 const reopening = 10 * time.Second
 
 // journalAttempt journals what came to nothing. An engine that became stale by it cannot: another one is opened.
-func (b *backend) journalAttempt(ctx context.Context, e *rotation.Engine, storage logical.Storage, err error, entry rotation.Entry) {
+func (b *backend) journalAttempt(ctx context.Context, e *engine.Engine, storage logical.Storage, err error, entry engine.Entry) {
 	if e.Stale() {
 		again, cancel := context.WithTimeout(context.WithoutCancel(ctx), reopening)
 		defer cancel()
@@ -81,26 +82,26 @@ func (b *backend) journalAttempt(ctx context.Context, e *rotation.Engine, storag
 // on a key, a workload, a connection or a rotation that a path names.
 
 func aboutKey(what string) attempt {
-	return func(_ *rotation.Engine, d *framework.FieldData) rotation.Entry {
-		return rotation.Entry{What: what, Keys: []rotation.EntryKey{{Key: text(d, "name")}}}
+	return func(_ *engine.Engine, d *framework.FieldData) engine.Entry {
+		return engine.Entry{What: what, Keys: []engine.EntryKey{{Key: text(d, "name")}}}
 	}
 }
 
 func aboutWorkload(what string) attempt {
-	return func(_ *rotation.Engine, d *framework.FieldData) rotation.Entry {
-		return rotation.Entry{What: what, Workload: text(d, "name")}
+	return func(_ *engine.Engine, d *framework.FieldData) engine.Entry {
+		return engine.Entry{What: what, Workload: text(d, "name")}
 	}
 }
 
 func aboutConnection(what string) attempt {
-	return func(_ *rotation.Engine, d *framework.FieldData) rotation.Entry {
-		return rotation.Entry{What: what, Connection: text(d, "name")}
+	return func(_ *engine.Engine, d *framework.FieldData) engine.Entry {
+		return engine.Entry{What: what, Connection: text(d, "name")}
 	}
 }
 
 func aboutRotation(what string) attempt {
-	return func(_ *rotation.Engine, d *framework.FieldData) rotation.Entry {
-		return rotation.Entry{What: what, Rotation: text(d, "id"), Reason: text(d, "reason")}
+	return func(_ *engine.Engine, d *framework.FieldData) engine.Entry {
+		return engine.Entry{What: what, Rotation: text(d, "id"), Reason: text(d, "reason")}
 	}
 }
 
@@ -110,27 +111,27 @@ func text(d *framework.FieldData, name string) string {
 	return s
 }
 
-func (b *backend) keyAttempt(e *rotation.Engine, d *framework.FieldData) rotation.Entry {
+func (b *backend) keyAttempt(e *engine.Engine, d *framework.FieldData) engine.Entry {
 	definition, _ := b.definition(e, d, text(d, "name")) // as far as it can be read
 	entry := aboutKey("writing a key")(e, d)
 	entry.Changes = e.KeyChanges(definition, key.NewValue(text(d, "value")))
 	return entry
 }
 
-func (b *backend) workloadAttempt(e *rotation.Engine, d *framework.FieldData) rotation.Entry {
+func (b *backend) workloadAttempt(e *engine.Engine, d *framework.FieldData) engine.Entry {
 	w, _ := b.workload(e, d)
 	entry := aboutWorkload("writing a workload")(e, d)
 	entry.Changes = e.WorkloadChanges(w)
 	return entry
 }
 
-func (b *backend) connectionAttempt(e *rotation.Engine, d *framework.FieldData) rotation.Entry {
+func (b *backend) connectionAttempt(e *engine.Engine, d *framework.FieldData) engine.Entry {
 	c, _ := b.connection(e, d)
 	entry := aboutConnection("writing a connection")(e, d)
 	entry.Changes = e.ConnectionChanges(c)
 	return entry
 }
 
-func (b *backend) configAttempt(e *rotation.Engine, d *framework.FieldData) rotation.Entry {
-	return rotation.Entry{What: "writing the configuration", Changes: e.ConfigChanges(b.config(e, d))}
+func (b *backend) configAttempt(e *engine.Engine, d *framework.FieldData) engine.Entry {
+	return engine.Entry{What: "writing the configuration", Changes: e.ConfigChanges(b.config(e, d))}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/kinds"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -34,8 +35,8 @@ type backend struct {
 	observer observer
 
 	mu       sync.Mutex
-	engine   *rotation.Engine // nil until the first request, and after Invalidate
-	maxLease time.Duration    // of the mount, as Vault said at maxAsked
+	engine   *engine.Engine // nil until the first request, and after Invalidate
+	maxLease time.Duration  // of the mount, as Vault said at maxAsked
 	maxAsked time.Time
 }
 
@@ -60,7 +61,7 @@ func newBackend(list kind.List) *backend {
 		Help:           strings.TrimSpace(help),
 		BackendType:    logical.TypeLogical,
 		RunningVersion: version.Version,
-		PathsSpecial:   &logical.Paths{SealWrapStorage: rotation.SealWrapped()},
+		PathsSpecial:   &logical.Paths{SealWrapStorage: engine.SealWrapped()},
 		Paths: framework.PathAppend( // the framework tries their patterns in this order: what sidecars ask for comes first
 			b.pathsWatch(),
 			b.pathsCreds(),
@@ -100,7 +101,7 @@ func (b *backend) initialize(ctx context.Context, req *logical.InitializationReq
 
 // open gives the engine, reading the mount's records first if need be: at the first request, and after a write failed of
 // which nobody knows whether it took effect. Only a node that may write serves instances and moves rotations on.
-func (b *backend) open(ctx context.Context, storage logical.Storage) (*rotation.Engine, error) {
+func (b *backend) open(ctx context.Context, storage logical.Storage) (*engine.Engine, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.engine != nil && !b.engine.Stale() {
@@ -111,7 +112,7 @@ func (b *backend) open(ctx context.Context, storage logical.Storage) (*rotation.
 		b.engine.Close()
 		b.engine = nil
 	}
-	opened, err := rotation.Open(ctx, rotation.Options{
+	opened, err := engine.Open(ctx, engine.Options{
 		Store:    store{storage},
 		Kinds:    b.kinds,
 		Observer: b.observer,
@@ -169,7 +170,7 @@ func (b *backend) closeKinds() {
 }
 
 // handler is an operation on the engine.
-type handler func(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error)
+type handler func(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error)
 
 // on makes a framework callback: a refusal is the caller's to mend and becomes a 400, any other error is ours.
 //
@@ -214,7 +215,7 @@ func (b *backend) lenient(h handler, verb, suffix, summary string) framework.Ope
 }
 
 func strict(h handler) handler {
-	return func(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	return func(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 		writes := req.Operation == logical.CreateOperation || req.Operation == logical.UpdateOperation
 		for _, name := range slices.Sorted(maps.Keys(req.Data)) {
 			if writes && d.Schema[name] == nil {
@@ -226,7 +227,7 @@ func strict(h handler) handler {
 }
 
 // exists makes an existence check of a predicate on the engine and a name.
-func (b *backend) exists(field string, there func(e *rotation.Engine, name string) bool) framework.ExistenceFunc {
+func (b *backend) exists(field string, there func(e *engine.Engine, name string) bool) framework.ExistenceFunc {
 	return func(ctx context.Context, req *logical.Request, d *framework.FieldData) (bool, error) {
 		e, err := b.open(ctx, req.Storage)
 		if err != nil {
@@ -246,8 +247,8 @@ func caller(req *logical.Request) rotation.Actor {
 }
 
 // token is whose token a request comes with.
-func token(req *logical.Request) rotation.Token {
-	return rotation.Token{ID: req.ClientToken, Accessor: req.ClientTokenAccessor, Entity: req.EntityID, Name: req.DisplayName}
+func token(req *logical.Request) engine.Token {
+	return engine.Token{ID: req.ClientToken, Accessor: req.ClientTokenAccessor, Entity: req.EntityID, Name: req.DisplayName}
 }
 
 const help = `

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
@@ -24,7 +25,7 @@ type observer struct {
 
 type event struct{ rotation, state, step string }
 
-var _ rotation.Observer = observer{}
+var _ engine.Observer = observer{}
 
 // pending is how many events may wait.
 const pending = 256
@@ -63,7 +64,7 @@ func (o observer) Moved(r rotation.Rotation, e rotation.Event) {
 }
 
 // Journal implements rotation.Observer. A copy of the log elsewhere can be compared with hyvve/journal/verify later.
-func (o observer) Journal(h rotation.JournalHead) {
+func (o observer) Journal(h engine.JournalHead) {
 	o.b.Logger().Info("journal head", "count", h.Count, "head", h.Hash)
 }
 

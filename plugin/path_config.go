@@ -9,7 +9,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 )
 
 func (b *backend) pathsConfig() []*framework.Path {
@@ -86,7 +86,7 @@ func (b *backend) pathsConfig() []*framework.Path {
 	}}
 }
 
-func (b *backend) readConfig(_ context.Context, e *rotation.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+func (b *backend) readConfig(_ context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	c := e.Config()
 	resp := &logical.Response{}
 	if f := e.Floor(); c.JournalEntries != 0 && c.JournalEntries < f.Entries || c.JournalAge != 0 && c.JournalAge < f.Age {
@@ -106,7 +106,7 @@ func (b *backend) readConfig(_ context.Context, e *rotation.Engine, _ *logical.R
 	return resp, nil
 }
 
-func (b *backend) writeConfig(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) writeConfig(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	if err := e.PutConfig(ctx, b.config(e, d), caller(req)); err != nil {
 		return nil, err
 	}
@@ -114,7 +114,7 @@ func (b *backend) writeConfig(ctx context.Context, e *rotation.Engine, req *logi
 }
 
 // config is what is stored with what is written over it.
-func (b *backend) config(e *rotation.Engine, d *framework.FieldData) rotation.Config {
+func (b *backend) config(e *engine.Engine, d *framework.FieldData) engine.Config {
 	c := e.Config()
 	for field, into := range map[string]*time.Duration{
 		"lease_ttl": &c.LeaseTTL, "takeover_after": &c.TakeoverAfter, "soak": &c.Soak, "observe": &c.Observe, "look_every": &c.LookEvery, "deadline": &c.Deadline,

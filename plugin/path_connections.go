@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -47,7 +48,7 @@ ACL SETUSER hyvve_admin on >PASSWORD and its rights), and write it to the connec
 		{
 			Pattern:        "connections/(?P<name>.+)",
 			Fields:         b.connectionFields(name),
-			ExistenceCheck: b.exists("name", func(e *rotation.Engine, name string) bool { _, ok := e.Connection(name); return ok }),
+			ExistenceCheck: b.exists("name", func(e *engine.Engine, name string) bool { _, ok := e.Connection(name); return ok }),
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.CreateOperation: b.write(b.writeConnection, b.connectionAttempt, "create", "connection", "Store an administrator's login, when it has been tried."),
 				logical.UpdateOperation: b.write(b.writeConnection, b.connectionAttempt, "update", "connection", "Change a connection; fields not given stay."),
@@ -119,11 +120,11 @@ Rotations that wait because a server refused its administrator go on as soon as 
 `
 }
 
-func (b *backend) listConnections(_ context.Context, e *rotation.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+func (b *backend) listConnections(_ context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	return logical.ListResponse(e.ConnectionNames()), nil
 }
 
-func (b *backend) writeConnection(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) writeConnection(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	c, err := b.connection(e, d)
 	if err != nil {
 		return nil, err
@@ -135,7 +136,7 @@ func (b *backend) writeConnection(ctx context.Context, e *rotation.Engine, req *
 }
 
 // connection is what is written.
-func (b *backend) connection(e *rotation.Engine, d *framework.FieldData) (kind.Connection, error) {
+func (b *backend) connection(e *engine.Engine, d *framework.FieldData) (kind.Connection, error) {
 	c := kind.Connection{
 		Name: d.Get("name").(string), Kind: d.Get("kind").(string), Options: kind.Options{}, Secrets: map[string]key.Value{},
 	}
@@ -164,7 +165,7 @@ func (b *backend) connection(e *rotation.Engine, d *framework.FieldData) (kind.C
 	return c, nil
 }
 
-func (b *backend) readConnection(_ context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) readConnection(_ context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	c, ok := e.Connection(d.Get("name").(string))
 	if !ok {
 		return nil, nil
@@ -193,11 +194,11 @@ func connectionData(c kind.Connection) map[string]any {
 	return data
 }
 
-func (b *backend) deleteConnection(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) deleteConnection(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	return nil, e.DeleteConnection(ctx, d.Get("name").(string), caller(req))
 }
 
-func (b *backend) rotateRoot(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) rotateRoot(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	c, err := e.RotateRoot(ctx, d.Get("name").(string), caller(req))
 	if err != nil {
 		return nil, err

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -76,9 +77,9 @@ func (b *backend) secretBundle() *framework.Secret {
 	}
 }
 
-func (b *backend) readCreds(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) readCreds(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("workload").(string)
-	reader := rotation.Reader{Workload: name, Instance: d.Get("instance").(string), Token: token(req)}
+	reader := engine.Reader{Workload: name, Instance: d.Get("instance").(string), Token: token(req)}
 	if req.Operation == logical.UpdateOperation {
 		reader.Heartbeat = true
 		reader.Secret = key.NewValue(d.Get("instance_secret").(string))
@@ -110,7 +111,7 @@ func (b *backend) readCreds(ctx context.Context, e *rotation.Engine, req *logica
 	return resp, nil
 }
 
-func bundleData(reading rotation.Reading) (map[string]any, error) {
+func bundleData(reading engine.Reading) (map[string]any, error) {
 	values, accepts, created := map[string]any{}, map[string]any{}, map[string]any{}
 	for env, v := range reading.Bundle.Values {
 		values[env] = v.Reveal()
@@ -159,7 +160,7 @@ func plain(work []workload.Work) ([]any, error) {
 // lease is what a bundle's lease keeps of its read.
 type lease struct{ workload, instance, epoch string }
 
-type leaseHandler func(ctx context.Context, e *rotation.Engine, req *logical.Request, l lease) (*logical.Response, error)
+type leaseHandler func(ctx context.Context, e *engine.Engine, req *logical.Request, l lease) (*logical.Response, error)
 
 func (b *backend) onLease(h leaseHandler) framework.OperationFunc {
 	return func(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
@@ -187,7 +188,7 @@ func (b *backend) onLease(h leaseHandler) framework.OperationFunc {
 	}
 }
 
-func (b *backend) renewCreds(_ context.Context, e *rotation.Engine, req *logical.Request, l lease) (*logical.Response, error) {
+func (b *backend) renewCreds(_ context.Context, e *engine.Engine, req *logical.Request, l lease) (*logical.Response, error) {
 	// What CalculateTTL leaves of the longest time that Vault lets a lease live, the engine must know, too: it tells a lease
 	// that ran out from one that was revoked.
 	limit, warnings, err := framework.CalculateTTL(b.System(), 0, b.System().MaxLeaseTTL(), 0, 0, 0, req.Secret.IssueTime)
@@ -203,6 +204,6 @@ func (b *backend) renewCreds(_ context.Context, e *rotation.Engine, req *logical
 	return resp, nil
 }
 
-func (b *backend) revokeCreds(ctx context.Context, e *rotation.Engine, _ *logical.Request, l lease) (*logical.Response, error) {
+func (b *backend) revokeCreds(ctx context.Context, e *engine.Engine, _ *logical.Request, l lease) (*logical.Response, error) {
 	return nil, e.Revoke(ctx, l.workload, l.instance, l.epoch)
 }

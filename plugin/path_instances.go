@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -57,14 +58,14 @@ next report refused, reads its bundle again, and is a new instance from then on.
 	}
 }
 
-func aboutInstance(_ *rotation.Engine, d *framework.FieldData) rotation.Entry {
-	return rotation.Entry{
+func aboutInstance(_ *engine.Engine, d *framework.FieldData) engine.Entry {
+	return engine.Entry{
 		What: "removing an instance", Workload: text(d, "name"),
 		Changes: []rotation.EntryChange{{Field: "instance", From: kind.PublicText("instance", text(d, "instance"))}},
 	}
 }
 
-func (b *backend) listInstances(_ context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) listInstances(_ context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name, all, info := d.Get("name").(string), []string{}, map[string]any{}
 	if _, ok := e.Workload(name); !ok {
 		return nil, rotation.Refusef("workload %q is not known; list the workloads with: vault list hyvve/workloads", name)
@@ -76,7 +77,7 @@ func (b *backend) listInstances(_ context.Context, e *rotation.Engine, _ *logica
 	return logical.ListResponseWithInfo(all, info), nil
 }
 
-func (b *backend) readInstance(_ context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) readInstance(_ context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	i, ok := e.Instance(d.Get("name").(string), d.Get("instance").(string))
 	if !ok {
 		return nil, nil
@@ -124,6 +125,6 @@ func (b *backend) loginData(l workload.Login) map[string]any {
 	return data
 }
 
-func (b *backend) removeInstance(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) removeInstance(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	return nil, e.RemoveInstance(ctx, d.Get("name").(string), d.Get("instance").(string), caller(req))
 }

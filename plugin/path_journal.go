@@ -13,7 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 )
 
 // contentJSONLines is JSON, one value a line.
@@ -71,7 +71,7 @@ hyvve/journal/config.
 			Pattern: "journal/export$",
 			Fields: map[string]*framework.FieldSchema{
 				"after": {Type: framework.TypeString, Query: true, Description: "Id of the entry before the first. Default: from the beginning."},
-				"limit": {Type: framework.TypeInt, Query: true, Default: rotation.MostEntries, Description: "At most so many entries, and at most 1000."},
+				"limit": {Type: framework.TypeInt, Query: true, Default: engine.MostEntries, Description: "At most so many entries, and at most 1000."},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ReadOperation: b.operation(b.exportJournal, "export", "journal", "Export entries as JSON lines."),
@@ -131,24 +131,24 @@ taken away. Let nobody write here who may also write definitions or rotate (poli
 	}
 }
 
-func (b *backend) readFloor(_ context.Context, e *rotation.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+func (b *backend) readFloor(_ context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	f := e.Floor()
 	return &logical.Response{Data: map[string]any{"min_entries": f.Entries, "min_age": int64(f.Age.Seconds())}}, nil
 }
 
-func (b *backend) writeFloor(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) writeFloor(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	if err := e.PutFloor(ctx, writtenFloor(e, d), caller(req)); err != nil {
 		return nil, err
 	}
 	return b.readFloor(ctx, e, req, d)
 }
 
-func (b *backend) floorAttempt(e *rotation.Engine, d *framework.FieldData) rotation.Entry {
-	return rotation.Entry{What: "writing the journal's floor", Changes: e.FloorChanges(writtenFloor(e, d))}
+func (b *backend) floorAttempt(e *engine.Engine, d *framework.FieldData) engine.Entry {
+	return engine.Entry{What: "writing the journal's floor", Changes: e.FloorChanges(writtenFloor(e, d))}
 }
 
 // writtenFloor is what is stored with what is written over it.
-func writtenFloor(e *rotation.Engine, d *framework.FieldData) rotation.Floor {
+func writtenFloor(e *engine.Engine, d *framework.FieldData) engine.Floor {
 	f := e.Floor()
 	if v, ok := d.GetOk("min_entries"); ok {
 		f.Entries = v.(int)
@@ -159,14 +159,14 @@ func writtenFloor(e *rotation.Engine, d *framework.FieldData) rotation.Floor {
 	return f
 }
 
-func journalQuery(d *framework.FieldData) rotation.JournalQuery {
-	return rotation.JournalQuery{
+func journalQuery(d *framework.FieldData) engine.JournalQuery {
+	return engine.JournalQuery{
 		After: text(d, "after"), Limit: d.Get("limit").(int), Newest: d.Get("newest").(bool),
 		Key: text(d, "key"), Rotation: text(d, "rotation"), Actor: text(d, "actor"),
 	}
 }
 
-func (b *backend) listJournal(ctx context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) listJournal(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	if len(d.Raw) == 0 {
 		ids, err := e.JournalIDs(ctx)
 		if err != nil {
@@ -188,7 +188,7 @@ func (b *backend) listJournal(ctx context.Context, e *rotation.Engine, _ *logica
 	return resp, nil
 }
 
-func keyNames(n rotation.Entry) []string {
+func keyNames(n engine.Entry) []string {
 	names := []string{}
 	for _, k := range n.Keys {
 		names = append(names, k.Key)
@@ -196,7 +196,7 @@ func keyNames(n rotation.Entry) []string {
 	return names
 }
 
-func (b *backend) pageJournal(ctx context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) pageJournal(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	page, err := e.JournalPage(ctx, journalQuery(d))
 	if err != nil {
 		return nil, err
@@ -212,8 +212,8 @@ func (b *backend) pageJournal(ctx context.Context, e *rotation.Engine, _ *logica
 	return resp, nil
 }
 
-func (b *backend) exportJournal(ctx context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	page, err := e.JournalPage(ctx, rotation.JournalQuery{After: text(d, "after"), Limit: d.Get("limit").(int)})
+func (b *backend) exportJournal(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	page, err := e.JournalPage(ctx, engine.JournalQuery{After: text(d, "after"), Limit: d.Get("limit").(int)})
 	if err != nil {
 		return nil, err
 	}
@@ -233,8 +233,8 @@ func (b *backend) exportJournal(ctx context.Context, e *rotation.Engine, _ *logi
 	}}, nil
 }
 
-func (b *backend) readJournal(ctx context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	id := rotation.JournalID(text(d, "id"))
+func (b *backend) readJournal(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	id := engine.JournalID(text(d, "id"))
 	entry, ok, err := e.JournalEntry(ctx, id)
 	if err != nil || !ok {
 		return nil, err
@@ -242,7 +242,7 @@ func (b *backend) readJournal(ctx context.Context, e *rotation.Engine, _ *logica
 	return &logical.Response{Data: entryData(id, entry)}, nil
 }
 
-func entryData(id string, entry rotation.Entry) map[string]any {
+func entryData(id string, entry engine.Entry) map[string]any {
 	keys := make([]map[string]any, 0, len(entry.Keys))
 	for _, k := range entry.Keys {
 		keys = append(keys, map[string]any{"key": k.Key, "from": k.From, "to": k.To, "fingerprint": k.Fingerprint})
@@ -259,12 +259,12 @@ func entryData(id string, entry rotation.Entry) map[string]any {
 	}
 }
 
-func (b *backend) readHead(_ context.Context, e *rotation.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+func (b *backend) readHead(_ context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	h := e.Head()
 	return &logical.Response{Data: map[string]any{"count": h.Count, "head": h.Hash}}, nil
 }
 
-func (b *backend) verifyJournal(ctx context.Context, e *rotation.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+func (b *backend) verifyJournal(ctx context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	v, err := e.VerifyJournal(ctx)
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -32,7 +33,7 @@ func (b *backend) pathsKeys() []*framework.Path {
 			// Not GenericNameRegex alone: a name with a slash should be told what is wrong with it.
 			Pattern:        "keys/(?P<name>.+)",
 			Fields:         b.keyFields(),
-			ExistenceCheck: b.exists("name", func(e *rotation.Engine, name string) bool { _, ok := e.Key(name); return ok }),
+			ExistenceCheck: b.exists("name", func(e *engine.Engine, name string) bool { _, ok := e.Key(name); return ok }),
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.CreateOperation: b.write(b.writeKey, b.keyAttempt, "create", "key", "Define a key, and give it its first version."),
 				logical.UpdateOperation: b.write(b.writeKey, b.keyAttempt, "update", "key", "Change a key's definition, or give it its first version."),
@@ -115,11 +116,11 @@ Kinds:
 	return text
 }
 
-func (b *backend) listKeys(_ context.Context, e *rotation.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+func (b *backend) listKeys(_ context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	return logical.ListResponse(e.KeyNames()), nil
 }
 
-func (b *backend) writeKey(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) writeKey(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("name").(string)
 	definition, err := b.definition(e, d, name)
 	if err != nil {
@@ -169,7 +170,7 @@ func (b *backend) writeKey(ctx context.Context, e *rotation.Engine, req *logical
 
 // guessedKind refuses a new key of the default kind whose value is a URL with a password: its name is misspelt, or its kind
 // forgotten. As a token, it would be replaced by a random string.
-func (b *backend) guessedKind(e *rotation.Engine, d *framework.FieldData, definition rotation.Definition) error {
+func (b *backend) guessedKind(e *engine.Engine, d *framework.FieldData, definition engine.Definition) error {
 	text, _ := d.Get("value").(string)
 	_, given := d.GetOk("kind")
 	_, exists := e.Key(definition.Name)
@@ -180,8 +181,8 @@ func (b *backend) guessedKind(e *rotation.Engine, d *framework.FieldData, defini
 }
 
 // definition is what is stored with what is written over it.
-func (b *backend) definition(e *rotation.Engine, d *framework.FieldData, name string) (rotation.Definition, error) {
-	definition := rotation.Definition{Name: name, Kind: d.Get("kind").(string), Options: kind.Options{}, Policy: key.Policy{Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit, Retain: key.Inherit}}
+func (b *backend) definition(e *engine.Engine, d *framework.FieldData, name string) (engine.Definition, error) {
+	definition := engine.Definition{Name: name, Kind: d.Get("kind").(string), Options: kind.Options{}, Policy: key.Policy{Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit, Retain: key.Inherit}}
 	if old, ok := e.Key(name); ok {
 		definition.Env, definition.Protects, definition.Waives, definition.Policy = old.Env, old.Protects, old.Waives, old.Policy
 		definition.Witness = old.Witness
@@ -248,7 +249,7 @@ func writePolicy(d *framework.FieldData, p *key.Policy) {
 }
 
 // checkFirst refuses a first version before anything is stored.
-func (b *backend) checkFirst(e *rotation.Engine, definition rotation.Definition, value any, hasValue, generate bool) error {
+func (b *backend) checkFirst(e *engine.Engine, definition engine.Definition, value any, hasValue, generate bool) error {
 	if !hasValue && !generate {
 		return nil
 	}
@@ -276,7 +277,7 @@ func (b *backend) checkFirst(e *rotation.Engine, definition rotation.Definition,
 		return rotation.Refusef("key %s: %w", definition.Name, err)
 	}
 	if _, err := k.Check(options, key.NewValue(value.(string))); err != nil {
-		return rotation.Refusef("key %s: %w", definition.Name, rotation.NameNewline(key.NewValue(value.(string)), err))
+		return rotation.Refusef("key %s: %w", definition.Name, engine.NameNewline(key.NewValue(value.(string)), err))
 	}
 	return nil
 }
@@ -297,7 +298,7 @@ func parseColumns(texts []string) ([]key.Column, error) {
 	return columns, nil
 }
 
-func (b *backend) readKey(_ context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) readKey(_ context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	k, ok := e.Key(d.Get("name").(string))
 	if !ok {
 		return nil, nil
@@ -334,7 +335,7 @@ func (b *backend) readKey(_ context.Context, e *rotation.Engine, _ *logical.Requ
 	return &logical.Response{Data: data, Warnings: e.ReservedNames(k)}, nil
 }
 
-func (b *backend) deleteKey(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) deleteKey(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("name").(string)
 	logins := e.Logins(name)
 	k, _ := e.Key(name)

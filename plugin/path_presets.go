@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/platform"
@@ -61,7 +62,7 @@ func platformWorkloads() []string {
 	return names
 }
 
-func (b *backend) readPreset(_ context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) readPreset(_ context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	servers := presetServers(d)
 	keys := map[string]any{}
 	for _, p := range platform.Keys(servers) {
@@ -85,7 +86,7 @@ func (b *backend) readPreset(_ context.Context, e *rotation.Engine, _ *logical.R
 	return &logical.Response{Data: map[string]any{"keys": keys, "workloads": workloads}}, nil
 }
 
-func (b *backend) writePreset(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) writePreset(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	servers := presetServers(d)
 	chosen, err := chosenWorkloads(servers, d.Get("workloads").([]string), d.Get("min_instances").(int))
 	if err != nil {
@@ -100,7 +101,7 @@ func (b *backend) writePreset(ctx context.Context, e *rotation.Engine, req *logi
 	for _, p := range platform.Keys(servers) {
 		k, there := e.Key(p.Name)
 		if !there {
-			definition := rotation.Definition{
+			definition := engine.Definition{
 				Name: p.Name, Env: p.Env, Kind: p.Kind, Options: p.Options, Protects: p.Protects,
 				Policy: key.Policy{Period: p.Period, Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit, Retain: key.Inherit},
 			}
@@ -163,8 +164,8 @@ func lacking(old, w workload.Workload) string {
 	return "workload " + w.Name + " is there already and does not use " + strings.Join(missing, ", ") + "; if it should, write its whole lists: " + command
 }
 
-func presetAttempt(_ *rotation.Engine, d *framework.FieldData) rotation.Entry {
-	entry := rotation.Entry{What: "applying the preset"}
+func presetAttempt(_ *engine.Engine, d *framework.FieldData) engine.Entry {
+	entry := engine.Entry{What: "applying the preset"}
 	for _, field := range []string{"database", "redis"} {
 		if name := text(d, field); name != "" {
 			entry.Changes = append(entry.Changes, rotation.EntryChange{Field: field, To: kind.PublicText(field, name)})
@@ -178,7 +179,7 @@ func presetServers(d *framework.FieldData) platform.Servers {
 }
 
 // presetConnections wants each connection that is named to be there, and of the kind of the key that is to name it.
-func presetConnections(e *rotation.Engine, s platform.Servers) error {
+func presetConnections(e *engine.Engine, s platform.Servers) error {
 	for _, p := range platform.Keys(s) {
 		if p.Server == "" {
 			continue

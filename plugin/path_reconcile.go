@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
@@ -36,7 +37,7 @@ regular checks, without being asked for (hyvve/config look_every=).
 	}}
 }
 
-func (b *backend) reconcile(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) reconcile(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	dryRun := d.Get("dry_run").(bool)
 	result, err := reconcileWhenFree(ctx, e, d.Get("name").(string), dryRun, caller(req))
 	if err != nil {
@@ -66,7 +67,7 @@ const (
 )
 
 // reconcileWhenFree reconciles a key once nothing else is at its server.
-func reconcileWhenFree(ctx context.Context, e *rotation.Engine, name string, dryRun bool, by rotation.Actor) (result rotation.Reconciled, err error) {
+func reconcileWhenFree(ctx context.Context, e *engine.Engine, name string, dryRun bool, by rotation.Actor) (result engine.Reconciled, err error) {
 	err = onceFree(ctx, func() error {
 		result, err = e.Reconcile(ctx, name, dryRun, by)
 		return err
@@ -82,7 +83,7 @@ func onceFree(ctx context.Context, do func() error) error {
 	defer again.Stop()
 	for {
 		err := do()
-		if !rotation.Passing(err) {
+		if !engine.Passing(err) {
 			return err
 		}
 		select {

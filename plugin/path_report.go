@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -45,7 +46,7 @@ to report again at the latest. Vault's own lease on the bundle need not be renew
 	}}
 }
 
-func (b *backend) report(ctx context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) report(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	if d.Get("instance").(string) == "" || d.Get("instance_secret").(string) == "" {
 		return nil, rotation.Refusef("instance or instance_secret is missing; both come with a read of hyvve/creds/%s instance=…", d.Get("workload"))
 	}
@@ -64,7 +65,7 @@ func (b *backend) report(ctx context.Context, e *rotation.Engine, _ *logical.Req
 	if err != nil {
 		return nil, err
 	}
-	etag, err := e.Report(ctx, rotation.Report{
+	etag, err := e.Report(ctx, engine.Report{
 		Workload: d.Get("workload").(string),
 		Instance: d.Get("instance").(string),
 		Secret:   key.NewValue(d.Get("instance_secret").(string)),
@@ -86,7 +87,7 @@ func (b *backend) report(ctx context.Context, e *rotation.Engine, _ *logical.Req
 }
 
 // extend answers a report that extends its instance's lease.
-func (b *backend) extend(e *rotation.Engine, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) extend(e *engine.Engine, d *framework.FieldData) (*logical.Response, error) {
 	secret := key.NewValue(d.Get("instance_secret").(string))
 	extended, err := e.Extend(d.Get("workload").(string), d.Get("instance").(string), secret, b.longestLease())
 	if err != nil {
@@ -116,7 +117,7 @@ the instance's newest read of hyvve/creds returned, so that nobody removes anoth
 	}
 }
 
-func (b *backend) leave(ctx context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) leave(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name, id, secret := d.Get("workload").(string), d.Get("instance").(string), d.Get("instance_secret").(string)
 	if id == "" || secret == "" {
 		return nil, rotation.Refusef("instance or instance_secret is missing; both come with a read of hyvve/creds/%s instance=…", name)
@@ -168,5 +169,5 @@ func sightings(list []any, now time.Time) ([]workload.Sighting, error) {
 		s.Last = now.Add(-time.Duration(s.LastSeen * float64(time.Second))).UTC()
 		all = append(all, s.Sighting)
 	}
-	return all, rotation.CheckSightings(all)
+	return all, engine.CheckSightings(all)
 }

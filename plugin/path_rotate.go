@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -108,11 +109,11 @@ With compromised=true, the last two are warnings.
 `
 
 // rotateAttempt names the keys, and what was asked for of them.
-func (b *backend) rotateAttempt(e *rotation.Engine, d *framework.FieldData) rotation.Entry {
-	entry := rotation.Entry{What: "starting a rotation", Reason: text(d, "reason")}
+func (b *backend) rotateAttempt(e *engine.Engine, d *framework.FieldData) engine.Entry {
+	entry := engine.Entry{What: "starting a rotation", Reason: text(d, "reason")}
 	names, _ := namedKeys(d) // those that are wrong, too
 	for _, name := range names {
-		entry.Keys = append(entry.Keys, rotation.EntryKey{Key: name})
+		entry.Keys = append(entry.Keys, engine.EntryKey{Key: name})
 	}
 	if v, ok := d.GetOk("value"); ok && len(names) > 0 {
 		k, _ := e.Key(names[0])
@@ -132,7 +133,7 @@ func (b *backend) rotateAttempt(e *rotation.Engine, d *framework.FieldData) rota
 	return entry
 }
 
-func (b *backend) rotate(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) rotate(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	names, err := namedKeys(d)
 	if err != nil {
 		return nil, err
@@ -145,7 +146,7 @@ func (b *backend) rotate(ctx context.Context, e *rotation.Engine, req *logical.R
 	if err != nil {
 		return nil, err
 	}
-	request := rotation.Request{
+	request := engine.Request{
 		Keys: names, Reason: d.Get("reason").(string), By: caller(req), Trigger: rotation.ByOperator,
 		OnFailure: d.Get("on_failure").(string), Confirm: d.Get("confirm").(string), ConfirmBy: d.Get("confirm_by").(string), Compromised: d.Get("compromised").(bool),
 		Upgrade:  d.Get("upgrade").(bool),
@@ -183,7 +184,7 @@ func (b *backend) rotate(ctx context.Context, e *rotation.Engine, req *logical.R
 }
 
 // planned answers with what a rotation would do.
-func planned(ctx context.Context, e *rotation.Engine, request rotation.Request, detailed bool) (*logical.Response, error) {
+func planned(ctx context.Context, e *engine.Engine, request engine.Request, detailed bool) (*logical.Response, error) {
 	plan, warnings, err := e.Plan(ctx, request)
 	if err != nil {
 		return nil, err
@@ -195,7 +196,7 @@ func planned(ctx context.Context, e *rotation.Engine, request rotation.Request, 
 	return resp, nil
 }
 
-func (b *backend) importFirst(ctx context.Context, e *rotation.Engine, name string, request rotation.Request) (*logical.Response, error) {
+func (b *backend) importFirst(ctx context.Context, e *engine.Engine, name string, request engine.Request) (*logical.Response, error) {
 	k, warnings, err := e.First(ctx, name, request.Value, request.By)
 	if err != nil {
 		return nil, err
@@ -242,7 +243,7 @@ func waitOf(d *framework.FieldData, standard time.Duration) (time.Duration, erro
 
 // awaitEnd looks at a rotation again when it has ended or the time is over. It returns earlier, with a warning where there
 // is something to say, when too many wait or nobody must be waited for.
-func awaitEnd(ctx context.Context, e *rotation.Engine, view rotation.View, wait time.Duration) (now rotation.View, warning string, err error) {
+func awaitEnd(ctx context.Context, e *engine.Engine, view engine.View, wait time.Duration) (now engine.View, warning string, err error) {
 	if wait == 0 || view.Finished() {
 		return view, "", nil
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -34,24 +35,24 @@ func (b *backend) pathsRotations() []*framework.Path {
 			HelpSynopsis:    "One rotation: state, gates with reasons, waves, instances, rows, timeline.",
 			HelpDescription: "gates lists the conditions of the present step, each with holds and, where it does not hold, the reason in plain words; waves lists the next instances that will be let go.",
 		},
-		b.rotationCommand("revert", (*rotation.Engine).Revert, "Take a rotation back: the moves are undone, backwards.", `
+		b.rotationCommand("revert", (*engine.Engine).Revert, "Take a rotation back: the moves are undone, backwards.", `
 Possible until the rotation is retiring. Those that present go back to the old version, re-encrypted rows get their old
 ciphertexts back, those that verify forget the new version, and its value is erased, or, where rows may
 be under it, retained.
 `),
-		b.rotationCommand("pause", (*rotation.Engine).Pause, "Let a rotation stand still.", `
+		b.rotationCommand("pause", (*engine.Engine).Pause, "Let a rotation stand still.", `
 No instance's bundle changes and no server is asked for anything until somebody resumes it; both versions stay accepted.
 `),
-		b.rotationCommand("resume", (*rotation.Engine).Resume, "Let a paused rotation continue, or one that has failed at a server try again now.", `
+		b.rotationCommand("resume", (*engine.Engine).Resume, "Let a paused rotation continue, or one that has failed at a server try again now.", `
 The deadline of its step and the soak time begin again. One that was paused because of a failure pauses again if that is
 still so. Where a rotation is not paused and waits for its next attempt at a server, or for the engine's next look at rows, that is made
 at once: write it when you have mended there what the gates name.
 `),
-		b.rotationCommand("confirm", (*rotation.Engine).Confirm, "Confirm that the old version may be retired.", `
+		b.rotationCommand("confirm", (*engine.Engine).Confirm, "Confirm that the old version may be retired.", `
 For rotations with confirm=manual, while they are soaking. All evidence is still waited for. With confirm_by=other, the user
 who started the rotation is refused, and so is a token without an entity: log in with userpass, oidc, approle or the like.
 `),
-		b.rotationCommand("accept-witness", (*rotation.Engine).AcceptWitness, "Take the responsibility for rows that one witness alone has checked.", `
+		b.rotationCommand("accept-witness", (*engine.Engine).AcceptWitness, "Take the responsibility for rows that one witness alone has checked.", `
 Before a value is erased that rows may need, two independent witnesses open every row without it. Where there is one only, and
 no second one can be had, this accepts its word: if it errs or lies, the value is erased and the rows are lost. Rows that
 somebody has found to need the value are never passed over. Give a reason.
@@ -61,11 +62,11 @@ somebody has found to need the value are never passed over. Give a reason.
 
 // rotationCommand is a path that does one thing to a rotation.
 func (b *backend) rotationCommand(
-	verb string, do func(e *rotation.Engine, ctx context.Context, id string, by rotation.Actor, reason string) (rotation.View, error), synopsis, help string,
+	verb string, do func(e *engine.Engine, ctx context.Context, id string, by rotation.Actor, reason string) (engine.View, error), synopsis, help string,
 ) *framework.Path {
-	handle := func(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	handle := func(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 		reason := d.Get("reason").(string)
-		if err := rotation.CheckReason(reason); err != nil {
+		if err := engine.CheckReason(reason); err != nil {
 			return nil, err
 		}
 		view, err := do(e, ctx, d.Get("id").(string), caller(req), reason)
@@ -92,7 +93,7 @@ func (b *backend) rotationCommand(
 	}
 }
 
-func (b *backend) listRotations(ctx context.Context, e *rotation.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+func (b *backend) listRotations(ctx context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	ids, err := e.RotationIDs(ctx)
 	if err != nil {
 		return nil, err
@@ -100,7 +101,7 @@ func (b *backend) listRotations(ctx context.Context, e *rotation.Engine, _ *logi
 	return logical.ListResponse(ids), nil
 }
 
-func (b *backend) readRotation(ctx context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) readRotation(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	view, err := e.View(ctx, d.Get("id").(string))
 	if err != nil {
 		return nil, err
@@ -109,7 +110,7 @@ func (b *backend) readRotation(ctx context.Context, e *rotation.Engine, _ *logic
 }
 
 // rotationSummary is what a write answers with.
-func rotationSummary(v rotation.View) map[string]any {
+func rotationSummary(v engine.View) map[string]any {
 	versions := map[string]any{}
 	for _, c := range v.Changes {
 		versions[c.Key] = map[string]any{"from": c.From, "to": c.To}
@@ -120,7 +121,7 @@ func rotationSummary(v rotation.View) map[string]any {
 	}
 }
 
-func rotationDetails(v rotation.View) map[string]any {
+func rotationDetails(v engine.View) map[string]any {
 	data := rotationSummary(v)
 	data["trigger"], data["reason"], data["by"] = string(v.Trigger), v.Reason, v.By
 	data["created_time"], data["since"] = stamp(v.Created), stamp(v.Since)

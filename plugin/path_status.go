@@ -11,8 +11,8 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
 func (b *backend) pathsStatus() []*framework.Path {
@@ -41,7 +41,7 @@ hour, and somebody should look.
 	}}
 }
 
-func (b *backend) readStatus(_ context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) readStatus(_ context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	lines, keys := map[string]any{}, map[string]any{}
 	for _, s := range e.Status() {
 		if d.Get("busy").(bool) && s.Rotation == nil && s.Waits == "" && len(s.Problems) == 0 && s.Refused == "" && len(s.Notes) == 0 && s.Lapse == "" && len(s.Key.Undeleted()) == 0 {
@@ -71,7 +71,7 @@ func age(k key.Key) (version int, old time.Duration) {
 	return current.Number, time.Since(current.Created).Round(time.Second)
 }
 
-func statusLine(s rotation.KeyStatus) string {
+func statusLine(s engine.KeyStatus) string {
 	version, old := age(s.Key)
 	line := "no version yet"
 	if version > 0 {
@@ -135,7 +135,7 @@ func ends(k key.Key, numbers []int) map[string]any {
 	return all
 }
 
-func statusFields(s rotation.KeyStatus) map[string]any {
+func statusFields(s engine.KeyStatus) map[string]any {
 	version, old := age(s.Key)
 	fields := map[string]any{
 		"env": s.Key.Env, "kind": s.Key.Kind, "current_version": version, "age": int64(old.Seconds()), "state": "idle",

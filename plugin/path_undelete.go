@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
@@ -83,12 +84,12 @@ are lost.
     vault write hyvve/keys/NAME/erase version=3 reason="backups of that time are gone"
 `
 
-func (b *backend) undelete(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) undelete(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name, number, err := namedVersion(d)
 	if err != nil {
 		return nil, err
 	}
-	v, warnings, err := e.Undelete(ctx, rotation.Undeletion{
+	v, warnings, err := e.Undelete(ctx, engine.Undeletion{
 		Key: name, Version: number, For: time.Duration(d.Get("for").(int)) * time.Second,
 		Reason: d.Get("reason").(string), By: caller(req),
 	})
@@ -102,7 +103,7 @@ func (b *backend) undelete(ctx context.Context, e *rotation.Engine, req *logical
 	return resp, nil
 }
 
-func (b *backend) retire(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) retire(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name, number, err := namedVersion(d)
 	if err != nil {
 		return nil, err
@@ -113,7 +114,7 @@ func (b *backend) retire(ctx context.Context, e *rotation.Engine, req *logical.R
 	return versionNow(e, name, number), nil
 }
 
-func (b *backend) erase(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) erase(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name, number, err := namedVersion(d)
 	if err != nil {
 		return nil, err
@@ -134,7 +135,7 @@ func namedVersion(d *framework.FieldData) (name string, number int, err error) {
 }
 
 // versionNow answers with what has become of a version.
-func versionNow(e *rotation.Engine, name string, number int) *logical.Response {
+func versionNow(e *engine.Engine, name string, number int) *logical.Response {
 	k, _ := e.Key(name)
 	v, _ := k.Version(number)
 	return &logical.Response{Data: map[string]any{"version": number, "state": string(v.State), "until": stamp(v.Until)}}
@@ -142,7 +143,7 @@ func versionNow(e *rotation.Engine, name string, number int) *logical.Response {
 
 // whenFree does again what a check at the key's server has kept from being done.
 func whenFree(do handler) handler {
-	return func(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (resp *logical.Response, err error) {
+	return func(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (resp *logical.Response, err error) {
 		err = onceFree(ctx, func() error {
 			resp, err = do(ctx, e, req, d)
 			return err

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
@@ -46,12 +47,12 @@ between half of so many seconds and all of them, at a random time, so that not a
 	}}
 }
 
-func (b *backend) watch(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) watch(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	instance, etag := d.Get("instance").(string), d.Get("etag").(string)
 	if instance == "" {
 		return nil, rotation.Refusef("instance is missing; give the name that hyvve/creds was read with")
 	}
-	wait, err := waitOf(d, rotation.LongestWatch)
+	wait, err := waitOf(d, engine.LongestWatch)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +61,7 @@ func (b *backend) watch(ctx context.Context, e *rotation.Engine, req *logical.Re
 		return &logical.Response{Data: map[string]any{"etag": "", "changed": true, "superseded": false, "retry_after": 0}}, nil
 	}
 	now, err := e.Watch(ctx, name, instance, etag, wait)
-	if errors.Is(err, rotation.ErrCrowded) {
+	if errors.Is(err, engine.ErrCrowded) {
 		return nil, logical.CodedError(http.StatusTooManyRequests, err.Error())
 	}
 	if err != nil {

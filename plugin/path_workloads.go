@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -38,7 +39,7 @@ func (b *backend) pathsWorkloads() []*framework.Path {
 				"single_value":    {Type: framework.TypeCommaStringSlice, Description: "Those of verifies= of which its processes can hold one value at a time. A rotation has a gap there, and says so. \"none\" for none."},
 				"reencrypts":      {Type: framework.TypeBool, Description: "Its sidecars reach the database and re-encrypt rows that its keys protect."},
 			},
-			ExistenceCheck: b.exists("name", func(e *rotation.Engine, name string) bool { _, ok := e.Workload(name); return ok }),
+			ExistenceCheck: b.exists("name", func(e *engine.Engine, name string) bool { _, ok := e.Workload(name); return ok }),
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.CreateOperation: b.write(b.writeWorkload, b.workloadAttempt, "create", "workload", "Define a workload."),
 				logical.UpdateOperation: b.write(b.writeWorkload, b.workloadAttempt, "update", "workload", "Change a workload; fields not given stay."),
@@ -60,11 +61,11 @@ each are at hyvve/workloads/NAME/instances/INSTANCE.
 	}
 }
 
-func (b *backend) listWorkloads(_ context.Context, e *rotation.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+func (b *backend) listWorkloads(_ context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	return logical.ListResponse(e.WorkloadNames()), nil
 }
 
-func (b *backend) writeWorkload(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) writeWorkload(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	w, err := b.workload(e, d)
 	if err != nil {
 		return nil, err
@@ -82,7 +83,7 @@ func (b *backend) writeWorkload(ctx context.Context, e *rotation.Engine, req *lo
 }
 
 // workload is what is stored with what is written over it.
-func (b *backend) workload(e *rotation.Engine, d *framework.FieldData) (workload.Workload, error) {
+func (b *backend) workload(e *engine.Engine, d *framework.FieldData) (workload.Workload, error) {
 	w, exists := e.Workload(d.Get("name").(string))
 	if !exists {
 		w = workload.Workload{
@@ -171,7 +172,7 @@ func single(d *framework.FieldData, w workload.Workload) error {
 	return nil
 }
 
-func (b *backend) readWorkload(_ context.Context, e *rotation.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) readWorkload(_ context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	w, ok := e.Workload(d.Get("name").(string))
 	if !ok {
 		return nil, nil
@@ -229,7 +230,7 @@ func instanceData(i workload.Instance) map[string]any {
 	return data
 }
 
-func (b *backend) deleteWorkload(ctx context.Context, e *rotation.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *backend) deleteWorkload(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("name").(string)
 	if err := key.ValidateName("workload", name); err != nil {
 		return nil, rotation.Refusef("%w", err)

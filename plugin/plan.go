@@ -7,13 +7,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
 // planData is a plan as dry_run=true answers it: a line a step, which reads well in a terminal, and with detailed=true its
 // fields, for programs.
-func planData(p rotation.Plan, detailed bool) map[string]any {
+func planData(p engine.Plan, detailed bool) map[string]any {
 	r := p.Rotation
 	versions := map[string]any{}
 	for _, c := range r.Changes {

@@ -7,13 +7,13 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 )
 
 // store is Vault's storage as the engine sees it.
 type store struct{ storage logical.Storage }
 
-var _ rotation.Store = store{}
+var _ engine.Store = store{}
 
 func (s store) Get(ctx context.Context, path string) ([]byte, error) {
 	entry, err := s.storage.Get(ctx, path)
@@ -34,7 +34,7 @@ func (s store) List(ctx context.Context, prefix string) ([]string, error) {
 }
 
 func sealWrapped(path string) bool {
-	for _, prefix := range rotation.SealWrapped() {
+	for _, prefix := range engine.SealWrapped() {
 		if len(path) > len(prefix) && path[:len(prefix)] == prefix {
 			return true
 		}

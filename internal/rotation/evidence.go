@@ -21,8 +21,8 @@ const (
 	mostLookText = 8 << 10 // of finds, and again of tables that were not looked at, in one report
 )
 
-// unseenBeyond stands for further tables that were not looked at, at the end of a list that was cut.
-const unseenBeyond = "… and others"
+// UnseenBeyond stands for further tables that were not looked at, at the end of a list that was cut.
+const UnseenBeyond = "… and others"
 
 // leastWitnesses stay of each key, however long their reports are.
 const leastWitnesses = 2
@@ -48,9 +48,9 @@ func looks(phase workload.Phase) bool {
 	return phase == workload.PhaseStage || phase == workload.PhaseSweep
 }
 
-// boundedLook drops what a report says of columns that nobody has configured where its phase does not look for them, and cuts it
+// BoundedLook drops what a report says of columns that nobody has configured where its phase does not look for them, and cuts it
 // where it is too long. Finds that hold the rotation stay longest, and those that are cut still hold it.
-func boundedLook(report workload.WorkReport, phase workload.Phase, waived []string) workload.WorkReport {
+func BoundedLook(report workload.WorkReport, phase workload.Phase, waived []string) workload.WorkReport {
 	if !looks(phase) {
 		report.Finds, report.MoreFinds, report.Unseen = nil, 0, nil
 		return report
@@ -82,20 +82,20 @@ func boundedLook(report workload.WorkReport, phase workload.Phase, waived []stri
 	size = 0
 	for n, text := range report.Unseen {
 		if size += encodedSize(text); size > mostLookText {
-			report.Unseen = append(slices.Clone(report.Unseen[:n]), unseenBeyond)
+			report.Unseen = append(slices.Clone(report.Unseen[:n]), UnseenBeyond)
 			break
 		}
 	}
 	return report
 }
 
-// bounded returns the rotation with the evidence that its record may have. What nothing reads any more is dropped first, then
+// Bounded returns the rotation with the evidence that its record may have. What nothing reads any more is dropped first, then
 // witnesses beyond two of each key.
-func (r Rotation) bounded() Rotation {
+func (r Rotation) Bounded() Rotation {
 	if r.evidenceSize() <= mostEvidence {
 		return r
 	}
-	r = r.clone()
+	r = r.Clone()
 	for _, c := range r.Changes {
 		r.dropEarlier(c)
 		r.dropDetails(c)
@@ -122,11 +122,11 @@ func (r Rotation) dropEarlier(c Change) {
 		}
 	}
 	maps.DeleteFunc(r.Work, func(id string, _ Evidence) bool {
-		return strings.HasPrefix(id, prefix) && id != newest[stepOf(id)] && id != r.workID(c)
+		return strings.HasPrefix(id, prefix) && id != newest[stepOf(id)] && id != r.WorkID(c)
 	})
 	shown := r.WitnessesOf(c)
 	maps.DeleteFunc(r.Witnesses, func(id string, all []Evidence) bool {
-		return strings.HasPrefix(id, prefix) && id != r.workID(c) && (len(all) == 0 || all[0].Report.ID != shown[0].Report.ID)
+		return strings.HasPrefix(id, prefix) && id != r.WorkID(c) && (len(all) == 0 || all[0].Report.ID != shown[0].Report.ID)
 	})
 }
 
@@ -140,7 +140,7 @@ func (r Rotation) dropDetails(c Change) {
 			*kept, newest[kept] = id, at
 		}
 	}
-	prefix, current := r.ID+"/"+c.Key+"/", r.workID(c)
+	prefix, current := r.ID+"/"+c.Key+"/", r.WorkID(c)
 	_, lookedAt := r.lastLook(c)
 	for id, e := range r.Work {
 		if !strings.HasPrefix(id, prefix) {

@@ -70,12 +70,12 @@ const (
 // checks gives the reasons why a gate does not hold, none if it does.
 var checks = map[gate]func(r Rotation, f Facts) []string{
 	gateAction:       checkAction,
-	gateMultiline:    checkMultiline,
+	gateMultiline:    CheckMultiline,
 	gateMinInstances: checkMinInstances,
 	gateLoaded:       checkLoaded,
 	gateHealthy:      checkHealthy,
 	gateWriters:      checkWriters,
-	gateRows:         checkRows,
+	gateRows:         CheckRows,
 	gatePace:         checkPace,
 	gateSoak:         checkSoak,
 	gateUnused:       checkUnused,
@@ -88,13 +88,13 @@ var checks = map[gate]func(r Rotation, f Facts) []string{
 // server has to do, and rows with those who may still write them, since nobody could read rows that are left.
 var cuttable = []gate{gateMinInstances, gateLoaded, gateHealthy, gateSoak, gateUnused, gateObserved, gateConfirmed}
 
-// gates asks those of the rotation's place.
-func gates(r Rotation, f Facts) (results []GateResult, open bool) {
+// Gates asks those of the rotation's place.
+func Gates(r Rotation, f Facts) (results []GateResult, open bool) {
 	open = true
 	if r.Paused != nil {
 		open = false
 		results = append(results, GateResult{string(gatePaused), false, fmt.Sprintf(
-			"paused by %s at %s: %s; go on with: vault write -f hyvve/rotations/%s/resume", r.Paused.By, stamp(r.Paused.At), r.Paused.Reason, r.ID,
+			"paused by %s at %s: %s; go on with: vault write -f hyvve/rotations/%s/resume", r.Paused.By, Stamp(r.Paused.At), r.Paused.Reason, r.ID,
 		)})
 	}
 	for _, g := range r.at().gates {
@@ -108,7 +108,7 @@ func gates(r Rotation, f Facts) (results []GateResult, open bool) {
 		case cut:
 			result.Reason = "cut, since the key is compromised: " + result.Reason
 		case !result.Holds && r.Compromised && r.cuttable(g):
-			result.Reason += fmt.Sprintf(" (cut at %s)", stamp(f.notBefore(r.Clock.Add(r.Deadline))))
+			result.Reason += fmt.Sprintf(" (cut at %s)", Stamp(f.notBefore(r.Clock.Add(r.Deadline))))
 		}
 		results = append(results, result)
 		open = open && result.Holds
@@ -135,7 +135,7 @@ func (r Rotation) cuttable(g gate) bool {
 	return slices.Contains(cuttable, g) && (g != gateConfirmed || r.ConfirmBy != ConfirmByOther)
 }
 
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+func Stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 func checkConfirmed(r Rotation, f Facts) []string {
 	if r.Confirmed != "" {
@@ -165,7 +165,7 @@ func (r Rotation) due() time.Time {
 		return due.Add(r.Soak)
 	}
 	if r.Step == StepUnused {
-		return due.Add(r.window())
+		return due.Add(r.Window())
 	}
 	return due
 }
@@ -175,9 +175,9 @@ func checkAction(r Rotation, f Facts) []string {
 	case r.Acted:
 		return nil
 	case r.Fault != "":
-		return []string{fmt.Sprintf("%s failed %d times, next try at %s: %s%s", r.at().action, r.Attempts, stamp(r.RetryAt), r.Fault, r.retryHint())}
+		return []string{fmt.Sprintf("%s failed %d times, next try at %s: %s%s", r.at().action, r.Attempts, Stamp(r.RetryAt), r.Fault, r.retryHint())}
 	}
-	if r.at().action == actErase && len(checkRows(r, f)) > 0 {
+	if r.at().action == ActErase && len(CheckRows(r, f)) > 0 {
 		return []string{"no value goes before the gate rows holds"}
 	}
 	return []string{fmt.Sprintf("%s is under way", r.at().action)}

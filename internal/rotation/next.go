@@ -16,7 +16,7 @@ func Next(r Rotation, f Facts) (next Rotation, results []GateResult, changed boo
 	if r.Finished() {
 		return r, nil, false
 	}
-	results, open := gates(r, f)
+	results, open := Gates(r, f)
 	if r.Paused != nil {
 		return r, results, false
 	}
@@ -43,7 +43,7 @@ func Next(r Rotation, f Facts) (next Rotation, results []GateResult, changed boo
 	if cut := cutReasons(results); cut != "" {
 		event.Reason = cut
 	}
-	return pinned(r, f).moved(to, f.Now, event), results, true
+	return Pinned(r, f).moved(to, f.Now, event), results, true
 }
 
 func cutReasons(results []GateResult) string {
@@ -83,11 +83,11 @@ func failure(r Rotation, f Facts) string {
 // failed gives the rotation paused, or on its way back.
 func failed(r Rotation, f Facts, reason string) Rotation {
 	if r.OnFailure == FailureRevert {
-		if reverted, err := Revert(r, f, itself, reason); err == nil {
+		if reverted, err := Revert(r, f, Itself, reason); err == nil {
 			return reverted
 		}
 	}
-	return paused(r, f.Now, itself, reason)
+	return paused(r, f.Now, Itself, reason)
 }
 
 func paused(r Rotation, now time.Time, by Actor, reason string) Rotation {
@@ -96,9 +96,9 @@ func paused(r Rotation, now time.Time, by Actor, reason string) Rotation {
 	return r
 }
 
-// pinned records where instances stand that came during this place, so that the next move takes them in waves, too.
-func pinned(r Rotation, f Facts) Rotation {
-	r = r.clone()
+// Pinned records where instances stand that came during this place, so that the next move takes them in waves, too.
+func Pinned(r Rotation, f Facts) Rotation {
+	r = r.Clone()
 	for _, w := range f.Workloads {
 		for _, i := range w.Instances {
 			if _, ok := r.Positions[i.Name()]; !ok && !i.Anonymous {
@@ -122,11 +122,11 @@ func soakClock(r Rotation, f Facts, results []GateResult) (Rotation, bool) {
 	}
 	switch {
 	case healthy && r.SoakFrom.IsZero():
-		r = r.clone()
+		r = r.Clone()
 		r.SoakFrom = f.Now
 		return r, true
 	case !healthy && !r.SoakFrom.IsZero():
-		r = r.clone()
+		r = r.Clone()
 		r.SoakFrom = time.Time{}
 		return r, true
 	}
@@ -145,13 +145,13 @@ func Revert(r Rotation, f Facts, by Actor, reason string) (Rotation, error) {
 	if !ok {
 		return r, Refusef("rotation %s is retiring the old version: there is no way back any more; when it has ended, rotate again%s", r.ID, r.undeleteHint())
 	}
-	r = pinned(r, f).moved(to, f.Now, said("revert: "+to.enter, reason, by))
+	r = Pinned(r, f).moved(to, f.Now, said("revert: "+to.enter, reason, by))
 	r.Paused = nil
 	return r, nil
 }
 
-// revertible reports whether a revert takes it back from where it is.
-func (r Rotation) revertible() bool {
+// Revertible reports whether a revert takes it back from where it is.
+func (r Rotation) Revertible() bool {
 	_, ok := r.at().revert.row()
 	return ok
 }
@@ -189,31 +189,21 @@ func Resume(r Rotation, f Facts, by Actor, reason string) (Rotation, error) {
 	switch {
 	case r.Finished():
 		return r, Refusef("rotation %s is %s; there is nothing to resume", r.ID, r.State)
-	case r.Paused == nil && (r.failing() || f.lookFailing()):
-		return r.told(now, said("tried again at once", reason, by)).retried(now), nil
+	case r.Paused == nil && (r.failing() || f.LookFailing()):
+		return r.told(now, said("tried again at once", reason, by)).Retried(now), nil
 	case r.Paused == nil:
 		return r, Refusef("rotation %s is not paused; see what it waits for with: vault read hyvve/rotations/%s", r.ID, r.ID)
 	}
 	r = r.told(now, said("resumed", reason, by))
 	r.Paused, r.Clock, r.SoakFrom = nil, now, time.Time{}
-	return r.retried(now), nil
+	return r.Retried(now), nil
 }
 
 // failing reports whether the last attempt at what the step asks of a server has failed.
 func (r Rotation) failing() bool { return r.Fault != "" && !r.Acted }
 
-// lookFailing reports whether the engine's last look at rows has failed.
-func (f Facts) lookFailing() bool {
-	for _, l := range f.Looks {
-		if l.Fault != "" && !l.Running {
-			return true
-		}
-	}
-	return false
-}
-
-// retried returns the rotation with the next attempt due now, if the last one has failed.
-func (r Rotation) retried(now time.Time) Rotation {
+// Retried returns the rotation with the next attempt due now, if the last one has failed.
+func (r Rotation) Retried(now time.Time) Rotation {
 	if r.failing() {
 		r.RetryAt, r.Attempts = now, 1
 	}
@@ -249,9 +239,9 @@ func Confirm(r Rotation, now time.Time, by Actor, reason string) (Rotation, erro
 	return r, nil
 }
 
-// workID names what the place asks for one key; it changes with the place and the pass, so that evidence is never taken
+// WorkID names what the place asks for one key; it changes with the place and the pass, so that evidence is never taken
 // for that of an earlier one.
-func (r Rotation) workID(c Change) string {
+func (r Rotation) WorkID(c Change) string {
 	id := fmt.Sprintf("%s/%s/%s-%s", r.ID, c.Key, r.State, r.Step)
 	if r.Pass > 0 {
 		id += fmt.Sprintf("/%d", r.Pass)
@@ -262,11 +252,11 @@ func (r Rotation) workID(c Change) string {
 // WorkFor is what the place asks of instances that re-encrypt.
 func (r Rotation) WorkFor(c Change) (workload.Work, bool) {
 	p := r.at()
-	if p.phase == "" || len(c.Protects) == 0 || p.phase == workload.PhaseCheck && !r.presented() {
+	if p.phase == "" || len(c.Protects) == 0 || p.phase == workload.PhaseCheck && !r.Presented() {
 		return workload.Work{}, false
 	}
 	return workload.Work{
-		ID: r.workID(c), Rotation: r.ID, Key: c.Key, Env: c.Env, Phase: p.phase,
+		ID: r.WorkID(c), Rotation: r.ID, Key: c.Key, Env: c.Env, Phase: p.phase,
 		From: c.From, To: c.To, Columns: c.Protects, Upgrade: r.Upgrade, Pass: r.Pass,
 	}, true
 }
@@ -298,3 +288,15 @@ func (e *Refused) Error() string { return e.text }
 
 // Refusef makes a Refused.
 func Refusef(format string, args ...any) error { return &Refused{fmt.Errorf(format, args...).Error()} }
+
+// Further asks Next until nothing changes. What lies between needs no record of its own: nobody has been told of it.
+func Further(r Rotation, f Facts) (Rotation, bool) {
+	moved := false
+	for {
+		next, _, changed := Next(r, f)
+		if !changed {
+			return r, moved
+		}
+		r, moved = next, true
+	}
+}

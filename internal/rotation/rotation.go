@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package rotation changes keys without hope. A rotation is a record that walks through the places of one transition
-// table (table.go). Next is a pure function from a rotation and the facts to the rotation that follows, with the gates
-// that hold it back (gates.go) and the instances that may change now (wave.go). The Engine around it persists, acts and
-// persists, so that a crash anywhere is survived by running the current place again.
+// Package rotation is the machine that changes keys. A rotation is a record that walks through the places of one
+// transition table (table.go). [Next] is a pure function from a rotation and the facts to the rotation that follows, with
+// the gates that hold it back (gates.go) and the instances that may change now (wave.go). Nothing in this package stores,
+// locks, waits or asks for the time: package engine does.
 package rotation
 
 import (
@@ -43,8 +43,8 @@ const (
 	BySchedule Trigger = "schedule" // a time of rotation_schedule had come
 )
 
-// automatic reports whether nobody asked for it.
-func (t Trigger) automatic() bool { return t == ByPeriod || t == BySchedule }
+// Automatic reports whether nobody asked for it.
+func (t Trigger) Automatic() bool { return t == ByPeriod || t == BySchedule }
 
 // What happens to a rotation that has failed: one with an unhealthy instance while it presents, or a step that has taken
 // longer than the deadline.
@@ -79,8 +79,8 @@ func (a Actor) String() string {
 	return a.Name + " (entity " + a.Entity + ")"
 }
 
-// The engine itself, as an actor.
-var itself = Actor{Name: "hyvve"}
+// Itself is the engine, as an actor.
+var Itself = Actor{Name: "hyvve"}
 
 // Pause is why a rotation stands still. Nobody's bundle changes meanwhile.
 type Pause struct {
@@ -211,8 +211,8 @@ func (r Rotation) Change(keyName string) (Change, bool) {
 	return Change{}, false
 }
 
-// lastRows is the newest evidence on the rows of a key. That of a wipe, which counts none, does not replace it.
-func (r Rotation) lastRows(c Change) (report workload.WorkReport, ok bool) {
+// LastRows is the newest evidence on the rows of a key. That of a wipe, which counts none, does not replace it.
+func (r Rotation) LastRows(c Change) (report workload.WorkReport, ok bool) {
 	var at time.Time
 	for id, evidence := range r.Work {
 		if strings.HasPrefix(id, r.ID+"/"+c.Key+"/") && evidence.At.After(at) && len(evidence.Report.Columns) > 0 {
@@ -233,7 +233,7 @@ func (r Rotation) lastLook(c Change) (report workload.WorkReport, at time.Time) 
 		}
 		there := r // which is never gone back to
 		there.State, there.Step, there.Pass = p.state, p.step, 0
-		if evidence, ok := r.Work[there.workID(c)]; ok && evidence.Report.Done && evidence.At.After(at) {
+		if evidence, ok := r.Work[there.WorkID(c)]; ok && evidence.Report.Done && evidence.At.After(at) {
 			report, at = evidence.Report, evidence.At
 		}
 	}
@@ -245,8 +245,8 @@ func (r Rotation) protects() bool {
 	return slices.ContainsFunc(r.Changes, func(c Change) bool { return len(c.Protects) > 0 })
 }
 
-// clone copies what Next may write to.
-func (r Rotation) clone() Rotation {
+// Clone copies what Next may write to.
+func (r Rotation) Clone() Rotation {
 	r.Positions = maps.Clone(r.Positions)
 	if r.Positions == nil {
 		r.Positions = map[string]int{}
@@ -265,7 +265,7 @@ func (r Rotation) clone() Rotation {
 
 // moved gives the rotation at another place, with an event.
 func (r Rotation) moved(to place, now time.Time, e Event) Rotation {
-	r = r.clone()
+	r = r.Clone()
 	r.State, r.Step, r.Since, r.Clock = to.state, to.step, now, now
 	r.Acted, r.Attempts, r.Fault, r.RetryAt, r.SoakFrom = false, 0, "", time.Time{}, time.Time{}
 	if !r.Finished() {
@@ -300,7 +300,7 @@ func Decode(data []byte) (Rotation, error) {
 	}
 	switch r.Schema {
 	case 1:
-		r.Clock, r.Journaled = r.Since, r.events()
+		r.Clock, r.Journaled = r.Since, r.EventCount()
 	case 2, rotationSchema:
 	default:
 		return Rotation{}, fmt.Errorf("stored rotation %q has schema %d, this release reads 1 to %d; use the release that wrote it or a newer one", r.ID, r.Schema, rotationSchema)
@@ -314,11 +314,18 @@ func Decode(data []byte) (Rotation, error) {
 	return r.Rotation, nil
 }
 
-// names joins environment names for people.
-func (r Rotation) names() string {
+// EnvNames joins environment names for people.
+func (r Rotation) EnvNames() string {
 	names := make([]string, 0, len(r.Changes))
 	for _, c := range r.Changes {
 		names = append(names, c.Env)
 	}
 	return strings.Join(names, ", ")
+}
+
+// EntryChange is a field that a write has changed, or would have changed. It holds no secret.
+type EntryChange struct {
+	Field string `json:"field"`
+	From  string `json:"from,omitempty"`
+	To    string `json:"to,omitempty"`
 }

@@ -11,18 +11,18 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// checkRows wants a report that the place's work is done and that no row is left.
-func checkRows(r Rotation, f Facts) []string {
+// CheckRows wants a report that the place's work is done and that no row is left.
+func CheckRows(r Rotation, f Facts) []string {
 	var reasons []string
 	for _, c := range r.Changes {
-		if len(c.Protects) == 0 || r.at().phase == workload.PhaseCheck && !r.presented() {
+		if len(c.Protects) == 0 || r.at().phase == workload.PhaseCheck && !r.Presented() {
 			continue
 		}
 		if r.at().phase == workload.PhaseCheck {
 			reasons = append(reasons, checkWitnesses(r, c, f)...)
 			continue
 		}
-		id := r.workID(c)
+		id := r.WorkID(c)
 		evidence, ok := r.Work[id]
 		if !ok {
 			reasons = append(reasons, waiting(c, r.at().phase, f.Progress[id]))
@@ -34,8 +34,8 @@ func checkRows(r Rotation, f Facts) []string {
 			reasons = append(reasons, fmt.Sprintf("%s: %s by %s failed: %s", c.Env, r.at().phase, evidence.Instance, evidence.Report.Error))
 		case !evidence.Report.Done:
 			reasons = append(reasons, waiting(c, r.at().phase, evidence.Report))
-		case rowsLeft(r, c) != "":
-			reasons = append(reasons, rowsLeft(r, c))
+		case RowsLeft(r, c) != "":
+			reasons = append(reasons, RowsLeft(r, c))
 		case bad > 0:
 			reasons = append(reasons, fmt.Sprintf("%s: %d rows open under no key that %s holds: %s; mend or delete them", c.Env, bad, evidence.Instance, columns(evidence.Report)))
 		case left > 0 && r.at().phase != workload.PhaseStage:
@@ -47,17 +47,17 @@ func checkRows(r Rotation, f Facts) []string {
 	return reasons
 }
 
-// rowsLeft says which rows do not open under the version that stays, by the report at a place that can go back for them.
+// RowsLeft says which rows do not open under the version that stays, by the report at a place that can go back for them.
 // Empty: none, or there is no such report.
-func rowsLeft(r Rotation, c Change) string {
+func RowsLeft(r Rotation, c Change) string {
 	_, canGoBack := r.at().left.row()
 	if !canGoBack {
 		return ""
 	}
-	id := r.workID(c)
+	id := r.WorkID(c)
 	for _, evidence := range append([]Evidence{r.Work[id]}, r.Witnesses[id]...) {
 		if left, bad := evidence.Report.Left(); evidence.Report.Done && left+bad > 0 {
-			return fmt.Sprintf("%s: %d rows do not open under version %d, by %s: %s", c.Env, left+bad, r.staying(c), evidence.Witness(), columns(evidence.Report))
+			return fmt.Sprintf("%s: %d rows do not open under version %d, by %s: %s", c.Env, left+bad, r.Staying(c), evidence.Witness(), columns(evidence.Report))
 		}
 	}
 	return ""
@@ -72,14 +72,14 @@ func goBack(r Rotation, f Facts) (Rotation, bool) {
 	}
 	var reasons []string
 	for _, c := range r.Changes {
-		if reason := rowsLeft(r, c); reason != "" {
+		if reason := RowsLeft(r, c); reason != "" {
 			reasons = append(reasons, reason+r.saidDone(c))
 		}
 	}
 	if len(reasons) == 0 {
 		return r, false
 	}
-	r = pinned(r, f)
+	r = Pinned(r, f)
 	r.Pass++
 	r.OneWitness = "" // what was accepted is out of date
 	return r.moved(to, f.Now, Event{Text: to.enter, Reason: strings.Join(reasons, "; ")}), true
@@ -90,7 +90,7 @@ func goBack(r Rotation, f Facts) (Rotation, bool) {
 func (r Rotation) saidDone(c Change) string {
 	var last Evidence
 	for id, e := range r.Work {
-		if id != r.workID(c) && strings.HasPrefix(id, r.ID+"/"+c.Key+"/") && e.Report.Done && len(e.Report.Columns) > 0 && e.At.After(last.At) {
+		if id != r.WorkID(c) && strings.HasPrefix(id, r.ID+"/"+c.Key+"/") && e.Report.Done && len(e.Report.Columns) > 0 && e.At.After(last.At) {
 			last = e
 		}
 	}
@@ -123,8 +123,8 @@ func checkPace(r Rotation, f Facts) []string {
 	return nil
 }
 
-// reencrypting says that no live instance would re-encrypt the rows of a change, and what to start; empty: one would.
-func reencrypting(c Change, f Facts) string {
+// NobodyReencrypts says that no live instance would re-encrypt the rows of a change, and what to start; empty: one would.
+func NobodyReencrypts(c Change, f Facts) string {
 	var names []string
 	for _, w := range f.Workloads {
 		if !w.Reencrypts || !w.Keys[c.Key].AcceptsBoth() {
@@ -141,19 +141,19 @@ func reencrypting(c Change, f Facts) string {
 	return fmt.Sprintf("no live instance re-encrypts its rows, and the rotation waits for one; start a sidecar with a reencrypt block for workload %s", strings.Join(names, " or "))
 }
 
-// staying is the version of a change that remains when the rotation has ended, as far as is decided.
-func (r Rotation) staying(c Change) int {
+// Staying is the version of a change that remains when the rotation has ended, as far as is decided.
+func (r Rotation) Staying(c Change) int {
 	if r.State == Reverting || r.State == Reverted {
 		return c.From
 	}
 	return c.To
 }
 
-// leaving is the other one.
-func (r Rotation) leaving(c Change) int { return c.From + c.To - r.staying(c) }
+// Leaving is the other one.
+func (r Rotation) Leaving(c Change) int { return c.From + c.To - r.Staying(c) }
 
-// presented reports whether any instance was ever let present the new version. Before, no row can be under it.
-func (r Rotation) presented() bool {
+// Presented reports whether any instance was ever let present the new version. Before, no row can be under it.
+func (r Rotation) Presented() bool {
 	return r.State != Reverting || slices.ContainsFunc(r.Timeline, func(e Event) bool { return e.State == Presenting })
 }
 
@@ -165,27 +165,18 @@ func checkWriters(r Rotation, f Facts) []string {
 		for _, c := range r.Changes {
 			var writers few
 			for _, i := range w.Instances {
-				if len(c.Protects) > 0 && i.MayPresent(c.Key, r.leaving(c)) {
+				if len(c.Protects) > 0 && i.MayPresent(c.Key, r.Leaving(c)) {
 					writers.add(func() string { return i.ID })
 				}
 			}
 			if writers.n > 0 {
 				reasons = append(reasons, fmt.Sprintf(
 					"%s: %d instances may still write rows under version %d of %s: %s; wait until they have loaded their bundles or their leases have ended, or end them",
-					w.Name, writers.n, r.leaving(c), c.Env, writers))
+					w.Name, writers.n, r.Leaving(c), c.Env, writers))
 			}
 		}
 	}
 	return reasons
-}
-
-// erased reports whether a value that the rotation erases is gone, so that it cannot go back any more. Reports that come
-// then are late: the value went on evidence that is stored. turn is held.
-func (e *Engine) erased(r Rotation) bool {
-	return r.Action() == actErase && slices.ContainsFunc(r.Changes, func(c Change) bool {
-		v, ok := e.keys[c.Key].Version(r.leaving(c))
-		return ok && !v.State.Live()
-	})
 }
 
 // unconfigured says where there are envelopes that would be lost with the old version.

@@ -37,13 +37,13 @@ const (
 type Action string
 
 const (
-	noAction   Action = ""
-	actStage   Action = "stage"   // Server.Stage and Verify
-	actPromote Action = "promote" // mark the new version current, the old one previous
-	actRetire  Action = "retire"  // Server.Retire
-	actUnstage Action = "unstage" // Server.Unstage
-	actErase   Action = "erase"   // erase the value of the version that goes, once the gate rows holds
-	actSample  Action = "sample"  // Server.InUse or Sampler.Sample: of no place, see observe.go
+	NoAction   Action = ""
+	ActStage   Action = "stage"   // Server.Stage and Verify
+	ActPromote Action = "promote" // mark the new version current, the old one previous
+	ActRetire  Action = "retire"  // Server.Retire
+	ActUnstage Action = "unstage" // Server.Unstage
+	ActErase   Action = "erase"   // erase the value of the version that goes, once the gate rows holds
+	ActSample  Action = "sample"  // Server.InUse or Sampler.Sample: of no place, see observe.go
 )
 
 // place is a row of the transition table.
@@ -71,7 +71,7 @@ var table = []place{
 		enter: "values stored",
 	},
 	{
-		state: Accepting, step: StepStage, from: atOld, target: atOld, action: actStage,
+		state: Accepting, step: StepStage, from: atOld, target: atOld, action: ActStage,
 		gates: []gate{gateAction, gateMultiline, gateDeadline},
 		next:  goal{Accepting, StepLoad}, revert: goal{Reverting, StepUnstage},
 		enter: "making the new version valid beside the old",
@@ -101,7 +101,7 @@ var table = []place{
 		enter: "protected rows are replaced by their staged copies",
 	},
 	{
-		state: Soaking, step: StepSoak, from: atPresent, target: atPresent, action: actPromote,
+		state: Soaking, step: StepSoak, from: atPresent, target: atPresent, action: ActPromote,
 		samples: true,
 		gates:   []gate{gateAction, gateHealthy, gateSoak, gateDeadline},
 		next:    goal{Soaking, StepUnused}, revert: goal{Reverting, StepSwitch},
@@ -126,13 +126,13 @@ var table = []place{
 		enter: "kept ciphertexts of the old version are dropped",
 	},
 	{
-		state: Retiring, step: StepRetire, from: atNew, target: atNew, action: actRetire,
+		state: Retiring, step: StepRetire, from: atNew, target: atNew, action: ActRetire,
 		gates: []gate{gateAction},
 		next:  goal{Retiring, StepErase},
 		enter: "the old version is made invalid",
 	},
 	{
-		state: Retiring, step: StepErase, from: atNew, target: atNew, phase: workload.PhaseCheck, action: actErase,
+		state: Retiring, step: StepErase, from: atNew, target: atNew, phase: workload.PhaseCheck, action: ActErase,
 		gates: []gate{gateRows, gateAction},
 		next:  goal{Done, ""}, left: goal{Retiring, StepAcceptBoth},
 		enter: "the value of the old version is retained, or erased",
@@ -175,13 +175,13 @@ var table = []place{
 		enter: "staged ciphertexts of the new version are dropped",
 	},
 	{
-		state: Reverting, step: StepUnstage, from: atOld, target: atOld, action: actUnstage,
+		state: Reverting, step: StepUnstage, from: atOld, target: atOld, action: ActUnstage,
 		gates: []gate{gateAction},
 		next:  goal{Reverting, StepErase},
 		enter: "the new version is made invalid",
 	},
 	{
-		state: Reverting, step: StepErase, from: atOld, target: atOld, phase: workload.PhaseCheck, action: actErase,
+		state: Reverting, step: StepErase, from: atOld, target: atOld, phase: workload.PhaseCheck, action: ActErase,
 		gates: []gate{gateRows, gateAction},
 		next:  goal{Reverted, ""}, left: goal{Reverting, StepAcceptBoth},
 		enter: "the value of the new version is retained, or erased",
@@ -221,7 +221,7 @@ type goal struct {
 func (g goal) row() (place, bool) { return find(g.state, g.step) }
 
 // onlyRows tells whether there is nothing to do at a place but to re-encrypt rows.
-func (p place) onlyRows() bool { return p.phase != "" && p.action == noAction && !p.samples }
+func (p place) onlyRows() bool { return p.phase != "" && p.action == NoAction && !p.samples }
 
 // towards gives the place that a goal names, or the one after it where that is about rows and the rotation has none.
 func (r Rotation) towards(g goal) (place, bool) {

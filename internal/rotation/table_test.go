@@ -39,7 +39,7 @@ func TestTableEnds(t *testing.T) {
 			if back.state != p.state || back.from != p.target || back.revert != (goal{}) || !slices.Contains(p.gates, gateRows) {
 				t.Errorf("%s %s goes back to %s %s for rows that are left", p.state, p.step, back.state, back.step)
 			}
-		} else if p.action == actErase || p.phase == workload.PhaseWipe {
+		} else if p.action == ActErase || p.phase == workload.PhaseWipe {
 			t.Errorf("%s %s has no way back for rows that are left", p.state, p.step)
 		}
 		back, canRevert := p.revert.row()
@@ -52,7 +52,7 @@ func TestTableEnds(t *testing.T) {
 	}
 }
 
-// Every state against every event: time passing with nobodyZZ there, gates open, revert.
+// Every state against every event: time passing with nobody there, gates open, revert.
 func TestEveryPlaceAndEvent(t *testing.T) {
 	now := time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)
 	for _, p := range table {
@@ -65,8 +65,8 @@ func TestEveryPlaceAndEvent(t *testing.T) {
 		}
 		r.Acted, r.SoakFrom = true, now.Add(-time.Hour)
 		done := workload.WorkReport{Done: true, Columns: []workload.ColumnReport{{Column: "t.c"}}, Place: &workload.Place{Tables: []workload.PlaceTable{{Column: "t.c"}}}}
-		r.Work = map[string]Evidence{r.workID(r.Changes[0]): {Report: done}}
-		r.Witnesses = map[string][]Evidence{r.workID(r.Changes[0]): {{Report: done, Instance: "w/1"}, {Report: done, Connection: "main"}}}
+		r.Work = map[string]Evidence{r.WorkID(r.Changes[0]): {Report: done}}
+		r.Witnesses = map[string][]Evidence{r.WorkID(r.Changes[0]): {{Report: done, Instance: "w/1"}, {Report: done, Connection: "main"}}}
 		open := absent
 		open.Workloads = nil
 		next, _, changed := Next(r, open)
@@ -82,7 +82,7 @@ func TestEveryPlaceAndEvent(t *testing.T) {
 		if next, _, _ := Next(rowless, open); next.at().onlyRows() && next.State != r.State {
 			t.Errorf("%s %s goes on to %s %s although there are no rows", p.state, p.step, next.State, next.Step)
 		}
-		_, err := Revert(r, open, testActorZZ, "")
+		_, err := Revert(r, open, testActor, "")
 		var refused *Refused
 		if _, can := p.revert.row(); can != (err == nil) || err != nil && !errors.As(err, &refused) {
 			t.Errorf("%s %s: revert gives %v", p.state, p.step, err)
@@ -103,21 +103,21 @@ func TestEveryPlaceAndOperator(t *testing.T) {
 		_, canRevert := p.revert.row()
 		at := Rotation{ID: "r", Changes: changes, State: p.state, Step: p.step, Since: now, Clock: now, OnFailure: FailurePause}
 
-		paused, err := PauseBy(at, now, testActorZZ, "")
-		if refusedZZ(err) != finished || err == nil && (paused.Paused == nil || paused.State != p.state || paused.Step != p.step) {
+		paused, err := PauseBy(at, now, testActor, "")
+		if refused(err) != finished || err == nil && (paused.Paused == nil || paused.State != p.state || paused.Step != p.step) {
 			t.Errorf("%s: pause gives %s %s, %v", name, paused.State, paused.Step, err)
 		}
-		if _, err := Resume(at, Facts{Now: now}, testActorZZ, ""); !refusedZZ(err) {
+		if _, err := Resume(at, Facts{Now: now}, testActor, ""); !refused(err) {
 			t.Errorf("%s: resumed without a pause", name)
 		}
 		confirm := at
 		confirm.Confirm = true
-		if _, err := Confirm(confirm, now, testActorZZ, ""); refusedZZ(err) != (p.state != Soaking) {
+		if _, err := Confirm(confirm, now, testActor, ""); refused(err) != (p.state != Soaking) {
 			t.Errorf("%s: confirmation gives %v", name, err)
 		}
-		confirm.ConfirmBy, confirm.NotBy, confirm.Compromised = ConfirmByOther, annZZ.Entity, true
-		for by, may := range map[Actor]bool{annZZ: false, nobodyZZ: false, bobZZ: p.state == Soaking} {
-			if _, err := Confirm(confirm, now, by, ""); refusedZZ(err) == may {
+		confirm.ConfirmBy, confirm.NotBy, confirm.Compromised = ConfirmByOther, ann.Entity, true
+		for by, may := range map[Actor]bool{ann: false, nobody: false, bob: p.state == Soaking} {
+			if _, err := Confirm(confirm, now, by, ""); refused(err) == may {
 				t.Errorf("%s: confirmation by %s with confirm_by=other gives %v", name, by, err)
 			}
 		}
@@ -130,11 +130,11 @@ func TestEveryPlaceAndOperator(t *testing.T) {
 		if next, _, changed := Next(paused, Facts{Now: now.Add(time.Hour)}); changed {
 			t.Errorf("%s: goes on to %s %s while paused", name, next.State, next.Step)
 		}
-		resumed, err := Resume(paused, Facts{Now: now.Add(time.Hour)}, testActorZZ, "")
+		resumed, err := Resume(paused, Facts{Now: now.Add(time.Hour)}, testActor, "")
 		if err != nil || resumed.Paused != nil || !resumed.Clock.Equal(now.Add(time.Hour)) || resumed.State != p.state {
 			t.Errorf("%s: resumption gives %+v, %v", name, resumed, err)
 		}
-		if back, err := Revert(paused, Facts{Now: now}, testActorZZ, ""); refusedZZ(err) == canRevert || err == nil && (back.Paused != nil || back.State != Reverting) {
+		if back, err := Revert(paused, Facts{Now: now}, testActor, ""); refused(err) == canRevert || err == nil && (back.Paused != nil || back.State != Reverting) {
 			t.Errorf("%s: revert of a paused one gives %s, %v", name, back.State, err)
 		}
 	}

@@ -11,18 +11,18 @@ import (
 
 // Bounds of a rotation's timeline. The journal has all events.
 const (
-	mostEvents    = 128
+	MostEvents    = 128
 	firstEvents   = 32   // that stay
 	mostEventText = 1024 // bytes of a text, and of a reason
 )
 
 // told returns the rotation with an event at the place where it is.
 func (r Rotation) told(now time.Time, e Event) Rotation {
-	r = r.clone()
+	r = r.Clone()
 	e.At, e.State, e.Step = now, r.State, r.Step
 	e.Text, e.Reason = kind.CutText(e.Text, mostEventText), kind.CutText(e.Reason, mostEventText)
 	r.Timeline = append(r.Timeline, e)
-	for len(r.Timeline) > mostEvents {
+	for len(r.Timeline) > MostEvents {
 		r.Timeline = slices.Delete(r.Timeline, r.spare(), r.spare()+1)
 		r.Omitted++
 	}
@@ -41,6 +41,6 @@ func (r Rotation) spare() int {
 	return firstEvents
 }
 
-// events is how many events there were. One that the journal may lack is among the newest, so that number n of it is at
+// EventCount is how many events there were. One that the journal may lack is among the newest, so that number n of it is at
 // n-r.Omitted of Timeline.
-func (r Rotation) events() int { return len(r.Timeline) + r.Omitted }
+func (r Rotation) EventCount() int { return len(r.Timeline) + r.Omitted }

@@ -31,8 +31,8 @@ func heldAt(role workload.Role, c Change, position int) workload.Held {
 	return h
 }
 
-// heldAtRest is what an instance of a role holds of a key that no rotation changes.
-func heldAtRest(role workload.Role, current int, undeleted []int) workload.Held {
+// HeldAtRest is what an instance of a role holds of a key that no rotation changes.
+func HeldAtRest(role workload.Role, current int, undeleted []int) workload.Held {
 	return heldAt(role, Change{From: current, Also: undeleted}, atOld)
 }
 
@@ -136,7 +136,7 @@ func grant(r Rotation, f Facts) (Rotation, bool) {
 				budget--
 			}
 			if !changed {
-				r, changed = r.clone(), true
+				r, changed = r.Clone(), true
 			}
 			r.Positions[i.Name()] = target
 		}

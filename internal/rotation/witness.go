@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
@@ -18,8 +17,8 @@ import (
 // WitnessNone is what a key's witness says instead of a connection where one instance's word is enough.
 const WitnessNone = "none"
 
-// mostWitnesses is how many witnesses of a key's rows a rotation keeps.
-const mostWitnesses = 16
+// MostWitnesses is how many witnesses of a key's rows a rotation keeps.
+const MostWitnesses = 16
 
 // independent reports whether a lie of one witness says nothing of the other: another login speaks, or the engine itself.
 // A client that logs in as one entity twice has two logins: these are only as independent as the entity's credentials are.
@@ -38,26 +37,26 @@ func (e Evidence) Witness() string {
 	return e.Instance
 }
 
-// byConnection reports whether a key's witness is a connection.
-func byConnection(witness string) bool { return witness != "" && witness != WitnessNone }
+// ByConnection reports whether a key's witness is a connection.
+func ByConnection(witness string) bool { return witness != "" && witness != WitnessNone }
 
-// witnessed returns the rotation with the evidence of a witness in the place of what that witness has said before.
-func (r Rotation) witnessed(c Change, e Evidence) Rotation {
-	r = r.clone()
-	id := r.workID(c)
+// Witnessed returns the rotation with the evidence of a witness in the place of what that witness has said before.
+func (r Rotation) Witnessed(c Change, e Evidence) Rotation {
+	r = r.Clone()
+	id := r.WorkID(c)
 	all := slices.DeleteFunc(slices.Clone(r.Witnesses[id]), func(old Evidence) bool {
 		return old.Instance == e.Instance && old.Connection == e.Connection || e.Connection == "" && old.Login.Same(e.Login)
 	})
-	if len(all) >= mostWitnesses { // a login more than are ever asked; the engine's own word stays
+	if len(all) >= MostWitnesses { // a login more than are ever asked; the engine's own word stays
 		all = withoutWeakest(all)
 	}
 	r.Witnesses[id] = append(all, e)
 	return r
 }
 
-// saidAlready reports whether a witness has said the same before.
-func (r Rotation) saidAlready(c Change, e Evidence) bool {
-	return slices.ContainsFunc(r.Witnesses[r.workID(c)], func(old Evidence) bool {
+// SaidAlready reports whether a witness has said the same before.
+func (r Rotation) SaidAlready(c Change, e Evidence) bool {
+	return slices.ContainsFunc(r.Witnesses[r.WorkID(c)], func(old Evidence) bool {
 		return old.Instance == e.Instance && old.Login == e.Login && old.Report.Done == e.Report.Done && old.Report.Error == e.Report.Error &&
 			slices.Equal(old.Report.Columns, e.Report.Columns) && (old.Report.Place == nil) == (e.Report.Place == nil) &&
 			(e.Report.Place == nil || old.Report.Place.Equal(*e.Report.Place))
@@ -67,7 +66,7 @@ func (r Rotation) saidAlready(c Change, e Evidence) bool {
 // checkWitnesses wants two independent witnesses who have each opened every row under the version that stays, in the database
 // where rows were re-encrypted.
 func checkWitnesses(r Rotation, c Change, f Facts) []string {
-	if reason := rowsLeft(r, c); reason != "" {
+	if reason := RowsLeft(r, c); reason != "" {
 		return []string{reason}
 	}
 	v := r.verdict(c, f, f.Witness[c.Key])
@@ -77,19 +76,19 @@ func checkWitnesses(r Rotation, c Change, f Facts) []string {
 	if v.agree {
 		return nil
 	}
-	id := r.workID(c)
+	id := r.WorkID(c)
 	var reasons []string
 	switch {
 	case len(v.good) == 0 && len(v.faults) == 0 && f.Looks[id] == (Look{}):
 		reasons = append(reasons, waiting(c, r.at().phase, f.Progress[id]))
 	case len(v.placed()) == 0:
-		reasons = append(reasons, fmt.Sprintf("%s: no witness has opened every row under version %d yet", c.Env, r.staying(c)))
+		reasons = append(reasons, fmt.Sprintf("%s: no witness has opened every row under version %d yet", c.Env, r.Staying(c)))
 	case v.apart != "":
 		reasons = append(reasons, fmt.Sprintf("%s: the witnesses of its rows have looked at different databases: %s; mend the database URL of the one that looks at the wrong one (reencrypt block of its sidecar, or the connection)", c.Env, v.apart))
-	case byConnection(f.Witness[c.Key]) && !r.lookedBy(c, f.Witness[c.Key], f.Revisions[f.Witness[c.Key]]):
-		reasons = append(reasons, fmt.Sprintf("%s: version %d goes when the engine has opened all rows itself, too, by connection %s", c.Env, r.leaving(c), f.Witness[c.Key]))
+	case ByConnection(f.Witness[c.Key]) && !r.LookedBy(c, f.Witness[c.Key], f.Revisions[f.Witness[c.Key]]):
+		reasons = append(reasons, fmt.Sprintf("%s: version %d goes when the engine has opened all rows itself, too, by connection %s", c.Env, r.Leaving(c), f.Witness[c.Key]))
 	default:
-		reasons = append(reasons, fmt.Sprintf("%s: %s; version %d goes when a second, independent witness has opened them, too", c.Env, v.alone(), r.leaving(c)))
+		reasons = append(reasons, fmt.Sprintf("%s: %s; version %d goes when a second, independent witness has opened them, too", c.Env, v.alone(), r.Leaving(c)))
 	}
 	reasons = append(reasons, v.faults...)
 	reasons = append(reasons, r.lookFault(f.Witness[c.Key], f.Looks[id])...)
@@ -122,7 +121,7 @@ type verdict struct {
 // Where the key names a connection, the engine has to be one of the two: then not even two instances together can lie. What it has
 // seen by a connection that was changed since does not count.
 func (r Rotation) verdict(c Change, f Facts, connection string) (v verdict) {
-	for _, e := range r.Witnesses[r.workID(c)] {
+	for _, e := range r.Witnesses[r.WorkID(c)] {
 		switch {
 		case f.outdated(e):
 		case e.Report.Error != "" || !e.Report.Done:
@@ -144,7 +143,7 @@ func (r Rotation) verdict(c Change, f Facts, connection string) (v verdict) {
 			continue
 		}
 		for _, b := range v.good[:n] {
-			if b.Report.Place == nil || !independent(a, b) || byConnection(connection) && a.Connection != connection && b.Connection != connection || known && b.Report.Place.Differs(reencrypted.at) != "" {
+			if b.Report.Place == nil || !independent(a, b) || ByConnection(connection) && a.Connection != connection && b.Connection != connection || known && b.Report.Place.Differs(reencrypted.at) != "" {
 				continue
 			}
 			if how := a.Report.Place.Differs(*b.Report.Place); how != "" {
@@ -189,7 +188,7 @@ type seenAt struct {
 // reencryptedAt is the database of the newest report on re-encryption that names one.
 func (r Rotation) reencryptedAt(c Change) (seen seenAt, ok bool) {
 	var newest time.Time
-	check := r.workID(c)
+	check := r.WorkID(c)
 	for id, e := range r.Work {
 		if id != check && strings.HasPrefix(id, r.ID+"/"+c.Key+"/") && e.Report.Place != nil && e.Report.Done && e.At.After(newest) {
 			seen, newest, ok = seenAt{*e.Report.Place, e.Instance}, e.At, true
@@ -212,7 +211,7 @@ func (r Rotation) oneWitness(c Change, f Facts) string {
 // secondWitness says how there can be another witness.
 func secondWitness(r Rotation, c Change, connection string) string {
 	var ways []string
-	if !byConnection(connection) {
+	if !ByConnection(connection) {
 		ways = append(ways,
 			fmt.Sprintf("let the engine look itself: vault write hyvve/keys/%s witness=CONNECTION (of kind postgres, to that database, which may SELECT the columns)", c.Key),
 			"start another instance that re-encrypts, with a login of its own")
@@ -238,17 +237,17 @@ func AcceptWitness(r Rotation, f Facts, by Actor, reason string) (Rotation, erro
 		}
 	}
 	for _, c := range r.Changes {
-		if len(c.Protects) == 0 || !r.presented() {
+		if len(c.Protects) == 0 || !r.Presented() {
 			continue
 		}
-		if left := rowsLeft(r, c); left != "" {
+		if left := RowsLeft(r, c); left != "" {
 			return r, Refusef("%s; these rows would be lost: nothing was accepted", left)
 		}
 		if len(r.verdict(c, f, "").good) == 0 {
 			return r, Refusef("%s: no witness has opened every row yet; there is none to accept", c.Env)
 		}
 	}
-	if len(checkRows(r, f)) == 0 {
+	if len(CheckRows(r, f)) == 0 {
 		return r, Refusef("rotation %s has the witnesses that it needs; there is nothing to accept", r.ID)
 	}
 	if strings.TrimSpace(reason) == "" {
@@ -270,8 +269,8 @@ func (r Rotation) accepted(f Facts) string {
 	return strings.Join(all, ", ")
 }
 
-// witnessNote says before a rotation who its witnesses would be, in words for a plan; missing: what it would wait for.
-func witnessNote(c Change, f Facts) (note, missing string) {
+// WitnessNote says before a rotation who its witnesses would be, in words for a plan; missing: what it would wait for.
+func WitnessNote(c Change, f Facts) (note, missing string) {
 	connection := f.Witness[c.Key]
 	if connection == WitnessNone {
 		return "one instance alone says whether rows still need the version that goes (witness=none): if it errs or lies, its value is erased and they are lost", ""
@@ -289,7 +288,7 @@ func witnessNote(c Change, f Facts) (note, missing string) {
 	}
 	for n, a := range all {
 		for _, b := range all[:n] {
-			if !independent(a, b) || byConnection(connection) && b.Connection == "" {
+			if !independent(a, b) || ByConnection(connection) && b.Connection == "" {
 				continue
 			}
 			note = fmt.Sprintf("before a value is erased, two witnesses open every row: %s and %s, for example", b.Witness(), a.Witness())
@@ -300,7 +299,7 @@ func witnessNote(c Change, f Facts) (note, missing string) {
 		}
 	}
 	text := "two independent witnesses must open every row before a value is erased, and there is " + haveWitness(all)
-	if byConnection(connection) {
+	if ByConnection(connection) {
 		return "", text + "; start an instance that re-encrypts"
 	}
 	return "", fmt.Sprintf("%s; let the engine look itself: vault write hyvve/keys/%s witness=CONNECTION; or start another instance that re-encrypts, with a login of its own; or, if the word of one instance is enough: vault write hyvve/keys/%s witness=none", text, c.Key, c.Key)
@@ -330,16 +329,42 @@ func haveWitness(all []Evidence) string {
 	return first.Witness() + " alone now" + text
 }
 
-// checkWitness refuses a witness that is no connection by which the engine can look at rows. turn is held.
-func (e *Engine) checkWitness(k key.Key) error {
-	if k.Witness == "" || k.Witness == WitnessNone {
-		return nil
-	}
-	if len(k.Protects) == 0 {
-		return Refusef("key %s: witness: the key protects no rows; give witness=\"\" with that", k.Name)
-	}
-	if _, _, err := e.looker(k.Witness); err != nil {
-		return Refusef("key %s: witness: %w", k.Name, err)
+// Look is how the engine's own look at the rows of a key goes, while there is no result. It is not stored: after a restart it
+// begins again.
+type Look struct {
+	Running  bool
+	Attempts int // that failed
+	RetryAt  time.Time
+	Fault    string // why the last one failed
+}
+
+// lookFault says what keeps the engine from being a witness.
+func (r Rotation) lookFault(connection string, l Look) []string {
+	switch {
+	case l.Fault != "":
+		return []string{fmt.Sprintf("the engine's own look by connection %s failed %d times, next try at %s: %s%s", connection, l.Attempts, Stamp(l.RetryAt), l.Fault, r.retryHint())}
+	case l.Running:
+		return []string{fmt.Sprintf("the engine's own look by connection %s is under way", connection)}
 	}
 	return nil
+}
+
+// LookedBy reports whether the engine has looked by a connection, as it is now, at the rotation's place.
+func (r Rotation) LookedBy(c Change, connection string, revision uint64) bool {
+	return slices.ContainsFunc(r.Witnesses[r.WorkID(c)], func(e Evidence) bool { return e.Connection == connection && e.Revision == revision })
+}
+
+// outdated reports whether the engine has looked by a connection that was changed since: it may have led to another database.
+func (f Facts) outdated(e Evidence) bool {
+	return e.Connection != "" && e.Revision != f.Revisions[e.Connection]
+}
+
+// LookFailing reports whether the engine's last look at rows has failed.
+func (f Facts) LookFailing() bool {
+	for _, l := range f.Looks {
+		if l.Fault != "" && !l.Running {
+			return true
+		}
+	}
+	return false
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -235,7 +236,7 @@ func (w *world) checkJournal() {
 	for _, fault := range verified.Faults {
 		w.violate("journal: %s", fault)
 	}
-	journal := map[string][]rotation.Entry{}
+	journal := map[string][]engine.Entry{}
 	entries, err := w.engine.JournalIDs(ctx)
 	w.must(err)
 	for _, id := range entries {

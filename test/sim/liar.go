@@ -7,10 +7,10 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/token"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
@@ -53,7 +53,7 @@ func (w *world) silence() {
 // lie reports anything, on work that is asked, on work of earlier places, and on none.
 func (p *process) lie() {
 	w := p.w
-	report := rotation.Report{
+	report := engine.Report{
 		Workload: p.workload, Instance: p.id, Secret: p.reading.Secret, Healthy: p.smooth || w.chance(70), Reason: "so it says",
 		Etag: []string{p.reading.Bundle.Holding.Etag, p.reading.Bundle.Holding.Etag, "", "0123456789abcdef0123456789abcdef"}[w.rng.IntN(4)],
 	}

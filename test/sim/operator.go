@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
@@ -65,7 +66,7 @@ func (w *world) tinker() {
 	case 4:
 		w.cleanUp()
 	case 3:
-		f := rotation.Floor{Entries: 100 + w.rng.IntN(10), Age: w.between(0, time.Minute)}
+		f := engine.Floor{Entries: 100 + w.rng.IntN(10), Age: w.between(0, time.Minute)}
 		w.said(w.engine.PutFloor(ctx, f, operator), "another floor of the journal")
 	case 0:
 		load, _ := w.engine.Workload(w.workloads[w.rng.IntN(len(w.workloads))])
@@ -76,7 +77,7 @@ func (w *world) tinker() {
 		if !ok {
 			return
 		}
-		d := rotation.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: w.policy()}
+		d := engine.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: w.policy()}
 		_, err := w.engine.PutKey(ctx, d, operator)
 		w.said(err, "another policy of "+k.Name)
 	default:
@@ -109,7 +110,7 @@ func (w *world) undelete() bool {
 	if len(retained) == 0 {
 		return false
 	}
-	u := rotation.Undeletion{Key: name, Version: retained[w.rng.IntN(len(retained))], By: operator}
+	u := engine.Undeletion{Key: name, Version: retained[w.rng.IntN(len(retained))], By: operator}
 	rows := w.db.rows[name]
 	if rows == nil {
 		u.For = w.between(time.Second, []time.Duration{2 * time.Minute, 10 * time.Minute}[w.rng.IntN(2)])
@@ -173,7 +174,7 @@ func (w *world) said(err error, what string) {
 }
 
 // needless reports whether in truth no row needs the version that a rotation is about to erase.
-func (w *world) needless(view rotation.View) bool {
+func (w *world) needless(view engine.View) bool {
 	for _, c := range view.Changes {
 		leaving := c.From
 		if view.State == rotation.Reverting {
@@ -193,7 +194,7 @@ func (w *world) rotate() {
 }
 
 func (w *world) rotateKeys(names ...string) {
-	request := rotation.Request{Keys: names, By: operator, Trigger: rotation.ByOperator}
+	request := engine.Request{Keys: names, By: operator, Trigger: rotation.ByOperator}
 	if w.chance(15) {
 		request.Compromised = true
 	}
@@ -243,7 +244,7 @@ func (w *world) confirm(id string, by rotation.Actor) error {
 func (w *world) bringOver() {
 	for _, name := range w.keys {
 		if k, _ := w.engine.Key(name); w.db.rows[name] != nil && len(k.Undeleted()) > 0 {
-			_, _, err := w.engine.Rotate(ctx, rotation.Request{Keys: []string{name}, By: operator, Trigger: rotation.ByOperator, Deadline: time.Hour})
+			_, _, err := w.engine.Rotate(ctx, engine.Request{Keys: []string{name}, By: operator, Trigger: rotation.ByOperator, Deadline: time.Hour})
 			w.said(err, "rotation of "+name+", of which a version is undeleted")
 		}
 	}
@@ -263,7 +264,7 @@ func (w *world) unblock() {
 	w.people = w.uptime + 10*time.Second
 	for _, name := range w.keys { // what rotates by itself would never end
 		if k, ok := w.engine.Key(name); ok && !k.Policy.Disabled {
-			d := rotation.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: k.Policy}
+			d := engine.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: k.Policy}
 			d.Policy.Disabled = true
 			_, err := w.engine.PutKey(ctx, d, operator)
 			w.said(err, "no more rotations of "+name)

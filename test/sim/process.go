@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -35,19 +36,19 @@ type process struct {
 	holds   holding
 	ill     bool
 
-	token   rotation.Token
+	token   engine.Token
 	secret  key.Value     // of a read of its predecessor
 	stale   bool          // it has another login since its newest read
 	spokeAt time.Duration // when the engine was last asked for something in its name
 
-	reading *rotation.Reading // newest that it got
-	loaded  string            // etag that the workload runs with
-	owes    bool              // a report
-	renewAt time.Duration     // by the world's uptime
-	ends    time.Duration     // of its lease, as it knows
-	losses  int               // replies lost in a row
-	next    time.Duration     // when its sidecar acts again
-	done    map[string]bool   // work
+	reading *engine.Reading // newest that it got
+	loaded  string          // etag that the workload runs with
+	owes    bool            // a report
+	renewAt time.Duration   // by the world's uptime
+	ends    time.Duration   // of its lease, as it knows
+	losses  int             // replies lost in a row
+	next    time.Duration   // when its sidecar acts again
+	done    map[string]bool // work
 }
 
 func (p *process) name() string {
@@ -112,7 +113,7 @@ func (p *process) read() {
 	if request {
 		return
 	}
-	reading, err := w.engine.Read(context.Background(), rotation.Reader{
+	reading, err := w.engine.Read(context.Background(), engine.Reader{
 		Workload: p.workload, Instance: p.id, Token: p.token, Secret: p.proof(), Heartbeat: p.extends,
 	}, time.Hour)
 	if w.node.dead {
@@ -240,7 +241,7 @@ func (p *process) watch() {
 
 func (p *process) report() {
 	w := p.w
-	report := rotation.Report{
+	report := engine.Report{
 		Workload: p.workload, Instance: p.id, Secret: p.reading.Secret, Etag: p.loaded, Healthy: !p.ill, Reason: "ill",
 	}
 	for _, task := range p.reading.Bundle.Work {
@@ -288,7 +289,7 @@ func (w *world) expect(err error, what string) {
 type leaseID struct{ workload, instance, epoch string }
 
 // lease registers what Vault would.
-func (w *world) lease(p *process, r rotation.Reading) {
+func (w *world) lease(p *process, r engine.Reading) {
 	id := leaseID{p.workload, r.Instance, r.Epoch}
 	if _, ok := w.leases[id]; !ok {
 		w.leaseOrder = append(w.leaseOrder, id)

@@ -17,6 +17,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
@@ -101,7 +102,7 @@ type world struct {
 	disk      *disk
 	node      *node
 	past      int // writes of earlier nodes
-	engine    *rotation.Engine
+	engine    *engine.Engine
 	back      time.Duration // when Vault comes back, while engine is nil
 	restarted bool
 	tick      time.Duration // when the engine looks next
@@ -265,7 +266,7 @@ func (w *world) open() {
 		w.past += w.node.writes
 	}
 	w.node = &node{w: w}
-	e, err := rotation.Open(ctx, w.options())
+	e, err := engine.Open(ctx, w.options())
 	if err == nil {
 		err = e.Begin(ctx)
 	}

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 )
 
 var (
@@ -45,7 +45,7 @@ type node struct {
 	writes int
 }
 
-var _ rotation.Store = (*node)(nil)
+var _ engine.Store = (*node)(nil)
 
 // write makes one write, or crashes before or after it, or fails with or without its taking effect.
 func (n *node) write(what string, do func()) error {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/token"
@@ -53,10 +54,10 @@ func (q quiet) Fault(what string, err error) {
 	q.w.expect(err, what)
 }
 
-func (quiet) Journal(rotation.JournalHead) {}
+func (quiet) Journal(engine.JournalHead) {}
 
-func (w *world) options() rotation.Options {
-	return rotation.Options{
+func (w *world) options() engine.Options {
+	return engine.Options{
 		Store: w.node, Kinds: kind.List{token.Kind{}, w.server, eyes{token.Kind{}, w}}, Observer: quiet{w}, Now: w.now,
 		Uptime: func() time.Duration { return w.uptime }, Random: source{w.rng}, Background: w.background,
 	}
@@ -76,7 +77,7 @@ func (s source) Read(p []byte) (int, error) {
 func (w *world) setUp() {
 	w.calm = true
 	w.open()
-	c := rotation.DefaultConfig()
+	c := engine.DefaultConfig()
 	c.LeaseTTL, c.Soak, c.Observe, c.CutAfter = leaseTTL, w.between(0, 10*time.Second), w.between(0, 10*time.Second), 20*time.Second
 	c.LookEvery = w.between(20*time.Second, 2*time.Minute)
 	if w.chance(50) {
@@ -85,7 +86,7 @@ func (w *world) setUp() {
 	if w.chance(50) {
 		c.OnFailure = rotation.FailureRevert
 	}
-	w.must(w.engine.PutFloor(ctx, rotation.Floor{Entries: 100}, operator))
+	w.must(w.engine.PutFloor(ctx, engine.Floor{Entries: 100}, operator))
 	w.must(w.engine.PutConfig(ctx, c, operator))
 	_, err := w.engine.PutConnection(ctx, kind.Connection{Name: eyesName, Kind: eyesName}, true, operator)
 	w.must(err)
@@ -110,7 +111,7 @@ func (w *world) must(err error) {
 
 // makeKey makes a token, a credential of a server, or a key that encrypts rows.
 func (w *world) makeKey(n int) {
-	d := rotation.Definition{Name: fmt.Sprintf("key-%d", n), Kind: "token", Policy: w.policy()}
+	d := engine.Definition{Name: fmt.Sprintf("key-%d", n), Kind: "token", Policy: w.policy()}
 	switch w.rng.IntN(3) {
 	case 0:
 		d.Kind = w.server.Name()
@@ -142,7 +143,7 @@ func (w *world) policy() key.Policy {
 	case n < 4:
 		p.Schedule = "*/2 * * * *"
 		if w.chance(50) {
-			p.Window = rotation.MinWindow
+			p.Window = engine.MinWindow
 		}
 	}
 	switch n := w.rng.IntN(10); {

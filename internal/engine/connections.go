@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+)
+
+// connectionDeadline bounds what a connection's server is asked for while somebody waits for the answer.
+const connectionDeadline = 30 * time.Second
+
+// Connectors lists the kinds that have connections.
+func (e *Engine) Connectors() []string {
+	var names []string
+	for _, kd := range e.Kinds {
+		if _, ok := kd.(kind.Connector); ok {
+			names = append(names, kd.Name())
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (e *Engine) connector(kindName string) (kind.Connector, error) {
+	kd, err := e.Kinds.Get(kindName)
+	if connector, ok := kd.(kind.Connector); err == nil && ok {
+		return connector, nil
+	}
+	return nil, rotation.Refusef("kind %q has no connections; use one of: %s", kindName, strings.Join(e.Connectors(), ", "))
+}
+
+// Connection gives a connection; false where there is none.
+func (e *Engine) Connection(name string) (kind.Connection, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c, ok := e.connections[name]
+	return c, ok
+}
+
+// ConnectionNames lists the connections, sorted.
+func (e *Engine) ConnectionNames() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Sorted(maps.Keys(e.connections))
+}
+
+func (e *Engine) checkConnection(ctx context.Context, connector kind.Connector, c kind.Connection) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectionDeadline)
+	defer cancel()
+	notes, err := connector.CheckConnection(ctx, c)
+	return append(notes, kind.OpenHosts(c)...), err
+}
+
+// revision is a number that no connection had before.
+func (e *Engine) revision() (uint64, error) {
+	text, err := e.random(8)
+	if err != nil {
+		return 0, err
+	}
+	var n uint64
+	_, err = fmt.Sscanf(text, "%x", &n)
+	return n, err
+}
+
+// tryAgain makes rotations whose last try at a connection's server failed due now. turn is held.
+func (e *Engine) tryAgain(ctx context.Context, connection string) error {
+	defer e.nudge()
+	e.lookNow(connection)
+	for _, id := range slices.Sorted(maps.Keys(e.active)) {
+		r := e.active[id]
+		uses := slices.ContainsFunc(r.Changes, func(c rotation.Change) bool { return e.keys[c.Key].Options[kind.OptionConnection] == connection })
+		if !uses || r.Fault == "" || e.busy[id] {
+			continue
+		}
+		if err := e.save(ctx, r.Retried(e.Now())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// DeleteConnection removes a connection. Refused while a key names it. The server is not asked for anything.
+func (e *Engine) DeleteConnection(ctx context.Context, name string, by rotation.Actor) error {
+	defer e.takeTurn()()
+	c, ok := e.connections[name]
+	if !ok {
+		return nil
+	}
+	for _, k := range e.keys {
+		if k.Options[kind.OptionConnection] == name {
+			return rotation.Refusef("connection %s is used by key %s; delete the key first, or name another connection in hyvve/keys/%s", name, k.Name, k.Name)
+		}
+		if k.Witness == name {
+			return rotation.Refusef("connection %s is the witness of the rows of key %s; name another first: vault write hyvve/keys/%s witness=…", name, k.Name, k.Name)
+		}
+	}
+	if err := e.journal(ctx, Entry{What: "connection deleted", By: by.Name, Entity: by.Entity, Connection: name, Changes: optionChanges(c.Options, nil)}); err != nil {
+		return err
+	}
+	if err := e.remove(ctx, pathConnections+name); err != nil {
+		return err
+	}
+	e.lock(func() {
+		delete(e.connections, name)
+		delete(e.health, checksConnection+name)
+	})
+	return nil
+}
+
+// rootBytes is how many random bytes an administrator's new password is made of; it is written in hexadecimal, which needs
+// no encoding anywhere.
+const rootBytes = 32
+
+// RotateRoot gives a connection's administrator another password, which nobody but this mount knows. The new one is stored
+// before the server hears of it; killed anywhere, either of the two is in force, both are known, and a repetition ends it.
+func (e *Engine) RotateRoot(ctx context.Context, name string, by rotation.Actor) (kind.Connection, error) {
+	c, err := e.intendRoot(ctx, name, by)
+	if err != nil {
+		return c, err
+	}
+	connector, err := e.connector(c.Kind)
+	if err != nil {
+		return c, err
+	}
+	asked, cancel := context.WithTimeout(ctx, connectionDeadline)
+	defer cancel()
+	if err := connector.RotateRoot(asked, c); err != nil {
+		return c, rotation.Refusef("connection %s: %w; the new password is stored beside the old one and both are tried: write rotate-root again to finish it", name, err)
+	}
+	next := c.Next
+	defer e.takeTurn()()
+	c, ok := e.connections[name]
+	if !ok || !c.Next.Equal(next) {
+		return c, rotation.Refusef("connection %s was written by somebody else meanwhile; the administrator's password at the server was changed by this rotation, so write the connection again with a password that was set there", name)
+	}
+	c.Secrets = maps.Clone(c.Secrets)
+	c.Secrets[kind.FieldPassword], c.Next, c.Rotated = next, key.Value{}, e.Now().UTC()
+	if c.Revision, err = e.revision(); err != nil {
+		return c, err
+	}
+	if err := e.journal(ctx, Entry{What: "administrator's password rotated", By: by.Name, Entity: by.Entity, Connection: name}); err != nil {
+		return c, err
+	}
+	if err := e.put(ctx, pathConnections+name, c); err != nil {
+		return c, err
+	}
+	e.lock(func() { e.connections[name] = c })
+	return c, nil
+}
+
+// intendRoot stores the next password of a connection's administrator, or finds it stored.
+func (e *Engine) intendRoot(ctx context.Context, name string, by rotation.Actor) (kind.Connection, error) {
+	defer e.takeTurn()()
+	c, ok := e.connections[name]
+	if !ok {
+		return c, unknownConnection(name)
+	}
+	if c.Secrets[kind.FieldPassword].Empty() {
+		return c, rotation.Refusef("connection %s has no password to rotate: its administrator logs in without one", name)
+	}
+	if !c.Next.Empty() {
+		return c, nil
+	}
+	if other := e.sameAdministrator(c); other != "" {
+		return c, rotation.Refusef("connection %s logs in as the same administrator at the same server, and could not do so any more with the password that connection %s would get. Give one of the two an administrator of its own, or delete one, after connection= of its keys names the other; nothing was changed", other, name)
+	}
+	password, err := e.random(rootBytes)
+	if err != nil {
+		return c, err
+	}
+	c.Next = key.NewValue(password)
+	if err := e.journal(ctx, Entry{What: "rotation of the administrator's password begun", By: by.Name, Entity: by.Entity, Connection: name}); err != nil {
+		return c, err
+	}
+	if err := e.put(ctx, pathConnections+name, c); err != nil {
+		return c, err
+	}
+	e.lock(func() { e.connections[name] = c })
+	return c, nil
+}
+
+func unknownConnection(name string) error {
+	return rotation.Refusef("connection %q is not known; list the connections with: vault list hyvve/connections", name)
+}
+
+// connectionOf is that of a key, the zero one where its kind has none. turn or mu is held.
+func (e *Engine) connectionOf(k key.Key) (kind.Connection, error) {
+	if _, ok := e.kindOf(k).(kind.Connector); !ok {
+		return kind.Connection{}, nil
+	}
+	name := k.Options[kind.OptionConnection]
+	c, ok := e.connections[name]
+	switch {
+	case name == "":
+		return c, fmt.Errorf("key %s names no connection; set connection= of hyvve/keys/%s", k.Name, k.Name)
+	case !ok:
+		return c, unknownConnection(name)
+	case c.Kind != k.Kind:
+		return c, fmt.Errorf("connection %s is of kind %s, key %s of kind %s", name, c.Kind, k.Name, k.Kind)
+	}
+	return c, nil
+}
+
+func (e *Engine) loadConnections(ctx context.Context) error {
+	return e.each(ctx, pathConnections, func(data []byte) error {
+		c, err := kind.DecodeConnection(data)
+		e.connections[c.Name] = c
+		e.planCheck(checksConnection+c.Name, e.opened)
+		return err
+	})
+}
+
+// inUse is what keeps an old version alive at its server. It is no failure: it is looked at again soon.
+type inUse struct{ text string }
+
+func (u inUse) Error() string { return u.text }
+
+// lookAgain is the longest time between two looks at what still uses a version.
+const lookAgain = 5 * time.Second
+
+// retryAfter is when an action is tried again.
+func retryAfter(attempts int, fault error) time.Duration {
+	if use := (inUse{}); errors.As(fault, &use) {
+		return min(backoff(attempts), lookAgain)
+	}
+	if b := (blocked{}); errors.As(fault, &b) {
+		if attempts >= orphanAfter {
+			return retryMost
+		}
+		return min(backoff(attempts), lookBlocked)
+	}
+	return backoff(attempts)
+}

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+)
+
+// First gives a key without versions its version 1: the value if there is one, otherwise one that its kind makes. A value
+// that a server verifies is tried there; one that is made is stored as staged before the server hears of it, so that a
+// repetition goes on with the same one after a crash.
+func (e *Engine) First(ctx context.Context, name string, value key.Value, by rotation.Actor) (key.Key, []string, error) {
+	k, err := e.knownKey(name)
+	if err != nil {
+		return key.Key{}, nil, err
+	}
+	if value.Empty() {
+		return e.makeFirst(ctx, k, by)
+	}
+	warnings, err := e.CheckValue(name, value)
+	if err != nil {
+		return key.Key{}, nil, err
+	}
+	v := e.firstVersion(name, value, by)
+	v.Number = 1
+	if err := e.tryImport(ctx, k, v); err != nil {
+		return key.Key{}, nil, err
+	}
+	warnings = append(warnings, e.foresee(ctx, k, v)...)
+	defer e.takeTurn()()
+	shared, err := e.shared(k, value)
+	if err != nil {
+		return key.Key{}, nil, err
+	}
+	if err := e.checkCarried(k, value); err != nil { // somebody may have come meanwhile
+		return key.Key{}, nil, err
+	}
+	warnings = append(warnings, shared...)
+	k, err = e.storeFirst(ctx, name, "value imported as version 1", by, func(k key.Key) (key.Key, error) { return k.WithFirst(v) })
+	return k, warnings, err
+}
+
+// TryFirst tells whether a value could be the first version of a key that is defined so, or, where it is empty, whether one
+// can be made: before anything is stored.
+func (e *Engine) TryFirst(ctx context.Context, d Definition, value key.Value) error {
+	k, err := e.check(d)
+	if err != nil {
+		return err
+	}
+	if value.Empty() {
+		_, err := e.generate(k, key.Value{})
+		return err
+	}
+	return e.tryImport(ctx, k, key.Version{Number: 1, Value: value})
+}
+
+// tryImport refuses a value that could not be rotated, and one that is not taken where it is used. What can be told without
+// a server is looked at first.
+func (e *Engine) tryImport(ctx context.Context, k key.Key, v key.Version) error {
+	var err error
+	e.lock(func() {
+		if _, err = e.shared(k, v.Value); err != nil {
+			return
+		}
+		if err = e.checkHosts(k, v.Value); err != nil {
+			err = rotation.Refusef("key %s: value: %w; nothing was stored", k.Name, err)
+			return
+		}
+		if err = e.checkNext(k, v); err == nil {
+			err = e.checkCarried(k, v.Value)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if err := e.atServer(ctx, k, v, false); err != nil {
+		return rotation.Refusef("key %s: the value is not taken where it is used: %w; nothing was stored", k.Name, err)
+	}
+	return nil
+}
+
+// checkNext refuses a value, to be imported, from which no rotation could go on: that of the administrator, say. turn or mu
+// is held.
+func (e *Engine) checkNext(k key.Key, v key.Version) error {
+	checker, checks := e.kindOf(k).(kind.ChangeChecker)
+	if _, makes := e.kindOf(k).(kind.Generator); !checks || !makes {
+		return nil
+	}
+	change, err := e.nextChange(k, v)
+	if err != nil {
+		return err
+	}
+	if err := checker.CheckChange(change); err != nil {
+		return rotation.Refusef("key %s: value: no rotation could follow it: %w; nothing was stored", k.Name, err)
+	}
+	return nil
+}
+
+// nextChange drafts the rotation that could follow a value which is to be imported. The key's kind is a Generator. turn or mu
+// is held.
+func (e *Engine) nextChange(k key.Key, v key.Version) (kind.Change, error) {
+	connection, err := e.connectionOf(k)
+	if err != nil {
+		return kind.Change{}, rotation.Refusef("key %s: %w", k.Name, err)
+	}
+	next, err := e.generate(k, v.Value)
+	if err != nil {
+		return kind.Change{}, err
+	}
+	v.State = key.Current
+	k.Versions = []key.Version{v}
+	return kind.Change{Key: k, From: v, To: key.Version{Number: v.Number + 1, Value: next, State: key.Staged}, Connection: connection}, nil
+}
+
+// foresee warns of what a plan of the first rotation after an import would say of the key's server: an operator should know
+// it when he hands the value over. The import is good without that, so that a server which cannot be asked is a warning, too.
+// No lock is held meanwhile.
+func (e *Engine) foresee(ctx context.Context, k key.Key, v key.Version) (warnings []string) {
+	preflighter, checks := e.kindOf(k).(kind.Preflighter)
+	if _, makes := e.kindOf(k).(kind.Generator); !checks || !makes {
+		return nil
+	}
+	var change kind.Change
+	var err error
+	e.lock(func() { change, err = e.nextChange(k, v) })
+	if err != nil {
+		return []string{err.Error()}
+	}
+	ctx, cancel := context.WithTimeout(ctx, planDeadline)
+	defer cancel()
+	blockers, notes, err := preflighter.Preflight(ctx, change)
+	for _, text := range blockers {
+		warnings = append(warnings, fmt.Sprintf("key %s: its rotation would be blocked: %s", k.Name, text))
+	}
+	for _, text := range notes {
+		warnings = append(warnings, fmt.Sprintf("key %s: %s", k.Name, text))
+	}
+	if err != nil {
+		warnings = append(warnings, fmt.Sprintf("key %s: whether it can be rotated was not checked at its server: %s; ask for a plan later, with: vault write hyvve/rotate key=%s dry_run=true", k.Name, err, k.Name))
+	}
+	return warnings
+}
+
+// makeFirst makes version 1.
+func (e *Engine) makeFirst(ctx context.Context, k key.Key, by rotation.Actor) (key.Key, []string, error) {
+	name := k.Name
+	v, staged := k.FirstStaged()
+	if !staged {
+		value, err := e.generate(k, key.Value{})
+		if err != nil {
+			return key.Key{}, nil, err
+		}
+		v = e.firstVersion(name, value, by)
+		if _, ok := e.kindOf(k).(kind.Server); !ok {
+			defer e.takeTurn()()
+			k, err = e.storeFirst(ctx, name, "version 1 made", by, func(k key.Key) (key.Key, error) { return k.WithFirst(v) })
+			return k, nil, err
+		}
+		if k, err = e.stageFirst(ctx, name, v, by); err != nil {
+			return key.Key{}, nil, err
+		}
+		v, _ = k.FirstStaged()
+	}
+	if err := e.atServer(ctx, k, v, true); err != nil {
+		return key.Key{}, nil, rotation.Refusef("key %s: version 1 is stored but not valid at its server yet: %w; when that is mended go on with: vault write hyvve/keys/%s generate=true", name, err, name)
+	}
+	defer e.takeTurn()()
+	k, err := e.storeFirst(ctx, name, "version 1 made", by, func(k key.Key) (key.Key, error) {
+		if now, ok := k.FirstStaged(); !ok || !now.Value.Equal(v.Value) {
+			return k, rotation.Refusef("key %s was given a version by somebody else meanwhile; look at it with: vault read hyvve/keys/%s", name, name)
+		}
+		return k.FirstPromoted(), nil
+	})
+	return k, nil, err
+}
+
+func (e *Engine) stageFirst(ctx context.Context, name string, v key.Version, by rotation.Actor) (key.Key, error) {
+	defer e.takeTurn()()
+	return e.storeFirst(ctx, name, "version 1 drawn", by, func(k key.Key) (key.Key, error) {
+		if with := e.sharers(k, v.Value); len(with) > 0 {
+			return k, fmt.Errorf("%s is the login of %s; give key %s one of its own, with username= of hyvve/keys/%s", with[0].login, keysOf(with), k.Name, k.Name)
+		}
+		if err := e.checkHosts(k, v.Value); err != nil {
+			return k, fmt.Errorf("key %s: %w", k.Name, err)
+		}
+		return k.WithFirstStaged(v)
+	})
+}
+
+func (e *Engine) firstVersion(name string, value key.Value, by rotation.Actor) key.Version {
+	return key.Version{Value: value, Created: e.Now().UTC(), CreatedBy: by.String(), Fingerprint: e.fingerprints.Of(name, value)}
+}
+
+// storeFirst changes a key, with an entry in the journal. turn is held.
+func (e *Engine) storeFirst(ctx context.Context, name, what string, by rotation.Actor, change func(key.Key) (key.Key, error)) (key.Key, error) {
+	k, ok := e.keys[name]
+	if !ok {
+		return key.Key{}, unknownKey(name)
+	}
+	k, err := change(k)
+	if err != nil {
+		return key.Key{}, rotation.Refusef("%w; rotate it with: vault write hyvve/rotate key=%s", err, name)
+	}
+	entry := Entry{What: what, By: by.Name, Entity: by.Entity, Keys: []EntryKey{{Key: name, To: 1, Fingerprint: k.Versions[0].Fingerprint}}}
+	if err := e.journal(ctx, entry); err != nil {
+		return key.Key{}, err
+	}
+	return k, e.swapKey(ctx, k)
+}
+
+// atServer makes a first version valid where its kind has a server, if that is asked for, and tries it where the kind can.
+// No lock is held meanwhile.
+func (e *Engine) atServer(ctx context.Context, k key.Key, v key.Version, stage bool) error {
+	verifier, ok := e.kindOf(k).(kind.Verifier)
+	if !ok {
+		return nil
+	}
+	c := kind.Change{Key: k, To: v}
+	var err error
+	e.lock(func() { c.Connection, err = e.connectionOf(k) })
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, actionDeadline)
+	defer cancel()
+	if preflighter, ok := verifier.(kind.Preflighter); ok && stage {
+		if err := (preflightCall{preflighter, c}).refuse(ctx); err != nil {
+			return err
+		}
+	}
+	if server, ok := verifier.(kind.Server); ok && stage {
+		if err := server.Stage(ctx, c); err != nil {
+			return err
+		}
+	}
+	return verifier.Verify(ctx, c)
+}

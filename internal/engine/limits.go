@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// Names of the limits of instances, as they are configured.
+const (
+	limitWorkload = "max_instances"
+	limitLogin    = "max_instances_per_login"
+)
+
+// Crowd is that reads of a workload were refused, because it or a login had as many instances as it may have. It is kept in
+// memory alone.
+type Crowd struct {
+	Limit   string    // by the name of the option
+	Most    int       // its value
+	Refused int       // reads, since the engine was opened
+	Last    time.Time // of them
+	Login   string    // display name of the last one
+}
+
+// String says it in a line.
+func (c Crowd) String() string {
+	return fmt.Sprintf("%d reads were refused since the engine was opened, the last at %s of login %s, because %s was %d",
+		c.Refused, c.Last.UTC().Format(time.RFC3339), c.Login, c.Limit, c.Most)
+}
+
+// crowdAge is for how long a limit that was hit is shown.
+const crowdAge = 24 * time.Hour
+
+// checkRoom refuses a new instance where its workload or its login has as many as it may have. mu is held.
+func (e *Engine) checkRoom(f *fleet, w workload.Workload, i workload.Instance) error {
+	limit, most, remedy := limitWorkload, w.MostInstances(), "vault write hyvve/workloads/"+w.Name+" max_instances=…"
+	who := fmt.Sprintf("workload %s has %d instances", w.Name, most)
+	if len(f.ids) < most {
+		limit, most, remedy = limitLogin, e.config.LoginInstances, "vault write hyvve/config max_instances_per_login=…"
+		who = fmt.Sprintf("this login (%s) has %d instances of workload %s", i.Login.Name, most, w.Name)
+		if most == 0 || f.logins[i.Login.Accessor] < most {
+			return nil
+		}
+	}
+	f.crowd.Limit, f.crowd.Most, f.crowd.Last, f.crowd.Login = limit, most, e.Now().UTC(), i.Login.Name
+	f.crowd.Refused++
+	return rotation.Refusef(
+		"%s, and %s is %d; nothing was stored. Read under a name that is there already (instance=), wait until leases have ended, remove what has ended with vault delete hyvve/workloads/%s/instances/NAME, or raise the limit with %s",
+		who, limit, most, w.Name, remedy,
+	)
+}
+
+// Crowded returns that a workload has hit a limit of instances lately; false: it has not.
+func (e *Engine) Crowded(workloadName string) (Crowd, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	f := e.fleets[workloadName]
+	if f == nil || f.crowd.Refused == 0 || e.Now().Sub(f.crowd.Last) > crowdAge {
+		return Crowd{}, false
+	}
+	return f.crowd, true
+}

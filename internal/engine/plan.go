@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// Gap is a time during which requests may be refused, since a workload verifies against one value at a time.
+type Gap struct {
+	Workload string
+	Key      string
+	Env      string
+	Waves    int           // that have to pass while some present the new value and some verify the old
+	Expected time.Duration // at most, by the longest of earlier rotations; 0: not known
+}
+
+func (g Gap) String() string {
+	long := "for as long as the step takes"
+	if g.Expected > 0 {
+		long = fmt.Sprintf("for at most about %s, the longest of earlier rotations", g.Expected.Round(100*time.Millisecond))
+	}
+	return fmt.Sprintf(
+		"%s verifies %s against one value at a time (single_value): while those that present it and those that verify it switch, in %d waves, requests will be refused %s; run the sidecar's proxy before it, and take it out of single_value, to have no gap",
+		g.Workload, g.Env, g.Waves, long,
+	)
+}
+
+// Rows is what is known of the rows that a key protects.
+type Rows struct {
+	Key     string
+	Known   bool // from a count of a sidecar's, or an earlier rotation
+	At      time.Time
+	Columns []workload.ColumnReport
+}
+
+// Plan is what a rotation would do.
+type Plan struct {
+	Rotation rotation.Rotation // as it would start; it does not exist
+	Moves    []rotation.Move
+	Rows     []Rows
+	Gaps     []Gap
+	Blockers []string      // what would hold it back now
+	Notes    []string      // what an operator should know of the evidence that there can be
+	Expected time.Duration // of the whole; 0: not known
+	History  int           // how many earlier rotations that goes by
+}
+
+// Plan tells what a request would do, and changes nothing.
+func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, error) {
+	if err := request.check(); err != nil {
+		return Plan{}, nil, err
+	}
+	var warnings []string
+	if !request.Value.Empty() {
+		var err error
+		if warnings, err = e.CheckValue(request.Keys[0], request.Value); err != nil {
+			return Plan{}, nil, err
+		}
+	}
+	p, of, changes, err := e.foretell(ctx, request)
+	if err != nil {
+		return Plan{}, nil, err
+	}
+	blockers, notes, seen := e.inspections(ctx, p.Rotation.KeyNames())
+	if seen { // the new versions have other numbers, as those of the rotation will
+		if p, of, changes, err = e.foretell(ctx, request); err != nil {
+			return Plan{}, nil, err
+		}
+	}
+	also, more := preflight(ctx, changes)
+	blind := e.try(ctx, e.witnessTries(p.Rotation.KeyNames()))
+	p.Blockers, p.Notes = append(p.Blockers, summed(blockers, also, blind)...), summed(of, notes, more)
+	return p, warnings, nil
+}
+
+// foretell makes the plan of a request but for its notes, and returns these and the changes that kinds can check at their
+// servers.
+func (e *Engine) foretell(ctx context.Context, request Request) (Plan, []remark, []preflightCall, error) {
+	defer e.takeTurn()()
+	r, staged, err := e.draft(request)
+	if err != nil {
+		return Plan{}, nil, nil, err
+	}
+	calls, err := e.preflightCalls(r, staged)
+	if err != nil {
+		return Plan{}, nil, nil, err
+	}
+	clashes := e.clashes(r, staged)
+	r.ID = ""
+	f := e.facts(r)
+	past, err := e.history(ctx, r.KeyNames())
+	if err != nil {
+		return Plan{}, nil, nil, err
+	}
+	p := Plan{
+		Rotation: r, History: len(past), Gaps: e.gaps(r), Blockers: rotation.Blockers(r, f),
+		Moves: rotation.Moves(r, f, past), Expected: rotation.Expected(past),
+	}
+	p.Blockers = append(p.Blockers, clashes...)
+	notes := e.notes(r)
+	for _, c := range r.Changes {
+		if len(c.Protects) == 0 {
+			continue
+		}
+		idle := rotation.NobodyReencrypts(c, f)
+		if idle != "" {
+			p.Blockers = append(p.Blockers, c.Env+": "+idle)
+		}
+		note, missing := rotation.WitnessNote(c, f)
+		switch {
+		case missing == "":
+			notes = append(notes, remark{c.Env, note})
+		case idle == "" || !rotation.ByConnection(f.Witness[c.Key]): // which would say the same
+			p.Blockers = append(p.Blockers, c.Env+": "+missing)
+		}
+		rows := rowsOf(c, past)
+		e.lock(func() {
+			last := e.counted[c.Key]
+			if last.report.ID == countID(e.keys[c.Key], c.From) && !last.at.Before(rows.At) {
+				if last.report.Error != "" {
+					p.Blockers = append(p.Blockers, fmt.Sprintf("%s: %s could not look at its rows: %s", c.Env, last.instance, last.report.Error))
+				} else {
+					rows = Rows{Key: c.Key, Known: true, At: last.at, Columns: last.report.Columns}
+				}
+			}
+		})
+		p.Rows = append(p.Rows, rows)
+	}
+	for n := range p.Gaps {
+		p.Gaps[n].Expected = rotation.LongestSwitch(past)
+	}
+	return p, notes, calls, nil
+}
+
+// notes say what the evidence rests on where no server gives any, and what was found of the servers. turn is held.
+func (e *Engine) notes(r rotation.Rotation) []remark {
+	all := e.undeletedLogins(r)
+	for _, c := range r.Changes {
+		k := e.keys[c.Key]
+		for _, text := range e.ReservedNames(k) {
+			all = append(all, remark{c.Env, strings.TrimPrefix(text, "key "+k.Name+": ")})
+		}
+		if _, ok := e.kindOf(k).(kind.Server); !ok {
+			all = append(all, remark{c.Env, "no server says whether the old value is in use; that it is not rests on leases and reports"})
+		} else if !r.Compromised {
+			all = append(all, remark{c.Env, fmt.Sprintf("the server is sampled for use of the old version until nobody was seen for %s; a client that logs in more rarely is not seen and is locked out: for a daily job, vault write hyvve/keys/%s observe=25h", r.Window(), c.Key)})
+		}
+		if note := r.FourEyesNote(); note != "" {
+			all = append(all, remark{c.Env, note})
+		}
+		all = append(all, remark{c.Env, e.retentionNote(r, k, c)})
+		for _, number := range c.Also {
+			all = append(all, remark{c.Env, fmt.Sprintf("version %d, which is undeleted, is accepted until the end, and then retired with version %d", number, c.From)})
+		}
+		if connection, err := e.connectionOf(k); err == nil {
+			for _, note := range connection.Notes {
+				all = append(all, remark{c.Env, fmt.Sprintf("connection %s: %s", connection.Name, note)})
+			}
+		}
+	}
+	return all
+}
+
+// gaps are those of workloads that verify against one value at a time. turn is held.
+func (e *Engine) gaps(r rotation.Rotation) []Gap {
+	n := len(rotation.SwitchWaves(r, e.facts(r)))
+	var all []Gap
+	for _, c := range r.Changes {
+		for _, name := range slices.Sorted(maps.Keys(e.workloads)) {
+			if e.workloads[name].Keys[c.Key].Single {
+				all = append(all, Gap{Workload: name, Key: c.Key, Env: c.Env, Waves: n})
+			}
+		}
+	}
+	return all
+}
+
+// mostHistory is how many earlier rotations an estimate goes by, and how many records are looked through for them.
+const (
+	mostHistory = 9
+	mostLooked  = 200
+)
+
+// history gives the newest rotations of exactly these keys that have ended as done.
+func (e *Engine) history(ctx context.Context, keys []string) ([]rotation.Rotation, error) {
+	ids, err := e.Store.List(ctx, pathRotations)
+	if err != nil {
+		return nil, fmt.Errorf("listing rotations: %w", err)
+	}
+	want := slices.Sorted(slices.Values(keys))
+	var past []rotation.Rotation
+	for n, id := range slices.Backward(ids) {
+		if len(past) == mostHistory || len(ids)-n > mostLooked {
+			break
+		}
+		r, err := e.endedRotation(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if r.State == rotation.Done && slices.Equal(slices.Sorted(slices.Values(r.KeyNames())), want) {
+			past = append(past, r)
+		}
+	}
+	return past, nil
+}
+
+func rowsOf(c rotation.Change, past []rotation.Rotation) Rows {
+	for _, r := range past { // the newest first
+		if old, ok := r.Change(c.Key); ok {
+			if report, ok := r.LastRows(old); ok {
+				return Rows{Key: c.Key, Known: true, At: r.Created, Columns: report.Columns}
+			}
+		}
+	}
+	return Rows{Key: c.Key}
+}

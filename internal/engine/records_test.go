@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// testdata/schema1.json is a mount that release v0.1.0 wrote: one rotation is done, another is presenting. It is read,
+// the rotation under way goes on and ends, and what is written from then on has the schemas of this release.
+func TestRecordsOfTheReleaseBefore(t *testing.T) {
+	data, err := os.ReadFile("testdata/schema1.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var records map[string]json.RawMessage
+	if err := json.Unmarshal(data, &records); err != nil {
+		t.Fatal(err)
+	}
+	h := newHarness(t)
+	h.store.data = map[string][]byte{}
+	for path, record := range records {
+		var text string
+		if json.Unmarshal(record, &text) == nil {
+			record = []byte(text)
+		}
+		h.store.data[path] = record
+	}
+	h.clock.now = time.Date(2026, 11, 23, 3, 0, 30, 0, time.UTC)
+	h.open()
+	ids, err := h.engine.RotationIDs(t.Context())
+	h.ok(err)
+	if len(ids) != 2 || h.view(ids[0]).State != rotation.Done || h.view(ids[1]).State != rotation.Presenting {
+		t.Fatalf("rotations are %v", ids)
+	}
+	if c := h.engine.Config(); c.LeaseTTL != 5*time.Minute || c.OnFailure != rotation.FailurePause {
+		t.Errorf("config is %+v", c)
+	}
+	for _, name := range []string{"api/api-1", "api/api-2", "agents/agents-1", "agents/agents-2"} {
+		load, id, _ := strings.Cut(name, "/")
+		h.join(load, id)
+	}
+	h.until(ids[1], rotation.Done)
+	verified, err := h.engine.VerifyJournal(t.Context())
+	h.ok(err)
+	if len(verified.Faults) > 0 || verified.Older == 0 || verified.Entries == 0 {
+		t.Errorf("journal: %+v", verified)
+	}
+	for path, record := range h.store.data {
+		if strings.HasPrefix(path, pathKeys+"service-token") && !bytes.Contains(record, []byte(`"schema":5`)) {
+			t.Errorf("%s is still of schema 1", path)
+		}
+	}
+}
+
+var schemaOf = regexp.MustCompile(`"schema":[0-9]+`)
+
+// A record of a later release is refused by name, not misread.
+func TestRecordsOfALaterRelease(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	h.rotate("service-token")
+	for path, record := range h.store.data {
+		later := schemaOf.ReplaceAll(record, []byte(`"schema":99`))
+		if bytes.Equal(later, record) {
+			continue
+		}
+		was := h.store.data[path]
+		h.store.data[path] = later
+		if strings.HasPrefix(path, pathJournal) {
+			if _, _, err := h.engine.JournalEntry(t.Context(), path[len(pathJournal):]); err == nil {
+				t.Errorf("%s of schema 99 is read", path)
+			}
+		} else if _, err := Open(t.Context(), h.engine.Options); err == nil || !strings.Contains(err.Error(), "schema 99") {
+			t.Errorf("%s of schema 99: %v", path, err)
+		}
+		h.store.data[path] = was
+	}
+}
+
+// Whatever is done to an entry of the journal is found.
+func TestJournalShowsTampering(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	h.until(h.rotate("service-token"), rotation.Done)
+	verify := func() []string {
+		v, err := h.engine.VerifyJournal(t.Context())
+		h.ok(err)
+		return v.Faults
+	}
+	if faults := verify(); len(faults) > 0 {
+		t.Fatalf("untouched: %q", faults)
+	}
+	path := pathJournal + entryID(5)
+	was := h.store.data[path]
+	for want, change := range map[string]func(){
+		"entry 5 was changed":          func() { h.store.data[path] = bytes.Replace(was, []byte(`"by":"test"`), []byte(`"by":"eve"`), 1) },
+		"entries 5 to 5 are missing":   func() { delete(h.store.data, path) },
+		"entry 5 cannot be read":       func() { h.store.data[path] = []byte("{") },
+		"the newest entries, ":         func() { delete(h.store.data, pathJournal+entryID(h.engine.head.Seq)) },
+		"does not follow on entry 5":   func() { h.store.data[path] = h.resealed(was) },
+		"entry 6 was changed: its has": func() { h.store.data[pathJournal+entryID(6)] = was },
+	} {
+		newest, sixth := h.store.data[pathJournal+entryID(h.engine.head.Seq)], h.store.data[pathJournal+entryID(6)]
+		change()
+		if faults := verify(); !strings.Contains(strings.Join(faults, "; "), want) {
+			t.Errorf("%q does not say %q", faults, want)
+		}
+		h.store.data[path], h.store.data[pathJournal+entryID(6)] = was, sixth
+		h.store.data[pathJournal+entryID(h.engine.head.Seq)] = newest
+	}
+}
+
+// resealed is an entry that somebody changed who has the mount's secret.
+func (h *harness) resealed(data []byte) []byte {
+	var r entryRecord
+	h.ok(json.Unmarshal(data, &r))
+	r.By = "eve"
+	var err error
+	r.Hash, err = h.engine.seal(r.Entry)
+	h.ok(err)
+	data, err = r.Encode()
+	h.ok(err)
+	return data
+}
+
+// Retention bounds journal and ended rotations, and leaves a chain that is whole; a crash in the middle of it, too.
+func TestRetention(t *testing.T) {
+	for crash := range 12 {
+		h := newHarness(t)
+		h.hyvve()
+		h.ok(h.engine.PutFloor(t.Context(), Floor{Entries: minJournal}, testActor)) // its entry stays
+		c := h.engine.Config()
+		c.JournalEntries, c.JournalAge = minJournal, time.Hour
+		h.ok(h.engine.PutConfig(t.Context(), c, testActor))
+		for range 12 {
+			h.until(h.rotate("service-token"), rotation.Done)
+			h.clock.advance(time.Minute)
+		}
+		if crash > 0 {
+			h.store.failAt = h.store.writes + crash
+			h.engine.Tick(t.Context())
+			h.open()
+		}
+		for range 3 {
+			h.clock.advance(2 * retainEvery)
+			h.until(h.rotate("service-token"), rotation.Done)
+			h.engine.Tick(t.Context())
+		}
+		v, err := h.engine.VerifyJournal(t.Context())
+		h.ok(err)
+		if len(v.Faults) > 0 || v.Entries > minJournal+15 || v.First == 1 || v.Kept != 1 {
+			t.Errorf("crash %d: %+v", crash, v)
+		}
+		kept := 0
+		for path := range h.store.data {
+			if strings.HasPrefix(path, pathJournal) {
+				kept++
+			}
+		}
+		if kept != v.Entries+v.Kept {
+			t.Errorf("crash %d: %d entries are stored, %d are in the chain", crash, kept, v.Entries)
+		}
+		h.clock.advance(5 * time.Hour)
+		h.until(h.rotate("service-token"), rotation.Done)
+		h.clock.advance(2 * retainEvery)
+		h.engine.Tick(t.Context())
+		if n := h.rotations(); n != 16 && n != 17 { // of which the floor keeps 100 (crash: one was asked for twice)
+			t.Errorf("crash %d: %d rotations are kept", crash, n)
+		}
+	}
+}
+
+// A failed write makes the engine stale: it does nothing more until it is opened again.
+func TestFailedWriteMakesStale(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	h.store.failAt, h.store.after = h.store.writes+2, true // the rotation's record is stored, and the reply is lost
+	_, _, err := h.engine.Rotate(t.Context(), Request{Keys: []string{"service-token"}, By: testActor})
+	if err == nil || !h.engine.Stale() {
+		t.Fatalf("%v, stale: %v", err, h.engine.Stale())
+	}
+	h.store.dead = false
+	if _, err := h.engine.Read(t.Context(), Reader{Workload: "api", Instance: "api-1"}, time.Hour); err == nil {
+		t.Error("a stale engine gives bundles")
+	}
+	h.open()
+	if n := h.rotations(); n != 1 {
+		t.Fatalf("%d rotations after the reply was lost", n)
+	}
+}
+
+// A version's record does not grow for ever, and numbers are never used again.
+func TestVersionsAreForgotten(t *testing.T) {
+	h := newHarness(t)
+	h.key("lonely", "token")
+	h.workload(workload.Workload{Name: "api", Keys: map[string]workload.Role{"lonely": {Presents: true, Verifies: true}}})
+	for range 60 {
+		h.until(h.rotate("lonely"), rotation.Done)
+	}
+	k, _ := h.engine.Key("lonely")
+	if current, _ := k.Current(); current.Number != 61 || len(k.Versions) > 53 {
+		t.Errorf("current is %d of %d versions", current.Number, len(k.Versions))
+	}
+}

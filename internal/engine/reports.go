@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// Report is what an instance says of itself.
+type Report struct {
+	Workload string
+	Instance string
+	Secret   key.Value // of its newest read
+	Etag     string    // of the bundle that its workload has loaded; empty if none
+	Healthy  bool
+	Reason   string // why not
+	Last     bool   // the process ends now: the next one may use the name at once, whatever its login
+	Work     []workload.WorkReport
+
+	Sightings []workload.Sighting // of old versions, by its proxy
+}
+
+// maxReason bounds what an instance may have us store, in bytes.
+const maxReason = 1024
+
+// Report takes evidence. It is believed only with the secret of the instance's newest read. The etag that the instance
+// should have is returned.
+func (e *Engine) Report(ctx context.Context, report Report) (string, error) {
+	if err := e.down(); err != nil {
+		return "", err
+	}
+	var err error
+	if report.Work, err = CheckWork(report.Work); err != nil {
+		return "", err
+	}
+	w, i, err := e.believed(ctx, report)
+	if err != nil {
+		return "", err
+	}
+	if work := e.takeCounts(w, i, report.Work); len(work) > 0 {
+		if err := e.takeWork(ctx, w, i, work); err != nil {
+			return "", err
+		}
+	}
+	etag, _, err := e.etagNow(w.Name, i.ID)
+	return etag, err
+}
+
+// believed checks who reports, and stores what changed of the instance; when it was last seen is kept in memory alone.
+func (e *Engine) believed(ctx context.Context, report Report) (w workload.Workload, i workload.Instance, err error) {
+	defer e.instances.lock(report.Workload + "/" + report.Instance)()
+	e.lock(func() { w, i, err = e.reporter(report) })
+	if err != nil {
+		return w, i, err
+	}
+	before := i
+	i.Healthy, i.Reason, i.Seen = report.Healthy, cutOff(report.Reason), e.Now().UTC()
+	i.Judged = i.Seen
+	if report.Healthy {
+		i.Reason = ""
+	}
+	proves := report.Etag == i.Issued.Etag && !i.AllProved()
+	if proves {
+		i = i.Proved()
+	}
+	used := seenAnew(before.Sightings, report.Sightings)
+	if used {
+		i.Sightings = report.Sightings
+	}
+	news := used || proves || i.Healthy != before.Healthy || i.Reason != before.Reason || before.Judged.IsZero()
+	if news {
+		if err := e.put(ctx, pathInstances+i.Name(), i); err != nil {
+			return w, i, err
+		}
+	}
+	e.lock(func() {
+		if f := e.fleets[i.Workload]; f != nil && f.by[i.ID].ID != "" {
+			i.Epoch = f.by[i.ID].Epoch // a renewal may have told of a newer one
+			f.by[i.ID] = i
+			l := f.leases[i.ID]
+			l.released = report.Last
+			f.leases[i.ID] = l
+		}
+	})
+	if news {
+		e.nudge()
+	}
+	return w, i, nil
+}
+
+// reporter gives the instance that a report is of. mu is held.
+func (e *Engine) reporter(report Report) (workload.Workload, workload.Instance, error) {
+	w, ok := e.workloads[report.Workload]
+	if !ok {
+		return w, workload.Instance{}, unknownWorkload(report.Workload)
+	}
+	f := e.fleets[w.Name]
+	i, ok := f.by[report.Instance]
+	if !ok || i.Anonymous {
+		return w, i, rotation.Refusef("instance %q of workload %s is not known; read hyvve/creds/%s with instance= first", report.Instance, w.Name, w.Name)
+	}
+	read := readOf(report.Secret)
+	if !report.Secret.Equal(e.secretOf(i.Name(), read)) {
+		return w, i, rotation.Refusef("instance_secret is not one of %s; read hyvve/creds/%s again", i.Name(), w.Name)
+	}
+	if i, ok = e.heard(f, i, read.String()); !ok {
+		return w, i, rotation.Refusef("instance_secret of %s is not that of its newest read; read hyvve/creds/%s again", i.Name(), w.Name)
+	}
+	e.alive(f, i.ID)
+	return w, i, nil
+}
+
+// counted is what an instance has last counted of a key's rows.
+type counted struct {
+	report   workload.WorkReport
+	at       time.Time
+	instance string
+}
+
+// takeCounts keeps the counts of rows among reports, in memory alone, and gives the other reports.
+func (e *Engine) takeCounts(w workload.Workload, i workload.Instance, reports []workload.WorkReport) (others []workload.WorkReport) {
+	for _, report := range reports {
+		rest, ok := strings.CutPrefix(report.ID, workload.CountPrefix)
+		if !ok {
+			others = append(others, report)
+			continue
+		}
+		name, _, _ := strings.Cut(rest, "/")
+		if !w.Reencrypts || !w.Keys[name].AcceptsBoth() {
+			continue
+		}
+		report.Error = cutOff(report.Error)
+		e.lock(func() {
+			if current, ok := e.keys[name].Current(); ok && report.ID == countID(e.keys[name], current.Number) { // others are late
+				e.counted[name] = counted{report, e.Now().UTC(), i.Name()}
+			}
+		})
+	}
+	return others
+}
+
+// takeWork stores evidence of work that the rotation asks for now; other reports are late and say nothing of it.
+func (e *Engine) takeWork(ctx context.Context, w workload.Workload, i workload.Instance, reports []workload.WorkReport) error {
+	defer e.takeTurn()()
+	for _, report := range reports {
+		id, _, _ := strings.Cut(report.ID, "/")
+		r, ok := e.active[id]
+		if !ok || !w.Reencrypts || e.erased(r) {
+			continue
+		}
+		for _, c := range r.Changes {
+			if report.ID != r.WorkID(c) || len(c.Protects) == 0 || !w.Keys[c.Key].AcceptsBoth() {
+				continue
+			}
+			if rotation.RowsLeft(r, c) != "" { // it goes back for them; that somebody else has seen none is no answer to that
+				continue
+			}
+			if !report.Done && report.Error == "" {
+				e.lock(func() { e.progress[report.ID] = report })
+				continue
+			}
+			report.Error, report.Columns = cutOff(report.Error), askedColumns(report.Columns, c.Protects)
+			report.Place = askedTables(report.Place, c.Protects)
+			report = rotation.BoundedLook(report, r.Phase(), e.keys[c.Key].Waives)
+			evidence := rotation.Evidence{Report: report, At: e.Now().UTC(), Instance: i.Name(), Login: i.Login}
+			if r.SaidAlready(c, evidence) {
+				continue
+			}
+			next := r.Clone()
+			next.Work[report.ID] = evidence
+			if r.Phase() == workload.PhaseCheck {
+				next = next.Witnessed(c, evidence)
+			}
+			next = next.Bounded()
+			e.lock(func() { delete(e.progress, report.ID) })
+			if err := e.save(ctx, next); err != nil {
+				return err
+			}
+			r = next
+			e.nudge()
+		}
+	}
+	return nil
+}

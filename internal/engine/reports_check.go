@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// Bounds of what a report says of work. What is found is cut off, since one find is enough to hold a rotation; anything else
+// that is more than was asked is refused.
+const (
+	maxSightings    = 64
+	maxSightingText = 128
+	mostWork        = 64
+	mostColumns     = 256
+	mostFinds       = 256
+	maxWorkText     = 256 // bytes
+	maxSystem       = 20  // digits of 64 bits
+	mostUnseen      = 256
+)
+
+// CheckWork bounds what a report says of work, and refuses what an instance cannot have counted.
+func CheckWork(all []workload.WorkReport) ([]workload.WorkReport, error) {
+	if len(all) > mostWork {
+		return nil, rotation.Refusef("work: %d entries are too many; report the work that was asked, %d at most", len(all), mostWork)
+	}
+	all = slices.Clone(all)
+	for n, r := range all {
+		if len(r.ID) > 2*maxWorkText || len(r.Columns) > mostColumns {
+			return nil, rotation.Refusef("work: an entry has an id of %d bytes and %d columns; report the columns that were asked, %d at most", len(r.ID), len(r.Columns), mostColumns)
+		}
+		for _, c := range r.Columns {
+			if min(c.Total, c.Staged, c.Rotated, c.Left, c.Other, c.Bad) < 0 || len(c.Column) > maxWorkText {
+				return nil, rotation.Refusef("work: a column has a name of more than %d bytes, or counts fewer than no rows", maxWorkText)
+			}
+		}
+		if r.Place != nil {
+			place, err := checkPlace(*r.Place)
+			if err != nil {
+				return nil, err
+			}
+			r.Place = &place
+		}
+		var err error
+		if r, err = checkFinds(r); err != nil {
+			return nil, err
+		}
+		if len(r.Unseen) > mostUnseen {
+			r.Unseen = append(slices.Clone(r.Unseen[:mostUnseen]), rotation.UnseenBeyond)
+		}
+		r.Unseen = slices.Clone(r.Unseen)
+		for m, text := range r.Unseen {
+			r.Unseen[m] = cutTo(text, maxWorkText)
+		}
+		all[n] = r
+	}
+	return all, nil
+}
+
+// checkFinds bounds what a report says of columns that nobody has configured. Those that hold a rotation stay longest.
+func checkFinds(r workload.WorkReport) (workload.WorkReport, error) {
+	r.Finds = slices.Clone(r.Finds)
+	slices.SortStableFunc(r.Finds, func(a, b workload.Find) int { return min(b.Opened, 1) - min(a.Opened, 1) })
+	for n, f := range r.Finds {
+		if min(f.Shaped, f.Tried, f.Opened, r.MoreFinds) < 0 {
+			return r, rotation.Refusef("work: a find counts fewer than no rows")
+		}
+		if n >= mostFinds && f.Opened > 0 {
+			r.MoreFinds++
+		}
+		r.Finds[n].Column = cutTo(f.Column, maxWorkText)
+	}
+	r.Finds = r.Finds[:min(len(r.Finds), mostFinds)]
+	return r, nil
+}
+
+// checkPlace bounds what a report says of where it has looked.
+func checkPlace(p workload.Place) (workload.Place, error) {
+	if len(p.System) > maxSystem || strings.Trim(p.System, "0123456789") != "" || len(p.Database) > maxWorkText || len(p.Tables) > mostColumns {
+		return p, rotation.Refusef("work: place: system is no system identifier, database is longer than %d bytes, or there are more than %d tables; report what the server says of the columns that were asked", maxWorkText, mostColumns)
+	}
+	p.Database = cutTo(p.Database, maxWorkText)
+	p.Tables = slices.Clone(p.Tables)
+	for _, t := range p.Tables {
+		if len(t.Column) > maxWorkText {
+			return p, rotation.Refusef("work: place: a column has a name of more than %d bytes", maxWorkText)
+		}
+	}
+	return p, nil
+}
+
+// askedTables leaves of a place what the work was about.
+func askedTables(p *workload.Place, asked []key.Column) *workload.Place {
+	if p == nil {
+		return nil
+	}
+	of := map[string]bool{}
+	for _, c := range asked {
+		of[c.String()] = true
+	}
+	left := *p
+	left.Tables = slices.DeleteFunc(slices.Clone(p.Tables), func(t workload.PlaceTable) bool {
+		wanted := of[t.Column]
+		of[t.Column] = false
+		return !wanted
+	})
+	return &left
+}
+
+// askedColumns are those of a report's columns that the work was about, each as often as it was asked.
+func askedColumns(all []workload.ColumnReport, asked []key.Column) []workload.ColumnReport {
+	left := map[string]int{}
+	for _, c := range asked {
+		left[c.String()]++
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(r workload.ColumnReport) bool {
+		left[r.Column]--
+		return left[r.Column] < 0
+	})
+}
+
+// cutOff bounds what an instance says in words, and makes it harmless on a terminal.
+func cutOff(text string) string { return cutTo(text, maxReason) }
+
+func cutTo(text string, most int) string {
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + " …"
+	}
+	return visible(text)
+}
+
+// visible escapes what a terminal would obey or hide: control characters, line breaks and marks that turn text around.
+func visible(text string) string {
+	if !strings.ContainsFunc(text, hides) {
+		return strings.ToValidUTF8(text, "\uFFFD")
+	}
+	var b strings.Builder
+	for _, r := range text {
+		if hides(r) {
+			fmt.Fprintf(&b, "\\u%04x", r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func hides(r rune) bool {
+	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
+}
+
+// CheckSightings refuses what a report says of sightings, if it is more than an instance can have seen.
+func CheckSightings(all []workload.Sighting) error {
+	if len(all) > maxSightings {
+		return rotation.Refusef("sightings: %d are too many; report those of versions that are still accepted, %d at most", len(all), maxSightings)
+	}
+	for _, s := range all {
+		if s.Env == "" || s.Version <= 0 || s.Count < 0 || visible(s.Env+s.From) != s.Env+s.From || len(s.Env) > maxSightingText || len(s.From) > maxSightingText {
+			return rotation.Refusef("sightings: each entry must be an object with env, version, count, last_seen (in seconds ago) and from, an address")
+		}
+	}
+	return nil
+}
+
+// seenAnew tells whether a report has sightings worth storing: a version that is known to have been seen just now is none.
+func seenAnew(before, now []workload.Sighting) bool {
+	last := map[string]time.Time{}
+	name := func(s workload.Sighting) string { return fmt.Sprintf("%s %d", s.Env, s.Version) }
+	for _, s := range before {
+		last[name(s)] = s.Last
+	}
+	for _, s := range now {
+		if s.Last.Sub(last[name(s)]) >= rotation.SightingStep {
+			return true
+		}
+	}
+	return false
+}

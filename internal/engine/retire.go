@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+)
+
+// versionID names a version of a key.
+type versionID struct {
+	key    string
+	number int
+}
+
+// ending is the end of an undeleted version, as it was asked for.
+type ending struct {
+	versionID
+	force  bool // although it is in use; its sessions are ended
+	by     rotation.Actor
+	reason string
+}
+
+// RetireVersion ends an undeleted version before its time: it goes back into quarantine. With force it ends although it is
+// in use; sessions of it are ended. A rotation has nothing to do with the login of an undeleted version: it ends beside one.
+func (e *Engine) RetireVersion(ctx context.Context, name string, number int, force bool, reason string, by rotation.Actor) error {
+	if err := CheckReason(reason); err != nil {
+		return err
+	}
+	call, err := e.retiring(ctx, ending{versionID{name, number}, force, by, reason})
+	if err != nil || call == nil {
+		return err
+	}
+	defer e.nudge()
+	return call(ctx)
+}
+
+// retiring ends an undeleted version. Where its server has to end it first, it returns the call that does so.
+func (e *Engine) retiring(ctx context.Context, n ending) (func(context.Context) error, error) {
+	defer e.takeTurn()()
+	server, served := e.kindOf(e.keys[n.key]).(kind.Server)
+	find := e.restingVersion
+	if served {
+		find = e.idleVersion
+	}
+	k, v, err := find(n.key, n.number)
+	if err != nil {
+		return nil, err
+	}
+	if v.State != key.Undeleted {
+		return nil, rotation.Refusef("key %s: version %d is %s, and not undeleted: there is nothing to end; %s", n.key, n.number, v.State, retainedText(k))
+	}
+	if len(k.Protects) > 0 && !n.force {
+		return nil, rotation.Refusef("key %s protects rows, and some may be under version %d: a rotation retires it once no row needs it: vault write hyvve/rotate key=%s; or, if the rows may be unreadable: force=true", n.key, n.number, n.key)
+	}
+	if text := e.stillUsed(k, v); text != "" && !n.force {
+		return nil, rotation.Refusef("key %s: version %d is in use: %s; %s", n.key, n.number, text, n.hint())
+	}
+	if !served {
+		return nil, e.storeEnd(ctx, n)
+	}
+	call, err := e.endAtServer(server, k, v, n)
+	if err != nil {
+		return nil, rotation.Refusef("key %s: %w", n.key, err)
+	}
+	return func(ctx context.Context) error {
+		err := call(ctx)
+		switch {
+		case err == nil || e.failing():
+			return err
+		case errors.As(err, new(inUse)):
+			return rotation.Refusef("key %s: version %d is still undeleted: %w; %s", n.key, n.number, err, n.hint())
+		case e.lapseFailed(n.versionID, err):
+			return rotation.Refusef("key %s: version %d is to end, and its server has not ended it yet: %w; that is tried again by itself; to let the version in again: vault write hyvve/keys/%s/undelete version=%d", n.key, n.number, err, n.key, n.number)
+		}
+		return rotation.Refusef("key %s: version %d is still undeleted: %w; when that is mended, do the same again", n.key, n.number, err)
+	}, nil
+}
+
+// hint is the way on where an undeleted version is in use.
+func (n ending) hint() string {
+	return fmt.Sprintf("let that client use the current version, and do the same again; or end it all the same, with its sessions: vault write hyvve/keys/%s/retire version=%d force=true", n.key, n.number)
+}
+
+// endAtServer marks a key as being looked at, and returns the call that ends an undeleted login and takes the mark away. What is
+// about to be done is stored before the server hears of it: after a crash no check makes the login valid again, and the end
+// follows by itself. The writer lock is held.
+func (e *Engine) endAtServer(server kind.Server, k key.Key, v key.Version, n ending) (func(context.Context) error, error) {
+	change := kind.Change{Key: k, From: v, Cut: n.force || v.Cut, Kept: k.Kept}
+	change.To, _ = e.validAtServer(k)
+	var err error
+	if change.Connection, err = e.connectionOf(k); err != nil {
+		return nil, err
+	}
+	long := min(e.config.Effective(k.Policy).Observe, rotation.DenseTime)
+	e.lock(func() { e.restoring[n.key] = true })
+	return func(ctx context.Context) error {
+		defer e.lock(func() { delete(e.restoring, n.key) })
+		at, cancel := context.WithTimeout(ctx, actionDeadline)
+		defer cancel()
+		if !change.Cut {
+			if err := unusedStill(at, server, change, long); err != nil {
+				return err
+			}
+		}
+		if err := e.storeEnding(ctx, n); err != nil {
+			return err
+		}
+		if err := server.Retire(at, change); err != nil {
+			return err
+		}
+		defer e.takeTurn()()
+		return e.storeEnd(ctx, n)
+	}, nil
+}
+
+// storeEnding stores that the end of an undeleted version was decided.
+func (e *Engine) storeEnding(ctx context.Context, n ending) error {
+	defer e.takeTurn()()
+	k := e.keys[n.key]
+	v, ok := k.Version(n.number)
+	switch {
+	case !ok || v.State != key.Undeleted:
+		return rotation.Refusef("key %s: version %d is not undeleted any more", n.key, n.number)
+	case v.Ending && (v.Cut || !n.force):
+		return nil // by a call that was cut short
+	}
+	changed, err := k.WithEnding(n.number, n.force)
+	if err != nil {
+		return err
+	}
+	e.lapseLater(n.versionID, nil)
+	what := fmt.Sprintf("retiring version %d of %s, which is undeleted", n.number, n.key)
+	if n.force {
+		what += ", with its sessions"
+	}
+	return e.storeVersion(ctx, changed, v, what, n.by, n.reason, n.changes()...)
+}
+
+func (n ending) changes() []rotation.EntryChange {
+	if !n.force {
+		return nil
+	}
+	return []rotation.EntryChange{{Field: "force", To: "true"}}
+}
+
+// storeEnd stores that an undeleted version has ended. It is retained at least until its retention would have ended
+// without the undeletion: who ends it may not be allowed to erase it. The writer lock is held.
+func (e *Engine) storeEnd(ctx context.Context, n ending) error {
+	k := e.keys[n.key]
+	v, ok := k.Version(n.number)
+	if !ok || v.State != key.Undeleted {
+		return nil
+	}
+	login, _ := e.loginOf(k, v.Value)
+	now := e.Now().UTC()
+	changed, err := retired(k, n.number, e.config.RetainOf(k), now)
+	if err == nil {
+		changed, err = uncrowded(changed, now)
+	}
+	if err != nil {
+		return err
+	}
+	if login.name != "" {
+		changed = changed.WithLogin(n.number, login.name, now)
+	}
+	what := fmt.Sprintf("retired version %d of %s, which was undeleted, and erased it", n.number, n.key)
+	if end, _ := changed.Version(n.number); end.State == key.Retained {
+		what = fmt.Sprintf("retired version %d of %s, which was undeleted; its value is retained until %s", n.number, n.key, rotation.Stamp(end.Until))
+	}
+	n.force = n.force || v.Cut
+	if n.force {
+		what += "; nobody was asked whether it was in use (force=true)"
+		if _, ok := e.kindOf(k).(kind.Server); ok {
+			what += ", and its sessions at the server were ended"
+		}
+	}
+	return e.storeVersion(ctx, changed, v, what, n.by, n.reason, n.changes()...)
+}
+
+// stillUsed says who presents an undeleted version where workloads verify it; empty: nobody who was seen. The writer lock is
+// held.
+func (e *Engine) stillUsed(k key.Key, v key.Version) (text string) {
+	e.lock(func() {
+		for _, name := range slices.Sorted(maps.Keys(e.workloads)) {
+			if w := e.workloads[name]; w.Uses(k.Name) {
+				seen := rotation.Sighted(rotation.WorkloadFact{Workload: w, Instances: e.fleets[name].all()}, rotation.Change{Env: k.Env, From: v.Number}, e.Now())
+				if seen != "" && text == "" {
+					text = fmt.Sprintf("%s: %s", name, seen)
+				}
+			}
+		}
+	})
+	return text
+}
+
+// endUndeleted retires an undeleted version whose time is over, or whose end was decided; later, if it is in use. The error is
+// one of storage. The writer lock is held.
+func (e *Engine) endUndeleted(ctx context.Context, k key.Key, v key.Version) error {
+	n := ending{versionID: versionID{k.Name, v.Number}, force: v.Cut, by: rotation.Itself}
+	if _, acting := e.acting(k.Name); acting || e.beingChecked(k.Name) {
+		e.lapseSoon(n.versionID)
+		return nil
+	}
+	e.lapseLater(n.versionID, nil)
+	if text := e.stillUsed(k, v); text != "" && !v.Cut {
+		e.lapseLater(n.versionID, inUse{text})
+		return nil
+	}
+	server, ok := e.kindOf(k).(kind.Server)
+	if !ok {
+		return e.storeEnd(ctx, n)
+	}
+	call, err := e.endAtServer(server, k, v, n)
+	if err != nil {
+		e.lapseLater(n.versionID, err)
+		return nil
+	}
+	e.Background(func() {
+		defer e.nudge()
+		err := call(e.ctx)
+		switch {
+		case err == nil || e.ctx.Err() != nil:
+		case e.Stale():
+			e.Observer.Fault(fmt.Sprintf("the end of version %d of key %s", n.number, n.key), err)
+		default: // status says it
+			e.lapseFailed(n.versionID, err)
+		}
+	})
+	return nil
+}
+
+// lapse returns when the retention of a version ends, or the time for which it is undeleted; zero: never. A rotation retires
+// undeleted versions that workloads verify; with those that a server verifies it has nothing to do. The writer lock is held.
+func (e *Engine) lapse(k key.Key, v key.Version) time.Time {
+	_, served := e.kindOf(k).(kind.Server)
+	var end time.Time
+	switch {
+	case v.State == key.Retained:
+		settled := e.opened.Round(0).Add(min(v.Until.Sub(v.Retired)/settleShare, settleMost))
+		if settled.After(v.Until) {
+			return settled
+		}
+		return v.Until
+	case v.State != key.Undeleted:
+		return end
+	case v.Ending:
+		end = v.Retired // it is over
+	case !v.Until.IsZero() && len(k.Protects) == 0 && (served || e.rotating[k.Name] == ""):
+		end = v.Until
+	default:
+		return end
+	}
+	if again := e.lapsing[versionID{k.Name, v.Number}].next; again.After(end) {
+		return again
+	}
+	return end
+}
+
+// lapseLater notes that an undeleted version could not be retired, and when that is tried again. No fault: it is under way.
+// The writer lock is held.
+func (e *Engine) lapseLater(of versionID, fault error) {
+	f := e.lapsing[of]
+	f.next = e.steady(e.Now()).Add(2 * actionDeadline)
+	if fault != nil {
+		f.attempts = min(f.attempts+1, orphanAfter-1)
+		f.next, f.reason = e.steady(e.Now()).Add(retryAfter(f.attempts, fault)), fault.Error()
+	}
+	e.lock(func() { e.lapsing[of] = f })
+}
+
+// lapseSoon puts the end of an undeleted version off for a moment: something else is at the server. The writer lock is held.
+func (e *Engine) lapseSoon(of versionID) {
+	f := e.lapsing[of]
+	f.next = e.steady(e.Now()).Add(tickEvery)
+	e.lock(func() { e.lapsing[of] = f })
+}
+
+// lapseFailed is lapseLater after a call, of a version whose end has come, and reports whether that was decided.
+func (e *Engine) lapseFailed(of versionID, fault error) (decided bool) {
+	defer e.takeTurn()()
+	v, _ := e.keys[of.key].Version(of.number)
+	over := !v.Until.IsZero() && !v.Until.After(e.Now())
+	if v.State == key.Undeleted && (v.Ending || over) {
+		e.lapseLater(of, fault)
+		e.planLapse(of.key)
+	}
+	return v.Ending
+}
+
+// lapseFaults says why undeleted versions of a key could not be retired. mu is held.
+func (e *Engine) lapseFaults(k key.Key) string {
+	var all []string
+	for _, number := range k.Undeleted() {
+		if reason := e.lapsing[versionID{k.Name, number}].reason; reason != "" {
+			all = append(all, fmt.Sprintf("version %d: %s", number, reason))
+		}
+	}
+	return strings.Join(all, "; ")
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+)
+
+const (
+	// lookEvery is how often servers are looked at for use of an old version while the end of its window is not near.
+	lookEvery = time.Second
+	// denseSlice is the length of one dense sample. A longer one would hold an administrator's session for longer.
+	denseSlice = time.Second
+)
+
+// sample takes the next sample of a rotation's servers in the background, if one is due. The writer lock is held.
+func (e *Engine) sample(r rotation.Rotation) {
+	if !r.Samples() || e.busy[r.ID] {
+		return
+	}
+	f := e.facts(r)
+	if !f.Sampled {
+		return
+	}
+	dense := r.WantsDense(f)
+	if o := f.Observed; !dense && !o.Until.IsZero() && f.Now.Sub(o.Until) < lookEvery && !f.Now.Before(o.Until) {
+		return
+	}
+	calls, err := e.serverCalls(r, rotation.ActSample)
+	if err != nil || len(calls) == 0 {
+		e.observe(r.ID, func(o rotation.Observation) rotation.Observation {
+			return rotation.Observation{Until: f.Now, Since: f.Now, Fault: fmt.Sprint(err)}
+		})
+		return
+	}
+	e.busy[r.ID] = true
+	e.Background(func() {
+		e.observeWith(r, calls, dense)
+		defer e.takeTurn()()
+		defer e.nudge()
+		delete(e.busy, r.ID)
+		if e.failing() {
+			return
+		}
+		if err := e.advance(e.ctx, r.ID); err != nil {
+			e.Observer.Fault("rotation "+r.ID+" could not be moved on", err)
+		}
+	})
+}
+
+// observeWith takes one sample, or dense ones until they are enough, or one has seen somebody.
+func (e *Engine) observeWith(r rotation.Rotation, calls []serverCall, dense bool) {
+	for {
+		slice := time.Duration(0)
+		if dense {
+			slice = denseSlice
+		}
+		begin := e.Now()
+		err := e.sampleAll(calls, slice)
+		end := e.Now()
+		var use inUse
+		var short kind.Unattributed
+		o := e.observe(r.ID, func(o rotation.Observation) rotation.Observation {
+			switch {
+			case errors.As(err, &use):
+				return o.Used(end, use.text)
+			case errors.As(err, &short):
+				o = o.Unused(begin, end, slice)
+				o.Short = short.Error()
+				return o
+			case err != nil:
+				return rotation.Observation{Since: end, Until: end, Seen: o.Seen, Use: o.Use, Fault: err.Error()}
+			}
+			return o.Unused(begin, end, slice)
+		})
+		_, enough := r.Needs(o)
+		if !dense || o.Fault != "" || o.Until.Equal(o.Seen) || e.ctx.Err() != nil || o.Dense.IsZero() || o.Until.Sub(o.Dense) >= enough || end.Sub(begin) < slice/2 || !e.still(r) {
+			return
+		}
+	}
+}
+
+// still reports whether a rotation is where it was, and not paused.
+func (e *Engine) still(r rotation.Rotation) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now, ok := e.active[r.ID]
+	return ok && now.State == r.State && now.Paused == nil
+}
+
+// observe replaces what is known of the use of a rotation's old versions, and returns it.
+func (e *Engine) observe(id string, change func(rotation.Observation) rotation.Observation) (o rotation.Observation) {
+	e.lock(func() {
+		o = change(e.observed[id])
+		e.observed[id] = o
+	})
+	return o
+}
+
+// sampleAll samples the servers of several keys at the same time. Its error is of all of them.
+func (e *Engine) sampleAll(calls []serverCall, long time.Duration) error {
+	ctx, cancel := context.WithTimeout(e.ctx, actionDeadline)
+	defer cancel()
+	errs := make([]error, len(calls))
+	var busy sync.WaitGroup
+	for n, call := range calls {
+		if long == 0 { // it takes a moment only
+			errs[n] = call(ctx, 0)
+			continue
+		}
+		busy.Go(func() { errs[n] = call(ctx, long) })
+	}
+	busy.Wait()
+	var seen []string
+	var short error
+	for _, err := range errs {
+		if use := (inUse{}); errors.As(err, &use) {
+			seen = append(seen, use.text)
+		} else if errors.As(err, new(kind.Unattributed)) {
+			short = err
+		} else if err != nil {
+			return err
+		}
+	}
+	if len(seen) > 0 {
+		return inUse{strings.Join(seen, "; ")}
+	}
+	return short
+}
+
+// sampled reports whether a server can be asked who uses a rotation's old versions, and whether all such servers can be
+// sampled densely. mu is held.
+func (e *Engine) sampled(r rotation.Rotation) (sampled, dense bool) {
+	dense = true
+	for _, c := range r.Changes {
+		server, ok := e.kindOf(e.keys[c.Key]).(kind.Server)
+		_, sampler := server.(kind.Sampler)
+		sampled, dense = sampled || ok, dense && (!ok || sampler)
+	}
+	return sampled, sampled && dense
+}
+
+// unused returns an error while the server says that From is in use, at once or at any moment for that long.
+func unused(ctx context.Context, server kind.Server, c kind.Change, long time.Duration) error {
+	look := server.InUse
+	if sampler, ok := server.(kind.Sampler); ok && long > 0 {
+		look = func(ctx context.Context, c kind.Change) (int, string, error) { return sampler.Sample(ctx, c, long) }
+	}
+	count, use, err := look(ctx, c)
+	if count > 0 && errors.As(err, new(kind.Unattributed)) {
+		err = nil
+	}
+	if err == nil && count > 0 {
+		err = inUse{fmt.Sprintf("%s: version %d is in use: %s", c.Key.Env, c.From.Number, use)}
+	}
+	return err
+}
+
+// unusedStill is unused once more, right before a version is taken away. Logins that are too short to see whose they were do
+// not hold that up: the samples that opened the way have taken them into account.
+func unusedStill(ctx context.Context, server kind.Server, c kind.Change, long time.Duration) error {
+	err := unused(ctx, server, c, long)
+	if errors.As(err, new(kind.Unattributed)) {
+		return nil
+	}
+	return err
+}

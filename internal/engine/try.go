@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+)
+
+// tryRows is how many rows of a column the engine opens to try a witness.
+const tryRows = 3
+
+// witnessTry is a short look at the rows of a key by the connection that is its witness. A rotation needs the witness when
+// there is no way back any more, so that a fault has to show before its first change.
+type witnessTry struct {
+	env        string
+	looker     kind.RowLooker
+	connection kind.Connection
+	look       kind.RowLook
+	version    int
+	counted    counted // by an instance, of the current version; zero: by none
+}
+
+// witnessTries returns a try of each key whose witness is a connection.
+func (e *Engine) witnessTries(names []string) (all []witnessTry) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, name := range names {
+		k := e.keys[name]
+		current, ok := k.Current()
+		if !ok || len(k.Protects) == 0 || !rotation.ByConnection(k.Witness) {
+			continue
+		}
+		looker, connection, err := e.looker(k.Witness)
+		if err != nil { // refused on write, and the connection cannot be deleted
+			continue
+		}
+		// Before a rotation, rows may be under undeleted versions, too, as after a revert.
+		others := e.otherValues(rotation.Rotation{State: rotation.Reverting}, rotation.Change{Key: name, Protects: k.Protects})
+		t := witnessTry{k.Env, looker, connection, kind.RowLook{Columns: k.Protects, Value: current.Value, Others: others, Most: tryRows}, current.Number, counted{}}
+		if last := e.counted[name]; last.report.ID == countID(k, current.Number) && last.report.Error == "" {
+			t.counted = last
+		}
+		all = append(all, t)
+	}
+	return all
+}
+
+// fault returns why the engine could not be a witness now; nil: it could.
+func (t witnessTry) fault(ctx context.Context) error {
+	report, err := t.looker.LookAtRows(ctx, t.connection, t.look)
+	if err != nil {
+		return fmt.Errorf("the engine cannot look at the rows by connection %s, its witness: %w", t.connection.Name, err)
+	}
+	if there := t.counted.report.Place; there != nil && report.Place != nil {
+		if how := report.Place.Differs(*there); how != "" {
+			return fmt.Errorf("%s, where connection %s, its witness, leads to and where %s has counted the rows; mend the database URL of the one that is wrong", how, t.connection.Name, t.counted.instance)
+		}
+	}
+	total, open := 0, 0
+	for _, c := range report.Columns {
+		total, open = total+c.Total, open+c.Rotated+c.Other
+	}
+	if total > 0 && open == 0 {
+		return fmt.Errorf("none of the %d rows that the engine has tried by connection %s, its witness, opens under version %d; does its url lead to the database of the rows?", total, t.connection.Name, t.version)
+	}
+	return nil
+}
+
+// try tries witnesses. No lock is held.
+func (e *Engine) try(ctx context.Context, tries []witnessTry) (faults []remark) {
+	ctx, cancel := context.WithTimeout(ctx, planDeadline)
+	defer cancel()
+	defer context.AfterFunc(e.ctx, cancel)()
+	for _, t := range tries {
+		if err := t.fault(ctx); err != nil {
+			faults = append(faults, remark{t.env, err.Error()})
+		}
+	}
+	return faults
+}
+
+// TryWitness tries the witness of a key, and returns what is wrong with it.
+func (e *Engine) TryWitness(ctx context.Context, name string) []string {
+	return summed(e.try(ctx, e.witnessTries([]string{name})))
+}
+
+// unwitnessed says which keys of a rotation have no two witnesses, where the key names no connection. turn is held.
+func unwitnessed(r rotation.Rotation, f rotation.Facts) (all []string) {
+	for _, c := range r.Changes {
+		if len(c.Protects) == 0 || rotation.ByConnection(f.Witness[c.Key]) {
+			continue
+		}
+		if _, missing := rotation.WitnessNote(c, f); missing != "" {
+			all = append(all, c.Env+": "+missing)
+		}
+	}
+	return all
+}
+
+// startTried starts a key's automatic rotation when its witness was tried, in the background. turn is held.
+func (e *Engine) startTried(name string, tries []witnessTry, now time.Time) {
+	e.trying[name] = true
+	e.plan(name, now)
+	e.Background(func() {
+		faults := e.try(e.ctx, tries)
+		defer e.takeTurn()()
+		defer e.nudge()
+		delete(e.trying, name)
+		if e.failing() {
+			return
+		}
+		now := e.Now()
+		if at := e.plannedAt(e.keys[name], now); at.IsZero() || at.After(now) || e.rotating[name] != "" { // changed meanwhile
+			e.plan(name, now)
+			return
+		}
+		if len(faults) > 0 {
+			e.startFailed(name, rotation.Refusef("%s", strings.Join(summed(faults), "; ")), now)
+			return
+		}
+		if err := e.startNow(e.ctx, name, now); err != nil {
+			e.Observer.Fault("automatic rotation of key "+name+" could not be stored", err)
+		}
+	})
+}
