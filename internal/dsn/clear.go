@@ -20,12 +20,12 @@ func InClear(text string) string {
 			return ""
 		}
 		for _, h := range t.Hosts {
-			if !h.Socket() && !local(h.Host) {
+			if !h.Socket() && !Local(h.Host) {
 				return t.unverified()
 			}
 		}
 	case "redis":
-		if u, err := Redis(text); err == nil && !local(hostname(u.Host())) {
+		if u, err := Redis(text); err == nil && !Local(hostname(u.Host())) {
 			return "the server is reached without TLS (redis://), so that the password and all data can be read and changed on the way; use rediss://"
 		}
 	}
@@ -51,8 +51,8 @@ func hostname(hostPort string) string {
 	return strings.Trim(hostPort, "[]")
 }
 
-// local reports whether a host is this machine.
-func local(host string) bool {
+// Local reports whether a host is this machine. No name is resolved.
+func Local(host string) bool {
 	if host == "localhost" || host == "" || strings.HasSuffix(host, ".localhost") {
 		return true
 	}

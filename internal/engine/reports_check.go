@@ -7,9 +7,9 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -134,27 +134,7 @@ func cutTo(text string, most int) string {
 	if len(text) > most {
 		text = strings.ToValidUTF8(text[:most], "") + " …"
 	}
-	return visible(text)
-}
-
-// visible escapes what a terminal would obey or hide: control characters, line breaks and marks that turn text around.
-func visible(text string) string {
-	if !strings.ContainsFunc(text, hides) {
-		return strings.ToValidUTF8(text, "\uFFFD")
-	}
-	var b strings.Builder
-	for _, r := range text {
-		if hides(r) {
-			fmt.Fprintf(&b, "\\u%04x", r)
-		} else {
-			b.WriteRune(r)
-		}
-	}
-	return b.String()
-}
-
-func hides(r rune) bool {
-	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
+	return kind.Line(text, len(text))
 }
 
 // CheckSightings refuses what a report says of sightings, if it is more than an instance can have seen.
@@ -163,7 +143,7 @@ func CheckSightings(all []workload.Sighting) error {
 		return rotation.Refusef("sightings: %d are too many; report those of versions that are still accepted, %d at most", len(all), maxSightings)
 	}
 	for _, s := range all {
-		if s.Env == "" || s.Version <= 0 || s.Count < 0 || visible(s.Env+s.From) != s.Env+s.From || len(s.Env) > maxSightingText || len(s.From) > maxSightingText {
+		if s.Env == "" || s.Version <= 0 || s.Count < 0 || kind.Line(s.Env+s.From, 2*maxSightingText) != s.Env+s.From || len(s.Env) > maxSightingText || len(s.From) > maxSightingText {
 			return rotation.Refusef("sightings: each entry must be an object with env, version, count, last_seen (in seconds ago) and from, an address")
 		}
 	}

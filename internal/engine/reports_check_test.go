@@ -7,6 +7,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -20,6 +21,7 @@ func TestAdversaryForgesALineInAReason(t *testing.T) {
 		Workload: "api", Instance: "api-1", Secret: r.reading.Secret, Reason: "ill\a\x1b[2K\r\nrun: vault write -f x\u202e" + strings.Repeat("x", 5000),
 	})
 	h.ok(err)
+	hides := func(r rune) bool { return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) }
 	for _, i := range h.engine.Instances("api") {
 		if strings.ContainsFunc(i.Reason, hides) || len(i.Reason) > 2*maxReason {
 			t.Errorf("kept is %q", i.Reason)

@@ -21,3 +21,11 @@ func TestLine(t *testing.T) {
 		}
 	}
 }
+
+func TestShellQuote(t *testing.T) {
+	for text, want := range map[string]string{"": "''", "owner_a": "owner_a", "Owner": "'Owner'", "a b": "'a b'", "a'b": `'a'\''b'`, "$(x)": "'$(x)'"} {
+		if got := ShellQuote(text); got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/url"
 	"os"
 	"slices"
@@ -68,7 +67,7 @@ func clearHost(text string) string {
 		return ""
 	}
 	host := u.Hostname()
-	if ip := net.ParseIP(host); host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback() {
+	if dsn.Local(host) {
 		return ""
 	}
 	return host

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -134,15 +133,10 @@ func (p probe) check(value string) (warnings []string, err error) {
 	if !sendable(value) {
 		return nil, errors.New("value holds a control character, which no header carries, so that it cannot be tried")
 	}
-	if p.url.Scheme == "http" && !loopback(p.url.Hostname()) {
+	if p.url.Scheme == "http" && !kind.IsLoopback(p.url.Hostname()) {
 		warnings = append(warnings, optionURL+" is http: the value crosses the network in the clear when it is tried")
 	}
 	return warnings, nil
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // where names the URL without its query, which may hold a secret.

@@ -179,7 +179,7 @@ func (a acting) problem(c kind.Change, found map[string]known, version int, at s
 	default:
 		ways = append(ways, fmt.Sprintf("if it should act as %s, %s", a.want, reconcile))
 		if a.is != a.role && a.database == "" {
-			ways = append(ways, fmt.Sprintf("if it should act as %s, vault write hyvve/keys/%s owner=%s", a.is, k, shellQuote(a.is)))
+			ways = append(ways, fmt.Sprintf("if it should act as %s, vault write hyvve/keys/%s owner=%s", a.is, k, kind.ShellQuote(a.is)))
 		}
 	}
 	p.Remedy = strings.Join(ways, "; ")
@@ -193,15 +193,7 @@ func missingOwner(c kind.Change, found map[string]known, login, owner string) st
 	acts := slices.DeleteFunc(slices.Clone(found[login].Acts), func(name string) bool { return ours(c.Key, name) })
 	if len(acts) > 0 {
 		slices.Sort(acts)
-		return fmt.Sprintf("owner role %q does not exist at the server, and %s is a member of %s. If the owner was renamed so, vault write hyvve/keys/%s owner=%s", owner, login, strings.Join(slices.Compact(acts), " and "), k, shellQuote(acts[0]))
+		return fmt.Sprintf("owner role %q does not exist at the server, and %s is a member of %s. If the owner was renamed so, vault write hyvve/keys/%s owner=%s", owner, login, strings.Join(slices.Compact(acts), " and "), k, kind.ShellQuote(acts[0]))
 	}
 	return fmt.Sprintf("owner role %q does not exist at the server. Make it again, with its tables, or name the role that takes its place: vault write hyvve/keys/%s owner=NAME", owner, k)
-}
-
-// shellQuote writes a name as one word of a shell's command.
-func shellQuote(name string) string {
-	if quoteIfNeeded(name) == name {
-		return name
-	}
-	return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
 }

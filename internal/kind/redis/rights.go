@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
 // memory is what Finding.Kept holds: the rights of the current version's user when it was looked at last and all was well.
@@ -65,7 +67,7 @@ func (in inspection) lessened(s sight) (all []mend) {
 		m := mend{user: in.next, rules: had}
 		m.Rotates = true
 		m.Text = fmt.Sprintf("node %s: user %s may do less than when it was looked at last: %s", s.addr, in.next, strings.Join(firstFew(lost), ", "))
-		m.Remedy = fmt.Sprintf("%s gives the rights back, and a rotation hands them on as they are now; if they should be so, vault write hyvve/keys/%s rules=%s", in.reconcile(), in.Key.Name, shellQuote(strings.Join(u.rights, " ")))
+		m.Remedy = fmt.Sprintf("%s gives the rights back, and a rotation hands them on as they are now; if they should be so, vault write hyvve/keys/%s rules=%s", in.reconcile(), in.Key.Name, kind.ShellQuote(strings.Join(u.rights, " ")))
 		m.done = fmt.Sprintf("node %s: user %s has the rights again that it had: %s", s.addr, in.next, strings.Join(had, " "))
 		all = append(all, m)
 	}
@@ -112,6 +114,3 @@ func firstFew(all []string) []string {
 	}
 	return all
 }
-
-// shellQuote writes a text as one word of a shell's command.
-func shellQuote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
