@@ -19,6 +19,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
@@ -149,7 +150,7 @@ func (w *world) sidecar(name string) *kit.Log {
 	if err := os.Mkdir(run, 0o700); err != nil {
 		w.t.Fatal(err)
 	}
-	config := w.file(name+".hcl", fmt.Sprintf(`
+	path := w.file(name+".hcl", fmt.Sprintf(`
 		workload = %[1]q
 		instance = "%[1]s-1"
 		vault {
@@ -160,11 +161,11 @@ func (w *world) sidecar(name string) *kit.Log {
 			}
 		}
 		render "dotenv" { path = "%[4]s/.env" }`, name, w.vault.Addr, w.file(name+".token", w.token(name)), run))
-	f, err := agent.Load(config)
+	f, err := config.Load(path)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	c, err := f.Check()
+	c, err := agent.Check(f)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -5,6 +5,8 @@ package agent
 import (
 	"strings"
 	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 )
 
 // A misspelt name is told once, and the rest is rendered.
@@ -13,7 +15,7 @@ func TestKeysThatTheBundleLacks(t *testing.T) {
 	r := startAgentWith(t, t.TempDir(), nil, func(_ *running, c *Config) {
 		c.Render[0].Keys = []string{"TOKN", "TOKEN"}
 		c.Targets[0].Keys = c.Render[0].Keys
-		c.Exec = &ExecBlock{Keys: []string{"JWT_SECRT", "TOKN"}}
+		c.Exec = &config.ExecBlock{Keys: []string{"JWT_SECRT", "TOKN"}}
 	})
 	r.await("first", loaded("etag-1-0"))
 	if log := r.log.String(); !strings.Contains(log, said) || !strings.Contains(log, `"keys":["JWT_SECRT","TOKN"]`) {

@@ -89,7 +89,7 @@ type Agent struct {
 
 // New makes an agent of a checked configuration with a vault block.
 func New(c Config, log *slog.Logger) (*Agent, error) {
-	v, err := c.Vault.connect()
+	v, err := connect(*c.Vault)
 	if err != nil {
 		return nil, err
 	}
@@ -124,13 +124,13 @@ func (a *Agent) reencryptor() func(values map[string]key.Value) (Reencryptor, er
 	own, said := a.config.Warnings, "" // the loop may go over to another configuration meanwhile
 	var at key.Value
 	return func(values map[string]key.Value) (Reencryptor, error) {
-		url, err := block.databaseURL(values)
+		url, err := databaseURL(*block, values)
 		if err != nil || worker != nil && url.Equal(at) {
 			return worker, err
 		}
 		said = databaseInClear(url.Reveal(), said, own, a.board, a.log)
 		at, worker = url, reencrypt.NewWorker(url.Reveal(), reencrypt.Options{
-			BatchSize: block.BatchSize, SaltPerRow: block.SaltPerRow, RowsPerSecond: block.RowsPerSecond, MaxLoad: block.maxLoad,
+			BatchSize: block.BatchSize, SaltPerRow: block.SaltPerRow, RowsPerSecond: block.RowsPerSecond, MaxLoad: a.config.MaxLoad,
 			AllowTriggers: block.AllowTriggers, AllowSuperuser: block.AllowSuperuser, TouchColumn: block.TouchColumn, Progress: a.jobs.progress,
 			Flipped: func(rows int64, took time.Duration) {
 				a.log.Info("staged rows are in place", "rows", rows, "took", took)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
@@ -253,11 +254,11 @@ func startAgentWith(t *testing.T, dir string, worker Reencryptor, change func(r 
 	if err := os.WriteFile(token, []byte("root"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := File{
+	c, err := Check(config.File{
 		Workload: "api", Instance: "api-1",
-		Vault:  &VaultBlock{Address: r.fake.server.URL, Auth: AuthBlock{Method: "token_file", Path: token}},
-		Render: []RenderBlock{{Format: "json", Path: r.path}},
-	}.Check()
+		Vault:  &config.VaultBlock{Address: r.fake.server.URL, Auth: config.AuthBlock{Method: "token_file", Path: token}},
+		Render: []config.RenderBlock{{Format: "json", Path: r.path}},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -410,10 +411,10 @@ func TestFollowReloads(t *testing.T) {
 	if err := os.WriteFile(path, []byte("A=1"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := File{
-		Watch:  &WatchBlock{Paths: []string{path}, Stable: "10ms", Poll: "20ms"},
-		Reload: &ReloadBlock{Method: "command", Command: []string{"true"}},
-	}.Check()
+	c, err := Check(config.File{
+		Watch:  &config.WatchBlock{Paths: []string{path}, Stable: "10ms", Poll: "20ms"},
+		Reload: &config.ReloadBlock{Method: "command", Command: []string{"true"}},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

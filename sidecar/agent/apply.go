@@ -11,11 +11,11 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/supervise"
 )
 
 // sameContent tells whether two bundles hold the same; work and the secrets of the read do not count.
@@ -206,7 +206,7 @@ func (a *Agent) look(ctx context.Context) (verdict bool) {
 
 // restarts tells whether the sidecar restarts the workload for a change.
 func (a *Agent) restarts() bool {
-	return a.config.Exec != nil && a.config.Supervise.OnChange == supervise.Restart
+	return a.config.Exec != nil && a.config.Supervise.OnChange == config.OnChangeRestart
 }
 
 // reload makes the workload take up the files, unless it was started after they were written and has read them.

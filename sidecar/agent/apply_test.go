@@ -19,6 +19,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
@@ -245,7 +246,7 @@ func TestAppRole(t *testing.T) {
 		if err := errors.Join(os.WriteFile(role, []byte("r\n"), 0o600), os.WriteFile(secret, []byte(canary), 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		c.Vault.Auth = AuthBlock{Method: "approle", Mount: "approle", RoleIDFile: role, SecretIDFile: secret}
+		c.Vault.Auth = config.AuthBlock{Method: "approle", Mount: "approle", RoleIDFile: role, SecretIDFile: secret}
 	})
 	r.await("first", loaded("etag-1-0"))
 }
@@ -302,11 +303,11 @@ func TestFollowReloadsUntilItWorks(t *testing.T) {
 	if err := os.WriteFile(path, []byte("A=1"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := File{
-		Watch:  &WatchBlock{Paths: []string{path}, Stable: "10ms", Poll: "20ms"},
-		Reload: &ReloadBlock{Method: "command", Command: []string{"true"}},
-		Health: []HealthBlock{{Method: "none", Deadline: "1ms"}},
-	}.Check()
+	c, err := Check(config.File{
+		Watch:  &config.WatchBlock{Paths: []string{path}, Stable: "10ms", Poll: "20ms"},
+		Reload: &config.ReloadBlock{Method: "command", Command: []string{"true"}},
+		Health: []config.HealthBlock{{Method: "none", Deadline: "1ms"}},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,10 +339,10 @@ func TestFollowReloadsUntilItWorks(t *testing.T) {
 // A check that is cut short by the end is no verdict.
 func TestFollowEndsWithoutAVerdict(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	c := Config{Reloader: reloaderFunc(func() error { return nil }), Interval: time.Hour, Deadline: time.Hour, Successes: 2}
+	c := Config{Checked: config.Checked{Interval: time.Hour, Deadline: time.Hour, Successes: 2}, Reloader: reloaderFunc(func() error { return nil })}
 	c.Checker = checkerFunc(func() error { cancel(); return nil })
 	log := &kit.Log{}
-	board := newBoard(Config{File: File{Watch: &WatchBlock{}}}, nil)
+	board := newBoard(Config{Checked: config.Checked{File: config.File{Watch: &config.WatchBlock{}}}}, nil)
 	follow(ctx, c, &fileMask{}, board, slog.New(slog.NewTextHandler(log, nil)))
 	if s := board.State(); !s.Healthy || s.Reason != "" || strings.Contains(log.String(), "not healthy") {
 		t.Errorf("%v %q; log:\n%s", s.Healthy, s.Reason, log)

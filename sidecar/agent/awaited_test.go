@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
@@ -21,7 +22,7 @@ func startAwaited(t *testing.T, dir string) (r *running, socket string) {
 	socket = filepath.Join(dir, "sidecar.sock")
 	r = startAgentWith(t, dir, nil, func(r *running, c *Config) {
 		r.fake.fail["creds"] = http.StatusServiceUnavailable
-		c.Socket, c.Status = socket, &StatusBlock{Socket: socket, EndUnlessAwaited: true}
+		c.Socket, c.Status = socket, &config.StatusBlock{Socket: socket, EndUnlessAwaited: true}
 	})
 	return r, socket
 }
@@ -117,9 +118,9 @@ func TestAwaitedWhere(t *testing.T) {
 	for name, c := range map[string]struct{ text, socket string }{
 		"exec":      {vault + files + "exec { command = [\"x\"] }\n", "/run/x/s"},
 		"watch":     {"watch { paths = [\"/run/x/y\"] }\n", "/run/x/s"},
-		"no socket": {vault + files, noSocket},
+		"no socket": {vault + files, "none"},
 	} {
-		f, err := Parse([]byte(c.text+"status {\nsocket = \""+c.socket+"\"\nend_unless_awaited = true\n}\n"), "test")
+		f, err := config.Parse([]byte(c.text+"status {\nsocket = \""+c.socket+"\"\nend_unless_awaited = true\n}\n"), "test")
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}

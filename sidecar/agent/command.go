@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -13,6 +14,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
@@ -79,48 +81,37 @@ func (c *commandFlags) define(flags *flag.FlagSet) {
 	}
 }
 
-// load reads the file or text, if any, and puts the flags over it.
-func (c *commandFlags) load() (Config, error) {
-	f, err := c.file()
-	if err != nil {
-		return Config{}, err
-	}
-	return f.Check()
-}
-
 // load reads a file, or a text, or neither.
-func load(path, text string) (File, error) {
+func load(path, text string) (config.File, error) {
 	switch {
 	case path != "" && text != "":
-		return File{}, errors.New("--config (or HYVVE_SIDECAR_CONFIG) and --config-text (or HYVVE_SIDECAR_CONFIG_TEXT) are both set; take one out")
+		return config.File{}, errors.New("--config (or HYVVE_SIDECAR_CONFIG) and --config-text (or HYVVE_SIDECAR_CONFIG_TEXT) are both set; take one out")
 	case path != "":
-		return Load(path)
+		return config.Load(path)
 	case text != "":
-		return Parse([]byte(text), "config-text")
+		return config.Parse([]byte(text), "config-text")
 	}
-	return File{}, nil
+	return config.File{}, nil
 }
 
-// reload is load for a sidecar that runs. Where nothing names the instance, it stays the one that it is: its standard name
-// depends on what is rendered.
-func (c *commandFlags) reload(instance string) (Config, error) {
+// load reads the file or text, if any, and puts the flags over it. A sidecar that runs already is an instance: where nothing names
+// one, it stays that, since its standard name depends on what is rendered.
+func (c *commandFlags) load(instance string) (Config, error) {
 	f, err := c.file()
 	if err != nil {
 		return Config{}, err
 	}
-	if f.Instance == "" {
-		f.Instance = instance
-	}
-	return f.Check()
+	f.Instance = cmp.Or(f.Instance, instance)
+	return Check(f)
 }
 
-func (c *commandFlags) file() (File, error) {
+func (c *commandFlags) file() (config.File, error) {
 	f, err := load(c.config, c.text)
 	if err != nil {
 		return f, err
 	}
 	if c.watch != "" {
-		f.Watch = &WatchBlock{Paths: []string{c.watch}}
+		f.Watch = &config.WatchBlock{Paths: []string{c.watch}}
 	}
 	auth, err := c.auth()
 	if err != nil {
@@ -137,13 +128,13 @@ func (c *commandFlags) file() (File, error) {
 	over(&f.Workload, c.workload)
 	over(&f.Instance, c.instance)
 	if c.dotenv != "" {
-		f.Render = append(f.Render, RenderBlock{Format: "dotenv", Path: c.dotenv})
+		f.Render = append(f.Render, config.RenderBlock{Format: "dotenv", Path: c.dotenv})
 	}
 	if c.bundle != "" {
-		f.Render = append(f.Render, RenderBlock{Format: "bundle", Path: c.bundle})
+		f.Render = append(f.Render, config.RenderBlock{Format: "bundle", Path: c.bundle})
 	}
 	if c.pidFile != "" {
-		f.Reload = &ReloadBlock{Method: "signal", PIDFile: c.pidFile}
+		f.Reload = &config.ReloadBlock{Method: "signal", PIDFile: c.pidFile}
 	}
 	if c.exec != nil {
 		c.exec.over(&f)
@@ -158,13 +149,13 @@ func (c *commandFlags) file() (File, error) {
 		f.Reload.Signal = c.signal
 	}
 	if c.health != "" {
-		f.Health = []HealthBlock{{Method: "http", URL: c.health}}
+		f.Health = []config.HealthBlock{{Method: "http", URL: c.health}}
 	}
 	if c.databaseURL != "" {
-		f.Reencrypt = &ReencryptBlock{DatabaseURLFile: c.databaseURL}
+		f.Reencrypt = &config.ReencryptBlock{DatabaseURLFile: c.databaseURL}
 	}
 	if c.statusSocket != "" || c.statusListen != "" {
-		block := StatusBlock{}
+		block := config.StatusBlock{}
 		if f.Status != nil {
 			block = *f.Status
 		}
@@ -175,9 +166,9 @@ func (c *commandFlags) file() (File, error) {
 	return f, nil
 }
 
-func (c *commandFlags) overVault(f *File, auth AuthBlock) {
+func (c *commandFlags) overVault(f *config.File, auth config.AuthBlock) {
 	if f.Vault == nil {
-		f.Vault = &VaultBlock{}
+		f.Vault = &config.VaultBlock{}
 	}
 	if c.address != "" {
 		f.Vault.Address = c.address
@@ -248,7 +239,7 @@ func (c *commandFlags) onHangup(ctx context.Context, hangups <-chan os.Signal, n
 			return
 		case <-hangups:
 		}
-		next, err := c.reload(now.Instance)
+		next, err := c.load(now.Instance)
 		if err == nil {
 			err = now.changeable(next)
 		}
@@ -305,7 +296,7 @@ func prepare(name, help string, f *commandFlags, args []string, stdout, stderr i
 		_, _ = fmt.Fprintf(stderr, "hyvve-sidecar %s: %v\n", name, err)
 		return Config{}, nil, 2
 	}
-	c, err := f.load()
+	c, err := f.load("")
 	var log *slog.Logger
 	if err == nil {
 		log, err = f.logger(stderr)

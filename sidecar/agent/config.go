@@ -3,207 +3,155 @@
 package agent
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
-	"fmt"
-	"io"
 	"os"
+	"path/filepath"
 	"time"
 
-	"github.com/hashicorp/hcl/v2"
-	"github.com/hashicorp/hcl/v2/gohcl"
-	"github.com/hashicorp/hcl/v2/hclparse"
-
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/kubernetes"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/lastgood"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/supervise"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/watch"
 )
 
-// File is the configuration as it is written, in HCL.
-type File struct {
-	Workload string `hcl:"workload,optional"`
-	Instance string `hcl:"instance,optional"`
-	// AllowNames are reserved environment names that keys may have all the same.
-	AllowNames []string `hcl:"allow_names,optional"`
-
-	Vault     *VaultBlock     `hcl:"vault,block"`
-	Render    []RenderBlock   `hcl:"render,block"`
-	Watch     *WatchBlock     `hcl:"watch,block"`
-	Reload    *ReloadBlock    `hcl:"reload,block"`
-	Exec      *ExecBlock      `hcl:"exec,block"`
-	Health    []HealthBlock   `hcl:"health,block"`
-	Reencrypt *ReencryptBlock `hcl:"reencrypt,block"`
-	Proxy     []ProxyBlock    `hcl:"proxy,block"`
-	Status    *StatusBlock    `hcl:"status,block"`
-
-	Kubernetes *KubernetesBlock `hcl:"kubernetes,block"`
-}
-
-// Config is a configuration that was checked.
+// Config is a configuration that was checked, and what runs by it.
 type Config struct {
-	File
-	Targets   []render.Target
-	LastGood  *lastgood.Store // nil: no copy is kept
-	Patience  time.Duration   // how long Vault may be away at a start before the copy is used
-	Listeners []Listener
-	Reloader  reload.Reloader   // nil: files are all that is wanted
-	Supervise supervise.Options // of the exec block
-	Checker   health.Checker    // nil: the workload counts as healthy when it has been told to reload
-	Interval  time.Duration     // between health checks
-	Successes int               // good checks in a row that prove a workload well
-	Failures  int               // bad ones in a row that prove it unwell; 0 is 1
-	Deadline  time.Duration     // for the first good check after a reload
-	Stable    time.Duration
-	Poll      time.Duration
-	Valid     watch.Validator // nil: whatever is stable is acted on
-	Warnings  []string        // where secrets cross a network without verified TLS
-	Socket    string          // where to tell how the sidecar is; empty: nowhere
-
-	Destinations []Destination // that are no files
-	LookEvery    time.Duration // at whether they are as they should be
-	api          *kubernetes.Client
-	namespace    string        // where nothing else is said
-	rolloutTime  time.Duration // that a rollout may take; 0: there is none
+	config.Checked
+	LastGood     *lastgood.Store   // nil: no copy is kept
+	Patience     time.Duration     // how long Vault may be away at a start before the copy is used
+	Reloader     reload.Reloader   // nil: files are all that is wanted
+	Supervise    supervise.Options // of the exec block
+	Checker      health.Checker    // nil: the workload counts as healthy when it has been told to reload
+	Valid        watch.Validator   // nil: whatever is stable is acted on
+	Destinations []Destination     // that are no files
 
 	gateKeys map[*health.Prometheus]string // names of the keys whose values they present
 }
 
-// Load reads a configuration file. Errors name file and line, and what to write instead.
-func Load(path string) (File, error) {
-	var text []byte
-	var info os.FileInfo
-	f, err := os.Open(path) //nolint:gosec // the operator names it
-	if err == nil {
-		defer f.Close()                       //nolint:errcheck // read only
-		if info, err = f.Stat(); err == nil { // of what is read, not of what stands at the path later
-			text, err = io.ReadAll(f)
-		}
-	}
+// Destination is a Secret, and what it is to hold.
+type Destination struct {
+	*kubernetes.Secret
+	Data      render.Data
+	Multiline bool // the readers of what its templates make take values of several lines there
+}
+
+// Check checks a configuration, and makes what runs by it.
+func Check(f config.File) (Config, error) {
+	checked, err := f.Check()
 	if err != nil {
-		return File{}, fmt.Errorf("the configuration file cannot be read: %w; name one that is there and that this user may read", err)
+		return Config{}, err
 	}
-	if err := external.CheckOwned(path, info); err != nil && info.Mode().IsRegular() { // it may come from a pipe
-		return File{}, fmt.Errorf("the configuration file names programs that are run: %w", err)
-	}
-	return Parse(text, path)
+	return build(checked), nil
 }
 
-// Parse reads the text of a configuration that is called name.
-func Parse(text []byte, name string) (File, error) {
-	var f File
-	parsed, diagnostics := hclparse.NewParser().ParseHCL(text, name)
-	if diagnostics.HasErrors() {
-		return f, wording(diagnostics)
+func build(checked config.Checked) Config {
+	c := Config{Checked: checked, gateKeys: map[*health.Prometheus]string{}}
+	if c.Watch != nil {
+		c.Valid = watch.Validators()[c.Watch.Validate]
 	}
-	if diagnostics := gohcl.DecodeBody(parsed.Body, &hcl.EvalContext{}, &f); diagnostics.HasErrors() {
-		return f, wording(diagnostics)
+	if c.Vault != nil && c.Vault.LastGood != nil {
+		c.Patience = copyPatience
+		c.LastGood = &lastgood.Store{
+			Path: filepath.Clean(c.Vault.LastGood.Path), KeyFile: c.Vault.LastGood.KeyFile, MaxAge: c.CopyAge,
+			Owner: lastgood.Owner{Namespace: c.Vault.Namespace, Mount: c.Vault.Mount, Workload: c.Workload, Instance: c.Instance},
+		}
 	}
-	return f, nil
+	c.Reloader = c.reloader()
+	if c.Exec != nil {
+		c.Supervise = c.supervised()
+	}
+	c.Checker = c.checker()
+	return c
 }
 
-func wording(diagnostics hcl.Diagnostics) error {
-	var errs []error
-	for _, d := range diagnostics {
-		switch {
-		case d.Severity != hcl.DiagError:
-		case d.Subject == nil: // about the file as a whole, which Detail names
-			errs = append(errs, fmt.Errorf("%s: %s", d.Summary, d.Detail))
-		default:
-			errs = append(errs, fmt.Errorf("%s: %s: %s", d.Subject, d.Summary, d.Detail))
-		}
+// reloader makes that of the reload block, and the destinations, which a rollout restarts the readers of.
+func (c *Config) reloader() reload.Reloader {
+	var api *kubernetes.Client
+	if b := c.Kubernetes; b != nil {
+		api = &kubernetes.Client{Address: b.Address, CACert: b.CACert, TokenPath: b.TokenPath}
 	}
-	return errors.Join(errs...)
+	var secrets []*kubernetes.Secret
+	for _, s := range c.Secrets {
+		object := s.Object()
+		object.Client = api
+		secrets = append(secrets, object)
+		c.Destinations = append(c.Destinations, Destination{object, s.Holds, s.Multiline})
+	}
+	switch r := c.Reloading; r.Method {
+	case "signal":
+		return reload.Signal{PIDFile: r.PIDFile, Match: reload.Match{Name: r.Process, Command: r.Cmdline}, Signal: r.Signal}
+	case "command":
+		return reload.Command{Args: r.Command, Timeout: r.Timeout}
+	case "http":
+		return reload.HTTP{
+			URL: r.URL, Method: r.HTTPMethod, Headers: r.Headers, HeaderFiles: r.HeaderFiles, BasicAuthFile: r.BasicAuthFile,
+			BearerTokenFile: r.BearerTokenFile, Statuses: r.ExpectStatus, Timeout: r.Timeout,
+		}
+	case "rollout":
+		return &kubernetes.Rollout{Client: api, Kind: r.Kind, Namespace: r.Namespace, Name: r.Name, Secrets: secrets}
+	}
+	return nil
 }
 
-// Check fills in defaults and refuses what cannot work, all of it at once.
-func (f File) Check() (Config, error) {
-	c := Config{File: f}
-	var errs []error
-	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	duration := func(name, text string, standard time.Duration) time.Duration {
-		d, err := duration(name, text, standard)
-		if err != nil {
-			errs = append(errs, err)
-		}
-		return d
+func (c *Config) supervised() supervise.Options {
+	r := c.Running
+	o := supervise.Options{
+		Command: r.Command, Environ: os.Environ(), Keys: r.Keys, Accepts: r.Accepts, Previous: r.Previous,
+		OnChange: r.OnChange, Signal: r.Signal, StopSignal: r.StopSignal, StopTimeout: r.StopTimeout,
+		ByEtag: c.ExpectsEtag() && len(c.Files()) > 0, Overlap: r.Overlap, Allow: c.AllowNames,
 	}
-	switch {
-	case f.Vault == nil && f.Watch == nil:
-		fail("neither a vault block (render files from the engine) nor a watch block (follow files that something else renders) is there; add one")
-	case f.Vault != nil && f.Watch != nil:
-		fail("a vault block and a watch block exclude each other: files are rendered here, or by something else")
-	case f.Watch != nil && (f.Reload == nil || f.Reload.Method == "none"):
-		fail("watch: without a reload block nothing would happen on a change; add one")
-	case f.Watch != nil && len(f.Render) > 0:
-		fail("render needs a vault block; with watch, something else renders")
+	if c.Reencrypt != nil && c.Reencrypt.DatabaseURLEnv != "" {
+		o.Withheld = append(o.Withheld, c.Reencrypt.DatabaseURLEnv)
 	}
-	if f.Watch != nil {
-		errs = append(errs, c.checkWatch()...)
-	}
-	if f.Vault != nil {
-		errs = append(errs, c.checkVault()...)
-		errs = append(errs, c.checkReencrypt()...)
-	}
-	errs = append(errs, f.checkAllowNames()...)
-	errs = append(errs, c.checkProxies()...)
-	errs = append(errs, c.checkRender()...)
-	errs = append(errs, c.checkStatus()...)
-	errs = append(errs, c.checkKubernetes()...)
-	if f.Reload != nil && f.Reload.Method == "rollout" {
-		var err error
-		c.rolloutTime = duration("reload: timeout", f.Reload.Timeout, rolloutLimits)
-		if c.Reloader, err = c.rollout(); err != nil {
-			errs = append(errs, err)
-		}
-	} else if f.Reload != nil {
-		var err error
-		if c.Reloader, err = f.Reload.reloader(duration("reload: timeout", f.Reload.Timeout, 30*time.Second)); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	if f.Exec != nil {
-		errs = append(errs, c.checkExec()...)
-	}
-	errs = append(errs, c.checkHealth()...)
-	c.Warnings = c.inClear()
-	return c, errors.Join(errs...)
+	return o
 }
 
-// place tells two sidecars of a workload on one host apart: by what they render and reload, which cannot be the same.
-func (c *Config) place() string {
-	hash := sha256.New()
-	for _, r := range c.Render {
-		_, _ = fmt.Fprintf(hash, "%q", r.Path)
-		if r.Format == kubernetesSecret {
-			_, _ = fmt.Fprintf(hash, "%q%q", r.Namespace, r.Name)
+// checker makes those of the health blocks, and that of a rollout; nil if there are none.
+func (c *Config) checker() health.Checker {
+	var all health.All
+	for _, h := range c.Checks {
+		switch h.Method {
+		case "http":
+			all = append(all, health.HTTP{URL: h.URL, Timeout: h.Timeout, ExpectEtag: h.ExpectEtag})
+		case "tcp":
+			all = append(all, health.TCP{Address: h.Address, Timeout: h.Timeout})
+		case "command":
+			all = append(all, health.Command{Args: h.Command, Timeout: h.Timeout, ExpectEtag: h.ExpectEtag})
+		case "prometheus":
+			p := &health.Prometheus{
+				Metrics: health.Metrics{URL: h.URL, Metric: h.Metric, Matchers: h.Matchers, Timeout: h.Timeout, BearerTokenFile: h.BearerTokenFile},
+				Window:  h.Window,
+			}
+			if h.MaxIncrease != nil {
+				p.MaxIncrease = *h.MaxIncrease
+			}
+			if h.Key != "" {
+				c.gateKeys[p] = h.Key
+			}
+			all = append(all, p)
 		}
 	}
-	if r := c.Reload; r != nil {
-		_, _ = fmt.Fprintf(hash, "%q%q%q", r.PIDFile, r.URL, r.Command)
-		if r.Process != "" || r.Cmdline != "" {
-			_, _ = fmt.Fprintf(hash, "%q%q", r.Process, r.Cmdline)
-		}
+	if r, ok := c.Reloader.(*kubernetes.Rollout); ok {
+		all = append(all, r)
 	}
-	if e := c.Exec; e != nil {
-		_, _ = fmt.Fprintf(hash, "%q", e.Command)
+	if len(all) == 0 {
+		return nil
 	}
-	return hex.EncodeToString(hash.Sum(nil))[:6]
+	return all
 }
 
-// duration reads one that must be positive; without a text it is the standard one.
-func duration(name, text string, standard time.Duration) (time.Duration, error) {
-	if text == "" {
-		return standard, nil
+// connect makes the client of a block that was checked.
+func connect(v config.VaultBlock) (*login.Connection, error) {
+	a := login.Address{
+		URL: v.Address, Namespace: v.Namespace, CACert: v.CACert, CAPath: v.CAPath, ServerName: v.ServerName,
+		ClientCert: v.ClientCert, ClientKey: v.ClientKey,
 	}
-	d, err := time.ParseDuration(text)
-	if err != nil || d <= 0 {
-		return 0, fmt.Errorf("%s = %q is not a duration; write one such as \"%s\"", name, text, standard)
+	if v.Auth.CertFile != "" {
+		a.ClientCert, a.ClientKey = v.Auth.CertFile, v.Auth.KeyFile
 	}
-	return d, nil
+	return login.Connect(a)
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 )
 
 const secretGood = `
@@ -79,28 +81,29 @@ func TestKubernetesConfiguration(t *testing.T) {
 func TestKubernetesDefaults(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
 	t.Setenv("KUBERNETES_SERVICE_PORT", "443")
-	f := File{
-		Workload: "prometheus", Vault: &VaultBlock{Address: "http://127.0.0.1:8200", Auth: AuthBlock{Method: "token_file", Path: "/run/token"}},
-		Render: []RenderBlock{{Format: kubernetesSecret, Name: "metrics-auth", Namespace: "monitoring"}},
-		Reload: &ReloadBlock{Method: "rollout", Kind: "statefulset", Name: "prometheus", Namespace: "monitoring"},
+	f := config.File{
+		Workload: "prometheus", Vault: &config.VaultBlock{Address: "http://127.0.0.1:8200", Auth: config.AuthBlock{Method: "token_file", Path: "/run/token"}},
+		Render: []config.RenderBlock{{Format: config.KubernetesSecret, Name: "metrics-auth", Namespace: "monitoring"}},
+		Reload: &config.ReloadBlock{Method: "rollout", Kind: "statefulset", Name: "prometheus", Namespace: "monitoring"},
 	}
-	c, err := f.Check()
+	c, err := Check(f)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.api.Address != "https://[fd00::1]:443" || !strings.HasSuffix(c.api.CACert, "/ca.crt") || !strings.HasSuffix(c.api.TokenPath, "/token") {
-		t.Errorf("the API server is %s, %s, %s", c.api.Address, c.api.CACert, c.api.TokenPath)
+	api := c.Destinations[0].Client
+	if api.Address != "https://[fd00::1]:443" || !strings.HasSuffix(api.CACert, "/ca.crt") || !strings.HasSuffix(api.TokenPath, "/token") {
+		t.Errorf("the API server is %s, %s, %s", api.Address, api.CACert, api.TokenPath)
 	}
-	if c.Deadline != rolloutLimits || c.LookEvery != lookEvery || c.Checker == nil {
+	if c.Deadline != 10*time.Minute || c.LookEvery != time.Minute || c.Checker == nil {
 		t.Errorf("deadline %s, look every %s", c.Deadline, c.LookEvery)
 	}
-	f.Health = []HealthBlock{{Method: "none", Deadline: "3m"}}
-	if c, err = f.Check(); err != nil || c.Deadline != 3*time.Minute || c.Checker == nil {
+	f.Health = []config.HealthBlock{{Method: "none", Deadline: "3m"}}
+	if c, err = Check(f); err != nil || c.Deadline != 3*time.Minute || c.Checker == nil {
 		t.Errorf("deadline %s (%v)", c.Deadline, err)
 	}
-	f.Render = []RenderBlock{{Format: kubernetesSecret, Name: "other", Namespace: "monitoring"}}
-	other, err := f.Check()
-	if err != nil || other.place() == c.place() {
+	f.Render = []config.RenderBlock{{Format: config.KubernetesSecret, Name: "other", Namespace: "monitoring"}}
+	other, err := Check(f)
+	if err != nil || other.Place() == c.Place() {
 		t.Errorf("two sidecars of one host are one instance (%v)", err)
 	}
 }

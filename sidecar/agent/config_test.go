@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 )
 
 const good = `
@@ -184,10 +186,10 @@ func TestFlagsAlone(t *testing.T) {
 // Two sidecars of a workload on one host must not take each other's place.
 func TestInstancesOnOneHostDiffer(t *testing.T) {
 	instance := func(path string) string {
-		c, err := File{
-			Workload: "api", Vault: &VaultBlock{Address: "http://x", Auth: AuthBlock{Method: "token_file", Path: "/t"}},
-			Render: []RenderBlock{{Format: "json", Path: path}},
-		}.Check()
+		c, err := Check(config.File{
+			Workload: "api", Vault: &config.VaultBlock{Address: "http://x", Auth: config.AuthBlock{Method: "token_file", Path: "/t"}},
+			Render: []config.RenderBlock{{Format: "json", Path: path}},
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 )
 
@@ -22,9 +23,9 @@ func TestDatabaseURLOfNow(t *testing.T) {
 		}
 		t.Setenv("HYVVE_TEST_DATABASE_URL", url)
 	}
-	for _, block := range []ReencryptBlock{{DatabaseURLKey: "DATABASE_URL"}, {DatabaseURLFile: file}, {DatabaseURLEnv: "HYVVE_TEST_DATABASE_URL"}} {
+	for _, block := range []config.ReencryptBlock{{DatabaseURLKey: "DATABASE_URL"}, {DatabaseURLFile: file}, {DatabaseURLEnv: "HYVVE_TEST_DATABASE_URL"}} {
 		board := status.NewBoard(status.State{}, nil)
-		a := &Agent{config: Config{File: File{Reencrypt: &block}}, board: board, log: slog.New(slog.DiscardHandler)}
+		a := &Agent{config: Config{Checked: config.Checked{File: config.File{Reencrypt: &block}}}, board: board, log: slog.New(slog.DiscardHandler)}
 		a.jobs = newJobs(a.reencryptor())
 		at := func(url string) Reencryptor {
 			t.Helper()
@@ -52,13 +53,13 @@ func TestDatabaseURLOfNow(t *testing.T) {
 		}
 	}
 	write("")
-	for want, block := range map[string]ReencryptBlock{
+	for want, block := range map[string]config.ReencryptBlock{
 		"the bundle has no value of OTHER": {DatabaseURLKey: "OTHER"},
 		"is empty":                         {DatabaseURLFile: file},
 		"no such file":                     {DatabaseURLFile: file + "x"},
 		"has no HYVVE_TEST_DATABASE_URL":   {DatabaseURLEnv: "HYVVE_TEST_DATABASE_URL"},
 	} {
-		if _, err := block.databaseURL(nil); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := databaseURL(block, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}

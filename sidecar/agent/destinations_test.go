@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/lastgood"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
@@ -153,9 +154,9 @@ func (p *played) configuration(r *running, more string) Config {
 	p.t.Helper()
 	path := filepath.Join(r.dir, "sidecar.hcl")
 	p.must(os.WriteFile(path, fmt.Appendf(nil, withSecret, r.fake.server.URL, filepath.Join(r.dir, "token"), p.URL, p.CAFile, p.token, more), 0o600))
-	f, err := Load(path)
+	f, err := config.Load(path)
 	p.must(err)
-	c, err := f.Check()
+	c, err := Check(f)
 	p.must(err)
 	return c
 }

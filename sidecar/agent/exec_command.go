@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/supervise"
 )
@@ -46,13 +47,13 @@ func (e *execFlags) define(flags *flag.FlagSet) {
 }
 
 // over puts the flags over the block.
-func (e *execFlags) over(f *File) {
+func (e *execFlags) over(f *config.File) {
 	set := len(e.command) > 0 || e.accepts || e.previous || e.overlap || e.keys+e.onChange+e.stopSignal+e.stopTimeout != ""
 	if f.Exec == nil && !set && !e.always {
 		return
 	}
 	if f.Exec == nil {
-		f.Exec = &ExecBlock{}
+		f.Exec = &config.ExecBlock{}
 	}
 	for _, o := range []struct {
 		into  *string

@@ -47,7 +47,7 @@ func (a *Agent) prepareHealth() {
 		return
 	}
 	var last proc.Identity
-	restarts := &health.Restarts{Warn: warn, Path: a.config.keptAt("restarts", a.config.place()), Identify: func() (string, error) {
+	restarts := &health.Restarts{Warn: warn, Path: a.config.keptAt("restarts", a.config.Place()), Identify: func() (string, error) {
 		found, err := id.Identify(last)
 		if err == nil {
 			last = found

@@ -18,6 +18,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 )
 
@@ -43,11 +44,14 @@ func newCounter(t *testing.T) *counter {
 // gated gives the agent's configuration a gate on the counter, made as from a file.
 func (c *counter) gated(t *testing.T, window string) func(*running, *Config) {
 	most := 5.0
-	return func(_ *running, config *Config) {
-		config.Health = []HealthBlock{{Method: "prometheus", URL: c.server.URL, Metric: "refused_total", MaxIncrease: &most, Window: window, Key: "TOKEN", Interval: "10ms"}}
-		if errs := config.checkHealth(); len(errs) > 0 {
-			t.Fatal(errs)
+	return func(_ *running, gated *Config) {
+		gated.Health = []config.HealthBlock{{Method: "prometheus", URL: c.server.URL, Metric: "refused_total", MaxIncrease: &most, Window: window, Key: "TOKEN", Interval: "10ms"}}
+		own, err := Check(config.File{Workload: "api", Vault: anyVault(), Health: gated.Health})
+		if err != nil {
+			t.Fatal(err)
 		}
+		gated.Interval, gated.Deadline, gated.Successes, gated.Failures = own.Interval, own.Deadline, own.Successes, own.Failures
+		gated.Checker, gated.gateKeys = own.Checker, own.gateKeys
 	}
 }
 
@@ -71,10 +75,10 @@ func TestGateOnTheReport(t *testing.T) {
 		t.Errorf("loaded is %v", report["etag"])
 	}
 	r.stop()
-	r = startAgentWith(t, dir, nil, func(r2 *running, config *Config) {
+	r = startAgentWith(t, dir, nil, func(r2 *running, gated *Config) {
 		r2.fake.version = 2
 		r2.fake.work = []workload.Work{{ID: "w", Phase: workload.PhaseStage}} // another etag of the same content
-		c.gated(t, "8s")(r2, config)
+		c.gated(t, "8s")(r2, gated)
 	})
 	r.await("after a restart", unhealthy(why))
 	r.await("a whole window later", loaded("etag-2-1"))
@@ -90,9 +94,9 @@ func TestGateOnTheReport(t *testing.T) {
 // What happens between the rendering and the end of the reload counts.
 func TestGateCountsDuringTheReload(t *testing.T) {
 	c := newCounter(t)
-	r := startAgentWith(t, t.TempDir(), nil, func(r *running, config *Config) {
-		c.gated(t, "1m")(r, config)
-		config.Reloader = reloaderFunc(func() error { c.value.Add(6); return nil })
+	r := startAgentWith(t, t.TempDir(), nil, func(r *running, gated *Config) {
+		c.gated(t, "1m")(r, gated)
+		gated.Reloader = reloaderFunc(func() error { c.value.Add(6); return nil })
 	})
 	report := r.await("grown", unhealthy("refused_total has grown by 6"))
 	if report["etag"] != "" {
@@ -196,4 +200,9 @@ func bundleOf(env, value string, accepts ...string) client.Bundle {
 		b.Accepts[env] = append(b.Accepts[env], key.NewValue(v))
 	}
 	return b
+}
+
+// anyVault is a block that passes the checks, for configurations of which something else is wanted.
+func anyVault() *config.VaultBlock {
+	return &config.VaultBlock{Address: "http://127.0.0.1:8200", Auth: config.AuthBlock{Method: "token_file", Path: "/run/token"}}
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 )
 
 // A data source of Grafana is rendered by template, and Grafana asked to read it, with credentials from a file: when it is
@@ -37,21 +39,21 @@ func TestDataSourceOfGrafana(t *testing.T) {
 	}))
 	defer grafana.Close()
 	r := startAgentWith(t, dir, nil, func(_ *running, c *Config) {
-		target, err := RenderBlock{Format: "template", Path: source, Template: `apiVersion: 1
+		own, err := Check(config.File{
+			Workload: c.Workload, Vault: anyVault(),
+			Render: []config.RenderBlock{{Format: "template", Path: source, Template: `apiVersion: 1
 datasources:
   - name: agents
     type: prometheus
     jsonData: { httpHeaderName1: Authorization }
     secureJsonData: { httpHeaderValue1: {{ json (printf "Bearer %s" (value "TOKEN")) }} }
-`}.target(nil)
+`}},
+			Reload: &config.ReloadBlock{Method: "http", URL: grafana.URL + "/api/admin/provisioning/datasources/reload", BasicAuthFile: admin},
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.Targets = append(c.Targets, target)
-		c.Reloader, err = ReloadBlock{Method: "http", URL: grafana.URL + "/api/admin/provisioning/datasources/reload", BasicAuthFile: admin}.reloader(c.Deadline)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c.Targets, c.Reloader = append(c.Targets, own.Targets...), own.Reloader
 	})
 	for n := 1; n <= 3; n++ {
 		r.fake.change(func() { r.fake.version = n })

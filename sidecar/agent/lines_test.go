@@ -9,6 +9,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 )
 
 // What is said of values of several lines is what each way into the workload can carry.
@@ -36,18 +37,19 @@ func TestWhatIsSaidOfValuesOfSeveralLines(t *testing.T) {
 		"secret":             {"render \"kubernetes_secret\" {\n name = \"s\"\n data = { \"tls.key\" = \"A\" }\n}\nkubernetes {\n address = \"https://10.0.0.1\"\n ca_cert = \"/ca\"\n token_path = \"/t\"\n namespace = \"n\"\n}", none},
 		"secret's template":  {"render \"kubernetes_secret\" {\n name = \"s\"\n data = { \"k\" = \"A\", \"t\" = \"Bearer {{ value \\\"B\\\" }}\" }\n}\nkubernetes {\n address = \"https://10.0.0.1\"\n ca_cert = \"/ca\"\n token_path = \"/t\"\n namespace = \"n\"\n}", client.OneLine{"B"}},
 	} {
-		f, err := Parse([]byte(login+c.blocks), "sidecar.hcl")
+		f, err := config.Parse([]byte(login+c.blocks), "sidecar.hcl")
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		config, _ := f.Check() // files that are not there do not matter
-		if got := config.oneLine(); !slices.Equal(got, c.want) {
+		checked, _ := f.Check() // files that are not there do not matter
+		built := build(checked)
+		if got := built.oneLine(); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
 	for _, format := range []string{"json", "docker", "files"} {
-		f, err := Parse([]byte(login+"render \""+format+"\" {\n path = \"/run/a\"\n multiline = true\n}"), "sidecar.hcl")
+		f, err := config.Parse([]byte(login+"render \""+format+"\" {\n path = \"/run/a\"\n multiline = true\n}"), "sidecar.hcl")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/login"
 )
 
@@ -82,18 +83,18 @@ func (a *Agent) applyHeld(ctx context.Context, problem error) {
 }
 
 // auth is the way to log in that the flags say; without a method if they say none.
-func (c *commandFlags) auth() (AuthBlock, error) {
-	var found AuthBlock
+func (c *commandFlags) auth() (config.AuthBlock, error) {
+	var found config.AuthBlock
 	by := ""
 	for _, way := range []struct {
 		set   bool
 		flag  string
-		block AuthBlock
+		block config.AuthBlock
 	}{
-		{c.tokenFile != "", "--token-file", AuthBlock{Method: "token_file", Path: c.tokenFile}},
-		{c.roleID != "" || c.secretID != "", "--role-id-file", AuthBlock{Method: "approle", RoleIDFile: c.roleID, SecretIDFile: c.secretID}},
-		{c.kubernetesRole != "", "--kubernetes-role", AuthBlock{Method: "kubernetes", Role: c.kubernetesRole}},
-		{c.certFile != "" || c.keyFile != "", "--cert-file", AuthBlock{Method: "cert", CertFile: c.certFile, KeyFile: c.keyFile}},
+		{c.tokenFile != "", "--token-file", config.AuthBlock{Method: "token_file", Path: c.tokenFile}},
+		{c.roleID != "" || c.secretID != "", "--role-id-file", config.AuthBlock{Method: "approle", RoleIDFile: c.roleID, SecretIDFile: c.secretID}},
+		{c.kubernetesRole != "", "--kubernetes-role", config.AuthBlock{Method: "kubernetes", Role: c.kubernetesRole}},
+		{c.certFile != "" || c.keyFile != "", "--cert-file", config.AuthBlock{Method: "cert", CertFile: c.certFile, KeyFile: c.keyFile}},
 	} {
 		if !way.set {
 			continue

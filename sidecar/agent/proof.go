@@ -47,7 +47,7 @@ func (a *Agent) read(ctx context.Context) (client.Bundle, error) {
 // secretPath is where the secret is kept for the next process: beside the first rendered file, or beside the last-good
 // copy and sealed as that is. Empty: nowhere.
 func (a *Agent) secretPath() (path string, sealed bool) {
-	switch files := a.config.files(); {
+	switch files := a.config.Files(); {
 	case a.config.LastGood != nil:
 		return a.config.LastGood.Path + ".instance", true
 	case len(files) > 0:

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/proxy"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 )
 
 // listening gives a free port's address. Another process may take it meanwhile; the test fails then.
@@ -46,7 +46,7 @@ func TestProxyBeforeTheWorkload(t *testing.T) {
 	dir := t.TempDir()
 	state := filepath.Join(t.TempDir(), "state")
 	edit := func(_ *running, c *Config) {
-		c.Listeners = []Listener{{address, proxy.Options{Upstream: upstream, Keys: []proxy.Key{{Env: "TOKEN", Header: "Authorization", State: state}}}}}
+		c.Listeners = []config.Listener{{Address: address, Upstream: upstream, Keys: []config.ProxyKey{{Env: "TOKEN", Header: "Authorization", State: state}}}}
 	}
 	presents := func(value string) int {
 		t.Helper()
@@ -103,9 +103,10 @@ func TestProxyStateCannotBeStored(t *testing.T) {
 	}
 	address := listening(t)
 	r := startAgentWith(t, t.TempDir(), nil, func(_ *running, c *Config) {
-		c.Listeners = []Listener{{address, proxy.Options{
-			Upstream: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}, Keys: []proxy.Key{{Env: "TOKEN", Header: "Authorization", State: filepath.Join(wide, "state")}},
-		}}}
+		c.Listeners = []config.Listener{{
+			Address: address, Upstream: &url.URL{Scheme: "http", Host: "127.0.0.1:1"},
+			Keys: []config.ProxyKey{{Env: "TOKEN", Header: "Authorization", State: filepath.Join(wide, "state")}},
+		}}
 	})
 	report := r.await("not healthy", func(report map[string]any) bool { return report["healthy"] == false })
 	if reason, _ := report["reason"].(string); !strings.Contains(reason, "writable by everybody") || r.file() != "" {

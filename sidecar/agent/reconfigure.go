@@ -25,7 +25,7 @@ var errReconfigured = errors.New("the configuration is another one")
 // reconfigure has the loop go on with another configuration, which is changeable to, as soon as it has ended what it is at.
 // It is called beside Run, by one goroutine.
 func (a *Agent) reconfigure(c Config) error {
-	v, err := c.Vault.connect()
+	v, err := connect(*c.Vault)
 	if err != nil {
 		return err
 	}

@@ -89,10 +89,10 @@ func configuredSocket(config string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if f.socket() == "" {
+	if f.SocketPath() == "" {
 		return "", errors.New("by its configuration the sidecar has no socket; set socket in a status block")
 	}
-	return f.socket(), nil
+	return f.SocketPath(), nil
 }
 
 // readyPoll is the time between two looks at a sidecar that is not ready yet.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
@@ -149,12 +150,12 @@ func TestStatusCannotBeServed(t *testing.T) {
 	}
 	defer taken.Close() //nolint:errcheck // of a test
 	log := &kit.Log{}
-	c := Config{File: File{Status: &StatusBlock{Listen: taken.Addr().String()}}}
+	c := Config{Checked: config.Checked{File: config.File{Status: &config.StatusBlock{Listen: taken.Addr().String()}}}}
 	if _, err := serveStatus(t.Context(), c, newBoard(c, nil), testLog(log)); err == nil || !strings.Contains(err.Error(), "end what listens there") {
 		t.Errorf("error is %v", err)
 	}
 	socket := filepath.Join(t.TempDir(), "later", "socket")
-	c = Config{Socket: socket}
+	c = Config{Checked: config.Checked{Socket: socket}}
 	end, err := serveStatus(t.Context(), c, newBoard(c, nil), testLog(log))
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
@@ -62,10 +63,10 @@ func TestFollowMasks(t *testing.T) {
 	if err := os.WriteFile(path, []byte("TOKEN="+canary+"-1"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := File{
-		Watch:  &WatchBlock{Paths: []string{path}, Stable: "10ms", Poll: "20ms"},
-		Reload: &ReloadBlock{Method: "command", Command: []string{"sh", "-c", `echo "refused: $(cat "$1")"; exit 1`, "sh", path}},
-	}.Check()
+	c, err := Check(config.File{
+		Watch:  &config.WatchBlock{Paths: []string{path}, Stable: "10ms", Poll: "20ms"},
+		Reload: &config.ReloadBlock{Method: "command", Command: []string{"sh", "-c", `echo "refused: $(cat "$1")"; exit 1`, "sh", path}},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

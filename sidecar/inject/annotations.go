@@ -13,27 +13,27 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 )
 
 // settings are what annotations and options say together.
 type settings struct {
-	file       agent.File // as the sidecar is to be configured; paths are put in later
-	auth       agent.AuthBlock
-	formats    []agent.RenderBlock // paths are names below the directory
-	templates  []agent.RenderBlock
+	file       config.File // as the sidecar is to be configured; paths are put in later
+	auth       config.AuthBlock
+	formats    []config.RenderBlock // paths are names below the directory
+	templates  []config.RenderBlock
 	keys       []string
 	accepts    bool
 	previous   bool
 	mode       string
-	reload     agent.ReloadBlock
+	reload     config.ReloadBlock
 	health     []string
-	check      agent.HealthBlock
+	check      config.HealthBlock
 	address    string // of tcp
 	metricsURL string
 	exec       string // container
-	execBlock  agent.ExecBlock
+	execBlock  config.ExecBlock
 	containers []string
 	initToo    bool
 	gate       string
@@ -115,7 +115,7 @@ func fileTable() []annotation {
 			if err := fileName(name); err != nil {
 				return err
 			}
-			s.templates = append(s.templates, agent.RenderBlock{Format: string(render.Template), Path: name, Template: v})
+			s.templates = append(s.templates, config.RenderBlock{Format: string(render.Template), Path: name, Template: v})
 			return nil
 		}},
 		{name: "keys", takes: "environment names, with commas between them", standard: "all", text: "Which keys to render, or to put into the environment (`exec`).", set: func(s *settings, _, v string) error {

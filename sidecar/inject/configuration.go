@@ -10,7 +10,7 @@ import (
 	"github.com/hashicorp/hcl/v2/hclwrite"
 	"github.com/zclconf/go-cty/cty"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 )
 
 // writer writes what is set of a block, and nothing else.
@@ -53,7 +53,7 @@ func (w writer) block(kind string, labels ...string) writer {
 }
 
 // configuration is the text of a file in HCL.
-func configuration(f agent.File) string {
+func configuration(f config.File) string {
 	known, err := json.Marshal(f)
 	if err != nil { // which no value in it can bring about
 		return write(f)
@@ -67,7 +67,7 @@ func configuration(f agent.File) string {
 }
 
 // write is what configuration gives, made anew.
-func write(f agent.File) string {
+func write(f config.File) string {
 	file := hclwrite.NewEmptyFile()
 	w := writer{file.Body()}
 	w.text("workload", f.Workload)
@@ -101,7 +101,7 @@ func write(f agent.File) string {
 	return string(file.Bytes())
 }
 
-func (w writer) health(h agent.HealthBlock) {
+func (w writer) health(h config.HealthBlock) {
 	b := w.block("health", h.Method).text("url", h.URL).text("address", h.Address).truth("expect_etag", h.ExpectEtag).
 		text("interval", h.Interval).text("deadline", h.Deadline).text("metric", h.Metric).text("window", h.Window)
 	b.number("successes", h.Successes).number("failures", h.Failures)

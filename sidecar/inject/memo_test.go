@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 )
 
 // What is remembered is bounded by bytes, whatever the sizes of what is remembered are, and the newest is always known.
@@ -40,7 +40,7 @@ func TestMemo(t *testing.T) {
 func TestConfigurationsAreNotMistaken(t *testing.T) {
 	for range 2 {
 		for _, name := range []string{"api", "agents"} {
-			f := agent.File{Workload: name, Vault: &agent.VaultBlock{Address: "https://vault", Auth: agent.AuthBlock{Method: "kubernetes"}}, Status: &agent.StatusBlock{}}
+			f := config.File{Workload: name, Vault: &config.VaultBlock{Address: "https://vault", Auth: config.AuthBlock{Method: "kubernetes"}}, Status: &config.StatusBlock{}}
 			if got, want := configuration(f), write(f); got != want {
 				t.Errorf("%s, want %s", got, want)
 			}

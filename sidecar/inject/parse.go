@@ -14,7 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
@@ -38,9 +38,9 @@ func (o Options) parse(all map[string]string) (settings, error) {
 		return settings{}, ErrNotWanted
 	}
 	s := settings{
-		file:       agent.File{Reencrypt: &agent.ReencryptBlock{}, Vault: &agent.VaultBlock{Address: o.VaultAddress, Namespace: o.VaultNamespace, Mount: cmp.Or(o.VaultMount, "hyvve")}},
-		auth:       agent.AuthBlock{Method: "kubernetes", Mount: cmp.Or(o.AuthMount, "kubernetes"), TokenPath: tokenDir + "/token"},
-		reload:     agent.ReloadBlock{Method: "none"},
+		file:       config.File{Reencrypt: &config.ReencryptBlock{}, Vault: &config.VaultBlock{Address: o.VaultAddress, Namespace: o.VaultNamespace, Mount: cmp.Or(o.VaultMount, "hyvve")}},
+		auth:       config.AuthBlock{Method: "kubernetes", Mount: cmp.Or(o.AuthMount, "kubernetes"), TokenPath: tokenDir + "/token"},
+		reload:     config.ReloadBlock{Method: "none"},
 		caKey:      "ca.crt",
 		audience:   cmp.Or(o.Audience, "vault"),
 		tokenLife:  3600,
@@ -190,12 +190,8 @@ func (s *settings) complete(all map[string]string) error {
 	return s.configure()
 }
 
-// What a proxy lets be under way by default and at most, and what each request beyond the default may take (docs/proxy.md).
-const (
-	proxyRequests     = 384
-	mostProxyRequests = 1 << 16
-	requestKiB        = 150
-)
+// requestKiB is what each request beyond the default may take (docs/proxy.md).
+const requestKiB = 150
 
 // memoryLimit is the default: a sidecar takes some 14 MB, and what a proxy holds at most takes 80 Mi (limits of package proxy; its
 // TestAdversaryHalfSentRequests measures it) for the requests that are let in by default.
@@ -204,7 +200,7 @@ func (s *settings) memoryLimit() resource.Quantity {
 	for _, p := range s.file.Proxy {
 		listens[p.Listen] = true
 	}
-	more := max(0, min(s.proxyRequests, mostProxyRequests)-proxyRequests) * requestKiB / 1024
+	more := max(0, min(s.proxyRequests, config.MostProxyRequests)-config.ProxyRequests) * requestKiB / 1024
 	return resource.MustParse(fmt.Sprintf("%dMi", 16+80*max(1, len(listens))+more*len(listens)))
 }
 
@@ -215,12 +211,12 @@ func (s *settings) configure() error {
 		f.Vault.CACert = path.Join(authority, s.caKey)
 	}
 	f.Vault.Auth = s.auth
-	f.Status = &agent.StatusBlock{Socket: socketPath, EndUnlessAwaited: s.gate == gatePostStart}
+	f.Status = &config.StatusBlock{Socket: socketPath, EndUnlessAwaited: s.gate == gatePostStart}
 	if s.statusPort != 0 {
 		f.Status.Listen = fmt.Sprintf(":%d", s.statusPort)
 	}
 	if s.formats == nil && s.exec == "" && len(s.templates) == 0 {
-		s.formats = []agent.RenderBlock{{Format: string(render.Dotenv), Path: standardNames[render.Dotenv]}}
+		s.formats = []config.RenderBlock{{Format: string(render.Dotenv), Path: standardNames[render.Dotenv]}}
 	}
 	for _, r := range slices.Concat(s.formats, s.templates) {
 		r.Path, r.Mode, r.Keys, r.MakeDirectory = path.Join(keysDir, r.Path), s.mode, s.keys, true
@@ -236,7 +232,7 @@ func (s *settings) configure() error {
 		f.Exec = &s.execBlock
 	}
 	for n, method := range s.health {
-		h := agent.HealthBlock{Method: method}
+		h := config.HealthBlock{Method: method}
 		switch method {
 		case "http":
 			h.URL, h.ExpectEtag = s.check.URL, s.check.ExpectEtag
@@ -260,7 +256,7 @@ func (s *settings) verify() error {
 	if _, ok := sound.get(text); ok {
 		return nil
 	}
-	f, err := agent.Parse([]byte(text), "pod")
+	f, err := config.Parse([]byte(text), "pod")
 	if err != nil {
 		return fmt.Errorf("the annotations make no configuration that the sidecar can read: %w", err)
 	}

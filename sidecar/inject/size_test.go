@@ -8,8 +8,6 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
-
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/proxy"
 )
 
 func TestAnnotationsThatAreTooMuch(t *testing.T) {
@@ -95,9 +93,6 @@ func TestLocked(t *testing.T) {
 
 // What is reserved for a proxy follows from what the proxy lets in.
 func TestMemoryOfProxies(t *testing.T) {
-	if proxyRequests != proxy.MostRequests {
-		t.Errorf("the proxy lets in %d requests by default, and memory is reserved for %d", proxy.MostRequests, proxyRequests)
-	}
 	for _, c := range []struct{ ports, requests, limit string }{
 		{"8081:3000:A", "", "96Mi"}, {"8081:3000:A", "100", "96Mi"}, {"8081:3000:A", "1384", "242Mi"}, {"8081:3000:A,8082:3001:A", "1384", "468Mi"},
 	} {

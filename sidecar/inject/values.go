@@ -16,7 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
@@ -142,7 +142,7 @@ var standardNames = map[render.Format]string{
 }
 
 func setRender(s *settings, _, v string) error {
-	s.formats = []agent.RenderBlock{} // given, though perhaps none
+	s.formats = []config.RenderBlock{} // given, though perhaps none
 	if v == "none" {
 		return nil
 	}
@@ -161,7 +161,7 @@ func setRender(s *settings, _, v string) error {
 		if err := fileName(name); err != nil {
 			return err
 		}
-		s.formats = append(s.formats, agent.RenderBlock{Format: format, Path: name})
+		s.formats = append(s.formats, config.RenderBlock{Format: format, Path: name})
 	}
 	return nil
 }
@@ -191,7 +191,7 @@ func setProxy(s *settings, _, v string) error {
 		if err := key.ValidateEnv(fields[2]); err != nil {
 			return err
 		}
-		block := agent.ProxyBlock{
+		block := config.ProxyBlock{
 			Listen: ":" + fields[0], Upstream: "http://" + net.JoinHostPort("127.0.0.1", fields[1]), Key: fields[2],
 			State: path.Join(keysDir, ".proxy-"+fields[2]+"-"+fields[0]+".hyvve"),
 		}

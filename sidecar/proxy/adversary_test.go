@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
@@ -196,7 +197,7 @@ func TestAdversaryHalfSentRequests(t *testing.T) {
 		if peak > podLimit-agentMore {
 			t.Errorf("%s: the proxy took %d MB, of %d that the pod has", attack.name, peak>>20, podLimit>>20)
 		}
-		if most := 2*MostRequests + idleConns + 100; descriptors > most {
+		if most := 2*config.ProxyRequests + idleConns + 100; descriptors > most {
 			t.Errorf("%s: the proxy had %d descriptors, more than %d", attack.name, descriptors, most)
 		}
 		if failed.Load() > 0 {

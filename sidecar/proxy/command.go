@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/watch"
 )
@@ -28,8 +29,8 @@ followed. Nothing is reported; "hyvve-sidecar agent" with a proxy block does tha
 
 // Command is "hyvve-sidecar proxy". It gives the exit status.
 func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	var s Settings
-	var bundle string
+	var s config.ProxyBlock
+	var bundle, dir string
 	flags := flag.NewFlagSet("hyvve-sidecar proxy", flag.ContinueOnError)
 	flags.StringVar(&s.Listen, "listen", "", "`ADDRESS` for clients to come to, such as 127.0.0.1:8081")
 	flags.StringVar(&s.Upstream, "upstream", "", "`URL` of the application, such as http://127.0.0.1:3000")
@@ -37,14 +38,14 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&s.Header, "header", "", "`NAME` of the header that holds the token; Authorization, with Bearer, otherwise")
 	flags.StringVar(&bundle, "bundle", "", "`FILE` of a bundle, in JSON")
 	flags.StringVar(&s.State, "state", "", "`FILE` to keep what the application may hold; beside the bundle otherwise")
-	flags.IntVar(&s.MaxRequests, "max-requests", MostRequests, "`NUMBER` of requests that may be under way")
+	flags.IntVar(&s.MaxRequests, "max-requests", config.ProxyRequests, "`NUMBER` of requests that may be under way")
 	if ok, status := usage.Parse(flags, args, help, stdout, stderr); !ok {
 		return status
 	}
 	if bundle != "" {
-		s.Dir = filepath.Dir(bundle)
+		dir = filepath.Dir(bundle)
 	}
-	k, upstream, errs := s.Check()
+	k, upstream, errs := s.Check(dir)
 	if !filepath.IsAbs(bundle) {
 		errs = append(errs, errors.New("bundle is missing, or not an absolute path; name the file with the accept-list"))
 	}

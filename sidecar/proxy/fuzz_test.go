@@ -12,6 +12,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 )
 
 // Whatever stands in the header: the application is handed its own value for an accepted one only, and sees everything
@@ -44,7 +45,7 @@ func FuzzTranslate(f *testing.F) {
 				t.Errorf("what came in was changed: %q", in)
 			}
 			presented := first == token(2)
-			if header == bearerHeader {
+			if header == config.BearerHeader {
 				at := len(first) - len(token(2))
 				presented = at >= len("Bearer ") && first[at:] == token(2) && strings.EqualFold(first[:len("Bearer ")], "Bearer ") && strings.Trim(first[len("Bearer "):at], " ") == ""
 			}

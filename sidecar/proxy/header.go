@@ -7,15 +7,14 @@ import (
 	"crypto/subtle"
 	"net/http"
 	"strings"
-)
 
-// bearerHeader is the one whose value has a scheme before the token (RFC 6750); others hold the bare value.
-const bearerHeader = "Authorization"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
+)
 
 // split gives the part of a header's value that is the token, and what stands before it. The scheme's case and the
 // number of spaces are the client's affair: they are passed on, so that the application judges them.
 func split(header, value string) (before, token string, ok bool) {
-	if header != bearerHeader {
+	if header != config.BearerHeader {
 		return "", value, value != ""
 	}
 	const scheme = "bearer "

@@ -15,9 +15,6 @@ import (
 )
 
 const (
-	// MostRequests is how many requests may be under way by default, WebSockets among them.
-	MostRequests = 384
-	mostRequests = 1 << 16
 	// idleConns is how many connections there may be beside them, without a request.
 	idleConns = 256
 	// replayed is how many bytes of bodies are kept together, while the application may have to be asked again.

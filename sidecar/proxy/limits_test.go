@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
@@ -72,7 +73,7 @@ func TestPlaces(t *testing.T) {
 	if status, _, _ := get("/"); status != http.StatusOK {
 		t.Errorf("afterwards: %d", status)
 	}
-	if _, _, errs := (Settings{Listen: "127.0.0.1:1", Upstream: app.URL, Key: env, State: "/x", MaxRequests: -1}).Check(); len(errs) != 1 || !strings.Contains(errs[0].Error(), "max_requests = -1 is not between") {
+	if _, _, errs := (config.ProxyBlock{Listen: "127.0.0.1:1", Upstream: app.URL, Key: env, State: "/x", MaxRequests: -1}).Check(""); len(errs) != 1 || !strings.Contains(errs[0].Error(), "max_requests = -1 is not between") {
 		t.Error(errs)
 	}
 }

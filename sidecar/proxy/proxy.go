@@ -24,6 +24,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/limits"
 )
 
@@ -39,17 +40,13 @@ const (
 )
 
 // Key is a key that clients present to the application.
-type Key struct {
-	Env    string // its name in bundles
-	Header string // canonical; Authorization has the scheme Bearer, others hold the bare value
-	State  string // file that keeps what the application may hold; empty: nothing is kept
-}
+type Key = config.ProxyKey
 
 // Options of a proxy.
 type Options struct {
 	Upstream *url.URL // http, host and port
 	Keys     []Key
-	Requests int // that may be under way; MostRequests if 0
+	Requests int // that may be under way; config.ProxyRequests if 0
 	Log      *slog.Logger
 }
 
@@ -71,7 +68,7 @@ var _ http.Handler = (*Proxy)(nil)
 
 // New makes a proxy, which knows no values before Restore or Take.
 func New(o Options) *Proxy {
-	most := cmp.Or(o.Requests, MostRequests)
+	most := cmp.Or(o.Requests, config.ProxyRequests)
 	p := &Proxy{log: o.Log, host: o.Upstream.Host, most: most, places: limits.NewBudget(int64(most))}
 	for _, k := range o.Keys {
 		h := newHeld(k)

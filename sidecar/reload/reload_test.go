@@ -143,17 +143,6 @@ func TestSignalWithoutAProcess(t *testing.T) {
 	}
 }
 
-func TestParseSignal(t *testing.T) {
-	for name, want := range map[string]syscall.Signal{"SIGHUP": syscall.SIGHUP, "usr2": syscall.SIGUSR2} {
-		if got, err := ParseSignal(name); err != nil || got != want {
-			t.Errorf("%s: %v, %v", name, got, err)
-		}
-	}
-	if _, err := ParseSignal("SIGHAP"); err == nil {
-		t.Error("SIGHAP is taken for a signal")
-	}
-}
-
 func mask(text string) string { return strings.ReplaceAll(text, canary, "[redacted]") }
 
 func TestCommand(t *testing.T) {

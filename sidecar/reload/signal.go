@@ -14,8 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 )
 
@@ -31,18 +29,6 @@ var (
 	_ Starter    = Signal{}
 	_ Identifier = Signal{}
 )
-
-// ParseSignal reads a name such as SIGHUP or HUP.
-func ParseSignal(name string) (syscall.Signal, error) {
-	full := strings.ToUpper(name)
-	if !strings.HasPrefix(full, "SIG") {
-		full = "SIG" + full
-	}
-	if s := unix.SignalNum(full); s != 0 {
-		return s, nil
-	}
-	return 0, fmt.Errorf("signal %q is not known; use a name such as SIGHUP or SIGUSR1", name)
-}
 
 // Reload implements Reloader.
 func (s Signal) Reload(context.Context) error {

@@ -26,8 +26,6 @@ const (
 	mostHead   = 16 << 10 // bytes
 	mostConns  = 64       // from the network, where any neighbor may open some
 	leaveTime  = time.Second
-	// PathMost is how long a socket's path may be: sun_path of unix(7), without the NUL at its end.
-	PathMost = 107
 )
 
 // Handler answers /metrics, /healthz, /readyz, /status and /await. It is for the sidecar's user alone.

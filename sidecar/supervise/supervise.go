@@ -18,22 +18,10 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 )
-
-// OnChange is what is done with a running workload when the bundle changes.
-type OnChange string
-
-// What can be done.
-const (
-	Restart OnChange = "restart" // it is stopped, and started with the new environment
-	Signal  OnChange = "signal"  // its environment stays; it reads files that are rendered
-	None    OnChange = "none"    // it looks at the files by itself
-)
-
-// Changes lists them.
-func Changes() []string { return []string{string(Restart), string(Signal), string(None)} }
 
 // Options say what to run, and how.
 type Options struct {
@@ -45,8 +33,8 @@ type Options struct {
 	Accepts     bool     // add NAME_ACCEPTS, all values to accept as a JSON array, newest first
 	Previous    bool     // add NAME_PREVIOUS, the second of them, where there is one
 	ByEtag      bool     // another etag is a change, whatever is in the environment: it reads files that have it too
-	OnChange    OnChange
-	Signal      syscall.Signal // of Signal
+	OnChange    config.OnChange
+	Signal      syscall.Signal // of config.OnChangeSignal
 	StopSignal  syscall.Signal
 	StopTimeout time.Duration // from StopSignal to SIGKILL
 
@@ -145,14 +133,14 @@ func (p *Process) Provide(b client.Bundle) (changed bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.bundle = b
-	return p.current == nil || p.o.OnChange == Restart && p.current.sum != sum, nil
+	return p.current == nil || p.o.OnChange == config.OnChangeRestart && p.current.sum != sum, nil
 }
 
 // Etag implements reload.Provider.
 func (p *Process) Etag() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.current == nil || p.o.OnChange != Restart {
+	if p.current == nil || p.o.OnChange != config.OnChangeRestart {
 		return p.bundle.Etag
 	}
 	return p.current.etag
@@ -182,9 +170,9 @@ func (p *Process) takeUp(ctx context.Context) error {
 		return errLeaving
 	case c == nil:
 		return p.start()
-	case p.o.OnChange == Signal:
+	case p.o.OnChange == config.OnChangeSignal:
 		return p.nudge(c)
-	case p.o.OnChange == None:
+	case p.o.OnChange == config.OnChangeNone:
 		return nil
 	}
 	if _, err := Find(p.o.Command); err != nil { // nothing is stopped that could not be followed

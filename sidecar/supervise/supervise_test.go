@@ -19,7 +19,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
@@ -48,7 +48,7 @@ func supervise(t *testing.T, script string, change func(o *Options)) *supervised
 	s := &supervised{t: t, dir: t.TempDir(), log: &kit.Log{}}
 	const prelude = `says() { echo "$@" >>"$DIR/said"; }; rests() { while :; do sleep 60 & wait $!; done; }; `
 	o := Options{
-		Command: []string{"/bin/sh", "-c", prelude + script}, OnChange: Restart, Signal: syscall.SIGHUP, StopSignal: syscall.SIGTERM, StopTimeout: 20 * time.Second,
+		Command: []string{"/bin/sh", "-c", prelude + script}, OnChange: config.OnChangeRestart, Signal: syscall.SIGHUP, StopSignal: syscall.SIGTERM, StopTimeout: 20 * time.Second,
 		Environ: []string{"PATH=" + os.Getenv("PATH"), "DIR=" + s.dir},
 	}
 	if change != nil {
@@ -216,7 +216,7 @@ func TestEtagIsAChangeWhereItIsAsked(t *testing.T) {
 }
 
 func TestSignalsOnAChange(t *testing.T) {
-	s := supervise(t, `trap 'says "again $TOKEN $$"' USR1; says "first $TOKEN $$"; rests`, func(o *Options) { o.OnChange, o.Signal = Signal, syscall.SIGUSR1 })
+	s := supervise(t, `trap 'says "again $TOKEN $$"' USR1; says "first $TOKEN $$"; rests`, func(o *Options) { o.OnChange, o.Signal = config.OnChangeSignal, syscall.SIGUSR1 })
 	s.load(bundle(1))
 	first := s.hears(1, "first "+canary+"-1")
 	if s.load(bundle(2)) {
@@ -260,7 +260,7 @@ func TestSignalsArePassedOn(t *testing.T) {
 		t.Errorf("%d signals are passed on, and %d tried", len(passedOn), len(names))
 	}
 	for n, name := range names {
-		signal, err := reload.ParseSignal(name)
+		signal, err := config.ParseSignal(name)
 		if err != nil {
 			t.Fatal(err)
 		}

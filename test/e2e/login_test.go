@@ -15,6 +15,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
@@ -82,11 +83,11 @@ func (w *loginWorld) write(path string, data map[string]any) map[string]any {
 // start starts the sidecar.
 func (w *loginWorld) start() {
 	w.t.Helper()
-	f, err := agent.Load(w.config)
+	f, err := config.Load(w.config)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	c, err := f.Check()
+	c, err := agent.Check(f)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -81,5 +82,29 @@ func TestNoImportPointsUp(t *testing.T) {
 	}
 	if packages < 50 {
 		t.Errorf("only %d packages were looked at", packages)
+	}
+}
+
+// The injector checks what it writes into pods with the code that the sidecar checks it with, and links nothing that runs there.
+func TestInjectorLinksNoSidecar(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "./sidecar/cmd/hyvve-injector")
+	cmd.Dir = root
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	linked := strings.Fields(string(out))
+	if !slices.Contains(linked, module+"sidecar/config") {
+		t.Fatal("it does not link sidecar/config; is the list complete?")
+	}
+	for _, path := range linked {
+		for _, heavy := range []string{
+			"github.com/jackc/pgx", module + "internal/pbkdf2", module + "sidecar/agent", module + "sidecar/proxy", module + "sidecar/reencrypt",
+			module + "sidecar/status", module + "sidecar/supervise",
+		} {
+			if path == heavy || strings.HasPrefix(path, heavy+"/") {
+				t.Errorf("it links %s; what both need belongs into sidecar/config", path)
+			}
+		}
 	}
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -200,8 +201,8 @@ func (w *secretWorld) proxy() string {
 	listen := fmt.Sprintf("127.0.0.1:%d", port)
 	token := filepath.Join(dir, "token")
 	w.must(os.WriteFile(token, []byte(w.vault.Token), 0o600))
-	config := filepath.Join(dir, "sidecar.hcl")
-	w.must(os.WriteFile(config, fmt.Appendf(nil, `
+	path := filepath.Join(dir, "sidecar.hcl")
+	w.must(os.WriteFile(path, fmt.Appendf(nil, `
 workload = "agents"
 vault {
   address = %q
@@ -214,9 +215,9 @@ proxy {
   key      = %q
 }
 `, w.vault.Addr, token, dir, listen, w.app.server.URL, metricsEnv), 0o600))
-	file, err := agent.Load(config)
+	file, err := config.Load(path)
 	w.must(err)
-	c, err := file.Check()
+	c, err := agent.Check(file)
 	w.must(err)
 	a, err := agent.New(c, slog.New(slog.DiscardHandler))
 	w.must(err)

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,10 +13,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
@@ -63,37 +66,51 @@ func (r ReloadBlock) fields() []blockField {
 	}
 }
 
-func (r ReloadBlock) reloader(timeout time.Duration) (reload.Reloader, error) {
-	methods := []string{"signal", "command", "http", "rollout", "none"}
-	if !slices.Contains(methods, r.Method) {
-		return nil, fmt.Errorf("reload %q is not known%s (it is one of %s)", r.Method, usage.DidYouMean(r.Method, methods), strings.Join(methods, ", "))
-	}
-	err := strayFields(r.Method, r.fields())
-	var made reload.Reloader
-	switch r.Method {
-	case "signal":
-		var wrong error
-		made, wrong = r.signal()
-		err = errors.Join(err, wrong)
-	case "command":
-		made = reload.Command{Args: r.Command, Timeout: timeout}
-		if len(r.Command) == 0 || r.Command[0] == "" {
-			err = errors.Join(err, errors.New("command is missing; write it as a list, such as [\"nginx\", \"-s\", \"reload\"]"))
-		}
-	case "http":
-		err = errors.Join(err, r.checkHTTP())
-		made = reload.HTTP{
-			URL: r.URL, Method: r.HTTPMethod, Headers: r.Headers, HeaderFiles: r.HeaderFiles, BasicAuthFile: r.BasicAuthFile,
-			BearerTokenFile: r.BearerTokenFile, Statuses: r.ExpectStatus, Timeout: timeout,
-		}
-	}
-	return made, within(fmt.Sprintf("reload %q", r.Method), err)
+// Reloading is a reload block with its texts parsed.
+type Reloading struct {
+	ReloadBlock
+	Timeout time.Duration
+	Signal  syscall.Signal // of "signal"
+	Cmdline *regexp.Regexp // nil: any
 }
 
-func (r ReloadBlock) signal() (reload.Reloader, error) {
-	s := reload.Signal{PIDFile: r.PIDFile, Match: reload.Match{Name: r.Process}}
+// checkReload refuses a block that cannot work, and fills in Reloading.
+func (c *Checked) checkReload() (errs []error) {
+	r := &c.Reloading
+	r.ReloadBlock = *c.Reload
+	limit := 30 * time.Second
+	if r.Method == "rollout" {
+		limit = rolloutLimits
+	}
+	var err error
+	if r.Timeout, err = duration("reload: timeout", c.Reload.Timeout, limit); err != nil {
+		errs = append(errs, err)
+	}
+	if methods := []string{"signal", "command", "http", "rollout", "none"}; !slices.Contains(methods, r.Method) {
+		return append(errs, fmt.Errorf("reload %q is not known%s (it is one of %s)", r.Method, usage.DidYouMean(r.Method, methods), strings.Join(methods, ", ")))
+	}
+	switch err = nil; r.Method {
+	case "rollout":
+		err = c.checkRollout(r)
+	case "signal":
+		err = r.checkSignal()
+	case "command":
+		if len(r.Command) == 0 || r.Command[0] == "" {
+			err = errors.New("command is missing; write it as a list, such as [\"nginx\", \"-s\", \"reload\"]")
+		}
+	case "http":
+		err = r.checkHTTP()
+	}
+	if err := within(fmt.Sprintf("reload %q", r.Method), errors.Join(strayFields(r.Method, r.fields()), err)); err != nil {
+		errs = append(errs, err)
+	}
+	return errs
+}
+
+func (r *Reloading) checkSignal() error {
 	var errs []error
-	switch byMatch := r.Process != "" || r.Cmdline != ""; {
+	pattern := r.ReloadBlock.Cmdline
+	switch byMatch := r.Process != "" || pattern != ""; {
 	case !byMatch && r.PIDFile == "":
 		errs = append(errs, errors.New("pid_file is missing; name the file that holds the workload's process number, or set process or cmdline, by which to find it"))
 	case byMatch && r.PIDFile != "":
@@ -101,22 +118,28 @@ func (r ReloadBlock) signal() (reload.Reloader, error) {
 	case strings.Contains(r.Process, "/"):
 		errs = append(errs, fmt.Errorf("process = %q is a path; write the name of the program, such as %q, or find the path with cmdline", r.Process, filepath.Base(r.Process)))
 	}
-	if r.Cmdline != "" {
-		pattern, err := regexp.Compile(r.Cmdline)
-		if err != nil {
+	var err error
+	if pattern != "" {
+		if r.Cmdline, err = regexp.Compile(pattern); err != nil {
 			errs = append(errs, fmt.Errorf("cmdline is not a regular expression: %w; write one such as \"node .*server\\\\.js\"", err))
 		}
-		s.Match.Command = pattern
 	}
-	name := r.Signal
-	if name == "" {
-		name = "SIGHUP"
-	}
-	var err error
-	if s.Signal, err = reload.ParseSignal(name); err != nil {
+	if r.Signal, err = ParseSignal(cmp.Or(r.ReloadBlock.Signal, "SIGHUP")); err != nil {
 		errs = append(errs, err)
 	}
-	return s, errors.Join(errs...)
+	return errors.Join(errs...)
+}
+
+// ParseSignal reads a name such as SIGHUP or HUP.
+func ParseSignal(name string) (syscall.Signal, error) {
+	full := strings.ToUpper(name)
+	if !strings.HasPrefix(full, "SIG") {
+		full = "SIG" + full
+	}
+	if s := unix.SignalNum(full); s != 0 {
+		return s, nil
+	}
+	return 0, fmt.Errorf("signal %q is not known; use a name such as SIGHUP or SIGUSR1", name)
 }
 
 var (

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package config
 
 import (
 	"errors"
@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 )
 
 // StatusBlock is where the sidecar tells how it is. It may be left out.
@@ -22,17 +21,20 @@ type StatusBlock struct {
 
 const noSocket = "none"
 
-// socket is where the sidecar tells how it is: as set, or beside the first rendered file. Empty means nowhere.
-func (f File) socket() string {
+// SocketPathMost is how long a socket's path may be: sun_path of unix(7), without the NUL at its end.
+const SocketPathMost = 107
+
+// SocketPath is where the sidecar tells how it is: as set, or beside the first rendered file. Empty means nowhere.
+func (f File) SocketPath() string {
 	switch {
 	case f.Status != nil && f.Status.Socket == noSocket:
 		return ""
 	case f.Status != nil && f.Status.Socket != "":
 		return f.Status.Socket
-	case len(f.files()) > 0:
-		first := f.files()[0].Path
+	case len(f.Files()) > 0:
+		first := f.Files()[0].Path
 		path := filepath.Join(filepath.Dir(first), ".status-"+filepath.Base(first)+".hyvve")
-		if len(path) <= status.PathMost {
+		if len(path) <= SocketPathMost {
 			return path
 		}
 	}
@@ -40,9 +42,9 @@ func (f File) socket() string {
 }
 
 // checkStatus fills in Socket.
-func (c *Config) checkStatus() (errs []error) {
+func (c *Checked) checkStatus() (errs []error) {
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("status: "+format, args...)) }
-	c.Socket = c.socket()
+	c.Socket = c.SocketPath()
 	if c.Status == nil {
 		return nil
 	}
@@ -50,11 +52,11 @@ func (c *Config) checkStatus() (errs []error) {
 		if !filepath.IsAbs(s) {
 			fail("socket = %q is not an absolute path; write one such as \"/run/hyvve/sidecar.sock\", or \"none\"", s)
 		}
-		if len(s) > status.PathMost {
-			fail("socket = %q is longer than the %d bytes that the path of a socket may have; write a shorter one", s, status.PathMost)
+		if len(s) > SocketPathMost {
+			fail("socket = %q is longer than the %d bytes that the path of a socket may have; write a shorter one", s, SocketPathMost)
 		}
 	}
-	if c.Status.EndUnlessAwaited && (c.Socket == "" || len(c.files()) == 0 || c.Exec != nil || c.Watch != nil) {
+	if c.Status.EndUnlessAwaited && (c.Socket == "" || len(c.Files()) == 0 || c.Exec != nil || c.Watch != nil) {
 		fail("end_unless_awaited is for an agent that renders files and has a socket, at which \"hyvve-sidecar status --ready --wait\" waits for them; take it out")
 	}
 	if c.Status.Listen == "" {

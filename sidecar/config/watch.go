@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package config
 
 import (
 	"errors"
@@ -24,7 +24,7 @@ type WatchBlock struct {
 }
 
 // checkWatch fills in what following files needs.
-func (c *Config) checkWatch() (errs []error) {
+func (c *Checked) checkWatch() (errs []error) {
 	w := c.Watch
 	if len(w.Paths) == 0 {
 		errs = append(errs, errors.New("watch: paths is empty; list the files to follow"))
@@ -49,7 +49,7 @@ func (c *Config) checkWatch() (errs []error) {
 	}
 	if w.Validate != "" {
 		formats := slices.Sorted(maps.Keys(watch.Validators()))
-		if c.Valid = watch.Validators()[w.Validate]; c.Valid == nil {
+		if watch.Validators()[w.Validate] == nil {
 			errs = append(errs, fmt.Errorf("watch: validate = %q is not known%s (it is one of %s)", w.Validate, usage.DidYouMean(w.Validate, formats), strings.Join(formats, ", ")))
 		}
 	}

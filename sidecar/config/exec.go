@@ -1,19 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/supervise"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
@@ -30,20 +28,32 @@ type ExecBlock struct {
 	Overlap     bool     `hcl:"overlap,optional"`
 }
 
+// OnChange is what is done with a running workload when the bundle changes.
+type OnChange string
+
+// What can be done.
+const (
+	OnChangeRestart OnChange = "restart" // it is stopped, and started with the new environment
+	OnChangeSignal  OnChange = "signal"  // its environment stays; it reads files that are rendered
+	OnChangeNone    OnChange = "none"    // it looks at the files by itself
+)
+
+// Running is an exec block with its texts parsed.
+type Running struct {
+	ExecBlock
+	OnChange    OnChange
+	Signal      syscall.Signal // of OnChangeSignal
+	StopSignal  syscall.Signal
+	StopTimeout time.Duration // from StopSignal to SIGKILL
+}
+
 const stopTimeout = 10 * time.Second
 
-// checkExec fills in Supervise. The command may be missing still: it may come with the arguments.
-func (c *Config) checkExec() (errs []error) {
+// checkExec fills in Running. The command may be missing still: it may come with the arguments.
+func (c *Checked) checkExec() (errs []error) {
 	e := c.Exec
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("exec: "+format, args...)) }
-	o := supervise.Options{
-		Command: e.Command, Environ: os.Environ(), Keys: e.Keys, Accepts: e.Accepts, Previous: e.Previous,
-		OnChange: supervise.OnChange(e.OnChange), Signal: syscall.SIGHUP, StopSignal: syscall.SIGTERM, StopTimeout: stopTimeout,
-		ByEtag: c.expectsEtag() && len(c.files()) > 0, Overlap: e.Overlap, Allow: c.AllowNames,
-	}
-	if c.Reencrypt != nil && c.Reencrypt.DatabaseURLEnv != "" {
-		o.Withheld = append(o.Withheld, c.Reencrypt.DatabaseURLEnv)
-	}
+	o := Running{*e, cmp.Or(OnChange(e.OnChange), OnChangeRestart), syscall.SIGHUP, syscall.SIGTERM, stopTimeout}
 	if c.Vault == nil {
 		fail("a vault block is missing: the workload's environment comes from the engine; add one, or use agent with a reload block")
 	}
@@ -56,17 +66,14 @@ func (c *Config) checkExec() (errs []error) {
 	if err := checkKeys(e.Keys, c.AllowNames); err != nil {
 		fail("%w", err)
 	}
-	if o.OnChange == "" {
-		o.OnChange = supervise.Restart
-	}
-	if !slices.Contains(supervise.Changes(), string(o.OnChange)) {
-		fail("on_change = %q is not known%s (it is one of %s)", e.OnChange, usage.DidYouMean(e.OnChange, supervise.Changes()), strings.Join(supervise.Changes(), ", "))
-	} else if o.OnChange != supervise.Restart {
+	if changes := []string{string(OnChangeRestart), string(OnChangeSignal), string(OnChangeNone)}; !slices.Contains(changes, string(o.OnChange)) {
+		fail("on_change = %q is not known%s (it is one of %s)", e.OnChange, usage.DidYouMean(e.OnChange, changes), strings.Join(changes, ", "))
+	} else if o.OnChange != OnChangeRestart {
 		if err := c.rendersAll(e); err != nil {
 			fail("on_change = %q: %w", e.OnChange, err)
 		}
 	}
-	if e.Signal != "" && o.OnChange != supervise.Signal {
+	if e.Signal != "" && o.OnChange != OnChangeSignal {
 		fail("signal = %q is for on_change = \"signal\"; set that, or stop_signal for the signal that stops the workload", e.Signal)
 	}
 	for _, s := range []struct {
@@ -76,7 +83,7 @@ func (c *Config) checkExec() (errs []error) {
 		if s.text == "" {
 			continue
 		}
-		parsed, err := reload.ParseSignal(s.text)
+		parsed, err := ParseSignal(s.text)
 		switch {
 		case err != nil:
 			fail("%s: %w", s.name, err)
@@ -86,7 +93,7 @@ func (c *Config) checkExec() (errs []error) {
 			*s.into = parsed
 		}
 	}
-	if o.Overlap && (o.OnChange != supervise.Restart || !c.expectsEtag()) {
+	if o.Overlap && (o.OnChange != OnChangeRestart || !c.ExpectsEtag()) {
 		fail("overlap needs on_change = \"restart\" and a health block with expect_etag = true, since the process before would answer for the next one; add them, or leave overlap out")
 	}
 	if e.StopTimeout != "" {
@@ -96,17 +103,17 @@ func (c *Config) checkExec() (errs []error) {
 		}
 		o.StopTimeout = d
 	}
-	c.Supervise = o
+	c.Running = o
 	return errs
 }
 
 // rendersAll tells whether a workload that is not restarted finds in files what changes: its environment cannot.
-func (c *Config) rendersAll(e *ExecBlock) error {
-	if len(c.files()) == 0 {
+func (c *Checked) rendersAll(e *ExecBlock) error {
+	if len(c.Files()) == 0 {
 		return errors.New("the environment of a running process cannot be changed; add a render block with the file that it reads, or use \"restart\"")
 	}
 	inFiles := func(name string) bool {
-		return slices.ContainsFunc(c.files(), func(r RenderBlock) bool { return len(r.Keys) == 0 || slices.Contains(r.Keys, name) })
+		return slices.ContainsFunc(c.Files(), func(r RenderBlock) bool { return len(r.Keys) == 0 || slices.Contains(r.Keys, name) })
 	}
 	var missing []string
 	for _, name := range e.Keys {
@@ -125,6 +132,6 @@ func (c *Config) rendersAll(e *ExecBlock) error {
 
 // tellsEtag tells whether the workload can know the etag of what it has loaded.
 func (f File) tellsEtag() bool {
-	return f.Exec != nil && (f.Exec.OnChange == "" || f.Exec.OnChange == string(supervise.Restart)) ||
+	return f.Exec != nil && (f.Exec.OnChange == "" || f.Exec.OnChange == string(OnChangeRestart)) ||
 		slices.ContainsFunc(f.Render, func(r RenderBlock) bool { return r.Format == string(render.Bundle) })
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package config
 
 import (
 	"fmt"
@@ -45,9 +45,9 @@ type RenderBlock struct {
 }
 
 // checkRender fills in Targets.
-func (c *Config) checkRender() (errs []error) {
+func (c *Checked) checkRender() (errs []error) {
 	places := map[string]bool{}
-	for _, r := range c.files() {
+	for _, r := range c.Files() {
 		t, err := r.target(c.AllowNames)
 		if err != nil {
 			errs = append(errs, err)

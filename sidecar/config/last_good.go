@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package config
 
 import (
 	"errors"
@@ -21,8 +21,8 @@ type LastGoodBlock struct {
 	MaxAge  string `hcl:"max_age,optional"`
 }
 
-// checkLastGood fills in LastGood. A key file that is not there yet may come; one that is there must be good.
-func (c *Config) checkLastGood() (errs []error) {
+// checkLastGood fills in CopyAge. A key file that is not there yet may come; one that is there must be good.
+func (c *Checked) checkLastGood() (errs []error) {
 	b := c.Vault.LastGood
 	if b == nil {
 		return nil
@@ -39,15 +39,12 @@ func (c *Config) checkLastGood() (errs []error) {
 	switch {
 	case path == filepath.Clean(b.KeyFile):
 		fail("path and key_file are the same file; name two")
-	case slices.ContainsFunc(c.files(), func(r RenderBlock) bool { return inTarget(path, r) }):
+	case slices.ContainsFunc(c.Files(), func(r RenderBlock) bool { return inTarget(path, r) }):
 		fail("path = %q is one that a render block writes; name another", b.Path)
 	}
-	store := &lastgood.Store{Path: path, KeyFile: b.KeyFile, Owner: lastgood.Owner{
-		Namespace: c.Vault.Namespace, Mount: c.Vault.Mount, Workload: c.Workload, Instance: c.Instance,
-	}}
 	if b.MaxAge != "" {
 		var err error
-		if store.MaxAge, err = duration("max_age", b.MaxAge, lastGoodAge); err != nil {
+		if c.CopyAge, err = duration("max_age", b.MaxAge, lastGoodAge); err != nil {
 			fail("%w", err)
 		}
 	}
@@ -56,7 +53,6 @@ func (c *Config) checkLastGood() (errs []error) {
 			errs = append(errs, fmt.Errorf("vault: %w", err))
 		}
 	}
-	c.LastGood, c.Patience = store, copyPatience
 	return errs
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package config
 
 import (
 	"errors"
@@ -13,7 +13,6 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/kubernetes"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
@@ -59,35 +58,39 @@ func (h HealthBlock) fields() []blockField {
 	}
 }
 
-// checker makes the checker of one block; nil of "none".
-func (c *Config) checker(h HealthBlock) (health.Checker, error) {
+// Check is a health block with its texts parsed.
+type Check struct {
+	HealthBlock
+	Timeout  time.Duration
+	Window   time.Duration    // of "prometheus", as what follows
+	Matchers []health.Matcher // of its labels
+}
+
+// check checks one block.
+func (c *Checked) check(h HealthBlock) (Check, error) {
+	made := Check{HealthBlock: h}
 	methods := []string{"http", "tcp", "command", "prometheus", "none"}
 	if !slices.Contains(methods, h.Method) {
-		return nil, fmt.Errorf("health %q is not known%s (it is one of %s)", h.Method, usage.DidYouMean(h.Method, methods), strings.Join(methods, ", "))
+		return made, fmt.Errorf("health %q is not known%s (it is one of %s)", h.Method, usage.DidYouMean(h.Method, methods), strings.Join(methods, ", "))
 	}
-	timeout, err := duration("timeout", h.Timeout, 2*time.Second)
+	var err error
+	made.Timeout, err = duration("timeout", h.Timeout, 2*time.Second)
 	errs := []error{err, strayFields(h.Method, h.fields())}
-	var made health.Checker
 	switch h.Method {
 	case "http":
 		errs = append(errs, checkURL(h.URL))
-		made = health.HTTP{URL: h.URL, Timeout: timeout, ExpectEtag: h.ExpectEtag}
 	case "tcp":
 		if h.Address == "" {
 			errs = append(errs, errors.New("address is missing; write one such as \"127.0.0.1:6379\""))
 		} else if err := reachable(h.Address); err != nil {
 			errs = append(errs, fmt.Errorf("address = %q: %w; write one such as \"127.0.0.1:6379\"", h.Address, err))
 		}
-		made = health.TCP{Address: h.Address, Timeout: timeout}
 	case "command":
 		if len(h.Command) == 0 || h.Command[0] == "" {
 			errs = append(errs, errors.New("command is missing; write it as a list, such as [\"pg_isready\", \"-q\"]"))
 		}
-		made = health.Command{Args: h.Command, Timeout: timeout, ExpectEtag: h.ExpectEtag}
 	case "prometheus":
-		var wrong error
-		made, wrong = c.gate(h, timeout)
-		errs = append(errs, wrong)
+		errs = append(errs, c.checkGate(&made))
 	}
 	if h.ExpectEtag && !c.tellsEtag() {
 		errs = append(errs, errors.New("expect_etag needs a render block of format \"bundle\", or an exec block with on_change = \"restart\", from which the workload learns the etag"))
@@ -98,9 +101,8 @@ func (c *Config) checker(h HealthBlock) (health.Checker, error) {
 // metricName is how names of metrics are mostly written. Others, in quotes, cannot be asked for here.
 var metricName = regexp.MustCompile(`^[a-zA-Z_:][a-zA-Z0-9_:]*$`)
 
-// gate makes the checker of "prometheus".
-func (c *Config) gate(h HealthBlock, timeout time.Duration) (health.Checker, error) {
-	p := &health.Prometheus{Metrics: health.Metrics{URL: h.URL, Metric: h.Metric, Timeout: timeout, BearerTokenFile: h.BearerTokenFile}}
+// checkGate checks a block of "prometheus".
+func (c *Checked) checkGate(h *Check) error {
 	var err error
 	var errs []error
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -113,16 +115,13 @@ func (c *Config) gate(h HealthBlock, timeout time.Duration) (health.Checker, err
 	if !metricName.MatchString(h.Metric) {
 		fail("metric = %q is not the name of a metric; write that of a counter, such as \"http_requests_total\", and set labels apart", h.Metric)
 	}
-	if p.Matchers, err = health.ParseMatchers(h.Labels); err != nil {
+	if h.Matchers, err = health.ParseMatchers(h.Labels); err != nil {
 		errs = append(errs, err)
 	}
-	if h.MaxIncrease != nil {
-		p.MaxIncrease = *h.MaxIncrease
+	if h.MaxIncrease != nil && *h.MaxIncrease < 0 {
+		fail("max_increase = %g is negative; write by how much the counter may grow within window", *h.MaxIncrease)
 	}
-	if p.MaxIncrease < 0 {
-		fail("max_increase = %g is negative; write by how much the counter may grow within window", p.MaxIncrease)
-	}
-	if p.Window, err = duration("window", h.Window, time.Minute); err != nil {
+	if h.Window, err = duration("window", h.HealthBlock.Window, time.Minute); err != nil {
 		errs = append(errs, err)
 	}
 	if h.Key != "" && h.BearerTokenFile != "" {
@@ -135,17 +134,15 @@ func (c *Config) gate(h HealthBlock, timeout time.Duration) (health.Checker, err
 		if err := key.ValidateEnv(h.Key); err != nil {
 			fail("key = %q is not the name of a key in bundles: %w", h.Key, err)
 		}
-		c.gateKeys[p] = h.Key
 	}
-	return p, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
-// checkHealth fills in the checkers and what is asked of them.
-func (c *Config) checkHealth() (errs []error) {
-	c.gateKeys = map[*health.Prometheus]string{}
+// checkHealth fills in Checks and what holds for all of them.
+func (c *Checked) checkHealth() (errs []error) {
 	c.Interval, c.Deadline, c.Successes, c.Failures = 2*time.Second, 30*time.Second, 1, 3
-	if c.rolloutTime > 0 {
-		c.Deadline = c.rolloutTime
+	if c.Reloading.Method == "rollout" {
+		c.Deadline = c.Reloading.Timeout
 	}
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("health: "+format, args...)) }
 	for n, h := range c.Health {
@@ -172,21 +169,14 @@ func (c *Config) checkHealth() (errs []error) {
 		} else if h.Failures < 0 {
 			fail("failures = %d is negative; write how many bad checks in a row prove the workload unwell", h.Failures)
 		}
-		checker, err := c.checker(h)
+		check, err := c.check(h)
 		if err != nil {
 			errs = append(errs, err)
 		}
 		if h.Method == "none" && len(c.Health) > 1 {
 			fail("\"none\" stands beside other checks; take it, or them, out")
 		}
-		if checker != nil && err == nil {
-			all, _ := c.Checker.(health.All)
-			c.Checker = append(all, checker)
-		}
-	}
-	if r, ok := c.Reloader.(*kubernetes.Rollout); ok {
-		all, _ := c.Checker.(health.All)
-		c.Checker = append(all, r)
+		c.Checks = append(c.Checks, check)
 	}
 	return errs
 }
@@ -197,7 +187,7 @@ func (h HealthBlock) repeats(o HealthBlock) bool {
 		h.Successes != 0 && o.Successes != 0 || h.Failures != 0 && o.Failures != 0
 }
 
-// expectsEtag tells whether a check looks at the etag.
-func (f File) expectsEtag() bool {
+// ExpectsEtag tells whether a check looks at the etag.
+func (f File) ExpectsEtag() bool {
 	return slices.ContainsFunc(f.Health, func(h HealthBlock) bool { return h.ExpectEtag })
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package config
 
 import (
 	"errors"
@@ -33,19 +33,7 @@ type VaultBlock struct {
 // AuthBlock is a way to log in.
 type AuthBlock = login.Settings
 
-// connect makes the client of a block that was checked.
-func (v VaultBlock) connect() (*login.Connection, error) {
-	a := login.Address{
-		URL: v.Address, Namespace: v.Namespace, CACert: v.CACert, CAPath: v.CAPath, ServerName: v.ServerName,
-		ClientCert: v.ClientCert, ClientKey: v.ClientKey,
-	}
-	if v.Auth.CertFile != "" {
-		a.ClientCert, a.ClientKey = v.Auth.CertFile, v.Auth.KeyFile
-	}
-	return login.Connect(a)
-}
-
-func (c *Config) checkVault() (errs []error) {
+func (c *Checked) checkVault() (errs []error) {
 	v := *c.Vault
 	c.Vault = &v
 	if c.Workload == "" {
@@ -76,7 +64,7 @@ func (c *Config) checkVault() (errs []error) {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("instance is missing, and the host has no name: %w", err))
 		}
-		c.Instance = host + "-" + c.Workload + "-" + c.place()
+		c.Instance = host + "-" + c.Workload + "-" + c.Place()
 	}
 	if err := key.ValidateInstance(c.Instance); err != nil {
 		errs = append(errs, err)

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,16 +16,15 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/kubernetes"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/variables"
 )
 
-// kubernetesSecret is the format of render blocks that write no file.
-const kubernetesSecret = "kubernetes_secret" //nolint:gosec // the name of a format
+// KubernetesSecret is the format of render blocks that write no file.
+const KubernetesSecret = "kubernetes_secret" //nolint:gosec // the name of a format
 
 // formats are those of render blocks.
-func formats() []string { return append(render.Formats(), kubernetesSecret) }
+func formats() []string { return append(render.Formats(), KubernetesSecret) }
 
 // KubernetesBlock is where the API server is, and who the sidecar is there. In a pod, all of it may be left out.
 type KubernetesBlock struct {
@@ -35,11 +35,10 @@ type KubernetesBlock struct {
 	LookEvery string `hcl:"look_every,optional"`
 }
 
-// Destination is a Secret, and what it is to hold.
-type Destination struct {
-	*kubernetes.Secret
-	Data      render.Data
-	Multiline bool // the readers of what its templates make take values of several lines there
+// Secret is a render "kubernetes_secret" block with its namespace, and what it is to hold.
+type Secret struct {
+	RenderBlock
+	Holds render.Data
 }
 
 const (
@@ -47,17 +46,17 @@ const (
 	rolloutLimits = 10 * time.Minute // for a rollout, where nothing is said of it
 )
 
-// files are the render blocks that write files.
-func (f File) files() []RenderBlock {
-	return slices.DeleteFunc(slices.Clone(f.Render), func(r RenderBlock) bool { return r.Format == kubernetesSecret })
+// Files are the render blocks that write files.
+func (f File) Files() []RenderBlock {
+	return slices.DeleteFunc(slices.Clone(f.Render), func(r RenderBlock) bool { return r.Format == KubernetesSecret })
 }
 
 func (f File) usesKubernetes() bool {
-	return len(f.files()) < len(f.Render) || f.Reload != nil && f.Reload.Method == "rollout"
+	return len(f.Files()) < len(f.Render) || f.Reload != nil && f.Reload.Method == "rollout"
 }
 
-// checkKubernetes fills in what asks the API server, and then Destinations.
-func (c *Config) checkKubernetes() (errs []error) {
+// checkKubernetes fills in what asks the API server, and then Secrets.
+func (c *Checked) checkKubernetes() (errs []error) {
 	if !c.usesKubernetes() {
 		if c.Kubernetes != nil {
 			errs = append(errs, errors.New("kubernetes: nothing uses this block; add a render \"kubernetes_secret\" block, or take it out"))
@@ -73,14 +72,14 @@ func (c *Config) checkKubernetes() (errs []error) {
 	if c.LookEvery, err = duration("kubernetes: look_every", b.LookEvery, lookEvery); err != nil {
 		errs = append(errs, err)
 	}
-	c.api, c.namespace = &kubernetes.Client{Address: b.Address, CACert: b.CACert, TokenPath: b.TokenPath}, b.Namespace
+	c.Kubernetes = &b
 	places := map[string]bool{}
 	for _, r := range c.Render {
-		if r.Format != kubernetesSecret {
+		if r.Format != KubernetesSecret {
 			continue
 		}
-		d, err := r.destination(c.api, c.namespace, c.AllowNames)
-		if place := d.String(); places[place] && err == nil {
+		d, err := r.secret(b.Namespace, c.AllowNames)
+		if place := d.Namespace + "/" + d.Name; places[place] && err == nil {
 			err = fmt.Errorf("another block writes %s too, and each would undo what the other writes; write it in one", place)
 		} else {
 			places[place] = true
@@ -88,9 +87,9 @@ func (c *Config) checkKubernetes() (errs []error) {
 		if err != nil {
 			errs = append(errs, within(fmt.Sprintf("render %q", r.Format), err))
 		}
-		c.Destinations = append(c.Destinations, d)
+		c.Secrets = append(c.Secrets, d)
 	}
-	if r := c.Reload; r != nil && r.Method != "rollout" && r.Method != "none" && len(c.files()) == 0 {
+	if r := c.Reload; r != nil && r.Method != "rollout" && r.Method != "none" && len(c.Files()) == 0 {
 		errs = append(errs, fmt.Errorf("reload %q is for files, of which there are none: those who read a Secret are restarted by reload \"rollout\", or look at their volumes themselves (\"none\")", r.Method))
 	}
 	return errs
@@ -134,14 +133,14 @@ func (b *KubernetesBlock) standard() (errs []error) {
 // secretFields are those of render "kubernetes_secret" only, and fileFields those of all others, with whether they are set.
 func (r RenderBlock) secretFields() []blockField {
 	return []blockField{
-		{"name", kubernetesSecret, r.Name != ""},
-		{"namespace", kubernetesSecret, r.Namespace != ""},
-		{"type", kubernetesSecret, r.Type != ""},
-		{"data", kubernetesSecret, r.Data != nil},
-		{"labels", kubernetesSecret, r.Labels != nil},
-		{"annotations", kubernetesSecret, r.Annotations != nil},
-		{"force", kubernetesSecret, r.Force},
-		{"immutable", kubernetesSecret, r.Immutable},
+		{"name", KubernetesSecret, r.Name != ""},
+		{"namespace", KubernetesSecret, r.Namespace != ""},
+		{"type", KubernetesSecret, r.Type != ""},
+		{"data", KubernetesSecret, r.Data != nil},
+		{"labels", KubernetesSecret, r.Labels != nil},
+		{"annotations", KubernetesSecret, r.Annotations != nil},
+		{"force", KubernetesSecret, r.Force},
+		{"immutable", KubernetesSecret, r.Immutable},
 	}
 }
 
@@ -157,21 +156,13 @@ func (r RenderBlock) fileFields() []blockField {
 	}
 }
 
-// destination makes what a block says.
-func (r RenderBlock) destination(api *kubernetes.Client, namespace string, allow []string) (Destination, error) {
-	if r.Namespace != "" {
-		namespace = r.Namespace
-	}
-	d := Destination{
-		Secret: &kubernetes.Secret{
-			Client: api, Namespace: namespace, Name: r.Name, Type: r.Type, Labels: r.Labels, Annotations: r.Annotations, Force: r.Force,
-		},
-		Data: render.Data{
-			Choice: variables.Choice{Keys: r.Keys, Accepts: r.Accepts, Previous: r.Previous, Allow: allow, Mapped: r.mapped()},
-			Fields: map[string]render.Field{},
-		},
-		Multiline: r.Multiline,
-	}
+// secret reads what a block says.
+func (r RenderBlock) secret(namespace string, allow []string) (Secret, error) {
+	r.Namespace = cmp.Or(r.Namespace, namespace)
+	d := Secret{r, render.Data{
+		Choice: variables.Choice{Keys: r.Keys, Accepts: r.Accepts, Previous: r.Previous, Allow: allow, Mapped: r.mapped()},
+		Fields: map[string]render.Field{},
+	}}
 	errs := []error{strayFields(r.Format, r.fileFields())}
 	if r.Immutable {
 		errs = append(errs, errors.New("immutable would keep the values from ever changing; take it out"))
@@ -181,12 +172,12 @@ func (r RenderBlock) destination(api *kubernetes.Client, namespace string, allow
 	for _, name := range names {
 		field, err := r.field(name, r.Data[name])
 		errs = append(errs, err)
-		d.Data.Fields[name] = field
+		d.Holds.Fields[name] = field
 	}
 	if r.Data != nil && len(names) == 0 {
 		errs = append(errs, errors.New("data is empty; name what to write, or leave it out for all keys"))
 	}
-	return d, errors.Join(append(errs, d.Check(names))...)
+	return d, errors.Join(append(errs, d.Object().Check(names))...)
 }
 
 // field reads the name of a key, or a template.
@@ -206,19 +197,24 @@ func (r RenderBlock) field(name, text string) (f render.Field, err error) {
 	return f, nil
 }
 
-// rollout makes the reloader that restarts what reads the Secrets.
-func (c *Config) rollout() (reload.Reloader, error) {
-	r := *c.Reload
-	made := &kubernetes.Rollout{Client: c.api, Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}
-	if made.Namespace == "" {
-		made.Namespace = c.namespace
+// Object is the Secret, without a client.
+func (s Secret) Object() *kubernetes.Secret {
+	return &kubernetes.Secret{
+		Namespace: s.Namespace, Name: s.Name, Type: s.Type, Labels: s.Labels, Annotations: s.Annotations, Force: s.Force,
 	}
-	for _, d := range c.Destinations {
-		made.Secrets = append(made.Secrets, d.Secret)
+}
+
+// checkRollout refuses what cannot restart those who read the Secrets.
+func (c *Checked) checkRollout(r *Reloading) error {
+	if r.Namespace == "" && c.Kubernetes != nil {
+		r.Namespace = c.Kubernetes.Namespace
 	}
-	err := strayFields(r.Method, r.fields())
+	made := kubernetes.Rollout{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}
+	for _, s := range c.Secrets {
+		made.Secrets = append(made.Secrets, s.Object())
+	}
 	if c.Watch != nil {
-		return made, within(`reload "rollout"`, errors.New("it goes with a vault block and a render \"kubernetes_secret\" block, not with watch; take one of them out"))
+		return errors.New("it goes with a vault block and a render \"kubernetes_secret\" block, not with watch; take one of them out")
 	}
-	return made, within(`reload "rollout"`, errors.Join(err, made.CheckConfiguration()))
+	return made.CheckConfiguration()
 }

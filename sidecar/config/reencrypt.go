@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+)
+
+// ReencryptBlock is the database whose rows this sidecar re-encrypts when the engine asks. Its URL is looked at before each
+// piece of work.
+type ReencryptBlock struct {
+	DatabaseURLKey  string `hcl:"database_url_key,optional"` // name in the bundle
+	DatabaseURLFile string `hcl:"database_url_file,optional"`
+	DatabaseURLEnv  string `hcl:"database_url_env,optional"`
+	BatchSize       int    `hcl:"batch_size,optional"`
+	SaltPerRow      bool   `hcl:"salt_per_row,optional"`
+
+	RowsPerSecond int      `hcl:"rows_per_second,optional"`
+	MaxLoad       string   `hcl:"max_load,optional"` // a duration
+	AllowTriggers []string `hcl:"allow_triggers,optional"`
+	TouchColumn   string   `hcl:"touch_column,optional"`
+
+	AllowSuperuser bool `hcl:"allow_superuser,optional"`
+}
+
+// checkReencrypt refuses a block that cannot work, and fills in MaxLoad.
+func (c *Checked) checkReencrypt() (errs []error) {
+	r := c.Reencrypt
+	if r == nil {
+		return nil
+	}
+	set := slices.DeleteFunc([]string{r.DatabaseURLKey, r.DatabaseURLFile, r.DatabaseURLEnv}, func(s string) bool { return s == "" })
+	if len(set) != 1 {
+		errs = append(errs, errors.New("reencrypt: set one of database_url_key, database_url_file and database_url_env, and no other"))
+	}
+	if r.DatabaseURLKey != "" {
+		if err := key.ValidateEnv(r.DatabaseURLKey); err != nil {
+			errs = append(errs, fmt.Errorf("reencrypt: database_url_key = %q is not the name of a key in bundles: %w", r.DatabaseURLKey, err))
+		}
+	}
+	if r.MaxLoad != "" {
+		var err error
+		if c.MaxLoad, err = time.ParseDuration(r.MaxLoad); err != nil || c.MaxLoad < 0 {
+			errs = append(errs, fmt.Errorf("reencrypt: max_load = %q is not a duration; write one such as \"200ms\"", r.MaxLoad))
+		}
+	}
+	if r.BatchSize < 0 || r.RowsPerSecond < 0 {
+		errs = append(errs, errors.New("reencrypt: batch_size or rows_per_second is negative; leave it out for the default"))
+	}
+	return errs
+}
