@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -120,7 +121,7 @@ func (e *Engine) save(ctx context.Context, r rotation.Rotation) error {
 		e.active[r.ID] = r
 		for _, c := range r.Changes {
 			e.rotating[c.Key] = r.ID
-			e.agenda.set(c.Key, never)
+			e.agenda.Set(c.Key, never)
 		}
 	})
 	e.grown = true
@@ -375,7 +376,7 @@ func (e *Engine) acted(ctx context.Context, r rotation.Rotation, fault error) er
 			e.checkSoon(c.Key, e.Now())
 		}
 		if use := (inUse{}); errors.As(fault, &use) { // waiting mends that
-			r.Attempts = min(r.Attempts, orphanAfter-1)
+			r.Attempts = min(r.Attempts, schedule.OrphanAfter-1)
 		}
 		r.Fault, r.RetryAt = cutOff(fault.Error()), e.Now().Add(retryAfter(r.Attempts, fault))
 		return e.save(ctx, r)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -231,13 +232,13 @@ const lookAgain = 5 * time.Second
 // retryAfter is when an action is tried again.
 func retryAfter(attempts int, fault error) time.Duration {
 	if use := (inUse{}); errors.As(fault, &use) {
-		return min(backoff(attempts), lookAgain)
+		return min(schedule.Backoff(attempts), lookAgain)
 	}
 	if b := (blocked{}); errors.As(fault, &b) {
-		if attempts >= orphanAfter {
-			return retryMost
+		if attempts >= schedule.OrphanAfter {
+			return schedule.MaxBackoff
 		}
-		return min(backoff(attempts), lookBlocked)
+		return min(schedule.Backoff(attempts), lookBlocked)
 	}
-	return backoff(attempts)
+	return schedule.Backoff(attempts)
 }

@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -97,9 +98,9 @@ type Engine struct {
 	connections map[string]kind.Connection
 	active      map[string]rotation.Rotation // by id
 	rotating    map[string]string            // ids, by key name
-	starts      map[string]startFault
-	lapsing     map[versionID]startFault // ends of undeleted versions that have failed
-	agenda      agenda
+	starts      map[string]schedule.Fault
+	lapsing     map[versionID]schedule.Fault    // ends of undeleted versions that have failed
+	agenda      schedule.Agenda                 // of automatic rotations
 	progress    map[string]workload.WorkReport  // by Work.ID; mu alone
 	counted     map[string]counted              // rows, by key name; mu alone
 	looks       map[string]rotation.Look        // at rows, by Work.ID; mu alone
@@ -115,8 +116,8 @@ type Engine struct {
 
 	// turn alone
 	busy     map[string]bool // rotations with a call to a server under way
-	lapses   agenda          // of what keys retain, and of versions that are undeleted for a time
-	checks   agenda          // of keys and connections at their servers
+	lapses   schedule.Agenda // of what keys retain, and of versions that are undeleted for a time
+	checks   schedule.Agenda // of keys and connections at their servers
 	checking map[string]bool // of those, under way
 	trying   map[string]bool // keys that rotate by themselves, whose witness is tried before that
 	head     head            // of the journal
@@ -161,8 +162,8 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		connections: map[string]kind.Connection{},
 		active:      map[string]rotation.Rotation{},
 		rotating:    map[string]string{},
-		starts:      map[string]startFault{},
-		agenda:      agenda{times: map[string]time.Time{}},
+		starts:      map[string]schedule.Fault{},
+		agenda:      schedule.NewAgenda(),
 		progress:    map[string]workload.WorkReport{},
 		counted:     map[string]counted{},
 		looks:       map[string]rotation.Look{},
@@ -170,9 +171,9 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		health:      map[string]Health{},
 		restoring:   map[string]bool{},
 		intended:    map[versionID]string{},
-		checks:      agenda{times: map[string]time.Time{}},
-		lapses:      agenda{times: map[string]time.Time{}},
-		lapsing:     map[versionID]startFault{},
+		checks:      schedule.NewAgenda(),
+		lapses:      schedule.NewAgenda(),
+		lapsing:     map[versionID]schedule.Fault{},
 		checking:    map[string]bool{},
 		trying:      map[string]bool{},
 		fleets:      map[string]*fleet{},

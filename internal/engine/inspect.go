@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -97,7 +98,7 @@ func (e *Engine) ConnectionHealth(name string) Health { return e.Health(checksCo
 // lock is held.
 func (e *Engine) planCheck(of string, now time.Time) {
 	every := e.config.LookEvery
-	if _, planned := e.checks.times[of]; planned || every == 0 {
+	if !e.checks.At(of).IsZero() || every == 0 {
 		return
 	}
 	if name, ok := strings.CutPrefix(of, checksKey); ok {
@@ -105,13 +106,13 @@ func (e *Engine) planCheck(of string, now time.Time) {
 			return
 		}
 	}
-	e.checks.set(of, now.Add(part(min(every, spread), e.share(key.Key{Name: of}, "check"))))
+	e.checks.Set(of, now.Add(schedule.SpreadOver(every, e.share(key.Key{Name: of}, "check"))))
 }
 
 // checkSoon makes a check of a key due. The writer lock is held.
 func (e *Engine) checkSoon(name string, now time.Time) {
 	if _, ok := e.kindOf(e.keys[name]).(kind.Inspector); ok && e.config.LookEvery > 0 {
-		e.checks.set(checksKey+name, now)
+		e.checks.Set(checksKey+name, now)
 	}
 }
 
@@ -119,29 +120,29 @@ func (e *Engine) checkSoon(name string, now time.Time) {
 func (e *Engine) checkDue(now time.Time) {
 	every := e.config.LookEvery
 	for every > 0 && len(e.checking) < mostChecks {
-		first, ok := e.checks.next()
-		if !ok || first.at.After(now) {
+		first, ok := e.checks.Next()
+		if !ok || first.At.After(now) {
 			return
 		}
-		if _, acting := e.acting(strings.TrimPrefix(first.key, checksKey)); acting {
-			e.checks.set(first.key, now.Add(tickEvery))
+		if _, acting := e.acting(strings.TrimPrefix(first.Key, checksKey)); acting {
+			e.checks.Set(first.Key, now.Add(tickEvery))
 			continue
 		}
-		e.checks.set(first.key, now.Add(every))
-		if e.checking[first.key] {
+		e.checks.Set(first.Key, now.Add(every))
+		if e.checking[first.Key] {
 			continue
 		}
-		check := e.checkOf(first.key)
+		check := e.checkOf(first.Key)
 		if check == nil { // it is gone
-			e.checks.set(first.key, never)
+			e.checks.Set(first.Key, never)
 			continue
 		}
-		e.checking[first.key] = true
+		e.checking[first.Key] = true
 		e.Background(func() {
 			check()
 			defer e.takeTurn()()
 			defer e.nudge()
-			delete(e.checking, first.key)
+			delete(e.checking, first.Key)
 		})
 	}
 }
@@ -154,7 +155,7 @@ func (e *Engine) acting(name string) (id string, acting bool) {
 
 // planChecks plans the first check of every key and every connection. The writer lock is held.
 func (e *Engine) planChecks(now time.Time) {
-	e.checks = agenda{times: map[string]time.Time{}}
+	e.checks = schedule.NewAgenda()
 	for name := range e.keys {
 		e.planCheck(checksKey+name, now)
 	}

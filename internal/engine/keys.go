@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -91,7 +92,7 @@ func checkPolicy(p key.Policy, now time.Time) error {
 	case p.ConfirmBy == rotation.ConfirmByOther && p.Confirm == rotation.ConfirmAuto:
 		return errors.New("confirm_by=other asks for another user's confirmation, and confirm=auto for none; write confirm=manual, or confirm_by=any")
 	}
-	return checkAutomation(p, now)
+	return schedule.Check(p, now)
 }
 
 // PutKey creates or changes a definition; versions stay as they are.

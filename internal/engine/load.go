@@ -130,7 +130,7 @@ func (e *Engine) loadRotations(ctx context.Context) error {
 		e.active[r.ID] = r
 		for _, c := range r.Changes {
 			e.rotating[c.Key] = r.ID
-			e.agenda.set(c.Key, never)
+			e.agenda.Set(c.Key, never)
 		}
 		return err
 	})

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -72,7 +73,7 @@ func TestPreflightOfAFirstVersion(t *testing.T) {
 
 // Whoever has mended what blocks a rotation does not wait for long.
 func TestBlockersAreLookedAtSoon(t *testing.T) {
-	for attempts, most := range map[int]time.Duration{1: time.Second, 8: lookBlocked, orphanAfter: retryMost} {
+	for attempts, most := range map[int]time.Duration{1: time.Second, 8: lookBlocked, schedule.OrphanAfter: schedule.MaxBackoff} {
 		if after := retryAfter(attempts, fmt.Errorf("key: %w", blocked{"GRANT"})); after > most {
 			t.Errorf("after %d attempts it is looked at after %s", attempts, after)
 		}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -149,7 +150,7 @@ func (e *Engine) planLapse(name string) {
 	var next time.Time
 	k := e.keys[name]
 	e.lock(func() {
-		maps.DeleteFunc(e.lapsing, func(of versionID, _ startFault) bool {
+		maps.DeleteFunc(e.lapsing, func(of versionID, _ schedule.Fault) bool {
 			v, _ := k.Version(of.number)
 			return of.key == name && v.State != key.Undeleted
 		})
@@ -159,7 +160,7 @@ func (e *Engine) planLapse(name string) {
 			next = at
 		}
 	}
-	e.lapses.set(name, next)
+	e.lapses.Set(name, next)
 }
 
 // lapseDue erases what has been retained for long enough, retires undeleted versions whose time is over, and returns how
@@ -167,15 +168,15 @@ func (e *Engine) planLapse(name string) {
 func (e *Engine) lapseDue(ctx context.Context, now time.Time) time.Duration {
 	now = e.steady(now)
 	for {
-		first, ok := e.lapses.next()
+		first, ok := e.lapses.Next()
 		if !ok {
 			return tickEvery
 		}
-		if left := first.at.Sub(now); left > 0 {
+		if left := first.At.Sub(now); left > 0 {
 			return min(tickEvery, left)
 		}
-		if err := e.lapseOne(ctx, first.key, now); err != nil {
-			e.Observer.Fault("the end of a version of key "+first.key, err)
+		if err := e.lapseOne(ctx, first.Key, now); err != nil {
+			e.Observer.Fault("the end of a version of key "+first.Key, err)
 			return tickEvery
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -260,7 +261,7 @@ func (e *Engine) lapse(k key.Key, v key.Version) time.Time {
 	default:
 		return end
 	}
-	if again := e.lapsing[versionID{k.Name, v.Number}].next; again.After(end) {
+	if again := e.lapsing[versionID{k.Name, v.Number}].Next; again.After(end) {
 		return again
 	}
 	return end
@@ -270,10 +271,10 @@ func (e *Engine) lapse(k key.Key, v key.Version) time.Time {
 // The writer lock is held.
 func (e *Engine) lapseLater(of versionID, fault error) {
 	f := e.lapsing[of]
-	f.next = e.steady(e.Now()).Add(2 * actionDeadline)
+	f.Next = e.steady(e.Now()).Add(2 * actionDeadline)
 	if fault != nil {
-		f.attempts = min(f.attempts+1, orphanAfter-1)
-		f.next, f.reason = e.steady(e.Now()).Add(retryAfter(f.attempts, fault)), fault.Error()
+		f.Attempts = min(f.Attempts+1, schedule.OrphanAfter-1)
+		f.Next, f.Reason = e.steady(e.Now()).Add(retryAfter(f.Attempts, fault)), fault.Error()
 	}
 	e.lock(func() { e.lapsing[of] = f })
 }
@@ -281,7 +282,7 @@ func (e *Engine) lapseLater(of versionID, fault error) {
 // lapseSoon puts the end of an undeleted version off for a moment: something else is at the server. The writer lock is held.
 func (e *Engine) lapseSoon(of versionID) {
 	f := e.lapsing[of]
-	f.next = e.steady(e.Now()).Add(tickEvery)
+	f.Next = e.steady(e.Now()).Add(tickEvery)
 	e.lock(func() { e.lapsing[of] = f })
 }
 
@@ -301,7 +302,7 @@ func (e *Engine) lapseFailed(of versionID, fault error) (decided bool) {
 func (e *Engine) lapseFaults(k key.Key) string {
 	var all []string
 	for _, number := range k.Undeleted() {
-		if reason := e.lapsing[versionID{k.Name, number}].reason; reason != "" {
+		if reason := e.lapsing[versionID{k.Name, number}].Reason; reason != "" {
 			all = append(all, fmt.Sprintf("version %d: %s", number, reason))
 		}
 	}

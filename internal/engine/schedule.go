@@ -3,88 +3,13 @@
 package engine
 
 import (
-	"container/heap"
 	"context"
-	"errors"
-	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/robfig/cron/v3"
-
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
-)
-
-// Limits of what a policy may say.
-const (
-	// MinPeriod is the shortest rotation_period: below it a rotation would begin before the last one can have ended.
-	MinPeriod = 10 * time.Second
-	// MinWindow is the shortest rotation_window: a restart of Vault must fit in.
-	MinWindow = time.Minute
-)
-
-// Retries: exponential, with a cap. What has failed orphanAfter times in a row is an orphan: nobody can be expected to
-// mend it by waiting, so that status says so, and retries are rare.
-const (
-	retryFirst  = time.Second
-	retryMost   = 5 * time.Minute
-	orphanAfter = 12 // after some 20 minutes
-	orphanRetry = time.Hour
-)
-
-func backoff(attempts int) time.Duration {
-	if attempts >= orphanAfter {
-		return orphanRetry
-	}
-	return min(retryFirst<<min(attempts-1, 16), retryMost)
-}
-
-// cronForm is the field's usual five fields; CRON_TZ=Area/City before them sets the zone, which is UTC otherwise.
-var cronForm = cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor)
-
-// parseSchedule refuses what is no schedule, and what never comes.
-func parseSchedule(text string, now time.Time) (cron.Schedule, error) {
-	if strings.HasPrefix(text, "@every") {
-		return nil, fmt.Errorf("rotation_schedule %q: use rotation_period for that", text)
-	}
-	schedule, err := cronForm.Parse(text)
-	if err != nil {
-		return nil, fmt.Errorf("rotation_schedule %q is not a cron expression of five fields, such as \"0 3 * * SUN\" or \"CRON_TZ=Europe/Berlin 0 3 * * SUN\": %w", text, err)
-	}
-	if schedule.Next(now.UTC()).IsZero() {
-		return nil, fmt.Errorf("rotation_schedule %q never comes in the next five years; look at its day and month", text)
-	}
-	return schedule, nil
-}
-
-// checkAutomation names what is wrong with when a key is to rotate by itself.
-func checkAutomation(p key.Policy, now time.Time) error {
-	switch {
-	case p.Period != 0 && p.Schedule != "":
-		return errors.New("rotation_period and rotation_schedule exclude each other; set one of them to 0 or \"\"")
-	case p.Period != 0 && p.Period < MinPeriod:
-		return fmt.Errorf("rotation_period %s is too short; use at least %s, or 0 to rotate only when asked", p.Period, MinPeriod)
-	case p.Window != 0 && p.Schedule == "":
-		return errors.New("rotation_window needs a rotation_schedule that opens it; set one, or set rotation_window=0")
-	case p.Window != 0 && p.Window < MinWindow:
-		return fmt.Errorf("rotation_window %s is too short; use at least %s, or 0 for none", p.Window, MinWindow)
-	}
-	if p.Schedule != "" {
-		if _, err := parseSchedule(p.Schedule, now); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Jitter, so that keys made together do not rotate together: up to a share of the period, or of the window.
-const (
-	jitterShare = 20
-	jitterMost  = 10 * time.Minute
-	// spread is over how long those are started that came due while the engine was away.
-	spread = time.Minute
 )
 
 // share is a number from 0 to 1 that differs between keys and versions. It is derived, not drawn, so that a restart
@@ -98,96 +23,8 @@ func (e *Engine) share(k key.Key, purpose string) float64 {
 	return float64(n) / (1 << 32)
 }
 
-func part(d time.Duration, share float64) time.Duration { return time.Duration(float64(d) * share) }
-
-// due is when a key rotates by itself, zero where it does not. A version is leased for its period: it rotates before the
-// end, by up to a twentieth of it. A time of the schedule that was missed counts as long as its window is open, or for
-// ever where it has none.
-func (e *Engine) due(k key.Key, now time.Time) time.Time {
-	current, ok := k.Current()
-	switch {
-	case !ok || k.Policy.Disabled:
-		return time.Time{}
-	case k.Policy.Period > 0:
-		most := min(k.Policy.Period/jitterShare, jitterMost)
-		return current.Created.Add(k.Policy.Period - part(most, e.share(k, "period")))
-	case k.Policy.Schedule == "":
-		return time.Time{}
-	}
-	schedule, err := parseSchedule(k.Policy.Schedule, current.Created)
-	if err != nil {
-		return time.Time{} // refused on write
-	}
-	after := current.Created
-	if window := k.Policy.Window; window > 0 && now.Add(-window).After(after) {
-		after = now.Add(-window)
-	}
-	at := schedule.Next(after.UTC())
-	if at.IsZero() {
-		return at
-	}
-	return at.Add(part(min(k.Policy.Window/jitterShare, jitterMost), e.share(k, "schedule")))
-}
-
 // never is the time of what is not planned.
 var never time.Time
-
-// startFault is an automatic rotation that could not start.
-type startFault struct {
-	attempts int
-	next     time.Time
-	reason   string
-}
-
-func (f startFault) orphan() bool { return f.attempts >= orphanAfter }
-
-// start is a time at which a key may be due.
-type start struct {
-	at  time.Time
-	key string
-}
-
-// agenda is the starts to come, the soonest first. An entry that is not that of starts[key] any more is void.
-type agenda struct {
-	heap  []start
-	times map[string]time.Time // by key
-}
-
-func (a *agenda) Len() int           { return len(a.heap) }
-func (a *agenda) Less(i, j int) bool { return a.heap[i].at.Before(a.heap[j].at) }
-func (a *agenda) Swap(i, j int)      { a.heap[i], a.heap[j] = a.heap[j], a.heap[i] }
-func (a *agenda) Push(x any)         { a.heap = append(a.heap, x.(start)) }
-
-func (a *agenda) Pop() any {
-	last := a.heap[len(a.heap)-1]
-	a.heap = a.heap[:len(a.heap)-1]
-	return last
-}
-
-// set replaces what is planned of a key; zero: nothing.
-func (a *agenda) set(name string, at time.Time) {
-	if at.IsZero() {
-		delete(a.times, name)
-		return
-	}
-	if a.times[name].Equal(at) {
-		return
-	}
-	a.times[name] = at
-	heap.Push(a, start{at, name})
-}
-
-// next gives the soonest start that counts.
-func (a *agenda) next() (start, bool) {
-	for len(a.heap) > 0 {
-		first := a.heap[0]
-		if at, ok := a.times[first.key]; ok && at.Equal(first.at) {
-			return first, true
-		}
-		heap.Pop(a)
-	}
-	return start{}, false
-}
 
 // plan puts a key on the agenda. turn is held.
 func (e *Engine) plan(name string, now time.Time) {
@@ -195,7 +32,7 @@ func (e *Engine) plan(name string, now time.Time) {
 	if k, ok := e.keys[name]; ok && e.rotating[name] == "" && !e.trying[name] {
 		at = e.plannedAt(k, now)
 	}
-	e.lock(func() { e.agenda.set(name, at) })
+	e.lock(func() { e.agenda.Set(name, at) })
 	e.planLapse(name)
 	e.planCheck(checksKey+name, now)
 }
@@ -203,15 +40,15 @@ func (e *Engine) plan(name string, now time.Time) {
 // plannedAt is due, but for what failed before, and for what came due while the engine was away: that is spread, so that
 // a restart is no storm.
 func (e *Engine) plannedAt(k key.Key, now time.Time) time.Time {
-	at := e.due(k, now)
+	at := schedule.Due(k, now, e.share)
 	if at.IsZero() {
 		return at
 	}
 	if at.Before(e.opened) {
-		at = e.opened.Add(part(spread, e.share(k, "spread")))
+		at = e.opened.Add(schedule.SpreadOver(schedule.Spread, e.share(k, "spread")))
 	}
-	if fault := e.starts[k.Name]; fault.next.After(at) {
-		at = fault.next
+	if fault := e.starts[k.Name]; fault.Next.After(at) {
+		at = fault.Next
 	}
 	return at
 }
@@ -219,14 +56,14 @@ func (e *Engine) plannedAt(k key.Key, now time.Time) time.Time {
 // startDue starts the rotations whose time has come, and gives how long until the next one. turn is held.
 func (e *Engine) startDue(ctx context.Context, now time.Time) time.Duration {
 	for {
-		first, ok := e.agenda.next()
+		first, ok := e.agenda.Next()
 		if !ok {
 			return tickEvery
 		}
-		if left := first.at.Sub(now); left > 0 {
+		if left := first.At.Sub(now); left > 0 {
 			return min(tickEvery, left)
 		}
-		if err := e.startOne(ctx, first.key, now); err != nil {
+		if err := e.startOne(ctx, first.Key, now); err != nil {
 			return tickEvery
 		}
 	}
@@ -268,9 +105,8 @@ func (e *Engine) startNow(ctx context.Context, name string, now time.Time) error
 // startFailed notes why a key's automatic rotation could not start, and plans another try. turn is held.
 func (e *Engine) startFailed(name string, err error, now time.Time) {
 	e.Observer.Fault("automatic rotation of key "+name+" could not start", err)
-	fault := e.starts[name]
-	fault.attempts++
-	fault.next, fault.reason = now.Add(backoff(fault.attempts)), err.Error()
+	attempts := e.starts[name].Attempts + 1
+	fault := schedule.Fault{Attempts: attempts, Next: now.Add(schedule.Backoff(attempts)), Reason: err.Error()}
 	e.lock(func() { e.starts[name] = fault })
 	e.plan(name, now)
 }
@@ -278,7 +114,7 @@ func (e *Engine) startFailed(name string, err error, now time.Time) {
 // remaining is how long a lease on a key's current version may last: to its end, and without limit where it has none. A
 // version that is overdue has no life left to go by: its rotation will refuse the renewal. mu is held.
 func (e *Engine) remaining(k key.Key, now time.Time) (time.Duration, bool) {
-	end := e.agenda.times[k.Name]
+	end := e.agenda.At(k.Name)
 	if k.Policy.Period > 0 && !k.Policy.Disabled {
 		if current, ok := k.Current(); ok {
 			end = current.Created.Add(k.Policy.Period)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -157,11 +158,11 @@ func TestOrphans(t *testing.T) {
 			t.Errorf("%s is no orphan after an hour: %s", s.Key.Name, s.Waits)
 		}
 	}
-	if n := len(h.server.calls); n < orphanAfter || n > 2*orphanAfter {
+	if n := len(h.server.calls); n < schedule.OrphanAfter || n > 2*schedule.OrphanAfter {
 		t.Errorf("the server was called %d times in an hour", n)
 	}
 	h.server.fail["stage"] = nil
-	h.clock.advance(orphanRetry)
+	h.clock.advance(schedule.OrphanRetry)
 	h.rounds(120)
 	for _, s := range h.engine.Status() {
 		if s.Key.Name == "db" && (s.Orphan || s.Rotation != nil) {

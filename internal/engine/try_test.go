@@ -89,8 +89,8 @@ func TestWitnessIsTriedBeforeAnAutomaticRotation(t *testing.T) {
 	for range 3 {
 		h.round()
 	}
-	if fault := h.engine.starts["master"]; fault.attempts != 1 || !strings.Contains(fault.reason, "may not read column c") || h.engine.rotating["master"] != "" {
-		t.Errorf("%d attempts, %q, rotation %q", fault.attempts, fault.reason, h.engine.rotating["master"])
+	if fault := h.engine.starts["master"]; fault.Attempts != 1 || !strings.Contains(fault.Reason, "may not read column c") || h.engine.rotating["master"] != "" {
+		t.Errorf("%d attempts, %q, rotation %q", fault.Attempts, fault.Reason, h.engine.rotating["master"])
 	}
 	look.fault = nil
 	h.clock.advance(time.Minute)
@@ -127,7 +127,7 @@ func TestOneWitnessStartsNoRotation(t *testing.T) {
 	h.ok(err)
 	h.clock.advance(time.Hour)
 	h.round()
-	if fault := h.engine.starts["master"]; !strings.Contains(fault.reason, "two independent witnesses") || h.engine.rotating["master"] != "" {
+	if fault := h.engine.starts["master"]; !strings.Contains(fault.Reason, "two independent witnesses") || h.engine.rotating["master"] != "" {
 		t.Errorf("by itself: %+v, rotation %q", fault, h.engine.rotating["master"])
 	}
 	_, warnings, err := h.engine.Rotate(t.Context(), Request{Keys: []string{"master"}, By: testActor, Trigger: rotation.ByOperator, Compromised: true})

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -150,12 +151,12 @@ func (e *Engine) Status() []KeyStatus {
 	all := make([]KeyStatus, 0, len(e.keys))
 	for _, name := range slices.Sorted(maps.Keys(e.keys)) {
 		fault := e.starts[name]
-		s := KeyStatus{Key: e.keys[name], Due: e.agenda.times[name], Waits: fault.reason, Orphan: fault.orphan()}
+		s := KeyStatus{Key: e.keys[name], Due: e.agenda.At(name), Waits: fault.Reason, Orphan: fault.Orphan()}
 		s.Refused, s.Notes = e.health[checksKey+name].Refused, e.health[checksKey+name].Notes
 		s.Problems = append(e.health[checksKey+name].Texts(), e.connectionProblems(e.keys[name])...)
 		s.Lapse = e.lapseFaults(s.Key)
 		if r, ok := e.active[e.rotating[name]]; ok {
-			s.Rotation, s.Waits, s.Orphan = &r, held[r.ID], r.Attempts >= orphanAfter
+			s.Rotation, s.Waits, s.Orphan = &r, held[r.ID], r.Attempts >= schedule.OrphanAfter
 		}
 		all = append(all, s)
 	}

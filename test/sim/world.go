@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/token"
@@ -143,7 +144,7 @@ func (w *world) policy() key.Policy {
 	case n < 4:
 		p.Schedule = "*/2 * * * *"
 		if w.chance(50) {
-			p.Window = engine.MinWindow
+			p.Window = schedule.MinWindow
 		}
 	}
 	switch n := w.rng.IntN(10); {
