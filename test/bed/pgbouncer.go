@@ -3,6 +3,7 @@
 package bed
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ type PgBouncerOptions struct {
 	TLS        bool              // take no client without it, with a certificate of the bed's authority
 	ResetQuery string            // server_reset_query; PgBouncer's own, DISCARD ALL, if empty
 	Users      map[string]string // passwords or verifiers that it holds itself, by role: its auth_file
+	Host       string            // where it finds the server, a directory of sockets for example; 127.0.0.1 if empty
 	Settings   map[string]string // further ones of pgbouncer.ini, which win; server_idle_timeout, for example
 }
 
@@ -96,7 +98,7 @@ func (b *Bed) PgBouncer(ctx context.Context, p *Postgres, o PgBouncerOptions) (*
 		settings["auth_user"], settings["auth_query"] = role, "SELECT usename, passwd FROM pgbouncer.lookup($1)"
 	}
 	maps.Copy(settings, o.Settings)
-	err = errors.Join(os.WriteFile(config, []byte(g.ini(settings)), 0o600), g.writeUsers(), owner.own(home, config, g.file))
+	err = errors.Join(os.WriteFile(config, []byte(g.ini(cmp.Or(o.Host, "127.0.0.1"), settings)), 0o600), g.writeUsers(), owner.own(home, config, g.file))
 	if err != nil {
 		return nil, err
 	}
@@ -137,9 +139,9 @@ func (g *PgBouncer) settings(o PgBouncerOptions) map[string]string {
 	return s
 }
 
-func (g *PgBouncer) ini(settings map[string]string) string {
+func (g *PgBouncer) ini(host string, settings map[string]string) string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "[databases]\n* = host=127.0.0.1 port=%d\n[pgbouncer]\n", g.server.Port)
+	fmt.Fprintf(&text, "[databases]\n* = host=%s port=%d\n[pgbouncer]\n", host, g.server.Port)
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		fmt.Fprintf(&text, "%s = %s\n", name, settings[name])
 	}

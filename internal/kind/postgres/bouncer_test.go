@@ -25,10 +25,7 @@ func (w *world) withBouncer(t *testing.T, o bed.PgBouncerOptions) (*bed.PgBounce
 	through, err := credential(key.Version{Value: key.NewValue(bouncer.URL(u.Path(), u.User, u.Password.Reveal()))})
 	w.ok(err)
 	w.first.Value = through.Text()
-	console, err := credential(key.Version{Value: key.NewValue(bouncer.ConsoleURL())})
-	w.ok(err)
-	w.connection.Options[fieldBouncers] = console.String()
-	w.connection.Secrets[fieldConsole] = console.Password
+	w.names(bouncer)
 	if o.TLS {
 		ca, err := os.ReadFile(bouncer.CA)
 		w.ok(err)
@@ -38,6 +35,15 @@ func (w *world) withBouncer(t *testing.T, o bed.PgBouncerOptions) (*bed.PgBounce
 		t.Fatal(err)
 	}
 	return bouncer, w.next(w.first)
+}
+
+// names has the connection name a PgBouncer's console.
+func (w *world) names(bouncer *bed.PgBouncer) {
+	w.t.Helper()
+	console, err := credential(key.Version{Value: key.NewValue(bouncer.ConsoleURL())})
+	w.ok(err)
+	w.connection.Options[fieldBouncers] = console.String()
+	w.connection.Secrets[fieldConsole] = console.Password
 }
 
 // PgBouncer keeps connections at the server that nobody uses any more; its console tells them from those in use.

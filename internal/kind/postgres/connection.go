@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -240,32 +239,3 @@ func (k *Kind) setPassword(ctx context.Context, conn *pgx.Conn, role string, pas
 func quote(identifier string) string { return pgsession.Quote(identifier) }
 
 func literal(text string) string { return pgsession.Literal(text) }
-
-// pool is what the consoles of PgBouncers say of a user.
-type pool struct {
-	clients int // that have logged in as the user
-	servers int // connections that PgBouncer has open at the server as the user
-}
-
-// countUser counts the rows of a console's answer whose column user is the one given. Its columns differ by release.
-func countUser(ctx context.Context, conn *pgx.Conn, command, user string) (int, error) {
-	rows, err := conn.Query(ctx, command, pgx.QueryExecModeSimpleProtocol) // the only one that consoles understand
-	if err != nil {
-		return 0, err
-	}
-	defer rows.Close()
-	var names []string
-	for _, f := range rows.FieldDescriptions() {
-		names = append(names, f.Name)
-	}
-	at, n := slices.Index(names, "user"), 0
-	if at < 0 {
-		return 0, fmt.Errorf("%s has no column user", command)
-	}
-	for rows.Next() {
-		if string(rows.RawValues()[at]) == user {
-			n++
-		}
-	}
-	return n, rows.Err()
-}

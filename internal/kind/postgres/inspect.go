@@ -275,7 +275,7 @@ func (k *Kind) idle(ctx context.Context, c kind.Connection, role string) error {
 		switch found, _, err := k.sessions(ctx, c, at, role, 0); {
 		case err != nil:
 			return err
-		case found.count > 0:
+		case found.count() > 0:
 			return faultf("role %s has an older password, which is in use at %s: %s; rotate the key: the next version has another role", role, at.what, found)
 		}
 	}

@@ -14,7 +14,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
@@ -66,14 +65,13 @@ func (k *Kind) count(ctx context.Context, c kind.Change, d time.Duration) (int, 
 	total := 0
 	var words []string
 	for n, at := range places {
-		if found[n].count > 0 {
-			total += found[n].count
-			words = append(words, fmt.Sprintf("%d sessions of role %s at %s: %s", found[n].count, from.User, at.what, found[n]))
+		if pooled.clients == 0 { // no client can get at PgBouncer's own connections
+			found[n] = pooled.strip(found[n])
 		}
-	}
-	if idle := min(pooled.servers, total); pooled.clients == 0 && idle > 0 { // of nobody: no client can get at them
-		total -= idle
-		words = append(words, fmt.Sprintf("%d of them are PgBouncer's without a client", idle))
+		if count := found[n].count(); count > 0 {
+			total += count
+			words = append(words, fmt.Sprintf("%d sessions of role %s at %s: %s", count, from.User, at.what, found[n]))
+		}
 	}
 	if pooled.clients > 0 {
 		total += pooled.clients
@@ -163,7 +161,7 @@ func (s *sampler) ask(ctx context.Context, role string, long time.Duration, take
 	case <-of.done:
 		return of.found[role], of.missed, of.err
 	case <-ctx.Done():
-		return use{}, nil, ctx.Err()
+		return nil, nil, ctx.Err()
 	}
 }
 
@@ -279,7 +277,8 @@ func repeated(roles []string, looks int, period, long time.Duration, before map[
 	return `
 		SELECT DISTINCT pg_catalog.pg_get_userbyid(a.usesysid)::text, a.pid, coalesce(a.application_name, ''),
 			coalesce(a.client_addr::text, ''), coalesce((SELECT d.datname::text FROM pg_catalog.pg_database d WHERE d.oid = a.datid), ''),
-			extract(epoch FROM pg_catalog.statement_timestamp() - a.backend_start)::float8, a.usesysid = ANY (w.roles)
+			extract(epoch FROM pg_catalog.statement_timestamp() - a.backend_start)::float8, a.usesysid = ANY (w.roles),
+			coalesce(a.client_port, 0), pg_catalog.current_setting('port')::int4
 		FROM (SELECT ARRAY(SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname IN (` + strings.Join(names, ", ") + `)) AS roles) AS w
 		CROSS JOIN pg_catalog.generate_series(1, ` + strconv.Itoa(looks) + `) AS g (i)
 		CROSS JOIN LATERAL (
@@ -299,73 +298,28 @@ func readUses(rows pgx.Rows, err error) (found map[string]use, all map[int]strin
 	}
 	defer rows.Close()
 	found, all = map[string]use{}, map[int]string{}
-	seen := map[string]bool{}
+	counted := map[string]bool{}
 	for rows.Next() {
-		var pid int
+		var s seen
 		var role, application, address, database string
 		var age *float64
 		var wanted bool
-		if err := rows.Scan(&role, &pid, &application, &address, &database, &age, &wanted); err != nil {
+		if err := rows.Scan(&role, &s.pid, &application, &address, &database, &age, &wanted, &s.clientPort, &s.serverPort); err != nil {
 			return nil, nil, err
 		}
-		all[pid] = database
-		name := fmt.Sprint(role, " ", pid)
+		all[s.pid] = database
+		name := fmt.Sprint(role, " ", s.pid)
 		if age != nil {
 			name += fmt.Sprint(" ", *age)
 		}
-		if seen[name] || !wanted {
+		if counted[name] || !wanted {
 			continue
 		}
-		seen[name] = true
-		of := found[role]
-		if of.count++; of.count <= fewSessions {
-			of.words = append(of.words, inWords(pid, age, application, database, address))
-		}
-		found[role] = of
+		counted[name] = true
+		s.words = inWords(s.pid, age, application, database, address)
+		found[role] = append(found[role], s)
 	}
 	return found, all, rows.Err()
-}
-
-// pooled asks all consoles for a user, once or again and again for d; then it returns the most that each has said.
-func (k *Kind) pooled(ctx context.Context, c kind.Connection, user string, d time.Duration) (pool, error) {
-	var sum pool
-	for _, text := range strings.Fields(c.Options[fieldBouncers]) {
-		u, err := dsn.Postgres(text)
-		if err != nil {
-			return sum, err
-		}
-		at := console(u)
-		var most pool
-		err = k.login(ctx, c, at, u.User, c.Secrets[fieldConsole], func(conn *pgx.Conn) error {
-			for begun := now(); ; {
-				asked := now()
-				now, err := askConsole(ctx, conn, user)
-				if err != nil {
-					return err
-				}
-				most.clients, most.servers = max(most.clients, now.clients), max(most.servers, now.servers)
-				if time.Since(begun) >= d {
-					return nil
-				}
-				rest := min(max(time.Duration(float64(time.Since(asked))/sampleShare), minPeriod), maxPeriod)
-				if err := wait(ctx, rest); err != nil {
-					return err
-				}
-			}
-		})
-		if err != nil {
-			return sum, err
-		}
-		sum.clients, sum.servers = sum.clients+most.clients, sum.servers+most.servers
-	}
-	return sum, nil
-}
-
-func askConsole(ctx context.Context, conn *pgx.Conn, user string) (now pool, err error) {
-	if now.clients, err = countUser(ctx, conn, "SHOW CLIENTS", user); err == nil {
-		now.servers, err = countUser(ctx, conn, "SHOW SERVERS", user)
-	}
-	return now, err
 }
 
 // now is for measuring how long something takes.

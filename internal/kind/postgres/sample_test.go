@@ -103,7 +103,7 @@ func TestSamplesWithoutABreak(t *testing.T) {
 		if got := strings.Join(log, ", "); !strings.HasPrefix(got, want) {
 			t.Errorf("samples: %s; want %s", got, want)
 		}
-		if left, _, err := s.ask(context.Background(), "c", time.Second, take); err != nil || left.count != 0 {
+		if left, _, err := s.ask(context.Background(), "c", time.Second, take); err != nil || left.count() != 0 {
 			t.Errorf("after all have left: %v", err)
 		}
 		time.Sleep(5 * time.Second) //nolint:forbidigo // in the bubble's time: until it has ended by itself

@@ -22,16 +22,27 @@ const fewSessions = 3
 const mostPart = 100
 
 // use is the sessions of a role.
-type use struct {
-	count int
-	words []string // on some of them
+type use []seen
+
+// seen is a session that was seen.
+type seen struct {
+	pid        int
+	clientPort int // -1: the client came through a socket
+	serverPort int // as the server names it
+	words      string
 }
 
+func (u use) count() int { return len(u) }
+
 func (u use) String() string {
-	if more := u.count - len(u.words); more > 0 {
-		return strings.Join(u.words, " | ") + fmt.Sprintf(" | and %d more", more)
+	var words []string
+	for _, s := range u[:min(len(u), fewSessions)] {
+		words = append(words, s.words)
 	}
-	return strings.Join(u.words, " | ")
+	if more := len(u) - len(words); more > 0 {
+		words = append(words, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(words, " | ")
 }
 
 // census looks at the sessions of a place for all who ask. A look takes the server as long for many roles as for one, so
@@ -88,7 +99,7 @@ func (c *census) ask(ctx context.Context, role string, at looking) (use, error) 
 				c.next = nil
 			}
 		}
-		return use{}, ctx.Err()
+		return nil, ctx.Err()
 	}
 }
 

@@ -28,7 +28,7 @@ func TestCensus(t *testing.T) {
 			asked = append(asked, strings.Join(roles, " "))
 			found := map[string]use{}
 			for _, role := range roles {
-				found[role] = use{count: len(asked)}
+				found[role] = make(use, len(asked))
 			}
 			select {
 			case err := <-answer:
@@ -45,7 +45,7 @@ func TestCensus(t *testing.T) {
 					found, err := c.ask(ctx, role, at)
 					mu.Lock()
 					defer mu.Unlock()
-					answers[role] = fmt.Sprint(found.count, err)
+					answers[role] = fmt.Sprint(found.count(), err)
 				}()
 			}
 			synctest.Wait()
