@@ -80,7 +80,10 @@ func (k *Kind) sampleNode(ctx context.Context, end <-chan struct{}, t turn, n no
 	if err != nil {
 		return use{}, 0, err
 	}
-	clients := newcomers{}
+	clients, err := k.newcomersAt(ctx, t.Connection, n)
+	if err != nil {
+		return use{}, 0, err
+	}
 	ticker := time.NewTicker(period)
 	defer ticker.Stop()
 	for taken := 1; ; taken++ {
@@ -108,27 +111,49 @@ func (k *Kind) sampleNode(ctx context.Context, end <-chan struct{}, t turn, n no
 	}
 }
 
-// newcomers are the clients that have come since the first look, and how many commands each may have taken to log in.
-type newcomers map[string]int
+// newcomers are the clients that have come since the first look, and how many commands each has taken to log in.
+type newcomers struct {
+	open bool // clients are the default user's without a login
+	by   map[string]newcomer
+}
+
+// newcomer is a client that has come, or was there before.
+type newcomer struct {
+	logins int
+	last   bool // that is all that counts of it
+}
 
 // mostNewcomers bounds what a sample remembers of a server.
 const mostNewcomers = 500_000
 
+// newcomersAt are those of a node before the first look.
+func (k *Kind) newcomersAt(ctx context.Context, c kind.Connection, n node) (newcomers, error) {
+	u, err := k.user(ctx, c, n.addr, defaultUser)
+	return newcomers{open: u == nil || !u.on || u.nopass, by: map[string]newcomer{}}, err
+}
+
 // look takes the clients of a look.
-func (c newcomers) look(first bool) func(id string, own bool) {
-	return func(id string, own bool) {
-		if _, known := c[id]; known || len(c) >= mostNewcomers { // beyond that, logins count as not seen
+func (c newcomers) look(first bool) func(listed) {
+	return func(one listed) {
+		known, ok := c.by[one.id]
+		if known.last && !one.own || !ok && len(c.by) >= mostNewcomers { // beyond that, logins count as not seen
 			return
 		}
 		switch {
-		case first: // it was here before
-			c[id] = 0
-		case own: // counted when it logs in: it may be gone before a look
-			c[id] = 0
-		default:
-			c[id] = 1
+		case first, one.own: // it was here before, or is counted when it logs in: it may be gone before a look
+			c.by[one.id] = newcomer{last: true}
+		case c.loggedIn(one):
+			c.by[one.id] = newcomer{1, true}
+		default: // it may log in yet
+			c.by[one.id] = newcomer{}
 		}
 	}
+}
+
+// loggedIn reports whether a client has sent AUTH or HELLO. Who has not is listed as the default user, as are those who have logged
+// in as that.
+func (c newcomers) loggedIn(one listed) bool {
+	return one.user != defaultUser || one.hello || one.command == "auth" || one.command == "hello" || !c.open && one.command != "null"
 }
 
 // unseen is how many logins there were between two counts that are of none of the newcomers.
@@ -137,8 +162,8 @@ func (c newcomers) unseen(before, after spending) int {
 		return 0
 	}
 	left := int(min(after.logins-before.logins, 1<<20)) - int(min(after.ours-before.ours, 1<<20))
-	for _, commands := range c {
-		left -= commands
+	for _, one := range c.by {
+		left -= one.logins
 	}
 	return max(left, 0)
 }

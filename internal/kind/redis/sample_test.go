@@ -4,6 +4,7 @@ package redis
 
 import (
 	"errors"
+	"net"
 	"strconv"
 	"strings"
 	"testing"
@@ -148,6 +149,71 @@ func TestSampleCountsLoginsThatItMissed(t *testing.T) {
 		var missed kind.Unattributed
 		if noticed := n > 0 || errors.As(err, &missed) && missed.Logins > 0; noticed != tt.short || !noticed && err != nil {
 			t.Errorf("%s: %d sessions, %v", tt.what, n, err)
+		}
+	}
+}
+
+// Clients that need no login, or have not logged in yet, come at the same time. None of them hides a login that no look has seen.
+func TestClientsWithoutALoginHideNone(t *testing.T) {
+	t.Parallel()
+	for _, password := range []string{"nopass", "resetpass"} {
+		r := start(t, bed.RedisOptions{})
+		w := newWorld(t, r, nil)
+		w.app("~* +@all")
+		w.do(r, "ACL", "SETUSER", defaultUser, "on", "+@all", password)
+		c := w.staged()
+		visited := make(chan struct{})
+		go func() {
+			defer close(visited)
+			<-time.After(300 * time.Millisecond)
+			for range 20 {
+				conn, err := net.Dial("tcp", r.Addr)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer conn.Close() //nolint:errcheck // of a test
+				if password == "nopass" {
+					_, _ = conn.Write([]byte("PING\r\n"))
+				}
+			}
+			for range 5 {
+				w.valid(r, c.From)
+			}
+		}()
+		n, _, err := w.kind.Sample(t.Context(), c, time.Second)
+		<-visited
+		if n == 0 && !errors.As(err, new(kind.Unattributed)) {
+			t.Errorf("%s: %d sessions, %v", password, n, err)
+		}
+	}
+}
+
+// Which clients of a look have logged in since the one before.
+func TestNewcomersThatHaveLoggedIn(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		what   string
+		open   bool
+		looks  []listed
+		logins int
+	}{
+		{"a user", false, []listed{{user: "app", command: "get"}}, 1},
+		{"the default user's client", false, []listed{{user: defaultUser, command: "get"}}, 1},
+		{"the default user's client, without a login", true, []listed{{user: defaultUser, command: "get"}}, 0},
+		{"one that has said HELLO", true, []listed{{user: defaultUser, command: "get", hello: true}}, 1},
+		{"one that says AUTH", true, []listed{{user: defaultUser, command: "auth"}}, 1},
+		{"one that has said nothing", false, []listed{{user: defaultUser, command: "null"}}, 0},
+		{"one that logs in late", false, []listed{{user: defaultUser, command: "null"}, {user: "app", command: "get"}, {user: "app", command: "get"}}, 1},
+		{"one of ours", false, []listed{{user: "admin", command: "auth"}, {user: "admin", command: "client|list", own: true}}, 0},
+	} {
+		clients := newcomers{open: tt.open, by: map[string]newcomer{}}
+		look := clients.look(false)
+		for _, one := range tt.looks {
+			look(one)
+		}
+		if got := 10 - clients.unseen(spending{}, spending{logins: 10}); got != tt.logins {
+			t.Errorf("%s: %d logins, want %d", tt.what, got, tt.logins)
 		}
 	}
 }

@@ -44,12 +44,12 @@ func (k *Kind) watched(ctx context.Context, c kind.Change) (turn, []node, error)
 
 // used returns the sessions at a node that count. With two passwords of one user these are replicas alone.
 func (k *Kind) used(ctx context.Context, t turn, n node) (use, error) {
-	return k.usedAmong(ctx, t, n, func(string, bool) {})
+	return k.usedAmong(ctx, t, n, func(listed) {})
 }
 
 // usedAmong is used, and tells of every client that is logged in.
-func (k *Kind) usedAmong(ctx context.Context, t turn, n node, client func(id string, own bool)) (use, error) {
-	sessions, err := k.sessionsAmong(ctx, t.Connection, n, t.old, client)
+func (k *Kind) usedAmong(ctx context.Context, t turn, n node, each func(listed)) (use, error) {
+	sessions, err := k.sessionsAmong(ctx, t.Connection, n, t.old, each)
 	if t.old == t.next {
 		sessions = slices.DeleteFunc(sessions, func(s session) bool { return !s.replica })
 	}
@@ -81,14 +81,22 @@ type use struct {
 // sessions are those of a user at a node but our own. Who is not logged in yet is listed as default: those do not count that
 // have said nothing, where default has a password.
 func (k *Kind) sessions(ctx context.Context, c kind.Connection, n node, name string) ([]session, error) {
-	return k.sessionsAmong(ctx, c, n, name, func(string, bool) {})
+	return k.sessionsAmong(ctx, c, n, name, func(listed) {})
 }
 
 // mostClients is how many clients a node may list. Each line of the list has some 400 bytes, of which largeReply has as many.
 const mostClients = 250_000
 
-// sessionsAmong is sessions, and tells of every client that is logged in: its id, and whether it is ours.
-func (k *Kind) sessionsAmong(ctx context.Context, c kind.Connection, n node, name string, client func(id string, own bool)) ([]session, error) {
+// listed is a client in a line of CLIENT LIST.
+type listed struct {
+	id, user string
+	command  string // that it has sent last, in lower case; null: none
+	hello    bool   // it speaks RESP 3, and so has sent HELLO
+	own      bool   // it is ours
+}
+
+// sessionsAmong is sessions, and calls a function for each client.
+func (k *Kind) sessionsAmong(ctx context.Context, c kind.Connection, n node, name string, each func(listed)) ([]session, error) {
 	reply, err := k.do(ctx, c, n.addr, "CLIENT", "LIST")
 	if err != nil {
 		return nil, err
@@ -116,7 +124,7 @@ func (k *Kind) sessionsAmong(ctx context.Context, c kind.Connection, n node, nam
 			return nil, fmt.Errorf("node %s does not say whose its sessions are: CLIENT LIST has no user=, as Redis %d and newer have", n.addr, oldest)
 		}
 		if id := fields["id"]; id != "" {
-			client(id, fields["name"] == ownName)
+			each(listed{id, fields["user"], strings.ToLower(fields["cmd"]), fields["resp"] == "3", fields["name"] == ownName})
 		}
 		if fields["user"] != name || fields["name"] == ownName {
 			continue
