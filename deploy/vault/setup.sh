@@ -26,7 +26,7 @@ VAULT_ADDR and the token that you have logged in with. To run it again changes o
   --rate-limit=N              requests a second from one address to the engine, each Vault server for itself; beyond that
                               Vault answers 429; default: 1000; 0: no quota is set, and one that is there stays
   --max-leases=N              leases of the engine in all; only Vault Enterprise has such quotas; default: none is set
-  --mount=PATH                where the engine is mounted; default: hyvve. Policies are called PATH-NAME
+  --mount=PATH                where the engine is mounted; default: hyvve. Policies are called PATH-NAME, with "." for "/"
   --auth-mount=PATH           where the kubernetes method is mounted; default: kubernetes
   --auth-plugin=NAME          name of the method in Vault's plugin catalog; default: kubernetes
   --dry-run                   say what would be done, without asking Vault
@@ -85,6 +85,7 @@ for w in "${!accounts[@]}"; do
 	matches "${accounts[$w]}" "$name" "--service-account: \"${accounts[$w]}\" is no name of a service account"
 done
 matches "$mount" "$path" "--mount: \"$mount\" is no path of an engine"
+[[ $mount != *[A-Z]* ]] || fail "--mount: \"$mount\" has capital letters, which Vault takes from the names of policies; mount the engine at ${mount,,}"
 matches "$auth" "$path" "--auth-mount: \"$auth\" is no path of a method; write it without auth/"
 [[ $auth != auth/* ]] || fail "--auth-mount: \"$auth\": write it without auth/"
 matches "$audience" '^[^[:space:],]+$' "--audience: \"$audience\" is no audience"
@@ -112,12 +113,21 @@ if [ -z "$dry" ]; then
 	vault token lookup >/dev/null || fail "Vault does not know who you are; set VAULT_ADDR, and log in (vault login) as somebody who may write policies and auth methods"
 fi
 
+# prefix is the mount's alone, since no mount here has a dot: the policies of a/b and a-b are not the same.
+prefix=${mount//\//.}
+if [ -z "$dry" ]; then
+	for p in ${workloads//,/ } $people; do
+		there=$(vault policy read "$prefix-$p" 2>/dev/null) || continue
+		[[ $there != *'path "'* || $there == *"path \"$mount/"* ]] ||
+			fail "policy $prefix-$p is there, and has no path of the engine at $mount: it may be another engine's; read it by: vault policy read $prefix-$p. Mount this engine elsewhere, or delete the policy if nobody needs it: vault policy delete $prefix-$p"
+	done
+fi
+
 # Policies ----------------------------------------------------------------------------------------------------------
 
 # policy gives the text of one, for the engine where it is mounted.
 policy() { sed "s#^path \"hyvve/#path \"$mount/#" "$here/policies/$1.hcl"; }
 
-prefix=${mount//\//-}
 for p in ${workloads//,/ } $people; do
 	if [ -z "$dry" ] && [ "$(vault policy read "$prefix-$p" 2>/dev/null)" = "$(policy "$p")" ]; then
 		say "policy $prefix-$p is as it should be"

@@ -315,7 +315,7 @@ func TestSetUpAgain(t *testing.T) {
 	}
 
 	said = w.setUp(append(w.reachable(), "--mount=teams/eu", "--auth-mount=k8s/eu", "--service-account=api=backend", "--audience=eu", "--token-ttl=10m")...)
-	policy, err := w.vault.Client.Sys().GetPolicyWithContext(t.Context(), "teams-eu-api")
+	policy, err := w.vault.Client.Sys().GetPolicyWithContext(t.Context(), "teams.eu-api")
 	if err != nil || !strings.Contains(policy, `"teams/eu/creds/api"`) || strings.Contains(policy, `"hyvve/`) {
 		t.Errorf("policy of another mount: %v\n%s\n%s", err, policy, said)
 	}
@@ -367,6 +367,7 @@ func TestSetUpRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := &world{t: t, vault: v, dir: t.TempDir()}
+	w.write("sys/policies/acl/taken-web", map[string]any{"policy": `path "take/creds/n-web" { capabilities = ["read"] }`})
 	for want, args := range map[string][]string{
 		"--namespace is missing":             {},
 		"--policies-only sets up nothing of": {"--policies-only", "--namespace=x"},
@@ -378,7 +379,9 @@ func TestSetUpRefuses(t *testing.T) {
 		"write WORKLOAD=NAME":                {"--namespace=x", "--service-account=api"},
 		"web is none of --workloads=api":     {"--namespace=x", "--workloads=api", "--service-account=web=x"},
 		"write it without auth/":             {"--namespace=x", "--auth-mount=auth/kubernetes"},
-		"is no path of an engine":            {"--namespace=x", "--mount=a#b"},
+		"is no path of an engine":            {"--namespace=x", "--mount=a.b"},
+		"mount the engine at hyvve":          {"--namespace=x", "--mount=Hyvve"},
+		"policy taken-web is there":          {"--namespace=x", "--mount=taken"},
 		"is no duration":                     {"--namespace=x", "--token-ttl=soon"},
 		"is no number of requests":           {"--namespace=x", "--rate-limit=many"},
 		"is no number of leases":             {"--namespace=x", "--max-leases=0"},

@@ -182,11 +182,34 @@ func TestTerraformAndScriptAgree(t *testing.T) {
 	}
 }
 
+// No two mounts have a policy of the same name, by either way.
+func TestMountsShareNoPolicy(t *testing.T) {
+	names := map[string]string{}
+	for _, mount := range []string{"a/b", "a-b", "a_b", "a/b-c", "a-b/c", "a/b/c"} {
+		policies, _ := evaluate(t, "namespaces = [\"hyvve\"]\nmount = \""+mount+"\"")
+		said, err := exec.CommandContext(t.Context(), "./setup.sh", "--dry-run", "--policies-only", "--mount="+mount).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name := range policies {
+			if other := names[name]; other != "" {
+				t.Errorf("policy %s is of %s and of %s", name, other, mount)
+			}
+			names[name] = mount
+			if !strings.Contains(string(said), "vault policy write "+name+" -\n") {
+				t.Errorf("the script writes no policy %s for %s", name, mount)
+			}
+		}
+	}
+}
+
 func TestTerraformRefuses(t *testing.T) {
 	dir := withoutProvider(t)
 	for want, variables := range map[string]string{
 		"at least one, and each as Kubernetes has it": `namespaces = []`,
 		"Name the namespaces":                         `namespaces = ["A B"]`,
+		"is no path of an engine":                     "namespaces = [\"x\"]\nmount = \"a.b\"",
+		"takes capital letters":                       "namespaces = [\"x\"]\nmount = \"Hyvve\"",
 		"operator are none":                           "namespaces = [\"x\"]\nworkloads = { operator = null }",
 		"no file exists":                              "namespaces = [\"x\"]\nworkloads = { billing = null }",
 	} {

@@ -62,9 +62,13 @@ variable "max_leases" {
 }
 
 variable "mount" {
-  description = "Where the engine is mounted. Policies are called MOUNT-NAME."
+  description = "Where the engine is mounted. Policies are called MOUNT-NAME, with \".\" for \"/\"."
   type        = string
   default     = "hyvve"
+  validation {
+    condition     = can(regex("^[a-z0-9_-]+(/[a-z0-9_-]+)*$", var.mount))
+    error_message = "The mount is no path of an engine: lower-case letters, digits, _ and -, in parts with / between. Vault takes capital letters from the names of policies."
+  }
 }
 
 variable "auth_mount" {
