@@ -33,7 +33,7 @@ func FuzzNodes(f *testing.F) {
 			t.Error("an error, and nodes nevertheless")
 		}
 		for _, addr := range slices.Concat(replication(text), nodes) {
-			if !a.allows(t.Context(), addr) {
+			if !a.allowed().dials(t.Context(), addr) {
 				continue
 			}
 			host, port, err := net.SplitHostPort(addr)

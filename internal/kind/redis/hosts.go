@@ -12,9 +12,17 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
-// allows reports whether an operator allows to dial an address that a node has named: it is url's, one of nodes, an IP
+// allowed decides which addresses that nodes have named may be dialed. It is for one goroutine, and for one search for nodes.
+type allowed struct {
+	admin
+	ips map[string][]netip.Addr // of the names that an operator gave: nodes may name thousands of addresses
+}
+
+func (a admin) allowed() allowed { return allowed{a, map[string][]netip.Addr{}} }
+
+// dials reports whether an operator allows to dial an address that a node has named: it is url's, one of nodes, an IP
 // address of one of these, or hosts= has it.
-func (a admin) allows(ctx context.Context, addr string) bool {
+func (a allowed) dials(ctx context.Context, addr string) bool {
 	own := append([]string{a.addr}, a.seeds...)
 	if slices.Contains(own, addr) {
 		return true
@@ -31,7 +39,7 @@ func (a admin) allows(ctx context.Context, addr string) bool {
 }
 
 // resolves reports whether an address that an operator gave with a name leads to an IP address.
-func (a admin) resolves(ctx context.Context, addr string, to netip.Addr, port string) bool {
+func (a allowed) resolves(ctx context.Context, addr string, to netip.Addr, port string) bool {
 	host, own, err := net.SplitHostPort(addr)
 	if err != nil || own != port {
 		return false
@@ -39,9 +47,13 @@ func (a admin) resolves(ctx context.Context, addr string, to netip.Addr, port st
 	if _, err := netip.ParseAddr(host); err == nil {
 		return false // two addresses that differ
 	}
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
-	defer cancel()
-	ips, _ := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	ips, looked := a.ips[host]
+	if !looked {
+		ctx, cancel := context.WithTimeout(ctx, a.timeout)
+		defer cancel()
+		ips, _ = net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		a.ips[host] = ips
+	}
 	return slices.ContainsFunc(ips, func(ip netip.Addr) bool { return ip.Unmap() == to.Unmap() })
 }
 

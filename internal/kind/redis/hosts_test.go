@@ -3,6 +3,8 @@
 package redis
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -57,7 +59,7 @@ func TestHosts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := a.allows(t.Context(), tt.addr); got != tt.want {
+		if got := a.allowed().dials(t.Context(), tt.addr); got != tt.want {
 			t.Errorf("hosts=%s: %s is allowed: %t", tt.hosts, tt.addr, got)
 		}
 	}
@@ -138,4 +140,26 @@ func TestTooManyNodes(t *testing.T) {
 	w := fakeWorld(t, script(map[string]any{"INFO": info.String()}))
 	_, _, err := w.kind.InUse(t.Context(), w.plan())
 	w.refuses(err, "names more than 1000 nodes")
+}
+
+// A node names thousands of addresses that nobody allows. Each name that an operator gave is looked up once for all of them.
+func TestStrangersCostFewLookups(t *testing.T) {
+	var lookups atomic.Int32
+	resolver := net.DefaultResolver
+	t.Cleanup(func() { net.DefaultResolver = resolver })
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		lookups.Add(1)
+		return nil, errors.New("there is no name server")
+	}}
+	var info strings.Builder
+	info.WriteString(info6)
+	for i := range 2000 {
+		fmt.Fprintf(&info, "slave%d:ip=10.0.%d.%d,port=7001,state=online\r\n", i, i/250, i%250)
+	}
+	w := fakeWorld(t, script(map[string]any{"INFO": info.String()}))
+	w.connection.Options[fieldNodes] = "cache.invalid:7001"
+	_, strangers, err := w.kind.explore(t.Context(), w.connection)
+	if n := lookups.Load(); len(strangers) != 2000 || n == 0 || n > 100 {
+		t.Errorf("%d strangers, and %d questions to a name server (%v)", len(strangers), n, err)
+	}
 }

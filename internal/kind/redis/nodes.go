@@ -40,6 +40,7 @@ func (k *Kind) explore(ctx context.Context, c kind.Connection) (found []node, st
 		return nil, nil, err
 	}
 	var faults []error
+	allowed := a.allowed()
 	runs := map[string]bool{} // servers, which may be reached at several addresses
 	known := map[string]bool{}
 	from := map[string]string{} // who has named a node
@@ -66,7 +67,7 @@ func (k *Kind) explore(ctx context.Context, c kind.Connection) (found []node, st
 				if from[addr] != "" || known[addr] {
 					continue
 				}
-				if from[addr] = next[i]; !a.allows(ctx, addr) {
+				if from[addr] = next[i]; !allowed.dials(ctx, addr) {
 					strangers = append(strangers, stranger{addr, next[i]})
 					continue
 				}
