@@ -61,6 +61,7 @@ func (s *session) close() {
 // localSettings make names mean what PostgreSQL made, undo what a role or database may have set for the application's short
 // queries, fix the text form of primary keys, and have a commit last: the old key goes on the strength of it.
 var localSettings = []string{
+	"SET TRANSACTION ISOLATION LEVEL READ COMMITTED", // first of all: it must come before a query
 	pgsession.SetSearchPath, "SET LOCAL client_encoding = 'UTF8'", "SET LOCAL standard_conforming_strings = on",
 	"SET LOCAL row_security = off", "SET LOCAL lock_timeout = '500ms'",
 	"SET LOCAL statement_timeout = 0", "SET LOCAL idle_in_transaction_session_timeout = 0",

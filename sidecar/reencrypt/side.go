@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // The side schema holds all that there is to know of a job: which parts of its columns are staged and by whom, and per row
@@ -44,8 +45,8 @@ const (
 		END LOOP;
 	END $$`
 
-	// sideLock is the advisory lock under which the schema comes and goes: "hyvve" in ASCII.
-	sideLock = 0x6879767665
+	// sideTries is how often a change of the schema is tried that others make or drop at the same time. Each try waits for them.
+	sideTries = 100
 
 	closeTime = 5 * time.Second
 	claimPoll = 200 * time.Millisecond
@@ -53,16 +54,10 @@ const (
 
 // prepare makes the side schema, the job and the tables of its staged rows, where they are not there.
 func (j *job) prepare(ctx context.Context) error {
-	err := j.db.tx(ctx, func(tx pgx.Tx) error {
-		if err := lockSide(ctx, tx); err != nil {
-			return err
-		}
-		there, err := sideIn(ctx, tx)
-		if err == nil && there {
-			if err = owned(ctx, tx); err == nil {
-				err = addRank(ctx, tx)
-			}
-		} else if err == nil {
+	err := j.sideTx(ctx, func(tx pgx.Tx, there bool) (err error) {
+		if there {
+			err = addRank(ctx, tx)
+		} else {
 			err = execEach(ctx, tx, createSide...)
 		}
 		if err != nil {
@@ -99,18 +94,72 @@ func (t *table) prepare(ctx context.Context, tx pgx.Tx, job int) error {
 	return err
 }
 
-func lockSide(ctx context.Context, tx pgx.Tx) error {
-	// Waiting here is waiting for another of us to make or drop the schema.
-	if _, err := execOne(ctx, tx, "SET LOCAL lock_timeout = '30s'"); err != nil {
-		return err
+// sideTx runs do in a transaction in which no other of us makes, changes or drops the schema: where it is there, under a lock
+// of its jobs. Every role of the database can take an advisory lock; a table of ours can be locked by nobody else. Of two who
+// make the schema at the same time, the second waits for the first, and tries again.
+func (j *job) sideTx(ctx context.Context, do func(tx pgx.Tx, there bool) error) error {
+	for tries := 1; ; tries++ {
+		err := j.db.tx(ctx, func(tx pgx.Tx) error {
+			there, err := lockSide(ctx, tx)
+			if err != nil {
+				return err
+			}
+			return do(tx, there)
+		})
+		if tries == sideTries || !sideChanged(err) {
+			return err
+		}
 	}
-	_, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(sideLock))
-	return err
 }
 
-func sideIn(ctx context.Context, tx pgx.Tx) (there bool, err error) {
-	err = tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'hyvve_reencrypt')").Scan(&there)
-	return there, err
+// lockSide locks the schema, where it is there, and makes sure that it is ours.
+func lockSide(ctx context.Context, tx pgx.Tx) (there bool, err error) {
+	// Waiting here is waiting for another of us to make or drop the schema.
+	if _, err := execOne(ctx, tx, "SET LOCAL lock_timeout = '30s'"); err != nil {
+		return false, err
+	}
+	there, mine, err := sideIn(ctx, tx)
+	if err != nil || !there {
+		return false, err
+	}
+	if mine { // LOCK TABLE would refuse others' in other words
+		if _, err := execOne(ctx, tx, "LOCK TABLE hyvve_reencrypt.jobs IN SHARE UPDATE EXCLUSIVE MODE"); err != nil {
+			return true, err
+		}
+	}
+	if err = owned(ctx, tx); err == nil && !mine {
+		err = errSideChanged
+	}
+	return true, err
+}
+
+var errSideChanged = errors.New("the side schema belongs to another role each time; try again")
+
+// sideChanged reports whether somebody has made or dropped the schema, or one of its tables, since a transaction has looked.
+func sideChanged(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return errors.Is(err, errSideChanged)
+	}
+	switch pg.Code {
+	case "42P06", "3F000", "42P01": // duplicate schema, no such schema, no such table
+		return true
+	case "23505":
+		return pg.SchemaName == "pg_catalog"
+	}
+	return false
+}
+
+// sideIn reports whether the schema is there, and whether it and its jobs are of our role.
+func sideIn(ctx context.Context, tx pgx.Tx) (there, mine bool, err error) {
+	err = tx.QueryRow(ctx, `
+		SELECT n.nspowner = r.oid AND (c.relowner IS NULL OR c.relowner = r.oid)
+		FROM pg_namespace n JOIN pg_roles r ON r.rolname = current_user LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'jobs'
+		WHERE n.nspname = 'hyvve_reencrypt'`).Scan(&mine)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, false, nil
+	}
+	return err == nil, mine, err
 }
 
 // claim makes this worker the one that writes to rows for a job, and waits while another is. It is a convenience: every
@@ -255,19 +304,9 @@ func (j *job) release(db *session) {
 
 // wipe drops all that is kept of the job, and the schema with the last one.
 func (j *job) wipe(ctx context.Context) error {
-	return j.db.tx(ctx, func(tx pgx.Tx) error {
-		there, err := sideIn(ctx, tx)
-		if err != nil || !there {
-			return err
-		}
-		if err := lockSide(ctx, tx); err != nil {
-			return err
-		}
-		if there, err = sideIn(ctx, tx); err != nil || !there {
-			return err
-		}
-		if err := owned(ctx, tx); err != nil {
-			return fmt.Errorf("wiping the side schema hyvve_reencrypt: %w", err)
+	err := j.sideTx(ctx, func(tx pgx.Tx, there bool) error {
+		if !there {
+			return nil
 		}
 		rows, err := tx.Query(ctx, "SELECT c.id FROM hyvve_reencrypt.columns c JOIN hyvve_reencrypt.jobs j ON j.id = c.job WHERE j.name = $1", j.name)
 		if err != nil {
@@ -292,4 +331,8 @@ func (j *job) wipe(ctx context.Context) error {
 		_, err = execOne(ctx, tx, "DROP SCHEMA hyvve_reencrypt CASCADE")
 		return err
 	})
+	if err != nil {
+		return fmt.Errorf("wiping the side schema hyvve_reencrypt: %w", err)
+	}
+	return nil
 }
