@@ -154,6 +154,9 @@ func (e *Engine) storeConnection(ctx context.Context, old, c kind.Connection, ch
 	if now := e.connections[c.Name]; now.Revision != old.Revision || !now.Next.Equal(old.Next) {
 		return rotation.Refusef("connection %s was written by somebody else meanwhile; look at it with: vault read hyvve/connections/%s, and write it again; nothing was stored", c.Name, c.Name)
 	}
+	if err := e.connectionEndsUndeleted(c, old); err != nil {
+		return err
+	}
 	if err := e.journal(ctx, Entry{What: "connection written", By: by.Name, Entity: by.Entity, Connection: c.Name, Changes: changes}); err != nil {
 		return err
 	}

@@ -216,11 +216,38 @@ func (e *Engine) endsUndeleted(changed, old key.Key) error {
 		return rotation.Refusef("%w", err)
 	}
 	changed.Versions = old.Versions
-	current, _ := changed.Current()
-	for _, number := range changed.Undeleted() {
-		v, _ := changed.Version(number)
-		if err := undeleter.CheckUndelete(kind.Change{Key: changed, From: current, To: v, Connection: connection}); err != nil {
-			return rotation.Refusef("key %s: version %d is undeleted, and could not be ended after this change (%w); end it first: vault write hyvve/keys/%s/retire version=%d", old.Name, number, err, old.Name, number)
+	if number, err := undeletedBy(undeleter, changed, connection); err != nil {
+		return rotation.Refusef("key %s: version %d is undeleted, and could not be ended after this change (%w); end it first: vault write hyvve/keys/%s/retire version=%d", old.Name, number, err, old.Name, number)
+	}
+	return nil
+}
+
+// undeletedBy returns an undeleted version of a key whose login could not be ended by way of a connection, and why.
+func undeletedBy(undeleter kind.Undeleter, k key.Key, connection kind.Connection) (number int, err error) {
+	current, _ := k.Current()
+	for _, number := range k.Undeleted() {
+		v, _ := k.Version(number)
+		if err := undeleter.CheckUndelete(kind.Change{Key: k, From: current, To: v, Connection: connection}); err != nil {
+			return number, err
+		}
+	}
+	return 0, nil
+}
+
+// connectionEndsUndeleted refuses a change of a connection with which the login of an undeleted version could not be ended: it is the
+// new administrator's, say. What could not be ended before is no reason. The writer lock is held.
+func (e *Engine) connectionEndsUndeleted(changed, old kind.Connection) error {
+	for _, name := range slices.Sorted(maps.Keys(e.keys)) {
+		k := e.keys[name]
+		undeleter, ok := e.kindOf(k).(kind.Undeleter)
+		if c, err := e.connectionOf(k); !ok || err != nil || c.Name != changed.Name {
+			continue
+		}
+		if _, err := undeletedBy(undeleter, k, old); err != nil {
+			continue
+		}
+		if number, err := undeletedBy(undeleter, k, changed); err != nil {
+			return rotation.Refusef("connection %s: version %d of key %s is undeleted, and could not be ended after this change (%w); end it first: vault write hyvve/keys/%s/retire version=%d; nothing was stored", changed.Name, number, name, err, name, number)
 		}
 	}
 	return nil

@@ -83,7 +83,18 @@ func TestUndeleteOfTheLoginInUse(t *testing.T) {
 	d := Definition{Name: "db", Kind: "login", Options: kind.Options{"connection": "other"}}
 	_, err = h.engine.PutKey(t.Context(), d, testActor)
 	h.refused(err, "version 1 is undeleted, and could not be ended after this change (it is the administrator's); end it first: vault write hyvve/keys/db/retire version=1")
+	own := h.engine.keys["db"].Options["connection"]
+	before := h.store.writes
+	administrator := func() error {
+		_, err := h.engine.PutConnection(t.Context(), kind.Connection{Name: own, Options: kind.Options{"note": "a"}}, true, testActor)
+		return err
+	}
+	h.refused(administrator(), "connection "+own+": version 1 of key db is undeleted, and could not be ended after this change (it is the administrator's); end it first: vault write hyvve/keys/db/retire version=1; nothing was stored")
+	if now, _ := h.engine.Connection(own); now.Options["note"] != "" || h.store.writes != before {
+		t.Errorf("a refused connection is stored: %v, %d writes", now.Options, h.store.writes-before)
+	}
 	h.ok(h.engine.RetireVersion(t.Context(), "db", 1, false, "", testActor))
+	h.ok(administrator())
 	_, err = h.engine.PutKey(t.Context(), d, testActor)
 	h.ok(err)
 }
