@@ -21,7 +21,7 @@ type attempt func(e *engine.Engine, d *framework.FieldData) engine.Entry
 
 // write is operation for what an operator changes: an attempt that comes to nothing leaves an entry in the journal.
 // A question (dry_run) leaves none.
-func (b *backend) write(h handler, what attempt, verb, suffix, summary string) framework.OperationHandler {
+func (b *backend) write(h handler, what attempt, response any, verb, suffix, summary string) framework.OperationHandler {
 	strictly := strict(h)
 	recorded := func(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 		resp, err := strictly(ctx, e, req, d)
@@ -33,7 +33,7 @@ func (b *backend) write(h handler, what attempt, verb, suffix, summary string) f
 		}
 		return resp, err
 	}
-	return recordedOperation{b.lenient(recorded, verb, suffix, summary)}
+	return recordedOperation{b.lenient(recorded, response, verb, suffix, summary)}
 }
 
 // recordedOperation is what write makes.

@@ -197,21 +197,22 @@ func (b *backend) on(h handler) framework.OperationFunc {
 	}
 }
 
-// operation describes a handler to the framework. A write with a parameter that the path does not have is refused: the
+// operation describes a handler, and the type of its response, to the framework. A write with a parameter that the path does not have is refused: the
 // framework only warns, when the work is done, and a misspelt dry_run would rotate the key.
-func (b *backend) operation(h handler, verb, suffix, summary string) framework.OperationHandler {
-	return b.lenient(strict(h), verb, suffix, summary)
+func (b *backend) operation(h handler, response any, verb, suffix, summary string) framework.OperationHandler {
+	return b.lenient(strict(h), response, verb, suffix, summary)
 }
 
 // lenient is operation for what sidecars write: one of a newer release may say more than this one understands.
-func (b *backend) lenient(h handler, verb, suffix, summary string) framework.OperationHandler {
-	return &framework.PathOperation{
-		Callback: b.on(h),
-		Summary:  summary,
+func (b *backend) lenient(h handler, response any, verb, suffix, summary string) framework.OperationHandler {
+	return operation{&framework.PathOperation{
+		Callback:  b.on(h),
+		Summary:   summary,
+		Responses: responses(response),
 		DisplayAttrs: &framework.DisplayAttributes{
 			OperationPrefix: operationPrefix, OperationVerb: verb, OperationSuffix: suffix,
 		},
-	}
+	}, response}
 }
 
 func strict(h handler) handler {

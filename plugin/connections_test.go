@@ -80,17 +80,17 @@ func TestConnectionsWithoutTheirServer(t *testing.T) {
 
 // An earlier release stored URLs as they were written.
 func TestStoredURLsAreReadWithoutPasswords(t *testing.T) {
-	data := connectionData(kind.Connection{Name: "main", Kind: "postgres", Options: kind.Options{
+	options := connectionData(kind.Connection{Name: "main", Kind: "postgres", Options: kind.Options{
 		"url": "postgresql://root@db/postgres?sslmode=require&pass%77ord=canary-1&application_name=x", "replicas": "a:1,b:2",
 		"pgbouncers": "postgresql://a@h/pgbouncer?password=canary-2\npostgresql://b:canary-3@h/pgbouncer", "tls_ca": "-----BEGIN",
-	}})
+	}}).Options
 	want := map[string]string{
 		"url": "postgresql://root@db/postgres?sslmode=require&pass%77ord=REDACTED&application_name=x", "replicas": "a:1,b:2",
 		"pgbouncers": "postgresql://a@h/pgbouncer?password=REDACTED\npostgresql://b@h/pgbouncer", "tls_ca": "-----BEGIN",
 	}
 	for name, text := range want {
-		if data[name] != text {
-			t.Errorf("%s is read as %q, want %q", name, data[name], text)
+		if options[name] != text {
+			t.Errorf("%s is read as %q, want %q", name, options[name], text)
 		}
 	}
 	if text := redacted("A_URL=redis://h/0?password=canary B=x"); text != "A_URL=redis://h/0?password=REDACTED B=x" {

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -17,21 +18,20 @@ import (
 )
 
 func (b *backend) pathsConnections() []*framework.Path {
-	name := &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "Name of the connection: lower-case letters, digits, '-', '_' and '.'."}
 	return []*framework.Path{
 		{
 			Pattern: "connections/?$",
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: b.operation(b.listConnections, "list", "connections", "List the connections."),
+				logical.ListOperation: b.operation(b.listConnections, api.List{}, "list", "connections", "List the connections."),
 			},
 			HelpSynopsis:    "List the connections.",
 			HelpDescription: "A connection is an administrator's login at a server where keys are valid.",
 		},
 		{
 			Pattern: "connections/(?P<name>[^/]+)/rotate-root",
-			Fields:  map[string]*framework.FieldSchema{"name": name},
+			Fields:  requestFields(api.ConnectionName{}),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: b.write(b.rotateRoot, aboutConnection("rotating an administrator's password"), "rotate", "connection-root", "Give the administrator a password that only this mount knows."),
+				logical.UpdateOperation: b.write(b.rotateRoot, aboutConnection("rotating an administrator's password"), api.Connection{}, "rotate", "connection-root", "Give the administrator a password that only this mount knows."),
 			},
 			HelpSynopsis: "Give the administrator a password that only this mount knows.",
 			HelpDescription: strings.TrimSpace(`
@@ -47,13 +47,13 @@ ACL SETUSER hyvve_admin on >PASSWORD and its rights), and write it to the connec
 		},
 		{
 			Pattern:        "connections/(?P<name>.+)",
-			Fields:         b.connectionFields(name),
+			Fields:         b.connectionFields(),
 			ExistenceCheck: b.exists("name", func(e *engine.Engine, name string) bool { _, ok := e.Connection(name); return ok }),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.CreateOperation: b.write(b.writeConnection, b.connectionAttempt, "create", "connection", "Store an administrator's login, when it has been tried."),
-				logical.UpdateOperation: b.write(b.writeConnection, b.connectionAttempt, "update", "connection", "Change a connection; fields not given stay."),
-				logical.ReadOperation:   b.operation(b.readConnection, "read", "connection", "Read a connection, without passwords and private keys."),
-				logical.DeleteOperation: b.write(b.deleteConnection, aboutConnection("deleting a connection"), "delete", "connection", "Forget a connection."),
+				logical.CreateOperation: b.write(b.writeConnection, b.connectionAttempt, api.Connection{}, "create", "connection", "Store an administrator's login, when it has been tried."),
+				logical.UpdateOperation: b.write(b.writeConnection, b.connectionAttempt, api.Connection{}, "update", "connection", "Change a connection; fields not given stay."),
+				logical.ReadOperation:   b.operation(b.readConnection, api.Connection{}, "read", "connection", "Read a connection, without passwords and private keys."),
+				logical.DeleteOperation: b.write(b.deleteConnection, aboutConnection("deleting a connection"), nil, "delete", "connection", "Forget a connection."),
 			},
 			HelpSynopsis:    "Connections: administrators' logins at the servers where keys are valid.",
 			HelpDescription: strings.TrimSpace(b.connectionsHelp()),
@@ -62,14 +62,8 @@ ACL SETUSER hyvve_admin on >PASSWORD and its rights), and write it to the connec
 }
 
 // connectionFields are those of every kind that has connections.
-func (b *backend) connectionFields(name *framework.FieldSchema) map[string]*framework.FieldSchema {
-	fields := map[string]*framework.FieldSchema{
-		"name": name,
-		"kind": {Type: framework.TypeString, Description: "What kind of server it is: " + strings.Join(connectors(b.kinds), ", ") + "."},
-		"verify_connection": {
-			Type: framework.TypeBool, Default: true, Description: "Log in and look at the administrator's privileges before anything is stored.",
-		},
-	}
+func (b *backend) connectionFields() map[string]*framework.FieldSchema {
+	fields := requestFields(api.ConnectionRequest{}, "{kinds}", strings.Join(connectors(b.kinds), ", "))
 	for _, k := range b.kinds {
 		connector, ok := k.(kind.Connector)
 		if !ok {
@@ -121,7 +115,7 @@ Rotations that wait because a server refused its administrator go on as soon as 
 }
 
 func (b *backend) listConnections(_ context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	return logical.ListResponse(e.ConnectionNames()), nil
+	return answer(api.List{Keys: e.ConnectionNames()}), nil
 }
 
 func (b *backend) writeConnection(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
@@ -170,28 +164,23 @@ func (b *backend) readConnection(_ context.Context, e *engine.Engine, _ *logical
 	if !ok {
 		return nil, nil
 	}
-	data := connectionData(c)
-	health := e.ConnectionHealth(c.Name)
-	data["checked_time"], data["problems"] = stamp(health.At), append([]string{}, health.Texts()...)
+	response, health := connectionData(c), e.ConnectionHealth(c.Name)
+	response.Checked, response.Problems = &api.Time{Time: health.At}, append([]string{}, health.Texts()...)
 	if len(health.Notes) > 0 {
-		data["notes"] = health.Notes
+		response.Notes = health.Notes
 	}
-	return &logical.Response{Data: data}, nil
+	return answer(response), nil
 }
 
-func connectionData(c kind.Connection) map[string]any {
-	notes := c.Notes
-	if notes == nil {
-		notes = []string{}
-	}
-	data := map[string]any{
-		"name": c.Name, "kind": c.Kind, "notes": notes, "written_time": stamp(c.Written), "last_root_rotation": stamp(c.Rotated),
-		"root_rotation_unfinished": !c.Next.Empty(),
-	}
+func connectionData(c kind.Connection) api.Connection {
+	options := map[string]string{}
 	for name, value := range c.Options {
-		data[name] = redacted(value)
+		options[name] = redacted(value)
 	}
-	return data
+	return api.Connection{
+		Name: c.Name, Kind: c.Kind, Notes: append([]string{}, c.Notes...), Written: api.Time{Time: c.Written}, LastRootRotation: api.Time{Time: c.Rotated},
+		RootRotationUnfinished: !c.Next.Empty(), Options: options,
+	}
 }
 
 func (b *backend) deleteConnection(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
@@ -203,5 +192,5 @@ func (b *backend) rotateRoot(ctx context.Context, e *engine.Engine, req *logical
 	if err != nil {
 		return nil, err
 	}
-	return &logical.Response{Data: connectionData(c)}, nil
+	return answer(connectionData(c)), nil
 }

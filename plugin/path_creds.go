@@ -4,7 +4,6 @@ package plugin
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -26,17 +26,10 @@ const secretTypeBundle = "bundle"
 func (b *backend) pathsCreds() []*framework.Path {
 	return []*framework.Path{{
 		Pattern: "creds/" + framework.GenericNameRegex("workload"),
-		Fields: map[string]*framework.FieldSchema{
-			"workload":        {Type: framework.TypeString, Required: true, Description: "Name of the workload."},
-			"instance":        {Type: framework.TypeString, Query: true, Description: "Name of the instance that reads, such as a pod's name. A newer read of an instance supersedes its older lease. Without it the reader counts as one instance per lease."},
-			"instance_secret": {Type: framework.TypeString, Description: "What the instance's newest read gave: with it another login may read under the instance's name. Give it in a write only; in a URL it would be in logs.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
-			"pod":             {Type: framework.TypeString, Description: "Pod of Kubernetes that the reader runs in, as it says itself."},
-			"node":            {Type: framework.TypeString, Description: "Node of Kubernetes that it runs on, as it says itself."},
-			"one_line":        {Type: framework.TypeCommaStringSlice, Query: true, Default: []string{"all"}, Description: "Environment names of the keys whose values this reader can carry only if they have one line, \"none\" or \"all\". A value of several lines is not handed to a reader that cannot carry it. Default: all."},
-		},
+		Fields:  requestFields(api.CredsRequest{}),
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ReadOperation:   b.operation(b.readCreds, "read", "credentials", "Read what one instance should hold now, as a lease."),
-			logical.UpdateOperation: b.lenient(b.readCreds, "read", "credentials-as-instance", "Read what one instance should hold now, as a lease; for sidecars."),
+			logical.ReadOperation:   b.operation(b.readCreds, api.Creds{}, "read", "credentials", "Read what one instance should hold now, as a lease."),
+			logical.UpdateOperation: b.lenient(b.readCreds, api.Creds{}, "read", "credentials-as-instance", "Read what one instance should hold now, as a lease; for sidecars."),
 		},
 		HelpSynopsis: "What one instance of a workload should hold now: values, accept-lists, versions, as a lease.",
 		HelpDescription: strings.TrimSpace(`
@@ -78,30 +71,26 @@ func (b *backend) secretBundle() *framework.Secret {
 }
 
 func (b *backend) readCreds(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	name := d.Get("workload").(string)
-	reader := engine.Reader{Workload: name, Instance: d.Get("instance").(string), Token: token(req)}
+	r := request[api.CredsRequest](d)
+	reader := engine.Reader{Workload: r.Workload, Instance: r.Instance, Token: token(req)}
 	if req.Operation == logical.UpdateOperation {
 		reader.Heartbeat = true
-		reader.Secret = key.NewValue(d.Get("instance_secret").(string))
-		reader.Pod, reader.Node = d.Get("pod").(string), d.Get("node").(string)
-	} else if d.Get("instance_secret").(string) != "" {
-		return nil, rotation.Refusef("instance_secret is not taken in a read, whose URL is in logs; give it in a write: vault write hyvve/creds/%s instance=… instance_secret=-", name)
+		reader.Secret = key.NewValue(r.Secret)
+		reader.Pod, reader.Node = r.Pod, r.Node
+	} else if r.Secret != "" {
+		return nil, rotation.Refusef("instance_secret is not taken in a read, whose URL is in logs; give it in a write: vault write hyvve/creds/%s instance=… instance_secret=-", r.Workload)
 	}
-	if names := d.Get("one_line").([]string); len(names) > 0 && !slices.Contains(names, "all") { // empty says nothing: all
+	if len(r.OneLine) > 0 && !slices.Contains(r.OneLine, "all") { // empty says nothing: all
 		reader.Multiline = true
-		reader.OneLine = slices.DeleteFunc(slices.Clone(names), func(s string) bool { return s == "none" })
+		reader.OneLine = slices.DeleteFunc(slices.Clone(r.OneLine), func(s string) bool { return s == "none" })
 		slices.Sort(reader.OneLine)
 	}
 	reading, err := e.Read(ctx, reader, b.longestLease())
 	if err != nil {
 		return nil, err
 	}
-	data, err := bundleData(reading)
-	if err != nil {
-		return nil, err
-	}
-	resp := b.Secret(secretTypeBundle).Response(data, map[string]any{
-		"workload": name, "instance": reading.Instance, "epoch": reading.Epoch,
+	resp := b.Secret(secretTypeBundle).Response(api.Data(bundleData(reading)), map[string]any{
+		"workload": r.Workload, "instance": reading.Instance, "epoch": reading.Epoch,
 	})
 	resp.Secret.Renewable = true
 	resp.Secret.TTL = reading.TTL
@@ -111,26 +100,24 @@ func (b *backend) readCreds(ctx context.Context, e *engine.Engine, req *logical.
 	return resp, nil
 }
 
-func bundleData(reading engine.Reading) (map[string]any, error) {
-	values, accepts, created := map[string]any{}, map[string]any{}, map[string]any{}
-	for env, v := range reading.Bundle.Values {
-		values[env] = v.Reveal()
+func bundleData(reading engine.Reading) api.Creds {
+	b := reading.Bundle
+	c := api.Creds{
+		Bundle: api.Bundle{
+			Values: map[string]string{}, Accepts: map[string][]string{}, Versions: b.Versions, AcceptVersions: b.AcceptVersions, Etag: b.Holding.Etag,
+		},
+		Created: map[string]string{}, Work: append([]workload.Work{}, b.Work...), Instance: reading.Instance, Secret: reading.Secret.Reveal(),
 	}
-	for env, list := range reading.Bundle.Accepts {
-		accepts[env] = reveal(list)
+	for env, v := range b.Values {
+		c.Values[env] = v.Reveal()
 	}
-	for env, at := range reading.Bundle.Created {
-		created[env] = at.UTC().Format(time.RFC3339)
+	for env, list := range b.Accepts {
+		c.Accepts[env] = reveal(list)
 	}
-	work, err := plain(reading.Bundle.Work)
-	if err != nil {
-		return nil, err
+	for env, at := range b.Created {
+		c.Created[env] = at.UTC().Format(time.RFC3339)
 	}
-	return map[string]any{
-		"values": values, "accepts": accepts, "versions": reading.Bundle.Versions, "created_times": created,
-		"accept_versions": reading.Bundle.AcceptVersions, "etag": reading.Bundle.Holding.Etag,
-		"instance": reading.Instance, "instance_secret": reading.Secret.Reveal(), "work": work,
-	}, nil
+	return c
 }
 
 func reveal(list []key.Value) []string {
@@ -139,22 +126,6 @@ func reveal(list []key.Value) []string {
 		all = append(all, v.Reveal())
 	}
 	return all
-}
-
-// plain gives work in the types that a response may hold.
-func plain(work []workload.Work) ([]any, error) {
-	if len(work) == 0 {
-		return []any{}, nil
-	}
-	data, err := json.Marshal(work)
-	if err != nil {
-		return nil, err
-	}
-	list := []any{}
-	if err := json.Unmarshal(data, &list); err != nil {
-		return nil, err
-	}
-	return list, nil
 }
 
 // lease is what a bundle's lease keeps of its read.

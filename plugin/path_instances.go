@@ -4,7 +4,6 @@ package plugin
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -19,26 +19,22 @@ import (
 )
 
 func (b *backend) pathsInstances() []*framework.Path {
-	name := &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "Name of the workload."}
 	return []*framework.Path{
 		{
 			Pattern: "workloads/(?P<name>[^/]+)/instances/?$",
-			Fields:  map[string]*framework.FieldSchema{"name": name},
+			Fields:  requestFields(api.WorkloadName{}),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: b.operation(b.listInstances, "list", "instances", "List the live instances of a workload."),
+				logical.ListOperation: b.operation(b.listInstances, api.InstanceList{}, "list", "instances", "List the live instances of a workload."),
 			},
 			HelpSynopsis:    "List the live instances of a workload.",
 			HelpDescription: "Those without a name begin with lease-.\n\n    vault list hyvve/workloads/api/instances",
 		},
 		{
 			Pattern: "workloads/(?P<name>[^/]+)/instances/(?P<instance>[^/]+)$",
-			Fields: map[string]*framework.FieldSchema{
-				"name":     name,
-				"instance": {Type: framework.TypeString, Required: true, Description: "Name of the instance."},
-			},
+			Fields:  requestFields(api.InstanceRequest{}),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ReadOperation:   b.operation(b.readInstance, "read", "instance", "Read an instance: whose it is, where it runs, what it holds."),
-				logical.DeleteOperation: b.write(b.removeInstance, aboutInstance, "remove", "instance", "Remove an instance that has ended."),
+				logical.ReadOperation:   b.operation(b.readInstance, api.InstanceDetails{}, "read", "instance", "Read an instance: whose it is, where it runs, what it holds."),
+				logical.DeleteOperation: b.write(b.removeInstance, aboutInstance, nil, "remove", "instance", "Remove an instance that has ended."),
 			},
 			HelpSynopsis: "A live instance: whose it is, where it runs, what it holds; delete removes it.",
 			HelpDescription: strings.TrimSpace(`
@@ -66,15 +62,15 @@ func aboutInstance(_ *engine.Engine, d *framework.FieldData) engine.Entry {
 }
 
 func (b *backend) listInstances(_ context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	name, all, info := d.Get("name").(string), []string{}, map[string]any{}
+	name, list := d.Get("name").(string), api.InstanceList{Info: map[string]api.InstanceInfo{}}
 	if _, ok := e.Workload(name); !ok {
 		return nil, rotation.Refusef("workload %q is not known; list the workloads with: vault list hyvve/workloads", name)
 	}
 	for _, i := range e.Instances(name) {
-		all = append(all, i.ID)
-		info[i.ID] = map[string]any{"login": i.Login.Name, "healthy": i.Healthy, "seen": stamp(i.Seen)}
+		list.Keys = append(list.Keys, i.ID)
+		list.Info[i.ID] = api.InstanceInfo{Login: i.Login.Name, Healthy: i.Healthy, Seen: api.Time{Time: i.Seen}}
 	}
-	return logical.ListResponseWithInfo(all, info), nil
+	return answer(list), nil
 }
 
 func (b *backend) readInstance(_ context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
@@ -82,29 +78,31 @@ func (b *backend) readInstance(_ context.Context, e *engine.Engine, _ *logical.R
 	if !ok {
 		return nil, nil
 	}
-	data := instanceData(i.Instance)
-	maps.Copy(data, map[string]any{
-		"workload": i.Workload, "anonymous": i.Anonymous, "login": b.loginData(i.Login), "login_since": stamp(i.LoggedIn), "says_pod": i.Pod,
-		"says_node": i.Node, "sidecar": i.Heartbeat, "last_heard": wholeSeconds(i.Heard), "free_in": wholeSeconds(i.FreeIn), "lease": wholeSeconds(i.Lease),
-	})
-	issued := map[string]any{}
-	for name, held := range i.Issued.Keys {
-		issued[name] = map[string]any{"presents": held.Value, "accepts": held.Accepts}
-	}
-	data["issued"] = issued
-	return &logical.Response{Data: data}, nil
+	return answer(api.InstanceDetails{
+		Instance: instanceData(i.Instance), Workload: i.Workload, Anonymous: i.Anonymous, Login: b.loginData(i.Login), LoginSince: api.Time{Time: i.LoggedIn},
+		SaysPod: i.Pod, SaysNode: i.Node, Sidecar: i.Heartbeat, LastHeard: wholeSeconds(i.Heard), FreeIn: wholeSeconds(i.FreeIn), Lease: wholeSeconds(i.Lease),
+		Issued: heldData(i.Issued.Keys),
+	}), nil
 }
 
-func wholeSeconds(d time.Duration) int64 { return int64(d.Round(time.Second).Seconds()) }
+// heldData is what an instance holds, by key.
+func heldData(keys map[string]workload.Held) map[string]api.Held {
+	all := map[string]api.Held{}
+	for name, held := range keys {
+		all[name] = api.Held{Presents: held.Value, Accepts: held.Accepts}
+	}
+	return all
+}
+
+func wholeSeconds(d time.Duration) api.Seconds { return api.SecondsOf(d.Round(time.Second)) }
 
 // shortLogin is how much of a fingerprint is shown: enough to tell logins apart.
 const shortLogin = 8
 
 // loginData is a login for people, with what Vault knows of its entity now.
-func (b *backend) loginData(l workload.Login) map[string]any {
-	data := map[string]any{
-		"display_name": l.Name, "entity": l.Entity, "accessor_fingerprint": l.Accessor[:min(len(l.Accessor), shortLogin)],
-		"entity_name": "", "service_accounts": []string{},
+func (b *backend) loginData(l workload.Login) api.Login {
+	data := api.Login{
+		DisplayName: l.Name, Entity: l.Entity, AccessorFingerprint: l.Accessor[:min(len(l.Accessor), shortLogin)], ServiceAccounts: []string{},
 	}
 	if l.Entity == "" {
 		return data
@@ -113,15 +111,13 @@ func (b *backend) loginData(l workload.Login) map[string]any {
 	if err != nil || entity == nil {
 		return data // it is for information; Vault may have removed it
 	}
-	data["entity_name"] = entity.Name
-	accounts := []string{}
+	data.EntityName = entity.Name
 	for _, alias := range entity.Aliases {
 		if account := alias.Metadata["service_account_name"]; account != "" {
-			accounts = append(accounts, alias.Metadata["service_account_namespace"]+"/"+account)
+			data.ServiceAccounts = append(data.ServiceAccounts, alias.Metadata["service_account_namespace"]+"/"+account)
 		}
 	}
-	slices.Sort(accounts)
-	data["service_accounts"] = accounts
+	slices.Sort(data.ServiceAccounts)
 	return data
 }
 

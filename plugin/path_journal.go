@@ -8,11 +8,11 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 )
 
@@ -26,10 +26,10 @@ func (b *backend) pathsJournal() []*framework.Path {
 	return []*framework.Path{
 		{
 			Pattern: "journal/?$",
-			Fields:  journalQueryFields(),
+			Fields:  requestFields(api.JournalRequest{}),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: b.operation(b.listJournal, "list", "journal", "List the journal's entries, oldest first."),
-				logical.ReadOperation: b.operation(b.pageJournal, "page", "journal", "Read entries of the journal, a page at a time."),
+				logical.ListOperation: b.operation(b.listJournal, api.JournalList{}, "list", "journal", "List the journal's entries, oldest first."),
+				logical.ReadOperation: b.operation(b.pageJournal, api.Journal{}, "page", "journal", "Read entries of the journal, a page at a time."),
 			},
 			HelpSynopsis: "The journal's entries, oldest first.",
 			HelpDescription: strings.TrimSpace(`
@@ -50,7 +50,7 @@ hyvve/journal/config.
 		{
 			Pattern: "journal/verify$",
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ReadOperation: b.operation(b.verifyJournal, "verify", "journal", "Check that no entry was changed or taken out."),
+				logical.ReadOperation: b.operation(b.verifyJournal, api.JournalVerified{}, "verify", "journal", "Check that no entry was changed or taken out."),
 			},
 			HelpSynopsis: "Check that no entry of the journal was changed or taken out.",
 			HelpDescription: "Each entry has the hash of the one before, keyed with the mount's secret. The chain is walked from the oldest entry that " +
@@ -62,19 +62,16 @@ hyvve/journal/config.
 		{
 			Pattern: "journal/head$",
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ReadOperation: b.operation(b.readHead, "read", "journal-head", "Read how many entries were ever written, and the hash of the newest."),
+				logical.ReadOperation: b.operation(b.readHead, api.JournalHead{}, "read", "journal-head", "Read how many entries were ever written, and the hash of the newest."),
 			},
 			HelpSynopsis:    "How many entries were ever written, and the hash of the newest.",
 			HelpDescription: "To be noted elsewhere, from time to time: see hyvve/journal/verify, which reads the whole journal. This reads none of it.",
 		},
 		{
 			Pattern: "journal/export$",
-			Fields: map[string]*framework.FieldSchema{
-				"after": {Type: framework.TypeString, Query: true, Description: "Id of the entry before the first. Default: from the beginning."},
-				"limit": {Type: framework.TypeInt, Query: true, Default: engine.MostEntries, Description: "At most so many entries, and at most 1000."},
-			},
+			Fields:  requestFields(api.ExportRequest{}),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ReadOperation: b.operation(b.exportJournal, "export", "journal", "Export entries as JSON lines."),
+				logical.ReadOperation: b.operation(b.exportJournal, rawLines{}, "export", "journal", "Export entries as JSON lines."),
 			},
 			HelpSynopsis: "Entries as JSON, one a line, oldest first.",
 			HelpDescription: strings.TrimSpace(`
@@ -86,9 +83,9 @@ after=, the id of the last line, until the answer is empty. The vault command pr
 		},
 		{
 			Pattern: "journal/" + framework.GenericNameRegex("id"),
-			Fields:  map[string]*framework.FieldSchema{"id": {Type: framework.TypeString, Required: true, Description: "Id of the entry, or its number."}},
+			Fields:  requestFields(api.EntryRequest{}),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ReadOperation: b.operation(b.readJournal, "read", "journal-entry", "Read one entry."),
+				logical.ReadOperation: b.operation(b.readJournal, api.Entry{}, "read", "journal-entry", "Read one entry."),
 			},
 			HelpSynopsis: "Who did what to which version when, and why.",
 			HelpDescription: "Entries are only ever added. None holds a value; fingerprint is a keyed hash that tells values apart. " +
@@ -98,27 +95,13 @@ after=, the id of the last line, until the answer is empty. The vault command pr
 	}
 }
 
-func journalQueryFields() map[string]*framework.FieldSchema {
-	return map[string]*framework.FieldSchema{
-		"after":    {Type: framework.TypeString, Query: true, Description: "Id of the entry before the first, or its number. Default: from the beginning."},
-		"limit":    {Type: framework.TypeInt, Query: true, Default: 100, Description: "At most so many entries, and at most 1000."},
-		"newest":   {Type: framework.TypeBool, Query: true, Description: "Newest first; after= is then the entry behind the first."},
-		"key":      {Type: framework.TypeString, Query: true, Description: "Only entries on this key."},
-		"rotation": {Type: framework.TypeString, Query: true, Description: "Only entries on the rotation of this id."},
-		"actor":    {Type: framework.TypeString, Query: true, Description: "Only what this user did: by display name, such as userpass-ann, or entity id."},
-	}
-}
-
 func (b *backend) pathJournalConfig() *framework.Path {
 	return &framework.Path{
 		Pattern: "journal/config$",
-		Fields: map[string]*framework.FieldSchema{
-			"min_entries": {Type: framework.TypeInt, Description: "So many of the newest journal entries are kept in any case, and so many ended rotations. At least 100. Default 10000."},
-			"min_age":     {Type: framework.TypeDurationSecond, Description: "Journal entries and ended rotations are kept for so long in any case. Default 2160h, which is 90 days."},
-		},
+		Fields:  requestFields(api.JournalConfigRequest{}),
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ReadOperation:   b.operation(b.readFloor, "read", "journal-configuration", "Read what retention never goes below."),
-			logical.UpdateOperation: b.write(b.writeFloor, b.floorAttempt, "write", "journal-configuration", "Change what retention never goes below; what is not given stays."),
+			logical.ReadOperation:   b.operation(b.readFloor, api.JournalConfig{}, "read", "journal-configuration", "Read what retention never goes below."),
+			logical.UpdateOperation: b.write(b.writeFloor, b.floorAttempt, api.JournalConfig{}, "write", "journal-configuration", "Change what retention never goes below; what is not given stays."),
 		},
 		HelpSynopsis: "What retention never goes below.",
 		HelpDescription: strings.TrimSpace(`
@@ -133,7 +116,7 @@ taken away. Let nobody write here who may also write definitions or rotate (poli
 
 func (b *backend) readFloor(_ context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	f := e.Floor()
-	return &logical.Response{Data: map[string]any{"min_entries": f.Entries, "min_age": int64(f.Age.Seconds())}}, nil
+	return answer(api.JournalConfig{JournalConfigRequest: api.JournalConfigRequest{MinEntries: &f.Entries, MinAge: inSeconds(f.Age)}}), nil
 }
 
 func (b *backend) writeFloor(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
@@ -149,21 +132,14 @@ func (b *backend) floorAttempt(e *engine.Engine, d *framework.FieldData) engine.
 
 // writtenFloor is what is stored with what is written over it.
 func writtenFloor(e *engine.Engine, d *framework.FieldData) engine.Floor {
-	f := e.Floor()
-	if v, ok := d.GetOk("min_entries"); ok {
-		f.Entries = v.(int)
-	}
-	if v, ok := d.GetOk("min_age"); ok {
-		f.Age = time.Duration(v.(int)) * time.Second
-	}
+	f, r := e.Floor(), request[api.JournalConfigRequest](d)
+	set(&f.Entries, r.MinEntries)
+	setSeconds(&f.Age, r.MinAge)
 	return f
 }
 
 func journalQuery(d *framework.FieldData) engine.JournalQuery {
-	return engine.JournalQuery{
-		After: text(d, "after"), Limit: d.Get("limit").(int), Newest: d.Get("newest").(bool),
-		Key: text(d, "key"), Rotation: text(d, "rotation"), Actor: text(d, "actor"),
-	}
+	return engine.JournalQuery(request[api.JournalRequest](d))
 }
 
 func (b *backend) listJournal(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
@@ -172,20 +148,18 @@ func (b *backend) listJournal(ctx context.Context, e *engine.Engine, _ *logical.
 		if err != nil {
 			return nil, err
 		}
-		return logical.ListResponse(ids), nil
+		return answer(api.List{Keys: ids}), nil
 	}
 	page, err := e.JournalPage(ctx, journalQuery(d))
 	if err != nil {
 		return nil, err
 	}
-	ids, about := []string{}, map[string]any{}
+	list := api.JournalList{Info: map[string]api.EntryInfo{}, Next: &page.Next}
 	for _, n := range page.Entries {
-		ids = append(ids, n.Stored)
-		about[n.Stored] = map[string]any{"time": stamp(n.At), "what": n.What, "by": n.By, "rotation": n.Rotation, "keys": keyNames(n.Entry)}
+		list.Keys = append(list.Keys, n.Stored)
+		list.Info[n.Stored] = api.EntryInfo{Time: api.Time{Time: n.At}, What: n.What, By: n.By, Rotation: n.Rotation, Keys: keyNames(n.Entry)}
 	}
-	resp := logical.ListResponseWithInfo(ids, about)
-	resp.Data["next"] = page.Next
-	return resp, nil
+	return answer(list), nil
 }
 
 func keyNames(n engine.Entry) []string {
@@ -201,19 +175,20 @@ func (b *backend) pageJournal(ctx context.Context, e *engine.Engine, _ *logical.
 	if err != nil {
 		return nil, err
 	}
-	entries := []map[string]any{}
+	journal := api.Journal{Entries: []api.Entry{}, Next: page.Next}
 	for _, n := range page.Entries {
-		entries = append(entries, entryData(n.Stored, n.Entry))
+		journal.Entries = append(journal.Entries, entryData(n.Stored, n.Entry))
 	}
-	resp := &logical.Response{Data: map[string]any{"entries": entries, "next": page.Next}}
-	if len(entries) == 0 && page.Next == "" {
+	resp := answer(journal)
+	if len(journal.Entries) == 0 && page.Next == "" {
 		resp.AddWarning("No entry matches. key= is the name of a key, rotation= the id of a rotation, and actor= a display name as entries have it in by (userpass-ann, not ann), or an entity id.")
 	}
 	return resp, nil
 }
 
 func (b *backend) exportJournal(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	page, err := e.JournalPage(ctx, engine.JournalQuery{After: text(d, "after"), Limit: d.Get("limit").(int)})
+	r := request[api.ExportRequest](d)
+	page, err := e.JournalPage(ctx, engine.JournalQuery{After: r.After, Limit: r.Limit})
 	if err != nil {
 		return nil, err
 	}
@@ -221,7 +196,7 @@ func (b *backend) exportJournal(ctx context.Context, e *engine.Engine, _ *logica
 	encoder := json.NewEncoder(&lines)
 	encoder.SetEscapeHTML(false)
 	for _, n := range page.Entries {
-		if err := encoder.Encode(entryData(n.Stored, n.Entry)); err != nil {
+		if err := encoder.Encode(api.Data(entryData(n.Stored, n.Entry))); err != nil {
 			return nil, err
 		}
 		if lines.Len() >= mostExported {
@@ -239,29 +214,29 @@ func (b *backend) readJournal(ctx context.Context, e *engine.Engine, _ *logical.
 	if err != nil || !ok {
 		return nil, err
 	}
-	return &logical.Response{Data: entryData(id, entry)}, nil
+	return answer(entryData(id, entry)), nil
 }
 
-func entryData(id string, entry engine.Entry) map[string]any {
-	keys := make([]map[string]any, 0, len(entry.Keys))
+func entryData(id string, entry engine.Entry) api.Entry {
+	keys := make([]api.EntryKey, 0, len(entry.Keys))
 	for _, k := range entry.Keys {
-		keys = append(keys, map[string]any{"key": k.Key, "from": k.From, "to": k.To, "fingerprint": k.Fingerprint})
+		keys = append(keys, api.EntryKey(k))
 	}
-	changes := make([]map[string]any, 0, len(entry.Changes))
+	changes := make([]api.EntryChange, 0, len(entry.Changes))
 	for _, c := range entry.Changes {
-		changes = append(changes, map[string]any{"field": c.Field, "from": c.From, "to": c.To})
+		changes = append(changes, api.EntryChange{Field: c.Field, From: c.From, To: c.To})
 	}
-	return map[string]any{
-		"id": id, "time": stamp(entry.At), "what": entry.What, "by": entry.By, "entity_id": entry.Entity, "reason": entry.Reason,
-		"rotation": entry.Rotation, "state": string(entry.State), "step": string(entry.Step), "keys": keys,
-		"workload": entry.Workload, "connection": entry.Connection, "changes": changes, "refused": entry.Refused, "failed": entry.Failed,
-		"kept_for_good": entry.Keep != nil, "prev": entry.Prev, "hash": entry.Hash,
+	return api.Entry{
+		ID: id, Time: api.Time{Time: entry.At}, What: entry.What, By: entry.By, EntityID: entry.Entity, Reason: entry.Reason,
+		Rotation: entry.Rotation, State: string(entry.State), Step: string(entry.Step), Keys: keys,
+		Workload: entry.Workload, Connection: entry.Connection, Changes: changes, Refused: entry.Refused, Failed: entry.Failed,
+		KeptForGood: entry.Keep != nil, Prev: entry.Prev, Hash: entry.Hash,
 	}
 }
 
 func (b *backend) readHead(_ context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	h := e.Head()
-	return &logical.Response{Data: map[string]any{"count": h.Count, "head": h.Hash}}, nil
+	return answer(api.JournalHead{Count: h.Count, Head: h.Hash}), nil
 }
 
 func (b *backend) verifyJournal(ctx context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
@@ -269,12 +244,8 @@ func (b *backend) verifyJournal(ctx context.Context, e *engine.Engine, _ *logica
 	if err != nil {
 		return nil, err
 	}
-	faults := v.Faults
-	if faults == nil {
-		faults = []string{}
-	}
-	return &logical.Response{Data: map[string]any{
-		"whole": len(faults) == 0, "entries": v.Entries, "first": v.First, "last": v.Last, "faults": faults,
-		"count": v.Count, "head": v.Hash, "entries_kept_for_good": v.Kept, "entries_without_chain": v.Older,
-	}}, nil
+	return answer(api.JournalVerified{
+		JournalHead: api.JournalHead{Count: v.Count, Head: v.Hash}, Whole: len(v.Faults) == 0, Entries: v.Entries, First: v.First, Last: v.Last,
+		Faults: append([]string{}, v.Faults...), EntriesKeptForGood: v.Kept, EntriesWithoutChain: v.Older,
+	}), nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -24,7 +25,7 @@ func (b *backend) pathsKeys() []*framework.Path {
 		{
 			Pattern: "keys/?$",
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: b.operation(b.listKeys, "list", "keys", "List the keys."),
+				logical.ListOperation: b.operation(b.listKeys, api.List{}, "list", "keys", "List the keys."),
 			},
 			HelpSynopsis:    "List the keys.",
 			HelpDescription: "Names only; read hyvve/status for all keys at a glance.",
@@ -35,10 +36,10 @@ func (b *backend) pathsKeys() []*framework.Path {
 			Fields:         b.keyFields(),
 			ExistenceCheck: b.exists("name", func(e *engine.Engine, name string) bool { _, ok := e.Key(name); return ok }),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.CreateOperation: b.write(b.writeKey, b.keyAttempt, "create", "key", "Define a key, and give it its first version."),
-				logical.UpdateOperation: b.write(b.writeKey, b.keyAttempt, "update", "key", "Change a key's definition, or give it its first version."),
-				logical.ReadOperation:   b.operation(b.readKey, "read", "key", "Read a key's definition and its versions, without values."),
-				logical.DeleteOperation: b.write(b.deleteKey, aboutKey("deleting a key"), "delete", "key", "Erase a key and all its values."),
+				logical.CreateOperation: b.write(b.writeKey, b.keyAttempt, api.Key{}, "create", "key", "Define a key, and give it its first version."),
+				logical.UpdateOperation: b.write(b.writeKey, b.keyAttempt, api.Key{}, "update", "key", "Change a key's definition, or give it its first version."),
+				logical.ReadOperation:   b.operation(b.readKey, api.Key{}, "read", "key", "Read a key's definition and its versions, without values."),
+				logical.DeleteOperation: b.write(b.deleteKey, aboutKey("deleting a key"), nil, "delete", "key", "Erase a key and all its values."),
 			},
 			HelpSynopsis:    "Keys: definition, policy and versions. Values are never read here.",
 			HelpDescription: strings.TrimSpace(b.keysHelp()),
@@ -48,35 +49,7 @@ func (b *backend) pathsKeys() []*framework.Path {
 
 // keyFields are those of every key, and the options of every kind.
 func (b *backend) keyFields() map[string]*framework.FieldSchema {
-	fields := map[string]*framework.FieldSchema{
-		"name":  {Type: framework.TypeString, Required: true, Description: "Name of the key: lower-case letters, digits, '-', '_' and '.'."},
-		"kind":  {Type: framework.TypeString, Default: "token", Description: "What makes and checks values: " + strings.Join(b.kinds.Names(), ", ") + "."},
-		"env":   {Type: framework.TypeString, Description: "Environment name under which workloads know it. Default: the name in upper case."},
-		"value": {Type: framework.TypeString, Description: "The value in use today, imported as version 1. Only for a key without versions. Use value=- to read it from standard input.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
-		"generate": {
-			Type: framework.TypeBool, Description: "Make version 1 instead of importing it. Only for a key without versions.",
-		},
-		"protects":        {Type: framework.TypeCommaStringSlice, Description: "Columns of envelopes that the key encrypts, as [schema.]table.column:layout with layout tag-first or tag-last, and rows where only some have them: \" where column=value and other is null\". \"none\" for none."},
-		"waives":          {Type: framework.TypeCommaStringSlice, Description: "Columns, as [schema.]table.column, in which envelopes of the key may be found that nobody re-encrypts: they are lost with the version that opens them. \"none\" for none."},
-		"witness":         {Type: framework.TypeString, Description: "Who else than instances opens every row before a version that rows may need is erased: the name of a connection of kind postgres to their database, whose administrator may SELECT the columns, so that the engine looks itself. \"none\": one instance's word is enough. \"\": two instances with logins of their own are waited for. Default \"\"."},
-		"rotation_period": {Type: framework.TypeDurationSecond, Description: "Rotate by itself when a version is so old. 0: only when asked."},
-		"rotation_schedule": {
-			Type:        framework.TypeString,
-			Description: "Rotate by itself at these times: cron of five fields in UTC, or in a zone, as in \"CRON_TZ=Europe/Berlin 0 3 * * SUN\". Not together with rotation_period. \"\" for none.",
-		},
-		"rotation_window": {
-			Type:        framework.TypeDurationSecond,
-			Description: "For how long after a time of rotation_schedule a rotation may start; a time missed for longer waits for the next. 0: it is made up for whenever.",
-		},
-		"disable_automated_rotation": {Type: framework.TypeBool, Description: "Rotate only when asked, whatever rotation_period and rotation_schedule say."},
-		"soak":                       {Type: framework.TypeSignedDurationSecond, Description: "How long a new version must work everywhere before the old one may be retired. Default: that of hyvve/config; -1 goes back to it."},
-		"observe":                    {Type: framework.TypeSignedDurationSecond, Description: "For how long the key's server must have seen nobody use the old version before it is retired; each use starts it again. Make it longer than the pause between the rarest logins: 25h for a daily job. Default: that of hyvve/config; -1 goes back to it."},
-		"deadline":                   {Type: framework.TypeSignedDurationSecond, Description: "How long a step of a rotation may take before it has failed. 0: for as long as it takes. Default: that of hyvve/config; -1 goes back to it."},
-		"on_failure":                 {Type: framework.TypeString, Description: "What happens to a rotation that has failed (an unhealthy instance while it presents, or the deadline passed): pause or revert. Default: that of hyvve/config."},
-		"confirm":                    {Type: framework.TypeString, Description: "manual: somebody must confirm a rotation before the old version is retired. auto: evidence is enough. Default: that of hyvve/config."},
-		"confirm_by":                 {Type: framework.TypeString, Description: "other: another user than the one who started the rotation must confirm it, even where it is compromised; it implies confirm=manual. any: every user with the right to. Default: that of hyvve/config; \"\" goes back to it."},
-		"retain":                     {Type: framework.TypeSignedDurationSecond, Description: "For how long the value of a retired version is retained in quarantine, in no bundle; hyvve/keys/NAME/undelete brings it back until then. Holds for versions that are retired from then on. 0s: it is erased at once. Default: that of hyvve/config; -1 goes back to it."},
-	}
+	fields := requestFields(api.KeyRequest{}, "{kinds}", strings.Join(b.kinds.Names(), ", "))
 	for _, k := range b.kinds {
 		for _, f := range k.Fields() {
 			addField(fields, f, k.Name())
@@ -117,7 +90,7 @@ Kinds:
 }
 
 func (b *backend) listKeys(_ context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	return logical.ListResponse(e.KeyNames()), nil
+	return answer(api.List{Keys: e.KeyNames()}), nil
 }
 
 func (b *backend) writeKey(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
@@ -200,51 +173,48 @@ func (b *backend) definition(e *engine.Engine, d *framework.FieldData, name stri
 			}
 		}
 	}
-	if v, ok := d.GetOk("env"); ok {
-		definition.Env = v.(string)
+	r := request[api.KeyRequest](d)
+	set(&definition.Env, r.Env)
+	set(&definition.Witness, r.Witness)
+	writePolicy(r, &definition.Policy)
+	if r.Waives != nil {
+		if definition.Waives = slices.Clone(*r.Waives); slices.Equal(definition.Waives, []string{"none"}) {
+			definition.Waives = nil
+		}
 	}
-	writePolicy(d, &definition.Policy)
-	if v, ok := d.GetOk("protects"); ok {
-		columns, err := parseColumns(v.([]string))
+	if r.Protects != nil {
+		columns, err := parseColumns(*r.Protects)
 		if err != nil {
 			return definition, err
 		}
 		definition.Protects = columns
 	}
-	if v, ok := d.GetOk("waives"); ok {
-		if definition.Waives = slices.Clone(v.([]string)); slices.Equal(definition.Waives, []string{"none"}) {
-			definition.Waives = nil
-		}
-	}
-	if v, ok := d.GetOk("witness"); ok {
-		definition.Witness = v.(string)
-	}
 	return definition, nil
 }
 
 // writePolicy puts what is written over a policy.
-func writePolicy(d *framework.FieldData, p *key.Policy) {
-	for field, into := range map[string]*time.Duration{
-		"rotation_period": &p.Period, "rotation_window": &p.Window, "soak": &p.Soak, "observe": &p.Observe, "deadline": &p.Deadline, "retain": &p.Retain,
-	} {
-		v, ok := d.GetOk(field)
-		switch {
-		case !ok:
-		case v.(int) == -1 && (field == "soak" || field == "observe" || field == "deadline" || field == "retain"):
-			*into = key.Inherit
-		default:
-			*into = time.Duration(v.(int)) * time.Second
-		}
-	}
-	for field, into := range map[string]*string{
-		"rotation_schedule": &p.Schedule, "on_failure": &p.OnFailure, "confirm": &p.Confirm, "confirm_by": &p.ConfirmBy,
-	} {
-		if v, ok := d.GetOk(field); ok {
-			*into = v.(string)
-		}
-	}
-	if v, ok := d.GetOk("disable_automated_rotation"); ok {
-		p.Disabled = v.(bool)
+func writePolicy(r api.KeyRequest, p *key.Policy) {
+	setSeconds(&p.Period, r.RotationPeriod)
+	setSeconds(&p.Window, r.RotationWindow)
+	inherits(&p.Soak, r.Soak)
+	inherits(&p.Observe, r.Observe)
+	inherits(&p.Deadline, r.Deadline)
+	inherits(&p.Retain, r.Retain)
+	set(&p.Schedule, r.RotationSchedule)
+	set(&p.OnFailure, r.OnFailure)
+	set(&p.Confirm, r.Confirm)
+	set(&p.ConfirmBy, r.ConfirmBy)
+	set(&p.Disabled, r.Disabled)
+}
+
+// inherits is [setSeconds] of a duration for which -1 stands for that of the configuration.
+func inherits(into *time.Duration, given *api.SignedSeconds) {
+	switch {
+	case given == nil:
+	case *given == -1:
+		*into = key.Inherit
+	default:
+		*into = api.Seconds(*given).Duration()
 	}
 }
 
@@ -303,36 +273,34 @@ func (b *backend) readKey(_ context.Context, e *engine.Engine, _ *logical.Reques
 	if !ok {
 		return nil, nil
 	}
-	versions := make([]map[string]any, 0, len(k.Versions))
+	p := e.Config().Effective(k.Policy)
+	current, _ := k.Current()
+	data := api.Key{
+		Name: k.Name, Kind: k.Kind, Env: k.Env, Protects: protectedColumns(k.Protects), Waives: append([]string{}, k.Waives...), Witness: k.Witness,
+		Versions: make([]api.KeyVersion, 0, len(k.Versions)), Created: api.Time{Time: k.Created}, CurrentVersion: current.Number,
+		RotationPeriod: api.SecondsOf(p.Period), RotationSchedule: p.Schedule, RotationWindow: api.SecondsOf(p.Window), Disabled: p.Disabled,
+		Soak: api.SecondsOf(p.Soak), Observe: api.SecondsOf(p.Observe), Deadline: api.SecondsOf(p.Deadline), OnFailure: p.OnFailure,
+		Confirm: p.Confirm, ConfirmBy: p.ConfirmBy, Retain: api.SecondsOf(e.RetainOf(k)), Options: map[string]string{},
+	}
 	for _, v := range slices.Backward(k.Versions) {
-		versions = append(versions, map[string]any{
-			"version": v.Number, "state": string(v.State), "created_time": stamp(v.Created), "created_by": v.CreatedBy,
-			"fingerprint": v.Fingerprint, "rotation": v.Rotation, "until": stamp(v.Until),
+		data.Versions = append(data.Versions, api.KeyVersion{
+			Version: v.Number, State: string(v.State), Created: api.Time{Time: v.Created}, CreatedBy: v.CreatedBy,
+			Fingerprint: v.Fingerprint, Rotation: v.Rotation, Until: api.Time{Time: v.Until},
 		})
 	}
-	protects := make([]string, 0, len(k.Protects))
-	for _, c := range k.Protects {
-		protects = append(protects, c.Protected())
-	}
-	data := map[string]any{
-		"name": k.Name, "kind": k.Kind, "env": k.Env, "protects": protects, "waives": append([]string{}, k.Waives...), "witness": k.Witness, "versions": versions,
-		"created_time": stamp(k.Created), "current_version": 0,
-	}
-	p := e.Config().Effective(k.Policy)
-	for name, value := range map[string]any{
-		"rotation_period": int64(p.Period.Seconds()), "rotation_schedule": p.Schedule, "rotation_window": int64(p.Window.Seconds()),
-		"disable_automated_rotation": p.Disabled, "soak": int64(p.Soak.Seconds()), "observe": int64(p.Observe.Seconds()), "deadline": int64(p.Deadline.Seconds()),
-		"on_failure": p.OnFailure, "confirm": p.Confirm, "confirm_by": p.ConfirmBy, "retain": int64(e.RetainOf(k).Seconds()),
-	} {
-		data[name] = value
-	}
-	if current, ok := k.Current(); ok {
-		data["current_version"] = current.Number
-	}
 	for option, value := range k.Options {
-		data[option] = redacted(value)
+		data.Options[option] = redacted(value)
 	}
-	return &logical.Response{Data: data, Warnings: e.ReservedNames(k)}, nil
+	return answer(data, e.ReservedNames(k)...), nil
+}
+
+// protectedColumns are the texts of columns.
+func protectedColumns(columns []key.Column) []string {
+	texts := make([]string, 0, len(columns))
+	for _, c := range columns {
+		texts = append(texts, c.Protected())
+	}
+	return texts
 }
 
 func (b *backend) deleteKey(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
@@ -360,12 +328,4 @@ func warned(resp *logical.Response) *logical.Response {
 		return nil
 	}
 	return resp
-}
-
-// stamp writes a time as Vault does, empty for none.
-func stamp(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format(time.RFC3339Nano)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -22,16 +23,10 @@ import (
 func (b *backend) pathsPresets() []*framework.Path {
 	return []*framework.Path{{
 		Pattern: "presets/hyvve",
-		Fields: map[string]*framework.FieldSchema{
-			"workloads":     {Type: framework.TypeCommaStringSlice, Description: "Which of the platform's workloads run here. Default: all of " + strings.Join(platformWorkloads(), ", ") + "."},
-			"min_instances": {Type: framework.TypeInt, Default: 1, Description: "min_instances of each workload."},
-			"database":      {Type: framework.TypeString, Description: "Connection to the platform's database: DATABASE_URL becomes one of the keys. Default: it is none."},
-			"redis":         {Type: framework.TypeString, Description: "Connection to the platform's Redis: REDIS_URL becomes one of the keys. Default: it is none."},
-			"generate":      {Type: framework.TypeBool, Description: "Make a version 1 of every key that has none. Only for a new platform: rows that are encrypted already would not open under a new key."},
-		},
+		Fields:  requestFields(api.PresetRequest{}, "{workloads}", strings.Join(platformWorkloads(), ", ")),
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ReadOperation:   b.operation(b.readPreset, "read", "preset", "Show what the preset defines."),
-			logical.UpdateOperation: b.write(b.writePreset, presetAttempt, "apply", "preset", "Define all the platform's keys and workloads."),
+			logical.ReadOperation:   b.operation(b.readPreset, api.Preset{}, "read", "preset", "Show what the preset defines."),
+			logical.UpdateOperation: b.write(b.writePreset, presetAttempt, api.PresetMade{}, "apply", "preset", "Define all the platform's keys and workloads."),
 		},
 		HelpSynopsis: "All the HYVVE platform's keys and workloads from one call.",
 		HelpDescription: strings.TrimSpace(`
@@ -64,38 +59,30 @@ func platformWorkloads() []string {
 
 func (b *backend) readPreset(_ context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	servers := presetServers(d)
-	keys := map[string]any{}
+	preset := api.Preset{Keys: map[string]api.PresetKey{}, Workloads: map[string]api.PresetWorkload{}}
 	for _, p := range platform.Keys(servers) {
 		_, there := e.Key(p.Name)
-		protects := make([]string, 0, len(p.Protects))
-		for _, c := range p.Protects {
-			protects = append(protects, c.Protected())
-		}
-		keys[p.Name] = map[string]any{
-			"env": p.Env, "kind": p.Kind, "options": p.Options, "protects": protects,
-			"rotation_period": int64(p.Period.Seconds()), "defined": there,
+		preset.Keys[p.Name] = api.PresetKey{
+			Env: p.Env, Kind: p.Kind, Options: p.Options, Protects: protectedColumns(p.Protects), RotationPeriod: api.SecondsOf(p.Period), Defined: there,
 		}
 	}
-	workloads := map[string]any{}
 	for _, w := range platform.Workloads(servers) {
 		_, there := e.Workload(w.Name)
-		workloads[w.Name] = map[string]any{
-			"keys": w.KeyNames(), "after": w.After, "reencrypts": w.Reencrypts, "defined": there,
-		}
+		preset.Workloads[w.Name] = api.PresetWorkload{Keys: w.KeyNames(), After: w.After, Reencrypts: w.Reencrypts, Defined: there}
 	}
-	return &logical.Response{Data: map[string]any{"keys": keys, "workloads": workloads}}, nil
+	return answer(preset), nil
 }
 
 func (b *backend) writePreset(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	servers := presetServers(d)
-	chosen, err := chosenWorkloads(servers, d.Get("workloads").([]string), d.Get("min_instances").(int))
+	r := request[api.PresetRequest](d)
+	chosen, err := chosenWorkloads(servers, r.Workloads, r.MinInstances)
 	if err != nil {
 		return nil, err
 	}
 	if err := presetConnections(e, servers); err != nil {
 		return nil, err
 	}
-	generate := d.Get("generate").(bool)
 	made := []string{}
 	resp := &logical.Response{}
 	for _, p := range platform.Keys(servers) {
@@ -113,7 +100,7 @@ func (b *backend) writePreset(ctx context.Context, e *engine.Engine, req *logica
 		if len(k.Versions) > 0 {
 			continue
 		}
-		if !generate || p.Options[kind.OptionConnection] != "" { // a server has its credential already
+		if !r.Generate || p.Options[kind.OptionConnection] != "" { // a server has its credential already
 			resp.AddWarning("key " + p.Name + " has no version yet; import the value in use with: vault write hyvve/keys/" + p.Name + " value=-")
 			continue
 		}
@@ -134,7 +121,7 @@ func (b *backend) writePreset(ctx context.Context, e *engine.Engine, req *logica
 		}
 		made = append(made, "workload "+w.Name)
 	}
-	resp.Data = map[string]any{"made": made}
+	resp.Data = api.Data(api.PresetMade{Made: made})
 	return resp, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
@@ -17,12 +18,9 @@ import (
 func (b *backend) pathsReconcile() []*framework.Path {
 	return []*framework.Path{{
 		Pattern: "keys/(?P<name>[^/]+)/reconcile",
-		Fields: map[string]*framework.FieldSchema{
-			"name":    {Type: framework.TypeString, Required: true, Description: "Name of the key."},
-			"dry_run": {Type: framework.TypeBool, Description: "Say what would be restored, and change nothing."},
-		},
+		Fields:  requestFields(api.ReconcileRequest{}),
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.UpdateOperation: b.write(b.reconcile, aboutKey("restoring a key at its server"), "reconcile", "key", "Make a key's current version valid again at its server."),
+			logical.UpdateOperation: b.write(b.reconcile, aboutKey("restoring a key at its server"), api.Reconciled{}, "reconcile", "key", "Make a key's current version valid again at its server."),
 		},
 		HelpSynopsis: "Make a key's current version valid again at its server.",
 		HelpDescription: strings.TrimSpace(`
@@ -38,23 +36,23 @@ regular checks, without being asked for (hyvve/config look_every=).
 }
 
 func (b *backend) reconcile(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	dryRun := d.Get("dry_run").(bool)
-	result, err := reconcileWhenFree(ctx, e, d.Get("name").(string), dryRun, caller(req))
+	r := request[api.ReconcileRequest](d)
+	result, err := reconcileWhenFree(ctx, e, r.Name, r.DryRun, caller(req))
 	if err != nil {
 		return nil, err
 	}
 	done, would := result.Done, []string{}
-	if dryRun {
+	if r.DryRun {
 		done, would = nil, append(would, result.Done...)
 	}
-	resp := &logical.Response{Data: map[string]any{
-		"done": append([]string{}, done...), "would_do": would, "problems": append([]string{}, result.Texts()...),
-		"notes": append([]string{}, result.Notes...), "checked_time": stamp(result.At),
-	}}
+	resp := answer(api.Reconciled{
+		Done: append([]string{}, done...), WouldDo: would, Problems: append([]string{}, result.Texts()...),
+		Notes: append([]string{}, result.Notes...), Checked: api.Time{Time: result.At},
+	})
 	switch {
 	case len(result.Done) == 0 && len(result.Problems) == 0:
 		resp.AddWarning("The server accepts the current version. There is nothing to do.")
-	case !dryRun && len(result.Texts()) > 0:
+	case !r.DryRun && len(result.Texts()) > 0:
 		resp.AddWarning("Not everything could be restored; see problems.")
 	}
 	return resp, nil

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -20,20 +21,9 @@ import (
 func (b *backend) pathsReport() []*framework.Path {
 	return []*framework.Path{b.pathLeave(), {
 		Pattern: "report/" + framework.GenericNameRegex("workload"),
-		Fields: map[string]*framework.FieldSchema{
-			"workload":        {Type: framework.TypeString, Required: true, Description: "Name of the workload."},
-			"instance":        {Type: framework.TypeString, Required: true, Description: "Name of the instance."},
-			"instance_secret": {Type: framework.TypeString, Required: true, Description: "What the instance's newest read of hyvve/creds gave.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
-			"etag":            {Type: framework.TypeString, Description: "Etag of the bundle that the workload has loaded; empty if none."},
-			"healthy":         {Type: framework.TypeBool, Description: "Whether the workload is healthy with it. Left out: nothing is reported, and extend_lease=true is all that is asked."},
-			"extend_lease":    {Type: framework.TypeBool, Description: "Let the instance count as live for another lease from now on, whatever becomes of the lease of its read."},
-			"last":            {Type: framework.TypeBool, Description: "The process ends now, and its instance counts as live until its lease ends: the next process may read under its name at once, with another token of the same entity, too."},
-			"reason":          {Type: framework.TypeString, Description: "Why it is not. Never put a secret here."},
-			"work":            {Type: framework.TypeSlice, Description: "Reports on re-encryption: a list of {id, done, error, columns}."},
-			"sightings":       {Type: framework.TypeSlice, Description: "Accepted versions other than the newest that clients presented to the instance's proxy: a list of {env, version, count, last_seen, from}; last_seen in seconds ago, from the address of the last client."},
-		},
+		Fields:  requestFields(api.ReportRequest{}),
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.UpdateOperation: b.lenient(b.report, "report", "instance", "Say what an instance has loaded, and whether it is healthy."),
+			logical.UpdateOperation: b.lenient(b.report, api.Reported{}, "report", "instance", "Say what an instance has loaded, and whether it is healthy."),
 		},
 		HelpSynopsis: "For sidecars: what an instance has loaded, whether it is healthy, evidence of work.",
 		HelpDescription: strings.TrimSpace(`
@@ -47,15 +37,15 @@ to report again at the latest. Vault's own lease on the bundle need not be renew
 }
 
 func (b *backend) report(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	if d.Get("instance").(string) == "" || d.Get("instance_secret").(string) == "" {
-		return nil, rotation.Refusef("instance or instance_secret is missing; both come with a read of hyvve/creds/%s instance=…", d.Get("workload"))
+	r := request[api.ReportRequest](d)
+	if r.Instance == "" || r.Secret == "" {
+		return nil, rotation.Refusef("instance or instance_secret is missing; both come with a read of hyvve/creds/%s instance=…", r.Workload)
 	}
-	extend := d.Get("extend_lease").(bool)
-	if _, ok := d.GetOk("healthy"); !ok {
-		if !extend {
+	if r.Healthy == nil {
+		if !r.ExtendLease {
 			return nil, rotation.Refusef("healthy is missing; say true or false, or extend_lease=true for a sign of life alone")
 		}
-		return b.extend(e, d)
+		return b.extend(e, r)
 	}
 	work, err := workReports(d.Get("work").([]any))
 	if err != nil {
@@ -66,48 +56,33 @@ func (b *backend) report(ctx context.Context, e *engine.Engine, _ *logical.Reque
 		return nil, err
 	}
 	etag, err := e.Report(ctx, engine.Report{
-		Workload: d.Get("workload").(string),
-		Instance: d.Get("instance").(string),
-		Secret:   key.NewValue(d.Get("instance_secret").(string)),
-		Etag:     d.Get("etag").(string),
-		Healthy:  d.Get("healthy").(bool),
-		Reason:   d.Get("reason").(string),
-		Last:     d.Get("last").(bool),
-		Work:     work,
-
-		Sightings: sightings,
+		Workload: r.Workload, Instance: r.Instance, Secret: key.NewValue(r.Secret), Etag: r.Etag, Healthy: *r.Healthy, Reason: r.Reason,
+		Last: r.Last, Work: work, Sightings: sightings,
 	})
 	if err != nil {
 		return nil, err
 	}
-	if extend {
-		return b.extend(e, d)
+	if r.ExtendLease {
+		return b.extend(e, r)
 	}
-	return &logical.Response{Data: map[string]any{"accepted": true, "etag": etag}}, nil
+	return answer(api.Reported{Accepted: true, Etag: etag}), nil
 }
 
 // extend answers a report that extends its instance's lease.
-func (b *backend) extend(e *engine.Engine, d *framework.FieldData) (*logical.Response, error) {
-	secret := key.NewValue(d.Get("instance_secret").(string))
-	extended, err := e.Extend(d.Get("workload").(string), d.Get("instance").(string), secret, b.longestLease())
+func (b *backend) extend(e *engine.Engine, r api.ReportRequest) (*logical.Response, error) {
+	extended, err := e.Extend(r.Workload, r.Instance, key.NewValue(r.Secret), b.longestLease())
 	if err != nil {
 		return nil, err
 	}
-	return &logical.Response{Data: map[string]any{
-		"accepted": true, "etag": extended.Etag, "lease_duration": int64(extended.Lease.Seconds()),
-	}}, nil
+	return answer(api.Reported{Accepted: true, Etag: extended.Etag, LeaseDuration: inSeconds(extended.Lease)}), nil
 }
 
 func (b *backend) pathLeave() *framework.Path {
 	return &framework.Path{
 		Pattern: "leave/" + framework.GenericNameRegex("workload"),
-		Fields: map[string]*framework.FieldSchema{
-			"workload":        {Type: framework.TypeString, Required: true, Description: "Name of the workload."},
-			"instance":        {Type: framework.TypeString, Required: true, Description: "Name of the instance."},
-			"instance_secret": {Type: framework.TypeString, Required: true, Description: "What the instance's newest read of hyvve/creds gave.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
-		},
+		Fields:  requestFields(api.LeaveRequest{}),
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.UpdateOperation: b.lenient(b.leave, "leave", "workload", "Remove an instance that has ended."),
+			logical.UpdateOperation: b.lenient(b.leave, nil, "leave", "workload", "Remove an instance that has ended."),
 		},
 		HelpSynopsis: "For sidecars: an instance that has ended takes its leave.",
 		HelpDescription: strings.TrimSpace(`
@@ -118,11 +93,11 @@ the instance's newest read of hyvve/creds returned, so that nobody removes anoth
 }
 
 func (b *backend) leave(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	name, id, secret := d.Get("workload").(string), d.Get("instance").(string), d.Get("instance_secret").(string)
-	if id == "" || secret == "" {
-		return nil, rotation.Refusef("instance or instance_secret is missing; both come with a read of hyvve/creds/%s instance=…", name)
+	r := request[api.LeaveRequest](d)
+	if r.Instance == "" || r.Secret == "" {
+		return nil, rotation.Refusef("instance or instance_secret is missing; both come with a read of hyvve/creds/%s instance=…", r.Workload)
 	}
-	return nil, e.Leave(ctx, name, id, key.NewValue(secret))
+	return nil, e.Leave(ctx, r.Workload, r.Instance, key.NewValue(r.Secret))
 }
 
 // workReports reads a list of objects, or of objects as JSON text, which is how the command line gives them.
@@ -156,18 +131,16 @@ func sightings(list []any, now time.Time) ([]workload.Sighting, error) {
 		if text, ok := item.(string); ok {
 			data, err = []byte(text), nil
 		}
-		var s struct {
-			workload.Sighting
-			LastSeen float64 `json:"last_seen"` // seconds ago
-		}
+		var s api.Sighting
 		if err == nil {
 			err = json.Unmarshal(data, &s)
 		}
 		if err != nil || s.LastSeen < 0 || s.LastSeen > longestAgo {
 			return nil, rotation.Refusef("sightings: each entry must be an object with env, version, count, last_seen (in seconds ago) and from, an address")
 		}
-		s.Last = now.Add(-time.Duration(s.LastSeen * float64(time.Second))).UTC()
-		all = append(all, s.Sighting)
+		all = append(all, workload.Sighting{
+			Env: s.Env, Version: s.Version, Count: s.Count, From: s.From, Last: now.Add(-time.Duration(s.LastSeen * float64(time.Second))).UTC(),
+		})
 	}
 	return all, engine.CheckSightings(all)
 }

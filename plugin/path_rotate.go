@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -21,44 +22,20 @@ import (
 const maxWait = 60 * time.Second
 
 func (b *backend) pathsRotate() []*framework.Path {
-	fields := func(named string) map[string]*framework.FieldSchema {
-		all := map[string]*framework.FieldSchema{
-			"key":    {Type: framework.TypeString, Description: "The key to rotate."},
-			"reason": {Type: framework.TypeString, Description: "Why; kept in the rotation and the journal. Never put a secret here."},
-			"value": {
-				Type: framework.TypeString, DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
-				Description: "The new value, checked by the key's kind, instead of one that the kind makes. For a key without versions: the value in use today, imported as version 1. Use value=- to read it from standard input.",
-			},
-			"dry_run":     {Type: framework.TypeBool, Description: "Tell what a rotation would do, and what would hold it back, and change nothing."},
-			"detailed":    {Type: framework.TypeBool, Description: "With dry_run=true: give the steps as fields, for programs, instead of a line each."},
-			"compromised": {Type: framework.TypeBool, Description: "The old version is known to somebody who should not: no soak time, no confirmation, and every gate that does not hold within the deadline is cut. Rows that need the old version are not, nor is a confirmation with confirm_by=other."},
-			"on_failure":  {Type: framework.TypeString, Description: "pause or revert, when an instance is unhealthy while the rotation presents, or the deadline has passed. Default: as the keys say."},
-			"confirm":     {Type: framework.TypeString, Description: "manual: somebody must confirm it before the old version is retired; auto: evidence is enough. Default: as the keys say."},
-			"confirm_by":  {Type: framework.TypeString, Description: "other: the user who starts the rotation cannot confirm it, and somebody has to; any: every user with the right to. It cannot loosen what the keys say, which is the default."},
-			"deadline":    {Type: framework.TypeDurationSecond, Description: "How long a step may take before the rotation has failed, or, with compromised=true, before it cuts. Default: as the keys, or the configuration, say."},
-			"retain":      {Type: framework.TypeDurationSecond, Description: "For how long the value of the old version is retained in quarantine. 0s: it is erased at once. Default: as the keys say. With compromised=true the old login of a server is never retained."},
-			"upgrade":     {Type: framework.TypeBool, Description: "Bring rows of older releases, which another key encrypts in the same columns, under the new version and into its layout."},
-			"wait":        {Type: framework.TypeDurationSecond, Description: "Answer only when the rotation has ended, or after this time (60s at most), with how far it is. Default 0s."},
-		}
-		if named == "" {
-			all["keys"] = &framework.FieldSchema{Type: framework.TypeCommaStringSlice, Description: "Several keys to rotate together: instances take up all of them in one step."}
-		}
-		return all
-	}
-	path := func(pattern, named, suffix string) *framework.Path {
+	path := func(pattern string, fields any, suffix string) *framework.Path {
 		return &framework.Path{
 			Pattern: pattern,
-			Fields:  fields(named),
+			Fields:  requestFields(fields),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: b.write(b.rotate, b.rotateAttempt, "rotate", suffix, "Start a rotation."),
+				logical.UpdateOperation: b.write(b.rotate, b.rotateAttempt, oneOf{api.RotationSummary{}, api.Plan{}, api.Imported{}}, "rotate", suffix, "Start a rotation."),
 			},
 			HelpSynopsis:    "Start a rotation: a new version is accepted everywhere, presented, and the old one retired on evidence.",
 			HelpDescription: strings.TrimSpace(rotateHelp),
 		}
 	}
 	return []*framework.Path{
-		path("rotate/?$", "", "keys"),
-		path("rotate/(?P<key>.+)", "key", "key"),
+		path("rotate/?$", api.RotateKeysRequest{}, "keys"),
+		path("rotate/(?P<key>.+)", api.RotateRequest{}, "key"),
 	}
 }
 
@@ -138,34 +115,31 @@ func (b *backend) rotate(ctx context.Context, e *engine.Engine, req *logical.Req
 	if err != nil {
 		return nil, err
 	}
-	value, hasValue := d.GetOk("value")
-	if hasValue && value.(string) == "" {
+	r := request[api.RotateRequest](d)
+	if r.Value != nil && *r.Value == "" {
 		return nil, rotation.Refusef("value is empty; give the new value, or leave it out to have one made")
 	}
-	wait, err := waitOf(d, 0)
+	wait, err := waitOf(r.Wait, 0)
 	if err != nil {
 		return nil, err
 	}
-	request := engine.Request{
-		Keys: names, Reason: d.Get("reason").(string), By: caller(req), Trigger: rotation.ByOperator,
-		OnFailure: d.Get("on_failure").(string), Confirm: d.Get("confirm").(string), ConfirmBy: d.Get("confirm_by").(string), Compromised: d.Get("compromised").(bool),
-		Upgrade:  d.Get("upgrade").(bool),
-		Deadline: time.Duration(d.Get("deadline").(int)) * time.Second,
+	asked := engine.Request{
+		Keys: names, Reason: r.Reason, By: caller(req), Trigger: rotation.ByOperator, OnFailure: r.OnFailure, Confirm: r.Confirm, ConfirmBy: r.ConfirmBy,
+		Compromised: r.Compromised, Upgrade: r.Upgrade, Deadline: r.Deadline.Duration(),
 	}
-	if v, ok := d.GetOk("retain"); ok {
-		retain := time.Duration(v.(int)) * time.Second
-		request.Retain = &retain
+	if r.Retain != nil {
+		asked.Retain = new(r.Retain.Duration())
 	}
-	if hasValue {
-		request.Value = key.NewValue(value.(string))
+	if r.Value != nil {
+		asked.Value = key.NewValue(*r.Value)
 	}
-	if d.Get("dry_run").(bool) {
-		return planned(ctx, e, request, d.Get("detailed").(bool))
+	if r.DryRun {
+		return planned(ctx, e, asked, r.Detailed)
 	}
-	if k, ok := e.Key(names[0]); hasValue && ok && len(names) == 1 && len(k.Versions) == 0 {
-		return b.importFirst(ctx, e, names[0], request)
+	if k, ok := e.Key(names[0]); r.Value != nil && ok && len(names) == 1 && len(k.Versions) == 0 {
+		return b.importFirst(ctx, e, names[0], asked)
 	}
-	view, warnings, err := e.Rotate(ctx, request)
+	view, warnings, err := e.Rotate(ctx, asked)
 	if err != nil {
 		return nil, err
 	}
@@ -173,14 +147,10 @@ func (b *backend) rotate(ctx context.Context, e *engine.Engine, req *logical.Req
 	if err != nil {
 		return nil, err
 	}
-	resp := &logical.Response{Data: rotationSummary(view)}
 	if warning != "" {
 		warnings = append(warnings, warning)
 	}
-	for _, w := range warnings {
-		resp.AddWarning(w)
-	}
-	return resp, nil
+	return answer(rotationSummary(view), warnings...), nil
 }
 
 // planned answers with what a rotation would do.
@@ -189,11 +159,7 @@ func planned(ctx context.Context, e *engine.Engine, request engine.Request, deta
 	if err != nil {
 		return nil, err
 	}
-	resp := &logical.Response{Data: planData(plan, detailed)}
-	for _, w := range warnings {
-		resp.AddWarning(w)
-	}
-	return resp, nil
+	return answer(planData(plan, detailed), warnings...), nil
 }
 
 func (b *backend) importFirst(ctx context.Context, e *engine.Engine, name string, request engine.Request) (*logical.Response, error) {
@@ -201,13 +167,7 @@ func (b *backend) importFirst(ctx context.Context, e *engine.Engine, name string
 	if err != nil {
 		return nil, err
 	}
-	resp := &logical.Response{Data: map[string]any{
-		"key": k.Name, "version": 1, "state": "imported", "next_gate": "",
-	}}
-	for _, w := range warnings {
-		resp.AddWarning(w)
-	}
-	return resp, nil
+	return answer(api.Imported{Key: k.Name, Version: 1, State: "imported"}, warnings...), nil
 }
 
 func namedKeys(d *framework.FieldData) ([]string, error) {
@@ -229,12 +189,12 @@ func namedKeys(d *framework.FieldData) ([]string, error) {
 	return names, nil
 }
 
-func waitOf(d *framework.FieldData, standard time.Duration) (time.Duration, error) {
-	v, ok := d.GetOk("wait")
-	if !ok {
+// waitOf is how long a request asks to wait.
+func waitOf(asked *api.Seconds, standard time.Duration) (time.Duration, error) {
+	if asked == nil {
 		return standard, nil
 	}
-	wait := time.Duration(v.(int)) * time.Second
+	wait := asked.Duration()
 	if wait < 0 || wait > maxWait {
 		return 0, rotation.Refusef("wait %s is not between 0s and %s, which stays below Vault's own limit for a request", wait, maxWait)
 	}

@@ -10,27 +10,27 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
 func (b *backend) pathsRotations() []*framework.Path {
-	id := &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "Id of the rotation, as the answer to rotate gave it."}
 	return []*framework.Path{
 		{
 			Pattern: "rotations/?$",
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: b.operation(b.listRotations, "list", "rotations", "List all rotations, oldest first."),
+				logical.ListOperation: b.operation(b.listRotations, api.List{}, "list", "rotations", "List all rotations, oldest first."),
 			},
 			HelpSynopsis:    "List all rotations, oldest first.",
 			HelpDescription: "Ids begin with the UTC time of their start.",
 		},
 		{
 			Pattern: "rotations/" + framework.GenericNameRegex("id"),
-			Fields:  map[string]*framework.FieldSchema{"id": id},
+			Fields:  requestFields(api.RotationRequest{}),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ReadOperation: b.operation(b.readRotation, "read", "rotation", "Look at a rotation: state, gates, instances, rows, timeline."),
+				logical.ReadOperation: b.operation(b.readRotation, api.Rotation{}, "read", "rotation", "Look at a rotation: state, gates, instances, rows, timeline."),
 			},
 			HelpSynopsis:    "One rotation: state, gates with reasons, waves, instances, rows, timeline.",
 			HelpDescription: "gates lists the conditions of the present step, each with holds and, where it does not hold, the reason in plain words; waves lists the next instances that will be let go.",
@@ -65,15 +65,15 @@ func (b *backend) rotationCommand(
 	verb string, do func(e *engine.Engine, ctx context.Context, id string, by rotation.Actor, reason string) (engine.View, error), synopsis, help string,
 ) *framework.Path {
 	handle := func(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-		reason := d.Get("reason").(string)
-		if err := engine.CheckReason(reason); err != nil {
+		r := request[api.RotationCommand](d)
+		if err := engine.CheckReason(r.Reason); err != nil {
 			return nil, err
 		}
-		view, err := do(e, ctx, d.Get("id").(string), caller(req), reason)
+		view, err := do(e, ctx, r.ID, caller(req), r.Reason)
 		if err != nil {
 			return nil, err
 		}
-		return &logical.Response{Data: rotationSummary(view)}, nil
+		return answer(rotationSummary(view)), nil
 	}
 	command := "vault write -f hyvve/rotations/ID/" + verb
 	if verb == "accept-witness" {
@@ -81,12 +81,9 @@ func (b *backend) rotationCommand(
 	}
 	return &framework.Path{
 		Pattern: "rotations/" + framework.GenericNameRegex("id") + "/" + verb,
-		Fields: map[string]*framework.FieldSchema{
-			"id":     {Type: framework.TypeString, Required: true, Description: "Id of the rotation, as the answer to rotate gave it."},
-			"reason": {Type: framework.TypeString, Description: "Why; kept in the timeline and the journal. Never put a secret here."},
-		},
+		Fields:  requestFields(api.RotationCommand{}),
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.UpdateOperation: b.write(handle, aboutRotation(verb+" of a rotation"), verb, "rotation", synopsis),
+			logical.UpdateOperation: b.write(handle, aboutRotation(verb+" of a rotation"), api.RotationSummary{}, verb, "rotation", synopsis),
 		},
 		HelpSynopsis:    synopsis,
 		HelpDescription: strings.TrimSpace(help) + "\n\n    " + command + "\n",
@@ -98,7 +95,7 @@ func (b *backend) listRotations(ctx context.Context, e *engine.Engine, _ *logica
 	if err != nil {
 		return nil, err
 	}
-	return logical.ListResponse(ids), nil
+	return answer(api.List{Keys: ids}), nil
 }
 
 func (b *backend) readRotation(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
@@ -106,88 +103,75 @@ func (b *backend) readRotation(ctx context.Context, e *engine.Engine, _ *logical
 	if err != nil {
 		return nil, err
 	}
-	return &logical.Response{Data: rotationDetails(view)}, nil
+	return answer(rotationDetails(view)), nil
 }
 
 // rotationSummary is what a write answers with.
-func rotationSummary(v engine.View) map[string]any {
-	versions := map[string]any{}
-	for _, c := range v.Changes {
-		versions[c.Key] = map[string]any{"from": c.From, "to": c.To}
-	}
-	return map[string]any{
-		"id": v.ID, "state": string(v.State), "step": string(v.Step), "keys": v.KeyNames(), "versions": versions,
-		"next_gate": v.Waits(), "paused": v.Paused != nil, "retention": v.Retention(),
+func rotationSummary(v engine.View) api.RotationSummary {
+	return api.RotationSummary{
+		ID: v.ID, State: string(v.State), Step: string(v.Step), Keys: v.KeyNames(), Versions: versionsData(v.Rotation),
+		NextGate: v.Waits(), Paused: v.Paused != nil, Retention: v.Retention(),
 	}
 }
 
-func rotationDetails(v engine.View) map[string]any {
-	data := rotationSummary(v)
-	data["trigger"], data["reason"], data["by"] = string(v.Trigger), v.Reason, v.By
-	data["created_time"], data["since"] = stamp(v.Created), stamp(v.Since)
-	data["soak"], data["observe"] = int64(v.Soak.Seconds()), int64(v.Observe.Seconds())
-
-	data["entity_id"], data["on_failure"], data["compromised"] = v.Entity, v.OnFailure, v.Compromised
-	data["confirm"], data["confirmed_by"], data["deadline"] = v.Confirm, v.Confirmed, int64(v.Deadline.Seconds())
-	data["confirm_by"], data["retain"] = v.ConfirmBy, retainAsked(v.Rotation)
-	data["waves"] = wavesData(v.Waves)
-
-	gates := make([]map[string]any, 0, len(v.Gates))
-	for _, g := range v.Gates {
-		gates = append(gates, map[string]any{"gate": g.Name, "holds": g.Holds, "reason": g.Reason})
+func versionsData(r rotation.Rotation) map[string]api.VersionChange {
+	versions := map[string]api.VersionChange{}
+	for _, c := range r.Changes {
+		versions[c.Key] = api.VersionChange{From: c.From, To: c.To}
 	}
-	data["gates"] = gates
+	return versions
+}
 
-	instances := make([]map[string]any, 0, len(v.Instances))
+func rotationDetails(v engine.View) api.Rotation {
+	data := api.Rotation{
+		RotationSummary: rotationSummary(v), Trigger: string(v.Trigger), Reason: v.Reason, By: v.By, EntityID: v.Entity,
+		Created: api.Time{Time: v.Created}, Since: api.Time{Time: v.Since}, Soak: api.SecondsOf(v.Soak), Observe: api.SecondsOf(v.Observe),
+		Deadline: api.SecondsOf(v.Deadline), OnFailure: v.OnFailure, Compromised: v.Compromised, Confirm: v.Confirm, ConfirmBy: v.ConfirmBy,
+		ConfirmedBy: v.Confirmed, Retain: retainAsked(v.Rotation), Waves: wavesData(v.Waves), Gates: make([]api.Gate, 0, len(v.Gates)),
+		Instances: make([]api.RotationInstance, 0, len(v.Instances)), Rows: map[string]api.Rows{}, Witnesses: map[string][]api.Witness{},
+		OneWitness: v.OneWitness, Timeline: make([]api.Event, 0, len(v.Timeline)), TimelineOmitted: v.Omitted,
+	}
+	for _, g := range v.Gates {
+		data.Gates = append(data.Gates, api.Gate{Gate: g.Name, Holds: g.Holds, Reason: g.Reason})
+	}
 	for _, i := range v.Instances {
-		instances = append(instances, map[string]any{
-			"workload": i.Instance.Workload, "instance": i.Instance.ID, "may_go_to": positions[i.Position], "loaded": i.Loaded,
-			"healthy": i.Instance.Healthy, "reason": i.Instance.Reason, "seen": stamp(i.Instance.Seen),
+		data.Instances = append(data.Instances, api.RotationInstance{
+			Workload: i.Instance.Workload, Instance: i.Instance.ID, MayGoTo: positions[i.Position], Loaded: i.Loaded,
+			Healthy: i.Instance.Healthy, Reason: i.Instance.Reason, Seen: api.Time{Time: i.Instance.Seen},
 		})
 	}
-	data["instances"] = instances
-
-	rows := map[string]any{}
 	for name, report := range v.Progress {
-		rows[name] = rowsData(report)
+		data.Rows[name] = rowsData(report)
 	}
-	data["rows"] = rows
-
-	witnesses := map[string]any{}
 	for _, c := range v.Changes {
 		if all := v.WitnessesOf(c); len(all) > 0 {
-			witnesses[c.Key] = witnessesData(all)
+			data.Witnesses[c.Key] = witnessesData(all)
 		}
 	}
-	data["witnesses"], data["one_witness"] = witnesses, v.OneWitness
-
-	timeline := make([]map[string]any, 0, len(v.Timeline))
 	for _, t := range v.Timeline {
-		timeline = append(timeline, map[string]any{
-			"time": stamp(t.At), "state": string(t.State), "step": string(t.Step), "text": t.Text, "by": t.By, "entity_id": t.Entity,
-			"reason": t.Reason,
+		data.Timeline = append(data.Timeline, api.Event{
+			Time: api.Time{Time: t.At}, State: string(t.State), Step: string(t.Step), Text: t.Text, By: t.By, EntityID: t.Entity, Reason: t.Reason,
 		})
 	}
-	data["timeline"], data["timeline_omitted"] = timeline, v.Omitted
 	return data
 }
 
-// retainAsked is the retention that the request has set, in seconds; nil: the keys say it.
-func retainAsked(r rotation.Rotation) any {
+// retainAsked is the retention that the request has set; nil: the keys say it.
+func retainAsked(r rotation.Rotation) *api.Seconds {
 	if r.Retain == nil {
 		return nil
 	}
-	return int64(r.Retain.Seconds())
+	return inSeconds(*r.Retain)
 }
 
 // witnessesData are those who have checked rows before a value is erased.
-func witnessesData(all []rotation.Evidence) []map[string]any {
-	list := make([]map[string]any, 0, len(all))
+func witnessesData(all []rotation.Evidence) []api.Witness {
+	list := make([]api.Witness, 0, len(all))
 	for _, e := range all {
 		left, bad := e.Report.Left()
-		data := map[string]any{"witness": e.Witness(), "time": stamp(e.At), "done": e.Report.Done, "error": e.Report.Error, "left": left + bad}
+		data := api.Witness{Witness: e.Witness(), Time: api.Time{Time: e.At}, Done: e.Report.Done, Error: e.Report.Error, Left: left + bad}
 		if e.Report.Place != nil {
-			data["place"] = e.Report.Place.String()
+			data.Place = e.Report.Place.String()
 		}
 		list = append(list, data)
 	}
@@ -195,16 +179,17 @@ func witnessesData(all []rotation.Evidence) []map[string]any {
 }
 
 // rowsData is how far the re-encryption of a key is, and what was found where nobody has configured it.
-func rowsData(report workload.WorkReport) map[string]any {
-	data := map[string]any{"done": report.Done, "error": report.Error, "columns": columnsData(report.Columns), "unseen": append([]string{}, report.Unseen...)}
+func rowsData(report workload.WorkReport) api.Rows {
+	data := api.Rows{
+		Done: report.Done, Error: report.Error, Columns: columnsData(report.Columns), Unseen: append([]string{}, report.Unseen...),
+		Unconfigured: make([]api.Find, 0, len(report.Finds)), UnconfiguredMore: report.MoreFinds,
+	}
 	if left, ok := rotation.TimeLeft(report); ok {
-		data["rows_per_second"], data["expected_seconds"] = math.Round(report.Rate), int64(left.Seconds())
+		data.RowsPerSecond, data.ExpectedSeconds = new(math.Round(report.Rate)), inSeconds(left)
 	}
-	finds := make([]map[string]any, 0, len(report.Finds))
 	for _, f := range report.Finds {
-		finds = append(finds, map[string]any{"column": f.Column, "json": f.JSON, "rows_of_that_shape": f.Shaped, "tried": f.Tried, "opened": f.Opened})
+		data.Unconfigured = append(data.Unconfigured, api.Find{Column: f.Column, JSON: f.JSON, RowsOfThatShape: f.Shaped, Tried: f.Tried, Opened: f.Opened})
 	}
-	data["unconfigured"], data["unconfigured_more"] = finds, report.MoreFinds
 	return data
 }
 

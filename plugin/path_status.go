@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 )
@@ -18,12 +19,9 @@ import (
 func (b *backend) pathsStatus() []*framework.Path {
 	return []*framework.Path{{
 		Pattern: "status",
-		Fields: map[string]*framework.FieldSchema{
-			"busy":     {Type: framework.TypeBool, Query: true, Description: "Only keys that a rotation runs for, or that something blocks."},
-			"detailed": {Type: framework.TypeBool, Query: true, Description: "Give each key's facts as fields, for programs."},
-		},
+		Fields:  requestFields(api.StatusRequest{}),
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ReadOperation: b.operation(b.readStatus, "read", "status", "Read every key with age, next rotation and what blocks."),
+			logical.ReadOperation: b.operation(b.readStatus, oneOf{api.StatusLines{}, api.Status{}}, "read", "status", "Read every key with age, next rotation and what blocks."),
 		},
 		HelpSynopsis: "Every key with age, next rotation, and what blocks.",
 		HelpDescription: strings.TrimSpace(`
@@ -42,23 +40,23 @@ hour, and somebody should look.
 }
 
 func (b *backend) readStatus(_ context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	lines, keys := map[string]any{}, map[string]any{}
+	r := request[api.StatusRequest](d)
+	lines, all := map[string]any{}, api.Status{Keys: map[string]api.KeyStatus{}, LimitsHit: map[string]string{}}
 	for _, s := range e.Status() {
-		if d.Get("busy").(bool) && s.Rotation == nil && s.Waits == "" && len(s.Problems) == 0 && s.Refused == "" && len(s.Notes) == 0 && s.Lapse == "" && len(s.Key.Undeleted()) == 0 {
+		if r.Busy && s.Rotation == nil && s.Waits == "" && len(s.Problems) == 0 && s.Refused == "" && len(s.Notes) == 0 && s.Lapse == "" && len(s.Key.Undeleted()) == 0 {
 			continue
 		}
 		lines[s.Key.Name] = statusLine(s)
-		keys[s.Key.Name] = statusFields(s)
+		all.Keys[s.Key.Name] = statusFields(s)
 	}
-	full := map[string]any{}
 	for _, name := range e.WorkloadNames() {
 		if crowd, ok := e.Crowded(name); ok {
-			full[name] = crowd.String()
+			all.LimitsHit[name] = crowd.String()
 			lines["workload "+name] = "WARNING: " + crowd.String()
 		}
 	}
-	if d.Get("detailed").(bool) {
-		return &logical.Response{Data: map[string]any{"keys": keys, "limits_hit": full}}, nil
+	if r.Detailed {
+		return answer(all), nil
 	}
 	return &logical.Response{Data: lines}, nil
 }
@@ -125,28 +123,26 @@ func quarantine(k key.Key) string {
 	return strings.Join(parts, "; ")
 }
 
-// ends gives the end of versions, by number; empty: a rotation ends it.
-func ends(k key.Key, numbers []int) map[string]any {
-	all := map[string]any{}
+// ends returns the ends of versions, by number; empty: a rotation ends it.
+func ends(k key.Key, numbers []int) map[string]api.Time {
+	all := map[string]api.Time{}
 	for _, number := range numbers {
 		v, _ := k.Version(number)
-		all[fmt.Sprint(number)] = stamp(v.Until)
+		all[fmt.Sprint(number)] = api.Time{Time: v.Until}
 	}
 	return all
 }
 
-func statusFields(s engine.KeyStatus) map[string]any {
+func statusFields(s engine.KeyStatus) api.KeyStatus {
 	version, old := age(s.Key)
-	fields := map[string]any{
-		"env": s.Key.Env, "kind": s.Key.Kind, "current_version": version, "age": int64(old.Seconds()), "state": "idle",
-		"step": "", "rotation": "", "paused": false, "waits_for": s.Waits, "orphan": s.Orphan, "next_rotation": stamp(s.Due),
-		"problems": append([]string{}, s.Problems...), "refused_logins": s.Refused,
-		"notes": append([]string{}, s.Notes...), "retained": ends(s.Key, s.Key.Retained()), "undeleted": ends(s.Key, s.Key.Undeleted()),
-		"retire_fault": s.Lapse,
+	fields := api.KeyStatus{
+		Env: s.Key.Env, Kind: s.Key.Kind, CurrentVersion: version, Age: api.SecondsOf(old), State: "idle", WaitsFor: s.Waits, Orphan: s.Orphan,
+		NextRotation: api.Time{Time: s.Due}, Problems: append([]string{}, s.Problems...), RefusedLogins: s.Refused, Notes: append([]string{}, s.Notes...),
+		Retained: ends(s.Key, s.Key.Retained()), Undeleted: ends(s.Key, s.Key.Undeleted()), RetireFault: s.Lapse,
 	}
 	if s.Rotation != nil {
-		fields["state"], fields["step"], fields["rotation"] = string(s.Rotation.State), string(s.Rotation.Step), s.Rotation.ID
-		fields["paused"] = s.Rotation.Paused != nil
+		fields.State, fields.Step, fields.Rotation = string(s.Rotation.State), string(s.Rotation.Step), s.Rotation.ID
+		fields.Paused = s.Rotation.Paused != nil
 	}
 	return fields
 }

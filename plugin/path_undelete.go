@@ -5,47 +5,32 @@ package plugin
 import (
 	"context"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
 // pathsUndelete are those of retained versions, each with a path of its own: policies can give one without the others.
 func (b *backend) pathsUndelete() []*framework.Path {
-	fields := func(more map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
-		all := map[string]*framework.FieldSchema{
-			"name":    {Type: framework.TypeString, Required: true, Description: "Name of the key."},
-			"version": {Type: framework.TypeInt, Required: true, Description: "Number of the version."},
-			"reason":  {Type: framework.TypeString, Description: "Why; kept in the journal. Never put a secret here."},
-		}
-		for name, field := range more {
-			all[name] = field
-		}
-		return all
-	}
-	path := func(verb, summary, description string, more map[string]*framework.FieldSchema, do handler, about string) *framework.Path {
+	path := func(verb, summary, description string, fields any, do handler, about string) *framework.Path {
 		return &framework.Path{
 			Pattern: "keys/(?P<name>[^/]+)/" + verb,
-			Fields:  fields(more),
+			Fields:  requestFields(fields),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: b.write(whenFree(do), aboutKey(about), verb, "version", summary),
+				logical.UpdateOperation: b.write(whenFree(do), aboutKey(about), api.Version{}, verb, "version", summary),
 			},
 			HelpSynopsis:    summary,
 			HelpDescription: strings.TrimSpace(description),
 		}
 	}
 	return []*framework.Path{
-		path("undelete", "Make a retained version of a key accepted again beside the current one.", undeleteHelp, map[string]*framework.FieldSchema{
-			"for": {Type: framework.TypeDurationSecond, Description: "For how long. Default, and 0s: as long as the key retains versions, or 24h where it retains none. At most 30 days, or as long as the key retains versions. Not for a key that protects rows: a rotation ends it there."},
-		}, b.undelete, "undeleting a version"),
-		path("retire", "End an undeleted version of a key before its time.", retireHelp, map[string]*framework.FieldSchema{
-			"force": {Type: framework.TypeBool, Description: "End it although it is in use, or rows may need it. Its sessions at a server are ended."},
-		}, b.retire, "retiring an undeleted version"),
-		path("erase", "Erase the value of a retained version for good.", eraseHelp, nil, b.erase, "erasing a retained version"),
+		path("undelete", "Make a retained version of a key accepted again beside the current one.", undeleteHelp, api.UndeleteRequest{}, b.undelete, "undeleting a version"),
+		path("retire", "End an undeleted version of a key before its time.", retireHelp, api.RetireRequest{}, b.retire, "retiring an undeleted version"),
+		path("erase", "Erase the value of a retained version for good.", eraseHelp, api.VersionRequest{}, b.erase, "erasing a retained version"),
 	}
 }
 
@@ -85,60 +70,52 @@ are lost.
 `
 
 func (b *backend) undelete(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	name, number, err := namedVersion(d)
+	r := request[api.UndeleteRequest](d)
+	if err := namesVersion(r.VersionRequest); err != nil {
+		return nil, err
+	}
+	v, warnings, err := e.Undelete(ctx, engine.Undeletion{Key: r.Name, Version: *r.Version, For: r.For.Duration(), Reason: r.Reason, By: caller(req)})
 	if err != nil {
 		return nil, err
 	}
-	v, warnings, err := e.Undelete(ctx, engine.Undeletion{
-		Key: name, Version: number, For: time.Duration(d.Get("for").(int)) * time.Second,
-		Reason: d.Get("reason").(string), By: caller(req),
-	})
-	if err != nil {
-		return nil, err
-	}
-	resp := &logical.Response{Data: map[string]any{"version": v.Number, "state": string(v.State), "until": stamp(v.Until)}}
-	for _, w := range warnings {
-		resp.AddWarning(w)
-	}
-	return resp, nil
+	return answer(api.Version{Version: v.Number, State: string(v.State), Until: api.Time{Time: v.Until}}, warnings...), nil
 }
 
 func (b *backend) retire(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	name, number, err := namedVersion(d)
-	if err != nil {
+	r := request[api.RetireRequest](d)
+	if err := namesVersion(r.VersionRequest); err != nil {
 		return nil, err
 	}
-	if err := e.RetireVersion(ctx, name, number, d.Get("force").(bool), d.Get("reason").(string), caller(req)); err != nil {
+	if err := e.RetireVersion(ctx, r.Name, *r.Version, r.Force, r.Reason, caller(req)); err != nil {
 		return nil, err
 	}
-	return versionNow(e, name, number), nil
+	return versionNow(e, r.VersionRequest), nil
 }
 
 func (b *backend) erase(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	name, number, err := namedVersion(d)
-	if err != nil {
+	r := request[api.VersionRequest](d)
+	if err := namesVersion(r); err != nil {
 		return nil, err
 	}
-	if err := e.EraseVersion(ctx, name, number, d.Get("reason").(string), caller(req)); err != nil {
+	if err := e.EraseVersion(ctx, r.Name, *r.Version, r.Reason, caller(req)); err != nil {
 		return nil, err
 	}
-	return versionNow(e, name, number), nil
+	return versionNow(e, r), nil
 }
 
-// namedVersion returns the key and the version that a request names.
-func namedVersion(d *framework.FieldData) (name string, number int, err error) {
-	name = d.Get("name").(string)
-	if _, ok := d.GetOk("version"); !ok {
-		return name, 0, rotation.Refusef("version is missing; give version=NUMBER (vault read hyvve/keys/%s lists the versions with their states)", name)
+// namesVersion refuses a request without a version.
+func namesVersion(r api.VersionRequest) error {
+	if r.Version == nil {
+		return rotation.Refusef("version is missing; give version=NUMBER (vault read hyvve/keys/%s lists the versions with their states)", r.Name)
 	}
-	return name, d.Get("version").(int), nil
+	return nil
 }
 
 // versionNow answers with what has become of a version.
-func versionNow(e *engine.Engine, name string, number int) *logical.Response {
-	k, _ := e.Key(name)
-	v, _ := k.Version(number)
-	return &logical.Response{Data: map[string]any{"version": number, "state": string(v.State), "until": stamp(v.Until)}}
+func versionNow(e *engine.Engine, r api.VersionRequest) *logical.Response {
+	k, _ := e.Key(r.Name)
+	v, _ := k.Version(*r.Version)
+	return answer(api.Version{Version: *r.Version, State: string(v.State), Until: api.Time{Time: v.Until}})
 }
 
 // whenFree does again what a check at the key's server has kept from being done.

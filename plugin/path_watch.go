@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
@@ -18,14 +19,9 @@ import (
 func (b *backend) pathsWatch() []*framework.Path {
 	return []*framework.Path{{
 		Pattern: "watch/" + framework.GenericNameRegex("workload"),
-		Fields: map[string]*framework.FieldSchema{
-			"workload": {Type: framework.TypeString, Required: true, Description: "Name of the workload."},
-			"instance": {Type: framework.TypeString, Required: true, Query: true, Description: "Name of the instance, as in its read of hyvve/creds."},
-			"etag":     {Type: framework.TypeString, Query: true, Description: "The etag that the instance has."},
-			"wait":     {Type: framework.TypeDurationSecond, Query: true, Description: "How long to wait for another one; 0s to ask only. The answer comes after 5s at the latest, which is the default."},
-		},
+		Fields:  requestFields(api.WatchRequest{}),
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ReadOperation: b.operation(b.watch, "watch", "bundle", "Wait until an instance should hold another bundle."),
+			logical.ReadOperation: b.operation(b.watch, api.Watched{}, "watch", "bundle", "Wait until an instance should hold another bundle."),
 		},
 		HelpSynopsis: "Wait until an instance should hold another bundle. Gives no secret and opens no lease.",
 		HelpDescription: strings.TrimSpace(`
@@ -48,27 +44,25 @@ between half of so many seconds and all of them, at a random time, so that not a
 }
 
 func (b *backend) watch(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	instance, etag := d.Get("instance").(string), d.Get("etag").(string)
-	if instance == "" {
+	r := request[api.WatchRequest](d)
+	if r.Instance == "" {
 		return nil, rotation.Refusef("instance is missing; give the name that hyvve/creds was read with")
 	}
-	wait, err := waitOf(d, engine.LongestWatch)
+	wait, err := waitOf(r.Wait, engine.LongestWatch)
 	if err != nil {
 		return nil, err
 	}
-	name := d.Get("workload").(string)
-	if !e.SignOfLife(name, instance, token(req)) { // a watch in another's place would end that of the instance
-		return &logical.Response{Data: map[string]any{"etag": "", "changed": true, "superseded": false, "retry_after": 0}}, nil
+	if !e.SignOfLife(r.Workload, r.Instance, token(req)) { // a watch in another's place would end that of the instance
+		return answer(api.Watched{Changed: true}), nil
 	}
-	now, err := e.Watch(ctx, name, instance, etag, wait)
+	now, err := e.Watch(ctx, r.Workload, r.Instance, r.Etag, wait)
 	if errors.Is(err, engine.ErrCrowded) {
 		return nil, logical.CodedError(http.StatusTooManyRequests, err.Error())
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &logical.Response{Data: map[string]any{
-		"etag": now.Etag, "changed": now.Etag == "" || now.Etag != etag, "superseded": now.Superseded,
-		"retry_after": int(now.RetryAfter.Seconds()),
-	}}, nil
+	return answer(api.Watched{
+		Etag: now.Etag, Changed: now.Etag == "" || now.Etag != r.Etag, Superseded: now.Superseded, RetryAfter: api.SecondsOf(now.RetryAfter),
+	}), nil
 }

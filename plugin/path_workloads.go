@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -21,30 +22,20 @@ func (b *backend) pathsWorkloads() []*framework.Path {
 		{
 			Pattern: "workloads/?$",
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: b.operation(b.listWorkloads, "list", "workloads", "List the workloads."),
+				logical.ListOperation: b.operation(b.listWorkloads, api.List{}, "list", "workloads", "List the workloads."),
 			},
 			HelpSynopsis:    "List the workloads.",
 			HelpDescription: "A workload is a set of identical processes that load keys.",
 		},
 		{
-			Pattern: "workloads/(?P<name>.+)",
-			Fields: map[string]*framework.FieldSchema{
-				"name":            {Type: framework.TypeString, Required: true, Description: "Name of the workload, such as api."},
-				"presents":        {Type: framework.TypeCommaStringSlice, Description: "Keys that it presents (as a client) or encrypts with: the whole list, in place of the one before."},
-				"verifies":        {Type: framework.TypeCommaStringSlice, Description: "Keys that it verifies (as a server) or decrypts with: the whole list, in place of the one before."},
-				"after":           {Type: framework.TypeCommaStringSlice, Description: "Workloads whose instances change before those of this one."},
-				"min_instances":   {Type: framework.TypeInt, Default: 1, Description: "A rotation waits until so many live instances take part. 0 for a workload that may be absent."},
-				"max_instances":   {Type: framework.TypeInt, Default: workload.DefaultMaxInstances, Description: "How many instances it may have at a time, anonymous readers counted, too; reads beyond that are refused."},
-				"max_unavailable": {Type: framework.TypeString, Default: "25%", Description: "How many instances change at a time: a number, or a percentage of the live ones (rounded down, at least one)."},
-				"single_value":    {Type: framework.TypeCommaStringSlice, Description: "Those of verifies= of which its processes can hold one value at a time. A rotation has a gap there, and says so. \"none\" for none."},
-				"reencrypts":      {Type: framework.TypeBool, Description: "Its sidecars reach the database and re-encrypt rows that its keys protect."},
-			},
+			Pattern:        "workloads/(?P<name>.+)",
+			Fields:         requestFields(api.WorkloadRequest{}),
 			ExistenceCheck: b.exists("name", func(e *engine.Engine, name string) bool { _, ok := e.Workload(name); return ok }),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.CreateOperation: b.write(b.writeWorkload, b.workloadAttempt, "create", "workload", "Define a workload."),
-				logical.UpdateOperation: b.write(b.writeWorkload, b.workloadAttempt, "update", "workload", "Change a workload; fields not given stay."),
-				logical.ReadOperation:   b.operation(b.readWorkload, "read", "workload", "Read a workload, its live instances and what each has loaded."),
-				logical.DeleteOperation: b.write(b.deleteWorkload, aboutWorkload("deleting a workload"), "delete", "workload", "Remove a workload and its instances."),
+				logical.CreateOperation: b.write(b.writeWorkload, b.workloadAttempt, api.Workload{}, "create", "workload", "Define a workload."),
+				logical.UpdateOperation: b.write(b.writeWorkload, b.workloadAttempt, api.Workload{}, "update", "workload", "Change a workload; fields not given stay."),
+				logical.ReadOperation:   b.operation(b.readWorkload, api.Workload{}, "read", "workload", "Read a workload, its live instances and what each has loaded."),
+				logical.DeleteOperation: b.write(b.deleteWorkload, aboutWorkload("deleting a workload"), nil, "delete", "workload", "Remove a workload and its instances."),
 			},
 			HelpSynopsis: "Workloads: which keys they present or verify, and their live instances.",
 			HelpDescription: strings.TrimSpace(`
@@ -62,7 +53,7 @@ each are at hyvve/workloads/NAME/instances/INSTANCE.
 }
 
 func (b *backend) listWorkloads(_ context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	return logical.ListResponse(e.WorkloadNames()), nil
+	return answer(api.List{Keys: e.WorkloadNames()}), nil
 }
 
 func (b *backend) writeWorkload(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
@@ -91,53 +82,36 @@ func (b *backend) workload(e *engine.Engine, d *framework.FieldData) (workload.W
 			MinInstances: d.Get("min_instances").(int), MaxUnavailable: d.Get("max_unavailable").(string),
 		}
 	}
-	w.Keys = roles(d, w.Keys)
-	if v, ok := d.GetOk("after"); ok {
-		w.After = v.([]string)
-	}
-	if v, ok := d.GetOk("min_instances"); ok {
-		w.MinInstances = v.(int)
-	}
-	if v, ok := d.GetOk("max_instances"); ok {
-		w.MaxInstances = v.(int)
-	}
-	if v, ok := d.GetOk("max_unavailable"); ok {
-		w.MaxUnavailable = v.(string)
-	}
-	if v, ok := d.GetOk("reencrypts"); ok {
-		w.Reencrypts = v.(bool)
-	}
-	return w, single(d, w)
+	r := request[api.WorkloadRequest](d)
+	w.Keys = roles(r, w.Keys)
+	set(&w.After, r.After)
+	set(&w.MinInstances, r.MinInstances)
+	set(&w.MaxInstances, r.MaxInstances)
+	set(&w.MaxUnavailable, r.MaxUnavailable)
+	set(&w.Reencrypts, r.Reencrypts)
+	return w, single(r, w)
 }
 
-// roles gives the stored roles with the lists that were written in place of theirs.
-func roles(d *framework.FieldData, old map[string]workload.Role) map[string]workload.Role {
-	presented, presentsGiven := d.GetOk("presents")
-	verified, verifiesGiven := d.GetOk("verifies")
+// roles returns the stored roles with the lists that were written in place of theirs.
+func roles(r api.WorkloadRequest, old map[string]workload.Role) map[string]workload.Role {
 	all := map[string]workload.Role{}
 	for name, role := range old {
-		if presentsGiven {
-			role.Presents = false
-		}
-		if verifiesGiven {
-			role.Verifies = false
-		}
+		role.Presents = role.Presents && r.Presents == nil
+		role.Verifies = role.Verifies && r.Verifies == nil
 		all[name] = role
 	}
-	if presentsGiven {
-		for _, name := range presented.([]string) {
+	mark := func(names *[]string, as func(*workload.Role)) {
+		if names == nil {
+			return
+		}
+		for _, name := range *names {
 			role := all[name]
-			role.Presents = true
+			as(&role)
 			all[name] = role
 		}
 	}
-	if verifiesGiven {
-		for _, name := range verified.([]string) {
-			role := all[name]
-			role.Verifies = true
-			all[name] = role
-		}
-	}
+	mark(r.Presents, func(role *workload.Role) { role.Presents = true })
+	mark(r.Verifies, func(role *workload.Role) { role.Verifies = true })
 	for name, role := range all {
 		if !role.Verifies {
 			role.Single = false
@@ -151,12 +125,11 @@ func roles(d *framework.FieldData, old map[string]workload.Role) map[string]work
 }
 
 // single marks the keys of which the workload holds one value at a time.
-func single(d *framework.FieldData, w workload.Workload) error {
-	given, ok := d.GetOk("single_value")
-	if !ok {
+func single(r api.WorkloadRequest, w workload.Workload) error {
+	if r.SingleValue == nil {
 		return nil
 	}
-	names := given.([]string)
+	names := *r.SingleValue
 	if slices.Equal(names, []string{"none"}) {
 		names = nil
 	}
@@ -177,7 +150,7 @@ func (b *backend) readWorkload(_ context.Context, e *engine.Engine, _ *logical.R
 	if !ok {
 		return nil, nil
 	}
-	instances := []map[string]any{}
+	instances := []api.Instance{}
 	for _, i := range e.Instances(w.Name) {
 		instances = append(instances, instanceData(i))
 	}
@@ -185,11 +158,11 @@ func (b *backend) readWorkload(_ context.Context, e *engine.Engine, _ *logical.R
 	if crowd, ok := e.Crowded(w.Name); ok {
 		full = crowd.String()
 	}
-	return &logical.Response{Data: map[string]any{
-		"max_instances": w.MostInstances(), "limit_hit": full,
-		"name": w.Name, "presents": keysThat(w, presents), "verifies": keysThat(w, verifies), "after": w.After, "min_instances": w.MinInstances,
-		"max_unavailable": w.MaxUnavailable, "reencrypts": w.Reencrypts, "single_value": keysThat(w, holdsOne), "instances": instances,
-	}}, nil
+	return answer(api.Workload{
+		Name: w.Name, Presents: keysThat(w, presents), Verifies: keysThat(w, verifies), SingleValue: keysThat(w, holdsOne), After: w.After,
+		MinInstances: w.MinInstances, MaxInstances: w.MostInstances(), MaxUnavailable: w.MaxUnavailable, Reencrypts: w.Reencrypts,
+		LimitHit: full, Instances: instances,
+	}), nil
 }
 
 // Which keys of a workload are in a list of its fields.
@@ -208,25 +181,18 @@ func keysThat(w workload.Workload, has func(workload.Role) bool) []string {
 	return names
 }
 
-func instanceData(i workload.Instance) map[string]any {
+func instanceData(i workload.Instance) api.Instance {
 	oneLine := []string{"all"}
 	if i.Multiline {
 		oneLine = append([]string{}, i.OneLine...)
 	}
-	data := map[string]any{
-		"one_line": oneLine, "instance": i.ID, "healthy": i.Healthy, "reason": i.Reason, "seen": stamp(i.Seen), "etag_issued": i.Issued.Etag,
-		"etag_loaded": "", "loaded": map[string]any{}, "login": i.Login.Name,
+	data := api.Instance{
+		Instance: i.ID, Healthy: i.Healthy, Reason: i.Reason, Seen: api.Time{Time: i.Seen}, Login: i.Login.Name, OneLine: oneLine, EtagIssued: i.Issued.Etag,
+		Loaded: map[string]api.Held{},
 	}
-	holding, ok := i.HoldsLoaded()
-	if !ok {
-		return data
+	if holding, ok := i.HoldsLoaded(); ok {
+		data.EtagLoaded, data.Loaded = holding.Etag, heldData(holding.Keys)
 	}
-	data["etag_loaded"] = holding.Etag
-	loaded := map[string]any{}
-	for name, held := range holding.Keys {
-		loaded[name] = map[string]any{"presents": held.Value, "accepts": held.Accepts}
-	}
-	data["loaded"] = loaded
 	return data
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -14,54 +15,38 @@ import (
 
 // planData is a plan as dry_run=true answers it: a line a step, which reads well in a terminal, and with detailed=true its
 // fields, for programs.
-func planData(p engine.Plan, detailed bool) map[string]any {
+func planData(p engine.Plan, detailed bool) api.Plan {
 	r := p.Rotation
-	versions := map[string]any{}
-	for _, c := range r.Changes {
-		versions[c.Key] = map[string]any{"from": c.From, "to": c.To}
+	data := api.Plan{
+		DryRun: true, Keys: r.KeyNames(), Versions: versionsData(r), Rows: map[string]api.PlanRows{}, Gaps: make([]string, 0, len(p.Gaps)),
+		Blockers: append([]string{}, p.Blockers...), Notes: append([]string{}, p.Notes...), Soak: api.SecondsOf(r.Soak), Observe: api.SecondsOf(r.Observe),
+		Deadline: api.SecondsOf(r.Deadline), OnFailure: r.OnFailure, Confirm: r.Confirm, ConfirmBy: r.ConfirmBy, Compromised: r.Compromised,
+		Retain: retainAsked(r), ExpectedDuration: "not known: no rotation of these keys has been done yet", Steps: map[string]string{},
 	}
-	moves := make([]map[string]any, 0, len(p.Moves))
-	for _, m := range p.Moves {
-		moves = append(moves, map[string]any{
-			"state": string(m.State), "step": string(m.Step), "text": m.Text, "waves": wavesData(m.Waves),
-			"expected_seconds": seconds(m.Expected),
-		})
-	}
-	gaps := make([]string, 0, len(p.Gaps))
 	for _, g := range p.Gaps {
-		gaps = append(gaps, g.String())
+		data.Gaps = append(data.Gaps, g.String())
 	}
-	blockers := p.Blockers
-	if blockers == nil {
-		blockers = []string{}
-	}
-	notes := p.Notes
-	if notes == nil {
-		notes = []string{}
-	}
-	rows := map[string]any{}
 	for _, known := range p.Rows {
+		rows := api.PlanRows{Columns: []api.ColumnRows{}, AsOf: "not known: no sidecar that re-encrypts has counted them yet"}
 		if known.Known {
-			rows[known.Key] = map[string]any{"columns": columnsData(known.Columns), "as_of": stamp(known.At)}
-		} else {
-			rows[known.Key] = map[string]any{"columns": []map[string]any{}, "as_of": "not known: no sidecar that re-encrypts has counted them yet"}
+			rows = api.PlanRows{Columns: columnsData(known.Columns), AsOf: api.Time{Time: known.At}.String()}
 		}
+		data.Rows[known.Key] = rows
 	}
-	expected := "not known: no rotation of these keys has been done yet"
 	if p.History > 0 {
-		expected = fmt.Sprintf("%s, the median of the last %d", p.Expected.Round(time.Millisecond), p.History)
+		data.ExpectedDuration = fmt.Sprintf("%s, the median of the last %d", p.Expected.Round(time.Millisecond), p.History)
 	}
-	data := map[string]any{
-		"dry_run": true, "keys": r.KeyNames(), "versions": versions, "rows": rows, "gaps": gaps,
-		"blockers": blockers, "notes": notes, "expected_duration": expected, "soak": int64(r.Soak.Seconds()), "observe": int64(r.Observe.Seconds()), "deadline": int64(r.Deadline.Seconds()),
-		"on_failure": r.OnFailure, "confirm": r.Confirm, "confirm_by": r.ConfirmBy, "compromised": r.Compromised, "retain": retainAsked(r),
-	}
-	if detailed {
-		data["moves"] = moves
+	if !detailed {
+		for n, m := range p.Moves {
+			data.Steps[fmt.Sprintf("step_%02d", n+1)] = moveLine(m)
+		}
 		return data
 	}
-	for n, m := range p.Moves {
-		data[fmt.Sprintf("step_%02d", n+1)] = moveLine(m)
+	data.Moves = make([]api.Move, 0, len(p.Moves))
+	for _, m := range p.Moves {
+		data.Moves = append(data.Moves, api.Move{
+			State: string(m.State), Step: string(m.Step), Text: m.Text, Waves: wavesData(m.Waves), Expected: m.Expected.Round(time.Millisecond).Seconds(),
+		})
 	}
 	return data
 }
@@ -78,22 +63,19 @@ func moveLine(m rotation.Move) string {
 	return line
 }
 
-func seconds(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }
-
-func wavesData(waves []rotation.Wave) []map[string]any {
-	all := make([]map[string]any, 0, len(waves))
+func wavesData(waves []rotation.Wave) []api.Wave {
+	all := make([]api.Wave, 0, len(waves))
 	for _, w := range waves {
-		all = append(all, map[string]any{"workload": w.Workload, "instances": w.Instances})
+		all = append(all, api.Wave(w))
 	}
 	return all
 }
 
-func columnsData(reports []workload.ColumnReport) []map[string]any {
-	columns := make([]map[string]any, 0, len(reports))
+func columnsData(reports []workload.ColumnReport) []api.ColumnRows {
+	columns := make([]api.ColumnRows, 0, len(reports))
 	for _, c := range reports {
-		columns = append(columns, map[string]any{
-			"column": c.Column, "total": c.Total, "staged": c.Staged, "rotated": c.Rotated, "left": c.Left,
-			"other": c.Other, "unreadable": c.Bad,
+		columns = append(columns, api.ColumnRows{
+			Column: c.Column, Total: c.Total, Staged: c.Staged, Rotated: c.Rotated, Left: c.Left, Other: c.Other, Unreadable: c.Bad,
 		})
 	}
 	return columns

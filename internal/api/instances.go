@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// CredsRequest asks for what one instance should hold now.
+type CredsRequest struct {
+	Workload string   `json:"workload,omitempty" doc:"Name of the workload." api:"required"`
+	Instance string   `json:"instance" doc:"Name of the instance that reads, such as a pod's name. A newer read of an instance supersedes its older lease. Without it the reader counts as one instance per lease." api:"query"`
+	Secret   string   `json:"instance_secret" doc:"What the instance's newest read gave: with it another login may read under the instance's name. Give it in a write only; in a URL it would be in logs." api:"secret"`
+	Pod      string   `json:"pod" doc:"Pod of Kubernetes that the reader runs in, as it says itself."`
+	Node     string   `json:"node" doc:"Node of Kubernetes that it runs on, as it says itself."`
+	OneLine  []string `json:"one_line,omitempty" doc:"Environment names of the keys whose values this reader can carry only if they have one line, \"none\" or \"all\". A value of several lines is not handed to a reader that cannot carry it. Default: all." default:"all" api:"query"`
+}
+
+// Bundle is what of a bundle stands in JSON, with its values revealed: in the response of creds/, in files of the format
+// bundle, and, encrypted, in last-good copies.
+type Bundle struct {
+	AcceptVersions map[string][]int    `json:"accept_versions" doc:"By environment name: version numbers of accepts."`
+	Accepts        map[string][]string `json:"accepts" doc:"By environment name: values to verify against, newest first."`
+	Etag           string              `json:"etag" doc:"Changes when any of this should change; give it to hyvve/watch."`
+	Values         map[string]string   `json:"values" doc:"By environment name: values to present, or to encrypt with."`
+	Versions       map[string]int      `json:"versions" doc:"By environment name: version numbers of values."`
+}
+
+// Creds is the response of creds/.
+type Creds struct {
+	Bundle
+	Created  map[string]string `json:"created_times" doc:"By environment name: when that version was made (RFC 3339)."`
+	Work     []workload.Work   `json:"work" doc:"Re-encryption that is asked of this instance."`
+	Instance string            `json:"instance" doc:"Name of the instance."`
+	Secret   string            `json:"instance_secret" doc:"Proves this instance's reports, until its next read."`
+}
+
+// WatchRequest waits until an instance should hold another bundle.
+type WatchRequest struct {
+	Workload string   `json:"workload" doc:"Name of the workload." api:"required"`
+	Instance string   `json:"instance" doc:"Name of the instance, as in its read of hyvve/creds." api:"required,query"`
+	Etag     string   `json:"etag" doc:"The etag that the instance has." api:"query"`
+	Wait     *Seconds `json:"wait" doc:"How long to wait for another one; 0s to ask only. The answer comes after 5s at the latest, which is the default." api:"query"`
+}
+
+// Watched is the response of watch/.
+type Watched struct {
+	Etag       string  `json:"etag" doc:"Etag that the instance should have; empty: it is not known, or is another login's."`
+	Changed    bool    `json:"changed" doc:"Whether to read the bundle again."`
+	Superseded bool    `json:"superseded" doc:"Whether somebody else watches as the same instance."`
+	RetryAfter Seconds `json:"retry_after" doc:"Watch again after between half of so many seconds and all of them; 0: at once."`
+}
+
+// ReportRequest says what an instance has loaded, and whether it is healthy.
+type ReportRequest struct {
+	Workload    string                `json:"workload,omitempty" doc:"Name of the workload." api:"required"`
+	Instance    string                `json:"instance" doc:"Name of the instance." api:"required"`
+	Secret      string                `json:"instance_secret" doc:"What the instance's newest read of hyvve/creds gave." api:"required,secret"`
+	Etag        string                `json:"etag,omitempty" doc:"Etag of the bundle that the workload has loaded; empty if none."`
+	Healthy     *bool                 `json:"healthy,omitempty" doc:"Whether the workload is healthy with it. Left out: nothing is reported, and extend_lease=true is all that is asked."`
+	ExtendLease bool                  `json:"extend_lease,omitempty" doc:"Let the instance count as live for another lease from now on, whatever becomes of the lease of its read."`
+	Last        bool                  `json:"last,omitempty" doc:"The process ends now, and its instance counts as live until its lease ends: the next process may read under its name at once, with another token of the same entity, too."`
+	Reason      string                `json:"reason,omitempty" doc:"Why it is not. Never put a secret here."`
+	Work        []workload.WorkReport `json:"work,omitempty" doc:"Reports on re-encryption: a list of {id, done, error, columns}."`
+	Sightings   []Sighting            `json:"sightings,omitempty" doc:"Accepted versions other than the newest that clients presented to the instance's proxy: a list of {env, version, count, last_seen, from}; last_seen in seconds ago, from the address of the last client."`
+}
+
+// Sighting is a use of an accepted version that is not the newest.
+type Sighting struct {
+	Env      string  `json:"env" doc:"Environment name of the key."`
+	Version  int     `json:"version" doc:"Number of the version."`
+	Count    int     `json:"count" doc:"How often it was used."`
+	From     string  `json:"from" doc:"Address of the last client."`
+	LastSeen float64 `json:"last_seen" doc:"How many seconds ago it was last used: clocks differ."`
+}
+
+// Reported is the response of report/.
+type Reported struct {
+	Accepted      bool     `json:"accepted" doc:"true."`
+	Etag          string   `json:"etag" doc:"Etag that the instance should have."`
+	LeaseDuration *Seconds `json:"lease_duration,omitempty" doc:"Seconds until the next report at the latest. Only with extend_lease=true."`
+}
+
+// Lease returns how long the instance counts as live; 0: its lease was not extended.
+func (r Reported) Lease() time.Duration {
+	if r.LeaseDuration == nil {
+		return 0
+	}
+	return r.LeaseDuration.Duration()
+}
+
+// LeaveRequest says that an instance has ended.
+type LeaveRequest struct {
+	Workload string `json:"workload,omitempty" doc:"Name of the workload." api:"required"`
+	Instance string `json:"instance" doc:"Name of the instance." api:"required"`
+	Secret   string `json:"instance_secret" doc:"What the instance's newest read of hyvve/creds gave." api:"required,secret"`
+}
+
+// InstanceRequest names an instance.
+type InstanceRequest struct {
+	Name     string `json:"name" doc:"Name of the workload." api:"required"`
+	Instance string `json:"instance" doc:"Name of the instance." api:"required"`
+}
+
+// InstanceList is the list of a workload's instances.
+type InstanceList struct {
+	List
+	Info map[string]InstanceInfo `json:"key_info,omitempty" doc:"By name: an instance at a glance."`
+}
+
+// InstanceInfo is an instance at a glance.
+type InstanceInfo struct {
+	Login   string `json:"login" doc:"Display name of its login."`
+	Healthy bool   `json:"healthy" doc:"Whether it has reported to be healthy."`
+	Seen    Time   `json:"seen" doc:"When it last read its bundle or reported."`
+}
+
+// Instance is a live instance of a workload.
+type Instance struct {
+	Instance   string          `json:"instance" doc:"Name of the instance."`
+	Healthy    bool            `json:"healthy" doc:"Whether it has reported to be healthy."`
+	Reason     string          `json:"reason" doc:"Why it is not healthy, in its own words."`
+	Seen       Time            `json:"seen" doc:"When it last read its bundle or reported."`
+	Login      string          `json:"login" doc:"Display name of its login."`
+	OneLine    []string        `json:"one_line" doc:"Environment names whose values it can carry only if they have one line, or all."`
+	EtagIssued string          `json:"etag_issued" doc:"Etag of the bundle that it was given last."`
+	EtagLoaded string          `json:"etag_loaded" doc:"Etag of the bundle that it has loaded; empty: none."`
+	Loaded     map[string]Held `json:"loaded" doc:"By key: what it has loaded."`
+}
+
+// InstanceDetails is all that is known of a live instance.
+type InstanceDetails struct {
+	Instance
+	Workload   string          `json:"workload" doc:"Name of the workload."`
+	Anonymous  bool            `json:"anonymous" doc:"Whether it has read without a name; it never reports."`
+	Login      Login           `json:"login" doc:"Whose token it reads with."`
+	LoginSince Time            `json:"login_since" doc:"Since when it reads with that token."`
+	SaysPod    string          `json:"says_pod" doc:"Pod that it runs in, as it says itself."`
+	SaysNode   string          `json:"says_node" doc:"Node that it runs on, as it says itself."`
+	Sidecar    bool            `json:"sidecar" doc:"Whether it sends signs of life."`
+	LastHeard  Seconds         `json:"last_heard" doc:"Seconds since its last sign of life."`
+	FreeIn     Seconds         `json:"free_in" doc:"Seconds until another login of the same entity may use its name."`
+	Lease      Seconds         `json:"lease" doc:"Seconds until it is removed if nothing is heard of it."`
+	Issued     map[string]Held `json:"issued" doc:"By key: what it was given last."`
+}
+
+// Held is what an instance holds of a key.
+type Held struct {
+	Presents int   `json:"presents" doc:"Number of the version that it presents; 0: none."`
+	Accepts  []int `json:"accepts" doc:"Numbers of the versions that it verifies against, newest first; null: none."`
+}
+
+// Login is a login at Vault.
+type Login struct {
+	DisplayName         string   `json:"display_name" doc:"Display name of the token."`
+	Entity              string   `json:"entity" doc:"Id of the entity; empty: the token has none."`
+	EntityName          string   `json:"entity_name" doc:"Name of the entity."`
+	AccessorFingerprint string   `json:"accessor_fingerprint" doc:"Keyed hash of the token's accessor, shortened."`
+	ServiceAccounts     []string `json:"service_accounts" doc:"Service accounts of Kubernetes that the entity has, as namespace/name."`
+}
