@@ -6,8 +6,11 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 )
 
 // In a pod the configuration stands in the environment.
@@ -52,4 +55,30 @@ func fileMode(t *testing.T, path string) os.FileMode {
 		t.Fatal(err)
 	}
 	return info.Mode()
+}
+
+// Each flag that the table of options names is there, so that the reference does not name one that nobody can write.
+func TestFlagsOfOptions(t *testing.T) {
+	flags, seen := allFlags(), 0
+	var look func(block reflect.Type)
+	look = func(block reflect.Type) {
+		for n := range block.NumField() {
+			f := block.Field(n)
+			if name := f.Tag.Get("flag"); name != "" {
+				if seen++; flags.Lookup(name) == nil {
+					t.Errorf("%s.%s: there is no flag --%s", block.Name(), f.Name, name)
+				}
+			}
+			inner := f.Type
+			if inner.Kind() == reflect.Pointer || inner.Kind() == reflect.Slice {
+				inner = inner.Elem()
+			}
+			if strings.HasSuffix(f.Tag.Get("hcl"), ",block") {
+				look(inner)
+			}
+		}
+	}
+	if look(reflect.TypeFor[config.File]()); seen < 20 {
+		t.Errorf("only %d flags were looked at", seen)
+	}
 }

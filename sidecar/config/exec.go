@@ -17,15 +17,15 @@ import (
 
 // ExecBlock is the workload as the sidecar runs it itself.
 type ExecBlock struct {
-	Command     []string `hcl:"command,optional"`
-	Keys        []string `hcl:"keys,optional"`
-	Accepts     bool     `hcl:"accepts,optional"`
-	Previous    bool     `hcl:"previous,optional"`
-	OnChange    string   `hcl:"on_change,optional"`
-	Signal      string   `hcl:"signal,optional"`
-	StopSignal  string   `hcl:"stop_signal,optional"`
-	StopTimeout string   `hcl:"stop_timeout,optional"`
-	Overlap     bool     `hcl:"overlap,optional"`
+	Command     []string `hcl:"command,optional" doc:"Program and arguments to run, if they do not follow --."`
+	Keys        []string `hcl:"keys,optional" default:"all" flag:"keys" doc:"Environment names of the keys to set."`
+	Accepts     bool     `hcl:"accepts,optional" flag:"accepts" doc:"Adds NAME_ACCEPTS: all accepted values, newest first."`
+	Previous    bool     `hcl:"previous,optional" flag:"previous" doc:"Adds NAME_PREVIOUS while there is a second accepted value."`
+	OnChange    string   `hcl:"on_change,optional" default:"restart" values:"restart, signal, none" flag:"on-change" doc:"What happens to a running workload when its keys change."`
+	Signal      string   `hcl:"signal,optional" default:"SIGHUP" flag:"signal" doc:"Signal to send with on_change = signal."`
+	StopSignal  string   `hcl:"stop_signal,optional" default:"SIGTERM" flag:"stop-signal" doc:"Signal that stops the workload for a restart."`
+	StopTimeout string   `hcl:"stop_timeout,optional" type:"duration" default:"10s" flag:"stop-timeout" doc:"Time between stop_signal and SIGKILL."`
+	Overlap     bool     `hcl:"overlap,optional" flag:"overlap" doc:"Starts the next process before the present one stops."`
 }
 
 // OnChange is what is done with a running workload when the bundle changes.
@@ -47,13 +47,11 @@ type Running struct {
 	StopTimeout time.Duration // from StopSignal to SIGKILL
 }
 
-const stopTimeout = 10 * time.Second
-
 // checkExec fills in Running. The command may be missing still: it may come with the arguments.
 func (c *Checked) checkExec() (errs []error) {
 	e := c.Exec
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("exec: "+format, args...)) }
-	o := Running{*e, cmp.Or(OnChange(e.OnChange), OnChangeRestart), syscall.SIGHUP, syscall.SIGTERM, stopTimeout}
+	o := Running{*e, cmp.Or(OnChange(e.OnChange), OnChangeRestart), syscall.SIGHUP, syscall.SIGTERM, 0} // StopTimeout follows
 	if c.Vault == nil {
 		fail("a vault block is missing: the workload's environment comes from the engine; add one, or use agent with a reload block")
 	}
@@ -96,12 +94,9 @@ func (c *Checked) checkExec() (errs []error) {
 	if o.Overlap && (o.OnChange != OnChangeRestart || !c.ExpectsEtag()) {
 		fail("overlap needs on_change = \"restart\" and a health block with expect_etag = true, since the process before would answer for the next one; add them, or leave overlap out")
 	}
-	if e.StopTimeout != "" {
-		d, err := duration("stop_timeout", e.StopTimeout, stopTimeout)
-		if err != nil {
-			fail("%w", err)
-		}
-		o.StopTimeout = d
+	var err error
+	if o.StopTimeout, err = setting("", *e, "stop_timeout"); err != nil {
+		fail("%w", err)
 	}
 	c.Running = o
 	return errs

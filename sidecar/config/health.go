@@ -20,42 +20,24 @@ import (
 // well.
 type HealthBlock struct {
 	Method     string   `hcl:"method,label"`
-	URL        string   `hcl:"url,optional"`
-	Address    string   `hcl:"address,optional"`
-	Command    []string `hcl:"command,optional"`
-	Timeout    string   `hcl:"timeout,optional"`
-	ExpectEtag bool     `hcl:"expect_etag,optional"`
+	URL        string   `hcl:"url,optional" required:"yes" flag:"health-url" of:"http,prometheus" doc:"URL to request."`
+	Address    string   `hcl:"address,optional" required:"yes" of:"tcp" doc:"HOST:PORT that must accept a connection."`
+	Command    []string `hcl:"command,optional" required:"yes" of:"command" doc:"Program and arguments that must exit with status 0."`
+	Timeout    string   `hcl:"timeout,optional" type:"duration" default:"2s" doc:"Limit of one check."`
+	ExpectEtag bool     `hcl:"expect_etag,optional" of:"http,command" doc:"The response must name the etag of the bundle."`
 
-	Metric          string            `hcl:"metric,optional"` // of "prometheus", as what follows
-	Labels          map[string]string `hcl:"labels,optional"`
-	MaxIncrease     *float64          `hcl:"max_increase,optional"`
-	Window          string            `hcl:"window,optional"`
-	BearerTokenFile string            `hcl:"bearer_token_file,optional"`
-	Key             string            `hcl:"key,optional"`
+	Metric          string            `hcl:"metric,optional" required:"yes" of:"prometheus" doc:"Counter that must not grow after a change."`
+	Labels          map[string]string `hcl:"labels,optional" of:"prometheus" doc:"Series of the counter. A value may begin with !=, =~ or !~."`
+	MaxIncrease     *float64          `hcl:"max_increase,optional" default:"0" of:"prometheus" doc:"Growth that is allowed within window."`
+	Window          string            `hcl:"window,optional" type:"duration" default:"1m" of:"prometheus" doc:"Time after a change during which the counter is compared."`
+	BearerTokenFile string            `hcl:"bearer_token_file,optional" type:"file" of:"prometheus" doc:"File that holds the token of the request."`
+	Key             string            `hcl:"key,optional" of:"prometheus" doc:"Key of the bundle whose value is the token of the request."`
 
 	// Of all blocks together: each stands in one of them.
-	Interval  string `hcl:"interval,optional"`
-	Deadline  string `hcl:"deadline,optional"`
-	Successes int    `hcl:"successes,optional"`
-	Failures  int    `hcl:"failures,optional"`
-}
-
-// fields are those of some methods only, with whether they are set.
-func (h HealthBlock) fields() []blockField {
-	return []blockField{
-		{"url", "http", h.URL != ""},
-		{"url", "prometheus", h.URL != ""},
-		{"address", "tcp", h.Address != ""},
-		{"command", "command", h.Command != nil},
-		{"expect_etag", "http", h.ExpectEtag},
-		{"expect_etag", "command", h.ExpectEtag},
-		{"metric", "prometheus", h.Metric != ""},
-		{"labels", "prometheus", h.Labels != nil},
-		{"max_increase", "prometheus", h.MaxIncrease != nil},
-		{"window", "prometheus", h.Window != ""},
-		{"bearer_token_file", "prometheus", h.BearerTokenFile != ""},
-		{"key", "prometheus", h.Key != ""},
-	}
+	Interval  string `hcl:"interval,optional" type:"duration" default:"2s" doc:"Time between two checks. Set it in one block."`
+	Deadline  string `hcl:"deadline,optional" type:"duration" default:"30s" doc:"Time after a reload until the workload must be healthy. Set it in one block."`
+	Successes int    `hcl:"successes,optional" default:"1" doc:"Successful checks in a row that count. Set it in one block."`
+	Failures  int    `hcl:"failures,optional" default:"3" doc:"Failed checks in a row that count. Set it in one block."`
 }
 
 // Check is a health block with its texts parsed.
@@ -74,8 +56,8 @@ func (c *Checked) check(h HealthBlock) (Check, error) {
 		return made, fmt.Errorf("health %q is not known%s (it is one of %s)", h.Method, usage.DidYouMean(h.Method, methods), strings.Join(methods, ", "))
 	}
 	var err error
-	made.Timeout, err = duration("timeout", h.Timeout, 2*time.Second)
-	errs := []error{err, strayFields(h.Method, h.fields())}
+	made.Timeout, err = setting("", h, "timeout")
+	errs := []error{err, strayOptions(h.Method, h)}
 	switch h.Method {
 	case "http":
 		errs = append(errs, checkURL(h.URL))
@@ -121,7 +103,7 @@ func (c *Checked) checkGate(h *Check) error {
 	if h.MaxIncrease != nil && *h.MaxIncrease < 0 {
 		fail("max_increase = %g is negative; write by how much the counter may grow within window", *h.MaxIncrease)
 	}
-	if h.Window, err = duration("window", h.HealthBlock.Window, time.Minute); err != nil {
+	if h.Window, err = setting("", h.HealthBlock, "window"); err != nil {
 		errs = append(errs, err)
 	}
 	if h.Key != "" && h.BearerTokenFile != "" {
@@ -140,7 +122,7 @@ func (c *Checked) checkGate(h *Check) error {
 
 // checkHealth fills in Checks and what holds for all of them.
 func (c *Checked) checkHealth() (errs []error) {
-	c.Interval, c.Deadline, c.Successes, c.Failures = 2*time.Second, 30*time.Second, 1, 3
+	c.Interval, c.Deadline, c.Successes, c.Failures = standard(HealthBlock{}, "interval"), standard(HealthBlock{}, "deadline"), 1, 3
 	if c.Reloading.Method == "rollout" {
 		c.Deadline = c.Reloading.Timeout
 	}

@@ -28,11 +28,11 @@ func formats() []string { return append(render.Formats(), KubernetesSecret) }
 
 // KubernetesBlock is where the API server is, and who the sidecar is there. In a pod, all of it may be left out.
 type KubernetesBlock struct {
-	Address   string `hcl:"address,optional"`
-	CACert    string `hcl:"ca_cert,optional"`
-	TokenPath string `hcl:"token_path,optional"`
-	Namespace string `hcl:"namespace,optional"`
-	LookEvery string `hcl:"look_every,optional"`
+	Address   string `hcl:"address,optional" default:"of the pod" doc:"URL of the API server, with https://."`
+	CACert    string `hcl:"ca_cert,optional" type:"file" default:"of the service account" doc:"Authority of the certificate of the API server."`
+	TokenPath string `hcl:"token_path,optional" type:"file" default:"of the service account" doc:"File that holds the token."`
+	Namespace string `hcl:"namespace,optional" default:"of the service account" doc:"Namespace of Secrets and rollouts that name none."`
+	LookEvery string `hcl:"look_every,optional" type:"duration" default:"1m" doc:"Interval between checks of the Secrets."`
 }
 
 // Secret is a render "kubernetes_secret" block with its namespace, and what it is to hold.
@@ -41,10 +41,8 @@ type Secret struct {
 	Holds render.Data
 }
 
-const (
-	lookEvery     = time.Minute      // between looks at Secrets that nobody was told to change
-	rolloutLimits = 10 * time.Minute // for a rollout, where nothing is said of it
-)
+// rolloutLimits is how long a rollout may take by default.
+const rolloutLimits = 10 * time.Minute
 
 // Files are the render blocks that write files.
 func (f File) Files() []RenderBlock {
@@ -69,7 +67,7 @@ func (c *Checked) checkKubernetes() (errs []error) {
 	}
 	errs = b.standard()
 	var err error
-	if c.LookEvery, err = duration("kubernetes: look_every", b.LookEvery, lookEvery); err != nil {
+	if c.LookEvery, err = setting("kubernetes: ", b, "look_every"); err != nil {
 		errs = append(errs, err)
 	}
 	c.Kubernetes = &b
@@ -130,32 +128,6 @@ func (b *KubernetesBlock) standard() (errs []error) {
 	return errs
 }
 
-// secretFields are those of render "kubernetes_secret" only, and fileFields those of all others, with whether they are set.
-func (r RenderBlock) secretFields() []blockField {
-	return []blockField{
-		{"name", KubernetesSecret, r.Name != ""},
-		{"namespace", KubernetesSecret, r.Namespace != ""},
-		{"type", KubernetesSecret, r.Type != ""},
-		{"data", KubernetesSecret, r.Data != nil},
-		{"labels", KubernetesSecret, r.Labels != nil},
-		{"annotations", KubernetesSecret, r.Annotations != nil},
-		{"force", KubernetesSecret, r.Force},
-		{"immutable", KubernetesSecret, r.Immutable},
-	}
-}
-
-func (r RenderBlock) fileFields() []blockField {
-	return []blockField{
-		{"path", "file formats", r.Path != ""},
-		{"mode", "file formats", r.Mode != ""},
-		{"owner", "file formats", r.Owner != ""},
-		{"group", "file formats", r.Group != ""},
-		{"source", "file formats", r.Source != ""},
-		{"template", "file formats", r.Template != ""},
-		{"make_directory", "file formats", r.MakeDirectory},
-	}
-}
-
 // secret reads what a block says.
 func (r RenderBlock) secret(namespace string, allow []string) (Secret, error) {
 	r.Namespace = cmp.Or(r.Namespace, namespace)
@@ -163,7 +135,7 @@ func (r RenderBlock) secret(namespace string, allow []string) (Secret, error) {
 		Choice: variables.Choice{Keys: r.Keys, Accepts: r.Accepts, Previous: r.Previous, Allow: allow, Mapped: r.mapped()},
 		Fields: map[string]render.Field{},
 	}}
-	errs := []error{strayFields(r.Format, r.fileFields())}
+	errs := []error{strayOptions(r.Format, r)}
 	if r.Immutable {
 		errs = append(errs, errors.New("immutable would keep the values from ever changing; take it out"))
 	}

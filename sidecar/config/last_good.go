@@ -16,9 +16,9 @@ import (
 
 // LastGoodBlock is where a copy of the last bundle is kept for starts without Vault.
 type LastGoodBlock struct {
-	Path    string `hcl:"path"`
-	KeyFile string `hcl:"key_file"`
-	MaxAge  string `hcl:"max_age,optional"`
+	Path    string `hcl:"path" type:"file" doc:"File that holds the encrypted copy of the last bundle."`
+	KeyFile string `hcl:"key_file" type:"file" doc:"File that holds the key of the copy."`
+	MaxAge  string `hcl:"max_age,optional" type:"duration" doc:"Age up to which the copy is used."`
 }
 
 // checkLastGood fills in CopyAge. A key file that is not there yet may come; one that is there must be good.

@@ -14,18 +14,18 @@ import (
 // ReencryptBlock is the database whose rows this sidecar re-encrypts when the engine asks. Its URL is looked at before each
 // piece of work.
 type ReencryptBlock struct {
-	DatabaseURLKey  string `hcl:"database_url_key,optional"` // name in the bundle
-	DatabaseURLFile string `hcl:"database_url_file,optional"`
-	DatabaseURLEnv  string `hcl:"database_url_env,optional"`
-	BatchSize       int    `hcl:"batch_size,optional"`
-	SaltPerRow      bool   `hcl:"salt_per_row,optional"`
+	DatabaseURLKey  string `hcl:"database_url_key,optional" doc:"Key of the bundle that holds the URL of the database."` // name in the bundle
+	DatabaseURLFile string `hcl:"database_url_file,optional" type:"file" flag:"database-url-file" doc:"File that holds the URL of the database."`
+	DatabaseURLEnv  string `hcl:"database_url_env,optional" doc:"Environment variable that holds the URL of the database."`
+	BatchSize       int    `hcl:"batch_size,optional" default:"500" doc:"Rows that are read, staged and replaced at a time."`
+	SaltPerRow      bool   `hcl:"salt_per_row,optional" doc:"Draws a salt for each row."`
 
-	RowsPerSecond int      `hcl:"rows_per_second,optional"`
-	MaxLoad       string   `hcl:"max_load,optional"` // a duration
-	AllowTriggers []string `hcl:"allow_triggers,optional"`
-	TouchColumn   string   `hcl:"touch_column,optional"`
+	RowsPerSecond int      `hcl:"rows_per_second,optional" default:"no limit" doc:"Rows that are re-encrypted in a second."`
+	MaxLoad       string   `hcl:"max_load,optional" type:"duration" doc:"Pauses while a transaction takes longer, or a replica lags more."`
+	AllowTriggers []string `hcl:"allow_triggers,optional" doc:"Triggers that an update of the columns may fire."`
+	TouchColumn   string   `hcl:"touch_column,optional" doc:"Column that is set to the time of the update."`
 
-	AllowSuperuser bool `hcl:"allow_superuser,optional"`
+	AllowSuperuser bool `hcl:"allow_superuser,optional" doc:"Accepts a database URL of a superuser."`
 }
 
 // checkReencrypt refuses a block that cannot work, and fills in MaxLoad.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -25,45 +26,24 @@ import (
 // ReloadBlock is how the workload takes up a change: "signal", "command", "http", "rollout" or "none".
 type ReloadBlock struct {
 	Method  string   `hcl:"method,label"`
-	Timeout string   `hcl:"timeout,optional"`
-	PIDFile string   `hcl:"pid_file,optional"` // of "signal", as what follows
-	Process string   `hcl:"process,optional"`
-	Cmdline string   `hcl:"cmdline,optional"`
-	Signal  string   `hcl:"signal,optional"`
-	Command []string `hcl:"command,optional"` // of "command"
+	Timeout string   `hcl:"timeout,optional" type:"duration" default:"30s" doc:"Limit of one reload. With rollout, the default is 10m."`
+	PIDFile string   `hcl:"pid_file,optional" type:"file" flag:"pid-file" of:"signal" doc:"File that holds the process number of the workload."`
+	Process string   `hcl:"process,optional" of:"signal" doc:"Name of the program to signal. Excludes pid_file."`
+	Cmdline string   `hcl:"cmdline,optional" type:"regular expression" of:"signal" doc:"Matches the command line to signal. Excludes pid_file."`
+	Signal  string   `hcl:"signal,optional" default:"SIGHUP" flag:"signal" of:"signal" doc:"Signal to send."`
+	Command []string `hcl:"command,optional" required:"yes" of:"command" doc:"Program and arguments to run, without a shell."`
 
-	URL             string            `hcl:"url,optional"` // of "http", as what follows
-	HTTPMethod      string            `hcl:"method,optional"`
-	Headers         map[string]string `hcl:"headers,optional"`
-	HeaderFiles     map[string]string `hcl:"header_files,optional"`
-	BasicAuthFile   string            `hcl:"basic_auth_file,optional"`
-	BearerTokenFile string            `hcl:"bearer_token_file,optional"`
-	ExpectStatus    []int             `hcl:"expect_status,optional"`
+	URL             string            `hcl:"url,optional" required:"yes" of:"http" doc:"URL to request."`
+	HTTPMethod      string            `hcl:"method,optional" default:"POST" of:"http" doc:"Method of the request."`
+	Headers         map[string]string `hcl:"headers,optional" of:"http" doc:"Headers that are no secret."`
+	HeaderFiles     map[string]string `hcl:"header_files,optional" of:"http" doc:"Files that hold the values of headers."`
+	BasicAuthFile   string            `hcl:"basic_auth_file,optional" type:"file" of:"http" doc:"File that holds USER:PASSWORD."`
+	BearerTokenFile string            `hcl:"bearer_token_file,optional" type:"file" of:"http" doc:"File that holds the token."`
+	ExpectStatus    []int             `hcl:"expect_status,optional" default:"2xx" of:"http" doc:"Status codes that count as success."`
 
-	Kind      string `hcl:"kind,optional"` // of "rollout", as what follows
-	Name      string `hcl:"name,optional"`
-	Namespace string `hcl:"namespace,optional"`
-}
-
-// fields are those of one method, with whether they are set.
-func (r ReloadBlock) fields() []blockField {
-	return []blockField{
-		{"pid_file", "signal", r.PIDFile != ""},
-		{"process", "signal", r.Process != ""},
-		{"cmdline", "signal", r.Cmdline != ""},
-		{"signal", "signal", r.Signal != ""},
-		{"command", "command", r.Command != nil},
-		{"url", "http", r.URL != ""},
-		{"method", "http", r.HTTPMethod != ""},
-		{"headers", "http", r.Headers != nil},
-		{"header_files", "http", r.HeaderFiles != nil},
-		{"basic_auth_file", "http", r.BasicAuthFile != ""},
-		{"bearer_token_file", "http", r.BearerTokenFile != ""},
-		{"expect_status", "http", r.ExpectStatus != nil},
-		{"kind", "rollout", r.Kind != ""},
-		{"name", "rollout", r.Name != ""},
-		{"namespace", "rollout", r.Namespace != ""},
-	}
+	Kind      string `hcl:"kind,optional" required:"yes" values:"deployment, statefulset, daemonset" of:"rollout" doc:"Kind of the workload to restart."`
+	Name      string `hcl:"name,optional" required:"yes" of:"rollout" doc:"Name of the workload to restart."`
+	Namespace string `hcl:"namespace,optional" default:"of the kubernetes block" of:"rollout" doc:"Namespace of the workload."`
 }
 
 // Reloading is a reload block with its texts parsed.
@@ -78,7 +58,7 @@ type Reloading struct {
 func (c *Checked) checkReload() (errs []error) {
 	r := &c.Reloading
 	r.ReloadBlock = *c.Reload
-	limit := 30 * time.Second
+	limit := standard(r.ReloadBlock, "timeout")
 	if r.Method == "rollout" {
 		limit = rolloutLimits
 	}
@@ -101,7 +81,7 @@ func (c *Checked) checkReload() (errs []error) {
 	case "http":
 		err = r.checkHTTP()
 	}
-	if err := within(fmt.Sprintf("reload %q", r.Method), errors.Join(strayFields(r.Method, r.fields()), err)); err != nil {
+	if err := within(fmt.Sprintf("reload %q", r.Method), errors.Join(strayOptions(r.Method, r.ReloadBlock), err)); err != nil {
 		errs = append(errs, err)
 	}
 	return errs
@@ -201,27 +181,18 @@ func checkURL(text string) error {
 	return nil
 }
 
-// blockField is a field of a block that belongs to one of its methods.
-type blockField struct {
-	name, method string
-	set          bool
-}
-
-// strayFields refuses those of other methods: they would do nothing, in silence.
-func strayFields(method string, fields []blockField) error {
-	var names []string
-	owners := map[string][]string{}
-	for _, f := range fields {
-		if f.set && !slices.Contains(names, f.name) {
-			names = append(names, f.name)
-		}
-		owners[f.name] = append(owners[f.name], strconv.Quote(f.method))
-	}
+// strayOptions refuses those of other methods than that of a block: they would do nothing, in silence.
+func strayOptions(method string, block any) error {
 	var errs []error
-	for _, name := range names {
-		if !slices.Contains(owners[name], strconv.Quote(method)) {
-			errs = append(errs, fmt.Errorf("%s is of %s, and does nothing here; take it out", name, strings.Join(owners[name], " and ")))
+	for _, o := range options(reflect.TypeOf(block)) {
+		if o.Of == nil || slices.Contains(o.Of, method) || reflect.ValueOf(block).FieldByIndex(o.field.Index).IsZero() {
+			continue
 		}
+		var owners []string
+		for _, of := range o.Of {
+			owners = append(owners, strconv.Quote(of))
+		}
+		errs = append(errs, fmt.Errorf("%s is of %s, and does nothing here; take it out", o.Name, strings.Join(owners, " and ")))
 	}
 	return errors.Join(errs...)
 }

@@ -18,30 +18,30 @@ import (
 // RenderBlock is a file to render, or a Secret of Kubernetes.
 type RenderBlock struct {
 	Format  string   `hcl:"format,label"`
-	Path    string   `hcl:"path,optional"` // of files
-	Mode    string   `hcl:"mode,optional"`
-	Owner   string   `hcl:"owner,optional"`
-	Group   string   `hcl:"group,optional"`
-	Keys    []string `hcl:"keys,optional"`
-	Accepts bool     `hcl:"accepts,optional"`
+	Path    string   `hcl:"path,optional" type:"file" required:"yes" of:"file formats" doc:"File to write, or the directory of format files."`
+	Mode    string   `hcl:"mode,optional" type:"octal" default:"0600" of:"file formats" doc:"Mode of the file. It cannot be open to everybody."`
+	Owner   string   `hcl:"owner,optional" default:"the sidecar" of:"file formats" doc:"Owner of the file, as a name or a number."`
+	Group   string   `hcl:"group,optional" default:"the sidecar" of:"file formats" doc:"Group of the file, as a name or a number."`
+	Keys    []string `hcl:"keys,optional" default:"all" doc:"Environment names of the keys to render."`
+	Accepts bool     `hcl:"accepts,optional" doc:"Adds NAME_ACCEPTS: all accepted values, newest first."`
 	// Previous adds NAME_PREVIOUS while there is one.
-	Previous bool `hcl:"previous,optional"`
+	Previous bool `hcl:"previous,optional" doc:"Adds NAME_PREVIOUS while there is a second accepted value."`
 	// Source is a file with a template, and Template the text of one, for render "template".
-	Source   string `hcl:"source,optional"`
-	Template string `hcl:"template,optional"`
+	Source   string `hcl:"source,optional" type:"file" of:"file formats" doc:"With format template: file that holds the template."`
+	Template string `hcl:"template,optional" of:"file formats" doc:"With format template: text of the template."`
 	// MakeDirectory makes the directory of the file, where it is missing.
-	MakeDirectory bool `hcl:"make_directory,optional"`
+	MakeDirectory bool `hcl:"make_directory,optional" of:"file formats" doc:"Makes the directory of the file if it is missing."`
 	// Multiline says that what reads a dotenv file, or what a template makes, takes values of several lines there.
-	Multiline bool `hcl:"multiline,optional"`
+	Multiline bool `hcl:"multiline,optional" doc:"With dotenv and templates: the reader takes values of several lines."`
 
-	Name        string            `hcl:"name,optional"` // of "kubernetes_secret", as what follows
-	Namespace   string            `hcl:"namespace,optional"`
-	Type        string            `hcl:"type,optional"`
-	Data        map[string]string `hcl:"data,optional"`
-	Labels      map[string]string `hcl:"labels,optional"`
-	Annotations map[string]string `hcl:"annotations,optional"`
-	Force       bool              `hcl:"force,optional"`
-	Immutable   bool              `hcl:"immutable,optional"` // refused
+	Name        string            `hcl:"name,optional" required:"yes" of:"kubernetes_secret" doc:"Name of the Secret."`
+	Namespace   string            `hcl:"namespace,optional" default:"of the kubernetes block" of:"kubernetes_secret" doc:"Namespace of the Secret."`
+	Type        string            `hcl:"type,optional" default:"Opaque" of:"kubernetes_secret" doc:"Type of the Secret."`
+	Data        map[string]string `hcl:"data,optional" default:"each key by its name" of:"kubernetes_secret" doc:"Names of keys, or templates, by key of the Secret."`
+	Labels      map[string]string `hcl:"labels,optional" of:"kubernetes_secret" doc:"Labels of the Secret."`
+	Annotations map[string]string `hcl:"annotations,optional" of:"kubernetes_secret" doc:"Annotations of the Secret."`
+	Force       bool              `hcl:"force,optional" of:"kubernetes_secret" doc:"Takes over fields that others manage."`
+	Immutable   bool              `hcl:"immutable,optional" of:"kubernetes_secret" doc:"Not allowed: the values have to change."`
 }
 
 // checkRender fills in Targets.
@@ -67,7 +67,7 @@ func (r RenderBlock) target(allow []string) (render.Target, error) {
 	if !slices.Contains(formats(), r.Format) {
 		return t, fmt.Errorf("render %q is not a format%s (it is one of %s)", r.Format, usage.DidYouMean(r.Format, formats()), strings.Join(formats(), ", "))
 	}
-	if err := strayFields(r.Format, r.secretFields()); err != nil {
+	if err := strayOptions("file formats", r); err != nil {
 		return t, within(fmt.Sprintf("render %q", r.Format), err)
 	}
 	if r.Path == "" {

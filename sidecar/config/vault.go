@@ -15,16 +15,16 @@ import (
 
 // VaultBlock says where Vault is and how to log in.
 type VaultBlock struct {
-	Address    string `hcl:"address,optional"`
-	Mount      string `hcl:"mount,optional"`
-	Namespace  string `hcl:"namespace,optional"`
-	CACert     string `hcl:"ca_cert,optional"`
-	CAPath     string `hcl:"ca_path,optional"`
-	ServerName string `hcl:"tls_server_name,optional"`
-	ClientCert string `hcl:"client_cert,optional"`
-	ClientKey  string `hcl:"client_key,optional"`
+	Address    string `hcl:"address,optional" default:"VAULT_ADDR" flag:"vault-addr" doc:"URL of Vault, or of the nodes of its cluster, separated by commas."`
+	Mount      string `hcl:"mount,optional" default:"hyvve" flag:"mount" doc:"Path where the engine is mounted."`
+	Namespace  string `hcl:"namespace,optional" doc:"Namespace of Vault Enterprise."`
+	CACert     string `hcl:"ca_cert,optional" type:"file" doc:"Authority of the certificate of Vault, PEM."`
+	CAPath     string `hcl:"ca_path,optional" type:"directory" doc:"Authorities of the certificate of Vault. Excludes ca_cert."`
+	ServerName string `hcl:"tls_server_name,optional" doc:"Name that the certificate of Vault must have."`
+	ClientCert string `hcl:"client_cert,optional" type:"file" doc:"Certificate of the connection, with client_key."`
+	ClientKey  string `hcl:"client_key,optional" type:"file" doc:"Private key of client_cert."`
 	// AllowSkipVerify consents to VAULT_SKIP_VERIFY in the environment.
-	AllowSkipVerify bool `hcl:"allow_skip_verify,optional"`
+	AllowSkipVerify bool `hcl:"allow_skip_verify,optional" doc:"Accepts VAULT_SKIP_VERIFY in the environment. For tests only."`
 
 	Auth     AuthBlock      `hcl:"auth,block"`
 	LastGood *LastGoodBlock `hcl:"last_good,block"`

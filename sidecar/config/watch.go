@@ -17,10 +17,10 @@ import (
 
 // WatchBlock lists files that something else renders.
 type WatchBlock struct {
-	Paths    []string `hcl:"paths"`
-	Stable   string   `hcl:"stable,optional"`
-	Poll     string   `hcl:"poll,optional"`
-	Validate string   `hcl:"validate,optional"`
+	Paths    []string `hcl:"paths" flag:"watch" doc:"Files to follow, which something else renders."`
+	Stable   string   `hcl:"stable,optional" type:"duration" default:"200ms" doc:"Time without changes before a change counts."`
+	Poll     string   `hcl:"poll,optional" type:"duration" default:"5s" doc:"Interval between checks of files that report no changes."`
+	Validate string   `hcl:"validate,optional" values:"dotenv, json" doc:"Format that a file must have before its change counts."`
 }
 
 // checkWatch fills in what following files needs.
@@ -38,12 +38,11 @@ func (c *Checked) checkWatch() (errs []error) {
 		}
 	}
 	for _, d := range []struct {
-		name, text string
-		standard   time.Duration
-		into       *time.Duration
-	}{{"stable", w.Stable, 200 * time.Millisecond, &c.Stable}, {"poll", w.Poll, 5 * time.Second, &c.Poll}} {
+		name string
+		into *time.Duration
+	}{{"stable", &c.Stable}, {"poll", &c.Poll}} {
 		var err error
-		if *d.into, err = duration("watch: "+d.name, d.text, d.standard); err != nil {
+		if *d.into, err = setting("watch: ", *w, d.name); err != nil {
 			errs = append(errs, err)
 		}
 	}

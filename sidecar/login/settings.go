@@ -27,21 +27,21 @@ const serviceAccountToken = "/var/run/secrets/kubernetes.io/serviceaccount/token
 // Settings are an auth block of the configuration: a method, and the fields that it has.
 type Settings struct {
 	Method string `hcl:"method,label"`
-	Mount  string `hcl:"mount,optional"` // default: the name of the method
+	Mount  string `hcl:"mount,optional" default:"name of the method" doc:"All but token_file: path where the method is enabled, without auth/."`
 
-	Path    string `hcl:"path,optional"`    // token_file: the file
-	Wrapped bool   `hcl:"wrapped,optional"` // token_file: it holds a response-wrapping token
+	Path    string `hcl:"path,optional" type:"file" flag:"token-file" doc:"token_file: file that holds the token."` // token_file: the file
+	Wrapped bool   `hcl:"wrapped,optional" doc:"token_file: the file holds a response-wrapping token."`
 
-	RoleIDFile      string `hcl:"role_id_file,optional"`
-	SecretIDFile    string `hcl:"secret_id_file,optional"`
-	SecretIDWrapped bool   `hcl:"secret_id_wrapped,optional"` // the file holds a response-wrapping token
+	RoleIDFile      string `hcl:"role_id_file,optional" type:"file" flag:"role-id-file" doc:"approle: file that holds the role id."`
+	SecretIDFile    string `hcl:"secret_id_file,optional" type:"file" flag:"secret-id-file" doc:"approle: file that holds the secret id."`
+	SecretIDWrapped bool   `hcl:"secret_id_wrapped,optional" doc:"approle: the file holds a response-wrapping token."`
 
-	Role      string `hcl:"role,optional"`       // kubernetes, jwt: to log in as; approle: whose secret id was wrapped
-	TokenPath string `hcl:"token_path,optional"` // kubernetes, jwt: the file
+	Role      string `hcl:"role,optional" flag:"kubernetes-role" doc:"kubernetes, jwt: role to log in as. approle: whose secret id was wrapped."` // kubernetes, jwt: to log in as; approle: whose secret id was wrapped
+	TokenPath string `hcl:"token_path,optional" type:"file" doc:"jwt, kubernetes: file that holds the JWT. kubernetes has a default."`
 
-	CertFile string `hcl:"cert_file,optional"`
-	KeyFile  string `hcl:"key_file,optional"`
-	Name     string `hcl:"name,optional"` // cert: the role; without one, any that the certificate matches
+	CertFile string `hcl:"cert_file,optional" type:"file" flag:"cert-file" doc:"cert: client certificate, PEM."`
+	KeyFile  string `hcl:"key_file,optional" type:"file" flag:"key-file" doc:"cert: private key of the client certificate, PEM."`
+	Name     string `hcl:"name,optional" doc:"cert: role to log in as. Without it, any that the certificate matches."`
 }
 
 // shape is what a method needs and may have.

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+var update = flag.Bool("update", false, "write docs/configuration.md")
+
+const referenceHead = `# Configuration of the sidecar
+
+<!-- Made from the blocks in sidecar/config by "make generate". -->
+
+The configuration file is HCL. [sidecar.md](sidecar.md#configuration) has an example. A flag overrides its option, and so does the
+environment variable of the flag: ~HYVVE_SIDECAR_VAULT_ADDR~ for ~--vault-addr~. "Only with" names the labels of the block that have
+the option; elsewhere it is an error.
+`
+
+// reference is docs/configuration.md.
+func reference() string {
+	var page strings.Builder
+	page.WriteString(strings.ReplaceAll(referenceHead, "~", "`"))
+	eachBlock("", "Outside of blocks", reflect.TypeFor[File](), func(title string, block reflect.Type) {
+		_, _ = fmt.Fprintf(&page, "\n## %s\n\n| Option | Type | Default | Description |\n|---|---|---|---|\n", title)
+		for _, o := range options(block) {
+			_, _ = fmt.Fprintf(&page, "| `%s` | %s | %s | %s |\n", o.Name, o.kind(), o.without(), o.description())
+		}
+	})
+	return page.String()
+}
+
+// eachBlock calls do for a block and for all blocks in it.
+func eachBlock(path, title string, block reflect.Type, do func(title string, block reflect.Type)) {
+	do(title, block)
+	for n := range block.NumField() {
+		f := block.Field(n)
+		name, kind, _ := strings.Cut(f.Tag.Get("hcl"), ",")
+		if kind != "block" {
+			continue
+		}
+		inner, label := f.Type, ""
+		if inner.Kind() != reflect.Struct {
+			inner = inner.Elem()
+		}
+		if of, what, _ := strings.Cut(inner.Field(0).Tag.Get("hcl"), ","); what == "label" {
+			label = fmt.Sprintf(" %q", strings.ToUpper(of))
+		}
+		eachBlock(path+name+": ", "`"+path+name+label+"`", inner, do)
+	}
+}
+
+func (o Option) kind() string {
+	switch t := o.field.Type; {
+	case o.Values != "":
+		return "`" + strings.ReplaceAll(o.Values, ", ", "`, `") + "`"
+	case o.Type != "":
+		return o.Type
+	case t.Kind() == reflect.Bool:
+		return "`true` or `false`"
+	case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.String:
+		return "list of texts"
+	case t.Kind() == reflect.Slice:
+		return "list of numbers"
+	case t.Kind() == reflect.Map:
+		return "map of texts"
+	case t.Kind() == reflect.String:
+		return "text"
+	}
+	return "number"
+}
+
+var literal = regexp.MustCompile(`^([0-9a-z]+|[A-Z][A-Za-z_]+)$`)
+
+func (o Option) without() string {
+	switch {
+	case o.Required && o.Default == "":
+		return "required"
+	case o.field.Type.Kind() == reflect.Bool:
+		return "`false`"
+	case o.Default == "":
+		return "none"
+	case o.Default != "all" && literal.MatchString(o.Default):
+		return "`" + o.Default + "`"
+	}
+	return o.Default
+}
+
+func (o Option) description() string {
+	text := o.Doc
+	if o.Of != nil {
+		text += " Only with " + strings.Join(o.Of, ", ") + "."
+	}
+	if o.Flag != "" {
+		text += " Flag: `--" + o.Flag + "`."
+	}
+	return text
+}
+
+func TestReference(t *testing.T) {
+	const path = "../../docs/configuration.md"
+	if *update {
+		if err := os.WriteFile(path, []byte(reference()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(path)
+	if err != nil || string(text) != reference() {
+		t.Errorf("%s is not what the blocks say (%v); run \"make generate\"", path, err)
+	}
+}
+
+// An option says all that the checks and the reference need of it.
+func TestOptionsAreDescribed(t *testing.T) {
+	count := 0
+	eachBlock("", "", reflect.TypeFor[File](), func(block string, fields reflect.Type) {
+		for _, o := range options(fields) {
+			count++
+			if words := len(strings.Fields(o.Doc)); words == 0 || words > 16 || !strings.HasSuffix(o.Doc, ".") {
+				t.Errorf("%s %s: doc is %q; write a sentence of at most 16 words", block, o.Name, o.Doc)
+			}
+			if o.Type == "duration" && o.Default != "" && standard(reflect.Zero(fields).Interface(), o.Name) <= 0 {
+				t.Errorf("%s %s: default is %q", block, o.Name, o.Default)
+			}
+			for _, f := range []string{"Interval", "Deadline", "Timeout", "Stable", "Poll", "Window", "LookEvery", "StopTimeout", "MaxAge", "MaxLoad"} {
+				if o.field.Name == f && o.Type != "duration" {
+					t.Errorf("%s %s: type is %q", block, o.Name, o.Type)
+				}
+			}
+		}
+	})
+	if count < 100 {
+		t.Errorf("only %d options were looked at", count)
+	}
+}
+
+// Defaults that the code has, and not the tags, are those that the reference names.
+func TestDefaultsOfTheReference(t *testing.T) {
+	c, err := File{
+		Workload: "api", Vault: &VaultBlock{Address: "http://127.0.0.1:8200", Auth: AuthBlock{Method: "token_file", Path: "/run/token"}},
+		Render: []RenderBlock{{Format: "json", Path: "/run/x.json"}}, Exec: &ExecBlock{},
+		Proxy: []ProxyBlock{{Listen: ":1", Upstream: "http://127.0.0.1:2", Key: "TOKEN"}},
+	}.Check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []struct {
+		block any
+		name  string
+		is    any
+	}{
+		{VaultBlock{}, "mount", c.Vault.Mount},
+		{RenderBlock{}, "mode", fmt.Sprintf("%04o", c.Targets[0].Mode)},
+		{ExecBlock{}, "on_change", c.Running.OnChange},
+		{ExecBlock{}, "signal", unix.SignalName(c.Running.Signal)},
+		{ExecBlock{}, "stop_signal", unix.SignalName(c.Running.StopSignal)},
+		{HealthBlock{}, "successes", c.Successes},
+		{HealthBlock{}, "failures", c.Failures},
+		{ProxyBlock{}, "header", c.Listeners[0].Keys[0].Header},
+		{ProxyBlock{}, "max_requests", ProxyRequests},
+	} {
+		if said := option(d.block, d.name).Default; said != fmt.Sprint(d.is) {
+			t.Errorf("%T: the default of %s is %v, and the reference says %q", d.block, d.name, d.is, said)
+		}
+	}
+}
