@@ -17,7 +17,7 @@ const mostReplayed = 64 << 10
 type matchKey struct{}
 
 // attempts asks the application again with the next value that it may hold, where it refuses the one before. Only
-// requests that presented an accepted value, and only while there is more than one that it may hold, carry a match.
+// requests that presented an accepted value carry a match.
 type attempts struct {
 	base   http.RoundTripper
 	bodies *limits.Budget // bytes that are kept; a body for which there is no room goes once
@@ -53,9 +53,11 @@ func (a attempts) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	var refusal *http.Response
-	for n, value := range m.state.own {
+	var tried []string
+	for value, more := m.state.own[0], true; more; value, more = m.untried(tried) {
+		tried = append(tried, value)
 		try := req
-		if n > 0 {
+		if len(tried) > 1 {
 			copied := *req
 			copied.Header = req.Header.Clone()
 			copied.Header[m.key.header] = []string{m.before + value}
@@ -71,7 +73,7 @@ func (a attempts) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		case !refused(resp.StatusCode):
 			drop(refusal)
-			if n > 0 {
+			if len(tried) > 1 {
 				m.key.proved(value)
 			}
 			return resp, nil

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
@@ -67,6 +68,21 @@ type match struct {
 	state  *snapshot
 	place  int    // on the accept-list
 	before string // of the token, in the header
+}
+
+// untried returns a value that the application may hold by now, and that it was not asked with. A request may be under way while
+// the next bundle comes and the application is restarted with it. What the request presents must still be accepted.
+func (m match) untried(tried []string) (string, bool) {
+	now := m.key.now.Load()
+	if !slices.Contains(now.digests, m.state.digests[m.place]) {
+		now = m.state
+	}
+	for _, value := range now.own {
+		if !slices.Contains(tried, value) {
+			return value, true
+		}
+	}
+	return "", false
 }
 
 // match looks a request up on the accept-lists of all keys. One with several values in the header is none: which of

@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"encoding/json"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -134,5 +135,26 @@ func TestStateForm(t *testing.T) {
 	var all map[string]any
 	if err := json.Unmarshal(data, &all); err != nil || len(all) != 3 {
 		t.Errorf("%v %v", all, err)
+	}
+}
+
+// The next bundle comes, and the application is restarted with it, while a request is under way.
+func TestRequestAcrossARestart(t *testing.T) {
+	var p *Proxy
+	holds := 2
+	upstream := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if holds == 2 {
+			take(t, p, 3, 2)
+			holds = 3
+		}
+		if r.Header.Get("Authorization") != "Bearer "+token(holds) {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	})
+	var address string
+	p, address = before(t, upstream, "")
+	take(t, p, 2)
+	if status, _ := call(t, address, "Bearer "+token(2), "a body"); status != http.StatusOK {
+		t.Errorf("%d", status)
 	}
 }

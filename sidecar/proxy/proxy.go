@@ -237,9 +237,7 @@ func (p *Proxy) rewrite(upstream *url.URL) func(*httputil.ProxyRequest) {
 			return
 		}
 		m.key.see(m.state, m.place, host(in.RemoteAddr))
-		if len(m.state.own) > 1 {
-			pr.Out = withMatch(out, m)
-		}
+		pr.Out = withMatch(out, m)
 	}
 }
 
