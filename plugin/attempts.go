@@ -11,13 +11,14 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
 // attempt says what a request would have done, for the journal: What without its outcome, and the fields that it would have
 // changed. It is asked when the request was refused or has failed.
-type attempt func(e *engine.Engine, d *framework.FieldData) engine.Entry
+type attempt func(e *engine.Engine, d *framework.FieldData) journal.Entry
 
 // write is operation for what an operator changes: an attempt that comes to nothing leaves an entry in the journal.
 // A question (dry_run) leaves none.
@@ -55,7 +56,7 @@ func (b *backend) refuseType(ctx context.Context, req *logical.Request, wrong st
 			b.Logger().Error("a refused write could not be journaled", "error", err)
 		} else if e.Writes() {
 			by := caller(req)
-			b.journalAttempt(ctx, e, req.Storage, refused, engine.Entry{What: "writing " + strconv.Quote(req.Path), By: by.Name, Entity: by.Entity})
+			b.journalAttempt(ctx, e, req.Storage, refused, journal.Entry{What: "writing " + strconv.Quote(req.Path), By: by.Name, Entity: by.Entity})
 		}
 	}
 	return logical.ErrorResponse(refused.Error())
@@ -65,7 +66,7 @@ func (b *backend) refuseType(ctx context.Context, req *logical.Request, wrong st
 const reopening = 10 * time.Second
 
 // journalAttempt journals what came to nothing. An engine that became stale by it cannot: another one is opened.
-func (b *backend) journalAttempt(ctx context.Context, e *engine.Engine, storage logical.Storage, err error, entry engine.Entry) {
+func (b *backend) journalAttempt(ctx context.Context, e *engine.Engine, storage logical.Storage, err error, entry journal.Entry) {
 	if e.Stale() {
 		again, cancel := context.WithTimeout(context.WithoutCancel(ctx), reopening)
 		defer cancel()
@@ -82,26 +83,26 @@ func (b *backend) journalAttempt(ctx context.Context, e *engine.Engine, storage 
 // on a key, a workload, a connection or a rotation that a path names.
 
 func aboutKey(what string) attempt {
-	return func(_ *engine.Engine, d *framework.FieldData) engine.Entry {
-		return engine.Entry{What: what, Keys: []engine.EntryKey{{Key: text(d, "name")}}}
+	return func(_ *engine.Engine, d *framework.FieldData) journal.Entry {
+		return journal.Entry{What: what, Keys: []journal.Key{{Key: text(d, "name")}}}
 	}
 }
 
 func aboutWorkload(what string) attempt {
-	return func(_ *engine.Engine, d *framework.FieldData) engine.Entry {
-		return engine.Entry{What: what, Workload: text(d, "name")}
+	return func(_ *engine.Engine, d *framework.FieldData) journal.Entry {
+		return journal.Entry{What: what, Workload: text(d, "name")}
 	}
 }
 
 func aboutConnection(what string) attempt {
-	return func(_ *engine.Engine, d *framework.FieldData) engine.Entry {
-		return engine.Entry{What: what, Connection: text(d, "name")}
+	return func(_ *engine.Engine, d *framework.FieldData) journal.Entry {
+		return journal.Entry{What: what, Connection: text(d, "name")}
 	}
 }
 
 func aboutRotation(what string) attempt {
-	return func(_ *engine.Engine, d *framework.FieldData) engine.Entry {
-		return engine.Entry{What: what, Rotation: text(d, "id"), Reason: text(d, "reason")}
+	return func(_ *engine.Engine, d *framework.FieldData) journal.Entry {
+		return journal.Entry{What: what, Rotation: text(d, "id"), Reason: text(d, "reason")}
 	}
 }
 
@@ -111,27 +112,27 @@ func text(d *framework.FieldData, name string) string {
 	return s
 }
 
-func (b *backend) keyAttempt(e *engine.Engine, d *framework.FieldData) engine.Entry {
+func (b *backend) keyAttempt(e *engine.Engine, d *framework.FieldData) journal.Entry {
 	definition, _ := b.definition(e, d, text(d, "name")) // as far as it can be read
 	entry := aboutKey("writing a key")(e, d)
 	entry.Changes = e.KeyChanges(definition, key.NewValue(text(d, "value")))
 	return entry
 }
 
-func (b *backend) workloadAttempt(e *engine.Engine, d *framework.FieldData) engine.Entry {
+func (b *backend) workloadAttempt(e *engine.Engine, d *framework.FieldData) journal.Entry {
 	w, _ := b.workload(e, d)
 	entry := aboutWorkload("writing a workload")(e, d)
 	entry.Changes = e.WorkloadChanges(w)
 	return entry
 }
 
-func (b *backend) connectionAttempt(e *engine.Engine, d *framework.FieldData) engine.Entry {
+func (b *backend) connectionAttempt(e *engine.Engine, d *framework.FieldData) journal.Entry {
 	c, _ := b.connection(e, d)
 	entry := aboutConnection("writing a connection")(e, d)
 	entry.Changes = e.ConnectionChanges(c)
 	return entry
 }
 
-func (b *backend) configAttempt(e *engine.Engine, d *framework.FieldData) engine.Entry {
-	return engine.Entry{What: "writing the configuration", Changes: e.ConfigChanges(b.config(e, d))}
+func (b *backend) configAttempt(e *engine.Engine, d *framework.FieldData) journal.Entry {
+	return journal.Entry{What: "writing the configuration", Changes: e.ConfigChanges(b.config(e, d))}
 }

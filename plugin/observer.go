@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
@@ -64,7 +65,7 @@ func (o observer) Moved(r rotation.Rotation, e rotation.Event) {
 }
 
 // Journal implements rotation.Observer. A copy of the log elsewhere can be compared with hyvve/journal/verify later.
-func (o observer) Journal(h engine.JournalHead) {
+func (o observer) Journal(h journal.Head) {
 	o.b.Logger().Info("journal head", "count", h.Count, "head", h.Hash)
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -54,8 +55,8 @@ next report refused, reads its bundle again, and is a new instance from then on.
 	}
 }
 
-func aboutInstance(_ *engine.Engine, d *framework.FieldData) engine.Entry {
-	return engine.Entry{
+func aboutInstance(_ *engine.Engine, d *framework.FieldData) journal.Entry {
+	return journal.Entry{
 		What: "removing an instance", Workload: text(d, "name"),
 		Changes: []rotation.EntryChange{{Field: "instance", From: kind.PublicText("instance", text(d, "instance"))}},
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 )
 
 // contentJSONLines is JSON, one value a line.
@@ -126,8 +127,8 @@ func (b *backend) writeFloor(ctx context.Context, e *engine.Engine, req *logical
 	return b.readFloor(ctx, e, req, d)
 }
 
-func (b *backend) floorAttempt(e *engine.Engine, d *framework.FieldData) engine.Entry {
-	return engine.Entry{What: "writing the journal's floor", Changes: e.FloorChanges(writtenFloor(e, d))}
+func (b *backend) floorAttempt(e *engine.Engine, d *framework.FieldData) journal.Entry {
+	return journal.Entry{What: "writing the journal's floor", Changes: e.FloorChanges(writtenFloor(e, d))}
 }
 
 // writtenFloor is what is stored with what is written over it.
@@ -138,19 +139,19 @@ func writtenFloor(e *engine.Engine, d *framework.FieldData) engine.Floor {
 	return f
 }
 
-func journalQuery(d *framework.FieldData) engine.JournalQuery {
-	return engine.JournalQuery(request[api.JournalRequest](d))
+func journalQuery(d *framework.FieldData) journal.Query {
+	return journal.Query(request[api.JournalRequest](d))
 }
 
 func (b *backend) listJournal(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	if len(d.Raw) == 0 {
-		ids, err := e.JournalIDs(ctx)
+		ids, err := e.Journal().IDs(ctx)
 		if err != nil {
 			return nil, err
 		}
 		return answer(api.List{Keys: ids}), nil
 	}
-	page, err := e.JournalPage(ctx, journalQuery(d))
+	page, err := e.Journal().Page(ctx, journalQuery(d))
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +163,7 @@ func (b *backend) listJournal(ctx context.Context, e *engine.Engine, _ *logical.
 	return answer(list), nil
 }
 
-func keyNames(n engine.Entry) []string {
+func keyNames(n journal.Entry) []string {
 	names := []string{}
 	for _, k := range n.Keys {
 		names = append(names, k.Key)
@@ -171,7 +172,7 @@ func keyNames(n engine.Entry) []string {
 }
 
 func (b *backend) pageJournal(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	page, err := e.JournalPage(ctx, journalQuery(d))
+	page, err := e.Journal().Page(ctx, journalQuery(d))
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +189,7 @@ func (b *backend) pageJournal(ctx context.Context, e *engine.Engine, _ *logical.
 
 func (b *backend) exportJournal(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	r := request[api.ExportRequest](d)
-	page, err := e.JournalPage(ctx, engine.JournalQuery{After: r.After, Limit: r.Limit})
+	page, err := e.Journal().Page(ctx, journal.Query{After: r.After, Limit: r.Limit})
 	if err != nil {
 		return nil, err
 	}
@@ -209,15 +210,15 @@ func (b *backend) exportJournal(ctx context.Context, e *engine.Engine, _ *logica
 }
 
 func (b *backend) readJournal(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	id := engine.JournalID(text(d, "id"))
-	entry, ok, err := e.JournalEntry(ctx, id)
+	id := journal.FullID(text(d, "id"))
+	entry, ok, err := e.Journal().Entry(ctx, id)
 	if err != nil || !ok {
 		return nil, err
 	}
 	return answer(entryData(id, entry)), nil
 }
 
-func entryData(id string, entry engine.Entry) api.Entry {
+func entryData(id string, entry journal.Entry) api.Entry {
 	keys := make([]api.EntryKey, 0, len(entry.Keys))
 	for _, k := range entry.Keys {
 		keys = append(keys, api.EntryKey(k))
@@ -235,12 +236,12 @@ func entryData(id string, entry engine.Entry) api.Entry {
 }
 
 func (b *backend) readHead(_ context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	h := e.Head()
+	h := e.Journal().Head()
 	return answer(api.JournalHead{Count: h.Count, Head: h.Hash}), nil
 }
 
 func (b *backend) verifyJournal(ctx context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	v, err := e.VerifyJournal(ctx)
+	v, err := e.Journal().Verify(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/platform"
@@ -151,8 +152,8 @@ func lacking(old, w workload.Workload) string {
 	return "workload " + w.Name + " is there already and does not use " + strings.Join(missing, ", ") + "; if it should, write its whole lists: " + command
 }
 
-func presetAttempt(_ *engine.Engine, d *framework.FieldData) engine.Entry {
-	entry := engine.Entry{What: "applying the preset"}
+func presetAttempt(_ *engine.Engine, d *framework.FieldData) journal.Entry {
+	entry := journal.Entry{What: "applying the preset"}
 	for _, field := range []string{"database", "redis"} {
 		if name := text(d, field); name != "" {
 			entry.Changes = append(entry.Changes, rotation.EntryChange{Field: field, To: kind.PublicText(field, name)})

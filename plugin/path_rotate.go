@@ -13,6 +13,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -86,11 +87,11 @@ With compromised=true, the last two are warnings.
 `
 
 // rotateAttempt names the keys, and what was asked for of them.
-func (b *backend) rotateAttempt(e *engine.Engine, d *framework.FieldData) engine.Entry {
-	entry := engine.Entry{What: "starting a rotation", Reason: text(d, "reason")}
+func (b *backend) rotateAttempt(e *engine.Engine, d *framework.FieldData) journal.Entry {
+	entry := journal.Entry{What: "starting a rotation", Reason: text(d, "reason")}
 	names, _ := namedKeys(d) // those that are wrong, too
 	for _, name := range names {
-		entry.Keys = append(entry.Keys, engine.EntryKey{Key: name})
+		entry.Keys = append(entry.Keys, journal.Key{Key: name})
 	}
 	if v, ok := d.GetOk("value"); ok && len(names) > 0 {
 		k, _ := e.Key(names[0])

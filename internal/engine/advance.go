@@ -109,7 +109,7 @@ func (e *Engine) factsNow(r rotation.Rotation) rotation.Facts {
 func (e *Engine) save(ctx context.Context, r rotation.Rotation) error {
 	before, had := e.active[r.ID]
 	known := before.EventCount()
-	r.Journaled, r.JournalSeq = known, e.head.Seq
+	r.Journaled, r.JournalSeq = known, e.journal.End().Count
 	path := pathActive + r.ID
 	if r.Finished() {
 		path = pathRotations + r.ID

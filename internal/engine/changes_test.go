@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -16,13 +17,13 @@ import (
 )
 
 // entries returns the journal, oldest first.
-func (h *harness) entries() []Entry {
+func (h *harness) entries() []journal.Entry {
 	h.t.Helper()
-	ids, err := h.engine.JournalIDs(h.t.Context())
+	ids, err := h.engine.journal.IDs(h.t.Context())
 	h.ok(err)
-	var all []Entry
+	var all []journal.Entry
 	for _, id := range ids {
-		entry, ok, err := h.engine.JournalEntry(h.t.Context(), id)
+		entry, ok, err := h.engine.journal.Entry(h.t.Context(), id)
 		h.ok(err)
 		if ok {
 			all = append(all, entry)
@@ -32,7 +33,7 @@ func (h *harness) entries() []Entry {
 }
 
 // last returns the newest entry.
-func (h *harness) last() Entry {
+func (h *harness) last() journal.Entry {
 	h.t.Helper()
 	all := h.entries()
 	return all[len(all)-1]

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
@@ -109,7 +110,7 @@ func (e *Engine) PutConfig(ctx context.Context, c Config, by rotation.Actor) err
 	if err := e.floor.admits(e.config, c); err != nil {
 		return err
 	}
-	if err := e.journal(ctx, Entry{What: "config written", By: by.Name, Entity: by.Entity, Changes: e.config.fields().changes(c.fields())}); err != nil {
+	if err := e.journal.Add(ctx, journal.Entry{What: "config written", By: by.Name, Entity: by.Entity, Changes: e.config.fields().changes(c.fields())}); err != nil {
 		return err
 	}
 	if err := e.write(ctx, pathConfig, data); err != nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -157,7 +158,7 @@ func (e *Engine) storeConnection(ctx context.Context, old, c kind.Connection, ch
 	if err := e.connectionEndsUndeleted(c, old); err != nil {
 		return err
 	}
-	if err := e.journal(ctx, Entry{What: "connection written", By: by.Name, Entity: by.Entity, Connection: c.Name, Changes: changes}); err != nil {
+	if err := e.journal.Add(ctx, journal.Entry{What: "connection written", By: by.Name, Entity: by.Entity, Connection: c.Name, Changes: changes}); err != nil {
 		return err
 	}
 	if err := e.put(ctx, pathConnections+c.Name, c); err != nil {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -105,7 +106,7 @@ func (e *Engine) DeleteConnection(ctx context.Context, name string, by rotation.
 			return rotation.Refusef("connection %s is the witness of the rows of key %s; name another first: vault write hyvve/keys/%s witness=…", name, k.Name, k.Name)
 		}
 	}
-	if err := e.journal(ctx, Entry{What: "connection deleted", By: by.Name, Entity: by.Entity, Connection: name, Changes: optionChanges(c.Options, nil)}); err != nil {
+	if err := e.journal.Add(ctx, journal.Entry{What: "connection deleted", By: by.Name, Entity: by.Entity, Connection: name, Changes: optionChanges(c.Options, nil)}); err != nil {
 		return err
 	}
 	if err := e.remove(ctx, pathConnections+name); err != nil {
@@ -149,7 +150,7 @@ func (e *Engine) RotateRoot(ctx context.Context, name string, by rotation.Actor)
 	if c.Revision, err = e.revision(); err != nil {
 		return c, err
 	}
-	if err := e.journal(ctx, Entry{What: "administrator's password rotated", By: by.Name, Entity: by.Entity, Connection: name}); err != nil {
+	if err := e.journal.Add(ctx, journal.Entry{What: "administrator's password rotated", By: by.Name, Entity: by.Entity, Connection: name}); err != nil {
 		return c, err
 	}
 	if err := e.put(ctx, pathConnections+name, c); err != nil {
@@ -180,7 +181,7 @@ func (e *Engine) intendRoot(ctx context.Context, name string, by rotation.Actor)
 		return c, err
 	}
 	c.Next = key.NewValue(password)
-	if err := e.journal(ctx, Entry{What: "rotation of the administrator's password begun", By: by.Name, Entity: by.Entity, Connection: name}); err != nil {
+	if err := e.journal.Add(ctx, journal.Entry{What: "rotation of the administrator's password begun", By: by.Name, Entity: by.Entity, Connection: name}); err != nil {
 		return c, err
 	}
 	if err := e.put(ctx, pathConnections+name, c); err != nil {

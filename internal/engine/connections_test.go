@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -273,7 +274,7 @@ func TestRevertWaitsForSessions(t *testing.T) {
 func TestRefusalsAreJournaledInBounds(t *testing.T) {
 	h, _ := connected(t)
 	ids := func() int {
-		all, err := h.engine.JournalIDs(t.Context())
+		all, err := h.engine.journal.IDs(t.Context())
 		h.ok(err)
 		return len(all)
 	}
@@ -281,7 +282,7 @@ func TestRefusalsAreJournaledInBounds(t *testing.T) {
 		t.Helper()
 		written := kind.Connection{Name: "main", Options: kind.Options{"url": url}}
 		_, err := h.engine.PutConnection(t.Context(), written, true, rotation.Actor{Name: by})
-		h.engine.JournalAttempt(t.Context(), err, Entry{What: "writing a connection", By: by, Connection: "main", Changes: h.engine.ConnectionChanges(written)})
+		h.engine.JournalAttempt(t.Context(), err, journal.Entry{What: "writing a connection", By: by, Connection: "main", Changes: h.engine.ConnectionChanges(written)})
 		if err == nil || !strings.Contains(err.Error(), "url was changed") {
 			t.Fatalf("moved: %v", err)
 		}
@@ -309,14 +310,14 @@ func TestRefusalsAreJournaledInBounds(t *testing.T) {
 	if n := ids() - before; n != mostTogether {
 		t.Errorf("many callers left %d entries", n)
 	}
-	all, err := h.engine.JournalIDs(t.Context())
+	all, err := h.engine.journal.IDs(t.Context())
 	h.ok(err)
-	entry, _, err := h.engine.JournalEntry(t.Context(), all[before])
+	entry, _, err := h.engine.journal.Entry(t.Context(), all[before])
 	h.ok(err)
 	if len(entry.Changes) != 1 || entry.Changes[0] != (rotation.EntryChange{Field: "url", From: "(hidden)", To: "(hidden)"}) || !strings.Contains(entry.Refused, "password=-") || entry.Connection != "main" {
 		t.Errorf("entry: %+v", entry)
 	}
-	v, err := h.engine.VerifyJournal(t.Context())
+	v, err := h.engine.journal.Verify(t.Context())
 	h.ok(err)
 	if len(v.Faults) > 0 {
 		t.Errorf("faults: %q", v.Faults)

@@ -164,16 +164,16 @@ func tryRound(h *harness) {
 // checkJournal wants each event of the rotation once, in their order, in a chain that is whole.
 func checkJournal(t *testing.T, h *harness, view View) {
 	t.Helper()
-	verified, err := h.engine.VerifyJournal(t.Context())
+	verified, err := h.engine.journal.Verify(t.Context())
 	h.ok(err)
 	if len(verified.Faults) > 0 || verified.Entries == 0 {
 		t.Errorf("journal: %+v", verified)
 	}
-	ids, err := h.engine.JournalIDs(t.Context())
+	ids, err := h.engine.journal.IDs(t.Context())
 	h.ok(err)
 	n := 0
 	for _, id := range ids {
-		entry, _, err := h.engine.JournalEntry(t.Context(), id)
+		entry, _, err := h.engine.journal.Entry(t.Context(), id)
 		h.ok(err)
 		if entry.Rotation != view.ID {
 			continue

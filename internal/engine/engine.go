@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -37,7 +38,7 @@ type Store interface {
 type Observer interface {
 	Moved(r rotation.Rotation, e rotation.Event)
 	Fault(what string, err error)
-	Journal(h JournalHead) // where the journal ends, now and then
+	Journal(h journal.Head) // where the journal ends, now and then
 }
 
 // Where records are. A rotation is under active/ until it ends and under rotations/ from then on.
@@ -45,8 +46,6 @@ const (
 	pathSecret      = "mount/secret"
 	pathConfig      = "mount/config"
 	pathLives       = "mount/lives"
-	pathAnchor      = "mount/journal"
-	pathHead        = "mount/head"
 	pathFloor       = "mount/floor"
 	pathKeys        = "keys/"
 	pathWorkloads   = "workloads/"
@@ -54,7 +53,6 @@ const (
 	pathInstances   = "instances/"
 	pathActive      = "active/"
 	pathRotations   = "rotations/"
-	pathJournal     = "journal/"
 	secretBytes     = 32
 	tickEvery       = time.Second // the longest that a due time is overslept
 	actionDeadline  = time.Minute // for one call to a server
@@ -120,21 +118,16 @@ type Engine struct {
 	checks   schedule.Agenda // of keys and connections at their servers
 	checking map[string]bool // of those, under way
 	trying   map[string]bool // keys that rotate by themselves, whose witness is tried before that
-	head     head            // of the journal
-	unsaved  bool            // head is not what is stored
 	wrote    bool            // something of what is being done is stored
-	damage   []string        // what was found wrong with the journal when it was read
 	told     uint64          // count of the head that was told last
 	tellAt   time.Duration   // by Uptime
 	floor    Floor
-	first    uint64        // entry of the journal's chain, 0 while there is none
-	litter   []string      // entries below the chain
 	grown    bool          // there are new records since retention has looked
 	retainAt time.Duration // by Uptime
 
+	journal   *journal.Journal
 	refusals  refusals
 	waiters   *waiters
-	verifying sync.Mutex // the journal
 	instances locks
 	stale     atomic.Bool
 	born      atomic.Uint64 // number of this life of the mount, 0 before Begin
@@ -194,6 +187,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		e.Uptime = func() time.Duration { return time.Since(begun) }
 	}
 	e.openedUp = e.Uptime()
+	e.journal = journal.New(journalStore{e}, e.sumEntry, o.Now, e.takeTurn)
 	if err := e.load(ctx); err != nil {
 		e.cancel()
 		return nil, err

@@ -126,10 +126,10 @@ func TestTimelineIsBounded(t *testing.T) {
 	}
 	view := h.until(id, rotation.Done)
 	entries := 0
-	ids, err := h.engine.JournalIDs(t.Context())
+	ids, err := h.engine.journal.IDs(t.Context())
 	h.ok(err)
 	for _, name := range ids {
-		entry, _, err := h.engine.JournalEntry(t.Context(), name)
+		entry, _, err := h.engine.journal.Entry(t.Context(), name)
 		h.ok(err)
 		if entry.Rotation != id {
 			continue

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -206,8 +207,8 @@ func (e *Engine) storeFirst(ctx context.Context, name, what string, by rotation.
 	if err != nil {
 		return key.Key{}, rotation.Refusef("%w; rotate it with: vault write hyvve/rotate key=%s", err, name)
 	}
-	entry := Entry{What: what, By: by.Name, Entity: by.Entity, Keys: []EntryKey{{Key: name, To: 1, Fingerprint: k.Versions[0].Fingerprint}}}
-	if err := e.journal(ctx, entry); err != nil {
+	entry := journal.Entry{What: what, By: by.Name, Entity: by.Entity, Keys: []journal.Key{{Key: name, To: 1, Fingerprint: k.Versions[0].Fingerprint}}}
+	if err := e.journal.Add(ctx, entry); err != nil {
 		return key.Key{}, err
 	}
 	return k, e.swapKey(ctx, k)

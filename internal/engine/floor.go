@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
@@ -71,11 +72,11 @@ func (e *Engine) PutFloor(ctx context.Context, f Floor, by rotation.Actor) error
 		return err
 	}
 	defer e.takeTurn()()
-	entry := Entry{What: "journal's floor written", By: by.Name, Entity: by.Entity, Changes: e.floor.fields().changes(f.fields())}
+	entry := journal.Entry{What: "journal's floor written", By: by.Name, Entity: by.Entity, Changes: e.floor.fields().changes(f.fields())}
 	if f.Entries < e.floor.Entries || f.Age < e.floor.Age {
-		entry.What, entry.Keep = "journal's floor lowered", &link{}
+		entry.What, entry.Keep = "journal's floor lowered", &journal.Link{}
 	}
-	if err := e.journal(ctx, entry); err != nil {
+	if err := e.journal.Add(ctx, entry); err != nil {
 		return err
 	}
 	if err := e.write(ctx, pathFloor, data); err != nil {

@@ -77,11 +77,11 @@ func TestFourEyes(t *testing.T) {
 
 	h.ok(confirm(bob))
 	h.until(id, rotation.Done)
-	ids, err := h.engine.JournalIDs(t.Context())
+	ids, err := h.engine.journal.IDs(t.Context())
 	h.ok(err)
 	found := false
 	for _, n := range ids {
-		entry, _, err := h.engine.JournalEntry(t.Context(), n)
+		entry, _, err := h.engine.journal.Entry(t.Context(), n)
 		h.ok(err)
 		found = found || entry.By == "bob" && entry.Entity == bob.Entity && strings.Contains(entry.What, ann.String())
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"unicode"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -41,8 +42,8 @@ func FuzzJournal(f *testing.F) {
 	f.Fuzz(func(t *testing.T, n int, was, is string) {
 		once.Do(func() { records = journalRecords(t) })
 		written := maps.Clone(records())
-		paths := slices.DeleteFunc(slices.Sorted(maps.Keys(written)), func(path string) bool { return !strings.HasPrefix(path, pathJournal) })
-		path := pathHead
+		paths := slices.DeleteFunc(slices.Sorted(maps.Keys(written)), func(path string) bool { return !strings.HasPrefix(path, journal.PathJournal) })
+		path := journal.PathHead
 		if n >= 0 && n < len(paths) {
 			path = paths[n]
 		}
@@ -53,14 +54,14 @@ func FuzzJournal(f *testing.F) {
 		if sameRecord(old, changed) {
 			return
 		}
-		if again := (head{}); path == pathHead && json.Unmarshal(changed, &again) == nil && again == (head{}) {
+		if again := (journal.Tip{}); path == journal.PathHead && json.Unmarshal(changed, &again) == nil && again == (journal.Tip{}) {
 			return // that of an empty journal was there once, and putting back is not found (docs/security.md)
 		}
 		h := newHarness(t)
 		h.store.data = written
 		h.open()
 		h.store.data[path] = changed
-		if v, err := h.engine.VerifyJournal(t.Context()); err == nil && len(v.Faults) == 0 {
+		if v, err := h.engine.journal.Verify(t.Context()); err == nil && len(v.Faults) == 0 {
 			t.Errorf("%s is %q, and nothing is found", path, changed)
 		}
 		e, err := Open(t.Context(), h.engine.Options)
@@ -68,9 +69,9 @@ func FuzzJournal(f *testing.F) {
 			return // it says so itself
 		}
 		defer e.Close()
-		damaged := len(e.damage) > 0
+		damaged := len(e.journal.Damage()) > 0
 		h.ok(e.Begin(t.Context()))
-		if v, err := e.VerifyJournal(t.Context()); err == nil && len(v.Faults) == 0 && !damaged {
+		if v, err := e.journal.Verify(t.Context()); err == nil && len(v.Faults) == 0 && !damaged {
 			t.Errorf("%s is %q, and nothing is found after a restart", path, changed)
 		}
 	})
@@ -79,8 +80,8 @@ func FuzzJournal(f *testing.F) {
 // sameRecord reports whether a record says the same, maybe in another form. The number of its schema is not part of an entry.
 func sameRecord(a, b []byte) bool {
 	var x, y struct {
-		Entry
-		Kept link `json:"kept"`
+		journal.Entry
+		Kept journal.Link `json:"kept"`
 	}
 	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
 }

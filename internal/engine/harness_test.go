@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/token"
@@ -125,7 +126,7 @@ type quiet struct{}
 
 func (quiet) Moved(rotation.Rotation, rotation.Event) {}
 func (quiet) Fault(string, error)                     {}
-func (quiet) Journal(JournalHead)                     {}
+func (quiet) Journal(journal.Head)                    {}
 
 // server is a kind that has one, to see in which order it is asked, and to fail it.
 type server struct {

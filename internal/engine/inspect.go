@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -392,9 +393,9 @@ func (e *Engine) journalRestore(ctx context.Context, change kind.Change, todo []
 	if what == mendFixable && e.intended[of] == text {
 		return nil
 	}
-	err := e.journal(ctx, Entry{
+	err := e.journal.Add(ctx, journal.Entry{
 		What: text, By: by.Name, Entity: by.Entity,
-		Keys: []EntryKey{{Key: change.Key.Name, From: change.To.Number, To: change.To.Number, Fingerprint: change.To.Fingerprint}},
+		Keys: []journal.Key{{Key: change.Key.Name, From: change.To.Number, To: change.To.Number, Fingerprint: change.To.Fingerprint}},
 	})
 	if err == nil {
 		e.lock(func() { e.intended[of] = text })

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -99,12 +100,12 @@ func TestCheckRestoresWhatIsForgotten(t *testing.T) {
 	if !f.valid[h.currentOf("cache").Value.Reveal()] || strings.Join(f.restored, ",") != "rights of cache" || h.problemsOf("cache") != "" {
 		t.Errorf("restored with %q; problems: %s", f.restored, h.problemsOf("cache"))
 	}
-	page, err := h.engine.JournalIDs(t.Context())
+	page, err := h.engine.journal.IDs(t.Context())
 	h.ok(err)
-	last, _, err := h.engine.JournalEntry(t.Context(), page[len(page)-1])
+	last, _, err := h.engine.journal.Entry(t.Context(), page[len(page)-1])
 	h.ok(err)
 	current := h.currentOf("cache")
-	if !strings.Contains(last.What, "user made again") || last.By != "hyvve" || last.Keys[0] != (EntryKey{Key: "cache", From: current.Number, To: current.Number, Fingerprint: current.Fingerprint}) {
+	if !strings.Contains(last.What, "user made again") || last.By != "hyvve" || last.Keys[0] != (journal.Key{Key: "cache", From: current.Number, To: current.Number, Fingerprint: current.Fingerprint}) {
 		t.Errorf("the journal says %+v", last)
 	}
 }
@@ -221,14 +222,14 @@ func TestRestoreOfAPart(t *testing.T) {
 	if _, err := h.engine.Reconcile(t.Context(), "cache", false, testActor); err == nil || len(f.restored) != 1 {
 		t.Errorf("restored %d times, %v, want once and the error", len(f.restored), err)
 	}
-	before := h.engine.head.Seq
+	before := h.engine.journal.End().Count
 	for range 3 {
 		clear(f.valid)
 		h.clock.advance(6 * time.Minute)
 		h.round()
 	}
-	if len(f.restored) != 4 || h.engine.head.Seq > before {
-		t.Errorf("restored %d times, and %d entries more of the same", len(f.restored), h.engine.head.Seq-before)
+	if len(f.restored) != 4 || h.engine.journal.End().Count > before {
+		t.Errorf("restored %d times, and %d entries more of the same", len(f.restored), h.engine.journal.End().Count-before)
 	}
 }
 

@@ -8,13 +8,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
 // faults returns what verify says.
 func (h *harness) faults() string {
 	h.t.Helper()
-	v, err := h.engine.VerifyJournal(h.t.Context())
+	v, err := h.engine.journal.Verify(h.t.Context())
 	h.ok(err)
 	return strings.Join(v.Faults, "; ")
 }
@@ -25,13 +26,13 @@ func TestAdversaryCutsTheJournalsTail(t *testing.T) {
 		cut  func(h *harness, newest uint64)
 		want string
 	}{
-		"the newest entry":    {func(h *harness, n uint64) { delete(h.store.data, pathJournal+entryID(n)) }, "the newest, is missing"},
+		"the newest entry":    {func(h *harness, n uint64) { delete(h.store.data, journal.PathJournal+journal.ID(n)) }, "the newest, is missing"},
 		"the newest three":    {func(h *harness, n uint64) { h.cut(n-2, n) }, "the newest, is missing"},
-		"the head, too":       {func(h *harness, n uint64) { h.cut(n-2, n); delete(h.store.data, pathHead) }, "the stored head is gone"},
-		"the head alone":      {func(h *harness, _ uint64) { delete(h.store.data, pathHead) }, "the stored head is gone"},
-		"the head is garbage": {func(h *harness, _ uint64) { h.store.data[pathHead] = []byte("{") }, "the stored head is gone"},
+		"the head, too":       {func(h *harness, n uint64) { h.cut(n-2, n); delete(h.store.data, journal.PathHead) }, "the stored head is gone"},
+		"the head alone":      {func(h *harness, _ uint64) { delete(h.store.data, journal.PathHead) }, "the stored head is gone"},
+		"the head is garbage": {func(h *harness, _ uint64) { h.store.data[journal.PathHead] = []byte("{") }, "the stored head is gone"},
 		"the newest is another": {func(h *harness, n uint64) {
-			path := pathJournal + entryID(n)
+			path := journal.PathJournal + journal.ID(n)
 			h.store.data[path] = h.resealed(h.store.data[path])
 		}, "is not the one that was written last"},
 	} {
@@ -39,7 +40,7 @@ func TestAdversaryCutsTheJournalsTail(t *testing.T) {
 			h := newHarness(t)
 			h.hyvve()
 			h.until(h.rotate("service-token"), rotation.Done)
-			newest := h.engine.Head().Count
+			newest := h.engine.journal.Head().Count
 			c.cut(h, newest)
 			if faults := h.faults(); faults == "" {
 				t.Error("verify says that the journal is whole, before a restart")
@@ -69,7 +70,7 @@ func TestAdversaryCutsTheJournalsTail(t *testing.T) {
 
 func (h *harness) cut(from, to uint64) {
 	for ; from <= to; from++ {
-		delete(h.store.data, pathJournal+entryID(from))
+		delete(h.store.data, journal.PathJournal+journal.ID(from))
 	}
 }
 
@@ -77,16 +78,16 @@ func (h *harness) cut(from, to uint64) {
 func TestOlderHead(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()
-	was := h.store.data[pathHead]
+	was := h.store.data[journal.PathHead]
 	h.until(h.rotate("service-token"), rotation.Done)
-	want := h.engine.Head()
-	h.store.data[pathHead] = was
+	want := h.engine.journal.Head()
+	h.store.data[journal.PathHead] = was
 	if faults := h.faults(); !strings.Contains(faults, "the stored head is not entry") {
 		t.Errorf("while it runs: %q", faults)
 	}
 	h.open()
-	if faults := h.faults(); h.engine.Head() != want || faults != "" {
-		t.Errorf("%+v, want %+v: %q", h.engine.Head(), want, faults)
+	if faults := h.faults(); h.engine.journal.Head() != want || faults != "" {
+		t.Errorf("%+v, want %+v: %q", h.engine.journal.Head(), want, faults)
 	}
 }
 
@@ -94,14 +95,14 @@ func TestOlderHead(t *testing.T) {
 func TestEntryBeyondTheHead(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()
-	path := pathJournal + strings.Repeat("9", entryDigits)
-	h.store.data[path] = h.store.data[pathJournal+entryID(1)]
+	path := journal.PathJournal + strings.Repeat("9", journal.Digits)
+	h.store.data[path] = h.store.data[journal.PathJournal+journal.ID(1)]
 	if faults := h.faults(); !strings.Contains(faults, "is beyond entry") {
 		t.Errorf("%q", faults)
 	}
 	h.open()
 	h.until(h.rotate("service-token"), rotation.Done)
-	if h.engine.Head().Count > 1000 {
+	if h.engine.journal.Head().Count > 1000 {
 		t.Error("the stray entry was taken for the newest")
 	}
 	delete(h.store.data, path)
@@ -122,10 +123,10 @@ func TestHeadSurvivesACrashAtEveryWrite(t *testing.T) {
 				tryRound(h)
 			}
 			h.open()
-			stored, ok, err := h.engine.storedHead(t.Context())
+			stored, ok, err := h.engine.journal.StoredHead(t.Context())
 			h.ok(err)
-			if faults := h.faults(); faults != "" || !ok || stored != h.engine.head {
-				t.Errorf("write %d (after %v): %q, stored %+v, head %+v", at, after, faults, stored, h.engine.head)
+			if faults := h.faults(); faults != "" || !ok || stored != h.engine.journal.Tip() {
+				t.Errorf("write %d (after %v): %q, stored %+v, head %+v", at, after, faults, stored, h.engine.journal.Tip())
 			}
 			for _, entry := range h.entries() {
 				if strings.Contains(entry.What, "damaged") {
@@ -140,15 +141,15 @@ func TestHeadSurvivesACrashAtEveryWrite(t *testing.T) {
 func TestMountWithoutAHead(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()
-	delete(h.store.data, pathHead)
+	delete(h.store.data, journal.PathHead)
 	for path, data := range h.store.data {
-		if strings.HasPrefix(path, pathJournal) {
+		if strings.HasPrefix(path, journal.PathJournal) {
 			h.store.data[path] = bytes.Replace(data, []byte(`"schema":4`), []byte(`"schema":3`), 1)
 		}
 	}
 	h.open()
-	if faults := h.faults(); faults != "" || h.store.data[pathHead] == nil {
-		t.Errorf("%q, head %s", faults, h.store.data[pathHead])
+	if faults := h.faults(); faults != "" || h.store.data[journal.PathHead] == nil {
+		t.Errorf("%q, head %s", faults, h.store.data[journal.PathHead])
 	}
 	for _, entry := range h.entries() {
 		if strings.Contains(entry.What, "damaged") {
@@ -182,8 +183,8 @@ func TestAdversaryHidesBehindRetention(t *testing.T) {
 		h.clock.advance(24 * time.Hour)
 	}
 	h.engine.Tick(t.Context())
-	if n := len(h.entries()); n < before+120 || h.engine.first != 1 {
-		t.Errorf("%d entries are left, from %d on", n, h.engine.first)
+	if n := len(h.entries()); n < before+120 || h.engine.journal.First() != 1 {
+		t.Errorf("%d entries are left, from %d on", n, h.engine.journal.First())
 	}
 
 	auditor := rotation.Actor{Name: "auditor", Entity: "e-9"}
@@ -197,7 +198,7 @@ func TestAdversaryHidesBehindRetention(t *testing.T) {
 		h.clock.advance(24 * time.Hour)
 	}
 	h.engine.Tick(t.Context())
-	v, err := h.engine.VerifyJournal(t.Context())
+	v, err := h.engine.journal.Verify(t.Context())
 	h.ok(err)
 	all := h.entries()
 	if len(v.Faults) > 0 || v.Kept != 3 || v.First == 1 || all[2].What != "journal's floor lowered" || all[2].By != "auditor" {
@@ -207,7 +208,7 @@ func TestAdversaryHidesBehindRetention(t *testing.T) {
 	// What stays is missed as well.
 	for n, entry := range all[:3] {
 		h.open()
-		path := pathJournal + entry.ID()
+		path := journal.PathJournal + entry.ID()
 		was := h.store.data[path]
 		delete(h.store.data, path)
 		if faults := h.faults(); !strings.Contains(faults, "kept before it") && !strings.Contains(faults, "which retention leaves") {
@@ -239,22 +240,22 @@ func TestVerifyHoldsNoLock(t *testing.T) {
 	for range 14 {
 		h.until(h.rotate("service-token"), rotation.Done)
 	}
-	done, first := false, h.engine.first
+	done, first := false, h.engine.journal.First()
 	h.store.onGet = func(path string) {
-		if done || path != pathJournal+entryID(first+2) {
+		if done || path != journal.PathJournal+journal.ID(first+2) {
 			return
 		}
 		done = true
 		h.clock.advance(2 * retainEvery)
 		h.until(h.rotate("service-token"), rotation.Done)
 		h.engine.Tick(t.Context())
-		if _, err := h.engine.VerifyJournal(t.Context()); !refused(err) || !strings.Contains(err.Error(), "try again") {
+		if _, err := h.engine.journal.Verify(t.Context()); !refused(err) || !strings.Contains(err.Error(), "try again") {
 			t.Errorf("a second walk at the same time: %v", err)
 		}
 	}
-	v, err := h.engine.VerifyJournal(t.Context())
+	v, err := h.engine.journal.Verify(t.Context())
 	h.ok(err)
-	if !done || len(v.Faults) > 0 || v.First <= first+2 || h.engine.first != v.First {
-		t.Errorf("%+v; first is %d", v, h.engine.first)
+	if !done || len(v.Faults) > 0 || v.First <= first+2 || h.engine.journal.First() != v.First {
+		t.Errorf("%+v; first is %d", v, h.engine.journal.First())
 	}
 }

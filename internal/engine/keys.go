@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -134,7 +135,7 @@ func (e *Engine) PutKey(ctx context.Context, d Definition, by rotation.Actor) (k
 	}
 	d.Env, d.Options, d.Waives = k.Env, k.Options, k.Waives // as they are stored
 	changes := definitionChanges(e.keys[k.Name], d)
-	if err := e.journal(ctx, Entry{What: what, By: by.Name, Entity: by.Entity, Keys: []EntryKey{{Key: k.Name}}, Changes: changes}); err != nil {
+	if err := e.journal.Add(ctx, journal.Entry{What: what, By: by.Name, Entity: by.Entity, Keys: []journal.Key{{Key: k.Name}}, Changes: changes}); err != nil {
 		return key.Key{}, err
 	}
 	if r, ok := e.active[e.rotating[k.Name]]; ok && k.Witness != e.keys[k.Name].Witness { // the look by the old witness has failed, not by this
@@ -264,8 +265,8 @@ func (e *Engine) DeleteKey(ctx context.Context, name string, by rotation.Actor) 
 			return rotation.Refusef("key %s is used by workload %s; take it out of hyvve/workloads/%s first", name, w.Name, w.Name)
 		}
 	}
-	deleted := Entry{What: "key deleted", By: by.Name, Entity: by.Entity, Keys: []EntryKey{{Key: name}}, Changes: definitionChanges(k, Definition{})}
-	if err := e.journal(ctx, deleted); err != nil {
+	deleted := journal.Entry{What: "key deleted", By: by.Name, Entity: by.Entity, Keys: []journal.Key{{Key: name}}, Changes: definitionChanges(k, Definition{})}
+	if err := e.journal.Add(ctx, deleted); err != nil {
 		return err
 	}
 	if err := e.remove(ctx, pathKeys+name); err != nil {

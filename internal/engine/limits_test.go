@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -90,7 +91,7 @@ func TestRemoveInstance(t *testing.T) {
 	if !ok || !live.AllProved() || !live.Heartbeat || live.Lease < time.Minute {
 		t.Errorf("%v, %+v", ok, live)
 	}
-	page, err := h.engine.JournalPage(t.Context(), JournalQuery{Limit: 100})
+	page, err := h.engine.journal.Page(t.Context(), journal.Query{Limit: 100})
 	h.ok(err)
 	if text := fmt.Sprintf("%+v", page.Entries); !strings.Contains(text, "instance removed") || !strings.Contains(text, "ann") || !strings.Contains(text, "api-1") {
 		t.Errorf("the journal has no entry: %s", text)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -50,7 +51,7 @@ func (e *Engine) RemoveInstance(ctx context.Context, workloadName, id string, by
 		return nil
 	}
 	changes := fields{"instance": id, "login": i.Login.Name, "etag_issued": i.Issued.Etag}.changes(nil)
-	if err := e.journal(ctx, Entry{What: "instance removed", By: by.Name, Entity: by.Entity, Workload: workloadName, Changes: changes}); err != nil {
+	if err := e.journal.Add(ctx, journal.Entry{What: "instance removed", By: by.Name, Entity: by.Entity, Workload: workloadName, Changes: changes}); err != nil {
 		return err
 	}
 	return e.drop(ctx, workloadName, id, func(*fleet, workload.Instance) bool { return true })

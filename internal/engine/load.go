@@ -23,7 +23,7 @@ import (
 // load reads all records.
 func (e *Engine) load(ctx context.Context) error {
 	for _, load := range []func(context.Context) error{
-		e.loadSecret, e.loadConfig, e.loadFloor, e.loadConnections, e.loadKeys, e.loadWorkloads, e.loadInstances, e.loadJournal, e.loadRotations,
+		e.loadSecret, e.loadConfig, e.loadFloor, e.loadConnections, e.loadKeys, e.loadWorkloads, e.loadInstances, e.journal.Load, e.loadRotations,
 	} {
 		if err := load(ctx); err != nil {
 			return err
@@ -157,7 +157,7 @@ func (e *Engine) catchUp(ctx context.Context) error {
 		if err := e.journalEvents(ctx, r, known); err != nil {
 			return err
 		}
-		r.Journaled, r.JournalSeq = r.EventCount(), e.head.Seq
+		r.Journaled, r.JournalSeq = r.EventCount(), e.journal.End().Count
 		e.lock(func() { e.active[id] = r })
 		if r.Finished() {
 			if err := e.leave(ctx, r); err != nil {

@@ -96,10 +96,10 @@ func TestManualConfirmation(t *testing.T) {
 	h.ok(err)
 	h.until(id, rotation.Done)
 	found := false
-	ids, err := h.engine.JournalIDs(t.Context())
+	ids, err := h.engine.journal.IDs(t.Context())
 	h.ok(err)
 	for _, n := range ids {
-		entry, _, err := h.engine.JournalEntry(t.Context(), n)
+		entry, _, err := h.engine.journal.Entry(t.Context(), n)
 		h.ok(err)
 		found = found || entry.What == "confirmed" && entry.By == "ann" && entry.Entity == "e-7" && entry.Reason == "looked at the graphs"
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -50,7 +51,7 @@ func TestRecordsOfTheReleaseBefore(t *testing.T) {
 		h.join(load, id)
 	}
 	h.until(ids[1], rotation.Done)
-	verified, err := h.engine.VerifyJournal(t.Context())
+	verified, err := h.engine.journal.Verify(t.Context())
 	h.ok(err)
 	if len(verified.Faults) > 0 || verified.Older == 0 || verified.Entries == 0 {
 		t.Errorf("journal: %+v", verified)
@@ -76,8 +77,8 @@ func TestRecordsOfALaterRelease(t *testing.T) {
 		}
 		was := h.store.data[path]
 		h.store.data[path] = later
-		if strings.HasPrefix(path, pathJournal) {
-			if _, _, err := h.engine.JournalEntry(t.Context(), path[len(pathJournal):]); err == nil {
+		if strings.HasPrefix(path, journal.PathJournal) {
+			if _, _, err := h.engine.journal.Entry(t.Context(), path[len(journal.PathJournal):]); err == nil {
 				t.Errorf("%s of schema 99 is read", path)
 			}
 		} else if _, err := Open(t.Context(), h.engine.Options); err == nil || !strings.Contains(err.Error(), "schema 99") {
@@ -93,40 +94,40 @@ func TestJournalShowsTampering(t *testing.T) {
 	h.hyvve()
 	h.until(h.rotate("service-token"), rotation.Done)
 	verify := func() []string {
-		v, err := h.engine.VerifyJournal(t.Context())
+		v, err := h.engine.journal.Verify(t.Context())
 		h.ok(err)
 		return v.Faults
 	}
 	if faults := verify(); len(faults) > 0 {
 		t.Fatalf("untouched: %q", faults)
 	}
-	path := pathJournal + entryID(5)
+	path := journal.PathJournal + journal.ID(5)
 	was := h.store.data[path]
 	for want, change := range map[string]func(){
 		"entry 5 was changed":          func() { h.store.data[path] = bytes.Replace(was, []byte(`"by":"test"`), []byte(`"by":"eve"`), 1) },
 		"entries 5 to 5 are missing":   func() { delete(h.store.data, path) },
 		"entry 5 cannot be read":       func() { h.store.data[path] = []byte("{") },
-		"the newest entries, ":         func() { delete(h.store.data, pathJournal+entryID(h.engine.head.Seq)) },
+		"the newest entries, ":         func() { delete(h.store.data, journal.PathJournal+journal.ID(h.engine.journal.End().Count)) },
 		"does not follow on entry 5":   func() { h.store.data[path] = h.resealed(was) },
-		"entry 6 was changed: its has": func() { h.store.data[pathJournal+entryID(6)] = was },
+		"entry 6 was changed: its has": func() { h.store.data[journal.PathJournal+journal.ID(6)] = was },
 	} {
-		newest, sixth := h.store.data[pathJournal+entryID(h.engine.head.Seq)], h.store.data[pathJournal+entryID(6)]
+		newest, sixth := h.store.data[journal.PathJournal+journal.ID(h.engine.journal.End().Count)], h.store.data[journal.PathJournal+journal.ID(6)]
 		change()
 		if faults := verify(); !strings.Contains(strings.Join(faults, "; "), want) {
 			t.Errorf("%q does not say %q", faults, want)
 		}
-		h.store.data[path], h.store.data[pathJournal+entryID(6)] = was, sixth
-		h.store.data[pathJournal+entryID(h.engine.head.Seq)] = newest
+		h.store.data[path], h.store.data[journal.PathJournal+journal.ID(6)] = was, sixth
+		h.store.data[journal.PathJournal+journal.ID(h.engine.journal.End().Count)] = newest
 	}
 }
 
 // resealed is an entry that somebody changed who has the mount's secret.
 func (h *harness) resealed(data []byte) []byte {
-	var r entryRecord
+	var r journal.EntryRecord
 	h.ok(json.Unmarshal(data, &r))
 	r.By = "eve"
 	var err error
-	r.Hash, err = h.engine.seal(r.Entry)
+	r.Hash, err = h.engine.journal.Seal(r.Entry)
 	h.ok(err)
 	data, err = r.Encode()
 	h.ok(err)
@@ -156,14 +157,14 @@ func TestRetention(t *testing.T) {
 			h.until(h.rotate("service-token"), rotation.Done)
 			h.engine.Tick(t.Context())
 		}
-		v, err := h.engine.VerifyJournal(t.Context())
+		v, err := h.engine.journal.Verify(t.Context())
 		h.ok(err)
 		if len(v.Faults) > 0 || v.Entries > minJournal+15 || v.First == 1 || v.Kept != 1 {
 			t.Errorf("crash %d: %+v", crash, v)
 		}
 		kept := 0
 		for path := range h.store.data {
-			if strings.HasPrefix(path, pathJournal) {
+			if strings.HasPrefix(path, journal.PathJournal) {
 				kept++
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
@@ -59,7 +60,7 @@ func (r *refusals) admit(now time.Duration, caller, what string) (ok, full bool)
 // JournalAttempt adds an entry on a write that came to nothing: err says whether it was refused, or has failed and may have
 // taken effect or not. The same attempt is journaled once in ten minutes, and at most 20 of a caller in an hour. The writer
 // lock must not be held.
-func (e *Engine) JournalAttempt(ctx context.Context, err error, n Entry) {
+func (e *Engine) JournalAttempt(ctx context.Context, err error, n journal.Entry) {
 	var refused *rotation.Refused
 	if errors.As(err, &refused) {
 		n.What += " was refused"
@@ -85,7 +86,7 @@ func (e *Engine) JournalAttempt(ctx context.Context, err error, n Entry) {
 		n.What += fmt.Sprintf(" (more attempts of this caller are not journaled until at most %s from now)", refusalsSpan)
 	}
 	defer e.takeTurn()()
-	if err := e.journal(ctx, n); err != nil {
+	if err := e.journal.Add(ctx, n); err != nil {
 		e.Observer.Fault("a refused write could not be journaled", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -220,9 +221,9 @@ func (e *Engine) eraseVersion(ctx context.Context, k key.Key, v key.Version, wha
 
 // storeVersion journals what is done to a version, and stores its key. The writer lock is held.
 func (e *Engine) storeVersion(ctx context.Context, k key.Key, v key.Version, what string, by rotation.Actor, reason string, changes ...rotation.EntryChange) error {
-	err := e.journal(ctx, Entry{
+	err := e.journal.Add(ctx, journal.Entry{
 		What: what, By: by.Name, Entity: by.Entity, Reason: reason, Changes: changes,
-		Keys: []EntryKey{{Key: k.Name, To: v.Number, Fingerprint: v.Fingerprint}},
+		Keys: []journal.Key{{Key: k.Name, To: v.Number, Fingerprint: v.Fingerprint}},
 	})
 	if err != nil {
 		return err

@@ -49,10 +49,10 @@ func (h *harness) expectVersions(name, want string) {
 // journalHas reports whether an entry of the journal says something.
 func (h *harness) journalHas(text string) bool {
 	h.t.Helper()
-	ids, err := h.engine.JournalIDs(h.t.Context())
+	ids, err := h.engine.journal.IDs(h.t.Context())
 	h.ok(err)
 	for _, id := range ids {
-		if entry, ok, _ := h.engine.JournalEntry(h.t.Context(), id); ok && strings.Contains(entry.What, text) {
+		if entry, ok, _ := h.engine.journal.Entry(h.t.Context(), id); ok && strings.Contains(entry.What, text) {
 			return true
 		}
 	}

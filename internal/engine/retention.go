@@ -4,8 +4,6 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -19,63 +17,10 @@ func (e *Engine) retain(ctx context.Context, now time.Time) error {
 		return nil
 	}
 	e.retainAt, e.grown = e.Uptime()+retainEvery, false
-	if err := e.removeLitter(ctx); err != nil {
-		return err
-	}
-	if err := e.retainJournal(ctx, now); err != nil {
+	if err := e.journal.Retain(ctx, now, uint64(e.floor.Entries), e.expired); err != nil { //nolint:gosec // no floor is negative
 		return err
 	}
 	return e.retainRotations(ctx, now)
-}
-
-// retainJournal moves the anchor first: killed after it, what is left below is no part of the chain, and goes after the next
-// start.
-func (e *Engine) retainJournal(ctx context.Context, now time.Time) error {
-	if e.first == 0 {
-		return nil
-	}
-	var last Entry
-	kept := map[uint64]bool{}
-	for seq := e.first; seq < e.head.Seq; seq++ {
-		newer := e.head.Seq - seq
-		if newer < uint64(e.floor.Entries) { //nolint:gosec // no floor is negative
-			break
-		}
-		entry, ok, err := e.JournalEntry(ctx, entryID(seq))
-		if err != nil && !errors.Is(err, errDamaged) {
-			return err
-		}
-		if ok && !e.expired(newer, now.Sub(entry.At)) {
-			break
-		}
-		if err != nil { // it may be one that stays
-			kept[seq] = true
-		}
-		if ok {
-			last, kept[seq] = entry, entry.Keep != nil
-		}
-	}
-	if last.Seq == 0 {
-		return nil
-	}
-	data, err := json.Marshal(link{last.Seq, last.Hash})
-	if err != nil {
-		return err
-	}
-	if err := e.write(ctx, pathAnchor, data); err != nil {
-		return err
-	}
-	first := e.first
-	e.first = last.Seq + 1
-	for ; first <= last.Seq; first++ {
-		if kept[first] {
-			continue
-		}
-		if err := e.remove(ctx, pathJournal+entryID(first)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // expired reports whether retention takes away a record of that age, with so many newer ones: one of the configuration's
@@ -106,24 +51,5 @@ func (e *Engine) retainRotations(ctx context.Context, now time.Time) error {
 			return err
 		}
 	}
-	return nil
-}
-
-// removeLitter removes entries below the chain that a crash has left. One that retention leaves stays, and so does one that
-// cannot be read: it may be such a one.
-func (e *Engine) removeLitter(ctx context.Context) error {
-	for _, id := range e.litter {
-		entry, ok, err := e.JournalEntry(ctx, id)
-		if err != nil && !errors.Is(err, errDamaged) {
-			return err
-		}
-		if !ok || entry.Keep != nil {
-			continue
-		}
-		if err := e.remove(ctx, pathJournal+id); err != nil {
-			return err
-		}
-	}
-	e.litter = nil
 	return nil
 }

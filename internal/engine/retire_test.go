@@ -168,7 +168,7 @@ func crashOfRetirement(t *testing.T, at int, after, force bool) bool {
 	if h.versions("cache") != "retained, current" || len(f.valid) != 1 {
 		t.Errorf("crash at write %d (after %v, force %v): versions are %s, %d logins are valid", at, after, force, h.versions("cache"), len(f.valid))
 	}
-	if v, err := h.engine.VerifyJournal(t.Context()); err != nil || len(v.Faults) > 0 {
+	if v, err := h.engine.journal.Verify(t.Context()); err != nil || len(v.Faults) > 0 {
 		t.Errorf("crash at write %d (after %v): journal: %v %v", at, after, v.Faults, err)
 	}
 	return crashed
@@ -281,10 +281,10 @@ func TestEveryRestoreIsJournaled(t *testing.T) {
 	h.undelete(Undeletion{Key: "cache", Version: 1, For: 9 * time.Hour})
 	check := func(want uint64, when string) {
 		t.Helper()
-		before := h.engine.head.Seq
+		before := h.engine.journal.End().Count
 		h.clock.advance(6 * time.Minute)
 		h.round()
-		if n := h.engine.head.Seq - before; n != want {
+		if n := h.engine.journal.End().Count - before; n != want {
 			t.Errorf("%s: %d entries, want %d", when, n, want)
 		}
 	}
@@ -357,7 +357,7 @@ func TestCrashAtEveryWriteOfACompromisedRotation(t *testing.T) {
 			if n := len(h.server.valid); n != 1 || states[key.Destroyed] != 2 || states[key.Current] != 1 || states[key.Undeleted]+states[key.Retained] > 0 {
 				t.Errorf("crash at write %d (after %v): %d logins are valid, versions are %s", at, after, n, h.versions("db"))
 			}
-			if v, err := h.engine.VerifyJournal(t.Context()); err != nil || len(v.Faults) > 0 {
+			if v, err := h.engine.journal.Verify(t.Context()); err != nil || len(v.Faults) > 0 {
 				t.Errorf("crash at write %d (after %v): journal: %v %v", at, after, v.Faults, err)
 			}
 			if !crashed {

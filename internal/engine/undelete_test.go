@@ -217,7 +217,7 @@ func TestCrashAtEveryWriteOfAnUndeletion(t *testing.T) {
 			if n := len(h.server.valid); n != 1 {
 				t.Errorf("crash at write %d (after %v): %d logins are valid at the server", at, after, n)
 			}
-			if v, err := h.engine.VerifyJournal(t.Context()); err != nil || len(v.Faults) > 0 {
+			if v, err := h.engine.journal.Verify(t.Context()); err != nil || len(v.Faults) > 0 {
 				t.Errorf("crash at write %d (after %v): journal: %v %v", at, after, v.Faults, err)
 			}
 			if !crashed {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -41,7 +42,7 @@ func (e *Engine) PutWorkload(ctx context.Context, w workload.Workload, by rotati
 		return err
 	}
 	changes := workloadChanges(e.workloads[w.Name], w)
-	if err := e.journal(ctx, Entry{What: "workload written", By: by.Name, Entity: by.Entity, Workload: w.Name, Changes: changes}); err != nil {
+	if err := e.journal.Add(ctx, journal.Entry{What: "workload written", By: by.Name, Entity: by.Entity, Workload: w.Name, Changes: changes}); err != nil {
 		return err
 	}
 	if err := e.put(ctx, pathWorkloads+w.Name, w); err != nil {
@@ -120,7 +121,7 @@ func (e *Engine) DeleteWorkload(ctx context.Context, name string, by rotation.Ac
 			return rotation.Refusef("workload %s comes after %s; change hyvve/workloads/%s first", other.Name, name, other.Name)
 		}
 	}
-	if err := e.journal(ctx, Entry{What: "workload deleted", By: by.Name, Entity: by.Entity, Workload: name, Changes: workloadChanges(w, workload.Workload{})}); err != nil {
+	if err := e.journal.Add(ctx, journal.Entry{What: "workload deleted", By: by.Name, Entity: by.Entity, Workload: name, Changes: workloadChanges(w, workload.Workload{})}); err != nil {
 		return err
 	}
 	if err := e.dismissAll(ctx, name); err != nil {

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -231,16 +231,16 @@ func (w *world) orphan(k key.Key, v key.Version) bool {
 func (w *world) checkJournal() {
 	ids, err := w.engine.RotationIDs(ctx)
 	w.must(err)
-	verified, err := w.engine.VerifyJournal(ctx)
+	verified, err := w.engine.Journal().Verify(ctx)
 	w.must(err)
 	for _, fault := range verified.Faults {
 		w.violate("journal: %s", fault)
 	}
-	journal := map[string][]engine.Entry{}
-	entries, err := w.engine.JournalIDs(ctx)
+	journal := map[string][]journal.Entry{}
+	entries, err := w.engine.Journal().IDs(ctx)
 	w.must(err)
 	for _, id := range entries {
-		entry, _, err := w.engine.JournalEntry(ctx, id)
+		entry, _, err := w.engine.Journal().Entry(ctx, id)
 		w.must(err)
 		if strings.HasPrefix(entry.What, "erased version") {
 			w.stats.Erased++

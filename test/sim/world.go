@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -55,7 +56,7 @@ func (q quiet) Fault(what string, err error) {
 	q.w.expect(err, what)
 }
 
-func (quiet) Journal(engine.JournalHead) {}
+func (quiet) Journal(journal.Head) {}
 
 func (w *world) options() engine.Options {
 	return engine.Options{

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package journal
 
 import (
 	"context"
@@ -18,8 +18,8 @@ const (
 	mostScanned = 5000 // entries read for a page
 )
 
-// JournalQuery asks for entries of the journal.
-type JournalQuery struct {
+// Query asks for entries of the journal.
+type Query struct {
 	After    string // id or number of the entry before the first; empty: from the beginning
 	Limit    int    // entries in a page, at most MostEntries
 	Newest   bool   // newest first: After is then the entry behind the first
@@ -28,8 +28,8 @@ type JournalQuery struct {
 	Actor    string // display name or entity id; empty: anyone
 }
 
-// JournalPage is a part of the journal.
-type JournalPage struct {
+// Page is a part of the journal.
+type Page struct {
 	Entries []PagedEntry
 	Next    string // After of the next page; empty: there are no more
 }
@@ -41,31 +41,31 @@ type PagedEntry struct {
 }
 
 // matches reports whether an entry is asked for.
-func (q JournalQuery) matches(n Entry) bool {
-	key := q.Key == "" || slices.ContainsFunc(n.Keys, func(k EntryKey) bool { return k.Key == q.Key })
+func (q Query) matches(n Entry) bool {
+	key := q.Key == "" || slices.ContainsFunc(n.Keys, func(k Key) bool { return k.Key == q.Key })
 	return key && (q.Rotation == "" || n.Rotation == q.Rotation) && (q.Actor == "" || n.By == q.Actor || n.Entity == q.Actor)
 }
 
-// JournalPage returns entries in their order. A page may have fewer than asked for, and even none, while there are more: a
+// Page returns entries in their order. A page may have fewer than asked for, and even none, while there are more: a
 // page reads a limited number of entries. An entry that cannot be read is left out; verify tells of it.
-func (e *Engine) JournalPage(ctx context.Context, q JournalQuery) (JournalPage, error) {
+func (j *Journal) Page(ctx context.Context, q Query) (Page, error) {
 	if q.Limit < 1 || q.Limit > MostEntries {
-		return JournalPage{}, rotation.Refusef("limit %d is not between 1 and %d; read further pages with after=", q.Limit, MostEntries)
+		return Page{}, rotation.Refusef("limit %d is not between 1 and %d; read further pages with after=", q.Limit, MostEntries)
 	}
-	ids, err := e.JournalIDs(ctx)
+	ids, err := j.IDs(ctx)
 	if err != nil {
-		return JournalPage{}, err
+		return Page{}, err
 	}
 	ids = q.rest(ids)
-	var page JournalPage
+	var page Page
 	for n, id := range ids {
 		if n == mostScanned || len(page.Entries) == q.Limit {
 			page.Next = ids[n-1]
 			return page, nil
 		}
-		entry, ok, err := e.JournalEntry(ctx, id)
+		entry, ok, err := j.Entry(ctx, id)
 		if err != nil && !errors.Is(err, errDamaged) {
-			return JournalPage{}, err
+			return Page{}, err
 		}
 		if ok && q.matches(entry) {
 			page.Entries = append(page.Entries, PagedEntry{id, entry})
@@ -74,17 +74,17 @@ func (e *Engine) JournalPage(ctx context.Context, q JournalQuery) (JournalPage, 
 	return page, nil
 }
 
-// JournalID returns the id of the entry of that number; another text as it is.
-func JournalID(id string) string {
-	if id != "" && len(id) < entryDigits && strings.Trim(id, "0123456789") == "" {
-		return strings.Repeat("0", entryDigits-len(id)) + id
+// FullID returns the id of the entry of that number; another text as it is.
+func FullID(id string) string {
+	if id != "" && len(id) < Digits && strings.Trim(id, "0123456789") == "" {
+		return strings.Repeat("0", Digits-len(id)) + id
 	}
 	return id
 }
 
 // rest returns the ids that follow on After, in the order asked for.
-func (q JournalQuery) rest(ids []string) []string {
-	after := JournalID(q.After)
+func (q Query) rest(ids []string) []string {
+	after := FullID(q.After)
 	if !q.Newest {
 		return ids[sort.Search(len(ids), func(n int) bool { return ids[n] > after }):]
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package journal
 
 import (
 	"context"
@@ -10,9 +10,9 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
-// Verified is what VerifyJournal found.
+// Verified is what Verify found.
 type Verified struct {
-	JournalHead          // at the start of the walk
+	Head                 // at the start of the walk
 	Entries     int      // in the chain
 	First, Last uint64   // sequence numbers of the chain
 	Kept        int      // entries before First that retention has left
@@ -20,35 +20,35 @@ type Verified struct {
 	Faults      []string // in plain words; none: the chain is whole
 }
 
-// mostFaults is how many VerifyJournal lists.
+// mostFaults is how many Verify lists.
 const mostFaults = 20
 
 // walk verifies the journal entry by entry, oldest first.
 type walk struct {
-	e *Engine
+	j *Journal
 	Verified
-	head   head // the walk ends there
-	before link // the entry before, in the chain
-	kept   link // the newest entry, up to here, that retention leaves
+	head   Tip  // the walk ends there
+	before Link // the entry before, in the chain
+	kept   Link // the newest entry, up to here, that retention leaves
 }
 
-// VerifyJournal walks the chain from the oldest entry that retention has left to the newest. Entries may be added and taken
+// Verify walks the chain from the oldest entry that retention has left to the newest. Entries may be added and taken
 // away meanwhile: no lock is held. One walk is made at a time.
-func (e *Engine) VerifyJournal(ctx context.Context) (Verified, error) {
-	if !e.verifying.TryLock() {
+func (j *Journal) Verify(ctx context.Context) (Verified, error) {
+	if !j.verifying.TryLock() {
 		return Verified{}, rotation.Refusef("the journal is being verified for somebody else at this moment; try again when that has ended")
 	}
-	defer e.verifying.Unlock()
-	w := &walk{e: e}
+	defer j.verifying.Unlock()
+	w := &walk{j: j}
 	err := w.begin(ctx)
 	if err != nil {
 		return Verified{}, err
 	}
-	ids, err := e.JournalIDs(ctx)
+	ids, err := j.IDs(ctx)
 	if err != nil {
 		return Verified{}, err
 	}
-	newest := e.Head().Count // of all that may be listed
+	newest := j.Head().Count // of all that may be listed
 	for _, id := range ids {
 		seq, ok := entrySeq(id)
 		switch {
@@ -68,16 +68,16 @@ func (e *Engine) VerifyJournal(ctx context.Context) (Verified, error) {
 
 // begin notes where the walk ends, and from where the chain goes on.
 func (w *walk) begin(ctx context.Context) error {
-	defer w.e.takeTurn()()
-	w.head, w.JournalHead = w.e.head, JournalHead{w.e.head.Seq, w.e.head.Hash}
-	stored, ok, err := w.e.storedHead(ctx)
+	defer w.j.lock()()
+	w.head, w.Head = w.j.head, Head{w.j.head.Seq, w.j.head.Hash}
+	stored, ok, err := w.j.StoredHead(ctx)
 	if err != nil {
 		return err
 	}
-	if w.e.Writes() && (!ok || stored != w.head) {
+	if w.j.begun && (!ok || stored != w.head) {
 		w.fault("the stored head is not entry %d, which was written last", w.head.Seq)
 	}
-	w.before, err = w.e.anchor(ctx)
+	w.before, err = w.j.anchor(ctx)
 	return err
 }
 
@@ -89,13 +89,13 @@ func (w *walk) fault(format string, args ...any) {
 
 // visit compares an entry with the one before.
 func (w *walk) visit(ctx context.Context, id string, seq uint64) error {
-	entry, ok, err := w.e.JournalEntry(ctx, id)
+	entry, ok, err := w.j.Entry(ctx, id)
 	damaged := errors.Is(err, errDamaged)
 	if err != nil && !damaged {
 		return err
 	}
 	if !ok && !damaged { // retention may have taken it since it was listed
-		anchor, err := w.e.anchor(ctx)
+		anchor, err := w.j.anchor(ctx)
 		if err != nil {
 			return err
 		}
@@ -108,7 +108,7 @@ func (w *walk) visit(ctx context.Context, id string, seq uint64) error {
 	if damaged || !ok {
 		w.fault("entry %d cannot be read", seq)
 		if inChain {
-			w.count(link{Seq: seq})
+			w.count(Link{Seq: seq})
 		}
 		return nil
 	}
@@ -122,10 +122,10 @@ func (w *walk) visit(ctx context.Context, id string, seq uint64) error {
 		if *entry.Keep != w.kept {
 			w.fault("entry %d does not follow on the entry that was kept before it: one of them was changed or taken out", seq)
 		}
-		w.kept = link{seq, entry.Hash}
+		w.kept = Link{seq, entry.Hash}
 	}
 	if inChain {
-		w.count(link{seq, entry.Hash})
+		w.count(Link{seq, entry.Hash})
 	} else {
 		w.Kept++
 	}
@@ -134,7 +134,7 @@ func (w *walk) visit(ctx context.Context, id string, seq uint64) error {
 
 // compare looks whether an entry is what was written, and follows on the one before.
 func (w *walk) compare(seq uint64, entry Entry, inChain bool) error {
-	hash, err := w.e.seal(entry)
+	hash, err := w.j.Seal(entry)
 	switch {
 	case err != nil:
 		return err
@@ -150,7 +150,7 @@ func (w *walk) compare(seq uint64, entry Entry, inChain bool) error {
 	return nil
 }
 
-func (w *walk) count(at link) {
+func (w *walk) count(at Link) {
 	if w.First == 0 {
 		w.First = at.Seq
 	}
