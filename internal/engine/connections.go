@@ -60,7 +60,7 @@ func (e *Engine) checkConnection(ctx context.Context, connector kind.Connector, 
 	ctx, cancel := context.WithTimeout(ctx, connectionDeadline)
 	defer cancel()
 	notes, err := connector.CheckConnection(ctx, c)
-	return append(notes, kind.OpenHosts(c)...), err
+	return append(sayAll(notes), kind.OpenHosts(c)...), saidIn(err)
 }
 
 // revision is a number that no connection had before.

@@ -70,7 +70,7 @@ func (e *Engine) whoStillTries(ctx context.Context, c kind.Change) string {
 		if err != nil || count == 0 {
 			return ""
 		}
-		return fmt.Sprintf("version %d, which is retired, was tried %s, and refused: %s", v.Number, times(count), what)
+		return fmt.Sprintf("version %d, which is retired, was tried %s, and refused: %s", v.Number, times(count), say(what))
 	}
 	return ""
 }
@@ -190,7 +190,7 @@ func (e *Engine) checkOf(of string) func() {
 		result, err := e.inspect(e.ctx, name, mendFixable, rotation.Itself)
 		noted := !result.At.IsZero()
 		if err != nil && !noted && !Passing(err) && e.ctx.Err() == nil {
-			e.noteHealth(of, Health{At: e.Now().UTC(), Fault: err.Error()})
+			e.noteHealth(of, Health{At: e.Now().UTC(), Fault: say(err.Error())})
 		}
 	}
 }
@@ -245,7 +245,7 @@ func (e *Engine) inspect(ctx context.Context, name string, what mend, by rotatio
 	defer e.lock(func() { delete(e.restoring, name) })
 	ctx, cancel := context.WithTimeout(ctx, connectionDeadline)
 	defer cancel()
-	finding, err := restorer.Inspect(ctx, change)
+	finding, err := inspectServer(ctx, restorer, change)
 	if err != nil {
 		return Reconciled{}, rotation.Refusef("key %s: %w", name, err)
 	}
@@ -367,6 +367,7 @@ func (e *Engine) noteFinding(ctx context.Context, name string, f kind.Finding) e
 // between, the journal says more than was done, and the next check does the rest.
 func (e *Engine) restore(ctx context.Context, mender kind.Restorer, change kind.Change, what mend, by rotation.Actor) ([]string, error) {
 	todo, err := mender.Restore(ctx, change, true)
+	todo, err = sayAll(todo), saidIn(err)
 	if len(todo) == 0 || what == mendNothing {
 		return todo, err
 	}
@@ -378,7 +379,7 @@ func (e *Engine) restore(ctx context.Context, mender kind.Restorer, change kind.
 	if err == nil {
 		e.isValid(change)
 	}
-	return done, err
+	return sayAll(done), saidIn(err)
 }
 
 // isValid forgets what was to be restored of a version: when it has to be restored again, that is journaled again.
@@ -405,7 +406,7 @@ func (e *Engine) journalRestore(ctx context.Context, change kind.Change, todo []
 
 // mended looks again, and lets rotations that failed at the server try again.
 func (e *Engine) mended(ctx context.Context, inspector kind.Inspector, change kind.Change, result Reconciled, undeleted []kind.Problem) (Reconciled, error) {
-	finding, err := inspector.Inspect(ctx, change)
+	finding, err := inspectServer(ctx, inspector, change)
 	result.Health = Health{At: e.Now().UTC(), Problems: finding.Problems, Notes: finding.Notes, Refused: result.Refused, Mended: result.Done}
 	if err != nil {
 		result.Fault = err.Error()

@@ -24,6 +24,7 @@ type forgetful struct {
 	ahead    int
 	down     error
 	notes    []string
+	kept     string   // more of what is kept
 	refuses  error    // of Restore
 	restored []string // with what was kept
 }
@@ -40,7 +41,7 @@ func (f *forgetful) Inspect(_ context.Context, c kind.Change) (kind.Finding, err
 	case !f.valid[c.To.Value.Reveal()]:
 		finding.Problems = append(finding.Problems, kind.Problem{Text: "it has forgotten the user", Fixable: true})
 	default:
-		finding.Kept = "rights of " + c.Key.Name
+		finding.Kept = "rights of " + c.Key.Name + f.kept
 	}
 	return finding, nil
 }

@@ -37,7 +37,7 @@ func (e *Engine) sample(r rotation.Rotation) {
 	calls, err := e.serverCalls(r, rotation.ActSample)
 	if err != nil || len(calls) == 0 {
 		e.observe(r.ID, func(o rotation.Observation) rotation.Observation {
-			return rotation.Observation{Until: f.Now, Since: f.Now, Fault: fmt.Sprint(err)}
+			return rotation.Observation{Until: f.Now, Since: f.Now, Fault: say(fmt.Sprint(err))}
 		})
 		return
 	}
@@ -71,13 +71,13 @@ func (e *Engine) observeWith(r rotation.Rotation, calls []serverCall, dense bool
 		o := e.observe(r.ID, func(o rotation.Observation) rotation.Observation {
 			switch {
 			case errors.As(err, &use):
-				return o.Used(end, use.text)
+				return o.Used(end, say(use.text))
 			case errors.As(err, &short):
 				o = o.Unused(begin, end, slice)
-				o.Short = short.Error()
+				o.Short = say(short.Error())
 				return o
 			case err != nil:
-				return rotation.Observation{Since: end, Until: end, Seen: o.Seen, Use: o.Use, Fault: err.Error()}
+				return rotation.Observation{Since: end, Until: end, Seen: o.Seen, Use: o.Use, Fault: say(err.Error())}
 			}
 			return o.Unused(begin, end, slice)
 		})

@@ -276,7 +276,7 @@ func (e *Engine) undeletedProblems(ctx context.Context, c kind.Change, what mend
 			continue
 		}
 		problems = append(problems, kind.Problem{
-			Text:    fmt.Sprintf("version %d, which is undeleted until %s, does not log in: %v", number, rotation.Stamp(v.Until), err),
+			Text:    fmt.Sprintf("version %d, which is undeleted until %s, does not log in: %s", number, rotation.Stamp(v.Until), say(err.Error())),
 			Remedy:  fmt.Sprintf("when that is mended: vault write hyvve/keys/%s/undelete version=%d; or end it: vault write hyvve/keys/%s/retire version=%d force=true", c.Key.Name, number, c.Key.Name, number),
 			Rotates: true,
 		})
