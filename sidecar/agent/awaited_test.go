@@ -13,6 +13,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
@@ -34,7 +35,7 @@ func waits(t *testing.T, socket string) (leave func(), ended <-chan int) {
 	end := make(chan int, 1)
 	go func() {
 		var out, errs bytes.Buffer
-		end <- Status(ctx, []string{"--socket=" + socket, "--ready", "--wait=10m"}, &out, &errs)
+		end <- usage.Run(ctx, NewStatus(), []string{"--socket=" + socket, "--ready", "--wait=10m"}, &out, &errs)
 	}()
 	t.Cleanup(leave)
 	return leave, end
@@ -102,7 +103,7 @@ func TestWaitsTooLong(t *testing.T) {
 	kit.Until(t, "it runs", func() bool { return runs(t, socket) })
 	for _, wait := range []string{"300ms", "3500ms"} {
 		var out, errs bytes.Buffer
-		if code := Status(t.Context(), []string{"--socket=" + socket, "--ready", "--wait=" + wait}, &out, &errs); code != 1 {
+		if code := usage.Run(t.Context(), NewStatus(), []string{"--socket=" + socket, "--ready", "--wait=" + wait}, &out, &errs); code != 1 {
 			t.Errorf("%s: exit status %d", wait, code)
 		}
 		if said := errs.String(); !strings.Contains(said, "not in place yet: ") || !strings.Contains(said, "injected") {

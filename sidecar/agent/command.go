@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,7 +13,11 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
+
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
@@ -46,7 +49,7 @@ type commandFlags struct {
 	exec *execFlags // nil: not of this command
 }
 
-func (c *commandFlags) define(flags *flag.FlagSet) {
+func (c *commandFlags) define(flags *pflag.FlagSet) {
 	for _, f := range []struct {
 		into       *string
 		name, text string
@@ -191,44 +194,44 @@ func (c *commandFlags) logger(w io.Writer) (*slog.Logger, error) {
 	return usage.Logger(w, level), nil
 }
 
-// Command is "hyvve-sidecar agent". It gives the exit status.
-func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+// NewCommand returns "hyvve-sidecar agent".
+func NewCommand() *cobra.Command {
 	f := &commandFlags{}
-	c, log, status := prepare("agent", help, f, args, stdout, stderr)
-	if log == nil {
-		return status
-	}
-	if c.Exec != nil {
-		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar agent: the configuration has an exec block; run it with \"hyvve-sidecar exec\"")
-		return 2
-	}
+	return f.command("agent", "render files, make the workload reload, check its health, report", help, func(cmd *cobra.Command, c Config, log *slog.Logger) error {
+		if c.Exec != nil {
+			return usage.Exit{Status: 2, Err: errors.New("the configuration has an exec block; run it with \"hyvve-sidecar exec\"")}
+		}
+		return f.run(cmd.Context(), c, log)
+	})
+}
+
+// run runs the agent, or follows files, until ctx ends.
+func (c *commandFlags) run(ctx context.Context, config Config, log *slog.Logger) error {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP) // before anything is said or done: until then it would end the sidecar
 	defer signal.Stop(hangups)
 	next := make(chan Config)
-	run, take := func() error { return Follow(ctx, c, next, log) }, func(c Config) error {
+	run, take := func() error { return Follow(ctx, config, next, log) }, func(c Config) error {
 		select {
 		case next <- c:
 		case <-ctx.Done():
 		}
 		return ctx.Err()
 	}
-	if c.Watch == nil {
-		a, err := New(c, log)
+	if config.Watch == nil {
+		a, err := New(config, log)
 		if err != nil {
-			_, _ = fmt.Fprintln(stderr, "hyvve-sidecar agent:", err)
-			return 1
+			return err
 		}
 		run, take = func() error { return a.Run(ctx) }, a.reconfigure
 	}
-	go f.onHangup(ctx, hangups, c, take, log)
-	log.Info("sidecar started", "workload", c.Workload, "instance", c.Instance)
+	go c.onHangup(ctx, hangups, config, take, log)
+	log.Info("sidecar started", "workload", config.Workload, "instance", config.Instance)
 	if err := run(); err != nil {
-		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar agent:", err)
-		return 1
+		return err
 	}
 	log.Info("sidecar stopped")
-	return 0
+	return nil
 }
 
 // onHangup reads the configuration anew at each SIGHUP, until ctx ends. One that is not good changes nothing.
@@ -254,15 +257,13 @@ func (c *commandFlags) onHangup(ctx context.Context, hangups <-chan os.Signal, n
 	}
 }
 
-// Validate is "hyvve-sidecar validate". It gives the exit status.
-func Validate(args []string, stdout, stderr io.Writer) int {
+// NewValidate returns "hyvve-sidecar validate".
+func NewValidate() *cobra.Command {
 	f := &commandFlags{exec: &execFlags{}}
-	args, f.exec.command = cutCommand(args)
-	_, log, status := prepare("validate", validateHelp, f, args, stdout, stderr)
-	if log != nil {
-		_, _ = fmt.Fprintln(stdout, "The configuration is good.")
-	}
-	return status
+	return f.command("validate", "check a configuration of agent or exec", validateHelp, func(cmd *cobra.Command, _ Config, _ *slog.Logger) error {
+		_, _ = fmt.Fprintln(cmd.OutOrStdout(), "The configuration is good.")
+		return nil
+	})
 }
 
 // environmentPrefix begins the names of variables that stand for flags, as in HYVVE_SIDECAR_VAULT_ADDR for --vault-addr.
@@ -272,38 +273,33 @@ const environmentPrefix = "HYVVE_SIDECAR_"
 var loginFlags = []string{"token-file", "role-id-file", "secret-id-file", "kubernetes-role", "cert-file", "key-file"}
 
 // allFlags are those of any command that reads the environment: a variable for exec is no mistake beside agent.
-func allFlags() *flag.FlagSet {
-	flags := flag.NewFlagSet("", flag.ContinueOnError)
+func allFlags() *pflag.FlagSet {
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	(&commandFlags{}).define(flags)
 	(&execFlags{}).define(flags)
 	return flags
 }
 
-// prepare reads flags and configuration. The logger is nil if that failed or only help was asked for.
-func prepare(name, help string, f *commandFlags, args []string, stdout, stderr io.Writer) (Config, *slog.Logger, int) {
-	flags := flag.NewFlagSet("hyvve-sidecar "+name, flag.ContinueOnError)
-	f.define(flags)
-	if f.exec != nil {
-		f.exec.define(flags)
-	}
-	if ok, status := usage.Parse(flags, args, help, stdout, stderr); !ok {
-		if flags.NArg() > 0 && f.exec != nil && len(f.exec.command) == 0 {
-			_, _ = fmt.Fprintln(stderr, "The workload's command, if that is one, stands after --.")
+// command returns a command that reads flags and configuration, and then runs.
+func (c *commandFlags) command(name, short, help string, run func(*cobra.Command, Config, *slog.Logger) error) *cobra.Command {
+	cmd := usage.New("hyvve-sidecar "+name, short, help, func(cmd *cobra.Command, _ []string) error {
+		if err := usage.Environment(cmd.Flags(), environmentPrefix, os.Environ(), loginFlags, allFlags()); err != nil {
+			return usage.Exit{Status: 2, Err: err}
 		}
-		return Config{}, nil, status
+		loaded, err := c.load("")
+		var log *slog.Logger
+		if err == nil {
+			log, err = c.logger(cmd.ErrOrStderr())
+		}
+		if err != nil {
+			return usage.Wrong(err)
+		}
+		return run(cmd, loaded, log)
+	})
+	c.define(cmd.Flags())
+	if c.exec != nil {
+		c.exec.define(cmd.Flags())
+		cmd.Args = c.exec.cut
 	}
-	if err := usage.Environment(flags, environmentPrefix, os.Environ(), loginFlags, allFlags()); err != nil {
-		_, _ = fmt.Fprintf(stderr, "hyvve-sidecar %s: %v\n", name, err)
-		return Config{}, nil, 2
-	}
-	c, err := f.load("")
-	var log *slog.Logger
-	if err == nil {
-		log, err = f.logger(stderr)
-	}
-	if err != nil {
-		_, _ = fmt.Fprintf(stderr, "hyvve-sidecar %s: %v\nRun \"hyvve-sidecar %s --help\" for its flags.\n", name, err, name)
-		return Config{}, nil, 2
-	}
-	return c, log, 0
+	return cmd
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
 const good = `
@@ -48,7 +49,7 @@ func validate(t *testing.T, text string, args ...string) (int, string) {
 		t.Fatal(err)
 	}
 	var out, errs bytes.Buffer
-	status := Validate(append([]string{"--config=" + path}, args...), &out, &errs)
+	status := usage.Run(t.Context(), NewValidate(), append([]string{"--config=" + path}, args...), &out, &errs)
 	return status, out.String() + errs.String()
 }
 
@@ -62,7 +63,7 @@ func TestConfigurationThatCannotBeRead(t *testing.T) {
 	dir := t.TempDir()
 	for path, want := range map[string]string{filepath.Join(dir, "nothing.hcl"): "no such file or directory; name one", dir: "is a directory; name one"} {
 		var out, errs bytes.Buffer
-		if status := Validate([]string{"--config=" + path}, &out, &errs); status != 2 || !strings.Contains(errs.String(), path+": "+want) {
+		if status := usage.Run(t.Context(), NewValidate(), []string{"--config=" + path}, &out, &errs); status != 2 || !strings.Contains(errs.String(), path+": "+want) {
 			t.Errorf("status %d: %s", status, errs.String())
 		}
 	}
@@ -173,12 +174,12 @@ func TestErrorsSayWhatToWriteInstead(t *testing.T) {
 
 func TestFlagsAlone(t *testing.T) {
 	var out, errs bytes.Buffer
-	status := Validate([]string{"--vault-addr=http://127.0.0.1:1", "--token-file=/x", "--workload=api", "--dotenv=/run/.env", "--pid-file=/run/pid", "--signal=USR1", "--health-url=http://127.0.0.1/h"}, &out, &errs)
+	status := usage.Run(t.Context(), NewValidate(), []string{"--vault-addr=http://127.0.0.1:1", "--token-file=/x", "--workload=api", "--dotenv=/run/.env", "--pid-file=/run/pid", "--signal=USR1", "--health-url=http://127.0.0.1/h"}, &out, &errs)
 	if status != 0 {
 		t.Errorf("status %d: %s", status, errs.String())
 	}
 	out.Reset()
-	if status := Command(t.Context(), []string{"--help"}, &out, &errs); status != 0 || !strings.Contains(out.String(), "--token-file") {
+	if status := usage.Run(t.Context(), NewCommand(), []string{"--help"}, &out, &errs); status != 0 || !strings.Contains(out.String(), "--token-file") {
 		t.Errorf("--help: status %d: %s", status, out.String())
 	}
 }

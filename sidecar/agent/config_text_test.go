@@ -11,13 +11,14 @@ import (
 	"testing"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
 // In a pod the configuration stands in the environment.
 func TestConfigurationInTheEnvironment(t *testing.T) {
 	validate := func(args ...string) (int, string) {
 		var out bytes.Buffer
-		status := Validate(args, &out, &out)
+		status := usage.Run(t.Context(), NewValidate(), args, &out, &out)
 		return status, out.String()
 	}
 	t.Setenv("HYVVE_SIDECAR_CONFIG_TEXT", "workload = \"api\"\nvault {\n  address = \"http://127.0.0.1:8200\"\n  auth \"token_file\" { path = \"/t\" }\n}\n")
@@ -28,7 +29,7 @@ func TestConfigurationInTheEnvironment(t *testing.T) {
 		t.Errorf("with a file besides: %d %s", status, text)
 	}
 	var errs bytes.Buffer
-	if status := Status(t.Context(), nil, &errs, &errs); status != 2 || !strings.Contains(errs.String(), "no socket") {
+	if status := usage.Run(t.Context(), NewStatus(), nil, &errs, &errs); status != 2 || !strings.Contains(errs.String(), "no socket") {
 		t.Errorf("status asks %d %s", status, &errs)
 	}
 	t.Setenv("HYVVE_SIDECAR_CONFIG_TEXT", "workload = \"api\"\nwrkload = \"api\"\n")

@@ -5,17 +5,19 @@ package agent
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"log/slog"
-	"slices"
 	"strings"
 	"syscall"
 
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
+
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/supervise"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
 const execHelp = `Usage: hyvve-sidecar exec --config=FILE [-- COMMAND [ARGUMENTS…]]
@@ -36,7 +38,8 @@ type execFlags struct {
 	always                                  bool // there is an exec block even if nothing of it is set
 }
 
-func (e *execFlags) define(flags *flag.FlagSet) {
+func (e *execFlags) define(flags *pflag.FlagSet) {
+	flags.SetInterspersed(false)
 	flags.StringVar(&e.keys, "keys", "", "`NAMES` of the environment to take from the bundle, with commas between them; all otherwise")
 	flags.BoolVar(&e.accepts, "accepts", false, "adds NAME_ACCEPTS: all values to accept, newest first, as a JSON array")
 	flags.BoolVar(&e.previous, "previous", false, "adds NAME_PREVIOUS: the second value to accept, while there is one")
@@ -74,43 +77,36 @@ func (e *execFlags) over(f *config.File) {
 	f.Exec.Previous = f.Exec.Previous || e.previous
 }
 
-// cutCommand parts flags and the workload's command at "--".
-func cutCommand(args []string) (flags, command []string) {
-	if at := slices.Index(args, "--"); at >= 0 {
-		return args[:at], args[at+1:]
+// cut takes the workload's command, which stands after "--".
+func (e *execFlags) cut(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
+		return usage.Wrong(fmt.Errorf("%q is not wanted; the workload's command, if that is one, stands after --", args[0]))
 	}
-	return args, nil
+	e.command = args
+	return nil
 }
 
-// Exec is "hyvve-sidecar exec". It gives the exit status: the workload's own, once that was started. A ctx that is done
+// NewExec returns "hyvve-sidecar exec". Its exit status is the workload's own, once that was started. A context that is done
 // before signals are passed on stands for one that asks to end.
-func Exec(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+func NewExec() *cobra.Command {
 	f := &commandFlags{exec: &execFlags{always: true}}
-	args, f.exec.command = cutCommand(args)
-	c, log, status := prepare("exec", execHelp, f, args, stdout, stderr)
-	if log == nil {
-		return status
-	}
-	fail := func(status int, err error) int {
-		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar exec:", err)
-		return status
-	}
-	if len(c.Supervise.Command) == 0 {
-		return fail(2, errors.New("the workload's command is missing; write it after --, as in \"hyvve-sidecar exec --config=FILE -- node server.js\", or in the exec block"))
-	}
-	if _, err := supervise.Find(c.Supervise.Command); err != nil {
-		var unstartable *supervise.StartError
-		if errors.As(err, &unstartable) {
-			return fail(unstartable.Status, err)
+	return f.command("exec", "run the workload itself, with its keys in its environment; restart it when they change", execHelp, func(cmd *cobra.Command, c Config, log *slog.Logger) error {
+		if len(c.Supervise.Command) == 0 {
+			return usage.Exit{Status: 2, Err: errors.New("the workload's command is missing; write it after --, as in \"hyvve-sidecar exec --config=FILE -- node server.js\", or in the exec block")}
 		}
-		return fail(1, err)
-	}
-	status, err := superviseWorkload(ctx, c, log)
-	if err != nil {
-		return fail(status, err)
-	}
-	log.Info("sidecar stopped", "status", status)
-	return status
+		if _, err := supervise.Find(c.Supervise.Command); err != nil {
+			var unstartable *supervise.StartError
+			if errors.As(err, &unstartable) {
+				return usage.Exit{Status: unstartable.Status, Err: err}
+			}
+			return err
+		}
+		status, err := superviseWorkload(cmd.Context(), c, log)
+		if err == nil {
+			log.Info("sidecar stopped", "status", status)
+		}
+		return usage.Exit{Status: status, Err: err}
+	})
 }
 
 // superviseWorkload runs agent and workload together. The agent goes on until the workload has ended, since that holds its

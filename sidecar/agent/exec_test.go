@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	status := Exec(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	status := usage.Run(ctx, NewExec(), os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(status)
 }
@@ -342,7 +343,7 @@ func TestExecRefusals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			output := &kit.Log{}
-			if status := Exec(t.Context(), c.args, output, output); status != c.status {
+			if status := usage.Run(t.Context(), NewExec(), c.args, output, output); status != c.status {
 				t.Errorf("status %d, want %d", status, c.status)
 			}
 			if !strings.Contains(output.String(), c.want) {
@@ -409,11 +410,11 @@ func TestExecIsAnotherCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	output := &kit.Log{}
-	if status := Command(t.Context(), []string{"--config=" + path}, output, output); status != 2 || !strings.Contains(output.String(), `run it with "hyvve-sidecar exec"`) {
+	if status := usage.Run(t.Context(), NewCommand(), []string{"--config=" + path}, output, output); status != 2 || !strings.Contains(output.String(), `run it with "hyvve-sidecar exec"`) {
 		t.Errorf("status %d: %s", status, output)
 	}
 	output = &kit.Log{}
-	if status := Exec(t.Context(), []string{"--help"}, output, output); status != 0 || !strings.Contains(output.String(), "--stop-timeout") || strings.Contains(output.String(), "--pid-file") {
+	if status := usage.Run(t.Context(), NewExec(), []string{"--help"}, output, output); status != 0 || !strings.Contains(output.String(), "--stop-timeout") || strings.Contains(output.String(), "--pid-file") {
 		t.Errorf("status %d: %s", status, output)
 	}
 }

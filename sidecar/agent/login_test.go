@@ -14,6 +14,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/login"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
 // What follows from an answer to a renewal of the token.
@@ -133,7 +134,7 @@ func TestLoginFlags(t *testing.T) {
 		"--vault-addr=https://v --secret-id-file=/r":                           "role_id_file is missing",
 	} {
 		var out, errs strings.Builder
-		Validate(append(strings.Fields(flags), "--workload=api", "--dotenv=/run/.env"), &out, &errs)
+		usage.Run(t.Context(), NewValidate(), append(strings.Fields(flags), "--workload=api", "--dotenv=/run/.env"), &out, &errs)
 		if text := out.String() + errs.String(); !strings.Contains(text, want) {
 			t.Errorf("%s: no %q in %s", flags, want, text)
 		}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
@@ -35,7 +36,7 @@ func startCommand(t *testing.T, dir, config string) *hangup {
 	ctx, cancel := context.WithCancel(t.Context())
 	h.stop = cancel
 	go func() {
-		h.done <- Command(ctx, []string{"--config=" + filepath.Join(dir, "sidecar.hcl")}, io.Discard, h.log)
+		h.done <- usage.Run(ctx, NewCommand(), []string{"--config=" + filepath.Join(dir, "sidecar.hcl")}, io.Discard, h.log)
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -216,15 +217,15 @@ func TestFlagsFromTheEnvironment(t *testing.T) {
 		t.Setenv(environmentPrefix+name, value)
 	}
 	var out, errs bytes.Buffer
-	if status := Validate([]string{"--dotenv=/run/.env"}, &out, &errs); status != 0 {
+	if status := usage.Run(t.Context(), NewValidate(), []string{"--dotenv=/run/.env"}, &out, &errs); status != 0 {
 		t.Errorf("%d: %s", status, errs.String())
 	}
-	if status := Validate(nil, &out, &errs); status != 2 || !strings.Contains(errs.String(), `"relative" is not absolute`) {
+	if status := usage.Run(t.Context(), NewValidate(), nil, &out, &errs); status != 2 || !strings.Contains(errs.String(), `"relative" is not absolute`) {
 		t.Errorf("%d: %s", status, errs.String())
 	}
 	t.Setenv(environmentPrefix+"WORKLAOD", "api")
 	errs.Reset()
-	if status := Validate(nil, &out, &errs); status != 2 || !strings.Contains(errs.String(), `HYVVE_SIDECAR_WORKLAOD is not known; did you mean "HYVVE_SIDECAR_WORKLOAD"?`) {
+	if status := usage.Run(t.Context(), NewValidate(), nil, &out, &errs); status != 2 || !strings.Contains(errs.String(), `HYVVE_SIDECAR_WORKLAOD is not known; did you mean "HYVVE_SIDECAR_WORKLOAD"?`) {
 		t.Errorf("%d: %s", status, errs.String())
 	}
 }

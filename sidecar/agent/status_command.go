@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -14,6 +13,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
@@ -29,51 +30,51 @@ workload needs to start is in place, well or not, and nothing is printed then: a
 
 const statusWait = 5 * time.Second
 
-// Status is "hyvve-sidecar status". It gives the exit status.
-func Status(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	flags := flag.NewFlagSet("hyvve-sidecar status", flag.ContinueOnError)
-	config := flags.String("config", "", "configuration `FILE` of the sidecar")
-	socket := flags.String("socket", os.Getenv(environmentPrefix+"STATUS_SOCKET"), "`FILE` of the sidecar's socket; as the configuration says otherwise")
-	asJSON := flags.Bool("json", false, "writes JSON, with all that is known")
-	ready := flags.Bool("ready", false, "tells only whether what the workload needs to start is in place")
-	wait := flags.Duration("wait", 0, "`DURATION` for which --ready waits until it is")
-	if ok, code := usage.Parse(flags, args, statusHelp, stdout, stderr); !ok {
-		return code
-	}
-	fail := func(code int, err error) int {
-		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar status:", err)
-		return code
-	}
-	if *asJSON && *ready || *wait != 0 && !*ready {
-		return fail(2, errors.New("--ready stands without --json, and --wait beside --ready"))
-	}
-	if *socket == "" {
-		var err error
-		if *socket, err = configuredSocket(*config); err != nil {
-			return fail(2, err)
+// NewStatus returns "hyvve-sidecar status".
+func NewStatus() *cobra.Command {
+	var config, socket string
+	var asJSON, ready bool
+	var wait time.Duration
+	cmd := usage.New("hyvve-sidecar status", "ask a sidecar that runs how it is", statusHelp, func(cmd *cobra.Command, _ []string) (err error) {
+		if asJSON && ready || wait != 0 && !ready {
+			return usage.Exit{Status: 2, Err: errors.New("--ready stands without --json, and --wait beside --ready")}
 		}
-	}
-	if *ready {
-		if err := awaitReady(ctx, *socket, *wait); err != nil {
-			return fail(1, err)
+		if socket == "" {
+			if socket, err = configuredSocket(config); err != nil {
+				return usage.Exit{Status: 2, Err: err}
+			}
 		}
-		return 0
-	}
-	s, err := ask(ctx, *socket, "/status")
+		if ready {
+			return awaitReady(cmd.Context(), socket, wait)
+		}
+		return printStatus(cmd, socket, asJSON)
+	})
+	flags := cmd.Flags()
+	flags.StringVar(&config, "config", "", "configuration `FILE` of the sidecar")
+	flags.StringVar(&socket, "socket", os.Getenv(environmentPrefix+"STATUS_SOCKET"), "`FILE` of the sidecar's socket; as the configuration says otherwise")
+	flags.BoolVar(&asJSON, "json", false, "writes JSON, with all that is known")
+	flags.BoolVar(&ready, "ready", false, "tells only whether what the workload needs to start is in place")
+	flags.DurationVar(&wait, "wait", 0, "`DURATION` for which --ready waits until it is")
+	return cmd
+}
+
+// printStatus prints the status of the sidecar at a socket. The exit status is 1 where it is unhealthy.
+func printStatus(cmd *cobra.Command, socket string, asJSON bool) error {
+	s, err := ask(cmd.Context(), socket, "/status")
 	if err != nil {
-		return fail(1, err)
+		return err
 	}
-	if *asJSON {
-		out := json.NewEncoder(stdout)
+	if asJSON {
+		out := json.NewEncoder(cmd.OutOrStdout())
 		out.SetIndent("", "  ")
 		_ = out.Encode(s)
 	} else {
-		s.Print(stdout, time.Now())
+		s.Print(cmd.OutOrStdout(), time.Now())
 	}
-	if s.Well() {
-		return 0
+	if !s.Well() {
+		return usage.Exit{Status: 1}
 	}
-	return 1
+	return nil
 }
 
 // configuredSocket is that of the sidecar which runs by a file, or by what the environment says.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
@@ -32,7 +33,7 @@ func TestStatusAtTheSocket(t *testing.T) {
 	status := func() int {
 		out.Reset()
 		errs.Reset()
-		return Status(t.Context(), []string{"--socket=" + socket}, &out, &errs)
+		return usage.Run(t.Context(), NewStatus(), []string{"--socket=" + socket}, &out, &errs)
 	}
 	shows := func(code int, parts ...string) {
 		t.Helper()
@@ -55,7 +56,7 @@ func TestStatusAtTheSocket(t *testing.T) {
 	ready := func(args ...string) int {
 		out.Reset()
 		errs.Reset()
-		return Status(t.Context(), append([]string{"--ready", "--socket=" + socket}, args...), &out, &errs)
+		return usage.Run(t.Context(), NewStatus(), append([]string{"--ready", "--socket=" + socket}, args...), &out, &errs)
 	}
 	if ready() != 1 || !strings.Contains(errs.String(), "not in place yet: ") {
 		t.Errorf("not ready: %s", &errs)
@@ -136,7 +137,7 @@ func TestStatusCommand(t *testing.T) {
 		"nobody answers at":                             {"--socket=" + write("file", "")},
 	} {
 		var out, errs bytes.Buffer
-		if code := Status(t.Context(), args, &out, &errs); code == 0 || !strings.Contains(errs.String(), want) {
+		if code := usage.Run(t.Context(), NewStatus(), args, &out, &errs); code == 0 || !strings.Contains(errs.String(), want) {
 			t.Errorf("%v: %d, %s", args, code, errs.String())
 		}
 	}

@@ -6,13 +6,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+
+	"github.com/spf13/cobra"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
@@ -27,11 +27,29 @@ and hands the application its own. The file is rendered by something else, such 
 followed. Nothing is reported; "hyvve-sidecar agent" with a proxy block does that, too.
 `
 
-// Command is "hyvve-sidecar proxy". It gives the exit status.
-func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+// NewCommand returns "hyvve-sidecar proxy".
+func NewCommand() *cobra.Command {
 	var s config.ProxyBlock
-	var bundle, dir string
-	flags := flag.NewFlagSet("hyvve-sidecar proxy", flag.ContinueOnError)
+	var bundle string
+	cmd := usage.New("hyvve-sidecar proxy", "accept every accepted token before an application that holds one", help, func(cmd *cobra.Command, _ []string) error {
+		dir := ""
+		if bundle != "" {
+			dir = filepath.Dir(bundle)
+		}
+		k, upstream, errs := s.Check(dir)
+		if !filepath.IsAbs(bundle) {
+			errs = append(errs, errors.New("bundle is missing, or not an absolute path; name the file with the accept-list"))
+		}
+		for n, err := range errs { // each begins with the name of a setting
+			errs[n] = fmt.Errorf("--%w", err)
+		}
+		if len(errs) > 0 {
+			return usage.Wrong(errors.Join(errs...))
+		}
+		p := New(Options{Upstream: upstream, Keys: []Key{k}, Requests: s.MaxRequests, Log: usage.Logger(cmd.ErrOrStderr(), slog.LevelInfo)})
+		return p.follow(cmd.Context(), s.Listen, bundle)
+	})
+	flags := cmd.Flags()
 	flags.StringVar(&s.Listen, "listen", "", "`ADDRESS` for clients to come to, such as 127.0.0.1:8081")
 	flags.StringVar(&s.Upstream, "upstream", "", "`URL` of the application, such as http://127.0.0.1:3000")
 	flags.StringVar(&s.Key, "key", "", "`NAME` of the key in the bundle, such as AGENT_SERVICE_TOKEN")
@@ -39,30 +57,7 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&bundle, "bundle", "", "`FILE` of a bundle, in JSON")
 	flags.StringVar(&s.State, "state", "", "`FILE` to keep what the application may hold; beside the bundle otherwise")
 	flags.IntVar(&s.MaxRequests, "max-requests", config.ProxyRequests, "`NUMBER` of requests that may be under way")
-	if ok, status := usage.Parse(flags, args, help, stdout, stderr); !ok {
-		return status
-	}
-	if bundle != "" {
-		dir = filepath.Dir(bundle)
-	}
-	k, upstream, errs := s.Check(dir)
-	if !filepath.IsAbs(bundle) {
-		errs = append(errs, errors.New("bundle is missing, or not an absolute path; name the file with the accept-list"))
-	}
-	for n, err := range errs { // each begins with the name of a setting
-		errs[n] = fmt.Errorf("hyvve-sidecar proxy: --%w", err)
-	}
-	if len(errs) > 0 {
-		_, _ = fmt.Fprintf(stderr, "%v\nRun \"hyvve-sidecar proxy --help\" for its flags.\n", errors.Join(errs...))
-		return 2
-	}
-	log := usage.Logger(stderr, slog.LevelInfo)
-	p := New(Options{Upstream: upstream, Keys: []Key{k}, Requests: s.MaxRequests, Log: log})
-	if err := p.follow(ctx, s.Listen, bundle); err != nil {
-		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar proxy:", err)
-		return 1
-	}
-	return 0
+	return cmd
 }
 
 // follow serves, and takes up the bundle whenever it changes, until ctx ends.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
@@ -47,7 +48,7 @@ func TestCommandFollowsABundle(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	status := make(chan int)
 	go func() {
-		status <- Command(ctx, []string{"--listen=" + address, "--upstream=" + server.URL, "--key=" + env, "--bundle=" + path}, out, out)
+		status <- usage.Run(ctx, NewCommand(), []string{"--listen=" + address, "--upstream=" + server.URL, "--key=" + env, "--bundle=" + path}, out, out)
 	}()
 	t.Cleanup(func() {
 		cancel()

@@ -3,17 +3,16 @@
 package reencrypt
 
 import (
-	"context"
-	"flag"
 	"fmt"
-	"io"
-	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
 const help = `Usage: hyvve-sidecar reencrypt [flags]
-       hyvve-sidecar reencrypt discover [flags]    look for envelopes that nobody has configured
+       hyvve-sidecar reencrypt discover [flags]
 
 Re-encrypts the platform's envelopes in PostgreSQL from an old key to a new one. New ciphertexts are staged beside the
 rows, then put in place in one transaction; a run that was interrupted is resumed by the same command. The old
@@ -36,20 +35,34 @@ type settings struct {
 	options                             Options
 }
 
-// Command is "hyvve-sidecar reencrypt". It gives the exit status.
-func Command(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
-	if len(args) > 0 && args[0] == "discover" {
-		return discoverCommand(ctx, args[1:], getenv, stdout, stderr)
-	}
-	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-		if near := usage.DidYouMean(args[0], []string{"discover"}); near != "" {
-			_, _ = fmt.Fprintf(stderr, "hyvve-sidecar reencrypt: %q is not known%s\nRun \"hyvve-sidecar reencrypt --help\" for its flags.\n", args[0], near)
-			return 2
-		}
-	}
+// NewCommand returns "hyvve-sidecar reencrypt".
+func NewCommand(getenv func(string) string) *cobra.Command {
 	var s settings
-	onBad := "abort"
-	flags := flag.NewFlagSet("hyvve-sidecar reencrypt", flag.ContinueOnError)
+	var onBad string
+	cmd := usage.New("hyvve-sidecar reencrypt", "re-encrypt the platform's envelopes in PostgreSQL, by hand", help, func(cmd *cobra.Command, _ []string) error {
+		s.skipBad = onBad == "skip"
+		problem := s.check(onBad)
+		var in input
+		if problem == nil {
+			in, problem = readInput(cmd.Context(), getenv, s.upgrade)
+		}
+		if problem != nil {
+			return needs(cmd, problem, " Nothing was changed.")
+		}
+		r := runner{settings: s, out: cmd.OutOrStdout(), err: cmd.ErrOrStderr()}
+		return r.run(cmd.Context(), in)
+	})
+	s.define(cmd.Flags(), &onBad)
+	cmd.AddCommand(newDiscover(getenv))
+	return cmd
+}
+
+// needs returns the error of a command that lacks something.
+func needs(cmd *cobra.Command, problem error, rest string) error {
+	return usage.Exit{Status: 2, Err: fmt.Errorf("%w\nRun \"%s --help\" for what it needs.%s", problem, cmd.CommandPath(), rest)}
+}
+
+func (s *settings) define(flags *pflag.FlagSet, onBad *string) {
 	flags.BoolVar(&s.dryRun, "dry-run", false, "count the rows under each key and change nothing")
 	flags.IntVar(&s.options.BatchSize, "batch-size", defaultBatch, "rows read and staged at a time, `N` from 1 to 10000")
 	flags.BoolVar(&s.revert, "revert", false, "go back to the old key, with the same environment")
@@ -66,26 +79,7 @@ func Command(ctx context.Context, args []string, getenv func(string) string, std
 	})
 	flags.BoolVar(&s.options.AllowSuperuser, "allow-superuser", false, "let the role of DATABASE_URL be a superuser, as whom code of the database's own could do anything")
 	flags.StringVar(&s.options.TouchColumn, "touch-column", "", "set the column of that `NAME`, such as updated_at, to the time of the change, in tables that have it")
-	flags.StringVar(&onBad, "on-bad-row", onBad, "what a row that no key opens does: `abort` before anything is changed, or skip it")
-	if ok, status := usage.Parse(flags, args, help, stdout, stderr); !ok {
-		return status
-	}
-	s.skipBad = onBad == "skip"
-	problem := s.check(onBad)
-	var in input
-	if problem == nil {
-		in, problem = readInput(ctx, getenv, s.upgrade)
-	}
-	if problem != nil {
-		_, _ = fmt.Fprintf(stderr, "hyvve-sidecar reencrypt: %v\nRun \"hyvve-sidecar reencrypt --help\" for what it needs. Nothing was changed.\n", problem)
-		return 2
-	}
-	r := runner{settings: s, out: stdout, err: stderr}
-	if err := r.run(ctx, in); err != nil {
-		_, _ = fmt.Fprintf(stderr, "hyvve-sidecar reencrypt: %v\n", err)
-		return 1
-	}
-	return 0
+	flags.StringVar(onBad, "on-bad-row", "abort", "what a row that no key opens does: `abort` before anything is changed, or skip it")
 }
 
 func (s settings) check(onBad string) error {

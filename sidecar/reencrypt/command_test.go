@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
 // command runs the command by hand with an environment. The fixture's role is a superuser.
@@ -25,7 +26,7 @@ func (f *fixture) command(env map[string]string, args ...string) (status int, st
 func (f *fixture) commandAs(env map[string]string, args ...string) (status int, stdout, stderr string) {
 	f.t.Helper()
 	var out, errs bytes.Buffer
-	status = Command(f.t.Context(), args, func(name string) string { return env[name] }, &out, &errs)
+	status = usage.Run(f.t.Context(), NewCommand(func(name string) string { return env[name] }), args, &out, &errs)
 	for _, secret := range []key.Value{f.oldKey, f.newKey, f.oldAuth, f.auth} {
 		if strings.Contains(out.String()+errs.String(), secret.Reveal()) {
 			f.t.Error("a key stands in the output")

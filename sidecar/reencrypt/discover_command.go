@@ -5,10 +5,11 @@ package reencrypt
 import (
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/spf13/cobra"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -40,46 +41,43 @@ type discovered struct {
 	Unseen []string        `json:"unseen"`
 }
 
-func discoverCommand(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+func newDiscover(getenv func(string) string) *cobra.Command {
 	var all, asJSON bool
-	flags := flag.NewFlagSet("hyvve-sidecar reencrypt discover", flag.ContinueOnError)
-	flags.BoolVar(&all, "all", false, fmt.Sprintf("read all of every table, however large, and try every string of an envelope's shape, not only %d of a column, drawn by chance", discoverTries))
-	flags.BoolVar(&asJSON, "json", false, "print the result as JSON")
-	if ok, status := usage.Parse(flags, args, discoverHelp, stdout, stderr); !ok {
-		return status
-	}
-	in, err := discoverInput(ctx, getenv)
-	if err != nil {
-		_, _ = fmt.Fprintf(stderr, "hyvve-sidecar reencrypt discover: %v\nRun \"hyvve-sidecar reencrypt discover --help\" for what it needs.\n", err)
-		return 2
-	}
-	tries := discoverTries
-	if all {
-		tries = 0
-	}
-	var results []discovered
-	status := 0
-	for _, t := range in.tasks {
-		r, err := discoverOne(ctx, in.databaseURL, t, tries)
+	cmd := usage.New("hyvve-sidecar reencrypt discover", "look for envelopes that nobody has configured", discoverHelp, func(cmd *cobra.Command, _ []string) error {
+		in, err := discoverInput(cmd.Context(), getenv)
 		if err != nil {
-			_, _ = fmt.Fprintf(stderr, "hyvve-sidecar reencrypt discover: %v\n", in.blame(t.env, err))
-			return 1
+			return needs(cmd, err, "")
 		}
-		if len(r.Finds) > 0 {
-			status = statusFound
+		tries := discoverTries
+		if all {
+			tries = 0
 		}
-		results = append(results, r)
-	}
-	if asJSON {
-		if err := json.NewEncoder(stdout).Encode(map[string]any{"results": results}); err != nil {
-			return 1
+		var results []discovered
+		status := 0
+		for _, t := range in.tasks {
+			r, err := discoverOne(cmd.Context(), in.databaseURL, t, tries)
+			if err != nil {
+				return in.blame(t.env, err)
+			}
+			if len(r.Finds) > 0 {
+				status = statusFound
+			}
+			results = append(results, r)
 		}
-		return status
-	}
-	for _, r := range results {
-		r.print(stdout)
-	}
-	return status
+		if asJSON {
+			if err := json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"results": results}); err != nil {
+				return err
+			}
+			return usage.Exit{Status: status}
+		}
+		for _, r := range results {
+			r.print(cmd.OutOrStdout())
+		}
+		return usage.Exit{Status: status}
+	})
+	cmd.Flags().BoolVar(&all, "all", false, fmt.Sprintf("read all of every table, however large, and try every string of an envelope's shape, not only %d of a column, drawn by chance", discoverTries))
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the result as JSON")
+	return cmd
 }
 
 func discoverInput(ctx context.Context, getenv func(string) string) (input, error) {

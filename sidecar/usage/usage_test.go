@@ -5,9 +5,12 @@ package usage
 import (
 	"bytes"
 	"errors"
-	"flag"
+	"io"
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 func TestNearest(t *testing.T) {
@@ -39,14 +42,16 @@ func TestParse(t *testing.T) {
 		"help":     {[]string{"--help"}, false, 0, "--pid-file=FILE", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			flags := flag.NewFlagSet("hyvve-sidecar agent", flag.ContinueOnError)
+			ok := false
+			cmd := New("hyvve-sidecar agent", "", "Usage: …\n", func(*cobra.Command, []string) error { ok = true; return nil })
+			flags := cmd.Flags()
 			flags.String("pid-file", "", "`FILE` with a number")
 			flags.Int("rows", 1, "")
 			flags.Duration("rest", 0, "")
 			flags.Bool("json", false, "")
 			flags.Func("own", "", func(string) error { return errors.New("say y") })
 			var stdout, stderr bytes.Buffer
-			ok, status := Parse(flags, c.args, "Usage: …\n", &stdout, &stderr)
+			status := Run(t.Context(), cmd, c.args, &stdout, &stderr)
 			if ok != c.ok || status != c.status {
 				t.Errorf("%v, status %d", ok, status)
 			}
@@ -70,7 +75,7 @@ func TestEnvironment(t *testing.T) {
 		"no value kind": {"X_ALL=canary", "", "X_ALL is not what --all takes"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			flags, other := flag.NewFlagSet("", flag.ContinueOnError), flag.NewFlagSet("", flag.ContinueOnError)
+			flags, other := pflag.NewFlagSet("", pflag.ContinueOnError), pflag.NewFlagSet("", pflag.ContinueOnError)
 			got := flags.String("pid-file", "", "")
 			flags.Bool("all", false, "")
 			other.String("other", "", "")
@@ -87,16 +92,17 @@ func TestEnvironment(t *testing.T) {
 
 func TestHelpWithoutFlags(t *testing.T) {
 	var stdout, stderr bytes.Buffer
-	ok, status := Parse(flag.NewFlagSet("hyvve-dev", flag.ContinueOnError), []string{"--help"}, "Usage: …\n", &stdout, &stderr)
-	if ok || status != 0 || stdout.String() != "Usage: …\n" || stderr.Len() > 0 {
-		t.Errorf("%v, status %d, stdout %q, stderr %q", ok, status, stdout.String(), stderr.String())
+	ran := false
+	cmd := New("hyvve-dev", "", "Usage: …\n", func(*cobra.Command, []string) error { ran = true; return nil })
+	if status := Run(t.Context(), cmd, []string{"--help"}, &stdout, &stderr); ran || status != 0 || stdout.String() != "Usage: …\n" || stderr.Len() > 0 {
+		t.Errorf("%v, status %d, stdout %q, stderr %q", ran, status, stdout.String(), stderr.String())
 	}
 }
 
 // The command line goes over the environment, also where it names another way than that.
 func TestEnvironmentUnderTheCommandLine(t *testing.T) {
-	for line, want := range map[string]string{"": "env-a env-b env-c", "-a=x": "x  env-c", "-b=x": " x env-c", "-c=x": "env-a env-b x"} {
-		flags := flag.NewFlagSet("", flag.ContinueOnError)
+	for line, want := range map[string]string{"": "env-a env-b env-c", "--a=x": "x  env-c", "--b=x": " x env-c", "--c=x": "env-a env-b x"} {
+		flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 		a, b, c := flags.String("a", "", ""), flags.String("b", "", ""), flags.String("c", "", "")
 		if err := flags.Parse(strings.Fields(line)); err != nil {
 			t.Fatal(err)
@@ -106,6 +112,42 @@ func TestEnvironmentUnderTheCommandLine(t *testing.T) {
 		}
 		if got := *a + " " + *b + " " + *c; got != want {
 			t.Errorf("%q: %q, want %q", line, got, want)
+		}
+	}
+}
+
+// What stands after "--" is the workload's own, and stays as it is.
+func TestArgumentsAfterTwoDashes(t *testing.T) {
+	for _, line := range []string{"-keys=A -- node -keys -help", "--keys=A -- node -keys -help"} {
+		var got []string
+		cmd := New("hyvve-sidecar exec", "", "", func(_ *cobra.Command, args []string) error { got = args; return nil })
+		keys := cmd.Flags().String("keys", "", "")
+		cmd.Args = cobra.ArbitraryArgs
+		if status := Run(t.Context(), cmd, strings.Fields(line), io.Discard, io.Discard); status != 0 || *keys != "A" || strings.Join(got, " ") != "node -keys -help" {
+			t.Errorf("%s: status %d, keys %q, %q", line, status, *keys, got)
+		}
+	}
+}
+
+// An error has its exit status, the name of the command, and a hint where the command line is wrong.
+func TestExit(t *testing.T) {
+	wrong := errors.New("so")
+	for _, c := range []struct {
+		err    error
+		status int
+		said   string
+	}{
+		{nil, 0, ""},
+		{wrong, 1, "x y: so\n"},
+		{Exit{Status: 3}, 3, ""},
+		{Exit{}, 0, ""},
+		{Exit{Status: 127, Err: wrong}, 127, "x y: so\n"},
+		{Wrong(wrong), 2, "x y: so\nRun \"x y --help\" for its flags.\n"},
+	} {
+		var said bytes.Buffer
+		root := NewRoot("x", "v1", "", New("x y", "", "", func(*cobra.Command, []string) error { return c.err }))
+		if status := Run(t.Context(), root, []string{"y"}, &said, &said); status != c.status || said.String() != c.said {
+			t.Errorf("%v: status %d, %q", c.err, status, said.String())
 		}
 	}
 }

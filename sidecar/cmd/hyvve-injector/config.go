@@ -3,15 +3,17 @@
 package main
 
 import (
+	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
 	"strings"
 	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/version"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/inject"
@@ -42,7 +44,7 @@ type config struct {
 	level                                                      slog.Level
 }
 
-func (c *config) define(flags *flag.FlagSet) (logLevel *string, printVersion *bool) {
+func (c *config) define(flags *pflag.FlagSet) (logLevel *string) {
 	text := func(at *string, name, value, usage string) { flags.StringVar(at, name, value, usage) }
 	text(&c.inject.Image, "image", "", "`IMAGE` of the sidecar that is injected")
 	text(&c.inject.ImagePullPolicy, "image-pull-policy", "", "`POLICY` of that image: Always, IfNotPresent or Never; as Kubernetes chooses otherwise")
@@ -72,8 +74,7 @@ func (c *config) define(flags *flag.FlagSet) (logLevel *string, printVersion *bo
 	flags.DurationVar(&p.Propagation, "ca-propagation", 2*time.Minute, "`DURATION` in which all API servers learn of a new caBundle")
 	flags.DurationVar(&p.RetireAfter, "ca-retire-after", time.Hour, "`DURATION` for which an old authority is accepted at least after the new one took over")
 	text(&c.kubeconfig, "kubeconfig", "", "`FILE` that says how to reach the API server; as pods do otherwise")
-	printVersion = flags.Bool("version", false, "print the version")
-	return logLevel, printVersion
+	return logLevel
 }
 
 // inNamespace is the one that this runs in, if it runs in a pod.
@@ -82,27 +83,22 @@ func inNamespace() string {
 	return strings.TrimSpace(string(name))
 }
 
-// parse reads flags, and under them the environment. Without a config, status is the exit status.
-func parse(args, environ []string, stdout, stderr io.Writer) (c *config, status int) {
-	c = &config{}
-	flags := flag.NewFlagSet("hyvve-injector", flag.ContinueOnError)
-	logLevel, printVersion := c.define(flags)
-	if ok, status := usage.Parse(flags, args, help, stdout, stderr); !ok {
-		return nil, status
-	}
-	if *printVersion {
-		_, _ = fmt.Fprintln(stdout, "hyvve-injector", version.Version)
-		return nil, 0
-	}
-	err := usage.Environment(flags, prefix, environ, nil)
-	if err == nil {
-		err = c.complete(*logLevel)
-	}
-	if err != nil {
-		_, _ = fmt.Fprintf(stderr, "hyvve-injector: %v\nRun \"hyvve-injector --help\" for its flags.\n", err)
-		return nil, 2
-	}
-	return c, 0
+// newCommand returns hyvve-injector, which reads flags, and under them the environment, and then runs.
+func newCommand(environ []string, run func(context.Context, *config) error) *cobra.Command {
+	c := &config{}
+	var logLevel *string
+	cmd := usage.WithVersion(usage.New("hyvve-injector", "", help, func(cmd *cobra.Command, _ []string) error {
+		err := usage.Environment(cmd.Flags(), prefix, environ, nil)
+		if err == nil {
+			err = c.complete(*logLevel)
+		}
+		if err != nil {
+			return usage.Wrong(err)
+		}
+		return run(cmd.Context(), c)
+	}), version.Version)
+	logLevel = c.define(cmd.Flags())
+	return cmd
 }
 
 // complete checks everything that can be, and says all that is wrong.

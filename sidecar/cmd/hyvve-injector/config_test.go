@@ -4,13 +4,24 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"io"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
 var least = []string{"--image=sidecar:1", "--vault-addr=https://vault.vault:8200", "--namespace=hyvve", "--replica=one"}
+
+// parse returns what is run; nil: nothing.
+func parse(args, environ []string, stdout, stderr io.Writer) (c *config, status int) {
+	cmd := newCommand(environ, func(_ context.Context, got *config) error { c = got; return nil })
+	status = usage.Run(context.Background(), cmd, args, stdout, stderr)
+	return c, status
+}
 
 func TestParse(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -34,14 +34,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends it at once
-	c, status := parse(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
-	if c != nil {
-		if err := run(ctx, c); err != nil {
-			fmt.Fprintln(os.Stderr, "hyvve-injector:", err)
-			status = 1
-		}
-	}
-	os.Exit(status)
+	os.Exit(usage.Run(ctx, newCommand(os.Environ(), run), os.Args[1:], os.Stdout, os.Stderr))
 }
 
 func run(ctx context.Context, c *config) error {

@@ -4,12 +4,13 @@ package main
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/spf13/cobra"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
@@ -20,33 +21,30 @@ Copies this program to FILE, such as a volume from which a container of any imag
 made if it is missing; what was at FILE is replaced at once, never half.
 `
 
-// install is "hyvve-sidecar install", which copies this program to where another container runs it from. It returns the exit status.
-func install(args []string, stdout, stderr io.Writer) int {
-	flags := flag.NewFlagSet("hyvve-sidecar install", flag.ContinueOnError)
-	private := flags.String("make-directory", "", "`DIRECTORY` to make besides, which only this user may write to, such as that of its files")
-	to := ""
-	if len(args) > 0 && len(args[0]) > 0 && args[0][0] != '-' {
-		to, args = args[0], args[1:]
+// newInstall returns "hyvve-sidecar install", which copies this program to where another container runs it from.
+func newInstall() *cobra.Command {
+	var private string
+	cmd := usage.New("hyvve-sidecar install", "copy this program to another place, such as a volume that another container runs it from", installHelp, func(_ *cobra.Command, args []string) error {
+		self, err := os.Executable()
+		if err == nil {
+			err = copyProgram(self, args[0])
+		}
+		if err == nil && private != "" {
+			err = makeDirectory(private)
+		}
+		return err
+	})
+	cmd.Args = func(_ *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0 || args[0] == "":
+			return usage.Exit{Status: 2, Err: errors.New("where to? Write \"hyvve-sidecar install FILE\"")}
+		case len(args) > 1:
+			return usage.Wrong(fmt.Errorf("%q is not wanted: one FILE is", args[1]))
+		}
+		return nil
 	}
-	if ok, status := usage.Parse(flags, args, installHelp, stdout, stderr); !ok {
-		return status
-	}
-	if to == "" {
-		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar install: where to? Write \"hyvve-sidecar install FILE\"")
-		return 2
-	}
-	self, err := os.Executable()
-	if err == nil {
-		err = copyProgram(self, to)
-	}
-	if err == nil && *private != "" {
-		err = makeDirectory(*private)
-	}
-	if err != nil {
-		_, _ = fmt.Fprintln(stderr, "hyvve-sidecar install:", err)
-		return 1
-	}
-	return 0
+	cmd.Flags().StringVar(&private, "make-directory", "", "`DIRECTORY` to make besides, which only this user may write to, such as that of its files")
+	return cmd
 }
 
 // makeDirectory makes one that only this user may write to, whatever the umask is.

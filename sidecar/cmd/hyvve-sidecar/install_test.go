@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
 func TestInstall(t *testing.T) {
@@ -16,7 +18,7 @@ func TestInstall(t *testing.T) {
 	private := filepath.Join(t.TempDir(), "keys")
 	for range 2 { // a container that is restarted does it again
 		var errs bytes.Buffer
-		if status := install([]string{to, "--make-directory=" + private}, &errs, &errs); status != 0 {
+		if status := usage.Run(t.Context(), newInstall(), []string{to, "--make-directory=" + private}, &errs, &errs); status != 0 {
 			t.Fatalf("%d: %s", status, &errs)
 		}
 	}
@@ -62,7 +64,7 @@ func TestInstallRefuses(t *testing.T) {
 		{[]string{full}, 1, "not a directory"},
 	} {
 		var errs bytes.Buffer
-		if status := install(c.args, &errs, &errs); status != c.status || !strings.Contains(errs.String(), c.want) {
+		if status := usage.Run(t.Context(), newInstall(), c.args, &errs, &errs); status != c.status || !strings.Contains(errs.String(), c.want) {
 			t.Errorf("%q: %d, %q", c.args, status, &errs)
 		}
 	}

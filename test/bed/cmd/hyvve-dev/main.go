@@ -6,10 +6,11 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"net"
 	"os"
+
+	"github.com/spf13/cobra"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
@@ -25,15 +26,10 @@ Environment:
 `
 
 func main() {
-	if ok, status := usage.Parse(flag.NewFlagSet("hyvve-dev", flag.ContinueOnError), os.Args[1:], help, os.Stdout, os.Stderr); !ok {
-		os.Exit(status)
-	}
 	ctx, stop := bed.Context()
-	defer stop()
-	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "hyvve-dev:", err)
-		os.Exit(1)
-	}
+	status := usage.Run(ctx, usage.New("hyvve-dev", "", help, func(cmd *cobra.Command, _ []string) error { return run(cmd.Context()) }), os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(status)
 }
 
 // listenOn is the environment variable that says where Vault listens.

@@ -4,10 +4,11 @@
 package main
 
 import (
-	"flag"
 	"fmt"
 	"os"
 	"regexp"
+
+	"github.com/spf13/cobra"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
@@ -21,21 +22,17 @@ name is. "make bench" builds what it needs and runs all.
 `
 
 func main() {
-	flags := flag.NewFlagSet("hyvve-bench", flag.ContinueOnError)
-	pattern := flags.String("run", ".", "run only benchmarks whose name matches this regular `EXPRESSION`")
-	if ok, status := usage.Parse(flags, os.Args[1:], help, os.Stdout, os.Stderr); !ok {
-		os.Exit(status)
-	}
-	match, err := regexp.Compile(*pattern)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "hyvve-bench: --run:", err)
-		os.Exit(2)
-	}
+	var pattern string
+	cmd := usage.New("hyvve-bench", "", help, func(cmd *cobra.Command, _ []string) error {
+		match, err := regexp.Compile(pattern)
+		if err != nil {
+			return usage.Wrong(fmt.Errorf("--run: %w", err))
+		}
+		return bench.Run(cmd.Context(), match, cmd.OutOrStdout(), bed.Tool("bench.json"))
+	})
+	cmd.Flags().StringVar(&pattern, "run", ".", "run only benchmarks whose name matches this regular `EXPRESSION`")
 	ctx, stop := bed.Context()
-	err = bench.Run(ctx, match, os.Stdout, bed.Tool("bench.json"))
+	status := usage.Run(ctx, cmd, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "hyvve-bench:", err)
-		os.Exit(1)
-	}
+	os.Exit(status)
 }

@@ -6,10 +6,9 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
-	"fmt"
 	"os"
-	"strings"
+
+	"github.com/spf13/cobra"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
@@ -23,42 +22,32 @@ Rotates every key of a small HYVVE under load, on real parts, and writes what ha
 "make demo" builds what it needs and runs it. It takes api and agents as arguments too, which are for its own use.
 `
 
-// workloads are those of the demo, which it starts as processes of their own.
-var workloads = map[string]func(context.Context, app.Options) error{"api": app.API, "agents": app.Agents}
-
 func main() {
-	args := os.Args[1:]
-	if len(args) == 0 || workloads[args[0]] == nil {
-		if ok, status := usage.Parse(flag.NewFlagSet("hyvve-demo", flag.ContinueOnError), args, help, os.Stdout, os.Stderr); !ok {
-			os.Exit(status)
+	root := usage.New("hyvve-demo", "", help, func(cmd *cobra.Command, _ []string) error {
+		err := demo.Run(cmd.Context(), cmd.OutOrStdout(), bed.Tool("demo", "summary.json"))
+		if err != nil && cmd.Context().Err() != nil {
+			err = errors.New("interrupted; all that it had started is stopped")
 		}
-	}
+		return err
+	})
+	root.AddCommand(newWorkload("api", app.API), newWorkload("agents", app.Agents))
 	ctx, stop := bed.Context()
-	err := run(ctx, args)
-	if err != nil && ctx.Err() != nil {
-		err = errors.New("interrupted; all that it had started is stopped")
-	}
+	status := usage.Run(ctx, root, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "hyvve-demo:", err)
-		os.Exit(1)
-	}
+	os.Exit(status)
 }
 
-func run(ctx context.Context, args []string) error {
-	if len(args) == 0 {
-		return demo.Run(ctx, os.Stdout, bed.Tool("demo", "summary.json"))
-	}
+// newWorkload returns the command of one of the demo's workloads, which it starts as a process of its own.
+func newWorkload(name string, run func(context.Context, app.Options) error) *cobra.Command {
 	var o app.Options
-	flags := flag.NewFlagSet(args[0], flag.ExitOnError)
+	cmd := usage.New("hyvve-demo "+name, "run a workload of the demo; for its own use", "Usage: hyvve-demo "+name+" [flags]\n", func(cmd *cobra.Command, _ []string) error {
+		return run(cmd.Context(), o)
+	})
+	flags := cmd.Flags()
 	flags.StringVar(&o.Instance, "instance", "", "how it calls itself at servers")
 	flags.StringVar(&o.Address, "address", "", "host:port to serve on")
 	flags.StringVar(&o.Bundle, "bundle", "", "file that the sidecar renders")
 	flags.StringVar(&o.PIDFile, "pid-file", "", "file for the process number")
-	apis := flags.String("api", "", "URLs of the api's instances")
-	if err := flags.Parse(args[1:]); err != nil {
-		return err
-	}
-	o.API = strings.Split(*apis, ",")
-	return workloads[args[0]](ctx, o)
+	flags.StringSliceVar(&o.API, "api", nil, "URLs of the api's instances")
+	return cmd
 }

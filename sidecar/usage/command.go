@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package usage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// New returns a command. path is how it is called, as "hyvve-sidecar agent"; short is its line in the help text of the command
+// above it, and help its own help text, without the flags. It takes no arguments besides flags unless Args is set.
+func New(path, short, help string, run func(cmd *cobra.Command, args []string) error) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:           path[strings.LastIndexByte(path, ' ')+1:],
+		Short:         short,
+		Long:          help,
+		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: path}, // where it stands alone
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          noArguments,
+		RunE:          run,
+	}
+	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) { printHelp(cmd, cmd.OutOrStdout()) })
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return Wrong(errors.New(wording(cmd.Flags(), err))) })
+	return cmd
+}
+
+// NewRoot returns a command that has others below it, and does nothing itself.
+func NewRoot(name, version, help string, commands ...*cobra.Command) *cobra.Command {
+	root := WithVersion(New(name, "", help, func(cmd *cobra.Command, _ []string) error {
+		printHelp(cmd, cmd.ErrOrStderr())
+		return Exit{Status: 2}
+	}), version)
+	root.Args = nil // cobra looks for the command
+	root.AddCommand(commands...)
+	root.SetHelpCommand(newHelp(root))
+	show := New(name+" version", "print the version", "Usage: "+name+" version\n", func(cmd *cobra.Command, _ []string) error {
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), name, version)
+		return err
+	})
+	show.DisableFlagParsing = true
+	root.AddCommand(show)
+	return root
+}
+
+func newHelp(root *cobra.Command) *cobra.Command {
+	help := New(root.Name()+" help", "print the help text of a command", "Usage: "+root.Name()+" help [COMMAND]\n", func(cmd *cobra.Command, args []string) error {
+		found, rest, err := root.Find(args)
+		if err != nil || len(rest) > 0 {
+			return Exit{Status: 2, Err: fmt.Errorf("command %q is not known%s", strings.Join(args, " "), DidYouMean(args[0], below(root)))}
+		}
+		return found.Help()
+	})
+	help.Args = cobra.ArbitraryArgs
+	return help
+}
+
+// WithVersion adds the flag --version to a command.
+func WithVersion(cmd *cobra.Command, version string) *cobra.Command {
+	asked := cmd.Flags().Bool("version", false, "print the version")
+	run := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *asked {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), cmd.Name(), version)
+			return err
+		}
+		return run(cmd, args)
+	}
+	return cmd
+}
+
+// Exit is an error with the exit status of the process.
+type Exit struct {
+	Status int
+	Err    error // nil: nothing is left to say
+	hint   bool  // at the help text
+}
+
+// Error implements error.
+func (e Exit) Error() string { return fmt.Sprint(e.Err) }
+
+// Unwrap returns what is wrong.
+func (e Exit) Unwrap() error { return e.Err }
+
+// Wrong returns the error of a command line that is wrong: its exit status is 2, and it points to the help text.
+func Wrong(err error) error { return Exit{2, err, true} }
+
+// Run runs a command and returns the exit status: 1 for an error that is no [Exit]. It writes errors to stderr.
+func Run(ctx context.Context, root *cobra.Command, args []string, stdout, stderr io.Writer) int {
+	root.SetArgs(twoDashes(root, args))
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return 0
+	}
+	if _, rest, fault := root.Find(args); fault != nil {
+		return unknownCommand(root, rest, stderr)
+	}
+	exit := Exit{Status: 1, Err: err}
+	_ = errors.As(err, &exit) // else it keeps the status
+	if exit.Err != nil {
+		_, _ = fmt.Fprintf(stderr, "%s: %v\n", cmd.CommandPath(), err)
+	}
+	if exit.hint {
+		_, _ = fmt.Fprintf(stderr, "Run \"%s --help\" for its flags.\n", cmd.CommandPath())
+	}
+	return exit.Status
+}
+
+func unknownCommand(root *cobra.Command, args []string, stderr io.Writer) int {
+	word := args[slices.IndexFunc(args, func(arg string) bool { return !strings.HasPrefix(arg, "-") })]
+	_, _ = fmt.Fprintf(stderr, "%s: command %q is not known%s\n\n", root.CommandPath(), word, DidYouMean(word, below(root)))
+	printHelp(root, stderr)
+	return 2
+}
+
+// below returns the names of a command's subcommands.
+func below(cmd *cobra.Command) (names []string) {
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(names, c.Name())
+		}
+	}
+	return names
+}
+
+// twoDashes lets flags be written with one dash, as those of Go's flag package are. None of ours has a letter for short.
+func twoDashes(root *cobra.Command, args []string) []string {
+	cmd, _, err := root.Find(args)
+	if err != nil {
+		return args
+	}
+	cmd.InitDefaultHelpFlag()
+	args = slices.Clone(args)
+	for n, arg := range args {
+		name, _, _ := strings.Cut(strings.TrimPrefix(arg, "-"), "=")
+		switch {
+		case arg == "--":
+			return args
+		case len(name) > 1 && arg[0] == '-' && cmd.Flags().Lookup(name) != nil:
+			args[n] = "-" + arg
+		}
+	}
+	return args
+}
+
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if near := DidYouMean(args[0], below(cmd)); near != "" {
+		return Wrong(fmt.Errorf("%q is not known%s", args[0], near))
+	}
+	return Wrong(fmt.Errorf("%q is not wanted: everything is set by flags and the environment", args[0]))
+}
+
+// wording says what is wrong with a flag, and what to write instead.
+func wording(flags *pflag.FlagSet, err error) string {
+	var unknown *pflag.NotExistError
+	var noValue *pflag.ValueRequiredError
+	var bad *pflag.InvalidValueError
+	switch {
+	case errors.As(err, &unknown):
+		name := unknown.GetSpecifiedName()
+		if short := unknown.GetSpecifiedShortnames(); short != "" { // one dash, and the whole of the word
+			name, _, _ = strings.Cut(short, "=")
+		}
+		var names []string
+		flags.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+		if nearest := Nearest(name, names); nearest != "" {
+			return fmt.Sprintf("flag --%s is not known; did you mean --%s?", name, nearest)
+		}
+		return fmt.Sprintf("flag --%s is not known", name)
+	case errors.As(err, &noValue):
+		kind, _ := pflag.UnquoteUsage(noValue.GetFlag())
+		return fmt.Sprintf("flag --%s has no value; write --%s=%s", noValue.GetFlag().Name, noValue.GetFlag().Name, kind)
+	case errors.As(err, &bad):
+		return fmt.Sprintf("--%s: %q is not what it takes: %s", bad.GetFlag().Name, bad.GetValue(), takes(bad))
+	}
+	return err.Error()
+}
+
+// takes says what a flag takes; of one that checks its values itself, what it has said.
+func takes(bad *pflag.InvalidValueError) string {
+	switch bad.GetFlag().Value.Type() {
+	case "bool":
+		return "true or false"
+	case "int":
+		return "a whole number, such as 10"
+	case "duration":
+		return "a duration, such as 200ms or 30s"
+	}
+	return bad.Unwrap().Error()
+}
+
+func printHelp(cmd *cobra.Command, w io.Writer) {
+	_, _ = fmt.Fprint(w, strings.TrimSuffix(cmd.Long, "\n")+"\n")
+	title := "\nCommands:\n"
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			_, _ = fmt.Fprintf(w, "%s  %-11s %s\n", title, c.Name(), c.Short)
+			title = ""
+		}
+	}
+	title = "\nFlags:\n"
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if f.Name == helpFlag {
+			return
+		}
+		kind, text := pflag.UnquoteUsage(f)
+		name := "--" + f.Name
+		if kind != "" {
+			name += "=" + kind
+		}
+		if f.DefValue != "" && f.DefValue != "false" {
+			text += fmt.Sprintf(" (default %s)", f.DefValue)
+		}
+		_, _ = fmt.Fprintf(w, "%s  %-28s %s\n", title, name, text)
+		title = ""
+	})
+}
+
+// helpFlag is cobra's own.
+const helpFlag = "help"
+
+func init() { cobra.EnableCommandSorting = false } // those that are used most stand first
