@@ -19,14 +19,6 @@ type acted struct {
 	Owner string `json:"owner"`
 }
 
-func (a acted) text() string {
-	data, err := json.Marshal(a)
-	if err != nil { // two texts can be written
-		return ""
-	}
-	return string(data)
-}
-
 func readActed(kept string) acted {
 	var a acted
 	if json.Unmarshal([]byte(kept), &a) != nil || a.Login == "" || a.Owner == "" {
@@ -50,14 +42,14 @@ type acting struct {
 func judge(c kind.Change, found map[string]known, login, said string) acting {
 	of := found[login]
 	a := acting{role: login, is: actsAs(found, login)}
-	if !ours(c.Key, login) {
+	if !roleNames.Ours(c.Key, login) {
 		a.want = cmp.Or(of.roleIn(""), login)
 		a.wrong = a.want != a.is
 		return a
 	}
 	chosen, before := c.Key.Options[optionOwner], remembered(c, found, login)
 	right := func(name string) bool {
-		return !ours(c.Key, name) && (name == chosen || name == before || before == "")
+		return !roleNames.Ours(c.Key, name) && (name == chosen || name == before || before == "")
 	}
 	a.want, a.wrong = cmp.Or(chosen, before), !right(a.is)
 	for _, s := range of.settings() {
@@ -107,10 +99,10 @@ func remembered(c kind.Change, found map[string]known, login string) string {
 		}
 		of, there := found[name]
 		m, marked := readMark(of.Comment)
-		if !there || ours(c.Key, name) && (!marked || !m.of(c.Key)) {
+		if !there || roleNames.Ours(c.Key, name) && (!marked || !m.of(c.Key)) {
 			continue
 		}
-		if owner := actsAs(found, name); !ours(c.Key, owner) {
+		if owner := actsAs(found, name); !roleNames.Ours(c.Key, owner) {
 			return owner
 		}
 	}
@@ -128,7 +120,7 @@ func predecessors(k key.Key, login string) []string {
 	for _, name := range versionLogins(k) {
 		add(name)
 	}
-	for _, name := range logins(k) {
+	for _, name := range roleNames.Of(k) {
 		add(name)
 	}
 	return names
@@ -138,7 +130,7 @@ func predecessors(k key.Key, login string) []string {
 func versionLogins(k key.Key) (names []string) {
 	for _, v := range slices.Backward(k.Versions) {
 		name := v.Login
-		if u, err := credential(v); name == "" && err == nil {
+		if u, err := urls.Credential(v); name == "" && err == nil {
 			name = u.User
 		}
 		if name != "" && v.State != key.Staged && v.State != key.Aborted {
@@ -163,7 +155,7 @@ func (a acting) problem(c kind.Change, found map[string]known, version int, at s
 	_, there := found[a.want]
 	var ways []string
 	switch {
-	case !ours(c.Key, a.role):
+	case !roleNames.Ours(c.Key, a.role):
 		why := "may not act as that role"
 		ways = append(ways, fmt.Sprintf("take the setting away (ALTER ROLE %s RESET role), or let the login act so (GRANT %s TO %[1]s); or name the owner of the next login roles in owner= of hyvve/keys/%[3]s", quoteIfNeeded(a.role), quoteIfNeeded(a.want), k))
 		if !there {
@@ -190,7 +182,7 @@ func (a acting) problem(c kind.Change, found map[string]known, version int, at s
 // owner that was renamed.
 func missingOwner(c kind.Change, found map[string]known, login, owner string) string {
 	k := c.Key.Name
-	acts := slices.DeleteFunc(slices.Clone(found[login].Acts), func(name string) bool { return ours(c.Key, name) })
+	acts := slices.DeleteFunc(slices.Clone(found[login].Acts), func(name string) bool { return roleNames.Ours(c.Key, name) })
 	if len(acts) > 0 {
 		slices.Sort(acts)
 		return fmt.Sprintf("owner role %q does not exist at the server, and %s is a member of %s. If the owner was renamed so, vault write hyvve/keys/%s owner=%s", owner, login, strings.Join(slices.Compact(acts), " and "), k, kind.ShellQuote(acts[0]))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // actsAs returns whom a session of a version acts as.
@@ -54,7 +55,7 @@ func TestLoginsThatActAsAnother(t *testing.T) {
 				} else if seen {
 					c.Kept = f.Kept
 				}
-				a, other, database := logins(w.key)[0], w.app+"_other", ""
+				a, other, database := roleNames.Of(w.key)[0], w.app+"_other", ""
 				w.ok(w.dial(w.admin).QueryRow(ctx, "SELECT current_database()").Scan(&database))
 				w.exec("CREATE ROLE " + quote(other))
 				for _, statement := range of {
@@ -105,7 +106,7 @@ func TestRenamedOwner(t *testing.T) {
 	if _, err := w.kind.Restore(ctx, c, true); err == nil || !strings.Contains(err.Error(), owner) {
 		t.Errorf("Restore: %v", err)
 	}
-	c.Key.Options = kind.Options{kind.OptionConnection: "main", optionOwner: w.app + "z", optionVerify: "true"}
+	c.Key.Options = kind.Options{kind.OptionConnection: "main", optionOwner: w.app + "z", login.OptionVerify: "true"}
 	if _, text, _, _ := w.looks(c); !strings.Contains(text, "not as its owner "+w.app+"z") {
 		t.Errorf("before Restore: %s", text)
 	}
@@ -124,7 +125,7 @@ func TestOwnerThatIsChanged(t *testing.T) {
 	f, _, _, _ := w.looks(c)
 	c.Kept = f.Kept
 	w.exec("CREATE ROLE " + quote(w.app+"_new"))
-	c.Key.Options = kind.Options{kind.OptionConnection: "main", optionOwner: w.app + "_new", optionVerify: "true"}
+	c.Key.Options = kind.Options{kind.OptionConnection: "main", optionOwner: w.app + "_new", login.OptionVerify: "true"}
 	if _, text, _, _ := w.looks(c); text != "" {
 		t.Errorf("before the rotation: %s", text)
 	}
@@ -148,7 +149,7 @@ func TestGoneLoginIsOneBlocker(t *testing.T) {
 		if f, _, _, _ := w.looks(c); seen {
 			c.Kept = f.Kept
 		}
-		w.exec("ALTER ROLE " + logins(w.key)[0] + " RENAME TO " + w.app + "_x")
+		w.exec("ALTER ROLE " + roleNames.Of(w.key)[0] + " RENAME TO " + w.app + "_x")
 		if _, text, _, _ := w.looks(c); !strings.Contains(text, "has no role") {
 			t.Errorf("%s", text)
 		}

@@ -21,7 +21,7 @@ func TestBarredLogins(t *testing.T) {
 		"PASSWORD NULL":                                "has no password",
 	} {
 		w, c := lentWorld(t)
-		a := logins(w.key)[0]
+		a := roleNames.Of(w.key)[0]
 		w.exec("ALTER ROLE " + a + " " + statement)
 		f, text, ahead, fixable := w.looks(c)
 		if ahead || fixable || !f.Problems[0].Rotates || !strings.Contains(text, want) || strings.Contains(text, "by hand") || !strings.Contains(text, "/reconcile") {
@@ -42,7 +42,7 @@ func TestBarredLogins(t *testing.T) {
 		first := kind.Change{Key: w.as([]key.Version{w.first}, 0), To: w.first, Connection: w.connection}
 		w.exec("ALTER ROLE " + quote(w.app) + " LOGIN " + strings.ReplaceAll(statement, "PASSWORD NULL", ""))
 		if !strings.Contains(statement, "PASSWORD") { // Retire has taken the password away, which nobody gives back here
-			u, err := credential(w.first)
+			u, err := urls.Credential(w.first)
 			w.ok(err)
 			w.exec("ALTER ROLE " + quote(w.app) + " PASSWORD " + literal(u.Password.Reveal()))
 			if _, text, _, _ := w.looks(first); !strings.Contains(text, want) || !strings.Contains(text, "ALTER ROLE") {
@@ -59,7 +59,7 @@ func TestBarredLogins(t *testing.T) {
 func TestConnectionLimits(t *testing.T) {
 	ctx := t.Context()
 	w, c := lentWorld(t)
-	a := logins(w.key)[0]
+	a := roleNames.Of(w.key)[0]
 	w.exec("ALTER ROLE " + a + " CONNECTION LIMIT 1")
 	conn, err := w.session(c.To)
 	w.ok(err)

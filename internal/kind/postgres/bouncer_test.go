@@ -11,6 +11,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -20,16 +21,16 @@ func (w *world) withBouncer(t *testing.T, o bed.PgBouncerOptions) (*bed.PgBounce
 	o.AuthQuery = true
 	bouncer, err := bed.ForTest(t).PgBouncer(t.Context(), w.postgres, o)
 	w.ok(err)
-	u, err := credential(w.first)
+	u, err := urls.Credential(w.first)
 	w.ok(err)
-	through, err := credential(key.Version{Value: key.NewValue(bouncer.URL(u.Path(), u.User, u.Password.Reveal()))})
+	through, err := urls.Credential(key.Version{Value: key.NewValue(bouncer.URL(u.Path(), u.User, u.Password.Reveal()))})
 	w.ok(err)
 	w.first.Value = through.Text()
 	w.names(bouncer)
 	if o.TLS {
 		ca, err := os.ReadFile(bouncer.CA)
 		w.ok(err)
-		w.connection.Options[fieldCA] = string(ca)
+		w.connection.Options[login.FieldCA] = string(ca)
 	}
 	if _, err := w.kind.CheckConnection(t.Context(), w.connection); err != nil {
 		t.Fatal(err)
@@ -40,7 +41,7 @@ func (w *world) withBouncer(t *testing.T, o bed.PgBouncerOptions) (*bed.PgBounce
 // names has the connection name a PgBouncer's console.
 func (w *world) names(bouncer *bed.PgBouncer) {
 	w.t.Helper()
-	console, err := credential(key.Version{Value: key.NewValue(bouncer.ConsoleURL())})
+	console, err := urls.Credential(key.Version{Value: key.NewValue(bouncer.ConsoleURL())})
 	w.ok(err)
 	w.connection.Options[fieldBouncers] = console.String()
 	w.connection.Secrets[fieldConsole] = console.Password
@@ -95,7 +96,7 @@ func TestPgBouncerOverTLS(t *testing.T) {
 	stranger := w.connection
 	stranger.Revision++
 	stranger.Options = maps.Clone(stranger.Options)
-	delete(stranger.Options, fieldCA)
+	delete(stranger.Options, login.FieldCA)
 	if _, err := w.kind.CheckConnection(ctx, stranger); err == nil || !strings.Contains(err.Error(), "certificate") || !strings.Contains(err.Error(), "PgBouncer") {
 		t.Errorf("without its CA: %v", err)
 	}

@@ -14,18 +14,15 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
 )
 
 // The fields of a connection.
 const (
-	fieldURL      = "url"
 	fieldReplicas = "replicas"
 	fieldBouncers = "pgbouncers"
 	fieldConsole  = "pgbouncer_password"
-	fieldCA       = "tls_ca"
-	fieldCert     = "tls_cert"
-	fieldKey      = "tls_key"
 	fieldMethods  = "auth_methods"
 	fieldRows     = "rows_only"
 )
@@ -36,39 +33,31 @@ const minVersion = 130000
 // ConnectionFields implements kind.Connector.
 func (*Kind) ConnectionFields() []kind.Field {
 	return []kind.Field{
-		{Name: fieldURL, Sends: []string{kind.FieldPassword}, Description: "The administrator's URL, as postgresql://hyvve_admin@db:5432/postgres?sslmode=verify-full; a password in it is moved to password. Of its parameters those for hosts and TLS are heeded. Not through a pooler."},
-		{Name: kind.FieldPassword, Secret: true, Description: "The administrator's password. Give it on standard input, as password=-."},
+		{Name: login.FieldURL, Sends: []string{kind.FieldPassword}, Description: "The administrator's URL, as postgresql://hyvve_admin@db:5432/postgres?sslmode=verify-full; a password in it is moved to password. Of its parameters those for hosts and TLS are heeded. Not through a pooler."},
+		login.PasswordField(),
 		{Name: fieldReplicas, Sends: []string{kind.FieldPassword}, Description: "Streaming replicas that workloads read from, as host:port with commas between: nobody is sent to them before a new login role has arrived there, and their sessions count as use."},
 		{Name: fieldBouncers, Sends: []string{fieldConsole}, Description: "Consoles of PgBouncers in front of the server, as postgresql://admin@host:6432/pgbouncer with white space between: their clients count as use, and their idle server connections no longer do."},
 		{Name: fieldConsole, Secret: true, Description: "The password for the consoles in pgbouncers."},
 		kind.AllowedHostsField(),
 		{Name: fieldOwners, Harmless: true, Description: "The roles that keys may act as (owner=, or the role of an imported URL), with commas between; * and ? stand for characters. Default: any role without CREATEROLE, REPLICATION, BYPASSRLS and the like; those have to be named. Never a superuser."},
 		{Name: fieldRows, Harmless: true, Description: "true: the login is a witness of rows alone (witness of a key), and may do nothing but SELECT their columns: it needs no CREATEROLE. url then names the database of the rows."},
-		{Name: fieldCA, Sends: []string{kind.FieldPassword, fieldConsole}, Description: "The CA of the server's certificate, in PEM (@file), where it is not among the system's."},
-		{Name: fieldCert, Description: "The administrator's client certificate, in PEM (@file)."},
-		{Name: fieldKey, Secret: true, Lines: true, Description: "The private key of tls_cert, in PEM (@file)."},
+		{Name: login.FieldCA, Sends: []string{kind.FieldPassword, fieldConsole}, Description: "The CA of the server's certificate, in PEM (@file), where it is not among the system's."},
+		{Name: login.FieldCert, Description: "The administrator's client certificate, in PEM (@file)."},
+		login.KeyField(),
 		{Name: fieldMethods, Default: methodSCRAM, Sends: []string{kind.FieldPassword, fieldConsole}, Description: "How a password may be shown to a server that asks for it: scram-sha-256, md5, password (in the clear), none (it asks for nothing), with commas between. Holds for logins with new versions, too, which may also be asked for nothing."},
 	}
 }
 
 // NormalizeConnection implements kind.Connector.
 func (k *Kind) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
-	c, err := c.WithDefaults(k.ConnectionFields())
+	c, u, err := login.NormalizeConnection(c, k.ConnectionFields(), "the administrator's, as postgresql://hyvve_admin@db:5432/postgres", func(text string) (dsn.URL, error) {
+		t, err := readAdmin(text)
+		return t.URL, err
+	})
 	if err != nil {
 		return c, err
 	}
 	options := c.Options
-	if options[fieldURL] == "" {
-		return c, errors.New("url is empty; give the administrator's, as postgresql://hyvve_admin@db:5432/postgres")
-	}
-	u, err := parseAdmin(c)
-	if err != nil {
-		return c, fmt.Errorf("url: %w", err)
-	}
-	if !u.Password.Empty() {
-		c.Secrets[kind.FieldPassword] = u.Password
-		options[fieldURL] = u.String()
-	}
 	if _, err := methods(c); err != nil {
 		return c, err
 	}
@@ -79,10 +68,7 @@ func (k *Kind) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
 		}
 		options[fieldRows] = strconv.FormatBool(is)
 	}
-	if (options[fieldCert] == "") != c.Secrets[fieldKey].Empty() {
-		return c, errors.New("tls_cert and tls_key belong together; give both or none")
-	}
-	if c.Secrets[kind.FieldPassword].Empty() && options[fieldCert] == "" {
+	if c.Secrets[kind.FieldPassword].Empty() && options[login.FieldCert] == "" {
 		return c, errors.New("password is empty; give it on standard input, as password=- (or a client certificate in tls_cert and tls_key)")
 	}
 	for n, host := range kind.SplitList(options[fieldReplicas]) {
@@ -111,8 +97,10 @@ func (k *Kind) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
 	return c, nil
 }
 
-func parseAdmin(c kind.Connection) (dsn.Target, error) {
-	u, err := dsn.Postgres(c.Options[fieldURL])
+func parseAdmin(c kind.Connection) (dsn.Target, error) { return readAdmin(c.Options[login.FieldURL]) }
+
+func readAdmin(text string) (dsn.Target, error) {
+	u, err := dsn.Postgres(text)
 	switch {
 	case err != nil:
 		return u, err

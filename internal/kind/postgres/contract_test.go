@@ -12,6 +12,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kindtest"
 )
@@ -38,12 +39,12 @@ func contractWorld(t testing.TB, adopted bool) kindtest.World {
 			_ = conn.Close(context.Background())
 		}
 	})
-	u, err := dsn.Parse(w.admin, schemes...)
+	u, err := dsn.Parse(w.admin, urls.Schemes...)
 	w.ok(err)
 	world := kindtest.World{
 		Kind: w.kind, Key: w.key,
 		Connection: kind.Connection{Name: "main", Kind: "postgres", Revision: 1, Options: kind.Options{
-			fieldURL: u.With(root, key.NewValue(password)).Text().Reveal(),
+			login.FieldURL: u.With(root, key.NewValue(password)).Text().Reveal(),
 		}},
 		Stop:  func(testing.TB) { w.ok(w.postgres.Stop()) },
 		Start: func(testing.TB) { w.ok(w.postgres.Start(context.Background())) },
@@ -73,7 +74,7 @@ func contractWorld(t testing.TB, adopted bool) kindtest.World {
 		},
 	}
 	world.Occupy = func(_ testing.TB, v key.Value) key.Value {
-		of, err := credential(key.Version{Value: v})
+		of, err := urls.Credential(key.Version{Value: v})
 		w.ok(err)
 		const theirs = "somebody-else"
 		w.exec("CREATE ROLE " + quote(of.User) + " LOGIN PASSWORD '" + theirs + "'")
@@ -83,7 +84,7 @@ func contractWorld(t testing.TB, adopted bool) kindtest.World {
 		world.First = w.first.Value
 		return world
 	}
-	world.Key.Options = kind.Options{kind.OptionConnection: "main", optionURL: u.Without().Text().Reveal(), optionOwner: w.app + "_owner"}
+	world.Key.Options = kind.Options{kind.OptionConnection: "main", login.OptionURL: u.Without().Text().Reveal(), optionOwner: w.app + "_owner"}
 	world.Key.Options, err = w.kind.Normalize(world.Key.Options)
 	w.ok(err)
 	return world
@@ -99,7 +100,7 @@ func (w *world) hostile(testing.TB) (ran func() []string) {
 		w.ok(err)
 		planted = append(planted, traps)
 	}
-	u, err := dsn.Parse(w.admin, schemes...)
+	u, err := dsn.Parse(w.admin, urls.Schemes...)
 	w.ok(err)
 	w.admin += "&search_path=pg_catalog" // the test's own sessions
 	w.exec("ALTER DATABASE " + quote(u.Path()) + " SET search_path TO " + quote(first) + ", pg_catalog, public")

@@ -5,7 +5,6 @@ package postgres
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,6 +19,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
 )
 
@@ -43,7 +43,7 @@ const (
 // config is how to log in at a place. TLS is the connection's.
 func (p place) config(c kind.Connection, user string, password key.Value) (*pgx.ConnConfig, error) {
 	mode := p.session.SSLMode
-	if mode == "require" && c.Options[fieldCA] != "" { // as libpq does it
+	if mode == "require" && c.Options[login.FieldCA] != "" { // as libpq does it
 		mode = "verify-ca"
 	}
 	config, err := p.parsed(mode)
@@ -71,20 +71,15 @@ func (p place) config(c kind.Connection, user string, password key.Value) (*pgx.
 // secure puts a connection's certificates where TLS is used: the CA for everybody, the client's for the administrator.
 // A URL that says sslrootcert=system is for public CAs alone.
 func secure(c kind.Connection, config *pgx.ConnConfig, system bool) error {
-	var roots *x509.CertPool
-	if ca := c.Options[fieldCA]; ca != "" && !system {
-		roots = x509.NewCertPool()
-		if !roots.AppendCertsFromPEM([]byte(ca)) {
-			return errors.New("tls_ca holds no certificate in PEM")
-		}
+	roots, err := login.Roots(c)
+	if err != nil {
+		return err
 	}
 	var certificates []tls.Certificate
-	if u, err := parseAdmin(c); err == nil && u.User == config.User && c.Options[fieldCert] != "" {
-		pair, err := tls.X509KeyPair([]byte(c.Options[fieldCert]), []byte(c.Secrets[fieldKey].Reveal()))
-		if err != nil {
-			return errors.New("tls_cert and tls_key are not a certificate and its private key in PEM")
+	if u, err := parseAdmin(c); err == nil && u.User == config.User {
+		if certificates, err = login.Certificates(c); err != nil {
+			return err
 		}
-		certificates = []tls.Certificate{pair}
 	}
 	configs := []*tls.Config{config.TLSConfig}
 	for _, f := range config.Fallbacks {
@@ -94,7 +89,7 @@ func secure(c kind.Connection, config *pgx.ConnConfig, system bool) error {
 		if t == nil {
 			continue
 		}
-		if roots != nil {
+		if roots != nil && !system {
 			t.RootCAs = roots
 		}
 		t.Certificates = certificates

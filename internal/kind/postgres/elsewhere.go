@@ -58,7 +58,7 @@ func alien(ctx context.Context, conn *pgx.Conn, c kind.Connection, at place, own
 // whyRefused asks what is likely where a login is refused.
 func whyRefused(c kind.Change, at place, user string) string {
 	question := fmt.Sprintf("does pg_hba.conf (or a PgBouncer's list of users) not let %s in", user)
-	if ours(c.Key, user) {
+	if roleNames.Ours(c.Key, user) {
 		question = "has the role not arrived there yet, or " + question
 	} else {
 		question = "is the password in the value another one than the server's, or " + question
@@ -74,7 +74,7 @@ func whyRefused(c kind.Change, at place, user string) string {
 // otherwise the present version in its place. Where that does not log in at all, or not as the next one's owner, nothing more
 // is found: Inspect tells of it.
 func (k *Kind) reaches(ctx context.Context, c kind.Change, from, to dsn.URL, found map[string]known, o owner) error {
-	if !ours(c.Key, to.User) {
+	if !roleNames.Ours(c.Key, to.User) {
 		return k.verify(ctx, c, to)
 	}
 	if from.User == "" || o.name == "" {

@@ -10,6 +10,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -22,7 +23,7 @@ func TestURLOfAnotherServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := newWorld(t, "", nil)
-	u, err := credential(w.first)
+	u, err := urls.Credential(w.first)
 	w.ok(err)
 	_, err = other.NewDatabase(ctx, u.Path())
 	w.ok(err)
@@ -31,7 +32,7 @@ func TestURLOfAnotherServer(t *testing.T) {
 	conn := w.dial(other.AdminURL(u.Path()))
 	_, err = conn.Exec(ctx, "ALTER ROLE "+w.app+" PASSWORD "+literal(u.Password.Reveal()))
 	w.ok(err)
-	value, err := dsn.Parse(other.URL(u.Path(), w.app, u.Password.Reveal()), schemes...)
+	value, err := dsn.Parse(other.URL(u.Path(), w.app, u.Password.Reveal()), urls.Schemes...)
 	w.ok(err)
 	w.first.Value = value.Text()
 	next := w.next(w.first)
@@ -66,7 +67,7 @@ func TestURLOfAnotherServer(t *testing.T) {
 func TestPlanTriesTheURLs(t *testing.T) {
 	w := newWorld(t, "", nil)
 	current := w.rotate(w.next(w.first))
-	u, err := credential(current)
+	u, err := urls.Credential(current)
 	w.ok(err)
 	way := "verify_query of key " + w.key.Name + ", run as " + w.app + ": SQLSTATE "
 	for _, of := range []struct {
@@ -74,9 +75,9 @@ func TestPlanTriesTheURLs(t *testing.T) {
 		want    string
 	}{
 		{kind.Options{}, ""},
-		{kind.Options{optionURLs: "DIRECT_URL=postgresql://" + u.Host() + "/" + u.Path() + "?sslmode=disable"}, ""},
-		{kind.Options{optionURLs: "DIRECT_URL=postgresql://" + u.Host() + "/nodb?sslmode=disable"}, `DIRECT_URL at ` + u.Host() + ` says: database "nodb" does not exist`},
-		{kind.Options{optionURLs: "DIRECT_URL=postgresql://127.0.0.1:1/" + u.Path()}, "DIRECT_URL at 127.0.0.1:1 cannot be reached"},
+		{kind.Options{login.OptionURLs: "DIRECT_URL=postgresql://" + u.Host() + "/" + u.Path() + "?sslmode=disable"}, ""},
+		{kind.Options{login.OptionURLs: "DIRECT_URL=postgresql://" + u.Host() + "/nodb?sslmode=disable"}, `DIRECT_URL at ` + u.Host() + ` says: database "nodb" does not exist`},
+		{kind.Options{login.OptionURLs: "DIRECT_URL=postgresql://127.0.0.1:1/" + u.Path()}, "DIRECT_URL at 127.0.0.1:1 cannot be reached"},
 		{kind.Options{optionQuery: "SELEC 1"}, way + "42601: it is not one query: SELECT, VALUES, TABLE or WITH, and nothing after it; change it with: vault write hyvve/keys/" + w.key.Name + " verify_query='SELECT 1'"},
 		{kind.Options{optionQuery: "WITH x AS (INSERT INTO public.things VALUES (1) RETURNING 1) SELECT 1"}, way + "0A000: it would change something"},
 		{kind.Options{optionQuery: "SELECT 1 FROM public.things"}, ""},
@@ -90,7 +91,7 @@ func TestPlanTriesTheURLs(t *testing.T) {
 		}
 	}
 	// A present version that does not log in proves nothing of the next one.
-	w.exec("ALTER ROLE " + logins(w.key)[0] + " PASSWORD 'by-hand'")
+	w.exec("ALTER ROLE " + roleNames.Of(w.key)[0] + " PASSWORD 'by-hand'")
 	if blockers, _ := w.preflight(w.next(current)); blockers != "" {
 		t.Errorf("blockers: %s", blockers)
 	}
@@ -99,7 +100,7 @@ func TestPlanTriesTheURLs(t *testing.T) {
 // A value with a wrong password is refused by the likely cause.
 func TestImportWithAWrongPassword(t *testing.T) {
 	w := newWorld(t, "", nil)
-	u, err := credential(w.first)
+	u, err := urls.Credential(w.first)
 	w.ok(err)
 	err = w.kind.Verify(t.Context(), kind.Change{Key: w.key, To: key.Version{Number: 1, Value: u.With(u.User, key.NewValue("wrong")).Text()}, Connection: w.connection})
 	if err == nil || !strings.Contains(err.Error(), "is the password in the value another one than the server's") || strings.Contains(err.Error(), "arrived") {

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // forged is a line that stands where an operator reads what to type.
@@ -43,7 +45,7 @@ func TestServerThatSaysTooMuch(t *testing.T) {
 	i := newImpostor(t, &pgproto3.ErrorResponse{Severity: "FATAL", Code: "XX000\n", Message: forged + strings.Repeat("x", 60000)})
 	c := w.connection
 	c.Options = maps.Clone(c.Options)
-	c.Options[fieldURL] = fmt.Sprintf("postgresql://postgres@%s/postgres?sslmode=disable", i.address)
+	c.Options[login.FieldURL] = fmt.Sprintf("postgresql://postgres@%s/postgres?sslmode=disable", i.address)
 	c.Name = "impostor"
 	_, err := w.kind.CheckConnection(t.Context(), c)
 	if err == nil || len(err.Error()) > 1000 || strings.ContainsAny(err.Error(), "\n\x1b") {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 var _ kind.Restorer = (*Kind)(nil)
@@ -59,7 +60,7 @@ func lossOf(c kind.Change, found map[string]known, role string) loss {
 
 // newer returns the login roles that are in the hands of versions which Vault has never had.
 func newer(c kind.Change, found map[string]known) (roles []string) {
-	for _, role := range logins(c.Key) {
+	for _, role := range roleNames.Of(c.Key) {
 		of := found[role]
 		if m, ok := readMark(of.Comment); ok && role != userOf(c) && of.Login && m.of(c.Key) && m.version > c.To.Number && m.unknown(c) {
 			roles = append(roles, role)
@@ -69,7 +70,7 @@ func newer(c kind.Change, found map[string]known) (roles []string) {
 }
 
 func userOf(c kind.Change) string {
-	u, _ := credential(c.To)
+	u, _ := urls.Credential(c.To)
 	return u.User
 }
 
@@ -81,7 +82,7 @@ func (l loss) problem(c kind.Change, role, at string) kind.Problem {
 	switch l {
 	case lossNone, lossRights:
 	case lossGone:
-		p.Text, p.Fixable = fmt.Sprintf("%s has no role %s, with which version %d logs in", at, role, c.To.Number), ours(c.Key, role)
+		p.Text, p.Fixable = fmt.Sprintf("%s has no role %s, with which version %d logs in", at, role, c.To.Number), roleNames.Ours(c.Key, role)
 		if !p.Fixable { // what an operator's role may do is the operator's to say: it is not made again
 			name := quoteIfNeeded(role)
 			p.Remedy = fmt.Sprintf("an operator made it, and its rights are not known here. Make it again: CREATE ROLE %s LOGIN; then \\password %s in psql, with the password of version %d, which hyvve/creds/ of its workload has; then GRANT it what it had. "+
@@ -105,7 +106,7 @@ func (l loss) problem(c kind.Change, role, at string) kind.Problem {
 	case lossExpired:
 		p.Text, p.Rotates = fmt.Sprintf("role %s, with which version %d logs in, is refused by %s since its VALID UNTIL is over", role, c.To.Number, at), true
 		p.Remedy = "if it should log in, " + reconcile
-		if !ours(c.Key, role) {
+		if !roleNames.Ours(c.Key, role) {
 			p.Remedy = fmt.Sprintf("if it should log in, ALTER ROLE %s VALID UNTIL 'infinity'; or rotate the key: %s", quoteIfNeeded(role), rotate)
 		}
 	case lossBare:
@@ -114,7 +115,7 @@ func (l loss) problem(c kind.Change, role, at string) kind.Problem {
 	case lossLimit:
 		p.Text, p.Rotates = fmt.Sprintf("role %s, with which version %d logs in, has CONNECTION LIMIT 0 at %s: nobody can log in with it", role, c.To.Number, at), true
 		p.Remedy = "if it should log in, " + reconcile
-		if !ours(c.Key, role) {
+		if !roleNames.Ours(c.Key, role) {
 			p.Remedy = fmt.Sprintf("if it should log in, ALTER ROLE %s CONNECTION LIMIT -1", quoteIfNeeded(role))
 		}
 	case lossForeign:
@@ -127,7 +128,7 @@ func (l loss) problem(c kind.Change, role, at string) kind.Problem {
 // Inspect implements kind.Inspector: the current version logs in at the server and its replicas, and no other login role is
 // in the hands of a version that Vault does not know.
 func (k *Kind) Inspect(ctx context.Context, c kind.Change) (f kind.Finding, err error) {
-	u, err := credential(c.To)
+	u, err := urls.Credential(c.To)
 	if err != nil {
 		return f, err
 	}
@@ -166,7 +167,7 @@ func (k *Kind) Inspect(ctx context.Context, c kind.Change) (f kind.Finding, err 
 	if a := judge(c, found, u.User, tried.acts); a.wrong {
 		f.Problems = append(f.Problems, a.problem(c, found, c.To.Number, at.what))
 	} else {
-		f.Kept = acted{Login: u.User, Owner: a.is}.text()
+		f.Kept = login.Keep(acted{Login: u.User, Owner: a.is})
 	}
 	f.Notes = append(f.Notes, leftovers(c, found)...)
 	for _, at := range replicas(c.Connection) {
@@ -187,7 +188,7 @@ func (k *Kind) Inspect(ctx context.Context, c kind.Change) (f kind.Finding, err 
 // Restore implements kind.Restorer. It makes a role that has gone, lets one log in again that is locked, and lets one act as
 // its owner again. It never replaces a password that somebody may use.
 func (k *Kind) Restore(ctx context.Context, c kind.Change, dryRun bool) (done []string, err error) {
-	u, err := credential(c.To)
+	u, err := urls.Credential(c.To)
 	if err != nil {
 		return nil, err
 	}
@@ -221,7 +222,7 @@ func (k *Kind) Restore(ctx context.Context, c kind.Change, dryRun bool) (done []
 			}
 			done = []string{fmt.Sprintf("role %s made anew at %s, with the password of version %d", u.User, at.what, c.To.Number)}
 		case lossExpired, lossLimit:
-			if p := lost.problem(c, u.User, at.what); !ours(c.Key, u.User) {
+			if p := lost.problem(c, u.User, at.what); !roleNames.Ours(c.Key, u.User) {
 				return nil, faultf("%s; %s", p.Text, p.Remedy)
 			}
 			done = []string{fmt.Sprintf("role %s lets version %d log in again at %s", u.User, c.To.Number, at.what)}
@@ -243,7 +244,7 @@ func (k *Kind) Restore(ctx context.Context, c kind.Change, dryRun bool) (done []
 			return nil, err
 		}
 		comment := found[u.User].Comment
-		if _, marked := readMark(comment); marked || comment == "" || ours(c.Key, u.User) { // an operator's comment stays
+		if _, marked := readMark(comment); marked || comment == "" || roleNames.Ours(c.Key, u.User) { // an operator's comment stays
 			statements = append(statements, markOf(c.Key, c.To).statement(u.User))
 		}
 		return statements, nil
@@ -256,7 +257,7 @@ func (k *Kind) Restore(ctx context.Context, c kind.Change, dryRun bool) (done []
 
 // restored returns the statements that give a role the password of the current version.
 func (k *Kind) restored(c kind.Change, found map[string]known, version int, u dsn.URL, verifier string) ([]string, error) {
-	if !ours(c.Key, u.User) {
+	if !roleNames.Ours(c.Key, u.User) {
 		return []string{"ALTER ROLE " + quote(u.User) + " LOGIN PASSWORD " + literal(verifier)}, nil
 	}
 	o, err := findOwner(c, found, version, c.To)
@@ -342,7 +343,7 @@ func strayed(c kind.Change, found map[string]known, role, acts, at string) (loss
 	if marked && !m.of(c.Key) {
 		p = lossForeign.problem(c, role, at)
 	}
-	if _, there := found[a.want]; !there || !ours(c.Key, role) || marked && !m.of(c.Key) {
+	if _, there := found[a.want]; !there || !roleNames.Ours(c.Key, role) || marked && !m.of(c.Key) {
 		return lossNone, faultf("%s; %s", p.Text, p.Remedy)
 	}
 	return lossRights, nil
@@ -351,11 +352,11 @@ func strayed(c kind.Change, found map[string]known, role, acts, at string) (loss
 // withOwner returns the change with the owner that its login role acts as, where the key does not name one: a role that has
 // gone, or was changed by somebody, cannot tell.
 func withOwner(c kind.Change, found map[string]known, user string) kind.Change {
-	if c.Key.Options[optionOwner] != "" || !ours(c.Key, user) {
+	if c.Key.Options[optionOwner] != "" || !roleNames.Ours(c.Key, user) {
 		return c
 	}
 	name := remembered(c, found, user)
-	if acts := actsAs(found, user); name == "" && !ours(c.Key, acts) {
+	if acts := actsAs(found, user); name == "" && !roleNames.Ours(c.Key, acts) {
 		name = acts
 	}
 	c.Key.Options = maps.Clone(c.Key.Options)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // as is the key as a Vault keeps it that knows these versions, of which the last is current, and numbers of a server's.
@@ -82,11 +83,11 @@ func restoredVault(t *testing.T, rotations, old int) {
 	c.Key = w.as(remembered, f.ServerVersion)
 	refused := kind.Change{Key: c.Key, From: current, To: w.next(current).To, Connection: w.connection}
 	refused.To.Number = c.Key.NextNumber()
-	u, err := credential(refused.To)
+	u, err := urls.Credential(refused.To)
 	w.ok(err)
 	w.refuses(refused, u.User, "the server is ahead of Vault") // until it is reconciled
 	roles := func() (all string) {
-		for _, role := range append(logins(w.key), w.app) {
+		for _, role := range append(roleNames.Of(w.key), w.app) {
 			all += w.role(role) + "\n"
 		}
 		return all
@@ -135,7 +136,7 @@ func TestRestoredServer(t *testing.T) {
 		if rotations == 3 { // nobody has looked at the healthy server before: the imported role, or another login role, tells
 			c.Kept = f.Kept
 		}
-		gone := logins(w.key)[rotations-1]
+		gone := roleNames.Of(w.key)[rotations-1]
 		w.exec("DROP OWNED BY "+gone, "DROP ROLE "+gone)
 		if _, text, ahead, fixable := w.looks(c); ahead || !fixable || !strings.Contains(text, "has no role") {
 			t.Errorf("of a role that has gone (ahead %t, fixable %t): %s", ahead, fixable, text)
@@ -178,7 +179,7 @@ func TestRolesMadeAgain(t *testing.T) {
 		t.Fatalf("of a healthy server Inspect finds: %s", text)
 	}
 	c.Kept = f.Kept
-	a := logins(w.key)[0]
+	a := roleNames.Of(w.key)[0]
 	w.exec("REVOKE " + quote(w.app) + " FROM " + a)
 	if _, text, ahead, fixable := w.looks(c); ahead || fixable || !strings.Contains(text, "acts as itself") || acts() != a {
 		t.Errorf("of a role that acts as %s (ahead %t, fixable %t): %s", acts(), ahead, fixable, text)
@@ -195,10 +196,10 @@ func TestRolesMadeAgain(t *testing.T) {
 	password, err := w.postgres.NewRole(ctx, root)
 	w.ok(err)
 	w.exec("ALTER ROLE " + root + " SUPERUSER")
-	admin, err := credential(w.first)
+	admin, err := urls.Credential(w.first)
 	w.ok(err)
 	w.connection.Revision++
-	w.connection.Options[fieldURL] = admin.With(root, key.NewValue(password)).Text().Reveal()
+	w.connection.Options[login.FieldURL] = admin.With(root, key.NewValue(password)).Text().Reveal()
 	c.Connection, err = w.kind.NormalizeConnection(w.connection)
 	w.ok(err)
 	for range 2 {
@@ -220,7 +221,7 @@ func TestRevivedVersions(t *testing.T) {
 	versions := []key.Version{w.first}
 	for range 3 {
 		v := w.rotate(w.next(versions[len(versions)-1]))
-		v.Login = logins(w.key)[len(versions)-1]
+		v.Login = roleNames.Of(w.key)[len(versions)-1]
 		versions = append(versions, v)
 	}
 	current := versions[len(versions)-1]
@@ -248,7 +249,7 @@ func TestRevivedVersions(t *testing.T) {
 	if got := warnings(); len(got) > 0 {
 		t.Errorf("of a healthy server: %q", got)
 	}
-	a, b := logins(w.key)[0], logins(w.key)[1]
+	a, b := roleNames.Of(w.key)[0], roleNames.Of(w.key)[1]
 	w.exec("ALTER ROLE " + w.app + " LOGIN")
 	if got := warnings(); len(got) != 1 {
 		t.Errorf("of an owner with its mark: %q", got)
@@ -282,7 +283,7 @@ func TestImportedRoleHasGone(t *testing.T) {
 		w.first.Fingerprint = fingerprints.Of(w.key.Name, w.first.Value)
 		w.exec("REASSIGN OWNED BY "+quote(w.app)+" TO postgres", "DROP OWNED BY "+quote(w.app), "DROP ROLE "+quote(w.app))
 		c := kind.Change{Key: w.as([]key.Version{w.first}, 0), To: w.first, Connection: w.connection, Kept: w.app}
-		u, err := credential(w.first)
+		u, err := urls.Credential(w.first)
 		w.ok(err)
 		_, text, ahead, fixable := w.looks(c)
 		_, err = w.kind.Restore(ctx, c, false)
@@ -312,7 +313,7 @@ func TestInspectWhatWasDoneByHand(t *testing.T) {
 	ctx := t.Context()
 	w := newWorld(t, "", nil)
 	current := w.rotate(w.next(w.first))
-	a := logins(w.key)[0]
+	a := roleNames.Of(w.key)[0]
 	c := kind.Change{Key: w.as([]key.Version{w.first, current}, 0), To: current, Connection: w.connection}
 	own := markOf(w.key, current).statement(a)
 	for _, of := range []struct {
@@ -341,7 +342,7 @@ func TestInspectWhatWasDoneByHand(t *testing.T) {
 
 	// An older password that is in use is not replaced.
 	w.exec("ALTER ROLE "+a+" PASSWORD 'older'", mark{w.key.Mount, w.key.Name, 1, ""}.statement(a))
-	u, err := credential(current)
+	u, err := urls.Credential(current)
 	w.ok(err)
 	conn, err := pgx.Connect(ctx, strings.TrimSuffix(u.With(a, key.NewValue("older")).Text().Reveal(), "&pgbouncer=true&schema=public"))
 	w.ok(err)
@@ -363,7 +364,7 @@ func TestPasswordSetByHand(t *testing.T) {
 			versions = append(versions, w.rotate(w.next(w.first)))
 		}
 		current := versions[len(versions)-1]
-		u, err := credential(current)
+		u, err := urls.Credential(current)
 		w.ok(err)
 		w.exec("ALTER ROLE " + quote(u.User) + " PASSWORD 'by-hand'")
 		hand := key.Version{Value: key.NewValue(u.With(u.User, key.NewValue("by-hand")).Text().Reveal())}
@@ -408,7 +409,7 @@ func TestAheadNamesTheVersionInUse(t *testing.T) {
 	current := w.rotate(w.next(w.first))
 	w.key.Versions = nil
 	next := w.next(current)
-	b := logins(w.key)[1]
+	b := roleNames.Of(w.key)[1]
 	w.exec("CREATE ROLE "+b+" LOGIN PASSWORD 'newer'", mark{w.key.Mount, w.key.Name, 11, ""}.statement(b))
 	blockers, _ := w.preflight(next)
 	if !strings.Contains(blockers, "version 11 of this key") || !strings.Contains(blockers, "Make version 2,") || strings.Contains(blockers, " 3") {

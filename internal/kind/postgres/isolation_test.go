@@ -22,7 +22,7 @@ func TestIsolationOfTheServerDoesNotMatter(t *testing.T) {
 			t.Cleanup(func() { _ = other.Close() })
 
 			before := w.dial(w.admin)
-			lock := "hashtextextended(" + literal("hyvve "+logins(w.key)[0]) + ", 0)"
+			lock := "hashtextextended(" + literal("hyvve "+roleNames.Of(w.key)[0]) + ", 0)"
 			_, err := before.Exec(ctx, "SELECT pg_advisory_lock("+lock+")")
 			w.ok(err)
 			done := make(chan error, 2)

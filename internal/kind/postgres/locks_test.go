@@ -13,7 +13,7 @@ import (
 func TestAdvisoryLockOfTheApplication(t *testing.T) {
 	w := newWorld(t, "", nil)
 	c := w.next(w.first)
-	a := logins(w.key)[0]
+	a := roleNames.Of(w.key)[0]
 	thief, err := w.session(w.first)
 	w.ok(err)
 	defer thief.Close(context.Background()) //nolint:errcheck // of a test
@@ -29,7 +29,7 @@ func TestAdvisoryLockOfTheApplication(t *testing.T) {
 	}
 	// Another mount's administrator is waited for.
 	other := w.dial(w.admin)
-	_, err = other.Exec(t.Context(), "SELECT pg_advisory_lock(hashtextextended($1, 0))", "hyvve "+logins(w.key)[1])
+	_, err = other.Exec(t.Context(), "SELECT pg_advisory_lock(hashtextextended($1, 0))", "hyvve "+roleNames.Of(w.key)[1])
 	w.ok(err)
 	next := w.next(c.To)
 	next.Key.Versions = append(next.Key.Versions, w.first, c.To)
@@ -81,7 +81,7 @@ func TestSessionThatHoldsItsOwnRole(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("the session goes on")
 	}
-	if of := w.role(logins(w.key)[0]); !strings.HasPrefix(of, "f ") {
+	if of := w.role(roleNames.Of(w.key)[0]); !strings.HasPrefix(of, "f ") {
 		t.Errorf("the role is %s", of)
 	}
 }

@@ -7,9 +7,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
-	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -63,20 +61,6 @@ func (m mark) of(k key.Key) bool { return m.mount == k.Mount && m.key == k.Name 
 // is reports whether the mark is that of a version and no other's of the same number.
 func (m mark) is(k key.Key, v key.Version) bool { return m.id != "" && m == markOf(k, v) }
 
-// suffixes are those of the login roles. Two would do for a rotation. With four, the role of a version is locked for three
-// rotations before another version gets it: as long, Vault can be restored from a snapshot and have its version back.
-var suffixes = [...]string{"_a", "_b", "_c", "_d"}
-
-// logins returns the login roles of a key, in the order in which they take turns.
-func logins(of key.Key) []string {
-	base := strings.TrimSuffix(kind.LoginNames(of, maxIdentifier)[0], suffixes[0])
-	names := make([]string, 0, len(suffixes))
-	for _, suffix := range suffixes {
-		names = append(names, base+suffix)
-	}
-	return names
-}
-
 // nextLogin returns the login role of the next version. Numbers that are left out, such as those of versions that only a
 // server knows, are turns that have been taken.
 func nextLogin(of key.Key, from key.Value, user string) string {
@@ -86,38 +70,7 @@ func nextLogin(of key.Key, from key.Value, user string) string {
 			turns = max(1, of.NextNumber()-v.Number)
 		}
 	}
-	names := logins(of)
-	name := names[(slices.Index(names, user)+turns)%len(names)]
-	if name == user {
-		name = names[(slices.Index(names, user)+1)%len(names)]
-	}
-	return name
-}
-
-// legacyPair returns the login roles as releases before marks named them: by the key alone, cut where they were too long.
-func legacyPair(of key.Key) []string {
-	base := of.Options[optionUsername]
-	if base == "" {
-		base = strings.NewReplacer("-", "_", ".", "_").Replace(of.Name)
-		base = base[:min(len(base), maxUsername)]
-	}
-	return []string{base + suffixes[0], base + suffixes[1]}
-}
-
-// siblings returns the login roles of the key that take turns with a role, itself among them; false where it is none.
-func siblings(of key.Key, role string) ([]string, bool) {
-	for _, names := range [][]string{logins(of), legacyPair(of)} {
-		if slices.Contains(names, role) {
-			return names, true
-		}
-	}
-	return nil, false
-}
-
-// ours reports whether a role has the name of a login role of the key. Whether it is the key's, its mark says.
-func ours(of key.Key, user string) bool {
-	_, ok := siblings(of, user)
-	return ok
+	return roleNames.Next(of, user, turns)
 }
 
 // newest is the highest number of a version that Vault knows of, be it that a server has told.
@@ -183,8 +136,7 @@ func mayStage(c kind.Change, found map[string]known, from, to string, proven pro
 // adopts reports whether an unmarked, locked role is the other one of a pair that a release before marks has made: the
 // present version's role is the first one, and unmarked, too.
 func adopts(k key.Key, found map[string]known, from, to string) bool {
-	p := legacyPair(k)
-	if from == to || !slices.Contains(p, from) || !slices.Contains(p, to) {
+	if !roleNames.ArePair(k, from, to) {
 		return false
 	}
 	_, marked := readMark(found[from].Comment)
@@ -194,7 +146,7 @@ func adopts(k key.Key, found map[string]known, from, to string) bool {
 // ahead returns an error where a login role is in the hands of a version that Vault has never had, unless Vault has been told
 // of it and its own version is valid again.
 func ahead(c kind.Change, found map[string]known, from, to string) error {
-	names, _ := siblings(c.Key, to)
+	names, _ := roleNames.Siblings(c.Key, to)
 	present, there := found[from]
 	for _, role := range names {
 		of := found[role]
@@ -224,7 +176,7 @@ func foreign(k key.Key, role string, m mark) error {
 // marks returns the statements that mark the role of To and, where a release before marks has made it, that of From.
 func marks(c kind.Change, found map[string]known, from, to string) []string {
 	statements := []string{markOf(c.Key, c.To).statement(to)}
-	if of, there := found[from]; there && of.Comment == "" && ours(c.Key, from) {
+	if of, there := found[from]; there && of.Comment == "" && roleNames.Ours(c.Key, from) {
 		statements = append(statements, markOf(c.Key, c.From).statement(from))
 	}
 	return statements

@@ -12,6 +12,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 func TestMarkForm(t *testing.T) {
@@ -66,7 +67,7 @@ func (w *world) rotate(c kind.Change) key.Version {
 func TestStageLeavesOthersRoles(t *testing.T) {
 	w := newWorld(t, "", nil)
 	c := w.next(w.first)
-	a := logins(w.key)[0]
+	a := roleNames.Of(w.key)[0]
 	other := mark{mount: "others", key: w.key.Name, version: 1}
 	for name, of := range map[string]struct {
 		statements []string
@@ -91,7 +92,7 @@ func TestStageLeavesOthersRoles(t *testing.T) {
 	}
 	w.t = t
 	// The other one of the pair says that the server is ahead, too.
-	b := logins(w.key)[1]
+	b := roleNames.Of(w.key)[1]
 	w.exec("CREATE ROLE "+b+" LOGIN PASSWORD 'newer'", mark{w.key.Mount, w.key.Name, 3, ""}.statement(b))
 	w.refuses(c, b, "the server is ahead of Vault")
 	w.exec("DROP ROLE " + b)
@@ -121,23 +122,23 @@ func TestRetireLeavesOthersRoles(t *testing.T) {
 
 // What a release before marks has made goes on, whether it is between two rotations or in the middle of one.
 func TestRolesOfEarlierReleases(t *testing.T) {
-	for name, options := range map[string]kind.Options{"default names": nil, "username": {optionUsername: "Legacy"}} {
+	for name, options := range map[string]kind.Options{"default names": nil, "username": {kind.OptionUsername: "Legacy"}} {
 		t.Run(name, func(t *testing.T) {
 			ctx := t.Context()
 			w := newWorld(t, "", options)
 			if options != nil {
-				w.key.Options[optionUsername] += w.app
+				w.key.Options[kind.OptionUsername] += w.app
 			}
-			a, b := legacyPair(w.key)[0], legacyPair(w.key)[1]
+			a, b := roleNames.Pair(w.key)[0], roleNames.Pair(w.key)[1]
 			make := func(role string, v key.Version) {
-				u, err := credential(v)
+				u, err := urls.Credential(v)
 				w.ok(err)
 				text, err := verifier(rand.Reader, u.Password)
 				w.ok(err)
 				w.exec("CREATE ROLE "+quote(role)+" LOGIN PASSWORD "+literal(text), "GRANT "+w.app+" TO "+quote(role), "ALTER ROLE "+quote(role)+" SET role TO "+w.app)
 			}
 			as := func(number int, role string, of key.Version) key.Version {
-				u, err := dsn.Parse(of.Value.Reveal(), schemes...)
+				u, err := dsn.Parse(of.Value.Reveal(), urls.Schemes...)
 				w.ok(err)
 				password, err := dsn.NewPassword(rand.Reader)
 				w.ok(err)
@@ -169,13 +170,13 @@ func TestRolesOfEarlierReleases(t *testing.T) {
 			w.ok(w.kind.Retire(ctx, c))
 
 			last := w.rotate(w.next(two))
-			u, err := credential(last)
+			u, err := urls.Credential(last)
 			w.ok(err)
 			turn := 0
 			if options != nil { // the names are the same as before
 				turn = 2
 			}
-			if want := logins(w.key)[turn]; u.User != want {
+			if want := roleNames.Of(w.key)[turn]; u.User != want {
 				t.Errorf("the next rotation makes %s, not %s", u.User, want)
 			}
 			last = w.rotate(w.next(last))
@@ -203,7 +204,7 @@ func TestServerAheadOfVault(t *testing.T) {
 	for old := 1; old <= 3; old++ {
 		known := versions[len(versions)-1-old]
 		c := w.next(known)
-		for _, role := range logins(w.key) {
+		for _, role := range roleNames.Of(w.key) {
 			w.refuses(c, role, "the server is ahead of Vault")
 		}
 		if again, err := w.session(newest); err != nil || conn.Ping(ctx) != nil {
@@ -222,14 +223,14 @@ func TestTwoMountsOnOneServer(t *testing.T) {
 	w := newWorld(t, "", nil)
 	var group sync.WaitGroup
 	for _, mount := range []string{"mounta", "mountb"} {
-		u, err := credential(w.first)
+		u, err := urls.Credential(w.first)
 		w.ok(err)
 		password, err := w.postgres.NewRole(t.Context(), w.app+mount)
 		w.ok(err)
 		w.exec("GRANT " + w.app + " TO " + w.app + mount)
 		one := *w
 		one.key.Mount = mount
-		one.key.Options = kind.Options{kind.OptionConnection: "main", optionOwner: w.app, optionVerify: "true", optionQuery: "SELECT 1"}
+		one.key.Options = kind.Options{kind.OptionConnection: "main", optionOwner: w.app, login.OptionVerify: "true", optionQuery: "SELECT 1"}
 		one.kind = New(rand.Reader)
 		t.Cleanup(func() { _ = one.kind.Close() })
 		current := key.Version{Number: 1, Value: u.With(w.app+mount, key.NewValue(password)).Text()}
@@ -277,7 +278,7 @@ func (w *world) whole(c kind.Change) error {
 }
 
 func (w *world) login(v key.Version) error {
-	u, err := credential(v)
+	u, err := urls.Credential(v)
 	if err != nil {
 		return err
 	}

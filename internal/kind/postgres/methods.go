@@ -14,6 +14,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // The ways to log in that auth_methods may name, as libpq's require_auth does. A server chooses among them, and so does
@@ -53,7 +54,7 @@ func restrict(c kind.Connection, config *pgx.ConnConfig, asks bool) error {
 		return err
 	}
 	u, err := parseAdmin(c)
-	if (err != nil || u.User != config.User || c.Options[fieldCert] != "") && !slices.Contains(all, methodNone) {
+	if (err != nil || u.User != config.User || c.Options[login.FieldCert] != "") && !slices.Contains(all, methodNone) {
 		all = append(all, methodNone)
 	}
 	if asks {

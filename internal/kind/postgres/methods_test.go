@@ -18,6 +18,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -45,7 +46,7 @@ func TestMethods(t *testing.T) {
 		{"trusted", "scram", `"scram" is not known`},
 	} {
 		c, err := w.kind.NormalizeConnection(kind.Connection{Name: tt.user + tt.methods, Options: kind.Options{
-			fieldURL: p.URL("postgres", tt.user, "the-password-of-a-root"), fieldMethods: tt.methods,
+			login.FieldURL: p.URL("postgres", tt.user, "the-password-of-a-root"), fieldMethods: tt.methods,
 		}})
 		if err == nil {
 			_, err = w.kind.CheckConnection(t.Context(), c)
@@ -58,7 +59,7 @@ func TestMethods(t *testing.T) {
 	c := w.next(w.first)
 	w.ok(w.kind.Stage(t.Context(), c))
 	c.Key.Options = maps.Clone(c.Key.Options)
-	c.Key.Options[optionURLs] = fmt.Sprintf("DIRECT_URL=postgresql://127.0.0.1:%d/clear?sslmode=disable", p.Port)
+	c.Key.Options[login.OptionURLs] = fmt.Sprintf("DIRECT_URL=postgresql://127.0.0.1:%d/clear?sslmode=disable", p.Port)
 	err := w.kind.Verify(t.Context(), c)
 	if err == nil || !strings.Contains(err.Error(), "by the method password, so that the password was not sent") || !strings.Contains(err.Error(), "DIRECT_URL") {
 		t.Errorf("%v", err)
@@ -132,7 +133,7 @@ func TestImpostors(t *testing.T) {
 		i := newImpostor(t, asks)
 		admin := w.connection
 		admin.Options = maps.Clone(admin.Options)
-		admin.Options[fieldURL] = fmt.Sprintf("postgresql://postgres@%s/postgres?sslmode=disable", i.address)
+		admin.Options[login.FieldURL] = fmt.Sprintf("postgresql://postgres@%s/postgres?sslmode=disable", i.address)
 		admin.Name = "impostor"
 		_, err := w.kind.CheckConnection(t.Context(), admin)
 		if err == nil || !strings.Contains(err.Error(), "auth_methods") {
@@ -141,7 +142,7 @@ func TestImpostors(t *testing.T) {
 		c := w.next(w.first)
 		w.ok(w.kind.Stage(t.Context(), c))
 		c.Key.Options = maps.Clone(c.Key.Options)
-		c.Key.Options[optionURLs] = fmt.Sprintf("DIRECT_URL=postgresql://%s/x?sslmode=disable", i.address)
+		c.Key.Options[login.OptionURLs] = fmt.Sprintf("DIRECT_URL=postgresql://%s/x?sslmode=disable", i.address)
 		if err := w.kind.Verify(t.Context(), c); err == nil || !strings.Contains(err.Error(), "auth_methods") {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -161,7 +162,7 @@ func TestRequireAuth(t *testing.T) {
 		{"password,md5", "scram-sha-256,password", "password"},
 		{"password", "", "no method in common"},
 	} {
-		c := kind.Connection{Options: kind.Options{fieldURL: "postgresql://root@db/x", fieldMethods: tt.methods}}
+		c := kind.Connection{Options: kind.Options{login.FieldURL: "postgresql://root@db/x", fieldMethods: tt.methods}}
 		u, err := dsn.Postgres("postgresql://app@db/x?require_auth=" + url.QueryEscape(tt.url))
 		if tt.url == "" {
 			u, err = dsn.Postgres("postgresql://app@db/x")
@@ -196,7 +197,7 @@ func TestNotesOnImpostors(t *testing.T) {
 		{"postgresql://root@[::1]/x?sslmode=disable", "", ""},
 		{"postgresql://root@localhost/x?sslmode=disable", "", ""},
 	} {
-		c, err := k.NormalizeConnection(kind.Connection{Name: "main", Options: kind.Options{fieldURL: tt.url, fieldMethods: tt.methods}, Secrets: map[string]key.Value{kind.FieldPassword: key.NewValue("x")}})
+		c, err := k.NormalizeConnection(kind.Connection{Name: "main", Options: kind.Options{login.FieldURL: tt.url, fieldMethods: tt.methods}, Secrets: map[string]key.Value{kind.FieldPassword: key.NewValue("x")}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -206,7 +207,7 @@ func TestNotesOnImpostors(t *testing.T) {
 		}
 	}
 	c, err := k.NormalizeConnection(kind.Connection{Name: "main", Options: kind.Options{
-		fieldURL: "postgresql://root@localhost/x", fieldBouncers: "postgresql://admin@pooler:6432/pgbouncer", fieldReplicas: "second:5432",
+		login.FieldURL: "postgresql://root@localhost/x", fieldBouncers: "postgresql://admin@pooler:6432/pgbouncer", fieldReplicas: "second:5432",
 	}, Secrets: map[string]key.Value{kind.FieldPassword: key.NewValue("x")}})
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // A URL that says whom its sessions act as is refused by name, however it is written; other options are not.
@@ -16,7 +17,7 @@ func TestURLThatSaysWhomSessionsActAs(t *testing.T) {
 	k := New(nil)
 	check := func(query string) (error, error) {
 		_, value := k.Check(nil, key.NewValue("postgresql://app:pw@db/app?"+query))
-		_, template := k.Normalize(kind.Options{optionURL: "postgresql://db/app?" + query})
+		_, template := k.Normalize(kind.Options{login.OptionURL: "postgresql://db/app?" + query})
 		return value, template
 	}
 	for _, options := range []string{

@@ -68,7 +68,7 @@ func (k known) settings() []setting {
 // key's versions, and of the owner, whom their settings may name. Memberships have options since PostgreSQL 16; before,
 // each has the rights that they give.
 func lookUp(c kind.Change, role, present string) string {
-	logins := slices.Concat([]string{role}, logins(c.Key), legacyPair(c.Key), versionLogins(c.Key))
+	logins := slices.Concat([]string{role}, roleNames.Of(c.Key), roleNames.Pair(c.Key), versionLogins(c.Key))
 	asked := []string{present, c.Key.Options[optionOwner], readActed(c.Kept).Owner}
 	names := slices.DeleteFunc(append(asked, logins...), func(name string) bool { return name == "" })
 	slices.Sort(names)
@@ -127,13 +127,13 @@ func readRoles(answer *pgconn.Result) (roles map[string]known, version int, err 
 func findOwner(c kind.Change, roles map[string]known, version int, present key.Version) (owner, error) {
 	k := c.Key
 	o := owner{name: k.Options[optionOwner], version: version}
-	u, err := credential(present)
+	u, err := urls.Credential(present)
 	if o.name == "" && !present.Value.Empty() && err == nil {
 		if o.name, err = presentOwner(c, roles, present.Number, u.User); err != nil {
 			return o, err
 		}
 	}
-	if o.name == "" || ours(k, o.name) {
+	if o.name == "" || roleNames.Ours(k, o.name) {
 		return o, fmt.Errorf("key %s: whom its login roles should act as is not known; name the role in owner= of hyvve/keys/%s", k.Name, k.Name)
 	}
 	of, there := roles[o.name]
@@ -156,7 +156,7 @@ func findOwner(c kind.Change, roles map[string]known, version int, present key.V
 
 // presentOwner returns whom the sessions of the present version's login act as; "" where nothing tells.
 func presentOwner(c kind.Change, roles map[string]known, number int, login string) (string, error) {
-	if _, there := roles[login]; !there && ours(c.Key, login) {
+	if _, there := roles[login]; !there && roleNames.Ours(c.Key, login) {
 		return remembered(c, roles, login), nil
 	}
 	if a := judge(c, roles, login, ""); a.wrong {

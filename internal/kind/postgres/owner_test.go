@@ -50,8 +50,8 @@ func TestFormerOwnerIsTakenAway(t *testing.T) {
 			w.exec("GRANT " + strings.Join(owners, ", ") + " TO " + w.app + "_root WITH ADMIN OPTION")
 		}
 		c := w.next(w.first)
-		for n := range 2 * len(suffixes) {
-			owner := owners[n/len(suffixes)]
+		for n := range 2 * len(roleNames.Suffixes) {
+			owner := owners[n/len(roleNames.Suffixes)]
 			c.Key.Options = kind.Options{kind.OptionConnection: "main", optionOwner: owner}
 			w.ok(w.kind.Stage(t.Context(), c))
 			role, err := w.kind.Login(c.To.Value)

@@ -49,7 +49,7 @@ func TestWhereURLsLead(t *testing.T) {
 	}
 	server, directory := withSockets(t)
 	w := newWorld(t, "", nil)
-	old, err := credential(w.first)
+	old, err := urls.Credential(w.first)
 	w.ok(err)
 	free, err := bed.FreePort()
 	w.ok(err)
@@ -116,7 +116,7 @@ func TestWhereURLsLead(t *testing.T) {
 // pgx, libpq and JDBC prefer the query's credentials: they are those of the new version, too.
 func TestRepeatedCredentialsTakeTurns(t *testing.T) {
 	w := newWorld(t, "", nil)
-	old, err := credential(w.first)
+	old, err := urls.Credential(w.first)
 	w.ok(err)
 	old.Rest, _, _ = strings.Cut(old.Rest, "?")
 	w.first.Value = key.NewValue(old.Text().Reveal() + "?user=" + old.User + "&password=" + url.QueryEscape(old.Password.Reveal()))
@@ -127,7 +127,7 @@ func TestRepeatedCredentialsTakeTurns(t *testing.T) {
 	defer conn.Close(context.Background()) //nolint:errcheck // of a test
 	var who string
 	w.ok(conn.QueryRow(t.Context(), "SELECT session_user::text").Scan(&who))
-	if want := logins(w.key)[0]; who != want {
+	if want := roleNames.Of(w.key)[0]; who != want {
 		t.Errorf("a client logs in as %s, want %s", who, want)
 	}
 }
@@ -142,7 +142,7 @@ func TestEachHostOfAURL(t *testing.T) {
 	w.ok(err)
 	with := func(hosts ...int) error {
 		t.Helper()
-		from, err := credential(w.first)
+		from, err := urls.Credential(w.first)
 		w.ok(err)
 		var all []string
 		for _, port := range hosts {
@@ -181,7 +181,7 @@ func TestEnvironmentHasNoInfluence(t *testing.T) {
 		name, value, _ := strings.Cut(setting, "=")
 		t.Setenv("PG"+name, value)
 	}
-	u, err := credential(w.first)
+	u, err := urls.Credential(w.first)
 	w.ok(err)
 	w.ok(w.kind.login(t.Context(), w.connection, whereFirst(t, w), u.User, u.Password, ping(t.Context())))
 	_, err = w.kind.CheckConnection(t.Context(), w.connection)

@@ -19,7 +19,7 @@ import (
 func TestPgBouncersConnectionsElsewhereHideNoSession(t *testing.T) {
 	ctx := t.Context()
 	w := newWorld(t, "", nil)
-	u, err := credential(w.first)
+	u, err := urls.Credential(w.first)
 	w.ok(err)
 	other, err := bed.ForTest(t).PostgresWith(ctx, bed.PostgresOptions{})
 	w.ok(err)
@@ -64,7 +64,7 @@ func TestIdleConnectionsOfPgBouncerThroughASocket(t *testing.T) {
 	w.ok(err)
 	w.ok(client.Close(context.Background()))
 	w.unused(c) // although PgBouncer still has its connection
-	u, err := credential(direct)
+	u, err := urls.Credential(direct)
 	w.ok(err)
 	socket, err := pgx.Connect(ctx, fmt.Sprintf("host=%s port=%d dbname=%s user=%s password=%s", directory, w.postgres.Port, u.Path(), w.app, u.Password.Reveal()))
 	w.ok(err)

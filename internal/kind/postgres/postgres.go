@@ -15,10 +15,12 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // Kind acts on PostgreSQL servers. It keeps administrators' sessions open between calls; Close ends them.
 type Kind struct {
+	login.URLs
 	random io.Reader
 
 	mu     sync.Mutex
@@ -43,7 +45,7 @@ var (
 
 // New takes the source of salts.
 func New(random io.Reader) *Kind {
-	return &Kind{random: random, pools: map[string]*sessions{}, looks: map[string]*census{}, logins: map[string]chan struct{}{}, ours: map[string]map[string]int{}}
+	return &Kind{URLs: urls, random: random, pools: map[string]*sessions{}, looks: map[string]*census{}, logins: map[string]chan struct{}{}, ours: map[string]map[string]int{}}
 }
 
 // Name implements kind.Kind.
@@ -56,61 +58,61 @@ func (*Kind) Summary() string {
 
 // The options of a key.
 const (
-	optionURL      = "url"
-	optionURLs     = "urls"
-	optionUsername = kind.OptionUsername
-	optionOwner    = "owner"
-	optionVerify   = "verify_urls"
-	optionQuery    = "verify_query"
-
+	optionOwner       = "owner"
+	optionQuery       = "verify_query"
 	optionSessionUser = "allow_session_user"
 )
+
+// urls are the values of keys.
+var urls = login.URLs{
+	Schemes: []string{"postgresql", "postgres"}, Example: "postgresql://db:5432/app", Further: "DIRECT_URL=postgresql://db:5432/app",
+	Check: checkTemplate,
+	Read: func(text string) (dsn.URL, error) {
+		t, err := dsn.Postgres(text)
+		return t.URL, err
+	},
+	Addresses: func(text string) ([]string, error) {
+		t, err := dsn.Postgres(text)
+		return dialed(t.Hosts), err
+	},
+}
 
 // Fields implements kind.Kind.
 func (*Kind) Fields() []kind.Field {
 	return []kind.Field{
 		{Name: kind.OptionConnection, Description: "The connection whose administrator makes and locks the login roles."},
-		{Name: optionURL, Description: "The URL without user and password, parameters and all, as postgresql://db:6543/app?pgbouncer=true. Default: that of the version before."},
-		{Name: optionURLs, Description: "Further names with URLs of the same credential, separated by white space, as DIRECT_URL=postgresql://db:5432/app."},
-		{Name: optionUsername, Description: "The login roles are this name with _a, _b, _c and _d. Default: the key's name, with '_' for '-', and the mount's id."},
+		{Name: login.OptionURL, Description: "The URL without user and password, parameters and all, as postgresql://db:6543/app?pgbouncer=true. Default: that of the version before."},
+		{Name: login.OptionURLs, Description: "Further names with URLs of the same credential, separated by white space, as DIRECT_URL=postgresql://db:5432/app."},
+		{Name: kind.OptionUsername, Description: "The login roles are this name with _a, _b, _c and _d. Default: the key's name, with '_' for '-', and the mount's id."},
 		{Name: optionOwner, Description: "The role that sessions act as. Default: the role of the imported URL; needed where the first version is generated."},
-		{Name: optionVerify, Default: "true", Description: "Log in through the URLs themselves before anybody is given them. false where Vault cannot reach their hosts: then the connection's server and its replicas alone are tried."},
+		{Name: login.OptionVerify, Default: "true", Description: "Log in through the URLs themselves before anybody is given them. false where Vault cannot reach their hosts: then the connection's server and its replicas alone are tried."},
 		{Name: optionQuery, Default: "SELECT 1", Description: "A query that is run as the owner to see that a new login role works, as SELECT 1 FROM public.orders LIMIT 1. It runs in a read-only transaction with search_path=pg_catalog, so that tables need their schema; of an error no more than the SQLSTATE is told."},
 		{Name: optionSessionUser, Default: "false", Description: "Rotate although a policy on rows goes by session_user, which is another login role after each rotation."},
 	}
 }
 
-// maxUsername leaves room for the suffix within the 63 bytes of PostgreSQL's identifiers (NAMEDATALEN - 1).
-const maxUsername = maxIdentifier - kind.SuffixLength
+// maxIdentifier is how many bytes an identifier of PostgreSQL has at most (NAMEDATALEN - 1), and maxUsername leaves room for a
+// suffix.
+const (
+	maxIdentifier = 63
+	maxUsername   = maxIdentifier - login.SuffixLength
+)
 
-// maxIdentifier is how many bytes an identifier of PostgreSQL has at most (NAMEDATALEN - 1).
-const maxIdentifier = 63
+// roleNames are those of the login roles. Two would do for a rotation. With four, the role of a version is locked for three
+// rotations before another version gets it: as long, Vault can be restored from a snapshot and have its version back.
+var roleNames = login.Names{Limit: maxIdentifier, Suffixes: []string{"_a", "_b", "_c", "_d"}, Legacy: maxUsername}
 
 // Normalize implements kind.Kind.
 func (k *Kind) Normalize(options kind.Options) (kind.Options, error) {
-	full, err := kind.Defaults(k.Fields(), options)
+	full, err := urls.NormalizeOptions(k.Fields(), options, optionSessionUser)
 	if err != nil {
 		return nil, err
 	}
-	if full[optionURL] != "" {
-		if err := checkTemplate(full[optionURL]); err != nil {
-			return nil, fmt.Errorf("url: %w", err)
-		}
-	}
-	if _, err := templates(full); err != nil {
-		return nil, err
-	}
-	if err := checkIdentifier(full[optionUsername], maxUsername); err != nil {
+	if err := checkIdentifier(full[kind.OptionUsername], maxUsername); err != nil {
 		return nil, fmt.Errorf("username: %w", err)
 	}
-	if err := checkIdentifier(full[optionOwner], maxUsername+len("_a")); err != nil {
+	if err := checkIdentifier(full[optionOwner], maxIdentifier); err != nil {
 		return nil, fmt.Errorf("owner: %w", err)
-	}
-	if full[optionVerify] != "true" && full[optionVerify] != "false" {
-		return nil, fmt.Errorf("verify_urls %q is neither true nor false", full[optionVerify])
-	}
-	if allow := full[optionSessionUser]; allow != "true" && allow != "false" {
-		return nil, fmt.Errorf("%s %q is neither true nor false", optionSessionUser, allow)
 	}
 	return full, nil
 }
@@ -130,29 +132,16 @@ func checkIdentifier(name string, most int) error {
 	return nil
 }
 
-var schemes = []string{"postgresql", "postgres"}
-
-// checkTemplate wants a URL without credentials.
+// checkTemplate wants a database, and that the key's owner is whom sessions act as.
 func checkTemplate(text string) error {
 	u, err := dsn.Postgres(text)
 	switch {
 	case err != nil:
 		return err
-	case u.HasCredentials():
-		return errors.New("the URL holds a user or a password; leave both out: they are those of the version")
 	case u.Database == "":
 		return errors.New("the URL names no database; write it after the host, as postgresql://db:5432/app")
 	}
 	return checkActor(u)
-}
-
-// templates are the further names and their URLs without credentials.
-func templates(options kind.Options) (dsn.Templates, error) {
-	all, err := dsn.ParseTemplates(options[optionURLs], "DIRECT_URL=postgresql://db:5432/app", checkTemplate)
-	if err != nil {
-		return nil, fmt.Errorf("urls: %w", err)
-	}
-	return all, nil
 }
 
 // Check implements kind.Kind.
@@ -173,55 +162,15 @@ func (*Kind) Check(_ kind.Options, value key.Value) ([]string, error) {
 	if clear := dsn.InClear(value.Reveal()); clear != "" {
 		notes = append(notes, clear)
 	}
-	return notes, checkIdentifier(u.User, maxUsername+len("_a"))
+	return notes, checkIdentifier(u.User, maxIdentifier)
 }
 
 // Generate implements kind.Generator: the next login role, with a new password, in the same URL.
 func (k *Kind) Generate(random io.Reader, of key.Key, from key.Value) (key.Value, error) {
-	template := of.Options[optionURL]
-	var old dsn.Target
-	if !from.Empty() {
-		var err error
-		if old, err = dsn.Postgres(from.Reveal()); err != nil {
-			return key.Value{}, fmt.Errorf("the current version: %w; rotate with the corrected URL, as value=-", err)
+	return urls.Next(random, of, from, func(old dsn.URL) (string, error) {
+		if from.Empty() && of.Options[optionOwner] == "" {
+			return "", errors.New("owner is empty; name the role that the login roles act as, or import the URL in use with value=-")
 		}
-	}
-	url := old.URL
-	switch {
-	case template != "":
-		other, err := dsn.Postgres(template)
-		if err != nil {
-			return key.Value{}, fmt.Errorf("url: %w", err)
-		}
-		url = other.URL
-	case from.Empty():
-		return key.Value{}, errors.New("url is empty; say where the first version leads to, as url=postgresql://db:5432/app, or import the URL in use with value=-")
-	}
-	if from.Empty() && of.Options[optionOwner] == "" {
-		return key.Value{}, errors.New("owner is empty; name the role that the login roles act as, or import the URL in use with value=-")
-	}
-	password, err := dsn.NewPassword(random)
-	if err != nil {
-		return key.Value{}, err
-	}
-	return url.With(nextLogin(of, from, old.User), password).Text(), nil
-}
-
-// Names implements kind.Renderer.
-func (*Kind) Names(options kind.Options) []string {
-	all, _ := templates(options) // checked by Normalize
-	return all.Names()
-}
-
-// Render implements kind.Renderer.
-func (*Kind) Render(options kind.Options, value key.Value) (map[string]key.Value, error) {
-	all, err := templates(options)
-	if err != nil {
-		return nil, err
-	}
-	u, err := dsn.Parse(value.Reveal(), schemes...)
-	if err != nil {
-		return nil, err
-	}
-	return all.Render(u, schemes...)
+		return nextLogin(of, from, old.User), nil
+	})
 }

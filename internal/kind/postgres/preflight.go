@@ -13,6 +13,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // Versions of the server from which rights work differently, as server_version_num.
@@ -26,7 +27,7 @@ var _ kind.Preflighter = (*Kind)(nil)
 // Preflight implements kind.Preflighter: whose the roles are, the administrator's rights on each of them, the owner, its
 // settings, and what depends on the name that a session logs in with.
 func (k *Kind) Preflight(ctx context.Context, c kind.Change) (blockers, notes []string, err error) {
-	from, to, err := both(c)
+	from, to, err := urls.Both(c)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -45,7 +46,7 @@ func (k *Kind) Preflight(ctx context.Context, c kind.Change) (blockers, notes []
 	p.administrator, p.found = a, found
 	p.retires()
 	var o owner
-	if ours(c.Key, to.User) {
+	if roleNames.Ours(c.Key, to.User) {
 		o = p.lends(k.proves(ctx, c, to))
 		if settings := p.settings(o); len(settings) > 0 {
 			lacks, err := k.lacksParameters(ctx, c.Connection, a, settings)
@@ -138,7 +139,7 @@ func (p *preflight) grants(o owner) {
 		p.block("administrator %s lacks CREATEROLE; grant it with: ALTER ROLE %s CREATEROLE", a.name, a.quoted)
 	}
 	changes := []string{p.from} // are locked, made to log in, or commented on
-	if ours(p.Key, p.to) {
+	if roleNames.Ours(p.Key, p.to) {
 		changes = append(changes, p.to)
 	}
 	if p.from == p.to {
@@ -161,7 +162,7 @@ func (p *preflight) grants(o owner) {
 		}
 	}
 	if len(lacks) > 0 {
-		for _, role := range logins(p.Key) { // the next rotations need them
+		for _, role := range roleNames.Of(p.Key) { // the next rotations need them
 			of := p.found[role]
 			if m, ok := readMark(of.Comment); ok && m.of(p.Key) && !of.Admin && !slices.Contains(lacks, of.Quoted) {
 				lacks = append(lacks, of.Quoted)
@@ -173,7 +174,7 @@ func (p *preflight) grants(o owner) {
 
 // leftovers names login roles that a version holds which Vault has never had, as after a restore of Vault.
 func leftovers(c kind.Change, found map[string]known) (notes []string) {
-	for _, role := range logins(c.Key) {
+	for _, role := range roleNames.Of(c.Key) {
 		of := found[role]
 		if m, ok := readMark(of.Comment); ok && of.Login && m.of(c.Key) && m.unknown(c) {
 			notes = append(notes, fmt.Sprintf("role %s logs in with version %d, which Vault does not know; when nobody uses it any more: ALTER ROLE %s NOLOGIN", role, m.version, of.Quoted))
@@ -257,28 +258,19 @@ func (p *preflight) sessionUser(o owner, uses []sessionUse, unseen []string) {
 		}
 		others = append(others, u.database+": "+u.object)
 	}
-	const most = 20
-	if len(others) > most {
-		others = append(others[:most], fmt.Sprintf("and %d more", len(others)-most))
-	}
-	if len(others) > 0 {
+	if others = login.Few(others, 20); len(others) > 0 {
 		p.notes = append(p.notes, fmt.Sprintf("session_user is another login role after each rotation, and these go by it: %s; current_user stays %s", strings.Join(others, "; "), o.name))
 	}
 }
 
-// databases are those that a version's sessions use.
-func (k *Kind) databases(c kind.Change) ([]string, error) {
-	u, err := credential(c.To)
+// databasesOf returns those that a version's sessions use.
+func databasesOf(c kind.Change) (all []string, err error) {
+	rendered, err := urls.Rendered(c.Key, c.To)
 	if err != nil {
 		return nil, err
 	}
-	all := []string{u.Path()}
-	rendered, err := k.Render(c.Key.Options, c.To.Value)
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range k.Names(c.Key.Options) {
-		if u, err := dsn.Parse(rendered[name].Reveal(), schemes...); err == nil && !slices.Contains(all, u.Path()) {
+	for _, one := range rendered {
+		if u, err := dsn.Stored(one.Text, urls.Schemes...); err == nil && !slices.Contains(all, u.Path()) {
 			all = append(all, u.Path())
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // administrator gives the world an administrator that has CREATEROLE and what else is granted to it.
@@ -20,7 +21,7 @@ func (w *world) administrator(name string) {
 	w.ok(err)
 	w.exec("ALTER ROLE " + quote(name) + " CREATEROLE")
 	w.connection, err = w.kind.NormalizeConnection(kind.Connection{
-		Name: "main", Kind: "postgres", Revision: w.connection.Revision + 1, Options: kind.Options{fieldURL: w.postgres.URL("postgres", name, password)},
+		Name: "main", Kind: "postgres", Revision: w.connection.Revision + 1, Options: kind.Options{login.FieldURL: w.postgres.URL("postgres", name, password)},
 	})
 	w.ok(err)
 }
@@ -86,7 +87,7 @@ func TestPreflightNamesRights(t *testing.T) {
 	w.administrator(w.app + "_Root2")
 	c = w.next(second)
 	if blockers, _ = w.preflight(c); modern {
-		for _, role := range logins(w.key)[:2] { // the others do not exist yet
+		for _, role := range roleNames.Of(w.key)[:2] { // the others do not exist yet
 			if !strings.Contains(blockers, role) {
 				t.Errorf("role %s is not named: %s", role, blockers)
 			}
@@ -195,7 +196,7 @@ func TestPreflightOfTheOwner(t *testing.T) {
 // Whose roles those are is said before, too.
 func TestPreflightOfOwnership(t *testing.T) {
 	w := newWorld(t, "", nil)
-	a := logins(w.key)[0]
+	a := roleNames.Of(w.key)[0]
 	c := w.next(w.first)
 	w.exec("CREATE ROLE " + a + " LOGIN")
 	if blockers, _ := w.preflight(c); !strings.Contains(blockers, "was not made by this key") {

@@ -4,26 +4,19 @@ package postgres
 
 import (
 	"cmp"
-	"fmt"
 	"net"
 	"strconv"
 	"strings"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 var (
 	_ kind.AdministratorNamer = (*Kind)(nil)
 	_ kind.Addresser          = (*Kind)(nil)
 )
-
-// Login implements kind.LoginNamer: the role.
-func (*Kind) Login(value key.Value) (string, error) {
-	u, err := dsn.Stored(value.Reveal(), schemes...)
-	return u.User, err
-}
 
 // Administrator implements kind.AdministratorNamer: the role.
 func (*Kind) Administrator(c kind.Connection) string {
@@ -36,7 +29,7 @@ func (*Kind) Administrator(c kind.Connection) string {
 
 // Servers implements kind.LoginNamer. Roles are of the whole server, whatever the database.
 func (*Kind) Servers(c kind.Connection) []string {
-	t, err := dsn.Postgres(c.Options[fieldURL])
+	t, err := dsn.Postgres(c.Options[login.FieldURL])
 	if err != nil {
 		return nil
 	}
@@ -61,28 +54,4 @@ func (k *Kind) Allowed(c kind.Connection) (kind.Hosts, error) {
 		}
 	}
 	return kind.AllowedHosts(c, own...)
-}
-
-// Leads implements kind.Addresser.
-func (k *Kind) Leads(options kind.Options, value key.Value) ([]string, error) {
-	if options[optionVerify] == "false" {
-		return nil, nil
-	}
-	all, err := templates(options)
-	if err != nil {
-		return nil, err
-	}
-	all["value"], all["url"] = value.Reveal(), options[optionURL]
-	var leads []string
-	for name, text := range all {
-		if text == "" {
-			continue
-		}
-		t, err := dsn.Postgres(text)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		leads = append(leads, dialed(t.Hosts)...)
-	}
-	return leads, nil
 }

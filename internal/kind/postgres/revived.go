@@ -8,6 +8,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // imported returns the roles, other than login roles of the key, with which versions logged in that are retired, and the
@@ -15,7 +16,7 @@ import (
 func imported(k key.Key) (roles []string, numbers map[string]int) {
 	numbers = map[string]int{}
 	for _, v := range k.Versions {
-		if v.Login == "" || ours(k, v.Login) {
+		if v.Login == "" || roleNames.Ours(k, v.Login) {
 			continue
 		}
 		if !slices.Contains(roles, v.Login) {
@@ -34,8 +35,8 @@ func revived(c kind.Change, found map[string]known) (texts []string) {
 			texts = append(texts, fmt.Sprintf("role %s can log in, and version %d, which had it, is retired: was the server restored from a dump? If nobody should use the role: ALTER ROLE %s NOLOGIN", role, number, found[role].Quoted))
 		}
 	}
-	for _, role := range logins(c.Key) {
-		if m, marked := readMark(found[role].Comment); marked && m.of(c.Key) && !m.unknown(c) && !live(c, m.version) {
+	for _, role := range roleNames.Of(c.Key) {
+		if m, marked := readMark(found[role].Comment); marked && m.of(c.Key) && !m.unknown(c) && !login.Live(c, m.version) {
 			say(role, m.version)
 		}
 	}
@@ -43,18 +44,9 @@ func revived(c kind.Change, found map[string]known) (texts []string) {
 	for _, role := range roles {
 		// An owner may have been let in again by somebody on purpose, who says so by a comment of their own.
 		m, marked := readMark(found[role].Comment)
-		if (found[role].Comment == "" || marked && m.of(c.Key)) && !live(c, numbers[role]) {
+		if (found[role].Comment == "" || marked && m.of(c.Key)) && !login.Live(c, numbers[role]) {
 			say(role, numbers[role])
 		}
 	}
 	return texts
-}
-
-// live reports whether a version of that number may be in use as far as Vault knows.
-func live(c kind.Change, number int) bool {
-	if number == c.To.Number || number == c.From.Number {
-		return true
-	}
-	v, ok := c.Key.Version(number)
-	return ok && v.State.Live()
 }

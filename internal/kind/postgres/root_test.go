@@ -15,6 +15,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -23,7 +24,7 @@ import (
 func TestAdministratorIsOneOfTheRoles(t *testing.T) {
 	ctx := t.Context()
 	w := newWorld(t, "", nil)
-	u, err := dsn.Parse(w.admin, schemes...)
+	u, err := dsn.Parse(w.admin, urls.Schemes...)
 	w.ok(err)
 	role := func(name string) key.Version {
 		t.Helper()
@@ -32,7 +33,7 @@ func TestAdministratorIsOneOfTheRoles(t *testing.T) {
 		return key.Version{Number: 1, Value: u.With(name, key.NewValue(password)).Text()}
 	}
 	root := role(fmt.Sprintf("root%d", worlds))
-	own := role(logins(w.key)[0])
+	own := role(roleNames.Of(w.key)[0])
 	brought := role(fmt.Sprintf("brought%d", worlds))
 	brought.Number = 2
 	for _, tt := range []struct {
@@ -45,12 +46,12 @@ func TestAdministratorIsOneOfTheRoles(t *testing.T) {
 		{"the old role, and a value of an operator's", root, root, brought, "the role that this rotation locks at its end"},
 		{"the old role", root, root, w.next(root).To, "the role that this rotation locks at its end"},
 	} {
-		admin, err := credential(tt.admin)
+		admin, err := urls.Credential(tt.admin)
 		w.ok(err)
 		w.exec("ALTER ROLE " + quote(admin.User) + " SUPERUSER")
 		c := kind.Change{Key: w.key, From: tt.from, To: tt.to}
 		w.connection.Revision++
-		w.connection.Options[fieldURL] = tt.admin.Value.Reveal()
+		w.connection.Options[login.FieldURL] = tt.admin.Value.Reveal()
 		c.Connection, err = w.kind.NormalizeConnection(w.connection)
 		w.ok(err)
 		for call, err := range map[string]error{"CheckChange": w.kind.CheckChange(c), "Stage": w.kind.Stage(ctx, c), "Retire": w.kind.Retire(ctx, c)} {
@@ -72,9 +73,9 @@ func TestRotateRoot(t *testing.T) {
 	old, err := w.postgres.NewRole(ctx, root)
 	w.ok(err)
 	w.exec("ALTER ROLE " + root + " SUPERUSER")
-	u, err := dsn.Parse(w.admin, schemes...)
+	u, err := dsn.Parse(w.admin, urls.Schemes...)
 	w.ok(err)
-	c, err := w.kind.NormalizeConnection(kind.Connection{Name: "root", Options: kind.Options{fieldURL: u.With(root, key.NewValue(old)).Text().Reveal()}})
+	c, err := w.kind.NormalizeConnection(kind.Connection{Name: "root", Options: kind.Options{login.FieldURL: u.With(root, key.NewValue(old)).Text().Reveal()}})
 	w.ok(err)
 	c.Next = key.NewValue("next-password-of-root")
 	for range 2 { // the second time the engine did not hear of the first
@@ -118,7 +119,7 @@ func TestRotateRootOutlastsACrash(t *testing.T) {
 	ok(conn.Close(t.Context()))
 	k := New(rand.Reader)
 	defer k.Close() //nolint:errcheck // of a test
-	c, err := k.NormalizeConnection(kind.Connection{Name: "root", Options: kind.Options{fieldURL: server.URL("postgres", "root", old)}})
+	c, err := k.NormalizeConnection(kind.Connection{Name: "root", Options: kind.Options{login.FieldURL: server.URL("postgres", "root", old)}})
 	ok(err)
 	c.Next = key.NewValue("next-password-of-root")
 	ok(k.RotateRoot(t.Context(), c))

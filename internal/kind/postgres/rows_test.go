@@ -15,6 +15,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/platform"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
@@ -43,11 +44,11 @@ func eyes(t *testing.T) (w *world, role string, look kind.RowLook) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, err := dsn.Parse(w.admin, schemes...)
+	u, err := dsn.Parse(w.admin, urls.Schemes...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := kind.Connection{Name: "eyes", Kind: "postgres", Options: kind.Options{fieldURL: u.With(role, key.NewValue(password)).Text().Reveal(), fieldCA: caPEM, fieldRows: "tru"}, Revision: 1}
+	c := kind.Connection{Name: "eyes", Kind: "postgres", Options: kind.Options{login.FieldURL: u.With(role, key.NewValue(password)).Text().Reveal(), login.FieldCA: caPEM, fieldRows: "tru"}, Revision: 1}
 	if _, err := w.kind.NormalizeConnection(c); err == nil || !strings.Contains(err.Error(), "rows_only") {
 		t.Errorf("rows_only=tru: %v", err)
 	}

@@ -40,7 +40,7 @@ func (k *Kind) Sample(ctx context.Context, c kind.Change, d time.Duration) (int,
 // count counts sessions of the old role at the server and at its replicas, and clients of it at PgBouncers: those of this
 // moment, or those seen within d.
 func (k *Kind) count(ctx context.Context, c kind.Change, d time.Duration) (int, string, error) {
-	from, to, err := both(c)
+	from, to, err := urls.Both(c)
 	if err != nil || from.User == "" {
 		return 0, "", err
 	}
@@ -87,11 +87,11 @@ func (k *Kind) count(ctx context.Context, c kind.Change, d time.Duration) (int, 
 func (k *Kind) tooShort(c kind.Change, places []place, missed []map[string]int) error {
 	before := c
 	before.To = c.From // its clients may use another database
-	databases, err := k.databases(before)
+	databases, err := databasesOf(before)
 	if err != nil {
 		return err
 	}
-	after, err := k.databases(c)
+	after, err := databasesOf(c)
 	if err != nil {
 		return err
 	}

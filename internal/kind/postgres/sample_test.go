@@ -116,7 +116,7 @@ func TestUnseenLogins(t *testing.T) {
 	w := newWorld(t, "", nil)
 	c := w.next(w.first)
 	w.ok(w.kind.Stage(ctx, c))
-	u, err := credential(w.first)
+	u, err := urls.Credential(w.first)
 	w.ok(err)
 	enter := func(text string, times int, stay time.Duration) {
 		for range times {

@@ -13,45 +13,25 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
 )
-
-// credential is the user and password of a version.
-func credential(v key.Version) (dsn.URL, error) {
-	u, err := dsn.Stored(v.Value.Reveal(), schemes...)
-	if err != nil {
-		return u, fmt.Errorf("version %d: %w", v.Number, err)
-	}
-	return u, nil
-}
-
-// both are those of a change; the old one is empty for a first version.
-func both(c kind.Change) (from, to dsn.URL, err error) {
-	if !c.From.Value.Empty() {
-		if from, err = credential(c.From); err != nil {
-			return from, to, err
-		}
-	}
-	to, err = credential(c.To)
-	return from, to, err
-}
 
 // CheckChange implements kind.ChangeChecker. A change may not take the administrator's own login away, nor the version's that
 // is in use.
 func (*Kind) CheckChange(c kind.Change) error {
-	from, to, err := both(c)
+	from, to, err := urls.Both(c)
 	if err != nil {
 		return err
 	}
 	admin, err := parseAdmin(c.Connection)
 	switch {
-	case ours(c.Key, to.User) && to.User == from.User:
+	case roleNames.Ours(c.Key, to.User) && to.User == from.User:
 		return fmt.Errorf("version %d has the same user, %s, as version %d, which is in use; rotate without value=", c.To.Number, to.User, c.From.Number)
 	case err != nil:
 		return fmt.Errorf("connection %s: url: %w", c.Connection.Name, err)
-	case ours(c.Key, to.User) && admin.User == to.User:
+	case roleNames.Ours(c.Key, to.User) && admin.User == to.User:
 		return fmt.Errorf("connection %s logs in as %s, one of the login roles of this key; give the connection an administrator of its own", c.Connection.Name, to.User)
 	case from.User != to.User && admin.User == from.User:
 		return fmt.Errorf("connection %s logs in as %s, the role that this rotation locks at its end; give the connection an administrator of its own", c.Connection.Name, from.User)
@@ -62,11 +42,11 @@ func (*Kind) CheckChange(c kind.Change) error {
 // Stage implements kind.Server. A role that is not one of the key's own came with an operator's value, and is left as the
 // operator made it.
 func (k *Kind) Stage(ctx context.Context, c kind.Change) error {
-	from, to, err := both(c)
+	from, to, err := urls.Both(c)
 	if err == nil {
 		err = k.CheckChange(c)
 	}
-	if err != nil || !ours(c.Key, to.User) {
+	if err != nil || !roleNames.Ours(c.Key, to.User) {
 		return err
 	}
 	verifier, err := verifier(k.random, to.Password)
@@ -125,7 +105,7 @@ func together(ctx context.Context, conn *pgx.Conn, statements ...string) ([]*pgc
 
 // Verify implements kind.Server: it logs in wherever workloads will, and looks whom it acts as.
 func (k *Kind) Verify(ctx context.Context, c kind.Change) error {
-	_, to, err := both(c)
+	_, to, err := urls.Both(c)
 	if err != nil {
 		return err
 	}
@@ -134,7 +114,7 @@ func (k *Kind) Verify(ctx context.Context, c kind.Change) error {
 
 // verify logs in with a user and password wherever workloads log in with To.
 func (k *Kind) verify(ctx context.Context, c kind.Change, as dsn.URL) error {
-	_, to, err := both(c)
+	_, to, err := urls.Both(c)
 	if err != nil {
 		return err
 	}
@@ -165,24 +145,19 @@ func (k *Kind) places(c kind.Change, to dsn.URL) ([]place, error) {
 		at.database = to.Path()
 		all = append(all, at)
 	}
-	if c.Key.Options[optionVerify] == "false" {
+	if c.Key.Options[login.OptionVerify] == "false" {
 		return all, nil
 	}
-	urls := []string{c.To.Value.Reveal()}
-	names := []string{c.Key.Env}
-	rendered, err := k.Render(c.Key.Options, c.To.Value)
+	rendered, err := urls.Rendered(c.Key, c.To)
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range k.Names(c.Key.Options) {
-		urls, names = append(urls, rendered[name].Reveal()), append(names, name)
-	}
-	for n, text := range urls {
-		u, err := dsn.Postgres(text)
+	for _, one := range rendered {
+		u, err := dsn.Postgres(one.Text)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", names[n], err)
+			return nil, fmt.Errorf("%s: %w", one.Name, err)
 		}
-		what := names[n] + " at"
+		what := one.Name + " at"
 		listed := placeOf(what, u)
 		listed.pooler = true
 		for _, one := range append([]place{listed}, listed.spares(what)...) {
@@ -227,7 +202,7 @@ func (k *Kind) verifyAt(ctx context.Context, c kind.Change, at place, to dsn.URL
 		}
 		row := results[asked-1].Rows[0]
 		acts, is, setting := string(row[0]), string(row[1]), row[2]
-		if setting == nil && ours(c.Key, to.User) {
+		if setting == nil && roleNames.Ours(c.Key, to.User) {
 			return faultf("%s: role %s has lost its setting of role, so that it acts as %s and not as its owner: was it changed by hand since it was made?", at.what, to.User, acts)
 		}
 		if setting != nil && string(setting) != acts {
@@ -275,7 +250,7 @@ func (k *Kind) InUse(ctx context.Context, c kind.Change) (int, string, error) {
 
 // Retire implements kind.Server. The role stays: it is the next one's turn, or the owner.
 func (k *Kind) Retire(ctx context.Context, c kind.Change) error {
-	from, to, err := both(c)
+	from, to, err := urls.Both(c)
 	if err != nil {
 		return err
 	}
@@ -304,8 +279,8 @@ func (k *Kind) Retire(ctx context.Context, c kind.Change) error {
 // Unstage implements kind.Server. A role that was made for the new version goes, unless something depends on it by now: then
 // it stays, locked.
 func (k *Kind) Unstage(ctx context.Context, c kind.Change) error {
-	from, to, err := both(c)
-	if err != nil || !ours(c.Key, to.User) || from.User == to.User {
+	from, to, err := urls.Both(c)
+	if err != nil || !roleNames.Ours(c.Key, to.User) || from.User == to.User {
 		return err
 	}
 	if admin, err := parseAdmin(c.Connection); err == nil && admin.User == to.User {

@@ -17,6 +17,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -70,11 +71,11 @@ func newWorld(t testing.TB, app string, options kind.Options) *world {
 		t.Fatal(err)
 	}
 	w.exec("GRANT ALL ON SCHEMA public TO "+quote(w.app), "SET ROLE "+quote(w.app), "CREATE TABLE things (id int)", "RESET ROLE")
-	c := kind.Connection{Name: "main", Kind: "postgres", Options: kind.Options{fieldURL: w.admin, fieldCA: caPEM}, Revision: 1}
+	c := kind.Connection{Name: "main", Kind: "postgres", Options: kind.Options{login.FieldURL: w.admin, login.FieldCA: caPEM}, Revision: 1}
 	if w.connection, err = w.kind.NormalizeConnection(c); err != nil {
 		t.Fatal(err)
 	}
-	if strings.Contains(w.connection.Options[fieldURL], w.connection.Secrets["password"].Reveal()) {
+	if strings.Contains(w.connection.Options[login.FieldURL], w.connection.Secrets["password"].Reveal()) {
 		t.Error("the password stays in the URL")
 	}
 	if options == nil {
@@ -85,7 +86,7 @@ func newWorld(t testing.TB, app string, options kind.Options) *world {
 		t.Fatal(err)
 	}
 	w.key = key.Key{Name: fmt.Sprintf("database-url-%d", worlds), Env: "DATABASE_URL", Kind: "postgres", Options: options, Mount: "worlds"}
-	u, err := dsn.Parse(w.admin, schemes...)
+	u, err := dsn.Parse(w.admin, urls.Schemes...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +155,7 @@ func (w *world) logins() string {
 func TestAdoptionAndTurns(t *testing.T) {
 	ctx := t.Context()
 	w := newWorld(t, "", nil)
-	own := logins(w.key)
+	own := roleNames.Of(w.key)
 	a, b := own[0], own[1]
 	w.exec("ALTER ROLE "+w.app+" SET search_path TO \"$user\", public, \"Odd, name\"", "ALTER ROLE "+w.app+" SET app.tenant_id TO 'it''s \\ one'",
 		"ALTER ROLE "+w.app+" CONNECTION LIMIT 17")
@@ -257,13 +258,13 @@ func TestUnstageLeavesNothing(t *testing.T) {
 		w.ok(w.kind.Unstage(ctx, c))
 	}
 	var roles int
-	w.ok(w.dial(w.admin).QueryRow(ctx, "SELECT count(*) FROM pg_roles WHERE rolname = $1", logins(w.key)[0]).Scan(&roles))
+	w.ok(w.dial(w.admin).QueryRow(ctx, "SELECT count(*) FROM pg_roles WHERE rolname = $1", roleNames.Of(w.key)[0]).Scan(&roles))
 	if roles != 0 || w.logins() != w.app {
 		t.Errorf("%d roles are left, and %s can log in", roles, w.logins())
 	}
 	// One that something depends on stays, locked.
 	w.ok(w.kind.Stage(ctx, c))
-	w.exec("GRANT SELECT ON things TO " + quote(logins(w.key)[0]))
+	w.exec("GRANT SELECT ON things TO " + quote(roleNames.Of(w.key)[0]))
 	w.ok(w.kind.Unstage(ctx, c))
 	if got := w.logins(); got != w.app {
 		t.Errorf("%s can log in", got)
@@ -317,7 +318,7 @@ func TestPasswordsDoNotReachTheServer(t *testing.T) {
 	w.connection.Next = key.NewValue("the-next-root-password")
 	log, err := os.ReadFile(w.postgres.LogPath)
 	w.ok(err)
-	u, err := credential(c.To)
+	u, err := urls.Credential(c.To)
 	w.ok(err)
 	if !strings.Contains(string(log), "SCRAM-SHA-256$4096") {
 		t.Error("the log does not show statements: this test proves nothing")
@@ -332,7 +333,7 @@ func TestVerifierIsWhatTheServerWouldMake(t *testing.T) {
 	v, err := verifier(rand.Reader, key.NewValue("pencil"))
 	w.ok(err)
 	w.exec("ALTER ROLE " + w.app + " PASSWORD '" + v + "'")
-	u, err := credential(w.first)
+	u, err := urls.Credential(w.first)
 	w.ok(err)
 	if _, err := pgx.Connect(t.Context(), u.With(w.app, key.NewValue("pencil")).Text().Reveal()[:strings.Index(u.With(w.app, key.NewValue("pencil")).Text().Reveal(), "&pgbouncer")]); err != nil {
 		t.Error(err)
@@ -352,9 +353,9 @@ func TestWhatTheOperatorHasToMend(t *testing.T) {
 		other := w.connection
 		revision++
 		other.Revision = revision
-		u, err := dsn.Parse(w.admin, schemes...)
+		u, err := dsn.Parse(w.admin, urls.Schemes...)
 		w.ok(err)
-		other.Options = kind.Options{fieldURL: u.With(user, key.NewValue(password)).Text().Reveal()}
+		other.Options = kind.Options{login.FieldURL: u.With(user, key.NewValue(password)).Text().Reveal()}
 		for name, value := range options {
 			other.Options[name] = value
 		}

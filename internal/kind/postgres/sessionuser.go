@@ -32,7 +32,7 @@ const functionBodies = 140000
 // sessionUser looks for what depends on session_user in the databases of a change, in schemas that the owner can use. What
 // it cannot look at is returned in words.
 func (k *Kind) sessionUser(ctx context.Context, c kind.Change, a administrator, owner string) (uses []sessionUse, unseen []string) {
-	databases, err := k.databases(c)
+	databases, err := databasesOf(c)
 	if err != nil {
 		return nil, []string{err.Error()}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -43,12 +44,12 @@ func TestTLS(t *testing.T) {
 	w.exec("ALTER ROLE certain SUPERUSER")
 	certificate, err := ca.Client("certain")
 	w.ok(err)
-	admin, err := dsn.Parse(p.AdminURL("postgres"), schemes...)
+	admin, err := dsn.Parse(p.AdminURL("postgres"), urls.Schemes...)
 	w.ok(err)
 	host := "postgresql://certain@" + admin.Host() + "/postgres?sslmode=verify-full"
 	certain := kind.Connection{Name: "certain", Kind: "postgres", Options: kind.Options{
-		fieldURL: host, fieldCA: caPEM, fieldCert: pem(certificate.CertFile),
-	}, Secrets: map[string]key.Value{fieldKey: key.NewValue(pem(certificate.KeyFile))}}
+		login.FieldURL: host, login.FieldCA: caPEM, login.FieldCert: pem(certificate.CertFile),
+	}, Secrets: map[string]key.Value{login.FieldKey: key.NewValue(pem(certificate.KeyFile))}}
 	for name, c := range map[string]kind.Connection{"password": w.connection, "certificate": certain} {
 		c, err := w.kind.NormalizeConnection(c)
 		w.ok(err)
@@ -63,12 +64,12 @@ func TestTLS(t *testing.T) {
 	}
 	unknown := w.connection
 	unknown.Revision = 9
-	unknown.Options = kind.Options{fieldURL: w.connection.Options[fieldURL]}
+	unknown.Options = kind.Options{login.FieldURL: w.connection.Options[login.FieldURL]}
 	if _, err := w.kind.CheckConnection(ctx, unknown); err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("without the CA: %v", err)
 	}
 	broken := certain
-	broken.Options = kind.Options{fieldURL: host, fieldCA: "no certificate"}
+	broken.Options = kind.Options{login.FieldURL: host, login.FieldCA: "no certificate"}
 	broken.Secrets = map[string]key.Value{"password": key.NewValue("x")}
 	if _, err := w.kind.NormalizeConnection(broken); err == nil || !strings.Contains(err.Error(), "tls_ca holds no certificate") {
 		t.Errorf("a broken CA: %v", err)

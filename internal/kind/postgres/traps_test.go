@@ -18,6 +18,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
@@ -29,10 +30,10 @@ func (w *world) root() string {
 	password, err := w.postgres.NewRole(w.t.Context(), name)
 	w.ok(err)
 	w.exec("ALTER ROLE " + name + " SUPERUSER")
-	u, err := dsn.Parse(w.admin, schemes...)
+	u, err := dsn.Parse(w.admin, urls.Schemes...)
 	w.ok(err)
 	w.connection.Revision++
-	w.connection.Options[fieldURL] = u.With(name, key.NewValue(password)).Text().Reveal()
+	w.connection.Options[login.FieldURL] = u.With(name, key.NewValue(password)).Text().Reveal()
 	w.connection, err = w.kind.NormalizeConnection(w.connection)
 	w.ok(err)
 	w.t.Cleanup(func() { // it must not count among the roles that other tests see
@@ -87,7 +88,7 @@ func TestTraps(t *testing.T) {
 				w.ok(err)
 				planted = append(planted, traps)
 			}
-			u, err := credential(w.first)
+			u, err := urls.Credential(w.first)
 			w.ok(err)
 			w.admin += "&search_path=pg_catalog" // the test's own sessions
 			path := " SET search_path TO " + quote(first) + ", pg_catalog, " + quote(w.app) + ", public"
@@ -130,7 +131,7 @@ func TestSettingsAreNoStatements(t *testing.T) {
 	w := newWorld(t, "", nil)
 	evil := fmt.Sprintf("evil%d", worlds)
 	injected := "public;CREATE/**/ROLE/**/" + evil + ";--"
-	u, err := credential(w.first)
+	u, err := urls.Credential(w.first)
 	w.ok(err)
 	in := " IN DATABASE " + quote(u.Path())
 	app, err := w.session(w.first)
@@ -167,7 +168,7 @@ func TestSettingsAreNoStatements(t *testing.T) {
 		t.Error("the application's setting has made a role")
 	}
 	stored := map[string][]string{}
-	for _, role := range []string{w.app, logins(w.key)[0]} {
+	for _, role := range []string{w.app, roleNames.Of(w.key)[0]} {
 		rows, err := conn.Query(ctx, "SELECT d.setdatabase || s FROM pg_db_role_setting d, unnest(setconfig) s WHERE setrole = $1::regrole AND s NOT LIKE 'role=%' ORDER BY 1", quote(role))
 		w.ok(err)
 		texts, err := pgx.CollectRows(rows, pgx.RowTo[string])
@@ -182,7 +183,7 @@ func TestSettingsAreNoStatements(t *testing.T) {
 			stored[role] = append(stored[role], text)
 		}
 	}
-	if ours, theirs := fmt.Sprint(stored[logins(w.key)[0]]), fmt.Sprint(stored[w.app]); ours != theirs {
+	if ours, theirs := fmt.Sprint(stored[roleNames.Of(w.key)[0]]), fmt.Sprint(stored[w.app]); ours != theirs {
 		t.Errorf("the login role has\n%s\nand its owner\n%s", ours, theirs)
 	}
 }
@@ -232,7 +233,7 @@ func TestStatementsTravelAlone(t *testing.T) {
 func TestSettingsOfTheDatabase(t *testing.T) {
 	w := newWorld(t, "", nil)
 	root := w.root()
-	u, err := credential(w.first)
+	u, err := urls.Credential(w.first)
 	w.ok(err)
 	app, database := quote(w.app), quote(u.Path())
 	w.exec("ALTER DATABASE "+database+" OWNER TO "+app, "CREATE TABLE docs (who name DEFAULT session_user)", "GRANT ALL ON docs TO "+app,

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -17,7 +18,7 @@ func TestTrustProvesNothing(t *testing.T) {
 	ownServer(t, bed.PostgresOptions{HBA: []string{"host all postgres 127.0.0.1/32 scram-sha-256", "host all all 127.0.0.1/32 trust"}})
 	w := newWorld(t, "", nil)
 	c := w.next(w.first)
-	a := logins(w.key)[0]
+	a := roleNames.Of(w.key)[0]
 	other := mark{mount: w.key.Mount, key: w.key.Name, version: 7, id: "00000000"}
 	for name, statements := range map[string][]string{
 		"no mark":                {"CREATE ROLE " + a + " LOGIN PASSWORD 'somebody-elses'"},
@@ -48,7 +49,7 @@ func TestRotateRootWithTrust(t *testing.T) {
 	w := newWorld(t, "", nil)
 	w.exec("CREATE ROLE trusted SUPERUSER LOGIN PASSWORD 'the-old-password'")
 	c, err := w.kind.NormalizeConnection(kind.Connection{Name: "trusted", Options: kind.Options{
-		fieldURL: p.URL("postgres", "trusted", "the-old-password"), fieldMethods: "scram-sha-256,none",
+		login.FieldURL: p.URL("postgres", "trusted", "the-old-password"), fieldMethods: "scram-sha-256,none",
 	}})
 	w.ok(err)
 	c.Next = key.NewValue("the-next-password")

@@ -13,7 +13,7 @@ var _ kind.Undeleter = (*Kind)(nil)
 
 // CheckUndelete implements kind.Undeleter.
 func (*Kind) CheckUndelete(c kind.Change) error {
-	from, to, err := both(c)
+	from, to, err := urls.Both(c)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // A version whose role is the current version's, or the administrator's, is refused before anything is stored.
@@ -22,7 +23,7 @@ func TestCheckUndelete(t *testing.T) {
 		{"new", "root", "connection main logs in as root, the role of version 3; give the connection an administrator of its own"},
 	} {
 		c := kind.Change{Key: k, From: version(5, tt.from), To: version(3, tt.to)}
-		c.Connection = kind.Connection{Name: "main", Options: kind.Options{fieldURL: "postgres://root@db:5432/app"}}
+		c.Connection = kind.Connection{Name: "main", Options: kind.Options{login.FieldURL: "postgres://root@db:5432/app"}}
 		err := (&Kind{}).CheckUndelete(c)
 		if (err == nil) != (tt.words == "") || err != nil && (!strings.Contains(err.Error(), tt.words) || strings.Contains(err.Error(), "secret")) {
 			t.Errorf("version 3 of %s beside version 5 of %s: %v, want %q", tt.to, tt.from, err, tt.words)

@@ -13,13 +13,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
-
-// fewSessions is how many sessions are named.
-const fewSessions = 3
-
-// mostPart is the length of what a client says of itself.
-const mostPart = 100
 
 // use is the sessions of a role.
 type use []seen
@@ -36,7 +31,7 @@ func (u use) count() int { return len(u) }
 
 func (u use) String() string {
 	var words []string
-	for _, s := range u[:min(len(u), fewSessions)] {
+	for _, s := range u[:min(len(u), login.FewSessions)] {
 		words = append(words, s.words)
 	}
 	if more := len(u) - len(words); more > 0 {
@@ -166,7 +161,7 @@ func inWords(pid int, age *float64, parts ...string) string {
 	word := fmt.Sprintf("pid %d", pid)
 	for _, part := range parts {
 		if part != "" {
-			word += " " + kind.Line(part, mostPart)
+			word += " " + kind.Line(part, login.MostWord)
 		}
 	}
 	if age != nil {

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // Those who ask while the server is being looked at share the next look: nobody is told what was seen before they asked.
@@ -161,7 +163,7 @@ func TestSilentServerHoldsUpNoOther(t *testing.T) {
 	defer silent.Close() //nolint:errcheck // of a test
 	stuck := c
 	stuck.Connection.Options = maps.Clone(c.Connection.Options)
-	stuck.Connection.Options[fieldURL] = fmt.Sprintf("postgresql://postgres@%s/postgres?sslmode=disable", silent.Addr())
+	stuck.Connection.Options[login.FieldURL] = fmt.Sprintf("postgresql://postgres@%s/postgres?sslmode=disable", silent.Addr())
 	ctx, cancel := context.WithCancel(t.Context())
 	var group sync.WaitGroup
 	for range 2 * mostLogins {

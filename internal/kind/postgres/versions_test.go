@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -74,7 +75,7 @@ func TestAdministratorWithoutSuperuser(t *testing.T) {
 	w.ok(err)
 	w.exec("ALTER ROLE " + w.app + "_root CREATEROLE")
 	url := w.postgres.URL("postgres", w.app+"_root", password)
-	w.connection, err = w.kind.NormalizeConnection(kind.Connection{Name: "weak", Kind: "postgres", Options: kind.Options{fieldURL: url}})
+	w.connection, err = w.kind.NormalizeConnection(kind.Connection{Name: "weak", Kind: "postgres", Options: kind.Options{login.FieldURL: url}})
 	w.ok(err)
 	notes, err := w.kind.CheckConnection(ctx, w.connection)
 	w.ok(err)
@@ -98,7 +99,7 @@ func TestAdministratorWithoutSuperuser(t *testing.T) {
 	w.ok(w.kind.Stage(ctx, c))
 	w.ok(w.kind.Verify(ctx, c))
 	w.ok(w.kind.Retire(ctx, c))
-	if got := w.logins(); got != logins(w.key)[0] {
+	if got := w.logins(); got != roleNames.Of(w.key)[0] {
 		t.Errorf("%s can log in", got)
 	}
 }
@@ -117,7 +118,7 @@ func TestReplica(t *testing.T) {
 	if !strings.Contains(strings.Join(notes, "; "), "1 standbys stream from the server and replicas names 0") {
 		t.Errorf("notes: %v", notes)
 	}
-	w.connection.Options[fieldReplicas] = strings.TrimPrefix(home(kind.Connection{Options: kind.Options{fieldURL: replica.AdminURL("postgres")}}).what, "the server ")
+	w.connection.Options[fieldReplicas] = strings.TrimPrefix(home(kind.Connection{Options: kind.Options{login.FieldURL: replica.AdminURL("postgres")}}).what, "the server ")
 	w.ok(replica.AwaitReplay(ctx))
 	if notes, err = w.kind.CheckConnection(ctx, w.connection); err != nil || len(notes) > 0 {
 		t.Errorf("notes: %v, %v", notes, err)
@@ -131,7 +132,7 @@ func TestReplica(t *testing.T) {
 	w.ok(replica.ResumeReplay(ctx))
 	w.ok(replica.AwaitReplay(ctx))
 	w.ok(w.kind.Verify(ctx, c))
-	u, err := credential(w.first)
+	u, err := urls.Credential(w.first)
 	w.ok(err)
 	reader := w.dial(replica.URL(u.Path(), u.User, u.Password.Reveal()))
 	n, what, err := w.kind.InUse(ctx, c)
@@ -144,7 +145,7 @@ func TestReplica(t *testing.T) {
 	// The administrator's own URL must be the primary's.
 	other := w.connection
 	other.Revision = 77
-	other.Options = kind.Options{fieldURL: replica.AdminURL("postgres")}
+	other.Options = kind.Options{login.FieldURL: replica.AdminURL("postgres")}
 	other.Secrets = nil
 	other, err = w.kind.NormalizeConnection(other)
 	w.ok(err)

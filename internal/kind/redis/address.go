@@ -50,14 +50,6 @@ func loopback(addr string) bool {
 	return kind.IsLoopback(host)
 }
 
-// userOf is whom a URL logs in as.
-func userOf(u dsn.URL) string {
-	if u.User == "" {
-		return defaultUser
-	}
-	return u.User
-}
-
 // checkDatabase refuses a database that is no number: clients take it for 0, or fail.
 func checkDatabase(u dsn.URL) error {
 	text := u.Path()

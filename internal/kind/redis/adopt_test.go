@@ -11,6 +11,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -222,7 +223,7 @@ func TestAdministratorIsOneOfTheUsers(t *testing.T) {
 			w.do(r, "ACL", "SETUSER", adopted, "reset", "on", ">"+appPassword, "+@all")
 		}
 		w.adopt(r.UserURL(adopted, appPassword))
-		w.connect(kind.Options{fieldURL: r.UserURL(tt.user, appPassword)})
+		w.connect(kind.Options{login.FieldURL: r.UserURL(tt.user, appPassword)})
 		before := w.do(r, "ACL", "LIST")
 		c := w.plan()
 		w.refuses(w.kind.Stage(ctx, c), append(tt.words, "connection main", "give the connection an administrator of its own")...)
@@ -240,7 +241,7 @@ func TestNames(t *testing.T) {
 	for _, o := range []bed.RedisUsers{bed.UsersInConfig, bed.UsersInACLFile} {
 		r := start(t, bed.RedisOptions{Users: o})
 		for _, name := range []string{"UPPER", "\u00dcn\u00ef", "\u00a0no\u00a0break", "a=b", "user=x", "#hash", "semi;colon", `back\slash`, "per%cent", "co:lon@at/sl?ash", "emoji\U0001f511", "+@all", ">x", "on"} {
-			w := newWorld(t, r, kind.Options{optionUsername: name + "!"})
+			w := newWorld(t, r, kind.Options{kind.OptionUsername: name + "!"})
 			w.do(r, "ACL", "SETUSER", name, "on", ">"+appPassword, "~*", "&*", "+@all")
 			w.adopt(r.UserURL(name, appPassword))
 			c := w.staged()
@@ -273,8 +274,8 @@ func TestUserThatIsThereAlready(t *testing.T) {
 	w.refuses(w.kind.Stage(ctx, c), "there is a user redis_url_a already", "Set another username= for the key")
 	w.ok(w.kind.Unstage(ctx, c))
 	w.key.Versions = nil
-	w.key.Options[optionStrategy], w.key.Options[optionUsername] = dualPassword, "redis_url_a"
-	w.key.Options[optionURL] = "redis://" + r.Addr
+	w.key.Options[optionStrategy], w.key.Options[kind.OptionUsername] = dualPassword, "redis_url_a"
+	w.key.Options[login.OptionURL] = "redis://" + r.Addr
 	c = w.plan()
 	w.refuses(w.kind.Stage(ctx, c), "there is a user redis_url_a already", "import its URL with value=-")
 	w.ok(w.kind.Unstage(ctx, c))

@@ -11,6 +11,7 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // nobody is a user that there is not, for commands that are to change nothing.
@@ -91,7 +92,7 @@ func (k *Kind) checkRights(ctx context.Context, c kind.Connection, addr string) 
 func (k *Kind) notes(ctx context.Context, c kind.Connection, n node) ([]string, error) {
 	var notes []string
 	user := c.Options[fieldUsername]
-	if !strings.HasPrefix(c.Options[fieldURL], "rediss:") && !loopback(n.addr) {
+	if !strings.HasPrefix(c.Options[login.FieldURL], "rediss:") && !loopback(n.addr) {
 		notes = append(notes, fmt.Sprintf("node %s: passwords cross the network in the clear; use rediss:// with tls_ca", n.addr))
 	}
 	lost, err := k.save(ctx, c, n)

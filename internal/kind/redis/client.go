@@ -33,7 +33,7 @@ const (
 )
 
 // login tells apart the clients that are kept.
-type login struct {
+type account struct {
 	connection string
 	revision   uint64
 	password   int // of the connection's Passwords
@@ -112,7 +112,7 @@ func (k *Kind) do(ctx context.Context, c kind.Connection, addr string, args ...a
 	}
 	for n, password := range c.Passwords() {
 		var reply any
-		reply, err = k.ask(ctx, login{c.Name, c.Revision, n, addr}, a, password, args)
+		reply, err = k.ask(ctx, account{c.Name, c.Revision, n, addr}, a, password, args)
 		if err == nil || !goredis.IsAuthError(err) {
 			return reply, plain(err, addr, a.user, args)
 		}
@@ -122,7 +122,7 @@ func (k *Kind) do(ctx context.Context, c kind.Connection, addr string, args ...a
 }
 
 // ask is do with one of the passwords.
-func (k *Kind) ask(ctx context.Context, l login, a admin, password key.Value, args []any) (any, error) {
+func (k *Kind) ask(ctx context.Context, l account, a admin, password key.Value, args []any) (any, error) {
 	for again := false; ; again = true {
 		one, kept := k.borrow(l, a, password)
 		reply, err := await(ctx, func() (any, error) {
@@ -172,7 +172,7 @@ type pool struct {
 }
 
 // borrow gives the client that is kept, or one that will be. It is to be given back.
-func (k *Kind) borrow(l login, a admin, password key.Value) (one *pool, kept bool) {
+func (k *Kind) borrow(l account, a admin, password key.Value) (one *pool, kept bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	one, kept = k.clients[l]
@@ -198,7 +198,7 @@ func (k *Kind) giveBack(one *pool) {
 }
 
 // drop has a client used no more, unless another is in its place already.
-func (k *Kind) drop(l login, one *pool) {
+func (k *Kind) drop(l account, one *pool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.clients[l] == one {
@@ -207,7 +207,7 @@ func (k *Kind) drop(l login, one *pool) {
 }
 
 // forget is drop for who holds the mutex.
-func (k *Kind) forget(l login) {
+func (k *Kind) forget(l account) {
 	one := k.clients[l]
 	delete(k.clients, l)
 	if one.dropped = true; one.users == 0 {

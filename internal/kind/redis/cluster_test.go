@@ -8,6 +8,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -59,7 +60,7 @@ func TestCluster(t *testing.T) {
 		for _, n := range cluster.Nodes {
 			w.do(n, append([]string{"ACL", "SETUSER", root, "on", ">" + before}, split(administratorRule)...)...)
 		}
-		w.connect(kind.Options{fieldURL: cluster.Nodes[0].UserURL(root, before)})
+		w.connect(kind.Options{login.FieldURL: cluster.Nodes[0].UserURL(root, before)})
 		notes, err := w.kind.CheckConnection(ctx, w.connection)
 		w.ok(err)
 		if len(notes) != 0 {
@@ -107,7 +108,7 @@ func TestTLS(t *testing.T) {
 	authority, ca := caOf(t, b)
 	_, another := caOf(t, bed.ForTest(t))
 	w := newWorld(t, master, nil)
-	w.connect(kind.Options{fieldURL: master.AdminURL(), fieldCA: ca})
+	w.connect(kind.Options{login.FieldURL: master.AdminURL(), login.FieldCA: ca})
 	w.app("~* +@all", master, replica)
 	_, err = w.kind.CheckConnection(ctx, w.connection)
 	w.ok(err)
@@ -119,7 +120,7 @@ func TestTLS(t *testing.T) {
 	w.retire(c)
 	w.expect(c, false, true, master, replica)
 
-	w.connect(kind.Options{fieldURL: master.AdminURL(), fieldCA: ca, fieldTimeout: short})
+	w.connect(kind.Options{login.FieldURL: master.AdminURL(), login.FieldCA: ca, fieldTimeout: short})
 	c = w.plan()
 	w.partitioned(replica, func() error { return w.kind.Stage(ctx, c) })
 	w.unstage(c)
@@ -128,11 +129,11 @@ func TestTLS(t *testing.T) {
 	w.do(replica, "CONFIG", "SET", "tls-auth-clients", "yes")
 	certificate, err := authority.Client("hyvve")
 	w.ok(err)
-	w.connect(kind.Options{fieldURL: master.AdminURL(), fieldCA: ca})
+	w.connect(kind.Options{login.FieldURL: master.AdminURL(), login.FieldCA: ca})
 	c = w.plan()
 	w.refuses(w.kind.Stage(ctx, c), "node "+master.Addr+" cannot be reached")
-	with := kind.Connection{Name: "main", Revision: 9, Options: kind.Options{fieldURL: master.AdminURL(), fieldNodes: replica.Addr, fieldCA: ca, fieldCert: read1(t, certificate.CertFile)}}
-	with.Secrets = map[string]key.Value{fieldKey: key.NewValue(read1(t, certificate.KeyFile))}
+	with := kind.Connection{Name: "main", Revision: 9, Options: kind.Options{login.FieldURL: master.AdminURL(), fieldNodes: replica.Addr, login.FieldCA: ca, login.FieldCert: read1(t, certificate.CertFile)}}
+	with.Secrets = map[string]key.Value{login.FieldKey: key.NewValue(read1(t, certificate.KeyFile))}
 	c.Connection, err = w.kind.NormalizeConnection(with)
 	w.ok(err)
 	w.ok(w.kind.Stage(ctx, c))
@@ -140,10 +141,10 @@ func TestTLS(t *testing.T) {
 	w.ok(w.kind.Unstage(ctx, c))
 
 	for what, options := range map[string]kind.Options{
-		"certificate signed by unknown authority": {fieldURL: master.AdminURL()},
-		"certificate is valid for":                {fieldURL: master.AdminURL(), fieldCA: ca, fieldServerName: "other.example"},
-		"certificate signed by":                   {fieldURL: master.AdminURL(), fieldCA: another},
-		"":                                        {fieldURL: "redis" + strings.TrimPrefix(master.AdminURL(), "rediss")},
+		"certificate signed by unknown authority": {login.FieldURL: master.AdminURL()},
+		"certificate is valid for":                {login.FieldURL: master.AdminURL(), login.FieldCA: ca, fieldServerName: "other.example"},
+		"certificate signed by":                   {login.FieldURL: master.AdminURL(), login.FieldCA: another},
+		"":                                        {login.FieldURL: "redis" + strings.TrimPrefix(master.AdminURL(), "rediss")},
 	} {
 		w.connect(options)
 		c.Connection = w.connection

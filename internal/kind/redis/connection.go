@@ -13,18 +13,15 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // The fields of a connection.
 const (
-	fieldURL        = "url"
 	fieldUsername   = "username"
 	fieldNodes      = "nodes"
 	fieldHosts      = "hosts"
 	fieldTimeout    = "timeout"
-	fieldCA         = "tls_ca"
-	fieldCert       = "tls_cert"
-	fieldKey        = "tls_key"
 	fieldServerName = "tls_server_name"
 )
 
@@ -37,44 +34,36 @@ const (
 // ConnectionFields implements kind.Connector.
 func (*Kind) ConnectionFields() []kind.Field {
 	return []kind.Field{
-		{Name: fieldURL, Sends: []string{kind.FieldPassword}, Description: "A node, as redis://admin@cache:6379 or rediss://…; user and password in it are moved to username and password. Its replicas, its master and the other nodes of its cluster are found from there, as far as hosts or nodes allow them."},
+		{Name: login.FieldURL, Sends: []string{kind.FieldPassword}, Description: "A node, as redis://admin@cache:6379 or rediss://…; user and password in it are moved to username and password. Its replicas, its master and the other nodes of its cluster are found from there, as far as hosts or nodes allow them."},
 		{Name: fieldUsername, Sends: []string{kind.FieldPassword}, Default: defaultUser, Description: "The administrator's user, which no key may have. One of its own, not default, where keys adopt default."},
-		{Name: kind.FieldPassword, Secret: true, Description: "The administrator's password. Give it on standard input, as password=-."},
+		login.PasswordField(),
 		{Name: fieldNodes, Sends: []string{kind.FieldPassword}, Description: "Further nodes, as host:port with commas between: those that cannot be found from url, and replicas that a rotation should wait for when they are down. Where a node announces an address at which it cannot be reached from here: announced=reachable, as 10.0.0.7:6379=cache-2.example:6379."},
 		{Name: fieldHosts, Sends: []string{kind.FieldPassword}, Description: "Where nodes that another node names may be, with commas between: hosts, *.domain, IP addresses and networks, each with :port or for any port, as *.cache.internal,10.0.0.0/24:6379. The administrator's password is sent to no other address that a node names; such a node stops rotations."},
 		kind.AllowedHostsField(),
 		{Name: fieldTimeout, Harmless: true, Default: "5s", Description: "How long a node may take to answer, from 100ms to 30s."},
-		{Name: fieldCA, Sends: []string{kind.FieldPassword}, Description: "The CA of the servers' certificates, in PEM (@file), where it is not among the system's. It holds for the URLs of keys, too."},
-		{Name: fieldCert, Description: "A client certificate, in PEM (@file), where the servers ask for one."},
-		{Name: fieldKey, Secret: true, Lines: true, Description: "The private key of tls_cert, in PEM (@file)."},
+		{Name: login.FieldCA, Sends: []string{kind.FieldPassword}, Description: "The CA of the servers' certificates, in PEM (@file), where it is not among the system's. It holds for the URLs of keys, too."},
+		{Name: login.FieldCert, Description: "A client certificate, in PEM (@file), where the servers ask for one."},
+		login.KeyField(),
 		{Name: fieldServerName, Sends: []string{kind.FieldPassword}, Description: "The name in the nodes' certificates, where it is not the host at which they are reached."},
 	}
 }
 
 // NormalizeConnection implements kind.Connector.
 func (k *Kind) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
-	c, err := c.WithDefaults(k.ConnectionFields())
+	c, u, err := login.NormalizeConnection(c, k.ConnectionFields(), "a node's, as redis://admin@cache:6379", func(text string) (dsn.URL, error) {
+		return dsn.Parse(text, urls.Schemes...)
+	})
 	if err != nil {
 		return c, err
 	}
 	options := c.Options
-	if options[fieldURL] == "" {
-		return c, errors.New("url is empty; give a node's, as redis://admin@cache:6379")
-	}
-	u, err := dsn.Parse(options[fieldURL], schemes...)
-	if err != nil {
-		return c, fmt.Errorf("url: %w", err)
-	}
 	if strings.TrimLeft(u.Rest[len(u.Host()):], "/0") != "" {
 		return c, errors.New("url: there is something after the host; leave it out: an administrator's URL has no database and no parameters")
-	}
-	if !u.Password.Empty() {
-		c.Secrets[kind.FieldPassword] = u.Password
 	}
 	if u.User != "" { // written later than a username that is stored
 		options[fieldUsername] = u.User
 	}
-	options[fieldURL] = u.Scheme + "://" + u.Host()
+	options[login.FieldURL] = u.Scheme + "://" + u.Host()
 	if _, err := k.Allowed(c); err != nil {
 		return c, err
 	}
@@ -89,10 +78,7 @@ func checkConnection(c kind.Connection) error {
 	if c.Secrets[kind.FieldPassword].Empty() {
 		return errors.New("password is empty; give the administrator's on standard input, as password=-")
 	}
-	if (c.Options[fieldCert] == "") != c.Secrets[fieldKey].Empty() {
-		return errors.New("tls_cert and tls_key belong together; give both or none")
-	}
-	if !strings.HasPrefix(c.Options[fieldURL], "rediss:") && c.Options[fieldCert]+c.Options[fieldServerName] != "" {
+	if !strings.HasPrefix(c.Options[login.FieldURL], "rediss:") && c.Options[login.FieldCert]+c.Options[fieldServerName] != "" {
 		return errors.New("tls_cert or tls_server_name is set and url is not rediss://; set both or neither")
 	}
 	_, err := readAdmin(c)
@@ -117,7 +103,7 @@ type admin struct {
 // readAdmin reads a normalized connection. The error names the field.
 func readAdmin(c kind.Connection) (admin, error) {
 	a := admin{user: c.Options[fieldUsername], hostname: c.Options[fieldServerName], alias: map[string]string{}}
-	u, err := dsn.Parse(c.Options[fieldURL], schemes...)
+	u, err := dsn.Parse(c.Options[login.FieldURL], urls.Schemes...)
 	if err != nil {
 		return a, fmt.Errorf("url: %w", err)
 	}
@@ -148,20 +134,11 @@ func readAdmin(c kind.Connection) (admin, error) {
 	if a.hosts, err = kind.ParseHosts(c.Options[fieldHosts]); err != nil {
 		return a, fmt.Errorf("hosts: %w", err)
 	}
-	if ca := c.Options[fieldCA]; ca != "" {
-		a.roots = x509.NewCertPool()
-		if !a.roots.AppendCertsFromPEM([]byte(ca)) {
-			return a, errors.New("tls_ca holds no certificate in PEM")
-		}
+	if a.roots, err = login.Roots(c); err != nil {
+		return a, err
 	}
-	if c.Options[fieldCert] != "" {
-		pair, err := tls.X509KeyPair([]byte(c.Options[fieldCert]), []byte(c.Secrets[fieldKey].Reveal()))
-		if err != nil {
-			return a, errors.New("tls_cert and tls_key are not a certificate and its private key in PEM")
-		}
-		a.certs = []tls.Certificate{pair}
-	}
-	return a, nil
+	a.certs, err = login.Certificates(c)
+	return a, err
 }
 
 // tls is how to speak to a node, or to the host of a key's URL; nil: in the clear.

@@ -15,6 +15,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kindtest"
 )
@@ -41,7 +42,7 @@ func TestContract(t *testing.T) {
 
 func contractWorld(t testing.TB, r *bed.Redis, number int, strategy, first string) kindtest.World {
 	root := fmt.Sprintf("root%d", number) // of its own, since the suite rotates its password
-	w := newWorld(t, r, kind.Options{optionStrategy: strategy, optionUsername: fmt.Sprintf("key%d", number), optionURL: "redis://" + r.Addr + "/2?family=4"})
+	w := newWorld(t, r, kind.Options{optionStrategy: strategy, kind.OptionUsername: fmt.Sprintf("key%d", number), login.OptionURL: "redis://" + r.Addr + "/2?family=4"})
 	const password = "password-of-the-root"
 	w.do(r, "ACL", "SETUSER", root, "on", ">"+password, "+@all")
 	kd := kind.Kind(w.kind)
@@ -51,7 +52,7 @@ func contractWorld(t testing.TB, r *bed.Redis, number int, strategy, first strin
 	}
 	world := kindtest.World{
 		Kind: kd, Key: w.key,
-		Connection: kind.Connection{Name: "main", Options: kind.Options{fieldURL: r.UserURL(root, password)}},
+		Connection: kind.Connection{Name: "main", Options: kind.Options{login.FieldURL: r.UserURL(root, password)}},
 		Stop:       func(testing.TB) { w.ok(r.Stop()) },
 		Start:      func(testing.TB) { w.ok(r.Start(context.Background())) },
 		Freeze: func(testing.TB) func() {
@@ -68,7 +69,7 @@ func contractWorld(t testing.TB, r *bed.Redis, number int, strategy, first strin
 	}
 	if strategy == alternating { // with dual_password the login is the one in use
 		world.Occupy = func(_ testing.TB, v key.Value) key.Value {
-			u, err := dsn.Parse(v.Reveal(), schemes...)
+			u, err := dsn.Parse(v.Reveal(), urls.Schemes...)
 			w.ok(err)
 			const theirs = "somebody-else"
 			w.do(r, "ACL", "SETUSER", u.User, "on", ">"+theirs, "~theirs:*", "+@all", "&*")
@@ -87,7 +88,7 @@ func contractWorld(t testing.TB, r *bed.Redis, number int, strategy, first strin
 // reconnecting is a client that logs in again when its session has ended, as those of applications do.
 func (w *world) reconnecting(r *bed.Redis, v key.Value) *goredis.Client {
 	w.t.Helper()
-	u, err := dsn.Parse(v.Reveal(), schemes...)
+	u, err := dsn.Parse(v.Reveal(), urls.Schemes...)
 	w.ok(err)
 	one := goredis.NewClient(&goredis.Options{
 		Addr: r.Addr, Username: u.User, Password: u.Password.Reveal(), PoolSize: 1, MaxRetries: 2, DialerRetries: 1, DisableIdentity: true,

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
@@ -119,7 +120,7 @@ func fakeWorld(t testing.TB, answer func([]string) any) *world {
 	w := &world{t: t, kind: New()}
 	t.Cleanup(func() { _ = w.kind.Close() })
 	addr := fake(t, answer)
-	w.connect(kind.Options{fieldURL: "redis://admin:password-of-the-admin@" + addr, fieldTimeout: "2s"})
+	w.connect(kind.Options{login.FieldURL: "redis://admin:password-of-the-admin@" + addr, fieldTimeout: "2s"})
 	options, err := w.kind.Normalize(kind.Options{kind.OptionConnection: "main"})
 	w.ok(err)
 	w.key = key.Key{Name: "redis-url", Env: "REDIS_URL", Kind: "redis", Options: options}

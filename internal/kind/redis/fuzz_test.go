@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // FuzzNodes has a node name others: none is dialed that no operator allows, and none that is named twice hides another.
@@ -18,7 +19,7 @@ func FuzzNodes(f *testing.F) {
 	f.Add("master_host:10.0.0.1\r\nmaster_port:6379\r\nslave0:ip=10.0.0.2.evil,port=6379\r\n,port=1\r\n")
 	f.Add(cluster7)
 	c, err := New().NormalizeConnection(kind.Connection{Options: kind.Options{
-		fieldURL: "redis://:secret@10.9.9.9", fieldNodes: "10.9.9.8:7000", fieldHosts: "10.0.0.0/24:6379,*.cache.internal",
+		login.FieldURL: "redis://:secret@10.9.9.9", fieldNodes: "10.9.9.8:7000", fieldHosts: "10.0.0.0/24:6379,*.cache.internal",
 	}})
 	if err != nil {
 		f.Fatal(err)
@@ -76,7 +77,7 @@ func FuzzUser(f *testing.F) {
 			if err := checkRules(strings.Join(u.rights, " ")); err != nil {
 				t.Errorf("%q: %v", u.rights, err)
 			}
-			if rights := kept(memory{User: "u", Rights: u.rights}.text()); len(u.rights) > 0 && len(rights) != len(u.rights) {
+			if rights := kept(login.Keep(memory{User: "u", Rights: u.rights})); len(u.rights) > 0 && len(rights) != len(u.rights) {
 				t.Errorf("%q is kept as %q", u.rights, rights)
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
@@ -50,7 +51,7 @@ func TestHosts(t *testing.T) {
 		{"[fd00::1]:7", "[fd00::1]:8", false},
 	} {
 		c, err := New().NormalizeConnection(kind.Connection{Options: kind.Options{
-			fieldURL: "redis://:secret@cache", fieldNodes: "node-1:7000,localhost:7001", fieldHosts: tt.hosts,
+			login.FieldURL: "redis://:secret@cache", fieldNodes: "node-1:7000,localhost:7001", fieldHosts: tt.hosts,
 		}})
 		if err != nil {
 			t.Fatalf("%s: %v", tt.hosts, err)
@@ -63,7 +64,7 @@ func TestHosts(t *testing.T) {
 			t.Errorf("hosts=%s: %s is allowed: %t", tt.hosts, tt.addr, got)
 		}
 	}
-	_, err := New().NormalizeConnection(kind.Connection{Options: kind.Options{fieldURL: "redis://:secret@cache", fieldHosts: "ok,redis://:secret@b:1"}})
+	_, err := New().NormalizeConnection(kind.Connection{Options: kind.Options{login.FieldURL: "redis://:secret@cache", fieldHosts: "ok,redis://:secret@b:1"}})
 	if err == nil || !strings.Contains(err.Error(), "hosts: number 2 is not a host name") || strings.Contains(err.Error(), "secret") {
 		t.Error(err)
 	}
@@ -83,7 +84,7 @@ func TestAddressThatNobodyAllows(t *testing.T) {
 	master := start(t, bed.RedisOptions{})
 	w := newWorld(t, master, nil)
 	addr, calls := trap(t)
-	w.connect(kind.Options{fieldURL: master.AdminURL(), fieldHosts: "*.cache.internal"})
+	w.connect(kind.Options{login.FieldURL: master.AdminURL(), fieldHosts: "*.cache.internal"})
 	w.app("~* +@all")
 	before := w.do(master, "ACL", "LIST")
 	c := w.plan()

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // sight is the users of a key at a node: that of the current version, of the one before, and the pair.
@@ -25,14 +26,14 @@ type inspection struct {
 
 // inspects looks at all nodes that answer; the error is of the others.
 func (k *Kind) inspects(ctx context.Context, c kind.Change) (in inspection, err error) {
-	if in.turn, err = read(c); err != nil {
+	if in.turn, err = readTurn(c); err != nil {
 		return in, err
 	}
 	nodes, strangers, missing := k.explore(ctx, c.Connection)
 	in.strangers = strangers
 	names := []string{in.next}
 	if !in.dual {
-		p := pair(c.Key)
+		p := userNames.Of(c.Key)
 		names = append(names, in.other, in.old, p[0], p[1])
 	}
 	slices.Sort(names)
@@ -75,7 +76,7 @@ func (k *Kind) Inspect(ctx context.Context, c kind.Change) (kind.Finding, error)
 		}
 		if u := s.users[in.next]; f.Kept == "" && u.accepts(in.to) && !u.odd {
 			if _, lost := in.lost(s); len(lost) == 0 {
-				f.Kept = memory{User: in.next, Server: s.info["redis_version"], Rights: u.rights}.text()
+				f.Kept = login.Keep(memory{User: in.next, Server: s.info["redis_version"], Rights: u.rights})
 			}
 		}
 	}
@@ -160,7 +161,7 @@ func (in inspection) mends(s sight) []mend {
 	for _, name := range in.otherUsers(s) {
 		u := s.users[name]
 		m, ok := u.newest(in.Key)
-		if !ok || u.locked() || in.live(m.version) {
+		if !ok || u.locked() || login.Live(in.Change, m.version) {
 			continue
 		}
 		one := mend{user: name, rules: m.keptRules(), done: fmt.Sprintf("node %s: user %s keeps its passwords until a later rotation ends with it", s.addr, name)}
@@ -194,7 +195,7 @@ func (in inspection) besides(s sight) (all []mend) {
 		return nil
 	}
 	for _, m := range u.marked() {
-		if !m.of(in.Key) || m.kept || in.live(m.version) {
+		if !m.of(in.Key) || m.kept || login.Live(in.Change, m.version) {
 			continue
 		}
 		one := mend{user: in.next, rules: m.keptRules(), done: fmt.Sprintf("node %s: user %s keeps the password of version %d until an operator takes it away", s.addr, in.next, m.version)}
@@ -221,15 +222,6 @@ func (in inspection) otherUsers(s sight) []string {
 	}
 	slices.Sort(names)
 	return names
-}
-
-// live reports whether Vault has a version of that number whose value is not erased.
-func (in inspection) live(version int) bool {
-	if version == in.To.Number || version == in.From.Number && !in.first {
-		return true
-	}
-	v, ok := in.Key.Version(version)
-	return ok && v.State.Live()
 }
 
 // keptRules replace a mark by one that says that the user's passwords stay.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -154,7 +155,7 @@ func TestReplicaThatForgets(t *testing.T) {
 // withNodes is a change whose connection names more nodes.
 func (w *world) withNodes(c kind.Change, nodes string) kind.Change {
 	w.t.Helper()
-	w.connect(kind.Options{fieldURL: w.redis.AdminURL(), fieldNodes: nodes})
+	w.connect(kind.Options{login.FieldURL: w.redis.AdminURL(), fieldNodes: nodes})
 	c.Connection = w.connection
 	return c
 }

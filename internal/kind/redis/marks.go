@@ -137,31 +137,6 @@ func (u *user) locked() bool {
 	return u == nil || !u.on || !u.nopass && len(u.passwords) == 0
 }
 
-// maxBase is how long the name of a pair may become that is made of a key's.
-const maxBase = 128
-
-// pair is the two users of a key.
-func pair(of key.Key) [2]string { return kind.LoginNames(of, maxBase) }
-
-// legacyPair is the two users as releases before marks named them: by the key alone.
-func legacyPair(of key.Key) [2]string {
-	base := of.Options[optionUsername]
-	if base == "" {
-		base = strings.NewReplacer("-", "_", ".", "_").Replace(of.Name)
-	}
-	return [2]string{base + "_a", base + "_b"}
-}
-
-// pairWith returns the pair of the key that has a user in it.
-func pairWith(of key.Key, user string) ([2]string, bool) {
-	for _, p := range [][2]string{pair(of), legacyPair(of)} {
-		if slices.Contains(p[:], user) {
-			return p, true
-		}
-	}
-	return [2]string{}, false
-}
-
 // known is the highest number of a version that Vault knows of the key.
 func (t turn) known() int {
 	n := max(t.To.Number, t.From.Number)
@@ -229,8 +204,7 @@ type named struct {
 // adopts reports whether an unmarked user is the other one of a pair that a release before marks has made: the present
 // version's is the first one, and unmarked, too.
 func (t turn) adopts(own standing) bool {
-	p := legacyPair(t.Key)
-	return slices.Contains(p[:], t.old) && slices.Contains(p[:], t.next) && own.old != nil && len(own.old.marks) == 0
+	return userNames.ArePair(t.Key, t.old, t.next) && own.old != nil && len(own.old.marks) == 0
 }
 
 func (t turn) ahead(addr, user string, m mark) error {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -98,7 +99,7 @@ func TestUserOfAnotherMount(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	r := start(t, bed.RedisOptions{})
-	one := newWorld(t, r, kind.Options{optionUsername: "shared"}).mounted("aaaaaa")
+	one := newWorld(t, r, kind.Options{kind.OptionUsername: "shared"}).mounted("aaaaaa")
 	one.app("~* +@all")
 	two := one.mounted("bbbbbb")
 	two.do(r, "ACL", "SETUSER", "app2", "on", ">"+appPassword, "~*", "+@all")
@@ -122,7 +123,7 @@ func TestUserOfAnotherMount(t *testing.T) {
 	refused("locked") // shared_a is locked by now
 	// An imported user that is another key's is not locked, and not staged beside.
 	three := one.mounted("cccccc")
-	three.key.Options = kind.Options{optionUsername: "third", optionStrategy: alternating, optionVerify: "true"}
+	three.key.Options = kind.Options{kind.OptionUsername: "third", optionStrategy: alternating, login.OptionVerify: "true"}
 	three.adopt(next.To.Value.Reveal())
 	c := three.plan()
 	three.refuses(three.kind.Stage(ctx, c), "user shared_b belongs to a key of another mount", "take the mark away: ACL SETUSER shared_b !")
@@ -165,7 +166,7 @@ func TestServerIsAhead(t *testing.T) {
 func TestUsersOfEarlierReleases(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	for _, options := range []kind.Options{nil, {optionUsername: "shared"}} {
+	for _, options := range []kind.Options{nil, {kind.OptionUsername: "shared"}} {
 		r := start(t, bed.RedisOptions{})
 		w := newWorld(t, r, options).mounted("aaaaaa")
 		base := "redis_url"
@@ -191,13 +192,13 @@ func TestUsersOfEarlierReleases(t *testing.T) {
 			w.retire(c)
 			w.expect(c, false, true, r)
 		}
-		if want := kind.LoginNames(w.key, maxBase); !strings.Contains(c.To.Value.Reveal(), want[0]) && !strings.Contains(c.To.Value.Reveal(), want[1]) {
+		if want := userNames.Of(w.key); !strings.Contains(c.To.Value.Reveal(), want[0]) && !strings.Contains(c.To.Value.Reveal(), want[1]) {
 			t.Error("the pair is that of earlier releases still")
 		}
 	}
 	// The same names, and nothing that shows whose they are.
 	r := start(t, bed.RedisOptions{})
-	w := newWorld(t, r, kind.Options{optionUsername: "shared"}).mounted("aaaaaa")
+	w := newWorld(t, r, kind.Options{kind.OptionUsername: "shared"}).mounted("aaaaaa")
 	w.do(r, "ACL", "SETUSER", "shared_a", "off", "~*", "+@all")
 	w.app("~* +@all")
 	w.refuses(w.kind.Stage(ctx, w.plan()), "there is a user shared_a already that this key has not made")

@@ -13,6 +13,7 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // node is a server that answers: a master, a replica or a node of a cluster.
@@ -142,7 +143,7 @@ func (k *Kind) survey(ctx context.Context, c kind.Connection, addr string) (s su
 		return s, err
 	}
 	text, _ = reply.(string)
-	neighbours, err := clusterNodes(text, addr, strings.HasPrefix(c.Options[fieldURL], "rediss:"))
+	neighbours, err := clusterNodes(text, addr, strings.HasPrefix(c.Options[login.FieldURL], "rediss:"))
 	return survey{info, neighbours}, err
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -68,7 +69,7 @@ func TestReplica(t *testing.T) {
 	w.retire(c)
 	w.expect(c, false, true, master, replica)
 	// The other way round: the connection names what is a replica now, or after a failover.
-	w.connect(kind.Options{fieldURL: replica.AdminURL()})
+	w.connect(kind.Options{login.FieldURL: replica.AdminURL()})
 	c = w.staged()
 	w.expect(c, true, true, master, replica)
 	w.unstage(c)
@@ -92,7 +93,7 @@ func TestReplicaThatIsDownBlocks(t *testing.T) {
 	w := newWorld(t, master, nil)
 	w.app("~* +@all", master, replica)
 	w.do(replica, "CONFIG", "REWRITE")
-	w.connect(kind.Options{fieldURL: master.AdminURL(), fieldNodes: replica.Addr})
+	w.connect(kind.Options{login.FieldURL: master.AdminURL(), fieldNodes: replica.Addr})
 	replica.Kill()
 	w.eventually(func() bool { return strings.Contains(w.do(master, "INFO", "replication"), "connected_slaves:0") }, func() string { return "the replica is listed still" })
 	c := w.plan()
@@ -112,7 +113,7 @@ func TestPartition(t *testing.T) {
 	ctx := t.Context()
 	master, replica := replicated(t, bed.RedisOptions{})
 	w := newWorld(t, master, nil)
-	w.connect(kind.Options{fieldURL: master.AdminURL(), fieldTimeout: short})
+	w.connect(kind.Options{login.FieldURL: master.AdminURL(), fieldTimeout: short})
 	w.app("~* +@all", master, replica)
 	c := w.plan()
 	w.partitioned(replica, func() error { return w.kind.Stage(ctx, c) })
@@ -149,7 +150,7 @@ func TestUnstageAfterPartialStage(t *testing.T) {
 		w.app("~* +@all", master, replica)
 		before := w.do(master, "ACL", "LIST") + w.do(replica, "ACL", "LIST")
 		c := w.plan()
-		read, err := read(c)
+		read, err := readTurn(c)
 		w.ok(err)
 		all, err := w.kind.standings(ctx, read, []node{{replica.Addr, map[string]string{}}})
 		w.ok(err)
@@ -257,10 +258,10 @@ func TestAnnouncedAddress(t *testing.T) {
 	w.do(master, "CLIENT", "KILL", "TYPE", "replica") // it announces itself when it connects
 	w.eventually(func() bool { return strings.Contains(w.do(master, "INFO", "replication"), "ip=127.0.0.9,port=1") }, func() string { return "the replica announces nothing" })
 	c := w.plan()
-	w.connect(kind.Options{fieldURL: master.AdminURL(), fieldHosts: "127.0.0.0/8"})
+	w.connect(kind.Options{login.FieldURL: master.AdminURL(), fieldHosts: "127.0.0.0/8"})
 	c.Connection = w.connection
 	w.refuses(w.kind.Stage(ctx, c), "node 127.0.0.9:1 cannot be reached", master.Addr+" has named it", "nodes=127.0.0.9:1=host:port")
-	w.connect(kind.Options{fieldURL: master.AdminURL(), fieldNodes: "127.0.0.9:1=" + replica.Addr})
+	w.connect(kind.Options{login.FieldURL: master.AdminURL(), fieldNodes: "127.0.0.9:1=" + replica.Addr})
 	c.Connection = w.connection
 	w.ok(w.kind.Stage(ctx, c))
 	w.expect(c, true, true, master, replica)
@@ -286,7 +287,7 @@ func TestCancelledCall(t *testing.T) {
 	t.Parallel()
 	r := start(t, bed.RedisOptions{})
 	w := newWorld(t, r, nil)
-	w.connect(kind.Options{fieldURL: r.AdminURL(), fieldTimeout: "30s"})
+	w.connect(kind.Options{login.FieldURL: r.AdminURL(), fieldTimeout: "30s"})
 	w.app("~* +@all")
 	c := w.plan()
 	ctx, cancel := context.WithCancel(t.Context())

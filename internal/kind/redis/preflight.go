@@ -14,7 +14,7 @@ import (
 // Preflight implements kind.Preflighter: that all nodes are there and allowed, whose the users are, whose rights are to be
 // copied, and that the administrator may do at each node what any step needs.
 func (k *Kind) Preflight(ctx context.Context, c kind.Change) (blockers, notes []string, err error) {
-	t, err := read(c)
+	t, err := readTurn(c)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -77,12 +78,12 @@ func TestPreflight(t *testing.T) {
 	blocked(c) // once more, after a crash
 
 	connection := w.connection
-	connection.Options = kind.Options{fieldURL: master.UserURL("root", rootPassword)}
+	connection.Options = kind.Options{login.FieldURL: master.UserURL("root", rootPassword)}
 	c.Connection, err = w.kind.NormalizeConnection(connection)
 	w.ok(err)
 	blocked(c, `names a node at "`+replica.Addr+`", which is not allowed`)
 	w.ok(replica.Pause())
-	connection.Options = kind.Options{fieldURL: master.UserURL("root", rootPassword), fieldNodes: replica.Addr, fieldTimeout: short}
+	connection.Options = kind.Options{login.FieldURL: master.UserURL("root", rootPassword), fieldNodes: replica.Addr, fieldTimeout: short}
 	c.Connection, err = w.kind.NormalizeConnection(connection)
 	w.ok(err)
 	_, _, err = w.kind.Preflight(ctx, c)

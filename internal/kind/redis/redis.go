@@ -24,12 +24,14 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // Kind acts on Redis servers. It keeps administrators' sessions open between calls; Close ends them.
 type Kind struct {
+	login.URLs
 	mu      sync.Mutex
-	clients map[login]*pool
+	clients map[account]*pool
 }
 
 var (
@@ -50,7 +52,7 @@ var (
 // New gives a kind without sessions. The driver's own log goes to nobody from then on: what it has to say is in errors.
 func New() *Kind {
 	logging.Disable()
-	return &Kind{clients: map[login]*pool{}}
+	return &Kind{URLs: urls, clients: map[account]*pool{}}
 }
 
 // Name implements kind.Kind.
@@ -63,16 +65,32 @@ func (*Kind) Summary() string {
 
 // The options of a key.
 const (
-	optionURL      = "url"
-	optionURLs     = "urls"
 	optionStrategy = "strategy"
-	optionUsername = kind.OptionUsername
 	optionRules    = "rules"
-	optionVerify   = "verify_urls"
 
 	alternating  = "alternating"
 	dualPassword = "dual_password"
 )
+
+// urls are the values of keys.
+var urls = login.URLs{
+	Schemes: []string{"redis", "rediss"}, Example: "redis://cache:6379/0", Further: "QUEUE_URL=redis://queue:6379/1", User: defaultUser,
+	Read: dsn.Redis,
+	Check: func(text string) error {
+		_, err := read(text)
+		return err
+	},
+	Addresses: func(text string) ([]string, error) {
+		u, err := dsn.Stored(text, "redis", "rediss")
+		if err != nil {
+			return nil, err
+		}
+		return addresses(u)
+	},
+}
+
+// userNames are those of a key's two users. Redis bounds no name.
+var userNames = login.Names{Limit: 128, Suffixes: []string{"_a", "_b"}, Legacy: maxUser}
 
 // defaultRules are the default of rules.
 const defaultRules = "~* &* +@all -@admin -@dangerous"
@@ -81,40 +99,29 @@ const defaultRules = "~* &* +@all -@admin -@dangerous"
 func (*Kind) Fields() []kind.Field {
 	return []kind.Field{
 		{Name: kind.OptionConnection, Description: "The connection whose administrator makes and locks the users."},
-		{Name: optionURL, Description: "The URL without user and password, parameters and all, as redis://cache:6379/0. Default: that of the version before."},
-		{Name: optionURLs, Description: "Further names with URLs of the same user and password, separated by white space, as QUEUE_URL=redis://queue:6379/1."},
+		{Name: login.OptionURL, Description: "The URL without user and password, parameters and all, as redis://cache:6379/0. Default: that of the version before."},
+		{Name: login.OptionURLs, Description: "Further names with URLs of the same user and password, separated by white space, as QUEUE_URL=redis://queue:6379/1."},
 		{Name: optionStrategy, Default: alternating, Description: "alternating: two users take turns, and the server proves who still uses the old one. dual_password: one user has two passwords during a rotation, where workloads are bound to its name."},
-		{Name: optionUsername, Description: "The users are this name with _a and _b; with dual_password, this name itself, where the first version is generated. Default: the key's name, with '_' for '-', and the id of the mount."},
+		{Name: kind.OptionUsername, Description: "The users are this name with _a and _b; with dual_password, this name itself, where the first version is generated. Default: the key's name, with '_' for '-', and the id of the mount."},
 		{Name: optionRules, Default: defaultRules, Description: "What the user may do where the first version is generated, as ACL rules. Rights of an imported version's user are copied."},
-		{Name: optionVerify, Default: "true", Description: "Log in through the URLs themselves before anybody is given them. false where Vault cannot reach their hosts: then the connection's nodes alone are tried."},
+		{Name: login.OptionVerify, Default: "true", Description: "Log in through the URLs themselves before anybody is given them. false where Vault cannot reach their hosts: then the connection's nodes alone are tried."},
 	}
 }
 
 // Normalize implements kind.Kind.
 func (k *Kind) Normalize(options kind.Options) (kind.Options, error) {
-	full, err := kind.Defaults(k.Fields(), options)
+	full, err := urls.NormalizeOptions(k.Fields(), options)
 	if err != nil {
-		return nil, err
-	}
-	if full[optionURL] != "" {
-		if err := checkTemplate(full[optionURL]); err != nil {
-			return nil, fmt.Errorf("url: %w", err)
-		}
-	}
-	if _, err := templates(full); err != nil {
 		return nil, err
 	}
 	if s := full[optionStrategy]; s != alternating && s != dualPassword {
 		return nil, fmt.Errorf("strategy %q is not known; use %s or %s", s, alternating, dualPassword)
 	}
-	if err := checkUser(full[optionUsername]); err != nil {
+	if err := checkUser(full[kind.OptionUsername]); err != nil {
 		return nil, fmt.Errorf("username: %w", err)
 	}
 	if err := checkRules(full[optionRules]); err != nil {
 		return nil, fmt.Errorf("rules: %w", err)
-	}
-	if full[optionVerify] != "true" && full[optionVerify] != "false" {
-		return nil, fmt.Errorf("verify_urls %q is neither true nor false", full[optionVerify])
 	}
 	return full, nil
 }
@@ -147,41 +154,21 @@ func checkRules(rules string) error {
 	return nil
 }
 
-var schemes = []string{"redis", "rediss"}
-
-// checkTemplate wants a URL without credentials.
-func checkTemplate(text string) error {
+// read reads a URL that leads to hosts and a database.
+func read(text string) (dsn.URL, error) {
 	u, err := dsn.Redis(text)
-	switch {
-	case err != nil:
-		return err
-	case u.HasCredentials():
-		return errors.New("the URL holds a user or a password; leave both out: they are those of the version")
-	}
-	if _, err = addresses(u); err != nil {
-		return err
-	}
-	return checkDatabase(u)
-}
-
-// templates are the further names and their URLs without credentials.
-func templates(options kind.Options) (dsn.Templates, error) {
-	all, err := dsn.ParseTemplates(options[optionURLs], "QUEUE_URL=redis://queue:6379/1", checkTemplate)
-	if err != nil {
-		return nil, fmt.Errorf("urls: %w", err)
-	}
-	return all, nil
-}
-
-// Check implements kind.Kind.
-func (*Kind) Check(_ kind.Options, value key.Value) ([]string, error) {
-	u, err := dsn.Redis(value.Reveal())
 	if err == nil {
 		_, err = addresses(u)
 	}
 	if err == nil {
 		err = checkDatabase(u)
 	}
+	return u, err
+}
+
+// Check implements kind.Kind.
+func (*Kind) Check(_ kind.Options, value key.Value) ([]string, error) {
+	u, err := read(value.Reveal())
 	if err == nil {
 		err = checkUser(u.User)
 	}
@@ -200,61 +187,17 @@ func (*Kind) Check(_ kind.Options, value key.Value) ([]string, error) {
 // Generate implements kind.Generator: the other one of the two users, or the same with dual_password, with a new password,
 // in the same URL.
 func (k *Kind) Generate(random io.Reader, of key.Key, from key.Value) (key.Value, error) {
-	var old dsn.URL
-	if !from.Empty() {
-		var err error
-		if old, err = dsn.Redis(from.Reveal()); err != nil {
-			return key.Value{}, fmt.Errorf("the current version: %w; rotate with the corrected URL, as value=-", err)
-		}
-	}
-	url := old.Without()
-	switch {
-	case of.Options[optionURL] != "":
-		var err error
-		if url, err = dsn.Redis(of.Options[optionURL]); err != nil {
-			return key.Value{}, fmt.Errorf("url: %w", err)
-		}
-	case from.Empty():
-		return key.Value{}, errors.New("url is empty; say where the first version leads to, as url=redis://cache:6379/0, or import the URL in use with value=-")
-	}
-	password, err := dsn.NewPassword(random)
-	if err != nil {
-		return key.Value{}, err
-	}
-	user := nextUser(of, old, from.Empty())
-	return url.With(user, password).Text(), nil
+	return urls.Next(random, of, from, func(old dsn.URL) (string, error) { return nextUser(of, old, from.Empty()), nil })
 }
 
 func nextUser(of key.Key, old dsn.URL, first bool) string {
-	both := pair(of)
 	switch {
-	case of.Options[optionStrategy] == dualPassword && first && of.Options[optionUsername] != "":
-		return of.Options[optionUsername]
-	case of.Options[optionStrategy] == dualPassword && first:
-		return strings.TrimSuffix(both[0], "_a")
-	case of.Options[optionStrategy] == dualPassword:
+	case of.Options[optionStrategy] != dualPassword:
+		return userNames.Next(of, old.User, 1)
+	case !first:
 		return old.User // as it was written: without a name it is the user default
-	case old.User == both[0]:
-		return both[1]
+	case of.Options[kind.OptionUsername] != "":
+		return of.Options[kind.OptionUsername]
 	}
-	return both[0]
-}
-
-// Names implements kind.Renderer.
-func (*Kind) Names(options kind.Options) []string {
-	all, _ := templates(options) // checked by Normalize
-	return all.Names()
-}
-
-// Render implements kind.Renderer.
-func (*Kind) Render(options kind.Options, value key.Value) (map[string]key.Value, error) {
-	all, err := templates(options)
-	if err != nil {
-		return nil, err
-	}
-	u, err := dsn.Parse(value.Reveal(), schemes...)
-	if err != nil {
-		return nil, err
-	}
-	return all.Render(u, schemes...)
+	return strings.TrimSuffix(userNames.Of(of)[0], userNames.Suffixes[0])
 }

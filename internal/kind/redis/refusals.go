@@ -17,7 +17,7 @@ import (
 // started again. With two passwords of one user a node does not tell which of them was tried.
 func (k *Kind) Refusals(ctx context.Context, c kind.Change, login string, within time.Duration) (int, string, error) {
 	c.From = key.Version{}
-	t, err := read(c)
+	t, err := readTurn(c)
 	if err != nil || login == t.next {
 		return 0, "", err
 	}

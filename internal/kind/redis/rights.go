@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // memory is what Finding.Kept holds: the rights of the current version's user when it was looked at last and all was well.
@@ -16,15 +17,6 @@ type memory struct {
 	User   string   `json:"user"`   // empty: a release before kept the rights alone
 	Server string   `json:"server"` // its release: each has words of its own for the same rights
 	Rights []string `json:"rights"`
-}
-
-// text writes the memory for Finding.Kept.
-func (m memory) text() string {
-	data, err := json.Marshal(m)
-	if err != nil { // texts can be written
-		return ""
-	}
-	return string(data)
 }
 
 // readMemory reads what text has written, or a release before; without rights: nothing, or nothing that is understood.
@@ -66,7 +58,7 @@ func (in inspection) lessened(s sight) (all []mend) {
 	if had, lost := in.lost(s); len(lost) > 0 {
 		m := mend{user: in.next, rules: had}
 		m.Rotates = true
-		m.Text = fmt.Sprintf("node %s: user %s may do less than when it was looked at last: %s", s.addr, in.next, strings.Join(firstFew(lost), ", "))
+		m.Text = fmt.Sprintf("node %s: user %s may do less than when it was looked at last: %s", s.addr, in.next, strings.Join(login.Few(lost, 8), ", "))
 		m.Remedy = fmt.Sprintf("%s gives the rights back, and a rotation hands them on as they are now; if they should be so, vault write hyvve/keys/%s rules=%s", in.reconcile(), in.Key.Name, kind.ShellQuote(strings.Join(u.rights, " ")))
 		m.done = fmt.Sprintf("node %s: user %s has the rights again that it had: %s", s.addr, in.next, strings.Join(had, " "))
 		all = append(all, m)
@@ -104,13 +96,4 @@ func (in inspection) lost(s sight) (rules, lost []string) {
 		rules = append(rules, "clearselectors")
 	}
 	return append(rules, m.Rights...), lost
-}
-
-// firstFew returns the first of many texts, and how many more there are.
-func firstFew(all []string) []string {
-	const most = 8
-	if len(all) > most {
-		return append(slices.Clone(all[:most]), fmt.Sprintf("and %d more", len(all)-most))
-	}
-	return all
 }

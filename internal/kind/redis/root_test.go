@@ -9,6 +9,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -24,7 +25,7 @@ func rooted(t testing.TB, rules string, on ...*bed.Redis) *world {
 	for _, r := range on {
 		w.do(r, append([]string{"ACL", "SETUSER", "root", "on", ">" + rootPassword}, strings.Fields(rules)...)...)
 	}
-	w.connect(kind.Options{fieldURL: on[0].UserURL("root", rootPassword)})
+	w.connect(kind.Options{login.FieldURL: on[0].UserURL("root", rootPassword)})
 	return w
 }
 
@@ -128,7 +129,7 @@ func TestRotateRootOfRequirepass(t *testing.T) {
 	if !strings.Contains(read1(t, r.ConfigPath), "requirepass") {
 		t.Fatal("the configuration has no requirepass: this test proves nothing")
 	}
-	w.connect(kind.Options{fieldURL: r.UserURL("", rootPassword)})
+	w.connect(kind.Options{login.FieldURL: r.UserURL("", rootPassword)})
 	w.connection.Next = key.NewValue(nextPassword)
 	w.ok(w.kind.RotateRoot(ctx, w.connection))
 	w.ok(r.Stop())
@@ -151,7 +152,7 @@ func TestAdministratorsPasswordChangedBehindOurBack(t *testing.T) {
 	if strings.Contains(err.Error(), rootPassword) {
 		t.Errorf("error %q holds the administrator's password", err)
 	}
-	w.connect(kind.Options{fieldURL: r.UserURL("root", "changed-by-somebody")})
+	w.connect(kind.Options{login.FieldURL: r.UserURL("root", "changed-by-somebody")})
 	c.Connection = w.connection
 	w.ok(w.kind.Stage(ctx, c))
 	w.ok(w.kind.Verify(ctx, c))
@@ -176,7 +177,7 @@ func TestAdministratorIsForgotten(t *testing.T) {
 	w.refuses(err, "has the node been started again without its users?", "vault write hyvve/connections/main password=-")
 	statement, _, _ := strings.Cut(err.Error()[strings.Index(err.Error(), "ACL SETUSER root"):], ";")
 	w.do(r, strings.Fields(strings.ReplaceAll(statement, "PASSWORD", "of-my-choice"))...)
-	w.connect(kind.Options{fieldURL: r.UserURL("root", "of-my-choice")})
+	w.connect(kind.Options{login.FieldURL: r.UserURL("root", "of-my-choice")})
 	if _, err := w.kind.CheckConnection(ctx, w.connection); err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -58,7 +59,7 @@ func TestSampleSeesShortSessions(t *testing.T) {
 		t.Errorf("seen while nobody is logged in: %d, %s", n, what)
 	}
 	w.ok(replica.Pause())
-	w.connect(kind.Options{fieldURL: master.AdminURL(), fieldTimeout: short, fieldNodes: replica.Addr})
+	w.connect(kind.Options{login.FieldURL: master.AdminURL(), fieldTimeout: short, fieldNodes: replica.Addr})
 	c.Connection = w.connection
 	_, _, err = w.kind.Sample(ctx, c, time.Second)
 	w.ok(replica.Resume())

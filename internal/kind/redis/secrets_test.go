@@ -83,7 +83,7 @@ func TestPasswordsDoNotReachTheServer(t *testing.T) {
 		refused := w.kind.Stage(ctx, wrong)
 		w.refuses(refused, "refuses user root")
 
-		u, err := dsn.Parse(c.To.Value.Reveal(), schemes...)
+		u, err := dsn.Parse(c.To.Value.Reveal(), urls.Schemes...)
 		w.ok(err)
 		texts := map[string]string{
 			"MONITOR": heard(), "SLOWLOG": w.do(r, "SLOWLOG", "GET", "-1"), "ACL LOG": w.do(r, "ACL", "LOG"), "the log": read1(t, r.LogPath),

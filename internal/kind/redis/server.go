@@ -11,7 +11,7 @@ import (
 
 // Stage implements kind.Server. All nodes must answer before the first is told anything.
 func (k *Kind) Stage(ctx context.Context, c kind.Change) error {
-	t, err := read(c)
+	t, err := readTurn(c)
 	if err == nil {
 		err = together(t.absurd(), t.lockout())
 	}
@@ -40,7 +40,7 @@ func (k *Kind) Stage(ctx context.Context, c kind.Change) error {
 // Retire implements kind.Server. The old user stays where two take turns, without a way to log in. Nodes that do not answer
 // do not keep the others waiting: the version may be compromised.
 func (k *Kind) Retire(ctx context.Context, c kind.Change) error {
-	t, err := read(c)
+	t, err := readTurn(c)
 	if err != nil || t.first {
 		return err
 	}
@@ -89,7 +89,7 @@ func (k *Kind) lock(ctx context.Context, t turn, s standing) error {
 
 // Unstage implements kind.Server.
 func (k *Kind) Unstage(ctx context.Context, c kind.Change) error {
-	t, err := read(c)
+	t, err := readTurn(c)
 	if err != nil || !t.ours || t.absurd() != nil {
 		return err // an absurd one was never staged
 	}

@@ -24,23 +24,20 @@ type turn struct {
 	ours      bool // the new user is one that we make; others came with an operator's value, and are left as they are
 }
 
-func read(c kind.Change) (t turn, err error) {
+func readTurn(c kind.Change) (t turn, err error) {
 	t = turn{Change: c, first: c.From.Value.Empty(), dual: c.Key.Options[optionStrategy] == dualPassword}
-	if t.toURL, err = dsn.Stored(c.To.Value.Reveal(), schemes...); err != nil {
-		return t, fmt.Errorf("version %d: %w", c.To.Number, err)
+	if t.fromURL, t.toURL, err = urls.Both(c); err != nil {
+		return t, err
 	}
-	t.next, t.to = userOf(t.toURL), digest(t.toURL.Password)
+	t.next, t.to = urls.UserOf(t.toURL), digest(t.toURL.Password)
 	if !t.first {
-		if t.fromURL, err = dsn.Stored(c.From.Value.Reveal(), schemes...); err != nil {
-			return t, fmt.Errorf("version %d: %w", c.From.Number, err)
-		}
-		t.old, t.from = userOf(t.fromURL), digest(t.fromURL.Password)
+		t.old, t.from = urls.UserOf(t.fromURL), digest(t.fromURL.Password)
 	}
-	p, ok := pairWith(c.Key, t.next)
+	both, ok := userNames.Siblings(c.Key, t.next)
 	if t.ours = t.dual || ok; ok && !t.dual {
-		t.other = p[0]
+		t.other = both[0]
 		if t.other == t.next {
-			t.other = p[1]
+			t.other = both[1]
 		}
 	}
 	return t, nil
@@ -68,7 +65,7 @@ const ownAdmin = "give the connection an administrator of its own, with username
 
 // CheckChange implements kind.ChangeChecker.
 func (*Kind) CheckChange(c kind.Change) error {
-	t, err := read(c)
+	t, err := readTurn(c)
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ var _ kind.Undeleter = (*Kind)(nil)
 
 // CheckUndelete implements kind.Undeleter. With two users, the user of every version before last is that of the current one.
 func (*Kind) CheckUndelete(c kind.Change) error {
-	t, err := read(c)
+	t, err := readTurn(c)
 	if err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func (k *Kind) Undelete(ctx context.Context, c kind.Change) error {
 	if err := k.CheckUndelete(c); err != nil {
 		return err
 	}
-	t, err := read(c)
+	t, err := readTurn(c)
 	if err != nil {
 		return err
 	}

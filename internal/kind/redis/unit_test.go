@@ -16,6 +16,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 func TestAddress(t *testing.T) {
@@ -33,7 +34,7 @@ func TestDatabase(t *testing.T) {
 	for text, want := range map[string]int{
 		"redis://h": 0, "redis://h/": 0, "redis://h/3": 3, "redis://h?db=4": 4, "redis://h/5?db=4": 5, "redis://h/name": 0, "rediss://h:1/2?x=y#z": 2,
 	} {
-		u, err := dsn.Parse(text, schemes...)
+		u, err := dsn.Parse(text, urls.Schemes...)
 		if got := database(u); err != nil || got != want {
 			t.Errorf("%s: %d, %v, want %d", text, got, err, want)
 		}
@@ -173,21 +174,21 @@ func TestOptionsAreChecked(t *testing.T) {
 		words   string
 	}{
 		{kind.Options{"nodes": "x"}, `option "nodes" is not known`},
-		{kind.Options{optionURL: "http://cache"}, "url: it is not a URL of the form redis://"},
-		{kind.Options{optionURL: "redis://app:secret@cache"}, "url: the URL holds a user or a password; leave both out"},
-		{kind.Options{optionURL: "redis://cache:secret"}, "url: the URL's host is not host:port"},
-		{kind.Options{optionURLs: "QUEUE_URL"}, "urls: one is not NAME=URL"},
-		{kind.Options{optionURLs: "QUEUE_URL=redis://:secret@q"}, "urls: QUEUE_URL: the URL holds a user or a password"},
-		{kind.Options{optionURLs: "A=redis://q A=redis://r"}, "urls: A is named twice"},
+		{kind.Options{login.OptionURL: "http://cache"}, "url: it is not a URL of the form redis://"},
+		{kind.Options{login.OptionURL: "redis://app:secret@cache"}, "url: the URL holds a user or a password; leave both out"},
+		{kind.Options{login.OptionURL: "redis://cache:secret"}, "url: the URL's host is not host:port"},
+		{kind.Options{login.OptionURLs: "QUEUE_URL"}, "urls: one is not NAME=URL"},
+		{kind.Options{login.OptionURLs: "QUEUE_URL=redis://:secret@q"}, "urls: QUEUE_URL: the URL holds a user or a password"},
+		{kind.Options{login.OptionURLs: "A=redis://q A=redis://r"}, "urls: A is named twice"},
 		{kind.Options{optionStrategy: "both"}, `strategy "both" is not known; use alternating or dual_password`},
-		{kind.Options{optionUsername: "two words"}, "username: the name holds white space"},
-		{kind.Options{optionUsername: `quo"te`}, "username: the name holds a quote"},
-		{kind.Options{optionUsername: "quo'te"}, "username: the name holds a quote"},
-		{kind.Options{optionUsername: "tab\tbed"}, "username: the name holds white space"},
-		{kind.Options{optionUsername: strings.Repeat("x", 257)}, "username: the name is 257 bytes long"},
+		{kind.Options{kind.OptionUsername: "two words"}, "username: the name holds white space"},
+		{kind.Options{kind.OptionUsername: `quo"te`}, "username: the name holds a quote"},
+		{kind.Options{kind.OptionUsername: "quo'te"}, "username: the name holds a quote"},
+		{kind.Options{kind.OptionUsername: "tab\tbed"}, "username: the name holds white space"},
+		{kind.Options{kind.OptionUsername: strings.Repeat("x", 257)}, "username: the name is 257 bytes long"},
 		{kind.Options{optionRules: "+@all >secret"}, "rules: one is a password or its hash"},
 		{kind.Options{optionRules: "+@all NoPass"}, "rules: NoPass is not a right"},
-		{kind.Options{optionVerify: "no"}, `verify_urls "no" is neither true nor false`},
+		{kind.Options{login.OptionVerify: "no"}, `verify_urls "no" is neither true nor false`},
 	} {
 		_, err := k.Normalize(tt.options)
 		if err == nil || !strings.Contains(err.Error(), tt.words) || strings.Contains(err.Error(), "secret") {
@@ -215,19 +216,19 @@ func TestConnectionsAreChecked(t *testing.T) {
 		words   string
 	}{
 		{kind.Options{}, nil, "url is empty; give a node's"},
-		{kind.Options{fieldURL: "http://h"}, nil, "url: it is not a URL"},
-		{kind.Options{fieldURL: "redis://a:secret@h/3"}, nil, "url: there is something after the host"},
-		{kind.Options{fieldURL: "redis://a:secret@h?x=y"}, nil, "url: there is something after the host"},
-		{kind.Options{fieldURL: "redis://a:secret@h,i"}, nil, "url names several hosts; name one, and the others in nodes"},
-		{kind.Options{fieldURL: "redis://h"}, nil, "password is empty"},
-		{kind.Options{fieldURL: "redis://a%20b:secret@h"}, nil, "username: the name holds white space"},
-		{kind.Options{fieldURL: "redis://:secret@h", fieldTimeout: "1h"}, nil, `timeout "1h" is not a duration from 100ms to 30s`},
-		{kind.Options{fieldURL: "redis://:secret@h", fieldNodes: "a,redis://:secret@b:1"}, nil, `nodes: number 2 is neither host:port nor announced=reachable`},
-		{kind.Options{fieldURL: "rediss://:secret@h", fieldCA: "no"}, nil, "tls_ca holds no certificate in PEM"},
-		{kind.Options{fieldURL: "rediss://:secret@h", fieldCert: "no"}, nil, "tls_cert and tls_key belong together"},
-		{kind.Options{fieldURL: "rediss://:secret@h", fieldCert: "no"}, map[string]string{fieldKey: "secret"}, "tls_cert and tls_key are not a certificate and its private key"},
-		{kind.Options{fieldURL: "redis://:secret@h", fieldServerName: "x"}, nil, "url is not rediss://"},
-		{kind.Options{fieldURL: "redis://:secret@h"}, map[string]string{"url": "secret"}, "url is not a secret field"},
+		{kind.Options{login.FieldURL: "http://h"}, nil, "url: it is not a URL"},
+		{kind.Options{login.FieldURL: "redis://a:secret@h/3"}, nil, "url: there is something after the host"},
+		{kind.Options{login.FieldURL: "redis://a:secret@h?x=y"}, nil, "url: there is something after the host"},
+		{kind.Options{login.FieldURL: "redis://a:secret@h,i"}, nil, "url names several hosts; name one, and the others in nodes"},
+		{kind.Options{login.FieldURL: "redis://h"}, nil, "password is empty"},
+		{kind.Options{login.FieldURL: "redis://a%20b:secret@h"}, nil, "username: the name holds white space"},
+		{kind.Options{login.FieldURL: "redis://:secret@h", fieldTimeout: "1h"}, nil, `timeout "1h" is not a duration from 100ms to 30s`},
+		{kind.Options{login.FieldURL: "redis://:secret@h", fieldNodes: "a,redis://:secret@b:1"}, nil, `nodes: number 2 is neither host:port nor announced=reachable`},
+		{kind.Options{login.FieldURL: "rediss://:secret@h", login.FieldCA: "no"}, nil, "tls_ca holds no certificate in PEM"},
+		{kind.Options{login.FieldURL: "rediss://:secret@h", login.FieldCert: "no"}, nil, "tls_cert and tls_key belong together"},
+		{kind.Options{login.FieldURL: "rediss://:secret@h", login.FieldCert: "no"}, map[string]string{login.FieldKey: "secret"}, "tls_cert and tls_key are not a certificate and its private key"},
+		{kind.Options{login.FieldURL: "redis://:secret@h", fieldServerName: "x"}, nil, "url is not rediss://"},
+		{kind.Options{login.FieldURL: "redis://:secret@h"}, map[string]string{"url": "secret"}, "url is not a secret field"},
 	} {
 		c := kind.Connection{Options: tt.options, Secrets: map[string]key.Value{}}
 		for name, text := range tt.secrets {
@@ -237,8 +238,8 @@ func TestConnectionsAreChecked(t *testing.T) {
 			t.Errorf("%v: %v, want %q", tt.options, err, tt.words)
 		}
 	}
-	c, err := k.NormalizeConnection(kind.Connection{Options: kind.Options{fieldURL: "redis://%C3%BC:s%40cret@h:1/0"}})
-	if err != nil || c.Options[fieldURL] != "redis://h:1" || c.Options[fieldUsername] != "ü" || c.Secrets[kind.FieldPassword].Reveal() != "s@cret" {
+	c, err := k.NormalizeConnection(kind.Connection{Options: kind.Options{login.FieldURL: "redis://%C3%BC:s%40cret@h:1/0"}})
+	if err != nil || c.Options[login.FieldURL] != "redis://h:1" || c.Options[fieldUsername] != "ü" || c.Secrets[kind.FieldPassword].Reveal() != "s@cret" {
 		t.Errorf("%v, %v", c.Options, err)
 	}
 }

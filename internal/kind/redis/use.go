@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // InUse implements kind.Server: sessions of the old user at all nodes. Nodes that have joined are brought up to date first.
@@ -31,7 +32,7 @@ func (k *Kind) InUse(ctx context.Context, c kind.Change) (int, string, error) {
 
 // watched returns the nodes at which sessions of the old user count, brought up to date.
 func (k *Kind) watched(ctx context.Context, c kind.Change) (turn, []node, error) {
-	t, err := read(c)
+	t, err := readTurn(c)
 	if err != nil || t.first {
 		return t, nil, err
 	}
@@ -137,12 +138,6 @@ func (k *Kind) sessionsAmong(ctx context.Context, c kind.Connection, n node, nam
 	return all, nil
 }
 
-// mostWord is the length of what a client says of itself.
-const mostWord = 100
-
-// fewSessions is how many sessions are named.
-const fewSessions = 3
-
 // tell counts sessions, and says what they are.
 func tell(user string, uses []use) (count int, what string) {
 	var parts []string
@@ -153,15 +148,15 @@ func tell(user string, uses []use) (count int, what string) {
 			if s.replica {
 				replicas++
 			}
-			if named++; named > fewSessions {
+			if named++; named > login.FewSessions {
 				continue
 			}
-			text := kind.Line(s.addr, mostWord)
+			text := kind.Line(s.addr, login.MostWord)
 			switch {
 			case s.replica:
 				text += " (a replica)"
 			case s.name != "":
-				text += " (" + kind.Line(s.name, mostWord) + ")"
+				text += " (" + kind.Line(s.name, login.MostWord) + ")"
 			}
 			names = append(names, text)
 		}
@@ -178,8 +173,8 @@ func tell(user string, uses []use) (count int, what string) {
 		return 0, ""
 	}
 	what = "clients: " + strings.Join(parts, "; ")
-	if count > fewSessions {
-		what += fmt.Sprintf(", and %d more", count-fewSessions)
+	if count > login.FewSessions {
+		what += fmt.Sprintf(", and %d more", count-login.FewSessions)
 	}
 	if replicas > 0 {
 		what += fmt.Sprintf("; %d of them replicate as this user: give replicas one of their own, with masteruser and masterauth", replicas)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -145,7 +146,7 @@ func TestManyAtTheSameTime(t *testing.T) {
 	var all []kind.Change
 	for i := range 60 {
 		c := w.change(first(w), key.Version{Number: 2})
-		c.Key.Options = kind.Options{optionUsername: "many" + strconv.Itoa(i), optionVerify: "true", optionStrategy: alternating}
+		c.Key.Options = kind.Options{kind.OptionUsername: "many" + strconv.Itoa(i), login.OptionVerify: "true", optionStrategy: alternating}
 		var err error
 		c.To.Value, err = w.kind.Generate(zeros{}, c.Key, c.From.Value)
 		w.ok(err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // door is somewhere to log in.
@@ -24,7 +25,7 @@ type door struct {
 
 // Verify implements kind.Verifier: it logs in at every node, and through the URLs that workloads get.
 func (k *Kind) Verify(ctx context.Context, c kind.Change) error {
-	t, err := read(c)
+	t, err := readTurn(c)
 	if err != nil {
 		return err
 	}
@@ -44,7 +45,7 @@ func (k *Kind) Verify(ctx context.Context, c kind.Change) error {
 		doors = append(doors, door{addr: n.addr, secure: a.tls(n.addr, a.secure, a.hostname)})
 	}
 	enter := func(_ int, d door) error { return d.enter(ctx, a, t) }
-	if err := each(doors, enter); err != nil || c.Key.Options[optionVerify] == "false" {
+	if err := each(doors, enter); err != nil || c.Key.Options[login.OptionVerify] == "false" {
 		return err // what the nodes refuse is refused through the URLs, too
 	}
 	if doors, err = k.workloadDoors(a, t); err != nil {
@@ -55,27 +56,22 @@ func (k *Kind) Verify(ctx context.Context, c kind.Change) error {
 
 // workloadDoors are where the URLs of a version lead to.
 func (k *Kind) workloadDoors(a admin, t turn) ([]door, error) {
-	urls := []dsn.URL{t.toURL}
-	names := []string{t.Key.Env}
-	rendered, err := k.Render(t.Key.Options, t.To.Value)
+	rendered, err := urls.Rendered(t.Key, t.To)
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range k.Names(t.Key.Options) {
-		u, err := dsn.Parse(rendered[name].Reveal(), schemes...)
+	var doors []door
+	for _, one := range rendered {
+		u, err := dsn.Stored(one.Text, urls.Schemes...)
 		if err != nil {
 			return nil, err
 		}
-		urls, names = append(urls, u), append(names, name)
-	}
-	var doors []door
-	for n, u := range urls {
 		addrs, err := addresses(u)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", names[n], err)
+			return nil, fmt.Errorf("%s: %w", one.Name, err)
 		}
 		for _, addr := range addrs {
-			d := door{names[n], addr, a.tls(addr, u.Scheme == "rediss", ""), database(u)}
+			d := door{one.Name, addr, a.tls(addr, u.Scheme == "rediss", ""), database(u)}
 			if !slices.ContainsFunc(doors, func(o door) bool {
 				return o.addr == d.addr && o.database == d.database && (o.secure == nil) == (d.secure == nil)
 			}) {

@@ -10,6 +10,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -19,9 +20,9 @@ func TestURLsSurvive(t *testing.T) {
 	for _, rest := range []string{
 		"cache", "cache:6379", "cache:6379/", "cache:6379/0", "cache/7?family=6&tls=true", "[::1]:7000/1?a=%2f&A=%2F&&b=#c", "a:1,b:2,c:3/0?replicaSet=x%20y+z", "cache?db=3",
 	} {
-		for _, scheme := range schemes {
+		for _, scheme := range urls.Schemes {
 			for _, info := range []string{"", "app:p%40ss@", ":p%3Ass@", "app@", "d%c3%a9faut:x@"} {
-				options, err := k.Normalize(kind.Options{optionURLs: "QUEUE_URL=" + scheme + "://queue:1/" + strings.Repeat("1", 2) + "?q=%2f B_URL=redis://b"})
+				options, err := k.Normalize(kind.Options{login.OptionURLs: "QUEUE_URL=" + scheme + "://queue:1/" + strings.Repeat("1", 2) + "?q=%2f B_URL=redis://b"})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -34,7 +35,7 @@ func TestURLsSurvive(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				u, err := dsn.Parse(to.Reveal(), schemes...)
+				u, err := dsn.Parse(to.Reveal(), urls.Schemes...)
 				if err != nil || u.Scheme != scheme || u.Rest != rest || u.User != "redis_url_a" || u.Password.Len() != 43 {
 					t.Errorf("%s://%s%s becomes %s, %v", scheme, info, rest, u, err)
 				}
@@ -63,15 +64,15 @@ func TestVerifyTriesTheURLs(t *testing.T) {
 		rest    string
 		words   []string
 	}{
-		{"fine", kind.Options{optionURLs: "QUEUE_URL=redis://" + r.Addr + "/3"}, "/2?x=y", nil},
+		{"fine", kind.Options{login.OptionURLs: "QUEUE_URL=redis://" + r.Addr + "/3"}, "/2?x=y", nil},
 		{"a database that there is not", nil, "/99", []string{"REDIS_URL: node " + r.Addr + " says to SELECT: ERR DB index is out of range; write a database that there is, in the place of 99"}},
-		{"another server", kind.Options{optionURLs: "QUEUE_URL=redis://" + other.Addr}, "", []string{"QUEUE_URL: node " + other.Addr + " refuses user redis_url_a", "is it another server than those of connection main?"}},
-		{"nobody there", kind.Options{optionURLs: "QUEUE_URL=redis://127.0.0.1:1"}, "", []string{"QUEUE_URL: node 127.0.0.1:1 cannot be reached", "vault write hyvve/keys/redis-url verify_urls=false"}},
-		{"TLS where there is none", kind.Options{optionURLs: "QUEUE_URL=rediss://" + r.Addr}, "", []string{"QUEUE_URL: node " + r.Addr + " did not answer in time when TLS was to begin", "write redis://", "verify_urls=false"}},
-		{"on trust", kind.Options{optionURLs: "QUEUE_URL=redis://127.0.0.1:1", optionVerify: "false"}, "/99", nil},
+		{"another server", kind.Options{login.OptionURLs: "QUEUE_URL=redis://" + other.Addr}, "", []string{"QUEUE_URL: node " + other.Addr + " refuses user redis_url_a", "is it another server than those of connection main?"}},
+		{"nobody there", kind.Options{login.OptionURLs: "QUEUE_URL=redis://127.0.0.1:1"}, "", []string{"QUEUE_URL: node 127.0.0.1:1 cannot be reached", "vault write hyvve/keys/redis-url verify_urls=false"}},
+		{"TLS where there is none", kind.Options{login.OptionURLs: "QUEUE_URL=rediss://" + r.Addr}, "", []string{"QUEUE_URL: node " + r.Addr + " did not answer in time when TLS was to begin", "write redis://", "verify_urls=false"}},
+		{"on trust", kind.Options{login.OptionURLs: "QUEUE_URL=redis://127.0.0.1:1", login.OptionVerify: "false"}, "/99", nil},
 	} {
 		w := newWorld(t, r, tt.options)
-		w.connect(kind.Options{fieldURL: r.AdminURL(), fieldTimeout: short})
+		w.connect(kind.Options{login.FieldURL: r.AdminURL(), fieldTimeout: short})
 		w.app("~* +@all")
 		w.adopted(r.UserURL("app", appPassword) + tt.rest)
 		c := w.plan()
@@ -127,7 +128,7 @@ func TestAnotherProtocol(t *testing.T) {
 		"redis://admin:x@" + u.Host():    {"cannot be reached: it closed the connection", "is it a Redis server"},
 		"rediss://admin:x@" + u.Host():   {"cannot be reached: it closed the connection", "is it a Redis server with TLS?"},
 	} {
-		w.connect(kind.Options{fieldURL: url, fieldTimeout: short})
+		w.connect(kind.Options{login.FieldURL: url, fieldTimeout: short})
 		_, err := w.kind.CheckConnection(ctx, w.connection)
 		w.refuses(err, words...)
 	}
@@ -138,7 +139,7 @@ func TestDatabaseIsANumber(t *testing.T) {
 	k := New()
 	for rest, good := range map[string]bool{"": true, "/": true, "/0": true, "/15": true, "?db=3": true, "/abc": false, "/-1": false, "?db=x": false} {
 		_, err := k.Check(nil, key.NewValue("redis://app:pw@h:1"+rest))
-		_, also := k.Normalize(kind.Options{optionURLs: "QUEUE_URL=redis://h:1" + rest})
+		_, also := k.Normalize(kind.Options{login.OptionURLs: "QUEUE_URL=redis://h:1" + rest})
 		if (err == nil) != good || (also == nil) != good || err != nil && !strings.Contains(err.Error(), "is not a number") {
 			t.Errorf("%q: %v, %v", rest, err, also)
 		}
@@ -159,7 +160,7 @@ func TestFirstVersion(t *testing.T) {
 	ctx := t.Context()
 	r := start(t, bed.RedisOptions{})
 	for strategy, user := range map[string]string{alternating: "fresh_a", dualPassword: "fresh"} {
-		w := newWorld(t, r, kind.Options{optionStrategy: strategy, optionUsername: "fresh", optionURL: "redis://" + r.Addr + "/1", optionRules: "~fresh:* +@read +select"})
+		w := newWorld(t, r, kind.Options{optionStrategy: strategy, kind.OptionUsername: "fresh", login.OptionURL: "redis://" + r.Addr + "/1", optionRules: "~fresh:* +@read +select"})
 		c := w.staged()
 		if n, what := w.inUse(c); n != 0 {
 			t.Errorf("in use: %d, %s", n, what)
@@ -177,7 +178,7 @@ func TestFirstVersion(t *testing.T) {
 	if _, err := w.kind.Generate(rand.Reader, w.key, key.Value{}); err == nil || !strings.Contains(err.Error(), "url is empty") {
 		t.Errorf("no URL: %v", err)
 	}
-	w = newWorld(t, r, kind.Options{optionURL: "redis://" + r.Addr, optionRules: "+no-such-command"})
+	w = newWorld(t, r, kind.Options{login.OptionURL: "redis://" + r.Addr, optionRules: "+no-such-command"})
 	c := w.plan()
 	w.refuses(w.kind.Stage(ctx, c), "node "+r.Addr+" says to ACL SETUSER", "Unknown command or category name")
 	w.ok(w.kind.Unstage(ctx, c))

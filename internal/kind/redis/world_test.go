@@ -18,6 +18,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -39,7 +40,7 @@ func newWorld(t testing.TB, r *bed.Redis, options kind.Options) *world {
 	t.Helper()
 	w := &world{t: t, redis: r, kind: New()}
 	t.Cleanup(func() { _ = w.kind.Close() })
-	w.connect(kind.Options{fieldURL: r.AdminURL()})
+	w.connect(kind.Options{login.FieldURL: r.AdminURL()})
 	if options == nil {
 		options = kind.Options{}
 	}
@@ -102,7 +103,7 @@ func (w *world) refuses(err error, words ...string) {
 		}
 	}
 	for _, v := range w.key.Versions {
-		if u, _ := dsn.Parse(v.Value.Reveal(), schemes...); !u.Password.Empty() && (strings.Contains(err.Error(), u.Password.Reveal()) || strings.Contains(err.Error(), digest(u.Password))) {
+		if u, _ := dsn.Parse(v.Value.Reveal(), urls.Schemes...); !u.Password.Empty() && (strings.Contains(err.Error(), u.Password.Reveal()) || strings.Contains(err.Error(), digest(u.Password))) {
 			w.t.Errorf("error %q holds a password or its hash", err)
 		}
 	}
@@ -206,9 +207,9 @@ func (w *world) eventually(holds func() bool, otherwise func() string) {
 // valid tells whether a version logs in at a server, by other means than the kind's.
 func (w *world) valid(r *bed.Redis, v key.Version) bool {
 	w.t.Helper()
-	u, err := dsn.Parse(v.Value.Reveal(), schemes...)
+	u, err := dsn.Parse(v.Value.Reveal(), urls.Schemes...)
 	w.ok(err)
-	_, err = r.DoAs(context.Background(), userOf(u), u.Password.Reveal(), "PING")
+	_, err = r.DoAs(context.Background(), urls.UserOf(u), u.Password.Reveal(), "PING")
 	var answer goredis.Error
 	if errors.As(err, &answer) && !strings.HasPrefix(answer.Error(), "WRONGPASS") {
 		return true
@@ -232,7 +233,7 @@ func (w *world) expect(c kind.Change, from, to bool, on ...*bed.Redis) {
 // client is an application's that has logged in.
 func (w *world) client(r *bed.Redis, v key.Version, name string) *goredis.Client {
 	w.t.Helper()
-	u, err := dsn.Parse(v.Value.Reveal(), schemes...)
+	u, err := dsn.Parse(v.Value.Reveal(), urls.Schemes...)
 	w.ok(err)
 	one := goredis.NewClient(&goredis.Options{
 		Addr: r.Addr, Username: u.User, Password: u.Password.Reveal(), ClientName: name, PoolSize: 1, MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
