@@ -50,7 +50,7 @@ func (g *golden) recordDefinitions() {
 		"disable_automated_rotation": true, "soak": 0, "observe": 0, "deadline": 0, "on_failure": "revert", "confirm": "auto", "confirm_by": "any", "retain": "3h",
 	})
 	g.record(goldenWrite, "keys/partner", given{"kind": "external", "pattern": "sk_[a-z]+", "value": "sk_one", "env": "STRIPE"})
-	g.record(goldenWrite, "keys/login", given{"kind": "toy", "connection": "main", "value": "legacy:legacy-password"})
+	g.record(goldenWrite, "keys/login", given{"kind": "toy", "connection": "main", "value": "toy://legacy:legacy-password@directory"})
 	g.record(goldenWrite, "keys/empty", nil)
 	g.record(goldenWrite, "keys/master", given{
 		"value": base64.StdEncoding.EncodeToString(make([]byte, 32)), "format": "base64", "rule": "encryption-master-key", "protects": "a.b:tag-first,c.d:tag-last where kind=key", "waives": "e.f", "witness": "none", "rotation_period": "720h",

@@ -147,7 +147,7 @@ func goldenFresh(t *testing.T) *golden {
 	directory := toy.NewDirectory("root-password", time.Millisecond)
 	directory.Add("legacy", "legacy-password")
 	b := newBackendTestOf(t, func(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
-		made := newBackend(append(kinds.All(), toy.Kind{Directory: directory}))
+		made := newBackend(append(kinds.All(), toy.New(directory)))
 		return made, made.Setup(ctx, conf)
 	})
 	g := &golden{backendTest: b, name: "fresh", files: map[string]*bytes.Buffer{}}

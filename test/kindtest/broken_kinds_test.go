@@ -40,6 +40,8 @@ var brokenServers = map[string]variant{
 	"unstage is not idempotent":   {"revert", "Unstage again", fails("Unstage", "it is gone", gone(fresh))},
 	"unstage needs a stage":       {"unstage without stage", "Unstage: it is gone", fails("Unstage", "it is gone", gone(fresh))},
 	"unstage drops any login":     {"login of somebody else", "Unstage changes a login of somebody else", after("Unstage", drop(fresh))},
+	"undelete drops the current":  {"undelete", "after Undelete: the old version is not valid", after("Undelete", drop(old))},
+	"undelete does nothing":       {"undelete while the server is down", "Undelete succeeds while the server is down", without("Undelete")},
 	"in use sees nobody":          {"rotation", "InUse counts 0 while two sessions", counts(func(Change, int, string) (int, string) { return 0, "" })},
 	"in use says a number only":   {"rotation", "does not say what", counts(func(_ Change, n int, _ string) (int, string) { return n, "" })},
 	"in use says the value":       {"rotation", "what InUse says holds a secret", counts(func(c Change, n int, _ string) (int, string) { return n, c.From.Value.Reveal() })},
@@ -190,7 +192,7 @@ type renders struct {
 func (r renders) Names(kind.Options) []string { return []string{r.name} }
 
 func (r renders) Render(_ kind.Options, v key.Value) (map[string]key.Value, error) {
-	if r.quotes && userOf(v) != "app-a" {
+	if r.quotes && userOf(v) != "app_a" {
 		return nil, fmt.Errorf("%q is no login", v.Reveal())
 	}
 	return map[string]key.Value{r.as: v}, nil
@@ -207,12 +209,12 @@ func (v verifies) Verify(ctx Context, c Change) error { return v.verify(ctx, c) 
 // verifying is a world around it. say replaces what Verify says.
 func verifying(say func(c Change, err error) error) maker {
 	return func() World {
-		w, d := importing(value("app-a", "first-password"), func(k toy.Kind) kind.Kind {
+		w, d := importing(value("app_a", "first-password"), func(k toy.Kind) kind.Kind {
 			return verifies{k, func(ctx Context, c Change) error { return say(c, k.Verify(ctx, c)) }}
 		})
-		d.Add("app-b", "second-password")
-		w.Refused = value("app-a", "other-password")
-		w.Values = []key.Value{value("app-b", "second-password"), value("app-b", "third-password")}
+		d.Add("app_b", "second-password")
+		w.Refused = value("app_a", "other-password")
+		w.Values = []key.Value{value("app_b", "second-password"), value("app_b", "third-password")}
 		return w
 	}
 }
@@ -222,7 +224,7 @@ var brokenVerifiers = map[string]variant{
 	"a verifier takes everything": {"verify", "takes World.Refused", verifying(func(Change, error) error { return nil })},
 	"a verifier takes nothing":    {"verify", "Verify of First", verifying(func(Change, error) error { return errors.New("no") })},
 	"a verifier takes any of a user's": {"verify", "of a value of which", verifying(func(c Change, err error) error {
-		if fresh(c) == "app-b" {
+		if fresh(c) == "app_b" {
 			return nil
 		}
 		return err
@@ -243,7 +245,7 @@ var brokenWords = map[string]variant{
 	"check":                             {"check tells nothing", "a warning holds a secret|the error of Check holds a secret|takes an empty value", allWrong},
 	"generate":                          {"generate", "a value again|from the same randomness|a reader that fails|Check refuses what", allWrong},
 	"a login is named by its password":  {"names logins", "names nobody, or by a password", allWrong},
-	"an option's host is called unsaid": {"leads nowhere else", "Verify calls a host that option user names", world(func(k toy.Kind) kind.Kind { return caller{k} })},
+	"an option's host is called unsaid": {"leads nowhere else", "Verify calls a host that option username names", world(func(k toy.Kind) kind.Kind { return caller{k} })},
 	"names":                             {"render", "Names", rendering("LOGIN_NAME", "LOGIN_USER", false)},
 	"a name is the key's":               {"render", "the key's own", rendering("LOGIN", "LOGIN", false)},
 	"render quotes":                     {"render", "holds a secret", rendering("LOGIN_USER", "LOGIN_USER", true)},
@@ -283,22 +285,25 @@ func (k wrong) Normalize(o kind.Options) (kind.Options, error) {
 }
 
 func (wrong) Check(_ kind.Options, v key.Value) ([]string, error) {
-	_, err := url.Parse("toy://host/" + v.Reveal())
-	return []string{"is " + v.Reveal() + " right?"}, err
+	warnings := []string{"is " + v.Reveal() + " right?"}
+	if v.Empty() || strings.Contains(v.Reveal(), "?") {
+		return warnings, nil
+	}
+	return warnings, errors.New(v.Reveal() + " is not right")
 }
 
 func (wrong) Generate(random io.Reader, _ key.Key, _ key.Value) (key.Value, error) {
 	n, _ := random.Read(make([]byte, 16))
-	return value("app-a", fmt.Sprintf("password%%zz%d", n)), nil
+	return value("app_a", fmt.Sprintf("password-%d", n)), nil
 }
 
-// caller is a kind that verifies at the host that its option user names.
+// caller is a kind that verifies at the host that its option username names.
 type caller struct{ toy.Kind }
 
 func (k caller) Normalize(o kind.Options) (kind.Options, error) { return kind.Defaults(k.Fields(), o) }
 
 func (k caller) Verify(ctx Context, c Change) error {
-	if at := c.Key.Options["user"]; strings.Contains(at, ":") {
+	if at := c.Key.Options["username"]; strings.Contains(at, ":") {
 		return callUp(ctx, at, "hello")
 	}
 	return k.Kind.Verify(ctx, c)

@@ -48,7 +48,9 @@ func (b *broken) Verify(x Context, c Change) error { return b.calls["Verify"](x,
 
 func (b *broken) Retire(x Context, c Change) error { return b.calls["Retire"](x, c) }
 
-func (b *broken) Unstage(x Context, c Change) error                      { return b.calls["Unstage"](x, c) }
+func (b *broken) Unstage(x Context, c Change) error { return b.calls["Unstage"](x, c) }
+
+func (b *broken) Undelete(x Context, c Change) error                     { return b.calls["Undelete"](x, c) }
 func (b *broken) InUse(x Context, c Change) (int, string, error)         { return b.inUse(x, c) }
 func (b *broken) Preflight(x Context, c Change) (_, _ []string, _ error) { return b.preflight(x, c) }
 func (b *broken) ConnectionFields() []kind.Field                         { return b.fields() }
@@ -66,7 +68,7 @@ func (b *broken) NormalizeConnection(c kind.Connection) (kind.Connection, error)
 func breaks(do func(b *broken)) maker {
 	return world(func(k toy.Kind) kind.Kind {
 		b := &broken{
-			Kind: k, calls: map[string]act{"Stage": k.Stage, "Verify": k.Verify, "Retire": k.Retire, "Unstage": k.Unstage},
+			Kind: k, calls: map[string]act{"Stage": k.Stage, "Verify": k.Verify, "Retire": k.Retire, "Unstage": k.Unstage, "Undelete": k.Undelete},
 			inUse: k.InUse, preflight: k.Preflight, fields: k.ConnectionFields, normalize: k.NormalizeConnection, check: k.CheckConnection, rotateRoot: k.RotateRoot,
 		}
 		do(b)

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kindtest/toy"
@@ -77,8 +78,8 @@ func complaints(t *testing.T, name string, open func() World) []string {
 
 // split and value read and write the toy kind's values.
 func split(v key.Value) (user, password string) {
-	user, password, _ = strings.Cut(v.Reveal(), ":")
-	return user, password
+	u, _ := dsn.Parse(v.Reveal(), "toy")
+	return u.User, u.Password.Reveal()
 }
 
 func userOf(v key.Value) string {
@@ -93,7 +94,9 @@ func with(o kind.Options, name, value string) kind.Options {
 	return more
 }
 
-func value(user, password string) key.Value { return key.NewValue(user + ":" + password) }
+func value(user, password string) key.Value {
+	return key.NewValue("toy://" + user + ":" + password + "@directory")
+}
 
 func itself(k toy.Kind) kind.Kind { return k }
 
@@ -103,8 +106,8 @@ const administrator = "administrator-1" // its password
 func toyWorld(of func(toy.Kind) kind.Kind) World {
 	d := toy.NewDirectory(administrator, 200*time.Microsecond)
 	return World{
-		Kind: of(toy.Kind{Directory: d}),
-		Key:  key.Key{Name: "login", Env: "LOGIN", Options: kind.Options{kind.OptionConnection: "directory"}},
+		Kind: of(toy.New(d)),
+		Key:  key.Key{Name: "login", Env: "LOGIN", Options: kind.Options{kind.OptionConnection: "directory", kind.OptionUsername: "app", "url": "toy://directory"}},
 		Connection: kind.Connection{
 			Options: kind.Options{"url": "toy://admin@directory"},
 			Secrets: map[string]key.Value{kind.FieldPassword: key.NewValue(administrator)},
@@ -179,8 +182,8 @@ type full interface {
 func TestOtherForms(t *testing.T) {
 	for name, open := range map[string]func() World{
 		"with values of an operator": func() World {
-			w, _ := importing(value("app-a", "first-password"), func(k toy.Kind) kind.Kind { return imported{k} })
-			w.Values = []key.Value{value("app-b", "second-password"), value("app-c", "third-password")}
+			w, _ := importing(value("app_a", "first-password"), func(k toy.Kind) kind.Kind { return imported{k} })
+			w.Values = []key.Value{value("app_b", "second-password"), value("app_c", "third-password")}
 			return w
 		},
 		"with a login of before": func() World {

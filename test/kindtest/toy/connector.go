@@ -4,44 +4,24 @@ package toy
 
 import (
 	"context"
-	"fmt"
-	"maps"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
 // ConnectionFields implements kind.Connector.
 func (Kind) ConnectionFields() []kind.Field {
 	return []kind.Field{
-		{Name: "url", Description: "Where the directory is: toy://administrator@host. A password in it is moved out."},
-		{Name: kind.FieldPassword, Secret: true, Description: "The administrator's password."},
+		{Name: login.FieldURL, Description: "Where the directory is: toy://administrator@host. A password in it is moved out."},
+		login.PasswordField(),
 		kind.AllowedHostsField(),
 	}
 }
 
 // NormalizeConnection implements kind.Connector.
 func (k Kind) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
-	options, err := kind.Defaults(k.ConnectionFields(), c.Options)
-	if err != nil {
-		return c, err
-	}
-	delete(options, kind.FieldPassword) // it stands among the secrets
-	u, err := dsn.Parse(options["url"], "toy")
-	if err != nil {
-		return c, fmt.Errorf("url: %w", err)
-	}
-	if !u.Password.Empty() {
-		c.Secrets = maps.Clone(c.Secrets)
-		if c.Secrets == nil {
-			c.Secrets = map[string]key.Value{}
-		}
-		c.Secrets[kind.FieldPassword] = u.Password
-	}
-	options["url"] = u.String()
-	c.Options = options
-	return c, nil
+	c, _, err := login.NormalizeConnection(c, k.ConnectionFields(), "the administrator's, as toy://admin@directory", read)
+	return c, err
 }
 
 // CheckConnection implements kind.Connector.
@@ -50,7 +30,7 @@ func (k Kind) CheckConnection(ctx context.Context, c kind.Connection) ([]string,
 	return nil, err
 }
 
-// RotateRoot implements kind.Connector. Setting the password that is in force already changes nothing.
+// RotateRoot implements kind.Connector. To set the password that is in force already changes nothing.
 func (k Kind) RotateRoot(ctx context.Context, c kind.Connection) error {
 	admin, err := k.Directory.Administrator(ctx, c.Passwords())
 	if err != nil {
@@ -59,15 +39,9 @@ func (k Kind) RotateRoot(ctx context.Context, c kind.Connection) error {
 	return admin.SetOwnPassword(ctx, c.Next.Reveal())
 }
 
-// Login implements kind.LoginNamer: the user.
-func (Kind) Login(value key.Value) (string, error) {
-	user, _, err := parse(value)
-	return user, err
-}
-
 // Servers implements kind.LoginNamer.
 func (Kind) Servers(c kind.Connection) []string {
-	u, err := dsn.Parse(c.Options["url"], "toy")
+	u, err := read(c.Options[login.FieldURL])
 	if err != nil {
 		return nil
 	}
@@ -78,6 +52,3 @@ func (Kind) Servers(c kind.Connection) []string {
 func (k Kind) Allowed(c kind.Connection) (kind.Hosts, error) {
 	return kind.AllowedHosts(c, k.Servers(c)...)
 }
-
-// Leads implements kind.Addresser: a value names no host of its own.
-func (Kind) Leads(kind.Options, key.Value) ([]string, error) { return nil, nil }

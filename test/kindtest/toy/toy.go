@@ -6,32 +6,54 @@ package toy
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
-// Kind makes values user:password. Two users take turns, so that the old and the new version are valid side by side.
-type Kind struct{ Directory *Directory }
+// Kind makes values toy://user:password@host. Two users alternate, so that the old and the new version are valid side by side.
+type Kind struct {
+	login.URLs // implements kind.Renderer, and parts of kind.LoginNamer and kind.Addresser
+	Directory  *Directory
+}
 
 var (
-	_ kind.Kind      = Kind{}
-	_ kind.Generator = Kind{}
-	_ kind.Server    = Kind{}
-	_ kind.Sampler   = Kind{}
-	_ kind.Connector = Kind{} // in connector.go
-
+	_ kind.Kind        = Kind{}
+	_ kind.Generator   = Kind{}
+	_ kind.Renderer    = Kind{}
+	_ kind.Server      = Kind{}
+	_ kind.Sampler     = Kind{}
 	_ kind.Preflighter = Kind{}
-
-	_ kind.LoginNamer = Kind{}
-	_ kind.Addresser  = Kind{}
+	_ kind.Undeleter   = Kind{}
+	_ kind.Connector   = Kind{} // in connector.go
+	_ kind.LoginNamer  = Kind{}
+	_ kind.Addresser   = Kind{}
 )
+
+// urls are the values of keys.
+var urls = login.URLs{
+	Schemes: []string{"toy"}, Example: "toy://directory", Further: "DIRECT_LOGIN=toy://directory",
+	Read:  read,
+	Check: func(string) error { return nil },
+	Addresses: func(text string) ([]string, error) {
+		u, err := read(text)
+		return []string{u.Host()}, err
+	},
+}
+
+// users are the names of a key's two users.
+var users = login.Names{Limit: 40, Suffixes: []string{"_a", "_b"}}
+
+func read(text string) (dsn.URL, error) { return dsn.Parse(text, "toy") }
+
+// New returns a kind that acts on a directory.
+func New(d *Directory) Kind { return Kind{urls, d} }
 
 // Name implements kind.Kind.
 func (Kind) Name() string { return "toy" }
@@ -43,106 +65,106 @@ func (Kind) Summary() string { return "a login at the toy directory, verified by
 func (Kind) Fields() []kind.Field {
 	return []kind.Field{
 		{Name: kind.OptionConnection, Description: "The connection that names the directory."},
-		{Name: "user", Default: "app", Description: "What the names of the two users begin with."},
+		{Name: login.OptionURL, Description: "The URL without user and password, as toy://directory. Default: that of the version before."},
+		{Name: login.OptionURLs, Description: "Further names with URLs of the same user, as DIRECT_LOGIN=toy://directory."},
+		{Name: login.OptionVerify, Default: "true", Description: "Check that the URLs name hosts that the connection allows."},
+		{Name: kind.OptionUsername, Description: "The users are this name with _a and _b. Default: the key's name and the mount's id."},
 	}
 }
 
 // Normalize implements kind.Kind.
 func (k Kind) Normalize(options kind.Options) (kind.Options, error) {
-	full, err := kind.Defaults(k.Fields(), options)
-	switch {
-	case err != nil:
-		return nil, err
-	case full[kind.OptionConnection] == "":
+	full, err := urls.NormalizeOptions(k.Fields(), options)
+	if err == nil && full[kind.OptionConnection] == "" {
 		return nil, errors.New("connection is empty; name one that hyvve/connections lists")
-	case strings.Contains(full["user"], ":"):
-		return nil, fmt.Errorf("user %q holds a colon; use letters and digits", full["user"])
 	}
-	return full, nil
-}
-
-// parse gives user and password. The error holds neither.
-func parse(v key.Value) (user, password string, err error) {
-	user, password, ok := strings.Cut(v.Reveal(), ":")
-	if !ok || user == "" || password == "" {
-		return "", "", errors.New("value is not of the form user:password")
-	}
-	return user, password, nil
+	return full, err
 }
 
 // Check implements kind.Kind.
 func (Kind) Check(_ kind.Options, value key.Value) ([]string, error) {
-	_, _, err := parse(value)
-	return nil, err
+	u, err := read(value.Reveal())
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("value: %w", err)
+	case u.User == "" || u.Password.Empty():
+		return nil, errors.New("value: the URL names no user, or no password; both are needed, as toy://user:password@directory")
+	}
+	return nil, nil
 }
 
-// Generate implements kind.Generator: a password for the one of the two users that from is not.
+// Generate implements kind.Generator: a password for the one of the two users that from does not name.
 func (Kind) Generate(random io.Reader, k key.Key, from key.Value) (key.Value, error) {
-	secret := make([]byte, 16)
-	if _, err := io.ReadFull(random, secret); err != nil {
-		return key.Value{}, fmt.Errorf("drawing random bytes: %w", err)
-	}
-	user := k.Options["user"] + "-a"
-	if strings.HasPrefix(from.Reveal(), user+":") {
-		user = k.Options["user"] + "-b"
-	}
-	return key.NewValue(user + ":" + hex.EncodeToString(secret)), nil
+	return urls.Next(random, k, from, func(old dsn.URL) (string, error) { return users.Next(k, old.User, 1), nil })
 }
 
 // owner is as whose the directory knows users: those of two mounts, or of two keys, may have one name.
 func owner(k key.Key) string { return k.Mount + "/" + k.Name }
 
-// Preflight implements kind.Preflighter: it says beforehand what Stage would refuse.
+// session is a change with the administrator who makes it.
+type session struct {
+	*Administrator
+	from, to dsn.URL
+}
+
+func (k Kind) begin(ctx context.Context, c kind.Change) (s session, err error) {
+	if s.from, s.to, err = urls.Both(c); err == nil {
+		s.Administrator, err = k.Directory.Administrator(ctx, c.Connection.Passwords())
+	}
+	return s, err
+}
+
+// Preflight implements kind.Preflighter: it returns beforehand what Stage would refuse.
 func (k Kind) Preflight(ctx context.Context, c kind.Change) (blockers, notes []string, err error) {
-	user, admin, err := k.userOf(ctx, c, c.To)
+	s, err := k.begin(ctx, c)
 	if err != nil {
 		return nil, nil, err
 	}
-	err = admin.MayClaim(ctx, owner(c.Key), user)
-	if foreign := (Foreign{}); errors.As(err, &foreign) {
-		return []string{foreign.Error()}, nil, nil
+	err = s.MayClaim(ctx, owner(c.Key), s.to.User)
+	if errors.As(err, new(Foreign)) {
+		return []string{err.Error()}, nil, nil
 	}
 	return nil, nil, err
 }
 
-// Stage implements kind.Server. Setting the same password again changes nothing. A user of somebody else is left alone.
+// Stage implements kind.Server. To set the same password again changes nothing. A user of somebody else is left alone, and so
+// is that of an undeleted version.
 func (k Kind) Stage(ctx context.Context, c kind.Change) error {
-	user, password, err := parse(c.To.Value)
+	s, err := k.begin(ctx, c)
 	if err != nil {
 		return err
 	}
-	admin, err := k.Directory.Administrator(ctx, c.Connection.Passwords())
-	if err != nil {
-		return err
+	for _, v := range c.Key.Versions {
+		if u, err := urls.Credential(v); err == nil && u.User == s.to.User {
+			if err := kind.OccupiedBy(c.Key, v.Number, "user "+u.User); err != nil {
+				return err
+			}
+		}
 	}
-	return admin.Claim(ctx, owner(c.Key), user, password)
+	return s.Claim(ctx, owner(c.Key), s.to.User, s.to.Password.Reveal())
 }
 
 // Verify implements kind.Verifier.
 func (k Kind) Verify(ctx context.Context, c kind.Change) error {
-	user, password, err := parse(c.To.Value)
+	to, err := urls.Credential(c.To)
 	if err != nil {
 		return err
 	}
-	login, err := k.Directory.Login(ctx, user, password)
+	session, err := k.Directory.Login(ctx, to.User, to.Password.Reveal())
 	if err == nil {
-		login.End()
+		session.End()
 	}
 	return err
 }
 
 // InUse implements kind.Server.
 func (k Kind) InUse(ctx context.Context, c kind.Change) (int, string, error) {
-	user, _, err := parse(c.From.Value)
+	s, err := k.begin(ctx, c)
 	if err != nil {
 		return 0, "", err
 	}
-	admin, err := k.Directory.Administrator(ctx, c.Connection.Passwords())
-	if err != nil {
-		return 0, "", err
-	}
-	count, err := admin.Sessions(ctx, user)
-	return count, fmt.Sprintf("%d sessions of user %s", count, user), err
+	count, err := s.Sessions(ctx, s.from.User)
+	return count, fmt.Sprintf("%d sessions of user %s", count, s.from.User), err
 }
 
 // Sample implements kind.Sampler: it looks every millisecond until it has seen a session, or the time is over.
@@ -163,30 +185,42 @@ func (k Kind) Sample(ctx context.Context, c kind.Change, d time.Duration) (int, 
 
 // Retire implements kind.Server. A user that is not there is no error: it may be the second time.
 func (k Kind) Retire(ctx context.Context, c kind.Change) error {
-	user, admin, err := k.userOf(ctx, c, c.From)
-	if err != nil {
+	s, err := k.begin(ctx, c)
+	if err == nil {
+		err = s.Drop(ctx, s.from.User)
+	}
+	if err != nil || !c.Cut {
 		return err
 	}
-	if err := admin.Drop(ctx, user); err != nil || !c.Cut {
-		return err
-	}
-	return admin.End(ctx, user)
+	return s.End(ctx, s.from.User)
 }
 
 // Unstage implements kind.Server. A user of somebody else, for whose sake Stage has failed, stays.
 func (k Kind) Unstage(ctx context.Context, c kind.Change) error {
-	user, admin, err := k.userOf(ctx, c, c.To)
+	s, err := k.begin(ctx, c)
 	if err != nil {
 		return err
 	}
-	return admin.Release(ctx, owner(c.Key), user)
+	return s.Release(ctx, owner(c.Key), s.to.User)
 }
 
-func (k Kind) userOf(ctx context.Context, c kind.Change, v key.Version) (string, *Administrator, error) {
-	user, _, err := parse(v.Value)
-	if err != nil {
-		return "", nil, err
+// CheckUndelete implements kind.Undeleter.
+func (Kind) CheckUndelete(c kind.Change) error {
+	from, to, err := urls.Both(c)
+	if err == nil && from.User == to.User {
+		return kind.HasLoginOfCurrent(c, "user "+to.User)
 	}
-	admin, err := k.Directory.Administrator(ctx, c.Connection.Passwords())
-	return user, admin, err
+	return err
+}
+
+// Undelete implements kind.Undeleter.
+func (k Kind) Undelete(ctx context.Context, c kind.Change) error {
+	s, err := k.begin(ctx, c)
+	if err == nil {
+		err = k.CheckUndelete(c)
+	}
+	if err != nil {
+		return err
+	}
+	return s.Claim(ctx, owner(c.Key), s.to.User, s.to.Password.Reveal())
 }

@@ -4,22 +4,28 @@ package toy_test
 
 import (
 	"context"
-	"strings"
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kindtest"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kindtest/toy"
 )
 
+// split reads a value.
+func split(v key.Value) (user, password string) {
+	u, _ := dsn.Parse(v.Reveal(), "toy")
+	return u.User, u.Password.Reveal()
+}
+
 func TestContract(t *testing.T) {
 	kindtest.Run(t, func(testing.TB) kindtest.World {
 		d := toy.NewDirectory("administrator-1", 500*time.Microsecond)
 		return kindtest.World{
-			Kind: toy.Kind{Directory: d},
-			Key:  key.Key{Name: "login", Env: "LOGIN", Options: kind.Options{"connection": "directory"}},
+			Kind: toy.New(d),
+			Key:  key.Key{Name: "login", Env: "LOGIN", Options: kind.Options{"connection": "directory", "url": "toy://directory"}},
 			Connection: kind.Connection{
 				Name: "directory", Options: kind.Options{"url": "toy://admin@directory"},
 				Secrets: map[string]key.Value{"password": key.NewValue("administrator-1")},
@@ -29,11 +35,10 @@ func TestContract(t *testing.T) {
 			Freeze:  func(testing.TB) func() { return d.Freeze() },
 			Hostile: func(testing.TB) func() []string { return d.Hostile() },
 			Valid: func(_ testing.TB, v key.Value) bool {
-				user, password, _ := strings.Cut(v.Reveal(), ":")
-				return d.Valid(user, password)
+				return d.Valid(split(v))
 			},
 			Use: func(t testing.TB, v key.Value) kindtest.Session {
-				user, password, _ := strings.Cut(v.Reveal(), ":")
+				user, password := split(v)
 				login, err := d.Login(context.Background(), user, password)
 				if err != nil {
 					t.Fatal(err)
@@ -42,9 +47,9 @@ func TestContract(t *testing.T) {
 			},
 			Credentials: func(testing.TB) []string { return d.Users() },
 			Occupy: func(_ testing.TB, v key.Value) key.Value {
-				user, _, _ := strings.Cut(v.Reveal(), ":")
+				user, _ := split(v)
 				d.Add(user, "somebody-else")
-				return key.NewValue(user + ":somebody-else")
+				return key.NewValue("toy://" + user + ":somebody-else@directory")
 			},
 		}
 	})
