@@ -17,7 +17,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
-
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 

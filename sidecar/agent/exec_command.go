@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
-
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/supervise"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"

@@ -115,7 +115,7 @@ func (a *Agent) storeSecret() error {
 // dropSecret removes what proves nothing any more.
 func (a *Agent) dropSecret() {
 	if path, _ := a.secretPath(); path != "" {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { //nolint:gosec // the configuration names it
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			a.log.Warn("the secret of the instance that has ended stays; it proves nothing", "error", err)
 		}
 	}

@@ -257,7 +257,7 @@ func TestAdversaryGroupOnTheWay(t *testing.T) {
 		{0o775, 0, 4711, true},
 	} {
 		if err := errors.Join(os.Chown(way, 0, c.gid), os.Chown(filepath.Dir(target.Path), c.uid, -1), os.Chmod(way, c.mode)); err != nil {
-			t.Skip("only root can give a directory away:", err)
+			kit.Skip(t, fmt.Sprintf("only root can give a directory away: %v", err))
 		}
 		if _, err := target.Write(bundle(map[string]string{"A": "1"})); (err == nil) != c.ok || err != nil && !strings.Contains(err.Error(), "belongs to another user (4711)") {
 			t.Errorf("%+v: %v", c, err)
