@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"encoding/json"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+)
+
+type inner struct {
+	A Seconds `json:"a" doc:"a"`
+	B string  `json:"b" doc:"b"`
+}
+
+type sample struct {
+	inner
+	B     []string          `json:"b" doc:"hides inner's"`
+	List  []inner           `json:"list"`
+	At    Time              `json:"at"`
+	Never *int              `json:"never,omitempty"`
+	Null  *int              `json:"null"`
+	Empty []string          `json:"empty,omitzero"`
+	Gone  []string          `json:"gone,omitempty"`
+	More  map[string]string `json:"-" api:"inline"`
+}
+
+func TestDataIsWhatJSONSays(t *testing.T) {
+	moment := time.Date(2026, 1, 2, 3, 4, 5, 6, time.FixedZone("", 3600))
+	data := Data(sample{
+		inner: inner{A: 5, B: "hidden"}, List: []inner{{A: 1}}, At: Time{moment}, Empty: []string{}, Gone: []string{}, More: map[string]string{"x": "y"},
+	})
+	want := map[string]any{
+		"a": int64(5), "b": []string(nil), "list": []map[string]any{{"a": int64(1), "b": ""}}, "at": "2026-01-02T02:04:05.000000006Z",
+		"null": nil, "empty": []string{}, "x": "y",
+	}
+	if !reflect.DeepEqual(data, want) {
+		t.Errorf("data is %#v\nwant %#v", data, want)
+	}
+}
+
+func TestDescribeNamesEachFieldOnce(t *testing.T) {
+	var names []string
+	for _, f := range Describe(sample{}) {
+		names = append(names, f.Name)
+		if f.Name == "b" && f.Doc != "hides inner's" {
+			t.Errorf("b is described as %q", f.Doc)
+		}
+	}
+	if want := []string{"a", "b", "list", "at", "never", "null", "empty", "gone"}; !slices.Equal(names, want) {
+		t.Errorf("fields %v, want %v", names, want)
+	}
+	if !Open(sample{}) || Open(inner{}) || !Open(StatusLines{}) {
+		t.Error("open")
+	}
+}
+
+func TestFillTellsWhatIsGiven(t *testing.T) {
+	given := map[string]any{"version": 3, "reason": "why"}
+	var r UndeleteRequest
+	Fill(&r, func(name string) (any, bool) {
+		value, ok := given[name]
+		if !ok {
+			value = map[string]any{"name": "", "for": 60}[name]
+		}
+		return value, ok
+	})
+	if r.Version == nil || *r.Version != 3 || r.Reason != "why" || r.For.Duration() != time.Minute {
+		t.Errorf("filled: %+v", r)
+	}
+	var c ConfigRequest
+	Fill(&c, func(string) (any, bool) { return nil, false })
+	if c != (ConfigRequest{}) {
+		t.Errorf("not given, and filled: %+v", c)
+	}
+}
+
+func TestTimesOfNoMomentAreEmpty(t *testing.T) {
+	text, err := json.Marshal(Time{})
+	if err != nil || string(text) != `""` {
+		t.Errorf("%s, %v", text, err)
+	}
+	at := Time{time.Now()}
+	for text, want := range map[string]bool{`""`: true, `"2026-01-02T03:04:05Z"`: true, `"yesterday"`: false, `7`: false} {
+		if err := json.Unmarshal([]byte(text), &at); (err == nil) != want {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/helper/testhelpers/schema"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/kinds"
+)
+
+// operationOf is the operation that has answered a call.
+func operationOf(t *testing.T, b *backend, c goldenCall) operation {
+	t.Helper()
+	path := b.Route(c.path)
+	if path == nil {
+		t.Fatalf("%s has no path", c.path)
+	}
+	return unwrapped(t, path.Operations[c.operation])
+}
+
+func unwrapped(t *testing.T, h framework.OperationHandler) operation {
+	t.Helper()
+	if recorded, ok := h.(recordedOperation); ok {
+		h = recorded.OperationHandler
+	}
+	made, ok := h.(operation)
+	if !ok {
+		t.Fatalf("%T is not made by operation, lenient or write", h)
+	}
+	return made
+}
+
+// Each response decodes into its type without a rest, and encodes to the same JSON. OpenAPI describes it.
+func TestResponsesAreOfTheirTypes(t *testing.T) {
+	b := newBackend(kinds.All())
+	b.Route("config") // compiles the patterns
+	seen := map[reflect.Type]bool{}
+	for _, g := range []*golden{goldenFresh(t), goldenEarlier(t)} {
+		for _, c := range g.calls {
+			if c.response == nil || c.response.IsError() || c.response.Data[logical.HTTPRawBody] != nil || len(c.response.Data) == 0 && len(c.response.Warnings) > 0 {
+				continue
+			}
+			made := operationOf(t, b, c)
+			types, several := made.response.(oneOf)
+			if !several {
+				types = oneOf{made.response}
+			}
+			var problems []string
+			fits := slices.ContainsFunc(types, func(one any) bool {
+				problem := roundTrip(one, c.response.Data)
+				problems = append(problems, problem)
+				if problem == "" {
+					seen[reflect.TypeOf(one)] = true
+				}
+				return problem == ""
+			})
+			if !fits {
+				t.Errorf("%s %s: %s", c.operation, c.path, strings.Join(problems, "; "))
+			}
+			if !several && !api.Open(made.response) {
+				schema.ValidateResponse(t, &made.Responses[http.StatusOK][0], c.response, true)
+			}
+		}
+	}
+	// Only servers are reconciled; sidecar and e2e tests have them.
+	reconciled := api.Reconciled{Done: []string{"user restored"}, WouldDo: []string{}, Problems: []string{}, Notes: nil}
+	if problem := roundTrip(api.Reconciled{}, api.Data(reconciled)); problem != "" {
+		t.Error(problem)
+	}
+	seen[reflect.TypeOf(reconciled)] = true
+	for _, path := range b.Paths {
+		for verb, h := range path.Operations {
+			types, several := unwrapped(t, h).response.(oneOf)
+			if !several {
+				types = oneOf{unwrapped(t, h).response}
+			}
+			for _, one := range types {
+				if one != nil && one != (rawLines{}) && !seen[reflect.TypeOf(one)] {
+					t.Errorf("no golden call of %s %s has answered %T", verb, path.Pattern, one)
+				}
+			}
+		}
+	}
+}
+
+// roundTrip decodes data into a value of a type and encodes that; empty: nothing has changed.
+func roundTrip(of any, data map[string]any) string {
+	want, err := json.Marshal(data)
+	if err != nil {
+		return err.Error()
+	}
+	into := reflect.New(reflect.TypeOf(of))
+	decoder := json.NewDecoder(bytes.NewReader(want))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(into.Interface()); err != nil {
+		return fmt.Sprintf("%T: %v", of, err)
+	}
+	encoded, err := json.Marshal(into.Interface())
+	if err != nil {
+		return err.Error()
+	}
+	var now any
+	if err := json.Unmarshal(encoded, &now); err != nil {
+		return err.Error()
+	}
+	if got, err := json.Marshal(now); err != nil || string(got) != string(want) {
+		return fmt.Sprintf("%T: %s became %s", of, want, got)
+	}
+	return ""
+}
+
+// docs/api.md is generated: go test ./plugin -run TestAPIPage -update.
+func TestAPIPage(t *testing.T) {
+	const path = "../docs/api.md"
+	page := apiPage(t, newBackend(kinds.All()))
+	if *update {
+		if err := os.WriteFile(path, []byte(page), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if page != string(want) {
+		t.Errorf("%s differs; go test ./plugin -run TestAPIPage -update writes it:\n%s", path, firstDifference(string(want), page))
+	}
+}
+
+var (
+	patternName  = regexp.MustCompile(`\(\?P<(\w+)>(?:[^()]|\([^()]*(?:\([^()]*\)[^()]*)*\))*\)`)
+	patternRests = strings.NewReplacer("/?$", "", "$", "")
+)
+
+// pathName is a pattern for people: hyvve/keys/NAME.
+func pathName(pattern string) string {
+	named := patternName.ReplaceAllStringFunc(pattern, func(group string) string {
+		return strings.ToUpper(patternName.FindStringSubmatch(group)[1])
+	})
+	return "hyvve/" + patternRests.Replace(named)
+}
+
+// page is a page that is being written.
+type page struct {
+	strings.Builder
+	types []reflect.Type // described below the paths
+}
+
+func apiPage(t *testing.T, b *backend) string {
+	p := &page{}
+	p.WriteString("# Paths\n\nThis page is generated from `internal/api`. Replace `hyvve` with the name of the mount.\n" +
+		"A duration in a request is seconds, or a text such as `30s`; in a response it is seconds. A time is RFC 3339 in UTC, or empty.\n" +
+		"`vault path-help hyvve/PATH` says what a path does.\n")
+	paths := slices.Clone(b.Paths)
+	slices.SortStableFunc(paths, func(a, b *framework.Path) int { return strings.Compare(pathName(a.Pattern), pathName(b.Pattern)) })
+	for _, path := range paths {
+		p.path(t, path)
+	}
+	p.WriteString("\n## Types\n")
+	for n := 0; n < len(p.types); n++ { // a table may add types
+		fmt.Fprintf(p, "\n### %s\n\n| Field | Type | Description |\n|---|---|---|\n", p.types[n].Name())
+		for _, f := range api.DescribeType(p.types[n]) {
+			fmt.Fprintf(p, "| `%s` | %s | %s |\n", f.Name, p.typeName(f.Type), cell(f.Doc))
+		}
+	}
+	return p.String()
+}
+
+func (p *page) path(t *testing.T, path *framework.Path) {
+	fmt.Fprintf(p, "\n## %s\n\n%s\n", pathName(path.Pattern), path.HelpSynopsis)
+	p.WriteString("\n| Operation | Response | Description |\n|---|---|---|\n")
+	for _, verb := range []logical.Operation{logical.ListOperation, logical.ReadOperation, logical.CreateOperation, logical.UpdateOperation, logical.DeleteOperation} {
+		if h := path.Operations[verb]; h != nil {
+			made := unwrapped(t, h)
+			fmt.Fprintf(p, "| %s | %s | %s |\n", verb, p.responseName(made.response), cell(made.Summary))
+		}
+	}
+	if len(path.Fields) == 0 {
+		return
+	}
+	p.WriteString("\n| Field | Type | Default | Description |\n|---|---|---|---|\n")
+	names := make([]string, 0, len(path.Fields))
+	for name := range path.Fields {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		f := path.Fields[name]
+		byDefault := ""
+		if f.Default != nil {
+			byDefault = fmt.Sprintf("`%v`", f.Default)
+		}
+		fmt.Fprintf(p, "| `%s` | %s | %s | %s |\n", name, fieldTypes[f.Type], byDefault, cell(f.Description))
+	}
+}
+
+// fieldTypes are the types of requests' fields, for people.
+var fieldTypes = map[framework.FieldType]string{
+	framework.TypeString: "text", framework.TypeBool: "true or false", framework.TypeInt: "number", framework.TypeDurationSecond: "duration",
+	framework.TypeSignedDurationSecond: "duration", framework.TypeCommaStringSlice: "list of texts", framework.TypeSlice: "list of objects",
+}
+
+func (p *page) responseName(response any) string {
+	switch r := response.(type) {
+	case nil:
+		return "none"
+	case rawLines:
+		return "JSON lines"
+	case oneOf:
+		var names []string
+		for _, one := range r {
+			names = append(names, p.typeName(reflect.TypeOf(one)))
+		}
+		return strings.Join(names, " or ")
+	default:
+		return p.typeName(reflect.TypeOf(response))
+	}
+}
+
+// typeName names the type of a response's field, and notes that it is to be described.
+func (p *page) typeName(t reflect.Type) string {
+	switch {
+	case t.Kind() == reflect.Pointer:
+		return p.typeName(t.Elem())
+	case t == reflect.TypeFor[api.Time]():
+		return "time"
+	case t == reflect.TypeFor[api.Seconds]():
+		return "seconds"
+	case t.Kind() == reflect.Slice:
+		return "list of " + p.typeName(t.Elem())
+	case t.Kind() == reflect.Map:
+		return "map of " + p.typeName(t.Elem())
+	case t.Kind() == reflect.String:
+		return "text"
+	case t.Kind() == reflect.Bool:
+		return "true or false"
+	case t.Kind() != reflect.Struct:
+		return "number"
+	case t.PkgPath() != reflect.TypeFor[api.Time]().PkgPath():
+		return "object"
+	}
+	if !slices.Contains(p.types, t) {
+		p.types = append(p.types, t)
+	}
+	return fmt.Sprintf("[%s](#%s)", t.Name(), strings.ToLower(t.Name()))
+}
+
+func cell(text string) string { return strings.ReplaceAll(text, "|", `\|`) }
