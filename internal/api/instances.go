@@ -53,18 +53,23 @@ type Watched struct {
 	RetryAfter Seconds `json:"retry_after" doc:"Watch again after between half of so many seconds and all of them; 0: at once."`
 }
 
+// SignOfLife is a report that extends the lease of an instance, and says nothing else.
+type SignOfLife struct {
+	Workload    string `json:"workload,omitempty" doc:"Name of the workload." api:"required"`
+	Instance    string `json:"instance" doc:"Name of the instance." api:"required"`
+	Secret      string `json:"instance_secret" doc:"What the instance's newest read of hyvve/creds gave." api:"required,secret"`
+	ExtendLease bool   `json:"extend_lease" doc:"Let the instance count as live for another lease from now on, whatever becomes of the lease of its read."`
+}
+
 // ReportRequest says what an instance has loaded, and whether it is healthy.
 type ReportRequest struct {
-	Workload    string                `json:"workload,omitempty" doc:"Name of the workload." api:"required"`
-	Instance    string                `json:"instance" doc:"Name of the instance." api:"required"`
-	Secret      string                `json:"instance_secret" doc:"What the instance's newest read of hyvve/creds gave." api:"required,secret"`
-	Etag        string                `json:"etag,omitempty" doc:"Etag of the bundle that the workload has loaded; empty if none."`
-	Healthy     *bool                 `json:"healthy,omitempty" doc:"Whether the workload is healthy with it. Left out: nothing is reported, and extend_lease=true is all that is asked."`
-	ExtendLease bool                  `json:"extend_lease,omitempty" doc:"Let the instance count as live for another lease from now on, whatever becomes of the lease of its read."`
-	Last        bool                  `json:"last,omitempty" doc:"The process ends now, and its instance counts as live until its lease ends: the next process may read under its name at once, with another token of the same entity, too."`
-	Reason      string                `json:"reason,omitempty" doc:"Why it is not. Never put a secret here."`
-	Work        []workload.WorkReport `json:"work,omitempty" doc:"Reports on re-encryption: a list of {id, done, error, columns}."`
-	Sightings   []Sighting            `json:"sightings,omitempty" doc:"Accepted versions other than the newest that clients presented to the instance's proxy: a list of {env, version, count, last_seen, from}; last_seen in seconds ago, from the address of the last client."`
+	SignOfLife
+	Etag      string                `json:"etag" doc:"Etag of the bundle that the workload has loaded; empty if none."`
+	Healthy   *bool                 `json:"healthy,omitempty" doc:"Whether the workload is healthy with it. Left out: nothing is reported, and extend_lease=true is all that is asked."`
+	Last      bool                  `json:"last" doc:"The process ends now, and its instance counts as live until its lease ends: the next process may read under its name at once, with another token of the same entity, too."`
+	Reason    string                `json:"reason" doc:"Why it is not. Never put a secret here."`
+	Work      []workload.WorkReport `json:"work" doc:"Reports on re-encryption: a list of {id, done, error, columns}."`
+	Sightings []Sighting            `json:"sightings" doc:"Accepted versions other than the newest that clients presented to the instance's proxy: a list of {env, version, count, last_seen, from}; last_seen in seconds ago, from the address of the last client."`
 }
 
 // Sighting is a use of an accepted version that is not the newest.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hashicorp/vault/api"
 
+	engineapi "github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -56,15 +57,6 @@ type Bundle struct {
 	Warnings       []string
 }
 
-// wire is the form of a bundle's data.
-type wire struct {
-	Plain
-	Created        map[string]string `json:"created_times"` // RFC 3339
-	Work           []workload.Work   `json:"work"`
-	Instance       string            `json:"instance"`
-	InstanceSecret string            `json:"instance_secret"`
-}
-
 // answerLimit bounds what does not block on purpose: a Vault that takes requests and never answers is not available.
 const answerLimit = 30 * time.Second
 
@@ -92,12 +84,12 @@ func (c *Client) CredsOf(ctx context.Context, workloadName, instance string, one
 	if len(oneLine) > 0 {
 		query.Set("one_line", strings.Join(oneLine, ","))
 	}
-	var w wire
+	var w engineapi.Creds
 	secret, err := c.read(ctx, "creds/"+workloadName, query, &w)
 	if err != nil {
 		return Bundle{}, err
 	}
-	return w.read(secret)
+	return bundleOf(w, secret)
 }
 
 // Reader is an instance that reads its bundle and sends signs of life from then on.
@@ -112,11 +104,8 @@ type Reader struct {
 func (c *Client) Read(ctx context.Context, r Reader) (Bundle, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
-	fields := map[string]string{"instance": r.Instance, "instance_secret": r.Secret.Reveal(), "pod": r.Pod, "node": r.Node}
-	if len(r.OneLine) > 0 { // left out: it can carry no value of several lines
-		fields["one_line"] = strings.Join(r.OneLine, ",")
-	}
-	body, err := json.Marshal(fields)
+	asked := engineapi.CredsRequest{Instance: r.Instance, Secret: r.Secret.Reveal(), Pod: r.Pod, Node: r.Node, OneLine: r.OneLine}
+	body, err := json.Marshal(asked)
 	if err != nil {
 		return Bundle{}, err
 	}
@@ -126,24 +115,24 @@ func (c *Client) Read(ctx context.Context, r Reader) (Bundle, error) {
 	if resp != nil && (resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusMethodNotAllowed) {
 		err = fmt.Errorf("%w: %w", ErrNoWrite, err)
 	}
-	var w wire
+	var w engineapi.Creds
 	secret, err := c.decodeOnce("creds/"+r.Workload, resp, err, &w)
 	if err != nil {
 		return Bundle{}, err
 	}
-	return w.read(secret)
+	return bundleOf(w, secret)
 }
 
-// read is the bundle of an answer.
-func (w wire) read(secret *api.Secret) (Bundle, error) {
-	b, err := w.Bundle()
+// bundleOf is the bundle of an answer.
+func bundleOf(w engineapi.Creds, secret *api.Secret) (Bundle, error) {
+	b, err := Opaque(w.Bundle)
 	if err != nil {
 		return Bundle{}, err
 	}
 	if err := checkWork(w.Work); err != nil {
 		return Bundle{}, err
 	}
-	b.Work, b.Instance, b.Secret, b.Created = w.Work, w.Instance, key.NewValue(w.InstanceSecret), map[string]time.Time{}
+	b.Work, b.Instance, b.Secret, b.Created = w.Work, w.Instance, key.NewValue(w.Secret), map[string]time.Time{}
 	b.LeaseID, b.LeaseDuration, b.Warnings = secret.LeaseID, time.Duration(secret.LeaseDuration)*time.Second, secret.Warnings
 	for env, text := range w.Created {
 		if at, err := time.Parse(time.RFC3339, text); err == nil {
@@ -165,19 +154,12 @@ func checkWork(all []workload.Work) error {
 	return nil
 }
 
-// Watched is the answer to a watch.
-type Watched struct {
-	Changed    bool `json:"changed"`     // read the bundle again
-	Superseded bool `json:"superseded"`  // somebody else watches as the same instance
-	RetryAfter int  `json:"retry_after"` // seconds: watch again after between half of them and all; 0: at once
-}
-
 // Watch waits until the instance should hold another bundle than that of etag, or wait is over. Without news it may return
 // earlier.
-func (c *Client) Watch(ctx context.Context, workloadName, instance, etag string, wait time.Duration) (Watched, error) {
+func (c *Client) Watch(ctx context.Context, workloadName, instance, etag string, wait time.Duration) (engineapi.Watched, error) {
 	ctx, cancel := context.WithTimeout(ctx, wait+answerLimit)
 	defer cancel()
-	var w Watched
+	var w engineapi.Watched
 	query := url.Values{"instance": {instance}, "etag": {etag}, "wait": {fmt.Sprintf("%ds", int(wait.Seconds()))}}
 	_, err := c.read(ctx, "watch/"+workloadName, query, &w)
 	return w, err
@@ -195,126 +177,56 @@ type Report struct {
 	Sightings          []workload.Sighting
 }
 
-// Answer is the answer to a report, or to a sign of life.
-type Answer struct {
-	Etag  string        // that the instance should have
-	Lease time.Duration // until it should be heard of again; 0: an engine that does not extend leases so
-}
-
-type answerWire struct {
-	Etag  string `json:"etag"`
-	Lease int    `json:"lease_duration"` // seconds
-}
-
-func (a answerWire) answer() Answer { return Answer{a.Etag, time.Duration(a.Lease) * time.Second} }
-
 // Report sends it, and extends the instance's lease.
-func (c *Client) Report(ctx context.Context, r Report) (Answer, error) {
+func (c *Client) Report(ctx context.Context, r Report) (engineapi.Reported, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
-	var w answerWire
-	_, err := c.write(ctx, "report/"+r.Workload, map[string]any{
-		"instance": r.Instance, "instance_secret": r.Secret.Reveal(), "etag": r.Etag, "healthy": r.Healthy,
-		"reason": r.Reason, "work": r.Work, "sightings": sightings(r.Sightings), "extend_lease": true, "last": r.Last,
-	}, &w)
-	return w.answer(), err
+	var reported engineapi.Reported
+	_, err := c.write(ctx, "report/"+r.Workload, engineapi.Data(engineapi.ReportRequest{
+		SignOfLife: engineapi.SignOfLife{Instance: r.Instance, Secret: r.Secret.Reveal(), ExtendLease: true},
+		Etag:       r.Etag, Healthy: &r.Healthy, Reason: r.Reason, Work: r.Work, Sightings: sightings(r.Sightings), Last: r.Last,
+	}), &reported)
+	return reported, err
 }
 
 // Extend is a sign of life alone. ErrRefused: read the bundle again.
-func (c *Client) Extend(ctx context.Context, workloadName, instance string, secret key.Value) (Answer, error) {
+func (c *Client) Extend(ctx context.Context, workloadName, instance string, secret key.Value) (engineapi.Reported, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
-	var w answerWire
-	_, err := c.write(ctx, "report/"+workloadName, map[string]any{
-		"instance": instance, "instance_secret": secret.Reveal(), "extend_lease": true,
-	}, &w)
-	return w.answer(), err
+	var reported engineapi.Reported
+	_, err := c.write(ctx, "report/"+workloadName, engineapi.Data(engineapi.SignOfLife{
+		Instance: instance, Secret: secret.Reveal(), ExtendLease: true,
+	}), &reported)
+	return reported, err
 }
 
 // Leave says that an instance has ended.
 func (c *Client) Leave(ctx context.Context, workloadName, instance string, secret key.Value) error {
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
-	_, err := c.write(ctx, "leave/"+workloadName, map[string]any{"instance": instance, "instance_secret": secret.Reveal()}, nil)
+	_, err := c.write(ctx, "leave/"+workloadName, engineapi.Data(engineapi.LeaveRequest{Instance: instance, Secret: secret.Reveal()}), nil)
 	return err
 }
 
 // sightings gives their age instead of when they were: clocks differ.
-func sightings(all []workload.Sighting) []map[string]any {
-	wire := make([]map[string]any, 0, len(all))
+func sightings(all []workload.Sighting) []engineapi.Sighting {
+	wire := make([]engineapi.Sighting, 0, len(all))
 	for _, s := range all {
-		wire = append(wire, map[string]any{
-			"env": s.Env, "version": s.Version, "count": s.Count, "last_seen": max(time.Since(s.Last), 0).Seconds(), "from": s.From,
-		})
+		wire = append(wire, engineapi.Sighting{Env: s.Env, Version: s.Version, Count: s.Count, LastSeen: max(time.Since(s.Last), 0).Seconds(), From: s.From})
 	}
 	return wire
 }
 
-// Rotation is a rotation as rotate and rotations/ show it.
-type Rotation struct {
-	ID        string                            `json:"id"`
-	State     string                            `json:"state"`
-	Step      string                            `json:"step"`
-	Keys      []string                          `json:"keys"`
-	Versions  map[string]struct{ From, To int } `json:"versions"`
-	NextGate  string                            `json:"next_gate"`
-	Trigger   string                            `json:"trigger"`
-	Created   time.Time                         `json:"created_time"`
-	Gates     []Gate                            `json:"gates"`
-	Timeline  []Event                           `json:"timeline"`
-	Rows      map[string]Rows                   `json:"rows"`
-	Instances []map[string]any                  `json:"instances"`
-}
-
-// Gate is a condition of the present step.
-type Gate struct {
-	Gate   string `json:"gate"`
-	Holds  bool   `json:"holds"`
-	Reason string `json:"reason"`
-}
-
-// Event is an entry of a timeline.
-type Event struct {
-	Time  time.Time `json:"time"`
-	State string    `json:"state"`
-	Step  string    `json:"step"`
-	Text  string    `json:"text"`
-
-	By     string `json:"by"`
-	Reason string `json:"reason"`
-}
-
-// Rows is the re-encryption of one key.
-type Rows struct {
-	Done    bool         `json:"done"`
-	Error   string       `json:"error"`
-	Columns []ColumnRows `json:"columns"`
-}
-
-// ColumnRows counts the rows of one column.
-type ColumnRows struct {
-	Column     string `json:"column"`
-	Total      int    `json:"total"`
-	Staged     int    `json:"staged"`
-	Rotated    int    `json:"rotated"`
-	Left       int    `json:"left"`
-	Other      int    `json:"other"`
-	Unreadable int    `json:"unreadable"`
-}
-
-// Ended tells whether nothing will happen any more.
-func (r Rotation) Ended() bool { return r.State == "done" || r.State == "reverted" }
-
 // Rotate starts a rotation of keys together.
-func (c *Client) Rotate(ctx context.Context, reason string, keys ...string) (Rotation, error) {
-	var r Rotation
-	_, err := c.write(ctx, "rotate", map[string]any{"keys": keys, "reason": reason}, &r)
+func (c *Client) Rotate(ctx context.Context, reason string, keys ...string) (engineapi.Rotation, error) {
+	var r engineapi.Rotation
+	_, err := c.write(ctx, "rotate", engineapi.Data(engineapi.RotateKeysRequest{RotateRequest: engineapi.RotateRequest{Reason: reason}, Keys: keys}), &r)
 	return r, err
 }
 
 // Rotation reads one.
-func (c *Client) Rotation(ctx context.Context, id string) (Rotation, error) {
-	var r Rotation
+func (c *Client) Rotation(ctx context.Context, id string) (engineapi.Rotation, error) {
+	var r engineapi.Rotation
 	_, err := c.read(ctx, "rotations/"+id, nil, &r)
 	return r, err
 }
@@ -328,15 +240,13 @@ func (c *Client) Rotations(ctx context.Context) ([]string, error) {
 	if secret == nil {
 		return nil, nil
 	}
-	var w struct {
-		Keys []string `json:"keys"`
-	}
-	return w.Keys, decode(secret.Data, &w)
+	var list engineapi.List
+	return list.Keys, decode(secret.Data, &list)
 }
 
 // Revert takes one back.
-func (c *Client) Revert(ctx context.Context, id string) (Rotation, error) {
-	var r Rotation
+func (c *Client) Revert(ctx context.Context, id string) (engineapi.Rotation, error) {
+	var r engineapi.Rotation
 	_, err := c.write(ctx, "rotations/"+id+"/revert", nil, &r)
 	return r, err
 }

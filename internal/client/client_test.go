@@ -7,9 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +17,7 @@ import (
 
 	"github.com/hashicorp/vault/api"
 
+	engineapi "github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -118,7 +119,7 @@ func TestReport(t *testing.T) {
 	answer, err := c.Report(t.Context(), Report{
 		Workload: "api", Instance: "i", Secret: key.NewValue("s"), Reason: "ill", Work: []workload.WorkReport{{ID: "w", Done: true}},
 	})
-	if err != nil || answer.Etag != "next" || answer.Lease != time.Minute {
+	if err != nil || answer.Etag != "next" || answer.Lease() != time.Minute {
 		t.Errorf("%+v, %v", answer, err)
 	}
 }
@@ -137,7 +138,7 @@ func TestExtendAndLeave(t *testing.T) {
 		}
 		_, _ = fmt.Fprint(w, `{"data":{"accepted":true,"etag":"e","lease_duration":60}}`)
 	})
-	if a, err := c.Extend(t.Context(), "api", "i", key.NewValue("s")); err != nil || a.Lease != time.Minute || a.Etag != "e" {
+	if a, err := c.Extend(t.Context(), "api", "i", key.NewValue("s")); err != nil || a.Lease() != time.Minute || a.Etag != "e" {
 		t.Errorf("%+v, %v", a, err)
 	}
 	if err := c.Leave(t.Context(), "api", "i", key.NewValue("s")); err != nil {
@@ -166,12 +167,12 @@ func TestNamesInAnswersAreChecked(t *testing.T) {
 func TestRead(t *testing.T) {
 	status := http.StatusOK
 	c := newClient(t, func(w http.ResponseWriter, r *http.Request) {
-		var body map[string]string
+		var body engineapi.CredsRequest
 		if err := json.NewDecoder(r.Body).Decode(&body); err != nil || r.Method != http.MethodPut || r.URL.Path != "/v1/hyvve/creds/api" || r.URL.RawQuery != "" {
 			t.Errorf("%s %s: %v", r.Method, r.URL, err)
 		}
-		if want := map[string]string{"instance": "api-1", "one_line": "none", "instance_secret": "canary", "pod": "p", "node": "n"}; !maps.Equal(body, want) {
-			t.Errorf("body %v", body)
+		if want := (engineapi.CredsRequest{Instance: "api-1", OneLine: []string{"none"}, Secret: "canary", Pod: "p", Node: "n"}); !reflect.DeepEqual(body, want) {
+			t.Errorf("body %+v", body)
 		}
 		w.WriteHeader(status)
 		if status != http.StatusOK {

@@ -45,7 +45,7 @@ func FuzzAnswer(f *testing.F) {
 				t.Errorf("work has the names %q", []string{w.ID, w.Key, w.Env, w.Rotation})
 			}
 		}
-		if _, err := b.Plain().Bundle(); err != nil {
+		if _, err := Opaque(b.Plain()); err != nil {
 			t.Errorf("a copy of what was taken is refused: %v", err)
 		}
 	})

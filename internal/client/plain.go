@@ -7,22 +7,13 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 )
 
-// Plain is what of a bundle stands in JSON, with its values revealed: in the answer of creds/, in files of the format bundle,
-// and, encrypted, in last-good copies.
-type Plain struct {
-	AcceptVersions map[string][]int    `json:"accept_versions"`
-	Accepts        map[string][]string `json:"accepts"`
-	Etag           string              `json:"etag"`
-	Values         map[string]string   `json:"values"`
-	Versions       map[string]int      `json:"versions"`
-}
-
-// Bundle returns it with its values opaque. It refuses names that are none: they become paths, lines, labels and variables,
-// and one with a line break would write a second one.
-func (p Plain) Bundle() (Bundle, error) {
+// Opaque returns a bundle with its values opaque. It refuses names that are none: they become paths, lines, labels and
+// variables, and one with a line break would write a second one.
+func Opaque(p api.Bundle) (Bundle, error) {
 	for _, names := range [][]string{
 		slices.Sorted(maps.Keys(p.Values)), slices.Sorted(maps.Keys(p.Accepts)), slices.Sorted(maps.Keys(p.Versions)), slices.Sorted(maps.Keys(p.AcceptVersions)),
 	} {
@@ -46,9 +37,9 @@ func (p Plain) Bundle() (Bundle, error) {
 	return b, nil
 }
 
-// Plain reveals a bundle's values, for whoever must have them.
-func (b Bundle) Plain() Plain {
-	p := Plain{
+// Plain returns a bundle with its values revealed.
+func (b Bundle) Plain() api.Bundle {
+	p := api.Bundle{
 		Values: map[string]string{}, Accepts: map[string][]string{}, Versions: b.Versions, AcceptVersions: b.AcceptVersions, Etag: b.Etag,
 	}
 	for env, v := range b.Values {

@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
@@ -363,7 +364,7 @@ func (a *Agent) wait(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type watched struct {
-		client.Watched
+		api.Watched
 		err error
 	}
 	watch := make(chan watched, 1)
@@ -421,11 +422,11 @@ func (a *Agent) wait(ctx context.Context) error {
 }
 
 // pauseOf is how long to wait before the next watch where the engine asks for so many seconds.
-func pauseOf(seconds int) time.Duration {
+func pauseOf(seconds api.Seconds) time.Duration {
 	if seconds <= 0 {
 		return 0
 	}
-	return jittered(time.Duration(min(seconds, int(backoffMost/time.Second))) * time.Second)
+	return jittered(min(seconds, api.SecondsOf(backoffMost)).Duration())
 }
 
 // namesake slows down after somebody else has watched as this instance: each would end the other's watch for ever.

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 )
 
 // renewLease gives a sign of life before the lease ends.
@@ -30,10 +30,10 @@ func (a *Agent) renewLease(ctx context.Context) error {
 
 // extended notes what the engine has answered to a sign of life. An engine of an earlier release does not extend leases so:
 // the bundle is read again instead.
-func (a *Agent) extended(answer client.Answer) {
-	a.stale = answer.Etag != a.bundle.Etag || a.ending && answer.Lease == 0
-	if answer.Lease > 0 {
-		schedule(a.leaseAge, share(answer.Lease))
+func (a *Agent) extended(answer api.Reported) {
+	a.stale = answer.Etag != a.bundle.Etag || a.ending && answer.Lease() == 0
+	if lease := answer.Lease(); lease > 0 {
+		schedule(a.leaseAge, share(lease))
 	}
 	if a.ending && !a.stale {
 		a.futile = 0

@@ -5,6 +5,8 @@ package agent
 import (
 	"testing"
 	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 )
 
 // A watch that the engine has ended with retry_after begins again after between half of it and all of it.
@@ -34,7 +36,7 @@ func TestWatchComesBackInTime(t *testing.T) {
 	if most := pauseOf(1 << 40); most > backoffMost || most < backoffMost/2 {
 		t.Errorf("it comes back after %s", most)
 	}
-	for _, seconds := range []int{0, -1} {
+	for _, seconds := range []api.Seconds{0, -1} {
 		if pause := pauseOf(seconds); pause != 0 {
 			t.Errorf("asked for %d s, it waits for %s", seconds, pause)
 		}

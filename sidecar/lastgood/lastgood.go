@@ -19,6 +19,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
@@ -48,7 +49,7 @@ var header = []byte("hyvve last-good copy 1\n")
 // content is what is encrypted.
 type content struct {
 	Stored time.Time `json:"stored"`
-	client.Plain
+	api.Bundle
 }
 
 // Save stores a bundle. What was stored stays whole until the new one is.
@@ -103,7 +104,7 @@ func (s Store) Load(now time.Time) (Copy, error) {
 	if err := s.fresh(c.Stored, now); err != nil {
 		return Copy{}, err
 	}
-	b, err := c.Bundle()
+	b, err := client.Opaque(c.Bundle)
 	if err != nil {
 		return Copy{}, fmt.Errorf("%s: %w: %w", s.Path, ErrNotOpened, err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
@@ -99,11 +100,11 @@ func readBundle(path string) (client.Bundle, error) {
 	if err != nil {
 		return client.Bundle{}, err
 	}
-	var plain client.Plain
+	var plain api.Bundle
 	if json.Unmarshal(data, &plain) != nil { // the parser's own error may quote what the file holds
 		return client.Bundle{}, fmt.Errorf("%s is not a bundle in JSON; let render \"bundle\" write it", path)
 	}
-	b, err := plain.Bundle()
+	b, err := client.Opaque(plain)
 	if err != nil {
 		return client.Bundle{}, fmt.Errorf("%s: %w", path, err)
 	}

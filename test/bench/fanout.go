@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/api"
 	"golang.org/x/sync/errgroup"
 
+	engineapi "github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
@@ -103,7 +104,7 @@ func (c *crowd) attend(ctx context.Context, e *client.Client, n int) error {
 			}
 			_, err = e.Report(ctx, client.Report{Workload: benchLoad, Instance: id, Secret: b.Secret, Etag: b.Etag, Healthy: true})
 		}
-		for w := (client.Watched{}); err == nil && !w.Changed; {
+		for w := (engineapi.Watched{}); err == nil && !w.Changed; {
 			w, err = e.Watch(ctx, benchLoad, id, b.Etag, 50*time.Second)
 		}
 		if ctx.Err() != nil {

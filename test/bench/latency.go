@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 )
 
@@ -58,7 +59,7 @@ func attend(ctx context.Context, e *client.Client, held chan<- holding) error {
 			case <-ctx.Done():
 			}
 		}
-		for w := (client.Watched{}); err == nil && !w.Changed; {
+		for w := (api.Watched{}); err == nil && !w.Changed; {
 			w, err = e.Watch(ctx, benchLoad, b.Instance, b.Etag, instanceWait)
 		}
 		if ctx.Err() != nil {

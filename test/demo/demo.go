@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	facts "github.com/hyvve/vault-plugin-secrets-hyvve/internal/platform"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
@@ -137,7 +137,7 @@ func (d *demo) servers(ctx context.Context) error {
 	return errors.Join(err, watching)
 }
 
-func (d *demo) start(ctx context.Context, names ...string) (client.Rotation, error) {
+func (d *demo) start(ctx context.Context, names ...string) (api.Rotation, error) {
 	name := strings.Join(names, ",")
 	r, err := d.world.Engine.Rotate(ctx, "demo", names...)
 	if err != nil {
@@ -149,7 +149,7 @@ func (d *demo) start(ctx context.Context, names ...string) (client.Rotation, err
 
 // follow shows a rotation until it ends, and notes it.
 func (d *demo) follow(ctx context.Context, id, want string) error {
-	r, err := platform.Follow(ctx, d.world.Engine, id, func(r client.Rotation) {
+	r, err := platform.Follow(ctx, d.world.Engine, id, func(r api.Rotation) {
 		d.say("%-22s %-22s %s", strings.Join(r.Keys, ","), strings.TrimSuffix(r.State+" "+r.Step, " "), platform.Short(r.NextGate))
 	})
 	if err != nil {
@@ -171,7 +171,7 @@ func (d *demo) define(ctx context.Context, name string, fields map[string]any) e
 }
 
 // awaitStarted waits for a rotation of a key that is newer than those known.
-func (d *demo) awaitStarted(ctx context.Context, name string, known int) (client.Rotation, error) {
+func (d *demo) awaitStarted(ctx context.Context, name string, known int) (api.Rotation, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	ticker := time.NewTicker(100 * time.Millisecond)
@@ -179,7 +179,7 @@ func (d *demo) awaitStarted(ctx context.Context, name string, known int) (client
 	for {
 		ids, err := d.world.Engine.Rotations(ctx)
 		if err != nil {
-			return client.Rotation{}, err
+			return api.Rotation{}, err
 		}
 		for _, id := range ids[min(known, len(ids)):] {
 			r, err := d.world.Engine.Rotation(ctx, id)
@@ -189,7 +189,7 @@ func (d *demo) awaitStarted(ctx context.Context, name string, known int) (client
 		}
 		select {
 		case <-ctx.Done():
-			return client.Rotation{}, fmt.Errorf("no rotation of %s has started by itself", name)
+			return api.Rotation{}, fmt.Errorf("no rotation of %s has started by itself", name)
 		case <-ticker.C:
 		}
 	}

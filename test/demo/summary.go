@@ -12,7 +12,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/platform"
 )
 
@@ -45,7 +45,7 @@ type RotationTimes struct {
 }
 
 // summarize adds up the time between events by the move that they belong to.
-func summarize(r client.Rotation) RotationTimes {
+func summarize(r api.Rotation) RotationTimes {
 	t := RotationTimes{Rotation: r.ID, Key: strings.Join(r.Keys, ","), Trigger: r.Trigger, State: r.State}
 	for _, v := range r.Versions {
 		t.From, t.To = v.From, v.To
@@ -54,7 +54,7 @@ func summarize(r client.Rotation) RotationTimes {
 		if n+1 == len(r.Timeline) {
 			break
 		}
-		seconds := r.Timeline[n+1].Time.Sub(event.Time).Seconds()
+		seconds := r.Timeline[n+1].Time.Sub(event.Time.Time).Seconds()
 		switch event.State {
 		case "planned", "accepting":
 			t.Accept += seconds

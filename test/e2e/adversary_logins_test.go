@@ -17,6 +17,7 @@ import (
 
 	"github.com/hashicorp/vault/api"
 
+	engineapi "github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
@@ -172,7 +173,7 @@ func (w *victim) follow(token string) (stop func()) {
 			if err == nil {
 				_, err = engine.Report(ctx, client.Report{Workload: "agents", Instance: "agents-1", Secret: b.Secret, Etag: b.Etag, Healthy: true})
 			}
-			for watched := (client.Watched{}); err == nil && !watched.Changed; {
+			for watched := (engineapi.Watched{}); err == nil && !watched.Changed; {
 				watched, err = engine.Watch(ctx, "agents", "agents-1", b.Etag, 5*time.Second)
 			}
 			if err != nil && ctx.Err() == nil {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -186,9 +187,9 @@ func (w *vaultOfRows) instance(name string, do doer) (stop func()) {
 }
 
 // until polls a rotation until it is as it should be.
-func (w *vaultOfRows) until(id, what string, is func(client.Rotation) bool) client.Rotation {
+func (w *vaultOfRows) until(id, what string, is func(api.Rotation) bool) api.Rotation {
 	w.t.Helper()
-	var r client.Rotation
+	var r api.Rotation
 	for range 600 {
 		var err error
 		if r, err = w.engine.Rotation(w.t.Context(), id); err != nil {
@@ -294,18 +295,18 @@ func (w *vaultOfRows) refused(words ...string) {
 	}
 }
 
-func atErase(r client.Rotation) bool { return r.State == "retiring" && r.Step == "erase" }
+func atErase(r api.Rotation) bool { return r.State == "retiring" && r.Step == "erase" }
 
-func says(words ...string) func(client.Rotation) bool {
-	return func(r client.Rotation) bool {
+func says(words ...string) func(api.Rotation) bool {
+	return func(r api.Rotation) bool {
 		return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(r.NextGate, word) })
 	}
 }
 
 // found reports whether a witness has found rows of the version that goes, by the timeline.
-func found(witness string) func(client.Rotation) bool {
-	return func(r client.Rotation) bool {
-		return slices.ContainsFunc(r.Timeline, func(e client.Event) bool {
+func found(witness string) func(api.Rotation) bool {
+	return func(r api.Rotation) bool {
+		return slices.ContainsFunc(r.Timeline, func(e api.Event) bool {
 			return strings.Contains(e.Reason, "rows do not open under version 2, by "+witness)
 		})
 	}
@@ -332,7 +333,7 @@ func TestAdversaryLiesAboutRows(t *testing.T) {
 	w.kept("once an honest instance has found the rows")
 	stop()
 	w.instance("api-3", honest(w.database("hyvve")))
-	w.until(id, "both honest instances have brought the rows over", func(r client.Rotation) bool { return r.State == "done" })
+	w.until(id, "both honest instances have brought the rows over", func(r api.Rotation) bool { return r.State == "done" })
 	if open, closed := w.open(w.database("hyvve")); closed != 0 || open != 15 {
 		t.Errorf("%d rows open, %d are lost; it had said %s", open, closed, r.NextGate)
 	}
@@ -350,7 +351,7 @@ func TestAdversaryStaleCopy(t *testing.T) {
 	w.kept("once the engine has looked")
 	stop()
 	w.instance("api-1b", honest(w.database("hyvve")))
-	w.until(id, "it is done with the right URL", func(r client.Rotation) bool { return r.State == "done" })
+	w.until(id, "it is done with the right URL", func(r api.Rotation) bool { return r.State == "done" })
 	if open, closed := w.open(w.database("hyvve")); closed != 0 || open != 15 {
 		t.Errorf("%d rows open, %d are lost", open, closed)
 	}

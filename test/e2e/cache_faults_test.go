@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/platform"
 )
@@ -29,16 +29,16 @@ func TestCacheIsPartitionedOffInEachStep(t *testing.T) {
 	}
 	// No server is asked for anything while instances switch.
 	waitsIn := map[string]string{"stage": "stage", "switch": "unused", "unused": "unused", "retire": "retire"}
-	names := func(r client.Rotation) bool { return strings.Contains(r.NextGate, w.replica.Addr) }
+	names := func(r api.Rotation) bool { return strings.Contains(r.NextGate, w.replica.Addr) }
 	for n, step := range []string{"stage", "switch", "unused", "retire"} {
-		var r client.Rotation
+		var r api.Rotation
 		if step == "stage" {
 			part()
 			r = w.begin(t, "database-url", "redis-url")
 		} else {
 			release := w.hold(t, step)
 			r = w.begin(t, "database-url", "redis-url")
-			w.until(t, r.ID, "in "+step, func(r client.Rotation) bool { return r.Step == step })
+			w.until(t, r.ID, "in "+step, func(r api.Rotation) bool { return r.Step == step })
 			part()
 			if now, err := w.engine.Rotation(t.Context(), r.ID); err != nil || now.Step != step {
 				t.Fatalf("it was not partitioned off in %s, but in %s %s (%v)", step, now.State, now.Step, err)
@@ -62,7 +62,7 @@ func TestCacheIsPartitionedOffInEachStep(t *testing.T) {
 	if _, err := w.engine.Revert(t.Context(), r.ID); err != nil {
 		t.Fatal(err)
 	}
-	w.until(t, r.ID, "held on its way back", func(r client.Rotation) bool { return r.State == "reverting" && names(r) })
+	w.until(t, r.ID, "held on its way back", func(r api.Rotation) bool { return r.State == "reverting" && names(r) })
 	join()
 	w.end(t, r.ID, "reverted")
 	role, user := logins(len(waitsIn))
@@ -90,7 +90,7 @@ func TestCacheAdministratorIsLockedOut(t *testing.T) {
 		t.Helper()
 		w.write(t, "hyvve/connections/cache", map[string]any{"password": password})
 	}
-	waits := func(r client.Rotation) bool {
+	waits := func(r api.Rotation) bool {
 		return strings.Contains(r.NextGate, "refuses user "+rootName)
 	}
 	lockOut("behind-our-back")
@@ -106,7 +106,7 @@ func TestCacheAdministratorIsLockedOut(t *testing.T) {
 	if _, err := w.engine.Revert(t.Context(), r.ID); err != nil {
 		t.Fatal(err)
 	}
-	w.until(t, r.ID, "held on its way back", func(r client.Rotation) bool { return r.State == "reverting" && waits(r) })
+	w.until(t, r.ID, "held on its way back", func(r api.Rotation) bool { return r.State == "reverting" && waits(r) })
 	mend("once-more")
 	w.end(t, r.ID, "reverted")
 	w.validLogins(t, "after a revert", "database_url_a", "redis_url_a")

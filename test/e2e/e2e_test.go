@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/platform"
@@ -53,7 +53,7 @@ func start(t *testing.T, size platform.Size) *world {
 }
 
 // follow waits for a rotation's end. A Vault that is away meanwhile is waited for.
-func (w *world) follow(id, want string) client.Rotation {
+func (w *world) follow(id, want string) api.Rotation {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), 4*time.Minute)
 	defer cancel()

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -140,7 +140,7 @@ func (w *world) leader() *bed.Vault {
 }
 
 // stateAt gives the state of a rotation at a moment.
-func stateAt(r client.Rotation, at time.Time) string {
+func stateAt(r api.Rotation, at time.Time) string {
 	state := ""
 	for _, e := range r.Timeline {
 		if !e.Time.After(at) {
@@ -150,4 +150,4 @@ func stateAt(r client.Rotation, at time.Time) string {
 	return state
 }
 
-func ended(r client.Rotation) time.Time { return r.Timeline[len(r.Timeline)-1].Time }
+func ended(r api.Rotation) time.Time { return r.Timeline[len(r.Timeline)-1].Time.Time }

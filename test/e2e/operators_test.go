@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -28,9 +28,9 @@ func TestOperatorsUnderLoad(t *testing.T) {
 
 	id := idOf(w.ask(map[string]any{"key": "agent-service-token", "confirm": "manual"}))
 	w.write("hyvve/rotations/"+id+"/pause", map[string]any{"reason": "lunch"})
-	w.until(id, "a pause", func(r client.Rotation) bool { return strings.Contains(r.NextGate, "lunch") })
+	w.until(id, "a pause", func(r api.Rotation) bool { return strings.Contains(r.NextGate, "lunch") })
 	w.write("hyvve/rotations/"+id+"/resume", nil)
-	w.until(id, "a confirmation that lacks", func(r client.Rotation) bool { return strings.HasSuffix(r.NextGate, "/confirm") })
+	w.until(id, "a confirmation that lacks", func(r api.Rotation) bool { return strings.HasSuffix(r.NextGate, "/confirm") })
 	w.write("hyvve/rotations/"+id+"/confirm", map[string]any{"reason": "looks well"})
 	w.follow(id, "done")
 
@@ -51,7 +51,7 @@ func TestUnhealthyInstanceTakesTheRotationBack(t *testing.T) {
 	if err := syscall.Kill(frozen, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	w.until(id, "its way back", func(r client.Rotation) bool { return r.State == "reverting" })
+	w.until(id, "its way back", func(r api.Rotation) bool { return r.State == "reverting" })
 	if err := syscall.Kill(frozen, syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func idOf(answer map[string]any) string {
 }
 
 // until waits for something to be so of a rotation.
-func (w *world) until(id, what string, so func(client.Rotation) bool) {
+func (w *world) until(id, what string, so func(api.Rotation) bool) {
 	w.t.Helper()
 	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 )
 
@@ -100,7 +101,7 @@ func (w *world) presents(workload, id, env string, call func(context.Context, st
 				close(ready)
 			}
 			_, _ = w.Engine.Report(ctx, client.Report{Workload: workload, Instance: id, Secret: b.Secret, Etag: b.Etag, Healthy: true})
-			for seen := (client.Watched{}); !seen.Changed && ctx.Err() == nil; {
+			for seen := (api.Watched{}); !seen.Changed && ctx.Err() == nil; {
 				if seen, err = w.Engine.Watch(ctx, workload, id, b.Etag, 5*time.Second); err != nil {
 					break
 				}

@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	goredis "github.com/redis/go-redis/v9"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -122,7 +122,7 @@ func TestRareLogins(t *testing.T) {
 			c.renew(t, w)
 		}
 		for i, id := range ids {
-			end := w.until(t, id, "done", func(r client.Rotation) bool { return r.State == "done" })
+			end := w.until(t, id, "done", func(r api.Rotation) bool { return r.State == "done" })
 			t.Logf("%d: %s is %s", n+1, clients[i].key, end.State)
 		}
 	}

@@ -9,13 +9,14 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/platform"
 )
 
 func (w *serversWorld) end(t *testing.T, id, want string) {
 	t.Helper()
-	r, err := platform.Follow(t.Context(), w.engine, id, func(r client.Rotation) { t.Logf("%s %s: %s", r.State, r.Step, platform.Short(r.NextGate)) })
+	r, err := platform.Follow(t.Context(), w.engine, id, func(r api.Rotation) { t.Logf("%s %s: %s", r.State, r.Step, platform.Short(r.NextGate)) })
 	if err != nil || r.State != want {
 		t.Fatalf("rotation ended as %s (%v), want %s", r.State, err, want)
 	}
@@ -83,9 +84,9 @@ func TestDatabaseIsKilledInEachStep(t *testing.T) {
 			w.hold(t, step) // for as long as the server lives
 		}
 		r := w.begin(t, "database-url")
-		w.until(t, r.ID, step, func(r client.Rotation) bool { return r.Step == step })
+		w.until(t, r.ID, step, func(r api.Rotation) bool { return r.Step == step })
 		w.postgres.Kill()
-		now := w.until(t, r.ID, "held by the server", func(r client.Rotation) bool {
+		now := w.until(t, r.ID, "held by the server", func(r api.Rotation) bool {
 			return strings.Contains(r.NextGate, "cannot be reached") || step == "switch" && strings.Contains(r.NextGate, "not there yet")
 		})
 		t.Logf("killed in %s; meanwhile %s %s: %s", step, now.State, now.Step, platform.Short(now.NextGate))
@@ -116,7 +117,7 @@ func TestAdministratorIsLockedOut(t *testing.T) {
 	}
 	lockOut("behind-our-back")
 	r := w.begin(t, "database-url")
-	waits := func(r client.Rotation) bool { return strings.Contains(r.NextGate, "password authentication failed") }
+	waits := func(r api.Rotation) bool { return strings.Contains(r.NextGate, "password authentication failed") }
 	w.until(t, r.ID, "held by the password", waits)
 	mend("behind-our-back")
 	w.end(t, r.ID, "done")
@@ -127,7 +128,7 @@ func TestAdministratorIsLockedOut(t *testing.T) {
 	if _, err := w.engine.Revert(t.Context(), r.ID); err != nil {
 		t.Fatal(err)
 	}
-	w.until(t, r.ID, "held on its way back", func(r client.Rotation) bool { return r.State == "reverting" && waits(r) })
+	w.until(t, r.ID, "held on its way back", func(r api.Rotation) bool { return r.State == "reverting" && waits(r) })
 	mend("once-more")
 	w.end(t, r.ID, "reverted")
 	if got := w.roles(t); got != "database_url_a" {

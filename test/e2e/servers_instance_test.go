@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	goredis "github.com/redis/go-redis/v9"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/platform/app"
 )
@@ -57,7 +58,7 @@ func (i *serversInstance) attend(ctx context.Context) {
 			i.complain(ctx, err)
 			return
 		}
-		for seen := (client.Watched{}); !seen.Changed && ctx.Err() == nil; {
+		for seen := (api.Watched{}); !seen.Changed && ctx.Err() == nil; {
 			if seen, err = i.world.engine.Watch(ctx, "app", i.id, b.Etag, 20*time.Second); err != nil {
 				i.complain(ctx, err)
 				return

@@ -14,7 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/platform"
 )
 
@@ -45,7 +45,7 @@ func TestServerURLs(t *testing.T) {
 	begun := time.Now()
 	for i := range n {
 		r := w.begin(t, "database-url", "redis-url")
-		end, err := platform.Follow(t.Context(), w.engine, r.ID, func(r client.Rotation) {
+		end, err := platform.Follow(t.Context(), w.engine, r.ID, func(r api.Rotation) {
 			t.Logf("%d: %s %s: %s", i+1, r.State, r.Step, platform.Short(r.NextGate))
 		})
 		if err != nil || end.State != "done" {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
@@ -244,7 +245,7 @@ func (w *serversWorld) validLogins(t *testing.T, what, role, user string) {
 }
 
 // begin rotates keys.
-func (w *serversWorld) begin(t *testing.T, keys ...string) client.Rotation {
+func (w *serversWorld) begin(t *testing.T, keys ...string) api.Rotation {
 	t.Helper()
 	r, err := w.engine.Rotate(t.Context(), "scenario", keys...)
 	if err != nil {
@@ -254,7 +255,7 @@ func (w *serversWorld) begin(t *testing.T, keys ...string) client.Rotation {
 }
 
 // until looks at a rotation until it is as wanted.
-func (w *serversWorld) until(t *testing.T, id, what string, is func(client.Rotation) bool) client.Rotation {
+func (w *serversWorld) until(t *testing.T, id, what string, is func(api.Rotation) bool) api.Rotation {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()

@@ -13,6 +13,7 @@ import (
 
 	goredis "github.com/redis/go-redis/v9"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
@@ -189,7 +190,7 @@ func (m *mounted) rotate(t *testing.T, what string) (end func() error) {
 	t.Helper()
 	r := m.begin(t, "database-url", "redis-url")
 	return func() error {
-		r, err := platform.Follow(t.Context(), m.engine, r.ID, func(r client.Rotation) {
+		r, err := platform.Follow(t.Context(), m.engine, r.ID, func(r api.Rotation) {
 			t.Logf("mount %s, %s: %s %s: %s", m.mount, what, r.State, r.Step, platform.Short(r.NextGate))
 		})
 		if err == nil && r.State != "done" {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/vault/api"
 
+	engineapi "github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
@@ -152,7 +153,7 @@ func (b *beside) until(what string, so func() bool) {
 	kit.Until(b.t, what, so, b.state)
 }
 
-func (b *beside) rotation(id string) client.Rotation {
+func (b *beside) rotation(id string) engineapi.Rotation {
 	b.t.Helper()
 	r, err := b.engine.Rotation(b.t.Context(), id)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 )
 
 const metricsKey = "METRICS_API_KEY"
@@ -140,10 +140,10 @@ func TestGapWithoutProxy(t *testing.T) {
 const slack = 500 * time.Millisecond
 
 // switched is when a rotation began and ended to switch.
-func switched(r client.Rotation) (step [2]time.Time) {
+func switched(r api.Rotation) (step [2]time.Time) {
 	for n, e := range r.Timeline {
 		if e.State == "presenting" && e.Step == "switch" && n+1 < len(r.Timeline) {
-			step = [2]time.Time{e.Time, r.Timeline[n+1].Time}
+			step = [2]time.Time{e.Time.Time, r.Timeline[n+1].Time.Time}
 		}
 	}
 	return step

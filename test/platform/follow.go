@@ -7,11 +7,12 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 )
 
 // Follow looks at a rotation until it ends, and shows each step and, every other second, what it waits for.
-func Follow(ctx context.Context, engine *client.Client, id string, show func(client.Rotation)) (client.Rotation, error) {
+func Follow(ctx context.Context, engine *client.Client, id string, show func(api.Rotation)) (api.Rotation, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	ticker := time.NewTicker(100 * time.Millisecond)

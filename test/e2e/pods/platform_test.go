@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	engineapi "github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/platform"
@@ -200,9 +200,9 @@ func (p *hyvve) rotate(keys ...string) string {
 }
 
 // done waits until a rotation is.
-func (p *hyvve) done(id string) client.Rotation {
+func (p *hyvve) done(id string) engineapi.Rotation {
 	p.t.Helper()
-	r, err := platform.Follow(p.t.Context(), p.Engine, id, func(r client.Rotation) {
+	r, err := platform.Follow(p.t.Context(), p.Engine, id, func(r engineapi.Rotation) {
 		p.t.Logf("%s: %s %s: %s", strings.Join(r.Keys, ","), r.State, r.Step, platform.Short(r.NextGate))
 	})
 	if err != nil || r.State != "done" {
@@ -212,7 +212,7 @@ func (p *hyvve) done(id string) client.Rotation {
 }
 
 // until waits until a rotation is so.
-func (p *hyvve) until(id, what string, so func(client.Rotation) bool) {
+func (p *hyvve) until(id, what string, so func(engineapi.Rotation) bool) {
 	p.t.Helper()
 	last := ""
 	await(p.t, what, func() bool {

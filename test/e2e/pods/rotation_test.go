@@ -11,7 +11,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	engineapi "github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 )
 
 // Every key rotates under load in real pods: while api is being updated, while the node's pods are evicted, while a sidecar is
@@ -51,7 +51,7 @@ func TestScaledToNothing(t *testing.T) {
 		return err == nil && len(pods) == 0
 	})
 	id := p.rotate("better-auth-secret")
-	p.until(id, "a rotation that misses instances", func(r client.Rotation) bool {
+	p.until(id, "a rotation that misses instances", func(r engineapi.Rotation) bool {
 		return r.State == "accepting" && strings.Contains(r.NextGate, "0 of at least 3")
 	})
 	p.kubectl("scale", "deployment/api", "--replicas=3")
