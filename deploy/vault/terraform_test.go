@@ -36,7 +36,7 @@ func terraform(t *testing.T, dir string, args ...string) (string, error) {
 
 // What needs the provider is parsed, and its arguments compared with what the provider's documentation names; the rest is run
 // below.
-func TestTerraformParses(t *testing.T) {
+func TestFilesForTerraformParse(t *testing.T) {
 	want := map[string][]string{ // beside count, for_each and depends_on, which are Terraform's own
 		"vault_policy":                         {"name", "policy"},
 		"vault_auth_backend":                   {"path", "type"},
@@ -183,7 +183,7 @@ func TestTerraformAndScriptAgree(t *testing.T) {
 }
 
 // No two mounts have a policy of the same name, by either way.
-func TestMountsShareNoPolicy(t *testing.T) {
+func TestTerraformMountsShareNoPolicy(t *testing.T) {
 	names := map[string]string{}
 	for _, mount := range []string{"a/b", "a-b", "a_b", "a/b-c", "a-b/c", "a/b/c"} {
 		policies, _ := evaluate(t, "namespaces = [\"hyvve\"]\nmount = \""+mount+"\"")
