@@ -224,12 +224,12 @@ func TestAdministratorIsOneOfTheUsers(t *testing.T) {
 		}
 		w.adopt(r.UserURL(adopted, appPassword))
 		w.connect(kind.Options{login.FieldURL: r.UserURL(tt.user, appPassword)})
-		before := w.do(r, "ACL", "LIST")
+		before := w.rules(r)
 		c := w.plan()
 		w.refuses(w.kind.Stage(ctx, c), append(tt.words, "connection main", "give the connection an administrator of its own")...)
 		w.refuses(w.kind.Retire(ctx, c), tt.words...)
 		w.ok(w.kind.Unstage(ctx, c))
-		if after := w.do(r, "ACL", "LIST"); after != before {
+		if after := w.rules(r); after != before {
 			t.Errorf("%s: users before:\n%s\nand after:\n%s", tt.name, before, after)
 		}
 	}
@@ -269,7 +269,7 @@ func TestUserThatIsThereAlready(t *testing.T) {
 	w := newWorld(t, r, nil)
 	w.app("~* +@all")
 	w.do(r, "ACL", "SETUSER", "redis_url_a", "on", ">somebodys", "+get")
-	before := w.do(r, "ACL", "LIST")
+	before := w.rules(r)
 	c := w.plan()
 	w.refuses(w.kind.Stage(ctx, c), "there is a user redis_url_a already", "Set another username= for the key")
 	w.ok(w.kind.Unstage(ctx, c))
@@ -279,7 +279,7 @@ func TestUserThatIsThereAlready(t *testing.T) {
 	c = w.plan()
 	w.refuses(w.kind.Stage(ctx, c), "there is a user redis_url_a already", "import its URL with value=-")
 	w.ok(w.kind.Unstage(ctx, c))
-	if after := w.do(r, "ACL", "LIST"); after != before {
+	if after := w.rules(r); after != before {
 		t.Errorf("users before:\n%s\nand after:\n%s", before, after)
 	}
 }

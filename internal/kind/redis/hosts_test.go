@@ -86,7 +86,7 @@ func TestAddressThatNobodyAllows(t *testing.T) {
 	addr, calls := trap(t)
 	w.connect(kind.Options{login.FieldURL: master.AdminURL(), fieldHosts: "*.cache.internal"})
 	w.app("~* +@all")
-	before := w.do(master, "ACL", "LIST")
+	before := w.rules(master)
 	c := w.plan()
 	_, port, err := net.SplitHostPort(addr)
 	w.ok(err)
@@ -105,7 +105,7 @@ func TestAddressThatNobodyAllows(t *testing.T) {
 		t.Errorf("notes: %s", text)
 	}
 	w.refuses(w.kind.Verify(ctx, c), words...)
-	if after := w.do(master, "ACL", "LIST"); after != before {
+	if after := w.rules(master); after != before {
 		t.Errorf("users before:\n%s\nand after:\n%s", before, after)
 	}
 	if n := calls.Load(); n != 0 {

@@ -107,12 +107,12 @@ func TestUserOfAnotherMount(t *testing.T) {
 	first, second := one.staged(), two.plan()
 	refused := func(when string) {
 		t.Helper()
-		before := one.do(r, "ACL", "LIST")
+		before := one.rules(r)
 		two.refuses(two.kind.Stage(ctx, second), `user shared_a belongs to a key of another mount ("aaaaaa"; this one is "bbbbbb"), by its mark`, "username=")
 		w := second
 		w.Cut = true
 		two.ok(two.kind.Unstage(ctx, w))
-		if after := one.do(r, "ACL", "LIST"); after != before {
+		if after := one.rules(r); after != before {
 			t.Errorf("%s: users before:\n%s\nand after:\n%s", when, before, after)
 		}
 	}
@@ -149,13 +149,13 @@ func TestServerIsAhead(t *testing.T) {
 			w.retire(latest)
 		}
 		one := w.client(r, latest.To, "")
-		before := w.do(r, "ACL", "LIST")
+		before := w.rules(r)
 		w.key = old
 		c := w.plan()
 		w.refuses(w.kind.Stage(ctx, c), "the server is ahead of Vault", "hyvve/keys/redis-url/reconcile")
 		w.ok(w.kind.Unstage(ctx, c))
 		w.kind.Retire(ctx, c) //nolint:errcheck // it may have nothing to do
-		if after := w.do(r, "ACL", "LIST"); after != before {
+		if after := w.rules(r); after != before {
 			t.Errorf("%d behind: users before:\n%s\nand after:\n%s", behind, before, after)
 		}
 		w.ok(one.Ping(ctx).Err())

@@ -148,7 +148,7 @@ func TestUnstageAfterPartialStage(t *testing.T) {
 		master, replica := replicated(t, bed.RedisOptions{})
 		w := newWorld(t, master, kind.Options{optionStrategy: strategy})
 		w.app("~* +@all", master, replica)
-		before := w.do(master, "ACL", "LIST") + w.do(replica, "ACL", "LIST")
+		before := w.rules(master) + w.rules(replica)
 		c := w.plan()
 		read, err := readTurn(c)
 		w.ok(err)
@@ -159,7 +159,7 @@ func TestUnstageAfterPartialStage(t *testing.T) {
 		w.expect(c, true, false, master)
 		w.expect(c, true, true, replica)
 		w.unstage(c)
-		if after := w.do(master, "ACL", "LIST") + w.do(replica, "ACL", "LIST"); after != before {
+		if after := w.rules(master) + w.rules(replica); after != before {
 			t.Errorf("%s: users before:\n%s\nand after:\n%s", strategy, before, after)
 		}
 	}

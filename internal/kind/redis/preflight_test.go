@@ -20,7 +20,7 @@ func TestPreflight(t *testing.T) {
 	w := rooted(t, administratorRule, master, replica)
 	w.app("~* +@all", master, replica)
 	c := w.plan()
-	before := w.do(master, "ACL", "LIST") + w.do(replica, "ACL", "LIST")
+	before := w.rules(master) + w.rules(replica)
 	blocked := func(c kind.Change, words ...string) {
 		t.Helper()
 		blockers, notes, err := w.kind.Preflight(ctx, c)
@@ -71,7 +71,7 @@ func TestPreflight(t *testing.T) {
 	brought := c
 	brought.To.Value = key.NewValue(master.UserURL("theirs", appPassword))
 	blocked(brought, "user theirs of version 2, which an operator brought, is not valid there", "user theirs of version 2")
-	if after := w.do(master, "ACL", "LIST") + w.do(replica, "ACL", "LIST"); after != before {
+	if after := w.rules(master) + w.rules(replica); after != before {
 		t.Errorf("users before:\n%s\nand after:\n%s", before, after)
 	}
 	w.ok(w.kind.Stage(ctx, c))

@@ -282,3 +282,13 @@ func (w *world) dial(r *bed.Redis) net.Conn {
 	w.t.Cleanup(func() { _ = conn.Close() })
 	return conn
 }
+
+// rules returns those of all users, the words of each in order: Redis lists subcommands in an order that changes by itself.
+func (w *world) rules(r *bed.Redis) string {
+	w.t.Helper()
+	var all []string
+	for line := range strings.Lines(w.do(r, "ACL", "LIST")) {
+		all = append(all, strings.Join(words(strings.Fields(line)), " "))
+	}
+	return strings.Join(all, "\n")
+}
