@@ -18,8 +18,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/redis/go-redis/v9/logging"
 )
 
 const stopPatience = 10 * time.Second
@@ -75,7 +73,6 @@ func (b *Bed) RedisWith(ctx context.Context, o RedisOptions) (*Redis, error) {
 
 // newRedis makes a server that has yet to be started, with lines of configuration of its own.
 func (b *Bed) newRedis(o RedisOptions, password, admin string, lines []string) (*Redis, error) {
-	logging.Disable() // go-redis prints each refused connection, of which there are some while a server starts
 	path, err := exec.LookPath("redis-server")
 	if err != nil {
 		return nil, errors.New("redis-server is not installed; run scripts/setup (make test and make demo do)")

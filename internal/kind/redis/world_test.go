@@ -210,8 +210,8 @@ func (w *world) valid(r *bed.Redis, v key.Version) bool {
 	u, err := dsn.Parse(v.Value.Reveal(), urls.Schemes...)
 	w.ok(err)
 	_, err = r.DoAs(context.Background(), urls.UserOf(u), u.Password.Reveal(), "PING")
-	var answer goredis.Error
-	if errors.As(err, &answer) && !strings.HasPrefix(answer.Error(), "WRONGPASS") {
+	var answer bed.RedisError
+	if errors.As(err, &answer) && !strings.HasPrefix(string(answer), "WRONGPASS") {
 		return true
 	}
 	return err == nil
