@@ -50,6 +50,21 @@ func NewRoot(name, version, help string, commands ...*cobra.Command) *cobra.Comm
 	return root
 }
 
+// refineCompletion has cobra's command for completion refuse what is no shell. By itself it prints its help text, and succeeds.
+func refineCompletion(root *cobra.Command, args []string) {
+	root.InitDefaultCompletionCmd(args...) // where root has no other command, only if args ask for it
+	for _, cmd := range root.Commands() {
+		if cmd.Name() != "completion" {
+			continue
+		}
+		cmd.Short = "print the script that lets a shell complete command lines"
+		cmd.Args = noArguments
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+			return Wrong(fmt.Errorf("the shell is missing; name one of %s", strings.Join(below(cmd), ", ")))
+		}
+	}
+}
+
 func newHelp(root *cobra.Command) *cobra.Command {
 	help := New(root.Name()+" help", "print the help text of a command", "Usage: "+root.Name()+" help [COMMAND]\n", func(cmd *cobra.Command, args []string) error {
 		found, rest, err := root.Find(args)
@@ -94,6 +109,7 @@ func Wrong(err error) error { return Exit{2, err, true} }
 
 // Run runs a command and returns the exit status: 1 for an error that is no [Exit]. It writes errors to stderr.
 func Run(ctx context.Context, root *cobra.Command, args []string, stdout, stderr io.Writer) int {
+	refineCompletion(root, args)
 	root.SetArgs(twoDashes(root, args))
 	root.SetOut(stdout)
 	root.SetErr(stderr)

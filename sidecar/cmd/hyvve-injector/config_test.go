@@ -33,6 +33,7 @@ func TestParse(t *testing.T) {
 		"version":             {[]string{"--version"}, nil, 0, "hyvve-injector v", ""},
 		"nothing":             {nil, nil, 2, "", "vault address is missing"},
 		"misspelt":            {append(slices.Clone(least), "--drian=1s"), nil, 2, "", "did you mean --drain?"},
+		"unknown shell":       {[]string{"completion", "fissh"}, nil, 2, "", `"fissh" is not known; did you mean "fish"?`},
 		"misspelt variable":   {least, []string{"HYVVE_INJECTOR_DRIAN=1s"}, 2, "", "did you mean"},
 		"no namespace":        {least[:2], nil, 2, "", "--namespace is missing"},
 		"nor with a cert-dir": {append(slices.Clone(least[:2]), "--cert-dir=/x"), nil, 2, "", "--namespace is missing"},
