@@ -7,6 +7,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"sync/atomic"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/limits"
 )
@@ -39,34 +40,25 @@ func (a attempts) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return a.base.RoundTrip(req)
 	}
-	var body []byte
-	again := req.Body == nil || req.Body == http.NoBody
-	if !again && req.ContentLength > 0 && req.ContentLength <= mostReplayed && len(req.Trailer) == 0 {
-		share, ok := a.bodies.Take(req.Context(), req.ContentLength, func() {})
-		defer share.Return()
-		if ok && share.Keep() {
-			kept := bytes.NewBuffer(make([]byte, 0, req.ContentLength+bytes.MinRead))
-			if _, err := kept.ReadFrom(req.Body); err != nil {
-				return nil, err
+	kept := &copied{want: max(req.ContentLength, 0)}
+	defer kept.ended.Store(true)
+	if req.Body != nil && req.Body != http.NoBody {
+		kept.want = -1 // it can be sent once
+		if req.ContentLength > 0 && req.ContentLength <= mostReplayed && len(req.Trailer) == 0 {
+			share, ok := a.bodies.Take(req.Context(), req.ContentLength, func() {})
+			defer share.Return()
+			if ok && share.Keep() {
+				if err := kept.follow(req, len(m.state.own) > 1); err != nil {
+					return nil, err
+				}
 			}
-			body, again = kept.Bytes(), true
 		}
 	}
-	var refusal *http.Response
 	var tried []string
-	for value, more := m.state.own[0], true; more; value, more = m.untried(tried) {
+	var refusal *http.Response
+	for value := m.state.own[0]; ; {
 		tried = append(tried, value)
-		try := req
-		if len(tried) > 1 {
-			copied := *req
-			copied.Header = req.Header.Clone()
-			copied.Header[m.key.header] = []string{m.before + value}
-			try = &copied
-		}
-		if body != nil {
-			try.Body = io.NopCloser(bytes.NewReader(body))
-		}
-		resp, err := a.base.RoundTrip(try)
+		resp, err := a.base.RoundTrip(m.attempt(req, kept, tried))
 		switch {
 		case err != nil:
 			drop(refusal)
@@ -77,17 +69,69 @@ func (a attempts) RoundTrip(req *http.Request) (*http.Response, error) {
 				m.key.proved(value)
 			}
 			return resp, nil
-		case !again:
-			return resp, nil
 		}
+		next, more := m.untried(tried)
 		if refusal == nil || likelier(resp.StatusCode, refusal.StatusCode) {
 			refusal, resp = resp, refusal
-			hold(refusal)
 		}
 		drop(resp)
+		if !more || !kept.whole() {
+			return refusal, nil
+		}
+		hold(refusal)
+		value = next
 	}
-	return refusal, nil // own is never empty
 }
+
+// attempt returns the request as it is sent with the last of the values tried.
+func (m match) attempt(req *http.Request, kept *copied, tried []string) *http.Request {
+	if len(tried) == 1 {
+		return req
+	}
+	again := *req
+	again.Header = req.Header.Clone()
+	again.Header[m.key.header] = []string{m.before + tried[len(tried)-1]}
+	if kept.want > 0 {
+		again.Body = io.NopCloser(bytes.NewReader(kept.data))
+	}
+	return &again
+}
+
+// copied is a copy of a request's body, for another attempt.
+type copied struct {
+	io.ReadCloser // the body
+	want          int64
+	data          []byte
+	read          atomic.Bool // data is all of it
+	ended         atomic.Bool // there is an answer, and no other attempt
+}
+
+// follow copies the body of a request: beforehand, since another attempt is likely, or else while it is sent.
+func (c *copied) follow(req *http.Request, beforehand bool) error {
+	c.ReadCloser, c.want, c.data = req.Body, req.ContentLength, make([]byte, 0, req.ContentLength)
+	req.Body = c
+	if !beforehand {
+		return nil
+	}
+	if _, err := io.Copy(io.Discard, c); err != nil {
+		return err
+	}
+	req.Body = io.NopCloser(bytes.NewReader(c.data))
+	return nil
+}
+
+// Read implements io.Reader.
+func (c *copied) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	if n > 0 && !c.ended.Load() {
+		c.data = append(c.data, p[:n]...)
+		c.read.Store(int64(len(c.data)) == c.want)
+	}
+	return n, err
+}
+
+// whole reports whether the body can be sent once more.
+func (c *copied) whole() bool { return c.want == 0 || c.read.Load() }
 
 // likelier tells which of two refusals is that of the value which the application holds: a 403 may be about who asks for
 // what, and its client must not take it for a 401 about another value. Of equals it is the one that was tried first.

@@ -3,15 +3,20 @@
 package proxy
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 func newest(t *testing.T) (*held, string) {
@@ -156,5 +161,66 @@ func TestRequestAcrossARestart(t *testing.T) {
 	take(t, p, 2)
 	if status, _ := call(t, address, "Bearer "+token(2), "a body"); status != http.StatusOK {
 		t.Errorf("%d", status)
+	}
+}
+
+// While the application holds one value, a request does not wait for the rest of its body.
+func TestRequestIsNotHeldBack(t *testing.T) {
+	entered := make(chan struct{}, 1)
+	p, address := before(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { entered <- struct{}{} }), "")
+	take(t, p, 2)
+	body, rest := io.Pipe()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+address+"/", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.ContentLength = 10
+	req.Header.Set("Authorization", "Bearer "+token(2))
+	done := make(chan error, 1)
+	go func() {
+		resp, err := http.DefaultClient.Do(req)
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		done <- err
+	}()
+	_, err = rest.Write([]byte("12345"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-entered:
+	case <-time.After(kit.Patience):
+		t.Fatal("the application does not see a request whose body is under way")
+	}
+	_, err = rest.Write([]byte("67890"))
+	if err = errors.Join(err, rest.Close(), <-done); err != nil {
+		t.Error(err)
+	}
+}
+
+// While the application holds one value, its refusal does not wait for the rest of its body.
+func TestRefusalIsNotHeldBack(t *testing.T) {
+	end := make(chan struct{})
+	p, address := before(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusForbidden)
+		_ = http.NewResponseController(w).Flush()
+		<-end
+	}), "")
+	defer close(end)
+	take(t, p, 2)
+	ctx, cancel := context.WithTimeout(t.Context(), kit.Patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token(2))
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := resp.Body.Close(); err != nil || resp.StatusCode != http.StatusForbidden {
+		t.Errorf("%d (%v)", resp.StatusCode, err)
 	}
 }
