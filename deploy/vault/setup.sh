@@ -117,8 +117,11 @@ fi
 prefix=${mount//\//.}
 if [ -z "$dry" ]; then
 	for p in ${workloads//,/ } $people; do
-		there=$(vault policy read "$prefix-$p" 2>/dev/null) || continue
-		[[ $there != *'path "'* || $there == *"path \"$mount/"* ]] ||
+		if ! there=$(vault policy read "$prefix-$p" 2>&1); then
+			[[ $there == *'No policy named'* ]] || fail "policy $prefix-$p cannot be read, so that nobody knows whose it is; use a token that may read sys/policies/acl/*. Vault says: $there"
+			continue
+		fi
+		[[ $there == *"path \"$mount/"* ]] ||
 			fail "policy $prefix-$p is there, and has no path of the engine at $mount: it may be another engine's; read it by: vault policy read $prefix-$p. Mount this engine elsewhere, or delete the policy if nobody needs it: vault policy delete $prefix-$p"
 	done
 fi

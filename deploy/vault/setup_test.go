@@ -368,6 +368,8 @@ func TestSetUpRefuses(t *testing.T) {
 	}
 	w := &world{t: t, vault: v, dir: t.TempDir()}
 	w.write("sys/policies/acl/taken-web", map[string]any{"policy": `path "take/creds/n-web" { capabilities = ["read"] }`})
+	w.write("sys/policies/acl/spaced-web", map[string]any{"policy": `path  "take/creds/n-web" { capabilities = ["read"] }`})
+	w.write("sys/policies/acl/json-web", map[string]any{"policy": `{"path":{"take/creds/n-web":{"capabilities":["read"]}}}`})
 	for want, args := range map[string][]string{
 		"--namespace is missing":             {},
 		"--policies-only sets up nothing of": {"--policies-only", "--namespace=x"},
@@ -382,6 +384,8 @@ func TestSetUpRefuses(t *testing.T) {
 		"is no path of an engine":            {"--namespace=x", "--mount=a.b"},
 		"mount the engine at hyvve":          {"--namespace=x", "--mount=Hyvve"},
 		"policy taken-web is there":          {"--namespace=x", "--mount=taken"},
+		"policy spaced-web is there":         {"--namespace=x", "--mount=spaced"},
+		"policy json-web is there":           {"--namespace=x", "--mount=json"},
 		"is no duration":                     {"--namespace=x", "--token-ttl=soon"},
 		"is no number of requests":           {"--namespace=x", "--rate-limit=many"},
 		"is no number of leases":             {"--namespace=x", "--max-leases=0"},
@@ -402,6 +406,15 @@ func TestSetUpRefuses(t *testing.T) {
 	}
 	if said, err := w.script("--help"); err != nil || !strings.HasPrefix(said, "usage: setup.sh") {
 		t.Errorf("--help: %v: %s", err, said)
+	}
+	w.write("sys/policies/acl/blind", map[string]any{"policy": `path "sys/policies/acl/*" { capabilities = ["create", "update"] }`})
+	blind, err := v.Client.Auth().Token().CreateWithContext(t.Context(), &api.TokenCreateRequest{Policies: []string{"blind"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Token = blind.Auth.ClientToken
+	if said, err := w.script("--namespace=x"); err == nil || !strings.Contains(said, "cannot be read, so that nobody knows whose it is") {
+		t.Errorf("with a token that may not read policies: %v: %s", err, said)
 	}
 	v.Token = "no-token-of-this-vault"
 	if said, err := w.script("--namespace=x"); err == nil || !strings.Contains(said, "Vault does not know who you are") {
