@@ -5,10 +5,12 @@ package reencrypt
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
@@ -187,18 +189,45 @@ func (j *job) nameBads(t table, ids []string) {
 	}
 }
 
-// probe opens a few rows of each column: a key that opens none of them is the wrong one, and is refused before anything
-// is written.
+// probe opens the first envelopes of each column: a key that opens none of them is the wrong one, and is refused before
+// anything is written.
 func (j *job) probe(ctx context.Context) error {
-	const few = 5
 	opened, unreadable := 0, 0
 	for _, t := range j.tables {
-		rows, err := j.page(ctx, t, nil, few)
+		o, u, err := j.probeColumn(ctx, t)
 		if err != nil {
 			return err
 		}
+		opened, unreadable = opened+o, unreadable+u
+	}
+	if unreadable > 0 && opened == 0 {
+		return fmt.Errorf("neither the old nor the new key opens any of the first %d envelopes: the old key is not the one that they are encrypted with; nothing was changed", unreadable)
+	}
+	return nil
+}
+
+// probeColumn counts those of the first few envelopes of a column that open under the keys of this job, and those that open
+// under none. Values that are no envelopes are skipped: a few of them, or a long one, say nothing about a key.
+func (j *job) probeColumn(ctx context.Context, t table) (opened, unreadable int, err error) {
+	const (
+		few  = 5
+		most = 100 // rows that are read
+	)
+	var last []string
+	for tried, read := 0, 0; tried < few && read < most; {
+		rows, err := j.page(ctx, t, last, few) // fewer where they are long
+		if err != nil || len(rows) == 0 {
+			return opened, unreadable, err
+		}
+		read, last = read+len(rows), rows[len(rows)-1].id
+		rows = slices.DeleteFunc(rows, func(x *row) bool {
+			_, err := envelope.Parse(x.value)
+			return err != nil
+		})
+		rows = rows[:min(len(rows), few-tried)]
+		tried += len(rows)
 		if err := j.ring(t).classify(ctx, rows); err != nil {
-			return err
+			return opened, unreadable, err
 		}
 		for _, x := range rows {
 			switch x.kind {
@@ -210,8 +239,5 @@ func (j *job) probe(ctx context.Context) error {
 			}
 		}
 	}
-	if unreadable > 0 && opened == 0 {
-		return fmt.Errorf("neither the old nor the new key opens any of the first %d rows: the old key is not the one that they are encrypted with; nothing was changed", unreadable)
-	}
-	return nil
+	return opened, unreadable, nil
 }
