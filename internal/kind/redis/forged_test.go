@@ -41,12 +41,12 @@ func TestServerWithAMillionLines(t *testing.T) {
 
 // A sample that remembers no more clients takes the others' logins for logins that it has not seen.
 func TestNewcomersAreBounded(t *testing.T) {
-	clients := newcomers{by: map[string]newcomer{}}
+	clients := newcomers{}
 	look := clients.look(false)
 	for n := range mostNewcomers + 10 {
 		look(listed{id: fmt.Sprint(n), user: "app"})
 	}
-	if got := clients.unseen(spending{}, spending{logins: mostNewcomers + 10}); len(clients.by) != mostNewcomers || got != 10 {
-		t.Errorf("%d clients are remembered, and %d logins are unseen", len(clients.by), got)
+	if got := clients.unseen(spending{}, spending{logins: mostNewcomers + 10}); len(clients) != mostNewcomers || got != 10 {
+		t.Errorf("%d clients are remembered, and %d logins are unseen", len(clients), got)
 	}
 }

@@ -80,10 +80,7 @@ func (k *Kind) sampleNode(ctx context.Context, end <-chan struct{}, t turn, n no
 	if err != nil {
 		return use{}, 0, err
 	}
-	clients, err := k.newcomersAt(ctx, t.Connection, n)
-	if err != nil {
-		return use{}, 0, err
-	}
+	clients := newcomers{}
 	ticker := time.NewTicker(period)
 	defer ticker.Stop()
 	for taken := 1; ; taken++ {
@@ -111,11 +108,8 @@ func (k *Kind) sampleNode(ctx context.Context, end <-chan struct{}, t turn, n no
 	}
 }
 
-// newcomers are the clients that have come since the first look, and how many commands each has taken to log in.
-type newcomers struct {
-	open bool // clients are the default user's without a login
-	by   map[string]newcomer
-}
+// newcomers are the clients that have come since the first look, by id, and how many commands each has taken to log in.
+type newcomers map[string]newcomer
 
 // newcomer is a client that has come, or was there before.
 type newcomer struct {
@@ -126,34 +120,29 @@ type newcomer struct {
 // mostNewcomers bounds what a sample remembers of a server.
 const mostNewcomers = 500_000
 
-// newcomersAt are those of a node before the first look.
-func (k *Kind) newcomersAt(ctx context.Context, c kind.Connection, n node) (newcomers, error) {
-	u, err := k.user(ctx, c, n.addr, defaultUser)
-	return newcomers{open: u == nil || !u.on || u.nopass, by: map[string]newcomer{}}, err
-}
-
 // look takes the clients of a look.
 func (c newcomers) look(first bool) func(listed) {
 	return func(one listed) {
-		known, ok := c.by[one.id]
-		if known.last && !one.own || !ok && len(c.by) >= mostNewcomers { // beyond that, logins count as not seen
+		known, ok := c[one.id]
+		if known.last && !one.own || !ok && len(c) >= mostNewcomers { // beyond that, logins count as not seen
 			return
 		}
 		switch {
 		case first, one.own: // it was here before, or is counted when it logs in: it may be gone before a look
-			c.by[one.id] = newcomer{last: true}
-		case c.loggedIn(one):
-			c.by[one.id] = newcomer{1, true}
+			c[one.id] = newcomer{last: true}
+		case one.loggedIn():
+			c[one.id] = newcomer{1, true}
 		default: // it may log in yet
-			c.by[one.id] = newcomer{}
+			c[one.id] = newcomer{}
 		}
 	}
 }
 
-// loggedIn reports whether a client has sent AUTH or HELLO. Who has not is listed as the default user, as are those who have logged
-// in as that.
-func (c newcomers) loggedIn(one listed) bool {
-	return one.user != defaultUser || one.hello || one.command == "auth" || one.command == "hello" || !c.open && one.command != "null"
+// loggedIn reports whether a client must have sent an AUTH or a HELLO that the server counts. A client without a login is listed as
+// the default user, with whichever command it has tried last: a command that was refused proves nothing. The server's own client,
+// its link to its master, has no user.
+func (l listed) loggedIn() bool {
+	return l.user != defaultUser && l.user != noUser || l.hello
 }
 
 // unseen is how many logins there were between two counts that are of none of the newcomers.
@@ -162,7 +151,7 @@ func (c newcomers) unseen(before, after spending) int {
 		return 0
 	}
 	left := int(min(after.logins-before.logins, 1<<20)) - int(min(after.ours-before.ours, 1<<20))
-	for _, one := range c.by {
+	for _, one := range c {
 		left -= one.logins
 	}
 	return max(left, 0)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
@@ -154,38 +155,84 @@ func TestSampleCountsLoginsThatItMissed(t *testing.T) {
 	}
 }
 
-// Clients that need no login, or have not logged in yet, come at the same time. None of them hides a login that no look has seen.
+// Clients that need no login, or have not logged in, come at the same time. None of them hides a login that no look has seen.
 func TestClientsWithoutALoginHideNone(t *testing.T) {
 	t.Parallel()
-	for _, password := range []string{"nopass", "resetpass"} {
-		r := start(t, bed.RedisOptions{})
-		w := newWorld(t, r, nil)
-		w.app("~* +@all")
-		w.do(r, "ACL", "SETUSER", defaultUser, "on", "+@all", password)
-		c := w.staged()
-		visited := make(chan struct{})
-		go func() {
-			defer close(visited)
-			<-time.After(300 * time.Millisecond)
-			for range 20 {
-				conn, err := net.Dial("tcp", r.Addr)
+	for _, tt := range []struct{ password, says string }{
+		{"nopass", ""},
+		{"nopass", "PING"},
+		{"nopass", "AUTH"},
+		{"resetpass", ""},
+		{"resetpass", "PING"},
+		{"resetpass", "AUTH"},
+		{"resetpass", "HELLO"},
+	} {
+		t.Run(tt.password+" "+tt.says, func(t *testing.T) {
+			t.Parallel()
+			r := start(t, bed.RedisOptions{})
+			w := newWorld(t, r, nil)
+			w.app("~* +@all")
+			w.do(r, "ACL", "SETUSER", defaultUser, "on", "+@all", tt.password)
+			c := w.staged()
+			visited := make(chan struct{})
+			go func() {
+				defer close(visited)
+				<-time.After(300 * time.Millisecond)
+				for range 20 {
+					say(t, r, tt.says)
+				}
+				u, err := dsn.Parse(c.From.Value.Reveal(), urls.Schemes...)
 				if err != nil {
 					t.Error(err)
-					return
 				}
-				defer conn.Close() //nolint:errcheck // of a test
-				if password == "nopass" {
-					_, _ = conn.Write([]byte("PING\r\n"))
+				for range 5 { // the server does both at once, so that no look sees the client
+					say(t, r, "AUTH "+urls.UserOf(u)+" "+u.Password.Reveal()+"\r\nQUIT")
 				}
+			}()
+			n, _, err := w.kind.Sample(t.Context(), c, time.Second)
+			<-visited
+			if n == 0 && !errors.As(err, new(kind.Unattributed)) {
+				t.Errorf("%d sessions, %v", n, err)
 			}
-			for range 5 {
-				w.valid(r, c.From)
-			}
-		}()
-		n, _, err := w.kind.Sample(t.Context(), c, time.Second)
-		<-visited
-		if n == 0 && !errors.As(err, new(kind.Unattributed)) {
-			t.Errorf("%s: %d sessions, %v", password, n, err)
+		})
+	}
+}
+
+// say opens a connection that stays, and sends lines by it.
+func say(t *testing.T, r *bed.Redis, lines string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", r.Addr)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if lines == "" {
+		return
+	}
+	if _, err := conn.Write([]byte(lines + "\r\n")); err != nil {
+		t.Error(err)
+	}
+}
+
+// A client that speaks RESP 3 has sent a HELLO that the server counts, whether the default user has a password or not.
+func TestOnlyACountedHelloSpeaksRESP3(t *testing.T) {
+	t.Parallel()
+	for password, counted := range map[string]bool{"nopass": true, "resetpass": false} {
+		r := start(t, bed.RedisOptions{})
+		w := newWorld(t, r, nil)
+		w.do(r, "ACL", "SETUSER", defaultUser, "on", "+@all", password)
+		logins := readSpending(w.do(r, "INFO", "commandstats")).logins
+		conn, err := net.Dial("tcp", r.Addr)
+		w.ok(err)
+		defer conn.Close() //nolint:errcheck // of a test
+		_, err = conn.Write([]byte("HELLO 3\r\n"))
+		w.ok(err)
+		_, err = conn.Read(make([]byte, 1))
+		w.ok(err)
+		spoken := strings.Contains(w.do(r, "CLIENT", "LIST"), "resp=3")
+		if after := readSpending(w.do(r, "INFO", "commandstats")).logins; spoken != counted || after < logins+1 {
+			t.Errorf("%s: a client speaks RESP 3: %t; logins %d, before %d", password, spoken, after, logins)
 		}
 	}
 }
@@ -195,20 +242,17 @@ func TestNewcomersThatHaveLoggedIn(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		what   string
-		open   bool
 		looks  []listed
 		logins int
 	}{
-		{"a user", false, []listed{{user: "app", command: "get"}}, 1},
-		{"the default user's client", false, []listed{{user: defaultUser, command: "get"}}, 1},
-		{"the default user's client, without a login", true, []listed{{user: defaultUser, command: "get"}}, 0},
-		{"one that has said HELLO", true, []listed{{user: defaultUser, command: "get", hello: true}}, 1},
-		{"one that says AUTH", true, []listed{{user: defaultUser, command: "auth"}}, 1},
-		{"one that has said nothing", false, []listed{{user: defaultUser, command: "null"}}, 0},
-		{"one that logs in late", false, []listed{{user: defaultUser, command: "null"}, {user: "app", command: "get"}, {user: "app", command: "get"}}, 1},
-		{"one of ours", false, []listed{{user: "admin", command: "auth"}, {user: "admin", command: "client|list", own: true}}, 0},
+		{"a user", []listed{{user: "app"}}, 1},
+		{"a client of the default user, with a login or without", []listed{{user: defaultUser}}, 0},
+		{"one that has said HELLO", []listed{{user: defaultUser, hello: true}}, 1},
+		{"one that logs in late", []listed{{user: defaultUser}, {user: "app"}, {user: "app"}}, 1},
+		{"the node's link to its master", []listed{{user: noUser}}, 0},
+		{"one of ours", []listed{{user: "admin"}, {user: "admin", own: true}}, 0},
 	} {
-		clients := newcomers{open: tt.open, by: map[string]newcomer{}}
+		clients := newcomers{}
 		look := clients.look(false)
 		for _, one := range tt.looks {
 			look(one)

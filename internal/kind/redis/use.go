@@ -79,8 +79,9 @@ type use struct {
 	sessions []session
 }
 
-// sessions are those of a user at a node but our own. Who is not logged in yet is listed as default: those do not count that
-// have said nothing, where default has a password.
+// sessions are those of a user at a node but our own. A client without a login is listed as the default user, like one that has
+// logged in as that. Where the default user has a password, those do not count that have sent no command. The others do: a command
+// that was refused looks like one that was not.
 func (k *Kind) sessions(ctx context.Context, c kind.Connection, n node, name string) ([]session, error) {
 	return k.sessionsAmong(ctx, c, n, name, func(listed) {})
 }
@@ -88,12 +89,14 @@ func (k *Kind) sessions(ctx context.Context, c kind.Connection, n node, name str
 // mostClients is how many clients a node may list. Each line of the list has some 400 bytes, of which largeReply has as many.
 const mostClients = 250_000
 
+// noUser is in place of a user's name where a client has none.
+const noUser = "(superuser)"
+
 // listed is a client in a line of CLIENT LIST.
 type listed struct {
 	id, user string
-	command  string // that it has sent last, in lower case; null: none
-	hello    bool   // it speaks RESP 3, and so has sent HELLO
-	own      bool   // it is ours
+	hello    bool // it speaks RESP 3, and so has sent a HELLO that was not refused
+	own      bool // it is ours
 }
 
 // sessionsAmong is sessions, and calls a function for each client.
@@ -125,7 +128,7 @@ func (k *Kind) sessionsAmong(ctx context.Context, c kind.Connection, n node, nam
 			return nil, fmt.Errorf("node %s does not say whose its sessions are: CLIENT LIST has no user=, as Redis %d and newer have", n.addr, oldest)
 		}
 		if id := fields["id"]; id != "" {
-			each(listed{id, fields["user"], strings.ToLower(fields["cmd"]), fields["resp"] == "3", fields["name"] == ownName})
+			each(listed{id, fields["user"], fields["resp"] == "3", fields["name"] == ownName})
 		}
 		if fields["user"] != name || fields["name"] == ownName {
 			continue
