@@ -45,9 +45,10 @@ func methods(c kind.Connection) ([]string, error) {
 	return all, nil
 }
 
-// restrict lets a login use the methods of its connection only, and of those what require_auth of its URL allows. One that has no exchange at all gives nothing away: whether
-// a workload's server asks for a password is not ours to decide, and the administrator's certificate needs none. With asks, the
-// login is there to prove a password, so that one without an exchange fails.
+// restrict lets a login use only the methods that its connection and require_auth of its URL allow. A login without any exchange
+// shows no password: whether a workload's server asks for one is not ours to decide, and the administrator's certificate needs
+// none. With asks, the login is to prove a password: it fails where the server asks for none, and is not tried
+// (errNothingAsked) where the URL allows nothing else.
 func restrict(c kind.Connection, config *pgx.ConnConfig, asks bool) error {
 	all, err := methods(c)
 	if err != nil {
@@ -57,12 +58,11 @@ func restrict(c kind.Connection, config *pgx.ConnConfig, asks bool) error {
 	if (err != nil || u.User != config.User || c.Options[login.FieldCert] != "") && !slices.Contains(all, methodNone) {
 		all = append(all, methodNone)
 	}
-	if asks {
-		if all = slices.DeleteFunc(all, func(name string) bool { return name == methodNone }); len(all) == 0 {
-			all = []string{methodSCRAM}
-		}
+	demanded := config.RequireAuth
+	if asks && demanded == "" && !slices.ContainsFunc(all, exchanges) {
+		all = []string{methodSCRAM}
 	}
-	if demanded := config.RequireAuth; demanded != "" {
+	if demanded != "" {
 		not := strings.HasPrefix(demanded, "!") // all of them, then
 		all = slices.DeleteFunc(all, func(name string) bool {
 			return slices.Contains(kind.SplitList(strings.ReplaceAll(demanded, "!", "")), name) == not
@@ -71,12 +71,26 @@ func restrict(c kind.Connection, config *pgx.ConnConfig, asks bool) error {
 			return fmt.Errorf("require_auth=%s of the URL and auth_methods of the connection have no method in common; let auth_methods name one of them", demanded)
 		}
 	}
+	if asks {
+		if all = slices.DeleteFunc(all, func(name string) bool { return !exchanges(name) }); len(all) == 0 {
+			return errNothingAsked
+		}
+	}
 	config.RequireAuth, config.ChannelBinding = strings.Join(all, ","), "prefer"
 	return nil
 }
 
-// asksNothing reports whether a login has failed since the server has asked for no password.
+// exchanges reports whether a login by a method proves a password.
+func exchanges(method string) bool { return method != methodNone }
+
+// errNothingAsked is the error of a login that is to prove a password, where the URL allows no method that does.
+var errNothingAsked = errors.New("require_auth of the URL and auth_methods of the connection have only none in common, which proves no password; let both name another method")
+
+// asksNothing reports whether a login has failed because the server asks for no password, or may ask for none.
 func asksNothing(err error) bool {
+	if errors.Is(err, errNothingAsked) {
+		return true
+	}
 	var connecting *pgconn.ConnectError
 	if !errors.As(err, &connecting) {
 		return false

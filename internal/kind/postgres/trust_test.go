@@ -3,6 +3,7 @@
 package postgres
 
 import (
+	"net/url"
 	"strings"
 	"testing"
 
@@ -43,23 +44,39 @@ func TestTrustProvesNothing(t *testing.T) {
 	}
 }
 
-// An administrator who is let in without a password gets the new one all the same.
+// An administrator who is let in without a password gets the new one all the same, also where auth_methods, or require_auth of
+// the URL, allows nothing but that.
 func TestRotateRootWithTrust(t *testing.T) {
 	p := ownServer(t, bed.PostgresOptions{HBA: []string{"host all trusted 127.0.0.1/32 trust"}})
 	w := newWorld(t, "", nil)
-	w.exec("CREATE ROLE trusted SUPERUSER LOGIN PASSWORD 'the-old-password'")
-	c, err := w.kind.NormalizeConnection(kind.Connection{Name: "trusted", Options: kind.Options{
-		login.FieldURL: p.URL("postgres", "trusted", "the-old-password"), fieldMethods: "scram-sha-256,none",
-	}})
-	w.ok(err)
-	c.Next = key.NewValue("the-next-password")
-	before := w.role("trusted")
-	w.ok(w.kind.RotateRoot(t.Context(), c))
-	after := w.role("trusted")
-	if before == after {
-		t.Error("rotate-root says that it has set a password, and the server has the old one")
-	}
-	if strings.Contains(after, c.Next.Reveal()) {
-		t.Error("the password is there in the clear")
+	w.exec("CREATE ROLE trusted SUPERUSER LOGIN")
+	for _, tt := range []struct{ methods, query string }{
+		{"scram-sha-256,none", ""},
+		{"none", ""},
+		{"none", "require_auth=none"},
+		{"scram-sha-256,none", "require_auth=none"},
+		{"none", "require_auth=!scram-sha-256"},
+	} {
+		w.exec("ALTER ROLE trusted PASSWORD 'the-old-password'")
+		u, err := url.Parse(p.URL("postgres", "trusted", "the-old-password"))
+		w.ok(err)
+		u.RawQuery += "&" + tt.query
+		c, err := w.kind.NormalizeConnection(kind.Connection{Name: "trusted", Options: kind.Options{
+			login.FieldURL: u.String(), fieldMethods: tt.methods,
+		}})
+		w.ok(err)
+		c.Next = key.NewValue("the-next-password")
+		before := w.role("trusted")
+		if err := w.kind.RotateRoot(t.Context(), c); err != nil {
+			t.Errorf("auth_methods=%s, %s: %v", tt.methods, tt.query, err)
+			continue
+		}
+		after := w.role("trusted")
+		if before == after {
+			t.Errorf("auth_methods=%s, %s: rotate-root says that it has set a password, and the server has the old one", tt.methods, tt.query)
+		}
+		if strings.Contains(after, c.Next.Reveal()) {
+			t.Error("the password is there in the clear")
+		}
 	}
 }
