@@ -35,9 +35,12 @@ type execFlags struct {
 	keys, onChange, stopSignal, stopTimeout string
 	accepts, previous, overlap              bool
 	always                                  bool // there is an exec block even if nothing of it is set
+
+	flags *pflag.FlagSet // to know those that are set to false
 }
 
 func (e *execFlags) define(flags *pflag.FlagSet) {
+	e.flags = flags
 	flags.SetInterspersed(false)
 	flags.StringVar(&e.keys, "keys", "", "`NAMES` of the environment to take from the bundle, with commas between them; all otherwise")
 	flags.BoolVar(&e.accepts, "accepts", false, "adds NAME_ACCEPTS: all values to accept, newest first, as a JSON array")
@@ -57,23 +60,24 @@ func (e *execFlags) over(f *config.File) {
 	if f.Exec == nil {
 		f.Exec = &config.ExecBlock{}
 	}
-	for _, o := range []struct {
-		into  *string
-		value string
-	}{{&f.Exec.OnChange, e.onChange}, {&f.Exec.StopSignal, e.stopSignal}, {&f.Exec.StopTimeout, e.stopTimeout}} {
-		if o.value != "" {
-			*o.into = o.value
-		}
-	}
+	override(&f.Exec.OnChange, e.onChange)
+	override(&f.Exec.StopSignal, e.stopSignal)
+	override(&f.Exec.StopTimeout, e.stopTimeout)
 	if e.keys != "" {
 		f.Exec.Keys = strings.Split(e.keys, ",")
 	}
 	if len(e.command) > 0 {
 		f.Exec.Command = e.command
 	}
-	f.Exec.Accepts = f.Exec.Accepts || e.accepts
-	f.Exec.Overlap = f.Exec.Overlap || e.overlap
-	f.Exec.Previous = f.Exec.Previous || e.previous
+	for _, o := range []struct {
+		name  string
+		into  *bool
+		value bool
+	}{{"accepts", &f.Exec.Accepts, e.accepts}, {"previous", &f.Exec.Previous, e.previous}, {"overlap", &f.Exec.Overlap, e.overlap}} {
+		if e.flags.Changed(o.name) {
+			*o.into = o.value
+		}
+	}
 }
 
 // cut takes the workload's command, which stands after "--".

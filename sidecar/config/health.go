@@ -20,7 +20,7 @@ import (
 // well.
 type HealthBlock struct {
 	Method     string   `hcl:"method,label"`
-	URL        string   `hcl:"url,optional" required:"yes" flag:"health-url" of:"http,prometheus" doc:"URL to request."`
+	URL        string   `hcl:"url,optional" required:"yes" flag:"health-url" of:"http,prometheus" doc:"URL to request. The flag sets that of the http block."`
 	Address    string   `hcl:"address,optional" required:"yes" of:"tcp" doc:"HOST:PORT that must accept a connection."`
 	Command    []string `hcl:"command,optional" required:"yes" of:"command" doc:"Program and arguments that must exit with status 0."`
 	Timeout    string   `hcl:"timeout,optional" type:"duration" default:"2s" doc:"Limit of one check."`
@@ -35,7 +35,7 @@ type HealthBlock struct {
 
 	// Of all blocks together: each stands in one of them.
 	Interval  string `hcl:"interval,optional" type:"duration" default:"2s" doc:"Time between two checks. Set it in one block."`
-	Deadline  string `hcl:"deadline,optional" type:"duration" default:"30s" doc:"Time after a reload until the workload must be healthy. Set it in one block."`
+	Deadline  string `hcl:"deadline,optional" type:"duration" default:"30s" doc:"Time from reload to healthy. With rollout, by default reload's timeout. Set it in one block."`
 	Successes int    `hcl:"successes,optional" default:"1" doc:"Successful checks in a row that count. Set it in one block."`
 	Failures  int    `hcl:"failures,optional" default:"3" doc:"Failed checks in a row that count. Set it in one block."`
 }

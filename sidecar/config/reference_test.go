@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,8 +22,9 @@ const referenceHead = `# Configuration of the sidecar
 <!-- Made from the blocks in sidecar/config by "make generate". -->
 
 The configuration file is HCL. [sidecar.md](sidecar.md#configuration) has an example. A flag overrides its option, and so does the
-environment variable of the flag: ~HYVVE_SIDECAR_VAULT_ADDR~ for ~--vault-addr~. "Only with" names the labels of the block that have
-the option; elsewhere it is an error.
+environment variable of the flag: ~HYVVE_SIDECAR_VAULT_ADDR~ for ~--vault-addr~. The other options of the block keep their values. A
+flag whose option excludes what the file has is an error, such as ~--pid-file~ with a ~reload "http"~ block. A flag for another way to
+log in replaces the ~auth~ block. "Only with" names the labels of the block that have the option; elsewhere it is an error.
 `
 
 // reference is docs/configuration.md.
@@ -139,6 +141,31 @@ func TestOptionsAreDescribed(t *testing.T) {
 	})
 	if count < 100 {
 		t.Errorf("only %d options were looked at", count)
+	}
+}
+
+// The default of deadline depends on the reload block, and the reference says so.
+func TestDefaultOfDeadline(t *testing.T) {
+	deadline := func(r ReloadBlock) time.Duration {
+		c, err := File{
+			Workload: "api", Vault: &VaultBlock{Address: "http://127.0.0.1:8200", Auth: AuthBlock{Method: "token_file", Path: "/run/token"}},
+			Render: []RenderBlock{{Format: KubernetesSecret, Name: "x", Namespace: "n"}}, Reload: &r, Kubernetes: &KubernetesBlock{Address: "https://10.0.0.1:6443", Namespace: "n"},
+		}.Check()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Deadline
+	}
+	if got, want := deadline(ReloadBlock{Method: "none"}), standard(HealthBlock{}, "deadline"); got != want {
+		t.Errorf("deadline is %v, want %v", got, want)
+	}
+	for timeout, want := range map[string]time.Duration{"": rolloutLimits, "3m": 3 * time.Minute} {
+		if got := deadline(ReloadBlock{Method: "rollout", Kind: "deployment", Name: "x", Timeout: timeout}); got != want {
+			t.Errorf("with rollout and timeout %q, deadline is %v, want %v", timeout, got, want)
+		}
+	}
+	if doc := option(HealthBlock{}, "deadline").Doc; !strings.Contains(doc, "With rollout, by default reload's timeout.") {
+		t.Errorf("the reference says: %s", doc)
 	}
 }
 
