@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"reflect"
@@ -19,7 +20,9 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/kinds"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kindtest/toy"
 )
 
 // operationOf is the operation that has answered a call.
@@ -103,6 +106,11 @@ func roundTrip(of any, data map[string]any) string {
 	if err != nil {
 		return err.Error()
 	}
+	for name := range data {
+		if !declared(of, data, name) {
+			return fmt.Sprintf("%T has no field %q", of, name)
+		}
+	}
 	into := reflect.New(reflect.TypeOf(of))
 	decoder := json.NewDecoder(bytes.NewReader(want))
 	decoder.DisallowUnknownFields()
@@ -121,6 +129,68 @@ func roundTrip(of any, data map[string]any) string {
 		return fmt.Sprintf("%T: %s became %s", of, want, got)
 	}
 	return ""
+}
+
+var stepName = regexp.MustCompile(`^step_\d\d$`)
+
+// declared reports whether a response may have a field. Where names vary, decoding refuses none.
+func declared(of any, data map[string]any, name string) bool {
+	if slices.ContainsFunc(api.Describe(of), func(f api.Field) bool { return f.Name == name }) {
+		return true
+	}
+	var options []kind.Field
+	k, _ := append(kinds.All(), toy.New(toy.NewDirectory("", 0))).Get(fmt.Sprint(data["kind"]))
+	switch of.(type) {
+	case api.StatusLines:
+		return true // the names of keys and workloads
+	case api.Plan:
+		return stepName.MatchString(name)
+	case api.Key:
+		if k != nil {
+			options = k.Fields()
+		}
+	case api.Connection:
+		if connector, ok := k.(kind.Connector); ok {
+			options = connector.ConnectionFields()
+		}
+	}
+	return slices.ContainsFunc(options, func(f kind.Field) bool { return f.Name == name && !f.Secret })
+}
+
+// roundTrip notices a name that nothing declares, also in types that have fields whose names vary.
+func TestRoundTripRefusesUndeclaredNames(t *testing.T) {
+	for _, c := range []struct {
+		of       any
+		kind     string
+		declared string
+		not      []string
+	}{
+		{api.Key{}, "token", "format", []string{"misspelt_kindd", "nodes", "step_01"}},
+		{api.Key{}, "postgres", "owner", []string{"format", "owners"}},
+		{api.Key{}, "misspelt", "", []string{"format"}},
+		{api.Connection{}, "redis", "nodes", []string{"misspelt_kindd", "password", "owners"}},
+		{api.Connection{}, "token", "", []string{"format", "url"}},
+		{api.Plan{}, "", "step_01", []string{"misspelt_kindd", "step_1", "step_011", "format", "kind"}},
+		{api.Version{}, "", "", []string{"step_01"}},
+	} {
+		data := api.Data(c.of)
+		if c.kind != "" {
+			data["kind"] = c.kind
+		}
+		if c.declared != "" {
+			data[c.declared] = "y"
+		}
+		if problem := roundTrip(c.of, data); problem != "" {
+			t.Errorf("%T of kind %q: %s", c.of, c.kind, problem)
+		}
+		for _, name := range c.not {
+			wrong := maps.Clone(data)
+			wrong[name] = "y"
+			if problem := roundTrip(c.of, wrong); !strings.Contains(problem, name) {
+				t.Errorf("%T of kind %q may have %s: %q", c.of, c.kind, name, problem)
+			}
+		}
+	}
 }
 
 // docs/api.md is generated: go test ./plugin -run TestAPIPage -update.
