@@ -211,6 +211,19 @@ func TestAPIPage(t *testing.T) {
 	}
 }
 
+// Fields whose names vary are the last row of their type.
+func TestAPIPageHasVaryingFields(t *testing.T) {
+	page := apiPage(t, newBackend(kinds.All()))
+	for _, of := range []any{api.Key{}, api.Connection{}, api.Plan{}} {
+		f, ok := api.Varying(reflect.TypeOf(of))
+		_, section, _ := strings.Cut(page, "\n### "+reflect.TypeOf(of).Name()+"\n")
+		section, _, _ = strings.Cut(section, "\n### ")
+		if !ok || f.Doc == "" || !strings.HasSuffix(strings.TrimSpace(section), "| other names | text | "+f.Doc+" |") {
+			t.Errorf("%T: %q is not its last row", of, f.Doc)
+		}
+	}
+}
+
 var (
 	patternName  = regexp.MustCompile(`\(\?P<(\w+)>(?:[^()]|\([^()]*(?:\([^()]*\)[^()]*)*\))*\)`)
 	patternRests = strings.NewReplacer("/?$", "", "$", "")
@@ -245,6 +258,9 @@ func apiPage(t *testing.T, b *backend) string {
 		fmt.Fprintf(p, "\n### %s\n\n| Field | Type | Description |\n|---|---|---|\n", p.types[n].Name())
 		for _, f := range api.DescribeType(p.types[n]) {
 			fmt.Fprintf(p, "| `%s` | %s | %s |\n", f.Name, p.typeName(f.Type), cell(f.Doc))
+		}
+		if f, ok := api.Varying(p.types[n]); ok {
+			fmt.Fprintf(p, "| other names | %s | %s |\n", p.typeName(f.Type), cell(f.Doc))
 		}
 	}
 	return p.String()

@@ -26,7 +26,7 @@ type Connection struct {
 	RootRotationUnfinished bool              `json:"root_rotation_unfinished" doc:"Whether rotate-root has begun and not ended: write it again."`
 	Checked                *Time             `json:"checked_time,omitempty" doc:"When it was last checked. Only in reads and writes of the connection."`
 	Problems               []string          `json:"problems,omitzero" doc:"What the last check found wrong, in words. Only in reads and writes of the connection."`
-	Options                map[string]string `json:"-" api:"inline" doc:"Fields of the kind. URLs are without passwords."`
+	Options                map[string]string `json:"-" api:"inline" doc:"Fields of the kind, as in the request. URLs are without passwords."`
 }
 
 // MarshalJSON implements [json.Marshaler].

@@ -26,7 +26,8 @@ type Field struct {
 	omitEmpty bool // as opposed to omitzero, which leaves what is empty and not nil
 }
 
-// Describe returns the fields of a struct, those of embedded structs among them. Fields whose names vary are not among them.
+// Describe returns the fields of a struct, those of embedded structs among them. Fields whose names vary are
+// not among them; [Varying] returns those.
 func Describe(value any) []Field { return DescribeType(reflect.TypeOf(value)) }
 
 // DescribeType is [Describe] of a type.
@@ -38,10 +39,23 @@ func DescribeType(t reflect.Type) []Field {
 	})
 }
 
+// Varying returns the fields of a struct whose names vary, as one without a name, and reports whether it has any.
+func Varying(t reflect.Type) (Field, bool) {
+	all := describe(t)
+	n := slices.IndexFunc(all, func(f Field) bool { return f.inline })
+	if n < 0 {
+		return Field{}, false
+	}
+	f := all[n]
+	f.Name, f.Type = "", f.Type.Elem()
+	return f, true
+}
+
 // Open reports whether a response has fields whose names vary.
 func Open(value any) bool {
 	t := reflect.TypeOf(value)
-	return t.Kind() == reflect.Map || slices.ContainsFunc(describe(t), func(f Field) bool { return f.inline })
+	_, varying := Varying(t)
+	return t.Kind() == reflect.Map || varying
 }
 
 func describe(t reflect.Type) []Field {

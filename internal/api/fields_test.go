@@ -24,7 +24,7 @@ type sample struct {
 	Null  *int              `json:"null"`
 	Empty []string          `json:"empty,omitzero"`
 	Gone  []string          `json:"gone,omitempty"`
-	More  map[string]string `json:"-" api:"inline"`
+	More  map[string]string `json:"-" api:"inline" doc:"more"`
 }
 
 func TestDataIsWhatJSONSays(t *testing.T) {
@@ -54,6 +54,12 @@ func TestDescribeNamesEachFieldOnce(t *testing.T) {
 	}
 	if !Open(sample{}) || Open(inner{}) || !Open(StatusLines{}) {
 		t.Error("open")
+	}
+	if f, ok := Varying(reflect.TypeFor[sample]()); !ok || f.Name != "" || f.Type.Kind() != reflect.String || f.Doc != "more" {
+		t.Errorf("varying: %+v, %v", f, ok)
+	}
+	if f, ok := Varying(reflect.TypeFor[inner]()); ok {
+		t.Errorf("inner has varying fields: %+v", f)
 	}
 }
 

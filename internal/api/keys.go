@@ -49,7 +49,7 @@ type Key struct {
 	Confirm          string            `json:"confirm" doc:"manual or auto."`
 	ConfirmBy        string            `json:"confirm_by" doc:"any or other."`
 	Retain           Seconds           `json:"retain" doc:"Retention that holds for it."`
-	Options          map[string]string `json:"-" api:"inline" doc:"Fields of the kind. URLs are without passwords."`
+	Options          map[string]string `json:"-" api:"inline" doc:"Fields of the kind, as in the request. URLs are without passwords."`
 }
 
 // KeyVersion is a version of a key.
