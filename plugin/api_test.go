@@ -254,9 +254,18 @@ func apiPage(t *testing.T, b *backend) string {
 		p.path(t, path)
 	}
 	p.WriteString("\n## Types\n")
+	titles := map[string]bool{}
 	for n := 0; n < len(p.types); n++ { // a table may add types
+		if title := strings.ToLower(p.types[n].Name()); titles[title] {
+			t.Errorf("two types are called %s: links lead to the first one", p.types[n].Name())
+		} else {
+			titles[title] = true
+		}
 		fmt.Fprintf(p, "\n### %s\n\n| Field | Type | Description |\n|---|---|---|\n", p.types[n].Name())
 		for _, f := range api.DescribeType(p.types[n]) {
+			if f.Doc == "" {
+				t.Errorf("field %s of %s has no doc tag", f.Name, p.types[n])
+			}
 			fmt.Fprintf(p, "| `%s` | %s | %s |\n", f.Name, p.typeName(f.Type), cell(f.Doc))
 		}
 		if f, ok := api.Varying(p.types[n]); ok {
@@ -290,14 +299,27 @@ func (p *page) path(t *testing.T, path *framework.Path) {
 		if f.Default != nil {
 			byDefault = fmt.Sprintf("`%v`", f.Default)
 		}
-		fmt.Fprintf(p, "| `%s` | %s | %s | %s |\n", name, fieldTypes[f.Type], byDefault, cell(f.Description))
+		fmt.Fprintf(p, "| `%s` | %s | %s | %s |\n", name, p.fieldType(t, name, f.Type), byDefault, cell(f.Description))
 	}
+}
+
+// fieldType names the type of a request's field.
+func (p *page) fieldType(t *testing.T, name string, of framework.FieldType) string {
+	if of != framework.TypeSlice {
+		return fieldTypes[of]
+	}
+	fields := api.Describe(api.ReportRequest{})
+	n := slices.IndexFunc(fields, func(f api.Field) bool { return f.Name == name })
+	if n < 0 {
+		t.Fatalf("%s is a list of objects, and not of api.ReportRequest: name its type here", name)
+	}
+	return p.typeName(fields[n].Type)
 }
 
 // fieldTypes are the types of requests' fields, for people.
 var fieldTypes = map[framework.FieldType]string{
 	framework.TypeString: "text", framework.TypeBool: "true or false", framework.TypeInt: "number", framework.TypeDurationSecond: "duration",
-	framework.TypeSignedDurationSecond: "duration", framework.TypeCommaStringSlice: "list of texts", framework.TypeSlice: "list of objects",
+	framework.TypeSignedDurationSecond: "duration", framework.TypeCommaStringSlice: "list of texts",
 }
 
 func (p *page) responseName(response any) string {
@@ -336,8 +358,6 @@ func (p *page) typeName(t reflect.Type) string {
 		return "true or false"
 	case t.Kind() != reflect.Struct:
 		return "number"
-	case t.PkgPath() != reflect.TypeFor[api.Time]().PkgPath():
-		return "object"
 	}
 	if !slices.Contains(p.types, t) {
 		p.types = append(p.types, t)

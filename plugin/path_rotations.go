@@ -182,13 +182,13 @@ func witnessesData(all []rotation.Evidence) []api.Witness {
 func rowsData(report workload.WorkReport) api.Rows {
 	data := api.Rows{
 		Done: report.Done, Error: report.Error, Columns: columnsData(report.Columns), Unseen: append([]string{}, report.Unseen...),
-		Unconfigured: make([]api.Find, 0, len(report.Finds)), UnconfiguredMore: report.MoreFinds,
+		Unconfigured: make([]api.UnconfiguredColumn, 0, len(report.Finds)), UnconfiguredMore: report.MoreFinds,
 	}
 	if left, ok := rotation.TimeLeft(report); ok {
 		data.RowsPerSecond, data.ExpectedSeconds = new(math.Round(report.Rate)), inSeconds(left)
 	}
 	for _, f := range report.Finds {
-		data.Unconfigured = append(data.Unconfigured, api.Find{Column: f.Column, JSON: f.JSON, RowsOfThatShape: f.Shaped, Tried: f.Tried, Opened: f.Opened})
+		data.Unconfigured = append(data.Unconfigured, api.UnconfiguredColumn{Column: f.Column, JSON: f.JSON, RowsOfThatShape: f.Shaped, Tried: f.Tried, Opened: f.Opened})
 	}
 	return data
 }

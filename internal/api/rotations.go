@@ -89,14 +89,14 @@ type RotationInstance struct {
 
 // Rows is the re-encryption of one key.
 type Rows struct {
-	Done             bool         `json:"done" doc:"Whether the current work is done."`
-	Error            string       `json:"error" doc:"Why it is not done, in words."`
-	Columns          []ColumnRows `json:"columns" doc:"Counts of each column."`
-	Unseen           []string     `json:"unseen" doc:"Tables that were not looked at, or not as a whole."`
-	RowsPerSecond    *float64     `json:"rows_per_second,omitempty" doc:"Rate. Absent if it is not known."`
-	ExpectedSeconds  *Seconds     `json:"expected_seconds,omitempty" doc:"Time that is left at this rate. Absent if it is not known."`
-	Unconfigured     []Find       `json:"unconfigured" doc:"Columns that hold envelopes of the key without being configured."`
-	UnconfiguredMore int          `json:"unconfigured_more" doc:"Number of further columns of that kind that are not listed."`
+	Done             bool                 `json:"done" doc:"Whether the current work is done."`
+	Error            string               `json:"error" doc:"Why it is not done, in words."`
+	Columns          []ColumnRows         `json:"columns" doc:"Counts of each column."`
+	Unseen           []string             `json:"unseen" doc:"Tables that were not looked at, or not as a whole."`
+	RowsPerSecond    *float64             `json:"rows_per_second,omitempty" doc:"Rate. Absent if it is not known."`
+	ExpectedSeconds  *Seconds             `json:"expected_seconds,omitempty" doc:"Time that is left at this rate. Absent if it is not known."`
+	Unconfigured     []UnconfiguredColumn `json:"unconfigured" doc:"Columns that hold envelopes of the key without being configured."`
+	UnconfiguredMore int                  `json:"unconfigured_more" doc:"Number of further columns of that kind that are not listed."`
 }
 
 // ColumnRows counts the rows of one column.
@@ -110,8 +110,8 @@ type ColumnRows struct {
 	Unreadable int    `json:"unreadable" doc:"Rows that open under no known key."`
 }
 
-// Find is a column that holds envelopes of a key without being configured.
-type Find struct {
+// UnconfiguredColumn is a column that holds envelopes of a key without being configured.
+type UnconfiguredColumn struct {
 	Column          string `json:"column" doc:"The column, as [schema.]table.column."`
 	JSON            bool   `json:"json" doc:"Whether the envelopes are strings within JSON."`
 	RowsOfThatShape int    `json:"rows_of_that_shape" doc:"Rows with a string that has the shape of an envelope."`

@@ -23,20 +23,18 @@ const (
 
 // Column is one text column of envelopes that a key protects.
 type Column struct {
-	Schema string `json:"schema"` // "public" where empty
-	Table  string `json:"table"`
-	Column string `json:"column"`
-	Layout Layout `json:"layout"`
-
-	// Where says which rows: terms of a column and a value, all of which must hold. Empty: all rows.
-	Where []Term `json:"where,omitempty"`
+	Schema string `json:"schema" doc:"Schema; empty: public."`
+	Table  string `json:"table" doc:"Table."`
+	Column string `json:"column" doc:"Column."`
+	Layout Layout `json:"layout" doc:"Layout of the envelopes: tag-first or tag-last."`
+	Where  []Term `json:"where,omitempty" doc:"Which rows: all of these terms hold. Absent: all rows."`
 }
 
 // Term compares a column of a table with a value, as text.
 type Term struct {
-	Column string `json:"column"`
-	Is     string `json:"is"` // "=", "!=", "is null" or "is not null"
-	Value  string `json:"value,omitempty"`
+	Column string `json:"column" doc:"A column of the same table."`
+	Is     string `json:"is" doc:"=, !=, is null or is not null."`
+	Value  string `json:"value,omitempty" doc:"The value, as text, that = and != compare with."`
 }
 
 func (t Term) String() string {

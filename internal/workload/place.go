@@ -11,17 +11,17 @@ import (
 
 // Place is the database that a report on rows is about, as its server identifies it.
 type Place struct {
-	System   string       `json:"system,omitempty"` // system identifier of the server's data, in decimal; empty: the role may not ask for it
-	Database string       `json:"database"`         // name
-	OID      uint32       `json:"oid"`              // of the database
-	Primary  bool         `json:"primary"`          // the server is not in recovery
-	Tables   []PlaceTable `json:"tables,omitempty"` // one for each column
+	System   string       `json:"system,omitempty" doc:"System identifier of the server's data, in decimal. Absent: the role may not ask for it."`
+	Database string       `json:"database" doc:"Name of the database."`
+	OID      uint32       `json:"oid" doc:"OID of the database."`
+	Primary  bool         `json:"primary" doc:"Whether the server is not in recovery."`
+	Tables   []PlaceTable `json:"tables,omitempty" doc:"The table of each column."`
 }
 
 // PlaceTable is the table of a column.
 type PlaceTable struct {
-	Column string `json:"column"` // as key.Column.String writes it
-	OID    uint32 `json:"oid"`
+	Column string `json:"column" doc:"The column, as [schema.]table.column."`
+	OID    uint32 `json:"oid" doc:"OID of its table."`
 }
 
 // shortSystem is how many of the last digits of a system identifier people are shown: it begins with the time at which the

@@ -26,20 +26,18 @@ const PhaseCount Phase = "count"
 // Env: the first is the new one (To), the second the old one (From). Wipe needs neither. For Check the only value is that of
 // the version that stays.
 type Work struct {
-	ID       string       `json:"id"` // rotation, key and phase, or CountPrefix, key, version and columns; another ID is other work
-	Rotation string       `json:"rotation"`
-	Key      string       `json:"key"`
-	Env      string       `json:"env"`
-	Phase    Phase        `json:"phase"`
-	From     int          `json:"from"` // version numbers
-	To       int          `json:"to"`
-	Columns  []key.Column `json:"columns"`
-	// Others are further keys that may have envelopes in the same columns (legacy rows): those are left as they are.
-	Others []Other `json:"others,omitempty"`
-	// Pass counts how often the rotation has gone back for rows that were left. Work of an earlier pass is out of date.
-	Pass int `json:"pass,omitempty"`
-	// Upgrade asks to bring rows of Others under the new value, in the layout of their column.
-	Upgrade bool `json:"upgrade,omitempty"`
+	// ID is that of rotation, key and phase, or CountPrefix, key, version and columns. Another ID is other work.
+	ID       string       `json:"id" doc:"Id of the work: another id is other work. Reports name it."`
+	Rotation string       `json:"rotation" doc:"Id of the rotation; empty: rows are counted while none runs."`
+	Key      string       `json:"key" doc:"Name of the key."`
+	Env      string       `json:"env" doc:"Environment name of the key."`
+	Phase    Phase        `json:"phase" doc:"What to do: stage, flip, sweep, revert, wipe, check or count (docs/reencryption.md)."`
+	From     int          `json:"from" doc:"Number of the old version."`
+	To       int          `json:"to" doc:"Number of the new version."`
+	Columns  []key.Column `json:"columns" doc:"Columns whose rows to re-encrypt."`
+	Others   []Other      `json:"others,omitempty" doc:"Further keys that may have envelopes in the same columns; those are left as they are. Absent if there are none."`
+	Pass     int          `json:"pass,omitempty" doc:"How often the rotation has gone back for rows that were left: work of an earlier pass is out of date. Absent: never."`
+	Upgrade  bool         `json:"upgrade,omitempty" doc:"Whether rows of others are brought under the new version, in the layout of their column. Absent: no."`
 }
 
 // Rank orders the work of a rotation of a key as the rotation goes: work of a lower rank is out of date once work of a
@@ -56,42 +54,41 @@ const CountPrefix = "count/"
 
 // Other is a key that protects some rows of a column that Work is about.
 type Other struct {
-	Env    string     `json:"env"`
-	Layout key.Layout `json:"layout"`
+	Env    string     `json:"env" doc:"Environment name of the key."`
+	Layout key.Layout `json:"layout" doc:"Layout of its envelopes: tag-first or tag-last."`
 }
 
-// WorkReport is the evidence that an instance gives of Work.
+// WorkReport is the evidence that an instance gives of Work. Error never holds a value.
 type WorkReport struct {
-	ID      string         `json:"id"`
-	Done    bool           `json:"done"`
-	Error   string         `json:"error,omitempty"` // in plain words, never a value
-	Columns []ColumnReport `json:"columns,omitempty"`
-	Rate    float64        `json:"rate,omitempty"` // rows a second, while it is under way
-	Finds   []Find         `json:"finds,omitempty"`
-	// MoreFinds are columns like those of Finds that are not named, since the report would be too long.
-	MoreFinds int      `json:"more_finds,omitempty"`
-	Place     *Place   `json:"place,omitempty"`  // the database that was looked at; nil: a sidecar of an earlier release
-	Unseen    []string `json:"unseen,omitempty"` // tables that were not looked at, or not as a whole: the role may not read them, or they are large
+	ID        string         `json:"id" doc:"Id of the work."`
+	Done      bool           `json:"done" doc:"Whether it is done."`
+	Error     string         `json:"error,omitempty" doc:"Why it is not done, in words. Never put a secret here."`
+	Columns   []ColumnReport `json:"columns,omitempty" doc:"Counts of each column."`
+	Rate      float64        `json:"rate,omitempty" doc:"Rows per second, while it is under way."`
+	Finds     []Find         `json:"finds,omitempty" doc:"Columns that hold envelopes of the key without being configured."`
+	MoreFinds int            `json:"more_finds,omitempty" doc:"Number of further columns of that kind, which would make the report too long."`
+	Place     *Place         `json:"place,omitempty" doc:"The database that was looked at. Sidecars of earlier releases leave it out."`
+	Unseen    []string       `json:"unseen,omitempty" doc:"Tables that were not looked at, or not as a whole: the role may not read them, or they are large."`
 }
 
 // Find is a column that holds envelopes of the key without being configured.
 type Find struct {
-	Column string `json:"column"` // as Column.String writes it
-	JSON   bool   `json:"json,omitempty"`
-	Shaped int    `json:"shaped"` // rows with a string of an envelope's shape
-	Tried  int    `json:"tried"`  // strings
-	Opened int    `json:"opened"` // of those tried, under the value that is to go
+	Column string `json:"column" doc:"The column, as [schema.]table.column."`
+	JSON   bool   `json:"json,omitempty" doc:"Whether the envelopes are strings within JSON."`
+	Shaped int    `json:"shaped" doc:"Rows with a string that has the shape of an envelope."`
+	Tried  int    `json:"tried" doc:"Number of strings that were tried."`
+	Opened int    `json:"opened" doc:"Number of those that opened under the version that is to go."`
 }
 
 // ColumnReport counts the rows of one column, in rows.
 type ColumnReport struct {
-	Column  string `json:"column"`  // Column.String of it
-	Total   int    `json:"total"`   // not null and not empty
-	Staged  int    `json:"staged"`  // copies that wait beside the rows
-	Rotated int    `json:"rotated"` // open under the new value (of a revert: under the old one)
-	Left    int    `json:"left"`    // open under the value that is to go
-	Other   int    `json:"other"`   // open under one of Others
-	Bad     int    `json:"bad"`     // open under nothing we hold
+	Column  string `json:"column" doc:"The column, as [schema.]table.column."`
+	Total   int    `json:"total" doc:"Rows that are neither null nor empty."`
+	Staged  int    `json:"staged" doc:"Re-encrypted copies that wait beside the rows."`
+	Rotated int    `json:"rotated" doc:"Rows that open under the new version; in a revert, under the old one."`
+	Left    int    `json:"left" doc:"Rows that open under the version that is to go."`
+	Other   int    `json:"other" doc:"Rows that open under one of the work's others."`
+	Bad     int    `json:"bad" doc:"Rows that open under no known key."`
 }
 
 // Remaining is the number of rows that have not been looked at yet, while work is under way.
