@@ -45,7 +45,6 @@ func NewRoot(name, version, help string, commands ...*cobra.Command) *cobra.Comm
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), name, version)
 		return err
 	})
-	show.DisableFlagParsing = true
 	root.AddCommand(show)
 	return root
 }
@@ -117,8 +116,8 @@ func Run(ctx context.Context, root *cobra.Command, args []string, stdout, stderr
 	if err == nil {
 		return 0
 	}
-	if _, rest, fault := root.Find(args); fault != nil {
-		return unknownCommand(root, rest, stderr)
+	if _, _, fault := root.Find(args); fault != nil {
+		return unknownCommand(root, args, stderr)
 	}
 	exit := Exit{Status: 1, Err: err}
 	_ = errors.As(err, &exit) // else it keeps the status
@@ -131,9 +130,21 @@ func Run(ctx context.Context, root *cobra.Command, args []string, stdout, stderr
 	return exit.Status
 }
 
+// unknownCommand says which word is no command. A word behind a flag that root does not have may be the flag's value,
+// and a secret: it names the flag instead.
 func unknownCommand(root *cobra.Command, args []string, stderr io.Writer) int {
-	word := args[slices.IndexFunc(args, func(arg string) bool { return !strings.HasPrefix(arg, "-") })]
-	_, _ = fmt.Fprintf(stderr, "%s: command %q is not known%s\n\n", root.CommandPath(), word, DidYouMean(word, below(root)))
+	root.InitDefaultHelpFlag()
+	for _, arg := range args {
+		name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		if name != "" && !strings.HasPrefix(arg, "-") {
+			_, _ = fmt.Fprintf(stderr, "%s: command %q is not known%s\n\n", root.CommandPath(), arg, DidYouMean(arg, below(root)))
+			break
+		}
+		if name != "" && root.Flags().Lookup(name) == nil {
+			_, _ = fmt.Fprintf(stderr, "%s: flag --%s stands before the command; write %s COMMAND --%s\n\n", root.CommandPath(), name, root.CommandPath(), name)
+			break
+		}
+	}
 	printHelp(root, stderr)
 	return 2
 }

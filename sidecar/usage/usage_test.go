@@ -129,6 +129,29 @@ func TestArgumentsAfterTwoDashes(t *testing.T) {
 	}
 }
 
+// A word behind a flag that stands before the command may be the flag's value: it is not printed.
+func TestUnknownCommand(t *testing.T) {
+	const before = "x: flag --token stands before the command; write x COMMAND --token\n"
+	for line, want := range map[string]string{
+		"agnet":                      `x: command "agnet" is not known; did you mean "agent"?` + "\n",
+		"agnet --token canary":       `x: command "agnet" is not known; did you mean "agent"?` + "\n",
+		"--version agnet":            `x: command "agnet" is not known; did you mean "agent"?` + "\n",
+		"- --help agnet":             `x: command "agnet" is not known; did you mean "agent"?` + "\n",
+		"--token canary agnet":       before,
+		"--token=canary agnet":       before,
+		"-token canary agent":        before,
+		"-t canary agnet":            "x: flag --t stands before the command; write x COMMAND --t\n",
+		"--help -token canary agent": before,
+	} {
+		var said bytes.Buffer
+		root := NewRoot("x", "v1", "Usage: x\n", New("x agent", "", "", func(*cobra.Command, []string) error { return nil }))
+		status := Run(t.Context(), root, strings.Fields(line), io.Discard, &said)
+		if status != 2 || !strings.HasPrefix(said.String(), want+"\nUsage: x\n") || strings.Contains(said.String(), "canary") {
+			t.Errorf("%s: status %d, %q", line, status, said.String())
+		}
+	}
+}
+
 // An error has its exit status, the name of the command, and a hint where the command line is wrong.
 func TestExit(t *testing.T) {
 	wrong := errors.New("so")
