@@ -113,12 +113,12 @@ func FuzzReport(f *testing.F) {
 					t.Errorf("%d finds, %d unseen and %d columns are taken", len(w.Finds), len(w.Unseen), len(w.Columns))
 				}
 				for _, found := range w.Finds {
-					plain(found.Column, 8*maxWorkText) // each byte may be escaped
+					plain(found.Column, maxWorkText+len("…"))
 				}
 				for _, text := range w.Unseen {
-					plain(text, 8*maxWorkText)
+					plain(text, maxWorkText+len("…"))
 				}
-				plain(cutOff(w.Error), 8*maxReason)
+				plain(cutOff(w.Error), maxReason+len("…"))
 			}
 		}
 		if CheckSightings(report.Sightings) == nil {

@@ -30,7 +30,7 @@ type Token struct {
 
 // login is whose token it is.
 func (e *Engine) login(t Token) workload.Login {
-	l := workload.Login{Entity: kind.CutText(t.Entity, mostName), Name: cutTo(t.Name, mostName)}
+	l := workload.Login{Entity: kind.CutText(t.Entity, mostName), Name: kind.Line(t.Name, mostName)}
 	switch {
 	case t.Accessor != "":
 		l.Accessor = e.fingerprints.Sum("login", "accessor", t.Accessor)[:loginDigits]

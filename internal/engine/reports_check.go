@@ -58,7 +58,7 @@ func CheckWork(all []workload.WorkReport) ([]workload.WorkReport, error) {
 		}
 		r.Unseen = slices.Clone(r.Unseen)
 		for m, text := range r.Unseen {
-			r.Unseen[m] = cutTo(text, maxWorkText)
+			r.Unseen[m] = kind.Line(text, maxWorkText)
 		}
 		all[n] = r
 	}
@@ -76,7 +76,7 @@ func checkFinds(r workload.WorkReport) (workload.WorkReport, error) {
 		if n >= mostFinds && f.Opened > 0 {
 			r.MoreFinds++
 		}
-		r.Finds[n].Column = cutTo(f.Column, maxWorkText)
+		r.Finds[n].Column = kind.Line(f.Column, maxWorkText)
 	}
 	r.Finds = r.Finds[:min(len(r.Finds), mostFinds)]
 	return r, nil
@@ -87,7 +87,7 @@ func checkPlace(p workload.Place) (workload.Place, error) {
 	if len(p.System) > maxSystem || strings.Trim(p.System, "0123456789") != "" || len(p.Database) > maxWorkText || len(p.Tables) > mostColumns {
 		return p, rotation.Refusef("work: place: system is no system identifier, database is longer than %d bytes, or there are more than %d tables; report what the server says of the columns that were asked", maxWorkText, mostColumns)
 	}
-	p.Database = cutTo(p.Database, maxWorkText)
+	p.Database = kind.Line(p.Database, maxWorkText)
 	p.Tables = slices.Clone(p.Tables)
 	for _, t := range p.Tables {
 		if len(t.Column) > maxWorkText {
@@ -128,14 +128,7 @@ func askedColumns(all []workload.ColumnReport, asked []key.Column) []workload.Co
 }
 
 // cutOff bounds what an instance says in words, and makes it harmless on a terminal.
-func cutOff(text string) string { return cutTo(text, maxReason) }
-
-func cutTo(text string, most int) string {
-	if len(text) > most {
-		text = strings.ToValidUTF8(text[:most], "") + " …"
-	}
-	return kind.Line(text, len(text))
-}
+func cutOff(text string) string { return kind.Line(text, maxReason) }
 
 // CheckSightings refuses what a report says of sightings, if it is more than an instance can have seen.
 func CheckSightings(all []workload.Sighting) error {

@@ -18,7 +18,7 @@ const (
 )
 
 // say bounds a text of a kind, and puts it on one line.
-func say(text string) string { return cutTo(text, mostSaid) }
+func say(text string) string { return kind.Line(text, mostSaid) }
 
 // sayAll bounds texts of a kind.
 func sayAll(texts []string) []string {

@@ -11,20 +11,25 @@ import (
 // MostSaid is how many bytes of a server's message an error quotes.
 const MostSaid = 500
 
-// Line returns at most so many bytes of a text that a server, or an application by way of it, has chosen, on one line. What a
-// terminal would obey or hide is escaped: such a text stands in plans and in status, beside commands to type.
+// Line returns at most so many bytes of a text that a server, or an application by way of it, has chosen, on one line, and … where
+// it is longer. What a terminal would obey or hide is escaped: such a text stands in plans and in status, beside commands to type.
+// The bound is that of the escaped text.
 func Line(text string, most int) string {
 	text = strings.ToValidUTF8(CutText(text, most), "\uFFFD")
-	if !strings.ContainsFunc(text, hides) {
+	if len(text) <= most && !strings.ContainsFunc(text, hides) {
 		return text
 	}
 	var b strings.Builder
 	for _, r := range text {
+		piece := string(r)
 		if hides(r) {
-			fmt.Fprintf(&b, "\\u%04x", r)
-		} else {
-			b.WriteRune(r)
+			piece = fmt.Sprintf("\\u%04x", r)
 		}
+		if b.Len()+len(piece) > most {
+			b.WriteString("…")
+			break
+		}
+		b.WriteString(piece)
 	}
 	return b.String()
 }
