@@ -283,7 +283,7 @@ func (e *Engine) serverCalls(r rotation.Rotation, what rotation.Action) ([]serve
 				}
 			}
 		} else if what == rotation.ActStage {
-			calls = append(calls, func(ctx context.Context, _ time.Duration) error { return verifier.Verify(ctx, change) })
+			calls = append(calls, func(ctx context.Context, _ time.Duration) error { return verifyAt(ctx, verifier, change) })
 		}
 	}
 	return append(checks, calls...), nil
@@ -295,10 +295,10 @@ func callFor(server kind.Server, what rotation.Action, c kind.Change, again time
 	return func(ctx context.Context, long time.Duration) error {
 		switch what {
 		case rotation.ActStage:
-			if err := server.Stage(ctx, c); err != nil {
+			if err := stageAt(ctx, server, c); err != nil {
 				return err
 			}
-			return server.Verify(ctx, c)
+			return verifyAt(ctx, server, c)
 		case rotation.ActSample:
 			return unused(ctx, server, c, long)
 		case rotation.ActRetire:
@@ -307,7 +307,7 @@ func callFor(server kind.Server, what rotation.Action, c kind.Change, again time
 					return err
 				}
 			}
-			return server.Retire(ctx, c)
+			return retireAt(ctx, server, c)
 		case rotation.ActUnstage:
 			if !c.Cut { // whoever presented the new version has gone back; what it has still open at the server may not have
 				back := c
@@ -316,7 +316,7 @@ func callFor(server kind.Server, what rotation.Action, c kind.Change, again time
 					return err
 				}
 			}
-			return server.Unstage(ctx, c)
+			return unstageAt(ctx, server, c)
 		case rotation.NoAction, rotation.ActPromote, rotation.ActErase:
 		}
 		return nil

@@ -59,8 +59,8 @@ func (e *Engine) ConnectionNames() []string {
 func (e *Engine) checkConnection(ctx context.Context, connector kind.Connector, c kind.Connection) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectionDeadline)
 	defer cancel()
-	notes, err := connector.CheckConnection(ctx, c)
-	return append(sayAll(notes), kind.OpenHosts(c)...), saidIn(err)
+	notes, err := connectionAt(ctx, connector, c)
+	return append(notes, kind.OpenHosts(c)...), err
 }
 
 // revision is a number that no connection had before.
@@ -136,7 +136,7 @@ func (e *Engine) RotateRoot(ctx context.Context, name string, by rotation.Actor)
 	}
 	asked, cancel := context.WithTimeout(ctx, connectionDeadline)
 	defer cancel()
-	if err := connector.RotateRoot(asked, c); err != nil {
+	if err := rotateRootAt(asked, connector, c); err != nil {
 		return c, rotation.Refusef("connection %s: %w; the new password is stored beside the old one and both are tried: write rotate-root again to finish it", name, err)
 	}
 	next := c.Next

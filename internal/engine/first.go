@@ -134,7 +134,7 @@ func (e *Engine) foresee(ctx context.Context, k key.Key, v key.Version) (warning
 	}
 	ctx, cancel := context.WithTimeout(ctx, planDeadline)
 	defer cancel()
-	blockers, notes, err := preflighter.Preflight(ctx, change)
+	blockers, notes, err := preflightAt(ctx, preflighter, change)
 	for _, text := range blockers {
 		warnings = append(warnings, fmt.Sprintf("key %s: its rotation would be blocked: %s", k.Name, text))
 	}
@@ -235,9 +235,9 @@ func (e *Engine) atServer(ctx context.Context, k key.Key, v key.Version, stage b
 		}
 	}
 	if server, ok := verifier.(kind.Server); ok && stage {
-		if err := server.Stage(ctx, c); err != nil {
+		if err := stageAt(ctx, server, c); err != nil {
 			return err
 		}
 	}
-	return verifier.Verify(ctx, c)
+	return verifyAt(ctx, verifier, c)
 }

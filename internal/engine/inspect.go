@@ -66,11 +66,11 @@ func (e *Engine) whoStillTries(ctx context.Context, c kind.Change) string {
 		if v.Login == "" || v.State.Live() || age > refusalAge {
 			continue
 		}
-		count, what, err := reporter.Refusals(ctx, c, v.Login, age)
+		count, what, err := refusalsAt(ctx, reporter, c, v.Login, age)
 		if err != nil || count == 0 {
 			return ""
 		}
-		return fmt.Sprintf("version %d, which is retired, was tried %s, and refused: %s", v.Number, times(count), say(what))
+		return fmt.Sprintf("version %d, which is retired, was tried %s, and refused: %s", v.Number, times(count), what)
 	}
 	return ""
 }
@@ -366,8 +366,7 @@ func (e *Engine) noteFinding(ctx context.Context, name string, f kind.Finding) e
 // restore makes the current version valid again at its server. What is to be done is journaled before it is done: killed in
 // between, the journal says more than was done, and the next check does the rest.
 func (e *Engine) restore(ctx context.Context, mender kind.Restorer, change kind.Change, what mend, by rotation.Actor) ([]string, error) {
-	todo, err := mender.Restore(ctx, change, true)
-	todo, err = sayAll(todo), saidIn(err)
+	todo, err := restoreAt(ctx, mender, change, true)
 	if len(todo) == 0 || what == mendNothing {
 		return todo, err
 	}
@@ -375,11 +374,11 @@ func (e *Engine) restore(ctx context.Context, mender kind.Restorer, change kind.
 	if err := e.journalRestore(ctx, change, todo, what, by); err != nil {
 		return nil, err
 	}
-	done, err := mender.Restore(ctx, change, false)
+	done, err := restoreAt(ctx, mender, change, false)
 	if err == nil {
 		e.isValid(change)
 	}
-	return sayAll(done), saidIn(err)
+	return done, err
 }
 
 // isValid forgets what was to be restored of a version: when it has to be restored again, that is journaled again.

@@ -62,7 +62,7 @@ func (e *Engine) lookAtRows(r rotation.Rotation) {
 		e.Background(func() {
 			ctx, cancel := context.WithTimeout(e.ctx, lookDeadline)
 			defer cancel()
-			report, err := looker.LookAtRows(ctx, connection, look)
+			report, err := rowsAt(ctx, looker, connection, look)
 			e.looked(r.ID, c, id, connection, report, err)
 		})
 	}

@@ -35,9 +35,9 @@ type preflightCall struct {
 
 // refuse returns an error that lists what would stop the change.
 func (p preflightCall) refuse(ctx context.Context) error {
-	blockers, _, err := p.kind.Preflight(ctx, p.change)
+	blockers, _, err := preflightAt(ctx, p.kind, p.change)
 	if err == nil && len(blockers) > 0 {
-		err = blocked{strings.Join(blockers, "; ")}
+		err = blocked{say(strings.Join(blockers, "; "))}
 	}
 	return err
 }
@@ -72,7 +72,7 @@ func preflight(ctx context.Context, calls []preflightCall) (blockers, notes []re
 	var group sync.WaitGroup
 	for n, call := range calls {
 		group.Go(func() {
-			b, also, err := call.kind.Preflight(ctx, call.change)
+			b, also, err := preflightAt(ctx, call.kind, call.change)
 			if err != nil {
 				b = append(b, err.Error())
 			}

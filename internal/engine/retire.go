@@ -116,7 +116,7 @@ func (e *Engine) endAtServer(server kind.Server, k key.Key, v key.Version, n end
 		if err := e.storeEnding(ctx, n); err != nil {
 			return err
 		}
-		if err := server.Retire(at, change); err != nil {
+		if err := retireAt(at, server, change); err != nil {
 			return err
 		}
 		defer e.takeTurn()()

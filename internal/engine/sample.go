@@ -150,11 +150,7 @@ func (e *Engine) sampled(r rotation.Rotation) (sampled, dense bool) {
 
 // unused returns an error while the server says that From is in use, at once or at any moment for that long.
 func unused(ctx context.Context, server kind.Server, c kind.Change, long time.Duration) error {
-	look := server.InUse
-	if sampler, ok := server.(kind.Sampler); ok && long > 0 {
-		look = func(ctx context.Context, c kind.Change) (int, string, error) { return sampler.Sample(ctx, c, long) }
-	}
-	count, use, err := look(ctx, c)
+	count, use, err := useAt(ctx, server, c, long)
 	if count > 0 && errors.As(err, new(kind.Unattributed)) {
 		err = nil
 	}

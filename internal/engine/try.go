@@ -53,7 +53,7 @@ func (e *Engine) witnessTries(names []string) (all []witnessTry) {
 
 // fault returns why the engine could not be a witness now; nil: it could.
 func (t witnessTry) fault(ctx context.Context) error {
-	report, err := t.looker.LookAtRows(ctx, t.connection, t.look)
+	report, err := rowsAt(ctx, t.looker, t.connection, t.look)
 	if err != nil {
 		return fmt.Errorf("the engine cannot look at the rows by connection %s, its witness: %w", t.connection.Name, err)
 	}

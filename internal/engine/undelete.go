@@ -46,8 +46,8 @@ func (e *Engine) Undelete(ctx context.Context, u Undeletion) (key.Version, []str
 	defer e.lock(func() { delete(e.restoring, u.Key) })
 	ctx, cancel := context.WithTimeout(ctx, actionDeadline)
 	defer cancel()
-	if err = server.Undelete(ctx, change); err == nil {
-		err = server.Verify(ctx, change)
+	if err = undeleteAt(ctx, server, change); err == nil {
+		err = verifyAt(ctx, server, change)
 	}
 	if err != nil {
 		return v, warnings, rotation.Refusef("key %s: version %d is undeleted, and its server does not take it yet: %w; when that is mended, do the same again; or end it with: vault write hyvve/keys/%s/retire version=%d", u.Key, u.Version, err, u.Key, u.Version)
@@ -267,7 +267,7 @@ func (e *Engine) undeletedProblems(ctx context.Context, c kind.Change, what mend
 			continue
 		}
 		u := kind.Change{Key: c.Key, From: c.To, To: v, Connection: c.Connection, Kept: c.Kept}
-		err := server.Verify(ctx, u)
+		err := verifyAt(ctx, server, u)
 		if err != nil && what != mendNothing {
 			err = e.restoreUndeleted(ctx, server, u, what, by)
 		}
@@ -290,10 +290,10 @@ func (e *Engine) restoreUndeleted(ctx context.Context, server kind.Undeleter, u 
 	if err := e.journalRestore(ctx, u, []string{todo}, what, by); err != nil {
 		return err
 	}
-	if err := server.Undelete(ctx, u); err != nil {
+	if err := undeleteAt(ctx, server, u); err != nil {
 		return err
 	}
-	return server.Verify(ctx, u)
+	return verifyAt(ctx, server, u)
 }
 
 // undeletedLogins say, where a compromised key is rotated, what becomes of older versions of it that log in. The writer lock is
