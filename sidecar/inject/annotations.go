@@ -111,7 +111,7 @@ func vaultTable() []annotation {
 func fileTable() []annotation {
 	return []annotation{
 		{name: "render", takes: "`FORMAT` or `FORMAT:NAME`, with commas between several", standard: "`dotenv`; nothing beside `exec` or a template", text: "Files to render below `/run/hyvve/keys`. Formats are `dotenv` (`.env`), `docker` (`docker.env`), `json` (`secrets.json`), `bundle` (`bundle.json`) and `files` (a directory `values`); in parentheses the names if none is given. `none` renders nothing.", set: setRender},
-		{name: templateName, takes: "the text of a template", standard: "none", text: "`hyvve.app/template.NAME` renders a file NAME from a template ([sidecar.md](sidecar.md#templates)).", set: func(s *settings, name, v string) error {
+		{name: templateName, takes: "the text of a template", standard: "none", text: "`hyvve.app/template.NAME` renders a file NAME from a template ([templates.md](templates.md)).", set: func(s *settings, name, v string) error {
 			if err := fileName(name); err != nil {
 				return err
 			}
