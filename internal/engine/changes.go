@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strconv"
@@ -23,6 +24,11 @@ type fields map[string]string
 
 // changes returns the fields that differ, sorted by name, as a journal may keep them.
 func (old fields) changes(now fields) []rotation.EntryChange {
+	return old.changesAs(now, kind.PublicText, kind.PublicText)
+}
+
+// changesAs is changes, with what makes the old and the new text of a field public.
+func (old fields) changesAs(now fields, was, is func(name, text string) string) []rotation.EntryChange {
 	names := map[string]bool{}
 	for name := range old {
 		names[name] = true
@@ -33,7 +39,7 @@ func (old fields) changes(now fields) []rotation.EntryChange {
 	var all []rotation.EntryChange
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		if old[name] != now[name] {
-			all = append(all, rotation.EntryChange{Field: name, From: kind.PublicText(name, old[name]), To: kind.PublicText(name, now[name])})
+			all = append(all, rotation.EntryChange{Field: name, From: was(name, old[name]), To: is(name, now[name])})
 		}
 	}
 	return all
@@ -55,9 +61,30 @@ func listChanges(field string, old, now []string) []rotation.EntryChange {
 	return all
 }
 
-// optionChanges returns the options of a kind that differ.
-func optionChanges(old, now kind.Options) []rotation.EntryChange {
-	return fields(old).changes(fields(now))
+// optionChanges returns the options that differ, each as the kind that it is an option of lets a journal keep it.
+func optionChanges(old, now kind.Options, was, is []kind.Field) []rotation.EntryChange {
+	as := func(fields []kind.Field) func(name, text string) string {
+		return func(name, text string) string { return kind.PublicOption(fields, name, text) }
+	}
+	return fields(old).changesAs(fields(now), as(was), as(is))
+}
+
+// keyFields returns the options of keys of a kind, none if it is not known.
+func (e *Engine) keyFields(kindName string) []kind.Field {
+	k, err := e.Kinds.Get(kindName)
+	if err != nil {
+		return nil
+	}
+	return k.Fields()
+}
+
+// connectionFields returns those of connections of a kind, none if it is not known or has no connections.
+func (e *Engine) connectionFields(kindName string) []kind.Field {
+	connector, err := e.connector(kindName)
+	if err != nil {
+		return nil
+	}
+	return connector.ConnectionFields()
 }
 
 // fields returns the mount-wide defaults by the names that an operator writes them with.
@@ -126,7 +153,7 @@ func roleText(r workload.Role) string {
 // where it is a URL that logs in at a connection's server, where it leads to and as whom.
 func (e *Engine) KeyChanges(d Definition, value key.Value) []rotation.EntryChange {
 	old, _ := e.Key(d.Name)
-	changes := definitionChanges(old, d)
+	changes := e.definitionChanges(old, d)
 	if !value.Empty() {
 		changes = append(changes, rotation.EntryChange{Field: "value", To: e.PublicValue(key.Key{Kind: d.Kind, Options: d.Options}, value)})
 	}
@@ -150,7 +177,7 @@ func (e *Engine) PublicValue(k key.Key, value key.Value) string {
 
 // definitionChanges returns what a definition changes of a key; old is the zero key where there is none, and so is d where
 // the key is deleted.
-func definitionChanges(old key.Key, d Definition) []rotation.EntryChange {
+func (e *Engine) definitionChanges(old key.Key, d Definition) []rotation.EntryChange {
 	settings := func(name, kindName, env string, p key.Policy) fields {
 		if name == "" {
 			return nil
@@ -163,7 +190,7 @@ func definitionChanges(old key.Key, d Definition) []rotation.EntryChange {
 		}
 	}
 	all := settings(old.Name, old.Kind, old.Env, old.Policy).changes(settings(d.Name, d.Kind, d.Env, d.Policy))
-	all = append(all, optionChanges(old.Options, d.Options)...)
+	all = append(all, optionChanges(old.Options, d.Options, e.keyFields(old.Kind), e.keyFields(d.Kind))...)
 	all = append(all, listChanges("protects", protected(old.Protects), protected(d.Protects))...)
 	all = append(all, fields{"witness": old.Witness}.changes(fields{"witness": d.Witness})...)
 	return append(all, listChanges("waives", old.Waives, d.Waives)...)
@@ -187,16 +214,16 @@ func duration(d time.Duration) string {
 // ConnectionChanges returns what writing a connection changes.
 func (e *Engine) ConnectionChanges(written kind.Connection) []rotation.EntryChange {
 	old, _ := e.Connection(written.Name)
-	return connectionChanges(old, e.overwritten(old, written), written)
+	return e.connectionChanges(old, e.overwritten(old, written), written)
 }
 
 // connectionChanges says what differs, without secrets.
-func connectionChanges(old, c, written kind.Connection) []rotation.EntryChange {
+func (e *Engine) connectionChanges(old, c, written kind.Connection) []rotation.EntryChange {
 	var all []rotation.EntryChange
 	if old.Kind != c.Kind && c.Kind != "" {
 		all = append(all, rotation.EntryChange{Field: "kind", From: old.Kind, To: c.Kind})
 	}
-	all = append(all, optionChanges(old.Options, c.Options)...)
+	all = append(all, optionChanges(old.Options, c.Options, e.connectionFields(old.Kind), e.connectionFields(cmp.Or(c.Kind, old.Kind)))...)
 	for _, name := range slices.Sorted(maps.Keys(written.Secrets)) {
 		all = append(all, rotation.EntryChange{Field: name, To: secretGiven})
 	}

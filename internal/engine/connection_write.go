@@ -57,7 +57,7 @@ func (e *Engine) PutConnection(ctx context.Context, written kind.Connection, ver
 		}
 	}
 	c.Written = e.Now().UTC()
-	changes := connectionChanges(old, c, written)
+	changes := e.connectionChanges(old, c, written)
 	if !verify {
 		changes = append(changes, rotation.EntryChange{Field: "verify_connection", To: "false"})
 	}

@@ -106,7 +106,7 @@ func (e *Engine) DeleteConnection(ctx context.Context, name string, by rotation.
 			return rotation.Refusef("connection %s is the witness of the rows of key %s; name another first: vault write hyvve/keys/%s witness=…", name, k.Name, k.Name)
 		}
 	}
-	if err := e.journal.Add(ctx, journal.Entry{What: "connection deleted", By: by.Name, Entity: by.Entity, Connection: name, Changes: optionChanges(c.Options, nil)}); err != nil {
+	if err := e.journal.Add(ctx, journal.Entry{What: "connection deleted", By: by.Name, Entity: by.Entity, Connection: name, Changes: optionChanges(c.Options, nil, e.connectionFields(c.Kind), nil)}); err != nil {
 		return err
 	}
 	if err := e.remove(ctx, pathConnections+name); err != nil {

@@ -134,7 +134,7 @@ func (e *Engine) PutKey(ctx context.Context, d Definition, by rotation.Actor) (k
 		return key.Key{}, rotation.Refusef("key %s: %w; nothing was stored", k.Name, err)
 	}
 	d.Env, d.Options, d.Waives = k.Env, k.Options, k.Waives // as they are stored
-	changes := definitionChanges(e.keys[k.Name], d)
+	changes := e.definitionChanges(e.keys[k.Name], d)
 	if err := e.journal.Add(ctx, journal.Entry{What: what, By: by.Name, Entity: by.Entity, Keys: []journal.Key{{Key: k.Name}}, Changes: changes}); err != nil {
 		return key.Key{}, err
 	}
@@ -265,7 +265,7 @@ func (e *Engine) DeleteKey(ctx context.Context, name string, by rotation.Actor) 
 			return rotation.Refusef("key %s is used by workload %s; take it out of hyvve/workloads/%s first", name, w.Name, w.Name)
 		}
 	}
-	deleted := journal.Entry{What: "key deleted", By: by.Name, Entity: by.Entity, Keys: []journal.Key{{Key: name}}, Changes: definitionChanges(k, Definition{})}
+	deleted := journal.Entry{What: "key deleted", By: by.Name, Entity: by.Entity, Keys: []journal.Key{{Key: name}}, Changes: e.definitionChanges(k, Definition{})}
 	if err := e.journal.Add(ctx, deleted); err != nil {
 		return err
 	}

@@ -32,6 +32,9 @@ type Field struct {
 	Sends []string
 	// Lines marks a secret field whose value has several lines, such as a private key in PEM.
 	Lines bool
+	// Public returns what a journal may keep of an open field: the text without passwords, also those that do not belong there,
+	// for which a write is refused. Each of these is Hidden. Nil: PublicText.
+	Public func(text string) string
 }
 
 // Kind checks values. What else a kind can do are the optional interfaces Generator, Renderer, Verifier, Server and

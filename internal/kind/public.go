@@ -5,6 +5,7 @@ package kind
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -13,52 +14,53 @@ import (
 // mostPublic is how many bytes of an option PublicText gives.
 const mostPublic = 1000
 
-// hidden stands for what may hold a password.
-const hidden = "(hidden)"
+// Hidden stands for what may hold a password.
+const Hidden = "(hidden)"
 
-// PublicText gives an option as a journal may keep it: without passwords, even those that an operator has put where none
-// belongs, and short: what is cut is told from others by its hash. A certificate is named by its hash.
+// PublicOption returns an option as a journal may keep it, by the fields that its kind has: see Field.Public. An option that none
+// of them describes is hidden, since nobody can say what it may hold.
+func PublicOption(fields []Field, name, text string) string {
+	n := slices.IndexFunc(fields, func(f Field) bool { return f.Name == name })
+	switch {
+	case text == "":
+		return ""
+	case n < 0 || fields[n].Secret:
+		return Hidden
+	case fields[n].Public == nil || isPEM(text):
+		return PublicText(name, text)
+	}
+	return short(fields[n].Public(text))
+}
+
+// PublicText returns a text of that name as a journal may keep it: without passwords, even those that an operator has put where
+// none belongs, and short: what is cut is told from others by its hash. A certificate is named by its hash.
 func PublicText(name, text string) string {
-	if strings.Contains(text, "-----BEGIN") {
+	if isPEM(text) {
 		sum := sha256.Sum256([]byte(text))
 		return "PEM with SHA-256 " + hex.EncodeToString(sum[:8])
 	}
 	words := strings.Fields(text)
 	for n, word := range words {
 		switch {
-		case holdsSecret(name, word, text):
-			words[n] = hidden
-		case name == "rules" && isCategory(word): // of commands, as +@all
 		case strings.Contains(word, "://"):
 			words[n] = publicURL(word)
 		case strings.Contains(word, "@"), strings.Contains(name, "url") && !isFlag(word):
-			words[n] = hidden
+			words[n] = Hidden
 		}
 	}
-	public := strings.ToValidUTF8(strings.Join(words, " "), "?")
+	return short(strings.Join(words, " "))
+}
+
+func isPEM(text string) bool { return strings.Contains(text, "-----BEGIN") }
+
+// short returns a text that holds no password, cut if it is too long.
+func short(public string) string {
+	public = strings.ToValidUTF8(public, "?")
 	if len(public) <= mostPublic {
 		return public
 	}
-	sum := sha256.Sum256([]byte(public)) // of what holds no password any more
+	sum := sha256.Sum256([]byte(public))
 	return CutText(public, mostPublic) + " (" + strconv.Itoa(len(public)) + " bytes with SHA-256 " + hex.EncodeToString(sum[:8]) + ")"
-}
-
-// holdsSecret reports whether a word of an option is a password that does not belong there, which a write is refused for: one
-// among the rules of a user of Redis, and a header without the place where the value goes.
-func holdsSecret(name, word, text string) bool {
-	switch name {
-	case "rules":
-		return strings.IndexAny(strings.TrimLeft(word, "("), "><#!") == 0
-	case "verify_format":
-		return !strings.Contains(text, "{{value}}")
-	}
-	return false
-}
-
-// isCategory reports whether a word is an ACL rule on a category of commands.
-func isCategory(word string) bool {
-	word = strings.TrimSuffix(strings.TrimLeft(word, "("), ")")
-	return (strings.HasPrefix(word, "+@") || strings.HasPrefix(word, "-@")) && isHostName(word[2:])
 }
 
 func isFlag(word string) bool { return word == "true" || word == "false" }
@@ -86,7 +88,7 @@ var publicParameters = map[string]bool{
 func publicURL(text string) string {
 	scheme, rest, _ := strings.Cut(text, "://")
 	if strings.Contains(scheme, "@") || strings.Contains(scheme, ":") {
-		return hidden
+		return Hidden
 	}
 	end := strings.IndexAny(rest, "/?#")
 	if end < 0 {
@@ -97,12 +99,12 @@ func publicURL(text string) string {
 		user, _, _ := strings.Cut(authority[:at], ":")
 		authority = user + "@" + authority[at+1:]
 	} else if strings.Contains(rest, "@") || !areHosts(authority) { // a '/' of the password may have ended what looks like the host
-		return scheme + "://" + hidden
+		return scheme + "://" + Hidden
 	}
 	path, query, asks := strings.Cut(rest, "?")
 	path, _, _ = strings.Cut(path, "#")
 	if strings.Contains(path, "@") || strings.Contains(path, "://") {
-		path = "/" + hidden
+		path = "/" + Hidden
 	}
 	out := scheme + "://" + authority + path
 	if !asks {
@@ -116,7 +118,7 @@ func publicURL(text string) string {
 			if !isHostName(strings.ToLower(name)) || strings.Contains(name, "@") {
 				name = ""
 			}
-			parts[n] = name + "=" + hidden
+			parts[n] = name + "=" + Hidden
 		}
 	}
 	return out + "?" + strings.Join(parts, "&")

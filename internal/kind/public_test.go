@@ -34,20 +34,34 @@ func TestPublicText(t *testing.T) {
 			t.Errorf("%q becomes %q, want %q", text, got, want)
 		}
 	}
-	if got := PublicText("url", "s3cret"); got != hidden {
+	if got := PublicText("url", "s3cret"); got != Hidden {
 		t.Errorf("a URL that is none becomes %q", got)
-	}
-	for _, tt := range [][3]string{ // what a write is refused for stands in the journal
-		{"rules", "~app:* >S3CRET +@all (~x #S3CRET) (<S3CRET", "~app:* (hidden) +@all (~x (hidden) (hidden)"},
-		{"verify_format", "Bearer S3CRET", "(hidden) (hidden)"},
-		{"verify_format", "Bearer {{value}}", "Bearer {{value}}"},
-	} {
-		if got := PublicText(tt[0], tt[1]); got != tt[2] {
-			t.Errorf("%s=%s becomes %q, want %q", tt[0], tt[1], got, tt[2])
-		}
 	}
 	if got := PublicText("verify_urls", "false"); got != "false" {
 		t.Errorf("a flag becomes %q", got)
+	}
+}
+
+// A kind says what a journal may keep of its options. What it does not describe is hidden.
+func TestPublicOption(t *testing.T) {
+	t.Parallel()
+	fields := []Field{
+		{Name: "open"},
+		{Name: "password", Secret: true},
+		{Name: "own", Public: func(text string) string { return strings.ReplaceAll(text, "S3CRET", Hidden) }},
+	}
+	for _, tt := range [][3]string{
+		{"open", "a postgresql://u:S3CRET@db/x", "a postgresql://u@db/x"},
+		{"own", "a@b S3CRET", "a@b (hidden)"},
+		{"own", "-----BEGIN PRIVATE KEY-----\nS4CRET", "PEM with SHA-256 "},
+		{"own", strings.Repeat("a", mostPublic+1), strings.Repeat("a", mostPublic) + "… (1001 bytes with SHA-256 "},
+		{"password", "S3CRET", Hidden},
+		{"another", "S3CRET", Hidden},
+		{"another", "", ""},
+	} {
+		if got := PublicOption(fields, tt[0], tt[1]); !strings.HasPrefix(got, tt[2]) || (got == "") != (tt[2] == "") || strings.Contains(got, "S4CRET") {
+			t.Errorf("%s=%s becomes %q, want %q", tt[0], tt[1], got, tt[2])
+		}
 	}
 }
 

@@ -46,6 +46,11 @@ func (s *suite) fields(fields []kind.Field) {
 			s.Errorf("field %s is not described in a sentence: %q", f.Name, f.Description)
 		}
 		seen[f.Name] = true
+		for _, text := range []string{canary + "@host", "x://someone:" + canary + "@host/?password=" + canary, "-----BEGIN PRIVATE KEY-----\n" + canary} {
+			if public := kind.PublicOption(fields, f.Name, text); strings.Contains(public, canary) {
+				s.Errorf("a journal would keep a secret that stands in field %s: %q", f.Name, public)
+			}
+		}
 	}
 }
 

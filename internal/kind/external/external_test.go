@@ -28,7 +28,7 @@ func TestDefinitionsThatCannotBe(t *testing.T) {
 		`verify_header "Ä" is not`:         {"verify_header": "Ä"},
 		`verify_header "host" cannot`:      {"verify_header": "host"},
 		`"transfer-encoding" cannot`:       {"verify_header": "transfer-encoding"},
-		`verify_format "Bearer" does`:      {"verify_format": "Bearer"},
+		`verify_format does not hold`:      {"verify_format": "Bearer"},
 		"exactly once":                     {"verify_format": "{{value}}{{value}}"},
 		"holds a line break":               {"verify_format": "a\nb {{value}}"},
 		`verify_method "PUT" is not known`: {"verify_method": "PUT"},
@@ -108,6 +108,16 @@ func TestCheck(t *testing.T) {
 		}
 		if all := strings.Join(warnings, "; "); (c.warning == "") != (all == "") || !strings.Contains(all, c.warning) {
 			t.Errorf("%s: warnings %q, want %q", name, all, c.warning)
+		}
+	}
+}
+
+// A journal keeps a format, but none that may hold the value.
+func TestPublicFormat(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{"Bearer S3CRET": kind.Hidden, "Bearer {{value}}": "Bearer {{value}}"} {
+		if got := kind.PublicOption(Kind{}.Fields(), optionFormat, text); got != want {
+			t.Errorf("%q becomes %q, want %q", text, got, want)
 		}
 	}
 }

@@ -31,10 +31,18 @@ const (
 var verifyFields = []kind.Field{
 	{Name: optionURL, Description: "Where a new value is tried before any workload gets it, http or https: an answer of 2xx says that it is valid. Empty: values are not tried."},
 	{Name: optionHeader, Default: "Authorization", Description: "The header in which the value is sent there."},
-	{Name: optionFormat, Default: "Bearer " + placeholder, Description: "What stands in the header, with " + placeholder + " once where the value goes."},
+	{Name: optionFormat, Default: "Bearer " + placeholder, Public: publicFormat, Description: "What stands in the header, with " + placeholder + " once where the value goes."},
 	{Name: optionMethod, Default: http.MethodGet, Description: "The method of the request: GET, HEAD or POST (with an empty body)."},
 	{Name: optionCA, Description: "Certificates in PEM that the server's is checked against, in the place of the system's."},
 	{Name: optionTimeout, Default: "10s", Description: "How long the answer may take, from 100ms to 50s."},
+}
+
+// publicFormat returns a format as a journal may keep it: one without the placeholder may hold the value in its place.
+func publicFormat(text string) string {
+	if !strings.Contains(text, placeholder) {
+		return kind.Hidden
+	}
+	return kind.PublicText(optionFormat, text)
 }
 
 // probe is the request that tries a value.
@@ -59,7 +67,7 @@ func readProbe(options kind.Options) (p probe, err error) {
 	}
 	format := options[optionFormat]
 	if strings.Count(format, placeholder) != 1 {
-		return p, fmt.Errorf("%s %q does not hold %s exactly once", optionFormat, format, placeholder)
+		return p, fmt.Errorf("%s does not hold %s exactly once; write it where the value goes, as in Bearer %[2]s", optionFormat, placeholder) // nor is it quoted: see publicFormat
 	}
 	if !sendable(format) {
 		return p, fmt.Errorf("%s %q holds a line break or a control character, which no header carries", optionFormat, format)

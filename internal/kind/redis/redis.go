@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -103,7 +104,7 @@ func (*Kind) Fields() []kind.Field {
 		{Name: login.OptionURLs, Description: "Further names with URLs of the same user and password, separated by white space, as QUEUE_URL=redis://queue:6379/1."},
 		{Name: optionStrategy, Default: alternating, Description: "alternating: two users take turns, and the server proves who still uses the old one. dual_password: one user has two passwords during a rotation, where workloads are bound to its name."},
 		{Name: kind.OptionUsername, Description: "The users are this name with _a and _b; with dual_password, this name itself, where the first version is generated. Default: the key's name, with '_' for '-', and the id of the mount."},
-		{Name: optionRules, Default: defaultRules, Description: "What the user may do where the first version is generated, as ACL rules. Rights of an imported version's user are copied."},
+		{Name: optionRules, Default: defaultRules, Public: publicRules, Description: "What the user may do where the first version is generated, as ACL rules. Rights of an imported version's user are copied."},
 		{Name: login.OptionVerify, Default: "true", Description: "Log in through the URLs themselves before anybody is given them. false where Vault cannot reach their hosts: then the connection's nodes alone are tried."},
 	}
 }
@@ -145,13 +146,33 @@ func checkUser(name string) error {
 func checkRules(rules string) error {
 	for _, rule := range split(rules) {
 		switch {
-		case strings.ContainsAny(rule[:1], "><#!"):
+		case isPassword(rule):
 			return errors.New("one is a password or its hash; leave passwords out: they are those of the version")
 		case slices.Contains([]string{"on", "off", "nopass", "resetpass", "reset"}, strings.ToLower(rule)):
 			return fmt.Errorf("%s is not a right; leave it out: the rotation says when the user is valid", rule)
 		}
 	}
 	return nil
+}
+
+// isPassword reports whether a rule, which may be the first of a selector, is a password or its hash.
+func isPassword(rule string) bool { return strings.IndexAny(strings.TrimLeft(rule, "("), "><#!") == 0 }
+
+// category is a rule on a category of commands, as +@all.
+var category = regexp.MustCompile(`^\(*[+-]@[A-Za-z0-9_.-]+\)*$`)
+
+// publicRules returns ACL rules without passwords, which do not belong there.
+func publicRules(text string) string {
+	rules := strings.Fields(text) // also at white space that Redis takes for a part of a rule
+	for n, rule := range rules {
+		switch {
+		case isPassword(rule):
+			rules[n] = kind.Hidden
+		case !category.MatchString(rule):
+			rules[n] = kind.PublicText(optionRules, rule)
+		}
+	}
+	return strings.Join(rules, " ")
 }
 
 // read reads a URL that leads to hosts and a database.

@@ -85,3 +85,19 @@ func TestUserThatBecameNopass(t *testing.T) {
 	}
 	w.retire(w.staged()) // the mark is there again
 }
+
+// A journal keeps rules, but no password that somebody has put among them.
+func TestPublicRules(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		defaultRules: defaultRules,
+		"~app:* >S3CRET +@all (~x #S3CRET) (<S3CRET": "~app:* (hidden) +@all (~x (hidden) (hidden)",
+		"(~x +@read) (-@all !S3CRET)":                "(~x +@read) (-@all (hidden)",
+		"~a\u00a0>S3CRET":                            "~a (hidden)",
+		"a:S3CRET@b redis://a:S3CRET@b":              "(hidden) redis://a@b",
+	} {
+		if got := kind.PublicOption((&Kind{}).Fields(), optionRules, text); got != want {
+			t.Errorf("%q becomes %q, want %q", text, got, want)
+		}
+	}
+}

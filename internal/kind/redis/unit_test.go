@@ -187,6 +187,7 @@ func TestOptionsAreChecked(t *testing.T) {
 		{kind.Options{kind.OptionUsername: "tab\tbed"}, "username: the name holds white space"},
 		{kind.Options{kind.OptionUsername: strings.Repeat("x", 257)}, "username: the name is 257 bytes long"},
 		{kind.Options{optionRules: "+@all >secret"}, "rules: one is a password or its hash"},
+		{kind.Options{optionRules: "+@all (>secret ~a)"}, "rules: one is a password or its hash"},
 		{kind.Options{optionRules: "+@all NoPass"}, "rules: NoPass is not a right"},
 		{kind.Options{login.OptionVerify: "no"}, `verify_urls "no" is neither true nor false`},
 	} {
