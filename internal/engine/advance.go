@@ -181,6 +181,9 @@ func (e *Engine) act(ctx context.Context, r rotation.Rotation) (bool, error) {
 		e.lookAtRows(r)
 		return false, nil
 	}
+	if err := e.endingLeaked(ctx, r); err != nil {
+		return false, err
+	}
 	calls, err := e.serverCalls(r, what)
 	if err != nil {
 		return false, e.acted(ctx, r, err)

@@ -162,6 +162,9 @@ func (e *Engine) storeEnd(ctx context.Context, n ending) error {
 	if !ok || v.State != key.Undeleted {
 		return nil
 	}
+	if r, ok := e.leakedBy(k); ok {
+		return e.storeLeakedEnd(ctx, r, n)
+	}
 	login, _ := e.loginOf(k, v.Value)
 	now := e.Now().UTC()
 	changed, err := retired(k, n.number, e.config.RetainOf(k), now)
@@ -286,7 +289,7 @@ func (e *Engine) lapseSoon(of versionID) {
 	e.lock(func() { e.lapsing[of] = f })
 }
 
-// lapseFailed is lapseLater after a call, of a version whose end has come, and reports whether that was decided.
+// lapseFailed is lapseLater after a call, of a version whose end has come, and reports whether that was decided and can be taken back.
 func (e *Engine) lapseFailed(of versionID, fault error) (decided bool) {
 	defer e.takeTurn()()
 	v, _ := e.keys[of.key].Version(of.number)
@@ -295,7 +298,8 @@ func (e *Engine) lapseFailed(of versionID, fault error) (decided bool) {
 		e.lapseLater(of, fault)
 		e.planLapse(of.key)
 	}
-	return v.Ending
+	_, leaked := e.leakedBy(e.keys[of.key])
+	return v.Ending && !leaked
 }
 
 // lapseFaults says why undeleted versions of a key could not be retired. mu is held.

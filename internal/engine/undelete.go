@@ -308,39 +308,6 @@ func (e *Engine) undeletedLogins(r rotation.Rotation) (all []remark) {
 	return all
 }
 
-// leaked are the undeleted versions of a key that a compromised rotation ends at the server, with the one that it retires.
-func (e *Engine) leaked(r rotation.Rotation, k key.Key) []int {
-	if _, ok := e.kindOf(k).(kind.Server); !ok || !r.Compromised {
-		return nil
-	}
-	return k.Undeleted()
-}
-
-// endLeaked stores that a compromised rotation has ended undeleted logins. They are not retained: they must never log in again.
-// The writer lock is held.
-func (e *Engine) endLeaked(ctx context.Context, r rotation.Rotation) error {
-	if r.Action() != rotation.ActRetire {
-		return nil
-	}
-	for _, name := range r.KeyNames() {
-		for _, number := range e.leaked(r, e.keys[name]) {
-			k := e.keys[name]
-			v, _ := k.Version(number)
-			login, _ := e.loginOf(k, v.Value)
-			changed, err := k.WithErased(number)
-			if err != nil {
-				return err
-			}
-			changed = changed.WithLogin(number, login.name, e.Now().UTC())
-			what := fmt.Sprintf("retired version %d of %s, which was undeleted, with its sessions at the server, and erased it: rotation %s is of a compromised key", number, name, r.ID)
-			if err := e.storeVersion(ctx, changed, v, what, rotation.Itself, ""); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 // undeleteWarnings say what an undeletion does not do by itself. The writer lock is held.
 func (e *Engine) undeleteWarnings(k key.Key, v key.Version) (warnings []string) {
 	if len(k.Protects) > 0 {
