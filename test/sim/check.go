@@ -49,6 +49,9 @@ func (w *world) checkVersions(k key.Key) {
 		if v.State == key.Retained && w.server.valid[k.Name][v.Sealed.Reveal()] {
 			w.violate("key %s: version %d is retained, and valid at the server", k.Name, v.Number)
 		}
+		if id := w.server.ended[k.Name][v.Sealed.Reveal()]; v.State == key.Retained && id != "" {
+			w.violate("key %s: version %d is retained, and rotation %s of a compromised key has ended it", k.Name, v.Number, id)
+		}
 	}
 	if current != 1 {
 		w.violate("key %s has %d current versions", k.Name, current)

@@ -122,7 +122,7 @@ func (w *world) undelete() bool {
 	}
 	w.stats.Undeleted++
 	if w.serverKind[name] && !w.calm && w.chance(50) { // its rotation runs beside the undeleted login
-		w.rotateKeys(name)
+		w.rotateAs(engine.Request{Compromised: w.chance(50)}, name)
 	}
 	for n := range rows {
 		if w.chance(50) {
@@ -139,8 +139,8 @@ func (w *world) retireBesideARotation() bool {
 	for _, name := range w.keys {
 		k, _ := w.engine.Key(name)
 		undeleted := k.Undeleted()
-		if len(undeleted) == 0 || !w.serverKind[name] || !w.rotating(name) {
-			continue
+		if len(undeleted) == 0 || !w.serverKind[name] || !w.rotating(name) || w.cut[name] && w.chance(90) {
+			continue // a rotation of a compromised key is to end it
 		}
 		number := undeleted[w.rng.IntN(len(undeleted))]
 		err := w.engine.RetireVersion(ctx, name, number, w.chance(30), "", operator)
@@ -190,14 +190,11 @@ func (w *world) needless(view engine.View) bool {
 func (w *world) rotate() {
 	names := slices.Clone(w.keys)
 	w.rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
-	w.rotateKeys(names[:1+w.rng.IntN(min(2, len(names)))]...)
+	w.rotateAs(engine.Request{Compromised: w.chance(15)}, names[:1+w.rng.IntN(min(2, len(names)))]...)
 }
 
-func (w *world) rotateKeys(names ...string) {
-	request := engine.Request{Keys: names, By: operator, Trigger: rotation.ByOperator}
-	if w.chance(15) {
-		request.Compromised = true
-	}
+func (w *world) rotateAs(request engine.Request, names ...string) {
+	request.Keys, request.By, request.Trigger = names, operator, rotation.ByOperator
 	if w.chance(20) {
 		request.OnFailure = []string{rotation.FailurePause, rotation.FailureRevert}[w.rng.IntN(2)]
 	}

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/token"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
 // server is a kind whose values a server verifies: the credentials that are valid there, by key name.
@@ -16,6 +18,8 @@ type server struct {
 	token.Kind
 	w     *world
 	valid map[string]map[string]bool
+	// ended are the compromised rotations that have retired a credential, by key name and value.
+	ended map[string]map[string]string
 }
 
 var (
@@ -91,7 +95,43 @@ func (s *server) Retire(_ context.Context, c kind.Change) error {
 	if n := s.w.sessions(c.Key.Env, c.From.Value.Reveal()); n > 0 && !s.w.cut[c.Key.Name] {
 		s.w.violate("key %s: version %d is retired at the server with %d sessions", c.Key.Name, c.From.Number, n)
 	}
-	return s.call("retire", c, func() { delete(s.of(c), c.From.Value.Reveal()) })
+	id := s.leaked(c.Key.Name)
+	err := s.call("retire", c, func() {
+		delete(s.of(c), c.From.Value.Reveal())
+		if id != "" {
+			s.end(c, id)
+		}
+	})
+	if id == "" || err != nil || s.w.calm || s.w.chance(70) {
+		return err
+	}
+	if s.w.chance(50) {
+		s.w.logf("Vault is killed before it hears that version %d of %s is retired", c.From.Number, c.Key.Name)
+		s.w.node.dead = true
+		return errCrashed
+	}
+	return errors.New("simulated: the server did not answer in time")
+}
+
+// end notes that a compromised rotation has retired a credential.
+func (s *server) end(c kind.Change, id string) {
+	if s.ended[c.Key.Name] == nil {
+		s.ended[c.Key.Name] = map[string]string{}
+	}
+	s.ended[c.Key.Name][c.From.Value.Reveal()] = id
+	if c.From.State == key.Undeleted {
+		s.w.stats.Leaked++
+	}
+}
+
+// leaked returns the compromised rotation of a key that is at the step in which it ends credentials of the key, or behind it.
+func (s *server) leaked(name string) (id string) {
+	for _, status := range s.w.engine.Status() {
+		if r := status.Rotation; status.Key.Name == name && r != nil && r.Compromised && r.State == rotation.Retiring {
+			id = r.ID
+		}
+	}
+	return id
 }
 
 // CheckUndelete implements kind.Undeleter.
@@ -116,6 +156,9 @@ func (s *server) Undelete(_ context.Context, c kind.Change) error {
 		if v, _ := stored.Version(c.To.Number); !v.State.Live() || v.Ending {
 			s.w.violate("key %s: the server is told of version %d, which is %s, ending: %v", c.Key.Name, c.To.Number, v.State, v.Ending)
 		}
+	}
+	if id := s.ended[c.Key.Name][c.To.Value.Reveal()]; id != "" && id == s.leaked(c.Key.Name) {
+		s.w.violate("key %s: the server is told of version %d, which rotation %s of a compromised key has retired there", c.Key.Name, c.To.Number, id)
 	}
 	return s.call("undelete", c, func() { s.of(c)[c.To.Value.Reveal()] = true })
 }

@@ -70,6 +70,7 @@ type Stats struct {
 	WentBack                                   int // for rows that were left
 	Undeleted                                  int // versions that were retained
 	Beside                                     int // undeleted logins that were ended beside a rotation
+	Leaked                                     int // undeleted logins that a rotation of a compromised key ended
 	Restored                                   int // rows under such a version, from a backup
 	Erased                                     int // values whose retention was over
 	Lies                                       int // reports of liars that were taken
@@ -85,6 +86,7 @@ func (s *Stats) Add(o Stats) {
 	s.WentBack += o.WentBack
 	s.Undeleted += o.Undeleted
 	s.Beside += o.Beside
+	s.Leaked += o.Leaked
 	s.Restored += o.Restored
 	s.Erased += o.Erased
 	s.Lies += o.Lies

@@ -74,6 +74,9 @@ func TestSimulation(t *testing.T) {
 	if *seeds >= 1000 && sum.Beside < *seeds/200 {
 		t.Errorf("too few undeleted logins are ended beside a rotation: %+v", sum)
 	}
+	if *seeds >= 1000 && sum.Leaked < *seeds/400 {
+		t.Errorf("too few undeleted logins are ended by a rotation of a compromised key: %+v", sum)
+	}
 	if *seeds >= 100 && sum.Lies < *seeds {
 		t.Errorf("too few lies are told: %+v", sum)
 	}
