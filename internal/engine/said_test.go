@@ -136,7 +136,7 @@ func saidOfUndeletedVersions(t *testing.T) {
 func saidInPlans(t *testing.T) {
 	h, s := newTalker(t)
 	request := Request{Keys: []string{"cache"}, By: testActor, Trigger: rotation.ByOperator}
-	s.blockers, s.notes, s.fail["preflight"] = append(many(), long), append(many(), long), errors.New(long)
+	s.blockers, s.server.notes, s.fail["preflight"] = append(many(), long), append(many(), long), errors.New(long)
 	p, _, err := h.engine.Plan(t.Context(), request)
 	h.ok(err)
 	plain(t, "a plan", 50_000, p.Blockers, p.Notes)
@@ -151,7 +151,7 @@ func saidOfFirstVersions(t *testing.T) {
 		_, err := h.engine.PutKey(t.Context(), Definition{Name: name, Kind: "forgetful"}, testActor)
 		h.ok(err)
 	}
-	s.notes, s.fail["preflight"] = append(many(), long), errors.New(long)
+	s.server.notes, s.fail["preflight"] = append(many(), long), errors.New(long)
 	value := key.NewValue("a value of one")
 	s.valid[value.Reveal()] = true
 	_, warnings, err := h.engine.First(t.Context(), "one", value, testActor)
@@ -201,6 +201,11 @@ func saidOfRows(t *testing.T) {
 	})
 	h.ok(err)
 	there := *here()
+	look.report.Error = long
+	report, err := rowsAt(t.Context(), look, kind.Connection{}, kind.RowLook{})
+	h.ok(err)
+	plain(t, "a report", 2*maxReason, report.Error)
+	look.report.Error = ""
 	for _, place := range []string{"", "moved\x1b[2K\n", long} {
 		look.report.Place, look.fault = nil, errors.New(long)
 		if place != "" {
