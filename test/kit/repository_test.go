@@ -5,6 +5,7 @@ package kit
 import (
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -14,32 +15,41 @@ import (
 
 const root = "../.."
 
-// functions are the names of all functions in tests that begin with a word, with the folders that they are in.
-func functions(t *testing.T, begin string) map[string][]string {
+// files calls f with the name and the text of each file of the repository that has one of these endings.
+func files(t *testing.T, f func(name, text string), endings ...string) {
 	t.Helper()
-	form := regexp.MustCompile(`(?m)^func (` + begin + `[A-Za-z0-9_]*)\(`)
-	all := map[string][]string{}
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
 		case d.IsDir() && (d.Name() == "build" || d.Name() == ".git" || d.Name() == "node_modules"):
 			return fs.SkipDir
-		case !strings.HasSuffix(path, "_test.go"):
+		case d.IsDir() || !slices.ContainsFunc(endings, func(ending string) bool { return strings.HasSuffix(path, ending) }):
 			return nil
 		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		folder, err := filepath.Rel(root, filepath.Dir(path))
-		for _, found := range form.FindAllSubmatch(text, -1) {
-			all[string(found[1])] = append(all[string(found[1])], filepath.ToSlash(folder))
+		name, err := filepath.Rel(root, path)
+		if err == nil {
+			f(filepath.ToSlash(name), read(t, name))
 		}
 		return err
 	})
-	if err != nil || len(all) == 0 {
-		t.Fatalf("%d found: %v", len(all), err)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// functions are the names of all functions in tests that begin with a word, with the folders that they are in.
+func functions(t *testing.T, begin string) map[string][]string {
+	t.Helper()
+	form := regexp.MustCompile(`(?m)^func (` + begin + `[A-Za-z0-9_]*)\(`)
+	all := map[string][]string{}
+	files(t, func(name, text string) {
+		for _, found := range form.FindAllStringSubmatch(text, -1) {
+			all[found[1]] = append(all[found[1]], path.Dir(name))
+		}
+	}, "_test.go")
+	if len(all) == 0 {
+		t.Fatalf("no function begins with %s", begin)
 	}
 	return all
 }
@@ -78,9 +88,8 @@ func TestEveryFuzzTargetIsRun(t *testing.T) {
 	}
 }
 
-// Each section of docs/security.md, and each row of its adversaries, names tests; they are there; and each attack is named.
+// Each section of docs/security.md, and each row of its adversaries, names tests, and each attack is named.
 func TestPromisesNameTheirTests(t *testing.T) {
-	there := functions(t, "Test")
 	test := regexp.MustCompile("`(Test[A-Za-z0-9_]*)`")
 	text := read(t, "docs/security.md")
 	sections := strings.Split(text, "\n## ")[1:]
@@ -98,17 +107,38 @@ func TestPromisesNameTheirTests(t *testing.T) {
 			}
 		}
 	}
-	for name, folders := range functions(t, "Fuzz") {
-		there[name] = folders
-	}
-	for _, found := range regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9_]*)`").FindAllStringSubmatch(text, -1) {
-		if there[found[1]] == nil {
-			t.Errorf("docs/security.md names %s, which is not there", found[1])
-		}
-	}
 	for name, folders := range functions(t, "TestAdversary") {
 		if !strings.Contains(text, "`"+name+"`") {
 			t.Errorf("docs/security.md does not name %s of %s; add it to the row of its adversary", name, folders)
 		}
+	}
+}
+
+// Tests that a page, a comment or a command names exist. A command and a comment may name the beginning only, as -run takes it;
+// a name that stands alone in backquotes is the whole.
+func TestNamedTestsExist(t *testing.T) {
+	var there []string
+	for name := range functions(t, "(?:Test|Fuzz)") {
+		there = append(there, name)
+	}
+	const elsewhere = "TestImports" // a field of go list
+	form := regexp.MustCompile("`?\\b(?:Test|Fuzz)[A-Z][A-Za-z0-9_]*`?")
+	named := 0
+	files(t, func(file, text string) {
+		for number, line := range strings.Split(text, "\n") {
+			for _, found := range form.FindAllString(line, -1) {
+				named++
+				name := strings.Trim(found, "`")
+				whole := len(found) == len(name)+len("``")
+				if name != elsewhere && !slices.ContainsFunc(there, func(test string) bool {
+					return test == name || !whole && strings.HasPrefix(test, name)
+				}) {
+					t.Errorf("%s:%d names %s, which does not exist; name the test that shows this", file, number+1, name)
+				}
+			}
+		}
+	}, ".md", ".go", "Makefile")
+	if named < len(there) {
+		t.Errorf("%d names found, and %d tests", named, len(there))
 	}
 }
