@@ -142,8 +142,11 @@ test-arm64: ## Run the assembly for arm64 in an emulator, qemu-aarch64-static of
 	GOARCH=arm64 go test -count=1 -v -exec qemu-aarch64-static -run '^(TestVectors|FuzzKeys)$$' ./internal/pbkdf2
 
 .PHONY: generate
-generate: ## Write anew what is made from something else: assembly, docs/annotations.md, docs/configuration.md, golden pods and charts, deploy/manifests
+generate: ## Regenerate what is made from something else: assembly, pages and tables of docs, golden responses, pods and charts, deploy/manifests
 	go run -C internal/pbkdf2/asm .
+	go test -count=1 -run '^(TestGoldenResponses|TestAPIPage)$$' ./plugin -update
+	go test -count=1 -run '^TestDocsDrawTheTable$$' ./internal/rotation -update
+	go test -count=1 -run '^TestPageShowsWhatIsCompiled$$' ./test/kindtest -update
 	go test -count=1 -run '^(TestShapes|TestDocumentation)$$' ./sidecar/inject -update
 	go test -count=1 -run '^TestReference$$' ./sidecar/config -update
 	go test -count=1 -run '^(TestGolden|TestManifest)$$' ./deploy/helm -update
