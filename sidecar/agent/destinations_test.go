@@ -46,14 +46,8 @@ func play(t *testing.T) *played {
 	p := &played{Kubernetes: k, t: t, token: filepath.Join(t.TempDir(), "cluster-token"), read: map[string]string{}}
 	p.must(k.Namespace(t.Context(), space, nil))
 	p.must(k.Controllers(t.Context()))
-	docs, err := os.ReadFile("../../docs/kubernetes-secret.md")
-	p.must(err)
-	for _, part := range strings.Split(string(docs), "```yaml\n")[1:] {
-		roles, _, _ := strings.Cut(part, "```")
-		p.must(k.Apply(t.Context(), roles))
-	}
-	p.must(k.ServiceAccount(t.Context(), space, "hyvve-metrics"))
-	token, err := k.Token(t.Context(), space, "hyvve-metrics")
+	p.must(k.AddSecretAccount(t.Context(), space, true))
+	token, err := k.Token(t.Context(), space, bed.SecretAccount)
 	p.must(err)
 	p.must(os.WriteFile(p.token, []byte(token), 0o600))
 	p.must(k.Apply(t.Context(), `

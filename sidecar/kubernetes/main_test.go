@@ -26,29 +26,7 @@ type cluster struct {
 	client    *Client
 }
 
-// roles gives the YAML of docs/kubernetes-secret.md for a namespace: the first block, or also the one for creation.
-func roles(t *testing.T, namespace string, create bool) string {
-	t.Helper()
-	docs, err := os.ReadFile("../../docs/kubernetes-secret.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	parts := strings.Split(string(docs), "```yaml\n")
-	if len(parts) != 3 {
-		t.Fatalf("the docs have %d blocks of YAML", len(parts)-1)
-	}
-	text := ""
-	for _, part := range parts[1:] {
-		block, _, _ := strings.Cut(part, "```")
-		if strings.Contains(block, `"create"`) && !create {
-			continue
-		}
-		text += strings.ReplaceAll(block, "namespace: monitoring", "namespace: "+namespace) + "---\n"
-	}
-	return text
-}
-
-const account = "hyvve-metrics"
+const account = bed.SecretAccount
 
 func newCluster(t *testing.T, create bool) *cluster {
 	t.Helper()
@@ -59,10 +37,7 @@ func newCluster(t *testing.T, create bool) *cluster {
 func clusterOf(t *testing.T, k *bed.Kubernetes, ns string, create bool) *cluster {
 	t.Helper()
 	c := &cluster{Kubernetes: k, t: t, ns: ns, tokenPath: filepath.Join(t.TempDir(), "token")}
-	if err := k.ServiceAccount(t.Context(), ns, account); err != nil {
-		t.Fatal(err)
-	}
-	if err := k.Apply(t.Context(), roles(t, ns, create)); err != nil {
+	if err := k.AddSecretAccount(t.Context(), ns, create); err != nil {
 		t.Fatal(err)
 	}
 	c.newToken()

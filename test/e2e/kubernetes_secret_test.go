@@ -124,12 +124,7 @@ func (w *world) cluster(token string) (k *bed.Kubernetes, tokenPath string) {
 	must(err)
 	must(k.Namespace(ctx, monitoring, nil))
 	must(k.Controllers(ctx))
-	docs, err := os.ReadFile("../../docs/kubernetes-secret.md")
-	must(err)
-	_, roles, _ := strings.Cut(string(docs), "```yaml\n") // the first block: the Secret is there beforehand
-	roles, _, _ = strings.Cut(roles, "```")
-	must(k.Apply(ctx, roles))
-	must(k.ServiceAccount(ctx, monitoring, "hyvve-metrics"))
+	must(k.AddSecretAccount(ctx, monitoring, false)) // the Secret is there beforehand
 	must(k.Do(ctx, http.MethodPost, "/api/v1/namespaces/monitoring/secrets?fieldManager=kubectl-create", map[string]any{
 		"metadata": map[string]string{"name": "metrics-auth"}, "stringData": map[string]string{"token": token},
 	}, nil))
@@ -144,7 +139,7 @@ spec:
     metadata: {labels: {app: prometheus}}
     spec: {containers: [{name: prometheus, image: "registry.local/prometheus:1"}]}
 `))
-	account, err := k.Token(ctx, monitoring, "hyvve-metrics")
+	account, err := k.Token(ctx, monitoring, bed.SecretAccount)
 	must(err)
 	tokenPath = filepath.Join(w.Bed.Dir, "cluster-token")
 	must(os.WriteFile(tokenPath, []byte(account), 0o600))

@@ -186,7 +186,7 @@ path "hyvve/watch/prometheus"  { capabilities = ["read"] }
 path "hyvve/report/prometheus" { capabilities = ["update"] }
 path "hyvve/leave/prometheus"  { capabilities = ["update"] }`))
 	w.write("auth/kubernetes/role/prometheus", map[string]any{
-		"bound_service_account_names": "hyvve-metrics", "bound_service_account_namespaces": w.ns, "audience": bed.VaultAudience,
+		"bound_service_account_names": bed.SecretAccount, "bound_service_account_namespaces": w.ns, "audience": bed.VaultAudience,
 		"token_policies": "prometheus", "token_ttl": "1h",
 	})
 	return w
@@ -239,13 +239,8 @@ func (w *secretWorld) deploy() {
 	ctx := w.t.Context()
 	w.must(w.n.BuildImage(ctx, "registry.local/hyvve-sidecar:1", bed.Tool("bin", "hyvve-sidecar")))
 	w.must(w.n.BuildImage(ctx, "registry.local/busybox:1", bed.Tool("tools", "kubernetes-root", "bin", "busybox")))
-	w.must(w.n.ServiceAccount(ctx, w.ns, "hyvve-metrics"))
-	docs, err := os.ReadFile("../../../docs/kubernetes-secret.md")
-	w.must(err)
-	_, roles, _ := strings.Cut(string(docs), "```yaml\n")
-	roles, _, _ = strings.Cut(roles, "```")
-	w.must(w.n.Apply(ctx, strings.ReplaceAll(roles, "namespace: monitoring", "namespace: "+w.ns)))
-	_, err = w.n.Kubectl(ctx, "", "-n", w.ns, "create", "secret", "generic", "metrics-auth")
+	w.must(w.n.AddSecretAccount(ctx, w.ns, false))
+	_, err := w.n.Kubectl(ctx, "", "-n", w.ns, "create", "secret", "generic", "metrics-auth")
 	w.must(err)
 	vault, err := url.Parse(w.vault.Addr)
 	w.must(err)
