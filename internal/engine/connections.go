@@ -38,7 +38,7 @@ func (e *Engine) connector(kindName string) (kind.Connector, error) {
 	if connector, ok := kd.(kind.Connector); err == nil && ok {
 		return connector, nil
 	}
-	return nil, rotation.Refusef("kind %q has no connections; use one of: %s", kindName, strings.Join(e.Connectors(), ", "))
+	return nil, rotation.Refusef("kind %s has no connections; use one of: %s", kind.Quote(kindName), strings.Join(e.Connectors(), ", "))
 }
 
 // Connection gives a connection; false where there is none.

@@ -85,11 +85,11 @@ func checkPolicy(p key.Policy, now time.Time) error {
 	case p.Deadline < 0 && p.Deadline != key.Inherit:
 		return fmt.Errorf("deadline %s is negative; use 0s for none", p.Deadline)
 	case p.OnFailure != "" && p.OnFailure != rotation.FailurePause && p.OnFailure != rotation.FailureRevert:
-		return fmt.Errorf("on_failure %q is not known; use pause or revert", p.OnFailure)
+		return fmt.Errorf("on_failure %s is not known; use pause or revert", kind.Quote(p.OnFailure))
 	case p.Confirm != "" && p.Confirm != rotation.ConfirmAuto && p.Confirm != rotation.ConfirmManual:
-		return fmt.Errorf("confirm %q is not known; use auto or manual", p.Confirm)
+		return fmt.Errorf("confirm %s is not known; use auto or manual", kind.Quote(p.Confirm))
 	case p.ConfirmBy != "" && p.ConfirmBy != rotation.ConfirmByAny && p.ConfirmBy != rotation.ConfirmByOther:
-		return fmt.Errorf("confirm_by %q is not known; use any or other, or \"\" for that of hyvve/config", p.ConfirmBy)
+		return fmt.Errorf("confirm_by %s is not known; use any or other, or \"\" for that of hyvve/config", kind.Quote(p.ConfirmBy))
 	case p.ConfirmBy == rotation.ConfirmByOther && p.Confirm == rotation.ConfirmAuto:
 		return errors.New("confirm_by=other asks for another user's confirmation, and confirm=auto for none; write confirm=manual, or confirm_by=any")
 	}

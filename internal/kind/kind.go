@@ -152,7 +152,7 @@ func (l List) Get(name string) (Kind, error) {
 			return k, nil
 		}
 	}
-	return nil, fmt.Errorf("kind %q is not known; use one of: %s", name, strings.Join(l.Names(), ", "))
+	return nil, fmt.Errorf("kind %s is not known; use one of: %s", Quote(name), strings.Join(l.Names(), ", "))
 }
 
 // Names gives the names, sorted.

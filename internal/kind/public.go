@@ -51,6 +51,9 @@ func PublicText(name, text string) string {
 	return short(strings.Join(words, " "))
 }
 
+// Quote returns a text in quotes for an error, which a journal keeps too: without passwords, as PublicText does it.
+func Quote(text string) string { return strconv.Quote(PublicText("", text)) }
+
 func isPEM(text string) bool { return strings.Contains(text, "-----BEGIN") }
 
 // short returns a text that holds no password, cut if it is too long.

@@ -239,9 +239,9 @@ var brokenVerifiers = map[string]variant{
 
 // brokenWords are wrong in what they read, draw and say.
 var brokenWords = map[string]variant{
-	"description":                       {"description", "is not one sentence|option user is secret|is there twice|field user is not described", allWrong},
+	"description":                       {"description", "is not one sentence|option user is secret|is there twice|field user is not described|a journal would keep a secret that stands in field note", allWrong},
 	"connection fields":                 {"connection fields", "has no secret field|have no option", allWrong},
-	"options":                           {"options", "not refused by its name|Normalize again", allWrong},
+	"options":                           {"options", "not refused by its name|Normalize again|Normalize quotes a secret that stands in field note", allWrong},
 	"check":                             {"check tells nothing", "a warning holds a secret|the error of Check holds a secret|takes an empty value", allWrong},
 	"generate":                          {"generate", "a value again|from the same randomness|a reader that fails|Check refuses what", allWrong},
 	"a login is named by its password":  {"names logins", "names nobody, or by a password", allWrong},
@@ -277,10 +277,17 @@ func (wrong) Summary() string                   { return "A login. It is verifie
 func (k wrong) ConnectionFields() []kind.Field  { return k.Kind.ConnectionFields()[:1] }
 func (wrong) Login(v key.Value) (string, error) { _, password := split(v); return password, nil }
 func (wrong) Fields() []kind.Field {
-	return []kind.Field{{Name: "user", Description: "the user", Secret: true}, {Name: "user"}}
+	return []kind.Field{
+		{Name: "user", Description: "the user", Secret: true},
+		{Name: "user"},
+		{Name: "note", Description: "What it is for.", Public: func(text string) string { return text }},
+	}
 }
 
 func (k wrong) Normalize(o kind.Options) (kind.Options, error) {
+	if note := o["note"]; note != "" {
+		return nil, errors.New(note + " is not right")
+	}
 	return with(o, "user", o["user"]+"x"), nil
 }
 
@@ -327,6 +334,7 @@ var brokenConnectors = map[string]variant{
 	"the URL is said to send another secret": {"secrets stay where they were given for", "told the secret: true", sends(func(f *kind.Field) { f.Sends = []string{"other"} })},
 	"the URL binds the password":             {"secrets stay where they were given for", "", sends(func(*kind.Field) {})},
 	"the URL keeps the password":             {"normalize connection", "does not move a password|holds a secret|not refused by its name", anyConnection},
+	"an error quotes a field":                {"normalize connection", "NormalizeConnection quotes a secret that stands in field allowed_hosts", quotesConnection},
 	"the URL's query may hold a password":    {"credentials in the query of a connection", "is not refused by the name password", anyConnection},
 	"any password will do":                   {"check connection", "takes a wrong password", checks(func(kind.Connection, error) (string, error) { return "", nil })},
 	"a note says the password":               {"check connection", "a note of CheckConnection holds a secret", checks(func(c kind.Connection, err error) (string, error) { return c.Passwords()[0].Reveal(), err })},
@@ -349,6 +357,16 @@ var brokenConnectors = map[string]variant{
 	"rotate root locks out for a moment": {"cut rotate root is repeated", "neither password is in force", rotates(2, "locked")},
 	"rotate root does nothing":           {"rotate root", "with the password that RotateRoot has set|RotateRoot succeeds with a wrong password", rotates(0, "")},
 }
+
+// quotesConnection quotes in an error what it does not know.
+var quotesConnection = breaks(func(b *broken) {
+	b.normalize = func(c kind.Connection) (kind.Connection, error) {
+		if host := c.Options[kind.FieldAllowedHosts]; host != "" {
+			return c, errors.New(host + " is not known")
+		}
+		return b.Kind.NormalizeConnection(c)
+	}
+})
 
 // anyConnection is taken as it is.
 var anyConnection = breaks(func(b *broken) {

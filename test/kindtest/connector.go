@@ -75,6 +75,12 @@ func normalizeConnection(s *suite) {
 	if _, err := connector.NormalizeConnection(more); err == nil || !strings.Contains(err.Error(), unknown) {
 		s.Errorf("an unknown field %q of a connection is not refused by its name: %v", unknown, err)
 	}
+	s.quotesNone("NormalizeConnection", fields, c.Options, func(o kind.Options) error {
+		wrong := c
+		wrong.Options = o
+		_, err := connector.NormalizeConnection(wrong)
+		return err
+	})
 	s.passwordInURL(c)
 }
 

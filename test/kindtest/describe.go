@@ -46,7 +46,7 @@ func (s *suite) fields(fields []kind.Field) {
 			s.Errorf("field %s is not described in a sentence: %q", f.Name, f.Description)
 		}
 		seen[f.Name] = true
-		for _, text := range []string{canary + "@host", "x://someone:" + canary + "@host/?password=" + canary, "-----BEGIN PRIVATE KEY-----\n" + canary} {
+		for _, text := range misplaced {
 			if public := kind.PublicOption(fields, f.Name, text); strings.Contains(public, canary) {
 				s.Errorf("a journal would keep a secret that stands in field %s: %q", f.Name, public)
 			}
@@ -77,8 +77,29 @@ func options(s *suite) {
 	if _, err := s.Kind.Normalize(more); err == nil || !strings.Contains(err.Error(), unknown) {
 		s.Errorf("an unknown option %q is not refused by its name: %v", unknown, err)
 	}
+	s.quotesNone("Normalize", s.Kind.Fields(), once, func(o kind.Options) error {
+		_, err := s.Kind.Normalize(o)
+		return err
+	})
 	if _, err := s.Kind.Normalize(nil); err != nil && !slices.ContainsFunc(s.Kind.Fields(), func(f kind.Field) bool { return strings.Contains(err.Error(), f.Name) }) {
 		s.Errorf("Normalize without options: the error names none: %v", err)
+	}
+}
+
+// quotesNone fails if an error of a call quotes a secret that stands in one of the open fields.
+func (s *suite) quotesNone(call string, fields []kind.Field, right kind.Options, normalize func(kind.Options) error) {
+	s.Helper()
+	for _, f := range fields {
+		if f.Secret {
+			continue
+		}
+		for _, text := range misplaced {
+			options := maps.Clone(right)
+			options[f.Name] = text
+			if err := normalize(options); err != nil && strings.Contains(err.Error(), canary) {
+				s.Errorf("%s quotes a secret that stands in field %s: %v", call, f.Name, err)
+			}
+		}
 	}
 }
 
@@ -102,6 +123,11 @@ func checkTellsNothing(s *suite) {
 }
 
 const canary = "canary7Qx3"
+
+// misplaced are texts with a secret, which an operator may have put into any option.
+var misplaced = []string{
+	canary + "@host", "x://someone:" + canary + "@host/?password=" + canary, "-----BEGIN PRIVATE KEY-----\n" + canary,
+}
 
 // canaries makes a wrong value a secret, with what stands in it.
 func (s *suite) canaries(v string) {

@@ -55,7 +55,7 @@ func (k Kind) Normalize(options kind.Options) (kind.Options, error) {
 	}
 	switch multiline := full[optionMultiline]; {
 	case multiline != "true" && multiline != "false":
-		return nil, fmt.Errorf("%s %q is neither true nor false", optionMultiline, multiline)
+		return nil, fmt.Errorf("%s %s is neither true nor false", optionMultiline, kind.Quote(multiline))
 	case multiline == "true" && full[optionURL] != "":
 		return nil, fmt.Errorf("%s is true and %s is set, and no header carries a line break, so that no value could be tried; leave one of them out", optionMultiline, optionURL)
 	}

@@ -70,12 +70,12 @@ func readProbe(options kind.Options) (p probe, err error) {
 		return p, fmt.Errorf("%s does not hold %s exactly once; write it where the value goes, as in Bearer %[2]s", optionFormat, placeholder) // nor is it quoted: see publicFormat
 	}
 	if !sendable(format) {
-		return p, fmt.Errorf("%s %q holds a line break or a control character, which no header carries", optionFormat, format)
+		return p, fmt.Errorf("%s %s holds a line break or a control character, which no header carries", optionFormat, kind.Quote(format))
 	}
 	p.before, p.after, _ = strings.Cut(format, placeholder)
 	p.method = options[optionMethod]
 	if !slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodPost}, p.method) {
-		return p, fmt.Errorf("%s %q is not known; use GET, HEAD or POST", optionMethod, p.method)
+		return p, fmt.Errorf("%s %s is not known; use GET, HEAD or POST", optionMethod, kind.Quote(p.method))
 	}
 	if pem := options[optionCA]; pem != "" {
 		if p.url == nil || p.url.Scheme != "https" {
@@ -88,7 +88,7 @@ func readProbe(options kind.Options) (p probe, err error) {
 	}
 	p.timeout, err = time.ParseDuration(options[optionTimeout])
 	if err != nil || p.timeout < minTimeout || p.timeout > maxTimeout {
-		return p, fmt.Errorf("%s %q is not a duration from %v to %v, such as 10s", optionTimeout, options[optionTimeout], minTimeout, maxTimeout)
+		return p, fmt.Errorf("%s %s is not a duration from %v to %v, such as 10s", optionTimeout, kind.Quote(options[optionTimeout]), minTimeout, maxTimeout)
 	}
 	return p, nil
 }
@@ -119,7 +119,7 @@ var unfit = []string{"Connection", "Content-Length", "Expect", "Host", "Te", "Tr
 func checkHeader(name string) error {
 	for _, c := range name {
 		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && !strings.ContainsRune("!#$%&'*+-.^_`|~", c) {
-			return fmt.Errorf("%s %q is not the name of a header; use letters, digits and '-'", optionHeader, name)
+			return fmt.Errorf("%s %s is not the name of a header; use letters, digits and '-'", optionHeader, kind.Quote(name))
 		}
 	}
 	if name == "" || slices.Contains(unfit, http.CanonicalHeaderKey(name)) {

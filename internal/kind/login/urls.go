@@ -54,7 +54,7 @@ func (u URLs) NormalizeOptions(fields []kind.Field, options kind.Options, flags 
 	}
 	for _, name := range append(flags, OptionVerify) {
 		if value := full[name]; value != "true" && value != "false" {
-			return nil, fmt.Errorf("%s %q is neither true nor false", name, value)
+			return nil, fmt.Errorf("%s %s is neither true nor false", name, kind.Quote(value))
 		}
 	}
 	return full, nil

@@ -64,7 +64,7 @@ func (k *Kind) NormalizeConnection(c kind.Connection) (kind.Connection, error) {
 	if only := options[fieldRows]; only != "" {
 		is, err := strconv.ParseBool(only) // as JSON, true comes as 1
 		if err != nil {
-			return c, fmt.Errorf("rows_only %q is not known; write true or false", only)
+			return c, fmt.Errorf("rows_only %s is not known; write true or false", kind.Quote(only))
 		}
 		options[fieldRows] = strconv.FormatBool(is)
 	}

@@ -36,7 +36,7 @@ func methods(c kind.Connection) ([]string, error) {
 				all = append(all, name)
 			}
 		default:
-			return nil, fmt.Errorf("auth_methods: %q is not known; name some of %s, %s, %s and %s, with commas between", name, methodSCRAM, methodMD5, methodPassword, methodNone)
+			return nil, fmt.Errorf("auth_methods: %s is not known; name some of %s, %s, %s and %s, with commas between", kind.Quote(name), methodSCRAM, methodMD5, methodPassword, methodNone)
 		}
 	}
 	if len(all) == 0 {

@@ -121,9 +121,9 @@ func (k *Kind) Normalize(options kind.Options) (kind.Options, error) {
 func checkIdentifier(name string, most int) error {
 	switch {
 	case len(name) > most:
-		return fmt.Errorf("%q is %d bytes long; at most %d are allowed", name, len(name), most)
+		return fmt.Errorf("%s is %d bytes long; at most %d are allowed", kind.Quote(name), len(name), most)
 	case strings.ContainsFunc(name, func(c rune) bool { return c < ' ' || c == 0x7f }):
-		return fmt.Errorf("%q holds a control character", name)
+		return fmt.Errorf("%s holds a control character", kind.Quote(name))
 	case strings.HasPrefix(name, "pg_"):
 		return fmt.Errorf("%q begins with pg_, which PostgreSQL keeps for itself", name)
 	case name == "public" || name == "none":

@@ -116,7 +116,7 @@ func readAdmin(c kind.Connection) (admin, error) {
 	}
 	a.addr, a.secure = at[0], u.Scheme == "rediss"
 	if a.timeout, err = time.ParseDuration(c.Options[fieldTimeout]); err != nil || a.timeout < minTimeout || a.timeout > maxTimeout {
-		return a, fmt.Errorf("timeout %q is not a duration from %v to %v, such as 5s", c.Options[fieldTimeout], minTimeout, maxTimeout)
+		return a, fmt.Errorf("timeout %s is not a duration from %v to %v, such as 5s", kind.Quote(c.Options[fieldTimeout]), minTimeout, maxTimeout)
 	}
 	for n, text := range kind.SplitList(c.Options[fieldNodes]) {
 		announced, reachable, mapped := strings.Cut(text, "=")

@@ -116,7 +116,7 @@ func (k *Kind) Normalize(options kind.Options) (kind.Options, error) {
 		return nil, err
 	}
 	if s := full[optionStrategy]; s != alternating && s != dualPassword {
-		return nil, fmt.Errorf("strategy %q is not known; use %s or %s", s, alternating, dualPassword)
+		return nil, fmt.Errorf("strategy %s is not known; use %s or %s", kind.Quote(s), alternating, dualPassword)
 	}
 	if err := checkUser(full[kind.OptionUsername]); err != nil {
 		return nil, fmt.Errorf("username: %w", err)

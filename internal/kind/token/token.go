@@ -58,18 +58,18 @@ func (t Kind) Normalize(options kind.Options) (kind.Options, error) {
 	}
 	format, ok := formats[full["format"]]
 	if !ok {
-		return nil, fmt.Errorf("format %q is not known; use hex, base64, base64url or alphanumeric", full["format"])
+		return nil, fmt.Errorf("format %s is not known; use hex, base64, base64url or alphanumeric", kind.Quote(full["format"]))
 	}
 	length, err := strconv.Atoi(full["length"])
 	if err != nil || length < minLength || length > maxLength {
-		return nil, fmt.Errorf("length %q is not a number from %d to %d", full["length"], minLength, maxLength)
+		return nil, fmt.Errorf("length %s is not a number from %d to %d", kind.Quote(full["length"]), minLength, maxLength)
 	}
 	if err := checkPrefix(full["prefix"]); err != nil {
 		return nil, err
 	}
 	rule, ok := rules[full["rule"]]
 	if !ok {
-		return nil, fmt.Errorf("rule %q is not known; use none, better-auth-secret or encryption-master-key", full["rule"])
+		return nil, fmt.Errorf("rule %s is not known; use none, better-auth-secret or encryption-master-key", kind.Quote(full["rule"]))
 	}
 	if rule.definition != nil {
 		if err := rule.definition(format, length, full["prefix"]); err != nil {
