@@ -170,45 +170,6 @@ func TestImageOfTheSidecar(t *testing.T) {
 	}
 }
 
-// The image has nothing but the binary, and that is enough for it: it runs in there, as the user that the image names.
-func TestImageRuns(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("not root, who alone may change the root directory: the image is not run")
-	}
-	dir := t.TempDir()
-	file, root := filepath.Join(dir, "image.tar"), filepath.Join(dir, "root")
-	ok(t, "--name=hyvve-sidecar:v1", "--output="+file, sidecar(t, hostArch(t)))
-	headers, files := contents(t, load(t, file))
-	for name, h := range headers {
-		if h.Typeflag == tar.TypeDir {
-			continue
-		}
-		if err := os.MkdirAll(root, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		target := filepath.Join(root, name)
-		if h.Typeflag == tar.TypeSymlink {
-			if err := os.Symlink(h.Linkname, target); err != nil {
-				t.Fatal(err)
-			}
-			continue
-		}
-		if err := errors.Join(os.MkdirAll(filepath.Dir(target), 0o755), os.WriteFile(target, files[name], h.FileInfo().Mode().Perm())); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), "/hyvve-sidecar", "version")
-	cmd.Dir, cmd.Env = "/", []string{}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Credential: &syscall.Credential{Uid: 65532, Gid: 65532}}
-	said, err := cmd.CombinedOutput()
-	if err != nil || !strings.Contains(string(said), "hyvve-sidecar") {
-		t.Errorf("hyvve-sidecar --version: %v: %s", err, said)
-	}
-}
-
 func hostArch(t *testing.T) string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "go", "env", "GOHOSTARCH").Output()
