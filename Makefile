@@ -53,11 +53,16 @@ dev: setup-demo build ## Run a Vault with the engine at hyvve/ in the foreground
 # Terraform is the one part that set-up does not bring: where it is not installed, the tests that run it, TestTerraform…, are left out.
 WITHOUT_TERRAFORM = $(shell command -v terraform >/dev/null || echo "-skip '^TestTerraform'")
 
+# These targets set up what tests need: a test that is skipped there fails. scripts/test-k8s sets the variable itself.
+test test-e2e test-adversary test-ha test-soak test-rare test-mounts: export HYVVE_NO_SKIP = 1
+
+# Tests in real pods need a node of Kubernetes, which "make test-k8s" starts.
+WITHOUT_PODS = grep -v /test/e2e/pods
+
 .PHONY: test
-test: export HYVVE_NO_SKIP = 1
 test: setup build ## Run every test, with the race detector, on real servers, then sim; no test may be skipped (half an hour on two cores)
 	@command -v terraform >/dev/null || echo 'test: terraform is not on PATH: deploy/vault/terraform is parsed, and not run'
-	scripts/go-test -race -timeout 45m $(WITHOUT_TERRAFORM) $$(go list ./... | grep -v /test/e2e/pods)
+	scripts/go-test -race -timeout 45m $(WITHOUT_TERRAFORM) $$(go list ./... | $(WITHOUT_PODS))
 	scripts/go-test -C test/images ./...
 	@$(MAKE) --no-print-directory sim
 
@@ -67,11 +72,11 @@ test-unit: ## Run the tests that need neither a server nor what setup fetches
 
 .PHONY: test-e2e
 test-e2e: setup build ## Run the scenarios of test/e2e, and the tests that talk to real servers
-	scripts/go-test -race -timeout 45m $(WITHOUT_TERRAFORM) $$(go list -test -f '{{if not .ForTest}}{{.ImportPath}} {{join .Deps " "}}{{end}}' ./... | sed -n 's,\.test .* [^ ]*/test/bed\( .*\|$$\),,p')
+	scripts/go-test -race -timeout 45m $(WITHOUT_TERRAFORM) $$(go list -test -f '{{if not .ForTest}}{{.ImportPath}} {{join .Deps " "}}{{end}}' ./... | sed -n 's,\.test .* [^ ]*/test/bed\( .*\|$$\),,p' | $(WITHOUT_PODS))
 
 .PHONY: test-adversary
 test-adversary: setup build ## Attack real components with what one token, one pod or one neighbour may do; no attack may do harm
-	scripts/go-test -count=1 -timeout 45m -run '^TestAdversary' ./...
+	scripts/go-test -count=1 -timeout 45m -run '^TestAdversary' $$(go list ./... | $(WITHOUT_PODS))
 
 .PHONY: test-ha
 test-ha: setup-demo build ## Kill a cluster's leader in each move, the plugin a hundred times, and do without Vault for ten minutes (some twenty minutes in all)

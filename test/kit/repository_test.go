@@ -142,3 +142,45 @@ func TestNamedTestsExist(t *testing.T) {
 		t.Errorf("%d names found, and %d tests", named, len(there))
 	}
 }
+
+// What sets up what tests need, and runs them, fails on a skip; and it runs no test that needs another target.
+func TestNoTargetSkips(t *testing.T) {
+	makefile := read(t, "Makefile")
+	export := regexp.MustCompile(`(?m)^(.*): export ` + NoSkip + ` = 1$`).FindStringSubmatch(makefile)
+	if export == nil {
+		t.Fatalf("the Makefile exports %s nowhere", NoSkip)
+	}
+	strict, seen := strings.Fields(export[1]), 0
+	for _, found := range regexp.MustCompile(`(?m)^([a-z0-9-]+):((?: [a-z-]+)*) setup(?:-demo)?\b.*\n((?:\t.*\n)+)`).FindAllStringSubmatch(makefile, -1) {
+		target, recipe := found[1], found[3]
+		if target == "test-k8s" {
+			recipe = read(t, "scripts/test-k8s")
+			if !strings.Contains(recipe, NoSkip+"=1") {
+				t.Errorf("scripts/test-k8s does not set %s", NoSkip)
+			}
+			continue
+		}
+		if !strings.Contains(recipe, "go-test") {
+			continue
+		}
+		if seen++; !slices.Contains(strict, target) {
+			t.Errorf("make %s may skip tests; add it to the targets that export %s", target, NoSkip)
+		}
+		if strings.Contains(recipe, "./...") && !strings.Contains(recipe, "$(WITHOUT_PODS)") {
+			t.Errorf("make %s runs test/e2e/pods, where every test is skipped; leave it out", target)
+		}
+	}
+	if seen != len(strict) {
+		t.Errorf("%d targets set up what tests need, and %d export %s", seen, len(strict), NoSkip)
+	}
+}
+
+// A test is skipped by [Skip], in a nested module by a function that obeys the same variable.
+func TestNoSkipBesideOurs(t *testing.T) {
+	skip := regexp.MustCompile(`\b[tb]\.Skip(f|Now)?\(`)
+	files(t, func(file, text string) {
+		if skip.MatchString(text) && !strings.Contains(text, `os.Getenv("`+NoSkip+`")`) {
+			t.Errorf("%s skips tests although %s is set; call kit.Skip", file, NoSkip)
+		}
+	}, "_test.go")
+}

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// NoSkip is the environment variable under which [Skip] fails a test. "make test" sets it: there, each test has what it needs.
+// NoSkip is the environment variable under which [Skip] fails a test. The targets of the Makefile that set up what
+// tests need set it, such as "make test".
 const NoSkip = "HYVVE_NO_SKIP"
 
 // Skip skips a test for a reason of one line, which names what is missing and the command that brings it. Under [NoSkip] it
