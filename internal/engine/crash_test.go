@@ -17,17 +17,44 @@ import (
 func TestCrashAtEveryWrite(t *testing.T) {
 	for _, retain := range []time.Duration{0, 1000 * time.Hour} {
 		for _, revert := range []bool{false, true} {
-			for _, after := range []bool{false, true} {
-				for at := 1; ; at++ {
-					if !crashAt(t, at, after, revert, retain) {
-						if at < 15 {
-							t.Errorf("only %d writes were tried", at)
-						}
-						break
-					}
-				}
-			}
+			atEveryWrite(t, 15, func(at int, after bool) bool { return crashAt(t, at, after, revert, retain) })
 		}
+	}
+}
+
+// atEveryWrite calls crash for the first write, the second and so on, each once to fail before it and once after it, until
+// crash reports that there was no such write. A test of fewer than least writes fails.
+func atEveryWrite(t *testing.T, least int, crash func(at int, after bool) bool) {
+	t.Helper()
+	for _, after := range []bool{false, true} {
+		at := 1
+		for crash(at, after) {
+			at++
+		}
+		if at < least {
+			t.Errorf("only %d writes were tried", at)
+		}
+	}
+}
+
+// throughCrash lets forty rounds pass in which the store may fail, each after a call of ask. It reports whether the store did.
+func (h *harness) throughCrash(step time.Duration, ask func()) (crashed bool) {
+	h.t.Helper()
+	for range 40 {
+		crashed = h.reopened() || crashed
+		ask()
+		tryRound(h)
+		h.settle()
+		h.clock.advance(step)
+	}
+	return crashed
+}
+
+// expectWholeJournal wants a journal without a fault.
+func (h *harness) expectWholeJournal(when string) {
+	h.t.Helper()
+	if faults := h.faults(); faults != "" {
+		h.t.Errorf("%s: journal: %s", when, faults)
 	}
 }
 

@@ -128,10 +128,7 @@ func TestRetainedUntilItsEnd(t *testing.T) {
 // A user who ends an undeletion erases nothing that was retained for longer, though the key retains nothing any more. The journal
 // says that it was forced.
 func TestRetireErasesNothingEarly(t *testing.T) {
-	h := newHarness(t)
-	h.hyvve()
-	h.retains("service-token", 10*time.Hour)
-	h.until(h.rotate("service-token"), rotation.Done)
+	h := retainedToken(t)
 	k, _ := h.engine.Key("service-token")
 	end := k.Versions[0].Until
 	h.undelete(Undeletion{Key: "service-token", Version: 1, For: time.Minute})
@@ -263,10 +260,7 @@ func TestRetainedIsBounded(t *testing.T) {
 
 // Erase is for what is retained alone.
 func TestEraseVersion(t *testing.T) {
-	h := newHarness(t)
-	h.hyvve()
-	h.retains("service-token", 10*time.Hour)
-	h.until(h.rotate("service-token"), rotation.Done)
+	h := retainedToken(t)
 	h.refused(h.engine.EraseVersion(t.Context(), "service-token", 2, "", testActor), "version 2 is current")
 	h.refused(h.engine.EraseVersion(t.Context(), "service-token", 7, "", testActor), "has no version 7; retained are: 1 (until")
 	h.undelete(Undeletion{Key: "service-token", Version: 1})

@@ -4,6 +4,7 @@ package engine
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -14,13 +15,20 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// An undeleted version is accepted beside the current one until its time is over, and nobody presents it; then it is retained
-// again, and erased.
-func TestUndeleteOfAToken(t *testing.T) {
+// retainedToken is a token of which version 1 is retained.
+func retainedToken(t *testing.T) *harness {
+	t.Helper()
 	h := newHarness(t)
 	h.hyvve()
 	h.retains("service-token", 10*time.Hour)
 	h.until(h.rotate("service-token"), rotation.Done)
+	return h
+}
+
+// An undeleted version is accepted beside the current one until its time is over, and nobody presents it; then it is retained
+// again, and erased.
+func TestUndeleteOfAToken(t *testing.T) {
+	h := retainedToken(t)
 	before, _ := h.engine.Key("service-token")
 	h.undelete(Undeletion{Key: "service-token", Version: 1, For: time.Hour, Reason: "somebody was locked out"})
 	h.expectVersions("service-token", "undeleted, current")
@@ -58,10 +66,7 @@ func (h *harness) sights(version int) {
 
 // A version that is undeleted for a time does not end while somebody presents it.
 func TestUndeletedVersionInUse(t *testing.T) {
-	h := newHarness(t)
-	h.hyvve()
-	h.retains("service-token", 10*time.Hour)
-	h.until(h.rotate("service-token"), rotation.Done)
+	h := retainedToken(t)
 	h.undelete(Undeletion{Key: "service-token", Version: 1, For: time.Minute})
 	h.round()
 	for range 30 {
@@ -195,49 +200,41 @@ func TestUndeleteOfALogin(t *testing.T) {
 
 // Killed before or after any write of an undeletion, of its end or of the erasing, the same goes on from storage.
 func TestCrashAtEveryWriteOfAnUndeletion(t *testing.T) {
-	for _, after := range []bool{false, true} {
-		for at := 1; ; at++ {
-			h := newHarness(t)
-			h.login()
-			h.failAt(at, after)
-			crashed, undeleted := false, false
-			for range 40 {
-				if h.reopened() {
-					crashed = true
-				}
-				if !undeleted {
-					_, _, err := h.engine.Undelete(t.Context(), Undeletion{Key: "db", Version: 1, For: time.Hour, By: testActor})
-					undeleted = err == nil
-				}
-				tryRound(h)
-				h.settle()
-				h.clock.advance(20 * time.Minute)
+	atEveryWrite(t, 6, func(at int, after bool) bool {
+		h := newHarness(t)
+		h.login()
+		h.failAt(at, after)
+		undeleted := false
+		crashed := h.throughCrash(20*time.Minute, func() {
+			if !undeleted {
+				_, _, err := h.engine.Undelete(t.Context(), Undeletion{Key: "db", Version: 1, For: time.Hour, By: testActor})
+				undeleted = err == nil
 			}
-			h.expectVersions("db", "destroyed, current")
-			if n := len(h.server.valid); n != 1 {
-				t.Errorf("crash at write %d (after %v): %d logins are valid at the server", at, after, n)
-			}
-			if v, err := h.engine.journal.Verify(t.Context()); err != nil || len(v.Faults) > 0 {
-				t.Errorf("crash at write %d (after %v): journal: %v %v", at, after, v.Faults, err)
-			}
-			if !crashed {
-				if at < 6 {
-					t.Errorf("only %d writes were tried", at)
-				}
-				break
-			}
+		})
+		h.expectVersions("db", "destroyed, current")
+		if n := len(h.server.valid); n != 1 {
+			t.Errorf("crash at write %d (after %v): %d logins are valid at the server", at, after, n)
 		}
-	}
+		h.expectWholeJournal(fmt.Sprintf("crash at write %d (after %v)", at, after))
+		return crashed
+	})
+}
+
+// undeletedCache is a server that forgets, with a login of which version 1 is undeleted. It returns the value of version 1.
+func undeletedCache(t *testing.T, long time.Duration) (h *harness, f *forgetful, value string) {
+	t.Helper()
+	h, f = newForgetful(t)
+	h.retains("cache", 10*time.Hour)
+	value = h.currentOf("cache").Value.Reveal()
+	h.until(h.rotate("cache"), rotation.Done)
+	h.undelete(Undeletion{Key: "cache", Version: 1, For: long})
+	return h, f, value
 }
 
 // An undeleted login that the server has forgotten, or was never told of before a crash, is made valid by the regular check; a
 // plan tells of it and changes nothing.
 func TestUndeletedLoginIsChecked(t *testing.T) {
-	h, f := newForgetful(t)
-	h.retains("cache", 10*time.Hour)
-	old := h.currentOf("cache").Value.Reveal()
-	h.until(h.rotate("cache"), rotation.Done)
-	h.undelete(Undeletion{Key: "cache", Version: 1, For: 5 * time.Hour})
+	h, f, old := undeletedCache(t, 5*time.Hour)
 	delete(f.valid, old)
 	plan, _, err := h.engine.Plan(t.Context(), Request{Keys: []string{"cache"}, By: testActor})
 	h.ok(err)
@@ -263,10 +260,7 @@ func TestUndeletedLoginIsChecked(t *testing.T) {
 
 // A time for which a version is undeleted has to end before its key may protect rows.
 func TestProtectsWhileAVersionIsUndeleted(t *testing.T) {
-	h := newHarness(t)
-	h.hyvve()
-	h.retains("service-token", 10*time.Hour)
-	h.until(h.rotate("service-token"), rotation.Done)
+	h := retainedToken(t)
 	h.undelete(Undeletion{Key: "service-token", Version: 1, For: time.Hour})
 	d := Definition{Name: "service-token", Kind: "token", Witness: rotation.WitnessNone, Protects: []key.Column{{Table: "t", Column: "c", Layout: key.TagFirst}}}
 	_, err := h.engine.PutKey(t.Context(), d, testActor)
