@@ -17,14 +17,14 @@ type Head struct {
 	Hash  string
 }
 
-// Tip is the stored end of the journal.
-type Tip struct {
+// tip is the stored end of the journal.
+type tip struct {
 	Link
 	Kept Link `json:"kept,omitzero"` // the newest entry that retention leaves
 }
 
 // follow moves the head on to an entry.
-func (h *Tip) follow(n Entry) {
+func (h *tip) follow(n Entry) {
 	h.Link = Link{n.Seq, n.Hash}
 	if n.Keep != nil {
 		h.Kept = h.Link
@@ -37,18 +37,18 @@ func (j *Journal) SaveHead(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return j.store.Put(ctx, PathHead, data)
+	return j.store.Put(ctx, pathHead, data)
 }
 
-// StoredHead reads the head; false where there is none, or none that can be read.
-func (j *Journal) StoredHead(ctx context.Context) (Tip, bool, error) {
-	data, err := j.store.Get(ctx, PathHead)
+// storedHead reads the head; false where there is none, or none that can be read.
+func (j *Journal) storedHead(ctx context.Context) (tip, bool, error) {
+	data, err := j.store.Get(ctx, pathHead)
 	if err != nil || data == nil {
-		return Tip{}, false, err
+		return tip{}, false, err
 	}
-	var h Tip
+	var h tip
 	if json.Unmarshal(data, &h) != nil || h.Seq == 0 && h.Hash != "" {
-		return Tip{}, false, nil //nolint:nilerr // a head that cannot be read is as good as none, and told as that
+		return tip{}, false, nil //nolint:nilerr // a head that cannot be read is as good as none, and told as that
 	}
 	return h, true, nil
 }
@@ -88,7 +88,7 @@ func (j *Journal) Load(ctx context.Context) error {
 	if len(seqs) > 0 {
 		j.first = seqs[0]
 	}
-	stored, ok, err := j.StoredHead(ctx)
+	stored, ok, err := j.storedHead(ctx)
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (j *Journal) adopt(ctx context.Context, seqs []uint64) error {
 
 // findHead takes the newest entry for the head. That is so on a mount of an older release, and where the head was taken out.
 func (j *Journal) findHead(ctx context.Context, anchor Link, ids []string, seqs []uint64) error {
-	j.head, j.unsaved = Tip{Link: anchor}, true
+	j.head, j.unsaved = tip{Link: anchor}, true
 	if len(seqs) > 0 {
 		j.head.Seq = seqs[len(seqs)-1]
 	}
@@ -172,15 +172,6 @@ func (j *Journal) findHead(ctx context.Context, anchor Link, ids []string, seqs 
 	}
 	return nil
 }
-
-// Tip is the newest entry, and the newest that retention leaves. Its caller has the writer's lock.
-func (j *Journal) Tip() Tip { return j.head }
-
-// First is the number of the oldest entry of the chain; 0: there is none. Its caller has the writer's lock.
-func (j *Journal) First() uint64 { return j.first }
-
-// Damage says what was found wrong with the journal when it was read, until it begins.
-func (j *Journal) Damage() []string { return j.damage }
 
 // Begin makes this journal the one that is written. It stores the head where that is another than the one that was read,
 // and returns what was found wrong.

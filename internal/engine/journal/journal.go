@@ -27,8 +27,8 @@ type Store interface {
 // Where records are.
 const (
 	pathAnchor  = "mount/journal"
-	PathHead    = "mount/head"
-	PathJournal = "journal/"
+	pathHead    = "mount/head"
+	pathEntries = "journal/"
 )
 
 // Journal is the chain of entries. Its writer calls [Journal.Load] first. Load, Begin, Add, Append, End and Retain are called
@@ -39,7 +39,7 @@ type Journal struct {
 	now   func() time.Time
 	lock  func() (unlock func()) // the writer's
 
-	head    Tip
+	head    tip
 	first   uint64   // entry of the chain, 0 while there is none
 	litter  []string // entries below the chain
 	unsaved bool     // head is not what is stored
@@ -94,15 +94,15 @@ type Key struct {
 // ID is where the entry is kept. It sorts by Seq.
 func (n Entry) ID() string { return ID(n.Seq) }
 
-// Digits hold the sequence of a thousand entries a second for 300 years. Entries of schema 1 have longer ids.
-const Digits = 13
+// digits hold the sequence of a thousand entries a second for 300 years. Entries of schema 1 have longer ids.
+const digits = 13
 
 // ID is where the entry of that number is kept.
-func ID(seq uint64) string { return fmt.Sprintf("%0*d", Digits, seq) }
+func ID(seq uint64) string { return fmt.Sprintf("%0*d", digits, seq) }
 
 func entrySeq(id string) (uint64, bool) {
 	var seq uint64
-	if len(id) != Digits {
+	if len(id) != digits {
 		return 0, false
 	}
 	if n, err := fmt.Sscanf(id, "%d", &seq); n != 1 || err != nil {
@@ -125,17 +125,17 @@ const (
 	schemaWithHead = 4
 )
 
-// EntryRecord is the stored form of an entry.
-type EntryRecord struct {
+// entryRecord is the stored form of an entry.
+type entryRecord struct {
 	Schema int `json:"schema"`
 	Entry
 }
 
-// Encode gives the stored form.
-func (n Entry) Encode() ([]byte, error) { return json.Marshal(EntryRecord{entrySchema, n}) }
+// encode returns the stored form.
+func (n Entry) encode() ([]byte, error) { return json.Marshal(entryRecord{entrySchema, n}) }
 
-// Seal returns the hash of an entry.
-func (j *Journal) Seal(n Entry) (string, error) {
+// seal returns the hash of an entry.
+func (j *Journal) seal(n Entry) (string, error) {
 	n.Hash = ""
 	data, err := json.Marshal(n)
 	if err != nil {
@@ -164,16 +164,16 @@ func (j *Journal) Append(ctx context.Context, n Entry) error {
 		kept := j.head.Kept
 		n.Keep = &kept
 	}
-	hash, err := j.Seal(n)
+	hash, err := j.seal(n)
 	if err != nil {
 		return err
 	}
 	n.Hash = hash
-	data, err := n.Encode()
+	data, err := n.encode()
 	if err != nil {
 		return fmt.Errorf("encoding journal entry %d: %w", n.Seq, err)
 	}
-	if err := j.store.Put(ctx, PathJournal+n.ID(), data); err != nil {
+	if err := j.store.Put(ctx, pathEntries+n.ID(), data); err != nil {
 		return err
 	}
 	j.head.follow(n)
@@ -188,7 +188,7 @@ var errDamaged = errors.New("damaged")
 
 // IDs lists the entries, oldest first.
 func (j *Journal) IDs(ctx context.Context) ([]string, error) {
-	ids, err := j.store.List(ctx, PathJournal)
+	ids, err := j.store.List(ctx, pathEntries)
 	if err != nil {
 		return nil, fmt.Errorf("listing the journal: %w", err)
 	}
@@ -201,17 +201,17 @@ func (j *Journal) Entry(ctx context.Context, id string) (Entry, bool, error) {
 	return r.Entry, ok, err
 }
 
-func (j *Journal) record(ctx context.Context, id string) (EntryRecord, bool, error) {
-	data, err := j.store.Get(ctx, PathJournal+id)
+func (j *Journal) record(ctx context.Context, id string) (entryRecord, bool, error) {
+	data, err := j.store.Get(ctx, pathEntries+id)
 	if err != nil || data == nil {
-		return EntryRecord{}, false, err
+		return entryRecord{}, false, err
 	}
-	var r EntryRecord
+	var r entryRecord
 	if err := json.Unmarshal(data, &r); err != nil {
-		return EntryRecord{}, false, fmt.Errorf("stored journal entry %s: %w: %w", id, errDamaged, err)
+		return entryRecord{}, false, fmt.Errorf("stored journal entry %s: %w: %w", id, errDamaged, err)
 	}
 	if r.Schema < 1 || r.Schema > entrySchema {
-		return EntryRecord{}, false, fmt.Errorf("stored journal entry %s has schema %d, this release reads 1 to %d; use the release that wrote it or a newer one", id, r.Schema, entrySchema)
+		return entryRecord{}, false, fmt.Errorf("stored journal entry %s has schema %d, this release reads 1 to %d; use the release that wrote it or a newer one", id, r.Schema, entrySchema)
 	}
 	return r, true, nil
 }

@@ -14,14 +14,14 @@ import (
 
 // Bounds of one page of the journal.
 const (
-	MostEntries = 1000 // in a page
+	mostEntries = 1000 // in a page
 	mostScanned = 5000 // entries read for a page
 )
 
 // Query asks for entries of the journal.
 type Query struct {
 	After    string // id or number of the entry before the first; empty: from the beginning
-	Limit    int    // entries in a page, at most MostEntries
+	Limit    int    // entries in a page, 1 to 1000
 	Newest   bool   // newest first: After is then the entry behind the first
 	Key      string // name; empty: any
 	Rotation string // id; empty: any
@@ -49,8 +49,8 @@ func (q Query) matches(n Entry) bool {
 // Page returns entries in their order. A page may have fewer than asked for, and even none, while there are more: a
 // page reads a limited number of entries. An entry that cannot be read is left out; verify tells of it.
 func (j *Journal) Page(ctx context.Context, q Query) (Page, error) {
-	if q.Limit < 1 || q.Limit > MostEntries {
-		return Page{}, rotation.Refusef("limit %d is not between 1 and %d; read further pages with after=", q.Limit, MostEntries)
+	if q.Limit < 1 || q.Limit > mostEntries {
+		return Page{}, rotation.Refusef("limit %d is not between 1 and %d; read further pages with after=", q.Limit, mostEntries)
 	}
 	ids, err := j.IDs(ctx)
 	if err != nil {
@@ -76,8 +76,8 @@ func (j *Journal) Page(ctx context.Context, q Query) (Page, error) {
 
 // FullID returns the id of the entry of that number; another text as it is.
 func FullID(id string) string {
-	if id != "" && len(id) < Digits && strings.Trim(id, "0123456789") == "" {
-		return strings.Repeat("0", Digits-len(id)) + id
+	if id != "" && len(id) < digits && strings.Trim(id, "0123456789") == "" {
+		return strings.Repeat("0", digits-len(id)) + id
 	}
 	return id
 }

@@ -61,7 +61,7 @@ func (j *Journal) retainChain(ctx context.Context, now time.Time, floor uint64, 
 		if kept[first] {
 			continue
 		}
-		if err := j.store.Delete(ctx, PathJournal+ID(first)); err != nil {
+		if err := j.store.Delete(ctx, pathEntries+ID(first)); err != nil {
 			return err
 		}
 	}
@@ -79,7 +79,7 @@ func (j *Journal) removeOrphans(ctx context.Context) error {
 		if !ok || entry.Keep != nil {
 			continue
 		}
-		if err := j.store.Delete(ctx, PathJournal+id); err != nil {
+		if err := j.store.Delete(ctx, pathEntries+id); err != nil {
 			return err
 		}
 	}

@@ -27,7 +27,7 @@ const mostFaults = 20
 type walk struct {
 	j *Journal
 	Verified
-	head   Tip  // the walk ends there
+	head   tip  // the walk ends there
 	before Link // the entry before, in the chain
 	kept   Link // the newest entry, up to here, that retention leaves
 }
@@ -70,7 +70,7 @@ func (j *Journal) Verify(ctx context.Context) (Verified, error) {
 func (w *walk) begin(ctx context.Context) error {
 	defer w.j.lock()()
 	w.head, w.Head = w.j.head, Head{w.j.head.Seq, w.j.head.Hash}
-	stored, ok, err := w.j.StoredHead(ctx)
+	stored, ok, err := w.j.storedHead(ctx)
 	if err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ func (w *walk) visit(ctx context.Context, id string, seq uint64) error {
 
 // compare looks whether an entry is what was written, and follows on the one before.
 func (w *walk) compare(seq uint64, entry Entry, inChain bool) error {
-	hash, err := w.j.Seal(entry)
+	hash, err := w.j.seal(entry)
 	switch {
 	case err != nil:
 		return err
