@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kit has what tests of several packages need, and needs nothing but the standard library itself.
+// Package kit has what tests of several packages need. Of this module it imports no more than internal/proc, so that tests of nearly
+// every package can use it.
 package kit
 
 import (

@@ -32,7 +32,7 @@ const (
 	resp = 2
 )
 
-// login tells apart the clients that are kept.
+// account identifies a client that is kept.
 type account struct {
 	connection string
 	revision   uint64

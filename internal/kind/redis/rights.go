@@ -19,7 +19,8 @@ type memory struct {
 	Rights []string `json:"rights"`
 }
 
-// readMemory reads what text has written, or a release before; without rights: nothing, or nothing that is understood.
+// readMemory reads a memory from its JSON, or the list of rights that an earlier release has kept. It returns one without rights
+// if the text is empty or is neither.
 func readMemory(text string) (m memory) {
 	if json.Unmarshal([]byte(text), &m) != nil {
 		m = memory{}
