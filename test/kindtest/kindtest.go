@@ -34,6 +34,9 @@ type World struct {
 	// Occupy makes, as somebody else would and by other means than the kind's, the login that a value names, with another
 	// password, and returns a value that logs in as it. Nil: the kind's values name no login, and the log says so.
 	Occupy func(t testing.TB, v key.Value) key.Value
+	// Claim makes the login that a value names one of another key, and marks it as the kind would, by other means than the
+	// kind's. Nil: the kind's logins are not marked, or versions share one, and the log says so.
+	Claim func(t testing.TB, v key.Value, by key.Key)
 	// Hostile has the users of the server write whatever they may there, so that it runs in sessions which take no care; ran
 	// tells what has run since. nil: not tried, and the log says so.
 	Hostile func(t testing.TB) (ran func() []string)
@@ -62,6 +65,9 @@ func Run(t *testing.T, open func(t testing.TB) World) {
 	}
 	if _, ok := w.Kind.(kind.Server); ok && w.Occupy == nil {
 		t.Log("the World has no Occupy: a login of somebody else that has the next version's name is not tried")
+	}
+	if _, ok := w.Kind.(kind.Server); ok && w.Claim == nil {
+		t.Log("the World has no Claim: Retire of a login that another key has claimed is not tried")
 	}
 	for _, c := range of {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) { c.run(begin(t, open(t))) })
@@ -106,6 +112,9 @@ func cases(t testing.TB, w World) []testCase {
 		}
 		if w.Occupy != nil {
 			all = append(all, testCase{"login of somebody else", somebodyElse})
+		}
+		if w.Claim != nil {
+			all = append(all, testCase{"retire of a claimed login", claimed})
 		}
 		if _, ok := w.Kind.(kind.Undeleter); ok {
 			all = append(all, testCase{"undelete", undeleted}, testCase{"undelete while the server is down", undeleteWhileDown})

@@ -118,6 +118,7 @@ func toyWorld(of func(toy.Kind) kind.Kind) World {
 		Hostile:     func(testing.TB) func() []string { return d.Hostile() },
 		Valid:       func(_ testing.TB, v key.Value) bool { return d.Valid(split(v)) },
 		Credentials: func(testing.TB) []string { return d.Users() },
+		Claim:       func(_ testing.TB, v key.Value, by key.Key) { d.Own(by.Mount+"/"+by.Name, userOf(v)) },
 		Occupy: func(_ testing.TB, v key.Value) key.Value {
 			d.Add(userOf(v), "somebody-else")
 			return value(userOf(v), "somebody-else")

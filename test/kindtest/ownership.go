@@ -42,6 +42,28 @@ func somebodyElse(s *suite) {
 	}
 }
 
+// claimed has a key of another mount claim the old version's login, as two mounts with one name may. Retire refuses it, also with
+// Cut, and leaves that login and its sessions as they are.
+func claimed(s *suite) {
+	c := s.plan()
+	s.ok(stage, c)
+	s.ok(verify, c)
+	c = s.promoted(c)
+	other := s.key
+	other.Mount = otherMount
+	s.Claim(s, c.From.Value, other)
+	session := s.use(c.From)
+	before := s.names()
+	for _, c.Cut = range []bool{false, true} {
+		s.fails(retire, c, "although another key has claimed the old version's login")
+		s.noStrays("after Retire", before)
+		s.expect("after Retire of a claimed login", c, true, true)
+		if !session.Alive() {
+			s.Error("Retire ends a session of a login that another key has claimed")
+		}
+	}
+}
+
 // refuses sees that a plan of the change would name what stops it.
 func (s *suite) refuses(c kind.Change) {
 	s.Helper()

@@ -31,6 +31,9 @@ const poll = 5 * time.Millisecond
 // mount is the id of the mount that keys without one belong to.
 const mount = "kindte"
 
+// otherMount is the id of another.
+const otherMount = "othrmt"
+
 // fingerprints are those of that mount.
 var fingerprints = key.NewFingerprinter([]byte(mount))
 

@@ -73,6 +73,11 @@ func contractWorld(t testing.TB, adopted bool) kindtest.World {
 			return names
 		},
 	}
+	world.Claim = func(_ testing.TB, v key.Value, by key.Key) {
+		of, err := urls.Credential(key.Version{Value: v})
+		w.ok(err)
+		w.exec(markOf(by, key.Version{Number: 1}).statement(of.User))
+	}
 	world.Occupy = func(_ testing.TB, v key.Value) key.Value {
 		of, err := urls.Credential(key.Version{Value: v})
 		w.ok(err)

@@ -68,6 +68,11 @@ func contractWorld(t testing.TB, r *bed.Redis, number int, strategy, first strin
 		Credentials: func(testing.TB) []string { return w.users(r) },
 	}
 	if strategy == alternating { // with dual_password the login is the one in use
+		world.Claim = func(_ testing.TB, v key.Value, by key.Key) {
+			u, err := dsn.Parse(v.Reveal(), urls.Schemes...)
+			w.ok(err)
+			w.do(r, "ACL", "SETUSER", urls.UserOf(u), "#"+markOf(by, 1).digest())
+		}
 		world.Occupy = func(_ testing.TB, v key.Value) key.Value {
 			u, err := dsn.Parse(v.Reveal(), urls.Schemes...)
 			w.ok(err)

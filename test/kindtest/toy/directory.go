@@ -87,6 +87,13 @@ func (d *Directory) Valid(user, password string) bool {
 	return ok && known == password
 }
 
+// Own makes a user that owner's.
+func (d *Directory) Own(owner, user string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.owners[user] = owner
+}
+
 // Add gives a user, as somebody has done before there was a rotation.
 func (d *Directory) Add(user, password string) {
 	d.mu.Lock()
@@ -233,7 +240,19 @@ func (a *Administrator) Release(ctx context.Context, owner, user string) error {
 	})
 }
 
-// Drop removes a user, if there is one; sessions stay.
+// Retire removes a user, if there is one, unless another owner has made it; sessions stay. An operator has made one without an owner.
+func (a *Administrator) Retire(ctx context.Context, owner, user string) error {
+	return a.directory.request(ctx, func() error {
+		if by, owned := a.directory.owners[user]; owned && by != owner {
+			return Foreign{user, owner}
+		}
+		delete(a.directory.users, user)
+		delete(a.directory.owners, user)
+		return nil
+	})
+}
+
+// Drop removes a user, whoever has made it; sessions stay.
 func (a *Administrator) Drop(ctx context.Context, user string) error {
 	return a.directory.request(ctx, func() error {
 		delete(a.directory.users, user)

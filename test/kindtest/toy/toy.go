@@ -183,11 +183,12 @@ func (k Kind) Sample(ctx context.Context, c kind.Change, d time.Duration) (int, 
 	}
 }
 
-// Retire implements kind.Server. A user that is not there is no error: it may be the second time.
+// Retire implements kind.Server. A user that is not there is no error: it may be the second time. A user that another key has
+// claimed is left alone, and so are its sessions.
 func (k Kind) Retire(ctx context.Context, c kind.Change) error {
 	s, err := k.begin(ctx, c)
 	if err == nil {
-		err = s.Drop(ctx, s.from.User)
+		err = s.Retire(ctx, owner(c.Key), s.from.User)
 	}
 	if err != nil || !c.Cut {
 		return err

@@ -46,6 +46,10 @@ func TestContract(t *testing.T) {
 				return kindtest.Session{Alive: login.Alive, End: login.End}
 			},
 			Credentials: func(testing.TB) []string { return d.Users() },
+			Claim: func(_ testing.TB, v key.Value, by key.Key) {
+				user, _ := split(v)
+				d.Own(by.Mount+"/"+by.Name, user)
+			},
 			Occupy: func(_ testing.TB, v key.Value) key.Value {
 				user, _ := split(v)
 				d.Add(user, "somebody-else")
