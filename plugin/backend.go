@@ -99,7 +99,7 @@ func (b *backend) initialize(ctx context.Context, req *logical.InitializationReq
 	return err
 }
 
-// open gives the engine, reading the mount's records first if need be: at the first request, and after a write failed of
+// open returns the engine, reading the mount's records first if need be: at the first request, and after a write failed of
 // which nobody knows whether it took effect. Only a node that may write serves instances and moves rotations on.
 func (b *backend) open(ctx context.Context, storage logical.Storage) (*engine.Engine, error) {
 	b.mu.Lock()
@@ -177,7 +177,7 @@ type handler func(ctx context.Context, e *engine.Engine, req *logical.Request, d
 // A node that does not write answers logical.ErrReadOnly, by which Vault forwards the request to the active node: it alone
 // has the live instances and moves rotations on. The framework's own ForwardPerformanceStandby and -Secondary do the same,
 // and ask Vault for the replication state at each request, which costs two calls between processes. Here it is asked when
-// the engine is opened: a node that becomes active, or ceases to be, sets up its backends anew.
+// the engine is opened: a node that becomes active, or ceases to be, sets up its backends again.
 func (b *backend) on(h handler) framework.OperationFunc {
 	return func(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 		e, err := b.open(ctx, req.Storage)

@@ -25,7 +25,7 @@ func hyvve(t *testing.T) *backendTest {
 	return b
 }
 
-// instance reads its bundle and reports it as loaded, and gives its lease.
+// instance reads its bundle and reports it as loaded, and returns its lease.
 func (b *backendTest) instance(workload, id string) *logical.Response {
 	b.t.Helper()
 	resp := b.read("creds/"+workload, map[string]any{"instance": id})
@@ -36,7 +36,7 @@ func (b *backendTest) instance(workload, id string) *logical.Response {
 	return resp
 }
 
-// finish goes on until a rotation has ended.
+// finish runs the engine until a rotation has ended.
 func (b *backendTest) finish(id string) map[string]any {
 	b.t.Helper()
 	deadline := time.After(20 * time.Second)

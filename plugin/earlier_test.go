@@ -73,7 +73,7 @@ func (b *backendTest) works(of, id string) map[string]any {
 	return values
 }
 
-// ends goes on until a rotation is done.
+// ends runs the engine until a rotation is done.
 func (b *backendTest) ends(id string) {
 	b.t.Helper()
 	deadline := time.After(time.Minute)
@@ -107,7 +107,7 @@ func (b *backendTest) journalIsWhole(atLeast int) {
 	}
 }
 
-// A mount that commit 436b301 has written opens with all that it held; what was under way goes on and ends; and each key rotates.
+// A mount that commit 436b301 has written opens with all that it held; what was under way continues and ends; and each key rotates.
 func TestMountOf436b301(t *testing.T) {
 	b, m := openEarlier(t)
 	b.write("keys/metrics-api-key", map[string]any{"disable_automated_rotation": true}) // which is overdue as this file grows old

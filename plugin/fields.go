@@ -131,7 +131,7 @@ func wanted(t framework.FieldType) string {
 	}
 }
 
-// redacted gives an option for people. An earlier release may have stored URLs with passwords in their queries.
+// redacted returns an option for people. An earlier release may have stored URLs with passwords in their queries.
 func redacted(option string) string {
 	if !strings.Contains(option, "://") {
 		return option

@@ -124,7 +124,7 @@ func (b *backendTest) stored() map[string]string {
 	return all
 }
 
-// list gives the names below a path.
+// list returns the names below a path.
 func (b *backendTest) list(path string) []string {
 	b.t.Helper()
 	names, _ := b.call(logical.ListOperation, path, nil).Data["keys"].([]string)

@@ -105,7 +105,7 @@ func TestPauseResumeConfirm(t *testing.T) {
 	}
 }
 
-// awaitConfirm goes on until a rotation waits for nothing but a confirmation.
+// awaitConfirm runs the engine until a rotation waits for nothing but a confirmation.
 func (b *backendTest) awaitConfirm(id string) {
 	b.t.Helper()
 	deadline := time.After(30 * time.Second)

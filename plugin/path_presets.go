@@ -184,7 +184,7 @@ func presetConnections(e *engine.Engine, s platform.Servers) error {
 	return nil
 }
 
-// chosenWorkloads gives those named, or all; one that is not chosen is waited for by nobody.
+// chosenWorkloads returns those named, or all; one that is not chosen is waited for by nobody.
 func chosenWorkloads(s platform.Servers, names []string, minInstances int) ([]workload.Workload, error) {
 	all := platformWorkloads()
 	if len(names) == 0 {

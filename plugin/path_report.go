@@ -100,7 +100,7 @@ func (b *backend) leave(ctx context.Context, e *engine.Engine, _ *logical.Reques
 	return nil, e.Leave(ctx, r.Workload, r.Instance, key.NewValue(r.Secret))
 }
 
-// workReports reads a list of objects, or of objects as JSON text, which is how the command line gives them.
+// workReports reads a list of objects, or of objects as JSON text, which is how the command line returns them.
 func workReports(list []any) ([]workload.WorkReport, error) {
 	var reports []workload.WorkReport
 	for _, item := range list {

@@ -34,7 +34,7 @@ func webhookOf(t *testing.T, k *bed.Kubernetes, name string) configuration {
 	return c
 }
 
-// bundle sets caBundle as the replicas do, by whatever their role lets them, and gives it.
+// bundle sets caBundle as the replicas do, by whatever their role lets them, and returns it.
 func bundle(t *testing.T, k *bed.Kubernetes, name string) string {
 	t.Helper()
 	authority, err := os.ReadFile(k.CAFile)

@@ -12,7 +12,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/inject/webhook"
 )
 
-// plain gives a value as JSON has it, so that numbers and lists of both sources compare.
+// plain returns a value as JSON has it, so that numbers and lists of both sources compare.
 func plain(t *testing.T, v any) any {
 	t.Helper()
 	text, err := json.Marshal(v)

@@ -123,7 +123,7 @@ func (w *world) token(account string) string {
 	return token
 }
 
-// as gives a client of Vault with a token of its own.
+// as returns a client of Vault with a token of its own.
 func (w *world) as(token string) *api.Client {
 	w.t.Helper()
 	c, err := w.vault.Client.Clone()

@@ -208,7 +208,7 @@ func (c *Client) Leave(ctx context.Context, workloadName, instance string, secre
 	return err
 }
 
-// sightings gives their age instead of when they were: clocks differ.
+// sightings returns their age instead of when they were: clocks differ.
 func sightings(all []workload.Sighting) []engineapi.Sighting {
 	wire := make([]engineapi.Sighting, 0, len(all))
 	for _, s := range all {

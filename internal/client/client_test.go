@@ -75,7 +75,7 @@ func TestAnswersOfAnotherFormAreNotQuoted(t *testing.T) {
 	}
 }
 
-// What a read gives is typed, and prints without its secrets.
+// What a read returns is typed, and prints without its secrets.
 func TestCreds(t *testing.T) {
 	c := newClient(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/v1/hyvve/creds/api" || r.URL.Query().Get("instance") != "api 1&" {

@@ -75,7 +75,7 @@ func checkAddress(text string) error {
 	return nil
 }
 
-// GoodPort tells whether a port can be listened at, or connected to.
+// GoodPort reports whether a port can be listened at, or connected to.
 func GoodPort(port string) bool {
 	n, err := strconv.ParseUint(port, 10, 16)
 	return err == nil && n > 0
@@ -184,7 +184,7 @@ func (n *nodes) use(at int) {
 	n.now = at
 }
 
-// active gives the node that an answer redirects to; -1 if it is no redirect to one of the nodes.
+// active returns the node that an answer redirects to; -1 if it is no redirect to one of the nodes.
 func (n *nodes) active(resp *http.Response) int {
 	if resp.StatusCode != http.StatusTemporaryRedirect {
 		return -1
@@ -196,7 +196,7 @@ func (n *nodes) active(resp *http.Response) int {
 	return slices.Index(n.hosts, to.Host)
 }
 
-// untried gives the node after at that has not been tried; -1 if all have.
+// untried returns the node after at that has not been tried; -1 if all have.
 func untried(tried []bool, at int) int {
 	for i := range tried {
 		if k := (at + i) % len(tried); !tried[k] {
@@ -206,7 +206,7 @@ func untried(tried []bool, at int) int {
 	return -1
 }
 
-// neverSent tells whether not even a connection came about.
+// neverSent reports whether not even a connection came about.
 func neverSent(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial" && !errors.Is(err, context.Canceled)

@@ -61,7 +61,7 @@ func namesActive(n *node) http.HandlerFunc {
 	}
 }
 
-// loses takes the request and gives no answer.
+// loses takes the request and returns no answer.
 func loses(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 
 func cluster(t *testing.T, size int) (*Client, []*node) {

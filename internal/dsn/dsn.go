@@ -87,10 +87,10 @@ func (u URL) Text() key.Value {
 	return key.NewValue(u.Scheme + "://" + u.info + "@" + u.Rest)
 }
 
-// HasCredentials tells whether the URL names a user or a password.
+// HasCredentials reports whether the URL names a user or a password.
 func (u URL) HasCredentials() bool { return u.hasInfo && u.info != "" && u.info != ":" }
 
-// With gives the URL with another user and password, also where its query repeats them. Both are percent-encoded but for
+// With returns the URL with another user and password, also where its query repeats them. Both are percent-encoded but for
 // letters, digits and "-._~", which every reader of URLs takes as they are.
 func (u URL) With(user string, password key.Value) URL {
 	u.Rest = u.repeating(user, password)
@@ -99,7 +99,7 @@ func (u URL) With(user string, password key.Value) URL {
 	return u
 }
 
-// Without gives the URL without user and password.
+// Without returns the URL without user and password.
 func (u URL) Without() URL {
 	u.User, u.Password, u.info, u.hasInfo = "", key.Value{}, "", false
 	return u

@@ -202,7 +202,7 @@ func askLibpq(t *testing.T) (map[string]string, error) {
 		if options["host"] == "" {
 			hosts = slices.Clone(addrs)
 		}
-		for n, host := range hosts { // as PQconnectdb goes on
+		for n, host := range hosts { // as PQconnectdb does
 			port := ports[0]
 			if len(ports) > 1 {
 				port = ports[n]

@@ -18,7 +18,7 @@ type parameter struct {
 	value   string // as written
 }
 
-// newParameter reads name=value; given tells whether there was a '='.
+// newParameter reads name=value; given reports whether there was a '='.
 func newParameter(part string) (p parameter, given bool) {
 	p.written, p.value, given = strings.Cut(part, "=")
 	p.name = p.written
@@ -170,7 +170,7 @@ func Stored(text string, schemes ...string) (URL, error) {
 	return u, nil
 }
 
-// Redact gives a URL for people: without the password, and without the values of parameters that hold credentials. Text
+// Redact returns a URL for people: without the password, and without the values of parameters that hold credentials. Text
 // that is no URL is returned as it is.
 func Redact(text string) string {
 	scheme, rest, ok := strings.Cut(text, "://")

@@ -39,7 +39,7 @@ func ParseTemplates(text, example string, check func(url string) error) (Templat
 // Names are the environment names, sorted.
 func (t Templates) Names() []string { return slices.Sorted(maps.Keys(t)) }
 
-// Render gives the URLs with the credentials of one, if it has some.
+// Render returns the URLs with the credentials of one, if it has some.
 func (t Templates) Render(of URL, schemes ...string) (map[string]key.Value, error) {
 	rendered := map[string]key.Value{}
 	for name, text := range t {

@@ -39,7 +39,7 @@ type Salt [SaltSize]byte
 // Derived is an AES-256 key, of one secret and one salt.
 type Derived [pbkdf2.Size]byte
 
-// Format never gives the key, whatever the verb.
+// Format never returns the key, whatever the verb.
 func (Derived) Format(s fmt.State, _ rune) { _, _ = s.Write([]byte("[redacted]")) }
 
 // Envelope is a parsed string: everything but the knowledge of its layout.
@@ -71,7 +71,7 @@ func Parse(text string) (Envelope, error) {
 	return e, nil
 }
 
-// String gives the string form.
+// String returns the string form.
 func (e Envelope) String() string {
 	raw := make([]byte, 0, SaltSize+IVSize+len(e.body))
 	raw = append(raw, e.Salt[:]...)

@@ -33,12 +33,12 @@ func NewKeyring(layout key.Layout, value key.Value) (*Keyring, error) {
 	return &Keyring{Layout: layout, secret: secret, recent: map[Salt]Derived{}}, nil
 }
 
-// Format never gives the secret, whatever the verb.
+// Format never returns the secret, whatever the verb.
 func (k *Keyring) Format(s fmt.State, _ rune) {
 	_, _ = fmt.Fprintf(s, "[redacted keyring, %s]", k.Layout)
 }
 
-// Derive gives the key of a salt.
+// Derive returns the key of a salt.
 func (k *Keyring) Derive(salt Salt) (Derived, error) {
 	if d, ok := k.Known(salt); ok {
 		return d, nil
@@ -74,7 +74,7 @@ func (k *Keyring) DeriveAll(ctx context.Context, salts []Salt) error {
 	return nil
 }
 
-// Known gives the key of a salt that was derived before.
+// Known returns the key of a salt that was derived before.
 func (k *Keyring) Known(salt Salt) (Derived, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

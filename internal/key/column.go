@@ -112,7 +112,7 @@ func (c Column) Protected() string {
 	return text
 }
 
-// Equal tells whether two columns are the same, and the same rows of it.
+// Equal reports whether two columns are the same, and the same rows of it.
 func (c Column) Equal(o Column) bool {
 	return c.Schema == o.Schema && c.Table == o.Table && c.Column == o.Column && c.Layout == o.Layout && slices.Equal(c.Where, o.Where)
 }

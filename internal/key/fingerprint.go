@@ -17,7 +17,7 @@ type Fingerprinter struct{ secret []byte }
 // NewFingerprinter takes the mount's secret, 32 random bytes.
 func NewFingerprinter(secret []byte) Fingerprinter { return Fingerprinter{secret: secret} }
 
-// Of gives 16 hexadecimal characters: HMAC-SHA256 over domain and value, cut to 64 bits.
+// Of returns 16 hexadecimal characters: HMAC-SHA256 over domain and value, cut to 64 bits.
 func (f Fingerprinter) Of(domain string, v Value) string {
 	return f.Sum("value", domain, v.Reveal())[:16]
 }

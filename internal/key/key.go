@@ -93,7 +93,7 @@ type Key struct {
 	Mount string
 }
 
-// Current gives the version to present, if there is one.
+// Current returns the version to present, if there is one.
 func (k Key) Current() (Version, bool) {
 	for _, v := range slices.Backward(k.Versions) {
 		if v.State == Current {
@@ -103,7 +103,7 @@ func (k Key) Current() (Version, bool) {
 	return Version{}, false
 }
 
-// Version gives the version of that number.
+// Version returns the version of that number.
 func (k Key) Version(number int) (Version, bool) {
 	for _, v := range k.Versions {
 		if v.Number == number {
@@ -141,7 +141,7 @@ func trimmed(versions []Version) []Version {
 	})
 }
 
-// WithFirst gives the key with v as its current version 1. It is an error if the key has versions.
+// WithFirst returns the key with v as its current version 1. It is an error if the key has versions.
 func (k Key) WithFirst(v Version) (Key, error) {
 	if len(k.Versions) > 0 {
 		return k, fmt.Errorf("key %s has %d versions already", k.Name, len(k.Versions))
@@ -151,7 +151,7 @@ func (k Key) WithFirst(v Version) (Key, error) {
 	return k, nil
 }
 
-// WithFirstStaged gives the key with v as its version 1, staged: a server has to learn of it before it is current.
+// WithFirstStaged returns the key with v as its version 1, staged: a server has to learn of it before it is current.
 func (k Key) WithFirstStaged(v Version) (Key, error) {
 	k, err := k.WithFirst(v)
 	if err == nil {
@@ -160,7 +160,7 @@ func (k Key) WithFirstStaged(v Version) (Key, error) {
 	return k, err
 }
 
-// FirstStaged gives the version that is staged to be the first, if there is one.
+// FirstStaged returns the version that is staged to be the first, if there is one.
 func (k Key) FirstStaged() (Version, bool) {
 	if len(k.Versions) == 1 && k.Versions[0].State == Staged {
 		return k.Versions[0], true
@@ -168,7 +168,7 @@ func (k Key) FirstStaged() (Version, bool) {
 	return Version{}, false
 }
 
-// FirstPromoted gives the key with the version that was staged to be the first as its current one.
+// FirstPromoted returns the key with the version that was staged to be the first as its current one.
 func (k Key) FirstPromoted() Key {
 	if _, ok := k.FirstStaged(); ok {
 		k.Versions = slices.Clone(k.Versions)
@@ -177,7 +177,7 @@ func (k Key) FirstPromoted() Key {
 	return k
 }
 
-// WithStaged gives the key with v as a staged version. Doing it again with the same number changes nothing.
+// WithStaged returns the key with v as a staged version. Doing it again with the same number changes nothing.
 func (k Key) WithStaged(v Version) (Key, error) {
 	if _, ok := k.Version(v.Number); ok {
 		return k, nil
@@ -196,10 +196,10 @@ func (k Key) WithStaged(v Version) (Key, error) {
 // errNoSuchVersion is internal: a rotation names versions that its key has.
 var errNoSuchVersion = errors.New("no such version")
 
-// Promoted gives the key with version to as current and version from as previous.
+// Promoted returns the key with version to as current and version from as previous.
 func (k Key) Promoted(from, to int) (Key, error) { return k.moved(from, Previous, to, Current) }
 
-// Retired gives the key with version from destroyed, its value erased, and version to as current.
+// Retired returns the key with version from destroyed, its value erased, and version to as current.
 func (k Key) Retired(from, to int) (Key, error) { return k.moved(from, Destroyed, to, Current) }
 
 // WithLogin returns the key with a note of whom a retired version logged in as, so that those who still try are recognized.
@@ -213,7 +213,7 @@ func (k Key) WithLogin(number int, login string, retired time.Time) Key {
 	return k
 }
 
-// Reverted gives the key with version to aborted, its value erased, and version from as current.
+// Reverted returns the key with version to aborted, its value erased, and version from as current.
 func (k Key) Reverted(from, to int) (Key, error) {
 	if _, ok := k.Version(to); !ok { // never stored: nothing to abort
 		return k.moved(from, Current, from, Current)

@@ -12,7 +12,7 @@ import (
 // masterKeyBytes is what AES-256 takes.
 const masterKeyBytes = 32
 
-// MasterKey gives the 32 bytes of a master key, which must be standard base64 with padding. It is strict: the platform
+// MasterKey returns the 32 bytes of a master key, which must be standard base64 with padding. It is strict: the platform
 // decodes leniently and then uses whatever bytes come out, so that a value that is almost right would encrypt rows under
 // a key that nobody can write down again. Errors say what is wrong and do not hold the value.
 func MasterKey(v Value) ([]byte, error) {

@@ -51,7 +51,7 @@ type recordVersion struct {
 	Cut           bool      `json:"cut,omitempty"`
 }
 
-// Encode gives the stored form, values included: for the barrier-encrypted storage only.
+// Encode returns the stored form, values included: for the barrier-encrypted storage only.
 func (k Key) Encode() ([]byte, error) {
 	r := record{
 		Schema: schema, Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options,

@@ -29,7 +29,7 @@ var (
 // NewValue wraps a secret.
 func NewValue(secret string) Value { return Value{secret: &secret} }
 
-// Reveal gives the secret itself, to be handed to whoever must present or check it, and to nobody else.
+// Reveal returns the secret itself, to be handed to whoever must present or check it, and to nobody else.
 func (v Value) Reveal() string {
 	if v.secret == nil {
 		return ""
@@ -37,7 +37,7 @@ func (v Value) Reveal() string {
 	return *v.secret
 }
 
-// Empty tells whether there is no secret.
+// Empty reports whether there is no secret.
 func (v Value) Empty() bool { return v.Reveal() == "" }
 
 // Len is the length of the secret in bytes.
@@ -51,20 +51,20 @@ func (v Value) Equal(other Value) bool {
 	return subtle.ConstantTimeCompare([]byte(v.Reveal()), []byte(other.Reveal())) == 1
 }
 
-// String never gives the secret.
+// String never returns the secret.
 func (v Value) String() string { return redacted }
 
-// GoString never gives the secret.
+// GoString never returns the secret.
 func (v Value) GoString() string { return redacted }
 
-// Format never gives the secret, whatever the verb.
+// Format never returns the secret, whatever the verb.
 func (v Value) Format(s fmt.State, _ rune) { _, _ = s.Write([]byte(redacted)) }
 
-// LogValue never gives the secret.
+// LogValue never returns the secret.
 func (v Value) LogValue() slog.Value { return slog.StringValue(redacted) }
 
-// MarshalJSON never gives the secret: a record that must hold it reveals it on purpose.
+// MarshalJSON never returns the secret: a record that must hold it reveals it on purpose.
 func (v Value) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
 
-// MarshalText never gives the secret.
+// MarshalText never returns the secret.
 func (v Value) MarshalText() ([]byte, error) { return []byte(redacted), nil }

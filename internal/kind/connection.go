@@ -45,7 +45,7 @@ func (c Connection) Passwords() []key.Value {
 	return all
 }
 
-// WithDefaults gives a connection with the defaults of its fields, as a copy, and an error that names what is no field.
+// WithDefaults returns a connection with the defaults of its fields, as a copy, and an error that names what is no field.
 func (c Connection) WithDefaults(fields []Field) (Connection, error) {
 	open := slices.DeleteFunc(slices.Clone(fields), func(f Field) bool { return f.Secret })
 	options, err := Defaults(open, c.Options)
@@ -80,7 +80,7 @@ type Connector interface {
 	RotateRoot(ctx context.Context, c Connection) error
 }
 
-// Secret tells whether a field of that name is one whose value is never read back.
+// Secret reports whether a field of that name is one whose value is never read back.
 func Secret(fields []Field, name string) bool {
 	for _, f := range fields {
 		if f.Name == name {
@@ -118,7 +118,7 @@ type connectionRecord struct {
 	Rotated  time.Time         `json:"rotated,omitzero"`
 }
 
-// Encode gives the stored form, secrets included: for the barrier-encrypted storage only.
+// Encode returns the stored form, secrets included: for the barrier-encrypted storage only.
 func (c Connection) Encode() ([]byte, error) {
 	r := connectionRecord{
 		Schema: connectionSchema, Name: c.Name, Kind: c.Kind, Options: c.Options, Secrets: map[string]string{},

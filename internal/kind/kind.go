@@ -46,7 +46,7 @@ type Kind interface {
 	Summary() string
 	// Fields are the options it understands.
 	Fields() []Field
-	// Normalize checks options and gives them with their defaults filled in. The error names the option.
+	// Normalize checks options and returns them with their defaults filled in. The error names the option.
 	Normalize(options Options) (Options, error)
 	// Check refuses a value that the platform would refuse; warnings are for what it would only complain of.
 	// Neither ever holds the value.
@@ -64,7 +64,7 @@ type Generator interface {
 type Renderer interface {
 	// Names are the further environment names.
 	Names(options Options) []string
-	// Render gives the value under each of them.
+	// Render returns the value under each of them.
 	Render(options Options, value key.Value) (map[string]key.Value, error)
 }
 
@@ -145,7 +145,7 @@ const OptionUsername = "username"
 // List is the registered kinds.
 type List []Kind
 
-// Get gives the kind of that name; the error lists those there are.
+// Get returns the kind of that name; the error lists those there are.
 func (l List) Get(name string) (Kind, error) {
 	for _, k := range l {
 		if k.Name() == name {
@@ -155,7 +155,7 @@ func (l List) Get(name string) (Kind, error) {
 	return nil, fmt.Errorf("kind %s is not known; use one of: %s", Quote(name), strings.Join(l.Names(), ", "))
 }
 
-// Names gives the names, sorted.
+// Names returns the names, sorted.
 func (l List) Names() []string {
 	names := make([]string, 0, len(l))
 	for _, k := range l {
@@ -165,7 +165,7 @@ func (l List) Names() []string {
 	return names
 }
 
-// Defaults gives options with the fields' defaults, and an error that names an option which is no field.
+// Defaults returns options with the fields' defaults, and an error that names an option which is no field.
 func Defaults(fields []Field, options Options) (Options, error) {
 	full := Options{}
 	names := make([]string, 0, len(fields))

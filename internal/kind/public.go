@@ -68,7 +68,7 @@ func short(public string) string {
 
 func isFlag(word string) bool { return word == "true" || word == "false" }
 
-// CutText gives at most so many bytes of a text, and … where it is longer.
+// CutText returns at most so many bytes of a text, and … where it is longer.
 func CutText(text string, most int) string {
 	if len(text) <= most {
 		return text
@@ -86,7 +86,7 @@ var publicParameters = map[string]bool{
 	"target_session_attrs": true, "pgbouncer": true, "schema": true, "connection_limit": true, "channel_binding": true,
 }
 
-// publicURL gives a URL, or NAME=URL, without its password and without parameters that may hold one. A URL that can be read
+// publicURL returns a URL, or NAME=URL, without its password and without parameters that may hold one. A URL that can be read
 // in two ways is hidden but for its scheme.
 func publicURL(text string) string {
 	scheme, rest, _ := strings.Cut(text, "://")

@@ -15,7 +15,7 @@ func iterate2(lanes *lane, iterations uint64)
 //go:noescape
 func iterate4(lanes *lane, iterations uint64)
 
-// hasSHA tells whether the processor has the SHA instructions; golang.org/x/sys/cpu does not.
+// hasSHA reports whether the processor has the SHA instructions; golang.org/x/sys/cpu does not.
 func hasSHA() bool
 
 // accelerated lists what this processor can do.

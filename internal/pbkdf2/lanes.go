@@ -78,7 +78,7 @@ func (l *lane) load(secret []byte, first [Size]byte) {
 	l.key = l.u
 }
 
-// before gives the working variables that a block starts with whose message is the result of a block that started with
+// before returns the working variables that a block starts with whose message is the result of a block that started with
 // other. Rounds 0 and 1 are given that result without the sum with other, and without K: G and H make up for it. G is what
 // round 1 adds, and H what round 0 does, which takes back, too, what another G changes in Ch.
 func (h *state) before(other *state) state {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package pbkdf2 derives the keys of envelopes: PBKDF2-HMAC-SHA256 (RFC 8018, section 5.2) of one block of output. It
-// gives what crypto/pbkdf2 gives, and takes less time where the processor has instructions for SHA-256.
+// returns what crypto/pbkdf2 returns, and takes less time where the processor has instructions for SHA-256.
 //
 // An iteration is an HMAC (RFC 2104) of 32 bytes: two compressions that begin with states which depend on the secret
 // only. These are computed once, by the portable code of sha256.go (FIPS 180-4). The iterations themselves are assembly,
@@ -135,7 +135,7 @@ func (i implementation) spread(ctx context.Context, jobs []Job, iterations, work
 	return results, nil
 }
 
-// split cuts n jobs into groups that are done at once, and gives where each ends: full ones as long as every worker gets
+// split cuts n jobs into groups that are done at once, and returns where each ends: full ones as long as every worker gets
 // one, and of the rest as much for one worker as for another.
 func split(n, width, workers int) (ends []int) {
 	for end := 0; end < n; {

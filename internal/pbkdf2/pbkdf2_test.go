@@ -17,7 +17,7 @@ import (
 )
 
 // vectors are those of RFC 7914, section 11, cut to 32 bytes, and the inputs of RFC 6070, for which hashlib of Python
-// gives these results with SHA-256.
+// returns these results with SHA-256.
 var vectors = []struct {
 	secret, salt string
 	iterations   int
@@ -60,7 +60,7 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-// Every implementation gives what crypto/pbkdf2 gives, and each job its own, with any number of lanes empty.
+// Every implementation returns what crypto/pbkdf2 returns, and each job its own, with any number of lanes empty.
 func FuzzKeys(f *testing.F) {
 	for n, size := range []int{0, 1, 31, 32, 33, 63, 64, 65, 200} {
 		f.Add(make([]byte, size), []byte("salt"), int16(n), uint8(n), uint8(1))

@@ -50,7 +50,7 @@ func (h *state) compress(block *[sha256.BlockSize]byte) {
 	clear(w[:])
 }
 
-// pads gives the states of SHA-256 after HMAC's inner and outer pad (RFC 2104): what all MACs under a secret begin with.
+// pads returns the states of SHA-256 after HMAC's inner and outer pad (RFC 2104): what all MACs under a secret begin with.
 func pads(secret []byte) (inner, outer state) {
 	var padded [sha256.BlockSize]byte
 	if len(secret) > len(padded) {

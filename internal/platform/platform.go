@@ -37,7 +37,7 @@ const (
 	redisURL    = "redis-url"
 )
 
-// Keys gives the platform's keys: its tokens, and the URLs of the servers that there are connections to.
+// Keys returns the platform's keys: its tokens, and the URLs of the servers that there are connections to.
 func Keys(s Servers) []Key {
 	keys := tokens()
 	if s.Database != "" {
@@ -67,7 +67,7 @@ func tokens() []Key {
 	}
 }
 
-// Columns gives the columns of envelopes that a key of that environment name protects, in the order in which the
+// Columns returns the columns of envelopes that a key of that environment name protects, in the order in which the
 // platform's own runbook goes through them, followed by those that it misses. Their schema is that of the database URL.
 func Columns(env string) []key.Column {
 	switch env {

@@ -57,7 +57,7 @@ func touch(t *testing.T) {
 	}
 }
 
-// The program goes on with fewer pages than it has started with.
+// The program continues with fewer pages than it has started with.
 func TestRelease(t *testing.T) {
 	data, err := os.ReadFile("/proc/self/exe") // its pages are in the kernel's cache; reading maps none
 	if err != nil || len(data) == 0 {

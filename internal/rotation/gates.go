@@ -116,7 +116,7 @@ func Gates(r Rotation, f Facts) (results []GateResult, open bool) {
 	return results, open
 }
 
-// cuts tells whether a compromised rotation goes on although a gate does not hold.
+// cuts reports whether a compromised rotation continues although a gate does not hold.
 func (r Rotation) cuts(g gate, f Facts) bool {
 	return r.Compromised && r.cuttable(g) && !f.Now.Before(f.notBefore(r.Clock.Add(r.Deadline)))
 }

@@ -80,7 +80,7 @@ func failure(r Rotation, f Facts) string {
 	return ""
 }
 
-// failed gives the rotation paused, or on its way back.
+// failed returns the rotation paused, or on its way back.
 func failed(r Rotation, f Facts, reason string) Rotation {
 	if r.OnFailure == FailureRevert {
 		if reverted, err := Revert(r, f, Itself, reason); err == nil {
@@ -133,7 +133,7 @@ func soakClock(r Rotation, f Facts, results []GateResult) (Rotation, bool) {
 	return r, false
 }
 
-// Revert gives the rotation on its way back. Refused once the old version may be gone.
+// Revert returns the rotation on its way back. Refused once the old version may be gone.
 func Revert(r Rotation, f Facts, by Actor, reason string) (Rotation, error) {
 	if r.Finished() {
 		return r, Refusef("rotation %s is %s; to go back to an earlier value, rotate again with value=%s", r.ID, r.State, r.undeleteHint())
@@ -168,7 +168,7 @@ func (r Rotation) undeleteHint() string {
 	return "; while the old value is retained, it is accepted again beside the new one with: " + strings.Join(commands, ", ")
 }
 
-// PauseBy gives the rotation paused.
+// PauseBy returns the rotation paused.
 func PauseBy(r Rotation, now time.Time, by Actor, reason string) (Rotation, error) {
 	switch {
 	case r.Finished():
@@ -215,7 +215,7 @@ func (r Rotation) retryHint() string {
 	return fmt.Sprintf("; to try again at once: vault write -f hyvve/rotations/%s/resume", r.ID)
 }
 
-// Confirm gives the rotation confirmed: somebody has looked, and the old version may go.
+// Confirm returns the rotation confirmed: somebody has looked, and the old version may go.
 func Confirm(r Rotation, now time.Time, by Actor, reason string) (Rotation, error) {
 	switch {
 	case r.Finished():

@@ -22,7 +22,7 @@ type Wave struct {
 	Instances []string // ids
 }
 
-// waves gives the waves that are left of the rotation's step, at most so many, as grant will let them go when each
+// waves returns the waves that are left of the rotation's step, at most so many, as grant will let them go when each
 // instance arrives and is healthy.
 func waves(r Rotation, f Facts, most int) []Wave {
 	target := r.at().target
@@ -56,7 +56,7 @@ func waves(r Rotation, f Facts, most int) []Wave {
 // NextWaves are the next waves of the rotation's step.
 func NextWaves(r Rotation, f Facts) []Wave { return waves(r, f, nextWaves) }
 
-// arrivedNow gives facts in which every instance runs with what it was let go to, and is healthy.
+// arrivedNow returns facts in which every instance runs with what it was let go to, and is healthy.
 func arrivedNow(r Rotation, f Facts) Facts {
 	f.Workloads = slices.Clone(f.Workloads)
 	for n, w := range f.Workloads {

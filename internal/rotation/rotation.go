@@ -71,7 +71,7 @@ type Actor struct {
 	Entity string // id, empty where there is none
 }
 
-// String gives both.
+// String returns both.
 func (a Actor) String() string {
 	if a.Entity == "" {
 		return a.Name
@@ -189,10 +189,10 @@ type Rotation struct {
 	JournalSeq uint64 `json:"journal_seq"`
 }
 
-// Finished tells whether nothing will happen any more.
+// Finished reports whether nothing will happen any more.
 func (r Rotation) Finished() bool { return r.State == Done || r.State == Reverted }
 
-// KeyNames gives the names of the keys that change.
+// KeyNames returns the names of the keys that change.
 func (r Rotation) KeyNames() []string {
 	names := make([]string, 0, len(r.Changes))
 	for _, c := range r.Changes {
@@ -201,7 +201,7 @@ func (r Rotation) KeyNames() []string {
 	return names
 }
 
-// Change gives the change of that key.
+// Change returns the change of that key.
 func (r Rotation) Change(keyName string) (Change, bool) {
 	for _, c := range r.Changes {
 		if c.Key == keyName {
@@ -240,7 +240,7 @@ func (r Rotation) lastLook(c Change) (report workload.WorkReport, at time.Time) 
 	return report, at
 }
 
-// protects tells whether any key of it has rows to re-encrypt.
+// protects reports whether any key of it has rows to re-encrypt.
 func (r Rotation) protects() bool {
 	return slices.ContainsFunc(r.Changes, func(c Change) bool { return len(c.Protects) > 0 })
 }
@@ -263,7 +263,7 @@ func (r Rotation) Clone() Rotation {
 	return r
 }
 
-// moved gives the rotation at another place, with an event.
+// moved returns the rotation at another place, with an event.
 func (r Rotation) moved(to place, now time.Time, e Event) Rotation {
 	r = r.Clone()
 	r.State, r.Step, r.Since, r.Clock = to.state, to.step, now, now
@@ -289,7 +289,7 @@ type rotationRecord struct {
 	Rotation
 }
 
-// Encode gives the stored form.
+// Encode returns the stored form.
 func (r Rotation) Encode() ([]byte, error) { return encode(rotationRecord{rotationSchema, r}) }
 
 // Decode reads the stored form, of this schema and of those before, and refuses what the table does not know.

@@ -107,7 +107,7 @@ const (
 )
 
 // paceEnd is when the version that goes may be dropped again after rows were left; zero: at once. It is only late from the second
-// time on: rows that are left again and again are those of an instance that lies, or still writes. One that was resumed goes on.
+// time on: rows that are left again and again are those of an instance that lies, or still writes. One that was resumed continues.
 func (r Rotation) paceEnd() time.Time {
 	if r.Step != StepRows || r.Pass < 2 || r.Clock.After(r.Since) {
 		return time.Time{}

@@ -195,7 +195,7 @@ var table = []place{
 	{state: Reverted, from: atOld, target: atOld, enter: "reverted"},
 }
 
-// find gives the row of a state and step.
+// find returns the row of a state and step.
 func find(state State, step Step) (place, bool) {
 	for _, p := range table {
 		if p.state == state && p.step == step {
@@ -205,7 +205,7 @@ func find(state State, step Step) (place, bool) {
 	return place{}, false
 }
 
-// at gives the row of the rotation. Decode and moved let no other place in.
+// at returns the row of the rotation. Decode and moved let no other place in.
 func (r Rotation) at() place {
 	p, _ := find(r.State, r.Step)
 	return p
@@ -217,13 +217,13 @@ type goal struct {
 	step  Step
 }
 
-// row gives the place that a goal names.
+// row returns the place that a goal names.
 func (g goal) row() (place, bool) { return find(g.state, g.step) }
 
-// onlyRows tells whether there is nothing to do at a place but to re-encrypt rows.
+// onlyRows reports whether there is nothing to do at a place but to re-encrypt rows.
 func (p place) onlyRows() bool { return p.phase != "" && p.action == NoAction && !p.samples }
 
-// towards gives the place that a goal names, or the one after it where that is about rows and the rotation has none.
+// towards returns the place that a goal names, or the one after it where that is about rows and the rotation has none.
 func (r Rotation) towards(g goal) (place, bool) {
 	p, ok := g.row()
 	for ok && p.onlyRows() && !r.protects() {

@@ -81,7 +81,7 @@ func (r Rotation) wants(w workload.Workload) (all wants) {
 	return all
 }
 
-// runsWith tells whether the instance is known to run with what is wanted.
+// runsWith reports whether the instance is known to run with what is wanted.
 func runsWith(i workload.Instance, want map[string]workload.Held) bool {
 	for name := range want {
 		if !i.Runs(name) {
@@ -91,7 +91,7 @@ func runsWith(i workload.Instance, want map[string]workload.Held) bool {
 	return heldIs(i.Issued.Keys, want)
 }
 
-// heldIs tells whether what is held agrees with what is wanted of some keys.
+// heldIs reports whether what is held agrees with what is wanted of some keys.
 func heldIs(held, want map[string]workload.Held) bool {
 	for name, h := range want {
 		if !held[name].Equal(h) {
@@ -101,20 +101,20 @@ func heldIs(held, want map[string]workload.Held) bool {
 	return true
 }
 
-// arrived tells whether the instance is at the place's target, as far as it is known.
+// arrived reports whether the instance is at the place's target, as far as it is known.
 func arrived(r Rotation, i workload.Instance, all wants) bool {
 	target := r.at().target
 	return (i.Anonymous || r.Position(i.Name()) == target) && runsWith(i, all[target])
 }
 
-// settled tells whether the instance has arrived and works. A revert asks only for the first: it goes back to what was
+// settled reports whether the instance has arrived and works. A revert asks only for the first: it goes back to what was
 // known to work. So does the way back for rows that were left: an instance may be unhealthy because it cannot read them.
 func settled(r Rotation, i workload.Instance, all wants) bool {
 	return arrived(r, i, all) && (i.Healthy || i.Anonymous || r.State == Reverting || r.Step == StepAcceptBoth)
 }
 
-// grant gives the positions after letting as many more instances change as the waves allow: workloads after those they
-// name in After, and within one at most max_unavailable that have not arrived. It tells whether anything changed.
+// grant returns the positions after letting as many more instances change as the waves allow: workloads after those they
+// name in After, and within one at most max_unavailable that have not arrived. It reports whether anything changed.
 func grant(r Rotation, f Facts) (Rotation, bool) {
 	target := r.at().target
 	changed := false
@@ -144,14 +144,14 @@ func grant(r Rotation, f Facts) (Rotation, bool) {
 	return r, changed
 }
 
-// waiting tells whether any instance of the workload has still to be let go.
+// waiting reports whether any instance of the workload has still to be let go.
 func (f Facts) waiting(r Rotation, w WorkloadFact) bool {
 	return slices.ContainsFunc(w.Instances, func(i workload.Instance) bool {
 		return !i.Anonymous && r.Position(i.Name()) != r.at().target
 	})
 }
 
-// ready tells whether all workloads that w comes after have arrived.
+// ready reports whether all workloads that w comes after have arrived.
 func (f Facts) ready(r Rotation, w workload.Workload) bool {
 	for _, other := range f.Workloads {
 		if !slices.Contains(w.After, other.Name) {

@@ -46,9 +46,9 @@ func EtagOf(sum Summer, workload string, held map[string]Held, work []Work, iden
 
 // Source is where a bundle's values come from.
 type Source interface {
-	// Key gives a key by its name.
+	// Key returns a key by its name.
 	Key(name string) (key.Key, bool)
-	// Render gives a value to present under each environment name by which workloads know it.
+	// Render returns a value to present under each environment name by which workloads know it.
 	Render(k key.Key, value key.Value) (map[string]key.Value, error)
 }
 

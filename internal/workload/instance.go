@@ -20,7 +20,7 @@ func (h Held) Equal(other Held) bool {
 	return h.Value == other.Value && slices.Equal(h.Accepts, other.Accepts)
 }
 
-// Uses tells whether a version is among what is held.
+// Uses reports whether a version is among what is held.
 func (h Held) Uses(version int) bool {
 	return h.Value == version || slices.Contains(h.Accepts, version)
 }
@@ -82,7 +82,7 @@ func (i Instance) Name() string { return i.Workload + "/" + i.ID }
 // Carries reports whether the instance can carry a value of several lines under an environment name.
 func (i Instance) Carries(env string) bool { return i.Multiline && !slices.Contains(i.OneLine, env) }
 
-// Runs tells whether the instance is known to run with what it was given of a key last. To have loaded the same before it
+// Runs reports whether the instance is known to run with what it was given of a key last. To have loaded the same before it
 // was given something else is no proof: it may have loaded that meanwhile. An anonymous reader never reports; it counts as
 // running with what it was given.
 func (i Instance) Runs(keyName string) bool {
@@ -114,7 +114,7 @@ func (i Instance) Proved() Instance {
 	return i
 }
 
-// AllProved tells whether it is known to run with all that it was given.
+// AllProved reports whether it is known to run with all that it was given.
 func (i Instance) AllProved() bool {
 	return i.Loaded != nil && i.Loaded.Etag == i.Issued.Etag && len(i.Unproved) == 0
 }
@@ -130,7 +130,7 @@ func (i Instance) HoldsLoaded() (Holding, bool) {
 	return *i.Loaded, true
 }
 
-// MayPresent tells whether the instance may still present a version: it was given it, or runs with it. This is the
+// MayPresent reports whether the instance may still present a version: it was given it, or runs with it. This is the
 // evidence that keeps an old version alive.
 func (i Instance) MayPresent(keyName string, version int) bool {
 	if i.Issued.Keys[keyName].Value == version {
@@ -148,7 +148,7 @@ type instanceRecord struct {
 // now, and no TTL.
 const instanceSchema = 2
 
-// Encode gives the stored form.
+// Encode returns the stored form.
 func (i Instance) Encode() ([]byte, error) { return json.Marshal(instanceRecord{instanceSchema, i}) }
 
 // DecodeInstance reads the stored form, of this schema and of those before.

@@ -58,7 +58,7 @@ type Other struct {
 	Layout key.Layout `json:"layout" doc:"Layout of its envelopes: tag-first or tag-last."`
 }
 
-// WorkReport is the evidence that an instance gives of Work. Error never holds a value.
+// WorkReport is the evidence of Work that an instance sends. Error never holds a value.
 type WorkReport struct {
 	ID        string         `json:"id" doc:"Id of the work."`
 	Done      bool           `json:"done" doc:"Whether it is done."`

@@ -24,7 +24,7 @@ type Role struct {
 	Single bool `json:"single_value,omitempty"`
 }
 
-// AcceptsBoth tells whether the role can verify against two values at a time.
+// AcceptsBoth reports whether the role can verify against two values at a time.
 func (r Role) AcceptsBoth() bool { return r.Verifies && !r.Single }
 
 // Workload is a set of identical processes that load keys.
@@ -49,12 +49,12 @@ func (w Workload) MostInstances() int {
 	return w.MaxInstances
 }
 
-// Uses tells whether the workload has anything to do with one of the keys.
+// Uses reports whether the workload has anything to do with one of the keys.
 func (w Workload) Uses(keys ...string) bool {
 	return slices.ContainsFunc(keys, func(name string) bool { _, ok := w.Keys[name]; return ok })
 }
 
-// KeyNames gives the names of its keys, sorted.
+// KeyNames returns the names of its keys, sorted.
 func (w Workload) KeyNames() []string { return slices.Sorted(maps.Keys(w.Keys)) }
 
 // Validate names the field that is wrong.
@@ -110,7 +110,7 @@ type workloadRecord struct {
 // workloadSchema is the number of the stored form. Schema 1 knew no single_value.
 const workloadSchema = 2
 
-// Encode gives the stored form.
+// Encode returns the stored form.
 func (w Workload) Encode() ([]byte, error) { return json.Marshal(workloadRecord{workloadSchema, w}) }
 
 // Decode reads the stored form, of this schema and of those before.

@@ -102,7 +102,7 @@ func (c *Checked) checkExec() (errs []error) {
 	return errs
 }
 
-// rendersAll tells whether a workload that is not restarted finds in files what changes: its environment cannot.
+// rendersAll reports whether a workload that is not restarted finds in files what changes: its environment cannot.
 func (c *Checked) rendersAll(e *ExecBlock) error {
 	if len(c.Files()) == 0 {
 		return errors.New("the environment of a running process cannot be changed; add a render block with the file that it reads, or use \"restart\"")
@@ -125,7 +125,7 @@ func (c *Checked) rendersAll(e *ExecBlock) error {
 	return nil
 }
 
-// tellsEtag tells whether the workload can know the etag of what it has loaded.
+// tellsEtag reports whether the workload can know the etag of what it has loaded.
 func (f File) tellsEtag() bool {
 	return f.Exec != nil && (f.Exec.OnChange == "" || f.Exec.OnChange == string(OnChangeRestart)) ||
 		slices.ContainsFunc(f.Render, func(r RenderBlock) bool { return r.Format == string(render.Bundle) })

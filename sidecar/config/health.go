@@ -163,13 +163,13 @@ func (c *Checked) checkHealth() (errs []error) {
 	return errs
 }
 
-// repeats tells whether two blocks set what is of all together.
+// repeats reports whether two blocks set what is of all together.
 func (h HealthBlock) repeats(o HealthBlock) bool {
 	return h.Interval != "" && o.Interval != "" || h.Deadline != "" && o.Deadline != "" ||
 		h.Successes != 0 && o.Successes != 0 || h.Failures != 0 && o.Failures != 0
 }
 
-// ExpectsEtag tells whether a check looks at the etag.
+// ExpectsEtag reports whether a check looks at the etag.
 func (f File) ExpectsEtag() bool {
 	return slices.ContainsFunc(f.Health, func(h HealthBlock) bool { return h.ExpectEtag })
 }

@@ -56,10 +56,10 @@ func (c *Checked) checkLastGood() (errs []error) {
 	return errs
 }
 
-// lastGoodAge is what an error about max_age gives as an example.
+// lastGoodAge is the example in an error about max_age.
 const lastGoodAge = 24 * time.Hour
 
-// inTarget tells whether a file is one of a render block's.
+// inTarget reports whether a file is one of a render block's.
 func inTarget(path string, r RenderBlock) bool {
 	if r.Format == string(render.Files) {
 		return filepath.Dir(path) == filepath.Clean(r.Path)

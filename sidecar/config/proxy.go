@@ -101,7 +101,7 @@ func (s ProxyBlock) Check(dir string) (k ProxyKey, upstream *url.URL, errs []err
 	return k, upstream, errs
 }
 
-// itself tells whether the upstream is at an address that the proxy listens at.
+// itself reports whether the upstream is at an address that the proxy listens at.
 func itself(listen string, upstream *url.URL) bool {
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil || port != upstream.Port() {

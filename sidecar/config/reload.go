@@ -23,7 +23,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
-// ReloadBlock is how the workload takes up a change: "signal", "command", "http", "rollout" or "none".
+// ReloadBlock is how the workload loads a change: "signal", "command", "http", "rollout" or "none".
 type ReloadBlock struct {
 	Method  string   `hcl:"method,label"`
 	Timeout string   `hcl:"timeout,optional" type:"duration" default:"30s" doc:"Limit of one reload. With rollout, the default is 10m."`

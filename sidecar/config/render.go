@@ -172,7 +172,7 @@ func field[T any](_ *T, err error, get func() string) (string, error) {
 	return get(), nil
 }
 
-// lookup gives a number for a number or a name.
+// lookup returns a number for a number or a name.
 func lookup(text string, byName func(string) (string, error)) (int, error) {
 	if n, err := strconv.Atoi(text); err == nil && n >= 0 {
 		return n, nil

@@ -73,7 +73,7 @@ func (c *Checked) checkStatus() (errs []error) {
 	return errs
 }
 
-// reachable tells whether an address has a port that can be listened at, and connected to.
+// reachable reports whether an address has a port that can be listened at, and connected to.
 func reachable(address string) error {
 	_, port, err := net.SplitHostPort(address)
 	var wrong *net.AddrError

@@ -87,7 +87,7 @@ func TestHangs(t *testing.T) {
 	}
 }
 
-// What a program leaves behind with its output open keeps nobody waiting, and goes on.
+// What a program leaves behind with its output open keeps nobody waiting, and keeps running.
 func TestLeavesAChild(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pid")
 	begun := time.Now()

@@ -24,13 +24,13 @@ type Masker interface {
 // proof is an error that needs no second look.
 type proof struct{ error }
 
-// Unwrap gives the error itself.
+// Unwrap returns the error itself.
 func (p proof) Unwrap() error { return p.error }
 
 // Proof makes an error one that is a verdict as it is.
 func Proof(err error) error { return proof{err} }
 
-// Proven tells whether an error of a Checker is a verdict as it is, such as that a counter has grown too much: neither
+// Proven reports whether an error of a Checker is a verdict as it is, such as that a counter has grown too much: neither
 // time nor another look will make it undone.
 func Proven(err error) bool {
 	var p proof
@@ -58,7 +58,7 @@ func (s several) Error() string {
 	return strings.Join(texts, "; ")
 }
 
-// Unwrap gives them.
+// Unwrap returns them.
 func (s several) Unwrap() []error { return s }
 
 func (s several) orNil() error {

@@ -124,7 +124,7 @@ func (p *Prometheus) Check(ctx context.Context, _ string) error {
 	return nil
 }
 
-// grow adds what has come since the last look. It tells whether there is something to keep.
+// grow adds what has come since the last look. It reports whether there is something to keep.
 func (p *Prometheus) grow(s sample) (changed bool) {
 	k := &p.kept
 	if k.Since.IsZero() {

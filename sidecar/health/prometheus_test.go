@@ -327,7 +327,7 @@ func TestGateWithTokens(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	e = expose(t, of401, 5)
 	e.gate.BearerTokenFile = path
-	for _, e.token = range []string{"one", "two"} { // it is read anew
+	for _, e.token = range []string{"one", "two"} { // it is read again
 		if err := os.WriteFile(path, []byte(e.token+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}

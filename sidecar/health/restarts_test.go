@@ -54,7 +54,7 @@ func TestRestarts(t *testing.T) {
 	check("restarted 3 times in 30s after the change")
 	l.at = l.at.Add(time.Minute)
 	check("restarted 3 times in 30s after the change") // the same words: it is reported once
-	r = l.restarts(path)                               // of a sidecar that was started anew
+	r = l.restarts(path)                               // of a sidecar that was started again
 	begin("a")
 	check("restarted 3 times in 30s")
 	l.process, l.at = "4", l.at.Add(time.Second)

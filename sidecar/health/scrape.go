@@ -152,7 +152,7 @@ func (m *Metrics) parse(in io.Reader) (sample, error) {
 	}
 }
 
-// wholeLine gives the next line with its end if it is wanted, and nothing otherwise. What a line is can be told by what of
+// wholeLine returns the next line with its end if it is wanted, and nothing otherwise. What a line is can be told by what of
 // it is in the buffer.
 func wholeLine(in *bufio.Reader, wanted func(line []byte) bool) (line []byte, err error) {
 	part, err := in.ReadSlice('\n')
@@ -172,7 +172,7 @@ func wholeLine(in *bufio.Reader, wanted func(line []byte) bool) (line []byte, er
 	return line, err
 }
 
-// wants tells whether a line is about one of the metrics.
+// wants reports whether a line is about one of the metrics.
 func (m *Metrics) wants(line []byte) bool {
 	text := strings.TrimLeft(string(line[:min(len(line), 1024)]), " \t")
 	if comment, ok := strings.CutPrefix(text, "#"); ok {

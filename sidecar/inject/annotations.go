@@ -56,7 +56,7 @@ type settings struct {
 
 // annotation is one of the table from which parsing, errors and docs/annotations.md come.
 type annotation struct {
-	name     string // below Domain; one that ends with a dot goes on with a name of the user's
+	name     string // below Domain; one that ends with a dot continues with a name of the user's
 	takes    string
 	standard string // what holds without it, in words
 	text     string
@@ -78,7 +78,7 @@ const (
 	gatePostStart = "post-start"
 )
 
-// table gives all annotations, in the order of the documentation. It is a function since parsing refers to it again.
+// table returns all annotations, in the order of the documentation. It is a function since parsing refers to it again.
 func table() []annotation {
 	return slices.Concat(
 		[]annotation{{name: injectName, takes: "`true` or `false`", standard: "`false`", text: "Whether the pod gets a sidecar. Any other annotation without it is refused, so that a slip does not mean a pod without keys."}},

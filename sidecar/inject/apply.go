@@ -27,7 +27,7 @@ const (
 	// next container starts at once and not at the next period.
 	readyWait = 20 * time.Second
 	// hookWait is how long the postStart hook waits. The kubelet does not look after the pod meanwhile, also if it is deleted; then it
-	// starts the sidecar anew, with a backoff.
+	// starts the sidecar again, with a backoff.
 	hookWait = 30 * time.Second
 )
 
@@ -143,7 +143,7 @@ func (p *plan) security() *corev1.SecurityContext {
 	return s
 }
 
-// sidecar is a native one: an init container that goes on. Kubernetes starts the containers after it once its startup probe, or its
+// sidecar is a native one: an init container that keeps running. Kubernetes starts the containers after it once its startup probe, or its
 // postStart hook, has found it ready, and ends it after them, also of a Job.
 func (p *plan) sidecar(text string) corev1.Container {
 	always := corev1.ContainerRestartPolicyAlways
@@ -207,7 +207,7 @@ func withdraw(pod *corev1.Pod) error {
 	return nil
 }
 
-// whoSees gives the names of containers that an earlier time has let see the files.
+// whoSees returns the names of containers that an earlier time has let see the files.
 func whoSees(pod *corev1.Pod) (names []string) {
 	if pod.Annotations[Domain+"/"+injectedName] != injectedBy {
 		return nil

@@ -66,7 +66,7 @@ func configuration(f config.File) string {
 	return text
 }
 
-// write is what configuration gives, made anew.
+// write is what configuration gives, made again.
 func write(f config.File) string {
 	file := hclwrite.NewEmptyFile()
 	w := writer{file.Body()}

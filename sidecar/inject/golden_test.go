@@ -23,7 +23,7 @@ var options = Options{
 	Image: "registry.local/hyvve-sidecar:1", VaultAddress: "https://vault.vault:8200", CAConfigMap: "",
 }
 
-// shapes gives the pods of testdata in JSON, by name.
+// shapes returns the pods of testdata in JSON, by name.
 func shapes(t testing.TB) map[string][]byte {
 	t.Helper()
 	paths, err := filepath.Glob("testdata/pods/*.yaml")
@@ -43,7 +43,7 @@ func shapes(t testing.TB) map[string][]byte {
 	return all
 }
 
-// patched gives what a pod becomes by its patch.
+// patched returns what a pod becomes by its patch.
 func patched(t testing.TB, raw []byte) ([]byte, error) {
 	t.Helper()
 	operations, err := options.Patch(raw, "hyvve")

@@ -79,7 +79,7 @@ func (o Options) Validate() error {
 
 // Inject puts the sidecar into a pod of a namespace, which the pod itself may not name yet. ErrNotWanted says that there was
 // nothing to do; any other error is for whoever has made the pod, says what to write instead, and leaves the pod as it was.
-// What is injected already is made anew, so that a second time changes nothing, and containers that have come meanwhile get
+// What is injected already is made again, so that a second time changes nothing, and containers that have come meanwhile get
 // their keys, too.
 func (o Options) Inject(pod *corev1.Pod, namespace string) error {
 	s, err := o.parse(pod.Annotations)

@@ -36,7 +36,7 @@ func TestMemo(t *testing.T) {
 	}
 }
 
-// What differs in any way is written anew.
+// What differs in any way is written again.
 func TestConfigurationsAreNotMistaken(t *testing.T) {
 	for range 2 {
 		for _, name := range []string{"api", "agents"} {

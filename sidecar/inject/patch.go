@@ -15,7 +15,7 @@ import (
 	kjson "sigs.k8s.io/json"
 )
 
-// Patch gives what Inject changes of a pod in JSON, as operations on that JSON. Fields that a newer Kubernetes has and this
+// Patch returns what Inject changes of a pod in JSON, as operations on that JSON. Fields that a newer Kubernetes has and this
 // program does not know stay as they are. Errors are those of Inject, and one for what is no pod.
 //
 // It compares typed pods, and only what Inject may change: to compare them as JSON takes four times as long as all the rest.

@@ -175,7 +175,7 @@ func (p *plan) reader(c *corev1.Container) reader {
 	return r
 }
 
-// overrides tells whether a superuser has the capability that lets it read everything (CAP_DAC_OVERRIDE of capabilities(7)), as it
+// overrides reports whether a superuser has the capability that lets it read everything (CAP_DAC_OVERRIDE of capabilities(7)), as it
 // has if nobody takes it away.
 func overrides(s *corev1.SecurityContext) bool {
 	has := func(list []corev1.Capability) bool {

@@ -37,7 +37,7 @@ const (
 // Manager is the sidecar's name as a manager of fields.
 const Manager = "hyvve-sidecar"
 
-// Client asks an API server. Its files are read anew: a token before each request, the authorities too.
+// Client asks an API server. Its files are read again: a token before each request, the authorities too.
 type Client struct {
 	Address   string // https://HOST:PORT
 	CACert    string // file; empty: the system's
@@ -121,7 +121,7 @@ func (c *Client) once(ctx context.Context, r request, body []byte, into any) err
 	return nil
 }
 
-// http gives the client, which is another one once the authorities are.
+// http returns the client, which is another one once the authorities are.
 func (c *Client) http() (*http.Client, error) {
 	var ca []byte
 	if c.CACert != "" {
@@ -174,7 +174,7 @@ func readToken(path string) (string, error) {
 	return token, nil
 }
 
-// InCluster gives the address of the API server for a pod; empty outside of one.
+// InCluster returns the address of the API server for a pod; empty outside of one.
 func InCluster() string {
 	host, port := os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT")
 	if host == "" || port == "" {

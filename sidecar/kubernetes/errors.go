@@ -40,7 +40,7 @@ func (u *Unreachable) Error() string {
 	return fmt.Sprintf("kubernetes: %s: the API server does not answer: %v", u.what, u.err)
 }
 
-// Unwrap gives the reason.
+// Unwrap returns the reason.
 func (u *Unreachable) Unwrap() error { return u.err }
 
 // Conflict is a field that somebody else manages.
@@ -144,13 +144,13 @@ func owned(conflicts []Conflict) string {
 	return strings.Join(owners, ", ") + "; take the field out of what that manager applies, or set force = true for the sidecar to take it over"
 }
 
-// notFound tells whether there is no such object.
+// notFound reports whether there is no such object.
 func notFound(err error) bool {
 	e := (*Error)(nil)
 	return errors.As(err, &e) && e.Code == http.StatusNotFound
 }
 
-// Away tells whether an error is no word on the workload: the API server does not answer, or is overloaded.
+// Away reports whether an error is no word on the workload: the API server does not answer, or is overloaded.
 func Away(err error) bool {
 	e, u := (*Error)(nil), (*Unreachable)(nil)
 	return errors.As(err, &u) || errors.As(err, &e) && (e.Code == http.StatusTooManyRequests || e.Code >= http.StatusInternalServerError)

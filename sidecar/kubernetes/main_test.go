@@ -92,7 +92,7 @@ func texts(pairs ...string) map[string][]byte {
 	return data
 }
 
-// bring makes the Secret hold data, and tells whether pods would read something else.
+// bring makes the Secret hold data, and reports whether pods would read something else.
 func bring(ctx context.Context, s *Secret, data map[string][]byte) (bool, error) {
 	p, err := s.Prepare(ctx, data)
 	if err != nil {

@@ -99,7 +99,7 @@ func (r *Rollout) CheckConfiguration() error {
 	return errors.Join(errs...)
 }
 
-// wanted gives the annotations of a pod template that was restarted for the Secrets of now.
+// wanted returns the annotations of a pod template that was restarted for the Secrets of now.
 func (r *Rollout) wanted() map[string]string {
 	all := map[string]string{}
 	for _, s := range r.Secrets {
@@ -110,7 +110,7 @@ func (r *Rollout) wanted() map[string]string {
 	return all
 }
 
-// carries tells whether annotations say that all is of now.
+// carries reports whether annotations say that all is of now.
 func carries(have, wanted map[string]string) bool {
 	for k, v := range wanted {
 		if have[k] != v {
@@ -138,7 +138,7 @@ func (r *Rollout) Owes(ctx context.Context) (bool, error) {
 	return err == nil && !carries(w.Spec.Template.Metadata.Annotations, r.wanted()), err
 }
 
-// Reload begins the restart, unless that was done for what the Secrets hold now. How it goes on Check tells.
+// Reload begins the restart, unless that was done for what the Secrets hold now. Check reports how it proceeds.
 func (r *Rollout) Reload(ctx context.Context) error {
 	w, err := r.get(ctx)
 	if err != nil {
@@ -237,7 +237,7 @@ func (r *Rollout) look(ctx context.Context, wanted map[string]string) error {
 	return fmt.Errorf("%s: %s", r.what(), strings.Join(waits, "; "))
 }
 
-// oldPods gives the names of pods that have not been made since the Secrets are as they are. One that has ended reads nothing.
+// oldPods returns the names of pods that have not been made since the Secrets are as they are. One that has ended reads nothing.
 func (r *Rollout) oldPods(ctx context.Context, w workload, wanted map[string]string) (names []string, err error) {
 	var list struct {
 		Items []struct {
@@ -275,7 +275,7 @@ func (r *Rollout) oldPods(ctx context.Context, w workload, wanted map[string]str
 	return names, nil
 }
 
-// Pods gives how many there were at the last look, and how many of them hold what a Secret held before.
+// Pods returns how many there were at the last look, and how many of them hold what a Secret held before.
 func (r *Rollout) Pods() (all, old int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

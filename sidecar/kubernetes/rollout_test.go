@@ -102,7 +102,7 @@ func (c controlled) owes(r *Rollout, want bool) {
 	}
 }
 
-// restarts wants a reload that succeeds, and tells whether it has restarted anything.
+// restarts wants a reload that succeeds, and reports whether it has restarted anything.
 func (c controlled) restarts(r *Rollout, want bool) {
 	c.t.Helper()
 	before := c.live().Metadata.Generation

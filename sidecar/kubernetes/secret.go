@@ -122,7 +122,7 @@ func (s *Secret) Prepare(ctx context.Context, data map[string][]byte) (Plan, err
 	return p, nil
 }
 
-// Commit does it. It tells whether pods would read something else now; where the answer is lost, the next look finds out.
+// Commit does it. It reports whether pods would read something else now; where the answer is lost, the next look finds out.
 func (p Plan) Commit(ctx context.Context) (changed bool, err error) {
 	s := p.secret
 	if p.apply == nil {
@@ -135,7 +135,7 @@ func (p Plan) Commit(ctx context.Context) (changed bool, err error) {
 	return p.Changes, nil
 }
 
-// Drifted tells whether the Secret is not what was written last, as where somebody has deleted or changed it.
+// Drifted reports whether the Secret is not what was written last, as where somebody has deleted or changed it.
 func (s *Secret) Drifted(ctx context.Context) (bool, error) {
 	if s.written == nil {
 		return false, nil
@@ -147,7 +147,7 @@ func (s *Secret) Drifted(ctx context.Context) (bool, error) {
 	return have.Metadata.UID == "" || !have.holds(s.written) || have.Metadata.Annotations[changedKey] != s.changed || !s.dressed(have, s.written), nil
 }
 
-// ChangedAfter tells whether it holds something else than data, and was given that after a moment.
+// ChangedAfter reports whether it holds something else than data, and was given that after a moment.
 func (s *Secret) ChangedAfter(ctx context.Context, moment time.Time, data map[string][]byte) (bool, error) {
 	have, err := s.get(ctx)
 	if err != nil {
@@ -197,7 +197,7 @@ func (s *Secret) kind() string {
 	return s.Type
 }
 
-// dressed tells whether all else than the data is there, and nothing of the sidecar's that is no longer wanted.
+// dressed reports whether all else than the data is there, and nothing of the sidecar's that is no longer wanted.
 func (s *Secret) dressed(have object, data map[string][]byte) bool {
 	for k, v := range s.Labels {
 		if have.Metadata.Labels[k] != v {
@@ -238,7 +238,7 @@ func (s *Secret) path() string {
 	return "/api/v1/namespaces/" + s.Namespace + "/secrets/" + s.Name
 }
 
-// get gives the Secret; one that is not there has no UID.
+// get returns the Secret; one that is not there has no UID.
 func (s *Secret) get(ctx context.Context) (object, error) {
 	var have object
 	err := s.Client.do(ctx, request{
@@ -314,7 +314,7 @@ type metadata struct {
 	} `json:"managedFields"`
 }
 
-// holds tells whether the data is there, and nothing that the sidecar has written before and is no longer in it.
+// holds reports whether the data is there, and nothing that the sidecar has written before and is no longer in it.
 func (o object) holds(data map[string][]byte) bool {
 	for k, v := range data {
 		have, ok := o.Data[k]
@@ -330,7 +330,7 @@ func (o object) holds(data map[string][]byte) bool {
 	return true
 }
 
-// shared gives keys of data that somebody else manages, too.
+// shared returns keys of data that somebody else manages, too.
 func (o object) shared(data map[string][]byte) (found []Conflict) {
 	for _, m := range o.Metadata.Managed {
 		if m.Manager == Manager && m.Operation == "Apply" || m.Subresource != "" {
@@ -351,7 +351,7 @@ func (o object) shared(data map[string][]byte) (found []Conflict) {
 	return found
 }
 
-// own gives the keys that are the sidecar's in data, labels and annotations, sorted.
+// own returns the keys that are the sidecar's in data, labels and annotations, sorted.
 func (o object) own() map[string][]string {
 	found := map[string][]string{}
 	for _, m := range o.Metadata.Managed {

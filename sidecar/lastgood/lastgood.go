@@ -91,7 +91,7 @@ const mostBytes = 64 << 20
 // ahead is how far a copy may be from the future, where clocks are set back a little.
 const ahead = 5 * time.Minute
 
-// Load gives what was stored.
+// Load returns what was stored.
 func (s Store) Load(now time.Time) (Copy, error) {
 	plain, err := s.open(header)
 	if err != nil {
@@ -191,7 +191,7 @@ func (o Owner) data(header []byte) []byte {
 	return out
 }
 
-// cipher reads the key anew each time: it stays in memory no longer than it is needed.
+// cipher reads the key again each time: it stays in memory no longer than it is needed.
 func (s Store) cipher() (cipher.AEAD, error) {
 	k, err := ReadKey(s.KeyFile)
 	if err != nil {

@@ -118,7 +118,7 @@ func (s *Share) keep() {
 	s.place = nil
 }
 
-// give gives units back. The budget's mu is held.
+// give returns units to the budget. The budget's mu is held.
 func (s *Share) give(units int64) {
 	s.units -= units
 	s.budget.held -= units

@@ -27,7 +27,7 @@ type Address struct {
 	CACert     string // file
 	CAPath     string // directory
 	ServerName string // in Vault's certificate, where that is not the host of the URL
-	ClientCert string // file; read anew for each connection
+	ClientCert string // file; read again for each connection
 	ClientKey  string // file
 }
 

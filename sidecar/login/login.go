@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package login gets the sidecar a token of Vault's: from a file, or by AppRole, a service account's token, any other JWT
-// or a TLS certificate. Credentials are read anew at each login, since they rotate.
+// or a TLS certificate. Credentials are read again at each login, since they rotate.
 package login
 
 import (
@@ -47,7 +47,7 @@ type Method struct {
 // New makes the method of settings that were checked.
 func New(s Settings) *Method { return &Method{settings: s} }
 
-// Login gets a token, and gives it to the client of the connection. The error is client.ErrUnavailable if Vault is not
+// Login gets a token, and sets it on the client of the connection. The error is client.ErrUnavailable if Vault is not
 // there, client.ErrDenied if it refuses, and another one if what is needed for it is not there.
 func (m *Method) Login(ctx context.Context, c *Connection) (Token, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -98,7 +98,7 @@ func (m *Method) credentials(ctx context.Context, v *api.Client) (map[string]any
 		}
 		return map[string]any{"name": s.Name}, nil
 	}
-	jwt, err := read("token_path", s.TokenPath, os.ReadFile) // kubelet gives it mode 0644, in a volume of the pod's own
+	jwt, err := read("token_path", s.TokenPath, os.ReadFile) // kubelet makes it mode 0644, in a volume of the pod's own
 	if err != nil {
 		return nil, err
 	}

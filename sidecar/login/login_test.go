@@ -156,7 +156,7 @@ func TestWhatLoginFailuresMean(t *testing.T) {
 	}
 }
 
-// The form of the requests, as Vault's documentation of each method gives it.
+// The form of the requests, as Vault's documentation of each method describes it.
 func TestRequests(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "word")

@@ -96,7 +96,7 @@ func (s Settings) fields() []string {
 // mountForm is a path that is neither cut nor changed on its way in a URL.
 var mountForm = regexp.MustCompile(`^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$`)
 
-// Check gives the settings with their defaults, or says all that is wrong with them.
+// Check returns the settings with their defaults, or says all that is wrong with them.
 func (s Settings) Check() (Settings, error) {
 	at := slices.IndexFunc(shapes, func(sh shape) bool { return sh.method == s.Method })
 	if at < 0 {

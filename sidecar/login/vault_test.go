@@ -80,7 +80,7 @@ func (r *real) write(path string, data map[string]any) *api.Secret {
 	return secret
 }
 
-// wrap is write with a response that is wrapped: it gives the wrapping token.
+// wrap is write with a response that is wrapped: it returns the wrapping token.
 func (r *real) wrap(path string, data map[string]any) string {
 	r.t.Helper()
 	v, err := r.vault.Client.Clone()
@@ -183,7 +183,7 @@ func (r *real) method(s Settings) *Method {
 	return New(checked)
 }
 
-// in logs in, and gives the policies that the token has.
+// in logs in, and returns the policies that the token has.
 func (r *real) in(m *Method, c *Connection) (Token, string) {
 	r.t.Helper()
 	token, err := m.Login(r.t.Context(), c)

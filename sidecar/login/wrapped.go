@@ -42,7 +42,7 @@ type unwrapped struct {
 	value string
 }
 
-// get gives what is wrapped. The file is looked at each time: one that holds another wrapping token takes the place of what
+// get returns what is wrapped. The file is looked at each time: one that holds another wrapping token takes the place of what
 // was unwrapped, and one that is gone, as it may be once it has served, does not.
 func (u *unwrapped) get(ctx context.Context, v *api.Client, w wrapping) (string, error) {
 	token, err := read(w.field, w.path, external.ReadCredentialFile)

@@ -61,7 +61,7 @@ func NewCommand() *cobra.Command {
 	return cmd
 }
 
-// follow serves, and takes up the bundle whenever it changes, until ctx ends.
+// follow serves, and loads the bundle whenever it changes, until ctx ends.
 func (p *Proxy) follow(ctx context.Context, address, bundle string) error {
 	if err := p.Restore(); err != nil {
 		return err

@@ -25,7 +25,7 @@ type gate struct {
 	empty   chan struct{} // closed when within has become 0; nil: nobody wants to know
 }
 
-// enter waits while there is a pause, and gives what is to be called when the request has ended. Requests that may last,
+// enter waits while there is a pause, and returns what is to be called when the request has ended. Requests that may last,
 // as upgraded connections do, are not waited for by a pause.
 func (g *gate) enter(ctx context.Context, lasts bool) (leave func()) {
 	g.mu.Lock()
@@ -97,5 +97,5 @@ func (p *Proxy) Resume() {
 	p.gate.open = nil
 }
 
-// lasts tells whether a request asks for a connection of its own, which ends when its client wants.
+// lasts reports whether a request asks for a connection of its own, which ends when its client wants.
 func lasts(r *http.Request) bool { return r.Header.Get("Upgrade") != "" }

@@ -151,7 +151,7 @@ func TestPauseDoesNotWaitForEver(t *testing.T) {
 	})
 }
 
-// stoppable is a proxy that serves until stop is called; served gives how that has ended.
+// stoppable is a proxy that serves until stop is called; served returns how that has ended.
 func stoppable(t *testing.T, app *httptest.Server) (p *Proxy, address string, stop func(), served chan error) {
 	t.Helper()
 	t.Cleanup(app.Close)
@@ -170,7 +170,7 @@ func stoppable(t *testing.T, app *httptest.Server) (p *Proxy, address string, st
 	return p, "http://" + l.Addr().String(), stop, served
 }
 
-// asked gives the status of an answer when it comes; 0 is none.
+// asked returns the status of an answer when it comes; 0 is none.
 func asked(url string) chan int {
 	status := make(chan int, 1)
 	go func() {

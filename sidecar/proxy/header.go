@@ -12,7 +12,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 )
 
-// split gives the part of a header's value that is the token, and what stands before it. The scheme's case and the
+// split returns the part of a header's value that is the token, and what stands before it. The scheme's case and the
 // number of spaces are the client's affair: they are passed on, so that the application judges them.
 func split(header, value string) (before, token string, ok bool) {
 	if header != config.BearerHeader {
@@ -26,7 +26,7 @@ func split(header, value string) (before, token string, ok bool) {
 	return value[:len(value)-len(token)], token, token != ""
 }
 
-// find gives the place of a token on the accept-list, -1 if it is not there. It always compares with all, by digests of
+// find returns the place of a token on the accept-list, -1 if it is not there. It always compares with all, by digests of
 // one length, so that the time it takes tells nothing.
 func (s *snapshot) find(token string) int {
 	digest, at := sha256.Sum256([]byte(token)), -1
@@ -57,7 +57,7 @@ func cover(text, secret, with string) string {
 	return out.String()
 }
 
-// alike tells whether an application may take one header for the other: many a gateway interface makes _ of -.
+// alike reports whether an application may take one header for the other: many a gateway interface makes _ of -.
 func alike(name, header string) bool {
 	return strings.EqualFold(strings.ReplaceAll(name, "_", "-"), header)
 }

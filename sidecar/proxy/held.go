@@ -93,7 +93,7 @@ func (k *held) restore() error {
 	return nil
 }
 
-// take takes up a bundle, whose values are about to be written into the application's files.
+// take loads a bundle, whose values are about to be written into the application's files.
 func (k *held) take(b client.Bundle) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -81,7 +81,7 @@ func (p *Proxy) admit(w http.ResponseWriter, r *http.Request) (*admitted, *http.
 	return a, r
 }
 
-// end gives the place back.
+// end frees the place.
 func (a *admitted) end() {
 	if a.cancel != nil {
 		a.cancel(nil)
@@ -179,7 +179,7 @@ func (b *body) Read(into []byte) (int, error) {
 	n, err := b.ReadCloser.Read(into)
 	switch {
 	case errors.Is(err, io.EOF):
-		b.of.reading(time.Time{}) // net/http goes on to look whether the client is there
+		b.of.reading(time.Time{}) // net/http keeps looking whether the client is there
 		b.of.share.Keep()
 		b.of.sent.Store(true)
 	case err != nil:

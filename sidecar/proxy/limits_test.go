@@ -18,7 +18,7 @@ import (
 )
 
 // While the application has all requests that may be under way, another gets 503 with the reason; a client that does not finish its
-// request gives its place to one that does.
+// request returns its place to one that does.
 func TestPlaces(t *testing.T) {
 	entered, leave := make(chan struct{}), make(chan struct{})
 	app := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

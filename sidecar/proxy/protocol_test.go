@@ -17,7 +17,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 )
 
-// raw sends bytes as they are, and gives the answers that came until the connection was closed or asked to be.
+// raw sends bytes as they are, and returns the answers that came until the connection was closed or asked to be.
 func raw(t *testing.T, address, request string) string {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)

@@ -121,7 +121,7 @@ func (p *Proxy) Restore() error {
 	return errors.Join(errs...)
 }
 
-// Take takes up a bundle. It must be called before the application's files are written with its values, and must have
+// Take loads a bundle. It must be called before the application's files are written with its values, and must have
 // succeeded then.
 func (p *Proxy) Take(b client.Bundle) error {
 	var errs []error
@@ -139,7 +139,7 @@ func (p *Proxy) Restarted() {
 	}
 }
 
-// Sightings gives what was seen of values that are accepted and not the newest, ordered by key and version.
+// Sightings returns what was seen of values that are accepted and not the newest, ordered by key and version.
 func (p *Proxy) Sightings() []workload.Sighting {
 	var all []workload.Sighting
 	for _, k := range p.keys {

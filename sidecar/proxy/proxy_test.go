@@ -76,7 +76,7 @@ func quiet(t *testing.T) *slog.Logger {
 	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// before serves a proxy before an application, and gives its address.
+// before serves a proxy before an application, and returns its address.
 func before(t *testing.T, upstream http.Handler, state string) (*Proxy, string) {
 	t.Helper()
 	server := httptest.NewServer(upstream)
@@ -114,7 +114,7 @@ func take(t *testing.T, p *Proxy, versions ...int) {
 	}
 }
 
-// call makes a request with a header, and gives status and body.
+// call makes a request with a header, and returns status and body.
 func call(t *testing.T, address, authorization string, body ...string) (int, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+address+"/call", strings.NewReader(strings.Join(body, "")))
@@ -202,7 +202,7 @@ func TestHeaders(t *testing.T) {
 	p, address := before(t, app, "")
 	take(t, p, 1)
 	take(t, p, 2, 1)
-	take(t, p, 2) // the application goes on holding 1
+	take(t, p, 2) // the application continues holding 1
 	const ok, no = http.StatusOK, http.StatusUnauthorized
 	for header, want := range map[string]int{
 		"Bearer " + token(2):            ok,

@@ -50,7 +50,7 @@ func placesOf(tables []table) (all []workload.PlaceTable) {
 	return all
 }
 
-// writable refuses a replica, and a database that somebody has made read-only. It gives the role that we act as, which may
+// writable refuses a replica, and a database that somebody has made read-only. It returns the role that we act as, which may
 // be another than the one that logged in.
 func writable(ctx context.Context, tx pgx.Tx) (role string, err error) {
 	var replica bool
@@ -95,7 +95,7 @@ func describeOne(ctx context.Context, tx pgx.Tx, role string, c key.Column) (tab
 	return t, err
 }
 
-// primaryKey gives the columns of a table's primary key with the operators of its index (strategies of btree: 2 is at most, 3
+// primaryKey returns the columns of a table's primary key with the operators of its index (strategies of btree: 2 is at most, 3
 // equal, 5 more).
 func primaryKey(ctx context.Context, tx pgx.Tx, table uint32) ([]keyColumn, error) {
 	found, err := tx.Query(ctx, pgrows.BaseTypes+`

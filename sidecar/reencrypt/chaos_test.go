@@ -153,7 +153,7 @@ func newChaos(t *testing.T, server *bed.Postgres, seed uint64) *chaos {
 	return c
 }
 
-// operate reads a row, compares it with what was written, and writes it anew every other time. The server may be away.
+// operate reads a row, compares it with what was written, and writes it again every other time. The server may be away.
 func (c *chaos) operate(random *rand.Rand, r bed.Row) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()

@@ -75,7 +75,7 @@ func (j *job) stageChunks(ctx context.Context, totals []int) error {
 	}
 }
 
-// claimChunk gives the next chunk that nobody is at; busy tells whether other workers are at some.
+// claimChunk returns the next chunk that nobody is at; busy reports whether other workers are at some.
 func (j *job) claimChunk(ctx context.Context, db *session) (claimed *chunk, busy bool, err error) {
 	err = db.relaxedTx(ctx, func(tx pgx.Tx) error {
 		claimed, busy = nil, false

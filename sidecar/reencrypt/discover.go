@@ -201,7 +201,7 @@ func (j *job) withoutParts(ctx context.Context, places []place) []place {
 	return places
 }
 
-// worthwhile tells whether a column is to be looked at as a whole. Of a large table a sample of its pages is looked at before:
+// worthwhile reports whether a column is to be looked at as a whole. Of a large table a sample of its pages is looked at before:
 // to read it twice a rotation would be a burden. tries 0 takes no samples.
 func (j *job) worthwhile(ctx context.Context, at place, tries int) (bool, error) {
 	most := j.options.SampleBytes

@@ -39,7 +39,7 @@ func TestDiscover(t *testing.T) {
 	}
 	f.do(workload.PhaseWipe)
 
-	// Of a large table a sample tells whether it is worth reading as a whole.
+	// Of a large table a sample reports whether it is worth reading as a whole.
 	f.exec(`CREATE TABLE large (id int, body text); INSERT INTO large SELECT g, repeat('-', 500) FROM generate_series(1, 20000) g`)
 	large := func(want string, finds int) {
 		t.Helper()

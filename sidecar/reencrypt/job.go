@@ -170,7 +170,7 @@ func (j *job) close() { j.db.close() }
 
 func (j *job) ring(t table) *ring { return j.rings[t.column.Layout] }
 
-// due tells whether it is time to tell how far the work is, and takes it that this is done.
+// due reports whether it is time to tell how far the work is, and takes it that this is done.
 func (j *job) due() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -37,12 +37,12 @@ type ring struct {
 	newFirst bool // of the rows that were seen last, more were under the new key
 }
 
-// reversed gives the ring of the way back.
+// reversed returns the ring of the way back.
 func (r *ring) reversed() *ring {
 	return &ring{old: r.new, new: r.old, older: r.older, others: r.others, random: r.random, perSalt: r.perSalt}
 }
 
-// block gives a salt of new envelopes and its derived key.
+// block returns a salt of new envelopes and its derived key.
 func (r *ring) block() (envelope.Salt, envelope.Derived, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -108,7 +108,7 @@ func (r *ring) classify(ctx context.Context, rows []*row) error {
 	return r.seal(ctx, all)
 }
 
-// try opens rows with a keyring, and gives those that stay closed.
+// try opens rows with a keyring, and returns those that stay closed.
 func (r *ring) try(ctx context.Context, k *envelope.Keyring, kind rowKind, known bool, rows []*candidate) (closed []*candidate, err error) {
 	var open []*candidate
 	for _, c := range rows {
@@ -218,7 +218,7 @@ type ringName struct {
 	sum    [sha256.Size]byte // of the value
 }
 
-// keyring gives that of a value, an old one if there is one.
+// keyring returns that of a value, an old one if there is one.
 func (w *Worker) keyring(layout key.Layout, value key.Value) (*envelope.Keyring, error) {
 	name := ringName{layout, sha256.Sum256([]byte(value.Reveal()))}
 	if k, ok := w.rings[name]; ok {

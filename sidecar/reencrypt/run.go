@@ -117,7 +117,7 @@ func (r runner) open(ctx context.Context, databaseURL string, t named) (*work, e
 	return &work{env: t.env, job: j, meter: m}, nil
 }
 
-// touches tells whether a table has the column that is to be touched.
+// touches reports whether a table has the column that is to be touched.
 func (w *work) touches() bool {
 	return slices.ContainsFunc(w.tables, func(t table) bool { return t.touch != "" })
 }

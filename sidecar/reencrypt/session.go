@@ -59,7 +59,7 @@ func (s *session) close() {
 }
 
 // localSettings make names mean what PostgreSQL made, undo what a role or database may have set for the application's short
-// queries, fix the text form of primary keys, and have a commit last: the old key goes on the strength of it.
+// queries, fix the text form of primary keys, and have a commit last: the old key is removed on the strength of it.
 var localSettings = []string{
 	"SET TRANSACTION ISOLATION LEVEL READ COMMITTED", // first of all: it must come before a query
 	pgsession.SetSearchPath, "SET LOCAL client_encoding = 'UTF8'", "SET LOCAL standard_conforming_strings = on",
@@ -107,7 +107,7 @@ func (s *session) txWith(ctx context.Context, settings []string, do func(tx pgx.
 	}
 }
 
-// canceled tells whether the server has ended a statement, as by its statement_timeout.
+// canceled reports whether the server has ended a statement, as by its statement_timeout.
 func canceled(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == "57014"
@@ -143,7 +143,7 @@ func (s *session) explain(err error) error {
 
 const remedyRowSecurity = "connect as the table's owner (where it is not forced on the owner, too), or give the role BYPASSRLS"
 
-// again tells whether a transaction may be tried again as it is.
+// again reports whether a transaction may be tried again as it is.
 func again(err error) bool {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {

@@ -241,8 +241,8 @@ func addRank(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// keep holds all that this worker has claimed, in a session of its own, until the function that it gives is called. What it
-// has still claimed then is free for others at once. The context that it gives ends when a claim is lost.
+// keep holds all that this worker has claimed, in a session of its own, until the function that it returns is called. What it
+// has still claimed then is free for others at once. The context that it returns ends when a claim is lost.
 func (j *job) keep(ctx context.Context) (context.Context, func(), error) {
 	db, err := j.db.another(ctx)
 	if err != nil {

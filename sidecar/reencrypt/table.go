@@ -71,7 +71,7 @@ func (k keyColumn) bound(n int, array string) string {
 	return fmt.Sprintf("(%s)[%d]::%s", array, n+1, k.kind)
 }
 
-// compared tells whether the primary key is more than an array of texts (operator ">"), or at most that ("<=").
+// compared reports whether the primary key is more than an array of texts (operator ">"), or at most that ("<=").
 func (t table) compared(operator, array string) string {
 	pick := func(k keyColumn) string { return k.more }
 	if operator == "<=" {

@@ -46,7 +46,7 @@ func (t *throttle) rest(ctx context.Context, db *session, rows int, took time.Du
 	}
 }
 
-// reserve gives how long to wait for the sake of the rate, over all sessions of the worker.
+// reserve returns how long to wait for the sake of the rate, over all sessions of the worker.
 func (t *throttle) reserve(rows int) time.Duration {
 	if t.perSecond == 0 {
 		return 0

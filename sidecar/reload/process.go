@@ -106,7 +106,7 @@ func Unreaped() (pids []int) {
 	return pids
 }
 
-// ours tells whether a process is this one or comes from it.
+// ours reports whether a process is this one or comes from it.
 func ours(all map[int]proc.Info, pid int) bool {
 	self := os.Getpid()
 	for range len(all) { // what was read while processes come and go may lead in a circle

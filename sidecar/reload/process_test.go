@@ -25,7 +25,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
-// shell gives a shell of a name that no other process has, so that it can be looked for.
+// shell returns a shell of a name that no other process has, so that it can be looked for.
 func shell(t *testing.T) (path string) {
 	t.Helper()
 	data, err := os.ReadFile("/bin/sh")

@@ -20,14 +20,14 @@ type Reloader interface {
 	Reload(ctx context.Context) error
 }
 
-// Starter is what a Reloader may be besides: it tells whether the workload was started after a moment, as Uptime gives
+// Starter is what a Reloader may be besides: it reports whether the workload was started after a moment, as Uptime gives
 // it. Then it has read what was rendered before, and must not be signalled, perhaps before it is ready for that.
 type Starter interface {
 	StartedSince(moment time.Duration) bool
 }
 
 // Provider is what a Reloader may be besides: it gives the workload a bundle by itself, beside any files. Provide takes
-// the bundle of the next Reload, and tells whether the workload has yet to be given it. Etag is that of the bundle which the
+// the bundle of the next Reload, and reports whether the workload has yet to be given it. Etag is that of the bundle which the
 // workload was given: an older one than that of Provide, where both have the same for it. Failed says how the workload has
 // ended, if by itself and not well; it is empty otherwise.
 type Provider interface {

@@ -45,7 +45,7 @@ func (s Signal) Reload(context.Context) error {
 	return nil
 }
 
-// find gives the process, which may have ended meanwhile.
+// find returns the process, which may have ended meanwhile.
 func (s Signal) find() (target, error) {
 	if s.PIDFile == "" {
 		p, err := s.Match.find()

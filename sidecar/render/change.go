@@ -88,7 +88,7 @@ func (c *Change) stage(dir *directory, t Target, name string, content []byte) er
 	return errors.Join(t.fill(file, path, content), file.Close())
 }
 
-// fill gives a new file all that it is to have.
+// fill returns a new file all that it is to have.
 func (t Target) fill(file *os.File, path string, content []byte) error {
 	if _, err := file.Write(content); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
@@ -107,7 +107,7 @@ func (t Target) fill(file *os.File, path string, content []byte) error {
 	return nil
 }
 
-// same tells whether the file is what it should be. A symbolic link never is.
+// same reports whether the file is what it should be. A symbolic link never is.
 func (t Target) same(dir *directory, name string, content []byte) bool {
 	file, err := dir.open(name, unix.O_RDONLY, 0)
 	if err != nil {
@@ -146,7 +146,7 @@ func (c *Change) Note() error {
 	return nil
 }
 
-// changing gives the directories in which something is to change.
+// changing returns the directories in which something is to change.
 func (c *Change) changing() (dirs []*directory) {
 	for _, f := range c.files {
 		if !slices.Contains(dirs, f.dir) {
@@ -156,7 +156,7 @@ func (c *Change) changing() (dirs []*directory) {
 	return dirs
 }
 
-// Commit puts all files into their places. It tells whether any changed, if it fails too. Killed in its midst, the next
+// Commit puts all files into their places. It reports whether any changed, if it fails too. Killed in its midst, the next
 // run finds what is left to do.
 func (c *Change) Commit() (changed bool, err error) {
 	dirs := c.changing()
@@ -196,7 +196,7 @@ func (c *Change) Discard() {
 	c.dirs = nil
 }
 
-// Write brings the target to what the bundle holds. It tells whether anything changed. A name that is in no bundle any
+// Write brings the target to what the bundle holds. It reports whether anything changed. A name that is in no bundle any
 // more keeps its file: a workload may still be reading it.
 func (t Target) Write(b client.Bundle) (changed bool, err error) {
 	c, err := Prepare([]Target{t}, b)

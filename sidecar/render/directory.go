@@ -26,7 +26,7 @@ type directory struct {
 	path string
 }
 
-// strange tells whether a user is neither we nor root. Tests replace it.
+// strange reports whether a user is neither we nor root. Tests replace it.
 var strange = external.ForeignUser
 
 // openDirectory goes to a directory step by step, each relative to the one before, so that nobody can change the way
@@ -192,7 +192,7 @@ func (d *directory) rename(from, to string) error {
 	return nil
 }
 
-// has tells whether there is something of that name.
+// has reports whether there is something of that name.
 func (d *directory) has(name string) bool {
 	var stat unix.Stat_t
 	return unix.Fstatat(d.fd(), name, &stat, unix.AT_SYMLINK_NOFOLLOW) == nil
@@ -217,7 +217,7 @@ func (d *directory) replaceable(name string) error {
 	return nil
 }
 
-// inMemory tells whether what is written there reaches no disk, swap aside.
+// inMemory reports whether what is written there reaches no disk, swap aside.
 func (d *directory) inMemory() (bool, error) {
 	var stat unix.Statfs_t
 	if err := unix.Fstatfs(d.fd(), &stat); err != nil {
@@ -226,7 +226,7 @@ func (d *directory) inMemory() (bool, error) {
 	return stat.Type == unix.TMPFS_MAGIC || stat.Type == unix.RAMFS_MAGIC, nil
 }
 
-// OnDisk gives the directories of targets that are not backed by memory, so that secrets stay on a disk when they are
+// OnDisk returns the directories of targets that are not backed by memory, so that secrets stay on a disk when they are
 // long retired. A directory that cannot be looked at is left out: writing to it says why.
 func OnDisk(targets []Target) []string {
 	var paths []string

@@ -50,7 +50,7 @@ func docker(set variables.Set) ([]byte, error) {
 	})
 }
 
-// lines writes NAME=value with values as quote gives them, or says why one cannot be written.
+// lines writes NAME=value with values as quote returns them, or says why one cannot be written.
 func lines(set variables.Set, multiline bool, quote func(value string) (quoted, why string)) ([]byte, error) {
 	values, err := set.Text()
 	if err != nil {

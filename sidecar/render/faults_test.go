@@ -195,7 +195,7 @@ func TestReadOnlyFromThenOn(t *testing.T) {
 	}
 }
 
-// No file can be opened: nothing changes, and once there are some again, it goes on.
+// No file can be opened: nothing changes, and once there are some again, it continues.
 func TestTooManyOpenFiles(t *testing.T) {
 	if !kit.Apart(t) {
 		return

@@ -11,7 +11,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 )
 
-// NewerThan gives a file of the target that has other content than the bundle, and was written after a moment; empty if there
+// NewerThan returns a file of the target that has other content than the bundle, and was written after a moment; empty if there
 // is none.
 func (t Target) NewerThan(moment time.Time, b client.Bundle) (string, error) {
 	files, _, err := t.contents(b)

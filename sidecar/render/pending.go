@@ -35,7 +35,7 @@ func (t Target) SetInPlace() error {
 	return note(dir, t.inPlace())
 }
 
-// InPlace tells whether that was noted.
+// InPlace reports whether that was noted.
 func (t Target) InPlace() bool {
 	dir, err := openDirectory(t.dir(), false)
 	if err != nil {
@@ -63,7 +63,7 @@ func (t Target) Begin() error {
 	return note(dir, t.pending())
 }
 
-// Owed tells whether a reload was noted and not ended.
+// Owed reports whether a reload was noted and not ended.
 func (t Target) Owed() bool {
 	dir, err := openDirectory(t.dir(), false)
 	if err != nil {

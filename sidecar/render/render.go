@@ -62,7 +62,7 @@ func (t Target) choice() variables.Choice {
 	return variables.Choice{Keys: t.Keys, Accepts: t.Accepts, Previous: t.Previous, Allow: t.Allow, Mapped: t.Format == Template}
 }
 
-// contents gives the files by name, below the directory of the target, and the names of files that are to be gone.
+// contents returns the files by name, below the directory of the target, and the names of files that are to be gone.
 func (t Target) contents(b client.Bundle) (files map[string][]byte, gone []string, err error) {
 	set, err := t.choice().Of(b)
 	if err != nil {
@@ -89,7 +89,7 @@ func (t Target) contents(b client.Bundle) (files map[string][]byte, gone []strin
 	return map[string][]byte{filepath.Base(t.Path): content}, nil, err
 }
 
-// separate gives a file to each name, which was checked: it is a path, and could lead anywhere.
+// separate returns a file to each name, which was checked: it is a path, and could lead anywhere.
 func separate(set variables.Set) (map[string][]byte, error) {
 	texts, err := set.Text()
 	files := map[string][]byte{}

@@ -20,7 +20,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/variables"
 )
 
-// mostText bounds what a template may write: one that goes on for ever must not fill memory.
+// mostText bounds what a template may write: one that runs for ever must not fill memory.
 const mostText = 1 << 20
 
 // TextTemplate makes a file of a bundle, by Go's text/template. Its functions are those of functions, and Go's own.
@@ -176,7 +176,7 @@ func functions(set variables.Set, b client.Bundle) template.FuncMap {
 	}
 }
 
-// execute gives the text for a bundle.
+// execute returns the text for a bundle.
 func (t *TextTemplate) execute(set variables.Set, b client.Bundle) ([]byte, error) {
 	parsed, err := t.parsed.Clone()
 	if err != nil {

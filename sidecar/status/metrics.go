@@ -38,12 +38,12 @@ var (
 	descRate     = describe("reencrypt_rows_per_second", "How fast re-encryption goes, of the work under way.")
 )
 
-// collector gives the board as metrics, as it is when it is asked.
+// collector returns the board as metrics, as it is when it is asked.
 type collector struct{ board *Board }
 
 var _ prometheus.Collector = collector{}
 
-// Registry gives the board's metrics, those of the process and those of the Go runtime.
+// Registry returns the board's metrics, those of the process and those of the Go runtime.
 func (b *Board) Registry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collector{b}, b.duration, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -127,7 +127,7 @@ func (collector) collectSightings(s State, gauge func(*prometheus.Desc, float64,
 	}
 }
 
-// collectWork gives one row count for a column, though several pieces of work may be about it: the last is that of now.
+// collectWork returns one row count for a column, though several pieces of work may be about it: the last is that of now.
 func (collector) collectWork(s State, gauge func(*prometheus.Desc, float64, ...string)) {
 	type place struct{ column, state string }
 	rows, rate := map[place]int{}, 0.0

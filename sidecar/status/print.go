@@ -14,7 +14,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// Well tells whether all is as it should be.
+// Well reports whether all is as it should be.
 func (s State) Well() bool {
 	return s.Ready && s.Healthy && (s.Vault == nil || s.Loaded && s.Vault.Up)
 }

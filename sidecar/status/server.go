@@ -36,7 +36,7 @@ func (b *Board) Handler() http.Handler {
 	return mux
 }
 
-// PublicHandler answers /metrics, /healthz and /readyz for any client. It gives no reasons, which name hosts, files and keys.
+// PublicHandler answers /metrics, /healthz and /readyz for any client. It returns no reasons, which name hosts, files and keys.
 func (b *Board) PublicHandler() http.Handler {
 	return b.probes(func(State) string { return "\"hyvve-sidecar status\" tells why" })
 }

@@ -165,7 +165,7 @@ func (b *Board) Reloaded(result string, r Reload) {
 	b.state.Reload = &r
 }
 
-// State gives the state of now.
+// State returns the state of now.
 func (b *Board) State() State {
 	b.mu.Lock()
 	s := b.state

@@ -32,10 +32,10 @@ func (e *StartError) Error() string {
 	return fmt.Sprintf("workload %s cannot be started: %v; %s", e.Program, e.Err, remedy)
 }
 
-// Unwrap gives the cause.
+// Unwrap returns the cause.
 func (e *StartError) Unwrap() error { return e.Err }
 
-// Find gives the path of the program; a StartError if there is none.
+// Find returns the path of the program; a StartError if there is none.
 func Find(command []string) (string, error) {
 	path, err := exec.LookPath(command[0])
 	if err != nil {

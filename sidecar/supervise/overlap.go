@@ -9,7 +9,7 @@ import (
 )
 
 // replace starts the next process beside the one that runs, and stops that only once the next one is healthy. If it does
-// not come to that, the next one is ended and the one before goes on.
+// not come to that, the next one is ended and the one before continues.
 func (p *Process) replace(ctx context.Context, old *child) error {
 	p.mu.Lock()
 	b := p.bundle

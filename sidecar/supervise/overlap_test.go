@@ -57,7 +57,7 @@ func TestTheNextOneIsUpBeforeTheStop(t *testing.T) {
 	s.ends(5)
 }
 
-// Whatever becomes of the next process, the one before goes on, and a later change is taken up.
+// Whatever becomes of the next process, the one before continues, and a later change is taken up.
 func TestTheOneBeforeGoesOn(t *testing.T) {
 	for script, want := range map[string]string{
 		`if [ $HYVVE_ETAG = etag-2 ]; then exit 9; fi`: "it ended with status 9",

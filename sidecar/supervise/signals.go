@@ -39,7 +39,7 @@ func (p *Process) Forward(ctx context.Context, ready func()) {
 	}
 }
 
-// Pass gives a signal to the workload. After one that asks it to end it is not started again; how long it may take is for
+// Pass forwards a signal to the workload. After one that asks it to end it is not started again; how long it may take is for
 // whoever asks to say.
 func (p *Process) Pass(s syscall.Signal) {
 	p.mu.Lock()

@@ -26,7 +26,7 @@ import (
 // Options say what to run, and how.
 type Options struct {
 	Command     []string
-	Environ     []string // what the sidecar was started with, as os.Environ gives it
+	Environ     []string // what the sidecar was started with, as os.Environ returns it
 	Withheld    []string // names that are the sidecar's own, besides VAULT_* and HYVVE_*
 	Allow       []string // reserved names that are set all the same
 	Keys        []string // environment names to take from the bundle; empty: all

@@ -78,7 +78,7 @@ func supervise(t *testing.T, script string, change func(o *Options)) *supervised
 	return s
 }
 
-// load gives a bundle as the agent does, and tells whether that was a change.
+// load returns a bundle as the agent does, and reports whether that was a change.
 func (s *supervised) load(b client.Bundle) bool {
 	s.t.Helper()
 	changed, err := s.Provide(b)
@@ -96,7 +96,7 @@ func (s *supervised) said() []string {
 	return strings.Split(strings.TrimSuffix(string(data), "\n"), "\n")
 }
 
-// hears waits until the workload has said something as its n-th line, and gives that line.
+// hears waits until the workload has said something as its n-th line, and returns that line.
 func (s *supervised) hears(n int, want string) string {
 	s.t.Helper()
 	s.until(fmt.Sprintf("line %d of the workload is %q", n, want), func() bool {

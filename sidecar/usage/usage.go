@@ -16,7 +16,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Nearest gives the option that word was probably meant to be, empty if none is near.
+// Nearest returns the option that word was probably meant to be, empty if none is near.
 func Nearest(word string, options []string) string {
 	best, distance := "", max(2, len(word)/3)+1
 	for _, option := range options {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package variables gives the names and values that a workload reads, from what a bundle holds: NAME, NAME_ACCEPTS and
+// Package variables returns the names and values that a workload reads, from what a bundle holds: NAME, NAME_ACCEPTS and
 // NAME_PREVIOUS, in an environment and in files alike.
 package variables
 
@@ -54,7 +54,7 @@ func (c Choice) Check(names iter.Seq[string]) error {
 	return nil
 }
 
-// Wants tells whether a key is among those that are wanted.
+// Wants reports whether a key is among those that are wanted.
 func (c Choice) Wants(name string) bool { return len(c.Keys) == 0 || slices.Contains(c.Keys, name) }
 
 // Set is what a workload reads. Its values are revealed.
@@ -128,7 +128,7 @@ func JSON(value any) (string, error) {
 	return strings.TrimSpace(out.String()), err
 }
 
-// Reveal gives a list of secrets, for whoever must have them.
+// Reveal returns a list of secrets, for whoever must have them.
 func Reveal(list []key.Value) []string {
 	all := make([]string, 0, len(list))
 	for _, v := range list {

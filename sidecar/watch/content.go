@@ -67,7 +67,7 @@ func read(path string) ([]byte, error) {
 	return data, err
 }
 
-// whole tells whether every file of an earlier state is there.
+// whole reports whether every file of an earlier state is there.
 func (s state) whole(earlier state) bool {
 	for path := range earlier {
 		if _, ok := s[path]; !ok {
@@ -78,7 +78,7 @@ func (s state) whole(earlier state) bool {
 }
 
 // Validator tells what shows that content was not written to its end, or is none of the kind that is expected. It says so
-// without quoting it; the text goes on after "it".
+// without quoting it; the text continues after "it".
 type Validator func(content []byte) error
 
 // Validators by name.
@@ -128,7 +128,7 @@ func isDotenv(content []byte) error {
 	return nil
 }
 
-// closing gives where the quote that a value begins with ends; below 0 where it does not.
+// closing returns where the quote that a value begins with ends; below 0 where it does not.
 func closing(value string) int {
 	for n := 1; n < len(value); n++ {
 		switch {

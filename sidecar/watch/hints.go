@@ -154,7 +154,7 @@ func identity(dir string) node {
 	return node{uint64(stat.Dev), stat.Ino} //nolint:unconvert // not of the same type everywhere
 }
 
-// through gives the directories in which a change can make a path lead to other content: that of the file, those of
+// through returns the directories in which a change can make a path lead to other content: that of the file, those of
 // symbolic links on the way to it, such as ..data of a Kubernetes volume, and where something is missing, the last that
 // is there.
 func through(path string) []string {

@@ -93,7 +93,7 @@ func nextLook(o Options, same bool, since time.Time) time.Duration {
 	return o.Poll
 }
 
-// pause waits, and tells whether ctx goes on.
+// pause waits, and reports whether ctx is still alive.
 func pause(ctx context.Context, timer *time.Timer, d time.Duration) bool {
 	timer.Reset(d)
 	select {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// start watches, and gives the channel of changes and of those without one.
+// start watches, and returns the channel of changes and of those without one.
 func start(t *testing.T, paths ...string) <-chan struct{} {
 	t.Helper()
 	return startWith(t, Options{Stable: 20 * time.Millisecond, Poll: 50 * time.Millisecond}, paths...)

@@ -39,7 +39,7 @@ type authorities struct {
 	err  error
 }
 
-// Authority gives the bed's.
+// Authority returns the bed's.
 func (b *Bed) Authority() (*Authority, error) {
 	b.authority.once.Do(func() { b.authority.made, b.authority.err = newAuthority(filepath.Join(b.Dir, "tls")) })
 	return b.authority.made, b.authority.err
@@ -69,15 +69,15 @@ func newAuthority(dir string) (*Authority, error) {
 	return a, writePEM(a.File, 0o644, "CERTIFICATE", der)
 }
 
-// Client gives a certificate for a client whose common name is name. Kubernetes takes organizations for its groups.
+// Client returns a certificate for a client whose common name is name. Kubernetes takes organizations for its groups.
 func (a *Authority) Client(name string, organizations ...string) (Certificate, error) {
 	return a.issue(pkix.Name{CommonName: name, Organization: organizations}, x509.ExtKeyUsageClientAuth, nil)
 }
 
-// Server gives a certificate for a server on 127.0.0.1.
+// Server returns a certificate for a server on 127.0.0.1.
 func (a *Authority) Server(name string) (Certificate, error) { return a.server(name, nil) }
 
-// server gives a certificate for a server on 127.0.0.1, and at further addresses, that runs as owner. Servers are clients of
+// server returns a certificate for a server on 127.0.0.1, and at further addresses, that runs as owner. Servers are clients of
 // each other where they replicate.
 func (a *Authority) server(name string, owner *account, addresses ...net.IP) (Certificate, error) {
 	return a.issue(pkix.Name{CommonName: name}, x509.ExtKeyUsageServerAuth, owner, addresses...)

@@ -90,7 +90,7 @@ func New(name string, log io.Writer) (*Bed, error) {
 	return &Bed{Dir: dir, Log: log}, nil
 }
 
-// reachable tells whether every user may pass through a directory and those above it.
+// reachable reports whether every user may pass through a directory and those above it.
 func reachable(dir string) bool {
 	for ; ; dir = filepath.Dir(dir) {
 		info, err := os.Stat(dir)
@@ -152,7 +152,7 @@ func (b *Bed) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(b.Log, format+"\n", args...)
 }
 
-// FreePort gives a loopback port that nobody listens on.
+// FreePort returns a loopback port that nobody listens on.
 func FreePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -80,7 +80,7 @@ func (c *Cluster) awaitVoters(ctx context.Context) error {
 	})
 }
 
-// Leader waits for a node to be active, and gives it.
+// Leader waits for a node to be active, and returns it.
 func (c *Cluster) Leader(ctx context.Context) (*Vault, error) {
 	var leader *Vault
 	err := until(ctx, "a leader", func(ctx context.Context) error {
@@ -99,7 +99,7 @@ func (c *Cluster) Leader(ctx context.Context) (*Vault, error) {
 	return leader, err
 }
 
-// KillLeader ends the active node and its plugins as a crash would, and gives it, to be started again.
+// KillLeader ends the active node and its plugins as a crash would, and returns it, to be started again.
 func (c *Cluster) KillLeader(ctx context.Context) (*Vault, error) {
 	leader, err := c.Leader(ctx)
 	if err == nil {
@@ -108,7 +108,7 @@ func (c *Cluster) KillLeader(ctx context.Context) (*Vault, error) {
 	return leader, err
 }
 
-// StepDown makes the active node give up its place while it lives, waits until another has it, and gives both.
+// StepDown makes the active node give up its place while it lives, waits until another has it, and returns both.
 func (c *Cluster) StepDown(ctx context.Context) (before, after *Vault, err error) {
 	if before, err = c.Leader(ctx); err != nil {
 		return nil, nil, err

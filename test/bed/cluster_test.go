@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The cluster goes on without its leader, which comes back as a follower; and a leader that steps down is followed by
+// The cluster continues without its leader, which comes back as a follower; and a leader that steps down is followed by
 // another one. The client of the cluster notices neither.
 func TestClusterOutlivesItsLeader(t *testing.T) {
 	b := ForTest(t)

@@ -99,7 +99,7 @@ func (b *Bed) newKubernetes(address string, enter func(spec) spec) (*Kubernetes,
 	return k, k.prepareServer(authority, port)
 }
 
-// freePorts chooses those of etcd, and gives that of the API server.
+// freePorts chooses those of etcd, and returns that of the API server.
 func (k *Kubernetes) freePorts() (port int, err error) {
 	for _, at := range []*int{&k.ports.store, &k.ports.peers, &port} {
 		if *at, err = FreePort(); err != nil {
@@ -191,7 +191,7 @@ func (k *Kubernetes) accountKeys() (private, public string, err error) {
 	return private, public, errors.Join(writePEM(private, 0o600, "EC PRIVATE KEY", secret), writePEM(public, 0o644, "PUBLIC KEY", open))
 }
 
-// Start starts the API server, anew after Stop or Kill with all that it had.
+// Start starts the API server, again after Stop or Kill with all that it had.
 func (k *Kubernetes) Start(ctx context.Context) error {
 	var err error
 	if k.server, err = k.bed.start(k.api); err != nil {

@@ -66,7 +66,7 @@ func (k *Kubernetes) rest() (*rest.RESTClient, error) {
 	})
 }
 
-// Kubectl runs kubectl as an administrator, and gives what it prints. An error quotes what it complains of.
+// Kubectl runs kubectl as an administrator, and returns what it prints. An error quotes what it complains of.
 func (k *Kubernetes) Kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
 	path, err := kubernetesTool("kubectl")
 	if err != nil {
@@ -116,7 +116,7 @@ func (k *Kubernetes) ServiceAccount(ctx context.Context, namespace, name string)
 	return err
 }
 
-// Token gives a token of an account, for an hour; without audiences for the API server itself.
+// Token returns a token of an account, for an hour; without audiences for the API server itself.
 func (k *Kubernetes) Token(ctx context.Context, namespace, account string, audiences ...string) (string, error) {
 	request := map[string]any{
 		"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",

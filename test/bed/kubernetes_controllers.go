@@ -75,7 +75,7 @@ type PlayedPod struct {
 	Status struct{ Phase string }
 }
 
-// PlayKubelet says of each pod of a namespace that it runs and is ready, until the end that it gives is called. started is
+// PlayKubelet says of each pod of a namespace that it runs and is ready, until the end that it returns is called. started is
 // called with each before that, where pods would start, and may be nil.
 func (k *Kubernetes) PlayKubelet(ctx context.Context, namespace string, started func(PlayedPod)) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)

@@ -200,7 +200,7 @@ func (n *Node) Expose(port int) (host string, err error) {
 	return NodeAddress, nil
 }
 
-// ExposeAddress lets pods reach what is at a loopback address of this machine, which is host:port or a URL, and gives the address
+// ExposeAddress lets pods reach what is at a loopback address of this machine, which is host:port or a URL, and returns the address
 // as they have it.
 func (n *Node) ExposeAddress(address string) (string, error) {
 	scheme, at, isURL := strings.Cut(address, "://")

@@ -46,7 +46,7 @@ type Pod struct {
 	IDs      map[string]string // of its containers, at containerd
 }
 
-// Pods gives those of a namespace that a selector, such as app=api, finds.
+// Pods returns those of a namespace that a selector, such as app=api, finds.
 func (n *Node) Pods(ctx context.Context, namespace, selector string) ([]Pod, error) {
 	type status struct {
 		Name, ContainerID string
@@ -82,7 +82,7 @@ func (n *Node) Pods(ctx context.Context, namespace, selector string) ([]Pod, err
 	return pods, nil
 }
 
-// PodIP gives a pod's address.
+// PodIP returns a pod's address.
 func (n *Node) PodIP(ctx context.Context, namespace, pod string) (string, error) {
 	var answer struct {
 		Status struct{ PodIP string }
@@ -96,7 +96,7 @@ func (n *Node) PodIP(ctx context.Context, namespace, pod string) (string, error)
 	return answer.Status.PodIP, nil
 }
 
-// Logs gives what a container has said.
+// Logs returns what a container has said.
 func (n *Node) Logs(ctx context.Context, namespace, pod, container string) (string, error) {
 	return n.Kubectl(ctx, "", "-n", namespace, "logs", pod, "-c", container)
 }

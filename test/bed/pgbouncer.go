@@ -170,7 +170,7 @@ func (g *PgBouncer) SetUser(ctx context.Context, role, secret string) error {
 	return err
 }
 
-// lendVerifiers makes a role that may look up the verifiers of others in every database, and gives its password.
+// lendVerifiers makes a role that may look up the verifiers of others in every database, and returns its password.
 func (p *Postgres) lendVerifiers(ctx context.Context, role string) (string, error) {
 	password, err := p.NewRole(ctx, role)
 	if err != nil {
@@ -198,7 +198,7 @@ func (p *Postgres) lendVerifiers(ctx context.Context, role string) (string, erro
 	return password, nil
 }
 
-// Start starts it, anew after Stop or Kill on the same port.
+// Start starts it, again after Stop or Kill on the same port.
 func (g *PgBouncer) Start(ctx context.Context) error {
 	b := g.server.bed
 	b.say("starting PgBouncer on 127.0.0.1:%d", g.Port)
@@ -219,7 +219,7 @@ func (g *PgBouncer) Stop() error { return g.process.stop(stopPatience) }
 // Kill ends it as a crash would.
 func (g *PgBouncer) Kill() { g.process.kill() }
 
-// Console runs a command of its administrator, such as "SHOW POOLS", and gives the rows by name of their columns.
+// Console runs a command of its administrator, such as "SHOW POOLS", and returns the rows by name of their columns.
 func (g *PgBouncer) Console(ctx context.Context, command string) ([]map[string]string, error) {
 	return query(ctx, g.ConsoleURL(), command)
 }
@@ -239,7 +239,7 @@ func (g *PgBouncer) URL(database, user, password string) string {
 	return u.String()
 }
 
-// query runs statements by the simple protocol, over a connection of its own, and gives the rows of all by name of their
+// query runs statements by the simple protocol, over a connection of its own, and returns the rows of all by name of their
 // columns; NULL is "".
 func query(ctx context.Context, url, sql string) ([]map[string]string, error) {
 	conn, err := pgconn.Connect(ctx, url)

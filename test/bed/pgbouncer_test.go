@@ -75,7 +75,7 @@ func TestPgBouncerPassesSCRAMOn(t *testing.T) {
 }
 
 // The keys that PgBouncer logs in with are of a verifier, not of a password: a new verifier for the same password ends
-// what it can do for clients that are there, until one logs in anew.
+// what it can do for clients that are there, until one logs in again.
 func TestPgBouncerNeedsALoginAfterANewVerifier(t *testing.T) {
 	b := ForTest(t)
 	p, err := b.Postgres(t.Context())

@@ -106,7 +106,7 @@ func (p *Postgres) initialize(ctx context.Context, initdb string) error {
 	return p.writeHBA()
 }
 
-// Start starts the server, anew after Stop or Kill on the same port and data.
+// Start starts the server, again after Stop or Kill on the same port and data.
 func (p *Postgres) Start(ctx context.Context) error {
 	version := strings.TrimPrefix(filepath.Base(filepath.Dir(filepath.Dir(p.spec.path))), "postgres")
 	p.bed.say("starting PostgreSQL %s on 127.0.0.1:%d", version, p.Port)
@@ -182,7 +182,7 @@ func (p *Postgres) url(database string, user *url.Userinfo, c Certificate) strin
 	return u.String()
 }
 
-// NewDatabase makes an empty database and gives its administrator's URL.
+// NewDatabase makes an empty database and returns its administrator's URL.
 func (p *Postgres) NewDatabase(ctx context.Context, name string) (string, error) {
 	conn, err := pgx.Connect(ctx, p.AdminURL("postgres"))
 	if err != nil {
@@ -201,7 +201,7 @@ func randomHex(bytes int) string {
 	return hex.EncodeToString(buffer)
 }
 
-// NewRole makes a login role and gives its password. The statement is kept out of the server's log.
+// NewRole makes a login role and returns its password. The statement is kept out of the server's log.
 func (p *Postgres) NewRole(ctx context.Context, name string) (string, error) {
 	conn, err := pgx.Connect(ctx, p.AdminURL("postgres"))
 	if err != nil {

@@ -53,7 +53,7 @@ func major(path string) int {
 	return n
 }
 
-// fetchedPostgres gives the binaries that scripts/setup fetched, or where the servers' user cannot reach those, a copy in
+// fetchedPostgres returns the binaries that scripts/setup fetched, or where the servers' user cannot reach those, a copy in
 // the bed.
 func (b *Bed) fetchedPostgres(version int) (string, error) {
 	name := fmt.Sprintf("postgres%d", version)

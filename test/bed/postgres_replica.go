@@ -109,7 +109,7 @@ func (r *Replica) AwaitReplay(ctx context.Context) error {
 	return r.awaitAnswer(ctx, "the replica to catch up", ask, "there", "t")
 }
 
-// PauseReplay makes the replica replay no more, while it goes on answering: what happens at the primary does not arrive
+// PauseReplay makes the replica replay no more, while it still answers: what happens at the primary does not arrive
 // there. A restart of the replica ends that.
 func (r *Replica) PauseReplay(ctx context.Context) error {
 	if _, err := query(ctx, r.AdminURL("postgres"), "SELECT pg_wal_replay_pause()"); err != nil {

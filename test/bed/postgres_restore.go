@@ -25,7 +25,7 @@ func (p *Postgres) Dump(ctx context.Context, args ...string) (string, error) {
 	return string(text), err
 }
 
-// Restore runs a dump in psql, which goes on after a statement that fails: a role that is there already cannot be made. It
+// Restore runs a dump in psql, which continues after a statement that fails: a role that is there already cannot be made. It
 // returns what psql has said.
 func (p *Postgres) Restore(ctx context.Context, dump string) (said string, err error) {
 	return p.client(ctx, "psql", dump, "--no-psqlrc", "--quiet", "--dbname=postgres")

@@ -58,7 +58,7 @@ type spec struct {
 // account is the user that a server runs as.
 type account struct{ uid, gid int }
 
-// serverAccount gives a user for servers that refuse to run as root; nil where we are not root.
+// serverAccount returns a user for servers that refuse to run as root; nil where we are not root.
 func serverAccount() (*account, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -77,7 +77,7 @@ func serverAccount() (*account, error) {
 	return nil, errors.New("neither user postgres nor nobody exists; PostgreSQL refuses to run as root")
 }
 
-// own gives files to the account.
+// own hands files to the account.
 func (a *account) own(paths ...string) error {
 	if a == nil {
 		return nil
@@ -197,7 +197,7 @@ func (p *process) stop(patience time.Duration) error {
 	return nil
 }
 
-// signal sends one to the part itself: nsenter passes none on, and goes on until its child has ended.
+// signal sends one to the part itself: nsenter passes none on, and runs until its child has ended.
 func (p *process) signal(s syscall.Signal) error {
 	if p.entered {
 		if below, err := children(p.cmd.Process.Pid); err == nil && len(below) == 1 {
@@ -213,7 +213,7 @@ func (p *process) kill() {
 	<-p.done
 }
 
-// pause makes the part stand still, as a partition of the network would make it seem: the kernel goes on accepting
+// pause makes the part stand still, as a partition of the network would make it seem: the kernel keeps accepting
 // connections for it, and nobody answers.
 func (p *process) pause() error { return p.signal(syscall.SIGSTOP) }
 

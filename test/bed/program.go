@@ -34,7 +34,7 @@ func (p *Program) Kill() { p.process.kill() }
 // PID is its process number.
 func (p *Program) PID() int { return p.process.cmd.Process.Pid }
 
-// Running tells whether it has not ended.
+// Running reports whether it has not ended.
 func (p *Program) Running() bool { return p.process.running() }
 
 // Done is closed when it has ended.

@@ -69,7 +69,7 @@ func prometheusBinary() (string, error) {
 	return "", errors.New("prometheus is not there; run scripts/setup (make test and make demo do)")
 }
 
-// Start starts it, anew after Stop or Kill on the same port.
+// Start starts it, again after Stop or Kill on the same port.
 func (p *Prometheus) Start(ctx context.Context) error {
 	p.bed.say("starting Prometheus on %s", p.URL)
 	var err error
@@ -86,7 +86,7 @@ func (p *Prometheus) Start(ctx context.Context) error {
 // Stop ends it.
 func (p *Prometheus) Stop() error { return p.process.stop(stopPatience) }
 
-// Query evaluates an expression of PromQL now, and gives the values of its vector.
+// Query evaluates an expression of PromQL now, and returns the values of its vector.
 func (p *Prometheus) Query(ctx context.Context, expression string) ([]float64, error) {
 	body, err := p.get(ctx, "/api/v1/query?query="+url.QueryEscape(expression))
 	if err != nil {

@@ -148,7 +148,7 @@ func aclLine(user, password string) string {
 	return fmt.Sprintf("user %s on #%x ~* &* +@all", user, sha256.Sum256([]byte(password)))
 }
 
-// Start starts the server, anew after Stop or Kill on the same port, with what is in its files.
+// Start starts the server, again after Stop or Kill on the same port, with what is in its files.
 func (r *Redis) Start(ctx context.Context) error {
 	r.bed.say("starting Redis on %s", r.Addr)
 	var err error

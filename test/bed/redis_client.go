@@ -45,7 +45,7 @@ func (r *Redis) DoAs(ctx context.Context, user, password string, args ...string)
 	return reply, nil
 }
 
-// serving tells whether the server answers, whatever the passwords are by now.
+// serving reports whether the server answers, whatever the passwords are by now.
 func (r *Redis) serving(ctx context.Context) error {
 	c, err := r.dial(ctx)
 	if err != nil {

@@ -25,7 +25,7 @@ type RedisCluster struct {
 }
 
 // RedisCluster starts one of n masters, and waits until all slots are served. That takes two seconds at least: the time
-// that Redis gives a master before it may write.
+// that Redis grants a master before it may write.
 func (b *Bed) RedisCluster(ctx context.Context, n int, o RedisOptions) (*RedisCluster, error) {
 	c := &RedisCluster{options: o, bed: b}
 	password, admin := randomHex(16), randomHex(16)

@@ -52,7 +52,7 @@ var shared struct {
 	namespaces int
 }
 
-// Database gives the administrator's URL of a database of the test's own, on a server that all tests of the binary
+// Database returns the administrator's URL of a database of the test's own, on a server that all tests of the binary
 // share. Main stops it.
 func Database(t testing.TB) string {
 	t.Helper()
@@ -85,7 +85,7 @@ func DatabaseOn(t testing.TB) (string, *Postgres) {
 	return url, shared.postgres
 }
 
-// Namespace gives an API server that all tests of the binary share, and a namespace of the test's own there. Main stops it.
+// Namespace returns an API server that all tests of the binary share, and a namespace of the test's own there. Main stops it.
 func Namespace(t testing.TB) (k *Kubernetes, namespace string) {
 	t.Helper()
 	NeedKubernetes(t)
@@ -116,7 +116,7 @@ func newNamespace(t testing.TB, k *Kubernetes) string {
 	return name
 }
 
-// SharedNode gives a cluster that all tests of the binary share, and a namespace of the test's own there. Main stops it.
+// SharedNode returns a cluster that all tests of the binary share, and a namespace of the test's own there. Main stops it.
 func SharedNode(t testing.TB) (n *Node, namespace string) {
 	t.Helper()
 	NeedKubernetes(t)
@@ -141,7 +141,7 @@ func SharedNode(t testing.TB) (n *Node, namespace string) {
 	return n, newNamespace(t, n.Kubernetes)
 }
 
-// sharedBed gives the bed of what tests share. shared is locked.
+// sharedBed returns the bed of what tests share. shared is locked.
 func sharedBed() (*Bed, error) {
 	if shared.bed == nil {
 		var err error

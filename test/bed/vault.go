@@ -227,7 +227,7 @@ func (v *Vault) prepareDurable(id string) error {
 	return os.WriteFile(path, text, 0o600)
 }
 
-// Start starts the server, anew after Stop or Kill with what a durable one has stored, and unseals it.
+// Start starts the server, again after Stop or Kill with what a durable one has stored, and unseals it.
 func (v *Vault) Start(ctx context.Context) error {
 	var err error
 	if v.process, err = v.bed.start(v.spec); err != nil {
@@ -264,7 +264,7 @@ func (v *Vault) join(ctx context.Context) error {
 	return errors.New("joined, to be unsealed")
 }
 
-// unsealOnce gives the key, and time to use it: a node that joins needs some.
+// unsealOnce returns the key, and time to use it: a node that joins needs some.
 func (v *Vault) unsealOnce(ctx context.Context) error {
 	if time.Since(v.asked) > 2*time.Second {
 		if _, err := v.Client.Sys().UnsealWithContext(ctx, v.unseal); err != nil {
@@ -364,10 +364,10 @@ func (v *Vault) Kill() { v.process.kill() }
 // Done is closed when the server has ended.
 func (v *Vault) Done() <-chan struct{} { return v.process.done }
 
-// Plugins gives the numbers of the plugin's processes that live. A standby has none.
+// Plugins returns the numbers of the plugin's processes that live. A standby has none.
 func (v *Vault) Plugins() ([]int, error) { return children(v.process.cmd.Process.Pid) }
 
-// KillPlugin ends the processes of the plugin, and leaves it to Vault to notice. It gives how many there were that lived.
+// KillPlugin ends the processes of the plugin, and leaves it to Vault to notice. It returns how many there were that lived.
 func (v *Vault) KillPlugin() (int, error) {
 	pids, err := v.Plugins()
 	if err != nil {
@@ -382,7 +382,7 @@ func (v *Vault) KillPlugin() (int, error) {
 	return killed, nil
 }
 
-// children gives the living processes whose parent is pid. One that has ended and is not waited for yet is none.
+// children returns the living processes whose parent is pid. One that has ended and is not waited for yet is none.
 func children(pid int) ([]int, error) {
 	all, err := proc.All()
 	var found []int

@@ -88,7 +88,7 @@ func save(path string, results []Result) error {
 	return os.WriteFile(path, append(data, '\n'), 0o644)
 }
 
-// interleave times several things in turn, and gives the median time of each: what disturbs the machine disturbs all.
+// interleave times several things in turn, and returns the median time of each: what disturbs the machine disturbs all.
 func interleave(rounds int, sides ...func() error) ([]time.Duration, error) {
 	taken := make([][]time.Duration, len(sides))
 	for range rounds {
@@ -107,7 +107,7 @@ func interleave(rounds int, sides ...func() error) ([]time.Duration, error) {
 	return medians, nil
 }
 
-// median gives the middle one; of an even number, the upper of the two.
+// median returns the middle one; of an even number, the upper of the two.
 func median[T time.Duration | float64](all []T) T {
 	sorted := slices.Sorted(slices.Values(all))
 	return sorted[len(sorted)/2]

@@ -47,7 +47,7 @@ func newDatabase(ctx context.Context, server *bed.Postgres, name string, rows, s
 }
 
 // rotate brings the rows from one key to another with a fresh worker and an agent's options, as a sidecar that has just
-// started would, and gives how long that took. That every row is under the new key in the end is checked.
+// started would, and returns how long that took. That every row is under the new key in the end is checked.
 func (d *database) rotate(ctx context.Context, from, to key.Value, phases ...workload.Phase) (time.Duration, error) {
 	d.runs++
 	worker := reencrypt.NewWorker(d.url, reencrypt.Options{AllowSuperuser: true})

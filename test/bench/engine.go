@@ -116,7 +116,7 @@ func (r *reader) creds(ctx context.Context) error {
 	return err
 }
 
-// throughput lets all readers do ours and kv-v2 in turn, and gives the median rate of each.
+// throughput lets all readers do ours and kv-v2 in turn, and returns the median rate of each.
 func throughput(ctx context.Context, readers []*reader, ours func(*reader, context.Context) error) (o, p float64, err error) {
 	var mine, kv []float64
 	for range engineRounds {
@@ -134,7 +134,7 @@ func throughput(ctx context.Context, readers []*reader, ours func(*reader, conte
 	return median(mine), median(kv), nil
 }
 
-// hammer lets all readers do something again and again for a while, and gives the requests/s.
+// hammer lets all readers do something again and again for a while, and returns the requests/s.
 func hammer(ctx context.Context, readers []*reader, do func(*reader, context.Context) error) (float64, error) {
 	counts, errs := make([]int, len(readers)), make([]error, len(readers))
 	var group sync.WaitGroup

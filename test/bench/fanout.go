@@ -68,7 +68,7 @@ type crowd struct {
 	news    chan struct{} // holds one when there may be news
 }
 
-// fanOut rotates again and again, and gives the median time until the last instance has the new version in hand.
+// fanOut rotates again and again, and returns the median time until the last instance has the new version in hand.
 func fanOut(ctx context.Context, e *client.Client, n int) (time.Duration, error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -196,7 +196,7 @@ func (c *crowd) rotate(ctx context.Context, e *client.Client) (all []time.Durati
 }
 
 // readTwice is the peer: n clients that are woken in this process and read a secret of kv-v2 twice, once in the place of
-// the watch's answer and once in that of the bundle. It gives the median time until the last has done so.
+// the watch's answer and once in that of the bundle. It returns the median time until the last has done so.
 func readTwice(ctx context.Context, vault *api.Client, n int) (time.Duration, error) {
 	var all []time.Duration
 	for range fanoutRounds {

@@ -161,7 +161,7 @@ func (r *reviewer) measure(ctx context.Context) ([]Result, error) {
 	}, nil
 }
 
-// paced asks at fixed times, whatever has been answered, and gives the time within which 99 of 100 were answered, counted from
+// paced asks at fixed times, whatever has been answered, and returns the time within which 99 of 100 were answered, counted from
 // when each was to be asked.
 func (r *reviewer) paced(ctx context.Context) (time.Duration, error) {
 	const all = int(reviewsFor / time.Second * reviewsASecond)

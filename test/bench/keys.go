@@ -140,7 +140,7 @@ func pluginMemory() (float64, error) {
 	return most, nil
 }
 
-// memoryOf gives a field of a process's status, VmRSS (resident now) or VmHWM (at most so far), in MB; 0 where it has ended.
+// memoryOf returns a field of a process's status, VmRSS (resident now) or VmHWM (at most so far), in MB; 0 where it has ended.
 func memoryOf(process, field string) (float64, error) {
 	status, err := os.ReadFile(filepath.Join(process, "status"))
 	if err != nil {
@@ -203,7 +203,7 @@ func barrierPuts(ctx context.Context, vault *api.Client) (float64, error) {
 	return 0, errors.New("vault's metrics do not count writes to storage")
 }
 
-// allDue lets keys come due at the next full minute, and gives how long from then until all are rotated, each once. One
+// allDue lets keys come due at the next full minute, and returns how long from then until all are rotated, each once. One
 // instance uses them all, and follows.
 func allDue(ctx context.Context, vault *api.Client, log io.Writer) (time.Duration, error) {
 	e := client.New(vault, bed.Mount)

@@ -24,7 +24,7 @@ type holding struct {
 	at time.Time
 }
 
-// rotateLatency gives the median time from the request to rotate until an instance, which waits for news all the time,
+// rotateLatency returns the median time from the request to rotate until an instance, which waits for news all the time,
 // has read the bundle in which it presents the new version. It accepts the version first, and says so: this is two
 // changes of its bundle and a report.
 func rotateLatency(ctx context.Context, e *client.Client) (time.Duration, error) {

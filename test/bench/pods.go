@@ -67,7 +67,7 @@ func podsStart(ctx context.Context, p *place) ([]Result, error) {
 	return all, nil
 }
 
-// podsLogIn lets pods of the namespace default log in to Vault, and gives what they are injected by.
+// podsLogIn lets pods of the namespace default log in to Vault, and returns what they are injected by.
 func (p *place) podsLogIn(ctx context.Context, n *bed.Node) (inject.Options, error) {
 	o := inject.Options{Image: podSidecar, ImagePullPolicy: "Never"}
 	var err error
@@ -86,7 +86,7 @@ func (p *place) podsLogIn(ctx context.Context, n *bed.Node) (inject.Options, err
 	return o, err
 }
 
-// startPod makes a pod that is held back by a gate, or has no sidecar, and gives how long it took until it ran. It is removed then.
+// startPod makes a pod that is held back by a gate, or has no sidecar, and returns how long it took until it ran. It is removed then.
 func startPod(ctx context.Context, n *bed.Node, name, gate string, o inject.Options) (time.Duration, error) {
 	annotations := map[string]string{}
 	if gate != "" {

@@ -70,7 +70,7 @@ func proxied(ctx context.Context, _ io.Writer) ([]Result, error) {
 	return compareProxies(ctx, l.Addr().String(), bareAt, app)
 }
 
-// serveHTTP serves a handler until ctx ends, and gives its address.
+// serveHTTP serves a handler until ctx ends, and returns its address.
 func serveHTTP(ctx context.Context, h http.Handler) (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

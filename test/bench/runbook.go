@@ -15,7 +15,7 @@ import (
 )
 
 // runbook re-encrypts rows as the platform's own runbook does, and is what ours is compared with: one row after the
-// other, two derivations by crypto/pbkdf2 for each, an update by id. It gives how many rows it changed.
+// other, two derivations by crypto/pbkdf2 for each, an update by id. It returns how many rows it changed.
 func runbook(ctx context.Context, conn *pgx.Conn, rows []bed.Row, oldSecret, newSecret []byte) (changed int, err error) {
 	for _, row := range rows {
 		var text string

@@ -131,7 +131,7 @@ func awaitFile(ctx context.Context, path string, is func(text string) bool) erro
 	}
 }
 
-// rotateAll gives the median time from asking for a rotation to the signal after which the file presents the new version.
+// rotateAll returns the median time from asking for a rotation to the signal after which the file presents the new version.
 func (s *beside) rotateAll(ctx context.Context, e *client.Client) (time.Duration, error) {
 	held, err := os.ReadFile(s.file)
 	if err != nil {
@@ -176,7 +176,7 @@ func (s *beside) rotateAll(ctx context.Context, e *client.Client) (time.Duration
 	return median(all), nil
 }
 
-// atRest leaves both alone for a while, and gives what they took.
+// atRest leaves both alone for a while, and returns what they took.
 func (s *beside) atRest(ctx context.Context, latency time.Duration) ([]Result, error) {
 	pids := [2]int{s.sidecar.PID(), s.agent.PID()}
 	var before, after, idle, rss, anonymous [2]float64

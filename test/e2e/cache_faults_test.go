@@ -70,7 +70,7 @@ func TestCacheIsPartitionedOffInEachStep(t *testing.T) {
 	w.noFailures(t) // the logins of this turn stay, locked, where stage has not come to them: they are of an earlier version
 }
 
-// Somebody changes the administrator's password at Redis: the rotation waits with the reason, and goes on as soon as the
+// Somebody changes the administrator's password at Redis: the rotation waits with the reason, and continues as soon as the
 // connection is mended; or it is taken back, and leaves nothing.
 func TestCacheAdministratorIsLockedOut(t *testing.T) {
 	w := startServers(t)

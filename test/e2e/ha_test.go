@@ -139,7 +139,7 @@ func (w *world) leader() *bed.Vault {
 	return v
 }
 
-// stateAt gives the state of a rotation at a moment.
+// stateAt returns the state of a rotation at a moment.
 func stateAt(r api.Rotation, at time.Time) string {
 	state := ""
 	for _, e := range r.Timeline {

@@ -52,7 +52,7 @@ func (s *scrapers) started(pod bed.PlayedPod) {
 	s.tokens[pod.Metadata.Name] = token
 }
 
-// live gives how many pods there are that present each key.
+// live returns how many pods there are that present each key.
 func (s *scrapers) live(ctx context.Context) (map[string]int, error) {
 	var list struct{ Items []bed.PlayedPod }
 	if err := s.k.Do(ctx, http.MethodGet, podsOf, nil, &list); err != nil {

@@ -221,7 +221,7 @@ func TestSidecarAndItsVault(t *testing.T) {
 	w.stop()
 	w.vault.Kill()
 	<-w.vault.Done()
-	if err := os.Remove(filepath.Join(w.dir, "run", ".env")); err != nil { // the machine was started anew
+	if err := os.Remove(filepath.Join(w.dir, "run", ".env")); err != nil { // the machine was started again
 		t.Fatal(err)
 	}
 	w.start()

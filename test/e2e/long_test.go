@@ -4,5 +4,5 @@ package e2e
 
 import "os"
 
-// long tells whether the scenarios that kill again and again are wanted in full length: "make test-ha" says so.
+// long reports whether the scenarios that kill again and again are wanted in full length: "make test-ha" says so.
 func long() bool { return os.Getenv("HYVVE_LONG") != "" }

@@ -237,7 +237,7 @@ func (w *world) awaitScrapes(seen *presented, token string, n int) {
 	kit.Until(w.t, fmt.Sprintf("%d scrapes have presented the key that the file holds", n), func() bool { return seen.count(token) >= n })
 }
 
-// A counter of one instance grows after the change: the rotation says so and waits, and goes on when it has stopped.
+// A counter of one instance grows after the change: the rotation says so and waits, and continues when it has stopped.
 func TestGateHoldsARotation(t *testing.T) {
 	w := start(t, small(true))
 	w.write("hyvve/config", map[string]any{"soak": "10s"})

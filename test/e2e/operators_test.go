@@ -71,7 +71,7 @@ func TestUnhealthyInstanceTakesTheRotationBack(t *testing.T) {
 	w.journalIsWhole()
 }
 
-// ask writes to rotate, and gives the answer.
+// ask writes to rotate, and returns the answer.
 func (w *world) ask(data map[string]any) map[string]any {
 	w.t.Helper()
 	secret, err := w.Server.Client.Logical().WriteWithContext(w.t.Context(), bed.Mount+"/rotate", data)

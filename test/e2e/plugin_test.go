@@ -36,7 +36,7 @@ func TestPluginKilledAHundredTimes(t *testing.T) {
 	w.conclude()
 }
 
-// seeded gives random numbers that can be had again.
+// seeded returns random numbers that can be had again.
 func seeded(t *testing.T) *rand.Rand {
 	t.Helper()
 	seed := rand.Uint64()

@@ -103,7 +103,7 @@ func TestDatabaseIsKilledInEachStep(t *testing.T) {
 	w.noPasswordLeaks(t)
 }
 
-// Somebody changes the administrator's password: the rotation waits with the reason, and goes on as soon as the connection
+// Somebody changes the administrator's password: the rotation waits with the reason, and continues as soon as the connection
 // is mended; or it is taken back, and leaves no stray role.
 func TestAdministratorIsLockedOut(t *testing.T) {
 	w := startServers(t)

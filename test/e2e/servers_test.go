@@ -71,7 +71,7 @@ func TestServerURLs(t *testing.T) {
 		w.operations.Load(), n, took.Seconds(), rate, w.failed.Load(), looks, sessions)
 }
 
-// inspectLocks looks at the servers all the time for sessions of users that cannot log in any more. What it gives ends
+// inspectLocks looks at the servers all the time for sessions of users that cannot log in any more. What it returns ends
 // that. Sessions of PgBouncer's without a client are nobody's and do not count; its clients are asked for by the rotation.
 func (w *serversWorld) inspectLocks(t *testing.T) (end func() (looks, sessions int)) {
 	t.Helper()

@@ -170,7 +170,7 @@ func (b *beside) signal(s syscall.Signal) {
 }
 
 // Vault Agent is held still while a key rotates: its lease on the old bundle is use of the old version, by which the
-// rotation stays where it is and says so. Once it goes on, it takes up the new value, the sidecar makes the workload
+// rotation stays where it is and says so. Once it continues, it loads the new value, the sidecar makes the workload
 // reload exactly once for it, and only then does the old version go. Changes of what is accepted, which the file does not
 // show, are no reason to reload.
 func TestBesideVaultAgent(t *testing.T) {

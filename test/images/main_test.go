@@ -30,7 +30,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// sidecar gives the real sidecar, built as the Makefile does, once for all tests.
+// sidecar returns the real sidecar, built as the Makefile does, once for all tests.
 func sidecar(t *testing.T, arch string) string {
 	t.Helper()
 	file, err := sidecars[arch]()

@@ -88,7 +88,7 @@ func replace(file string, write func(io.Writer) error) error {
 	return nil
 }
 
-// writeLayout makes the directory anew. It refuses one that is something else.
+// writeLayout makes the directory again. It refuses one that is something else.
 func writeLayout(dir string, tag name.Tag, index v1.ImageIndex) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -112,7 +112,7 @@ func writeLayout(dir string, tag name.Tag, index v1.ImageIndex) error {
 	}))
 }
 
-// pushAll pushes the bills of materials last, since they refer to the images. It gives the digest to pin.
+// pushAll pushes the bills of materials last, since they refer to the images. It returns the digest to pin.
 func (o options) pushAll(ctx context.Context, tag name.Tag, index v1.ImageIndex, images []built) (string, error) {
 	repository, err := name.NewRepository(o.push)
 	if err != nil {

@@ -51,7 +51,7 @@ func readProgram(file string) (program, error) {
 	return p, nil
 }
 
-// architecture gives the architecture of a binary that needs nothing but the kernel.
+// architecture returns the architecture of a binary that needs nothing but the kernel.
 func architecture(content []byte) (string, error) {
 	f, err := elf.NewFile(bytes.NewReader(content))
 	if err != nil {

@@ -103,7 +103,7 @@ func (s *suite) quotesNone(call string, fields []kind.Field, right kind.Options,
 	}
 }
 
-// checkTellsNothing gives Check values that are right, nearly right and wrong.
+// checkTellsNothing returns Check values that are right, nearly right and wrong.
 func checkTellsNothing(s *suite) {
 	current, _ := s.key.Current()
 	warnings, err := s.Kind.Check(s.key.Options, current.Value)

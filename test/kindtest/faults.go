@@ -127,7 +127,7 @@ func callsAtOnce(s *suite) {
 	}
 }
 
-// wrongAdministrator makes each call with a password that the server refuses: nothing changes, and the right one goes on.
+// wrongAdministrator makes each call with a password that the server refuses: nothing changes, and the right one continues.
 func wrongAdministrator(s *suite) {
 	right, wrong := s.Connection, s.wrongPassword()
 	before := s.names()
@@ -221,7 +221,7 @@ func serverHangs(s *suite) {
 				s.Errorf("%s succeeds while the server answers nothing", x.name)
 			}
 		})
-		s.ok(unstage, c) // what the server was told may come about when it goes on
+		s.ok(unstage, c) // what the server was told may come about when it continues
 		s.noStrays("after "+x.name+" of a server that hung", before)
 	}
 }

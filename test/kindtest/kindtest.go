@@ -19,7 +19,7 @@ type World struct {
 	Kind       kind.Kind
 	Key        key.Key         // name, env and options; without versions
 	First      key.Value       // in use today and valid at the server; empty: the suite generates it, and stages it where there is a server
-	Connection kind.Connection // as an operator writes it, password included; zero where the kind is no Connector. RotateRoot gives its administrator other passwords
+	Connection kind.Connection // as an operator writes it, password included; zero where the kind is no Connector. RotateRoot sets its administrator other passwords
 
 	// For a Verifier or Server.
 	Stop, Start func(t testing.TB)                   // the server goes away; it comes back, and Start returns when it answers

@@ -13,7 +13,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
-// namesLogins sees that the engine can tell whether two keys share a login.
+// namesLogins sees that the engine can report whether two keys share a login.
 func namesLogins(s *suite) {
 	namer, ok := s.Kind.(kind.LoginNamer)
 	if !ok {

@@ -84,7 +84,7 @@ func bare(t testing.TB, w World) *suite {
 	return s
 }
 
-// normalized gives a connection as the engine stores it.
+// normalized returns a connection as the engine stores it.
 func (s *suite) normalized(connector kind.Connector, c kind.Connection) kind.Connection {
 	s.Helper()
 	c.Kind = s.Kind.Name()

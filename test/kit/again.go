@@ -27,7 +27,7 @@ func Again(t *testing.T, tell string, namespaces uintptr) *exec.Cmd {
 	return cmd
 }
 
-// Apart runs a test again in a process with mounts and limits of its own, in which it is root, and tells whether this is
+// Apart runs a test again in a process with mounts and limits of its own, in which it is root, and reports whether this is
 // that process. Whoever is not root already becomes it by a user namespace.
 func Apart(t *testing.T) bool {
 	t.Helper()

@@ -51,7 +51,7 @@ func (c *canaries) add(v key.Value) {
 	}
 }
 
-// Audit takes part as the workload auditor, which verifies every key, and so learns every value. It gives the newest
+// Audit takes part as the workload auditor, which verifies every key, and so learns every value. It returns the newest
 // values that it knows of; it ends with ctx.
 func (w *World) Audit(ctx context.Context) (newest func() map[string]key.Value, err error) {
 	var mu sync.Mutex
@@ -107,7 +107,7 @@ func (w *World) Audit(ctx context.Context) (newest func() map[string]key.Value, 
 	}, nil
 }
 
-// holds tells whether data has one of them, as it is or as a URL would carry it. mu is held.
+// holds reports whether data has one of them, as it is or as a URL would carry it. mu is held.
 func (c *canaries) holds(data []byte) bool {
 	for value := range c.values {
 		if bytes.Contains(data, []byte(value)) || bytes.Contains(data, []byte(url.QueryEscape(value))) {
@@ -118,7 +118,7 @@ func (c *canaries) holds(data []byte) bool {
 }
 
 // Leaks searches all logs below the bed, the command lines of all processes, the environments of sidecars, and what those
-// say of themselves, for all canaries. It gives the places that hold one, and how many places and secrets there were.
+// say of themselves, for all canaries. It returns the places that hold one, and how many places and secrets there were.
 func (w *World) Leaks(ctx context.Context) (found []string, places, secrets int, err error) {
 	w.canaries.mu.Lock()
 	defer w.canaries.mu.Unlock()

@@ -11,7 +11,7 @@ import (
 )
 
 // StartExec starts one more instance of agents, which reads its keys from the environment at its start, as the platform's
-// own do, and is therefore run by its sidecar. It gives the instance's name; its URL is the last of Agents.
+// own do, and is therefore run by its sidecar. It returns the instance's name; its URL is the last of Agents.
 func (w *World) StartExec(ctx context.Context, n int) (string, error) {
 	p, err := w.place(ctx, "agents", n)
 	if err != nil {
@@ -21,7 +21,7 @@ func (w *World) StartExec(ctx context.Context, n int) (string, error) {
 }
 
 // StartScraped starts one as StartExec does, which calls api at a URL, and has the sidecar's proxy before it for
-// METRICS_API_KEY. It gives the proxy's URL besides.
+// METRICS_API_KEY. It returns the proxy's URL besides.
 func (w *World) StartScraped(ctx context.Context, n int, api string) (name, url string, err error) {
 	p, err := w.place(ctx, "agents", n)
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 )
 
 // Load is what users do to the platform all the time: sessions signed by one instance of api and checked by the other,
-// rows read and compared with what was written, rows saved anew.
+// rows read and compared with what was written, rows saved again.
 type Load struct {
 	world  *World
 	client *http.Client

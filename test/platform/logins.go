@@ -103,7 +103,7 @@ func (w *World) cacheLogins(ctx context.Context) (logins []Login, err error) {
 	return logins, nil
 }
 
-// WatchLogins looks at both servers again and again, and shows when something has changed. What it gives ends it.
+// WatchLogins looks at both servers again and again, and shows when something has changed. What it returns ends it.
 func (w *World) WatchLogins(ctx context.Context, show func(env string, logins []Login)) (end func() ([]LoginResult, error)) {
 	ctx, cancel := context.WithCancel(ctx)
 	var group sync.WaitGroup

@@ -22,7 +22,7 @@ func (w *World) AddWorkload(ctx context.Context, name string, data map[string]an
 	return err
 }
 
-// Place makes the directory of one more instance of a workload, for its files, and gives its name and that directory.
+// Place makes the directory of one more instance of a workload, for its files, and returns its name and that directory.
 func (w *World) Place(workload string, n int) (name, dir string, err error) {
 	name = instance(workload, n)
 	dir = filepath.Join(w.Bed.Dir, name)

@@ -31,7 +31,7 @@ type Size struct {
 	Cluster   bool          // a cluster of Vaults, any of which may be killed
 	Lease     time.Duration // of bundles; 60s if zero
 
-	// Expose makes a loopback port reachable for workloads that have a network of their own, and gives the host at which.
+	// Expose makes a loopback port reachable for workloads that have a network of their own, and returns the host at which.
 	// nil: workloads reach the servers where we do.
 	Expose func(port int) (host string, err error)
 }

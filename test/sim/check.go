@@ -94,7 +94,7 @@ func (w *world) checkAccepted(k key.Key) {
 	}
 }
 
-// alive tells whether a value is that of a version which is neither destroyed nor aborted.
+// alive reports whether a value is that of a version which is neither destroyed nor aborted.
 func alive(k key.Key, value string) bool {
 	return slices.ContainsFunc(k.Versions, func(v key.Version) bool { return v.Value.Reveal() == value })
 }
@@ -150,7 +150,7 @@ func (w *world) checkRows(k key.Key) {
 	}
 }
 
-// settled tells whether everything has ended: no rotation is under way, and every instance holds what it should.
+// settled reports whether everything has ended: no rotation is under way, and every instance holds what it should.
 func (w *world) settled() bool {
 	if w.engine == nil || len(w.calls) > 0 || w.uptime < w.looked+5*time.Second {
 		return false
@@ -223,7 +223,7 @@ func (w *world) checkEnd() {
 	w.checkJournal()
 }
 
-// orphan tells whether a staged version belongs to no rotation: a crash left it before anybody was told, and the key's
+// orphan reports whether a staged version belongs to no rotation: a crash left it before anybody was told, and the key's
 // next rotation aborts it.
 func (w *world) orphan(k key.Key, v key.Version) bool {
 	_, err := w.engine.View(ctx, v.Rotation)

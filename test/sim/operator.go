@@ -247,7 +247,7 @@ func (w *world) bringOver() {
 	}
 }
 
-// running gives the ids of rotations that have not ended, oldest first.
+// running returns the ids of rotations that have not ended, oldest first.
 func (w *world) running() []string {
 	ids, err := w.node.List(ctx, "active/")
 	if err != nil {

@@ -24,7 +24,7 @@ type holding struct {
 type process struct {
 	w         *world
 	workload  string
-	id        string // empty: a reader that gives no name, such as Vault Agent
+	id        string // empty: a reader that sends no name, such as Vault Agent
 	reencrypt bool
 	liar      bool // it reports anything at any time, and no process runs beside it
 	smooth    bool // a liar who says that all is done at once, and well
@@ -193,7 +193,7 @@ func (p *process) renew() {
 	p.renewAt, p.ends = w.uptime+ttl/2, w.uptime+ttl
 }
 
-// extend gives a sign of life. Vault's lease goes its own way.
+// extend sends a sign of life. Vault's lease goes its own way.
 func (p *process) extend() {
 	w := p.w
 	request, reply := p.lost()

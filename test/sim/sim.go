@@ -2,7 +2,7 @@
 
 // Package sim runs the rotation engine in a world that is made of one seed: clock, storage, servers, database, instances,
 // operators, and everything that can go wrong between them. The engine is the real one; nothing in it knows that time is
-// not. The same seed gives the same world, so that what one run in a million shows can be looked at again:
+// not. The same seed makes the same world, so that what one run in a million shows can be looked at again:
 //
 //	make sim SEED=n          one seed, told step by step
 //	make sim SEEDS=n         the first n seeds
@@ -27,7 +27,7 @@ const (
 	leaseTTL = 60 * time.Second
 )
 
-// Run runs the world of a seed, and gives what did not hold. What happens is told to log, if there is one.
+// Run runs the world of a seed, and returns what did not hold. What happens is told to log, if there is one.
 func Run(seed uint64, log io.Writer) (Stats, error) { return run(newWorld(seed, log)) }
 
 // RunWithLiars is Run where one instance of each workload lies. In Run it does in some worlds only.

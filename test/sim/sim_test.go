@@ -89,7 +89,7 @@ func TestSimulation(t *testing.T) {
 	}
 }
 
-// The same seed gives the same world, word for word.
+// The same seed makes the same world, word for word.
 func TestSeedsRepeat(t *testing.T) {
 	for seed := range uint64(5) {
 		var once, again bytes.Buffer

@@ -93,7 +93,7 @@ func readProbe(options kind.Options) (p probe, err error) {
 	return p, nil
 }
 
-// readURL gives nil for an empty text. Errors do not quote it: somebody may have put a secret in.
+// readURL returns nil for an empty text. Errors do not quote it: somebody may have put a secret in.
 func readURL(text string) (*url.URL, error) {
 	if text == "" {
 		return nil, nil
@@ -128,7 +128,7 @@ func checkHeader(name string) error {
 	return nil
 }
 
-// sendable tells whether a header can carry a text.
+// sendable reports whether a header can carry a text.
 func sendable(text string) bool {
 	return !strings.ContainsFunc(text, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f })
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/token"
 )
 
-// All gives every kind.
+// All returns every kind.
 func All() kind.List {
 	return kind.List{
 		external.Kind{},

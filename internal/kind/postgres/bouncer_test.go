@@ -15,7 +15,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
-// withBouncer gives a world's change with its URL through a PgBouncer, whose console the connection names.
+// withBouncer returns a world's change with its URL through a PgBouncer, whose console the connection names.
 func (w *world) withBouncer(t *testing.T, o bed.PgBouncerOptions) (*bed.PgBouncer, kind.Change) {
 	t.Helper()
 	o.AuthQuery = true

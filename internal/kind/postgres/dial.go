@@ -128,7 +128,7 @@ func console(u dsn.Target) place {
 }
 
 // admin runs something in an administrator's session at a place. Sessions are kept for the next time; one that the server
-// has ended, or refuses a new one for, is opened anew with whichever password is in force. Whether a session still lives is
+// has ended, or refuses a new one for, is opened again with whichever password is in force. Whether a session still lives is
 // found out by using it: what is run may be run twice.
 func (k *Kind) admin(ctx context.Context, c kind.Connection, at place, do func(*pgx.Conn) error) error {
 	var err error
@@ -162,7 +162,7 @@ type sessions struct {
 	users int
 }
 
-// attempt runs something in a session of a pool, and tells whether there was one, and whether it has ended other than by the
+// attempt runs something in a session of a pool, and reports whether there was one, and whether it has ended other than by the
 // caller's wish.
 func attempt(ctx context.Context, pool *pgxpool.Pool, do func(*pgx.Conn) error) (acquired, ended bool, err error) {
 	conn, err := pool.Acquire(ctx)
@@ -344,7 +344,7 @@ func hasState(err error, states ...string) bool {
 	return errors.As(err, &e) && slices.Contains(states, e.Code)
 }
 
-// refused tells whether the server knows another password, or no such role.
+// refused reports whether the server knows another password, or no such role.
 func refused(err error) bool { return hasState(err, stateInvalidPassword, stateInvalidUser) }
 
 // orphaned reports whether a statement may have failed since the role that the session logged in as has been dropped: the

@@ -275,7 +275,7 @@ func TestRevivedVersions(t *testing.T) {
 }
 
 // A restored server lacks a role that an operator made. Its rights are not known: what is to be done by hand is said, nothing is
-// done by itself, and then all goes on.
+// done by itself, and then all continues.
 func TestImportedRoleHasGone(t *testing.T) {
 	ctx := t.Context()
 	for _, name := range []string{"", "App of " + t.Name()} {
@@ -352,7 +352,7 @@ func TestInspectWhatWasDoneByHand(t *testing.T) {
 	w.ok(conn.Close(ctx))
 }
 
-// Somebody sets another password, and gives it to clients. Both remedies work as they are printed: a rotation, in which
+// Somebody sets another password, and hands it to clients. Both remedies work as they are printed: a rotation, in which
 // these clients keep their login for as long as they are seen; or, where nobody was given it, the version once more.
 func TestPasswordSetByHand(t *testing.T) {
 	ctx := t.Context()

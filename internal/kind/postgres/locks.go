@@ -15,7 +15,7 @@ import (
 
 // begin begins a transaction that changes a role, and returns what its first statement finds. Others who want to change the
 // role wait for an advisory lock. Every role of the database can take that lock, too: where nobody holds it who could change
-// the role, the transaction goes on without it.
+// the role, the transaction continues without it.
 func begin(ctx context.Context, conn *pgx.Conn, role, first string) (*pgconn.Result, error) {
 	const level = "BEGIN ISOLATION LEVEL READ COMMITTED"
 	key := "hashtextextended(" + literal("hyvve "+role) + ", 0)"

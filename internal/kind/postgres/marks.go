@@ -20,7 +20,7 @@ type mark struct {
 	mount   string
 	key     string
 	version int    // whose password the role has, or had when it was locked
-	id      string // of the version's fingerprint: a restored Vault gives the same number to another value
+	id      string // of the version's fingerprint: a restored Vault assigns the same number to another value
 }
 
 var markForm = regexp.MustCompile(`^hyvve mount=([a-z2-7]*) key=([a-z0-9][a-z0-9._-]*) version=([0-9]{1,9})(?: id=([0-9a-f]+))?$`)

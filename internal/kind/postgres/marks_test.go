@@ -120,7 +120,7 @@ func TestRetireLeavesOthersRoles(t *testing.T) {
 	w.ok(w.kind.Retire(t.Context(), c))
 }
 
-// What a release before marks has made goes on, whether it is between two rotations or in the middle of one.
+// What a release before marks has made continues, whether it is between two rotations or in the middle of one.
 func TestRolesOfEarlierReleases(t *testing.T) {
 	for name, options := range map[string]kind.Options{"default names": nil, "username": {kind.OptionUsername: "Legacy"}} {
 		t.Run(name, func(t *testing.T) {
@@ -148,7 +148,7 @@ func TestRolesOfEarlierReleases(t *testing.T) {
 			make(a, one)
 			c := kind.Change{Key: w.key, From: one, To: two, Connection: w.connection}
 
-			// In the middle: staged, and either goes back or goes on.
+			// In the middle: staged, and either goes back or continues.
 			for range 2 {
 				make(b, two)
 				w.ok(w.kind.Stage(ctx, c))

@@ -201,7 +201,7 @@ func (o owner) dismiss(roles map[string]known, role string) []string {
 	return []string{"REVOKE " + quote(before) + " FROM " + quote(role)}
 }
 
-// same tells whether two roles have the same settings, in whichever order.
+// same reports whether two roles have the same settings, in whichever order.
 func same(a, b []setting) bool {
 	order := func(a, b setting) int {
 		return cmp.Or(cmp.Compare(a.database, b.database), cmp.Compare(a.name, b.name), cmp.Compare(a.text(), b.text()))

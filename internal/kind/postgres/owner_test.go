@@ -10,7 +10,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
-// A role that has had its turn with the same settings keeps them; any other gets all of them anew.
+// A role that has had its turn with the same settings keeps them; any other gets all of them again.
 func TestLendKeepsWhatIsRight(t *testing.T) {
 	o := owner{name: "app", connections: -1, version: 150000, settings: []setting{
 		{name: "search_path", value: "app"}, {database: "db", name: "work_mem", value: "8MB"},

@@ -111,7 +111,7 @@ func (k *Kind) tooShort(c kind.Change, places []place, missed []map[string]int) 
 }
 
 // sampler samples the sessions of a place for all callers, one second or so at a time. Callers who ask again as soon as
-// they are answered are sampled without a break: a sample goes on with the roles of the one before.
+// they are answered are sampled without a break: a sample continues with the roles of the one before.
 type sampler struct {
 	mu      sync.Mutex
 	current *sample
@@ -138,7 +138,7 @@ type sample struct {
 type taking func(roles []string, long time.Duration, logins *shortLogins) (found map[string]use, missed map[string]int, err error)
 
 // ask returns the sessions of a role that are seen within a sample of that length which begins from now on, or has begun
-// just now and goes on from one that the same caller has asked for; and how many logins to each database were not seen.
+// just now and continues from one that the same caller has asked for; and how many logins to each database were not seen.
 func (s *sampler) ask(ctx context.Context, role string, long time.Duration, take taking) (use, map[string]int, error) {
 	s.mu.Lock()
 	of := s.current
@@ -257,7 +257,7 @@ func samples(roles []string, long, period time.Duration, before map[int]string) 
 }
 
 // repeated is the statement that looks at the sessions of roles so often, at most for that long. Each look depends on the
-// pause before it, so that the server makes it anew; and a snapshot of the statistics holds for a whole transaction, unless
+// pause before it, so that the server makes it again; and a snapshot of the statistics holds for a whole transaction, unless
 // it is cleared (PostgreSQL's documentation, "The Cumulative Statistics System"). It returns each session once; of other roles
 // those that were not there before, unless that is nil.
 func repeated(roles []string, looks int, period, long time.Duration, before map[int]string) string {

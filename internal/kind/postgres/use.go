@@ -50,7 +50,7 @@ type census struct {
 	samples sampler // of the same place
 }
 
-// looking gives the sessions of roles.
+// looking returns the sessions of roles.
 type looking func(ctx context.Context, roles []string) (map[string]use, error)
 
 // look is one look at the sessions of several roles.
@@ -66,7 +66,7 @@ type look struct {
 	err   error
 }
 
-// ask gives the sessions of a role, by way of a look that begins from now on.
+// ask returns the sessions of a role, by way of a look that begins from now on.
 func (c *census) ask(ctx context.Context, role string, at looking) (use, error) {
 	c.mu.Lock()
 	l := c.next

@@ -33,7 +33,7 @@ type optional struct {
 	without string
 }
 
-// wanted are commands without which a rotation goes on, and what is missing then.
+// wanted are commands without which a rotation continues, and what is missing then.
 var wanted = []optional{
 	{[]any{"CLIENT", "KILL", "ID", "9223372036854775807"}, "a rotation with compromised=true cannot end sessions of the old user"}, // no client has that number
 	{[]any{"ACL", "LOG", "0"}, "nobody is told who still tries a user that is retired"},

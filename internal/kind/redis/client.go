@@ -171,7 +171,7 @@ type pool struct {
 	dropped bool
 }
 
-// borrow gives the client that is kept, or one that will be. It is to be given back.
+// borrow returns the client that is kept, or one that will be. It is to be given back.
 func (k *Kind) borrow(l account, a admin, password key.Value) (one *pool, kept bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -236,17 +236,17 @@ func (k *Kind) Close() error {
 	return nil
 }
 
-// answered tells whether the server has said no, and not the network.
+// answered reports whether the server has said no, and not the network.
 func answered(err error) bool {
 	var server goredis.Error
 	return errors.As(err, &server)
 }
 
-// late tells whether nobody has answered in time.
+// late reports whether nobody has answered in time.
 func late(err error) bool {
 	var network net.Error
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, goredis.ErrPoolTimeout) || errors.As(err, &network) && network.Timeout()
 }
 
-// unreached tells whether a node is away, or so it seems from here.
+// unreached reports whether a node is away, or so it seems from here.
 func unreached(err error) bool { return !answered(err) && (late(err) || network(err)) }

@@ -17,7 +17,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
-// fake serves what a test says instead of Redis: releases that are not installed here, and what is no Redis. It gives its
+// fake serves what a test says instead of Redis: releases that are not installed here, and what is no Redis. It returns its
 // address. Errors are replies that begin with a minus sign and are no ACL rules.
 func fake(t testing.TB, answer func(args []string) any) string {
 	t.Helper()
@@ -87,7 +87,7 @@ func wire(reply any) string {
 	return fmt.Sprintf(":%d\r\n", reply)
 }
 
-// items is a list as the driver gives it.
+// items is a list as the driver returns it.
 func items(texts ...string) []any {
 	var all []any
 	for _, text := range texts {

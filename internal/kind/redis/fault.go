@@ -89,7 +89,7 @@ func closed(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
-// network tells whether an error is in words of ours or of the system's, about connections and certificates.
+// network reports whether an error is in words of ours or of the system's, about connections and certificates.
 func network(err error) bool {
 	var failed net.Error
 	var unsigned *tls.CertificateVerificationError

@@ -162,7 +162,7 @@ func TestServerIsAhead(t *testing.T) {
 	}
 }
 
-// What releases before marks have made goes on: the pair of today's names, one of it locked without a mark.
+// What releases before marks have made continues: the pair of today's names, one of it locked without a mark.
 func TestUsersOfEarlierReleases(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

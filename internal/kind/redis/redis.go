@@ -50,7 +50,7 @@ var (
 	_ io.Closer            = (*Kind)(nil)
 )
 
-// New gives a kind without sessions. The driver's own log goes to nobody from then on: what it has to say is in errors.
+// New returns a kind without sessions. The driver's own log goes to nobody from then on: what it has to say is in errors.
 func New() *Kind {
 	logging.Disable()
 	return &Kind{URLs: urls, clients: map[account]*pool{}}

@@ -29,7 +29,7 @@ func rooted(t testing.TB, rules string, on ...*bed.Redis) *world {
 	return w
 }
 
-// logsIn tells whether the root does with a password.
+// logsIn reports whether the root does with a password.
 func (w *world) logsIn(r *bed.Redis, user, password string) bool {
 	_, err := r.DoAs(w.t.Context(), user, password, "PING")
 	return err == nil || !strings.Contains(err.Error(), "WRONGPASS")
@@ -191,7 +191,7 @@ func TestAdministratorIsForgotten(t *testing.T) {
 	w.restore(c, r)
 }
 
-// The rule that the documentation gives is all that an administrator needs.
+// The rule in the documentation is all that an administrator needs.
 const administratorRule = adminRights
 
 func TestAdministratorWithTheDocumentedRule(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
-// monitor listens to all commands of a server, and gives what was said until it is asked.
+// monitor listens to all commands of a server, and returns what was said until it is asked.
 func (w *world) monitor(r *bed.Redis) func() string {
 	w.t.Helper()
 	conn := w.dial(r)

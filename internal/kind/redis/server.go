@@ -105,7 +105,7 @@ func (k *Kind) Unstage(ctx context.Context, c kind.Change) error {
 }
 
 // withdraw takes the new version away at a node, and its user if we made it for this version. What it may do is copied
-// anew by the next one. With sessions that nobody said to end it stays, locked: they end with their user.
+// again by the next one. With sessions that nobody said to end it stays, locked: they end with their user.
 func (k *Kind) withdraw(ctx context.Context, t turn, s standing) error {
 	if s.next == nil || !t.mayWithdraw(s) {
 		return nil

@@ -43,7 +43,7 @@ func readTurn(c kind.Change) (t turn, err error) {
 	return t, nil
 }
 
-// forward tells whether the change is what it says, and not a revert's question turned around.
+// forward reports whether the change is what it says, and not a revert's question turned around.
 func (t turn) forward() bool { return t.first || t.From.Number < t.To.Number }
 
 // absurd is an error where the change contradicts itself, so that nothing of it is ever staged.
@@ -93,7 +93,7 @@ type standing struct {
 	third     *user // the other one of the pair
 }
 
-// standings asks nodes. It gives those that answer, and an error of the others.
+// standings asks nodes. It returns those that answer, and an error of the others.
 func (k *Kind) standings(ctx context.Context, t turn, nodes []node) ([]standing, error) {
 	all := make([]*standing, len(nodes))
 	err := each(nodes, func(i int, n node) error {
@@ -135,7 +135,7 @@ func present(all []*standing) []standing {
 	return there
 }
 
-// lacks tells whether nobody could log in with the new version.
+// lacks reports whether nobody could log in with the new version.
 func (t turn) lacks(s standing) bool { return !s.next.accepts(t.to) }
 
 // rights are what the new user is to be allowed at a node: what the old one is, there or else where there is one. If all
@@ -177,7 +177,7 @@ func (t turn) beside(s standing) bool {
 	return s.next != nil && (t.dual || !s.next.locked() && s.next.keeps(t.Key))
 }
 
-// accept makes the new version valid where it should be, and sees that it is. It gives the nodes where all is well, and an
+// accept makes the new version valid where it should be, and sees that it is. It returns the nodes where all is well, and an
 // error of the others.
 func (k *Kind) accept(ctx context.Context, t turn, all []standing, should func(standing) bool) ([]standing, error) {
 	good := make([]*standing, len(all))
@@ -227,7 +227,7 @@ func (k *Kind) accept(ctx context.Context, t turn, all []standing, should func(s
 	return present(good), err
 }
 
-// bring brings nodes up to date that have joined since the new version was staged, or were started anew without it. Where
+// bring brings nodes up to date that have joined since the new version was staged, or were started again without it. Where
 // no node has it, it was not staged, or is withdrawn already.
 func (k *Kind) bring(ctx context.Context, t turn, nodes []node) error {
 	if !t.ours || !t.forward() {

@@ -29,7 +29,7 @@ type user struct {
 	odd        bool     // the server has said more of what it may do, in words that are no such rules
 }
 
-// accepts tells whether somebody can log in with a password of that digest. A nil user is one that is not there.
+// accepts reports whether somebody can log in with a password of that digest. A nil user is one that is not there.
 func (u *user) accepts(digest string) bool { return u != nil && u.on && (u.nopass || u.has(digest)) }
 
 func (u *user) has(digest string) bool { return u != nil && slices.Contains(u.passwords, digest) }
@@ -45,7 +45,7 @@ func (u *user) without(digest string, m mark) (rules []string) {
 	return rules
 }
 
-// may tells whether two users may do the same. Servers do not keep the order of rules where it has no meaning.
+// may reports whether two users may do the same. Servers do not keep the order of rules where it has no meaning.
 func (u *user) may(rights []string) bool {
 	return slices.Equal(words(u.rights), words(rights))
 }

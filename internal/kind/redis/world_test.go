@@ -51,7 +51,7 @@ func newWorld(t testing.TB, r *bed.Redis, options kind.Options) *world {
 	return w
 }
 
-// connect writes the connection anew.
+// connect writes the connection again.
 func (w *world) connect(options kind.Options) {
 	w.t.Helper()
 	if _, ok := options[fieldHosts]; !ok {
@@ -204,7 +204,7 @@ func (w *world) eventually(holds func() bool, otherwise func() string) {
 	}
 }
 
-// valid tells whether a version logs in at a server, by other means than the kind's.
+// valid reports whether a version logs in at a server, by other means than the kind's.
 func (w *world) valid(r *bed.Redis, v key.Version) bool {
 	w.t.Helper()
 	u, err := dsn.Parse(v.Value.Reveal(), urls.Schemes...)

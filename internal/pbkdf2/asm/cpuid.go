@@ -9,7 +9,7 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// writeCPUID writes the function that tells whether the processor has the SHA instructions: bit 29 of EBX in leaf 7 of
+// writeCPUID writes the function that reports whether the processor has the SHA instructions: bit 29 of EBX in leaf 7 of
 // CPUID (Intel SDM, volume 2A).
 func writeCPUID(c *build.Context) {
 	c.Function("hasSHA")

@@ -34,7 +34,7 @@ func main() {
 	}
 }
 
-// generate gives the files and their texts.
+// generate returns the files and their texts.
 func generate() (map[string][]byte, error) {
 	amd64, err := generateAMD64()
 	if err != nil {

@@ -54,7 +54,7 @@ func roundConstants() (k [64]uint32) {
 	return k
 }
 
-// cubeRoot gives the cube root of p in units of 2^-32, rounded down.
+// cubeRoot returns the cube root of p in units of 2^-32, rounded down.
 func cubeRoot(p int64) uint64 {
 	cube := new(big.Int).Lsh(big.NewInt(p), 96)
 	low, high := uint64(0), uint64(1)<<36

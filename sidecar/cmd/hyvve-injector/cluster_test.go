@@ -170,7 +170,7 @@ func (c *cluster) awaitReady(all ...*replica) {
 	}
 }
 
-// create makes a pod that asks for a sidecar, without keeping it, and gives it as it came out.
+// create makes a pod that asks for a sidecar, without keeping it, and returns it as it came out.
 func (c *cluster) create(ctx context.Context, namespace string, annotations map[string]string) (p corev1.Pod, err error) {
 	pod := map[string]any{
 		"apiVersion": "v1", "kind": "Pod",
@@ -286,7 +286,7 @@ func (c *cluster) stream() *stream {
 	return s
 }
 
-// end gives how many pods were created, and what was said of the others.
+// end returns how many pods were created, and what was said of the others.
 func (s *stream) end() (int, []string) {
 	s.stop()
 	s.hands.Wait()
@@ -333,7 +333,7 @@ func generation(c *cluster, r *replica) (n int) {
 	return n
 }
 
-// elected waits for the replica that makes certificates, and gives it.
+// elected waits for the replica that makes certificates, and returns it.
 func (c *cluster) elected() (r *replica) {
 	c.t.Helper()
 	kit.Until(c.t, "one is elected", func() bool {
@@ -346,7 +346,7 @@ func (c *cluster) elected() (r *replica) {
 	return r
 }
 
-// The elected replica is killed again and again, whatever it is at; the other goes on, and certificates with it.
+// The elected replica is killed again and again, whatever it is at; the other continues, and certificates with it.
 func TestElectedReplicaIsKilled(t *testing.T) {
 	c := newCluster(t)
 	c.start("replica-0", short...)

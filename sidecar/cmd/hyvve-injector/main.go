@@ -30,7 +30,7 @@ func main() {
 		debug.SetMemoryLimit(memoryLimit)
 	}
 	if err := proc.Harden(); err != nil {
-		fmt.Fprintln(os.Stderr, "hyvve-injector:", err) // and goes on: some sandbox forbids it
+		fmt.Fprintln(os.Stderr, "hyvve-injector:", err) // and continues: some sandbox forbids it
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends it at once

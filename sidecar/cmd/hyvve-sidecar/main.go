@@ -28,7 +28,7 @@ const help = `Usage: hyvve-sidecar COMMAND [flags]
 func main() {
 	proc.SpareMemory()
 	if err := proc.Private(); err != nil {
-		fmt.Fprintln(os.Stderr, "hyvve-sidecar:", err) // and goes on: some sandbox forbids it
+		fmt.Fprintln(os.Stderr, "hyvve-sidecar:", err) // and continues: some sandbox forbids it
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	status := usage.Run(ctx, newRoot(), os.Args[1:], os.Stdout, os.Stderr)

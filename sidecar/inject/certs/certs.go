@@ -170,7 +170,7 @@ func (a *Authority) issue(names []string, lifetime time.Duration, now time.Time)
 	return s, s.parse()
 }
 
-// certificatesIn gives all certificates of a text in PEM; what else stands there is passed over.
+// certificatesIn returns all certificates of a text in PEM; what else stands there is passed over.
 func certificatesIn(text []byte) (all [][]byte) {
 	for {
 		var block *pem.Block

@@ -38,7 +38,7 @@ func (r Record) pair() (*Pair, error) {
 	}, nil
 }
 
-// choose gives what to present: what is offered, except while what is held is good and the API servers would not take the
+// choose returns what to present: what is offered, except while what is held is good and the API servers would not take the
 // other.
 func choose(held, offered *Pair, seen Seen, now time.Time) *Pair {
 	switch {

@@ -180,7 +180,7 @@ func (m *Managed) lead(ctx context.Context, secret *corev1.Secret, configuration
 	return move.Wake, nil
 }
 
-// waits tells whether what we have written ourselves is not to be seen yet.
+// waits reports whether what we have written ourselves is not to be seen yet.
 func (m *Managed) waits(secret *corev1.Secret, configuration *admissionv1.MutatingWebhookConfiguration) bool {
 	if m.awaited[0] != "" && secret != nil && secret.ResourceVersion == m.awaited[0] {
 		m.awaited[0] = ""

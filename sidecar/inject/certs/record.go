@@ -120,7 +120,7 @@ type Seen struct {
 	Replicas map[string]Presents // what each has said last
 }
 
-// holds tells whether all webhooks accept an authority.
+// holds reports whether all webhooks accept an authority.
 func (s Seen) holds(der []byte) bool {
 	for _, bundle := range s.Bundles {
 		if !slices.ContainsFunc(certificatesIn(bundle), func(c []byte) bool { return bytes.Equal(c, der) }) {

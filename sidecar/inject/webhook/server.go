@@ -34,7 +34,7 @@ type Server struct {
 	Options inject.Options
 	Own     string        // namespace of the injector
 	Certs   certs.Source  // of the serving certificate
-	Drain   time.Duration // for which it goes on when it is to end, until everybody has noticed
+	Drain   time.Duration // for which it keeps serving when it is to end, until everybody has noticed
 	Log     *slog.Logger
 
 	ending atomic.Bool
@@ -89,7 +89,7 @@ func (s *Server) leaving(next http.Handler) http.Handler {
 	})
 }
 
-// Run serves until ctx ends. Then it is unready at once, so that no new connection comes, goes on for Drain, and ends when all
+// Run serves until ctx ends. Then it is unready at once, so that no new connection comes, keeps serving for Drain, and ends when all
 // reviews under way are answered.
 func (s *Server) Run(ctx context.Context, reviews, status net.Listener) error {
 	registry := prometheus.NewRegistry()

@@ -23,7 +23,7 @@ type reader struct {
 	env []string
 }
 
-// commands gives what stands in the block of commands below a heading.
+// commands returns what stands in the block of commands below a heading.
 func commands(t *testing.T, heading string) []string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(bed.Repo(), "docs", "kubernetes.md"))

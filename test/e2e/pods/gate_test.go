@@ -37,7 +37,7 @@ type gate struct {
 	role map[string]any
 }
 
-// With its postStart hook, too, a sidecar holds its containers back until their keys are there, though the kubelet is started anew
+// With its postStart hook, too, a sidecar holds its containers back until their keys are there, though the kubelet is started again
 // meanwhile; what runs is looked after while Vault refuses; and a pod that waits can be deleted.
 func TestPostStartGate(t *testing.T) {
 	g := &gate{secretWorld: startSecretWorld(t)}

@@ -104,7 +104,7 @@ func host(t *testing.T) map[string]string {
 	return seen
 }
 
-// leftOf gives what is left of a process's nodes: mounts below its bed, groups of processes, processes.
+// leftOf returns what is left of a process's nodes: mounts below its bed, groups of processes, processes.
 func leftOf(t *testing.T, pid int, dir string) (left []string) {
 	t.Helper()
 	mounts, err := os.ReadFile("/proc/mounts")

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	bed.Main(m)
 }
 
-// node gives the cluster, and a namespace of the test's own.
+// node returns the cluster, and a namespace of the test's own.
 func node(t *testing.T) (*bed.Node, string) {
 	t.Helper()
 	needsNode(t)

@@ -86,7 +86,7 @@ func TestNode(t *testing.T) {
 	})
 }
 
-// fetch gives what a server in the cluster's network serves: the name of its pod.
+// fetch returns what a server in the cluster's network serves: the name of its pod.
 func fetch(t *testing.T, n *bed.Node, address string) string {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+"/index.html", nil)

@@ -273,7 +273,7 @@ func (f *followers) follow(ctx context.Context, p *hyvve, pod, container, id str
 	_ = os.WriteFile(filepath.Join(f.dir, fmt.Sprintf("%s-%s-%.8s.log", pod, container, id)), []byte(text), 0o600)
 }
 
-// end waits for those of containers that have ended, and ends the others; it gives all that containers of that name have said.
+// end waits for those of containers that have ended, and ends the others; it returns all that containers of that name have said.
 func (f *followers) end(t *testing.T, container string) string {
 	t.Helper()
 	f.stop()

@@ -41,7 +41,7 @@ func TestRotationsInPods(t *testing.T) {
 	p.conclude()
 }
 
-// A workload that is not there has not proved anything: with api at 0 a rotation waits, and goes on when it is back.
+// A workload that is not there has not proved anything: with api at 0 a rotation waits, and continues when it is back.
 func TestScaledToNothing(t *testing.T) {
 	p := newPlatform(t)
 	p.load.Stop() // its requests would go nowhere

@@ -153,7 +153,7 @@ func (w *secretWorld) write(path string, data map[string]any) {
 	w.must(err)
 }
 
-// at exposes a loopback address to pods, and gives it as they see it.
+// at exposes a loopback address to pods, and returns it as they see it.
 func (w *secretWorld) at(address string) string {
 	w.t.Helper()
 	exposed, err := w.n.ExposeAddress(address)
@@ -192,7 +192,7 @@ path "hyvve/leave/prometheus"  { capabilities = ["update"] }`))
 	return w
 }
 
-// proxy runs the sidecar of the application, and gives where it listens.
+// proxy runs the sidecar of the application, and returns where it listens.
 func (w *secretWorld) proxy() string {
 	w.t.Helper()
 	dir := w.t.TempDir()
@@ -271,7 +271,7 @@ func (w *secretWorld) restarts() int64 {
 	return d.Metadata.Generation
 }
 
-// allRead tells whether each pod of Prometheus that is there has in its environment what the Secret holds.
+// allRead reports whether each pod of Prometheus that is there has in its environment what the Secret holds.
 func (w *secretWorld) allRead() {
 	w.t.Helper()
 	var secret struct{ Data map[string][]byte }

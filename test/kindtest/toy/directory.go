@@ -58,7 +58,7 @@ func (d *Directory) Freeze() (thaw func()) {
 	}
 }
 
-// Hostile has every user say of itself what makes another one, if somebody carries it out; ran tells whether that was done.
+// Hostile has every user say of itself what makes another one, if somebody carries it out; ran reports whether that was done.
 func (d *Directory) Hostile() (ran func() []string) {
 	const name = "made-by-a-note"
 	d.mu.Lock()
@@ -79,7 +79,7 @@ func (d *Directory) Users() []string {
 	return slices.Sorted(maps.Keys(d.users))
 }
 
-// Valid tells whether a login is right.
+// Valid reports whether a login is right.
 func (d *Directory) Valid(user, password string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -94,7 +94,7 @@ func (d *Directory) Own(owner, user string) {
 	d.owners[user] = owner
 }
 
-// Add gives a user, as somebody has done before there was a rotation.
+// Add returns a user, as somebody has done before there was a rotation.
 func (d *Directory) Add(user, password string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -167,7 +167,7 @@ func (l *Login) End() {
 	delete(l.directory.sessions, l)
 }
 
-// Alive tells whether the server serves the session.
+// Alive reports whether the server serves the session.
 func (l *Login) Alive() bool {
 	l.directory.mu.Lock()
 	defer l.directory.mu.Unlock()

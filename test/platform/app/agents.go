@@ -92,7 +92,7 @@ func (a *agents) callAll(ctx context.Context) {
 	}
 }
 
-// callOnce gives what went wrong.
+// callOnce returns what went wrong.
 func callOnce(ctx context.Context, client *http.Client, url, token string) string {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {

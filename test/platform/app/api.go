@@ -168,7 +168,7 @@ func (a *api) open(table, text string) ([]byte, error) {
 	return nil, errUnreadable
 }
 
-// row gives the plaintext of ?table=&id=. The demo's plaintexts are made up.
+// row returns the plaintext of ?table=&id=. The demo's plaintexts are made up.
 func (a *api) row(w http.ResponseWriter, r *http.Request) {
 	table, id := r.FormValue("table"), r.FormValue("id")
 	column, ok := columnOf[table]
@@ -191,7 +191,7 @@ func (a *api) row(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(plaintext)
 }
 
-// rewrite encrypts a row of ai_provider_configs anew under the key that is presented, as the platform does when a user
+// rewrite encrypts a row of ai_provider_configs again under the key that is presented, as the platform does when a user
 // saves it.
 func (a *api) rewrite(w http.ResponseWriter, r *http.Request) {
 	err := a.pools.Database(func(db *pgxpool.Pool) error {

@@ -33,7 +33,7 @@ type held struct {
 	Etag    string              `json:"etag"`
 }
 
-// accepted gives all values that are accepted for a name.
+// accepted returns all values that are accepted for a name.
 func (h *held) accepted(env string) []string {
 	if list := h.Accepts[env]; len(list) > 0 {
 		return list
@@ -91,7 +91,7 @@ func (p *process) read() (*held, error) {
 	return &h, nil
 }
 
-// takes tells whether a request presents, as a bearer token, a value that is accepted for a name: a guard of the platform's,
+// takes reports whether a request presents, as a bearer token, a value that is accepted for a name: a guard of the platform's,
 // with a list.
 func (p *process) takes(r *http.Request, env string) bool {
 	given, ok := []byte(bearer(r)), 0
@@ -103,7 +103,7 @@ func (p *process) takes(r *http.Request, env string) bool {
 	return ok == 1
 }
 
-// ring gives the keyring of a value, so that derived keys are remembered.
+// ring returns the keyring of a value, so that derived keys are remembered.
 func (p *process) ring(layout key.Layout, value string) (*envelope.Keyring, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -157,7 +157,7 @@ func (p *process) serve(ctx context.Context, address, pidFile string, mux *http.
 	}
 }
 
-// reload takes up the bundle at each signal, and goes on with what it has until that has worked.
+// reload loads the bundle at each signal, and continues with what it has until that has worked.
 func (p *process) reload(ctx context.Context, hangup <-chan os.Signal) {
 	const pause = 500 * time.Millisecond
 	again := time.NewTimer(0)

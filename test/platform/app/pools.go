@@ -26,7 +26,7 @@ const (
 	sessionsKept = 3               // open at each server all the time, as the platform's pools have them
 )
 
-// Pools are the sessions of a process at PostgreSQL and Redis. They live long, are opened anew when they break, as those of
+// Pools are the sessions of a process at PostgreSQL and Redis. They live long, are opened again when they break, as those of
 // Prisma and ioredis are, and are replaced when a URL changes.
 type Pools struct {
 	Instance string // how the process calls itself at servers
@@ -127,7 +127,7 @@ func (s *store[T]) close() {
 	}
 }
 
-// follow gives the pool of a URL: the present one, or another that is open and answers.
+// follow returns the pool of a URL: the present one, or another that is open and answers.
 func follow[T any](present *store[T], address string, open func(address string) (T, func(), error)) (*store[T], error) {
 	if address == "" || present != nil && present.url == address {
 		return present, nil
@@ -173,7 +173,7 @@ func (p *Pools) openDatabase(address string) (*pgxpool.Pool, func(), error) {
 	return pool, pool.Close, nil
 }
 
-// openCache opens a pool as ioredis has its session: it lives long, and is opened anew when it breaks. No command is tried
+// openCache opens a pool as ioredis has its session: it lives long, and is opened again when it breaks. No command is tried
 // twice, so that nothing goes unseen.
 func (p *Pools) openCache(address string) (*goredis.Client, func(), error) {
 	options, err := goredis.ParseURL(address)
