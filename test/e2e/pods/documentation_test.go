@@ -128,7 +128,7 @@ func load(t *testing.T, n *bed.Node) {
 	}
 }
 
-// From an empty cluster to a rotated key in ten commands; then an upgrade, and away with it.
+// From an empty cluster to a rotated key in ten commands; then an upgrade and an uninstallation.
 func TestDocumentation(t *testing.T) {
 	ten := commands(t, "In ten commands")
 	if len(ten) != 10 {
@@ -159,7 +159,7 @@ func TestDocumentation(t *testing.T) {
 		return strings.Count(r.run("kubectl --namespace demo logs deploy/api --container app"), "keys of ") >= 2
 	})
 
-	for _, command := range commands(t, "Upgrade, and away with it") {
+	for _, command := range commands(t, "Upgrade and uninstall") {
 		r.run(command)
 	}
 	// Pods that run go on with their sidecars.
