@@ -83,7 +83,7 @@ func newBackend(list kind.List) *backend {
 		InitializeFunc: b.initialize,
 		Invalidate:     func(context.Context, string) { b.drop() },
 		Clean:          func(context.Context) { b.drop(); b.closeKinds(); b.observer.close() },
-		// Vault calls it every minute: a plugin process that Vault started again without a request takes up its
+		// Vault calls PeriodicFunc every minute: a plugin process that Vault has restarted without a request continues its
 		// rotations by then at the latest.
 		PeriodicFunc: func(ctx context.Context, req *logical.Request) error {
 			_, err := b.open(ctx, req.Storage)
@@ -93,7 +93,7 @@ func newBackend(list kind.List) *backend {
 	return b
 }
 
-// initialize takes up unfinished rotations as soon as the mount is there.
+// initialize continues unfinished rotations as soon as the mount is there.
 func (b *backend) initialize(ctx context.Context, req *logical.InitializationRequest) error {
 	_, err := b.open(ctx, req.Storage)
 	return err

@@ -106,7 +106,7 @@ func TestJournalExport(t *testing.T) {
 	}
 }
 
-// Count and head are told where somebody can keep them elsewhere.
+// An operator can read count and head from hyvve/journal/head and from the log, to keep them elsewhere.
 func TestJournalHeadIsExposed(t *testing.T) {
 	b := hyvve(t)
 	b.instance("agents", "agents-1")

@@ -31,7 +31,7 @@ func (b *backend) pathsKeys() []*framework.Path {
 			HelpDescription: "Names only; read hyvve/status for all keys at a glance.",
 		},
 		{
-			// Not GenericNameRegex alone: a name with a slash should be told what is wrong with it.
+			// Not GenericNameRegex alone: the error for a name with a slash should say what is wrong.
 			Pattern:        "keys/(?P<name>.+)",
 			Fields:         b.keyFields(),
 			ExistenceCheck: b.exists("name", func(e *engine.Engine, name string) bool { _, ok := e.Key(name); return ok }),

@@ -120,7 +120,7 @@ func documents(t *testing.T, text string) []map[string]any {
 	}
 }
 
-// find gives the one object of a kind.
+// find returns the one object of a kind.
 func find(t *testing.T, text, kind string) map[string]any {
 	t.Helper()
 	for _, o := range documents(t, text) {

@@ -21,7 +21,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 )
 
-// node is one of a cluster, which answers as it is told to.
+// node is one node of a cluster; the test sets its answer.
 type node struct {
 	*httptest.Server
 	asked atomic.Int64
@@ -192,7 +192,7 @@ func TestAnotherNodeIsAskedAfterNoneInTime(t *testing.T) {
 	}
 }
 
-// Who gives up waiting says nothing about the node.
+// A caller that stops waiting is no evidence against the node.
 func TestTheNodeIsKeptWhenTheCallerGivesUp(t *testing.T) {
 	client, all := cluster(t, 2)
 	asked, release := make(chan struct{}), make(chan struct{})

@@ -29,7 +29,7 @@ var (
 // NewValue wraps a secret.
 func NewValue(secret string) Value { return Value{secret: &secret} }
 
-// Reveal returns the secret itself, to be handed to whoever must present or check it, and to nobody else.
+// Reveal returns the secret itself. Hand it only to code that must present or check it.
 func (v Value) Reveal() string {
 	if v.secret == nil {
 		return ""

@@ -61,7 +61,7 @@ func TestParseHostsRefuses(t *testing.T) {
 	}
 }
 
-// Whoever is on this machine may be called by any of its names; nobody else may.
+// A server on this machine matches every name of the machine; no other server does.
 func TestHostsOf(t *testing.T) {
 	for _, own := range []string{"127.0.0.1:5432", "localhost:5432", "[::1]:5432", "/run/postgresql"} {
 		for _, at := range []string{"127.0.0.1:6432", "localhost", "LOCALHOST:1", "127.8.8.8:1", "[::1]:9", "/tmp/pg"} {

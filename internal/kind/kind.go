@@ -92,8 +92,7 @@ type Server interface {
 	Stage(ctx context.Context, c Change) error
 	// InUse counts what still uses From at the server, and says what.
 	InUse(ctx context.Context, c Change) (count int, what string, err error)
-	// Retire makes From invalid for whoever logs in from then on. Sessions that it still has are ended where Cut says so,
-	// and only there.
+	// Retire makes From invalid for new logins. It ends the sessions that From still has only if Cut is set.
 	Retire(ctx context.Context, c Change) error
 	// Unstage makes To invalid and leaves From as it was. To may never have been staged, or in part. Sessions of To are
 	// ended where Cut says so; otherwise there are none, since the engine has waited for that.

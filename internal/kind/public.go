@@ -32,8 +32,8 @@ func PublicOption(fields []Field, name, text string) string {
 	return short(fields[n].Public(text))
 }
 
-// PublicText returns a text of that name as a journal may keep it: without passwords, even those that an operator has put where
-// none belongs, and short: what is cut is told from others by its hash. A certificate is named by its hash.
+// PublicText returns a text of that name as a journal may keep it. It removes passwords, even where an operator has put one
+// that does not belong there, and shortens long texts, which keep their hash. A certificate is replaced by its hash.
 func PublicText(name, text string) string {
 	if isPEM(text) {
 		sum := sha256.Sum256([]byte(text))

@@ -40,8 +40,8 @@ func liar(t *testing.T, say func(conn net.Conn) error) string {
 	return "postgresql://u@" + listener.Addr().String() + "/x?sslmode=disable"
 }
 
-// Whoever is at the other end makes us hold little before it has let us in: not by a message that it announces as long, nor
-// by ever more of them.
+// Before the login has succeeded, the server cannot make us hold much memory: neither by one message that it announces as
+// long, nor by many messages.
 func TestLimit(t *testing.T) {
 	n := 0
 	for name, say := range map[string]func(net.Conn) error{

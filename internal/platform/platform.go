@@ -87,7 +87,7 @@ func Columns(env string) []key.Column {
 	return nil
 }
 
-// Workloads gives who loads the keys, in an order in which each stands after those it names in After.
+// Workloads returns the workloads that load the keys, each after those that its After names.
 func Workloads(s Servers) []workload.Workload {
 	all := workloads()
 	for _, w := range all {

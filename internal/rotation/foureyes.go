@@ -4,9 +4,8 @@ package rotation
 
 import "fmt"
 
-// Four eyes: with confirm_by=other, the user who started a rotation cannot confirm it. Users are told apart by the entities
-// that Vault knows them by. A token without an entity could be anybody's, so that it neither starts such a rotation nor
-// confirms one.
+// Four eyes: with confirm_by=other, the user who started a rotation cannot confirm it. Vault's entity identifies a user. A token
+// without an entity could be anybody's, so it can neither start nor confirm such a rotation.
 
 // LoginHint says how to get an entity.
 const LoginHint = "log in with an auth method that knows you, such as userpass, oidc or approle; root tokens, and tokens made by them, have no entity"

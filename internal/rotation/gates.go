@@ -67,7 +67,7 @@ const (
 	gatePaused gate = "paused" // before all others, wherever a rotation was paused
 )
 
-// checks gives the reasons why a gate does not hold, none if it does.
+// checks maps each gate to a function that returns the reasons why the gate does not hold, and none if it holds.
 var checks = map[gate]func(r Rotation, f Facts) []string{
 	gateAction:       checkAction,
 	gateMultiline:    CheckMultiline,
@@ -277,8 +277,8 @@ func checkSoak(r Rotation, f Facts) []string {
 	return nil
 }
 
-// checkUnused looks at leases: an instance that was given the old version may still present it. And at what proxies have
-// seen: somebody presents it, whoever it was given to.
+// checkUnused checks leases, since an instance that has received the old version may still present it, and the sightings of
+// proxies, which show that some client presents it.
 func checkUnused(r Rotation, f Facts) []string {
 	var reasons []string
 	for _, w := range f.Workloads {

@@ -289,7 +289,7 @@ func (e *Refused) Error() string { return e.text }
 // Refusef makes a Refused.
 func Refusef(format string, args ...any) error { return &Refused{fmt.Errorf(format, args...).Error()} }
 
-// Further asks Next until nothing changes. What lies between needs no record of its own: nobody has been told of it.
+// Further calls Next until nothing changes. The steps between need no record of their own: no instance has seen them.
 func Further(r Rotation, f Facts) (Rotation, bool) {
 	moved := false
 	for {

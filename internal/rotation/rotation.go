@@ -23,9 +23,9 @@ type State string
 
 // The states of a rotation.
 const (
-	Planned    State = "planned"    // values are stored, nobody has been told
-	Accepting  State = "accepting"  // whoever verifies learns to accept the new version beside the old
-	Presenting State = "presenting" // whoever presents switches to the new version; rows are re-encrypted
+	Planned    State = "planned"    // values are stored; no workload has them yet
+	Accepting  State = "accepting"  // verifiers learn to accept the new version beside the old
+	Presenting State = "presenting" // presenters switch to the new version; rows are re-encrypted
 	Soaking    State = "soaking"    // both are still accepted; evidence that the old one is unused is gathered
 	Retiring   State = "retiring"   // the old version ceases to be accepted: from here there is no way back
 	Done       State = "done"
@@ -113,7 +113,7 @@ type Event struct {
 
 	By     string `json:"by,omitempty"` // display name, empty where the rotation went on by itself
 	Entity string `json:"entity,omitempty"`
-	Reason string `json:"reason,omitempty"` // given by whoever did it
+	Reason string `json:"reason,omitempty"` // in the user's own words
 }
 
 // Evidence is the last report on a piece of work.

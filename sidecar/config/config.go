@@ -51,8 +51,8 @@ type Checked struct {
 	Running   Running
 	Checks    []Check
 	Interval  time.Duration // between health checks
-	Successes int           // good checks in a row that prove a workload well
-	Failures  int           // bad ones in a row that prove it unwell; 0 is 1
+	Successes int           // successful checks in a row after which a workload is healthy
+	Failures  int           // failed checks in a row after which it is unhealthy; 0 is 1
 	Deadline  time.Duration // for the first good check after a reload
 	Stable    time.Duration
 	Poll      time.Duration

@@ -81,7 +81,7 @@ func without(errs []error) (found []error) {
 	return found
 }
 
-// Check implements Checker. It names all that are not well.
+// Check implements Checker. Its error names all checks that fail.
 func (a All) Check(ctx context.Context, etag string) error {
 	errs := make(several, len(a))
 	var group sync.WaitGroup

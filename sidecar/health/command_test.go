@@ -50,7 +50,7 @@ func TestCommand(t *testing.T) {
 	}
 }
 
-// fixed gives always the same answer.
+// fixed always returns the same answer.
 type fixed struct {
 	err   error
 	begun *string

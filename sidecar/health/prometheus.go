@@ -37,8 +37,8 @@ type watched struct {
 	Last   map[string]float64 `json:"last"`   // by labels
 	Born   float64            `json:"born"`   // of the process that Last is of
 	Grown  float64            `json:"grown"`  // since the window began
-	Failed string             `json:"failed"` // why it is not well
-	Over   bool               `json:"over"`   // the window has ended, and it is well
+	Failed string             `json:"failed"` // why the workload is unhealthy
+	Over   bool               `json:"over"`   // the window has ended, and the workload is healthy
 	Known  bool               `json:"known"`  // the metric was there at least once
 }
 

@@ -13,8 +13,8 @@ const (
 	restartsWindow = 5 * time.Minute // within which they are
 )
 
-// Restarts tells a workload that is restarted again and again after a change. That it is restarted once, or twice, is no
-// illness: so it may take a change up.
+// Restarts detects a workload that restarts in a loop after a change. One or two restarts after a change are expected: the
+// workload may load the change that way.
 type Restarts struct {
 	Identify func() (string, error) // the process; an error if there is none
 	Path     string                 // where it is kept over restarts of the sidecar; empty: nowhere

@@ -73,7 +73,7 @@ func TestRestarts(t *testing.T) {
 	}
 }
 
-// What is kept and cannot be read, or not be kept, is told, and no reason to be ill.
+// A state file that cannot be read or written causes a warning, and does not make the workload unhealthy.
 func TestRestartsForgotten(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "restarts")

@@ -40,7 +40,7 @@ type sample struct {
 	born   float64            // when the process was started, in seconds since 1970; 0 where it does not tell
 }
 
-// bornMetric is told by most libraries of metrics.
+// bornMetric is exported by most metrics libraries.
 const bornMetric = "process_start_time_seconds"
 
 // expositionMost bounds what is read of an answer.
@@ -152,8 +152,8 @@ func (m *Metrics) parse(in io.Reader) (sample, error) {
 	}
 }
 
-// wholeLine returns the next line with its end if it is wanted, and nothing otherwise. What a line is can be told by what of
-// it is in the buffer.
+// wholeLine returns the next line including its end if it is wanted, and nothing otherwise. wanted sees the part of the line
+// that fits in the buffer.
 func wholeLine(in *bufio.Reader, wanted func(line []byte) bool) (line []byte, err error) {
 	part, err := in.ReadSlice('\n')
 	want := wanted(part)

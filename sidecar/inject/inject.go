@@ -77,9 +77,9 @@ func (o Options) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Inject puts the sidecar into a pod of a namespace, which the pod itself may not name yet. ErrNotWanted says that there was
-// nothing to do; any other error is for whoever has made the pod, says what to write instead, and leaves the pod as it was.
-// What is injected already is made again, so that a second time changes nothing, and containers that have come meanwhile get
+// Inject puts the sidecar into a pod of a namespace, which the pod itself may not name yet. It returns ErrNotWanted if there was
+// nothing to do. Any other error is for the pod's author, says what to write instead, and leaves the pod as it was.
+// What is injected already is made again, so that a second call changes nothing, and containers added in between get
 // their keys, too.
 func (o Options) Inject(pod *corev1.Pod, namespace string) error {
 	s, err := o.parse(pod.Annotations)

@@ -151,7 +151,7 @@ func (p *plan) find() (errs []error) {
 type reader struct {
 	name        string
 	user, group *int64 // nil: its image says
-	everything  bool   // it reads what is whoever's
+	everything  bool   // it reads files of every owner
 }
 
 // readers are those who see the files. Where a container does not say who it is, annotations do.

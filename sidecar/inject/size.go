@@ -20,7 +20,7 @@ const (
 	mostText         = 32 << 10 // bytes of ours, names and values
 	mostFiles        = 32       // rendered, and proxies, of one annotation
 	mostPattern      = 2000     // instructions that a regular expression becomes
-	mostFaults       = 20       // that are told of one pod
+	mostFaults       = 20       // that a refusal of one pod lists
 )
 
 // What reading and injecting a pod takes in memory, at most, as was measured: for a byte of its JSON, and for an element of a list,

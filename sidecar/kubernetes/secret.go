@@ -42,8 +42,8 @@ var typeKeys = map[string][]string{
 	"kubernetes.io/dockercfg":        {".dockercfg"},
 }
 
-// Check refuses what the API server would, as far as it can be told from here. keys are those of its data, where they are
-// known beforehand.
+// Check refuses what the API server would refuse, as far as that is known without asking it. keys are those of the Secret's data,
+// where they are known beforehand.
 func (s *Secret) Check(keys []string) error {
 	errs := []error{CheckName("name", s.Name), CheckNamespace("namespace", s.Namespace)}
 	switch s.Type {

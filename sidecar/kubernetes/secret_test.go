@@ -136,7 +136,7 @@ func TestSecretThatCannotBeChanged(t *testing.T) {
 	refuses(t, err, "422 Invalid", "tls.crt", "mend the render")
 }
 
-// Whoever changes the Secret between the look and the write is noticed, and not overwritten unseen.
+// A change of the Secret between the read and the write is noticed, and not overwritten unseen.
 func TestSecretChangedBetweenLookAndWrite(t *testing.T) {
 	c := newCluster(t, true)
 	s := c.secret()

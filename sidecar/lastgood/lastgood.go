@@ -80,8 +80,8 @@ var (
 	ErrNone = errors.New("nothing is stored")
 	// ErrTooOld: what is stored is older than is wanted.
 	ErrTooOld = errors.New("it is too old")
-	// ErrNotOpened: it is no copy, or not of this instance, or under another key, or was changed. One cannot be told from
-	// the other.
+	// ErrNotOpened: it is no copy, or not of this instance, or under another key, or was changed. The cases cannot be
+	// distinguished.
 	ErrNotOpened = errors.New("it does not open")
 )
 

@@ -166,7 +166,7 @@ func (s *Share) Cut() bool {
 	return s.gone
 }
 
-// Return gives back what the request held. The request has ended, or holds nothing any more.
+// Return returns to the budget what the request held. Call it when the request has ended or holds nothing any more.
 func (s *Share) Return() {
 	if s == nil {
 		return

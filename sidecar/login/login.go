@@ -168,7 +168,7 @@ func Renew(ctx context.Context, c *Connection) (Token, error) {
 	return newToken(time.Duration(secret.Auth.LeaseDuration)*time.Second, secret.Auth.Renewable), nil
 }
 
-// read gives the one word that a file holds. What else it holds is not quoted: it may be a secret.
+// read returns the one word that a file holds. Its error does not quote the file: it may hold a secret.
 func read(field, path string, readFile func(path string) ([]byte, error)) (string, error) {
 	data, err := readFile(path)
 	if err != nil {

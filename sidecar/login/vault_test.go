@@ -359,7 +359,7 @@ func (r *real) wrappedSecretID() {
 	}
 }
 
-// Whoever takes a wrapping token out of the file may put one of their own into it, around what they have taken or something
+// A thief who takes a wrapping token out of the file may put one of their own into it, around what they have taken or something
 // else.
 func (r *real) otherOrigin() {
 	settings := Settings{Method: "approle", RoleIDFile: r.roleFile("web"), SecretIDWrapped: true, Role: "web"}

@@ -61,7 +61,7 @@ func (g *gate) leave() {
 func (p *Proxy) Pause(ctx context.Context) {
 	g := &p.gate
 	g.mu.Lock()
-	if ctx.Err() != nil { // whoever stops has let all go on, or will
+	if ctx.Err() != nil { // the caller that cancelled ctx calls Resume, too
 		g.mu.Unlock()
 		return
 	}

@@ -98,7 +98,7 @@ func TestPauseAcrossARestart(t *testing.T) {
 	}
 }
 
-// Whoever does not want to wait any more does not, and what lasts is not waited for.
+// A request that is cancelled stops waiting, and Pause does not wait for connections that last.
 func TestPauseEndsWithItsClient(t *testing.T) {
 	app := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer app.Close()

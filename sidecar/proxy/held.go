@@ -32,7 +32,7 @@ const (
 // An application reads its value when it starts and says to nobody when that was. What can be known is which values it
 // may have read: that which it had, and every one that was written into its files since. The one it is believed to
 // hold is tried first; where it refuses that, the next is; one that it takes after it refused another is what it holds.
-// So no restart goes unnoticed, whoever made it, and none has to be announced.
+// So every restart is noticed, no matter what caused it, and none has to be announced.
 //
 // The values are stored before files with a newer one are written. Killed anywhere, the next run knows at least what the
 // application may hold. The accept-list is stored with them, so that a restart while Vault is away refuses nobody.
@@ -69,7 +69,7 @@ func newHeld(k Key) *held {
 	return &held{env: k.Env, header: k.Header, path: k.State, unknown: "unknown-" + rand.Text(), sightings: map[int]*workload.Sighting{}}
 }
 
-// restore takes up what an earlier run stored, if anything.
+// restore loads what an earlier run stored, if anything.
 func (k *held) restore() error {
 	if k.path == "" {
 		return nil

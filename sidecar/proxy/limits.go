@@ -39,15 +39,15 @@ type admitted struct {
 	wrote   bool        // a deadline was set
 
 	one    bool // HTTP/1: the connection has nothing but this request
-	closes bool // the client was told that the connection closes
+	closes bool // the client has received Connection: close
 
 	mu     sync.Mutex // of what follows: the transport may read the body when the handler has ended
 	ended  bool
 	broken bool // the body was not read to its end, and what follows of it would be taken for another request
 }
 
-// admit gives a request a place, or answers 503. At the limit, the request is cut whose client has been sending it for the longest time.
-// So is one whose client does not take its answer. Requests that wait for the application are not cut.
+// admit takes a place for a request, or answers 503. At the limit, it cuts the request whose client has been sending it for the
+// longest time, or one whose client does not read its answer. Requests that wait for the application are not cut.
 func (p *Proxy) admit(w http.ResponseWriter, r *http.Request) (*admitted, *http.Request) {
 	a := &admitted{ResponseWriter: w, control: http.NewResponseController(w), one: r.ProtoMajor == 1}
 	if r.Body == nil || r.Body == http.NoBody {

@@ -112,7 +112,7 @@ func (b *buffers) Get() []byte {
 // Put implements httputil.BufferPool.
 func (b *buffers) Put(buffer []byte) { b.pool.Put(&buffer) }
 
-// Restore takes up what an earlier run has stored.
+// Restore loads what an earlier run has stored.
 func (p *Proxy) Restore() error {
 	var errs []error
 	for _, k := range p.keys {

@@ -30,7 +30,7 @@ import (
 // chaosSeeds is how many worlds there are: each kills workers, and restarts the server, at other moments.
 const chaosSeeds = 20
 
-// workerOrder is what a worker of the chaos is told, on its standard input.
+// workerOrder is what a worker of the chaos reads from its standard input.
 type workerOrder struct {
 	URL      string
 	New, Old string // ENCRYPTION_MASTER_KEY

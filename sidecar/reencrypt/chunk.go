@@ -296,7 +296,7 @@ func (j *job) tell(ctx context.Context, db *session, totals []int) {
 	}
 	reports, err := j.stagedSoFar(ctx, db, totals)
 	if err != nil {
-		return // it is told the next time; what keeps the database from answering is found by whoever works there
+		return // the next report has the figures; the goroutines that re-encrypt find out why the database does not answer
 	}
 	for _, r := range reports {
 		j.options.Progress(r)

@@ -107,7 +107,7 @@ func (j *job) discoverFor(ctx context.Context, phase workload.Phase) (found, err
 }
 
 // discover looks for envelopes that open under the old key outside of the job's columns: in every text and JSON column that
-// our role may read, of every schema. tries 0 tries all strings. What cannot be looked at is told, too.
+// our role may read, of every schema. tries 0 tries all strings. unseen lists what cannot be read.
 func (j *job) discover(ctx context.Context, tries int) (finds []workload.Find, unseen []string, err error) {
 	places, unseen, err := j.places(ctx)
 	if err != nil {

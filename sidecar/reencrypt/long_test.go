@@ -12,8 +12,8 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// Whoever may write a row decides how long it is. Long rows are unreadable or read a few at a time, and never take the memory of the
-// sidecar, whose pod has 96 MiB.
+// A user who may write a row decides how long it is. Long rows are unreadable or read a few at a time, and never exhaust the memory
+// of the sidecar, whose pod has 96 MiB.
 func TestAdversaryLongRows(t *testing.T) {
 	f := newFixture(t)
 	f.exec("INSERT INTO ai_provider_configs (id, workspace_id, api_key_encrypted) VALUES ('long', 'w', repeat('x', 100000000))")

@@ -68,7 +68,7 @@ func lag(ctx context.Context, db *session) (longest time.Duration) {
 		return tx.QueryRow(ctx, "SELECT coalesce(max(extract(epoch FROM replay_lag)), 0)::float8 FROM pg_stat_replication").Scan(&seconds)
 	})
 	if err != nil {
-		return 0 // whoever works there finds out what is wrong
+		return 0 // the goroutines that re-encrypt find out what is wrong
 	}
 	return time.Duration(seconds * float64(time.Second))
 }

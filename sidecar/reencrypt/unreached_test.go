@@ -83,7 +83,7 @@ func TestUnreached(t *testing.T) {
 	}
 }
 
-// The driver's error can still be told apart by what may be done with it.
+// The driver's error keeps its type, so that callers can still decide what to do about it.
 func TestUnreachedKeepsItsCause(t *testing.T) {
 	_, err := connect(t.Context(), "postgresql://u:p@127.0.0.1:1/x")
 	var network *net.OpError

@@ -87,7 +87,7 @@ func (h HTTP) Reload(ctx context.Context) error {
 	return fmt.Errorf("reload request: %s answered %s%s", req.URL.Redacted(), external.StatusText(resp.StatusCode), said)
 }
 
-// dress gives the request its headers, and what of them is secret, the longest first.
+// dress sets the request's headers, and returns the secrets among their values, the longest first.
 func (h HTTP) dress(req *http.Request) (secrets []string, err error) {
 	set := func(name, value string) {
 		if http.CanonicalHeaderKey(name) == "Host" {

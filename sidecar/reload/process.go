@@ -63,8 +63,8 @@ func (m Match) is(p proc.Info) bool {
 	return m.Command == nil || m.Command.MatchString(strings.Join(args, " "))
 }
 
-// find gives the one process that matches. Of a family, as of a master with its workers, it is the ancestor of all. This
-// process, and what it has started, are never it.
+// find returns the one process that matches. Of a family, such as a master with its workers, it returns the ancestor of all. It
+// never returns this process or one that this process has started.
 func (m Match) find() (proc.Info, error) {
 	all, err := proc.All()
 	if err != nil {

@@ -148,7 +148,7 @@ func TestMasterWithWorkers(t *testing.T) {
 	kit.Until(t, "the master is signalled", func() bool { return said() == strconv.Itoa(master) })
 }
 
-// Two that are no family are told by number, not by what they are run with.
+// If two processes that are no family match, the error names their ids, not their arguments.
 func TestSeveralProcesses(t *testing.T) {
 	sh := shell(t)
 	var pids []int

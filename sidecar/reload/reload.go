@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package reload makes a workload take up what was rendered: by a signal, a command or an HTTP request. Package
+// Package reload makes a workload load what was rendered, by a signal, a command or an HTTP request. Package
 // kubernetes restarts rollouts.
 package reload
 
@@ -20,16 +20,16 @@ type Reloader interface {
 	Reload(ctx context.Context) error
 }
 
-// Starter is what a Reloader may be besides: it reports whether the workload was started after a moment, as Uptime gives
-// it. Then it has read what was rendered before, and must not be signalled, perhaps before it is ready for that.
+// Starter is an optional interface of a Reloader. It reports whether the workload was started after a moment, as Uptime returns
+// it. Such a workload has read what was rendered before, and must not be signalled: it may not be ready for that yet.
 type Starter interface {
 	StartedSince(moment time.Duration) bool
 }
 
-// Provider is what a Reloader may be besides: it gives the workload a bundle by itself, beside any files. Provide takes
-// the bundle of the next Reload, and reports whether the workload has yet to be given it. Etag is that of the bundle which the
-// workload was given: an older one than that of Provide, where both have the same for it. Failed says how the workload has
-// ended, if by itself and not well; it is empty otherwise.
+// Provider is an optional interface of a Reloader that passes a bundle to the workload itself, beside any files. Provide takes
+// the bundle of the next Reload, and reports whether the workload still needs it. Etag returns the etag of the bundle that the
+// workload has: it may be older than that of Provide if both bundles have the same content for the workload. Failed returns how
+// the workload has failed, and the empty string if it runs or was stopped.
 type Provider interface {
 	Provide(b client.Bundle) (changed bool, err error)
 	Etag() string

@@ -71,8 +71,8 @@ func (s Signal) find() (target, error) {
 	return p, nil
 }
 
-// startSlack is how much later than a pid file the process that has written it may seem to start: some file systems keep times
-// in steps of two seconds (FAT), and the two are told by different clocks.
+// startSlack is how much later than its pid file a process may seem to start: some file systems keep times
+// in steps of two seconds (FAT), and the two times come from different clocks.
 const startSlack = 2 * time.Second
 
 // startedAfter reports whether a process was started after a moment, by their ages: a process's start is known as time since

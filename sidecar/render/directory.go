@@ -168,7 +168,7 @@ func (d *directory) sync() error {
 	return nil
 }
 
-// open never follows a link, and never waits for whoever should write to a pipe.
+// open never follows a link, and never waits for the writer of a pipe.
 func (d *directory) open(name string, flags int, mode uint32) (*os.File, error) {
 	fd, err := unix.Openat(d.fd(), name, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, mode)
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
-// reader is a program that reads env files: it is told paths, a line each, and answers with a line of JSON each.
+// reader is a program that reads env files: it reads paths, a line each, and answers each with a line of JSON.
 type reader struct {
 	name string
 	mu   sync.Mutex

@@ -177,7 +177,7 @@ func TestOwnLeftoversAreRemoved(t *testing.T) {
 	}
 }
 
-// Whoever looks while files are replaced sees one version or the other, whole, never with a wider mode, and never of
+// While files are replaced, every reader sees one version or the other, whole, never with a wider mode, and never of
 // another owner.
 func TestReadersSeeWholeFiles(t *testing.T) {
 	owner := os.Geteuid()

@@ -136,7 +136,7 @@ func Listen(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil { // until here whoever the umask lets may ask; it is no secret
+	if err := os.Chmod(path, 0o600); err != nil { // until here, the umask decides who may ask; the status is no secret
 		_ = l.Close()
 		return nil, err
 	}

@@ -78,7 +78,7 @@ func (c *child) pid() int { return c.cmd.Process.Pid }
 
 func (c *child) signal(s os.Signal) error { return c.cmd.Process.Signal(s) }
 
-// wait reaps the process. That it ended with a status other than 0 is told by status.
+// wait reaps the process. Method status returns how it ended.
 func (c *child) wait() { _ = c.cmd.Wait() }
 
 // status is the exit status, once done.
@@ -104,7 +104,7 @@ func (p *Process) thread() {
 	}
 }
 
-// spawn starts a process in a group of its own, whose end can thus be made that of all its children.
+// spawn starts a process in a group of its own, so that a signal to the group ends all its children, too.
 func (p *Process) spawn(path string, env []string) (*child, error) {
 	cmd := &exec.Cmd{
 		Path: path, Args: p.o.Command, Env: env, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
@@ -119,8 +119,8 @@ func (p *Process) spawn(path string, env []string) (*child, error) {
 	return &child{cmd: cmd, done: make(chan struct{}), born: reload.Uptime(), since: time.Now()}, nil
 }
 
-// stop ends a process that is to be followed by another. It is false if that process was the last one: it had ended by
-// itself, or the workload is told to end.
+// stop ends a process that another one replaces. It returns false if that process was the last one: it had ended by
+// itself, or a signal asks the workload to end.
 func (p *Process) stop(c *child) bool {
 	p.mu.Lock()
 	if c.over {

@@ -24,7 +24,7 @@ func adoptOrphans() error {
 	return nil
 }
 
-// reapPause is how long a process that has ended is left to whoever in this program has started it and waits for it.
+// reapPause is how long a process that has ended is left to the goroutine that has started it and waits for it.
 const reapPause = 500 * time.Millisecond
 
 // Reap reaps orphans until ctx ends. A process which somebody here waits for is reaped by them at once; what is still

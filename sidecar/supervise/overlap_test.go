@@ -17,7 +17,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
-// answers stands for a workload's health: whoever has written its etag last is who answers.
+// answers stands for a workload's health: the process that has written its etag last answers.
 type answers string
 
 func (dir answers) Check(_ context.Context, etag string) error {

@@ -39,8 +39,8 @@ func (p *Process) Forward(ctx context.Context, ready func()) {
 	}
 }
 
-// Pass forwards a signal to the workload. After one that asks it to end it is not started again; how long it may take is for
-// whoever asks to say.
+// Pass forwards a signal to the workload. After a signal that asks the workload to end, Process does not start it again and sets
+// no timeout; the caller decides when to send SIGKILL.
 func (p *Process) Pass(s syscall.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -59,9 +59,9 @@ type Process struct {
 	bundle  client.Bundle // to be started with
 	current *child        // nil before the first start, and between a stop and a start
 	next    *child        // that is to take its place, where they overlap
-	leaving bool          // it was told to end, from outside
+	leaving bool          // a signal from outside asks it to end
 	status  int           // once it has ended
-	failed  string        // how, if that was not well
+	failed  string        // how, if it has failed
 	over    bool
 	closed  bool
 }
@@ -98,7 +98,7 @@ func (p *Process) Close() {
 	}
 }
 
-// Ended is closed once the workload has ended by itself, or because it was told to from outside; or cannot be started.
+// Ended returns a channel that is closed once the workload has ended, by itself or by a signal from outside, or cannot be started.
 func (p *Process) Ended() <-chan struct{} { return p.ended }
 
 // Status is the exit status of the workload: 128 and the signal if one has ended it; 127 or 126, as a shell's, if it is
@@ -146,7 +146,7 @@ func (p *Process) Etag() string {
 	return p.current.etag
 }
 
-// Reload implements reload.Reloader: it starts the workload, or makes it take up the change.
+// Reload implements reload.Reloader: it starts the workload, or makes it load the change.
 func (p *Process) Reload(ctx context.Context) error {
 	err := p.takeUp(ctx)
 	if errors.Is(err, errLeaving) {

@@ -128,7 +128,7 @@ func JSON(value any) (string, error) {
 	return strings.TrimSpace(out.String()), err
 }
 
-// Reveal returns a list of secrets, for whoever must have them.
+// Reveal returns the secrets of a list as strings, for code that must pass them on.
 func Reveal(list []key.Value) []string {
 	all := make([]string, 0, len(list))
 	for _, v := range list {

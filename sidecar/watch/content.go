@@ -22,8 +22,8 @@ const mostContent = 16 << 20
 // there yet, or not written yet.
 type state map[string][sha256.Size]byte
 
-// look gives an error besides the state if a file is there and cannot be read, and what is wrong with those that can, if
-// something is: they may be half-written.
+// look returns the state, what is wrong with the files that can be read (they may be half-written), and an error if a file
+// exists and cannot be read.
 func look(paths []string, valid Validator) (s state, invalid, err error) {
 	s = state{}
 	var wrong, errs []error

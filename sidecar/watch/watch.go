@@ -25,7 +25,7 @@ type Options struct {
 
 // Files calls changed each time that the content of the files has become another one, until ctx ends. It is not called
 // for the content at the start, nor while a file that was there is missing or empty, nor while one is being written.
-// Trouble with files or events is told to Warn and outlived.
+// On trouble with files or events, Files calls Warn and continues.
 func Files(ctx context.Context, paths []string, o Options, changed func(ctx context.Context)) error {
 	o = o.withDefaults()
 	h := newHinter(paths, o.Warn)

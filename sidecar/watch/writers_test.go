@@ -236,7 +236,7 @@ func TestFileBecomesALink(t *testing.T) {
 	expect(t, changes, "a file again")
 }
 
-// Whoever writes to a pipe, or to a file without end, keeps nobody waiting.
+// Nothing waits for the writer of a pipe, or of a file without end.
 func TestPipesAndEndlessFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x")
 	write(t, path, "1")

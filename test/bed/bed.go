@@ -61,7 +61,7 @@ func Tool(parts ...string) string {
 	return filepath.Join(append([]string{Repo(), "build"}, parts...)...)
 }
 
-// Context ends on Ctrl-C and on SIGTERM, so that whoever runs a Bed by hand can close it.
+// Context returns a context that ends on Ctrl-C and on SIGTERM, so that a Bed that is run by hand can be closed.
 func Context() (context.Context, context.CancelFunc) {
 	return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 }

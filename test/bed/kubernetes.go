@@ -34,7 +34,7 @@ type Kubernetes struct {
 	ports  struct{ store, peers int }
 	signer string // file of the key that accounts' tokens are signed with
 
-	address string // of the API server, for those who are told where it is
+	address string // of the API server, for clients that are configured with it
 }
 
 // The issuer and the audiences of service accounts' tokens. The second audience is what sidecars ask tokens for.

@@ -157,7 +157,7 @@ func (g *PgBouncer) writeUsers() error {
 	return os.WriteFile(g.file, []byte(text.String()), 0o600)
 }
 
-// SetUser gives a role the password or verifier that PgBouncer holds itself; an empty one takes it away.
+// SetUser sets the password or verifier of a role that PgBouncer holds itself; an empty one removes it.
 func (g *PgBouncer) SetUser(ctx context.Context, role, secret string) error {
 	g.users[role] = secret
 	if secret == "" {

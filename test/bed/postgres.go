@@ -22,7 +22,7 @@ import (
 // Postgres is a private PostgreSQL server.
 type Postgres struct {
 	Port          int
-	AdminPassword string // of postgres; whoever changes it says so here
+	AdminPassword string // of postgres; a test that changes it sets it here, too
 	LogPath       string
 
 	options   PostgresOptions

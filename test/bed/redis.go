@@ -46,7 +46,7 @@ type RedisOptions struct {
 type Redis struct {
 	Addr          string
 	URL           string // with the password of the default user
-	AdminPassword string // of the user admin; whoever changes it says so here
+	AdminPassword string // of the user admin; a test that changes it sets it here, too
 	ConfigPath    string // the configuration file, where there is one
 	ACLPath       string // the file of users, where there is one
 	LogPath       string
@@ -109,7 +109,7 @@ func (b *Bed) newRedis(o RedisOptions, password, admin string, lines []string) (
 	return r, r.configure(lines)
 }
 
-// secure gives the server a certificate, and what to put into its configuration.
+// secure makes a certificate for the server, and returns the lines of its configuration.
 func (r *Redis) secure(port int) ([]string, error) {
 	var err error
 	if r.authority, err = r.bed.Authority(); err != nil {

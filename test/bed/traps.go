@@ -19,7 +19,7 @@ type Traps struct {
 }
 
 // plantTraps makes traps of all that pg_catalog has, in the schema named in hyvve.traps. What cannot be copied is left out.
-// Statements in the log must not look like a trap that is sprung; hence the message's parameter.
+// The message has a parameter, so that statements in the log do not look like a trap that is sprung.
 const plantTraps = `DO $plant$ DECLARE
 	at text := quote_ident(current_setting('hyvve.traps'));
 	body text := format('AS $f$ BEGIN PERFORM %s.sprung(); RETURN NULL; END $f$', at);

@@ -156,8 +156,8 @@ func (v *Vault) listen() string {
 	return listen
 }
 
-// client makes one of an address, or of several with commas between them, trusting the authority of a file if that is
-// given. It takes nothing from the environment but what it is told.
+// client returns a client for an address, or for several with commas between them. It trusts the authority of a file if one is
+// given, and uses neither token nor namespace of the environment.
 func client(addr, authority string) (*api.Client, error) {
 	config := api.DefaultConfig()
 	if config.Error != nil {

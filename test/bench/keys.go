@@ -33,7 +33,7 @@ const (
 
 func keyName(n int) string { return fmt.Sprintf("key-%05d", n) }
 
-// manyKeys measures a mount of ten thousand keys: how long it takes to take up its schedule, how much memory that needs,
+// manyKeys measures a mount of ten thousand keys: how long it takes to load its schedule, how much memory that needs,
 // how long five hundred rotations take that are due in the same second, and what idle keys write.
 func manyKeys(ctx context.Context, p *place) ([]Result, error) {
 	vault, err := crowded(p.vault, 2*makers)

@@ -42,7 +42,7 @@ func TestOperatorsUnderLoad(t *testing.T) {
 	w.conclude()
 }
 
-// An instance stands still when it should take up the new version: the rotation goes back by itself.
+// An instance freezes when it should load the new version: the rotation reverts by itself.
 func TestUnhealthyInstanceTakesTheRotationBack(t *testing.T) {
 	w := start(t, small(true))
 	id := idOf(w.ask(map[string]any{"keys": "encryption-master-key,agent-service-token", "on_failure": "revert"}))

@@ -62,7 +62,7 @@ func TestProxyUnderLoad(t *testing.T) {
 	w.conclude()
 }
 
-// asking gives what presents a token at a URL, and gives the status, 0 where there is no answer.
+// asking returns a function that presents a token at a URL and returns the status, or 0 if there is no answer.
 func asking(url string) func(ctx context.Context, token string) int {
 	return func(ctx context.Context, token string) int {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)

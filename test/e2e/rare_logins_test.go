@@ -136,7 +136,7 @@ func TestRareLogins(t *testing.T) {
 	}
 }
 
-// renew gives a client the version of now, as a deployment would that has no sidecar.
+// renew hands a client the current version, as a deployment without a sidecar does.
 func (c *rareClient) renew(t *testing.T, w *serversWorld) {
 	t.Helper()
 	bundle, err := w.engine.Creds(t.Context(), c.key, "hand")

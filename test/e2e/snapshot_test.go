@@ -17,8 +17,8 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
-// TestVaultRestoredFromSnapshots restores Vault from snapshots that are one, two and three rotations old. Whoever holds the
-// version that the server knows last is never locked out, with or without a session open; reconcile makes Vault's version
+// TestVaultRestoredFromSnapshots restores Vault from snapshots that are one, two and three rotations old. A client with the
+// newest version that the server knows is never locked out, with or without an open session; reconcile makes Vault's version
 // valid beside it; and the next rotation ends.
 func TestVaultRestoredFromSnapshots(t *testing.T) {
 	w := startSnapshots(t)

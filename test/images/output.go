@@ -157,7 +157,7 @@ func referrer(b built) (v1.Image, error) {
 	}
 	img, ok := mutate.Subject(artifact, *subject).(v1.Image)
 	if !ok {
-		return nil, errors.New("the image with a subject is no image any more") // mutate gives back what it was given
+		return nil, errors.New("the image with a subject is no image any more") // mutate returns the type of its argument
 	}
 	return img, nil
 }

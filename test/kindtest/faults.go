@@ -221,7 +221,7 @@ func serverHangs(s *suite) {
 				s.Errorf("%s succeeds while the server answers nothing", x.name)
 			}
 		})
-		s.ok(unstage, c) // what the server was told may come about when it continues
+		s.ok(unstage, c) // the server may execute the statements that it has received when it continues
 		s.noStrays("after "+x.name+" of a server that hung", before)
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
-// impostor is a server that asks everybody for a password in the clear, and keeps what it is told.
+// impostor is a server that asks every client for a password in the clear, and keeps what it receives.
 type impostor struct {
 	net.Listener
 	mu    sync.Mutex
@@ -82,7 +82,7 @@ func (i *impostor) talk(conn net.Conn) {
 	}
 }
 
-// told reports how often it was called, and whether it was told a secret.
+// told reports how often it was called, and whether it has received a secret.
 func (i *impostor) told(secret string) (calls int, told bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -106,7 +106,7 @@ func (s *suite) normalized(connector kind.Connector, c kind.Connection) kind.Con
 	return c
 }
 
-// first gives the key its version 1.
+// first makes version 1 of the key.
 func (s *suite) first() {
 	s.Helper()
 	if !s.First.Empty() {

@@ -14,8 +14,8 @@ const told = "HYVVE_TEST_INSIDE"
 // Told is what Again has told this process; nothing in the one that the tests run in.
 func Told() string { return os.Getenv(told) }
 
-// Again is this test in a process of its own, which is told something, in such new namespaces. In a new one of users, it is
-// root.
+// Again returns a command that runs this test in a process of its own, in new namespaces; in a new user namespace it is root.
+// In that process, Told returns tell.
 func Again(t *testing.T, tell string, namespaces uintptr) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 	cmd.Env = append(os.Environ(), told+"="+tell)
@@ -28,7 +28,7 @@ func Again(t *testing.T, tell string, namespaces uintptr) *exec.Cmd {
 }
 
 // Apart runs a test again in a process with mounts and limits of its own, in which it is root, and reports whether this is
-// that process. Whoever is not root already becomes it by a user namespace.
+// that process. If the caller is not root, a user namespace makes it root.
 func Apart(t *testing.T) bool {
 	t.Helper()
 	if Told() == t.Name() {

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// StartsNothing builds the command in the test's own directory, which takes no arguments, and proves that whoever asks for
-// help, or mistypes, starts nothing.
+// StartsNothing builds the command in the test's own directory, which takes no arguments, and checks that it starts nothing if
+// it is asked for help or gets an argument.
 func StartsNothing(t *testing.T, name string) {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), name)

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// Serve lets something talk with whoever connects, each on its own, and returns the address. Connections are closed after it.
+// Serve calls talk for each connection, in a goroutine of its own, and returns the address. It closes a connection when talk
+// returns.
 func Serve(t testing.TB, talk func(conn net.Conn)) (address string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

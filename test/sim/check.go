@@ -223,7 +223,7 @@ func (w *world) checkEnd() {
 	w.checkJournal()
 }
 
-// orphan reports whether a staged version belongs to no rotation: a crash left it before anybody was told, and the key's
+// orphan reports whether a staged version belongs to no rotation: a crash left it before any instance had it, and the key's
 // next rotation aborts it.
 func (w *world) orphan(k key.Key, v key.Version) bool {
 	_, err := w.engine.View(ctx, v.Rotation)

@@ -212,7 +212,7 @@ func (w *world) rotateAs(request engine.Request, names ...string) {
 	}
 	view, _, err := w.engine.Rotate(ctx, request)
 	if request.Compromised && (err == nil || w.engine.Stale()) {
-		for _, name := range names { // whoever does not follow in time is cut off, and that is what was asked for
+		for _, name := range names { // instances that do not follow in time are cut off, as the operator has asked
 			w.cut[name] = true
 		}
 	}

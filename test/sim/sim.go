@@ -27,7 +27,7 @@ const (
 	leaseTTL = 60 * time.Second
 )
 
-// Run runs the world of a seed, and returns what did not hold. What happens is told to log, if there is one.
+// Run runs the world of a seed, and returns its figures and the violations. It writes what happens to log, if there is one.
 func Run(seed uint64, log io.Writer) (Stats, error) { return run(newWorld(seed, log)) }
 
 // RunWithLiars is Run where one instance of each workload lies. In Run it does in some worlds only.
@@ -136,7 +136,7 @@ type world struct {
 	backups    int                          // undeletions since it is calm
 	changed    bool                         // something that check looks at
 	groups     map[string][]rotation.Change // of rotations of several keys, by id
-	cut        map[string]bool              // keys of which a rotation was told to cut
+	cut        map[string]bool              // keys that were rotated as compromised
 	stats      Stats
 	violations []error
 }

@@ -163,7 +163,7 @@ func (w *world) policy() key.Policy {
 	return p
 }
 
-// makeWorkloads gives every key at least one user.
+// makeWorkloads makes the workloads, so that every key has at least one user.
 func (w *world) makeWorkloads() {
 	roles := make([]map[string]workload.Role, 1+w.rng.IntN(4))
 	for n := range roles {

@@ -84,7 +84,7 @@ func TestRequest(t *testing.T) {
 	}
 }
 
-// What the server answers is told by its status only: the body and the headers repeat the value, and so does the query.
+// Errors name only the status of the server's answer: the body, the headers and the query repeat the value.
 func TestAnswers(t *testing.T) {
 	for status, want := range map[int]string{
 		200: "", 204: "", 299: "",

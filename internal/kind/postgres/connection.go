@@ -112,7 +112,7 @@ func readAdmin(text string) (dsn.Target, error) {
 	return u, nil
 }
 
-// administrator is what the server says of whoever logs in by a connection.
+// administrator is what the server reports about the role that a connection logs in as.
 type administrator struct {
 	name, quoted        string // quoted where statements need that
 	version             int

@@ -220,7 +220,7 @@ func newPool(c kind.Connection, at place, password key.Value, entered func(conte
 	if err != nil {
 		return nil, err
 	}
-	// What we change must last when we are told that it does.
+	// A change that the server has confirmed must survive a crash of the server.
 	config.RuntimeParams["synchronous_commit"] = "on"
 	config.RuntimeParams["lock_timeout"] = lockTimeout
 	pooled, err := pgxpool.ParseConfig(at.settings(""))

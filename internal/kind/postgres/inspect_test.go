@@ -213,8 +213,8 @@ func TestRolesMadeAgain(t *testing.T) {
 	}
 }
 
-// The server is restored from a dump: what Vault has ended logs in again, which nobody is told by the server. A note says so,
-// and what is not used any more can be locked; then the next versions get these roles.
+// After the server is restored from a dump, logins that Vault has retired work again, and the server does not report it. A note
+// says so, and roles that are not in use can be locked; the next versions then get these roles.
 func TestRevivedVersions(t *testing.T) {
 	w := newWorld(t, "", nil)
 	w.first.Fingerprint, w.first.Login = fingerprints.Of(w.key.Name, w.first.Value), w.app

@@ -143,8 +143,8 @@ func adopts(k key.Key, found map[string]known, from, to string) bool {
 	return !marked
 }
 
-// ahead returns an error where a login role is in the hands of a version that Vault has never had, unless Vault has been told
-// of it and its own version is valid again.
+// ahead returns an error if a login role belongs to a version that Vault has never had. It returns nil if Vault has learned of
+// that version by reconcile and its own version is valid again.
 func ahead(c kind.Change, found map[string]known, from, to string) error {
 	names, _ := roleNames.Siblings(c.Key, to)
 	present, there := found[from]

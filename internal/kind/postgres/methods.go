@@ -17,8 +17,8 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
-// The ways to log in that auth_methods may name, as libpq's require_auth does. A server chooses among them, and so does
-// whoever takes its place: only methodSCRAM keeps the password from it.
+// The authentication methods that auth_methods may name, as in libpq's require_auth. The server chooses among them, and so does
+// an impostor: only methodSCRAM keeps the password from it.
 const (
 	methodSCRAM    = "scram-sha-256"
 	methodMD5      = "md5"

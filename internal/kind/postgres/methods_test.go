@@ -123,7 +123,7 @@ func (i *impostor) hears() string {
 	return i.heard.String()
 }
 
-// Whoever takes a server's place hears nothing, whatever it asks for, of the administrator and of a new version.
+// An impostor of a server learns no password, of the administrator or of a new version, by any authentication method.
 func TestImpostors(t *testing.T) {
 	for name, asks := range map[string]pgproto3.BackendMessage{
 		"in the clear": &pgproto3.AuthenticationCleartextPassword{}, "md5": &pgproto3.AuthenticationMD5Password{Salt: [4]byte{1, 2, 3, 4}},

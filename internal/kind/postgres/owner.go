@@ -166,7 +166,7 @@ func presentOwner(c kind.Change, roles map[string]known, number int, login strin
 	return actsAs(roles, login), nil
 }
 
-// lend gives the statements that make a login role that acts as the owner, or make one so that is there.
+// lend returns the statements that create a login role that acts as the owner, or change an existing role so that it does.
 func (o owner) lend(roles map[string]known, role, verifier string) []string {
 	of, there := roles[role]
 	verb := "CREATE"

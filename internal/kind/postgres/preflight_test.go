@@ -14,7 +14,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
-// administrator gives the world an administrator that has CREATEROLE and what else is granted to it.
+// administrator creates an administrator of the world that has CREATEROLE and what else is granted to it.
 func (w *world) administrator(name string) {
 	w.t.Helper()
 	password, err := w.postgres.NewRole(w.t.Context(), name)

@@ -19,8 +19,8 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
-// The connection's administrator is one of the roles that a rotation would lock, or give another password: nothing of it is
-// done, whoever made the new version.
+// The connection's administrator is one of the roles that a rotation would lock, or give another password. The rotation does
+// neither, no matter where the new version comes from.
 func TestAdministratorIsOneOfTheRoles(t *testing.T) {
 	ctx := t.Context()
 	w := newWorld(t, "", nil)

@@ -17,8 +17,8 @@ const fieldOwners = "allowed_owners"
 // powers are the roles whose members act at the server's host with the rights of the server itself.
 var powers = []string{"pg_execute_server_program", "pg_read_server_files", "pg_write_server_files"}
 
-// safe returns an error where login roles must not act as the owner: whoever gets the application's URL would rule the
-// server. A role with less than all power is lent where the connection names it.
+// safe returns an error if login roles must not act as the owner, because anybody with the application's URL would control the
+// server. A privileged role that is no superuser is allowed if the connection names it.
 func (o owner) safe(of known, c kind.Connection) error {
 	const remedy = "make a role of the application's own, and name it in owner="
 	allows, names := allowsOwner(c, o.name)

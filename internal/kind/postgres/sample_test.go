@@ -70,7 +70,7 @@ func TestSampleSeesShortSessions(t *testing.T) {
 	}
 }
 
-// Callers who ask again at once are sampled without a break, and share what they are told.
+// Callers that ask again at once are sampled without a break, and share the results.
 func TestSamplesWithoutABreak(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s sampler

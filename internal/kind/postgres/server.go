@@ -72,9 +72,9 @@ func (k *Kind) Stage(ctx context.Context, c kind.Change) error {
 	})
 }
 
-// transaction changes one role at the primary; whoever else wants to change it waits. Its first statement, and where that
-// decides on them the ones that follow, travel together: a server may be far away. Each sees what was committed before
-// it began, and thus what the one before us has done with the role, whatever isolation the server is set to.
+// transaction changes one role at the primary; other changes of the role wait. It sends the first statement together with BEGIN,
+// and the statements of then together with COMMIT: a server may be far away. Each statement sees what was committed before it
+// began, including the previous change of the role, at any isolation level of the server.
 func (k *Kind) transaction(ctx context.Context, c kind.Change, role, first string, then func(*pgconn.Result) ([]string, error)) error {
 	at := home(c.Connection)
 	return k.admin(ctx, c.Connection, at, func(conn *pgx.Conn) error {

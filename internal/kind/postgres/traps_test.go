@@ -23,7 +23,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
-// root gives the world's connection an administrator of its own, who logs in to the application's database.
+// root makes an administrator for the world's connection, who logs in to the application's database.
 func (w *world) root() string {
 	w.t.Helper()
 	name := fmt.Sprintf("trapped_root%d", worlds)

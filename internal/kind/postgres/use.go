@@ -40,8 +40,8 @@ func (u use) String() string {
 	return strings.Join(words, " | ")
 }
 
-// census looks at the sessions of a place for all who ask. A look takes the server as long for many roles as for one, so
-// that those who ask while one is under way share the next: what somebody is told was always looked at after they asked.
+// census reads the sessions of a place for all callers. A query takes the server as long for many roles as for one, so
+// callers that ask while one is in progress share the next: every result was read after its caller asked.
 type census struct {
 	mu      sync.Mutex
 	next    *look // that those who ask now share; nil: nobody has asked yet

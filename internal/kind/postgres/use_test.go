@@ -17,7 +17,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
 
-// Those who ask while the server is being looked at share the next look: nobody is told what was seen before they asked.
+// Callers that ask while a query is in progress share the next one: no caller gets a result from before it asked.
 func TestCensus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked []string

@@ -54,7 +54,7 @@ func (k *Kind) CheckConnection(ctx context.Context, c kind.Connection) ([]string
 		return nil, err
 	}
 	var refused []string
-	for _, text := range texts(c, strangers) { // whoever may replicate can announce any: that must not stop an operator
+	for _, text := range texts(c, strangers) { // any client that may replicate can announce addresses: that must not stop an operator
 		refused = append(refused, "rotations are stopped: "+text)
 	}
 	notes := make([][]string, len(nodes))

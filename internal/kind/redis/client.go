@@ -89,7 +89,7 @@ func client(addr, user string, password key.Value, timeout time.Duration, secure
 					return err
 				}
 			}
-			// Whoever has logged in may do this, unlike CLIENT SETNAME. A proxy that does not know it counts nobody, either.
+			// Every user may run HELLO after login, unlike CLIENT SETNAME. A proxy that does not know it lists no clients, either.
 			if err := conn.Do(ctx, "HELLO", resp, "SETNAME", ownName).Err(); err != nil && !answered(err) {
 				return err
 			}

@@ -125,7 +125,7 @@ func TestTLS(t *testing.T) {
 	w.partitioned(replica, func() error { return w.kind.Stage(ctx, c) })
 	w.unstage(c)
 
-	w.do(master, "CONFIG", "SET", "tls-auth-clients", "yes") // for whoever connects from now on
+	w.do(master, "CONFIG", "SET", "tls-auth-clients", "yes") // for connections from now on
 	w.do(replica, "CONFIG", "SET", "tls-auth-clients", "yes")
 	certificate, err := authority.Client("hyvve")
 	w.ok(err)

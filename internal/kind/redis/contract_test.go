@@ -121,7 +121,7 @@ func (s *sessions) add(one *held) {
 	s.all = append(s.all, one)
 }
 
-// counting is the kind with what its server cannot tell: which password a session has used. The suite wants to be told;
+// counting adds to the kind what its server does not know: which password a session has used. The suite needs it;
 // deployments know it from leases and reports.
 type counting struct {
 	*Kind

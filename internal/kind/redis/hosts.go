@@ -61,7 +61,7 @@ func (a allowed) resolves(ctx context.Context, addr string, to netip.Addr, port 
 type stranger struct{ addr, from string }
 
 func (s stranger) text(c kind.Connection) string {
-	// In quotes: whoever announces himself chooses the words.
+	// In quotes: the node that announces the address chooses the text.
 	return fmt.Sprintf("node %s names a node at %.100q, which is not allowed and was not asked; if it is yours, add it to hosts= (or nodes=) of hyvve/connections/%s, else find out who announces it", s.from, s.addr, c.Name)
 }
 

@@ -77,7 +77,7 @@ func trap(t *testing.T) (addr string, calls *atomic.Int32) {
 	return kit.Serve(t, func(net.Conn) { calls.Add(1) }), calls
 }
 
-// Whoever may replicate announces any address that he likes. Nobody dials it, let alone sends a password there.
+// A client that may replicate can announce any address. The kind does not dial it and sends no password there.
 func TestAddressThatNobodyAllows(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

@@ -310,7 +310,7 @@ func TestServerIsBehind(t *testing.T) {
 	}
 }
 
-// What somebody has changed by hand is told, and mended only if an operator says so.
+// A change made by hand is reported, and undone only if an operator says so.
 func TestChangedByHand(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

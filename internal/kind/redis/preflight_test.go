@@ -12,7 +12,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
-// What a later step would stumble over is told before the first change, and nothing is changed by asking.
+// Preflight reports what a later step would fail at, before the first change, and changes nothing itself.
 func TestPreflight(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

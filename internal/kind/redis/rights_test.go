@@ -60,7 +60,7 @@ func TestRightsThatAreTakenAway(t *testing.T) {
 	}
 }
 
-// A user that lets everybody in is a problem; an operator who ends it is told before whom that refuses.
+// A user with nopass is a problem. Before an operator ends it, a warning names the clients that will be refused.
 func TestUserThatBecameNopass(t *testing.T) {
 	t.Parallel()
 	r := start(t, bed.RedisOptions{})

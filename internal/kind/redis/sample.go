@@ -69,8 +69,8 @@ func (k *Kind) Sample(ctx context.Context, c kind.Change, d time.Duration) (int,
 	return count, what, nil
 }
 
-// sampleNode looks at a node until it sees a session or is told to end. A command that is under way is not cut: that would
-// cost a login. It also counts the logins, by INFO commandstats, that no look has seen.
+// sampleNode polls a node until it sees a session or end is closed. It does not cancel a running command: that would
+// cost a login. It also counts the logins, by INFO commandstats, that no poll has seen.
 func (k *Kind) sampleNode(ctx context.Context, end <-chan struct{}, t turn, n node) (u use, short int, err error) {
 	period := firstPeriod
 	if t.old == t.next { // nothing but replicas can be seen, and these stay

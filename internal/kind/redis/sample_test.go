@@ -263,7 +263,7 @@ func TestNewcomersThatHaveLoggedIn(t *testing.T) {
 	}
 }
 
-// Whoever tries the retired user still is in the server's log.
+// The server's log names clients that still try the retired user.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

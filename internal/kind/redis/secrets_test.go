@@ -154,7 +154,7 @@ func TestDurability(t *testing.T) {
 	}
 }
 
-// occupied makes a file one that cannot be written, until it is told otherwise; mounts of Kubernetes are such.
+// occupied makes a file one that cannot be written, as in mounts of Kubernetes, until free is called.
 func (w *world) occupied(path string) (free func()) {
 	w.t.Helper()
 	w.ok(os.Rename(path, path+".kept"))

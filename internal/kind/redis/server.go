@@ -9,7 +9,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
-// Stage implements kind.Server. All nodes must answer before the first is told anything.
+// Stage implements kind.Server. All nodes must answer before the first is changed.
 func (k *Kind) Stage(ctx context.Context, c kind.Change) error {
 	t, err := readTurn(c)
 	if err == nil {

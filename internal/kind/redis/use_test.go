@@ -65,7 +65,7 @@ func TestCutEndsSessionsOfTheOldUser(t *testing.T) {
 	if n, what := w.inUse(c); n != 7 || !strings.Contains(what, "6 of user app at "+master.Addr) || !strings.Contains(what, "1 of user app at "+replica.Addr) || !strings.Contains(what, "and 4 more") {
 		t.Errorf("in use: %d, %s", n, what)
 	}
-	w.ok(w.kind.Retire(ctx, c)) // without cut: whoever is in stays
+	w.ok(w.kind.Retire(ctx, c)) // without cut: open sessions stay
 	w.expect(c, false, true, master, replica)
 	if err := sessions[3].Ping(ctx).Err(); err != nil {
 		t.Errorf("a session was ended that nobody said to end: %v", err)
@@ -157,7 +157,7 @@ func TestManyAtTheSameTime(t *testing.T) {
 	for i, c := range all {
 		busy.Go(func() {
 			ctx, cancel := context.WithCancel(t.Context())
-			if i%3 == 0 { // somebody gives up
+			if i%3 == 0 { // the caller cancels
 				go func() { _ = w.kind.Stage(ctx, c); cancel() }()
 				cancel()
 				return

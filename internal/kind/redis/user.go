@@ -14,7 +14,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
-// digest is the form in which a password is told to a server, and kept by it.
+// digest returns the form of a password that is sent to a server, and that the server keeps.
 func digest(password key.Value) string {
 	sum := sha256.Sum256([]byte(password.Reveal()))
 	return hex.EncodeToString(sum[:])

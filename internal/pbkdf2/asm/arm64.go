@@ -38,7 +38,7 @@ type armed struct {
 	m      [4]int // message blocks by their number modulo 4
 }
 
-// lanes gives the two for which there are registers.
+// lanes returns the two lanes for which there are registers.
 func (a *arm) lanes() []armed {
 	return []armed{
 		{arm: a, base: 0, s0: 0, s1: 1, m: [4]int{4, 5, 6, 7}},

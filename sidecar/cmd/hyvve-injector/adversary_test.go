@@ -151,7 +151,7 @@ func TestAdversaryReviewsFillNoMemory(t *testing.T) {
 	defer stop()
 	var served, refused atomic.Int64
 	var honest sync.WaitGroup
-	honest.Go(func() { // as an API server does: it asks again when it is told to, for ten seconds
+	honest.Go(func() { // as an API server does: it retries when the answer says so, for ten seconds
 		for ctx.Err() == nil {
 			begun := time.Now()
 			for {

@@ -12,7 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-// What depends on the webhook, what is said to whoever made a pod, and how it ends.
+// TestInjector checks which pods depend on the webhook, what its refusals say, and how the injector ends.
 func TestInjector(t *testing.T) {
 	c := newCluster(t)
 	// Before there is any injector: pods that ask for none depend on none.

@@ -5,8 +5,8 @@
 //
 // It is the idea of this whole project, applied to its own TLS: a new authority is accepted (in caBundle, everywhere) before
 // anyone presents a certificate of it, and the old one is retired on evidence that no replica presents one of its own any
-// more. What is the next move says Policy.Next, a pure function of the record, what is seen, and the time. The record is one
-// Secret, and nothing else is a source of truth; whoever writes it compares and swaps.
+// more. Policy.Next, a pure function of the record, the observations and the time, returns the next step. The record is one
+// Secret, the only source of truth; every write of it compares and swaps.
 package certs
 
 import (

@@ -24,11 +24,11 @@ const WebhookName = "inject.hyvve.app"
 
 const timeout = 10 // seconds for which an API server waits
 
-// Wanted is, in CEL, whether a pod asks for a sidecar: no other ever depends on the webhook. One with an annotation of ours does
-// that is spelt wrong, so that it is told so.
+// Wanted reports, in CEL, whether a pod asks for a sidecar. No other pod depends on the webhook. A pod with a misspelt annotation
+// of ours does, so that the webhook can refuse it and say so.
 const Wanted = "has(object.metadata.annotations) && object.metadata.annotations.exists(name, name.startsWith('" + inject.Domain + "/'))"
 
-// Configuration is what an API server must be told of a webhook behind a service, but for caBundle, which the replicas set.
+// Configuration returns the configuration of a webhook behind a service, without caBundle, which the replicas set.
 // It needs Kubernetes 1.30.
 func Configuration(name, namespace, service string) *admissionv1.MutatingWebhookConfiguration {
 	fail, none, again, scope := admissionv1.Fail, admissionv1.SideEffectClassNone, admissionv1.IfNeededReinvocationPolicy, admissionv1.NamespacedScope

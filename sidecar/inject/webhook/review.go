@@ -23,8 +23,8 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/inject"
 )
 
-// review is what is needed of an admissionv1.AdmissionReview. The objects in it are not parsed with it: whoever is not
-// created, or is no pod, is let by.
+// review is the part of an admissionv1.AdmissionReview that the webhook needs. Its objects are not parsed here: requests that
+// do not create anything, or that are about no pod, are allowed as they are.
 type review struct {
 	metav1.TypeMeta `json:",inline"`
 	Request         *struct {
@@ -99,7 +99,7 @@ func (h Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	share.Wait(int64(max(body.Cap(), leastBody))) // until the client has taken it
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(body.Bytes()) // whoever is gone needs no answer
+	_, _ = w.Write(body.Bytes()) // a client that has disconnected needs no answer
 }
 
 // make makes the answer once it is this review's turn, and reports whether it came to that.

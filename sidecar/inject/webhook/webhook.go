@@ -40,8 +40,8 @@ var (
 	_ http.Handler      = Handler{}
 )
 
-// Handle implements admission.Handler. A pod that cannot be injected as it asks is refused in words, which whoever made it
-// reads; the log has none of them, since they may quote from the pod.
+// Handle implements admission.Handler. It refuses a pod that cannot be injected as it asks, with a text for the pod's author.
+// The log has no such text, since it may quote from the pod.
 func (h Handler) Handle(_ context.Context, r admission.Request) (answer admission.Response) {
 	begun, result := time.Now(), resultFailed
 	defer func() {

@@ -190,7 +190,7 @@ func (d *Directory) Administrator(ctx context.Context, passwords []key.Value) (*
 	return &Administrator{d}, err
 }
 
-// Set gives a user a password, and makes the user where there is none.
+// Set sets a user's password, and makes the user if there is none.
 func (a *Administrator) Set(ctx context.Context, user, password string) error {
 	return a.directory.request(ctx, func() error {
 		a.directory.users[user] = password
@@ -252,7 +252,7 @@ func (a *Administrator) Retire(ctx context.Context, owner, user string) error {
 	})
 }
 
-// Drop removes a user, whoever has made it; sessions stay.
+// Drop removes a user, no matter who has made it; sessions stay.
 func (a *Administrator) Drop(ctx context.Context, user string) error {
 	return a.directory.request(ctx, func() error {
 		delete(a.directory.users, user)

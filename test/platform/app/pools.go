@@ -31,7 +31,7 @@ const (
 type Pools struct {
 	Instance string // how the process calls itself at servers
 
-	mu    sync.Mutex // of whoever replaces, or looks which there are
+	mu    sync.Mutex // guards the pools while they are replaced or read
 	db    *store[*pgxpool.Pool]
 	cache *store[*goredis.Client]
 }
