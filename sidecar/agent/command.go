@@ -14,7 +14,6 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
@@ -36,52 +35,6 @@ const validateHelp = `Usage: hyvve-sidecar validate --config=FILE
 Checks a configuration file, or flags, of agent or exec, without Vault and without changing anything; docs/sidecar.md
 describes the file. The exit status is 0 if it is good, and 2 with what is wrong in it otherwise.
 `
-
-// commandFlags are those of agent, exec and validate.
-type commandFlags struct {
-	config, text, address, mount, tokenFile, roleID, secretID, workload, instance string
-	dotenv, bundle, watch, pidFile, signal, health, databaseURL, logLevel         string
-	statusSocket, statusListen                                                    string
-
-	kubernetesRole, certFile, keyFile string
-
-	exec *execFlags // nil: not of this command
-}
-
-func (c *commandFlags) define(flags *pflag.FlagSet) {
-	for _, f := range []struct {
-		into       *string
-		name, text string
-	}{
-		{&c.config, "config", "configuration `FILE` in HCL"},
-		{&c.text, "config-text", "configuration itself, as `TEXT` in HCL; for the environment, where there is no file"},
-		{&c.address, "vault-addr", "`URL` of Vault, or of its nodes with commas between them; VAULT_ADDR otherwise"},
-		{&c.mount, "mount", "`PATH` where the engine is mounted; hyvve otherwise"},
-		{&c.tokenFile, "token-file", "`FILE` with a Vault token to log in with"},
-		{&c.roleID, "role-id-file", "`FILE` with an AppRole's role id, with --secret-id-file"},
-		{&c.secretID, "secret-id-file", "`FILE` with an AppRole's secret id"},
-		{&c.kubernetesRole, "kubernetes-role", "`NAME` of the role to log in as with the token of the pod's service account"},
-		{&c.certFile, "cert-file", "`FILE` with a client certificate to log in with, with --key-file"},
-		{&c.keyFile, "key-file", "`FILE` with the private key of that certificate"},
-		{&c.workload, "workload", "`NAME` of the workload"},
-		{&c.instance, "instance", "`NAME` of this instance; host name and workload otherwise"},
-		{&c.dotenv, "dotenv", "`FILE` to render in dotenv format"},
-		{&c.bundle, "bundle", "`FILE` to render as JSON with accept-lists and etag"},
-		{&c.watch, "watch", "`FILE` that something else renders, to be followed"},
-		{&c.pidFile, "pid-file", "`FILE` with the number of the process to signal"},
-		{&c.signal, "signal", "`NAME` of the signal that tells the workload of a change; SIGHUP otherwise"},
-		{&c.health, "health-url", "`URL` that answers 2xx when the workload is well"},
-		{&c.databaseURL, "database-url-file", "`FILE` with the URL of the database to re-encrypt in when asked"},
-		{&c.statusSocket, "status-socket", "`FILE` of the socket of \"hyvve-sidecar status\", or none; beside the first rendered file otherwise"},
-		{&c.statusListen, "status-listen", "`ADDRESS` of /metrics, /healthz and /readyz, such as 127.0.0.1:9102"},
-		{&c.logLevel, "log-level", "`LEVEL`: debug, info, warn or error; info otherwise"},
-	} {
-		if c.exec != nil && c.exec.always && (f.name == "watch" || f.name == "pid-file") {
-			continue // it runs the workload, whose files nobody else renders
-		}
-		flags.StringVar(f.into, f.name, "", f.text)
-	}
-}
 
 // load reads a file, or a text, or neither.
 func load(path, text string) (config.File, error) {
@@ -182,7 +135,7 @@ func (c *commandFlags) onHangup(ctx context.Context, hangups <-chan os.Signal, n
 
 // NewValidate returns "hyvve-sidecar validate".
 func NewValidate() *cobra.Command {
-	f := &commandFlags{exec: &execFlags{}}
+	f := &commandFlags{exec: true}
 	return f.command("validate", "check a configuration of agent or exec", validateHelp, func(cmd *cobra.Command, _ Config, _ *slog.Logger) error {
 		_, _ = fmt.Fprintln(cmd.OutOrStdout(), "The configuration is good.")
 		return nil
@@ -192,21 +145,10 @@ func NewValidate() *cobra.Command {
 // environmentPrefix begins the names of variables that stand for flags, as in HYVVE_SIDECAR_VAULT_ADDR for --vault-addr.
 const environmentPrefix = "HYVVE_SIDECAR_"
 
-// loginFlags say how to log in; there is one way.
-var loginFlags = []string{"token-file", "role-id-file", "secret-id-file", "kubernetes-role", "cert-file", "key-file"}
-
-// allFlags are those of any command that reads the environment: a variable for exec is no mistake beside agent.
-func allFlags() *pflag.FlagSet {
-	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
-	(&commandFlags{}).define(flags)
-	(&execFlags{}).define(flags)
-	return flags
-}
-
 // command returns a command that reads flags and configuration, and then runs.
 func (c *commandFlags) command(name, short, help string, run func(*cobra.Command, Config, *slog.Logger) error) *cobra.Command {
 	cmd := usage.New("hyvve-sidecar "+name, short, help, func(cmd *cobra.Command, _ []string) error {
-		if err := usage.Environment(cmd.Flags(), environmentPrefix, os.Environ(), loginFlags, allFlags()); err != nil {
+		if err := usage.Environment(cmd.Flags(), environmentPrefix, os.Environ(), c.loginFlags(), allFlags()); err != nil {
 			return usage.Exit{Status: 2, Err: err}
 		}
 		loaded, err := c.load("")
@@ -220,9 +162,8 @@ func (c *commandFlags) command(name, short, help string, run func(*cobra.Command
 		return run(cmd, loaded, log)
 	})
 	c.define(cmd.Flags())
-	if c.exec != nil {
-		c.exec.define(cmd.Flags())
-		cmd.Args = c.exec.cut
+	if c.exec {
+		cmd.Args = c.cut
 	}
 	return cmd
 }

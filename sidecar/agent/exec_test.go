@@ -385,7 +385,7 @@ func TestExecErrorsSayWhatToWriteInstead(t *testing.T) {
 		"overlap, blind":    {strings.Replace(with(`overlap = true`), "expect_etag = true", "", 1), nil, []string{"exec: overlap needs", "expect_etag = true"}},
 		"overlap, none":     {strings.NewReplacer(`health "http"`, `health "none"`).Replace(with(`overlap = true`)), nil, []string{`health "none": expect_etag is of "http" and "command"`}},
 		"overlap, signal":   {with("overlap = true\non_change = \"signal\""), nil, []string{"exec: overlap needs on_change = \"restart\""}},
-		"keys":              {base, []string{"--keys=A, B"}, []string{`exec: keys: env " B" is not an environment name`}},
+		"keys":              {base, []string{"--keys=A, B"}, []string{`--keys: env " B" is not an environment name`}},
 		"empty command":     {with(`command = [""]`), nil, []string{"command begins with an empty word"}},
 	} {
 		t.Run(name, func(t *testing.T) {

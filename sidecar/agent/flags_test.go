@@ -69,10 +69,9 @@ const executed = `exec {
 // flagged is a configuration with flags over it, before it is checked.
 func flagged(t *testing.T, text string, flags ...string) (config.File, error) {
 	t.Helper()
-	c := &commandFlags{text: text, exec: &execFlags{}}
+	c := &commandFlags{text: text, exec: true}
 	set := pflag.NewFlagSet("", pflag.ContinueOnError)
 	c.define(set)
-	c.exec.define(set)
 	if err := set.Parse(append(flags, "--config-text="+text)); err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +168,7 @@ func TestFlagsThatConflict(t *testing.T) {
 		"process":     {`reload "signal" { process = "api" }`, "--pid-file=/x", `--pid-file sets pid_file of reload "signal", and the configuration has process or cmdline there`},
 		"signal":      {`reload "http" { url = "http://x" }`, "--signal=HUP", `--signal sets signal of reload "signal", and the configuration has reload "http"`},
 		"no reload":   {"", "--signal=HUP", "--signal needs --pid-file"},
-		"health":      {`health "tcp" { address = "x:1" }`, "--health-url=http://x", `--health-url sets the url of a health "http" block, and the configuration has health "tcp"`},
+		"health":      {`health "tcp" { address = "x:1" }`, "--health-url=http://x", `--health-url sets url of health "http", and the configuration has health "tcp"`},
 		"health, two": {"health \"http\" { url = \"http://x/a\" }\nhealth \"http\" { url = \"http://x/b\" }", "--health-url=http://x", "the configuration has several of them"},
 		"key":         {`reencrypt { database_url_key = "DATABASE_URL" }`, "--database-url-file=/x", "--database-url-file sets database_url_file of reencrypt, and the configuration has database_url_key or database_url_env there"},
 		"environment": {`reencrypt { database_url_env = "DATABASE_URL" }`, "--database-url-file=/x", "has database_url_key or database_url_env there"},
@@ -179,6 +178,37 @@ func TestFlagsThatConflict(t *testing.T) {
 		}
 		if status, text := validate(t, vault+c.blocks); status != 0 {
 			t.Errorf("%s: without the flag: status %d: %s", name, status, text)
+		}
+	}
+}
+
+// Each flag of the table of options has a place in a configuration, and a line in the help text.
+func TestEachFlagSetsItsOption(t *testing.T) {
+	const login = "vault {\n auth \"token_file\" { path = \"/t\" }\n}\n"
+	for _, o := range (&commandFlags{exec: true}).options() {
+		text, value := login, "1"
+		switch {
+		case o.IsBool():
+			value = "true"
+		case o.Values != "":
+			value, _, _ = strings.Cut(o.Values, ",")
+		case o.Type == "environment names":
+			value = "A,B"
+		}
+		if o.Flag == "signal" {
+			text += map[string]string{"exec": "exec {}", "reload": `reload "signal" {}`}[o.Block]
+		}
+		f, err := flagged(t, text, "--"+o.Flag+"="+value)
+		if err != nil {
+			t.Errorf("--%s: %v", o.Flag, err)
+			continue
+		}
+		block, err := place(&f, o)
+		if err != nil || !o.IsSet(block) {
+			t.Errorf("--%s does not set %s of %s (%v)", o.Flag, o.Name, o.Block, err)
+		}
+		if help := describe(o); help == "" || word(o) == "" {
+			t.Errorf("--%s has no help text", o.Flag)
 		}
 	}
 }

@@ -5,11 +5,9 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/login"
 )
 
@@ -80,29 +78,4 @@ func (a *Agent) applyHeld(ctx context.Context, problem error) {
 	if a.rendered == "" && a.faults == 0 && (a.have || a.copies.used) && errors.Is(problem, client.ErrUnavailable) {
 		a.apply(ctx)
 	}
-}
-
-// auth is the way to log in that the flags say; without a method if they say none.
-func (c *commandFlags) auth() (config.AuthBlock, error) {
-	var found config.AuthBlock
-	by := ""
-	for _, way := range []struct {
-		set   bool
-		flag  string
-		block config.AuthBlock
-	}{
-		{c.tokenFile != "", "--token-file", config.AuthBlock{Method: "token_file", Path: c.tokenFile}},
-		{c.roleID != "" || c.secretID != "", "--role-id-file", config.AuthBlock{Method: "approle", RoleIDFile: c.roleID, SecretIDFile: c.secretID}},
-		{c.kubernetesRole != "", "--kubernetes-role", config.AuthBlock{Method: "kubernetes", Role: c.kubernetesRole}},
-		{c.certFile != "" || c.keyFile != "", "--cert-file", config.AuthBlock{Method: "cert", CertFile: c.certFile, KeyFile: c.keyFile}},
-	} {
-		if !way.set {
-			continue
-		}
-		if by != "" {
-			return found, fmt.Errorf("%s and %s are two ways to log in; give the flags of one", by, way.flag)
-		}
-		found, by = way.block, way.flag
-	}
-	return found, nil
 }

@@ -23,10 +23,10 @@ import (
 
 // File is the configuration as it is written, in HCL.
 type File struct {
-	Workload string `hcl:"workload,optional" default:"required with vault" flag:"workload" doc:"Workload whose keys to load, as in hyvve/workloads."`
-	Instance string `hcl:"instance,optional" default:"host name, workload and a hash" flag:"instance" doc:"Name of this instance. Two instances on one host differ."`
+	Workload string `hcl:"workload,optional" type:"name" required:"with vault" flag:"workload" annotation:"workload" doc:"Workload whose keys to load, as in hyvve/workloads."`
+	Instance string `hcl:"instance,optional" type:"name" default:"host name, workload and a hash" flag:"instance" doc:"Name of this instance. Two instances on one host differ."`
 	// AllowNames are reserved environment names that keys may have all the same.
-	AllowNames []string `hcl:"allow_names,optional" doc:"Reserved environment names that keys may have."`
+	AllowNames []string `hcl:"allow_names,optional" type:"environment names" doc:"Reserved environment names that keys may have."`
 
 	Vault     *VaultBlock     `hcl:"vault,block"`
 	Render    []RenderBlock   `hcl:"render,block"`

@@ -18,14 +18,14 @@ import (
 // ExecBlock is the workload as the sidecar runs it itself.
 type ExecBlock struct {
 	Command     []string `hcl:"command,optional" doc:"Program and arguments to run, if they do not follow --."`
-	Keys        []string `hcl:"keys,optional" default:"all" flag:"keys" doc:"Environment names of the keys to set."`
-	Accepts     bool     `hcl:"accepts,optional" flag:"accepts" doc:"Adds NAME_ACCEPTS: all accepted values, newest first."`
-	Previous    bool     `hcl:"previous,optional" flag:"previous" doc:"Adds NAME_PREVIOUS while there is a second accepted value."`
-	OnChange    string   `hcl:"on_change,optional" default:"restart" values:"restart, signal, none" flag:"on-change" doc:"What happens to a running workload when its keys change."`
-	Signal      string   `hcl:"signal,optional" default:"SIGHUP" flag:"signal" doc:"Signal to send with on_change = signal."`
-	StopSignal  string   `hcl:"stop_signal,optional" default:"SIGTERM" flag:"stop-signal" doc:"Signal that stops the workload for a restart."`
-	StopTimeout string   `hcl:"stop_timeout,optional" type:"duration" default:"10s" flag:"stop-timeout" doc:"Time between stop_signal and SIGKILL."`
-	Overlap     bool     `hcl:"overlap,optional" flag:"overlap" doc:"Starts the next process before the present one stops."`
+	Keys        []string `hcl:"keys,optional" type:"environment names" default:"all" flag:"keys" annotation:"keys" doc:"Environment names of the keys to set."`
+	Accepts     bool     `hcl:"accepts,optional" flag:"accepts" annotation:"accepts" doc:"Adds NAME_ACCEPTS: all accepted values, newest first."`
+	Previous    bool     `hcl:"previous,optional" flag:"previous" annotation:"previous" doc:"Adds NAME_PREVIOUS while there is a second accepted value."`
+	OnChange    string   `hcl:"on_change,optional" default:"restart" values:"restart, signal, none" flag:"on-change" annotation:"exec-on-change" doc:"What happens to a running workload when its keys change."`
+	Signal      string   `hcl:"signal,optional" type:"name" default:"SIGHUP" flag:"signal" annotation:"exec-signal" doc:"Signal that notifies the workload of a change." note:"Needs on_change = signal."`
+	StopSignal  string   `hcl:"stop_signal,optional" type:"name" default:"SIGTERM" flag:"stop-signal" annotation:"exec-stop-signal" doc:"Signal that stops the workload for a restart."`
+	StopTimeout string   `hcl:"stop_timeout,optional" type:"duration" default:"10s" flag:"stop-timeout" annotation:"exec-stop-timeout" doc:"Time between the stop signal and SIGKILL."`
+	Overlap     bool     `hcl:"overlap,optional" flag:"overlap" annotation:"exec-overlap" doc:"Starts the next process before the present one stops. Needs a check of the etag."`
 }
 
 // OnChange is what is done with a running workload when the bundle changes.

@@ -20,24 +20,24 @@ import (
 // well.
 type HealthBlock struct {
 	Method     string   `hcl:"method,label"`
-	URL        string   `hcl:"url,optional" required:"yes" flag:"health-url" of:"http,prometheus" doc:"URL to request. The flag sets that of the http block."`
-	Address    string   `hcl:"address,optional" required:"yes" of:"tcp" doc:"HOST:PORT that must accept a connection."`
+	URL        string   `hcl:"url,optional" type:"URL" required:"yes" flag:"health-url" of:"http, prometheus" annotation:"health-url" doc:"URL of the health check; it must answer 2xx." note:"With prometheus, that of the metrics. The flag sets that of the http block."`
+	Address    string   `hcl:"address,optional" type:"HOST:PORT" required:"yes" of:"tcp" annotation:"health-address" doc:"Address that must accept a connection."`
 	Command    []string `hcl:"command,optional" required:"yes" of:"command" doc:"Program and arguments that must exit with status 0."`
 	Timeout    string   `hcl:"timeout,optional" type:"duration" default:"2s" doc:"Limit of one check."`
-	ExpectEtag bool     `hcl:"expect_etag,optional" of:"http,command" doc:"The response must name the etag of the bundle."`
+	ExpectEtag bool     `hcl:"expect_etag,optional" of:"http, command" annotation:"health-expect-etag" doc:"The response must name the etag of the bundle."`
 
-	Metric          string            `hcl:"metric,optional" required:"yes" of:"prometheus" doc:"Counter that must not grow after a change."`
-	Labels          map[string]string `hcl:"labels,optional" of:"prometheus" doc:"Series of the counter. A value may begin with !=, =~ or !~."`
-	MaxIncrease     *float64          `hcl:"max_increase,optional" default:"0" of:"prometheus" doc:"Growth that is allowed within window."`
-	Window          string            `hcl:"window,optional" type:"duration" default:"1m" of:"prometheus" doc:"Time after a change during which the counter is compared."`
-	BearerTokenFile string            `hcl:"bearer_token_file,optional" type:"file" of:"prometheus" doc:"File that holds the token of the request."`
-	Key             string            `hcl:"key,optional" of:"prometheus" doc:"Key of the bundle whose value is the token of the request."`
+	Metric          string            `hcl:"metric,optional" type:"name" required:"yes" of:"prometheus" annotation:"health-metric" doc:"Counter that must not grow after a change."`
+	Labels          map[string]string `hcl:"labels,optional" of:"prometheus" annotation:"health-labels" doc:"Series of the counter. A value may begin with !=, =~ or !~."`
+	MaxIncrease     *float64          `hcl:"max_increase,optional" default:"0" of:"prometheus" annotation:"health-max-increase" doc:"Growth that is allowed after a change."`
+	Window          string            `hcl:"window,optional" type:"duration" default:"1m" of:"prometheus" annotation:"health-window" doc:"Time after a change during which the counter is compared."`
+	BearerTokenFile string            `hcl:"bearer_token_file,optional" type:"file" of:"prometheus" excludes:"key" doc:"File that holds the token of the request."`
+	Key             string            `hcl:"key,optional" type:"environment name" of:"prometheus" excludes:"bearer_token_file" doc:"Key of the bundle whose value is the token of the request."`
 
 	// Of all blocks together: each stands in one of them.
-	Interval  string `hcl:"interval,optional" type:"duration" default:"2s" doc:"Time between two checks. Set it in one block."`
-	Deadline  string `hcl:"deadline,optional" type:"duration" default:"30s" doc:"Time from reload to healthy. With rollout, by default reload's timeout. Set it in one block."`
-	Successes int    `hcl:"successes,optional" default:"1" doc:"Successful checks in a row that count. Set it in one block."`
-	Failures  int    `hcl:"failures,optional" default:"3" doc:"Failed checks in a row that count. Set it in one block."`
+	Interval  string `hcl:"interval,optional" type:"duration" default:"2s" annotation:"health-interval" doc:"Time between two checks." note:"Set it in one block."`
+	Deadline  string `hcl:"deadline,optional" type:"duration" default:"30s" annotation:"health-deadline" doc:"Time from reload to healthy." note:"With rollout, by default reload's timeout. Set it in one block."`
+	Successes int    `hcl:"successes,optional" default:"1" annotation:"health-successes" doc:"Successful checks in a row that count." note:"Set it in one block."`
+	Failures  int    `hcl:"failures,optional" default:"3" annotation:"health-failures" doc:"Failed checks in a row that count." note:"Set it in one block."`
 }
 
 // Check is a health block with its texts parsed.

@@ -28,7 +28,7 @@ func formats() []string { return append(render.Formats(), KubernetesSecret) }
 
 // KubernetesBlock is where the API server is, and who the sidecar is there. In a pod, all of it may be left out.
 type KubernetesBlock struct {
-	Address   string `hcl:"address,optional" default:"of the pod" doc:"URL of the API server, with https://."`
+	Address   string `hcl:"address,optional" type:"URL" default:"of the pod" doc:"URL of the API server, with https://."`
 	CACert    string `hcl:"ca_cert,optional" type:"file" default:"of the service account" doc:"Authority of the certificate of the API server."`
 	TokenPath string `hcl:"token_path,optional" type:"file" default:"of the service account" doc:"File that holds the token."`
 	Namespace string `hcl:"namespace,optional" default:"of the service account" doc:"Namespace of Secrets and rollouts that name none."`

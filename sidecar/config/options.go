@@ -5,34 +5,70 @@ package config
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 )
 
 // The blocks of [File] are the one table of options. The tags of a field say all that is known of an option beforehand:
 //
-//	hcl       its name, and whether it may be left out
-//	doc       its description
-//	default   the value without it, or a description of that value
-//	type      its type, where the type of the field does not say it
-//	values    the values that it may have
-//	of        the methods or formats that have it, where not all have it
-//	required  yes, where of says which methods require it
-//	flag      the flag that sets it; an environment variable goes with each flag
+//	hcl         its name, and whether it may be left out
+//	doc         its description
+//	note        what holds in the file only, and not for the flag and the annotation
+//	default     the value without it, or a description of that value
+//	type        its type, where the type of the field does not say it
+//	values      the values that it may have
+//	of          the methods or formats that have it, where not all have it
+//	excludes    the options that it excludes
+//	required    yes, or when; where of says which methods have it, it holds for them
+//	flag        the flag that sets it; an environment variable goes with each flag
+//	annotation  the annotation of pods that sets it
 //
-// HCL is decoded by them, the checks use of and default, and docs/configuration.md is made from them.
+// HCL is decoded by them, and the checks use of and default. Flags and their help come from them, and so do annotations, the
+// configuration of pods, docs/configuration.md and docs/annotations.md.
 
 // Option is one option of a block.
 type Option struct {
-	Name, Doc, Default, Type, Values, Flag string
-	Of                                     []string
-	Required                               bool
+	Block                                                              string // its path, as in [Block]
+	Name, Doc, Note, Default, Type, Values, Required, Flag, Annotation string
+	Of, Excludes                                                       []string
 
 	field reflect.StructField
 }
 
-// options returns those of a block, or of a pointer to one, in their order.
-func options(block reflect.Type) (all []Option) {
+// Block is a block of the file, or the file itself.
+type Block struct {
+	Path    string // its name after those of the blocks around it, as "vault: auth"; empty: the file
+	Label   string // how its label is called, as "METHOD"; empty: it has none
+	Options []Option
+}
+
+// Blocks returns the file and all blocks in it, in their order.
+func Blocks() []Block { return blocks(Block{}, reflect.TypeFor[File]()) }
+
+func blocks(outer Block, of reflect.Type) []Block {
+	all := []Block{{}}
+	for n := range of.NumField() {
+		f := of.Field(n)
+		name, kind, _ := strings.Cut(f.Tag.Get("hcl"), ",")
+		switch kind {
+		case "label":
+			outer.Label = strings.ToUpper(name)
+		case "block":
+			inner := f.Type
+			if inner.Kind() != reflect.Struct {
+				inner = inner.Elem()
+			}
+			all = append(all, blocks(Block{Path: strings.TrimPrefix(outer.Path+": "+name, ": ")}, inner)...)
+		}
+	}
+	outer.Options = options(outer.Path, of)
+	all[0] = outer
+	return all
+}
+
+// options returns those of a block, in their order.
+func options(path string, block reflect.Type) (all []Option) {
 	for n := range block.NumField() {
 		f := block.Field(n)
 		name, kind, _ := strings.Cut(f.Tag.Get("hcl"), ",")
@@ -40,26 +76,51 @@ func options(block reflect.Type) (all []Option) {
 			continue
 		}
 		o := Option{
-			Name: name, Doc: f.Tag.Get("doc"), Default: f.Tag.Get("default"), Type: f.Tag.Get("type"), Values: f.Tag.Get("values"), Flag: f.Tag.Get("flag"),
-			Required: kind == "" || f.Tag.Get("required") == "yes", field: f,
+			Block: path, Name: name, Doc: f.Tag.Get("doc"), Note: f.Tag.Get("note"), Default: f.Tag.Get("default"), Type: f.Tag.Get("type"), Values: f.Tag.Get("values"),
+			Required: f.Tag.Get("required"), Flag: f.Tag.Get("flag"), Annotation: f.Tag.Get("annotation"), field: f,
 		}
-		if of := f.Tag.Get("of"); of != "" {
-			o.Of = strings.Split(of, ",")
+		if kind == "" {
+			o.Required = "yes"
 		}
+		o.Of, o.Excludes = listed(f.Tag.Get("of")), listed(f.Tag.Get("excludes"))
 		all = append(all, o)
 	}
 	return all
 }
 
+func listed(tag string) []string {
+	if tag == "" {
+		return nil
+	}
+	return strings.Split(tag, ", ")
+}
+
 // option returns the one of a block that has a name.
 func option(block any, name string) Option {
-	for _, o := range options(reflect.TypeOf(block)) {
+	for _, o := range options("", reflect.TypeOf(block)) {
 		if o.Name == name {
 			return o
 		}
 	}
 	panic(fmt.Sprintf("%T has no option %s", block, name))
 }
+
+// value is that of the option in a block, or in the block that a pointer points to.
+func (o Option) value(block any) reflect.Value {
+	return reflect.Indirect(reflect.ValueOf(block)).FieldByIndex(o.field.Index)
+}
+
+// IsSet reports whether a block says something else than the zero value.
+func (o Option) IsSet(block any) bool { return !o.value(block).IsZero() }
+
+// Conflicts reports whether a block has an option that this one excludes.
+func (o Option) Conflicts(block any) bool {
+	of := reflect.Indirect(reflect.ValueOf(block)).Interface()
+	return slices.ContainsFunc(o.Excludes, func(name string) bool { return option(of, name).IsSet(of) })
+}
+
+// IsBool reports whether the option is true or false.
+func (o Option) IsBool() bool { return o.field.Type.Kind() == reflect.Bool }
 
 // standard returns the default of a duration.
 func standard(block any, name string) time.Duration {
@@ -72,6 +133,25 @@ func standard(block any, name string) time.Duration {
 
 // setting reads a duration of a block, which an error calls by its name after prefix.
 func setting(prefix string, block any, name string) (time.Duration, error) {
-	text := reflect.ValueOf(block).FieldByIndex(option(block, name).field.Index).String()
-	return duration(prefix+name, text, standard(block, name))
+	return duration(prefix+name, option(block, name).value(block).String(), standard(block, name))
+}
+
+// At returns a pointer to the block that has a path, which is no list of blocks. It makes the block if it is missing.
+func (f *File) At(path string) any {
+	at := reflect.ValueOf(f).Elem()
+	for name := range strings.SplitSeq(path, ": ") {
+		for n := range at.NumField() {
+			if at.Type().Field(n).Tag.Get("hcl") != name+",block" {
+				continue
+			}
+			if at = at.Field(n); at.Kind() == reflect.Pointer {
+				if at.IsNil() {
+					at.Set(reflect.New(at.Type().Elem()))
+				}
+				at = at.Elem()
+			}
+			break
+		}
+	}
+	return at.Addr().Interface()
 }

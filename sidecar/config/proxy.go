@@ -20,13 +20,13 @@ import (
 // ProxyBlock is one key that clients present to the application, and where. Blocks with the same listen address are one
 // proxy before one application.
 type ProxyBlock struct {
-	Listen   string `hcl:"listen" doc:"HOST:PORT for clients."`
-	Upstream string `hcl:"upstream" doc:"URL of the application: http://, host and port."`
-	Key      string `hcl:"key" doc:"Key whose accepted values clients may present."`
+	Listen   string `hcl:"listen" type:"HOST:PORT" doc:"Address for clients."`
+	Upstream string `hcl:"upstream" type:"URL" doc:"URL of the application: http://, host and port."`
+	Key      string `hcl:"key" type:"environment name" doc:"Key whose accepted values clients may present."`
 	Header   string `hcl:"header,optional" default:"Authorization" doc:"Header that holds the value. Authorization uses the scheme Bearer."`
 	State    string `hcl:"state,optional" type:"file" default:"beside the first rendered file" doc:"File that records what the application holds."`
 
-	MaxRequests int `hcl:"max_requests,optional" default:"384" doc:"Requests in progress, WebSockets included."`
+	MaxRequests int `hcl:"max_requests,optional" default:"384" annotation:"proxy-max-requests" doc:"Requests in progress at each port, WebSockets included."`
 }
 
 // What a proxy lets be under way, WebSockets among them.

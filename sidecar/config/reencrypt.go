@@ -14,14 +14,14 @@ import (
 // ReencryptBlock is the database whose rows this sidecar re-encrypts when the engine asks. Its URL is looked at before each
 // piece of work.
 type ReencryptBlock struct {
-	DatabaseURLKey  string `hcl:"database_url_key,optional" doc:"Key of the bundle that holds the URL of the database."` // name in the bundle
-	DatabaseURLFile string `hcl:"database_url_file,optional" type:"file" flag:"database-url-file" doc:"File that holds the URL of the database."`
-	DatabaseURLEnv  string `hcl:"database_url_env,optional" doc:"Environment variable that holds the URL of the database."`
+	DatabaseURLKey  string `hcl:"database_url_key,optional" type:"environment name" excludes:"database_url_file, database_url_env" annotation:"reencrypt" doc:"Key of the bundle that holds the URL of the database to re-encrypt."`
+	DatabaseURLFile string `hcl:"database_url_file,optional" type:"file" excludes:"database_url_key, database_url_env" flag:"database-url-file" doc:"File that holds the URL of the database to re-encrypt."`
+	DatabaseURLEnv  string `hcl:"database_url_env,optional" excludes:"database_url_key, database_url_file" doc:"Environment variable that holds the URL of the database to re-encrypt."`
 	BatchSize       int    `hcl:"batch_size,optional" default:"500" doc:"Rows that are read, staged and replaced at a time."`
 	SaltPerRow      bool   `hcl:"salt_per_row,optional" doc:"Draws a salt for each row."`
 
-	RowsPerSecond int      `hcl:"rows_per_second,optional" default:"no limit" doc:"Rows that are re-encrypted in a second."`
-	MaxLoad       string   `hcl:"max_load,optional" type:"duration" doc:"Pauses while a transaction takes longer, or a replica lags more."`
+	RowsPerSecond int      `hcl:"rows_per_second,optional" default:"no limit" annotation:"reencrypt-rows-per-second" doc:"Rows that are re-encrypted in a second."`
+	MaxLoad       string   `hcl:"max_load,optional" type:"duration" annotation:"reencrypt-max-load" doc:"Pauses while a transaction takes longer, or a replica lags more."`
 	AllowTriggers []string `hcl:"allow_triggers,optional" doc:"Triggers that an update of the columns may fire."`
 	TouchColumn   string   `hcl:"touch_column,optional" doc:"Column that is set to the time of the update."`
 

@@ -6,8 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"reflect"
-	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,87 +23,48 @@ const referenceHead = `# Configuration of the sidecar
 The configuration file is HCL. [sidecar.md](sidecar.md#configuration) has an example. A flag overrides its option, and so does the
 environment variable of the flag: ~HYVVE_SIDECAR_VAULT_ADDR~ for ~--vault-addr~. The other options of the block keep their values. A
 flag whose option excludes what the file has is an error, such as ~--pid-file~ with a ~reload "http"~ block. A flag for another way to
-log in replaces the ~auth~ block. "Only with" names the labels of the block that have the option; elsewhere it is an error.
+log in replaces the ~auth~ block. "Only with" names the labels of the block that have the option; elsewhere it is an error. In a pod,
+an annotation sets the option ([annotations.md](annotations.md)): ~hyvve.app/vault-addr~ where ~vault-addr~ is named.
 `
 
 // reference is docs/configuration.md.
 func reference() string {
 	var page strings.Builder
 	page.WriteString(strings.ReplaceAll(referenceHead, "~", "`"))
-	eachBlock("", "Outside of blocks", reflect.TypeFor[File](), func(title string, block reflect.Type) {
-		_, _ = fmt.Fprintf(&page, "\n## %s\n\n| Option | Type | Default | Description |\n|---|---|---|---|\n", title)
-		for _, o := range options(block) {
-			_, _ = fmt.Fprintf(&page, "| `%s` | %s | %s | %s |\n", o.Name, o.kind(), o.without(), o.description())
+	for _, b := range Blocks() {
+		title := "Outside of blocks"
+		switch {
+		case b.Label != "":
+			title = fmt.Sprintf("`%s %q`", b.Path, b.Label)
+		case b.Path != "":
+			title = "`" + b.Path + "`"
 		}
-	})
+		_, _ = fmt.Fprintf(&page, "\n## %s\n\n| Option | Type | Default | Description |\n|---|---|---|---|\n", title)
+		for _, o := range b.Options {
+			_, _ = fmt.Fprintf(&page, "| `%s` | %s | %s | %s |\n", o.Name, o.Kind(), o.Without(), o.description())
+		}
+	}
 	return page.String()
 }
 
-// eachBlock calls do for a block and for all blocks in it.
-func eachBlock(path, title string, block reflect.Type, do func(title string, block reflect.Type)) {
-	do(title, block)
-	for n := range block.NumField() {
-		f := block.Field(n)
-		name, kind, _ := strings.Cut(f.Tag.Get("hcl"), ",")
-		if kind != "block" {
-			continue
-		}
-		inner, label := f.Type, ""
-		if inner.Kind() != reflect.Struct {
-			inner = inner.Elem()
-		}
-		if of, what, _ := strings.Cut(inner.Field(0).Tag.Get("hcl"), ","); what == "label" {
-			label = fmt.Sprintf(" %q", strings.ToUpper(of))
-		}
-		eachBlock(path+name+": ", "`"+path+name+label+"`", inner, do)
-	}
-}
-
-func (o Option) kind() string {
-	switch t := o.field.Type; {
-	case o.Values != "":
-		return "`" + strings.ReplaceAll(o.Values, ", ", "`, `") + "`"
-	case o.Type != "":
-		return o.Type
-	case t.Kind() == reflect.Bool:
-		return "`true` or `false`"
-	case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.String:
-		return "list of texts"
-	case t.Kind() == reflect.Slice:
-		return "list of numbers"
-	case t.Kind() == reflect.Map:
-		return "map of texts"
-	case t.Kind() == reflect.String:
-		return "text"
-	}
-	return "number"
-}
-
-var literal = regexp.MustCompile(`^([0-9a-z]+|[A-Z][A-Za-z_]+)$`)
-
-func (o Option) without() string {
-	switch {
-	case o.Required && o.Default == "":
-		return "required"
-	case o.field.Type.Kind() == reflect.Bool:
-		return "`false`"
-	case o.Default == "":
-		return "none"
-	case o.Default != "all" && literal.MatchString(o.Default):
-		return "`" + o.Default + "`"
-	}
-	return o.Default
-}
-
 func (o Option) description() string {
-	text := o.Doc
+	text := []string{o.Doc}
+	if o.Note != "" {
+		text = append(text, o.Note)
+	}
+	if o.Excludes != nil {
+		text = append(text, "Excludes "+strings.Join(o.Excludes, ", ")+".")
+	}
 	if o.Of != nil {
-		text += " Only with " + strings.Join(o.Of, ", ") + "."
+		text = append(text, "Only with "+strings.Join(o.Of, ", ")+".")
 	}
 	if o.Flag != "" {
-		text += " Flag: `--" + o.Flag + "`."
+		text = append(text, "Flag: `--"+o.Flag+"`.")
 	}
-	return text
+	if o.Annotation != "" {
+		text = append(text, "Annotation: `"+o.Annotation+"`.")
+	}
+	return strings.Join(text, " ")
 }
 
 func TestReference(t *testing.T) {
@@ -123,22 +83,29 @@ func TestReference(t *testing.T) {
 // An option says all that the checks and the reference need of it.
 func TestOptionsAreDescribed(t *testing.T) {
 	count := 0
-	eachBlock("", "", reflect.TypeFor[File](), func(block string, fields reflect.Type) {
-		for _, o := range options(fields) {
+	for _, b := range Blocks() {
+		for _, o := range b.Options {
 			count++
-			if words := len(strings.Fields(o.Doc)); words == 0 || words > 16 || !strings.HasSuffix(o.Doc, ".") {
-				t.Errorf("%s %s: doc is %q; write a sentence of at most 16 words", block, o.Name, o.Doc)
+			for _, text := range []string{o.Doc, o.Note} {
+				if words := len(strings.Fields(text)); words > 16 || (words > 0) != strings.HasSuffix(text, ".") || o.Doc == "" {
+					t.Errorf("%s %s: doc or note is %q; write a sentence of at most 16 words", b.Path, o.Name, text)
+				}
 			}
-			if o.Type == "duration" && o.Default != "" && standard(reflect.Zero(fields).Interface(), o.Name) <= 0 {
-				t.Errorf("%s %s: default is %q", block, o.Name, o.Default)
+			if d, err := time.ParseDuration(o.Default); o.Type == "duration" && o.Default != "" && (err != nil || d <= 0) {
+				t.Errorf("%s %s: default is %q", b.Path, o.Name, o.Default)
 			}
 			for _, f := range []string{"Interval", "Deadline", "Timeout", "Stable", "Poll", "Window", "LookEvery", "StopTimeout", "MaxAge", "MaxLoad"} {
 				if o.field.Name == f && o.Type != "duration" {
-					t.Errorf("%s %s: type is %q", block, o.Name, o.Type)
+					t.Errorf("%s %s: type is %q", b.Path, o.Name, o.Type)
+				}
+			}
+			for _, other := range o.Excludes {
+				if !slices.ContainsFunc(b.Options, func(of Option) bool { return of.Name == other && slices.Contains(of.Excludes, o.Name) }) {
+					t.Errorf("%s %s excludes %s, which does not say so", b.Path, o.Name, other)
 				}
 			}
 		}
-	})
+	}
 	if count < 100 {
 		t.Errorf("only %d options were looked at", count)
 	}
@@ -164,7 +131,7 @@ func TestDefaultOfDeadline(t *testing.T) {
 			t.Errorf("with rollout and timeout %q, deadline is %v, want %v", timeout, got, want)
 		}
 	}
-	if doc := option(HealthBlock{}, "deadline").Doc; !strings.Contains(doc, "With rollout, by default reload's timeout.") {
+	if doc := option(HealthBlock{}, "deadline").Note; !strings.Contains(doc, "With rollout, by default reload's timeout.") {
 		t.Errorf("the reference says: %s", doc)
 	}
 }

@@ -26,19 +26,19 @@ import (
 // ReloadBlock is how the workload loads a change: "signal", "command", "http", "rollout" or "none".
 type ReloadBlock struct {
 	Method  string   `hcl:"method,label"`
-	Timeout string   `hcl:"timeout,optional" type:"duration" default:"30s" doc:"Limit of one reload. With rollout, the default is 10m."`
-	PIDFile string   `hcl:"pid_file,optional" type:"file" flag:"pid-file" of:"signal" doc:"File that holds the process number of the workload."`
-	Process string   `hcl:"process,optional" of:"signal" doc:"Name of the program to signal. Excludes pid_file."`
-	Cmdline string   `hcl:"cmdline,optional" type:"regular expression" of:"signal" doc:"Matches the command line to signal. Excludes pid_file."`
-	Signal  string   `hcl:"signal,optional" default:"SIGHUP" flag:"signal" of:"signal" doc:"Signal to send."`
+	Timeout string   `hcl:"timeout,optional" type:"duration" default:"30s" annotation:"reload-timeout" doc:"Limit of one reload." note:"With rollout, the default is 10m."`
+	PIDFile string   `hcl:"pid_file,optional" type:"file" flag:"pid-file" excludes:"process, cmdline" of:"signal" doc:"File that holds the process number of the workload."`
+	Process string   `hcl:"process,optional" type:"name" excludes:"pid_file" of:"signal" annotation:"process" doc:"Program to signal."`
+	Cmdline string   `hcl:"cmdline,optional" type:"regular expression" excludes:"pid_file" of:"signal" annotation:"cmdline" doc:"Matches the command line of the process to signal."`
+	Signal  string   `hcl:"signal,optional" type:"name" default:"SIGHUP" flag:"signal" of:"signal" annotation:"signal" doc:"Signal that notifies the workload of a change."`
 	Command []string `hcl:"command,optional" required:"yes" of:"command" doc:"Program and arguments to run, without a shell."`
 
-	URL             string            `hcl:"url,optional" required:"yes" of:"http" doc:"URL to request."`
-	HTTPMethod      string            `hcl:"method,optional" default:"POST" of:"http" doc:"Method of the request."`
+	URL             string            `hcl:"url,optional" type:"URL" required:"yes" of:"http" annotation:"reload-url" doc:"URL to request after a change."`
+	HTTPMethod      string            `hcl:"method,optional" default:"POST" of:"http" annotation:"reload-method" doc:"Method of the request."`
 	Headers         map[string]string `hcl:"headers,optional" of:"http" doc:"Headers that are no secret."`
 	HeaderFiles     map[string]string `hcl:"header_files,optional" of:"http" doc:"Files that hold the values of headers."`
-	BasicAuthFile   string            `hcl:"basic_auth_file,optional" type:"file" of:"http" doc:"File that holds USER:PASSWORD."`
-	BearerTokenFile string            `hcl:"bearer_token_file,optional" type:"file" of:"http" doc:"File that holds the token."`
+	BasicAuthFile   string            `hcl:"basic_auth_file,optional" type:"file" of:"http" excludes:"bearer_token_file" doc:"File that holds USER:PASSWORD."`
+	BearerTokenFile string            `hcl:"bearer_token_file,optional" type:"file" of:"http" excludes:"basic_auth_file" doc:"File that holds the token."`
 	ExpectStatus    []int             `hcl:"expect_status,optional" default:"2xx" of:"http" doc:"Status codes that count as success."`
 
 	Kind      string `hcl:"kind,optional" required:"yes" values:"deployment, statefulset, daemonset" of:"rollout" doc:"Kind of the workload to restart."`
@@ -184,8 +184,8 @@ func checkURL(text string) error {
 // strayOptions refuses those of other methods than that of a block: they would do nothing, in silence.
 func strayOptions(method string, block any) error {
 	var errs []error
-	for _, o := range options(reflect.TypeOf(block)) {
-		if o.Of == nil || slices.Contains(o.Of, method) || reflect.ValueOf(block).FieldByIndex(o.field.Index).IsZero() {
+	for _, o := range options("", reflect.TypeOf(block)) {
+		if o.Of == nil || slices.Contains(o.Of, method) || !o.IsSet(block) {
 			continue
 		}
 		var owners []string

@@ -19,13 +19,13 @@ import (
 type RenderBlock struct {
 	Format  string   `hcl:"format,label"`
 	Path    string   `hcl:"path,optional" type:"file" required:"yes" of:"file formats" doc:"File to write, or the directory of format files."`
-	Mode    string   `hcl:"mode,optional" type:"octal" default:"0600" of:"file formats" doc:"Mode of the file. It cannot be open to everybody."`
+	Mode    string   `hcl:"mode,optional" type:"octal" default:"0600" of:"file formats" annotation:"mode" doc:"Mode of the file. It cannot be open to everybody."`
 	Owner   string   `hcl:"owner,optional" default:"the sidecar" of:"file formats" doc:"Owner of the file, as a name or a number."`
 	Group   string   `hcl:"group,optional" default:"the sidecar" of:"file formats" doc:"Group of the file, as a name or a number."`
-	Keys    []string `hcl:"keys,optional" default:"all" doc:"Environment names of the keys to render."`
-	Accepts bool     `hcl:"accepts,optional" doc:"Adds NAME_ACCEPTS: all accepted values, newest first."`
+	Keys    []string `hcl:"keys,optional" type:"environment names" default:"all" annotation:"keys" doc:"Environment names of the keys to render."`
+	Accepts bool     `hcl:"accepts,optional" annotation:"accepts" doc:"Adds NAME_ACCEPTS: all accepted values, newest first."`
 	// Previous adds NAME_PREVIOUS while there is one.
-	Previous bool `hcl:"previous,optional" doc:"Adds NAME_PREVIOUS while there is a second accepted value."`
+	Previous bool `hcl:"previous,optional" annotation:"previous" doc:"Adds NAME_PREVIOUS while there is a second accepted value."`
 	// Source is a file with a template, and Template the text of one, for render "template".
 	Source   string `hcl:"source,optional" type:"file" of:"file formats" doc:"With format template: file that holds the template."`
 	Template string `hcl:"template,optional" of:"file formats" doc:"With format template: text of the template."`

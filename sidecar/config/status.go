@@ -14,7 +14,7 @@ import (
 // StatusBlock is where the sidecar tells how it is. It may be left out.
 type StatusBlock struct {
 	Socket string `hcl:"socket,optional" type:"file" default:"beside the first rendered file" flag:"status-socket" doc:"Socket of hyvve-sidecar status, or none."`
-	Listen string `hcl:"listen,optional" flag:"status-listen" doc:"HOST:PORT of /metrics, /healthz and /readyz."`
+	Listen string `hcl:"listen,optional" type:"HOST:PORT" flag:"status-listen" doc:"Address of /metrics, /healthz and /readyz."`
 
 	EndUnlessAwaited bool `hcl:"end_unless_awaited,optional" doc:"Until it is ready, exits unless status --ready --wait waits."`
 }

@@ -15,12 +15,12 @@ import (
 
 // VaultBlock says where Vault is and how to log in.
 type VaultBlock struct {
-	Address    string `hcl:"address,optional" default:"VAULT_ADDR" flag:"vault-addr" doc:"URL of Vault, or of the nodes of its cluster, separated by commas."`
-	Mount      string `hcl:"mount,optional" default:"hyvve" flag:"mount" doc:"Path where the engine is mounted."`
-	Namespace  string `hcl:"namespace,optional" doc:"Namespace of Vault Enterprise."`
-	CACert     string `hcl:"ca_cert,optional" type:"file" doc:"Authority of the certificate of Vault, PEM."`
-	CAPath     string `hcl:"ca_path,optional" type:"directory" doc:"Authorities of the certificate of Vault. Excludes ca_cert."`
-	ServerName string `hcl:"tls_server_name,optional" doc:"Name that the certificate of Vault must have."`
+	Address    string `hcl:"address,optional" type:"URL" default:"VAULT_ADDR" flag:"vault-addr" annotation:"vault-addr" doc:"URL of Vault, or of the nodes of its cluster, separated by commas."`
+	Mount      string `hcl:"mount,optional" type:"path" default:"hyvve" flag:"mount" annotation:"mount" doc:"Path where the engine is mounted."`
+	Namespace  string `hcl:"namespace,optional" type:"path" annotation:"vault-namespace" doc:"Namespace of Vault Enterprise."`
+	CACert     string `hcl:"ca_cert,optional" type:"file" excludes:"ca_path" doc:"Authority of the certificate of Vault, PEM."`
+	CAPath     string `hcl:"ca_path,optional" type:"directory" excludes:"ca_cert" doc:"Authorities of the certificate of Vault."`
+	ServerName string `hcl:"tls_server_name,optional" type:"name" default:"that of the address" annotation:"vault-server-name" doc:"Name that the certificate of Vault must have."`
 	ClientCert string `hcl:"client_cert,optional" type:"file" doc:"Certificate of the connection, with client_key."`
 	ClientKey  string `hcl:"client_key,optional" type:"file" doc:"Private key of client_cert."`
 	// AllowSkipVerify consents to VAULT_SKIP_VERIFY in the environment.

@@ -17,7 +17,7 @@ import (
 
 // WatchBlock lists files that something else renders.
 type WatchBlock struct {
-	Paths    []string `hcl:"paths" flag:"watch" doc:"Files to follow, which something else renders."`
+	Paths    []string `hcl:"paths" type:"files" flag:"watch" doc:"Files to follow, which something else renders."`
 	Stable   string   `hcl:"stable,optional" type:"duration" default:"200ms" doc:"Time without changes before a change counts."`
 	Poll     string   `hcl:"poll,optional" type:"duration" default:"5s" doc:"Interval between checks of files that report no changes."`
 	Validate string   `hcl:"validate,optional" values:"dotenv, json" doc:"Format that a file must have before its change counts."`

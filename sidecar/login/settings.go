@@ -27,21 +27,21 @@ const serviceAccountToken = "/var/run/secrets/kubernetes.io/serviceaccount/token
 // Settings are an auth block of the configuration: a method, and the fields that it has.
 type Settings struct {
 	Method string `hcl:"method,label"`
-	Mount  string `hcl:"mount,optional" default:"name of the method" doc:"All but token_file: path where the method is enabled, without auth/."`
+	Mount  string `hcl:"mount,optional" type:"path" default:"name of the method" of:"approle, kubernetes, jwt, cert" annotation:"auth-mount" doc:"Path where the method is enabled, without auth/."`
 
-	Path    string `hcl:"path,optional" type:"file" flag:"token-file" doc:"token_file: file that holds the token."` // token_file: the file
-	Wrapped bool   `hcl:"wrapped,optional" doc:"token_file: the file holds a response-wrapping token."`
+	Path    string `hcl:"path,optional" type:"file" of:"token_file" flag:"token-file" doc:"File that holds the token to log in with."`
+	Wrapped bool   `hcl:"wrapped,optional" of:"token_file" doc:"The file holds a response-wrapping token."`
 
-	RoleIDFile      string `hcl:"role_id_file,optional" type:"file" flag:"role-id-file" doc:"approle: file that holds the role id."`
-	SecretIDFile    string `hcl:"secret_id_file,optional" type:"file" flag:"secret-id-file" doc:"approle: file that holds the secret id."`
-	SecretIDWrapped bool   `hcl:"secret_id_wrapped,optional" doc:"approle: the file holds a response-wrapping token."`
+	RoleIDFile      string `hcl:"role_id_file,optional" type:"file" of:"approle" flag:"role-id-file" doc:"File that holds the role id to log in with."`
+	SecretIDFile    string `hcl:"secret_id_file,optional" type:"file" of:"approle" flag:"secret-id-file" doc:"File that holds the secret id."`
+	SecretIDWrapped bool   `hcl:"secret_id_wrapped,optional" of:"approle" doc:"The file holds a response-wrapping token."`
 
-	Role      string `hcl:"role,optional" flag:"kubernetes-role" doc:"kubernetes, jwt: role to log in as. approle: whose secret id was wrapped."` // kubernetes, jwt: to log in as; approle: whose secret id was wrapped
-	TokenPath string `hcl:"token_path,optional" type:"file" doc:"jwt, kubernetes: file that holds the JWT. kubernetes has a default."`
+	Role      string `hcl:"role,optional" type:"name" of:"kubernetes, jwt, approle" flag:"kubernetes-role" annotation:"role" doc:"Role to log in as." note:"With approle, whose secret id was wrapped."`
+	TokenPath string `hcl:"token_path,optional" type:"file" of:"jwt, kubernetes" doc:"File that holds the JWT. kubernetes has a default."`
 
-	CertFile string `hcl:"cert_file,optional" type:"file" flag:"cert-file" doc:"cert: client certificate, PEM."`
-	KeyFile  string `hcl:"key_file,optional" type:"file" flag:"key-file" doc:"cert: private key of the client certificate, PEM."`
-	Name     string `hcl:"name,optional" doc:"cert: role to log in as. Without it, any that the certificate matches."`
+	CertFile string `hcl:"cert_file,optional" type:"file" of:"cert" flag:"cert-file" doc:"Client certificate to log in with, PEM."`
+	KeyFile  string `hcl:"key_file,optional" type:"file" of:"cert" flag:"key-file" doc:"Private key of the client certificate, PEM."`
+	Name     string `hcl:"name,optional" of:"cert" doc:"Role to log in as. Without it, any that the certificate matches."`
 }
 
 // shape is what a method needs and may have.

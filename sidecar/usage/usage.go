@@ -35,6 +35,14 @@ func DidYouMean(word string, options []string) string {
 	return ""
 }
 
+// OneOf refuses a word that is none of the options.
+func OneOf(word string, options []string) error {
+	if slices.Contains(options, word) {
+		return nil
+	}
+	return fmt.Errorf("%q is not one of %s%s", word, strings.Join(options, ", "), DidYouMean(word, options))
+}
+
 // ofService ends the variables by which Kubernetes tells each container where the services of its namespace are ("Accessing
 // the Service" of its documentation): one whose name begins as the prefix does must keep no command from starting.
 var ofService = regexp.MustCompile(`(^|_)(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
