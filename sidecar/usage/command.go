@@ -247,7 +247,7 @@ func printHelp(cmd *cobra.Command, w io.Writer) {
 		if kind != "" {
 			name += "=" + kind
 		}
-		if f.DefValue != "" && f.DefValue != "false" {
+		if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "[]" {
 			text += fmt.Sprintf(" (default %s)", f.DefValue)
 		}
 		_, _ = fmt.Fprintf(w, "%s  %-28s %s\n", title, name, text)

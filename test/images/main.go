@@ -6,7 +6,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -15,75 +14,59 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
-const usage = `usage: hyvve-images --name=NAME:TAG [flags] BINARY…
+const help = `Usage: hyvve-images --name=NAME:TAG [flags] BINARY…
 
 Makes an image of a static Linux binary; of several, one for each architecture, an index of images. An image is made from
 scratch and holds the binary (/usr/local/bin/NAME, and /NAME for short), its software bill of materials (SPDX 2.3,
 /usr/share/sbom/) and nothing else: no shell, no CA certificates, no user database. It runs as user 65532. The same binary
 makes the same image, byte for byte.
 
-Flags:
-  --name=NAME:TAG        how the image is called
-  --output=FILE          write a Docker archive, as "docker load" and "ctr images import" read it; {arch} in the name stands
-                         for the architecture, and must be there if there are several
-  --layout=DIRECTORY     write an OCI image layout of all architectures
-  --sbom=FILE            write the bill of materials; {arch} as above
-  --push=REPOSITORY      push all architectures, with the tag of --name, and their bills of materials as referrers; with the
-                         credentials of Docker's configuration
-  --user=USER[:GROUP]    numbers; 65532:65532 by default
-  --entrypoint=PATH      and more of its words by further --entrypoint; by default the binary, in /usr/local/bin/
-  --arch=ARCH            of the given binaries, take that one only: amd64 or arm64
-  --file=HOST:PATH       put a file or a directory into the image, readable by everybody; may be given several times
-  --env=NAME=VALUE       set a variable; may be given several times
-
-One of --output, --layout, --push is needed. SOURCE_DATE_EPOCH is taken for the time of creation; by default it is that of
-the commit that the binary was built from, or else the year 1970.
+One of --output, --layout, --push is needed. --entrypoint, --file and --env may be given several times. The variable
+SOURCE_DATE_EPOCH sets the time of creation. Default: that of the commit that the binary was built from, or else the year 1970.
 `
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdout)
+	status := usage.Run(ctx, newCommand(), os.Args[1:], os.Stdout, os.Stderr)
 	stop()
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "hyvve-images: %v\n", err)
-		os.Exit(1)
-	}
+	os.Exit(status)
 }
-
-// several is a flag that may be given several times.
-type several []string
-
-func (s *several) String() string     { return strings.Join(*s, " ") }
-func (s *several) Set(v string) error { *s = append(*s, v); return nil }
 
 type options struct {
 	name, output, layout, sbom, push, user, arch string
-	entrypoint, files, env                       several
+	entrypoint, files, env                       []string
 	binaries                                     []string
 }
 
-func parse(args []string) (options, error) {
+func newCommand() *cobra.Command {
 	var o options
-	f := flag.NewFlagSet("hyvve-images", flag.ContinueOnError)
-	f.SetOutput(io.Discard)
-	f.Usage = func() {}
-	f.StringVar(&o.name, "name", "", "")
-	f.StringVar(&o.output, "output", "", "")
-	f.StringVar(&o.layout, "layout", "", "")
-	f.StringVar(&o.sbom, "sbom", "", "")
-	f.StringVar(&o.push, "push", "", "")
-	f.StringVar(&o.user, "user", "65532:65532", "")
-	f.StringVar(&o.arch, "arch", "", "")
-	f.Var(&o.entrypoint, "entrypoint", "")
-	f.Var(&o.files, "file", "")
-	f.Var(&o.env, "env", "")
-	if err := f.Parse(args); err != nil {
-		return o, err
-	}
-	o.binaries = f.Args()
-	return o, o.check()
+	cmd := usage.New("hyvve-images", "", help, func(cmd *cobra.Command, args []string) error {
+		o.binaries = args
+		if err := o.check(); err != nil {
+			return usage.Wrong(err)
+		}
+		return o.run(cmd.Context(), cmd.OutOrStdout())
+	})
+	cmd.Args = cobra.ArbitraryArgs
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVar(&o.name, "name", "", "the image's `NAME:TAG`")
+	f.StringVar(&o.output, "output", "", "write a Docker archive for docker load and ctr images import to `FILE`, in which {arch} stands for the architecture")
+	f.StringVar(&o.layout, "layout", "", "write an OCI image layout of all architectures to `DIRECTORY`")
+	f.StringVar(&o.sbom, "sbom", "", "write the bill of materials to `FILE`; {arch} as above")
+	f.StringVar(&o.push, "push", "", "push all architectures to `REPOSITORY`, with the tag of --name, bills of materials as referrers, and Docker's credentials")
+	f.StringVar(&o.user, "user", "65532:65532", "run as `USER[:GROUP]`, in numbers")
+	f.StringArrayVar(&o.entrypoint, "entrypoint", nil, "start `PATH`, with the words of further --entrypoint; without it the binary")
+	f.StringVar(&o.arch, "arch", "", "of the binaries, use that for `ARCH` alone: amd64 or arm64")
+	f.StringArrayVar(&o.files, "file", nil, "copy a file or a directory, as `HOST:PATH`, readable by everybody")
+	f.StringArrayVar(&o.env, "env", nil, "set a variable, as `NAME=VALUE`")
+	return cmd
 }
 
 func (o options) check() error {
@@ -119,15 +102,7 @@ func (o options) check() error {
 	return errors.Join(errs...)
 }
 
-func run(ctx context.Context, args []string, stdout io.Writer) error {
-	o, err := parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		_, err = io.WriteString(stdout, usage)
-		return err
-	}
-	if err != nil {
-		return fmt.Errorf("%w\nhyvve-images --help lists what there is", err)
-	}
+func (o options) run(ctx context.Context, stdout io.Writer) error {
 	programs, err := o.programs()
 	if err != nil {
 		return err

@@ -28,6 +28,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
 // sidecar returns the real sidecar, built as the Makefile does, once for all tests.
@@ -69,18 +71,18 @@ func compile(dir, arch string) (string, error) {
 
 func ok(t *testing.T, args ...string) string {
 	t.Helper()
-	var out bytes.Buffer
-	if err := run(t.Context(), args, &out); err != nil {
-		t.Fatalf("hyvve-images %s: %v", strings.Join(args, " "), err)
+	var stdout, stderr strings.Builder
+	if status := usage.Run(t.Context(), newCommand(), args, &stdout, &stderr); status != 0 {
+		t.Fatalf("hyvve-images %s: status %d: %s", strings.Join(args, " "), status, stderr.String())
 	}
-	return out.String()
+	return stdout.String()
 }
 
 func refused(t *testing.T, want string, args ...string) {
 	t.Helper()
-	err := run(t.Context(), args, io.Discard)
-	if err == nil || !strings.Contains(err.Error(), want) {
-		t.Errorf("hyvve-images %s: %v; want an error with %q", strings.Join(args, " "), err, want)
+	var stderr strings.Builder
+	if status := usage.Run(t.Context(), newCommand(), args, io.Discard, &stderr); status == 0 || !strings.Contains(stderr.String(), want) {
+		t.Errorf("hyvve-images %s: status %d: %s; want an error with %q", strings.Join(args, " "), status, stderr.String(), want)
 	}
 }
 
@@ -378,7 +380,9 @@ func TestPush(t *testing.T) {
 
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := run(ended, []string{"--name=x:1", "--push=" + repository, amd}, io.Discard); !errors.Is(err, context.Canceled) {
+	short := newCommand()
+	short.SetArgs([]string{"--name=x:1", "--push=" + repository, amd})
+	if err := short.ExecuteContext(ended); !errors.Is(err, context.Canceled) {
 		t.Errorf("a push that was cut short: %v", err)
 	}
 }
@@ -434,8 +438,8 @@ func TestRefused(t *testing.T) {
 	refused(t, "is not NAME=VALUE", "--name=x:1", "--output=x.tar", "--env=A", text)
 	refused(t, "does not begin with /", "--name=x:1", "--output=x.tar", "--entrypoint=sh", text)
 	refused(t, "is not HOST:PATH", "--name=x:1", "--output=x.tar", "--file=a", sidecar(t, "amd64"))
-	refused(t, "flag provided but not defined", "--nmae=x:1")
-	if said := ok(t, "--help"); said != usage {
+	refused(t, "flag --nmae is not known; did you mean --name?", "--nmae=x:1")
+	if said := ok(t, "--help"); !strings.HasPrefix(said, help) || !strings.Contains(said, "--env=NAME=VALUE ") || strings.Contains(said, "[]") {
 		t.Errorf("--help says %q", said)
 	}
 }
