@@ -20,6 +20,8 @@ import (
 	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 )
 
 // Options of certificates that the replicas make themselves.
@@ -169,11 +171,11 @@ func (m *Managed) Run(ctx context.Context) error {
 }
 
 const (
-	mostWait = time.Minute // between two looks at the clock, which may be set
-	retry    = 250 * time.Millisecond
-	mostBack = 30 * time.Second
+	mostWait = time.Minute     // between two looks at the clock, which may be set
 	echoWait = 2 * time.Second // for a watch to show what was written
 )
+
+var retry = backoff.Backoff{First: 250 * time.Millisecond, Limit: 30 * time.Second}
 
 // turn does what is to be done now, and says when to look again without news.
 func (m *Managed) turn(ctx context.Context) time.Duration {
@@ -197,10 +199,10 @@ func (m *Managed) turn(ctx context.Context) time.Duration {
 		return max(wake.Sub(m.clock.now()), time.Millisecond)
 	case errors.Is(err, errOvertaken):
 		m.log.Debug("somebody else was faster", "error", err)
-		return retry
+		return retry.First
 	}
 	m.failures++
-	back := min(retry<<min(m.failures, 10), mostBack)
+	back := retry.After(m.failures)
 	m.log.Warn("certificates are not as they should be; it is tried again", "error", err, "in", back)
 	return back
 }
