@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package envelope reads and writes the platform's encrypted strings, in both of its layouts
-// (../shared/platform/README.md, "Envelopes in PostgreSQL"): AES-256-GCM with a 16-byte IV and a 16-byte tag under a key
+// (docs/platform.md): AES-256-GCM with a 16-byte IV and a 16-byte tag under a key
 // that PBKDF2-HMAC-SHA256 derives from a secret and a 64-byte salt, the whole as one standard-base64 string.
 //
 // New envelopes may share a salt, and so a derived key, where each has a random IV: docs/security.md says why that is sound.

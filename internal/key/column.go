@@ -10,7 +10,7 @@ import (
 )
 
 // Layout names the byte order of an envelope and what its secret means. The two layouts are the platform's
-// (../shared/platform/README.md, "Envelopes in PostgreSQL").
+// (docs/platform.md).
 type Layout string
 
 const (

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package platform holds the facts on HYVVE that the preset and the by-hand re-encryption share: its keys, who does
-// what with them, and the columns they protect. Their source is ../shared/platform/README.md.
+// what with them, and the columns they protect. docs/platform.md describes them.
 package platform
 
 import (

@@ -17,7 +17,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// The traps of the platform's runbook (../shared/platform/README.md, "What goes wrong"), by their numbers: each test shows
+// The traps of the platform's runbook (docs/platform.md), by their numbers: each test shows
 // that the runbook's way falls into one, and that ours does not. The eighth is in test/platform/app.
 
 // script is the runbook's re-encryption, as it is described there: two tables, rows read outside of the transaction that

@@ -18,7 +18,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 )
 
-// platformSchema is the part of the platform's schema that holds envelopes (../shared/platform/README.md), with the
+// platformSchema is the part of the platform's schema that holds envelopes (docs/platform.md), with the
 // row-level security of ai_provider_configs.
 const platformSchema = `
 CREATE TABLE ai_provider_configs (

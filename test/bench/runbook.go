@@ -39,7 +39,7 @@ func runbook(ctx context.Context, conn *pgx.Conn, rows []bed.Row, oldSecret, new
 
 // reseal opens an envelope under the old key and seals it under the new one with a salt of its own: a derivation each.
 // One that is under the new key already is given back as it is; that costs two derivations as well, to try both keys
-// (../shared/platform/README.md, the runbook's fact 6).
+// (docs/platform.md, trap 6).
 func reseal(text string, oldSecret, newSecret []byte) (string, error) {
 	e, err := envelope.Parse(text)
 	if err != nil {

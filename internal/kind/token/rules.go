@@ -38,7 +38,7 @@ func anyValue(value string) ([]string, error) {
 	return nil, nil
 }
 
-// The platform's demands on BETTER_AUTH_SECRET (../shared/platform/README.md, "The secrets").
+// The platform's demands on BETTER_AUTH_SECRET (docs/platform.md).
 const (
 	betterAuthLength  = 32    // characters
 	betterAuthEntropy = 128.0 // bits

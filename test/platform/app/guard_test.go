@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// The eighth trap of the platform's runbook (docs/development.md): a guard that holds one token refuses every caller that has
+// The eighth trap of the platform's runbook (docs/platform.md): a guard that holds one token refuses every caller that has
 // not switched yet, in whichever order api and agents switch. With an accept-list no caller is refused on the way.
 func TestTrap8OneToken(t *testing.T) {
 	type step struct {
