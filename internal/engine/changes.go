@@ -70,8 +70,8 @@ func optionChanges(old, now kind.Options, was, is []kind.Field) []rotation.Entry
 }
 
 // keyFields returns the options of keys of a kind, none if it is not known.
-func (e *Engine) keyFields(kindName string) []kind.Field {
-	k, err := e.Kinds.Get(kindName)
+func (b *base) keyFields(kindName string) []kind.Field {
+	k, err := b.Kinds.Get(kindName)
 	if err != nil {
 		return nil
 	}
@@ -79,8 +79,8 @@ func (e *Engine) keyFields(kindName string) []kind.Field {
 }
 
 // connectionFields returns those of connections of a kind, none if it is not known or has no connections.
-func (e *Engine) connectionFields(kindName string) []kind.Field {
-	connector, err := e.connector(kindName)
+func (b *base) connectionFields(kindName string) []kind.Field {
+	connector, err := b.connector(kindName)
 	if err != nil {
 		return nil
 	}
@@ -99,13 +99,13 @@ func (c Config) fields() fields {
 }
 
 // ConfigChanges returns what writing c changes.
-func (e *Engine) ConfigChanges(c Config) []rotation.EntryChange {
-	return e.Config().fields().changes(c.fields())
+func (s *state) ConfigChanges(c Config) []rotation.EntryChange {
+	return s.Config().fields().changes(c.fields())
 }
 
 // WorkloadChanges returns what writing w changes.
-func (e *Engine) WorkloadChanges(w workload.Workload) []rotation.EntryChange {
-	old, _ := e.Workload(w.Name)
+func (s *state) WorkloadChanges(w workload.Workload) []rotation.EntryChange {
+	old, _ := s.Workload(w.Name)
 	return workloadChanges(old, w)
 }
 
@@ -151,19 +151,19 @@ func roleText(r workload.Role) string {
 
 // KeyChanges says what a definition, with a value where there is one, changes of a key. Nothing of the value is in it but,
 // where it is a URL that logs in at a connection's server, where it leads to and as whom.
-func (e *Engine) KeyChanges(d Definition, value key.Value) []rotation.EntryChange {
-	old, _ := e.Key(d.Name)
-	changes := e.definitionChanges(old, d)
+func (s *state) KeyChanges(d Definition, value key.Value) []rotation.EntryChange {
+	old, _ := s.Key(d.Name)
+	changes := s.base.definitionChanges(old, d)
 	if !value.Empty() {
-		changes = append(changes, rotation.EntryChange{Field: "value", To: e.PublicValue(key.Key{Kind: d.Kind, Options: d.Options}, value)})
+		changes = append(changes, rotation.EntryChange{Field: "value", To: s.PublicValue(key.Key{Kind: d.Kind, Options: d.Options}, value)})
 	}
 	return changes
 }
 
 // PublicValue says of a value that it was given, and where it is a URL that logs in at a connection's server, where it
 // leads to and as whom.
-func (e *Engine) PublicValue(k key.Key, value key.Value) string {
-	kd, err := e.Kinds.Get(k.Kind)
+func (s *state) PublicValue(k key.Key, value key.Value) string {
+	kd, err := s.base.Kinds.Get(k.Kind)
 	if err != nil {
 		return secretGiven
 	}
@@ -177,7 +177,7 @@ func (e *Engine) PublicValue(k key.Key, value key.Value) string {
 
 // definitionChanges returns what a definition changes of a key; old is the zero key where there is none, and so is d where
 // the key is deleted.
-func (e *Engine) definitionChanges(old key.Key, d Definition) []rotation.EntryChange {
+func (b *base) definitionChanges(old key.Key, d Definition) []rotation.EntryChange {
 	settings := func(name, kindName, env string, p key.Policy) fields {
 		if name == "" {
 			return nil
@@ -190,7 +190,7 @@ func (e *Engine) definitionChanges(old key.Key, d Definition) []rotation.EntryCh
 		}
 	}
 	all := settings(old.Name, old.Kind, old.Env, old.Policy).changes(settings(d.Name, d.Kind, d.Env, d.Policy))
-	all = append(all, optionChanges(old.Options, d.Options, e.keyFields(old.Kind), e.keyFields(d.Kind))...)
+	all = append(all, optionChanges(old.Options, d.Options, b.keyFields(old.Kind), b.keyFields(d.Kind))...)
 	all = append(all, listChanges("protects", protected(old.Protects), protected(d.Protects))...)
 	all = append(all, fields{"witness": old.Witness}.changes(fields{"witness": d.Witness})...)
 	return append(all, listChanges("waives", old.Waives, d.Waives)...)
@@ -212,18 +212,18 @@ func duration(d time.Duration) string {
 }
 
 // ConnectionChanges returns what writing a connection changes.
-func (e *Engine) ConnectionChanges(written kind.Connection) []rotation.EntryChange {
-	old, _ := e.Connection(written.Name)
-	return e.connectionChanges(old, e.overwritten(old, written), written)
+func (s *state) ConnectionChanges(written kind.Connection) []rotation.EntryChange {
+	old, _ := s.Connection(written.Name)
+	return s.base.connectionChanges(old, overwritten(old, written), written)
 }
 
 // connectionChanges says what differs, without secrets.
-func (e *Engine) connectionChanges(old, c, written kind.Connection) []rotation.EntryChange {
+func (b *base) connectionChanges(old, c, written kind.Connection) []rotation.EntryChange {
 	var all []rotation.EntryChange
 	if old.Kind != c.Kind && c.Kind != "" {
 		all = append(all, rotation.EntryChange{Field: "kind", From: old.Kind, To: c.Kind})
 	}
-	all = append(all, optionChanges(old.Options, c.Options, e.connectionFields(old.Kind), e.connectionFields(cmp.Or(c.Kind, old.Kind)))...)
+	all = append(all, optionChanges(old.Options, c.Options, b.connectionFields(old.Kind), b.connectionFields(cmp.Or(c.Kind, old.Kind)))...)
 	for _, name := range slices.Sorted(maps.Keys(written.Secrets)) {
 		all = append(all, rotation.EntryChange{Field: name, To: secretGiven})
 	}

@@ -89,11 +89,11 @@ func (c Config) check() error {
 	return nil
 }
 
-// Config gives the mount-wide defaults.
-func (e *Engine) Config() Config {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.config
+// Config returns the mount-wide defaults.
+func (s *state) Config() Config {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	return m.config
 }
 
 // PutConfig replaces them.
@@ -106,27 +106,28 @@ func (e *Engine) PutConfig(ctx context.Context, c Config, by rotation.Actor) err
 	if err != nil {
 		return err
 	}
-	defer e.takeTurn()()
-	if err := e.floor.admits(e.config, c); err != nil {
+	l, release := e.acquire()
+	defer release()
+	if err := l.floor.admits(l.config, c); err != nil {
 		return err
 	}
-	if err := e.journal.Add(ctx, journal.Entry{What: "config written", By: by.Name, Entity: by.Entity, Changes: e.config.fields().changes(c.fields())}); err != nil {
+	if err := e.journal.Add(ctx, journal.Entry{What: "config written", By: by.Name, Entity: by.Entity, Changes: l.config.fields().changes(c.fields())}); err != nil {
 		return err
 	}
 	if err := e.write(ctx, pathConfig, data); err != nil {
 		return err
 	}
-	again := c.LookEvery != e.config.LookEvery
-	e.lock(func() { e.config = c })
+	again := c.LookEvery != l.config.LookEvery
+	e.lock(func(m *memory) { m.config = c })
 	if again {
-		e.planChecks(e.Now())
+		l.planChecks(e.Now())
 	}
-	e.grown = true
-	e.ring()
+	l.needsRetention = true
+	l.markDirty()
 	return nil
 }
 
-// Effective gives a policy with the mount's defaults in the place of what it inherits.
+// Effective returns a policy with the mount's defaults in the place of what it inherits.
 func (c Config) Effective(p key.Policy) key.Policy {
 	if p.Soak == key.Inherit {
 		p.Soak = c.Soak

@@ -17,8 +17,8 @@ import (
 
 // PutConnection creates a connection, or changes the fields that are written and leaves the others. A stored secret is sent
 // only where it was given for: when a field changes that decides where that is, the secret has to be written again. With
-// verify, the server is asked whether the administrator can log in and may do what will be asked for. No lock is held while
-// the server is asked.
+// verify, the server is asked whether the administrator can log in and may do what will be asked for. Nothing waits for
+// that server meanwhile.
 func (e *Engine) PutConnection(ctx context.Context, written kind.Connection, verify bool, by rotation.Actor) (kind.Connection, error) {
 	old, _ := e.Connection(written.Name)
 	if err := key.ValidateName("connection", written.Name); err != nil {
@@ -28,14 +28,14 @@ func (e *Engine) PutConnection(ctx context.Context, written kind.Connection, ver
 	if written.Kind == "" {
 		written.Kind = old.Kind
 	}
-	connector, err := e.connector(written.Kind)
+	connector, err := e.base.connector(written.Kind)
 	if err != nil {
 		return written, err
 	}
 	if exists && old.Kind != written.Kind {
 		return written, rotation.Refusef("connection %s is of kind %s; a kind cannot be changed: make a new connection", old.Name, old.Kind)
 	}
-	c, given, err := e.mergeConnection(connector, old, written)
+	c, given, err := e.base.mergeConnection(connector, old, written)
 	if err != nil {
 		return c, rotation.Refusef("connection %s: %w", c.Name, err)
 	}
@@ -44,7 +44,7 @@ func (e *Engine) PutConnection(ctx context.Context, written kind.Connection, ver
 			return c, rotation.Refusef("connection %s: %w; nothing was stored, and nobody was asked", c.Name, err)
 		}
 	}
-	if c.Revision, err = e.revision(); err != nil {
+	if c.Revision, err = e.base.revision(); err != nil {
 		return c, err
 	}
 	c.Written, c.Rotated, c.Notes = time.Time{}, time.Time{}, nil
@@ -52,20 +52,22 @@ func (e *Engine) PutConnection(ctx context.Context, written kind.Connection, ver
 		c.Next, c.Rotated, c.Written = old.Next, old.Rotated, old.Written
 	}
 	if verify {
-		if c.Notes, err = e.checkConnection(ctx, connector, c); err != nil {
+		if c.Notes, err = checkConnection(ctx, connector, c); err != nil {
 			return c, rotation.Refusef("connection %s: %w; nothing was stored (verify_connection=false stores it unverified)", c.Name, err)
 		}
 	}
 	c.Written = e.Now().UTC()
-	changes := e.connectionChanges(old, c, written)
+	changes := e.base.connectionChanges(old, c, written)
 	if !verify {
 		changes = append(changes, rotation.EntryChange{Field: "verify_connection", To: "false"})
 	}
-	return c, e.storeConnection(ctx, old, c, changes, by)
+	l, release := e.acquire()
+	defer release()
+	return c, l.storeConnection(ctx, old, c, changes, by)
 }
 
 // overwritten is a connection with what is written over it, as it stands.
-func (e *Engine) overwritten(old, written kind.Connection) kind.Connection {
+func overwritten(old, written kind.Connection) kind.Connection {
 	c := kind.Connection{Name: written.Name, Kind: written.Kind, Options: maps.Clone(old.Options), Secrets: maps.Clone(old.Secrets)}
 	if c.Options == nil {
 		c.Options = kind.Options{}
@@ -80,8 +82,8 @@ func (e *Engine) overwritten(old, written kind.Connection) kind.Connection {
 
 // mergeConnection checks what is written and puts it over the old connection. given has the secrets that were written,
 // whether as fields or in a URL.
-func (e *Engine) mergeConnection(connector kind.Connector, old, written kind.Connection) (c kind.Connection, given map[string]bool, err error) {
-	c = e.overwritten(old, written)
+func (b *base) mergeConnection(connector kind.Connector, old, written kind.Connection) (c kind.Connection, given map[string]bool, err error) {
+	c = overwritten(old, written)
 	given = map[string]bool{}
 	for _, f := range connector.ConnectionFields() {
 		value, ok := written.Secrets[f.Name]
@@ -99,7 +101,7 @@ func (e *Engine) mergeConnection(connector kind.Connector, old, written kind.Con
 		return c, given, err
 	}
 	// A password in the URL is told from the stored one by a stand-in.
-	text, err := e.random(rootBytes)
+	text, err := b.random(rootBytes)
 	if err != nil {
 		return c, given, err
 	}
@@ -150,22 +152,21 @@ func mayMove(fields []kind.Field, old, c kind.Connection, given map[string]bool)
 
 // storeConnection persists a connection, swaps it in, and lets rotations that failed at its server try again now. old is
 // what it was made from: it must still be what is stored.
-func (e *Engine) storeConnection(ctx context.Context, old, c kind.Connection, changes []rotation.EntryChange, by rotation.Actor) error {
-	defer e.takeTurn()()
-	if now := e.connections[c.Name]; now.Revision != old.Revision || !now.Next.Equal(old.Next) {
+func (l *locked) storeConnection(ctx context.Context, old, c kind.Connection, changes []rotation.EntryChange, by rotation.Actor) error {
+	if now := l.connections[c.Name]; now.Revision != old.Revision || !now.Next.Equal(old.Next) {
 		return rotation.Refusef("connection %s was written by somebody else meanwhile; look at it with: vault read hyvve/connections/%s, and write it again; nothing was stored", c.Name, c.Name)
 	}
-	if err := e.connectionEndsUndeleted(c, old); err != nil {
+	if err := l.connectionEndsUndeleted(c, old); err != nil {
 		return err
 	}
-	if err := e.journal.Add(ctx, journal.Entry{What: "connection written", By: by.Name, Entity: by.Entity, Connection: c.Name, Changes: changes}); err != nil {
+	if err := l.journal.Add(ctx, journal.Entry{What: "connection written", By: by.Name, Entity: by.Entity, Connection: c.Name, Changes: changes}); err != nil {
 		return err
 	}
-	if err := e.put(ctx, pathConnections+c.Name, c); err != nil {
+	if err := l.put(ctx, pathConnections+c.Name, c); err != nil {
 		return err
 	}
-	e.lock(func() { e.connections[c.Name] = c })
-	e.lock(func() { delete(e.health, checksConnection+c.Name) }) // it was checked just now, or is not to be
-	e.planCheck(checksConnection+c.Name, e.Now())
-	return e.tryAgain(ctx, c.Name)
+	l.lock(func(m *memory) { m.connections[c.Name] = c })
+	l.lock(func(m *memory) { delete(m.health, checksConnection+c.Name) }) // it was checked just now, or is not to be
+	l.planCheck(checksConnection+c.Name, l.Now())
+	return l.retryRotations(ctx, c.Name)
 }

@@ -22,9 +22,11 @@ import (
 const connectionDeadline = 30 * time.Second
 
 // Connectors lists the kinds that have connections.
-func (e *Engine) Connectors() []string {
+func (s *state) Connectors() []string { return s.base.connectors() }
+
+func (b *base) connectors() []string {
 	var names []string
-	for _, kd := range e.Kinds {
+	for _, kd := range b.Kinds {
 		if _, ok := kd.(kind.Connector); ok {
 			names = append(names, kd.Name())
 		}
@@ -33,30 +35,30 @@ func (e *Engine) Connectors() []string {
 	return names
 }
 
-func (e *Engine) connector(kindName string) (kind.Connector, error) {
-	kd, err := e.Kinds.Get(kindName)
+func (b *base) connector(kindName string) (kind.Connector, error) {
+	kd, err := b.Kinds.Get(kindName)
 	if connector, ok := kd.(kind.Connector); err == nil && ok {
 		return connector, nil
 	}
-	return nil, rotation.Refusef("kind %s has no connections; use one of: %s", kind.Quote(kindName), strings.Join(e.Connectors(), ", "))
+	return nil, rotation.Refusef("kind %s has no connections; use one of: %s", kind.Quote(kindName), strings.Join(b.connectors(), ", "))
 }
 
-// Connection gives a connection; false where there is none.
-func (e *Engine) Connection(name string) (kind.Connection, bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	c, ok := e.connections[name]
+// Connection returns a connection; false where there is none.
+func (s *state) Connection(name string) (kind.Connection, bool) {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	c, ok := m.connections[name]
 	return c, ok
 }
 
 // ConnectionNames lists the connections, sorted.
-func (e *Engine) ConnectionNames() []string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return slices.Sorted(maps.Keys(e.connections))
+func (s *state) ConnectionNames() []string {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	return slices.Sorted(maps.Keys(m.connections))
 }
 
-func (e *Engine) checkConnection(ctx context.Context, connector kind.Connector, c kind.Connection) ([]string, error) {
+func checkConnection(ctx context.Context, connector kind.Connector, c kind.Connection) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectionDeadline)
 	defer cancel()
 	notes, err := connectionAt(ctx, connector, c)
@@ -64,8 +66,8 @@ func (e *Engine) checkConnection(ctx context.Context, connector kind.Connector, 
 }
 
 // revision is a number that no connection had before.
-func (e *Engine) revision() (uint64, error) {
-	text, err := e.random(8)
+func (b *base) revision() (uint64, error) {
+	text, err := b.random(8)
 	if err != nil {
 		return 0, err
 	}
@@ -74,17 +76,17 @@ func (e *Engine) revision() (uint64, error) {
 	return n, err
 }
 
-// tryAgain makes rotations whose last try at a connection's server failed due now. turn is held.
-func (e *Engine) tryAgain(ctx context.Context, connection string) error {
-	defer e.nudge()
-	e.lookNow(connection)
-	for _, id := range slices.Sorted(maps.Keys(e.active)) {
-		r := e.active[id]
-		uses := slices.ContainsFunc(r.Changes, func(c rotation.Change) bool { return e.keys[c.Key].Options[kind.OptionConnection] == connection })
-		if !uses || r.Fault == "" || e.busy[id] {
+// retryRotations makes rotations whose last try at a connection's server failed due now.
+func (l *locked) retryRotations(ctx context.Context, connection string) error {
+	defer l.nudge()
+	l.lookNow(connection)
+	for _, id := range slices.Sorted(maps.Keys(l.active)) {
+		r := l.active[id]
+		uses := slices.ContainsFunc(r.Changes, func(c rotation.Change) bool { return l.keys[c.Key].Options[kind.OptionConnection] == connection })
+		if !uses || r.Fault == "" || l.busy[id] {
 			continue
 		}
-		if err := e.save(ctx, r.Retried(e.Now())); err != nil {
+		if err := l.save(ctx, r.Retried(l.Now())); err != nil {
 			return err
 		}
 	}
@@ -93,12 +95,13 @@ func (e *Engine) tryAgain(ctx context.Context, connection string) error {
 
 // DeleteConnection removes a connection. Refused while a key names it. The server is not asked for anything.
 func (e *Engine) DeleteConnection(ctx context.Context, name string, by rotation.Actor) error {
-	defer e.takeTurn()()
-	c, ok := e.connections[name]
+	l, release := e.acquire()
+	defer release()
+	c, ok := l.connections[name]
 	if !ok {
 		return nil
 	}
-	for _, k := range e.keys {
+	for _, k := range l.keys {
 		if k.Options[kind.OptionConnection] == name {
 			return rotation.Refusef("connection %s is used by key %s; delete the key first, or name another connection in hyvve/keys/%s", name, k.Name, k.Name)
 		}
@@ -106,15 +109,15 @@ func (e *Engine) DeleteConnection(ctx context.Context, name string, by rotation.
 			return rotation.Refusef("connection %s is the witness of the rows of key %s; name another first: vault write hyvve/keys/%s witness=…", name, k.Name, k.Name)
 		}
 	}
-	if err := e.journal.Add(ctx, journal.Entry{What: "connection deleted", By: by.Name, Entity: by.Entity, Connection: name, Changes: optionChanges(c.Options, nil, e.connectionFields(c.Kind), nil)}); err != nil {
+	if err := e.journal.Add(ctx, journal.Entry{What: "connection deleted", By: by.Name, Entity: by.Entity, Connection: name, Changes: optionChanges(c.Options, nil, e.base.connectionFields(c.Kind), nil)}); err != nil {
 		return err
 	}
 	if err := e.remove(ctx, pathConnections+name); err != nil {
 		return err
 	}
-	e.lock(func() {
-		delete(e.connections, name)
-		delete(e.health, checksConnection+name)
+	e.lock(func(m *memory) {
+		delete(m.connections, name)
+		delete(m.health, checksConnection+name)
 	})
 	return nil
 }
@@ -123,14 +126,18 @@ func (e *Engine) DeleteConnection(ctx context.Context, name string, by rotation.
 // no encoding anywhere.
 const rootBytes = 32
 
-// RotateRoot gives a connection's administrator another password, which nobody but this mount knows. The new one is stored
+// RotateRoot returns a connection's administrator another password, which nobody but this mount knows. The new one is stored
 // before the server hears of it; killed anywhere, either of the two is in force, both are known, and a repetition ends it.
 func (e *Engine) RotateRoot(ctx context.Context, name string, by rotation.Actor) (kind.Connection, error) {
-	c, err := e.intendRoot(ctx, name, by)
+	var c kind.Connection
+	err := e.update(func(l *locked) (err error) {
+		c, err = l.intendRoot(ctx, name, by)
+		return err
+	})
 	if err != nil {
 		return c, err
 	}
-	connector, err := e.connector(c.Kind)
+	connector, err := e.base.connector(c.Kind)
 	if err != nil {
 		return c, err
 	}
@@ -140,14 +147,15 @@ func (e *Engine) RotateRoot(ctx context.Context, name string, by rotation.Actor)
 		return c, rotation.Refusef("connection %s: %w; the new password is stored beside the old one and both are tried: write rotate-root again to finish it", name, err)
 	}
 	next := c.Next
-	defer e.takeTurn()()
-	c, ok := e.connections[name]
+	l, release := e.acquire()
+	defer release()
+	c, ok := l.connections[name]
 	if !ok || !c.Next.Equal(next) {
 		return c, rotation.Refusef("connection %s was written by somebody else meanwhile; the administrator's password at the server was changed by this rotation, so write the connection again with a password that was set there", name)
 	}
 	c.Secrets = maps.Clone(c.Secrets)
 	c.Secrets[kind.FieldPassword], c.Next, c.Rotated = next, key.Value{}, e.Now().UTC()
-	if c.Revision, err = e.revision(); err != nil {
+	if c.Revision, err = e.base.revision(); err != nil {
 		return c, err
 	}
 	if err := e.journal.Add(ctx, journal.Entry{What: "administrator's password rotated", By: by.Name, Entity: by.Entity, Connection: name}); err != nil {
@@ -156,14 +164,13 @@ func (e *Engine) RotateRoot(ctx context.Context, name string, by rotation.Actor)
 	if err := e.put(ctx, pathConnections+name, c); err != nil {
 		return c, err
 	}
-	e.lock(func() { e.connections[name] = c })
+	e.lock(func(m *memory) { m.connections[name] = c })
 	return c, nil
 }
 
 // intendRoot stores the next password of a connection's administrator, or finds it stored.
-func (e *Engine) intendRoot(ctx context.Context, name string, by rotation.Actor) (kind.Connection, error) {
-	defer e.takeTurn()()
-	c, ok := e.connections[name]
+func (l *locked) intendRoot(ctx context.Context, name string, by rotation.Actor) (kind.Connection, error) {
+	c, ok := l.connections[name]
 	if !ok {
 		return c, unknownConnection(name)
 	}
@@ -173,21 +180,21 @@ func (e *Engine) intendRoot(ctx context.Context, name string, by rotation.Actor)
 	if !c.Next.Empty() {
 		return c, nil
 	}
-	if other := e.sameAdministrator(c); other != "" {
+	if other := l.sameAdministrator(c); other != "" {
 		return c, rotation.Refusef("connection %s logs in as the same administrator at the same server, and could not do so any more with the password that connection %s would get. Give one of the two an administrator of its own, or delete one, after connection= of its keys names the other; nothing was changed", other, name)
 	}
-	password, err := e.random(rootBytes)
+	password, err := l.random(rootBytes)
 	if err != nil {
 		return c, err
 	}
 	c.Next = key.NewValue(password)
-	if err := e.journal.Add(ctx, journal.Entry{What: "rotation of the administrator's password begun", By: by.Name, Entity: by.Entity, Connection: name}); err != nil {
+	if err := l.journal.Add(ctx, journal.Entry{What: "rotation of the administrator's password begun", By: by.Name, Entity: by.Entity, Connection: name}); err != nil {
 		return c, err
 	}
-	if err := e.put(ctx, pathConnections+name, c); err != nil {
+	if err := l.put(ctx, pathConnections+name, c); err != nil {
 		return c, err
 	}
-	e.lock(func() { e.connections[name] = c })
+	l.lock(func(m *memory) { m.connections[name] = c })
 	return c, nil
 }
 
@@ -195,13 +202,13 @@ func unknownConnection(name string) error {
 	return rotation.Refusef("connection %q is not known; list the connections with: vault list hyvve/connections", name)
 }
 
-// connectionOf is that of a key, the zero one where its kind has none. turn or mu is held.
-func (e *Engine) connectionOf(k key.Key) (kind.Connection, error) {
-	if _, ok := e.kindOf(k).(kind.Connector); !ok {
+// connectionOf is that of a key, the zero one where its kind has none.
+func (cat *catalog) connectionOf(k key.Key) (kind.Connection, error) {
+	if _, ok := cat.kindOf(k).(kind.Connector); !ok {
 		return kind.Connection{}, nil
 	}
 	name := k.Options[kind.OptionConnection]
-	c, ok := e.connections[name]
+	c, ok := cat.connections[name]
 	switch {
 	case name == "":
 		return c, fmt.Errorf("key %s names no connection; set connection= of hyvve/keys/%s", k.Name, k.Name)
@@ -213,11 +220,11 @@ func (e *Engine) connectionOf(k key.Key) (kind.Connection, error) {
 	return c, nil
 }
 
-func (e *Engine) loadConnections(ctx context.Context) error {
-	return e.each(ctx, pathConnections, func(data []byte) error {
+func (l *locked) loadConnections(ctx context.Context) error {
+	return l.each(ctx, pathConnections, func(data []byte) error {
 		c, err := kind.DecodeConnection(data)
-		e.connections[c.Name] = c
-		e.planCheck(checksConnection+c.Name, e.opened)
+		l.connections[c.Name] = c
+		l.planCheck(checksConnection+c.Name, l.opened)
 		return err
 	})
 }

@@ -339,7 +339,7 @@ func TestConnectionIsChangedInPart(t *testing.T) {
 	}
 	old, _ := h.engine.Connection("main")
 	h.ok(h.connect(l.password))
-	if err := h.engine.storeConnection(t.Context(), old, old, nil, testActor); err == nil || !strings.Contains(err.Error(), "by somebody else meanwhile") {
+	if err := h.engine.update(func(l *locked) error { return l.storeConnection(t.Context(), old, old, nil, testActor) }); err == nil || !strings.Contains(err.Error(), "by somebody else meanwhile") {
 		t.Errorf("a write from what is not stored any more: %v", err)
 	}
 }

@@ -397,7 +397,7 @@ func TestPeriodThatCannotStart(t *testing.T) {
 	for range 10 {
 		h.engine.Tick(t.Context())
 	}
-	if n := h.engine.starts["unused"].Attempts; n != 1 {
+	if n := h.records().starts["unused"].Attempts; n != 1 {
 		t.Errorf("%d attempts in one moment", n)
 	}
 	if s := h.engine.Status(); !strings.Contains(s[0].Waits, "no workload uses key unused") {

@@ -93,7 +93,7 @@ func TestFindsThatAreCutHoldRetire(t *testing.T) {
 		for _, f := range finds {
 			k.Waives = append(k.Waives, f.Column)
 		}
-		h.engine.lock(func() { h.engine.keys["master"] = k })
+		h.engine.lock(func(m *memory) { m.keys["master"] = k })
 	}
 	h.rounds(3)
 	waive(h.view(id).Progress["master"].Finds)

@@ -21,41 +21,41 @@ type Extended struct {
 // of the instance's newest read. From then on the instance no longer depends on the lease that Vault keeps: a user who revokes
 // that one, or a token's end, does not remove an instance that reports. After a restart all instances have a lease's time
 // to be heard of, so that nothing is stored.
-func (e *Engine) Extend(workloadName, id string, secret key.Value, limit time.Duration) (Extended, error) {
-	if err := e.down(); err != nil {
+func (s *state) Extend(workloadName, id string, secret key.Value, limit time.Duration) (Extended, error) {
+	if err := s.down(); err != nil {
 		return Extended{}, err
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	w, i, err := e.reporter(Report{Workload: workloadName, Instance: id, Secret: secret})
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	w, i, err := m.reporter(Report{Workload: workloadName, Instance: id, Secret: secret})
 	if err != nil {
 		return Extended{}, err
 	}
-	f := e.fleets[w.Name]
-	given, full := e.ttl(i.Issued.Keys, e.Now(), limit)
+	f := m.fleets[w.Name]
+	given, full := m.ttl(i.Issued.Keys, s.Now(), limit)
 	l := f.leases[id]
-	l.reported = e.Uptime() + full
+	l.reported = s.Uptime() + full
 	l.gone = max(l.gone, l.reported)
 	f.leases[id] = l
-	i.Seen = e.Now().UTC()
+	i.Seen = s.Now().UTC()
 	f.by[id] = i
-	return Extended{e.target(w, i).etag, given}, nil
+	return Extended{m.target(w, i).etag, given}, nil
 }
 
 // Leave removes an instance at its own word, which is believed only with the secret of its newest read. It may be repeated.
-func (e *Engine) Leave(ctx context.Context, workloadName, id string, secret key.Value) error {
-	if err := e.down(); err != nil {
+func (s *state) Leave(ctx context.Context, workloadName, id string, secret key.Value) error {
+	if err := s.down(); err != nil {
 		return err
 	}
 	var err error
 	known := false
-	e.lock(func() {
-		if _, ok := e.workloads[workloadName]; !ok {
+	s.lock(func(m *memory) {
+		if _, ok := m.workloads[workloadName]; !ok {
 			err = unknownWorkload(workloadName)
 			return
 		}
-		if _, known = e.fleets[workloadName].by[id]; known {
-			_, _, err = e.reporter(Report{Workload: workloadName, Instance: id, Secret: secret})
+		if _, known = m.fleets[workloadName].by[id]; known {
+			_, _, err = m.reporter(Report{Workload: workloadName, Instance: id, Secret: secret})
 		}
 	})
 	if err != nil {
@@ -63,10 +63,10 @@ func (e *Engine) Leave(ctx context.Context, workloadName, id string, secret key.
 	}
 	read := readOf(secret)
 	if !known {
-		if !secret.Equal(e.secretOf(workloadName+"/"+id, read)) {
+		if !secret.Equal(s.base.secretOf(workloadName+"/"+id, read)) {
 			return rotation.Refusef("instance_secret is not one of %s/%s, which has no lease", workloadName, id)
 		}
 		return nil
 	}
-	return e.drop(ctx, workloadName, id, func(_ *fleet, i workload.Instance) bool { return i.Epoch == read.String() })
+	return s.drop(ctx, workloadName, id, func(_ *fleet, i workload.Instance) bool { return i.Epoch == read.String() })
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
-// First gives a key without versions its version 1: the value if there is one, otherwise one that its kind makes. A value
+// First returns a key without versions its version 1: the value if there is one, otherwise one that its kind makes. A value
 // that a server verifies is tried there; one that is made is stored as staged before the server hears of it, so that a
 // repetition goes on with the same one after a crash.
 func (e *Engine) First(ctx context.Context, name string, value key.Value, by rotation.Actor) (key.Key, []string, error) {
@@ -27,72 +27,73 @@ func (e *Engine) First(ctx context.Context, name string, value key.Value, by rot
 	if err != nil {
 		return key.Key{}, nil, err
 	}
-	v := e.firstVersion(name, value, by)
+	v := e.base.firstVersion(name, value, by)
 	v.Number = 1
 	if err := e.tryImport(ctx, k, v); err != nil {
 		return key.Key{}, nil, err
 	}
 	warnings = append(warnings, e.foresee(ctx, k, v)...)
-	defer e.takeTurn()()
-	shared, err := e.shared(k, value)
+	l, release := e.acquire()
+	defer release()
+	shared, err := l.shared(k, value)
 	if err != nil {
 		return key.Key{}, nil, err
 	}
-	if err := e.checkCarried(k, value); err != nil { // somebody may have come meanwhile
+	e.lock(func(m *memory) { err = m.checkCarried(k, value) }) // somebody may have come meanwhile
+	if err != nil {
 		return key.Key{}, nil, err
 	}
 	warnings = append(warnings, shared...)
-	k, err = e.storeFirst(ctx, name, "value imported as version 1", by, func(k key.Key) (key.Key, error) { return k.WithFirst(v) })
+	k, err = l.storeFirst(ctx, name, "value imported as version 1", by, func(k key.Key) (key.Key, error) { return k.WithFirst(v) })
 	return k, warnings, err
 }
 
-// TryFirst tells whether a value could be the first version of a key that is defined so, or, where it is empty, whether one
+// TryFirst reports whether a value could be the first version of a key that is defined so, or, where it is empty, whether one
 // can be made: before anything is stored.
-func (e *Engine) TryFirst(ctx context.Context, d Definition, value key.Value) error {
-	k, err := e.check(d)
+func (s *state) TryFirst(ctx context.Context, d Definition, value key.Value) error {
+	k, err := s.base.check(d)
 	if err != nil {
 		return err
 	}
 	if value.Empty() {
-		_, err := e.generate(k, key.Value{})
+		_, err := s.base.generate(k, key.Value{})
 		return err
 	}
-	return e.tryImport(ctx, k, key.Version{Number: 1, Value: value})
+	return s.tryImport(ctx, k, key.Version{Number: 1, Value: value})
 }
 
 // tryImport refuses a value that could not be rotated, and one that is not taken where it is used. What can be told without
 // a server is looked at first.
-func (e *Engine) tryImport(ctx context.Context, k key.Key, v key.Version) error {
+func (s *state) tryImport(ctx context.Context, k key.Key, v key.Version) error {
 	var err error
-	e.lock(func() {
-		if _, err = e.shared(k, v.Value); err != nil {
+	s.lock(func(m *memory) {
+		if _, err = m.shared(k, v.Value); err != nil {
 			return
 		}
-		if err = e.checkHosts(k, v.Value); err != nil {
+		if err = m.checkHosts(k, v.Value); err != nil {
 			err = rotation.Refusef("key %s: value: %w; nothing was stored", k.Name, err)
 			return
 		}
-		if err = e.checkNext(k, v); err == nil {
-			err = e.checkCarried(k, v.Value)
+		if err = m.checkNext(k, v); err == nil {
+			err = m.checkCarried(k, v.Value)
 		}
 	})
 	if err != nil {
 		return err
 	}
-	if err := e.atServer(ctx, k, v, false); err != nil {
+	if err := s.atServer(ctx, k, v, false); err != nil {
 		return rotation.Refusef("key %s: the value is not taken where it is used: %w; nothing was stored", k.Name, err)
 	}
 	return nil
 }
 
-// checkNext refuses a value, to be imported, from which no rotation could go on: that of the administrator, say. turn or mu
-// is held.
-func (e *Engine) checkNext(k key.Key, v key.Version) error {
-	checker, checks := e.kindOf(k).(kind.ChangeChecker)
-	if _, makes := e.kindOf(k).(kind.Generator); !checks || !makes {
+// checkNext refuses a value, to be imported, from which no rotation could go on: that of the administrator, say.
+func (cat *catalog) checkNext(k key.Key, v key.Version) error {
+	checker, checks := cat.kindOf(k).(kind.ChangeChecker)
+	if _, makes := cat.kindOf(k).(kind.Generator); !checks || !makes {
 		return nil
 	}
-	change, err := e.nextChange(k, v)
+	change, err := cat.nextChange(k, v)
 	if err != nil {
 		return err
 	}
@@ -102,14 +103,13 @@ func (e *Engine) checkNext(k key.Key, v key.Version) error {
 	return nil
 }
 
-// nextChange drafts the rotation that could follow a value which is to be imported. The key's kind is a Generator. turn or mu
-// is held.
-func (e *Engine) nextChange(k key.Key, v key.Version) (kind.Change, error) {
-	connection, err := e.connectionOf(k)
+// nextChange drafts the rotation that could follow a value which is to be imported. The key's kind is a Generator.
+func (cat *catalog) nextChange(k key.Key, v key.Version) (kind.Change, error) {
+	connection, err := cat.connectionOf(k)
 	if err != nil {
 		return kind.Change{}, rotation.Refusef("key %s: %w", k.Name, err)
 	}
-	next, err := e.generate(k, v.Value)
+	next, err := cat.generate(k, v.Value)
 	if err != nil {
 		return kind.Change{}, err
 	}
@@ -120,15 +120,14 @@ func (e *Engine) nextChange(k key.Key, v key.Version) (kind.Change, error) {
 
 // foresee warns of what a plan of the first rotation after an import would say of the key's server: an operator should know
 // it when he hands the value over. The import is good without that, so that a server which cannot be asked is a warning, too.
-// No lock is held meanwhile.
-func (e *Engine) foresee(ctx context.Context, k key.Key, v key.Version) (warnings []string) {
-	preflighter, checks := e.kindOf(k).(kind.Preflighter)
-	if _, makes := e.kindOf(k).(kind.Generator); !checks || !makes {
+func (s *state) foresee(ctx context.Context, k key.Key, v key.Version) (warnings []string) {
+	preflighter, checks := s.base.kindOf(k).(kind.Preflighter)
+	if _, makes := s.base.kindOf(k).(kind.Generator); !checks || !makes {
 		return nil
 	}
 	var change kind.Change
 	var err error
-	e.lock(func() { change, err = e.nextChange(k, v) })
+	s.lock(func(m *memory) { change, err = m.nextChange(k, v) })
 	if err != nil {
 		return []string{err.Error()}
 	}
@@ -152,17 +151,22 @@ func (e *Engine) makeFirst(ctx context.Context, k key.Key, by rotation.Actor) (k
 	name := k.Name
 	v, staged := k.FirstStaged()
 	if !staged {
-		value, err := e.generate(k, key.Value{})
+		value, err := e.base.generate(k, key.Value{})
 		if err != nil {
 			return key.Key{}, nil, err
 		}
-		v = e.firstVersion(name, value, by)
-		if _, ok := e.kindOf(k).(kind.Server); !ok {
-			defer e.takeTurn()()
-			k, err = e.storeFirst(ctx, name, "version 1 made", by, func(k key.Key) (key.Key, error) { return k.WithFirst(v) })
+		v = e.base.firstVersion(name, value, by)
+		if _, ok := e.base.kindOf(k).(kind.Server); !ok {
+			l, release := e.acquire()
+			defer release()
+			k, err = l.storeFirst(ctx, name, "version 1 made", by, func(k key.Key) (key.Key, error) { return k.WithFirst(v) })
 			return k, nil, err
 		}
-		if k, err = e.stageFirst(ctx, name, v, by); err != nil {
+		err = e.update(func(l *locked) (err error) {
+			k, err = l.stageFirst(ctx, name, v, by)
+			return err
+		})
+		if err != nil {
 			return key.Key{}, nil, err
 		}
 		v, _ = k.FirstStaged()
@@ -170,8 +174,9 @@ func (e *Engine) makeFirst(ctx context.Context, k key.Key, by rotation.Actor) (k
 	if err := e.atServer(ctx, k, v, true); err != nil {
 		return key.Key{}, nil, rotation.Refusef("key %s: version 1 is stored but not valid at its server yet: %w; when that is mended go on with: vault write hyvve/keys/%s generate=true", name, err, name)
 	}
-	defer e.takeTurn()()
-	k, err := e.storeFirst(ctx, name, "version 1 made", by, func(k key.Key) (key.Key, error) {
+	l, release := e.acquire()
+	defer release()
+	k, err := l.storeFirst(ctx, name, "version 1 made", by, func(k key.Key) (key.Key, error) {
 		if now, ok := k.FirstStaged(); !ok || !now.Value.Equal(v.Value) {
 			return k, rotation.Refusef("key %s was given a version by somebody else meanwhile; look at it with: vault read hyvve/keys/%s", name, name)
 		}
@@ -180,26 +185,25 @@ func (e *Engine) makeFirst(ctx context.Context, k key.Key, by rotation.Actor) (k
 	return k, nil, err
 }
 
-func (e *Engine) stageFirst(ctx context.Context, name string, v key.Version, by rotation.Actor) (key.Key, error) {
-	defer e.takeTurn()()
-	return e.storeFirst(ctx, name, "version 1 drawn", by, func(k key.Key) (key.Key, error) {
-		if with := e.sharers(k, v.Value); len(with) > 0 {
+func (l *locked) stageFirst(ctx context.Context, name string, v key.Version, by rotation.Actor) (key.Key, error) {
+	return l.storeFirst(ctx, name, "version 1 drawn", by, func(k key.Key) (key.Key, error) {
+		if with := l.sharers(k, v.Value); len(with) > 0 {
 			return k, fmt.Errorf("%s is the login of %s; give key %s one of its own, with username= of hyvve/keys/%s", with[0].login, keysOf(with), k.Name, k.Name)
 		}
-		if err := e.checkHosts(k, v.Value); err != nil {
+		if err := l.checkHosts(k, v.Value); err != nil {
 			return k, fmt.Errorf("key %s: %w", k.Name, err)
 		}
 		return k.WithFirstStaged(v)
 	})
 }
 
-func (e *Engine) firstVersion(name string, value key.Value, by rotation.Actor) key.Version {
-	return key.Version{Value: value, Created: e.Now().UTC(), CreatedBy: by.String(), Fingerprint: e.fingerprints.Of(name, value)}
+func (b *base) firstVersion(name string, value key.Value, by rotation.Actor) key.Version {
+	return key.Version{Value: value, Created: b.Now().UTC(), CreatedBy: by.String(), Fingerprint: b.fingerprints.Of(name, value)}
 }
 
-// storeFirst changes a key, with an entry in the journal. turn is held.
-func (e *Engine) storeFirst(ctx context.Context, name, what string, by rotation.Actor, change func(key.Key) (key.Key, error)) (key.Key, error) {
-	k, ok := e.keys[name]
+// storeFirst changes a key, with an entry in the journal.
+func (l *locked) storeFirst(ctx context.Context, name, what string, by rotation.Actor, change func(key.Key) (key.Key, error)) (key.Key, error) {
+	k, ok := l.keys[name]
 	if !ok {
 		return key.Key{}, unknownKey(name)
 	}
@@ -208,22 +212,21 @@ func (e *Engine) storeFirst(ctx context.Context, name, what string, by rotation.
 		return key.Key{}, rotation.Refusef("%w; rotate it with: vault write hyvve/rotate key=%s", err, name)
 	}
 	entry := journal.Entry{What: what, By: by.Name, Entity: by.Entity, Keys: []journal.Key{{Key: name, To: 1, Fingerprint: k.Versions[0].Fingerprint}}}
-	if err := e.journal.Add(ctx, entry); err != nil {
+	if err := l.journal.Add(ctx, entry); err != nil {
 		return key.Key{}, err
 	}
-	return k, e.swapKey(ctx, k)
+	return k, l.swapKey(ctx, k)
 }
 
 // atServer makes a first version valid where its kind has a server, if that is asked for, and tries it where the kind can.
-// No lock is held meanwhile.
-func (e *Engine) atServer(ctx context.Context, k key.Key, v key.Version, stage bool) error {
-	verifier, ok := e.kindOf(k).(kind.Verifier)
+func (s *state) atServer(ctx context.Context, k key.Key, v key.Version, stage bool) error {
+	verifier, ok := s.base.kindOf(k).(kind.Verifier)
 	if !ok {
 		return nil
 	}
 	c := kind.Change{Key: k, To: v}
 	var err error
-	e.lock(func() { c.Connection, err = e.connectionOf(k) })
+	s.lock(func(m *memory) { c.Connection, err = m.connectionOf(k) })
 	if err != nil {
 		return err
 	}

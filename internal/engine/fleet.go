@@ -57,8 +57,8 @@ type lease struct {
 }
 
 // newLease is one that begins now.
-func (e *Engine) newLease(given, full time.Duration) lease {
-	now := e.Uptime()
+func (b *base) newLease(given, full time.Duration) lease {
+	now := b.Uptime()
 	return lease{sure: true, given: now + given, full: now + full, gone: now + full + leaseSlack, heard: now}
 }
 
@@ -87,11 +87,11 @@ type target struct {
 
 // oldLease is one of an earlier life, of which is known only how long it may last at most. It may end at any moment, and
 // that says nothing of its instance, which has returnTime to be heard of.
-func (e *Engine) oldLease(i workload.Instance) lease {
-	now, full := e.Uptime(), max(i.TTL, e.config.LeaseTTL)
+func (m *memory) oldLease(i workload.Instance) lease {
+	now, full := m.Uptime(), max(i.TTL, m.config.LeaseTTL)
 	return lease{
 		full: now + full, gone: now + full + leaseSlack,
-		heard: now + max(returnTime-e.config.TakeoverAfter, 0), heartbeat: i.Heartbeat || i.Loaded != nil || !i.Judged.IsZero(),
+		heard: now + max(returnTime-m.config.TakeoverAfter, 0), heartbeat: i.Heartbeat || i.Loaded != nil || !i.Judged.IsZero(),
 	}
 }
 
@@ -129,7 +129,7 @@ func (f *fleet) remove(id string) {
 	delete(f.leases, id)
 }
 
-// all gives the instances, sorted by id.
+// all returns the instances, sorted by id.
 func (f *fleet) all() []workload.Instance {
 	if f == nil {
 		return nil
@@ -141,46 +141,46 @@ func (f *fleet) all() []workload.Instance {
 	return all
 }
 
-// ring says that the bundles of workloads that use one of the keys, or of all where none is named, may have changed: what
-// instances should hold is found out anew, and those who watch are woken when the turn ends. turn is held.
-func (e *Engine) ring(keys ...string) {
-	e.lock(func() {
-		for name, f := range e.fleets {
-			if w := e.workloads[name]; len(keys) == 0 || w.Uses(keys...) {
+// markDirty says that the bundles of workloads that use one of the keys, or of all where none is named, may have changed: what
+// instances should hold is found out anew, and those who watch are woken when the writer lock is released.
+func (l *locked) markDirty(keys ...string) {
+	l.lock(func(m *memory) {
+		for name, f := range m.fleets {
+			if w := m.workloads[name]; len(keys) == 0 || w.Uses(keys...) {
 				f.forget()
-				e.rung[name] = true
+				m.dirty[name] = true
 			}
 		}
 	})
 }
 
-// wake wakes those for whom ring was called.
-func (e *Engine) wake() {
-	e.lock(func() {
-		if e.closed {
+// notify wakes those for whom ring was called.
+func (s *state) notify() {
+	s.lock(func(m *memory) {
+		if m.closed {
 			return
 		}
-		if len(e.rung) > 0 {
-			e.nudge()
+		if len(m.dirty) > 0 {
+			s.nudge()
 		}
-		for name := range e.rung {
-			if f := e.fleets[name]; f != nil {
+		for name := range m.dirty {
+			if f := m.fleets[name]; f != nil {
 				f.wake()
 			}
 		}
-		clear(e.rung)
+		clear(m.dirty)
 	})
 }
 
-// bar keeps instances from being given anything until the function that it gives is called: while a rotation is stored that
+// freeze keeps instances from being given anything until lift is called: while a rotation is stored that
 // moves on from these facts. It moves over several places at once where nobody is in the way, and an instance that came
 // meanwhile would hold what is right at none of them. False: one has come since, and the facts have to be gathered anew.
-func (e *Engine) bar(f rotation.Facts) (lift func(), ok bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+func (s *state) freeze(f rotation.Facts) (lift func(), ok bool) {
+	m, unlock := s.memory.Lock()
+	defer unlock()
 	var barred []*fleet
 	for _, w := range f.Workloads {
-		l := e.fleets[w.Name]
+		l := m.fleets[w.Name]
 		if l == nil || l.given != w.Given {
 			return nil, false
 		}
@@ -190,7 +190,7 @@ func (e *Engine) bar(f rotation.Facts) (lift func(), ok bool) {
 		l.barred = make(chan struct{})
 	}
 	return func() {
-		e.lock(func() {
+		s.lock(func(m *memory) {
 			for _, l := range barred {
 				close(l.barred)
 				l.barred = nil
@@ -199,15 +199,16 @@ func (e *Engine) bar(f rotation.Facts) (lift func(), ok bool) {
 	}, true
 }
 
-// enter waits until instances of a workload may be given something. mu is held when it returns.
-func (e *Engine) enter(workloadName string) {
-	e.mu.Lock()
-	for f := e.fleets[workloadName]; f != nil && f.barred != nil; f = e.fleets[workloadName] {
+// enter waits until instances of a workload may be given something, and returns the memory.
+func (s *state) enter(workloadName string) (m *memory, unlock func()) {
+	m, unlock = s.memory.Lock()
+	for f := m.fleets[workloadName]; f != nil && f.barred != nil; f = m.fleets[workloadName] {
 		barred := f.barred
-		e.mu.Unlock()
+		unlock()
 		<-barred
-		e.mu.Lock()
+		m, unlock = s.memory.Lock()
 	}
+	return m, unlock
 }
 
 // forget makes what instances should hold be found out anew.
@@ -223,31 +224,31 @@ func (f *fleet) wake() {
 }
 
 // target is what an instance should hold now. It follows from how far the rotations of its workload's keys let it go, so
-// that it is found out once for all that have gone as far. mu is held.
-func (e *Engine) target(w workload.Workload, i workload.Instance) target {
-	f := e.fleets[w.Name]
+// that it is found out once for all that have gone as far.
+func (m *memory) target(w workload.Workload, i workload.Instance) target {
+	f := m.fleets[w.Name]
 	var far strings.Builder
 	if i.Anonymous {
 		far.WriteByte('-')
 	} else {
-		for _, name := range e.moving(f, w) {
-			far.WriteByte(byte('0' + e.active[e.rotating[name]].Position(i.Name()))) //nolint:gosec // a position, 0 to 3
+		for _, name := range m.moving(f, w) {
+			far.WriteByte(byte('0' + m.active[m.rotating[name]].Position(i.Name()))) //nolint:gosec // a position, 0 to 3
 		}
 	}
 	t, ok := f.targets[far.String()]
 	if !ok {
-		t = e.findTarget(w, i)
+		t = m.findTarget(w, i)
 		f.targets[far.String()] = t
 	}
 	return t
 }
 
-// moving gives the keys of a workload that are being rotated. mu is held.
-func (e *Engine) moving(f *fleet, w workload.Workload) []string {
+// moving returns the keys of a workload that are being rotated.
+func (m *memory) moving(f *fleet, w workload.Workload) []string {
 	if f.moving == nil {
 		f.moving = []string{}
 		for name := range w.Keys {
-			if e.rotating[name] != "" {
+			if m.rotating[name] != "" {
 				f.moving = append(f.moving, name)
 			}
 		}
@@ -256,31 +257,31 @@ func (e *Engine) moving(f *fleet, w workload.Workload) []string {
 	return f.moving
 }
 
-func (e *Engine) findTarget(w workload.Workload, i workload.Instance) target {
+func (m *memory) findTarget(w workload.Workload, i workload.Instance) target {
 	t := target{held: map[string]workload.Held{}}
 	var idle []workload.Work // to be done any time
 	for name, role := range w.Keys {
-		if r, ok := e.active[e.rotating[name]]; ok {
+		if r, ok := m.active[m.rotating[name]]; ok {
 			t.held[name] = r.Held(w, i)[name]
-			if task, ok := e.workOf(r, name, w, role, i); ok {
+			if task, ok := m.workOf(r, name, w, role, i); ok {
 				t.work = append(t.work, task)
 			}
 			continue
 		}
-		current, ok := e.keys[name].Current()
+		current, ok := m.keys[name].Current()
 		if !ok {
 			continue // no version yet: not part of any bundle
 		}
-		t.held[name] = rotation.HeldAtRest(role, current.Number, e.alsoAccepted(e.keys[name]))
-		if k := e.keys[name]; w.Reencrypts && role.AcceptsBoth() && !i.Anonymous && len(k.Protects) > 0 {
+		t.held[name] = rotation.HeldAtRest(role, current.Number, m.alsoAccepted(m.keys[name]))
+		if k := m.keys[name]; w.Reencrypts && role.AcceptsBoth() && !i.Anonymous && len(k.Protects) > 0 {
 			idle = append(idle, workload.Work{
 				ID: countID(k, current.Number), Key: name, Env: k.Env, Phase: workload.PhaseCount, Columns: k.Protects,
 			})
 		}
 	}
 	slices.SortFunc(t.work, func(a, b workload.Work) int { return strings.Compare(a.ID, b.ID) })
-	identity := func(name string) string { return e.keys[name].Created.Format(time.RFC3339Nano) }
-	t.etag = workload.EtagOf(e.fingerprints, w.Name, t.held, t.work, identity)
+	identity := func(name string) string { return m.keys[name].Created.Format(time.RFC3339Nano) }
+	t.etag = workload.EtagOf(m.fingerprints, w.Name, t.held, t.work, identity)
 	if len(t.work) == 0 { // what fails there must not slow down what a rotation waits for
 		slices.SortFunc(idle, func(a, b workload.Work) int { return strings.Compare(a.ID, b.ID) })
 		t.work = idle
@@ -297,8 +298,8 @@ func countID(k key.Key, version int) string {
 	return fmt.Sprintf("%s%s/%d/%x", workload.CountPrefix, k.Name, version, columns.Sum64())
 }
 
-// workOf is what the rotation of a key asks of an instance. mu is held.
-func (e *Engine) workOf(r rotation.Rotation, keyName string, w workload.Workload, role workload.Role, i workload.Instance) (workload.Work, bool) {
+// workOf is what the rotation of a key asks of an instance.
+func (cat *catalog) workOf(r rotation.Rotation, keyName string, w workload.Workload, role workload.Role, i workload.Instance) (workload.Work, bool) {
 	change, ok := r.Change(keyName)
 	if !ok || !w.Reencrypts || !role.AcceptsBoth() || i.Anonymous {
 		return workload.Work{}, false
@@ -307,7 +308,7 @@ func (e *Engine) workOf(r rotation.Rotation, keyName string, w workload.Workload
 	if !ok {
 		return workload.Work{}, false
 	}
-	for _, other := range e.keys {
+	for _, other := range cat.keys {
 		if other.Name == keyName {
 			continue
 		}
@@ -325,13 +326,13 @@ func sharesColumn(c key.Column, columns []key.Column) bool {
 	return slices.ContainsFunc(columns, func(o key.Column) bool { return o.String() == c.String() })
 }
 
-// dismiss removes the instances whose leases must have ended although nobody said so: those of reads that Vault never
-// made a lease of, since it was killed in between. turn is held.
-func (e *Engine) dismiss(ctx context.Context) {
-	now := e.Uptime()
+// expireInstances removes the instances whose leases must have ended although nobody said so: those of reads that Vault never
+// made a lease of, since it was killed in between.
+func (s *state) expireInstances(ctx context.Context) {
+	now := s.Uptime()
 	var gone []workload.Instance
-	e.lock(func() {
-		for _, f := range e.fleets {
+	s.lock(func(m *memory) {
+		for _, f := range m.fleets {
 			for _, id := range f.ids {
 				if f.leases[id].gone < now {
 					gone = append(gone, f.by[id])
@@ -341,21 +342,21 @@ func (e *Engine) dismiss(ctx context.Context) {
 	})
 	slices.SortFunc(gone, func(a, b workload.Instance) int { return strings.Compare(a.Name(), b.Name()) })
 	for _, i := range gone {
-		err := e.drop(ctx, i.Workload, i.ID, func(f *fleet, _ workload.Instance) bool { return f.leases[i.ID].gone < e.Uptime() })
+		err := s.drop(ctx, i.Workload, i.ID, func(f *fleet, _ workload.Instance) bool { return f.leases[i.ID].gone < s.Uptime() })
 		if err != nil {
-			e.Observer.Fault("instance "+i.Name()+" could not be removed", err)
+			s.Observer.Fault("instance "+i.Name()+" could not be removed", err)
 			return
 		}
 	}
 }
 
 // drop removes an instance if it still should be, when nobody else stores it.
-func (e *Engine) drop(ctx context.Context, workloadName, id string, should func(*fleet, workload.Instance) bool) error {
-	defer e.instances.lock(workloadName + "/" + id)()
+func (s *state) drop(ctx context.Context, workloadName, id string, should func(*fleet, workload.Instance) bool) error {
+	defer s.instances.lock(workloadName + "/" + id)()
 	ok := false
 	var f *fleet
-	e.lock(func() {
-		if f = e.fleets[workloadName]; f == nil {
+	s.lock(func(m *memory) {
+		if f = m.fleets[workloadName]; f == nil {
 			return
 		}
 		i, known := f.by[id]
@@ -364,16 +365,16 @@ func (e *Engine) drop(ctx context.Context, workloadName, id string, should func(
 	if !ok {
 		return nil
 	}
-	if err := e.remove(ctx, pathInstances+workloadName+"/"+id); err != nil {
+	if err := s.remove(ctx, pathInstances+workloadName+"/"+id); err != nil {
 		return err
 	}
-	e.lock(func() {
+	s.lock(func(m *memory) {
 		f.remove(id)
-		if !e.closed {
+		if !m.closed {
 			f.wake()
 		}
 	})
-	e.nudge()
+	s.nudge()
 	return nil
 }
 
@@ -382,7 +383,7 @@ type locks struct{ of [64]sync.Mutex }
 
 var lockSeed = maphash.MakeSeed()
 
-// lock takes a name's lock, and gives what releases it.
+// lock takes a name's lock, and returns what releases it.
 func (l *locks) lock(name string) func() {
 	m := &l.of[maphash.String(lockSeed, name)%uint64(len(l.of))]
 	m.Lock()

@@ -51,15 +51,15 @@ func (f Floor) admits(old, c Config) error {
 }
 
 // Floor returns what retention never goes below.
-func (e *Engine) Floor() Floor {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.floor
+func (s *state) Floor() Floor {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	return m.floor
 }
 
 // FloorChanges returns what writing f changes.
-func (e *Engine) FloorChanges(f Floor) []rotation.EntryChange {
-	return e.Floor().fields().changes(f.fields())
+func (s *state) FloorChanges(f Floor) []rotation.EntryChange {
+	return s.Floor().fields().changes(f.fields())
 }
 
 // PutFloor replaces it. The entry of one that is lower in any way is never taken away.
@@ -71,9 +71,10 @@ func (e *Engine) PutFloor(ctx context.Context, f Floor, by rotation.Actor) error
 	if err != nil {
 		return err
 	}
-	defer e.takeTurn()()
-	entry := journal.Entry{What: "journal's floor written", By: by.Name, Entity: by.Entity, Changes: e.floor.fields().changes(f.fields())}
-	if f.Entries < e.floor.Entries || f.Age < e.floor.Age {
+	l, release := e.acquire()
+	defer release()
+	entry := journal.Entry{What: "journal's floor written", By: by.Name, Entity: by.Entity, Changes: l.floor.fields().changes(f.fields())}
+	if f.Entries < l.floor.Entries || f.Age < l.floor.Age {
 		entry.What, entry.Keep = "journal's floor lowered", &journal.Link{}
 	}
 	if err := e.journal.Add(ctx, entry); err != nil {
@@ -82,17 +83,17 @@ func (e *Engine) PutFloor(ctx context.Context, f Floor, by rotation.Actor) error
 	if err := e.write(ctx, pathFloor, data); err != nil {
 		return err
 	}
-	e.lock(func() { e.floor = f })
-	e.grown = true
+	e.lock(func(m *memory) { m.floor = f })
+	l.needsRetention = true
 	return nil
 }
 
-func (e *Engine) loadFloor(ctx context.Context) error {
-	data, err := e.Store.Get(ctx, pathFloor)
+func (l *locked) loadFloor(ctx context.Context) error {
+	data, err := l.Store.Get(ctx, pathFloor)
 	if err != nil || data == nil {
 		return err
 	}
-	if err := json.Unmarshal(data, &e.floor); err != nil {
+	if err := json.Unmarshal(data, &l.floor); err != nil {
 		return fmt.Errorf("stored floor of the journal: %w", err)
 	}
 	return nil

@@ -41,13 +41,13 @@ func (c Config) checkPolicyBy(k key.Key) error {
 }
 
 // notBy returns the entity that must not confirm a rotation: that of the user who started it, or, where it starts by itself,
-// of the user who last said when it does. The writer lock is held.
-func (e *Engine) notBy(r rotation.Rotation) string {
+// of the user who last said when it does.
+func (cat *catalog) notBy(r rotation.Rotation) string {
 	switch {
 	case r.ConfirmBy != rotation.ConfirmByOther:
 		return ""
 	case !r.Trigger.Automatic():
 		return r.Entity
 	}
-	return e.keys[r.Changes[0].Key].PolicyBy // one that starts by itself has one key
+	return cat.keys[r.Changes[0].Key].PolicyBy // one that starts by itself has one key
 }

@@ -26,8 +26,8 @@ var testActor = rotation.Actor{Name: "test"}
 
 var errInjected = errors.New("injected fault")
 
-// memory is a Store that can fail at the nth write, before or after it took effect.
-type memory struct {
+// memStore is a Store that can fail at the nth write, before or after it took effect.
+type memStore struct {
 	mu     sync.Mutex
 	data   map[string][]byte
 	writes int
@@ -38,9 +38,9 @@ type memory struct {
 	onGet func(path string) // before a read
 }
 
-func newMemory() *memory { return &memory{data: map[string][]byte{}} }
+func newMemStore() *memStore { return &memStore{data: map[string][]byte{}} }
 
-func (m *memory) write(do func()) error {
+func (m *memStore) write(do func()) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.dead {
@@ -58,7 +58,7 @@ func (m *memory) write(do func()) error {
 	return nil
 }
 
-func (m *memory) Get(_ context.Context, path string) ([]byte, error) {
+func (m *memStore) Get(_ context.Context, path string) ([]byte, error) {
 	if m.onGet != nil {
 		m.onGet(path)
 	}
@@ -70,15 +70,15 @@ func (m *memory) Get(_ context.Context, path string) ([]byte, error) {
 	return m.data[path], nil
 }
 
-func (m *memory) Put(_ context.Context, path string, data []byte) error {
+func (m *memStore) Put(_ context.Context, path string, data []byte) error {
 	return m.write(func() { m.data[path] = slices.Clone(data) })
 }
 
-func (m *memory) Delete(_ context.Context, path string) error {
+func (m *memStore) Delete(_ context.Context, path string) error {
 	return m.write(func() { delete(m.data, path) })
 }
 
-func (m *memory) List(_ context.Context, prefix string) ([]string, error) {
+func (m *memStore) List(_ context.Context, prefix string) ([]string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.dead {
@@ -197,7 +197,7 @@ func (s *server) Unstage(_ context.Context, c kind.Change) error {
 // harness is an engine with a platform around it: instances that load what they read and say so.
 type harness struct {
 	t       *testing.T
-	store   *memory
+	store   *memStore
 	clock   *clock
 	server  *server
 	kinds   kind.List // further ones
@@ -223,7 +223,7 @@ type reader struct {
 
 func newHarness(t *testing.T) *harness {
 	h := &harness{
-		t: t, store: newMemory(), clock: &clock{now: time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)},
+		t: t, store: newMemStore(), clock: &clock{now: time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)},
 		server:  &server{valid: map[string]bool{}, fail: map[string]error{}},
 		readers: map[string]*reader{},
 	}
@@ -241,16 +241,27 @@ func (h *harness) open() {
 	h.store.dead, h.store.failAt = false, 0
 	h.store.mu.Unlock()
 	h.calls = nil
-	e, err := Open(h.t.Context(), Options{
-		Store: h.store, Kinds: append(kind.List{token.Kind{}, h.server}, h.kinds...), Observer: quiet{}, Now: h.clock.Now, Random: rand.Reader,
-		Uptime: h.clock.uptime, Background: func(call func()) { h.calls = append(h.calls, call) },
-	})
+	e, err := Open(h.t.Context(), h.options())
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	h.ok(e.Begin(h.t.Context()))
 	h.engine = e
 	h.t.Cleanup(e.Close)
+}
+
+func (h *harness) options() Options {
+	return Options{
+		Store: h.store, Kinds: append(kind.List{token.Kind{}, h.server}, h.kinds...), Observer: quiet{}, Now: h.clock.Now, Random: rand.Reader,
+		Uptime: h.clock.uptime, Background: func(call func()) { h.calls = append(h.calls, call) },
+	}
+}
+
+// records returns those of the engine, which a test may look at and change between two calls.
+func (h *harness) records() *records {
+	l, release := h.engine.acquire()
+	defer release()
+	return l.records
 }
 
 // ok fails the test on an error.

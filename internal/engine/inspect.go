@@ -56,13 +56,13 @@ func (h Health) Texts() []string {
 const refusalAge = 7 * 24 * time.Hour
 
 // whoStillTries says who still tries the version of a key that was retired last.
-func (e *Engine) whoStillTries(ctx context.Context, c kind.Change) string {
-	reporter, ok := e.kindOf(c.Key).(kind.RefusalReporter)
+func (s *state) whoStillTries(ctx context.Context, c kind.Change) string {
+	reporter, ok := s.base.kindOf(c.Key).(kind.RefusalReporter)
 	if !ok {
 		return ""
 	}
 	for _, v := range slices.Backward(c.Key.Versions) {
-		age := e.Now().Sub(v.Retired)
+		age := s.Now().Sub(v.Retired)
 		if v.Login == "" || v.State.Live() || age > refusalAge {
 			continue
 		}
@@ -83,110 +83,110 @@ func times(n int) string {
 }
 
 // Health returns that of a key, or of a connection.
-func (e *Engine) Health(of string) Health {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.health[of]
+func (s *state) Health(of string) Health {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	return m.health[of]
 }
 
 // KeyHealth returns what is known of a key's current version at its server.
-func (e *Engine) KeyHealth(name string) Health { return e.Health(checksKey + name) }
+func (s *state) KeyHealth(name string) Health { return s.Health(checksKey + name) }
 
 // ConnectionHealth returns what is known of a connection.
-func (e *Engine) ConnectionHealth(name string) Health { return e.Health(checksConnection + name) }
+func (s *state) ConnectionHealth(name string) Health { return s.Health(checksConnection + name) }
 
-// planCheck puts the first check of a key or a connection on the agenda, spread so that a restart is no storm. The writer
-// lock is held.
-func (e *Engine) planCheck(of string, now time.Time) {
-	every := e.config.LookEvery
-	if !e.checks.At(of).IsZero() || every == 0 {
+// planCheck puts the first check of a key or a connection on the agenda, spread so that a restart is no storm.
+func (l *locked) planCheck(of string, now time.Time) {
+	every := l.config.LookEvery
+	if !l.checks.At(of).IsZero() || every == 0 {
 		return
 	}
 	if name, ok := strings.CutPrefix(of, checksKey); ok {
-		if _, ok := e.kindOf(e.keys[name]).(kind.Inspector); !ok {
+		if _, ok := l.kindOf(l.keys[name]).(kind.Inspector); !ok {
 			return
 		}
 	}
-	e.checks.Set(of, now.Add(schedule.SpreadOver(every, e.share(key.Key{Name: of}, "check"))))
+	l.checks.Set(of, now.Add(schedule.SpreadOver(every, l.share(key.Key{Name: of}, "check"))))
 }
 
-// checkSoon makes a check of a key due. The writer lock is held.
-func (e *Engine) checkSoon(name string, now time.Time) {
-	if _, ok := e.kindOf(e.keys[name]).(kind.Inspector); ok && e.config.LookEvery > 0 {
-		e.checks.Set(checksKey+name, now)
+// checkSoon makes a check of a key due.
+func (l *locked) checkSoon(name string, now time.Time) {
+	if _, ok := l.kindOf(l.keys[name]).(kind.Inspector); ok && l.config.LookEvery > 0 {
+		l.checks.Set(checksKey+name, now)
 	}
 }
 
-// checkDue starts the checks whose time has come, a few at the same time. The writer lock is held.
-func (e *Engine) checkDue(now time.Time) {
-	every := e.config.LookEvery
-	for every > 0 && len(e.checking) < mostChecks {
-		first, ok := e.checks.Next()
+// checkDue starts the checks whose time has come, a few at the same time.
+func (l *locked) checkDue(now time.Time) {
+	every := l.config.LookEvery
+	for every > 0 && len(l.checking) < mostChecks {
+		first, ok := l.checks.Next()
 		if !ok || first.At.After(now) {
 			return
 		}
-		if _, acting := e.acting(strings.TrimPrefix(first.Key, checksKey)); acting {
-			e.checks.Set(first.Key, now.Add(tickEvery))
+		if _, acting := l.acting(strings.TrimPrefix(first.Key, checksKey)); acting {
+			l.checks.Set(first.Key, now.Add(tickEvery))
 			continue
 		}
-		e.checks.Set(first.Key, now.Add(every))
-		if e.checking[first.Key] {
+		l.checks.Set(first.Key, now.Add(every))
+		if l.checking[first.Key] {
 			continue
 		}
-		check := e.checkOf(first.Key)
+		check := l.checkOf(first.Key)
 		if check == nil { // it is gone
-			e.checks.Set(first.Key, never)
+			l.checks.Set(first.Key, never)
 			continue
 		}
-		e.checking[first.Key] = true
-		e.Background(func() {
-			check()
-			defer e.takeTurn()()
-			defer e.nudge()
-			delete(e.checking, first.Key)
+		l.checking[first.Key] = true
+		l.background(func(e *Engine) {
+			check(e)
+			l, release := e.acquire()
+			defer release()
+			defer l.nudge()
+			delete(l.checking, first.Key)
 		})
 	}
 }
 
-// acting reports whether a rotation of the key is changing something at its server at this moment. The writer lock is held.
-func (e *Engine) acting(name string) (id string, acting bool) {
-	id = e.rotating[name]
-	return id, e.busy[id] && !e.active[id].StepSamples()
+// acting reports whether a rotation of the key is changing something at its server at this moment.
+func (l *locked) acting(name string) (id string, acting bool) {
+	id = l.rotating[name]
+	return id, l.busy[id] && !l.active[id].StepSamples()
 }
 
-// planChecks plans the first check of every key and every connection. The writer lock is held.
-func (e *Engine) planChecks(now time.Time) {
-	e.checks = schedule.NewAgenda()
-	for name := range e.keys {
-		e.planCheck(checksKey+name, now)
+// planChecks plans the first check of every key and every connection.
+func (l *locked) planChecks(now time.Time) {
+	l.checks = schedule.NewAgenda()
+	for name := range l.keys {
+		l.planCheck(checksKey+name, now)
 	}
-	for name := range e.connections {
-		e.planCheck(checksConnection+name, now)
+	for name := range l.connections {
+		l.planCheck(checksConnection+name, now)
 	}
 }
 
-// checkOf returns the check of that name; nil: there is nothing to check. The writer lock is held.
-func (e *Engine) checkOf(of string) func() {
+// checkOf returns the check of that name; nil: there is nothing to check.
+func (l *locked) checkOf(of string) func(*Engine) {
 	if name, ok := strings.CutPrefix(of, checksConnection); ok {
-		c, there := e.connections[name]
-		connector, err := e.connector(c.Kind)
+		c, there := l.connections[name]
+		connector, err := l.connector(c.Kind)
 		if !there || err != nil {
 			return nil
 		}
-		return func() {
+		return func(e *Engine) {
 			h := Health{At: e.Now().UTC()}
-			if h.Notes, err = e.checkConnection(e.ctx, connector, c); err != nil {
+			if h.Notes, err = checkConnection(e.ctx, connector, c); err != nil {
 				h.Fault = err.Error()
 			}
 			e.noteHealth(of, h)
 		}
 	}
 	name := strings.TrimPrefix(of, checksKey)
-	_, inspected := e.kindOf(e.keys[name]).(kind.Inspector)
-	if _, current := e.keys[name].Current(); !inspected || !current {
+	_, inspected := l.kindOf(l.keys[name]).(kind.Inspector)
+	if _, current := l.keys[name].Current(); !inspected || !current {
 		return nil
 	}
-	return func() {
+	return func(e *Engine) {
 		result, err := e.inspect(e.ctx, name, mendFixable, rotation.Itself)
 		noted := !result.At.IsZero()
 		if err != nil && !noted && !Passing(err) && e.ctx.Err() == nil {
@@ -196,14 +196,14 @@ func (e *Engine) checkOf(of string) func() {
 }
 
 // noteHealth keeps what a check has found, and says so once if something is wrong that was not before.
-func (e *Engine) noteHealth(of string, h Health) {
+func (s *state) noteHealth(of string, h Health) {
 	var before Health
-	e.lock(func() {
-		before = e.health[of]
-		e.health[of] = h
+	s.lock(func(m *memory) {
+		before = m.health[of]
+		m.health[of] = h
 	})
 	if texts := h.Texts(); len(texts) > 0 && !slices.Equal(texts, before.Texts()) {
-		e.Observer.Fault("check of "+of, errors.New(strings.Join(texts, "; ")))
+		s.Observer.Fault("check of "+of, errors.New(strings.Join(texts, "; ")))
 	}
 }
 
@@ -238,18 +238,23 @@ func (e *Engine) Reconcile(ctx context.Context, name string, dryRun bool, by rot
 // inspect asks a key's server for its current version and, where it may, mends what is wrong. Meanwhile no action of a
 // rotation of the key begins: what it takes away must not be restored.
 func (e *Engine) inspect(ctx context.Context, name string, what mend, by rotation.Actor) (Reconciled, error) {
-	change, restorer, err := e.inspected(name)
+	var change kind.Change
+	var restorer kind.Inspector
+	err := e.update(func(l *locked) (err error) {
+		change, restorer, err = l.inspected(name)
+		return err
+	})
 	if err != nil {
 		return Reconciled{}, err
 	}
-	defer e.lock(func() { delete(e.restoring, name) })
+	defer e.lock(func(m *memory) { delete(m.restoring, name) })
 	ctx, cancel := context.WithTimeout(ctx, connectionDeadline)
 	defer cancel()
 	finding, err := inspectServer(ctx, restorer, change)
 	if err != nil {
 		return Reconciled{}, rotation.Refusef("key %s: %w", name, err)
 	}
-	if err := e.noteFinding(ctx, name, finding); err != nil {
+	if err := e.update(func(l *locked) error { return l.noteFinding(ctx, name, finding) }); err != nil {
 		return Reconciled{}, err
 	}
 	result := Reconciled{Health: Health{At: e.Now().UTC(), Problems: finding.Problems, Notes: finding.Notes, Refused: e.whoStillTries(ctx, change)}}
@@ -288,50 +293,48 @@ func (t tryAgain) Unwrap() error { return rotation.Refusef("%s", t.text) }
 func Passing(err error) bool { return errors.As(err, new(tryAgain)) }
 
 // beingChecked reports whether an inspection of the key is under way.
-func (e *Engine) beingChecked(name string) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.restoring[name]
+func (s *state) beingChecked(name string) bool {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	return m.restoring[name]
 }
 
 // inspected returns what an inspection asks about, and marks the key as being looked at.
-func (e *Engine) inspected(name string) (kind.Change, kind.Inspector, error) {
-	defer e.takeTurn()()
-	k := e.keys[name]
-	inspector, ok := e.kindOf(k).(kind.Inspector)
+func (l *locked) inspected(name string) (kind.Change, kind.Inspector, error) {
+	k := l.keys[name]
+	inspector, ok := l.kindOf(k).(kind.Inspector)
 	if !ok {
 		return kind.Change{}, nil, rotation.Refusef("key %s is of kind %s, whose values no server keeps: there is nothing to reconcile", name, k.Kind)
 	}
 	if _, ok := k.Current(); !ok {
 		return kind.Change{}, nil, rotation.Refusef("key %s has no version yet", name)
 	}
-	connection, err := e.connectionOf(k)
+	connection, err := l.connectionOf(k)
 	if err != nil {
 		return kind.Change{}, nil, rotation.Refusef("%w", err)
 	}
-	if id, acting := e.acting(name); acting {
+	if id, acting := l.acting(name); acting {
 		return kind.Change{}, nil, tryAgain{fmt.Sprintf("rotation %s has been at the server of key %s for a while; try again, or pause it first with: vault write -f hyvve/rotations/%s/pause", id, name, id)}
 	}
-	if e.beingChecked(name) {
+	if l.beingChecked(name) {
 		return kind.Change{}, nil, tryAgain{fmt.Sprintf("key %s is being checked at this moment; try again", name)}
 	}
-	e.lock(func() { e.restoring[name] = true })
+	l.lock(func(m *memory) { m.restoring[name] = true })
 	change := kind.Change{Key: k, Connection: connection, Kept: k.Kept}
-	change.To, change.From = e.validAtServer(k)
+	change.To, change.From = l.validAtServer(k)
 	return change, inspector, nil
 }
 
 // validAtServer returns the version of a key that its server has to know, and the one beside it that is valid there; empty: none is.
-// A rotation that has ended one of its versions at the server may wait before that is stored: it has further keys, with rows. The
-// writer lock is held.
-func (e *Engine) validAtServer(k key.Key) (stays, beside key.Version) {
+// A rotation that has ended one of its versions at the server may wait before that is stored: it has further keys, with rows.
+func (l *locked) validAtServer(k key.Key) (stays, beside key.Version) {
 	stays, _ = k.Current()
 	for _, v := range k.Versions {
 		if v.State == key.Previous {
 			beside = v
 		}
 	}
-	r, ok := e.active[e.rotating[k.Name]]
+	r, ok := l.active[l.rotating[k.Name]]
 	if c, has := r.Change(k.Name); ok && has && slices.ContainsFunc(r.Timeline, func(e rotation.Event) bool { return e.State == r.State && e.Step == rotation.StepErase }) {
 		stays, _ = k.Version(r.Staying(c))
 		beside = key.Version{}
@@ -340,9 +343,8 @@ func (e *Engine) validAtServer(k key.Key) (stays, beside key.Version) {
 }
 
 // noteFinding stores with the key what only a healthy server knows, and the numbers that it has seen.
-func (e *Engine) noteFinding(ctx context.Context, name string, f kind.Finding) error {
-	defer e.takeTurn()()
-	k, ok := e.keys[name]
+func (l *locked) noteFinding(ctx context.Context, name string, f kind.Finding) error {
+	k, ok := l.keys[name]
 	if !ok {
 		return unknownKey(name)
 	}
@@ -356,10 +358,10 @@ func (e *Engine) noteFinding(ctx context.Context, name string, f kind.Finding) e
 	if changed.Kept == k.Kept && changed.Above == k.Above {
 		return nil
 	}
-	if err := e.put(ctx, pathKeys+name, changed); err != nil {
+	if err := l.put(ctx, pathKeys+name, changed); err != nil {
 		return err
 	}
-	e.lock(func() { e.keys[name] = changed })
+	l.lock(func(m *memory) { m.keys[name] = changed })
 	return nil
 }
 
@@ -371,7 +373,7 @@ func (e *Engine) restore(ctx context.Context, mender kind.Restorer, change kind.
 		return todo, err
 	}
 	// What cannot be mended does not hold up what can: the second call returns that error again.
-	if err := e.journalRestore(ctx, change, todo, what, by); err != nil {
+	if err := e.update(func(l *locked) error { return l.journalRestore(ctx, change, todo, what, by) }); err != nil {
 		return nil, err
 	}
 	done, err := restoreAt(ctx, mender, change, false)
@@ -382,23 +384,24 @@ func (e *Engine) restore(ctx context.Context, mender kind.Restorer, change kind.
 }
 
 // isValid forgets what was to be restored of a version: when it has to be restored again, that is journaled again.
-func (e *Engine) isValid(change kind.Change) {
-	e.lock(func() { delete(e.intended, versionID{change.Key.Name, change.To.Number}) })
+func (s *state) isValid(change kind.Change) {
+	s.lock(func(m *memory) { delete(m.intended, versionID{change.Key.Name, change.To.Number}) })
 }
 
 // journalRestore writes what is about to be done. A regular check that fails does not write the same again each time.
-func (e *Engine) journalRestore(ctx context.Context, change kind.Change, todo []string, what mend, by rotation.Actor) error {
-	defer e.takeTurn()()
+func (l *locked) journalRestore(ctx context.Context, change kind.Change, todo []string, what mend, by rotation.Actor) error {
 	text, of := "restoring at the server: "+strings.Join(todo, "; "), versionID{change.Key.Name, change.To.Number}
-	if what == mendFixable && e.intended[of] == text {
+	same := false
+	l.lock(func(m *memory) { same = m.intended[of] == text })
+	if what == mendFixable && same {
 		return nil
 	}
-	err := e.journal.Add(ctx, journal.Entry{
+	err := l.journal.Add(ctx, journal.Entry{
 		What: text, By: by.Name, Entity: by.Entity,
 		Keys: []journal.Key{{Key: change.Key.Name, From: change.To.Number, To: change.To.Number, Fingerprint: change.To.Fingerprint}},
 	})
 	if err == nil {
-		e.lock(func() { e.intended[of] = text })
+		l.lock(func(m *memory) { m.intended[of] = text })
 	}
 	return err
 }
@@ -412,8 +415,9 @@ func (e *Engine) mended(ctx context.Context, inspector kind.Inspector, change ki
 	}
 	result.Problems = append(result.Problems, undeleted...)
 	e.noteHealth(checksKey+change.Key.Name, result.Health)
-	defer e.takeTurn()()
-	return result, e.tryAgain(ctx, change.Connection.Name)
+	l, release := e.acquire()
+	defer release()
+	return result, l.retryRotations(ctx, change.Connection.Name)
 }
 
 // inspections looks at the current versions of a plan's keys at their servers. What a rotation would not go through with is a
@@ -425,7 +429,7 @@ func (e *Engine) inspections(ctx context.Context, names []string) (blockers, not
 	var group sync.WaitGroup
 	for n, name := range names {
 		keys[n], _ = e.Key(name)
-		if _, ok := e.kindOf(keys[n]).(kind.Inspector); ok {
+		if _, ok := e.base.kindOf(keys[n]).(kind.Inspector); ok {
 			group.Go(func() { found[n], errs[n] = e.inspect(ctx, name, mendNothing, rotation.Itself) })
 		}
 	}

@@ -157,13 +157,21 @@ func TestCheckOfAServerThatIsAwayOrAhead(t *testing.T) {
 	}
 }
 
+// inspecting marks a key as being checked.
+func (h *harness) inspecting(name string) {
+	h.t.Helper()
+	h.ok(h.engine.update(func(l *locked) error {
+		_, _, err := l.inspected(name)
+		return err
+	}))
+}
+
 // A key without a version is nothing to worry about, and neither is one that is being checked already.
 func TestCheckWithoutReason(t *testing.T) {
 	h, _ := newForgetful(t)
 	_, err := h.engine.PutKey(t.Context(), Definition{Name: "later", Kind: "forgetful"}, testActor)
 	h.ok(err)
-	_, _, err = h.engine.inspected("cache")
-	h.ok(err)
+	h.inspecting("cache")
 	h.clock.advance(6 * time.Minute)
 	h.round()
 	for _, name := range []string{"cache", "later"} {
@@ -171,7 +179,7 @@ func TestCheckWithoutReason(t *testing.T) {
 			t.Errorf("%s: %s", name, got)
 		}
 	}
-	h.engine.lock(func() { delete(h.engine.restoring, "cache") })
+	h.engine.lock(func(m *memory) { delete(m.restoring, "cache") })
 }
 
 // A check under way is no blocker of a plan; what the last one has found is.
@@ -180,9 +188,8 @@ func TestPlanBesideACheck(t *testing.T) {
 	f.problem = kind.Problem{Text: "the user is another one"}
 	h.clock.advance(6 * time.Minute)
 	h.round()
-	_, _, err := h.engine.inspected("cache")
-	h.ok(err)
-	defer h.engine.lock(func() { delete(h.engine.restoring, "cache") })
+	h.inspecting("cache")
+	defer h.engine.lock(func(m *memory) { delete(m.restoring, "cache") })
 	blockers, _, _ := h.engine.inspections(t.Context(), []string{"cache"})
 	if got := strings.Join(summed(blockers), "; "); !strings.Contains(got, "the user is another one") || strings.Contains(got, "being checked") {
 		t.Errorf("blockers beside a check: %s", got)
@@ -237,8 +244,7 @@ func TestRestoreOfAPart(t *testing.T) {
 // A rotation does not act at a server while a check may be restoring there.
 func TestCheckAndRotationTakeTurns(t *testing.T) {
 	h, _ := newForgetful(t)
-	_, _, err := h.engine.inspected("cache")
-	h.ok(err)
+	h.inspecting("cache")
 	id := h.rotate("cache")
 	h.round()
 	if view := h.view(id); view.Step != rotation.StepStage || view.Acted {
@@ -247,7 +253,7 @@ func TestCheckAndRotationTakeTurns(t *testing.T) {
 	if _, err := h.engine.Reconcile(t.Context(), "cache", false, testActor); !Passing(err) {
 		t.Errorf("two checks of a key at the same time: %v", err)
 	}
-	h.engine.lock(func() { delete(h.engine.restoring, "cache") })
+	h.engine.lock(func(m *memory) { delete(m.restoring, "cache") })
 	h.until(id, rotation.Done)
 }
 

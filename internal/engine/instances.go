@@ -19,7 +19,7 @@ import (
 // anonymous begins the ids of readers that gave none.
 const anonymous = "lease-"
 
-// Reading is what a read of creds/ gives.
+// Reading is what a read of creds/ returns.
 type Reading struct {
 	Bundle   workload.Bundle
 	Instance string
@@ -29,14 +29,14 @@ type Reading struct {
 	Missing  []string // environment names of keys that have no version yet
 }
 
-// Read gives an instance its bundle and makes it, or keeps it, a live instance. A newer read supersedes an older one. No
+// Read returns an instance its bundle and makes it, or keeps it, a live instance. A newer read supersedes an older one. No
 // lease on it lasts for longer than limit.
 //
 // What it is given counts as evidence before it is stored: a rotation must not go on meanwhile as if nobody had it. A
-// read that gives the same bundle again stores nothing: what it would change is that its lease is the newest, and after
+// read that returns the same bundle again stores nothing: what it would change is that its lease is the newest, and after
 // a crash that is learned from its next word (see Revoke).
-func (e *Engine) Read(ctx context.Context, reader Reader, limit time.Duration) (Reading, error) {
-	epoch, err := e.newEpoch()
+func (s *state) Read(ctx context.Context, reader Reader, limit time.Duration) (Reading, error) {
+	epoch, err := s.newEpoch()
 	if err != nil {
 		return Reading{}, err
 	}
@@ -45,50 +45,50 @@ func (e *Engine) Read(ctx context.Context, reader Reader, limit time.Duration) (
 	}
 	i := workload.Instance{
 		Workload: reader.Workload, ID: reader.Instance, Multiline: reader.Multiline, OneLine: reader.OneLine,
-		Login: e.login(reader.Token), Heartbeat: reader.Heartbeat && reader.Instance != "",
+		Login: s.base.login(reader.Token), Heartbeat: reader.Heartbeat && reader.Instance != "",
 		Pod: reader.Pod, Node: reader.Node,
 	}
 	if i.ID == "" {
 		i.ID, i.Anonymous = anonymous+epoch.String(), true
 	}
-	defer e.instances.lock(i.Name())()
-	reading, i, known, err := e.issue(i, reader.Secret, epoch, limit)
+	defer s.instances.lock(i.Name())()
+	reading, i, known, err := s.issue(i, reader.Secret, epoch, limit)
 	if err != nil || known {
 		return reading, err
 	}
-	if err := e.put(ctx, pathInstances+i.Name(), i); err != nil {
+	if err := s.put(ctx, pathInstances+i.Name(), i); err != nil {
 		return Reading{}, err
 	}
-	e.nudge()
+	s.nudge()
 	return reading, nil
 }
 
 // issue hands an instance what it should hold, in memory, and reports whether it was stored with that already. proof is the
 // secret of an earlier read of its.
-func (e *Engine) issue(i workload.Instance, proof key.Value, epoch readNumber, limit time.Duration) (reading Reading, issued workload.Instance, known bool, err error) {
-	e.enter(i.Workload)
-	defer e.mu.Unlock()
-	w, ok := e.workloads[i.Workload]
+func (s *state) issue(i workload.Instance, proof key.Value, epoch readNumber, limit time.Duration) (reading Reading, issued workload.Instance, known bool, err error) {
+	m, unlock := s.enter(i.Workload)
+	defer unlock()
+	w, ok := m.workloads[i.Workload]
 	if !ok {
 		return Reading{}, i, false, unknownWorkload(i.Workload)
 	}
-	f, same, now := e.fleets[w.Name], false, e.Now().UTC()
+	f, same, now := m.fleets[w.Name], false, s.Now().UTC()
 	if old, ok := f.by[i.ID]; ok {
-		if err := e.checkLogin(f, old, i.Login, proof); err != nil {
+		if err := m.checkLogin(f, old, i.Login, proof); err != nil {
 			return Reading{}, i, false, err
 		}
 		i, same = says(old, i)
-	} else if err := e.checkRoom(f, w, i); err != nil {
+	} else if err := m.checkRoom(f, w, i); err != nil {
 		return Reading{}, i, false, err
 	}
 	if i.LoggedIn.IsZero() {
 		i.LoggedIn = now
 	}
-	t := e.target(w, i)
-	if err := e.checkHolds(i, t.held); err != nil {
+	t := m.target(w, i)
+	if err := m.checkHolds(i, t.held); err != nil {
 		return Reading{}, i, false, err
 	}
-	ttl, full := e.ttl(t.held, now, limit)
+	ttl, full := m.ttl(t.held, now, limit)
 	known = same && f.leases[i.ID].sure && i.Issued.Etag == t.etag && ttl <= i.TTL
 	i.Epoch, i.Seen = epoch.String(), now
 	if !known {
@@ -96,19 +96,19 @@ func (e *Engine) issue(i workload.Instance, proof key.Value, epoch readNumber, l
 		i = i.Given(workload.Holding{Etag: t.etag, At: now, Keys: t.held})
 		i.TTL = ttl
 	}
-	bundle, err := workload.Fill(i.Issued, t.work, source{e})
+	bundle, err := workload.Fill(i.Issued, t.work, source{m.catalog})
 	if err != nil {
 		return Reading{}, i, false, fmt.Errorf("bundle of %s: %w", i.Name(), err)
 	}
 	f.put(i)
-	l := e.newLease(ttl, full)
+	l := s.base.newLease(ttl, full)
 	l.heartbeat = i.Heartbeat
 	f.renew(i.ID, l)
-	reading = Reading{Bundle: bundle, Instance: i.ID, Secret: e.secretOf(i.Name(), epoch), Epoch: i.Epoch, TTL: ttl}
+	reading = Reading{Bundle: bundle, Instance: i.ID, Secret: s.base.secretOf(i.Name(), epoch), Epoch: i.Epoch, TTL: ttl}
 	if len(t.held) < len(w.Keys) {
 		for _, name := range w.KeyNames() {
 			if _, ok := t.held[name]; !ok {
-				reading.Missing = append(reading.Missing, e.keys[name].Env)
+				reading.Missing = append(reading.Missing, m.keys[name].Env)
 			}
 		}
 	}
@@ -127,21 +127,21 @@ func says(old, now workload.Instance) (i workload.Instance, same bool) {
 		old.Pod == i.Pod && old.Node == i.Node
 }
 
-// source is the engine as the source of bundles. mu is held.
-type source struct{ e *Engine }
+// source is the catalog as the source of bundles.
+type source struct{ *catalog }
 
 var _ workload.Source = source{}
 
 // Key implements workload.Source.
 func (s source) Key(name string) (key.Key, bool) {
-	k, ok := s.e.keys[name]
+	k, ok := s.keys[name]
 	return k, ok
 }
 
 // Render implements workload.Source.
 func (s source) Render(k key.Key, value key.Value) (map[string]key.Value, error) {
 	names := map[string]key.Value{}
-	if r, ok := s.e.kindOf(k).(kind.Renderer); ok {
+	if r, ok := s.kindOf(k).(kind.Renderer); ok {
 		var err error
 		if names, err = r.Render(k.Options, value); err != nil {
 			return nil, err
@@ -192,41 +192,41 @@ func parseRead(text string) (n readNumber) {
 	return n
 }
 
-func (e *Engine) newEpoch() (readNumber, error) {
-	if err := e.down(); err != nil {
+func (s *state) newEpoch() (readNumber, error) {
+	if err := s.down(); err != nil {
 		return readNumber{}, err
 	}
-	life := e.born.Load()
+	life := s.generation.Load()
 	if life == 0 {
 		return readNumber{}, errors.New("this node does not write; ask the active one")
 	}
-	return readNumber{life, e.reads.Add(1)}, nil
+	return readNumber{life, s.reads.Add(1)}, nil
 }
 
 // secretOf is the secret of a read: whoever has it was given its answer. It need not be stored.
-func (e *Engine) secretOf(name string, n readNumber) key.Value {
-	return key.NewValue(n.String() + "." + e.fingerprints.Sum("instance-secret", name, n.String()))
+func (b *base) secretOf(name string, n readNumber) key.Value {
+	return key.NewValue(n.String() + "." + b.fingerprints.Sum("instance-secret", name, n.String()))
 }
 
 // ttl is how long a lease on these versions lasts: the configured time, within limit, and never beyond the life of a
-// version; and how long without the latter. mu is held.
-func (e *Engine) ttl(held map[string]workload.Held, now time.Time, limit time.Duration) (given, full time.Duration) {
-	full = max(min(e.config.LeaseTTL, limit), time.Second)
+// version; and how long without the latter.
+func (m *memory) ttl(held map[string]workload.Held, now time.Time, limit time.Duration) (given, full time.Duration) {
+	full = max(min(m.config.LeaseTTL, limit), time.Second)
 	given = full
 	for name := range held {
-		if e.rotating[name] != "" {
+		if m.rotating[name] != "" {
 			continue
 		}
-		if left, limited := e.remaining(e.keys[name], now); limited {
+		if left, limited := m.remaining(m.keys[name], now); limited {
 			given = min(given, max(left, time.Second))
 		}
 	}
 	return given, full
 }
 
-// heard takes the word of an instance's read that it is live: the newest one is known from then on. It tells whether it
-// is that of the newest read. mu is held.
-func (e *Engine) heard(f *fleet, i workload.Instance, epoch string) (workload.Instance, bool) {
+// heard takes the word of an instance's read that it is live: the newest one is known from then on. It reports whether it
+// is that of the newest read.
+func (m *memory) heard(f *fleet, i workload.Instance, epoch string) (workload.Instance, bool) {
 	if parseRead(epoch).after(parseRead(i.Epoch)) { // given in an earlier life, which did not store it
 		i.Epoch = epoch
 		f.by[i.ID] = i
@@ -234,36 +234,36 @@ func (e *Engine) heard(f *fleet, i workload.Instance, epoch string) (workload.In
 		return i, false
 	}
 	known := f.leases[i.ID]
-	known.sure, known.heard = true, e.Uptime()
+	known.sure, known.heard = true, m.Uptime()
 	f.leases[i.ID] = known
 	return i, true
 }
 
 // Renew tells for how long a lease may go on, within limit, and refuses once its instance should hold another bundle.
-func (e *Engine) Renew(workloadName, id, epoch string, limit time.Duration) (time.Duration, error) {
-	if err := e.down(); err != nil {
+func (s *state) Renew(workloadName, id, epoch string, limit time.Duration) (time.Duration, error) {
+	if err := s.down(); err != nil {
 		return 0, err
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	m, unlock := s.memory.Lock()
+	defer unlock()
 	superseded := rotation.Refusef("the lease of %s/%s is superseded by a newer read, or its instance was removed; read hyvve/creds/%s again", workloadName, id, workloadName)
-	w, known := e.workloads[workloadName]
+	w, known := m.workloads[workloadName]
 	if !known {
 		return 0, superseded
 	}
-	f := e.fleets[workloadName]
+	f := m.fleets[workloadName]
 	i, ok := f.by[id]
 	if !ok {
 		return 0, superseded
 	}
-	if i, ok = e.heard(f, i, epoch); !ok {
+	if i, ok = m.heard(f, i, epoch); !ok {
 		return 0, superseded
 	}
-	if e.target(w, i).etag != i.Issued.Etag {
+	if m.target(w, i).etag != i.Issued.Etag {
 		return 0, rotation.Refusef("%s should hold another bundle by now; read hyvve/creds/%s again", i.Name(), workloadName)
 	}
-	ttl, full := e.ttl(i.Issued.Keys, e.Now(), limit)
-	f.renew(id, e.newLease(ttl, full))
+	ttl, full := m.ttl(i.Issued.Keys, s.Now(), limit)
+	f.renew(id, s.base.newLease(ttl, full))
 	return ttl, nil
 }
 
@@ -281,12 +281,12 @@ func (e *Engine) Renew(workloadName, id, epoch string, limit time.Duration) (tim
 // for a lease.
 //
 // Or another login was refused its name, which may be that of the same process: it goes when that had the time to come back.
-func (e *Engine) Revoke(ctx context.Context, workloadName, id, epoch string) error {
-	if err := e.down(); err != nil {
+func (s *state) Revoke(ctx context.Context, workloadName, id, epoch string) error {
+	if err := s.down(); err != nil {
 		return err
 	}
-	return e.drop(ctx, workloadName, id, func(f *fleet, i workload.Instance) bool {
-		now, l := e.Uptime(), f.leases[id]
+	return s.drop(ctx, workloadName, id, func(f *fleet, i workload.Instance) bool {
+		now, l := s.Uptime(), f.leases[id]
 		switch {
 		case !l.sure && i.Anonymous:
 			return false

@@ -30,8 +30,8 @@ type Definition struct {
 	Policy   key.Policy
 }
 
-// check gives the key of a definition, without versions.
-func (e *Engine) check(d Definition) (key.Key, error) {
+// check returns the key of a definition, without versions.
+func (b *base) check(d Definition) (key.Key, error) {
 	if err := key.ValidateName("key", d.Name); err != nil {
 		return key.Key{}, rotation.Refusef("%w", err)
 	}
@@ -41,7 +41,7 @@ func (e *Engine) check(d Definition) (key.Key, error) {
 	if err := key.ValidateEnv(d.Env); err != nil {
 		return key.Key{}, rotation.Refusef("%w", err)
 	}
-	kd, err := e.Kinds.Get(d.Kind)
+	kd, err := b.Kinds.Get(d.Kind)
 	if err != nil {
 		return key.Key{}, rotation.Refusef("%w", err)
 	}
@@ -62,7 +62,7 @@ func (e *Engine) check(d Definition) (key.Key, error) {
 		}
 		waives = append(waives, c.String())
 	}
-	if err := checkPolicy(d.Policy, e.Now()); err != nil {
+	if err := checkPolicy(d.Policy, b.Now()); err != nil {
 		return key.Key{}, rotation.Refusef("key %s: %w", d.Name, err)
 	}
 	if _, ok := kd.(kind.Generator); !ok && (d.Policy.Period > 0 || d.Policy.Schedule != "") {
@@ -70,7 +70,7 @@ func (e *Engine) check(d Definition) (key.Key, error) {
 	}
 	return key.Key{
 		Name: d.Name, Env: d.Env, Kind: d.Kind, Options: options, Protects: d.Protects, Waives: waives, Witness: d.Witness, Policy: d.Policy,
-		Created: e.Now().UTC(), Mount: e.fingerprints.MountID(),
+		Created: b.Now().UTC(), Mount: b.fingerprints.MountID(),
 	}, nil
 }
 
@@ -98,74 +98,66 @@ func checkPolicy(p key.Policy, now time.Time) error {
 
 // PutKey creates or changes a definition; versions stay as they are.
 func (e *Engine) PutKey(ctx context.Context, d Definition, by rotation.Actor) (key.Key, error) {
-	k, err := e.check(d)
+	k, err := e.base.check(d)
 	if err != nil {
 		return key.Key{}, err
 	}
-	defer e.takeTurn()()
+	l, release := e.acquire()
+	defer release()
 	what := "key created"
-	if old, ok := e.keys[k.Name]; ok {
+	if old, ok := l.keys[k.Name]; ok {
 		what = "key changed"
-		if err := e.mayChange(old, k); err != nil {
+		if err := l.mayChange(old, k); err != nil {
 			return key.Key{}, err
 		}
 		k.Versions, k.Created, k.Kept, k.Above = old.Versions, old.Created, old.Kept, old.Above
 		k.PolicyBy = old.PolicyBy
 	}
-	if what == "key created" || k.Policy != e.keys[k.Name].Policy {
+	if what == "key created" || k.Policy != l.keys[k.Name].Policy {
 		k.PolicyBy = by.Entity
-		if err := e.config.checkPolicyBy(k); err != nil {
+		if err := l.config.checkPolicyBy(k); err != nil {
 			return key.Key{}, rotation.Refusef("%w; nothing was stored", err)
 		}
 	}
 	if k.PolicyBy == "" { // as it was written by an earlier release, or while nobody had to confirm
 		k.PolicyBy = by.Entity
 	}
-	if err := e.checkNames(k); err != nil {
+	if err := l.checkNames(k); err != nil {
 		return key.Key{}, err
 	}
-	if _, err := e.connectionOf(k); err != nil {
+	if _, err := l.connectionOf(k); err != nil {
 		return key.Key{}, rotation.Refusef("%w", err)
 	}
-	if err := e.checkWitness(k); err != nil {
+	if err := l.checkWitness(k); err != nil {
 		return key.Key{}, err
 	}
-	if err := e.checkHosts(k, key.Value{}); err != nil {
+	if err := l.checkHosts(k, key.Value{}); err != nil {
 		return key.Key{}, rotation.Refusef("key %s: %w; nothing was stored", k.Name, err)
 	}
 	d.Env, d.Options, d.Waives = k.Env, k.Options, k.Waives // as they are stored
-	changes := e.definitionChanges(e.keys[k.Name], d)
+	changes := e.base.definitionChanges(l.keys[k.Name], d)
 	if err := e.journal.Add(ctx, journal.Entry{What: what, By: by.Name, Entity: by.Entity, Keys: []journal.Key{{Key: k.Name}}, Changes: changes}); err != nil {
 		return key.Key{}, err
 	}
-	if r, ok := e.active[e.rotating[k.Name]]; ok && k.Witness != e.keys[k.Name].Witness { // the look by the old witness has failed, not by this
+	if r, ok := l.active[l.rotating[k.Name]]; ok && k.Witness != l.keys[k.Name].Witness { // the look by the old witness has failed, not by this
 		if c, ok := r.Change(k.Name); ok {
-			e.lock(func() {
-				if id := r.WorkID(c); !e.looks[id].Running {
-					delete(e.looks, id)
+			e.lock(func(m *memory) {
+				if id := r.WorkID(c); !m.looks[id].Running {
+					delete(m.looks, id)
 				}
 			})
 		}
 		defer e.nudge()
 	}
-	return k, e.swapKey(ctx, k)
+	return k, l.swapKey(ctx, k)
 }
 
-// names are the environment names under which workloads know a key, its own first.
-func (e *Engine) names(k key.Key) []string {
-	names := []string{k.Env}
-	if r, ok := e.kindOf(k).(kind.Renderer); ok {
-		names = append(names, r.Names(k.Options)...)
-	}
-	return names
-}
-
-// checkNames refuses names that another key has, and those that are none. turn is held.
-func (e *Engine) checkNames(k key.Key) error {
-	own := e.names(k)
+// checkNames refuses names that another key has, and those that are none.
+func (cat *catalog) checkNames(k key.Key) error {
+	own := cat.names(k)
 	var before []string // a key of an earlier release keeps its names: nobody could pause it or change its schedule otherwise
-	if old, ok := e.keys[k.Name]; ok {
-		before = e.names(old)
+	if old, ok := cat.keys[k.Name]; ok {
+		before = cat.names(old)
 	}
 	for n, name := range own {
 		if err := key.ValidateEnv(name); err != nil {
@@ -177,8 +169,8 @@ func (e *Engine) checkNames(k key.Key) error {
 		if slices.Contains(own[:n], name) {
 			return rotation.Refusef("key %s has the name %s twice", k.Name, name)
 		}
-		for _, other := range e.keys {
-			if other.Name != k.Name && slices.Contains(e.names(other), name) {
+		for _, other := range cat.keys {
+			if other.Name != k.Name && slices.Contains(cat.names(other), name) {
 				return rotation.Refusef("env %s is that of key %s already; give key %s another one", name, other.Name, k.Name)
 			}
 		}
@@ -187,9 +179,9 @@ func (e *Engine) checkNames(k key.Key) error {
 }
 
 // ReservedNames are warnings of names that this release would refuse: the key was made by an earlier one.
-func (e *Engine) ReservedNames(k key.Key) []string {
+func (s *state) ReservedNames(k key.Key) []string {
 	var all []string
-	for _, name := range e.names(k) {
+	for _, name := range s.base.names(k) {
 		if err := key.CheckReserved(name, nil); err != nil {
 			all = append(all, fmt.Sprintf("key %s: %v. Sidecars refuse it unless their own configuration has it in allow_names. Make a key with another name, and move workloads to it", k.Name, err))
 		}
@@ -197,8 +189,8 @@ func (e *Engine) ReservedNames(k key.Key) []string {
 	return all
 }
 
-// mayChange refuses what versions or a running rotation rely on. turn is held.
-func (e *Engine) mayChange(old, changed key.Key) error {
+// mayChange refuses what versions or a running rotation rely on.
+func (l *locked) mayChange(old, changed key.Key) error {
 	if changed.Kind != old.Kind {
 		return rotation.Refusef("key %s is of kind %s; a kind cannot be changed: make a new key", old.Name, old.Kind)
 	}
@@ -208,95 +200,87 @@ func (e *Engine) mayChange(old, changed key.Key) error {
 	if undeleted := old.Undeleted(); len(undeleted) > 0 && len(old.Protects) == 0 && len(changed.Protects) > 0 {
 		return rotation.Refusef("key %s: protects: version %d is undeleted for a time, and a version that rows may need has no end of its own; end it first: vault write hyvve/keys/%s/retire version=%d; then write the change, and undelete it again if rows need it", old.Name, undeleted[0], old.Name, undeleted[0])
 	}
-	if err := e.endsUndeleted(changed, old); err != nil {
+	if err := l.endsUndeleted(changed, old); err != nil {
 		return err
 	}
-	if r, ok := e.active[e.rotating[old.Name]]; ok && (!slices.EqualFunc(changed.Protects, old.Protects, key.Column.Equal) || !maps.Equal(changed.Options, old.Options)) {
+	if r, ok := l.active[l.rotating[old.Name]]; ok && (!slices.EqualFunc(changed.Protects, old.Protects, key.Column.Equal) || !maps.Equal(changed.Options, old.Options)) {
 		if !r.Revertible() {
-			return rotation.Refusef("key %s is being rotated by %s, and nothing else of it can change meanwhile; %s", old.Name, r.ID, e.endHint(r))
+			return rotation.Refusef("key %s is being rotated by %s, and nothing else of it can change meanwhile; %s", old.Name, r.ID, l.endHint(r))
 		}
 		return rotation.Refusef("key %s is being rotated by %s, and nothing else of it can change meanwhile; wait until it has ended; or, if it waits for this change: vault write -f hyvve/rotations/%s/revert, write the change, and rotate again", old.Name, r.ID, r.ID)
 	}
 	return nil
 }
 
-// swapKey persists a key and swaps it in. turn is held.
-func (e *Engine) swapKey(ctx context.Context, k key.Key) error {
-	if err := e.put(ctx, pathKeys+k.Name, k); err != nil {
+// swapKey persists a key and swaps it in.
+func (l *locked) swapKey(ctx context.Context, k key.Key) error {
+	if err := l.put(ctx, pathKeys+k.Name, k); err != nil {
 		return err
 	}
-	e.lock(func() {
-		e.keys[k.Name] = k
-		delete(e.starts, k.Name)
+	l.lock(func(m *memory) {
+		m.keys[k.Name] = k
+		delete(m.starts, k.Name)
 	})
-	e.plan(k.Name, e.Now())
-	e.checkSoon(k.Name, e.Now())
-	e.ring(k.Name)
+	l.plan(k.Name, l.Now())
+	l.checkSoon(k.Name, l.Now())
+	l.markDirty(k.Name)
 	return nil
 }
 
-// Key gives a key; false where there is none.
-func (e *Engine) Key(name string) (key.Key, bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	k, ok := e.keys[name]
+// Key returns a key; false where there is none.
+func (s *state) Key(name string) (key.Key, bool) {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	k, ok := m.keys[name]
 	return k, ok
 }
 
 // KeyNames lists the keys, sorted.
-func (e *Engine) KeyNames() []string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return slices.Sorted(maps.Keys(e.keys))
+func (s *state) KeyNames() []string {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	return slices.Sorted(maps.Keys(m.keys))
 }
 
 // DeleteKey erases a key and all its values. Refused while anything relies on it.
 func (e *Engine) DeleteKey(ctx context.Context, name string, by rotation.Actor) error {
-	defer e.takeTurn()()
-	k, ok := e.keys[name]
+	l, release := e.acquire()
+	defer release()
+	k, ok := l.keys[name]
 	if !ok {
 		return nil
 	}
-	if r, ok := e.active[e.rotating[name]]; ok {
-		return e.underWay(name, r)
+	if r, ok := l.active[l.rotating[name]]; ok {
+		return l.underWay(name, r)
 	}
-	for _, w := range e.workloads {
+	for _, w := range l.workloads {
 		if w.Uses(name) {
 			return rotation.Refusef("key %s is used by workload %s; take it out of hyvve/workloads/%s first", name, w.Name, w.Name)
 		}
 	}
-	deleted := journal.Entry{What: "key deleted", By: by.Name, Entity: by.Entity, Keys: []journal.Key{{Key: name}}, Changes: e.definitionChanges(k, Definition{})}
+	deleted := journal.Entry{What: "key deleted", By: by.Name, Entity: by.Entity, Keys: []journal.Key{{Key: name}}, Changes: e.base.definitionChanges(k, Definition{})}
 	if err := e.journal.Add(ctx, deleted); err != nil {
 		return err
 	}
 	if err := e.remove(ctx, pathKeys+name); err != nil {
 		return err
 	}
-	e.lock(func() {
-		delete(e.keys, name)
-		delete(e.health, checksKey+name)
-		maps.DeleteFunc(e.intended, func(of versionID, _ string) bool { return of.key == name })
+	e.lock(func(m *memory) {
+		delete(m.keys, name)
+		delete(m.health, checksKey+name)
+		maps.DeleteFunc(m.intended, func(of versionID, _ string) bool { return of.key == name })
 	})
-	e.plan(name, e.Now())
+	l.plan(name, e.Now())
 	return nil
 }
 
-// kindOf gives a key's kind, nil where this release does not have it.
-func (e *Engine) kindOf(k key.Key) kind.Kind {
-	kd, err := e.Kinds.Get(k.Kind)
-	if err != nil {
-		return nil
-	}
-	return kd
-}
-
-// CheckValue tells whether a value may become a version of the key, and what the platform would complain of.
-func (e *Engine) CheckValue(name string, value key.Value) ([]string, error) {
-	k, err := e.knownKey(name)
+// CheckValue reports whether a value may become a version of the key, and what the platform would complain of.
+func (s *state) CheckValue(name string, value key.Value) ([]string, error) {
+	k, err := s.knownKey(name)
 	if err != nil {
 		return nil, err
 	}
-	kd, err := e.Kinds.Get(k.Kind)
+	kd, err := s.base.Kinds.Get(k.Kind)
 	if err != nil {
 		return nil, err
 	}
@@ -317,8 +301,8 @@ func NameNewline(value key.Value, err error) error {
 	return fmt.Errorf("value ends with a newline, as echo, openssl and files add one; take it off, as in: … | tr -d '\\n' | vault write … value=- (%w)", err)
 }
 
-func (e *Engine) knownKey(name string) (key.Key, error) {
-	k, ok := e.Key(name)
+func (s *state) knownKey(name string) (key.Key, error) {
+	k, ok := s.Key(name)
 	if !ok {
 		return key.Key{}, unknownKey(name)
 	}
@@ -329,28 +313,15 @@ func unknownKey(name string) error {
 	return rotation.Refusef("key %q is not known; list the keys with: vault list hyvve/keys", name)
 }
 
-// generate makes a value that takes the place of from, which is empty for a first version.
-func (e *Engine) generate(k key.Key, from key.Value) (key.Value, error) {
-	generator, ok := e.kindOf(k).(kind.Generator)
-	if !ok {
-		return key.Value{}, rotation.Refusef("key %s is of kind %s, whose values come from elsewhere; give the new one with value=- (it is read from standard input)", k.Name, k.Kind)
-	}
-	value, err := generator.Generate(e.Random, k, from)
-	if err != nil {
-		return key.Value{}, rotation.Refusef("key %s: %w", k.Name, err)
-	}
-	return value, nil
-}
-
-// checkWitness refuses a witness that is no connection by which the engine can look at rows. turn is held.
-func (e *Engine) checkWitness(k key.Key) error {
+// checkWitness refuses a witness that is no connection by which the engine can look at rows.
+func (cat *catalog) checkWitness(k key.Key) error {
 	if k.Witness == "" || k.Witness == rotation.WitnessNone {
 		return nil
 	}
 	if len(k.Protects) == 0 {
 		return rotation.Refusef("key %s: witness: the key protects no rows; give witness=\"\" with that", k.Name)
 	}
-	if _, _, err := e.looker(k.Witness); err != nil {
+	if _, _, err := cat.looker(k.Witness); err != nil {
 		return rotation.Refusef("key %s: witness: %w", k.Name, err)
 	}
 	return nil

@@ -12,17 +12,17 @@ import (
 )
 
 // leaked are the undeleted versions of a key that a compromised rotation ends at the server, with the one that it retires.
-func (e *Engine) leaked(r rotation.Rotation, k key.Key) []int {
-	if _, ok := e.kindOf(k).(kind.Server); !ok || !r.Compromised {
+func (cat *catalog) leaked(r rotation.Rotation, k key.Key) []int {
+	if _, ok := cat.kindOf(k).(kind.Server); !ok || !r.Compromised {
 		return nil
 	}
 	return k.Undeleted()
 }
 
 // endingLeaked stores that a compromised rotation is about to end undeleted logins, before a server is asked to. If the server fails
-// or the process dies, no check makes them valid again, and the end is tried again by itself. The writer lock is held.
-func (e *Engine) endingLeaked(ctx context.Context, r rotation.Rotation) error {
-	return e.eachLeaked(r, func(k key.Key, v key.Version) error {
+// or the process dies, no check makes them valid again, and the end is tried again by itself.
+func (l *locked) endingLeaked(ctx context.Context, r rotation.Rotation) error {
+	return l.eachLeaked(r, func(k key.Key, v key.Version) error {
 		if v.Ending && v.Cut {
 			return nil
 		}
@@ -31,27 +31,26 @@ func (e *Engine) endingLeaked(ctx context.Context, r rotation.Rotation) error {
 			return err
 		}
 		what := fmt.Sprintf("retiring version %d of %s, which is undeleted, with its sessions: rotation %s is of a compromised key", v.Number, k.Name, r.ID)
-		return e.storeVersion(ctx, changed, v, what, rotation.Itself, "")
+		return l.storeVersion(ctx, changed, v, what, rotation.Itself, "")
 	})
 }
 
-// endLeaked stores that a compromised rotation has ended undeleted logins. The writer lock is held.
-func (e *Engine) endLeaked(ctx context.Context, r rotation.Rotation) error {
-	return e.eachLeaked(r, func(k key.Key, v key.Version) error {
-		return e.storeLeakedEnd(ctx, r, ending{versionID: versionID{k.Name, v.Number}, by: rotation.Itself})
+// endLeaked stores that a compromised rotation has ended undeleted logins.
+func (l *locked) endLeaked(ctx context.Context, r rotation.Rotation) error {
+	return l.eachLeaked(r, func(k key.Key, v key.Version) error {
+		return l.storeLeakedEnd(ctx, r, ending{versionID: versionID{k.Name, v.Number}, by: rotation.Itself})
 	})
 }
 
 // eachLeaked calls do for each undeleted version that a compromised rotation ends at the server, while the rotation is at that step.
-// The writer lock is held.
-func (e *Engine) eachLeaked(r rotation.Rotation, do func(key.Key, key.Version) error) error {
+func (l *locked) eachLeaked(r rotation.Rotation, do func(key.Key, key.Version) error) error {
 	if r.Action() != rotation.ActRetire {
 		return nil
 	}
 	for _, name := range r.KeyNames() {
-		for _, number := range e.leaked(r, e.keys[name]) {
-			v, _ := e.keys[name].Version(number)
-			if err := do(e.keys[name], v); err != nil {
+		for _, number := range l.leaked(r, l.keys[name]) {
+			v, _ := l.keys[name].Version(number)
+			if err := do(l.keys[name], v); err != nil {
 				return err
 			}
 		}
@@ -59,24 +58,22 @@ func (e *Engine) eachLeaked(r rotation.Rotation, do func(key.Key, key.Version) e
 	return nil
 }
 
-// leakedBy returns the rotation of a compromised key that ends the undeleted logins of the key and cannot be reverted any more. The
-// writer lock is held.
-func (e *Engine) leakedBy(k key.Key) (r rotation.Rotation, ok bool) {
-	r, ok = e.active[e.rotating[k.Name]]
-	return r, ok && r.State == rotation.Retiring && len(e.leaked(r, k)) > 0
+// leakedBy returns the rotation of a compromised key that ends the undeleted logins of the key and cannot be reverted any more.
+func (rs *records) leakedBy(k key.Key) (r rotation.Rotation, ok bool) {
+	r, ok = rs.active[rs.rotating[k.Name]]
+	return r, ok && r.State == rotation.Retiring && len(rs.leaked(r, k)) > 0
 }
 
 // storeLeakedEnd stores that an undeleted login of a compromised key has ended. Its value is not retained: it must never log in again.
-// The writer lock is held.
-func (e *Engine) storeLeakedEnd(ctx context.Context, r rotation.Rotation, n ending) error {
-	k := e.keys[n.key]
+func (l *locked) storeLeakedEnd(ctx context.Context, r rotation.Rotation, n ending) error {
+	k := l.keys[n.key]
 	v, _ := k.Version(n.number)
-	login, _ := e.loginOf(k, v.Value)
+	login, _ := l.loginOf(k, v.Value)
 	changed, err := k.WithErased(n.number)
 	if err != nil {
 		return err
 	}
-	changed = changed.WithLogin(n.number, login.name, e.Now().UTC())
+	changed = changed.WithLogin(n.number, login.name, l.Now().UTC())
 	what := fmt.Sprintf("retired version %d of %s, which was undeleted, with its sessions at the server, and erased it: rotation %s is of a compromised key", n.number, n.key, r.ID)
-	return e.storeVersion(ctx, changed, v, what, n.by, n.reason, n.changes()...)
+	return l.storeVersion(ctx, changed, v, what, n.by, n.reason, n.changes()...)
 }

@@ -64,7 +64,7 @@ func TestLimitFollowsTheLogin(t *testing.T) {
 	c := h.engine.Config()
 	c.LoginInstances = 1
 	h.ok(h.engine.PutConfig(t.Context(), c, testActor))
-	first, err := h.readAs(loginA1, true, h.engine.secretOf("", readNumber{}))
+	first, err := h.readAs(loginA1, true, h.engine.base.secretOf("", readNumber{}))
 	h.ok(err)
 	_, err = h.readAs(loginB, true, first.Secret)
 	h.ok(err)

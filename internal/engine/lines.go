@@ -51,31 +51,27 @@ func (r Reader) check() error {
 	return nil
 }
 
-// checkCarried refuses a value, to be imported, that a live instance of a workload cannot carry. turn or mu is held.
-func (e *Engine) checkCarried(k key.Key, v key.Value) error {
+// checkCarried refuses a value, to be imported, that a live instance of a workload cannot carry.
+func (m *memory) checkCarried(k key.Key, v key.Value) error {
 	if !v.MultiLine() {
 		return nil
 	}
-	for _, name := range slices.Sorted(maps.Keys(e.workloads)) {
-		if !e.workloads[name].Uses(k.Name) {
+	for _, name := range slices.Sorted(maps.Keys(m.workloads)) {
+		if !m.workloads[name].Uses(k.Name) {
 			continue
 		}
-		if why := rotation.CannotCarry(k.Name, k.Env, name, e.fleets[name].all()); why != "" {
+		if why := rotation.CannotCarry(k.Name, k.Env, name, m.fleets[name].all()); why != "" {
 			return rotation.Refusef("%s; nothing was stored", why)
 		}
 	}
 	return nil
 }
 
-// checkCarries refuses a workload whose live instances cannot carry what its keys hold. turn is held.
-func (e *Engine) checkCarries(w workload.Workload) error {
-	fleet := e.fleets[w.Name]
-	if fleet == nil {
-		return nil
-	}
-	instances := e.Instances(w.Name)
+// checkCarries refuses a workload whose live instances cannot carry what its keys hold.
+func (l *locked) checkCarries(w workload.Workload) error {
+	instances := l.Instances(w.Name)
 	for _, name := range w.KeyNames() {
-		k := e.keys[name]
+		k := l.keys[name]
 		if !slices.ContainsFunc(k.Versions, func(v key.Version) bool { return v.Value.MultiLine() }) {
 			continue
 		}
@@ -86,10 +82,10 @@ func (e *Engine) checkCarries(w workload.Workload) error {
 	return nil
 }
 
-// checkHolds refuses to hand an instance a value that it cannot carry. mu is held.
-func (e *Engine) checkHolds(i workload.Instance, held map[string]workload.Held) error {
+// checkHolds refuses to hand an instance a value that it cannot carry.
+func (m *memory) checkHolds(i workload.Instance, held map[string]workload.Held) error {
 	for _, name := range slices.Sorted(maps.Keys(held)) {
-		k := e.keys[name]
+		k := m.keys[name]
 		if i.Carries(k.Env) || !slices.ContainsFunc(k.Versions, func(v key.Version) bool { return held[name].Uses(v.Number) && v.Value.MultiLine() }) {
 			continue
 		}

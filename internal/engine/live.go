@@ -21,10 +21,10 @@ type LiveInstance struct {
 }
 
 // Instance returns an instance of a workload; false: there is none.
-func (e *Engine) Instance(workloadName, id string) (LiveInstance, bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	f := e.fleets[workloadName]
+func (s *state) Instance(workloadName, id string) (LiveInstance, bool) {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	f := m.fleets[workloadName]
 	if f == nil {
 		return LiveInstance{}, false
 	}
@@ -32,8 +32,8 @@ func (e *Engine) Instance(workloadName, id string) (LiveInstance, bool) {
 	if !ok {
 		return LiveInstance{}, false
 	}
-	now, l := e.Uptime(), f.leases[id]
-	until, _ := e.heldUntil(i, l, i.Login)
+	now, l := s.Uptime(), f.leases[id]
+	until, _ := m.heldUntil(i, l, i.Login)
 	return LiveInstance{
 		Instance: i, Heard: max(now-l.heard, 0), Lease: l.gone - now, FreeIn: max(until-now, 0), Heartbeat: l.heartbeat,
 	}, true
@@ -42,8 +42,9 @@ func (e *Engine) Instance(workloadName, id string) (LiveInstance, bool) {
 // RemoveInstance removes an instance at an operator's word: rotations no longer wait for it. One that lives reads its bundle
 // again, and is a new instance then.
 func (e *Engine) RemoveInstance(ctx context.Context, workloadName, id string, by rotation.Actor) error {
-	defer e.takeTurn()()
-	if _, ok := e.workloads[workloadName]; !ok {
+	l, release := e.acquire()
+	defer release()
+	if _, ok := l.workloads[workloadName]; !ok {
 		return unknownWorkload(workloadName)
 	}
 	i, ok := e.Instance(workloadName, id)

@@ -29,13 +29,13 @@ type Token struct {
 }
 
 // login is whose token it is.
-func (e *Engine) login(t Token) workload.Login {
+func (b *base) login(t Token) workload.Login {
 	l := workload.Login{Entity: kind.CutText(t.Entity, mostName), Name: kind.Line(t.Name, mostName)}
 	switch {
 	case t.Accessor != "":
-		l.Accessor = e.fingerprints.Sum("login", "accessor", t.Accessor)[:loginDigits]
+		l.Accessor = b.fingerprints.Sum("login", "accessor", t.Accessor)[:loginDigits]
 	case t.ID != "":
-		l.Accessor = e.fingerprints.Sum("login", "token", t.ID)[:loginDigits]
+		l.Accessor = b.fingerprints.Sum("login", "token", t.ID)[:loginDigits]
 	}
 	return l
 }
@@ -43,13 +43,13 @@ func (e *Engine) login(t Token) workload.Login {
 // loginDigits is the length of a login's fingerprint: 128 bits.
 const loginDigits = 32
 
-// checkLogin refuses to give an instance's name to another login. mu is held.
-func (e *Engine) checkLogin(f *fleet, i workload.Instance, login workload.Login, secret key.Value) error {
-	if !i.Login.Known() || i.Login.Same(login) || e.proves(i, secret) {
+// checkLogin refuses to give an instance's name to another login.
+func (m *memory) checkLogin(f *fleet, i workload.Instance, login workload.Login, secret key.Value) error {
+	if !i.Login.Known() || i.Login.Same(login) || m.proves(i, secret) {
 		return nil
 	}
-	now, l := e.Uptime(), f.leases[i.ID]
-	until, quiet := e.heldUntil(i, l, login)
+	now, l := m.Uptime(), f.leases[i.ID]
+	until, quiet := m.heldUntil(i, l, login)
 	when := "when its lease has ended, in %s at the earliest"
 	if quiet {
 		when = "in %s, if nothing is heard of it until then"
@@ -66,13 +66,13 @@ func (e *Engine) checkLogin(f *fleet, i workload.Instance, login workload.Login,
 }
 
 // heldUntil returns when another login may use an instance's name, if nothing is heard of it; quiet: before its lease has
-// ended. mu is held.
-func (e *Engine) heldUntil(i workload.Instance, l lease, other workload.Login) (until time.Duration, quiet bool) {
+// ended.
+func (m *memory) heldUntil(i workload.Instance, l lease, other workload.Login) (until time.Duration, quiet bool) {
 	if l.released && i.Login.SameEntity(other) {
 		return l.heard, true
 	}
 	until = max(l.full, l.reported)
-	if silent := l.heard + e.config.TakeoverAfter; l.heartbeat && i.Login.SameEntity(other) && silent < until {
+	if silent := l.heard + m.config.TakeoverAfter; l.heartbeat && i.Login.SameEntity(other) && silent < until {
 		return silent, true
 	}
 	return until, false
@@ -81,21 +81,21 @@ func (e *Engine) heldUntil(i workload.Instance, l lease, other workload.Login) (
 // upToSecond rounds up, so that a client that waits for so long is not refused for a fraction of a second.
 func upToSecond(d time.Duration) time.Duration { return (d + time.Second - 1).Truncate(time.Second) }
 
-// proves reports whether a secret is that of an instance's newest read, or of one that the engine did not store. mu is held.
-func (e *Engine) proves(i workload.Instance, secret key.Value) bool {
+// proves reports whether a secret is that of an instance's newest read, or of one that the engine did not store.
+func (m *memory) proves(i workload.Instance, secret key.Value) bool {
 	read := readOf(secret)
-	if !secret.Equal(e.secretOf(i.Name(), read)) {
+	if !secret.Equal(m.secretOf(i.Name(), read)) {
 		return false
 	}
 	return read.String() == i.Epoch || read.after(parseRead(i.Epoch))
 }
 
 // SignOfLife notes that an instance has asked for something. False: the instance is another login's, which has not.
-func (e *Engine) SignOfLife(workloadName, id string, t Token) (own bool) {
-	login := e.login(t)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	f := e.fleets[workloadName]
+func (s *state) SignOfLife(workloadName, id string, t Token) (own bool) {
+	login := s.base.login(t)
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	f := m.fleets[workloadName]
 	if f == nil {
 		return true
 	}
@@ -106,13 +106,13 @@ func (e *Engine) SignOfLife(workloadName, id string, t Token) (own bool) {
 	if i.Login.Known() && !i.Login.Same(login) {
 		return false
 	}
-	e.alive(f, id)
+	m.alive(f, id)
 	return true
 }
 
-// alive notes a sign of life that only the instance can give. mu is held.
-func (e *Engine) alive(f *fleet, id string) {
+// alive notes a sign of life that only the instance can give.
+func (m *memory) alive(f *fleet, id string) {
 	l := f.leases[id]
-	l.heard, l.heartbeat, l.released = e.Uptime(), true, false
+	l.heard, l.heartbeat, l.released = m.Uptime(), true, false
 	f.leases[id] = l
 }

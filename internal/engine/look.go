@@ -17,13 +17,13 @@ import (
 // lookDeadline is for how long the engine looks at rows of a key before it begins again.
 const lookDeadline = 30 * time.Minute
 
-// looker returns a connection by which the engine can look at rows, and what does it. turn or mu is held.
-func (e *Engine) looker(name string) (kind.RowLooker, kind.Connection, error) {
-	c, ok := e.connections[name]
+// looker returns a connection by which the engine can look at rows, and what does it.
+func (cat *catalog) looker(name string) (kind.RowLooker, kind.Connection, error) {
+	c, ok := cat.connections[name]
 	if !ok {
 		return nil, c, fmt.Errorf("connection %q is not known; define it first, or name another: vault list hyvve/connections", name)
 	}
-	kd, err := e.Kinds.Get(c.Kind)
+	kd, err := cat.Kinds.Get(c.Kind)
 	if err != nil {
 		return nil, c, err
 	}
@@ -35,44 +35,46 @@ func (e *Engine) looker(name string) (kind.RowLooker, kind.Connection, error) {
 }
 
 // lookAtRows lets the engine itself be a witness of rows where a key says by which connection: in the background, once for
-// each place and pass, and again with a growing pause where it fails. It changes nothing at the server. turn is held.
-func (e *Engine) lookAtRows(r rotation.Rotation) {
+// each place and pass, and again with a growing pause where it fails. It changes nothing at the server.
+func (l *locked) lookAtRows(r rotation.Rotation) {
 	for _, c := range r.Changes {
-		k, id := e.keys[c.Key], r.WorkID(c)
-		if len(c.Protects) == 0 || k.Witness == "" || k.Witness == rotation.WitnessNone || !r.Presented() || r.LookedBy(c, k.Witness, e.connections[k.Witness].Revision) {
+		k, id := l.keys[c.Key], r.WorkID(c)
+		if len(c.Protects) == 0 || k.Witness == "" || k.Witness == rotation.WitnessNone || !r.Presented() || r.LookedBy(c, k.Witness, l.connections[k.Witness].Revision) {
 			continue
 		}
 		var last rotation.Look
-		e.lock(func() { last = e.looks[id] })
-		if last.Running || e.Now().Before(last.RetryAt) {
+		l.lock(func(m *memory) { last = m.looks[id] })
+		if last.Running || l.Now().Before(last.RetryAt) {
 			continue
 		}
-		looker, connection, err := e.looker(k.Witness)
+		looker, connection, err := l.looker(k.Witness)
 		stays, ok := k.Version(r.Staying(c))
 		if err == nil && !ok {
 			err = fmt.Errorf("version %d of key %s is gone", r.Staying(c), k.Name)
 		}
 		if err != nil {
-			e.lookFailed(id, err)
+			l.lookFailed(id, err)
 			continue
 		}
 		last.Running = true
-		e.lock(func() { e.looks[id] = last })
-		look := kind.RowLook{Columns: c.Protects, Value: stays.Value, Others: e.otherValues(r, c)}
-		e.Background(func() {
+		l.lock(func(m *memory) { m.looks[id] = last })
+		look := kind.RowLook{Columns: c.Protects, Value: stays.Value, Others: l.otherValues(r, c)}
+		l.background(func(e *Engine) {
 			ctx, cancel := context.WithTimeout(e.ctx, lookDeadline)
 			defer cancel()
 			report, err := rowsAt(ctx, looker, connection, look)
-			e.looked(r.ID, c, id, connection, report, err)
+			l, release := e.acquire()
+			defer release()
+			l.looked(r.ID, c, id, connection, report, err)
 		})
 	}
 }
 
 // otherValues are those under which rows in the columns of a change are not lost: of further keys that have rows of their own
 // there and, of a revert, of the key's undeleted versions. Otherwise the rotation retires these, too, and a row under one of
-// them would be lost. turn is held.
-func (e *Engine) otherValues(r rotation.Rotation, change rotation.Change) (all []kind.RowValue) {
-	for _, other := range e.keys {
+// them would be lost.
+func (cat *catalog) otherValues(r rotation.Rotation, change rotation.Change) (all []kind.RowValue) {
+	for _, other := range cat.keys {
 		var layouts []key.Layout
 		for _, c := range other.Protects {
 			if sharesColumn(c, change.Protects) && !slices.Contains(layouts, c.Layout) {
@@ -92,25 +94,25 @@ func (e *Engine) otherValues(r rotation.Rotation, change rotation.Change) (all [
 	return all
 }
 
-// lookFailed keeps why a look has failed, and when there is another. turn is held.
-func (e *Engine) lookFailed(id string, fault error) {
-	e.lock(func() {
-		l := e.looks[id]
-		l.Running, l.Attempts, l.Fault = false, l.Attempts+1, cutOff(fault.Error())
-		l.RetryAt = e.Now().Add(retryAfter(l.Attempts, fault))
-		e.looks[id] = l
+// lookFailed keeps why a look has failed, and when there is another.
+func (l *locked) lookFailed(id string, fault error) {
+	l.lock(func(m *memory) {
+		look := m.looks[id]
+		look.Running, look.Attempts, look.Fault = false, look.Attempts+1, cutOff(fault.Error())
+		look.RetryAt = l.Now().Add(retryAfter(look.Attempts, fault))
+		m.looks[id] = look
 	})
 }
 
-// lookNow makes looks by a connection that have failed due now: somebody has mended it. turn is held.
-func (e *Engine) lookNow(connection string) {
-	for _, r := range e.active {
+// lookNow makes looks by a connection that have failed due now: somebody has mended it.
+func (l *locked) lookNow(connection string) {
+	for _, r := range l.active {
 		for _, c := range r.Changes {
-			if e.keys[c.Key].Witness == connection {
-				e.lock(func() {
-					if l, ok := e.looks[r.WorkID(c)]; ok && !l.Running {
-						l.RetryAt, l.Attempts = e.Now(), 1
-						e.looks[r.WorkID(c)] = l
+			if l.keys[c.Key].Witness == connection {
+				l.lock(func(m *memory) {
+					if look, ok := m.looks[r.WorkID(c)]; ok && !look.Running {
+						look.RetryAt, look.Attempts = l.Now(), 1
+						m.looks[r.WorkID(c)] = look
 					}
 				})
 			}
@@ -120,31 +122,30 @@ func (e *Engine) lookNow(connection string) {
 
 // looked stores what the engine has seen of rows, and moves the rotation on. A look that has come too late, since the
 // rotation has gone elsewhere meanwhile or the connection was changed, says nothing.
-func (e *Engine) looked(rotationID string, c rotation.Change, id string, connection kind.Connection, report workload.WorkReport, fault error) {
-	defer e.takeTurn()()
-	defer e.nudge()
-	r, ok := e.active[rotationID]
-	changed := e.connections[connection.Name].Revision != connection.Revision
-	if e.failing() || !ok || r.WorkID(c) != id || e.erased(r) || e.keys[c.Key].Witness != connection.Name || changed && fault == nil {
-		e.lock(func() { delete(e.looks, id) })
+func (l *locked) looked(rotationID string, c rotation.Change, id string, connection kind.Connection, report workload.WorkReport, fault error) {
+	defer l.nudge()
+	r, ok := l.active[rotationID]
+	changed := l.connections[connection.Name].Revision != connection.Revision
+	if l.failing() || !ok || r.WorkID(c) != id || l.erased(r) || l.keys[c.Key].Witness != connection.Name || changed && fault == nil {
+		l.lock(func(m *memory) { delete(m.looks, id) })
 		return
 	}
 	if fault != nil {
-		e.lookFailed(id, fault)
+		l.lookFailed(id, fault)
 		if changed { // it was mended meanwhile
-			e.lookNow(connection.Name)
+			l.lookNow(connection.Name)
 		}
 		return
 	}
 	report.ID = id
 	report = rotation.BoundedLook(report, r.Phase(), nil)
-	next := r.Witnessed(c, rotation.Evidence{Report: report, At: e.Now().UTC(), Connection: connection.Name, Revision: connection.Revision}).Bounded()
-	e.lock(func() { delete(e.looks, id) })
-	err := e.save(e.ctx, next)
+	next := r.Witnessed(c, rotation.Evidence{Report: report, At: l.Now().UTC(), Connection: connection.Name, Revision: connection.Revision}).Bounded()
+	l.lock(func(m *memory) { delete(m.looks, id) })
+	err := l.save(l.ctx, next)
 	if err == nil {
-		err = e.advance(e.ctx, rotationID)
+		err = l.advance(l.ctx, rotationID)
 	}
 	if err != nil {
-		e.Observer.Fault("what the engine has seen of rows for rotation "+rotationID+" could not be stored", err)
+		l.Observer.Fault("what the engine has seen of rows for rotation "+rotationID+" could not be stored", err)
 	}
 }

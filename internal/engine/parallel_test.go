@@ -23,7 +23,7 @@ import (
 // after Close nothing is written.
 func TestEverythingAtOnce(t *testing.T) {
 	ctx := t.Context()
-	store, db := newMemory(), &server{valid: map[string]bool{}, fail: map[string]error{}}
+	store, db := newMemStore(), &server{valid: map[string]bool{}, fail: map[string]error{}}
 	e, err := Open(ctx, Options{Store: store, Kinds: kind.List{token.Kind{}, db}, Observer: quiet{}, Now: time.Now, Random: rand.Reader})
 	if err != nil {
 		t.Fatal(err)
@@ -113,7 +113,7 @@ func follow(ctx context.Context, e *Engine, id string) {
 
 // hooked calls before as a record under a prefix is about to be stored.
 type hooked struct {
-	*memory
+	*memStore
 	prefix string
 	before func()
 }
@@ -122,7 +122,7 @@ func (s *hooked) Put(ctx context.Context, path string, data []byte) error {
 	if s.before != nil && strings.HasPrefix(path, s.prefix) {
 		s.before()
 	}
-	return s.memory.Put(ctx, path, data)
+	return s.memStore.Put(ctx, path, data)
 }
 
 // A first verifier comes at the very moment in which a rotation that nobody holds back is stored. Whatever it is given, those
@@ -134,9 +134,9 @@ func TestNewcomerWhileARotationMoves(t *testing.T) {
 		h.workload(workload.Workload{Name: "api", Keys: map[string]workload.Role{"service-token": {Verifies: true}}})
 		h.workload(workload.Workload{Name: "agents", Keys: map[string]workload.Role{"service-token": {Presents: true}}})
 		h.join("agents", "agents-1")
-		store := &hooked{memory: h.store, prefix: pathActive}
+		store := &hooked{memStore: h.store, prefix: pathActive}
 		h.engine.Close()
-		options := h.engine.Options
+		options := h.options()
 		options.Store = store
 		e, err := Open(t.Context(), options)
 		h.ok(err)

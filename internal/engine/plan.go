@@ -67,13 +67,20 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 			return Plan{}, nil, err
 		}
 	}
-	p, of, changes, err := e.foretell(ctx, request)
+	var p Plan
+	var of []remark
+	var changes []preflightCall
+	preview := func(l *locked) (err error) {
+		p, of, changes, err = l.preview(ctx, request)
+		return err
+	}
+	err := e.update(preview)
 	if err != nil {
 		return Plan{}, nil, err
 	}
 	blockers, notes, seen := e.inspections(ctx, p.Rotation.KeyNames())
 	if seen { // the new versions have other numbers, as those of the rotation will
-		if p, of, changes, err = e.foretell(ctx, request); err != nil {
+		if err := e.update(preview); err != nil {
 			return Plan{}, nil, err
 		}
 	}
@@ -83,31 +90,30 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 	return p, warnings, nil
 }
 
-// foretell makes the plan of a request but for its notes, and returns these and the changes that kinds can check at their
+// preview makes the plan of a request but for its notes, and returns these and the changes that kinds can check at their
 // servers.
-func (e *Engine) foretell(ctx context.Context, request Request) (Plan, []remark, []preflightCall, error) {
-	defer e.takeTurn()()
-	r, staged, err := e.draft(request)
+func (l *locked) preview(ctx context.Context, request Request) (Plan, []remark, []preflightCall, error) {
+	r, staged, err := l.draft(request)
 	if err != nil {
 		return Plan{}, nil, nil, err
 	}
-	calls, err := e.preflightCalls(r, staged)
+	calls, err := l.preflightCalls(r, staged)
 	if err != nil {
 		return Plan{}, nil, nil, err
 	}
-	clashes := e.clashes(r, staged)
+	clashes := l.clashes(r, staged)
 	r.ID = ""
-	f := e.facts(r)
-	past, err := e.history(ctx, r.KeyNames())
+	f := l.facts(r)
+	past, err := l.history(ctx, r.KeyNames())
 	if err != nil {
 		return Plan{}, nil, nil, err
 	}
 	p := Plan{
-		Rotation: r, History: len(past), Gaps: e.gaps(r), Blockers: rotation.Blockers(r, f),
+		Rotation: r, History: len(past), Gaps: l.gaps(r), Blockers: rotation.Blockers(r, f),
 		Moves: rotation.Moves(r, f, past), Expected: rotation.Expected(past),
 	}
 	p.Blockers = append(p.Blockers, clashes...)
-	notes := e.notes(r)
+	notes := l.notes(r)
 	for _, c := range r.Changes {
 		if len(c.Protects) == 0 {
 			continue
@@ -124,9 +130,9 @@ func (e *Engine) foretell(ctx context.Context, request Request) (Plan, []remark,
 			p.Blockers = append(p.Blockers, c.Env+": "+missing)
 		}
 		rows := rowsOf(c, past)
-		e.lock(func() {
-			last := e.counted[c.Key]
-			if last.report.ID == countID(e.keys[c.Key], c.From) && !last.at.Before(rows.At) {
+		l.lock(func(m *memory) {
+			last := m.counted[c.Key]
+			if last.report.ID == countID(m.keys[c.Key], c.From) && !last.at.Before(rows.At) {
 				if last.report.Error != "" {
 					p.Blockers = append(p.Blockers, fmt.Sprintf("%s: %s could not look at its rows: %s", c.Env, last.instance, last.report.Error))
 				} else {
@@ -142,15 +148,15 @@ func (e *Engine) foretell(ctx context.Context, request Request) (Plan, []remark,
 	return p, notes, calls, nil
 }
 
-// notes say what the evidence rests on where no server gives any, and what was found of the servers. turn is held.
-func (e *Engine) notes(r rotation.Rotation) []remark {
-	all := e.undeletedLogins(r)
+// notes say what the evidence rests on where no server has any, and what was found of the servers.
+func (l *locked) notes(r rotation.Rotation) []remark {
+	all := l.undeletedLogins(r)
 	for _, c := range r.Changes {
-		k := e.keys[c.Key]
-		for _, text := range e.ReservedNames(k) {
+		k := l.keys[c.Key]
+		for _, text := range l.ReservedNames(k) {
 			all = append(all, remark{c.Env, strings.TrimPrefix(text, "key "+k.Name+": ")})
 		}
-		if _, ok := e.kindOf(k).(kind.Server); !ok {
+		if _, ok := l.kindOf(k).(kind.Server); !ok {
 			all = append(all, remark{c.Env, "no server says whether the old value is in use; that it is not rests on leases and reports"})
 		} else if !r.Compromised {
 			all = append(all, remark{c.Env, fmt.Sprintf("the server is sampled for use of the old version until nobody was seen for %s; a client that logs in more rarely is not seen and is locked out: for a daily job, vault write hyvve/keys/%s observe=25h", r.Window(), c.Key)})
@@ -158,11 +164,11 @@ func (e *Engine) notes(r rotation.Rotation) []remark {
 		if note := r.FourEyesNote(); note != "" {
 			all = append(all, remark{c.Env, note})
 		}
-		all = append(all, remark{c.Env, e.retentionNote(r, k, c)})
+		all = append(all, remark{c.Env, l.retentionNote(r, k, c)})
 		for _, number := range c.Also {
 			all = append(all, remark{c.Env, fmt.Sprintf("version %d, which is undeleted, is accepted until the end, and then retired with version %d", number, c.From)})
 		}
-		if connection, err := e.connectionOf(k); err == nil {
+		if connection, err := l.connectionOf(k); err == nil {
 			for _, note := range connection.Notes {
 				all = append(all, remark{c.Env, fmt.Sprintf("connection %s: %s", connection.Name, note)})
 			}
@@ -171,13 +177,13 @@ func (e *Engine) notes(r rotation.Rotation) []remark {
 	return all
 }
 
-// gaps are those of workloads that verify against one value at a time. turn is held.
-func (e *Engine) gaps(r rotation.Rotation) []Gap {
-	n := len(rotation.SwitchWaves(r, e.facts(r)))
+// gaps are those of workloads that verify against one value at a time.
+func (l *locked) gaps(r rotation.Rotation) []Gap {
+	n := len(rotation.SwitchWaves(r, l.facts(r)))
 	var all []Gap
 	for _, c := range r.Changes {
-		for _, name := range slices.Sorted(maps.Keys(e.workloads)) {
-			if e.workloads[name].Keys[c.Key].Single {
+		for _, name := range slices.Sorted(maps.Keys(l.workloads)) {
+			if l.workloads[name].Keys[c.Key].Single {
 				all = append(all, Gap{Workload: name, Key: c.Key, Env: c.Env, Waves: n})
 			}
 		}
@@ -191,9 +197,9 @@ const (
 	mostLooked  = 200
 )
 
-// history gives the newest rotations of exactly these keys that have ended as done.
-func (e *Engine) history(ctx context.Context, keys []string) ([]rotation.Rotation, error) {
-	ids, err := e.Store.List(ctx, pathRotations)
+// history returns the newest rotations of exactly these keys that have ended as done.
+func (s *state) history(ctx context.Context, keys []string) ([]rotation.Rotation, error) {
+	ids, err := s.Store.List(ctx, pathRotations)
 	if err != nil {
 		return nil, fmt.Errorf("listing rotations: %w", err)
 	}
@@ -203,7 +209,7 @@ func (e *Engine) history(ctx context.Context, keys []string) ([]rotation.Rotatio
 		if len(past) == mostHistory || len(ids)-n > mostLooked {
 			break
 		}
-		r, err := e.endedRotation(ctx, id)
+		r, err := s.endedRotation(ctx, id)
 		if err != nil {
 			return nil, err
 		}

@@ -42,17 +42,17 @@ func (p preflightCall) refuse(ctx context.Context) error {
 	return err
 }
 
-// preflightCalls returns the changes of a drafted rotation that can be checked. staged are its keys. turn is held.
-func (e *Engine) preflightCalls(r rotation.Rotation, staged []key.Key) ([]preflightCall, error) {
+// preflightCalls returns the changes of a drafted rotation that can be checked. staged are its keys.
+func (cat *catalog) preflightCalls(r rotation.Rotation, staged []key.Key) ([]preflightCall, error) {
 	var calls []preflightCall
 	for _, c := range r.Changes {
 		n := slices.IndexFunc(staged, func(k key.Key) bool { return k.Name == c.Key })
 		k := staged[n]
-		preflighter, ok := e.kindOf(k).(kind.Preflighter)
+		preflighter, ok := cat.kindOf(k).(kind.Preflighter)
 		if !ok {
 			continue
 		}
-		connection, err := e.connectionOf(k)
+		connection, err := cat.connectionOf(k)
 		if err != nil {
 			return nil, rotation.Refusef("%w", err)
 		}

@@ -56,7 +56,7 @@ func TestPreflight(t *testing.T) {
 	if after := h.server.mounts[len(h.server.mounts)-1]; after != before {
 		t.Errorf("the mount was %s and is %s after the records were read again", before, after)
 	}
-	if other := newHarness(t); other.engine.fingerprints.MountID() == before {
+	if other := newHarness(t); other.engine.base.fingerprints.MountID() == before {
 		t.Error("two mounts have the same id")
 	}
 }

@@ -81,7 +81,7 @@ func TestRecordsOfALaterRelease(t *testing.T) {
 			if _, _, err := h.engine.journal.Entry(t.Context(), path[len(pathEntries):]); err == nil {
 				t.Errorf("%s of schema 99 is read", path)
 			}
-		} else if _, err := Open(t.Context(), h.engine.Options); err == nil || !strings.Contains(err.Error(), "schema 99") {
+		} else if _, err := Open(t.Context(), h.options()); err == nil || !strings.Contains(err.Error(), "schema 99") {
 			t.Errorf("%s of schema 99: %v", path, err)
 		}
 		h.store.data[path] = was
@@ -104,7 +104,7 @@ func (h *harness) resealed(data []byte) []byte {
 	r.By, r.Hash = "eve", ""
 	data, err := json.Marshal(r.Entry)
 	h.ok(err)
-	r.Hash = h.engine.sumEntry(string(data))
+	r.Hash = h.engine.base.sumEntry(string(data))
 	data, err = json.Marshal(r)
 	h.ok(err)
 	return data

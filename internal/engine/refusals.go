@@ -58,8 +58,7 @@ func (r *refusals) admit(now time.Duration, caller, what string) (ok, full bool)
 }
 
 // JournalAttempt adds an entry on a write that came to nothing: err says whether it was refused, or has failed and may have
-// taken effect or not. The same attempt is journaled once in ten minutes, and at most 20 of a caller in an hour. The writer
-// lock must not be held.
+// taken effect or not. The same attempt is journaled once in ten minutes, and at most 20 of a caller in an hour.
 func (e *Engine) JournalAttempt(ctx context.Context, err error, n journal.Entry) {
 	var refused *rotation.Refused
 	if errors.As(err, &refused) {
@@ -85,19 +84,20 @@ func (e *Engine) JournalAttempt(ctx context.Context, err error, n journal.Entry)
 	if full {
 		n.What += fmt.Sprintf(" (more attempts of this caller are not journaled until at most %s from now)", refusalsSpan)
 	}
-	defer e.takeTurn()()
-	if err := e.journal.Add(ctx, n); err != nil {
+	l, release := e.acquire()
+	defer release()
+	if err := l.journal.Add(ctx, n); err != nil {
 		e.Observer.Fault("a refused write could not be journaled", err)
 	}
 }
 
-// underWay is the refusal of what cannot be done while a key is being rotated. The writer lock is held.
-func (e *Engine) underWay(name string, r rotation.Rotation) error {
-	return rotation.Refusef("key %s is being rotated by %s (%s); %s", name, r.ID, r.State, e.endHint(r))
+// underWay is the refusal of what cannot be done while a key is being rotated.
+func (l *locked) underWay(name string, r rotation.Rotation) error {
+	return rotation.Refusef("key %s is being rotated by %s (%s); %s", name, r.ID, r.State, l.endHint(r))
 }
 
-// endHint says how a rotation ends that is in the way, and what it waits for. The writer lock is held.
-func (e *Engine) endHint(r rotation.Rotation) string {
+// endHint says how a rotation ends that is in the way, and what it waits for.
+func (l *locked) endHint(r rotation.Rotation) string {
 	hint := "wait until it has ended, or revert it with: vault write -f hyvve/rotations/" + r.ID + "/revert"
 	if !r.Revertible() {
 		hint = "wait until it has ended: it cannot be reverted"
@@ -105,7 +105,7 @@ func (e *Engine) endHint(r rotation.Rotation) string {
 			hint += " any more"
 		}
 	}
-	results, _ := rotation.Gates(r, e.facts(r))
+	results, _ := rotation.Gates(r, l.facts(r))
 	if text := rotation.Waits(results); text != "" {
 		hint += "; it waits for: " + text
 	}

@@ -44,7 +44,7 @@ func (e *Engine) Report(ctx context.Context, report Report) (string, error) {
 		return "", err
 	}
 	if work := e.takeCounts(w, i, report.Work); len(work) > 0 {
-		if err := e.takeWork(ctx, w, i, work); err != nil {
+		if err := e.update(func(l *locked) error { return l.takeWork(ctx, w, i, work) }); err != nil {
 			return "", err
 		}
 	}
@@ -53,14 +53,14 @@ func (e *Engine) Report(ctx context.Context, report Report) (string, error) {
 }
 
 // believed checks who reports, and stores what changed of the instance; when it was last seen is kept in memory alone.
-func (e *Engine) believed(ctx context.Context, report Report) (w workload.Workload, i workload.Instance, err error) {
-	defer e.instances.lock(report.Workload + "/" + report.Instance)()
-	e.lock(func() { w, i, err = e.reporter(report) })
+func (s *state) believed(ctx context.Context, report Report) (w workload.Workload, i workload.Instance, err error) {
+	defer s.instances.lock(report.Workload + "/" + report.Instance)()
+	s.lock(func(m *memory) { w, i, err = m.reporter(report) })
 	if err != nil {
 		return w, i, err
 	}
 	before := i
-	i.Healthy, i.Reason, i.Seen = report.Healthy, cutOff(report.Reason), e.Now().UTC()
+	i.Healthy, i.Reason, i.Seen = report.Healthy, cutOff(report.Reason), s.Now().UTC()
 	i.Judged = i.Seen
 	if report.Healthy {
 		i.Reason = ""
@@ -75,12 +75,12 @@ func (e *Engine) believed(ctx context.Context, report Report) (w workload.Worklo
 	}
 	news := used || proves || i.Healthy != before.Healthy || i.Reason != before.Reason || before.Judged.IsZero()
 	if news {
-		if err := e.put(ctx, pathInstances+i.Name(), i); err != nil {
+		if err := s.put(ctx, pathInstances+i.Name(), i); err != nil {
 			return w, i, err
 		}
 	}
-	e.lock(func() {
-		if f := e.fleets[i.Workload]; f != nil && f.by[i.ID].ID != "" {
+	s.lock(func(m *memory) {
+		if f := m.fleets[i.Workload]; f != nil && f.by[i.ID].ID != "" {
 			i.Epoch = f.by[i.ID].Epoch // a renewal may have told of a newer one
 			f.by[i.ID] = i
 			l := f.leases[i.ID]
@@ -89,30 +89,30 @@ func (e *Engine) believed(ctx context.Context, report Report) (w workload.Worklo
 		}
 	})
 	if news {
-		e.nudge()
+		s.nudge()
 	}
 	return w, i, nil
 }
 
-// reporter gives the instance that a report is of. mu is held.
-func (e *Engine) reporter(report Report) (workload.Workload, workload.Instance, error) {
-	w, ok := e.workloads[report.Workload]
+// reporter returns the instance that a report is of.
+func (m *memory) reporter(report Report) (workload.Workload, workload.Instance, error) {
+	w, ok := m.workloads[report.Workload]
 	if !ok {
 		return w, workload.Instance{}, unknownWorkload(report.Workload)
 	}
-	f := e.fleets[w.Name]
+	f := m.fleets[w.Name]
 	i, ok := f.by[report.Instance]
 	if !ok || i.Anonymous {
 		return w, i, rotation.Refusef("instance %q of workload %s is not known; read hyvve/creds/%s with instance= first", report.Instance, w.Name, w.Name)
 	}
 	read := readOf(report.Secret)
-	if !report.Secret.Equal(e.secretOf(i.Name(), read)) {
+	if !report.Secret.Equal(m.secretOf(i.Name(), read)) {
 		return w, i, rotation.Refusef("instance_secret is not one of %s; read hyvve/creds/%s again", i.Name(), w.Name)
 	}
-	if i, ok = e.heard(f, i, read.String()); !ok {
+	if i, ok = m.heard(f, i, read.String()); !ok {
 		return w, i, rotation.Refusef("instance_secret of %s is not that of its newest read; read hyvve/creds/%s again", i.Name(), w.Name)
 	}
-	e.alive(f, i.ID)
+	m.alive(f, i.ID)
 	return w, i, nil
 }
 
@@ -123,8 +123,8 @@ type counted struct {
 	instance string
 }
 
-// takeCounts keeps the counts of rows among reports, in memory alone, and gives the other reports.
-func (e *Engine) takeCounts(w workload.Workload, i workload.Instance, reports []workload.WorkReport) (others []workload.WorkReport) {
+// takeCounts keeps the counts of rows among reports, in memory alone, and returns the other reports.
+func (s *state) takeCounts(w workload.Workload, i workload.Instance, reports []workload.WorkReport) (others []workload.WorkReport) {
 	for _, report := range reports {
 		rest, ok := strings.CutPrefix(report.ID, workload.CountPrefix)
 		if !ok {
@@ -136,9 +136,9 @@ func (e *Engine) takeCounts(w workload.Workload, i workload.Instance, reports []
 			continue
 		}
 		report.Error = cutOff(report.Error)
-		e.lock(func() {
-			if current, ok := e.keys[name].Current(); ok && report.ID == countID(e.keys[name], current.Number) { // others are late
-				e.counted[name] = counted{report, e.Now().UTC(), i.Name()}
+		s.lock(func(m *memory) {
+			if current, ok := m.keys[name].Current(); ok && report.ID == countID(m.keys[name], current.Number) { // others are late
+				m.counted[name] = counted{report, s.Now().UTC(), i.Name()}
 			}
 		})
 	}
@@ -146,12 +146,11 @@ func (e *Engine) takeCounts(w workload.Workload, i workload.Instance, reports []
 }
 
 // takeWork stores evidence of work that the rotation asks for now; other reports are late and say nothing of it.
-func (e *Engine) takeWork(ctx context.Context, w workload.Workload, i workload.Instance, reports []workload.WorkReport) error {
-	defer e.takeTurn()()
+func (l *locked) takeWork(ctx context.Context, w workload.Workload, i workload.Instance, reports []workload.WorkReport) error {
 	for _, report := range reports {
 		id, _, _ := strings.Cut(report.ID, "/")
-		r, ok := e.active[id]
-		if !ok || !w.Reencrypts || e.erased(r) {
+		r, ok := l.active[id]
+		if !ok || !w.Reencrypts || l.erased(r) {
 			continue
 		}
 		for _, c := range r.Changes {
@@ -162,13 +161,13 @@ func (e *Engine) takeWork(ctx context.Context, w workload.Workload, i workload.I
 				continue
 			}
 			if !report.Done && report.Error == "" {
-				e.lock(func() { e.progress[report.ID] = report })
+				l.lock(func(m *memory) { m.progress[report.ID] = report })
 				continue
 			}
 			report.Error, report.Columns = cutOff(report.Error), askedColumns(report.Columns, c.Protects)
 			report.Place = askedTables(report.Place, c.Protects)
-			report = rotation.BoundedLook(report, r.Phase(), e.keys[c.Key].Waives)
-			evidence := rotation.Evidence{Report: report, At: e.Now().UTC(), Instance: i.Name(), Login: i.Login}
+			report = rotation.BoundedLook(report, r.Phase(), l.keys[c.Key].Waives)
+			evidence := rotation.Evidence{Report: report, At: l.Now().UTC(), Instance: i.Name(), Login: i.Login}
 			if r.SaidAlready(c, evidence) {
 				continue
 			}
@@ -178,12 +177,12 @@ func (e *Engine) takeWork(ctx context.Context, w workload.Workload, i workload.I
 				next = next.Witnessed(c, evidence)
 			}
 			next = next.Bounded()
-			e.lock(func() { delete(e.progress, report.ID) })
-			if err := e.save(ctx, next); err != nil {
+			l.lock(func(m *memory) { delete(m.progress, report.ID) })
+			if err := l.save(ctx, next); err != nil {
 				return err
 			}
 			r = next
-			e.nudge()
+			l.nudge()
 		}
 	}
 	return nil

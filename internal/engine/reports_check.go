@@ -143,7 +143,7 @@ func CheckSightings(all []workload.Sighting) error {
 	return nil
 }
 
-// seenAnew tells whether a report has sightings worth storing: a version that is known to have been seen just now is none.
+// seenAnew reports whether a report has sightings worth storing: a version that is known to have been seen just now is none.
 func seenAnew(before, now []workload.Sighting) bool {
 	last := map[string]time.Time{}
 	name := func(s workload.Sighting) string { return fmt.Sprintf("%s %d", s.Env, s.Version) }

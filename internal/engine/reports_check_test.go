@@ -68,7 +68,7 @@ func TestWorkHasBounds(t *testing.T) {
 
 // tight is a store that takes only small records.
 type tight struct {
-	*memory
+	*memStore
 	most int // bytes
 }
 
@@ -76,7 +76,7 @@ func (s tight) Put(ctx context.Context, path string, data []byte) error {
 	if len(data) > s.most {
 		return errors.New("rpc error: code = Unknown desc = put failed due to value being too large; got 9 bytes, max: 8 bytes")
 	}
-	return s.memory.Put(ctx, path, data)
+	return s.memStore.Put(ctx, path, data)
 }
 
 // A record that storage refuses for its size changes nothing, and the engine keeps what it has.

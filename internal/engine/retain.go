@@ -36,16 +36,15 @@ func (c Config) RetainOf(k key.Key) time.Duration {
 }
 
 // RetainOf returns for how long the values of retired versions of a key are retained.
-func (e *Engine) RetainOf(k key.Key) time.Duration { return e.Config().RetainOf(k) }
+func (s *state) RetainOf(k key.Key) time.Duration { return s.Config().RetainOf(k) }
 
-// retention returns for how long a rotation retains the version that leaves; 0: it is erased at once. The writer lock is
-// held, or mu.
-func (e *Engine) retention(r rotation.Rotation, k key.Key, c rotation.Change) time.Duration {
-	keep := e.config.RetainOf(k)
+// retention returns for how long a rotation retains the version that leaves; 0: it is erased at once.
+func (cat *catalog) retention(r rotation.Rotation, k key.Key, c rotation.Change) time.Duration {
+	keep := cat.config.RetainOf(k)
 	if r.Retain != nil {
 		keep = *r.Retain
 	}
-	server, has := e.kindOf(k).(kind.Server)
+	server, has := cat.kindOf(k).(kind.Server)
 	_, undeletes := server.(kind.Undeleter)
 	switch {
 	case has && (r.Compromised || !undeletes):
@@ -59,9 +58,9 @@ func (e *Engine) retention(r rotation.Rotation, k key.Key, c rotation.Change) ti
 // Retention says what becomes of the values that leave, or has become of them, by key.
 func (v View) Retention() map[string]string { return v.RetentionTexts(v.facts) }
 
-// retentionNote says in a plan what becomes of the old version's value, and how it is brought back. The writer lock is held.
-func (e *Engine) retentionNote(r rotation.Rotation, k key.Key, c rotation.Change) string {
-	keep := e.retention(r, k, c)
+// retentionNote says in a plan what becomes of the old version's value, and how it is brought back.
+func (cat *catalog) retentionNote(r rotation.Rotation, k key.Key, c rotation.Change) string {
+	keep := cat.retention(r, k, c)
 	text := r.KeepText(c, rotation.Facts{Keeps: map[string]time.Duration{c.Key: keep}})
 	if keep == 0 {
 		return text
@@ -69,10 +68,9 @@ func (e *Engine) retentionNote(r rotation.Rotation, k key.Key, c rotation.Change
 	return fmt.Sprintf("%s; until then it can be brought back with: vault write hyvve/keys/%s/undelete version=%d", text, k.Name, c.From)
 }
 
-// endVersions returns a key after its rotation: one version stays, and the others are retained or erased. The writer lock
-// is held.
-func (e *Engine) endVersions(r rotation.Rotation, k key.Key, c rotation.Change) (key.Key, error) {
-	keep, now := e.retention(r, k, c), e.Now().UTC()
+// endVersions returns a key after its rotation: one version stays, and the others are retained or erased.
+func (l *locked) endVersions(r rotation.Rotation, k key.Key, c rotation.Change) (key.Key, error) {
+	keep, now := l.retention(r, k, c), l.Now().UTC()
 	leaving := []int{r.Leaving(c)}
 	v, stored := k.Version(leaving[0])
 	var err error
@@ -128,8 +126,8 @@ func uncrowded(k key.Key, now time.Time) (key.Key, error) {
 
 // alsoAccepted are the undeleted versions of a key that workloads verify. A server verifies logins, and knows nothing of
 // accept-lists.
-func (e *Engine) alsoAccepted(k key.Key) []int {
-	if _, ok := e.kindOf(k).(kind.Server); ok {
+func (cat *catalog) alsoAccepted(k key.Key) []int {
+	if _, ok := cat.kindOf(k).(kind.Server); ok {
 		return nil
 	}
 	return k.Undeleted()
@@ -137,47 +135,46 @@ func (e *Engine) alsoAccepted(k key.Key) []int {
 
 // steady is now by a clock that cannot jump ahead: since the engine was opened, no more time has passed than by Uptime. A
 // value that is erased by mistake is lost.
-func (e *Engine) steady(now time.Time) time.Time {
-	most := e.opened.Round(0).Add(e.Uptime() - e.openedUp) // times of the wall are compared
+func (c timing) steady(now time.Time) time.Time {
+	most := c.opened.Round(0).Add(c.Uptime() - c.openedUp) // times of the wall are compared
 	if now = now.Round(0); now.After(most) {
 		return most
 	}
 	return now
 }
 
-// planLapse puts the next end of a key's versions on the agenda, and forgets what failed of those that have ended. The writer
-// lock is held.
-func (e *Engine) planLapse(name string) {
+// planLapse puts the next end of a key's versions on the agenda, and forgets what failed of those that have ended.
+func (l *locked) planLapse(name string) {
 	var next time.Time
-	k := e.keys[name]
-	e.lock(func() {
-		maps.DeleteFunc(e.lapsing, func(of versionID, _ schedule.Fault) bool {
+	k := l.keys[name]
+	l.lock(func(m *memory) {
+		maps.DeleteFunc(m.lapsing, func(of versionID, _ schedule.Fault) bool {
 			v, _ := k.Version(of.number)
 			return of.key == name && v.State != key.Undeleted
 		})
 	})
 	for _, v := range k.Versions {
-		if at := e.lapse(k, v); !at.IsZero() && (next.IsZero() || at.Before(next)) {
+		if at := l.lapse(k, v); !at.IsZero() && (next.IsZero() || at.Before(next)) {
 			next = at
 		}
 	}
-	e.lapses.Set(name, next)
+	l.lapses.Set(name, next)
 }
 
 // lapseDue erases what has been retained for long enough, retires undeleted versions whose time is over, and returns how
-// long until the next one. The writer lock is held.
-func (e *Engine) lapseDue(ctx context.Context, now time.Time) time.Duration {
-	now = e.steady(now)
+// long until the next one.
+func (l *locked) lapseDue(ctx context.Context, now time.Time) time.Duration {
+	now = l.steady(now)
 	for {
-		first, ok := e.lapses.Next()
+		first, ok := l.lapses.Next()
 		if !ok {
 			return tickEvery
 		}
 		if left := first.At.Sub(now); left > 0 {
 			return min(tickEvery, left)
 		}
-		if err := e.lapseOne(ctx, first.Key, now); err != nil {
-			e.Observer.Fault("the end of a version of key "+first.Key, err)
+		if err := l.lapseOne(ctx, first.Key, now); err != nil {
+			l.Observer.Fault("the end of a version of key "+first.Key, err)
 			return tickEvery
 		}
 	}
@@ -185,54 +182,54 @@ func (e *Engine) lapseDue(ctx context.Context, now time.Time) time.Duration {
 
 // lapseOne ends what is due of a key, first what has waited longest: one version of it at a time is at the server. The error is
 // one of storage.
-func (e *Engine) lapseOne(ctx context.Context, name string, now time.Time) error {
-	k := e.keys[name]
+func (l *locked) lapseOne(ctx context.Context, name string, now time.Time) error {
+	k := l.keys[name]
 	due := slices.DeleteFunc(slices.Clone(k.Versions), func(v key.Version) bool {
-		at := e.lapse(k, v)
+		at := l.lapse(k, v)
 		return at.IsZero() || at.After(now)
 	})
-	slices.SortStableFunc(due, func(a, b key.Version) int { return e.lapse(k, a).Compare(e.lapse(k, b)) })
+	slices.SortStableFunc(due, func(a, b key.Version) int { return l.lapse(k, a).Compare(l.lapse(k, b)) })
 	for _, v := range due {
-		k = e.keys[name]
+		k = l.keys[name]
 		if v.State == key.Undeleted {
-			if err := e.endUndeleted(ctx, k, v); err != nil {
+			if err := l.endUndeleted(ctx, k, v); err != nil {
 				return err
 			}
 			continue
 		}
 		text := fmt.Sprintf("erased version %d of %s, retained until %s", v.Number, name, rotation.Stamp(v.Until))
-		if err := e.eraseVersion(ctx, k, v, text, rotation.Itself, ""); err != nil {
+		if err := l.eraseVersion(ctx, k, v, text, rotation.Itself, ""); err != nil {
 			return err
 		}
 	}
-	e.planLapse(name)
+	l.planLapse(name)
 	return nil
 }
 
 // eraseVersion erases a retained value. The entry is written before, so that no value goes without one: killed in between,
-// it is erased, and journaled, once more. The writer lock is held.
-func (e *Engine) eraseVersion(ctx context.Context, k key.Key, v key.Version, what string, by rotation.Actor, reason string) error {
+// it is erased, and journaled, once more.
+func (l *locked) eraseVersion(ctx context.Context, k key.Key, v key.Version, what string, by rotation.Actor, reason string) error {
 	changed, err := k.WithErased(v.Number)
 	if err != nil {
 		return err
 	}
-	return e.storeVersion(ctx, changed, v, what, by, reason)
+	return l.storeVersion(ctx, changed, v, what, by, reason)
 }
 
-// storeVersion journals what is done to a version, and stores its key. The writer lock is held.
-func (e *Engine) storeVersion(ctx context.Context, k key.Key, v key.Version, what string, by rotation.Actor, reason string, changes ...rotation.EntryChange) error {
-	err := e.journal.Add(ctx, journal.Entry{
+// storeVersion journals what is done to a version, and stores its key.
+func (l *locked) storeVersion(ctx context.Context, k key.Key, v key.Version, what string, by rotation.Actor, reason string, changes ...rotation.EntryChange) error {
+	err := l.journal.Add(ctx, journal.Entry{
 		What: what, By: by.Name, Entity: by.Entity, Reason: reason, Changes: changes,
 		Keys: []journal.Key{{Key: k.Name, To: v.Number, Fingerprint: v.Fingerprint}},
 	})
 	if err != nil {
 		return err
 	}
-	if err := e.put(ctx, pathKeys+k.Name, k); err != nil {
+	if err := l.put(ctx, pathKeys+k.Name, k); err != nil {
 		return err
 	}
-	e.lock(func() { e.keys[k.Name] = k })
-	e.planLapse(k.Name)
-	e.ring(k.Name)
+	l.lock(func(m *memory) { m.keys[k.Name] = k })
+	l.planLapse(k.Name)
+	l.markDirty(k.Name)
 	return nil
 }

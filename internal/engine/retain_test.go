@@ -102,7 +102,7 @@ func TestRetainedUntilItsEnd(t *testing.T) {
 	}
 	k, _ := h.engine.Key("service-token")
 	held := workload.Holding{Keys: map[string]workload.Held{"service-token": {Value: 1, Accepts: []int{2, 1}}}}
-	if _, err := workload.Fill(held, nil, source{h.engine}); err == nil {
+	if _, err := workload.Fill(held, nil, source{h.records().catalog}); err == nil {
 		t.Error("a bundle with a retained value is made")
 	}
 	h.later(23 * time.Hour)

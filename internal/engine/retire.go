@@ -37,21 +37,27 @@ func (e *Engine) RetireVersion(ctx context.Context, name string, number int, for
 	if err := CheckReason(reason); err != nil {
 		return err
 	}
-	call, err := e.retiring(ctx, ending{versionID{name, number}, force, by, reason})
+	var call serverEnd
+	err := e.update(func(l *locked) (err error) {
+		call, err = l.retiring(ctx, ending{versionID{name, number}, force, by, reason})
+		return err
+	})
 	if err != nil || call == nil {
 		return err
 	}
 	defer e.nudge()
-	return call(ctx)
+	return call(ctx, e)
 }
 
+// serverEnd ends an undeleted login at its server, and stores that.
+type serverEnd func(context.Context, *Engine) error
+
 // retiring ends an undeleted version. Where its server has to end it first, it returns the call that does so.
-func (e *Engine) retiring(ctx context.Context, n ending) (func(context.Context) error, error) {
-	defer e.takeTurn()()
-	server, served := e.kindOf(e.keys[n.key]).(kind.Server)
-	find := e.restingVersion
+func (l *locked) retiring(ctx context.Context, n ending) (serverEnd, error) {
+	server, served := l.kindOf(l.keys[n.key]).(kind.Server)
+	find := l.restingVersion
 	if served {
-		find = e.idleVersion
+		find = l.idleVersion
 	}
 	k, v, err := find(n.key, n.number)
 	if err != nil {
@@ -63,18 +69,18 @@ func (e *Engine) retiring(ctx context.Context, n ending) (func(context.Context) 
 	if len(k.Protects) > 0 && !n.force {
 		return nil, rotation.Refusef("key %s protects rows, and some may be under version %d: a rotation retires it once no row needs it: vault write hyvve/rotate key=%s; or, if the rows may be unreadable: force=true", n.key, n.number, n.key)
 	}
-	if text := e.stillUsed(k, v); text != "" && !n.force {
+	if text := l.stillUsed(k, v); text != "" && !n.force {
 		return nil, rotation.Refusef("key %s: version %d is in use: %s; %s", n.key, n.number, text, n.hint())
 	}
 	if !served {
-		return nil, e.storeEnd(ctx, n)
+		return nil, l.storeEnd(ctx, n)
 	}
-	call, err := e.endAtServer(server, k, v, n)
+	call, err := l.endAtServer(server, k, v, n)
 	if err != nil {
 		return nil, rotation.Refusef("key %s: %w", n.key, err)
 	}
-	return func(ctx context.Context) error {
-		err := call(ctx)
+	return func(ctx context.Context, e *Engine) error {
+		err := call(ctx, e)
 		switch {
 		case err == nil || e.failing():
 			return err
@@ -94,18 +100,18 @@ func (n ending) hint() string {
 
 // endAtServer marks a key as being looked at, and returns the call that ends an undeleted login and takes the mark away. What is
 // about to be done is stored before the server hears of it: after a crash no check makes the login valid again, and the end
-// follows by itself. The writer lock is held.
-func (e *Engine) endAtServer(server kind.Server, k key.Key, v key.Version, n ending) (func(context.Context) error, error) {
+// follows by itself.
+func (l *locked) endAtServer(server kind.Server, k key.Key, v key.Version, n ending) (serverEnd, error) {
 	change := kind.Change{Key: k, From: v, Cut: n.force || v.Cut, Kept: k.Kept}
-	change.To, _ = e.validAtServer(k)
+	change.To, _ = l.validAtServer(k)
 	var err error
-	if change.Connection, err = e.connectionOf(k); err != nil {
+	if change.Connection, err = l.connectionOf(k); err != nil {
 		return nil, err
 	}
-	long := min(e.config.Effective(k.Policy).Observe, rotation.DenseTime)
-	e.lock(func() { e.restoring[n.key] = true })
-	return func(ctx context.Context) error {
-		defer e.lock(func() { delete(e.restoring, n.key) })
+	long := min(l.config.Effective(k.Policy).Observe, rotation.DenseTime)
+	l.lock(func(m *memory) { m.restoring[n.key] = true })
+	return func(ctx context.Context, e *Engine) error {
+		defer e.lock(func(m *memory) { delete(m.restoring, n.key) })
 		at, cancel := context.WithTimeout(ctx, actionDeadline)
 		defer cancel()
 		if !change.Cut {
@@ -113,21 +119,19 @@ func (e *Engine) endAtServer(server kind.Server, k key.Key, v key.Version, n end
 				return err
 			}
 		}
-		if err := e.storeEnding(ctx, n); err != nil {
+		if err := e.update(func(l *locked) error { return l.storeEnding(ctx, n) }); err != nil {
 			return err
 		}
 		if err := retireAt(at, server, change); err != nil {
 			return err
 		}
-		defer e.takeTurn()()
-		return e.storeEnd(ctx, n)
+		return e.update(func(l *locked) error { return l.storeEnd(ctx, n) })
 	}, nil
 }
 
 // storeEnding stores that the end of an undeleted version was decided.
-func (e *Engine) storeEnding(ctx context.Context, n ending) error {
-	defer e.takeTurn()()
-	k := e.keys[n.key]
+func (l *locked) storeEnding(ctx context.Context, n ending) error {
+	k := l.keys[n.key]
 	v, ok := k.Version(n.number)
 	switch {
 	case !ok || v.State != key.Undeleted:
@@ -139,12 +143,12 @@ func (e *Engine) storeEnding(ctx context.Context, n ending) error {
 	if err != nil {
 		return err
 	}
-	e.lapseLater(n.versionID, nil)
+	l.lapseLater(n.versionID, nil)
 	what := fmt.Sprintf("retiring version %d of %s, which is undeleted", n.number, n.key)
 	if n.force {
 		what += ", with its sessions"
 	}
-	return e.storeVersion(ctx, changed, v, what, n.by, n.reason, n.changes()...)
+	return l.storeVersion(ctx, changed, v, what, n.by, n.reason, n.changes()...)
 }
 
 func (n ending) changes() []rotation.EntryChange {
@@ -155,19 +159,19 @@ func (n ending) changes() []rotation.EntryChange {
 }
 
 // storeEnd stores that an undeleted version has ended. It is retained at least until its retention would have ended
-// without the undeletion: who ends it may not be allowed to erase it. The writer lock is held.
-func (e *Engine) storeEnd(ctx context.Context, n ending) error {
-	k := e.keys[n.key]
+// without the undeletion: who ends it may not be allowed to erase it.
+func (l *locked) storeEnd(ctx context.Context, n ending) error {
+	k := l.keys[n.key]
 	v, ok := k.Version(n.number)
 	if !ok || v.State != key.Undeleted {
 		return nil
 	}
-	if r, ok := e.leakedBy(k); ok {
-		return e.storeLeakedEnd(ctx, r, n)
+	if r, ok := l.leakedBy(k); ok {
+		return l.storeLeakedEnd(ctx, r, n)
 	}
-	login, _ := e.loginOf(k, v.Value)
-	now := e.Now().UTC()
-	changed, err := retired(k, n.number, e.config.RetainOf(k), now)
+	login, _ := l.loginOf(k, v.Value)
+	now := l.Now().UTC()
+	changed, err := retired(k, n.number, l.config.RetainOf(k), now)
 	if err == nil {
 		changed, err = uncrowded(changed, now)
 	}
@@ -184,20 +188,19 @@ func (e *Engine) storeEnd(ctx context.Context, n ending) error {
 	n.force = n.force || v.Cut
 	if n.force {
 		what += "; nobody was asked whether it was in use (force=true)"
-		if _, ok := e.kindOf(k).(kind.Server); ok {
+		if _, ok := l.kindOf(k).(kind.Server); ok {
 			what += ", and its sessions at the server were ended"
 		}
 	}
-	return e.storeVersion(ctx, changed, v, what, n.by, n.reason, n.changes()...)
+	return l.storeVersion(ctx, changed, v, what, n.by, n.reason, n.changes()...)
 }
 
-// stillUsed says who presents an undeleted version where workloads verify it; empty: nobody who was seen. The writer lock is
-// held.
-func (e *Engine) stillUsed(k key.Key, v key.Version) (text string) {
-	e.lock(func() {
-		for _, name := range slices.Sorted(maps.Keys(e.workloads)) {
-			if w := e.workloads[name]; w.Uses(k.Name) {
-				seen := rotation.Sighted(rotation.WorkloadFact{Workload: w, Instances: e.fleets[name].all()}, rotation.Change{Env: k.Env, From: v.Number}, e.Now())
+// stillUsed says who presents an undeleted version where workloads verify it; empty: nobody who was seen.
+func (s *state) stillUsed(k key.Key, v key.Version) (text string) {
+	s.lock(func(m *memory) {
+		for _, name := range slices.Sorted(maps.Keys(m.workloads)) {
+			if w := m.workloads[name]; w.Uses(k.Name) {
+				seen := rotation.Sighted(rotation.WorkloadFact{Workload: w, Instances: m.fleets[name].all()}, rotation.Change{Env: k.Env, From: v.Number}, s.Now())
 				if seen != "" && text == "" {
 					text = fmt.Sprintf("%s: %s", name, seen)
 				}
@@ -208,30 +211,30 @@ func (e *Engine) stillUsed(k key.Key, v key.Version) (text string) {
 }
 
 // endUndeleted retires an undeleted version whose time is over, or whose end was decided; later, if it is in use. The error is
-// one of storage. The writer lock is held.
-func (e *Engine) endUndeleted(ctx context.Context, k key.Key, v key.Version) error {
+// one of storage.
+func (l *locked) endUndeleted(ctx context.Context, k key.Key, v key.Version) error {
 	n := ending{versionID: versionID{k.Name, v.Number}, force: v.Cut, by: rotation.Itself}
-	if _, acting := e.acting(k.Name); acting || e.beingChecked(k.Name) {
-		e.lapseSoon(n.versionID)
+	if _, acting := l.acting(k.Name); acting || l.beingChecked(k.Name) {
+		l.lapseSoon(n.versionID)
 		return nil
 	}
-	e.lapseLater(n.versionID, nil)
-	if text := e.stillUsed(k, v); text != "" && !v.Cut {
-		e.lapseLater(n.versionID, inUse{text})
+	l.lapseLater(n.versionID, nil)
+	if text := l.stillUsed(k, v); text != "" && !v.Cut {
+		l.lapseLater(n.versionID, inUse{text})
 		return nil
 	}
-	server, ok := e.kindOf(k).(kind.Server)
+	server, ok := l.kindOf(k).(kind.Server)
 	if !ok {
-		return e.storeEnd(ctx, n)
+		return l.storeEnd(ctx, n)
 	}
-	call, err := e.endAtServer(server, k, v, n)
+	call, err := l.endAtServer(server, k, v, n)
 	if err != nil {
-		e.lapseLater(n.versionID, err)
+		l.lapseLater(n.versionID, err)
 		return nil
 	}
-	e.Background(func() {
+	l.background(func(e *Engine) {
 		defer e.nudge()
-		err := call(e.ctx)
+		err := call(e.ctx, e)
 		switch {
 		case err == nil || e.ctx.Err() != nil:
 		case e.Stale():
@@ -244,13 +247,13 @@ func (e *Engine) endUndeleted(ctx context.Context, k key.Key, v key.Version) err
 }
 
 // lapse returns when the retention of a version ends, or the time for which it is undeleted; zero: never. A rotation retires
-// undeleted versions that workloads verify; with those that a server verifies it has nothing to do. The writer lock is held.
-func (e *Engine) lapse(k key.Key, v key.Version) time.Time {
-	_, served := e.kindOf(k).(kind.Server)
+// undeleted versions that workloads verify; with those that a server verifies it has nothing to do.
+func (l *locked) lapse(k key.Key, v key.Version) time.Time {
+	_, served := l.kindOf(k).(kind.Server)
 	var end time.Time
 	switch {
 	case v.State == key.Retained:
-		settled := e.opened.Round(0).Add(min(v.Until.Sub(v.Retired)/settleShare, settleMost))
+		settled := l.opened.Round(0).Add(min(v.Until.Sub(v.Retired)/settleShare, settleMost))
 		if settled.After(v.Until) {
 			return settled
 		}
@@ -259,54 +262,54 @@ func (e *Engine) lapse(k key.Key, v key.Version) time.Time {
 		return end
 	case v.Ending:
 		end = v.Retired // it is over
-	case !v.Until.IsZero() && len(k.Protects) == 0 && (served || e.rotating[k.Name] == ""):
+	case !v.Until.IsZero() && len(k.Protects) == 0 && (served || l.rotating[k.Name] == ""):
 		end = v.Until
 	default:
 		return end
 	}
-	if again := e.lapsing[versionID{k.Name, v.Number}].Next; again.After(end) {
+	if again := l.lapsing[versionID{k.Name, v.Number}].Next; again.After(end) {
 		return again
 	}
 	return end
 }
 
 // lapseLater notes that an undeleted version could not be retired, and when that is tried again. No fault: it is under way.
-// The writer lock is held.
-func (e *Engine) lapseLater(of versionID, fault error) {
-	f := e.lapsing[of]
-	f.Next = e.steady(e.Now()).Add(2 * actionDeadline)
+func (l *locked) lapseLater(of versionID, fault error) {
+	f := l.lapsing[of]
+	f.Next = l.steady(l.Now()).Add(2 * actionDeadline)
 	if fault != nil {
 		f.Attempts = min(f.Attempts+1, schedule.OrphanAfter-1)
-		f.Next, f.Reason = e.steady(e.Now()).Add(retryAfter(f.Attempts, fault)), fault.Error()
+		f.Next, f.Reason = l.steady(l.Now()).Add(retryAfter(f.Attempts, fault)), fault.Error()
 	}
-	e.lock(func() { e.lapsing[of] = f })
+	l.lock(func(m *memory) { m.lapsing[of] = f })
 }
 
-// lapseSoon puts the end of an undeleted version off for a moment: something else is at the server. The writer lock is held.
-func (e *Engine) lapseSoon(of versionID) {
-	f := e.lapsing[of]
-	f.Next = e.steady(e.Now()).Add(tickEvery)
-	e.lock(func() { e.lapsing[of] = f })
+// lapseSoon puts the end of an undeleted version off for a moment: something else is at the server.
+func (l *locked) lapseSoon(of versionID) {
+	f := l.lapsing[of]
+	f.Next = l.steady(l.Now()).Add(tickEvery)
+	l.lock(func(m *memory) { m.lapsing[of] = f })
 }
 
 // lapseFailed is lapseLater after a call, of a version whose end has come, and reports whether that was decided and can be taken back.
 func (e *Engine) lapseFailed(of versionID, fault error) (decided bool) {
-	defer e.takeTurn()()
-	v, _ := e.keys[of.key].Version(of.number)
-	over := !v.Until.IsZero() && !v.Until.After(e.Now())
+	l, release := e.acquire()
+	defer release()
+	v, _ := l.keys[of.key].Version(of.number)
+	over := !v.Until.IsZero() && !v.Until.After(l.Now())
 	if v.State == key.Undeleted && (v.Ending || over) {
-		e.lapseLater(of, fault)
-		e.planLapse(of.key)
+		l.lapseLater(of, fault)
+		l.planLapse(of.key)
 	}
-	_, leaked := e.leakedBy(e.keys[of.key])
+	_, leaked := l.leakedBy(l.keys[of.key])
 	return v.Ending && !leaked
 }
 
-// lapseFaults says why undeleted versions of a key could not be retired. mu is held.
-func (e *Engine) lapseFaults(k key.Key) string {
+// lapseFaults says why undeleted versions of a key could not be retired.
+func (rs *records) lapseFaults(k key.Key) string {
 	var all []string
 	for _, number := range k.Undeleted() {
-		if reason := e.lapsing[versionID{k.Name, number}].Reason; reason != "" {
+		if reason := rs.lapsing[versionID{k.Name, number}].Reason; reason != "" {
 			all = append(all, fmt.Sprintf("version %d: %s", number, reason))
 		}
 	}

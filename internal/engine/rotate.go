@@ -91,7 +91,12 @@ func (e *Engine) Rotate(ctx context.Context, request Request) (View, []string, e
 			return View{}, nil, rotation.Refusef("%s; nothing was changed", strings.Join(faults, "; "))
 		}
 	}
-	view, more, err := e.rotateNow(ctx, request)
+	var view View
+	var more []string
+	err := e.update(func(l *locked) (err error) {
+		view, more, err = l.rotateNow(ctx, request)
+		return err
+	})
 	warnings = append(warnings, more...)
 	if err == nil && request.Compromised { // which waits for nobody's look
 		for _, fault := range summed(e.try(ctx, tries)) {
@@ -102,48 +107,47 @@ func (e *Engine) Rotate(ctx context.Context, request Request) (View, []string, e
 }
 
 // rotateNow starts a rotation of which witnesses were tried.
-func (e *Engine) rotateNow(ctx context.Context, request Request) (View, []string, error) {
-	defer e.takeTurn()()
-	if err := e.down(); err != nil {
+func (l *locked) rotateNow(ctx context.Context, request Request) (View, []string, error) {
+	if err := l.down(); err != nil {
 		return View{}, nil, err
 	}
-	id, err := e.start(ctx, request)
+	id, err := l.start(ctx, request)
 	if err != nil {
 		return View{}, nil, err
 	}
-	warnings := summed(e.undeletedLogins(e.active[id]))
-	for _, missing := range unwitnessed(e.active[id], e.facts(e.active[id])) { // of a key that is compromised
+	warnings := summed(l.undeletedLogins(l.active[id]))
+	for _, missing := range unwitnessed(l.active[id], l.facts(l.active[id])) { // of a key that is compromised
 		warnings = append(warnings, "the rotation will wait before the old value is erased: "+missing)
 	}
-	for _, c := range e.active[id].Changes {
-		if idle := rotation.NobodyReencrypts(c, e.facts(e.active[id])); idle != "" {
+	for _, c := range l.active[id].Changes {
+		if idle := rotation.NobodyReencrypts(c, l.facts(l.active[id])); idle != "" {
 			warnings = append(warnings, c.Env+": "+idle)
 		}
 	}
-	for _, gap := range e.gaps(e.active[id]) {
+	for _, gap := range l.gaps(l.active[id]) {
 		warnings = append(warnings, gap.String())
 	}
-	if r := e.active[id]; r.Compromised && r.ConfirmBy == rotation.ConfirmByOther {
+	if r := l.active[id]; r.Compromised && r.ConfirmBy == rotation.ConfirmByOther {
 		warnings = append(warnings, r.FourEyesNote()+": vault write -f hyvve/rotations/"+id+"/confirm")
 	}
-	if err := e.advance(ctx, id); err != nil {
-		e.Observer.Fault("rotation "+id+" could not be moved on", err)
+	if err := l.advance(ctx, id); err != nil {
+		l.Observer.Fault("rotation "+id+" could not be moved on", err)
 	}
-	view, err := e.View(ctx, id)
+	view, err := l.View(ctx, id)
 	return view, warnings, err
 }
 
 // start checks a request, stores the new values, then the rotation. Killed in between, a staged value is left that no
-// rotation knows; the next start of that key aborts it. turn is held.
-func (e *Engine) start(ctx context.Context, request Request) (string, error) {
-	r, staged, err := e.draft(request)
+// rotation knows; the next start of that key aborts it.
+func (l *locked) start(ctx context.Context, request Request) (string, error) {
+	r, staged, err := l.draft(request)
 	if err != nil {
 		return "", err
 	}
-	if clashes := e.clashes(r, staged); len(clashes) > 0 {
+	if clashes := l.clashes(r, staged); len(clashes) > 0 {
 		return "", rotation.Refusef("%s; nothing was changed", strings.Join(clashes, "; "))
 	}
-	f := e.facts(r)
+	f := l.facts(r)
 	if narrow := rotation.CheckMultiline(r, f); len(narrow) > 0 {
 		return "", rotation.Refusef("%s; nothing was changed", strings.Join(narrow, "; "))
 	}
@@ -151,59 +155,59 @@ func (e *Engine) start(ctx context.Context, request Request) (string, error) {
 		return "", rotation.Refusef("%s; nothing was changed", strings.Join(missing, "; "))
 	}
 	for _, k := range staged {
-		if err := e.put(ctx, pathKeys+k.Name, k); err != nil {
+		if err := l.put(ctx, pathKeys+k.Name, k); err != nil {
 			return "", err
 		}
-		e.lock(func() { e.keys[k.Name] = k })
+		l.lock(func(m *memory) { m.keys[k.Name] = k })
 	}
 	r.Timeline = []rotation.Event{{At: r.Created, State: rotation.Planned, Text: fmt.Sprintf("%s: values stored", r.EnvNames())}}
-	return r.ID, e.settle(ctx, r)
+	return r.ID, l.settle(ctx, r)
 }
 
-// draft gives a rotation that nobody knows of yet, and its keys with their new versions staged. turn is held.
-func (e *Engine) draft(request Request) (rotation.Rotation, []key.Key, error) {
-	id, err := e.newID()
+// draft returns a rotation that nobody knows of yet, and its keys with their new versions staged.
+func (l *locked) draft(request Request) (rotation.Rotation, []key.Key, error) {
+	id, err := l.newID()
 	if err != nil {
 		return rotation.Rotation{}, nil, err
 	}
-	now := e.Now().UTC()
+	now := l.Now().UTC()
 	r := rotation.Rotation{
 		ID: id, Trigger: request.Trigger, Reason: request.Reason, By: request.By.Name, Entity: request.By.Entity,
 		Created: now, State: rotation.Planned, Since: now, Clock: now, Positions: map[string]int{}, Compromised: request.Compromised, Upgrade: request.Upgrade, Retain: request.Retain,
 	}
 	var staged []key.Key
 	for _, name := range request.Keys {
-		k, c, err := e.stage(r, name, request)
+		k, c, err := l.stage(r, name, request)
 		if err != nil {
 			return rotation.Rotation{}, nil, err
 		}
 		r.Changes = append(r.Changes, c)
 		staged = append(staged, k)
-		r = mergePolicy(r, e.config.Effective(k.Policy))
+		r = mergePolicy(r, l.config.Effective(k.Policy))
 	}
-	if err := e.checkUpgrade(r); err != nil {
+	if err := l.checkUpgrade(r); err != nil {
 		return rotation.Rotation{}, nil, err
 	}
 	if err := checkFourEyes(r, request); err != nil {
 		return rotation.Rotation{}, nil, err
 	}
-	r = applyOverrides(r, request, e.config)
-	r.NotBy = e.notBy(r)
+	r = applyOverrides(r, request, l.config)
+	r.NotBy = l.notBy(r)
 	if r.Trigger.Automatic() {
-		if err := e.config.checkPolicyBy(e.keys[r.Changes[0].Key]); err != nil {
+		if err := l.config.checkPolicyBy(l.keys[r.Changes[0].Key]); err != nil {
 			return rotation.Rotation{}, nil, rotation.Refusef("%w", err)
 		}
 	}
-	return rotation.Pinned(r, e.facts(r)), staged, nil
+	return rotation.Pinned(r, l.facts(r)), staged, nil
 }
 
-// checkUpgrade refuses one where there is nothing to upgrade, or where it is not said to which key. turn is held.
-func (e *Engine) checkUpgrade(r rotation.Rotation) error {
+// checkUpgrade refuses one where there is nothing to upgrade, or where it is not said to which key.
+func (cat *catalog) checkUpgrade(r rotation.Rotation) error {
 	if !r.Upgrade {
 		return nil
 	}
 	c := r.Changes[0]
-	for _, other := range e.keys {
+	for _, other := range cat.keys {
 		if other.Name != c.Key && slices.ContainsFunc(other.Protects, func(o key.Column) bool { return sharesColumn(o, c.Protects) }) {
 			if len(r.Changes) > 1 {
 				return rotation.Refusef("upgrade is for one key, and %d are named; rotate %s alone", len(r.Changes), c.Key)
@@ -275,57 +279,57 @@ func applyOverrides(r rotation.Rotation, request Request, c Config) rotation.Rot
 	return r
 }
 
-// stage gives the key with its new version staged, without storing it. turn is held.
-func (e *Engine) stage(r rotation.Rotation, name string, request Request) (key.Key, rotation.Change, error) {
-	k, ok := e.keys[name]
+// stage returns the key with its new version staged, without storing it.
+func (l *locked) stage(r rotation.Rotation, name string, request Request) (key.Key, rotation.Change, error) {
+	k, ok := l.keys[name]
 	if !ok {
 		return key.Key{}, rotation.Change{}, unknownKey(name)
 	}
-	if running, ok := e.active[e.rotating[name]]; ok {
-		return key.Key{}, rotation.Change{}, e.underWay(name, running)
+	if running, ok := l.active[l.rotating[name]]; ok {
+		return key.Key{}, rotation.Change{}, l.underWay(name, running)
 	}
 	current, ok := k.Current()
 	if !ok {
 		return key.Key{}, rotation.Change{}, rotation.Refusef("key %s has no version yet; import the value in use with: vault write hyvve/keys/%s value=-  (or generate=true for a new one)", name, name)
 	}
-	if err := e.checkParticipants(k); err != nil {
+	if err := l.checkParticipants(k); err != nil {
 		return key.Key{}, rotation.Change{}, err
 	}
 	value := request.Value
 	if value.Empty() {
 		var err error
-		if value, err = e.generate(k, current.Value); err != nil {
+		if value, err = l.generate(k, current.Value); err != nil {
 			return key.Key{}, rotation.Change{}, err
 		}
 	}
 	if value.Equal(current.Value) {
 		return key.Key{}, rotation.Change{}, rotation.Refusef("value of key %s is the current one already; give another, or none to have one made", name)
 	}
-	k = e.withoutOrphans(k)
+	k = withoutOrphans(k)
 	version := key.Version{
 		Number: k.NextNumber(), Value: value, Created: r.Created, CreatedBy: request.By.String(), Rotation: r.ID,
-		Fingerprint: e.fingerprints.Of(name, value),
+		Fingerprint: l.fingerprints.Of(name, value),
 	}
 	k, err := k.WithStaged(version)
 	if err != nil {
 		return key.Key{}, rotation.Change{}, err
 	}
-	if err := e.checkChange(k, current, version); err != nil {
+	if err := l.checkChange(k, current, version); err != nil {
 		return key.Key{}, rotation.Change{}, err
 	}
-	if err := e.checkHosts(k, value); err != nil {
+	if err := l.checkHosts(k, value); err != nil {
 		return key.Key{}, rotation.Change{}, rotation.Refusef("key %s: %w; nothing was changed", name, err)
 	}
-	return k, rotation.Change{Key: name, Env: k.Env, From: current.Number, To: version.Number, Protects: k.Protects, MultiLine: value.MultiLine(), Also: e.alsoAccepted(k)}, nil
+	return k, rotation.Change{Key: name, Env: k.Env, From: current.Number, To: version.Number, Protects: k.Protects, MultiLine: value.MultiLine(), Also: l.alsoAccepted(k)}, nil
 }
 
-// checkChange refuses what the key's kind knows to be impossible. turn is held.
-func (e *Engine) checkChange(k key.Key, from, to key.Version) error {
-	checker, ok := e.kindOf(k).(kind.ChangeChecker)
+// checkChange refuses what the key's kind knows to be impossible.
+func (cat *catalog) checkChange(k key.Key, from, to key.Version) error {
+	checker, ok := cat.kindOf(k).(kind.ChangeChecker)
 	if !ok {
 		return nil
 	}
-	connection, err := e.connectionOf(k)
+	connection, err := cat.connectionOf(k)
 	if err != nil {
 		return rotation.Refusef("%w", err)
 	}
@@ -335,10 +339,10 @@ func (e *Engine) checkChange(k key.Key, from, to key.Version) error {
 	return nil
 }
 
-// checkParticipants refuses a rotation that nobody would carry out. turn is held.
-func (e *Engine) checkParticipants(k key.Key) error {
+// checkParticipants refuses a rotation that nobody would carry out.
+func (cat *catalog) checkParticipants(k key.Key) error {
 	used, reencrypts := false, false
-	for _, w := range e.workloads {
+	for _, w := range cat.workloads {
 		role, ok := w.Keys[k.Name]
 		used = used || ok
 		reencrypts = reencrypts || w.Reencrypts && role.AcceptsBoth()
@@ -352,8 +356,8 @@ func (e *Engine) checkParticipants(k key.Key) error {
 	return nil
 }
 
-// withoutOrphans aborts staged versions that no rotation knows: a crash left them before anybody was told. turn is held.
-func (e *Engine) withoutOrphans(k key.Key) key.Key {
+// withoutOrphans aborts staged versions that no rotation knows: a crash left them before anybody was told.
+func withoutOrphans(k key.Key) key.Key {
 	current, _ := k.Current()
 	for _, v := range k.Versions {
 		if v.State != key.Staged {
@@ -368,25 +372,25 @@ func (e *Engine) withoutOrphans(k key.Key) key.Key {
 
 // Revert sends a rotation on its way back.
 func (e *Engine) Revert(ctx context.Context, id string, by rotation.Actor, reason string) (View, error) {
-	return e.change(ctx, id, func(r rotation.Rotation, f rotation.Facts) (rotation.Rotation, error) {
+	return e.change(ctx, id, func(_ *locked, r rotation.Rotation, f rotation.Facts) (rotation.Rotation, error) {
 		return rotation.Revert(r, f, by, reason)
 	})
 }
 
 // Pause lets a rotation stand still.
 func (e *Engine) Pause(ctx context.Context, id string, by rotation.Actor, reason string) (View, error) {
-	return e.change(ctx, id, func(r rotation.Rotation, f rotation.Facts) (rotation.Rotation, error) {
+	return e.change(ctx, id, func(_ *locked, r rotation.Rotation, f rotation.Facts) (rotation.Rotation, error) {
 		return rotation.PauseBy(r, f.Now, by, reason)
 	})
 }
 
 // Resume lets a paused rotation go on, and one whose last attempt at a server has failed try again now.
 func (e *Engine) Resume(ctx context.Context, id string, by rotation.Actor, reason string) (View, error) {
-	return e.change(ctx, id, func(r rotation.Rotation, f rotation.Facts) (rotation.Rotation, error) {
+	return e.change(ctx, id, func(l *locked, r rotation.Rotation, f rotation.Facts) (rotation.Rotation, error) {
 		next, err := rotation.Resume(r, f, by, reason)
 		for _, c := range r.Changes {
 			if err == nil && f.LookFailing() {
-				e.lookNow(e.keys[c.Key].Witness)
+				l.lookNow(l.keys[c.Key].Witness)
 			}
 		}
 		return next, err
@@ -395,46 +399,47 @@ func (e *Engine) Resume(ctx context.Context, id string, by rotation.Actor, reaso
 
 // Confirm lets the old version of a rotation go that waits for somebody's word.
 func (e *Engine) Confirm(ctx context.Context, id string, by rotation.Actor, reason string) (View, error) {
-	return e.change(ctx, id, func(r rotation.Rotation, f rotation.Facts) (rotation.Rotation, error) {
+	return e.change(ctx, id, func(_ *locked, r rotation.Rotation, f rotation.Facts) (rotation.Rotation, error) {
 		return rotation.Confirm(r, f.Now, by, reason)
 	})
 }
 
 // AcceptWitness lets the word of one witness be enough for the rows of a rotation.
 func (e *Engine) AcceptWitness(ctx context.Context, id string, by rotation.Actor, reason string) (View, error) {
-	return e.change(ctx, id, func(r rotation.Rotation, f rotation.Facts) (rotation.Rotation, error) {
+	return e.change(ctx, id, func(_ *locked, r rotation.Rotation, f rotation.Facts) (rotation.Rotation, error) {
 		return rotation.AcceptWitness(r, f, by, reason)
 	})
 }
 
 // change does to a rotation what somebody asks for, and moves it on as far as it goes at once.
-func (e *Engine) change(ctx context.Context, id string, do func(rotation.Rotation, rotation.Facts) (rotation.Rotation, error)) (View, error) {
-	defer e.takeTurn()()
+func (e *Engine) change(ctx context.Context, id string, do func(*locked, rotation.Rotation, rotation.Facts) (rotation.Rotation, error)) (View, error) {
+	l, release := e.acquire()
+	defer release()
 	if err := e.down(); err != nil {
 		return View{}, err
 	}
-	r, err := e.rotation(ctx, id)
+	r, err := l.rotation(ctx, id)
 	if err != nil {
 		return View{}, err
 	}
 	for changed := false; !changed; {
 		f := e.facts(r)
-		next, err := do(r, f)
+		next, err := do(l, r, f)
 		if err != nil {
 			return View{}, err
 		}
-		lift, ok := e.bar(f)
+		lift, ok := e.freeze(f)
 		if !ok {
 			continue
 		}
-		err = e.save(ctx, next)
+		err = l.save(ctx, next)
 		lift()
 		if err != nil {
 			return View{}, err
 		}
 		changed = true
 	}
-	if err := e.advance(ctx, id); err != nil {
+	if err := l.advance(ctx, id); err != nil {
 		e.Observer.Fault("rotation "+id+" could not be moved on", err)
 	}
 	return e.View(ctx, id)

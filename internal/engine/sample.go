@@ -21,12 +21,12 @@ const (
 	denseSlice = time.Second
 )
 
-// sample takes the next sample of a rotation's servers in the background, if one is due. The writer lock is held.
-func (e *Engine) sample(r rotation.Rotation) {
-	if !r.Samples() || e.busy[r.ID] {
+// sample takes the next sample of a rotation's servers in the background, if one is due.
+func (l *locked) sample(r rotation.Rotation) {
+	if !r.Samples() || l.busy[r.ID] {
 		return
 	}
-	f := e.facts(r)
+	f := l.facts(r)
 	if !f.Sampled {
 		return
 	}
@@ -34,41 +34,42 @@ func (e *Engine) sample(r rotation.Rotation) {
 	if o := f.Observed; !dense && !o.Until.IsZero() && f.Now.Sub(o.Until) < lookEvery && !f.Now.Before(o.Until) {
 		return
 	}
-	calls, err := e.serverCalls(r, rotation.ActSample)
+	calls, err := l.serverCalls(r, rotation.ActSample)
 	if err != nil || len(calls) == 0 {
-		e.observe(r.ID, func(o rotation.Observation) rotation.Observation {
+		l.observe(r.ID, func(o rotation.Observation) rotation.Observation {
 			return rotation.Observation{Until: f.Now, Since: f.Now, Fault: say(fmt.Sprint(err))}
 		})
 		return
 	}
-	e.busy[r.ID] = true
-	e.Background(func() {
+	l.busy[r.ID] = true
+	l.background(func(e *Engine) {
 		e.observeWith(r, calls, dense)
-		defer e.takeTurn()()
-		defer e.nudge()
-		delete(e.busy, r.ID)
-		if e.failing() {
+		l, release := e.acquire()
+		defer release()
+		defer l.nudge()
+		delete(l.busy, r.ID)
+		if l.failing() {
 			return
 		}
-		if err := e.advance(e.ctx, r.ID); err != nil {
-			e.Observer.Fault("rotation "+r.ID+" could not be moved on", err)
+		if err := l.advance(l.ctx, r.ID); err != nil {
+			l.Observer.Fault("rotation "+r.ID+" could not be moved on", err)
 		}
 	})
 }
 
 // observeWith takes one sample, or dense ones until they are enough, or one has seen somebody.
-func (e *Engine) observeWith(r rotation.Rotation, calls []serverCall, dense bool) {
+func (s *state) observeWith(r rotation.Rotation, calls []serverCall, dense bool) {
 	for {
 		slice := time.Duration(0)
 		if dense {
 			slice = denseSlice
 		}
-		begin := e.Now()
-		err := e.sampleAll(calls, slice)
-		end := e.Now()
+		begin := s.Now()
+		err := s.sampleAll(calls, slice)
+		end := s.Now()
 		var use inUse
 		var short kind.Unattributed
-		o := e.observe(r.ID, func(o rotation.Observation) rotation.Observation {
+		o := s.observe(r.ID, func(o rotation.Observation) rotation.Observation {
 			switch {
 			case errors.As(err, &use):
 				return o.Used(end, say(use.text))
@@ -82,32 +83,32 @@ func (e *Engine) observeWith(r rotation.Rotation, calls []serverCall, dense bool
 			return o.Unused(begin, end, slice)
 		})
 		_, enough := r.Needs(o)
-		if !dense || o.Fault != "" || o.Until.Equal(o.Seen) || e.ctx.Err() != nil || o.Dense.IsZero() || o.Until.Sub(o.Dense) >= enough || end.Sub(begin) < slice/2 || !e.still(r) {
+		if !dense || o.Fault != "" || o.Until.Equal(o.Seen) || s.ctx.Err() != nil || o.Dense.IsZero() || o.Until.Sub(o.Dense) >= enough || end.Sub(begin) < slice/2 || !s.still(r) {
 			return
 		}
 	}
 }
 
 // still reports whether a rotation is where it was, and not paused.
-func (e *Engine) still(r rotation.Rotation) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	now, ok := e.active[r.ID]
+func (s *state) still(r rotation.Rotation) bool {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	now, ok := m.active[r.ID]
 	return ok && now.State == r.State && now.Paused == nil
 }
 
 // observe replaces what is known of the use of a rotation's old versions, and returns it.
-func (e *Engine) observe(id string, change func(rotation.Observation) rotation.Observation) (o rotation.Observation) {
-	e.lock(func() {
-		o = change(e.observed[id])
-		e.observed[id] = o
+func (s *state) observe(id string, change func(rotation.Observation) rotation.Observation) (o rotation.Observation) {
+	s.lock(func(m *memory) {
+		o = change(m.observed[id])
+		m.observed[id] = o
 	})
 	return o
 }
 
 // sampleAll samples the servers of several keys at the same time. Its error is of all of them.
-func (e *Engine) sampleAll(calls []serverCall, long time.Duration) error {
-	ctx, cancel := context.WithTimeout(e.ctx, actionDeadline)
+func (s *state) sampleAll(calls []serverCall, long time.Duration) error {
+	ctx, cancel := context.WithTimeout(s.ctx, actionDeadline)
 	defer cancel()
 	errs := make([]error, len(calls))
 	var busy sync.WaitGroup
@@ -137,11 +138,11 @@ func (e *Engine) sampleAll(calls []serverCall, long time.Duration) error {
 }
 
 // sampled reports whether a server can be asked who uses a rotation's old versions, and whether all such servers can be
-// sampled densely. mu is held.
-func (e *Engine) sampled(r rotation.Rotation) (sampled, dense bool) {
+// sampled densely.
+func (cat *catalog) sampled(r rotation.Rotation) (sampled, dense bool) {
 	dense = true
 	for _, c := range r.Changes {
-		server, ok := e.kindOf(e.keys[c.Key]).(kind.Server)
+		server, ok := cat.kindOf(cat.keys[c.Key]).(kind.Server)
 		_, sampler := server.(kind.Sampler)
 		sampled, dense = sampled || ok, dense && (!ok || sampler)
 	}

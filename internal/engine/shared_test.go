@@ -59,17 +59,17 @@ func TestSharedLogins(t *testing.T) {
 	}
 
 	// However it came about: what another key needs is not taken away.
-	k := h.engine.keys["five"]
+	k := h.records().keys["five"]
 	five, err := k.WithFirst(key.Version{Number: 1, Value: key.NewValue("other:1")})
 	h.ok(err)
-	h.engine.keys["five"] = five
+	h.records().keys["five"] = five
 	for range 50 {
 		h.round()
 	}
 	if view := h.view(id); view.State != rotation.Soaking || !strings.Contains(view.Waits(), "is that of key five") {
 		t.Errorf("%s %s: %s", view.State, view.Step, view.Waits())
 	}
-	h.engine.keys["five"] = k
+	h.records().keys["five"] = k
 	h.until(id, rotation.Done)
 	h.until(h.rotate("one", "two"), rotation.Done)
 	h.until(h.rotate("three"), rotation.Done)

@@ -27,23 +27,23 @@ type witnessTry struct {
 }
 
 // witnessTries returns a try of each key whose witness is a connection.
-func (e *Engine) witnessTries(names []string) (all []witnessTry) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+func (s *state) witnessTries(names []string) (all []witnessTry) {
+	m, unlock := s.memory.Lock()
+	defer unlock()
 	for _, name := range names {
-		k := e.keys[name]
+		k := m.keys[name]
 		current, ok := k.Current()
 		if !ok || len(k.Protects) == 0 || !rotation.ByConnection(k.Witness) {
 			continue
 		}
-		looker, connection, err := e.looker(k.Witness)
+		looker, connection, err := m.looker(k.Witness)
 		if err != nil { // refused on write, and the connection cannot be deleted
 			continue
 		}
 		// Before a rotation, rows may be under undeleted versions, too, as after a revert.
-		others := e.otherValues(rotation.Rotation{State: rotation.Reverting}, rotation.Change{Key: name, Protects: k.Protects})
+		others := m.otherValues(rotation.Rotation{State: rotation.Reverting}, rotation.Change{Key: name, Protects: k.Protects})
 		t := witnessTry{k.Env, looker, connection, kind.RowLook{Columns: k.Protects, Value: current.Value, Others: others, Most: tryRows}, current.Number, counted{}}
-		if last := e.counted[name]; last.report.ID == countID(k, current.Number) && last.report.Error == "" {
+		if last := m.counted[name]; last.report.ID == countID(k, current.Number) && last.report.Error == "" {
 			t.counted = last
 		}
 		all = append(all, t)
@@ -72,11 +72,11 @@ func (t witnessTry) fault(ctx context.Context) error {
 	return nil
 }
 
-// try tries witnesses. No lock is held.
-func (e *Engine) try(ctx context.Context, tries []witnessTry) (faults []remark) {
+// try tries witnesses.
+func (s *state) try(ctx context.Context, tries []witnessTry) (faults []remark) {
 	ctx, cancel := context.WithTimeout(ctx, planDeadline)
 	defer cancel()
-	defer context.AfterFunc(e.ctx, cancel)()
+	defer context.AfterFunc(s.ctx, cancel)()
 	for _, t := range tries {
 		if err := t.fault(ctx); err != nil {
 			faults = append(faults, remark{t.env, err.Error()})
@@ -86,11 +86,11 @@ func (e *Engine) try(ctx context.Context, tries []witnessTry) (faults []remark) 
 }
 
 // TryWitness tries the witness of a key, and returns what is wrong with it.
-func (e *Engine) TryWitness(ctx context.Context, name string) []string {
-	return summed(e.try(ctx, e.witnessTries([]string{name})))
+func (s *state) TryWitness(ctx context.Context, name string) []string {
+	return summed(s.try(ctx, s.witnessTries([]string{name})))
 }
 
-// unwitnessed says which keys of a rotation have no two witnesses, where the key names no connection. turn is held.
+// unwitnessed says which keys of a rotation have no two witnesses, where the key names no connection.
 func unwitnessed(r rotation.Rotation, f rotation.Facts) (all []string) {
 	for _, c := range r.Changes {
 		if len(c.Protects) == 0 || rotation.ByConnection(f.Witness[c.Key]) {
@@ -103,29 +103,30 @@ func unwitnessed(r rotation.Rotation, f rotation.Facts) (all []string) {
 	return all
 }
 
-// startTried starts a key's automatic rotation when its witness was tried, in the background. turn is held.
-func (e *Engine) startTried(name string, tries []witnessTry, now time.Time) {
-	e.trying[name] = true
-	e.plan(name, now)
-	e.Background(func() {
+// startTried starts a key's automatic rotation when its witness was tried, in the background.
+func (l *locked) startTried(name string, tries []witnessTry, now time.Time) {
+	l.trying[name] = true
+	l.plan(name, now)
+	l.background(func(e *Engine) {
 		faults := e.try(e.ctx, tries)
-		defer e.takeTurn()()
-		defer e.nudge()
-		delete(e.trying, name)
-		if e.failing() {
+		l, release := e.acquire()
+		defer release()
+		defer l.nudge()
+		delete(l.trying, name)
+		if l.failing() {
 			return
 		}
-		now := e.Now()
-		if at := e.plannedAt(e.keys[name], now); at.IsZero() || at.After(now) || e.rotating[name] != "" { // changed meanwhile
-			e.plan(name, now)
+		now := l.Now()
+		if at := l.plannedAt(l.keys[name], now); at.IsZero() || at.After(now) || l.rotating[name] != "" { // changed meanwhile
+			l.plan(name, now)
 			return
 		}
 		if len(faults) > 0 {
-			e.startFailed(name, rotation.Refusef("%s", strings.Join(summed(faults), "; ")), now)
+			l.startFailed(name, rotation.Refusef("%s", strings.Join(summed(faults), "; ")), now)
 			return
 		}
-		if err := e.startNow(e.ctx, name, now); err != nil {
-			e.Observer.Fault("automatic rotation of key "+name+" could not be stored", err)
+		if err := l.startNow(l.ctx, name, now); err != nil {
+			l.Observer.Fault("automatic rotation of key "+name+" could not be stored", err)
 		}
 	})
 }

@@ -89,16 +89,16 @@ func TestWitnessIsTriedBeforeAnAutomaticRotation(t *testing.T) {
 	for range 3 {
 		h.round()
 	}
-	if fault := h.engine.starts["master"]; fault.Attempts != 1 || !strings.Contains(fault.Reason, "may not read column c") || h.engine.rotating["master"] != "" {
-		t.Errorf("%d attempts, %q, rotation %q", fault.Attempts, fault.Reason, h.engine.rotating["master"])
+	if fault := h.records().starts["master"]; fault.Attempts != 1 || !strings.Contains(fault.Reason, "may not read column c") || h.records().rotating["master"] != "" {
+		t.Errorf("%d attempts, %q, rotation %q", fault.Attempts, fault.Reason, h.records().rotating["master"])
 	}
 	look.fault = nil
 	h.clock.advance(time.Minute)
 	for range 3 {
 		h.round()
 	}
-	if h.engine.rotating["master"] == "" {
-		t.Errorf("it does not start with a good witness: %+v", h.engine.starts["master"])
+	if h.records().rotating["master"] == "" {
+		t.Errorf("it does not start with a good witness: %+v", h.records().starts["master"])
 	}
 }
 
@@ -127,8 +127,8 @@ func TestOneWitnessStartsNoRotation(t *testing.T) {
 	h.ok(err)
 	h.clock.advance(time.Hour)
 	h.round()
-	if fault := h.engine.starts["master"]; !strings.Contains(fault.Reason, "two independent witnesses") || h.engine.rotating["master"] != "" {
-		t.Errorf("by itself: %+v, rotation %q", fault, h.engine.rotating["master"])
+	if fault := h.records().starts["master"]; !strings.Contains(fault.Reason, "two independent witnesses") || h.records().rotating["master"] != "" {
+		t.Errorf("by itself: %+v, rotation %q", fault, h.records().rotating["master"])
 	}
 	_, warnings, err := h.engine.Rotate(t.Context(), Request{Keys: []string{"master"}, By: testActor, Trigger: rotation.ByOperator, Compromised: true})
 	if err != nil || !strings.Contains(strings.Join(warnings, "; "), "will wait before the old value is erased: MASTER: two independent witnesses") {

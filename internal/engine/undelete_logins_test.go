@@ -83,7 +83,7 @@ func TestUndeleteOfTheLoginInUse(t *testing.T) {
 	d := Definition{Name: "db", Kind: "login", Options: kind.Options{"connection": "other"}}
 	_, err = h.engine.PutKey(t.Context(), d, testActor)
 	h.refused(err, "version 1 is undeleted, and could not be ended after this change (it is the administrator's); end it first: vault write hyvve/keys/db/retire version=1")
-	own := h.engine.keys["db"].Options["connection"]
+	own := h.records().keys["db"].Options["connection"]
 	before := h.store.writes
 	administrator := func() error {
 		_, err := h.engine.PutConnection(t.Context(), kind.Connection{Name: own, Options: kind.Options{"note": "a"}}, true, testActor)

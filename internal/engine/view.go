@@ -16,16 +16,16 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// rotation gives a running or ended rotation. turn is held.
-func (e *Engine) rotation(ctx context.Context, id string) (rotation.Rotation, error) {
-	if r, ok := e.active[id]; ok {
+// rotation returns a running or ended rotation.
+func (l *locked) rotation(ctx context.Context, id string) (rotation.Rotation, error) {
+	if r, ok := l.active[id]; ok {
 		return r, nil
 	}
-	return e.endedRotation(ctx, id)
+	return l.endedRotation(ctx, id)
 }
 
-func (e *Engine) endedRotation(ctx context.Context, id string) (rotation.Rotation, error) {
-	data, err := e.Store.Get(ctx, pathRotations+id)
+func (s *state) endedRotation(ctx context.Context, id string) (rotation.Rotation, error) {
+	data, err := s.Store.Get(ctx, pathRotations+id)
 	if err != nil {
 		return rotation.Rotation{}, fmt.Errorf("reading rotation %s: %w", id, err)
 	}
@@ -36,12 +36,12 @@ func (e *Engine) endedRotation(ctx context.Context, id string) (rotation.Rotatio
 }
 
 // RotationIDs lists all rotations, oldest first.
-func (e *Engine) RotationIDs(ctx context.Context) ([]string, error) {
-	ids, err := e.Store.List(ctx, pathRotations)
+func (s *state) RotationIDs(ctx context.Context) ([]string, error) {
+	ids, err := s.Store.List(ctx, pathRotations)
 	if err != nil {
 		return nil, fmt.Errorf("listing rotations: %w", err)
 	}
-	e.lock(func() { ids = slices.AppendSeq(ids, maps.Keys(e.active)) })
+	s.lock(func(m *memory) { ids = slices.AppendSeq(ids, maps.Keys(m.active)) })
 	slices.Sort(ids)
 	return slices.Compact(ids), nil
 }
@@ -61,21 +61,21 @@ type View struct {
 // Waits joins the reasons that hold it back.
 func (v View) Waits() string { return rotation.Waits(v.Gates) }
 
-// View gives a running or ended rotation as it stands now.
-func (e *Engine) View(ctx context.Context, id string) (View, error) {
+// View returns a running or ended rotation as it stands now.
+func (s *state) View(ctx context.Context, id string) (View, error) {
 	var r rotation.Rotation
 	var f rotation.Facts
 	var ok bool
 	view := View{Progress: map[string]workload.WorkReport{}}
-	e.lock(func() {
-		if r, ok = e.active[id]; ok {
-			f = e.factsNow(r)
-			view.Ended = e.endOf(id)
+	s.lock(func(m *memory) {
+		if r, ok = m.active[id]; ok {
+			f = m.factsNow(r)
+			view.Ended = m.endOf(id)
 		}
 	})
 	if !ok {
 		var err error
-		if r, err = e.endedRotation(ctx, id); err != nil {
+		if r, err = s.endedRotation(ctx, id); err != nil {
 			return View{}, err
 		}
 	}
@@ -107,22 +107,22 @@ var closedEnd = func() chan struct{} {
 }()
 
 // endOf is closed when a running rotation ends. Whoever waits for one rotation is woken by nothing else: where many run,
-// and many wait, each move of each would wake all. mu is held.
-func (e *Engine) endOf(id string) <-chan struct{} {
-	if e.closed {
+// and many wait, each move of each would wake all.
+func (m *memory) endOf(id string) <-chan struct{} {
+	if m.closed {
 		return closedEnd
 	}
-	if e.ends[id] == nil {
-		e.ends[id] = make(chan struct{})
+	if m.ends[id] == nil {
+		m.ends[id] = make(chan struct{})
 	}
-	return e.ends[id]
+	return m.ends[id]
 }
 
-// ended wakes whoever waits for a rotation's end. mu is held.
-func (e *Engine) ended(id string) {
-	if end := e.ends[id]; end != nil {
+// ended wakes whoever waits for a rotation's end.
+func (m *memory) ended(id string) {
+	if end := m.ends[id]; end != nil {
 		close(end)
-		delete(e.ends, id)
+		delete(m.ends, id)
 	}
 }
 
@@ -139,35 +139,35 @@ type KeyStatus struct {
 	Lapse    string             // why undeleted versions whose end has come have not been retired
 }
 
-// Status gives every key, sorted by name.
-func (e *Engine) Status() []KeyStatus {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+// Status returns every key, sorted by name.
+func (s *state) Status() []KeyStatus {
+	m, unlock := s.memory.Lock()
+	defer unlock()
 	held := map[string]string{} // by rotation
-	for id, r := range e.active {
-		results, _ := rotation.Gates(r, e.factsNow(r))
+	for id, r := range m.active {
+		results, _ := rotation.Gates(r, m.factsNow(r))
 		held[id] = rotation.Waits(results)
 	}
-	all := make([]KeyStatus, 0, len(e.keys))
-	for _, name := range slices.Sorted(maps.Keys(e.keys)) {
-		fault := e.starts[name]
-		s := KeyStatus{Key: e.keys[name], Due: e.agenda.At(name), Waits: fault.Reason, Orphan: fault.Orphan()}
-		s.Refused, s.Notes = e.health[checksKey+name].Refused, e.health[checksKey+name].Notes
-		s.Problems = append(e.health[checksKey+name].Texts(), e.connectionProblems(e.keys[name])...)
-		s.Lapse = e.lapseFaults(s.Key)
-		if r, ok := e.active[e.rotating[name]]; ok {
-			s.Rotation, s.Waits, s.Orphan = &r, held[r.ID], r.Attempts >= schedule.OrphanAfter
+	all := make([]KeyStatus, 0, len(m.keys))
+	for _, name := range slices.Sorted(maps.Keys(m.keys)) {
+		fault := m.starts[name]
+		status := KeyStatus{Key: m.keys[name], Due: m.agenda.At(name), Waits: fault.Reason, Orphan: fault.Orphan()}
+		status.Refused, status.Notes = m.health[checksKey+name].Refused, m.health[checksKey+name].Notes
+		status.Problems = append(m.health[checksKey+name].Texts(), m.connectionProblems(m.keys[name])...)
+		status.Lapse = m.lapseFaults(status.Key)
+		if r, ok := m.active[m.rotating[name]]; ok {
+			status.Rotation, status.Waits, status.Orphan = &r, held[r.ID], r.Attempts >= schedule.OrphanAfter
 		}
-		all = append(all, s)
+		all = append(all, status)
 	}
 	return all
 }
 
-// connectionProblems returns what is wrong with the connection of a key. mu is held.
-func (e *Engine) connectionProblems(k key.Key) []string {
+// connectionProblems returns what is wrong with the connection of a key.
+func (m *memory) connectionProblems(k key.Key) []string {
 	name := k.Options[kind.OptionConnection]
 	var all []string
-	for _, text := range e.health[checksConnection+name].Texts() {
+	for _, text := range m.health[checksConnection+name].Texts() {
 		all = append(all, fmt.Sprintf("connection %s: %s", name, text))
 	}
 	return all

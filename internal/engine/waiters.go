@@ -59,7 +59,7 @@ func newWaiters() *waiters {
 }
 
 // Arrived says that Vault has let a request in.
-func (e *Engine) Arrived() { e.waiters.arrived.Add(1) }
+func (s *state) Arrived() { s.waiters.arrived.Add(1) }
 
 // watch begins a watch of an instance. Its caller calls leave.
 func (w *waiters) watch(workloadName, instance string) (*wait, error) {
@@ -91,7 +91,7 @@ func (w *waiters) leave(ended *wait) {
 	}
 }
 
-// end takes a watch away and wakes it. mu is held.
+// end takes a watch away and wakes it.
 func (w *waiters) end(at *list.Element) {
 	ended := w.oldest.Remove(at).(*wait)
 	delete(w.watches, ended.instance)
@@ -103,8 +103,8 @@ func (w *waiters) end(at *list.Element) {
 
 // AwaitsEnd lets a request wait for a rotation's end until ended is closed. Its caller calls leave. ErrCrowded: too many
 // do.
-func (e *Engine) AwaitsEnd() (ended <-chan struct{}, leave func(), err error) {
-	w := e.waiters
+func (s *state) AwaitsEnd() (ended <-chan struct{}, leave func(), err error) {
+	w := s.waiters
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.rotations) >= mostRotationWaits {
@@ -120,7 +120,7 @@ func (e *Engine) AwaitsEnd() (ended <-chan struct{}, leave func(), err error) {
 	}, nil
 }
 
-// stir makes somebody look after those who wait. mu is held.
+// stir makes somebody look after those who wait.
 func (w *waiters) stir() {
 	select {
 	case w.busy <- struct{}{}:
@@ -169,31 +169,31 @@ func (w *waiters) endAll() {
 const paceEvery = 25 * time.Millisecond
 
 // keepPace ends all that wait once Vault has ceased to let requests in.
-func (e *Engine) keepPace() {
+func (s *state) keepPace() {
 	p := pace{patience: leastPatience}
 	tick := time.NewTicker(paceEvery)
 	defer tick.Stop()
 	for {
-		watching, all := e.waiters.counts()
+		watching, all := s.waiters.counts()
 		if all == 0 {
 			select {
-			case <-e.ctx.Done():
+			case <-s.ctx.Done():
 				return
-			case <-e.waiters.busy:
+			case <-s.waiters.busy:
 			}
 			continue // a request has come, as step finds: it counts before it waits
 		}
 		select {
-		case <-e.ctx.Done():
+		case <-s.ctx.Done():
 			return
 		case <-tick.C:
 		}
-		switch p.step(e.Uptime(), e.waiters.arrived.Load(), e.waiters.answered.Load(), watching) {
+		switch p.step(s.Uptime(), s.waiters.arrived.Load(), s.waiters.answered.Load(), watching) {
 		case paceAsk:
-			e.waiters.endOldest()
+			s.waiters.endOldest()
 		case paceWait:
 		case paceEnd:
-			e.waiters.endAll()
+			s.waiters.endAll()
 		}
 	}
 }

@@ -19,16 +19,16 @@ type Watched struct {
 // Watch returns when the instance's etag is no longer the given one, or after wait, or earlier without news: after
 // LongestWatch, when a newer watch of the instance comes, or when others must not wait for it. It does not wait for an
 // instance that is not known. ErrCrowded: too many wait.
-func (e *Engine) Watch(ctx context.Context, workloadName, id, etag string, patience time.Duration) (Watched, error) {
-	now, changed, err := e.etagNow(workloadName, id)
+func (s *state) Watch(ctx context.Context, workloadName, id, etag string, patience time.Duration) (Watched, error) {
+	now, changed, err := s.etagNow(workloadName, id)
 	if err != nil || now != etag || now == "" || patience <= 0 {
 		return Watched{Etag: now}, err
 	}
-	begun, err := e.waiters.watch(workloadName, workloadName+"/"+id)
+	begun, err := s.waiters.watch(workloadName, workloadName+"/"+id)
 	if err != nil {
 		return Watched{}, err
 	}
-	defer e.waiters.leave(begun)
+	defer s.waiters.leave(begun)
 	timer := time.NewTimer(min(patience, LongestWatch))
 	defer timer.Stop()
 	for {
@@ -37,35 +37,35 @@ func (e *Engine) Watch(ctx context.Context, workloadName, id, etag string, patie
 		case <-begun.ended:
 			return begun.answer(now), nil
 		case <-timer.C:
-			e.waiters.answered.Add(1)
+			s.waiters.answered.Add(1)
 			return Watched{Etag: now}, nil
 		case <-ctx.Done():
 			return Watched{Etag: now}, nil
-		case <-e.ctx.Done():
-			e.waiters.leave(begun) // unless Close has ended it
+		case <-s.ctx.Done():
+			s.waiters.leave(begun) // unless Close has ended it
 			return begun.answer(now), nil
 		}
-		if now, changed, err = e.etagNow(workloadName, id); err != nil || now != etag {
+		if now, changed, err = s.etagNow(workloadName, id); err != nil || now != etag {
 			return Watched{Etag: now}, err
 		}
 	}
 }
 
-func (e *Engine) etagNow(workloadName, id string) (string, <-chan struct{}, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	w, ok := e.workloads[workloadName]
+func (s *state) etagNow(workloadName, id string) (string, <-chan struct{}, error) {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	w, ok := m.workloads[workloadName]
 	if !ok {
 		return "", nil, unknownWorkload(workloadName)
 	}
-	f := e.fleets[workloadName]
+	f := m.fleets[workloadName]
 	i, ok := f.by[id]
 	if !ok {
 		return "", f.changed, nil
 	}
 	if l := f.leases[id]; !l.sure { // no proof of which lease is its newest, but of life
-		l.gone = max(l.gone, e.Uptime()+returnTime)
+		l.gone = max(l.gone, s.Uptime()+returnTime)
 		f.leases[id] = l
 	}
-	return e.target(w, i).etag, f.changed, nil
+	return m.target(w, i).etag, f.changed, nil
 }
