@@ -20,6 +20,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/kinds"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -248,8 +249,8 @@ func caller(req *logical.Request) rotation.Actor {
 }
 
 // token is whose token a request comes with.
-func token(req *logical.Request) engine.Token {
-	return engine.Token{ID: req.ClientToken, Accessor: req.ClientTokenAccessor, Entity: req.EntityID, Name: req.DisplayName}
+func token(req *logical.Request) fleet.Token {
+	return fleet.Token{ID: req.ClientToken, Accessor: req.ClientTokenAccessor, Entity: req.EntityID, Name: req.DisplayName}
 }
 
 const help = `

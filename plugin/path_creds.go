@@ -15,6 +15,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -72,7 +73,7 @@ func (b *backend) secretBundle() *framework.Secret {
 
 func (b *backend) readCreds(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	r := request[api.CredsRequest](d)
-	reader := engine.Reader{Workload: r.Workload, Instance: r.Instance, Token: token(req)}
+	reader := fleet.Reader{Workload: r.Workload, Instance: r.Instance, Token: token(req)}
 	if req.Operation == logical.UpdateOperation {
 		reader.Heartbeat = true
 		reader.Secret = key.NewValue(r.Secret)

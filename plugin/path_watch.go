@@ -13,6 +13,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
@@ -48,7 +49,7 @@ func (b *backend) watch(ctx context.Context, e *engine.Engine, req *logical.Requ
 	if r.Instance == "" {
 		return nil, rotation.Refusef("instance is missing; give the name that hyvve/creds was read with")
 	}
-	wait, err := waitOf(r.Wait, engine.LongestWatch)
+	wait, err := waitOf(r.Wait, fleet.LongestWatch)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +57,7 @@ func (b *backend) watch(ctx context.Context, e *engine.Engine, req *logical.Requ
 		return answer(api.Watched{Changed: true}), nil
 	}
 	now, err := e.Watch(ctx, r.Workload, r.Instance, r.Etag, wait)
-	if errors.Is(err, engine.ErrCrowded) {
+	if errors.Is(err, fleet.ErrCrowded) {
 		return nil, logical.CodedError(http.StatusTooManyRequests, err.Error())
 	}
 	if err != nil {

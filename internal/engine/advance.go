@@ -97,7 +97,7 @@ func (m *memory) factsNow(r rotation.Rotation) rotation.Facts {
 	for _, name := range slices.Sorted(maps.Keys(m.workloads)) {
 		w := m.workloads[name]
 		if w.Uses(r.KeyNames()...) {
-			f.Workloads = append(f.Workloads, rotation.WorkloadFact{Workload: w, Instances: m.fleets[name].all(), Given: m.fleets[name].given})
+			f.Workloads = append(f.Workloads, rotation.WorkloadFact{Workload: w, Instances: m.fleets[name].All(), Given: m.fleets[name].Given()})
 		}
 	}
 	return f

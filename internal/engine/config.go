@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -48,7 +49,7 @@ func DefaultConfig() Config {
 }
 
 // minTakeover is two signs of life of a sidecar that waits for changes.
-const minTakeover = 2 * LongestWatch
+const minTakeover = 2 * fleet.LongestWatch
 
 // minJournal keeps at least the story of a few rotations.
 const minJournal = 100
@@ -58,7 +59,7 @@ func (c Config) check() error {
 	case c.LeaseTTL < time.Second:
 		return rotation.Refusef("lease_ttl %s is too short; use at least 1s (5m is the default)", c.LeaseTTL)
 	case c.TakeoverAfter < minTakeover:
-		return rotation.Refusef("takeover_after %s is too short for sidecars, which are heard of every %s; use at least %s (30s is the default)", c.TakeoverAfter, LongestWatch, minTakeover)
+		return rotation.Refusef("takeover_after %s is too short for sidecars, which are heard of every %s; use at least %s (30s is the default)", c.TakeoverAfter, fleet.LongestWatch, minTakeover)
 	case c.LoginInstances < 0:
 		return rotation.Refusef("max_instances_per_login %d is negative; use 0 for no bound (100 is the default)", c.LoginInstances)
 	case c.Soak < 0:

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -173,7 +174,7 @@ func checkVersions(t *testing.T, h *harness, name string, revert bool, at int) {
 // tryRound is round that bears a dead store.
 func tryRound(h *harness) {
 	for _, r := range h.readers {
-		if reading, err := h.engine.Read(h.t.Context(), Reader{Workload: r.workload, Instance: r.id}, time.Hour); err == nil {
+		if reading, err := h.engine.Read(h.t.Context(), fleet.Reader{Workload: r.workload, Instance: r.id}, time.Hour); err == nil {
 			r.reading = reading
 			var work []workload.WorkReport
 			for _, w := range reading.Bundle.Work {

@@ -31,7 +31,6 @@ const (
 	secretBytes    = 32
 	tickEvery      = time.Second // the longest that a due time is overslept
 	actionDeadline = time.Minute // for one call to a server
-	returnTime     = time.Minute // for instances to come back to an engine that has just started: their back-off is at most 15 s
 )
 
 // Options make an Engine.
@@ -118,7 +117,7 @@ func (s *state) Writes() bool { return s.generation.Load() > 0 }
 // lets no others in.
 func (e *Engine) Start() {
 	e.running.Go(e.run)
-	e.running.Go(e.keepPace)
+	e.running.Go(func() { e.waiters.KeepPace(e.ctx, e.Uptime) })
 }
 
 // longestPause is how long run rests at most.
@@ -188,7 +187,7 @@ func (e *Engine) Tick(ctx context.Context) time.Duration {
 // Close wakes all who wait and ends the background work. When it returns, nothing of this engine is written any more, so
 // that another may read the records.
 func (e *Engine) Close() {
-	e.waiters.endAll()
+	e.waiters.EndAll()
 	e.lock(func(m *memory) {
 		if m.closed {
 			return
@@ -198,12 +197,12 @@ func (e *Engine) Close() {
 			m.ended(id)
 		}
 		for _, f := range m.fleets {
-			close(f.changed)
+			f.End()
 		}
 	})
 	e.cancel() // no write begins from here on
 	_, release := e.acquire()
-	e.instances.await()
+	e.instances.Await()
 	release()
 	e.running.Wait()
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -133,7 +134,7 @@ func TestNoSidecarsIsNotSuccess(t *testing.T) {
 func TestAnonymousLeaseIsEvidenceOfUse(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()
-	reading, err := h.engine.Read(t.Context(), Reader{Workload: "agents"}, time.Hour)
+	reading, err := h.engine.Read(t.Context(), fleet.Reader{Workload: "agents"}, time.Hour)
 	h.ok(err)
 	id := h.rotate("service-token")
 	for range 20 {
@@ -361,11 +362,11 @@ func TestPeriodStartsARotation(t *testing.T) {
 	_, err := h.engine.PutKey(t.Context(), Definition{Name: "service-token", Kind: "token", Policy: key.Policy{Period: time.Hour}}, testActor)
 	h.ok(err)
 	h.engine.Tick(t.Context())
-	if reading, _ := h.engine.Read(t.Context(), Reader{Workload: "agents"}, time.Hour); reading.TTL > time.Hour {
+	if reading, _ := h.engine.Read(t.Context(), fleet.Reader{Workload: "agents"}, time.Hour); reading.TTL > time.Hour {
 		t.Errorf("a lease of %s outlives its version", reading.TTL)
 	}
 	h.clock.advance(56 * time.Minute) // the last twentieth is spread
-	reading, err := h.engine.Read(t.Context(), Reader{Workload: "agents"}, time.Hour)
+	reading, err := h.engine.Read(t.Context(), fleet.Reader{Workload: "agents"}, time.Hour)
 	h.ok(err)
 	if reading.TTL > 4*time.Minute {
 		t.Errorf("a lease of %s outlives its version", reading.TTL)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -27,19 +28,15 @@ func (s *state) Extend(workloadName, id string, secret key.Value, limit time.Dur
 	}
 	m, unlock := s.memory.Lock()
 	defer unlock()
-	w, i, err := m.reporter(Report{Workload: workloadName, Instance: id, Secret: secret})
+	w, i, err := m.reporter(workloadName, id, secret)
 	if err != nil {
 		return Extended{}, err
 	}
 	f := m.fleets[w.Name]
 	given, full := m.ttl(i.Issued.Keys, s.Now(), limit)
-	l := f.leases[id]
-	l.reported = s.Uptime() + full
-	l.gone = max(l.gone, l.reported)
-	f.leases[id] = l
-	i.Seen = s.Now().UTC()
-	f.by[id] = i
-	return Extended{m.target(w, i).etag, given}, nil
+	f.Extend(id, full)
+	f.Seen(i, s.Now().UTC())
+	return Extended{m.target(w, i).Etag, given}, nil
 }
 
 // Leave removes an instance at its own word, which is believed only with the secret of its newest read. It may be repeated.
@@ -54,19 +51,19 @@ func (s *state) Leave(ctx context.Context, workloadName, id string, secret key.V
 			err = unknownWorkload(workloadName)
 			return
 		}
-		if _, known = m.fleets[workloadName].by[id]; known {
-			_, _, err = m.reporter(Report{Workload: workloadName, Instance: id, Secret: secret})
+		if _, known = m.fleets[workloadName].Get(id); known {
+			_, _, err = m.reporter(workloadName, id, secret)
 		}
 	})
 	if err != nil {
 		return err
 	}
-	read := readOf(secret)
+	read := fleet.ReadOf(secret)
 	if !known {
-		if !secret.Equal(s.base.secretOf(workloadName+"/"+id, read)) {
+		if !secret.Equal(s.secrets().Secret(workloadName+"/"+id, read)) {
 			return rotation.Refusef("instance_secret is not one of %s/%s, which has no lease", workloadName, id)
 		}
 		return nil
 	}
-	return s.drop(ctx, workloadName, id, func(_ *fleet, i workload.Instance) bool { return i.Epoch == read.String() })
+	return s.drop(ctx, workloadName, id, func(_ *fleet.Fleet, i workload.Instance) bool { return i.Epoch == read.String() })
 }

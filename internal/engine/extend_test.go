@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 )
 
@@ -65,7 +66,7 @@ func TestExtensionsSurviveARestart(t *testing.T) {
 	h.extend(r)
 	h.open()
 	h.ok(h.engine.Revoke(t.Context(), "api", "api-1", r.reading.Epoch))
-	h.clock.advance(returnTime - time.Second)
+	h.clock.advance(fleet.ReturnTime - time.Second)
 	if !h.lives("api", "api-1") {
 		t.Fatal("it is not given the time to come back")
 	}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -309,7 +310,7 @@ func (h *harness) joinWith(workloadName, id, login string) *reader {
 
 func (h *harness) read(r *reader) {
 	h.t.Helper()
-	reading, err := h.engine.Read(h.t.Context(), Reader{Workload: r.workload, Instance: r.id, Multiline: r.multiline, Token: Token{Accessor: r.login}}, time.Hour)
+	reading, err := h.engine.Read(h.t.Context(), fleet.Reader{Workload: r.workload, Instance: r.id, Multiline: r.multiline, Token: fleet.Token{Accessor: r.login}}, time.Hour)
 	h.ok(err)
 	r.reading = reading
 	r.held = append(r.held, reading.Bundle.Holding.Keys)

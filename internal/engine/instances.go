@@ -6,18 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
-
-// anonymous begins the ids of readers that gave none.
-const anonymous = "lease-"
 
 // Reading is what a read of creds/ returns.
 type Reading struct {
@@ -35,23 +31,16 @@ type Reading struct {
 // What it is given counts as evidence before it is stored: a rotation must not go on meanwhile as if nobody had it. A
 // read that returns the same bundle again stores nothing: what it would change is that its lease is the newest, and after
 // a crash that is learned from its next word (see Revoke).
-func (s *state) Read(ctx context.Context, reader Reader, limit time.Duration) (Reading, error) {
+func (s *state) Read(ctx context.Context, reader fleet.Reader, limit time.Duration) (Reading, error) {
 	epoch, err := s.newEpoch()
 	if err != nil {
 		return Reading{}, err
 	}
-	if err := reader.check(); err != nil {
+	if err := reader.Check(); err != nil {
 		return Reading{}, err
 	}
-	i := workload.Instance{
-		Workload: reader.Workload, ID: reader.Instance, Multiline: reader.Multiline, OneLine: reader.OneLine,
-		Login: s.base.login(reader.Token), Heartbeat: reader.Heartbeat && reader.Instance != "",
-		Pod: reader.Pod, Node: reader.Node,
-	}
-	if i.ID == "" {
-		i.ID, i.Anonymous = anonymous+epoch.String(), true
-	}
-	defer s.instances.lock(i.Name())()
+	i := reader.As(s.secrets(), epoch)
+	defer s.instances.Lock(i.Name())()
 	reading, i, known, err := s.issue(i, reader.Secret, epoch, limit)
 	if err != nil || known {
 		return reading, err
@@ -65,7 +54,7 @@ func (s *state) Read(ctx context.Context, reader Reader, limit time.Duration) (R
 
 // issue hands an instance what it should hold, in memory, and reports whether it was stored with that already. proof is the
 // secret of an earlier read of its.
-func (s *state) issue(i workload.Instance, proof key.Value, epoch readNumber, limit time.Duration) (reading Reading, issued workload.Instance, known bool, err error) {
+func (s *state) issue(i workload.Instance, proof key.Value, epoch fleet.Read, limit time.Duration) (reading Reading, issued workload.Instance, known bool, err error) {
 	m, unlock := s.enter(i.Workload)
 	defer unlock()
 	w, ok := m.workloads[i.Workload]
@@ -73,58 +62,44 @@ func (s *state) issue(i workload.Instance, proof key.Value, epoch readNumber, li
 		return Reading{}, i, false, unknownWorkload(i.Workload)
 	}
 	f, same, now := m.fleets[w.Name], false, s.Now().UTC()
-	if old, ok := f.by[i.ID]; ok {
-		if err := m.checkLogin(f, old, i.Login, proof); err != nil {
+	if old, ok := f.Get(i.ID); ok {
+		if err := f.CheckLogin(old, i.Login, proof, m.config.TakeoverAfter); err != nil {
 			return Reading{}, i, false, err
 		}
-		i, same = says(old, i)
-	} else if err := m.checkRoom(f, w, i); err != nil {
+		i, same = fleet.Says(old, i)
+	} else if err := f.CheckRoom(w, i, m.config.LoginInstances, now); err != nil {
 		return Reading{}, i, false, err
 	}
 	if i.LoggedIn.IsZero() {
 		i.LoggedIn = now
 	}
 	t := m.target(w, i)
-	if err := m.checkHolds(i, t.held); err != nil {
+	if err := m.checkHolds(i, t.Held); err != nil {
 		return Reading{}, i, false, err
 	}
-	ttl, full := m.ttl(t.held, now, limit)
-	known = same && f.leases[i.ID].sure && i.Issued.Etag == t.etag && ttl <= i.TTL
+	ttl, full := m.ttl(t.Held, now, limit)
+	known = same && f.Sure(i.ID) && i.Issued.Etag == t.Etag && ttl <= i.TTL
 	i.Epoch, i.Seen = epoch.String(), now
 	if !known {
-		f.given++
-		i = i.Given(workload.Holding{Etag: t.etag, At: now, Keys: t.held})
+		f.Give()
+		i = i.Given(workload.Holding{Etag: t.Etag, At: now, Keys: t.Held})
 		i.TTL = ttl
 	}
-	bundle, err := workload.Fill(i.Issued, t.work, source{m.catalog})
+	bundle, err := workload.Fill(i.Issued, t.Work, source{m.catalog})
 	if err != nil {
 		return Reading{}, i, false, fmt.Errorf("bundle of %s: %w", i.Name(), err)
 	}
-	f.put(i)
-	l := s.base.newLease(ttl, full)
-	l.heartbeat = i.Heartbeat
-	f.renew(i.ID, l)
-	reading = Reading{Bundle: bundle, Instance: i.ID, Secret: s.base.secretOf(i.Name(), epoch), Epoch: i.Epoch, TTL: ttl}
-	if len(t.held) < len(w.Keys) {
+	f.Put(i)
+	f.Renew(i.ID, ttl, full, i.Heartbeat)
+	reading = Reading{Bundle: bundle, Instance: i.ID, Secret: s.secrets().Secret(i.Name(), epoch), Epoch: i.Epoch, TTL: ttl}
+	if len(t.Held) < len(w.Keys) {
 		for _, name := range w.KeyNames() {
-			if _, ok := t.held[name]; !ok {
+			if _, ok := t.Held[name]; !ok {
 				reading.Missing = append(reading.Missing, m.keys[name].Env)
 			}
 		}
 	}
 	return reading, i, known, nil
-}
-
-// says is an instance with what its reader says of itself now, and whether that is what it said before.
-func says(old, now workload.Instance) (i workload.Instance, same bool) {
-	i = old
-	i.Multiline, i.OneLine, i.Login, i.Heartbeat = now.Multiline, now.OneLine, now.Login, now.Heartbeat
-	i.Pod, i.Node = now.Pod, now.Node
-	if !old.Login.Same(now.Login) {
-		i.LoggedIn = time.Time{}
-	}
-	return i, old.Multiline == i.Multiline && slices.Equal(old.OneLine, i.OneLine) && old.Login == i.Login && old.Heartbeat == i.Heartbeat &&
-		old.Pod == i.Pod && old.Node == i.Node
 }
 
 // source is the catalog as the source of bundles.
@@ -154,58 +129,19 @@ func (s source) Render(k key.Key, value key.Value) (map[string]key.Value, error)
 	return names, nil
 }
 
-func checkInstance(id string) error {
-	if err := key.ValidateInstance(id); err != nil {
-		return rotation.Refusef("%v", err)
-	}
-	if strings.HasPrefix(id, anonymous) {
-		return rotation.Refusef("instance %q begins with %q, which stands for readers without a name; use another one", id, anonymous)
-	}
-	return nil
-}
-
 func unknownWorkload(name string) error {
 	return rotation.Refusef("workload %q is not known; list the workloads with: vault list hyvve/workloads", name)
 }
 
-// readNumber tells reads apart, and which of two is the newer: the life of the mount that answered it, and its number in
-// that. No clock has a part in it.
-type readNumber struct{ life, read uint64 }
-
-func (n readNumber) String() string { return fmt.Sprintf("%x-%x", n.life, n.read) }
-
-func (n readNumber) after(o readNumber) bool {
-	return n.life > o.life || n.life == o.life && n.read > o.read
-}
-
-// readOf is the read that a secret says it is of.
-func readOf(secret key.Value) readNumber {
-	read, _, _ := strings.Cut(secret.Reveal(), ".")
-	return parseRead(read)
-}
-
-// parseRead reads a readNumber; those of records of schema 1 are older than all others.
-func parseRead(text string) (n readNumber) {
-	if _, err := fmt.Sscanf(text, "%x-%x", &n.life, &n.read); err != nil || n.String() != text {
-		return readNumber{}
-	}
-	return n
-}
-
-func (s *state) newEpoch() (readNumber, error) {
+func (s *state) newEpoch() (fleet.Read, error) {
 	if err := s.down(); err != nil {
-		return readNumber{}, err
+		return fleet.Read{}, err
 	}
-	life := s.generation.Load()
-	if life == 0 {
-		return readNumber{}, errors.New("this node does not write; ask the active one")
+	generation := s.generation.Load()
+	if generation == 0 {
+		return fleet.Read{}, errors.New("this node does not write; ask the active one")
 	}
-	return readNumber{life, s.reads.Add(1)}, nil
-}
-
-// secretOf is the secret of a read: whoever has it was given its answer. It need not be stored.
-func (b *base) secretOf(name string, n readNumber) key.Value {
-	return key.NewValue(n.String() + "." + b.fingerprints.Sum("instance-secret", name, n.String()))
+	return fleet.Read{Generation: generation, Number: s.reads.Add(1)}, nil
 }
 
 // ttl is how long a lease on these versions lasts: the configured time, within limit, and never beyond the life of a
@@ -224,21 +160,6 @@ func (m *memory) ttl(held map[string]workload.Held, now time.Time, limit time.Du
 	return given, full
 }
 
-// heard takes the word of an instance's read that it is live: the newest one is known from then on. It reports whether it
-// is that of the newest read.
-func (m *memory) heard(f *fleet, i workload.Instance, epoch string) (workload.Instance, bool) {
-	if parseRead(epoch).after(parseRead(i.Epoch)) { // given in an earlier life, which did not store it
-		i.Epoch = epoch
-		f.by[i.ID] = i
-	} else if epoch != i.Epoch {
-		return i, false
-	}
-	known := f.leases[i.ID]
-	known.sure, known.heard = true, m.Uptime()
-	f.leases[i.ID] = known
-	return i, true
-}
-
 // Renew tells for how long a lease may go on, within limit, and refuses once its instance should hold another bundle.
 func (s *state) Renew(workloadName, id, epoch string, limit time.Duration) (time.Duration, error) {
 	if err := s.down(); err != nil {
@@ -252,18 +173,18 @@ func (s *state) Renew(workloadName, id, epoch string, limit time.Duration) (time
 		return 0, superseded
 	}
 	f := m.fleets[workloadName]
-	i, ok := f.by[id]
+	i, ok := f.Get(id)
 	if !ok {
 		return 0, superseded
 	}
-	if i, ok = m.heard(f, i, epoch); !ok {
+	if i, ok = f.Heard(i, epoch); !ok {
 		return 0, superseded
 	}
-	if m.target(w, i).etag != i.Issued.Etag {
+	if m.target(w, i).Etag != i.Issued.Etag {
 		return 0, rotation.Refusef("%s should hold another bundle by now; read hyvve/creds/%s again", i.Name(), workloadName)
 	}
 	ttl, full := m.ttl(i.Issued.Keys, s.Now(), limit)
-	f.renew(id, s.base.newLease(ttl, full))
+	f.Renew(id, ttl, full, false)
 	return ttl, nil
 }
 
@@ -285,29 +206,5 @@ func (s *state) Revoke(ctx context.Context, workloadName, id, epoch string) erro
 	if err := s.down(); err != nil {
 		return err
 	}
-	return s.drop(ctx, workloadName, id, func(f *fleet, i workload.Instance) bool {
-		now, l := s.Uptime(), f.leases[id]
-		switch {
-		case !l.sure && i.Anonymous:
-			return false
-		case !l.sure:
-			l.gone = min(l.gone, now+returnTime)
-		case i.Epoch != epoch:
-			return false
-		case l.reported > now:
-			l.gone = l.reported
-		case l.full > now && l.given < l.full && l.given <= now+time.Second: // ran out; revoked by hand it ends before
-			l.gone = l.full
-			if i.Anonymous {
-				l.gone = min(l.full, now+rereadTime)
-			}
-		case l.claimed > now:
-			l.gone = l.claimed
-		default:
-			return true
-		}
-		l.gone = max(l.gone, l.claimed)
-		f.leases[id] = l
-		return false
-	})
+	return s.drop(ctx, workloadName, id, func(f *fleet.Fleet, i workload.Instance) bool { return f.Revoke(i, epoch) })
 }

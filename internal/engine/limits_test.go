@@ -8,13 +8,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-func (h *harness) readNamed(token Token, id string) error {
-	_, err := h.engine.Read(h.t.Context(), Reader{Workload: "api", Instance: id, Token: token}, time.Hour)
+func (h *harness) readNamed(token fleet.Token, id string) error {
+	_, err := h.engine.Read(h.t.Context(), fleet.Reader{Workload: "api", Instance: id, Token: token}, time.Hour)
 	return err
 }
 
@@ -27,7 +28,7 @@ func TestLimitOfInstances(t *testing.T) {
 	for _, id := range []string{"a", "b", ""} {
 		h.ok(h.readNamed(loginA1, id))
 	}
-	refused := func(token Token, id, want string) {
+	refused := func(token fleet.Token, id, want string) {
 		t.Helper()
 		writes := h.store.writes
 		err := h.readNamed(token, id)
@@ -48,7 +49,7 @@ func TestLimitOfInstances(t *testing.T) {
 	if want := "3 reads were refused since the engine was opened, the last at 2026-11-23T03:00:00Z of login approle, because max_instances was 5"; !ok || crowd.String() != want {
 		t.Errorf("%v, %q", ok, crowd)
 	}
-	h.clock.advance(crowdAge + time.Second)
+	h.clock.advance(24*time.Hour + time.Second)
 	if _, ok := h.engine.Crowded("api"); ok {
 		t.Error("a limit that was hit long ago is shown")
 	}
@@ -64,7 +65,7 @@ func TestLimitFollowsTheLogin(t *testing.T) {
 	c := h.engine.Config()
 	c.LoginInstances = 1
 	h.ok(h.engine.PutConfig(t.Context(), c, testActor))
-	first, err := h.readAs(loginA1, true, h.engine.base.secretOf("", readNumber{}))
+	first, err := h.readAs(loginA1, true, h.engine.secrets().Secret("", fleet.Read{}))
 	h.ok(err)
 	_, err = h.readAs(loginB, true, first.Secret)
 	h.ok(err)

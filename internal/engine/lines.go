@@ -11,46 +11,6 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// Reader is who reads a bundle.
-type Reader struct {
-	Workload string
-	Instance string // empty: one without a name
-
-	Token     Token     // that it reads with
-	Secret    key.Value // of its newest read, where it has it: another token may read with it
-	Heartbeat bool      // it sends signs of life every few seconds from now on
-	Pod, Node string    // of Kubernetes, as it says
-
-	// Multiline says that the reader can carry values of several lines, but for those named OneLine.
-	Multiline bool
-	OneLine   []string // environment names
-}
-
-// mostOneLine bounds what an instance may have us store.
-const mostOneLine = 200
-
-func (r Reader) check() error {
-	if r.Instance != "" {
-		if err := checkInstance(r.Instance); err != nil {
-			return err
-		}
-	}
-	for _, says := range []struct{ field, name string }{{"pod", r.Pod}, {"node", r.Node}} {
-		if err := key.ValidateDNSName(says.name); says.name != "" && err != nil {
-			return rotation.Refusef("%s: %w; leave it out where it is not known", says.field, err)
-		}
-	}
-	if len(r.OneLine) > mostOneLine {
-		return rotation.Refusef("one_line names %d keys, of at most %d; leave it out if no value may have several lines", len(r.OneLine), mostOneLine)
-	}
-	for _, env := range r.OneLine {
-		if err := key.ValidateEnv(env); err != nil {
-			return rotation.Refusef("one_line: %w", err)
-		}
-	}
-	return nil
-}
-
 // checkCarried refuses a value, to be imported, that a live instance of a workload cannot carry.
 func (m *memory) checkCarried(k key.Key, v key.Value) error {
 	if !v.MultiLine() {
@@ -60,7 +20,7 @@ func (m *memory) checkCarried(k key.Key, v key.Value) error {
 		if !m.workloads[name].Uses(k.Name) {
 			continue
 		}
-		if why := rotation.CannotCarry(k.Name, k.Env, name, m.fleets[name].all()); why != "" {
+		if why := rotation.CannotCarry(k.Name, k.Env, name, m.fleets[name].All()); why != "" {
 			return rotation.Refusef("%s; nothing was stored", why)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/external"
@@ -36,7 +37,7 @@ func (h *harness) first(name, value string) error {
 }
 
 // joinAs is join of an instance that says what it can carry.
-func (h *harness) joinAs(reader Reader) {
+func (h *harness) joinAs(reader fleet.Reader) {
 	h.t.Helper()
 	_, err := h.engine.Read(h.t.Context(), reader, time.Hour)
 	h.ok(err)
@@ -62,7 +63,7 @@ func refusedFor(t *testing.T, what string, err error, words ...string) {
 func TestValuesOfSeveralLines(t *testing.T) {
 	h := newLinesHarness(t, "tls")
 	h.workload(workload.Workload{Name: "web", Keys: map[string]workload.Role{"tls": {Presents: true}}, MinInstances: 1})
-	h.joinAs(Reader{Workload: "web", Instance: "web-1", Multiline: true, OneLine: []string{"OTHER"}})
+	h.joinAs(fleet.Reader{Workload: "web", Instance: "web-1", Multiline: true, OneLine: []string{"OTHER"}})
 	h.ok(h.first("tls", pem))
 	r := &reader{workload: "web", id: "web-1", healthy: true, multiline: true}
 	h.readers["web/web-1"] = r
@@ -80,7 +81,7 @@ func TestValuesOfSeveralLines(t *testing.T) {
 
 // Nobody is handed a value of several lines who has not said that he can carry it, and nothing changes that would lead there.
 func TestValuesOfSeveralLinesAreKeptFromThoseWhoCannotCarryThem(t *testing.T) {
-	for name, narrow := range map[string]Reader{
+	for name, narrow := range map[string]fleet.Reader{
 		"says nothing": {Workload: "web", Instance: "web-1"},
 		"that key not": {Workload: "web", Instance: "web-1", Multiline: true, OneLine: []string{"ALONE", "TLS"}},
 	} {
@@ -113,7 +114,7 @@ func TestValuesOfSeveralLinesAreKeptFromThoseWhoCannotCarryThem(t *testing.T) {
 			narrow.Workload, narrow.OneLine = "late", []string{"ALONE"}
 			_, err = h.engine.Read(t.Context(), narrow, time.Hour)
 			refusedFor(t, "read", err, "key alone", "ALONE", "workload late")
-			_, err = h.engine.Read(t.Context(), Reader{Workload: "late"}, time.Hour)
+			_, err = h.engine.Read(t.Context(), fleet.Reader{Workload: "late"}, time.Hour)
 			refusedFor(t, "read without a name", err, "key alone", "workload late", "one_line=none")
 			if live := h.engine.Instances("late"); len(live) != 0 {
 				t.Errorf("readers that were refused are live: %v", live)
@@ -154,14 +155,14 @@ func TestGateOfSeveralLines(t *testing.T) {
 func TestWhatAReaderSaysIsKept(t *testing.T) {
 	h := newLinesHarness(t, "tls")
 	h.workload(workload.Workload{Name: "web", Keys: map[string]workload.Role{"tls": {Presents: true}}})
-	h.joinAs(Reader{Workload: "web", Instance: "web-1", Multiline: true})
-	h.joinAs(Reader{Workload: "web", Instance: "web-1", Multiline: true, OneLine: []string{"TLS"}}) // the same bundle
+	h.joinAs(fleet.Reader{Workload: "web", Instance: "web-1", Multiline: true})
+	h.joinAs(fleet.Reader{Workload: "web", Instance: "web-1", Multiline: true, OneLine: []string{"TLS"}}) // the same bundle
 	h.open()
 	if i := h.engine.Instances("web")[0]; i.Carries("TLS") || !i.Carries("OTHER") {
 		t.Errorf("the instance has become %+v", i)
 	}
-	for _, names := range [][]string{{"no name"}, make([]string, mostOneLine+1)} {
-		if _, err := h.engine.Read(t.Context(), Reader{Workload: "web", Instance: "web-1", Multiline: true, OneLine: names}, time.Hour); err == nil || !strings.Contains(err.Error(), "one_line") {
+	for _, names := range [][]string{{"no name"}, make([]string, 201)} {
+		if _, err := h.engine.Read(t.Context(), fleet.Reader{Workload: "web", Instance: "web-1", Multiline: true, OneLine: names}, time.Hour); err == nil || !strings.Contains(err.Error(), "one_line") {
 			t.Errorf("one_line of %d names: %v", len(names), err)
 		}
 	}

@@ -4,39 +4,42 @@ package engine
 
 import (
 	"context"
-	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// LiveInstance is an instance as it stands now.
-type LiveInstance struct {
-	workload.Instance
-	Heard     time.Duration // since its last sign of life
-	Lease     time.Duration // until it no longer counts as live, if nothing is heard of it; negative: it is about to be removed
-	FreeIn    time.Duration // until another login of the same entity may use its name; 0: now
-	Heartbeat bool          // it sends signs of life every few seconds
+// Instance returns an instance of a workload as it stands now; false: there is none.
+func (s *state) Instance(workloadName, id string) (fleet.Live, bool) {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	return m.fleets[workloadName].Live(id, m.config.TakeoverAfter)
 }
 
-// Instance returns an instance of a workload; false: there is none.
-func (s *state) Instance(workloadName, id string) (LiveInstance, bool) {
+// Crowded returns that a workload has hit a limit of instances lately; false: it has not.
+func (s *state) Crowded(workloadName string) (fleet.Crowd, bool) {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	return m.fleets[workloadName].Crowded(s.Now())
+}
+
+// SignOfLife notes that an instance has asked for something. False: the instance is another login's, which has not.
+func (s *state) SignOfLife(workloadName, id string, t fleet.Token) (own bool) {
+	login := s.secrets().Login(t)
 	m, unlock := s.memory.Lock()
 	defer unlock()
 	f := m.fleets[workloadName]
-	if f == nil {
-		return LiveInstance{}, false
-	}
-	i, ok := f.by[id]
+	i, ok := f.Get(id)
 	if !ok {
-		return LiveInstance{}, false
+		return true
 	}
-	now, l := s.Uptime(), f.leases[id]
-	until, _ := m.heldUntil(i, l, i.Login)
-	return LiveInstance{
-		Instance: i, Heard: max(now-l.heard, 0), Lease: l.gone - now, FreeIn: max(until-now, 0), Heartbeat: l.heartbeat,
-	}, true
+	if i.Login.Known() && !i.Login.Same(login) {
+		return false
+	}
+	f.Alive(id)
+	return true
 }
 
 // RemoveInstance removes an instance at an operator's word: rotations no longer wait for it. One that lives reads its bundle
@@ -55,5 +58,5 @@ func (e *Engine) RemoveInstance(ctx context.Context, workloadName, id string, by
 	if err := e.journal.Add(ctx, journal.Entry{What: "instance removed", By: by.Name, Entity: by.Entity, Workload: workloadName, Changes: changes}); err != nil {
 		return err
 	}
-	return e.drop(ctx, workloadName, id, func(*fleet, workload.Instance) bool { return true })
+	return e.drop(ctx, workloadName, id, func(*fleet.Fleet, workload.Instance) bool { return true })
 }

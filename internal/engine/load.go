@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -94,7 +95,7 @@ func (l *locked) loadWorkloads(ctx context.Context) error {
 	return l.each(ctx, pathWorkloads, func(data []byte) error {
 		w, err := workload.Decode(data)
 		l.workloads[w.Name] = w
-		l.lock(func(m *memory) { m.fleets[w.Name] = newFleet() })
+		l.lock(func(m *memory) { m.fleets[w.Name] = fleet.New(l.secrets(), l.Uptime) })
 		return err
 	})
 }
@@ -110,9 +111,8 @@ func (l *locked) loadInstances(ctx context.Context) error {
 			i, err := workload.DecodeInstance(data)
 			l.lock(func(m *memory) {
 				if f := m.fleets[i.Workload]; err == nil && f != nil {
-					f.put(i)
-					f.leases[i.ID] = m.oldLease(i)
-					m.graceUntil = m.Uptime() + returnTime
+					f.Load(i, m.config.LeaseTTL, m.config.TakeoverAfter)
+					m.graceUntil = m.Uptime() + fleet.ReturnTime
 				}
 			})
 			return err

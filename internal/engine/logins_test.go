@@ -7,17 +7,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
 // Tokens of logins: two of one entity, one of another, and two of none.
 var (
-	loginA1 = Token{ID: "t1", Accessor: "a1", Entity: "e-a", Name: "kubernetes-api"}
-	loginA2 = Token{ID: "t2", Accessor: "a2", Entity: "e-a", Name: "kubernetes-api"}
-	loginB  = Token{ID: "t3", Accessor: "a3", Entity: "e-b", Name: "approle"}
-	batch1  = Token{ID: "t4"}
-	batch2  = Token{ID: "t5"}
+	loginA1 = fleet.Token{ID: "t1", Accessor: "a1", Entity: "e-a", Name: "kubernetes-api"}
+	loginA2 = fleet.Token{ID: "t2", Accessor: "a2", Entity: "e-a", Name: "kubernetes-api"}
+	loginB  = fleet.Token{ID: "t3", Accessor: "a3", Entity: "e-b", Name: "approle"}
+	batch1  = fleet.Token{ID: "t4"}
+	batch2  = fleet.Token{ID: "t5"}
 )
 
 func loginHarness(t *testing.T) *harness {
@@ -27,17 +28,17 @@ func loginHarness(t *testing.T) *harness {
 	return h
 }
 
-func (h *harness) readAs(token Token, heartbeat bool, secret key.Value) (Reading, error) {
-	return h.engine.Read(h.t.Context(), Reader{Workload: "api", Instance: "api-1", Token: token, Heartbeat: heartbeat, Secret: secret}, time.Hour)
+func (h *harness) readAs(token fleet.Token, heartbeat bool, secret key.Value) (Reading, error) {
+	return h.engine.Read(h.t.Context(), fleet.Reader{Workload: "api", Instance: "api-1", Token: token, Heartbeat: heartbeat, Secret: secret}, time.Hour)
 }
 
 func TestInstanceBelongsToItsLogin(t *testing.T) {
 	for _, c := range []struct {
 		name      string
-		first     Token
+		first     fleet.Token
 		heartbeat bool // of the first
 		watches   bool // the first does, as sidecars of earlier releases do
-		second    Token
+		second    fleet.Token
 		waits     time.Duration // until the second may read; 0: at once
 	}{
 		{"same login", loginA1, true, false, loginA1, 0},
@@ -48,7 +49,7 @@ func TestInstanceBelongsToItsLogin(t *testing.T) {
 		{"sidecar, an entity and none", loginA1, true, false, batch1, 5 * time.Minute},
 		{"sidecar, batch tokens without an entity", batch1, true, false, batch2, 30 * time.Second},
 		{"same batch token", batch1, true, false, batch1, 0},
-		{"not known, as of earlier releases", Token{}, true, false, loginA1, 0},
+		{"not known, as of earlier releases", fleet.Token{}, true, false, loginA1, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := loginHarness(t)
@@ -62,7 +63,7 @@ func TestInstanceBelongsToItsLogin(t *testing.T) {
 				h.ok(err)
 				return
 			}
-			for _, want := range []string{"belongs to another login", upToSecond(c.waits).String(), "vault delete hyvve/workloads/api/instances/api-1"} {
+			for _, want := range []string{"belongs to another login", (c.waits + time.Second - 1).Truncate(time.Second).String(), "vault delete hyvve/workloads/api/instances/api-1"} {
 				if err == nil || !strings.Contains(err.Error(), want) {
 					t.Fatalf("%v does not say %q", err, want)
 				}
@@ -153,7 +154,7 @@ func TestLoginOutlivesTheEngine(t *testing.T) {
 	_, err = h.readAs(loginA2, true, key.Value{})
 	h.ok(err)
 	h.open()
-	h.clock.advance(returnTime - time.Second)
+	h.clock.advance(fleet.ReturnTime - time.Second)
 	if _, err := h.readAs(loginA1, true, key.Value{}); err == nil {
 		t.Error("another login has the name before its sidecar had the time to come back")
 	}
@@ -183,7 +184,7 @@ func TestSecretOfAReadThatWasNotStored(t *testing.T) {
 // until it had the time to read again, so that no rotation goes on as if it were gone.
 func TestRefusedLoginStillCounts(t *testing.T) {
 	for _, c := range []struct {
-		next Token
+		next fleet.Token
 		left time.Duration // of the lease, when it logs in again
 	}{{loginA2, 10 * time.Second}, {loginB, 50 * time.Second}} {
 		h := loginHarness(t)
@@ -209,7 +210,7 @@ func TestRefusedLoginStillCounts(t *testing.T) {
 		if _, err := h.readAs(c.next, true, key.Value{}); err == nil {
 			t.Fatal("the other login is not refused")
 		}
-		h.clock.advance(5*time.Minute + claimTime + time.Second) // nobody came for it
+		h.clock.advance(5*time.Minute + 30*time.Second + time.Second) // nobody came for it
 		h.ok(h.engine.Revoke(t.Context(), "api", "api-1", first.Epoch))
 		h.engine.Tick(t.Context())
 		if len(h.engine.Instances("api")) != 0 {

@@ -5,6 +5,7 @@ package engine
 import (
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -31,7 +32,7 @@ type memory struct {
 	health     map[string]Health               // by what was checked
 	intended   map[versionID]string            // what a check has journaled that it restores, until that is valid
 	restoring  map[string]bool                 // keys that an inspection is about
-	fleets     map[string]*fleet               // by workload
+	fleets     map[string]*fleet.Fleet         // by workload
 	ends       map[string]chan struct{}        // of rotations that somebody waits for, by id
 	dirty      map[string]bool                 // workloads whose watchers are woken when the writer lock is released
 	graceUntil time.Duration                   // by Uptime: until then instances may come back to this engine; see Facts.Grace
@@ -48,7 +49,7 @@ func newMemory(r *records) *memory {
 		health:    map[string]Health{},
 		intended:  map[versionID]string{},
 		restoring: map[string]bool{},
-		fleets:    map[string]*fleet{},
+		fleets:    map[string]*fleet.Fleet{},
 		ends:      map[string]chan struct{}{},
 		dirty:     map[string]bool{},
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/token"
@@ -100,7 +101,7 @@ func TestEverythingAtOnce(t *testing.T) {
 // follow is an instance that reads, loads at once, reports and waits for the next bundle.
 func follow(ctx context.Context, e *Engine, id string) {
 	for ctx.Err() == nil {
-		r, err := e.Read(ctx, Reader{Workload: "api", Instance: id}, time.Hour)
+		r, err := e.Read(ctx, fleet.Reader{Workload: "api", Instance: id}, time.Hour)
 		if err != nil {
 			continue
 		}
@@ -152,7 +153,7 @@ func TestNewcomerWhileARotationMoves(t *testing.T) {
 			given := make(chan struct{})
 			go func() {
 				defer close(given)
-				r, err := e.Read(t.Context(), Reader{Workload: "api", Instance: "api-1"}, time.Hour)
+				r, err := e.Read(t.Context(), fleet.Reader{Workload: "api", Instance: "api-1"}, time.Hour)
 				if err != nil {
 					t.Error(err)
 				}

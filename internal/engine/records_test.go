@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -167,7 +168,7 @@ func TestFailedWriteMakesStale(t *testing.T) {
 		t.Fatalf("%v, stale: %v", err, h.engine.Stale())
 	}
 	h.store.dead = false
-	if _, err := h.engine.Read(t.Context(), Reader{Workload: "api", Instance: "api-1"}, time.Hour); err == nil {
+	if _, err := h.engine.Read(t.Context(), fleet.Reader{Workload: "api", Instance: "api-1"}, time.Hour); err == nil {
 		t.Error("a stale engine gives bundles")
 	}
 	h.open()

@@ -54,8 +54,8 @@ func (e *Engine) Report(ctx context.Context, report Report) (string, error) {
 
 // believed checks who reports, and stores what changed of the instance; when it was last seen is kept in memory alone.
 func (s *state) believed(ctx context.Context, report Report) (w workload.Workload, i workload.Instance, err error) {
-	defer s.instances.lock(report.Workload + "/" + report.Instance)()
-	s.lock(func(m *memory) { w, i, err = m.reporter(report) })
+	defer s.instances.Lock(report.Workload + "/" + report.Instance)()
+	s.lock(func(m *memory) { w, i, err = m.reporter(report.Workload, report.Instance, report.Secret) })
 	if err != nil {
 		return w, i, err
 	}
@@ -79,41 +79,21 @@ func (s *state) believed(ctx context.Context, report Report) (w workload.Workloa
 			return w, i, err
 		}
 	}
-	s.lock(func(m *memory) {
-		if f := m.fleets[i.Workload]; f != nil && f.by[i.ID].ID != "" {
-			i.Epoch = f.by[i.ID].Epoch // a renewal may have told of a newer one
-			f.by[i.ID] = i
-			l := f.leases[i.ID]
-			l.released = report.Last
-			f.leases[i.ID] = l
-		}
-	})
+	s.lock(func(m *memory) { m.fleets[i.Workload].Reported(i, report.Last) })
 	if news {
 		s.nudge()
 	}
 	return w, i, nil
 }
 
-// reporter returns the instance that a report is of.
-func (m *memory) reporter(report Report) (workload.Workload, workload.Instance, error) {
-	w, ok := m.workloads[report.Workload]
+// reporter returns the instance whose secret a report has, and its workload.
+func (m *memory) reporter(workloadName, id string, secret key.Value) (workload.Workload, workload.Instance, error) {
+	w, ok := m.workloads[workloadName]
 	if !ok {
-		return w, workload.Instance{}, unknownWorkload(report.Workload)
+		return w, workload.Instance{}, unknownWorkload(workloadName)
 	}
-	f := m.fleets[w.Name]
-	i, ok := f.by[report.Instance]
-	if !ok || i.Anonymous {
-		return w, i, rotation.Refusef("instance %q of workload %s is not known; read hyvve/creds/%s with instance= first", report.Instance, w.Name, w.Name)
-	}
-	read := readOf(report.Secret)
-	if !report.Secret.Equal(m.secretOf(i.Name(), read)) {
-		return w, i, rotation.Refusef("instance_secret is not one of %s; read hyvve/creds/%s again", i.Name(), w.Name)
-	}
-	if i, ok = m.heard(f, i, read.String()); !ok {
-		return w, i, rotation.Refusef("instance_secret of %s is not that of its newest read; read hyvve/creds/%s again", i.Name(), w.Name)
-	}
-	m.alive(f, i.ID)
-	return w, i, nil
+	i, err := m.fleets[w.Name].Reporter(w.Name, id, secret)
+	return w, i, err
 }
 
 // counted is what an instance has last counted of a key's rows.

@@ -200,7 +200,7 @@ func (s *state) stillUsed(k key.Key, v key.Version) (text string) {
 	s.lock(func(m *memory) {
 		for _, name := range slices.Sorted(maps.Keys(m.workloads)) {
 			if w := m.workloads[name]; w.Uses(k.Name) {
-				seen := rotation.Sighted(rotation.WorkloadFact{Workload: w, Instances: m.fleets[name].all()}, rotation.Change{Env: k.Env, From: v.Number}, s.Now())
+				seen := rotation.Sighted(rotation.WorkloadFact{Workload: w, Instances: m.fleets[name].All()}, rotation.Change{Env: k.Env, From: v.Number}, s.Now())
 				if seen != "" && text == "" {
 					text = fmt.Sprintf("%s: %s", name, seen)
 				}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -177,7 +178,7 @@ func TestDeadlinesWaitForInstancesToComeBack(t *testing.T) {
 		if view := h.view(id); view.State != before.State || view.Step != before.Step {
 			t.Errorf("compromised %v: with Vault away it went from %s %s to %s %s", compromised, before.State, before.Step, view.State, view.Step)
 		}
-		h.rounds(int(returnTime / time.Second))
+		h.rounds(int(fleet.ReturnTime / time.Second))
 		if view := h.view(id); view.State == before.State && view.Step == before.Step {
 			t.Errorf("compromised %v: it stays at %s %s: %s", compromised, view.State, view.Step, view.Waits())
 		}

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/guard"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 )
@@ -19,8 +20,8 @@ type state struct {
 	background func(func(*Engine)) // runs a function beside the caller
 	memory     *guard.Guarded[memory]
 	journal    *journal.Journal
-	waiters    *waiters
-	instances  locks
+	waiters    *fleet.Waiters
+	instances  guard.Names
 	generation atomic.Uint64 // number of this life of the mount, 0 before Begin
 	reads      atomic.Uint64
 	kick       chan struct{} // there is something to do
@@ -33,7 +34,7 @@ func newState(o Options, r *records) *state {
 		base:     r.base,
 		Observer: o.Observer,
 		memory:   guard.New(newMemory(r)),
-		waiters:  newWaiters(),
+		waiters:  fleet.NewWaiters(),
 		kick:     make(chan struct{}, 1),
 	}
 }
@@ -45,6 +46,9 @@ type timing struct {
 	opened   time.Time
 	openedUp time.Duration // the same moment by Uptime
 }
+
+// secrets returns what is derived from the mount's secret for instances.
+func (s *state) secrets() fleet.Secrets { return fleet.Secrets{Fingerprinter: s.base.fingerprints} }
 
 // lock calls do with what is in memory.
 func (s *state) lock(do func(m *memory)) { s.memory.Do(do) }

@@ -3,16 +3,17 @@
 package engine
 
 import (
-	"errors"
 	"fmt"
+	"runtime"
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
 type watchResult struct {
-	Watched
+	fleet.Watched
 	err error
 }
 
@@ -20,16 +21,14 @@ type watchResult struct {
 func (h *harness) watching(workloadName, id string) <-chan watchResult {
 	h.t.Helper()
 	etag := h.readers[workloadName+"/"+id].reading.Bundle.Holding.Etag
+	before, _ := h.engine.waiters.Counts()
 	done := make(chan watchResult, 1)
 	go func() {
 		w, err := h.engine.Watch(h.t.Context(), workloadName, id, etag, time.Minute)
 		done <- watchResult{w, err}
 	}()
 	for { // no signal says that it waits
-		h.engine.waiters.mu.Lock()
-		at := h.engine.waiters.watches[workloadName+"/"+id]
-		h.engine.waiters.mu.Unlock()
-		if at != nil {
+		if now, _ := h.engine.waiters.Counts(); now > before {
 			return done
 		}
 		select {
@@ -88,100 +87,17 @@ func TestUnknownInstanceDoesNotWait(t *testing.T) {
 	}
 }
 
-// Workload and mount have limits, and who leaves makes room.
-func TestLimitsOfWaits(t *testing.T) {
-	w := newWaiters()
-	var last *wait
-	for n := range mostWatches {
-		begun, err := w.watch("api", fmt.Sprintf("api/%d", n))
-		if err != nil {
-			t.Fatal(err)
-		}
-		last = begun
-	}
-	if _, err := w.watch("api", "api/more"); !errors.Is(err, ErrCrowded) {
-		t.Errorf("one more of a workload: %v", err)
-	}
-	if _, err := w.watch("web", "web/1"); err != nil {
-		t.Errorf("another workload: %v", err)
-	}
-	if _, err := w.watch("api", "api/0"); err != nil {
-		t.Errorf("one that watches already: %v", err)
-	}
-	w.leave(last)
-	if _, err := w.watch("api", "api/more"); err != nil {
-		t.Errorf("after one has left: %v", err)
-	}
-	w.endAll()
-	if watching, all := w.counts(); watching+all != 0 || len(w.workloads) != 0 {
-		t.Errorf("%d watch, %d wait, %v", watching, all, w.workloads)
-	}
-
-	h := watched(t)
-	for range mostRotationWaits {
-		if _, _, err := h.engine.AwaitsEnd(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, _, err := h.engine.AwaitsEnd(); !errors.Is(err, ErrCrowded) {
-		t.Errorf("one more for the end of a rotation: %v", err)
-	}
-}
-
-// Watches that end together are to come back one after the other, if they are many.
-func TestWatchesThatEndTogetherComeBackSpread(t *testing.T) {
-	for _, c := range []struct {
-		watches int
-		want    time.Duration
-	}{{1, 0}, {returnsPerSecond - 1, 0}, {4 * returnsPerSecond, 4 * time.Second}, {mostWaits, LongestWatch}} {
-		w := newWaiters()
-		var all []*wait
-		for n := range c.watches {
-			all = append(all, begin(t, w, n))
-		}
-		w.endAll()
-		for n, begun := range all {
-			if got := begun.answer("x"); got != (Watched{Etag: "x", RetryAfter: c.want}) {
-				t.Fatalf("%d of %d watches: %+v, want to be back within %s", n, c.watches, got, c.want)
-			}
-		}
-	}
-}
-
-// A watch that ends alone may come back at once, however many there are.
-func TestWatchThatEndsAloneComesBackAtOnce(t *testing.T) {
-	w := newWaiters()
-	var all []*wait
-	for n := range 2 * returnsPerSecond {
-		all = append(all, begin(t, w, n))
-	}
-	w.endOldest()
-	begin(t, w, 1)
-	w.leave(all[2])
-	for n, begun := range all[:3] {
-		<-begun.ended
-		if got := begun.answer("x"); got.RetryAfter != 0 {
-			t.Errorf("watch %d: %+v", n, got)
-		}
-	}
-}
-
-// begin begins watch n, in one of four workloads.
-func begin(t *testing.T, w *waiters, n int) *wait {
-	t.Helper()
-	begun, err := w.watch(fmt.Sprintf("w%d", n%4), fmt.Sprint(n))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return begun
-}
-
 // An engine that is closed, as at a reload, asks its watches to come back spread.
 func TestClosedEngineSpreadsItsWatches(t *testing.T) {
 	h := watched(t)
 	first := h.watching("api", "api-1")
-	for n := range returnsPerSecond {
-		begin(t, h.engine.waiters, n)
+	for n := range 250 { // that many may come back in a second
+		go func() {
+			_, _ = h.engine.waiters.Watch(t.Context(), t.Context(), fmt.Sprintf("w%d", n%4), fmt.Sprint(n), "x", time.Minute, func() (string, <-chan struct{}, error) { return "x", nil, nil })
+		}()
+	}
+	for all := 0; all < 251; all, _ = h.engine.waiters.Counts() {
+		runtime.Gosched()
 	}
 	h.engine.Close()
 	if r := <-first; r.err != nil || r.RetryAfter != time.Second || r.Etag == "" {
@@ -207,13 +123,13 @@ func TestWaitsEndWhenNobodyIsLetIn(t *testing.T) {
 	h.engine.Start()
 	begun := h.clock.Now()
 	for open := true; open; {
-		h.clock.advance(paceEvery)
+		h.clock.advance(25 * time.Millisecond)
 		select {
 		case <-ended:
 			open = false
-		case <-time.After(paceEvery):
+		case <-time.After(25 * time.Millisecond):
 		}
-		if h.clock.Now().Sub(begun) > LongestWatch {
+		if h.clock.Now().Sub(begun) > fleet.LongestWatch {
 			t.Fatal("they wait on")
 		}
 	}

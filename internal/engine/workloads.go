@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -52,7 +53,7 @@ func (e *Engine) PutWorkload(ctx context.Context, w workload.Workload, by rotati
 	e.lock(func(m *memory) {
 		m.workloads[w.Name] = w
 		if m.fleets[w.Name] == nil {
-			m.fleets[w.Name] = newFleet()
+			m.fleets[w.Name] = fleet.New(l.secrets(), l.Uptime)
 		}
 	})
 	l.markDirty()
@@ -102,7 +103,7 @@ func (s *state) WorkloadNames() []string {
 func (s *state) Instances(name string) []workload.Instance {
 	m, unlock := s.memory.Lock()
 	defer unlock()
-	return m.fleets[name].all()
+	return m.fleets[name].All()
 }
 
 // DeleteWorkload removes a workload and its instances. Refused while a rotation asks it for anything.
@@ -138,7 +139,7 @@ func (e *Engine) DeleteWorkload(ctx context.Context, name string, by rotation.Ac
 	}
 	e.lock(func(m *memory) {
 		if f := m.fleets[name]; f != nil && !m.closed {
-			f.wake()
+			f.Wake()
 		}
 		delete(m.fleets, name)
 	})
@@ -147,7 +148,7 @@ func (e *Engine) DeleteWorkload(ctx context.Context, name string, by rotation.Ac
 
 func (s *state) removeInstances(ctx context.Context, name string) error {
 	for _, i := range s.Instances(name) {
-		if err := s.drop(ctx, name, i.ID, func(*fleet, workload.Instance) bool { return true }); err != nil {
+		if err := s.drop(ctx, name, i.ID, func(*fleet.Fleet, workload.Instance) bool { return true }); err != nil {
 			return err
 		}
 	}

@@ -20,7 +20,7 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -100,7 +100,7 @@ func (w *watchers) wait(ctx context.Context, n int, wait string) (stop func()) {
 			etag, _ := w.etags.Load(id)
 			select { // sidecars do not all watch at the same time
 			case <-ctx.Done():
-			case <-time.After(rand.N(engine.LongestWatch)):
+			case <-time.After(rand.N(fleet.LongestWatch)):
 			}
 			for failures := 0; ctx.Err() == nil; {
 				w.open.Add(1)
@@ -143,7 +143,7 @@ func (w *watchers) pause(answer *api.Secret, failures int) time.Duration {
 const (
 	reloadMost   = 1250 * time.Millisecond
 	stepDownMost = 2 * time.Second
-	hastyMost    = engine.LongestWatch * 4 / 5 // where a thousand come back at once, whatever the engine asks for
+	hastyMost    = fleet.LongestWatch * 4 / 5 // where a thousand come back at once, whatever the engine asks for
 )
 
 // crowded makes n instances of a workload, on whose behalf watchers may wait.

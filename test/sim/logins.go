@@ -6,19 +6,19 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 )
 
 // newToken is a login that nobody has had. Those of a workload are mostly of one entity, as pods of a service account are.
-func (w *world) newToken(workload string) engine.Token {
+func (w *world) newToken(workload string) fleet.Token {
 	w.tokens++
 	id := fmt.Sprintf("t%d", w.tokens)
 	entity := "e-" + workload
 	if w.chance(10) {
 		entity = "e-" + id
 	}
-	return engine.Token{ID: id, Accessor: "a-" + id, Entity: entity, Name: id}
+	return fleet.Token{ID: id, Accessor: "a-" + id, Entity: entity, Name: id}
 }
 
 // inherit lets a process that takes the name of one that has died have what it may of it: the secret, as where it was kept
@@ -68,7 +68,7 @@ func (w *world) impostor(p *process) {
 		return
 	}
 	token := w.newToken(p.workload)
-	_, err := w.engine.Read(ctx, engine.Reader{Workload: p.workload, Instance: p.id, Token: token, Heartbeat: true}, time.Hour)
+	_, err := w.engine.Read(ctx, fleet.Reader{Workload: p.workload, Instance: p.id, Token: token, Heartbeat: true}, time.Hour)
 	if err == nil && !w.node.dead {
 		w.violate("%s took over %s, which was heard of %s ago", token.Name, p.name(), silent)
 		return

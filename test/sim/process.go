@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -36,7 +37,7 @@ type process struct {
 	holds   holding
 	ill     bool
 
-	token   engine.Token
+	token   fleet.Token
 	secret  key.Value     // of a read of its predecessor
 	stale   bool          // it has another login since its newest read
 	spokeAt time.Duration // when the engine was last asked for something in its name
@@ -113,7 +114,7 @@ func (p *process) read() {
 	if request {
 		return
 	}
-	reading, err := w.engine.Read(context.Background(), engine.Reader{
+	reading, err := w.engine.Read(context.Background(), fleet.Reader{
 		Workload: p.workload, Instance: p.id, Token: p.token, Secret: p.proof(), Heartbeat: p.extends,
 	}, time.Hour)
 	if w.node.dead {
