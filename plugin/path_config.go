@@ -10,6 +10,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 )
 
 func (b *backend) pathsConfig() []*framework.Path {
@@ -47,7 +48,7 @@ func (b *backend) writeConfig(ctx context.Context, e *engine.Engine, req *logica
 }
 
 // config is what is stored with what is written over it.
-func (b *backend) config(e *engine.Engine, d *framework.FieldData) engine.Config {
+func (b *backend) config(e *engine.Engine, d *framework.FieldData) catalog.Config {
 	c, r := e.Config(), request[api.ConfigRequest](d)
 	setSeconds(&c.LeaseTTL, r.LeaseTTL)
 	setSeconds(&c.TakeoverAfter, r.TakeoverAfter)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 )
 
@@ -132,7 +133,7 @@ func (b *backend) floorAttempt(e *engine.Engine, d *framework.FieldData) journal
 }
 
 // writtenFloor is what is stored with what is written over it.
-func writtenFloor(e *engine.Engine, d *framework.FieldData) engine.Floor {
+func writtenFloor(e *engine.Engine, d *framework.FieldData) catalog.Floor {
 	f, r := e.Floor(), request[api.JournalConfigRequest](d)
 	set(&f.Entries, r.MinEntries)
 	setSeconds(&f.Age, r.MinAge)

@@ -15,6 +15,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -143,7 +144,7 @@ func (b *backend) writeKey(ctx context.Context, e *engine.Engine, req *logical.R
 
 // guessedKind refuses a new key of the default kind whose value is a URL with a password: its name is misspelt, or its kind
 // forgotten. As a token, it would be replaced by a random string.
-func (b *backend) guessedKind(e *engine.Engine, d *framework.FieldData, definition engine.Definition) error {
+func (b *backend) guessedKind(e *engine.Engine, d *framework.FieldData, definition catalog.Definition) error {
 	text, _ := d.Get("value").(string)
 	_, given := d.GetOk("kind")
 	_, exists := e.Key(definition.Name)
@@ -154,8 +155,8 @@ func (b *backend) guessedKind(e *engine.Engine, d *framework.FieldData, definiti
 }
 
 // definition is what is stored with what is written over it.
-func (b *backend) definition(e *engine.Engine, d *framework.FieldData, name string) (engine.Definition, error) {
-	definition := engine.Definition{Name: name, Kind: d.Get("kind").(string), Options: kind.Options{}, Policy: key.Policy{Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit, Retain: key.Inherit}}
+func (b *backend) definition(e *engine.Engine, d *framework.FieldData, name string) (catalog.Definition, error) {
+	definition := catalog.Definition{Name: name, Kind: d.Get("kind").(string), Options: kind.Options{}, Policy: key.Policy{Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit, Retain: key.Inherit}}
 	if old, ok := e.Key(name); ok {
 		definition.Env, definition.Protects, definition.Waives, definition.Policy = old.Env, old.Protects, old.Waives, old.Policy
 		definition.Witness = old.Witness
@@ -219,7 +220,7 @@ func inherits(into *time.Duration, given *api.SignedSeconds) {
 }
 
 // checkFirst refuses a first version before anything is stored.
-func (b *backend) checkFirst(e *engine.Engine, definition engine.Definition, value any, hasValue, generate bool) error {
+func (b *backend) checkFirst(e *engine.Engine, definition catalog.Definition, value any, hasValue, generate bool) error {
 	if !hasValue && !generate {
 		return nil
 	}
@@ -247,7 +248,7 @@ func (b *backend) checkFirst(e *engine.Engine, definition engine.Definition, val
 		return rotation.Refusef("key %s: %w", definition.Name, err)
 	}
 	if _, err := k.Check(options, key.NewValue(value.(string))); err != nil {
-		return rotation.Refusef("key %s: %w", definition.Name, engine.NameNewline(key.NewValue(value.(string)), err))
+		return rotation.Refusef("key %s: %w", definition.Name, catalog.NameNewline(key.NewValue(value.(string)), err))
 	}
 	return nil
 }

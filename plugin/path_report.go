@@ -13,6 +13,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -142,5 +143,5 @@ func sightings(list []any, now time.Time) ([]workload.Sighting, error) {
 			Env: s.Env, Version: s.Version, Count: s.Count, From: s.From, Last: now.Add(-time.Duration(s.LastSeen * float64(time.Second))).UTC(),
 		})
 	}
-	return all, engine.CheckSightings(all)
+	return all, untrusted.CheckSightings(all)
 }

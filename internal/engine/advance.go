@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -79,14 +80,14 @@ func (m *memory) factsNow(r rotation.Rotation) rotation.Facts {
 		Witness: map[string]string{}, Revisions: map[string]uint64{}, Looks: map[string]rotation.Look{}, Keeps: map[string]time.Duration{},
 		Grace: max(0, m.graceUntil-m.Uptime()),
 	}
-	f.Sampled, f.Dense = m.sampled(r)
+	f.Sampled, f.Dense = m.Sampled(r)
 	for _, c := range r.Changes {
-		f.Waived[c.Key], f.Witness[c.Key] = m.keys[c.Key].Waives, m.keys[c.Key].Witness
-		f.Revisions[f.Witness[c.Key]] = m.connections[f.Witness[c.Key]].Revision
+		f.Waived[c.Key], f.Witness[c.Key] = m.Keys[c.Key].Waives, m.Keys[c.Key].Witness
+		f.Revisions[f.Witness[c.Key]] = m.Connections[f.Witness[c.Key]].Revision
 		for _, seen := range r.Witnesses[r.WorkID(c)] {
-			f.Revisions[seen.Connection] = m.connections[seen.Connection].Revision
+			f.Revisions[seen.Connection] = m.Connections[seen.Connection].Revision
 		}
-		f.Keeps[c.Key] = m.retention(r, m.keys[c.Key], c)
+		f.Keeps[c.Key] = m.Retention(r, m.Keys[c.Key], c)
 		if look, ok := m.looks[r.WorkID(c)]; ok {
 			f.Looks[r.WorkID(c)] = look
 		}
@@ -94,8 +95,8 @@ func (m *memory) factsNow(r rotation.Rotation) rotation.Facts {
 			f.Progress[r.WorkID(c)] = report
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(m.workloads)) {
-		w := m.workloads[name]
+	for _, name := range slices.Sorted(maps.Keys(m.Workloads)) {
+		w := m.Workloads[name]
 		if w.Uses(r.KeyNames()...) {
 			f.Workloads = append(f.Workloads, rotation.WorkloadFact{Workload: w, Instances: m.fleets[name].All(), Given: m.fleets[name].Given()})
 		}
@@ -246,7 +247,7 @@ type serverCall func(ctx context.Context, long time.Duration) error
 func (l *locked) serverCalls(r rotation.Rotation, what rotation.Action) ([]serverCall, error) {
 	var checks, calls []serverCall
 	for _, c := range r.Changes {
-		k, ok := l.keys[c.Key]
+		k, ok := l.Keys[c.Key]
 		if !ok {
 			return nil, fmt.Errorf("key %s is gone", c.Key)
 		}
@@ -258,7 +259,7 @@ func (l *locked) serverCalls(r rotation.Rotation, what rotation.Action) ([]serve
 		if !ok || what == rotation.ActPromote || what == rotation.ActErase {
 			continue
 		}
-		connection, err := l.connectionOf(k)
+		connection, err := l.ConnectionOf(k)
 		if err != nil {
 			return nil, err
 		}
@@ -268,11 +269,11 @@ func (l *locked) serverCalls(r rotation.Rotation, what rotation.Action) ([]serve
 			continue // the server has done it: only the rotation's record of it was lost, and the value is gone
 		}
 		change := kind.Change{Key: k, From: from, To: to, Connection: connection, Cut: r.Compromised, Kept: k.Kept}
-		if err := l.stillShared(r, k, what, change); err != nil {
+		if err := l.StillShared(r, k, what, change); err != nil {
 			return nil, err
 		}
 		if what == rotation.ActStage {
-			if err := l.checkHosts(k, to.Value); err != nil {
+			if err := l.CheckHosts(k, to.Value); err != nil {
 				return nil, fmt.Errorf("key %s: %w", k.Name, err)
 			}
 		}
@@ -282,13 +283,13 @@ func (l *locked) serverCalls(r rotation.Rotation, what rotation.Action) ([]serve
 		}
 		if server, ok := kd.(kind.Server); ok {
 			calls = append(calls, callFor(server, what, change, r.LookAgain(l.Now())))
-			for _, number := range l.leaked(r, k) {
+			for _, number := range l.Leaked(r, k) {
 				if change.From, _ = k.Version(number); what == rotation.ActRetire {
 					calls = append(calls, callFor(server, what, change, 0))
 				}
 			}
 		} else if what == rotation.ActStage {
-			calls = append(calls, func(ctx context.Context, _ time.Duration) error { return verifyAt(ctx, verifier, change) })
+			calls = append(calls, func(ctx context.Context, _ time.Duration) error { return untrusted.Verify(ctx, verifier, change) })
 		}
 	}
 	return append(checks, calls...), nil
@@ -300,10 +301,10 @@ func callFor(server kind.Server, what rotation.Action, c kind.Change, again time
 	return func(ctx context.Context, long time.Duration) error {
 		switch what {
 		case rotation.ActStage:
-			if err := stageAt(ctx, server, c); err != nil {
+			if err := untrusted.Stage(ctx, server, c); err != nil {
 				return err
 			}
-			return verifyAt(ctx, server, c)
+			return untrusted.Verify(ctx, server, c)
 		case rotation.ActSample:
 			return unused(ctx, server, c, long)
 		case rotation.ActRetire:
@@ -312,7 +313,7 @@ func callFor(server kind.Server, what rotation.Action, c kind.Change, again time
 					return err
 				}
 			}
-			return retireAt(ctx, server, c)
+			return untrusted.Retire(ctx, server, c)
 		case rotation.ActUnstage:
 			if !c.Cut { // whoever presented the new version has gone back; what it has still open at the server may not have
 				back := c
@@ -321,7 +322,7 @@ func callFor(server kind.Server, what rotation.Action, c kind.Change, again time
 					return err
 				}
 			}
-			return unstageAt(ctx, server, c)
+			return untrusted.Unstage(ctx, server, c)
 		case rotation.NoAction, rotation.ActPromote, rotation.ActErase:
 		}
 		return nil
@@ -337,7 +338,7 @@ func (l *locked) record(ctx context.Context, r rotation.Rotation) error {
 	}
 	for _, c := range r.Changes {
 		var change func(from, to int) (key.Key, error)
-		k := l.keys[c.Key]
+		k := l.Keys[c.Key]
 		switch r.Action() {
 		case rotation.ActPromote:
 			change = k.Promoted
@@ -347,18 +348,18 @@ func (l *locked) record(ctx context.Context, r rotation.Rotation) error {
 			continue
 		}
 		old, _ := k.Version(c.From)
-		login, _ := l.loginOf(k, old.Value)
+		login, _ := l.LoginOf(k, old.Value)
 		k, err := change(c.From, c.To)
 		if err != nil {
 			return l.acted(ctx, r, err)
 		}
-		if r.State == rotation.Retiring && login.name != "" {
-			k = k.WithLogin(c.From, login.name, l.Now().UTC())
+		if r.State == rotation.Retiring && login.Name != "" {
+			k = k.WithLogin(c.From, login.Name, l.Now().UTC())
 		}
 		if err := l.put(ctx, pathKeys+k.Name, k); err != nil {
 			return err
 		}
-		l.lock(func(m *memory) { m.keys[k.Name] = k })
+		l.lock(func(m *memory) { m.Keys[k.Name] = k })
 		if r.Action() == rotation.ActErase {
 			ends[c.Key] = r.EndText(k, c)
 		}
@@ -383,7 +384,7 @@ func (l *locked) acted(ctx context.Context, r rotation.Rotation, fault error) er
 		if use := (inUse{}); errors.As(fault, &use) { // waiting mends that
 			r.Attempts = min(r.Attempts, schedule.OrphanAfter-1)
 		}
-		r.Fault, r.RetryAt = cutOff(fault.Error()), l.Now().Add(retryAfter(r.Attempts, fault))
+		r.Fault, r.RetryAt = untrusted.Reason(fault.Error()), l.Now().Add(retryAfter(r.Attempts, fault))
 		return l.save(ctx, r)
 	}
 	return l.settle(ctx, r)
@@ -393,7 +394,7 @@ func (l *locked) acted(ctx context.Context, r rotation.Rotation, fault error) er
 // then are late: the value went on evidence that is stored.
 func (rs *records) erased(r rotation.Rotation) bool {
 	return r.Action() == rotation.ActErase && slices.ContainsFunc(r.Changes, func(c rotation.Change) bool {
-		v, ok := rs.keys[c.Key].Version(r.Leaving(c))
+		v, ok := rs.Keys[c.Key].Version(r.Leaving(c))
 		return ok && !v.State.Live()
 	})
 }

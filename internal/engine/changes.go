@@ -3,157 +3,29 @@
 package engine
 
 import (
-	"cmp"
-	"maps"
-	"slices"
-	"strconv"
-	"strings"
-	"time"
-
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// secretGiven stands for a secret in an EntryChange.
-const secretGiven = "(given)"
-
-// fields are what an operator has defined, as text.
-type fields map[string]string
-
-// changes returns the fields that differ, sorted by name, as a journal may keep them.
-func (old fields) changes(now fields) []rotation.EntryChange {
-	return old.changesAs(now, kind.PublicText, kind.PublicText)
-}
-
-// changesAs is changes, with what makes the old and the new text of a field public.
-func (old fields) changesAs(now fields, was, is func(name, text string) string) []rotation.EntryChange {
-	names := map[string]bool{}
-	for name := range old {
-		names[name] = true
-	}
-	for name := range now {
-		names[name] = true
-	}
-	var all []rotation.EntryChange
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		if old[name] != now[name] {
-			all = append(all, rotation.EntryChange{Field: name, From: was(name, old[name]), To: is(name, now[name])})
-		}
-	}
-	return all
-}
-
-// listChanges returns the members that a list has gained and lost, each of them a change: a long list would be cut.
-func listChanges(field string, old, now []string) []rotation.EntryChange {
-	var all []rotation.EntryChange
-	for _, member := range old {
-		if !slices.Contains(now, member) {
-			all = append(all, rotation.EntryChange{Field: field, From: kind.PublicText(field, member)})
-		}
-	}
-	for _, member := range now {
-		if !slices.Contains(old, member) {
-			all = append(all, rotation.EntryChange{Field: field, To: kind.PublicText(field, member)})
-		}
-	}
-	return all
-}
-
-// optionChanges returns the options that differ, each as the kind that it is an option of lets a journal keep it.
-func optionChanges(old, now kind.Options, was, is []kind.Field) []rotation.EntryChange {
-	as := func(fields []kind.Field) func(name, text string) string {
-		return func(name, text string) string { return kind.PublicOption(fields, name, text) }
-	}
-	return fields(old).changesAs(fields(now), as(was), as(is))
-}
-
-// keyFields returns the options of keys of a kind, none if it is not known.
-func (b *base) keyFields(kindName string) []kind.Field {
-	k, err := b.Kinds.Get(kindName)
-	if err != nil {
-		return nil
-	}
-	return k.Fields()
-}
-
-// connectionFields returns those of connections of a kind, none if it is not known or has no connections.
-func (b *base) connectionFields(kindName string) []kind.Field {
-	connector, err := b.connector(kindName)
-	if err != nil {
-		return nil
-	}
-	return connector.ConnectionFields()
-}
-
-// fields returns the mount-wide defaults by the names that an operator writes them with.
-func (c Config) fields() fields {
-	return fields{
-		"lease_ttl": c.LeaseTTL.String(), "takeover_after": c.TakeoverAfter.String(), "max_instances_per_login": strconv.Itoa(c.LoginInstances),
-		"soak": c.Soak.String(), "observe": c.Observe.String(), "deadline": c.Deadline.String(),
-		"on_failure": c.OnFailure, "confirm": c.Confirm, "confirm_by": c.ConfirmBy, "look_every": c.LookEvery.String(), "compromised_deadline": c.CutAfter.String(),
-		"retain": c.Retain.String(), "retain_rows": c.RetainRows.String(),
-		"journal_max_entries": strconv.Itoa(c.JournalEntries), "journal_max_age": c.JournalAge.String(),
-	}
-}
-
 // ConfigChanges returns what writing c changes.
-func (s *state) ConfigChanges(c Config) []rotation.EntryChange {
-	return s.Config().fields().changes(c.fields())
+func (s *state) ConfigChanges(c catalog.Config) []rotation.EntryChange {
+	return s.Config().Fields().Changes(c.Fields())
 }
 
 // WorkloadChanges returns what writing w changes.
 func (s *state) WorkloadChanges(w workload.Workload) []rotation.EntryChange {
 	old, _ := s.Workload(w.Name)
-	return workloadChanges(old, w)
-}
-
-func workloadChanges(old, w workload.Workload) []rotation.EntryChange {
-	settings := func(w workload.Workload) fields {
-		if w.Name == "" {
-			return nil
-		}
-		return fields{
-			"min_instances": strconv.Itoa(w.MinInstances), "max_instances": strconv.Itoa(w.MostInstances()), "max_unavailable": w.MaxUnavailable, "reencrypts": strconv.FormatBool(w.Reencrypts),
-		}
-	}
-	all := append(settings(old).changes(settings(w)), listChanges("after", old.After, w.After)...)
-	names := maps.Clone(old.Keys)
-	if names == nil {
-		names = map[string]workload.Role{}
-	}
-	maps.Copy(names, w.Keys)
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		if from, to := roleText(old.Keys[name]), roleText(w.Keys[name]); from != to {
-			all = append(all, rotation.EntryChange{Field: "keys." + kind.CutText(name, mostName), From: from, To: to})
-		}
-	}
-	if len(old.After) == len(w.After) && !slices.Equal(old.After, w.After) && len(listChanges("after", old.After, w.After)) == 0 {
-		all = append(all, rotation.EntryChange{Field: "after", From: strings.Join(old.After, ", "), To: strings.Join(w.After, ", ")})
-	}
-	return all
-}
-
-// roleText says what a workload does with a key, by the names of the lists that it is written in.
-func roleText(r workload.Role) string {
-	var words []string
-	for _, is := range []struct {
-		so   bool
-		word string
-	}{{r.Presents, "presents"}, {r.Verifies, "verifies"}, {r.Single, "single_value"}} {
-		if is.so {
-			words = append(words, is.word)
-		}
-	}
-	return strings.Join(words, ", ")
+	return catalog.WorkloadChanges(old, w)
 }
 
 // KeyChanges says what a definition, with a value where there is one, changes of a key. Nothing of the value is in it but,
 // where it is a URL that logs in at a connection's server, where it leads to and as whom.
-func (s *state) KeyChanges(d Definition, value key.Value) []rotation.EntryChange {
+func (s *state) KeyChanges(d catalog.Definition, value key.Value) []rotation.EntryChange {
 	old, _ := s.Key(d.Name)
-	changes := s.base.definitionChanges(old, d)
+	changes := s.base.DefinitionChanges(old, d)
 	if !value.Empty() {
 		changes = append(changes, rotation.EntryChange{Field: "value", To: s.PublicValue(key.Key{Kind: d.Kind, Options: d.Options}, value)})
 	}
@@ -162,73 +34,10 @@ func (s *state) KeyChanges(d Definition, value key.Value) []rotation.EntryChange
 
 // PublicValue says of a value that it was given, and where it is a URL that logs in at a connection's server, where it
 // leads to and as whom.
-func (s *state) PublicValue(k key.Key, value key.Value) string {
-	kd, err := s.base.Kinds.Get(k.Kind)
-	if err != nil {
-		return secretGiven
-	}
-	_, connects := kd.(kind.Connector)
-	_, wrong := kd.Check(k.Options, value)
-	if text := value.Reveal(); connects && wrong == nil && strings.Contains(text, "://") && strings.Contains(text, "@") {
-		return kind.PublicText("url", text)
-	}
-	return secretGiven
-}
-
-// definitionChanges returns what a definition changes of a key; old is the zero key where there is none, and so is d where
-// the key is deleted.
-func (b *base) definitionChanges(old key.Key, d Definition) []rotation.EntryChange {
-	settings := func(name, kindName, env string, p key.Policy) fields {
-		if name == "" {
-			return nil
-		}
-		return fields{
-			"kind": kindName, "env": env,
-			"rotation_period": duration(p.Period), "rotation_schedule": p.Schedule, "rotation_window": duration(p.Window),
-			"disable_automated_rotation": strconv.FormatBool(p.Disabled), "soak": duration(p.Soak), "observe": duration(p.Observe),
-			"deadline": duration(p.Deadline), "on_failure": p.OnFailure, "confirm": p.Confirm, "confirm_by": p.ConfirmBy, "retain": duration(p.Retain),
-		}
-	}
-	all := settings(old.Name, old.Kind, old.Env, old.Policy).changes(settings(d.Name, d.Kind, d.Env, d.Policy))
-	all = append(all, optionChanges(old.Options, d.Options, b.keyFields(old.Kind), b.keyFields(d.Kind))...)
-	all = append(all, listChanges("protects", protected(old.Protects), protected(d.Protects))...)
-	all = append(all, fields{"witness": old.Witness}.changes(fields{"witness": d.Witness})...)
-	return append(all, listChanges("waives", old.Waives, d.Waives)...)
-}
-
-func protected(columns []key.Column) []string {
-	texts := make([]string, 0, len(columns))
-	for _, c := range columns {
-		texts = append(texts, c.Protected())
-	}
-	return texts
-}
-
-func duration(d time.Duration) string {
-	if d == key.Inherit {
-		return "inherited"
-	}
-	return d.String()
-}
+func (s *state) PublicValue(k key.Key, value key.Value) string { return s.base.PublicValue(k, value) }
 
 // ConnectionChanges returns what writing a connection changes.
 func (s *state) ConnectionChanges(written kind.Connection) []rotation.EntryChange {
 	old, _ := s.Connection(written.Name)
-	return s.base.connectionChanges(old, overwritten(old, written), written)
-}
-
-// connectionChanges says what differs, without secrets.
-func (b *base) connectionChanges(old, c, written kind.Connection) []rotation.EntryChange {
-	var all []rotation.EntryChange
-	if old.Kind != c.Kind && c.Kind != "" {
-		all = append(all, rotation.EntryChange{Field: "kind", From: old.Kind, To: c.Kind})
-	}
-	all = append(all, optionChanges(old.Options, c.Options, b.connectionFields(old.Kind), b.connectionFields(cmp.Or(c.Kind, old.Kind)))...)
-	for _, name := range slices.Sorted(maps.Keys(written.Secrets)) {
-		all = append(all, rotation.EntryChange{Field: name, To: secretGiven})
-	}
-	if !c.Secrets[kind.FieldPassword].Equal(old.Secrets[kind.FieldPassword]) && written.Secrets[kind.FieldPassword].Empty() {
-		all = append(all, rotation.EntryChange{Field: kind.FieldPassword, To: secretGiven}) // in the URL
-	}
-	return all
+	return s.base.ConnectionChanges(old, catalog.Overwritten(old, written), written)
 }

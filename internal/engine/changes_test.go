@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -55,7 +56,7 @@ func TestJournalKeepsWhatAWriteChanges(t *testing.T) {
 	h.ok(h.engine.PutConfig(ctx, c, testActor))
 	wants("config written", rotation.EntryChange{Field: "journal_max_entries", From: "100000", To: "50000"}, rotation.EntryChange{Field: "soak", From: "30s", To: "1m0s"})
 
-	d := Definition{Name: "database-url", Kind: "token", Policy: key.Policy{Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit}}
+	d := catalog.Definition{Name: "database-url", Kind: "token", Policy: key.Policy{Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit}}
 	_, err := h.engine.PutKey(ctx, d, testActor)
 	h.ok(err)
 	d.Policy.Observe, d.Policy.Confirm = 25*time.Hour, rotation.ConfirmManual
@@ -116,7 +117,7 @@ func TestJournalKeepsWhatARotationWasAskedFor(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()
 	id := h.ask(Request{Keys: []string{"service-token"}, Confirm: rotation.ConfirmManual, OnFailure: rotation.FailureRevert, Value: key.NewValue(strings.Repeat("v", 40)), Deadline: time.Hour})
-	want := []rotation.EntryChange{{Field: "confirm", From: "auto", To: "manual"}, {Field: "deadline", From: "0s", To: "1h0m0s"}, {Field: "on_failure", From: "pause", To: "revert"}, {Field: "value", From: "", To: secretGiven}}
+	want := []rotation.EntryChange{{Field: "confirm", From: "auto", To: "manual"}, {Field: "deadline", From: "0s", To: "1h0m0s"}, {Field: "on_failure", From: "pause", To: "revert"}, {Field: "value", From: "", To: catalog.SecretGiven}}
 	for _, entry := range h.entries() {
 		if entry.Rotation == id && entry.Event == 1 && !slices.Equal(entry.Changes, want) || entry.Event > 1 && len(entry.Changes) > 0 {
 			t.Errorf("event %d: %+v", entry.Event, entry.Changes)

@@ -5,14 +5,14 @@ package engine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -22,32 +22,13 @@ import (
 const connectionDeadline = 30 * time.Second
 
 // Connectors lists the kinds that have connections.
-func (s *state) Connectors() []string { return s.base.connectors() }
-
-func (b *base) connectors() []string {
-	var names []string
-	for _, kd := range b.Kinds {
-		if _, ok := kd.(kind.Connector); ok {
-			names = append(names, kd.Name())
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
-func (b *base) connector(kindName string) (kind.Connector, error) {
-	kd, err := b.Kinds.Get(kindName)
-	if connector, ok := kd.(kind.Connector); err == nil && ok {
-		return connector, nil
-	}
-	return nil, rotation.Refusef("kind %s has no connections; use one of: %s", kind.Quote(kindName), strings.Join(b.connectors(), ", "))
-}
+func (s *state) Connectors() []string { return s.base.Connectors() }
 
 // Connection returns a connection; false where there is none.
 func (s *state) Connection(name string) (kind.Connection, bool) {
 	m, unlock := s.memory.Lock()
 	defer unlock()
-	c, ok := m.connections[name]
+	c, ok := m.Connections[name]
 	return c, ok
 }
 
@@ -55,25 +36,14 @@ func (s *state) Connection(name string) (kind.Connection, bool) {
 func (s *state) ConnectionNames() []string {
 	m, unlock := s.memory.Lock()
 	defer unlock()
-	return slices.Sorted(maps.Keys(m.connections))
+	return slices.Sorted(maps.Keys(m.Connections))
 }
 
 func checkConnection(ctx context.Context, connector kind.Connector, c kind.Connection) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectionDeadline)
 	defer cancel()
-	notes, err := connectionAt(ctx, connector, c)
+	notes, err := untrusted.CheckConnection(ctx, connector, c)
 	return append(notes, kind.OpenHosts(c)...), err
-}
-
-// revision is a number that no connection had before.
-func (b *base) revision() (uint64, error) {
-	text, err := b.random(8)
-	if err != nil {
-		return 0, err
-	}
-	var n uint64
-	_, err = fmt.Sscanf(text, "%x", &n)
-	return n, err
 }
 
 // retryRotations makes rotations whose last try at a connection's server failed due now.
@@ -82,7 +52,7 @@ func (l *locked) retryRotations(ctx context.Context, connection string) error {
 	l.lookNow(connection)
 	for _, id := range slices.Sorted(maps.Keys(l.active)) {
 		r := l.active[id]
-		uses := slices.ContainsFunc(r.Changes, func(c rotation.Change) bool { return l.keys[c.Key].Options[kind.OptionConnection] == connection })
+		uses := slices.ContainsFunc(r.Changes, func(c rotation.Change) bool { return l.Keys[c.Key].Options[kind.OptionConnection] == connection })
 		if !uses || r.Fault == "" || l.busy[id] {
 			continue
 		}
@@ -97,11 +67,11 @@ func (l *locked) retryRotations(ctx context.Context, connection string) error {
 func (e *Engine) DeleteConnection(ctx context.Context, name string, by rotation.Actor) error {
 	l, release := e.acquire()
 	defer release()
-	c, ok := l.connections[name]
+	c, ok := l.Connections[name]
 	if !ok {
 		return nil
 	}
-	for _, k := range l.keys {
+	for _, k := range l.Keys {
 		if k.Options[kind.OptionConnection] == name {
 			return rotation.Refusef("connection %s is used by key %s; delete the key first, or name another connection in hyvve/keys/%s", name, k.Name, k.Name)
 		}
@@ -109,22 +79,18 @@ func (e *Engine) DeleteConnection(ctx context.Context, name string, by rotation.
 			return rotation.Refusef("connection %s is the witness of the rows of key %s; name another first: vault write hyvve/keys/%s witness=…", name, k.Name, k.Name)
 		}
 	}
-	if err := e.journal.Add(ctx, journal.Entry{What: "connection deleted", By: by.Name, Entity: by.Entity, Connection: name, Changes: optionChanges(c.Options, nil, e.base.connectionFields(c.Kind), nil)}); err != nil {
+	if err := e.journal.Add(ctx, journal.Entry{What: "connection deleted", By: by.Name, Entity: by.Entity, Connection: name, Changes: catalog.OptionChanges(c.Options, nil, e.base.ConnectionFields(c.Kind), nil)}); err != nil {
 		return err
 	}
 	if err := e.remove(ctx, pathConnections+name); err != nil {
 		return err
 	}
 	e.lock(func(m *memory) {
-		delete(m.connections, name)
+		delete(m.Connections, name)
 		delete(m.health, checksConnection+name)
 	})
 	return nil
 }
-
-// rootBytes is how many random bytes an administrator's new password is made of; it is written in hexadecimal, which needs
-// no encoding anywhere.
-const rootBytes = 32
 
 // RotateRoot returns a connection's administrator another password, which nobody but this mount knows. The new one is stored
 // before the server hears of it; killed anywhere, either of the two is in force, both are known, and a repetition ends it.
@@ -137,25 +103,25 @@ func (e *Engine) RotateRoot(ctx context.Context, name string, by rotation.Actor)
 	if err != nil {
 		return c, err
 	}
-	connector, err := e.base.connector(c.Kind)
+	connector, err := e.base.Connector(c.Kind)
 	if err != nil {
 		return c, err
 	}
 	asked, cancel := context.WithTimeout(ctx, connectionDeadline)
 	defer cancel()
-	if err := rotateRootAt(asked, connector, c); err != nil {
+	if err := untrusted.RotateRoot(asked, connector, c); err != nil {
 		return c, rotation.Refusef("connection %s: %w; the new password is stored beside the old one and both are tried: write rotate-root again to finish it", name, err)
 	}
 	next := c.Next
 	l, release := e.acquire()
 	defer release()
-	c, ok := l.connections[name]
+	c, ok := l.Connections[name]
 	if !ok || !c.Next.Equal(next) {
 		return c, rotation.Refusef("connection %s was written by somebody else meanwhile; the administrator's password at the server was changed by this rotation, so write the connection again with a password that was set there", name)
 	}
 	c.Secrets = maps.Clone(c.Secrets)
 	c.Secrets[kind.FieldPassword], c.Next, c.Rotated = next, key.Value{}, e.Now().UTC()
-	if c.Revision, err = e.base.revision(); err != nil {
+	if c.Revision, err = e.base.Revision(); err != nil {
 		return c, err
 	}
 	if err := e.journal.Add(ctx, journal.Entry{What: "administrator's password rotated", By: by.Name, Entity: by.Entity, Connection: name}); err != nil {
@@ -164,15 +130,15 @@ func (e *Engine) RotateRoot(ctx context.Context, name string, by rotation.Actor)
 	if err := e.put(ctx, pathConnections+name, c); err != nil {
 		return c, err
 	}
-	e.lock(func(m *memory) { m.connections[name] = c })
+	e.lock(func(m *memory) { m.Connections[name] = c })
 	return c, nil
 }
 
 // intendRoot stores the next password of a connection's administrator, or finds it stored.
 func (l *locked) intendRoot(ctx context.Context, name string, by rotation.Actor) (kind.Connection, error) {
-	c, ok := l.connections[name]
+	c, ok := l.Connections[name]
 	if !ok {
-		return c, unknownConnection(name)
+		return c, catalog.UnknownConnection(name)
 	}
 	if c.Secrets[kind.FieldPassword].Empty() {
 		return c, rotation.Refusef("connection %s has no password to rotate: its administrator logs in without one", name)
@@ -180,10 +146,10 @@ func (l *locked) intendRoot(ctx context.Context, name string, by rotation.Actor)
 	if !c.Next.Empty() {
 		return c, nil
 	}
-	if other := l.sameAdministrator(c); other != "" {
+	if other := l.SameAdministrator(c); other != "" {
 		return c, rotation.Refusef("connection %s logs in as the same administrator at the same server, and could not do so any more with the password that connection %s would get. Give one of the two an administrator of its own, or delete one, after connection= of its keys names the other; nothing was changed", other, name)
 	}
-	password, err := l.random(rootBytes)
+	password, err := l.Hex(catalog.RootBytes)
 	if err != nil {
 		return c, err
 	}
@@ -194,36 +160,14 @@ func (l *locked) intendRoot(ctx context.Context, name string, by rotation.Actor)
 	if err := l.put(ctx, pathConnections+name, c); err != nil {
 		return c, err
 	}
-	l.lock(func(m *memory) { m.connections[name] = c })
-	return c, nil
-}
-
-func unknownConnection(name string) error {
-	return rotation.Refusef("connection %q is not known; list the connections with: vault list hyvve/connections", name)
-}
-
-// connectionOf is that of a key, the zero one where its kind has none.
-func (cat *catalog) connectionOf(k key.Key) (kind.Connection, error) {
-	if _, ok := cat.kindOf(k).(kind.Connector); !ok {
-		return kind.Connection{}, nil
-	}
-	name := k.Options[kind.OptionConnection]
-	c, ok := cat.connections[name]
-	switch {
-	case name == "":
-		return c, fmt.Errorf("key %s names no connection; set connection= of hyvve/keys/%s", k.Name, k.Name)
-	case !ok:
-		return c, unknownConnection(name)
-	case c.Kind != k.Kind:
-		return c, fmt.Errorf("connection %s is of kind %s, key %s of kind %s", name, c.Kind, k.Name, k.Kind)
-	}
+	l.lock(func(m *memory) { m.Connections[name] = c })
 	return c, nil
 }
 
 func (l *locked) loadConnections(ctx context.Context) error {
 	return l.each(ctx, pathConnections, func(data []byte) error {
 		c, err := kind.DecodeConnection(data)
-		l.connections[c.Name] = c
+		l.Connections[c.Name] = c
 		l.planCheck(checksConnection+c.Name, l.opened)
 		return err
 	})

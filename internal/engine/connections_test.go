@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -90,7 +91,7 @@ func connected(t *testing.T) (*harness, *login) {
 	h.kinds = kind.List{l}
 	h.open()
 	h.ok(h.connect("right"))
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "db", Kind: "login", Options: kind.Options{"connection": "main"}}, testActor)
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "db", Kind: "login", Options: kind.Options{"connection": "main"}}, testActor)
 	h.ok(err)
 	return h, l
 }
@@ -132,11 +133,11 @@ func TestConnectionIsVerifiedAndKept(t *testing.T) {
 			return err
 		}(),
 		"is not known": func() error {
-			_, err := h.engine.PutKey(t.Context(), Definition{Name: "x", Kind: "login", Options: kind.Options{"connection": "nope"}}, testActor)
+			_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "x", Kind: "login", Options: kind.Options{"connection": "nope"}}, testActor)
 			return err
 		}(),
 		"names no connection": func() error {
-			_, err := h.engine.PutKey(t.Context(), Definition{Name: "x", Kind: "login"}, testActor)
+			_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "x", Kind: "login"}, testActor)
 			return err
 		}(),
 	} {
@@ -229,7 +230,7 @@ func TestRotationGoesOnWhenTheConnectionIsMended(t *testing.T) {
 // with the same value.
 func TestFirstVersionAtAServer(t *testing.T) {
 	h := newHarness(t)
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "db", Kind: "server"}, testActor)
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "db", Kind: "server"}, testActor)
 	h.ok(err)
 	h.server.fail["stage"] = errors.New("connection refused")
 	if _, _, err := h.engine.First(t.Context(), "db", key.Value{}, testActor); err == nil || !strings.Contains(err.Error(), "generate=true") {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -221,7 +222,7 @@ func checkJournal(t *testing.T, h *harness, view View) {
 func TestInstancesComeBackAfterTheirLeasesEnded(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "service-token", Kind: "token", Policy: key.Policy{Soak: 5 * time.Second}}, testActor)
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "service-token", Kind: "token", Policy: key.Policy{Soak: 5 * time.Second}}, testActor)
 	h.ok(err)
 	id := h.rotate("service-token")
 	h.until(id, rotation.Soaking)

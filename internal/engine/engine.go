@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/guard"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -75,12 +76,12 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		begun := time.Now() //nolint:forbidigo // the default clock, which is the system's
 		o.Uptime = func() time.Duration { return time.Since(begun) }
 	}
-	records := newRecords(newCatalog(&base{Kinds: o.Kinds, Random: o.Random, Now: o.Now, Uptime: o.Uptime}))
+	records := newRecords(catalog.New(&catalog.Base{Kinds: o.Kinds, Random: o.Random, Now: o.Now, Uptime: o.Uptime}))
 	e.state = newState(o, records)
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.background = func(do func(*Engine)) { run(func() { do(e) }) }
 	e.writer = guard.New(newPending(records))
-	e.journal = journal.New(journalStore{e.storage}, e.base.sumEntry, o.Now, func() (unlock func()) {
+	e.journal = journal.New(journalStore{e.storage}, e.base.SumEntry, o.Now, func() (unlock func()) {
 		_, release := e.acquire()
 		return release
 	})

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -334,8 +335,8 @@ func TestRevertUnstagesAtTheServer(t *testing.T) {
 func TestSoakStartsAgainAfterIllness(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()
-	h.ok(h.engine.PutConfig(t.Context(), Config{LeaseTTL: time.Minute, TakeoverAfter: minTakeover, Soak: time.Minute, OnFailure: rotation.FailurePause, CutAfter: time.Minute}, testActor))
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "service-token", Kind: "token", Policy: key.Policy{Soak: key.Inherit}}, testActor)
+	h.ok(h.engine.PutConfig(t.Context(), catalog.Config{LeaseTTL: time.Minute, TakeoverAfter: catalog.MinTakeover, Soak: time.Minute, OnFailure: rotation.FailurePause, CutAfter: time.Minute}, testActor))
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "service-token", Kind: "token", Policy: key.Policy{Soak: key.Inherit}}, testActor)
 	h.ok(err)
 	id := h.rotate("service-token")
 	h.until(id, rotation.Soaking)
@@ -359,7 +360,7 @@ func TestSoakStartsAgainAfterIllness(t *testing.T) {
 func TestPeriodStartsARotation(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "service-token", Kind: "token", Policy: key.Policy{Period: time.Hour}}, testActor)
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "service-token", Kind: "token", Policy: key.Policy{Period: time.Hour}}, testActor)
 	h.ok(err)
 	h.engine.Tick(t.Context())
 	if reading, _ := h.engine.Read(t.Context(), fleet.Reader{Workload: "agents"}, time.Hour); reading.TTL > time.Hour {
@@ -390,7 +391,7 @@ func TestPeriodStartsARotation(t *testing.T) {
 // A period whose rotation cannot start is tried again, ever more rarely, and status says why.
 func TestPeriodThatCannotStart(t *testing.T) {
 	h := newHarness(t)
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "unused", Kind: "token", Policy: key.Policy{Period: time.Hour}}, testActor)
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "unused", Kind: "token", Policy: key.Policy{Period: time.Hour}}, testActor)
 	h.ok(err)
 	_, _, err = h.engine.First(t.Context(), "unused", key.Value{}, testActor)
 	h.ok(err)
@@ -417,7 +418,7 @@ func TestRefusals(t *testing.T) {
 	h.key("unused", "token")
 	h.key("protecting", "token", key.Column{Table: "t", Column: "c", Layout: key.TagFirst})
 	h.workload(workload.Workload{Name: "web", Keys: map[string]workload.Role{"protecting": {Presents: true, Verifies: true}}})
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "empty", Kind: "token"}, testActor)
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "empty", Kind: "token"}, testActor)
 	h.ok(err)
 	running := h.rotate("service-token")
 	ctx := t.Context()
@@ -425,7 +426,7 @@ func TestRefusals(t *testing.T) {
 		_, _, err := h.engine.Rotate(ctx, Request{Keys: keys, Trigger: rotation.ByOperator})
 		return err
 	}
-	define := func(d Definition) error { _, err := h.engine.PutKey(ctx, d, testActor); return err }
+	define := func(d catalog.Definition) error { _, err := h.engine.PutKey(ctx, d, testActor); return err }
 	before := h.store.writes
 	for want, err := range map[string]error{
 		`key "nothing" is not known`:            rotate("nothing"),
@@ -434,12 +435,12 @@ func TestRefusals(t *testing.T) {
 		"no workload uses key unused":           rotate("unused"),
 		"reencrypts=true":                       rotate("protecting"),
 		"has no version yet":                    rotate("empty"),
-		"contains a slash":                      define(Definition{Name: "a/b", Kind: "token"}),
-		`kind "tokn" is not known`:              define(Definition{Name: "x", Kind: "tokn"}),
-		"env SERVICE_TOKEN is that of key":      define(Definition{Name: "x", Kind: "token", Env: "SERVICE_TOKEN"}),
-		"rotation_period 1s is too short":       define(Definition{Name: "x", Kind: "token", Policy: key.Policy{Period: time.Second}}),
-		"env cannot be changed":                 define(Definition{Name: "unused", Kind: "token", Env: "OTHER"}),
-		`layout "upside" of t.c is not known`:   define(Definition{Name: "x", Kind: "token", Protects: []key.Column{{Table: "t", Column: "c", Layout: "upside"}}}),
+		"contains a slash":                      define(catalog.Definition{Name: "a/b", Kind: "token"}),
+		`kind "tokn" is not known`:              define(catalog.Definition{Name: "x", Kind: "tokn"}),
+		"env SERVICE_TOKEN is that of key":      define(catalog.Definition{Name: "x", Kind: "token", Env: "SERVICE_TOKEN"}),
+		"rotation_period 1s is too short":       define(catalog.Definition{Name: "x", Kind: "token", Policy: key.Policy{Period: time.Second}}),
+		"env cannot be changed":                 define(catalog.Definition{Name: "unused", Kind: "token", Env: "OTHER"}),
+		`layout "upside" of t.c is not known`:   define(catalog.Definition{Name: "x", Kind: "token", Protects: []key.Column{{Table: "t", Column: "c", Layout: "upside"}}}),
 		"is used by workload web":               h.engine.DeleteKey(ctx, "protecting", testActor),
 		"wait until it has ended, or revert it": h.engine.DeleteKey(ctx, "service-token", testActor),
 		"takes part in rotation":                h.engine.DeleteWorkload(ctx, "api", testActor),

@@ -11,8 +11,6 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
-func (b *base) sumEntry(data string) string { return b.fingerprints.Sum("journal", data) }
-
 // Journal returns the journal.
 func (s *state) Journal() *journal.Journal { return s.journal }
 
@@ -59,7 +57,7 @@ func (l *locked) eventEntry(r rotation.Rotation, n int) journal.Entry {
 		entry.Changes = r.Asked
 	}
 	for _, c := range r.Changes {
-		v, _ := l.keys[c.Key].Version(c.To)
+		v, _ := l.Keys[c.Key].Version(c.To)
 		entry.Keys = append(entry.Keys, journal.Key{Key: c.Key, From: c.From, To: c.To, Fingerprint: v.Fingerprint})
 	}
 	return entry

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -15,9 +16,9 @@ import (
 // flood is a report with as much text as CheckWork lets through, all of it longer when it is stored.
 func flood(opened int) workload.WorkReport {
 	r := workload.WorkReport{Done: true, Place: here(), Columns: []workload.ColumnReport{good}}
-	for n := range mostFinds {
+	for n := range untrusted.MostFinds {
 		r.Finds = append(r.Finds, workload.Find{Column: fmt.Sprintf("%03d%s", n, strings.Repeat("<", 250)), Shaped: 1, Tried: 1, Opened: opened})
-		r.Unseen = append(r.Unseen, strings.Repeat("&", maxWorkText))
+		r.Unseen = append(r.Unseen, strings.Repeat("&", untrusted.MaxWorkText))
 	}
 	return r
 }
@@ -48,7 +49,7 @@ func TestAdversaryReportsFillTheRecord(t *testing.T) {
 	for range 10 {
 		for _, liar := range liars {
 			report := flood(0)
-			report.Done, report.Error = false, strings.Repeat("<\"", maxReason)
+			report.Done, report.Error = false, strings.Repeat("<\"", untrusted.MostReason)
 			h.reports(liar, report)
 			look()
 		}
@@ -69,7 +70,7 @@ func TestAdversaryReportsFillTheRecord(t *testing.T) {
 	h.saw(one, here(), good)
 	for _, liar := range liars {
 		report := flood(0)
-		report.Done, report.Error = false, strings.Repeat("<\"", maxReason)
+		report.Done, report.Error = false, strings.Repeat("<\"", untrusted.MostReason)
 		h.reports(liar, report)
 	}
 	h.saw(two, here(), good)
@@ -93,7 +94,7 @@ func TestFindsThatAreCutHoldRetire(t *testing.T) {
 		for _, f := range finds {
 			k.Waives = append(k.Waives, f.Column)
 		}
-		h.engine.lock(func(m *memory) { m.keys["master"] = k })
+		h.engine.lock(func(m *memory) { m.Keys["master"] = k })
 	}
 	h.rounds(3)
 	waive(h.view(id).Progress["master"].Finds)

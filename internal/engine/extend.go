@@ -6,6 +6,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -47,8 +48,8 @@ func (s *state) Leave(ctx context.Context, workloadName, id string, secret key.V
 	var err error
 	known := false
 	s.lock(func(m *memory) {
-		if _, ok := m.workloads[workloadName]; !ok {
-			err = unknownWorkload(workloadName)
+		if _, ok := m.Workloads[workloadName]; !ok {
+			err = catalog.UnknownWorkload(workloadName)
 			return
 		}
 		if _, known = m.fleets[workloadName].Get(id); known {

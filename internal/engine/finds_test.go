@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -50,7 +51,7 @@ func TestUnconfiguredEnvelopesHoldRetire(t *testing.T) {
 	waive := func(columns ...string) {
 		t.Helper()
 		k, _ := h.engine.Key("master")
-		_, err := h.engine.PutKey(t.Context(), Definition{Name: k.Name, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: k.Policy, Waives: columns}, testActor)
+		_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: k.Name, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: k.Policy, Waives: columns}, testActor)
 		h.ok(err)
 	}
 	waive("audit.copies.body")
@@ -62,7 +63,7 @@ func TestUnconfiguredEnvelopesHoldRetire(t *testing.T) {
 	}
 	waive("audit.copies.body", "public.events.payload")
 	h.until(id, rotation.Done)
-	if _, err := h.engine.PutKey(t.Context(), Definition{Name: "master", Kind: "token", Waives: []string{"nothing"}}, testActor); err == nil || !strings.Contains(err.Error(), "waives") {
+	if _, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "master", Kind: "token", Waives: []string{"nothing"}}, testActor); err == nil || !strings.Contains(err.Error(), "waives") {
 		t.Errorf("waives=nothing: %v", err)
 	}
 }
@@ -154,7 +155,7 @@ func TestCountsOfOtherColumnsAreForgotten(t *testing.T) {
 	if p := h.planned(); len(p.Blockers) != 1 {
 		t.Fatalf("blockers are %v", p.Blockers)
 	}
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "master", Kind: "token", Witness: rotation.WitnessNone, Protects: []key.Column{
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "master", Kind: "token", Witness: rotation.WitnessNone, Protects: []key.Column{
 		{Table: "t", Column: "c", Layout: key.TagFirst, Where: []key.Term{{Column: "kind", Is: "=", Value: "oauth"}}},
 	}}, testActor)
 	h.ok(err)
@@ -179,7 +180,7 @@ func TestWaivedColumnsAreNotWrittenOver(t *testing.T) {
 	h := newHarness(t)
 	h.rows()
 	given := []string{"public.events.payload"}
-	k, err := h.engine.PutKey(t.Context(), Definition{Name: "master", Kind: "token", Waives: given}, testActor)
+	k, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "master", Kind: "token", Waives: given}, testActor)
 	h.ok(err)
 	if k.Waives[0] != "events.payload" || given[0] != "public.events.payload" {
 		t.Errorf("of %v the key waives %v", given, k.Waives)

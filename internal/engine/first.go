@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -27,7 +29,7 @@ func (e *Engine) First(ctx context.Context, name string, value key.Value, by rot
 	if err != nil {
 		return key.Key{}, nil, err
 	}
-	v := e.base.firstVersion(name, value, by)
+	v := e.base.FirstVersion(name, value, by)
 	v.Number = 1
 	if err := e.tryImport(ctx, k, v); err != nil {
 		return key.Key{}, nil, err
@@ -50,13 +52,13 @@ func (e *Engine) First(ctx context.Context, name string, value key.Value, by rot
 
 // TryFirst reports whether a value could be the first version of a key that is defined so, or, where it is empty, whether one
 // can be made: before anything is stored.
-func (s *state) TryFirst(ctx context.Context, d Definition, value key.Value) error {
-	k, err := s.base.check(d)
+func (s *state) TryFirst(ctx context.Context, d catalog.Definition, value key.Value) error {
+	k, err := s.base.Check(d)
 	if err != nil {
 		return err
 	}
 	if value.Empty() {
-		_, err := s.base.generate(k, key.Value{})
+		_, err := s.base.Generate(k, key.Value{})
 		return err
 	}
 	return s.tryImport(ctx, k, key.Version{Number: 1, Value: value})
@@ -70,11 +72,11 @@ func (s *state) tryImport(ctx context.Context, k key.Key, v key.Version) error {
 		if _, err = m.shared(k, v.Value); err != nil {
 			return
 		}
-		if err = m.checkHosts(k, v.Value); err != nil {
+		if err = m.CheckHosts(k, v.Value); err != nil {
 			err = rotation.Refusef("key %s: value: %w; nothing was stored", k.Name, err)
 			return
 		}
-		if err = m.checkNext(k, v); err == nil {
+		if err = m.CheckNext(k, v); err == nil {
 			err = m.checkCarried(k, v.Value)
 		}
 	})
@@ -87,53 +89,22 @@ func (s *state) tryImport(ctx context.Context, k key.Key, v key.Version) error {
 	return nil
 }
 
-// checkNext refuses a value, to be imported, from which no rotation could go on: that of the administrator, say.
-func (cat *catalog) checkNext(k key.Key, v key.Version) error {
-	checker, checks := cat.kindOf(k).(kind.ChangeChecker)
-	if _, makes := cat.kindOf(k).(kind.Generator); !checks || !makes {
-		return nil
-	}
-	change, err := cat.nextChange(k, v)
-	if err != nil {
-		return err
-	}
-	if err := checker.CheckChange(change); err != nil {
-		return rotation.Refusef("key %s: value: no rotation could follow it: %w; nothing was stored", k.Name, err)
-	}
-	return nil
-}
-
-// nextChange drafts the rotation that could follow a value which is to be imported. The key's kind is a Generator.
-func (cat *catalog) nextChange(k key.Key, v key.Version) (kind.Change, error) {
-	connection, err := cat.connectionOf(k)
-	if err != nil {
-		return kind.Change{}, rotation.Refusef("key %s: %w", k.Name, err)
-	}
-	next, err := cat.generate(k, v.Value)
-	if err != nil {
-		return kind.Change{}, err
-	}
-	v.State = key.Current
-	k.Versions = []key.Version{v}
-	return kind.Change{Key: k, From: v, To: key.Version{Number: v.Number + 1, Value: next, State: key.Staged}, Connection: connection}, nil
-}
-
 // foresee warns of what a plan of the first rotation after an import would say of the key's server: an operator should know
 // it when he hands the value over. The import is good without that, so that a server which cannot be asked is a warning, too.
 func (s *state) foresee(ctx context.Context, k key.Key, v key.Version) (warnings []string) {
-	preflighter, checks := s.base.kindOf(k).(kind.Preflighter)
-	if _, makes := s.base.kindOf(k).(kind.Generator); !checks || !makes {
+	preflighter, checks := s.base.KindOf(k).(kind.Preflighter)
+	if _, makes := s.base.KindOf(k).(kind.Generator); !checks || !makes {
 		return nil
 	}
 	var change kind.Change
 	var err error
-	s.lock(func(m *memory) { change, err = m.nextChange(k, v) })
+	s.lock(func(m *memory) { change, err = m.NextChange(k, v) })
 	if err != nil {
 		return []string{err.Error()}
 	}
 	ctx, cancel := context.WithTimeout(ctx, planDeadline)
 	defer cancel()
-	blockers, notes, err := preflightAt(ctx, preflighter, change)
+	blockers, notes, err := untrusted.Preflight(ctx, preflighter, change)
 	for _, text := range blockers {
 		warnings = append(warnings, fmt.Sprintf("key %s: its rotation would be blocked: %s", k.Name, text))
 	}
@@ -151,12 +122,12 @@ func (e *Engine) makeFirst(ctx context.Context, k key.Key, by rotation.Actor) (k
 	name := k.Name
 	v, staged := k.FirstStaged()
 	if !staged {
-		value, err := e.base.generate(k, key.Value{})
+		value, err := e.base.Generate(k, key.Value{})
 		if err != nil {
 			return key.Key{}, nil, err
 		}
-		v = e.base.firstVersion(name, value, by)
-		if _, ok := e.base.kindOf(k).(kind.Server); !ok {
+		v = e.base.FirstVersion(name, value, by)
+		if _, ok := e.base.KindOf(k).(kind.Server); !ok {
 			l, release := e.acquire()
 			defer release()
 			k, err = l.storeFirst(ctx, name, "version 1 made", by, func(k key.Key) (key.Key, error) { return k.WithFirst(v) })
@@ -187,25 +158,21 @@ func (e *Engine) makeFirst(ctx context.Context, k key.Key, by rotation.Actor) (k
 
 func (l *locked) stageFirst(ctx context.Context, name string, v key.Version, by rotation.Actor) (key.Key, error) {
 	return l.storeFirst(ctx, name, "version 1 drawn", by, func(k key.Key) (key.Key, error) {
-		if with := l.sharers(k, v.Value); len(with) > 0 {
-			return k, fmt.Errorf("%s is the login of %s; give key %s one of its own, with username= of hyvve/keys/%s", with[0].login, keysOf(with), k.Name, k.Name)
+		if with := l.Sharers(k, v.Value); len(with) > 0 {
+			return k, fmt.Errorf("%s is the login of %s; give key %s one of its own, with username= of hyvve/keys/%s", with[0].Login, catalog.KeysOf(with), k.Name, k.Name)
 		}
-		if err := l.checkHosts(k, v.Value); err != nil {
+		if err := l.CheckHosts(k, v.Value); err != nil {
 			return k, fmt.Errorf("key %s: %w", k.Name, err)
 		}
 		return k.WithFirstStaged(v)
 	})
 }
 
-func (b *base) firstVersion(name string, value key.Value, by rotation.Actor) key.Version {
-	return key.Version{Value: value, Created: b.Now().UTC(), CreatedBy: by.String(), Fingerprint: b.fingerprints.Of(name, value)}
-}
-
 // storeFirst changes a key, with an entry in the journal.
 func (l *locked) storeFirst(ctx context.Context, name, what string, by rotation.Actor, change func(key.Key) (key.Key, error)) (key.Key, error) {
-	k, ok := l.keys[name]
+	k, ok := l.Keys[name]
 	if !ok {
-		return key.Key{}, unknownKey(name)
+		return key.Key{}, catalog.UnknownKey(name)
 	}
 	k, err := change(k)
 	if err != nil {
@@ -220,13 +187,13 @@ func (l *locked) storeFirst(ctx context.Context, name, what string, by rotation.
 
 // atServer makes a first version valid where its kind has a server, if that is asked for, and tries it where the kind can.
 func (s *state) atServer(ctx context.Context, k key.Key, v key.Version, stage bool) error {
-	verifier, ok := s.base.kindOf(k).(kind.Verifier)
+	verifier, ok := s.base.KindOf(k).(kind.Verifier)
 	if !ok {
 		return nil
 	}
 	c := kind.Change{Key: k, To: v}
 	var err error
-	s.lock(func(m *memory) { c.Connection, err = m.connectionOf(k) })
+	s.lock(func(m *memory) { c.Connection, err = m.ConnectionOf(k) })
 	if err != nil {
 		return err
 	}
@@ -238,9 +205,9 @@ func (s *state) atServer(ctx context.Context, k key.Key, v key.Version, stage bo
 		}
 	}
 	if server, ok := verifier.(kind.Server); ok && stage {
-		if err := stageAt(ctx, server, c); err != nil {
+		if err := untrusted.Stage(ctx, server, c); err != nil {
 			return err
 		}
 	}
-	return verifyAt(ctx, verifier, c)
+	return untrusted.Verify(ctx, verifier, c)
 }

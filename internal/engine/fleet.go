@@ -4,14 +4,12 @@ package engine
 
 import (
 	"context"
-	"fmt"
-	"hash/fnv"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -21,7 +19,7 @@ import (
 func (l *locked) markDirty(keys ...string) {
 	l.lock(func(m *memory) {
 		for name, f := range m.fleets {
-			if w := m.workloads[name]; len(keys) == 0 || w.Uses(keys...) {
+			if w := m.Workloads[name]; len(keys) == 0 || w.Uses(keys...) {
 				f.Forget()
 				m.dirty[name] = true
 			}
@@ -117,67 +115,30 @@ func (m *memory) findTarget(w workload.Workload, i workload.Instance) fleet.Targ
 	for name, role := range w.Keys {
 		if r, ok := m.active[m.rotating[name]]; ok {
 			t.Held[name] = r.Held(w, i)[name]
-			if task, ok := m.workOf(r, name, w, role, i); ok {
+			if task, ok := m.WorkOf(r, name, w, role, i); ok {
 				t.Work = append(t.Work, task)
 			}
 			continue
 		}
-		current, ok := m.keys[name].Current()
+		current, ok := m.Keys[name].Current()
 		if !ok {
 			continue // no version yet: not part of any bundle
 		}
-		t.Held[name] = rotation.HeldAtRest(role, current.Number, m.alsoAccepted(m.keys[name]))
-		if k := m.keys[name]; w.Reencrypts && role.AcceptsBoth() && !i.Anonymous && len(k.Protects) > 0 {
+		t.Held[name] = rotation.HeldAtRest(role, current.Number, m.AlsoAccepted(m.Keys[name]))
+		if k := m.Keys[name]; w.Reencrypts && role.AcceptsBoth() && !i.Anonymous && len(k.Protects) > 0 {
 			idle = append(idle, workload.Work{
-				ID: countID(k, current.Number), Key: name, Env: k.Env, Phase: workload.PhaseCount, Columns: k.Protects,
+				ID: catalog.CountID(k, current.Number), Key: name, Env: k.Env, Phase: workload.PhaseCount, Columns: k.Protects,
 			})
 		}
 	}
 	slices.SortFunc(t.Work, func(a, b workload.Work) int { return strings.Compare(a.ID, b.ID) })
-	identity := func(name string) string { return m.keys[name].Created.Format(time.RFC3339Nano) }
-	t.Etag = workload.EtagOf(m.fingerprints, w.Name, t.Held, t.Work, identity)
+	identity := func(name string) string { return m.Keys[name].Created.Format(time.RFC3339Nano) }
+	t.Etag = workload.EtagOf(m.Fingerprints, w.Name, t.Held, t.Work, identity)
 	if len(t.Work) == 0 { // what fails there must not slow down what a rotation waits for
 		slices.SortFunc(idle, func(a, b workload.Work) int { return strings.Compare(a.ID, b.ID) })
 		t.Work = idle
 	}
 	return t
-}
-
-// countID names the count of a key's rows: another version, other columns or other rows of them are to be counted anew.
-func countID(k key.Key, version int) string {
-	columns := fnv.New64a()
-	for _, c := range k.Protects {
-		columns.Write([]byte(c.Protected() + "\n"))
-	}
-	return fmt.Sprintf("%s%s/%d/%x", workload.CountPrefix, k.Name, version, columns.Sum64())
-}
-
-// workOf is what the rotation of a key asks of an instance.
-func (cat *catalog) workOf(r rotation.Rotation, keyName string, w workload.Workload, role workload.Role, i workload.Instance) (workload.Work, bool) {
-	change, ok := r.Change(keyName)
-	if !ok || !w.Reencrypts || !role.AcceptsBoth() || i.Anonymous {
-		return workload.Work{}, false
-	}
-	task, ok := r.WorkFor(change)
-	if !ok {
-		return workload.Work{}, false
-	}
-	for _, other := range cat.keys {
-		if other.Name == keyName {
-			continue
-		}
-		for _, c := range other.Protects {
-			if o := (workload.Other{Env: other.Env, Layout: c.Layout}); sharesColumn(c, change.Protects) && !slices.Contains(task.Others, o) {
-				task.Others = append(task.Others, o)
-			}
-		}
-	}
-	slices.SortFunc(task.Others, func(a, b workload.Other) int { return strings.Compare(a.Env, b.Env) })
-	return task, true
-}
-
-func sharesColumn(c key.Column, columns []key.Column) bool {
-	return slices.ContainsFunc(columns, func(o key.Column) bool { return o.String() == c.String() })
 }
 
 // expireInstances removes the instances whose leases must have ended although nobody said so: those of reads that Vault never

@@ -3,9 +3,6 @@
 package engine
 
 import (
-	"fmt"
-
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
@@ -28,26 +25,4 @@ func checkFourEyes(r rotation.Rotation, request Request) error {
 		return rotation.Refusef("rotations of %s need another user's confirmation (confirm_by=other), and your token has no entity, so that nobody could be told apart from you; %s", r.EnvNames(), rotation.LoginHint)
 	}
 	return nil
-}
-
-// checkPolicyBy refuses a key that rotates by itself and whose rotations another user has to confirm, where nobody knows who has said
-// when it does: everybody could be another user than that one.
-func (c Config) checkPolicyBy(k key.Key) error {
-	p := c.Effective(k.Policy)
-	if p.ConfirmBy != rotation.ConfirmByOther || p.Disabled || p.Period <= 0 && p.Schedule == "" || k.PolicyBy != "" {
-		return nil
-	}
-	return fmt.Errorf("key %s rotates by itself (rotation_period, rotation_schedule), and another user than the one who wrote that has to confirm (confirm_by=other), but the token that wrote it has no entity; write it with a login that has one: vault write hyvve/keys/%s confirm_by=other; %s", k.Name, k.Name, rotation.LoginHint)
-}
-
-// notBy returns the entity that must not confirm a rotation: that of the user who started it, or, where it starts by itself,
-// of the user who last said when it does.
-func (cat *catalog) notBy(r rotation.Rotation) string {
-	switch {
-	case r.ConfirmBy != rotation.ConfirmByOther:
-		return ""
-	case !r.Trigger.Automatic():
-		return r.Entity
-	}
-	return cat.keys[r.Changes[0].Key].PolicyBy // one that starts by itself has one key
 }

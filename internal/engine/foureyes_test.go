@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -22,7 +23,7 @@ var (
 // guarded is a key whose rotations need another user's confirmation.
 func (h *harness) guarded(name string, by rotation.Actor, p key.Policy) {
 	h.t.Helper()
-	d := Definition{Name: name, Kind: "token", Policy: p}
+	d := catalog.Definition{Name: name, Kind: "token", Policy: p}
 	_, err := h.engine.PutKey(h.t.Context(), d, by)
 	h.ok(err)
 	_, _, err = h.engine.First(h.t.Context(), name, key.Value{}, by)
@@ -61,7 +62,7 @@ func TestFourEyes(t *testing.T) {
 	h.refuses("no entity", confirm(rotation.Itself))
 
 	// A change of the key meanwhile loosens nothing, nor does a restart.
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "one", Kind: "token", Policy: key.Policy{ConfirmBy: rotation.ConfirmByAny, Confirm: rotation.ConfirmAuto}}, ann)
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "one", Kind: "token", Policy: key.Policy{ConfirmBy: rotation.ConfirmByAny, Confirm: rotation.ConfirmAuto}}, ann)
 	h.ok(err)
 	h.open()
 	h.refuses("was started by you", confirm(ann))
@@ -154,7 +155,7 @@ func TestFourEyesOfACompromisedKey(t *testing.T) {
 func TestFourEyesOfAnAutomaticRotation(t *testing.T) {
 	h := newHarness(t)
 	h.guarded("one", ann, key.Policy{ConfirmBy: rotation.ConfirmByOther, Period: time.Minute})
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "one", Kind: "token", Waives: []string{"a.b"}, Policy: key.Policy{ConfirmBy: rotation.ConfirmByOther, Period: time.Minute}}, bob)
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "one", Kind: "token", Waives: []string{"a.b"}, Policy: key.Policy{ConfirmBy: rotation.ConfirmByOther, Period: time.Minute}}, bob)
 	h.ok(err) // which changes another thing
 	h.open()
 	h.rounds(70)
@@ -178,7 +179,7 @@ func TestFourEyesNeedToKnowWhoWroteASchedule(t *testing.T) {
 	h := newHarness(t)
 	other := key.Policy{ConfirmBy: rotation.ConfirmByOther}
 	for _, p := range []key.Policy{{ConfirmBy: rotation.ConfirmByOther, Period: time.Minute}, {ConfirmBy: rotation.ConfirmByOther, Schedule: "* * * * *"}} {
-		_, err := h.engine.PutKey(t.Context(), Definition{Name: "one", Kind: "token", Policy: p}, nobody)
+		_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "one", Kind: "token", Policy: p}, nobody)
 		h.refuses("has no entity; write it with a login that has one: vault write hyvve/keys/one", err)
 		if _, there := h.engine.Key("one"); there {
 			t.Fatal("it was stored")
@@ -186,7 +187,7 @@ func TestFourEyesNeedToKnowWhoWroteASchedule(t *testing.T) {
 	}
 	h.guarded("one", nobody, other) // which starts by nobody's word
 	other.Period = time.Minute
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "one", Kind: "token", Policy: other}, nobody)
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "one", Kind: "token", Policy: other}, nobody)
 	h.refuses("has no entity", err)
 
 	// One that was written before confirm_by=other became the default starts when somebody has written it who is known.
@@ -199,7 +200,7 @@ func TestFourEyesNeedToKnowWhoWroteASchedule(t *testing.T) {
 	if status := h.engine.Status()[1]; h.rotations() != 0 || !strings.Contains(status.Waits, "has no entity; write it") {
 		t.Fatalf("%d rotations; %s waits for: %s", h.rotations(), status.Key.Name, status.Waits)
 	}
-	_, err = h.engine.PutKey(t.Context(), Definition{Name: "two", Kind: "token", Policy: key.Policy{Period: time.Minute}}, ann)
+	_, err = h.engine.PutKey(t.Context(), catalog.Definition{Name: "two", Kind: "token", Policy: key.Policy{Period: time.Minute}}, ann)
 	h.ok(err)
 	h.rounds(90)
 	ids, err := h.engine.RotationIDs(t.Context())
@@ -237,11 +238,11 @@ func TestFourEyesByDefault(t *testing.T) {
 	if p := h.engine.Config().Effective(key.Policy{}); p.Confirm != rotation.ConfirmManual || p.ConfirmBy != rotation.ConfirmByAny {
 		t.Errorf("inherited: %+v", p)
 	}
-	for want, wrong := range map[string]Config{"confirm": {Confirm: "maybe", ConfirmBy: rotation.ConfirmByAny}, "confirm_by": {ConfirmBy: "me"}} {
+	for want, wrong := range map[string]catalog.Config{"confirm": {Confirm: "maybe", ConfirmBy: rotation.ConfirmByAny}, "confirm_by": {ConfirmBy: "me"}} {
 		bad := c
 		bad.Confirm, bad.ConfirmBy = wrong.Confirm, wrong.ConfirmBy
 		h.refuses(want+" ", h.engine.PutConfig(t.Context(), bad, ann))
 	}
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "x", Kind: "token", Policy: key.Policy{Confirm: rotation.ConfirmAuto, ConfirmBy: rotation.ConfirmByOther}}, ann)
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "x", Kind: "token", Policy: key.Policy{Confirm: rotation.ConfirmAuto, ConfirmBy: rotation.ConfirmByOther}}, ann)
 	h.refuses("write confirm=manual, or confirm_by=any", err)
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"unicode"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
@@ -29,26 +30,26 @@ func FuzzReport(f *testing.F) {
 				t.Errorf("%q is taken", text)
 			}
 		}
-		if work, err := CheckWork(report.Work); err == nil {
-			if len(work) > mostWork {
+		if work, err := untrusted.CheckWork(report.Work); err == nil {
+			if len(work) > untrusted.MostWork {
 				t.Errorf("%d pieces of work are taken", len(work))
 			}
 			for _, w := range work {
-				if len(w.Finds) > mostFinds || len(w.Unseen) > mostUnseen+1 || len(w.Columns) > mostColumns {
+				if len(w.Finds) > untrusted.MostFinds || len(w.Unseen) > untrusted.MostUnseen+1 || len(w.Columns) > untrusted.MostColumns {
 					t.Errorf("%d finds, %d unseen and %d columns are taken", len(w.Finds), len(w.Unseen), len(w.Columns))
 				}
 				for _, found := range w.Finds {
-					plain(found.Column, maxWorkText+len("…"))
+					plain(found.Column, untrusted.MaxWorkText+len("…"))
 				}
 				for _, text := range w.Unseen {
-					plain(text, maxWorkText+len("…"))
+					plain(text, untrusted.MaxWorkText+len("…"))
 				}
-				plain(cutOff(w.Error), maxReason+len("…"))
+				plain(untrusted.Reason(w.Error), untrusted.MostReason+len("…"))
 			}
 		}
-		if CheckSightings(report.Sightings) == nil {
+		if untrusted.CheckSightings(report.Sightings) == nil {
 			for _, s := range report.Sightings {
-				plain(s.Env+s.From, 2*maxSightingText)
+				plain(s.Env+s.From, 2*untrusted.MaxSightingText)
 			}
 		}
 	})

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -276,7 +277,7 @@ func (h *harness) ok(err error) {
 // key defines a key with a first version. Where it protects rows, one witness is enough: see witness_test.go for two.
 func (h *harness) key(name, kindName string, protects ...key.Column) {
 	h.t.Helper()
-	d := Definition{Name: name, Kind: kindName, Protects: protects}
+	d := catalog.Definition{Name: name, Kind: kindName, Protects: protects}
 	if len(protects) > 0 {
 		d.Witness = rotation.WitnessNone
 	}

@@ -11,8 +11,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -57,7 +59,7 @@ const refusalAge = 7 * 24 * time.Hour
 
 // whoStillTries says who still tries the version of a key that was retired last.
 func (s *state) whoStillTries(ctx context.Context, c kind.Change) string {
-	reporter, ok := s.base.kindOf(c.Key).(kind.RefusalReporter)
+	reporter, ok := s.base.KindOf(c.Key).(kind.RefusalReporter)
 	if !ok {
 		return ""
 	}
@@ -66,7 +68,7 @@ func (s *state) whoStillTries(ctx context.Context, c kind.Change) string {
 		if v.Login == "" || v.State.Live() || age > refusalAge {
 			continue
 		}
-		count, what, err := refusalsAt(ctx, reporter, c, v.Login, age)
+		count, what, err := untrusted.Refusals(ctx, reporter, c, v.Login, age)
 		if err != nil || count == 0 {
 			return ""
 		}
@@ -97,28 +99,28 @@ func (s *state) ConnectionHealth(name string) Health { return s.Health(checksCon
 
 // planCheck puts the first check of a key or a connection on the agenda, spread so that a restart is no storm.
 func (l *locked) planCheck(of string, now time.Time) {
-	every := l.config.LookEvery
+	every := l.Defaults.LookEvery
 	if !l.checks.At(of).IsZero() || every == 0 {
 		return
 	}
 	if name, ok := strings.CutPrefix(of, checksKey); ok {
-		if _, ok := l.kindOf(l.keys[name]).(kind.Inspector); !ok {
+		if _, ok := l.KindOf(l.Keys[name]).(kind.Inspector); !ok {
 			return
 		}
 	}
-	l.checks.Set(of, now.Add(schedule.SpreadOver(every, l.share(key.Key{Name: of}, "check"))))
+	l.checks.Set(of, now.Add(schedule.SpreadOver(every, l.Share(key.Key{Name: of}, "check"))))
 }
 
 // checkSoon makes a check of a key due.
 func (l *locked) checkSoon(name string, now time.Time) {
-	if _, ok := l.kindOf(l.keys[name]).(kind.Inspector); ok && l.config.LookEvery > 0 {
+	if _, ok := l.KindOf(l.Keys[name]).(kind.Inspector); ok && l.Defaults.LookEvery > 0 {
 		l.checks.Set(checksKey+name, now)
 	}
 }
 
 // checkDue starts the checks whose time has come, a few at the same time.
 func (l *locked) checkDue(now time.Time) {
-	every := l.config.LookEvery
+	every := l.Defaults.LookEvery
 	for every > 0 && len(l.checking) < mostChecks {
 		first, ok := l.checks.Next()
 		if !ok || first.At.After(now) {
@@ -157,10 +159,10 @@ func (l *locked) acting(name string) (id string, acting bool) {
 // planChecks plans the first check of every key and every connection.
 func (l *locked) planChecks(now time.Time) {
 	l.checks = schedule.NewAgenda()
-	for name := range l.keys {
+	for name := range l.Keys {
 		l.planCheck(checksKey+name, now)
 	}
-	for name := range l.connections {
+	for name := range l.Connections {
 		l.planCheck(checksConnection+name, now)
 	}
 }
@@ -168,8 +170,8 @@ func (l *locked) planChecks(now time.Time) {
 // checkOf returns the check of that name; nil: there is nothing to check.
 func (l *locked) checkOf(of string) func(*Engine) {
 	if name, ok := strings.CutPrefix(of, checksConnection); ok {
-		c, there := l.connections[name]
-		connector, err := l.connector(c.Kind)
+		c, there := l.Connections[name]
+		connector, err := l.Connector(c.Kind)
 		if !there || err != nil {
 			return nil
 		}
@@ -182,15 +184,15 @@ func (l *locked) checkOf(of string) func(*Engine) {
 		}
 	}
 	name := strings.TrimPrefix(of, checksKey)
-	_, inspected := l.kindOf(l.keys[name]).(kind.Inspector)
-	if _, current := l.keys[name].Current(); !inspected || !current {
+	_, inspected := l.KindOf(l.Keys[name]).(kind.Inspector)
+	if _, current := l.Keys[name].Current(); !inspected || !current {
 		return nil
 	}
 	return func(e *Engine) {
 		result, err := e.inspect(e.ctx, name, mendFixable, rotation.Itself)
 		noted := !result.At.IsZero()
 		if err != nil && !noted && !Passing(err) && e.ctx.Err() == nil {
-			e.noteHealth(of, Health{At: e.Now().UTC(), Fault: say(err.Error())})
+			e.noteHealth(of, Health{At: e.Now().UTC(), Fault: untrusted.Text(err.Error())})
 		}
 	}
 }
@@ -226,7 +228,7 @@ type Reconciled struct {
 // no login away from anybody.
 func (e *Engine) Reconcile(ctx context.Context, name string, dryRun bool, by rotation.Actor) (Reconciled, error) {
 	if _, ok := e.Key(name); !ok {
-		return Reconciled{}, unknownKey(name)
+		return Reconciled{}, catalog.UnknownKey(name)
 	}
 	what := mendAll
 	if dryRun {
@@ -250,7 +252,7 @@ func (e *Engine) inspect(ctx context.Context, name string, what mend, by rotatio
 	defer e.lock(func(m *memory) { delete(m.restoring, name) })
 	ctx, cancel := context.WithTimeout(ctx, connectionDeadline)
 	defer cancel()
-	finding, err := inspectServer(ctx, restorer, change)
+	finding, err := untrusted.Inspect(ctx, restorer, change)
 	if err != nil {
 		return Reconciled{}, rotation.Refusef("key %s: %w", name, err)
 	}
@@ -301,15 +303,15 @@ func (s *state) beingChecked(name string) bool {
 
 // inspected returns what an inspection asks about, and marks the key as being looked at.
 func (l *locked) inspected(name string) (kind.Change, kind.Inspector, error) {
-	k := l.keys[name]
-	inspector, ok := l.kindOf(k).(kind.Inspector)
+	k := l.Keys[name]
+	inspector, ok := l.KindOf(k).(kind.Inspector)
 	if !ok {
 		return kind.Change{}, nil, rotation.Refusef("key %s is of kind %s, whose values no server keeps: there is nothing to reconcile", name, k.Kind)
 	}
 	if _, ok := k.Current(); !ok {
 		return kind.Change{}, nil, rotation.Refusef("key %s has no version yet", name)
 	}
-	connection, err := l.connectionOf(k)
+	connection, err := l.ConnectionOf(k)
 	if err != nil {
 		return kind.Change{}, nil, rotation.Refusef("%w", err)
 	}
@@ -344,9 +346,9 @@ func (l *locked) validAtServer(k key.Key) (stays, beside key.Version) {
 
 // noteFinding stores with the key what only a healthy server knows, and the numbers that it has seen.
 func (l *locked) noteFinding(ctx context.Context, name string, f kind.Finding) error {
-	k, ok := l.keys[name]
+	k, ok := l.Keys[name]
 	if !ok {
-		return unknownKey(name)
+		return catalog.UnknownKey(name)
 	}
 	changed := k
 	if f.Kept != "" {
@@ -361,14 +363,14 @@ func (l *locked) noteFinding(ctx context.Context, name string, f kind.Finding) e
 	if err := l.put(ctx, pathKeys+name, changed); err != nil {
 		return err
 	}
-	l.lock(func(m *memory) { m.keys[name] = changed })
+	l.lock(func(m *memory) { m.Keys[name] = changed })
 	return nil
 }
 
 // restore makes the current version valid again at its server. What is to be done is journaled before it is done: killed in
 // between, the journal says more than was done, and the next check does the rest.
 func (e *Engine) restore(ctx context.Context, mender kind.Restorer, change kind.Change, what mend, by rotation.Actor) ([]string, error) {
-	todo, err := restoreAt(ctx, mender, change, true)
+	todo, err := untrusted.Restore(ctx, mender, change, true)
 	if len(todo) == 0 || what == mendNothing {
 		return todo, err
 	}
@@ -376,7 +378,7 @@ func (e *Engine) restore(ctx context.Context, mender kind.Restorer, change kind.
 	if err := e.update(func(l *locked) error { return l.journalRestore(ctx, change, todo, what, by) }); err != nil {
 		return nil, err
 	}
-	done, err := restoreAt(ctx, mender, change, false)
+	done, err := untrusted.Restore(ctx, mender, change, false)
 	if err == nil {
 		e.isValid(change)
 	}
@@ -408,7 +410,7 @@ func (l *locked) journalRestore(ctx context.Context, change kind.Change, todo []
 
 // mended looks again, and lets rotations that failed at the server try again.
 func (e *Engine) mended(ctx context.Context, inspector kind.Inspector, change kind.Change, result Reconciled, undeleted []kind.Problem) (Reconciled, error) {
-	finding, err := inspectServer(ctx, inspector, change)
+	finding, err := untrusted.Inspect(ctx, inspector, change)
 	result.Health = Health{At: e.Now().UTC(), Problems: finding.Problems, Notes: finding.Notes, Refused: result.Refused, Mended: result.Done}
 	if err != nil {
 		result.Fault = err.Error()
@@ -429,7 +431,7 @@ func (e *Engine) inspections(ctx context.Context, names []string) (blockers, not
 	var group sync.WaitGroup
 	for n, name := range names {
 		keys[n], _ = e.Key(name)
-		if _, ok := e.base.kindOf(keys[n]).(kind.Inspector); ok {
+		if _, ok := e.base.KindOf(keys[n]).(kind.Inspector); ok {
 			group.Go(func() { found[n], errs[n] = e.inspect(ctx, name, mendNothing, rotation.Itself) })
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -169,7 +170,7 @@ func (h *harness) inspecting(name string) {
 // A key without a version is nothing to worry about, and neither is one that is being checked already.
 func TestCheckWithoutReason(t *testing.T) {
 	h, _ := newForgetful(t)
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "later", Kind: "forgetful"}, testActor)
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "later", Kind: "forgetful"}, testActor)
 	h.ok(err)
 	h.inspecting("cache")
 	h.clock.advance(6 * time.Minute)

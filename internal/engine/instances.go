@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -57,17 +58,17 @@ func (s *state) Read(ctx context.Context, reader fleet.Reader, limit time.Durati
 func (s *state) issue(i workload.Instance, proof key.Value, epoch fleet.Read, limit time.Duration) (reading Reading, issued workload.Instance, known bool, err error) {
 	m, unlock := s.enter(i.Workload)
 	defer unlock()
-	w, ok := m.workloads[i.Workload]
+	w, ok := m.Workloads[i.Workload]
 	if !ok {
-		return Reading{}, i, false, unknownWorkload(i.Workload)
+		return Reading{}, i, false, catalog.UnknownWorkload(i.Workload)
 	}
 	f, same, now := m.fleets[w.Name], false, s.Now().UTC()
 	if old, ok := f.Get(i.ID); ok {
-		if err := f.CheckLogin(old, i.Login, proof, m.config.TakeoverAfter); err != nil {
+		if err := f.CheckLogin(old, i.Login, proof, m.Defaults.TakeoverAfter); err != nil {
 			return Reading{}, i, false, err
 		}
 		i, same = fleet.Says(old, i)
-	} else if err := f.CheckRoom(w, i, m.config.LoginInstances, now); err != nil {
+	} else if err := f.CheckRoom(w, i, m.Defaults.LoginInstances, now); err != nil {
 		return Reading{}, i, false, err
 	}
 	if i.LoggedIn.IsZero() {
@@ -85,7 +86,7 @@ func (s *state) issue(i workload.Instance, proof key.Value, epoch fleet.Read, li
 		i = i.Given(workload.Holding{Etag: t.Etag, At: now, Keys: t.Held})
 		i.TTL = ttl
 	}
-	bundle, err := workload.Fill(i.Issued, t.Work, source{m.catalog})
+	bundle, err := workload.Fill(i.Issued, t.Work, source{m.Catalog})
 	if err != nil {
 		return Reading{}, i, false, fmt.Errorf("bundle of %s: %w", i.Name(), err)
 	}
@@ -95,7 +96,7 @@ func (s *state) issue(i workload.Instance, proof key.Value, epoch fleet.Read, li
 	if len(t.Held) < len(w.Keys) {
 		for _, name := range w.KeyNames() {
 			if _, ok := t.Held[name]; !ok {
-				reading.Missing = append(reading.Missing, m.keys[name].Env)
+				reading.Missing = append(reading.Missing, m.Keys[name].Env)
 			}
 		}
 	}
@@ -103,20 +104,20 @@ func (s *state) issue(i workload.Instance, proof key.Value, epoch fleet.Read, li
 }
 
 // source is the catalog as the source of bundles.
-type source struct{ *catalog }
+type source struct{ *catalog.Catalog }
 
 var _ workload.Source = source{}
 
 // Key implements workload.Source.
 func (s source) Key(name string) (key.Key, bool) {
-	k, ok := s.keys[name]
+	k, ok := s.Keys[name]
 	return k, ok
 }
 
 // Render implements workload.Source.
 func (s source) Render(k key.Key, value key.Value) (map[string]key.Value, error) {
 	names := map[string]key.Value{}
-	if r, ok := s.kindOf(k).(kind.Renderer); ok {
+	if r, ok := s.KindOf(k).(kind.Renderer); ok {
 		var err error
 		if names, err = r.Render(k.Options, value); err != nil {
 			return nil, err
@@ -127,10 +128,6 @@ func (s source) Render(k key.Key, value key.Value) (map[string]key.Value, error)
 	}
 	names[k.Env] = value
 	return names, nil
-}
-
-func unknownWorkload(name string) error {
-	return rotation.Refusef("workload %q is not known; list the workloads with: vault list hyvve/workloads", name)
 }
 
 func (s *state) newEpoch() (fleet.Read, error) {
@@ -147,13 +144,13 @@ func (s *state) newEpoch() (fleet.Read, error) {
 // ttl is how long a lease on these versions lasts: the configured time, within limit, and never beyond the life of a
 // version; and how long without the latter.
 func (m *memory) ttl(held map[string]workload.Held, now time.Time, limit time.Duration) (given, full time.Duration) {
-	full = max(min(m.config.LeaseTTL, limit), time.Second)
+	full = max(min(m.Defaults.LeaseTTL, limit), time.Second)
 	given = full
 	for name := range held {
 		if m.rotating[name] != "" {
 			continue
 		}
-		if left, limited := m.remaining(m.keys[name], now); limited {
+		if left, limited := m.remaining(m.Keys[name], now); limited {
 			given = min(given, max(left, time.Second))
 		}
 	}
@@ -168,7 +165,7 @@ func (s *state) Renew(workloadName, id, epoch string, limit time.Duration) (time
 	m, unlock := s.memory.Lock()
 	defer unlock()
 	superseded := rotation.Refusef("the lease of %s/%s is superseded by a newer read, or its instance was removed; read hyvve/creds/%s again", workloadName, id, workloadName)
-	w, known := m.workloads[workloadName]
+	w, known := m.Workloads[workloadName]
 	if !known {
 		return 0, superseded
 	}

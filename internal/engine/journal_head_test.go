@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
@@ -112,9 +113,9 @@ func TestAdversaryHidesBehindRetention(t *testing.T) {
 	h.hyvve()
 	before := len(h.entries())
 	c := h.engine.Config()
-	for _, change := range []func(*Config){
-		func(c *Config) { c.JournalAge = time.Second },
-		func(c *Config) { c.JournalEntries = minJournal },
+	for _, change := range []func(*catalog.Config){
+		func(c *catalog.Config) { c.JournalAge = time.Second },
+		func(c *catalog.Config) { c.JournalEntries = catalog.MinJournal },
 	} {
 		bad := c
 		change(&bad)
@@ -135,11 +136,11 @@ func TestAdversaryHidesBehindRetention(t *testing.T) {
 	}
 
 	auditor := rotation.Actor{Name: "auditor", Entity: "e-9"}
-	for _, f := range []Floor{{Entries: 200}, {Entries: minJournal}} {
+	for _, f := range []catalog.Floor{{Entries: 200}, {Entries: catalog.MinJournal}} {
 		h.ok(h.engine.PutFloor(t.Context(), f, auditor))
 	}
-	h.ok(h.engine.PutFloor(t.Context(), Floor{Entries: 150}, auditor)) // raising it is an entry like others
-	h.ok(h.engine.PutFloor(t.Context(), Floor{Entries: minJournal}, auditor))
+	h.ok(h.engine.PutFloor(t.Context(), catalog.Floor{Entries: 150}, auditor)) // raising it is an entry like others
+	h.ok(h.engine.PutFloor(t.Context(), catalog.Floor{Entries: catalog.MinJournal}, auditor))
 	for range 25 {
 		h.until(h.rotate("service-token"), rotation.Done)
 		h.clock.advance(24 * time.Hour)
@@ -180,9 +181,9 @@ func TestAdversaryHidesBehindRetention(t *testing.T) {
 func TestVerifyHoldsNoLock(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()
-	h.ok(h.engine.PutFloor(t.Context(), Floor{Entries: minJournal}, testActor))
+	h.ok(h.engine.PutFloor(t.Context(), catalog.Floor{Entries: catalog.MinJournal}, testActor))
 	c := h.engine.Config()
-	c.JournalEntries = minJournal
+	c.JournalEntries = catalog.MinJournal
 	h.ok(h.engine.PutConfig(t.Context(), c, testActor))
 	for range 14 {
 		h.until(h.rotate("service-token"), rotation.Done)

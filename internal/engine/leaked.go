@@ -7,17 +7,8 @@ import (
 	"fmt"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
-
-// leaked are the undeleted versions of a key that a compromised rotation ends at the server, with the one that it retires.
-func (cat *catalog) leaked(r rotation.Rotation, k key.Key) []int {
-	if _, ok := cat.kindOf(k).(kind.Server); !ok || !r.Compromised {
-		return nil
-	}
-	return k.Undeleted()
-}
 
 // endingLeaked stores that a compromised rotation is about to end undeleted logins, before a server is asked to. If the server fails
 // or the process dies, no check makes them valid again, and the end is tried again by itself.
@@ -48,9 +39,9 @@ func (l *locked) eachLeaked(r rotation.Rotation, do func(key.Key, key.Version) e
 		return nil
 	}
 	for _, name := range r.KeyNames() {
-		for _, number := range l.leaked(r, l.keys[name]) {
-			v, _ := l.keys[name].Version(number)
-			if err := do(l.keys[name], v); err != nil {
+		for _, number := range l.Leaked(r, l.Keys[name]) {
+			v, _ := l.Keys[name].Version(number)
+			if err := do(l.Keys[name], v); err != nil {
 				return err
 			}
 		}
@@ -61,19 +52,19 @@ func (l *locked) eachLeaked(r rotation.Rotation, do func(key.Key, key.Version) e
 // leakedBy returns the rotation of a compromised key that ends the undeleted logins of the key and cannot be reverted any more.
 func (rs *records) leakedBy(k key.Key) (r rotation.Rotation, ok bool) {
 	r, ok = rs.active[rs.rotating[k.Name]]
-	return r, ok && r.State == rotation.Retiring && len(rs.leaked(r, k)) > 0
+	return r, ok && r.State == rotation.Retiring && len(rs.Leaked(r, k)) > 0
 }
 
 // storeLeakedEnd stores that an undeleted login of a compromised key has ended. Its value is not retained: it must never log in again.
 func (l *locked) storeLeakedEnd(ctx context.Context, r rotation.Rotation, n ending) error {
-	k := l.keys[n.key]
+	k := l.Keys[n.key]
 	v, _ := k.Version(n.number)
-	login, _ := l.loginOf(k, v.Value)
+	login, _ := l.LoginOf(k, v.Value)
 	changed, err := k.WithErased(n.number)
 	if err != nil {
 		return err
 	}
-	changed = changed.WithLogin(n.number, login.name, l.Now().UTC())
+	changed = changed.WithLogin(n.number, login.Name, l.Now().UTC())
 	what := fmt.Sprintf("retired version %d of %s, which was undeleted, with its sessions at the server, and erased it: rotation %s is of a compromised key", n.number, n.key, r.ID)
 	return l.storeVersion(ctx, changed, v, what, n.by, n.reason, n.changes()...)
 }

@@ -16,8 +16,8 @@ func (m *memory) checkCarried(k key.Key, v key.Value) error {
 	if !v.MultiLine() {
 		return nil
 	}
-	for _, name := range slices.Sorted(maps.Keys(m.workloads)) {
-		if !m.workloads[name].Uses(k.Name) {
+	for _, name := range slices.Sorted(maps.Keys(m.Workloads)) {
+		if !m.Workloads[name].Uses(k.Name) {
 			continue
 		}
 		if why := rotation.CannotCarry(k.Name, k.Env, name, m.fleets[name].All()); why != "" {
@@ -31,7 +31,7 @@ func (m *memory) checkCarried(k key.Key, v key.Value) error {
 func (l *locked) checkCarries(w workload.Workload) error {
 	instances := l.Instances(w.Name)
 	for _, name := range w.KeyNames() {
-		k := l.keys[name]
+		k := l.Keys[name]
 		if !slices.ContainsFunc(k.Versions, func(v key.Version) bool { return v.Value.MultiLine() }) {
 			continue
 		}
@@ -45,7 +45,7 @@ func (l *locked) checkCarries(w workload.Workload) error {
 // checkHolds refuses to hand an instance a value that it cannot carry.
 func (m *memory) checkHolds(i workload.Instance, held map[string]workload.Held) error {
 	for _, name := range slices.Sorted(maps.Keys(held)) {
-		k := m.keys[name]
+		k := m.Keys[name]
 		if i.Carries(k.Env) || !slices.ContainsFunc(k.Versions, func(v key.Version) bool { return held[name].Uses(v.Number) && v.Value.MultiLine() }) {
 			continue
 		}

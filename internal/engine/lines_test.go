@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -25,7 +26,7 @@ func newLinesHarness(t *testing.T, keys ...string) *harness {
 	h.kinds = kind.List{external.Kind{}}
 	h.open()
 	for _, name := range keys {
-		_, err := h.engine.PutKey(t.Context(), Definition{Name: name, Kind: "external", Options: kind.Options{"multiline": "true"}}, testActor)
+		_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: name, Kind: "external", Options: kind.Options{"multiline": "true"}}, testActor)
 		h.ok(err)
 	}
 	return h
@@ -90,7 +91,7 @@ func TestValuesOfSeveralLinesAreKeptFromThoseWhoCannotCarryThem(t *testing.T) {
 			uses := workload.Workload{Name: "web", Keys: map[string]workload.Role{"tls": {Presents: true}}}
 			h.workload(uses)
 			h.joinAs(narrow)
-			refusedFor(t, "import", h.engine.TryFirst(t.Context(), Definition{Name: "tls", Kind: "external", Options: kind.Options{"multiline": "true"}}, key.NewValue(pem)), "key tls", "TLS", "workload web", "web-1", "nothing was stored")
+			refusedFor(t, "import", h.engine.TryFirst(t.Context(), catalog.Definition{Name: "tls", Kind: "external", Options: kind.Options{"multiline": "true"}}, key.NewValue(pem)), "key tls", "TLS", "workload web", "web-1", "nothing was stored")
 			refusedFor(t, "import", h.first("tls", pem), "key tls", "TLS", "workload web", "web-1", "nothing was stored")
 
 			h.ok(h.first("tls", "one line"))

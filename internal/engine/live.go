@@ -5,6 +5,7 @@ package engine
 import (
 	"context"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -15,7 +16,7 @@ import (
 func (s *state) Instance(workloadName, id string) (fleet.Live, bool) {
 	m, unlock := s.memory.Lock()
 	defer unlock()
-	return m.fleets[workloadName].Live(id, m.config.TakeoverAfter)
+	return m.fleets[workloadName].Live(id, m.Defaults.TakeoverAfter)
 }
 
 // Crowded returns that a workload has hit a limit of instances lately; false: it has not.
@@ -47,14 +48,14 @@ func (s *state) SignOfLife(workloadName, id string, t fleet.Token) (own bool) {
 func (e *Engine) RemoveInstance(ctx context.Context, workloadName, id string, by rotation.Actor) error {
 	l, release := e.acquire()
 	defer release()
-	if _, ok := l.workloads[workloadName]; !ok {
-		return unknownWorkload(workloadName)
+	if _, ok := l.Workloads[workloadName]; !ok {
+		return catalog.UnknownWorkload(workloadName)
 	}
 	i, ok := e.Instance(workloadName, id)
 	if !ok {
 		return nil
 	}
-	changes := fields{"instance": id, "login": i.Login.Name, "etag_issued": i.Issued.Etag}.changes(nil)
+	changes := catalog.Fields{"instance": id, "login": i.Login.Name, "etag_issued": i.Issued.Etag}.Changes(nil)
 	if err := e.journal.Add(ctx, journal.Entry{What: "instance removed", By: by.Name, Entity: by.Entity, Workload: workloadName, Changes: changes}); err != nil {
 		return err
 	}

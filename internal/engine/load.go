@@ -48,7 +48,7 @@ func (l *locked) loadSecret(ctx context.Context) error {
 	} else if secret, err = hex.DecodeString(string(secret)); err != nil || len(secret) != secretBytes {
 		return errors.New("the mount's stored secret is damaged: not 32 hexadecimal bytes")
 	}
-	l.fingerprints = key.NewFingerprinter(secret)
+	l.Fingerprints = key.NewFingerprinter(secret)
 	return nil
 }
 
@@ -57,7 +57,7 @@ func (l *locked) loadConfig(ctx context.Context) error {
 	if err != nil || data == nil {
 		return err
 	}
-	if err := json.Unmarshal(data, &l.config); err != nil {
+	if err := json.Unmarshal(data, &l.Defaults); err != nil {
 		return fmt.Errorf("stored config: %w", err)
 	}
 	return nil
@@ -79,13 +79,13 @@ func (l *locked) loadGeneration(ctx context.Context) (uint64, error) {
 func (l *locked) loadKeys(ctx context.Context) error {
 	if err := l.each(ctx, pathKeys, func(data []byte) error {
 		k, err := key.Decode(data)
-		k.Mount = l.fingerprints.MountID()
-		l.keys[k.Name] = k
+		k.Mount = l.Fingerprints.MountID()
+		l.Keys[k.Name] = k
 		return err
 	}); err != nil {
 		return err
 	}
-	for _, name := range slices.Sorted(maps.Keys(l.keys)) {
+	for _, name := range slices.Sorted(maps.Keys(l.Keys)) {
 		l.plan(name, l.opened)
 	}
 	return nil
@@ -94,7 +94,7 @@ func (l *locked) loadKeys(ctx context.Context) error {
 func (l *locked) loadWorkloads(ctx context.Context) error {
 	return l.each(ctx, pathWorkloads, func(data []byte) error {
 		w, err := workload.Decode(data)
-		l.workloads[w.Name] = w
+		l.Workloads[w.Name] = w
 		l.lock(func(m *memory) { m.fleets[w.Name] = fleet.New(l.secrets(), l.Uptime) })
 		return err
 	})
@@ -111,7 +111,7 @@ func (l *locked) loadInstances(ctx context.Context) error {
 			i, err := workload.DecodeInstance(data)
 			l.lock(func(m *memory) {
 				if f := m.fleets[i.Workload]; err == nil && f != nil {
-					f.Load(i, m.config.LeaseTTL, m.config.TakeoverAfter)
+					f.Load(i, m.Defaults.LeaseTTL, m.Defaults.TakeoverAfter)
 					m.graceUntil = m.Uptime() + fleet.ReturnTime
 				}
 			})

@@ -5,10 +5,9 @@ package engine
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -17,29 +16,12 @@ import (
 // lookDeadline is for how long the engine looks at rows of a key before it begins again.
 const lookDeadline = 30 * time.Minute
 
-// looker returns a connection by which the engine can look at rows, and what does it.
-func (cat *catalog) looker(name string) (kind.RowLooker, kind.Connection, error) {
-	c, ok := cat.connections[name]
-	if !ok {
-		return nil, c, fmt.Errorf("connection %q is not known; define it first, or name another: vault list hyvve/connections", name)
-	}
-	kd, err := cat.Kinds.Get(c.Kind)
-	if err != nil {
-		return nil, c, err
-	}
-	looker, ok := kd.(kind.RowLooker)
-	if !ok {
-		return nil, c, fmt.Errorf("connection %s is of kind %s, by which no rows can be looked at; name one of kind postgres", name, c.Kind)
-	}
-	return looker, c, nil
-}
-
 // lookAtRows lets the engine itself be a witness of rows where a key says by which connection: in the background, once for
 // each place and pass, and again with a growing pause where it fails. It changes nothing at the server.
 func (l *locked) lookAtRows(r rotation.Rotation) {
 	for _, c := range r.Changes {
-		k, id := l.keys[c.Key], r.WorkID(c)
-		if len(c.Protects) == 0 || k.Witness == "" || k.Witness == rotation.WitnessNone || !r.Presented() || r.LookedBy(c, k.Witness, l.connections[k.Witness].Revision) {
+		k, id := l.Keys[c.Key], r.WorkID(c)
+		if len(c.Protects) == 0 || k.Witness == "" || k.Witness == rotation.WitnessNone || !r.Presented() || r.LookedBy(c, k.Witness, l.Connections[k.Witness].Revision) {
 			continue
 		}
 		var last rotation.Look
@@ -47,7 +29,7 @@ func (l *locked) lookAtRows(r rotation.Rotation) {
 		if last.Running || l.Now().Before(last.RetryAt) {
 			continue
 		}
-		looker, connection, err := l.looker(k.Witness)
+		looker, connection, err := l.Looker(k.Witness)
 		stays, ok := k.Version(r.Staying(c))
 		if err == nil && !ok {
 			err = fmt.Errorf("version %d of key %s is gone", r.Staying(c), k.Name)
@@ -58,11 +40,11 @@ func (l *locked) lookAtRows(r rotation.Rotation) {
 		}
 		last.Running = true
 		l.lock(func(m *memory) { m.looks[id] = last })
-		look := kind.RowLook{Columns: c.Protects, Value: stays.Value, Others: l.otherValues(r, c)}
+		look := kind.RowLook{Columns: c.Protects, Value: stays.Value, Others: l.OtherValues(r, c)}
 		l.background(func(e *Engine) {
 			ctx, cancel := context.WithTimeout(e.ctx, lookDeadline)
 			defer cancel()
-			report, err := rowsAt(ctx, looker, connection, look)
+			report, err := untrusted.LookAtRows(ctx, looker, connection, look)
 			l, release := e.acquire()
 			defer release()
 			l.looked(r.ID, c, id, connection, report, err)
@@ -70,35 +52,11 @@ func (l *locked) lookAtRows(r rotation.Rotation) {
 	}
 }
 
-// otherValues are those under which rows in the columns of a change are not lost: of further keys that have rows of their own
-// there and, of a revert, of the key's undeleted versions. Otherwise the rotation retires these, too, and a row under one of
-// them would be lost.
-func (cat *catalog) otherValues(r rotation.Rotation, change rotation.Change) (all []kind.RowValue) {
-	for _, other := range cat.keys {
-		var layouts []key.Layout
-		for _, c := range other.Protects {
-			if sharesColumn(c, change.Protects) && !slices.Contains(layouts, c.Layout) {
-				layouts = append(layouts, c.Layout)
-			}
-		}
-		for _, v := range other.Versions {
-			stays := other.Name != change.Key || v.State == key.Undeleted && r.State == rotation.Reverting
-			if !v.State.Live() || !stays {
-				continue
-			}
-			for _, layout := range layouts {
-				all = append(all, kind.RowValue{Layout: layout, Value: v.Value})
-			}
-		}
-	}
-	return all
-}
-
 // lookFailed keeps why a look has failed, and when there is another.
 func (l *locked) lookFailed(id string, fault error) {
 	l.lock(func(m *memory) {
 		look := m.looks[id]
-		look.Running, look.Attempts, look.Fault = false, look.Attempts+1, cutOff(fault.Error())
+		look.Running, look.Attempts, look.Fault = false, look.Attempts+1, untrusted.Reason(fault.Error())
 		look.RetryAt = l.Now().Add(retryAfter(look.Attempts, fault))
 		m.looks[id] = look
 	})
@@ -108,7 +66,7 @@ func (l *locked) lookFailed(id string, fault error) {
 func (l *locked) lookNow(connection string) {
 	for _, r := range l.active {
 		for _, c := range r.Changes {
-			if l.keys[c.Key].Witness == connection {
+			if l.Keys[c.Key].Witness == connection {
 				l.lock(func(m *memory) {
 					if look, ok := m.looks[r.WorkID(c)]; ok && !look.Running {
 						look.RetryAt, look.Attempts = l.Now(), 1
@@ -125,8 +83,8 @@ func (l *locked) lookNow(connection string) {
 func (l *locked) looked(rotationID string, c rotation.Change, id string, connection kind.Connection, report workload.WorkReport, fault error) {
 	defer l.nudge()
 	r, ok := l.active[rotationID]
-	changed := l.connections[connection.Name].Revision != connection.Revision
-	if l.failing() || !ok || r.WorkID(c) != id || l.erased(r) || l.keys[c.Key].Witness != connection.Name || changed && fault == nil {
+	changed := l.Connections[connection.Name].Revision != connection.Revision
+	if l.failing() || !ok || r.WorkID(c) != id || l.erased(r) || l.Keys[c.Key].Witness != connection.Name || changed && fault == nil {
 		l.lock(func(m *memory) { delete(m.looks, id) })
 		return
 	}

@@ -5,6 +5,7 @@ package engine
 import (
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -14,7 +15,7 @@ import (
 // records is what the engine has stored of keys, workloads, connections and rotations. A change of it is stored under the
 // writer lock, and swapped in under the memory's lock as well. So [locked] reads it, and so does [memory].
 type records struct {
-	*catalog
+	*catalog.Catalog
 	active   map[string]rotation.Rotation // by id
 	rotating map[string]string            // ids, by key name
 	starts   map[string]schedule.Fault    // of automatic rotations, by key name
@@ -55,9 +56,9 @@ func newMemory(r *records) *memory {
 	}
 }
 
-func newRecords(c *catalog) *records {
+func newRecords(c *catalog.Catalog) *records {
 	return &records{
-		catalog:  c,
+		Catalog:  c,
 		active:   map[string]rotation.Rotation{},
 		rotating: map[string]string{},
 		starts:   map[string]schedule.Fault{},

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
@@ -15,13 +16,13 @@ import (
 func TestReservedNamesAreRefused(t *testing.T) {
 	h := newHarness(t)
 	for _, env := range []string{"LD_PRELOAD", "NODE_OPTIONS", "BASH_ENV", "HTTPS_PROXY", "VAULT_TOKEN"} {
-		d := Definition{Name: "k", Env: env, Kind: "token", Options: map[string]string{}, Policy: inherited}
+		d := catalog.Definition{Name: "k", Env: env, Kind: "token", Options: map[string]string{}, Policy: inherited}
 		if _, err := h.engine.PutKey(t.Context(), d, rotation.Actor{Name: "op"}); err == nil || !strings.Contains(err.Error(), "name "+env+" is reserved") || !strings.Contains(err.Error(), "env=APP_"+env) {
 			t.Errorf("%s: %v", env, err)
 		}
 	}
 	// The name that is made of the key's own counts as well.
-	if _, err := h.engine.PutKey(t.Context(), Definition{Name: "java-tool-options", Kind: "token", Policy: inherited}, rotation.Actor{Name: "op"}); err == nil {
+	if _, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "java-tool-options", Kind: "token", Policy: inherited}, rotation.Actor{Name: "op"}); err == nil {
 		t.Error("java-tool-options is taken")
 	}
 	if names := h.engine.KeyNames(); len(names) != 0 {
@@ -45,7 +46,7 @@ func TestReservedNamesOfEarlierReleases(t *testing.T) {
 		t.Errorf("warnings: %v", warned)
 	}
 	k.Policy.Soak = 0
-	d := Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Policy: k.Policy}
+	d := catalog.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Policy: k.Policy}
 	if _, err := h.engine.PutKey(t.Context(), d, rotation.Actor{Name: "op"}); err != nil {
 		t.Error(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -47,7 +48,7 @@ func newSampled(t *testing.T, policy key.Policy) (*harness, *sampled) {
 	s := &sampled{server: h.server, clock: h.clock, uses: func(_, _ time.Time) int { return 0 }}
 	h.kinds = kind.List{s}
 	h.open()
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "db", Kind: "sampled", Policy: policy}, testActor)
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "db", Kind: "sampled", Policy: policy}, testActor)
 	h.ok(err)
 	_, _, err = h.engine.First(t.Context(), "db", key.Value{}, testActor)
 	h.ok(err)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -39,7 +40,7 @@ func TestEverythingAtOnce(t *testing.T) {
 	names := []string{"one", "two", "db"}
 	roles := map[string]workload.Role{"one": {Presents: true, Verifies: true}, "two": {Presents: true, Verifies: true}, "db": {Presents: true}}
 	for _, name := range names {
-		d := Definition{Name: name, Kind: "token", Policy: key.Policy{Soak: 0}}
+		d := catalog.Definition{Name: name, Kind: "token", Policy: key.Policy{Soak: 0}}
 		if name == "db" {
 			d.Kind = "server"
 		}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -132,7 +133,7 @@ func (l *locked) preview(ctx context.Context, request Request) (Plan, []remark, 
 		rows := rowsOf(c, past)
 		l.lock(func(m *memory) {
 			last := m.counted[c.Key]
-			if last.report.ID == countID(m.keys[c.Key], c.From) && !last.at.Before(rows.At) {
+			if last.report.ID == catalog.CountID(m.Keys[c.Key], c.From) && !last.at.Before(rows.At) {
 				if last.report.Error != "" {
 					p.Blockers = append(p.Blockers, fmt.Sprintf("%s: %s could not look at its rows: %s", c.Env, last.instance, last.report.Error))
 				} else {
@@ -152,11 +153,11 @@ func (l *locked) preview(ctx context.Context, request Request) (Plan, []remark, 
 func (l *locked) notes(r rotation.Rotation) []remark {
 	all := l.undeletedLogins(r)
 	for _, c := range r.Changes {
-		k := l.keys[c.Key]
+		k := l.Keys[c.Key]
 		for _, text := range l.ReservedNames(k) {
 			all = append(all, remark{c.Env, strings.TrimPrefix(text, "key "+k.Name+": ")})
 		}
-		if _, ok := l.kindOf(k).(kind.Server); !ok {
+		if _, ok := l.KindOf(k).(kind.Server); !ok {
 			all = append(all, remark{c.Env, "no server says whether the old value is in use; that it is not rests on leases and reports"})
 		} else if !r.Compromised {
 			all = append(all, remark{c.Env, fmt.Sprintf("the server is sampled for use of the old version until nobody was seen for %s; a client that logs in more rarely is not seen and is locked out: for a daily job, vault write hyvve/keys/%s observe=25h", r.Window(), c.Key)})
@@ -164,11 +165,11 @@ func (l *locked) notes(r rotation.Rotation) []remark {
 		if note := r.FourEyesNote(); note != "" {
 			all = append(all, remark{c.Env, note})
 		}
-		all = append(all, remark{c.Env, l.retentionNote(r, k, c)})
+		all = append(all, remark{c.Env, l.RetentionNote(r, k, c)})
 		for _, number := range c.Also {
 			all = append(all, remark{c.Env, fmt.Sprintf("version %d, which is undeleted, is accepted until the end, and then retired with version %d", number, c.From)})
 		}
-		if connection, err := l.connectionOf(k); err == nil {
+		if connection, err := l.ConnectionOf(k); err == nil {
 			for _, note := range connection.Notes {
 				all = append(all, remark{c.Env, fmt.Sprintf("connection %s: %s", connection.Name, note)})
 			}
@@ -182,8 +183,8 @@ func (l *locked) gaps(r rotation.Rotation) []Gap {
 	n := len(rotation.SwitchWaves(r, l.facts(r)))
 	var all []Gap
 	for _, c := range r.Changes {
-		for _, name := range slices.Sorted(maps.Keys(l.workloads)) {
-			if l.workloads[name].Keys[c.Key].Single {
+		for _, name := range slices.Sorted(maps.Keys(l.Workloads)) {
+			if l.Workloads[name].Keys[c.Key].Single {
 				all = append(all, Gap{Workload: name, Key: c.Key, Env: c.Env, Waves: n})
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -35,24 +36,24 @@ type preflightCall struct {
 
 // refuse returns an error that lists what would stop the change.
 func (p preflightCall) refuse(ctx context.Context) error {
-	blockers, _, err := preflightAt(ctx, p.kind, p.change)
+	blockers, _, err := untrusted.Preflight(ctx, p.kind, p.change)
 	if err == nil && len(blockers) > 0 {
-		err = blocked{say(strings.Join(blockers, "; "))}
+		err = blocked{untrusted.Text(strings.Join(blockers, "; "))}
 	}
 	return err
 }
 
 // preflightCalls returns the changes of a drafted rotation that can be checked. staged are its keys.
-func (cat *catalog) preflightCalls(r rotation.Rotation, staged []key.Key) ([]preflightCall, error) {
+func (rs *records) preflightCalls(r rotation.Rotation, staged []key.Key) ([]preflightCall, error) {
 	var calls []preflightCall
 	for _, c := range r.Changes {
 		n := slices.IndexFunc(staged, func(k key.Key) bool { return k.Name == c.Key })
 		k := staged[n]
-		preflighter, ok := cat.kindOf(k).(kind.Preflighter)
+		preflighter, ok := rs.KindOf(k).(kind.Preflighter)
 		if !ok {
 			continue
 		}
-		connection, err := cat.connectionOf(k)
+		connection, err := rs.ConnectionOf(k)
 		if err != nil {
 			return nil, rotation.Refusef("%w", err)
 		}
@@ -72,7 +73,7 @@ func preflight(ctx context.Context, calls []preflightCall) (blockers, notes []re
 	var group sync.WaitGroup
 	for n, call := range calls {
 		group.Go(func() {
-			b, also, err := preflightAt(ctx, call.kind, call.change)
+			b, also, err := untrusted.Preflight(ctx, call.kind, call.change)
 			if err != nil {
 				b = append(b, err.Error())
 			}

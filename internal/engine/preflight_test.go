@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -56,14 +57,14 @@ func TestPreflight(t *testing.T) {
 	if after := h.server.mounts[len(h.server.mounts)-1]; after != before {
 		t.Errorf("the mount was %s and is %s after the records were read again", before, after)
 	}
-	if other := newHarness(t); other.engine.base.fingerprints.MountID() == before {
+	if other := newHarness(t); other.engine.base.Fingerprints.MountID() == before {
 		t.Error("two mounts have the same id")
 	}
 }
 
 func TestPreflightOfAFirstVersion(t *testing.T) {
 	h := newHarness(t)
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "one", Kind: "server"}, testActor)
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "one", Kind: "server"}, testActor)
 	h.ok(err)
 	h.server.blockers = []string{"GRANT is missing"}
 	if _, _, err := h.engine.First(t.Context(), "one", key.Value{}, testActor); err == nil || !strings.Contains(err.Error(), "GRANT is missing") || len(h.server.calls) > 0 {
@@ -84,7 +85,7 @@ func TestBlockersAreLookedAtSoon(t *testing.T) {
 func TestImportForeseesARotation(t *testing.T) {
 	h := newHarness(t)
 	for _, name := range []string{"one", "two", "three"} {
-		_, err := h.engine.PutKey(t.Context(), Definition{Name: name, Kind: "server"}, testActor)
+		_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: name, Kind: "server"}, testActor)
 		h.ok(err)
 	}
 	first := func(name string) string {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -105,7 +106,7 @@ func (h *harness) resealed(data []byte) []byte {
 	r.By, r.Hash = "eve", ""
 	data, err := json.Marshal(r.Entry)
 	h.ok(err)
-	r.Hash = h.engine.base.sumEntry(string(data))
+	r.Hash = h.engine.base.SumEntry(string(data))
 	data, err = json.Marshal(r)
 	h.ok(err)
 	return data
@@ -116,9 +117,9 @@ func TestRetention(t *testing.T) {
 	for crash := range 12 {
 		h := newHarness(t)
 		h.hyvve()
-		h.ok(h.engine.PutFloor(t.Context(), Floor{Entries: minJournal}, testActor)) // its entry stays
+		h.ok(h.engine.PutFloor(t.Context(), catalog.Floor{Entries: catalog.MinJournal}, testActor)) // its entry stays
 		c := h.engine.Config()
-		c.JournalEntries, c.JournalAge = minJournal, time.Hour
+		c.JournalEntries, c.JournalAge = catalog.MinJournal, time.Hour
 		h.ok(h.engine.PutConfig(t.Context(), c, testActor))
 		for range 12 {
 			h.until(h.rotate("service-token"), rotation.Done)
@@ -136,7 +137,7 @@ func TestRetention(t *testing.T) {
 		}
 		v, err := h.engine.journal.Verify(t.Context())
 		h.ok(err)
-		if len(v.Faults) > 0 || v.Entries > minJournal+15 || v.First == 1 || v.Kept != 1 {
+		if len(v.Faults) > 0 || v.Entries > catalog.MinJournal+15 || v.First == 1 || v.Kept != 1 {
 			t.Errorf("crash %d: %+v", crash, v)
 		}
 		kept := 0

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -26,9 +28,6 @@ type Report struct {
 	Sightings []workload.Sighting // of old versions, by its proxy
 }
 
-// maxReason bounds what an instance may have us store, in bytes.
-const maxReason = 1024
-
 // Report takes evidence. It is believed only with the secret of the instance's newest read. The etag that the instance
 // should have is returned.
 func (e *Engine) Report(ctx context.Context, report Report) (string, error) {
@@ -36,7 +35,7 @@ func (e *Engine) Report(ctx context.Context, report Report) (string, error) {
 		return "", err
 	}
 	var err error
-	if report.Work, err = CheckWork(report.Work); err != nil {
+	if report.Work, err = untrusted.CheckWork(report.Work); err != nil {
 		return "", err
 	}
 	w, i, err := e.believed(ctx, report)
@@ -60,7 +59,7 @@ func (s *state) believed(ctx context.Context, report Report) (w workload.Workloa
 		return w, i, err
 	}
 	before := i
-	i.Healthy, i.Reason, i.Seen = report.Healthy, cutOff(report.Reason), s.Now().UTC()
+	i.Healthy, i.Reason, i.Seen = report.Healthy, untrusted.Reason(report.Reason), s.Now().UTC()
 	i.Judged = i.Seen
 	if report.Healthy {
 		i.Reason = ""
@@ -69,7 +68,7 @@ func (s *state) believed(ctx context.Context, report Report) (w workload.Workloa
 	if proves {
 		i = i.Proved()
 	}
-	used := seenAnew(before.Sightings, report.Sightings)
+	used := untrusted.News(before.Sightings, report.Sightings)
 	if used {
 		i.Sightings = report.Sightings
 	}
@@ -88,9 +87,9 @@ func (s *state) believed(ctx context.Context, report Report) (w workload.Workloa
 
 // reporter returns the instance whose secret a report has, and its workload.
 func (m *memory) reporter(workloadName, id string, secret key.Value) (workload.Workload, workload.Instance, error) {
-	w, ok := m.workloads[workloadName]
+	w, ok := m.Workloads[workloadName]
 	if !ok {
-		return w, workload.Instance{}, unknownWorkload(workloadName)
+		return w, workload.Instance{}, catalog.UnknownWorkload(workloadName)
 	}
 	i, err := m.fleets[w.Name].Reporter(w.Name, id, secret)
 	return w, i, err
@@ -115,9 +114,9 @@ func (s *state) takeCounts(w workload.Workload, i workload.Instance, reports []w
 		if !w.Reencrypts || !w.Keys[name].AcceptsBoth() {
 			continue
 		}
-		report.Error = cutOff(report.Error)
+		report.Error = untrusted.Reason(report.Error)
 		s.lock(func(m *memory) {
-			if current, ok := m.keys[name].Current(); ok && report.ID == countID(m.keys[name], current.Number) { // others are late
+			if current, ok := m.Keys[name].Current(); ok && report.ID == catalog.CountID(m.Keys[name], current.Number) { // others are late
 				m.counted[name] = counted{report, s.Now().UTC(), i.Name()}
 			}
 		})
@@ -144,9 +143,9 @@ func (l *locked) takeWork(ctx context.Context, w workload.Workload, i workload.I
 				l.lock(func(m *memory) { m.progress[report.ID] = report })
 				continue
 			}
-			report.Error, report.Columns = cutOff(report.Error), askedColumns(report.Columns, c.Protects)
-			report.Place = askedTables(report.Place, c.Protects)
-			report = rotation.BoundedLook(report, r.Phase(), l.keys[c.Key].Waives)
+			report.Error, report.Columns = untrusted.Reason(report.Error), untrusted.AskedColumns(report.Columns, c.Protects)
+			report.Place = untrusted.AskedTables(report.Place, c.Protects)
+			report = rotation.BoundedLook(report, r.Phase(), l.Keys[c.Key].Waives)
 			evidence := rotation.Evidence{Report: report, At: l.Now().UTC(), Instance: i.Name(), Login: i.Login}
 			if r.SaidAlready(c, evidence) {
 				continue

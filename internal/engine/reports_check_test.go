@@ -9,6 +9,7 @@ import (
 	"testing"
 	"unicode"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
@@ -23,7 +24,7 @@ func TestAdversaryForgesALineInAReason(t *testing.T) {
 	h.ok(err)
 	hides := func(r rune) bool { return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) }
 	for _, i := range h.engine.Instances("api") {
-		if strings.ContainsFunc(i.Reason, hides) || len(i.Reason) > maxReason+len("…") {
+		if strings.ContainsFunc(i.Reason, hides) || len(i.Reason) > untrusted.MostReason+len("…") {
 			t.Errorf("kept is %q", i.Reason)
 		}
 		if i.ID == "api-1" && !strings.HasPrefix(i.Reason, `ill\u0007\u001b[2K\u000d\u000arun`) {
@@ -40,28 +41,28 @@ func TestWorkHasBounds(t *testing.T) {
 		return []workload.WorkReport{r}
 	}
 	for name, all := range map[string][]workload.WorkReport{
-		"too many":   make([]workload.WorkReport, mostWork+1),
+		"too many":   make([]workload.WorkReport, untrusted.MostWork+1),
 		"negative":   one(func(r *workload.WorkReport) { r.Columns = []workload.ColumnReport{{Left: 5}, {Left: -5}} }),
-		"columns":    one(func(r *workload.WorkReport) { r.Columns = make([]workload.ColumnReport, mostColumns+1) }),
+		"columns":    one(func(r *workload.WorkReport) { r.Columns = make([]workload.ColumnReport, untrusted.MostColumns+1) }),
 		"long names": one(func(r *workload.WorkReport) { r.Columns = []workload.ColumnReport{{Column: strings.Repeat("x", 1000)}} }),
 		"long id":    one(func(r *workload.WorkReport) { r.ID = strings.Repeat("x", 10000) }),
 		"a system":   one(func(r *workload.WorkReport) { r.Place = &workload.Place{System: "7\n7"} }),
 		"a database": one(func(r *workload.WorkReport) { r.Place = &workload.Place{Database: strings.Repeat("x", 1000)} }),
 		"tables": one(func(r *workload.WorkReport) {
-			r.Place = &workload.Place{Tables: make([]workload.PlaceTable, mostColumns+1)}
+			r.Place = &workload.Place{Tables: make([]workload.PlaceTable, untrusted.MostColumns+1)}
 		}),
 		"finds of -1": one(func(r *workload.WorkReport) { r.Finds = []workload.Find{{Opened: -1}} }),
 	} {
-		if _, err := CheckWork(all); !refused(err) {
+		if _, err := untrusted.CheckWork(all); !refused(err) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	all, err := CheckWork(one(func(r *workload.WorkReport) {
-		r.Finds, r.Unseen = make([]workload.Find, 10*mostFinds), make([]string, 10*mostUnseen)
+	all, err := untrusted.CheckWork(one(func(r *workload.WorkReport) {
+		r.Finds, r.Unseen = make([]workload.Find, 10*untrusted.MostFinds), make([]string, 10*untrusted.MostUnseen)
 		r.Finds[0].Column = "a\nb"
-		r.Place = &workload.Place{System: "7123", Database: "a\nb", Tables: make([]workload.PlaceTable, mostColumns)}
+		r.Place = &workload.Place{System: "7123", Database: "a\nb", Tables: make([]workload.PlaceTable, untrusted.MostColumns)}
 	}))
-	if err != nil || all[0].Place.Database != `a\u000ab` || len(all[0].Finds) != mostFinds || len(all[0].Unseen) != mostUnseen+1 || all[0].Finds[0].Column != `a\u000ab` {
+	if err != nil || all[0].Place.Database != `a\u000ab` || len(all[0].Finds) != untrusted.MostFinds || len(all[0].Unseen) != untrusted.MostUnseen+1 || all[0].Finds[0].Column != `a\u000ab` {
 		t.Errorf("%d finds, %d unseen, %v", len(all[0].Finds), len(all[0].Unseen), err)
 	}
 }
@@ -86,7 +87,7 @@ func TestAdversaryRecordTooLarge(t *testing.T) {
 	h.engine.Store = tight{h.store, 2000}
 	r := h.readers["api/api-1"]
 	var sightings []workload.Sighting
-	for range maxSightings {
+	for range untrusted.MaxSightings {
 		sightings = append(sightings, workload.Sighting{Env: strings.Repeat("E", 100), Version: 1, Count: 1, Last: h.clock.Now()})
 	}
 	_, err := h.engine.Report(t.Context(), Report{Workload: "api", Instance: "api-1", Secret: r.reading.Secret, Healthy: true, Sightings: sightings})

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -19,7 +20,7 @@ import (
 func (h *harness) retains(name string, long time.Duration) {
 	h.t.Helper()
 	k, _ := h.engine.Key(name)
-	d := Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: k.Policy}
+	d := catalog.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: k.Policy}
 	d.Policy.Retain = long
 	_, err := h.engine.PutKey(h.t.Context(), d, testActor)
 	h.ok(err)
@@ -102,7 +103,7 @@ func TestRetainedUntilItsEnd(t *testing.T) {
 	}
 	k, _ := h.engine.Key("service-token")
 	held := workload.Holding{Keys: map[string]workload.Held{"service-token": {Value: 1, Accepts: []int{2, 1}}}}
-	if _, err := workload.Fill(held, nil, source{h.records().catalog}); err == nil {
+	if _, err := workload.Fill(held, nil, source{h.records().Catalog}); err == nil {
 		t.Error("a bundle with a retained value is made")
 	}
 	h.later(23 * time.Hour)

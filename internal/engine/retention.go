@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 )
 
 // retainEvery is how often old records are looked for.
@@ -17,20 +19,10 @@ func (l *locked) retain(ctx context.Context, now time.Time) error {
 		return nil
 	}
 	l.retainAt, l.needsRetention = l.Uptime()+retainEvery, false
-	if err := l.journal.Retain(ctx, now, uint64(l.floor.Entries), l.expired); err != nil { //nolint:gosec // no floor is negative
+	if err := l.journal.Retain(ctx, now, uint64(l.JournalFloor.Entries), l.Expired); err != nil { //nolint:gosec // no floor is negative
 		return err
 	}
 	return l.retainRotations(ctx, now)
-}
-
-// expired reports whether retention takes away a record of that age, with so many newer ones: one of the configuration's
-// bounds says so, and the floor does not keep it.
-func (cat *catalog) expired(newer uint64, age time.Duration) bool {
-	if newer < uint64(cat.floor.Entries) || age <= cat.floor.Age { //nolint:gosec // no floor is negative
-		return false
-	}
-	tooMany := cat.config.JournalEntries > 0 && newer >= uint64(cat.config.JournalEntries)
-	return tooMany || cat.config.JournalAge > 0 && age > cat.config.JournalAge
 }
 
 // retainRotations goes by the same bounds.
@@ -40,8 +32,8 @@ func (l *locked) retainRotations(ctx context.Context, now time.Time) error {
 		return fmt.Errorf("listing rotations: %w", err)
 	}
 	for n, id := range ids {
-		born, err := time.Parse(idTime, id[:min(len(id), len(idTime))])
-		if err != nil || !l.expired(uint64(len(ids)-n-1), now.Sub(born)) { //nolint:gosec // n is an index of ids
+		born, err := time.Parse(catalog.IdTime, id[:min(len(id), len(catalog.IdTime))])
+		if err != nil || !l.Expired(uint64(len(ids)-n-1), now.Sub(born)) { //nolint:gosec // n is an index of ids
 			return nil //nolint:nilerr // what has no time of its own is kept, and so is all that is newer
 		}
 		if _, running := l.active[id]; running {

@@ -11,7 +11,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -54,7 +56,7 @@ type serverEnd func(context.Context, *Engine) error
 
 // retiring ends an undeleted version. Where its server has to end it first, it returns the call that does so.
 func (l *locked) retiring(ctx context.Context, n ending) (serverEnd, error) {
-	server, served := l.kindOf(l.keys[n.key]).(kind.Server)
+	server, served := l.KindOf(l.Keys[n.key]).(kind.Server)
 	find := l.restingVersion
 	if served {
 		find = l.idleVersion
@@ -64,7 +66,7 @@ func (l *locked) retiring(ctx context.Context, n ending) (serverEnd, error) {
 		return nil, err
 	}
 	if v.State != key.Undeleted {
-		return nil, rotation.Refusef("key %s: version %d is %s, and not undeleted: there is nothing to end; %s", n.key, n.number, v.State, retainedText(k))
+		return nil, rotation.Refusef("key %s: version %d is %s, and not undeleted: there is nothing to end; %s", n.key, n.number, v.State, catalog.RetainedText(k))
 	}
 	if len(k.Protects) > 0 && !n.force {
 		return nil, rotation.Refusef("key %s protects rows, and some may be under version %d: a rotation retires it once no row needs it: vault write hyvve/rotate key=%s; or, if the rows may be unreadable: force=true", n.key, n.number, n.key)
@@ -105,10 +107,10 @@ func (l *locked) endAtServer(server kind.Server, k key.Key, v key.Version, n end
 	change := kind.Change{Key: k, From: v, Cut: n.force || v.Cut, Kept: k.Kept}
 	change.To, _ = l.validAtServer(k)
 	var err error
-	if change.Connection, err = l.connectionOf(k); err != nil {
+	if change.Connection, err = l.ConnectionOf(k); err != nil {
 		return nil, err
 	}
-	long := min(l.config.Effective(k.Policy).Observe, rotation.DenseTime)
+	long := min(l.Defaults.Effective(k.Policy).Observe, rotation.DenseTime)
 	l.lock(func(m *memory) { m.restoring[n.key] = true })
 	return func(ctx context.Context, e *Engine) error {
 		defer e.lock(func(m *memory) { delete(m.restoring, n.key) })
@@ -122,7 +124,7 @@ func (l *locked) endAtServer(server kind.Server, k key.Key, v key.Version, n end
 		if err := e.update(func(l *locked) error { return l.storeEnding(ctx, n) }); err != nil {
 			return err
 		}
-		if err := retireAt(at, server, change); err != nil {
+		if err := untrusted.Retire(at, server, change); err != nil {
 			return err
 		}
 		return e.update(func(l *locked) error { return l.storeEnd(ctx, n) })
@@ -131,7 +133,7 @@ func (l *locked) endAtServer(server kind.Server, k key.Key, v key.Version, n end
 
 // storeEnding stores that the end of an undeleted version was decided.
 func (l *locked) storeEnding(ctx context.Context, n ending) error {
-	k := l.keys[n.key]
+	k := l.Keys[n.key]
 	v, ok := k.Version(n.number)
 	switch {
 	case !ok || v.State != key.Undeleted:
@@ -161,7 +163,7 @@ func (n ending) changes() []rotation.EntryChange {
 // storeEnd stores that an undeleted version has ended. It is retained at least until its retention would have ended
 // without the undeletion: who ends it may not be allowed to erase it.
 func (l *locked) storeEnd(ctx context.Context, n ending) error {
-	k := l.keys[n.key]
+	k := l.Keys[n.key]
 	v, ok := k.Version(n.number)
 	if !ok || v.State != key.Undeleted {
 		return nil
@@ -169,17 +171,17 @@ func (l *locked) storeEnd(ctx context.Context, n ending) error {
 	if r, ok := l.leakedBy(k); ok {
 		return l.storeLeakedEnd(ctx, r, n)
 	}
-	login, _ := l.loginOf(k, v.Value)
+	login, _ := l.LoginOf(k, v.Value)
 	now := l.Now().UTC()
-	changed, err := retired(k, n.number, l.config.RetainOf(k), now)
+	changed, err := catalog.Retired(k, n.number, l.Defaults.RetainOf(k), now)
 	if err == nil {
-		changed, err = uncrowded(changed, now)
+		changed, err = catalog.Uncrowded(changed, now)
 	}
 	if err != nil {
 		return err
 	}
-	if login.name != "" {
-		changed = changed.WithLogin(n.number, login.name, now)
+	if login.Name != "" {
+		changed = changed.WithLogin(n.number, login.Name, now)
 	}
 	what := fmt.Sprintf("retired version %d of %s, which was undeleted, and erased it", n.number, n.key)
 	if end, _ := changed.Version(n.number); end.State == key.Retained {
@@ -188,7 +190,7 @@ func (l *locked) storeEnd(ctx context.Context, n ending) error {
 	n.force = n.force || v.Cut
 	if n.force {
 		what += "; nobody was asked whether it was in use (force=true)"
-		if _, ok := l.kindOf(k).(kind.Server); ok {
+		if _, ok := l.KindOf(k).(kind.Server); ok {
 			what += ", and its sessions at the server were ended"
 		}
 	}
@@ -198,8 +200,8 @@ func (l *locked) storeEnd(ctx context.Context, n ending) error {
 // stillUsed says who presents an undeleted version where workloads verify it; empty: nobody who was seen.
 func (s *state) stillUsed(k key.Key, v key.Version) (text string) {
 	s.lock(func(m *memory) {
-		for _, name := range slices.Sorted(maps.Keys(m.workloads)) {
-			if w := m.workloads[name]; w.Uses(k.Name) {
+		for _, name := range slices.Sorted(maps.Keys(m.Workloads)) {
+			if w := m.Workloads[name]; w.Uses(k.Name) {
 				seen := rotation.Sighted(rotation.WorkloadFact{Workload: w, Instances: m.fleets[name].All()}, rotation.Change{Env: k.Env, From: v.Number}, s.Now())
 				if seen != "" && text == "" {
 					text = fmt.Sprintf("%s: %s", name, seen)
@@ -223,7 +225,7 @@ func (l *locked) endUndeleted(ctx context.Context, k key.Key, v key.Version) err
 		l.lapseLater(n.versionID, inUse{text})
 		return nil
 	}
-	server, ok := l.kindOf(k).(kind.Server)
+	server, ok := l.KindOf(k).(kind.Server)
 	if !ok {
 		return l.storeEnd(ctx, n)
 	}
@@ -249,7 +251,7 @@ func (l *locked) endUndeleted(ctx context.Context, k key.Key, v key.Version) err
 // lapse returns when the retention of a version ends, or the time for which it is undeleted; zero: never. A rotation retires
 // undeleted versions that workloads verify; with those that a server verifies it has nothing to do.
 func (l *locked) lapse(k key.Key, v key.Version) time.Time {
-	_, served := l.kindOf(k).(kind.Server)
+	_, served := l.KindOf(k).(kind.Server)
 	var end time.Time
 	switch {
 	case v.State == key.Retained:
@@ -295,13 +297,13 @@ func (l *locked) lapseSoon(of versionID) {
 func (e *Engine) lapseFailed(of versionID, fault error) (decided bool) {
 	l, release := e.acquire()
 	defer release()
-	v, _ := l.keys[of.key].Version(of.number)
+	v, _ := l.Keys[of.key].Version(of.number)
 	over := !v.Until.IsZero() && !v.Until.After(l.Now())
 	if v.State == key.Undeleted && (v.Ending || over) {
 		l.lapseLater(of, fault)
 		l.planLapse(of.key)
 	}
-	_, leaked := l.leakedBy(l.keys[of.key])
+	_, leaked := l.leakedBy(l.Keys[of.key])
 	return v.Ending && !leaked
 }
 

@@ -5,12 +5,11 @@ package engine
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
@@ -158,7 +157,7 @@ func (l *locked) start(ctx context.Context, request Request) (string, error) {
 		if err := l.put(ctx, pathKeys+k.Name, k); err != nil {
 			return "", err
 		}
-		l.lock(func(m *memory) { m.keys[k.Name] = k })
+		l.lock(func(m *memory) { m.Keys[k.Name] = k })
 	}
 	r.Timeline = []rotation.Event{{At: r.Created, State: rotation.Planned, Text: fmt.Sprintf("%s: values stored", r.EnvNames())}}
 	return r.ID, l.settle(ctx, r)
@@ -166,7 +165,7 @@ func (l *locked) start(ctx context.Context, request Request) (string, error) {
 
 // draft returns a rotation that nobody knows of yet, and its keys with their new versions staged.
 func (l *locked) draft(request Request) (rotation.Rotation, []key.Key, error) {
-	id, err := l.newID()
+	id, err := l.NewID()
 	if err != nil {
 		return rotation.Rotation{}, nil, err
 	}
@@ -183,39 +182,22 @@ func (l *locked) draft(request Request) (rotation.Rotation, []key.Key, error) {
 		}
 		r.Changes = append(r.Changes, c)
 		staged = append(staged, k)
-		r = mergePolicy(r, l.config.Effective(k.Policy))
+		r = mergePolicy(r, l.Defaults.Effective(k.Policy))
 	}
-	if err := l.checkUpgrade(r); err != nil {
+	if err := l.CheckUpgrade(r); err != nil {
 		return rotation.Rotation{}, nil, err
 	}
 	if err := checkFourEyes(r, request); err != nil {
 		return rotation.Rotation{}, nil, err
 	}
-	r = applyOverrides(r, request, l.config)
-	r.NotBy = l.notBy(r)
+	r = applyOverrides(r, request, l.Defaults)
+	r.NotBy = l.NotBy(r)
 	if r.Trigger.Automatic() {
-		if err := l.config.checkPolicyBy(l.keys[r.Changes[0].Key]); err != nil {
+		if err := l.Defaults.CheckPolicyBy(l.Keys[r.Changes[0].Key]); err != nil {
 			return rotation.Rotation{}, nil, rotation.Refusef("%w", err)
 		}
 	}
 	return rotation.Pinned(r, l.facts(r)), staged, nil
-}
-
-// checkUpgrade refuses one where there is nothing to upgrade, or where it is not said to which key.
-func (cat *catalog) checkUpgrade(r rotation.Rotation) error {
-	if !r.Upgrade {
-		return nil
-	}
-	c := r.Changes[0]
-	for _, other := range cat.keys {
-		if other.Name != c.Key && slices.ContainsFunc(other.Protects, func(o key.Column) bool { return sharesColumn(o, c.Protects) }) {
-			if len(r.Changes) > 1 {
-				return rotation.Refusef("upgrade is for one key, and %d are named; rotate %s alone", len(r.Changes), c.Key)
-			}
-			return nil
-		}
-	}
-	return rotation.Refusef("upgrade: no other key has rows in the columns that key %s protects; leave it out", c.Key)
 }
 
 // mergePolicy returns a rotation with the more careful of its own settings and those of a key's policy.
@@ -235,18 +217,18 @@ func mergePolicy(r rotation.Rotation, p key.Policy) rotation.Rotation {
 }
 
 // settings are what a request may set, by the names that an operator writes it with.
-func settings(r rotation.Rotation) fields {
+func settings(r rotation.Rotation) catalog.Fields {
 	confirm := rotation.ConfirmAuto
 	if r.Confirm {
 		confirm = rotation.ConfirmManual
 	}
-	return fields{
+	return catalog.Fields{
 		"on_failure": r.OnFailure, "confirm": confirm, "confirm_by": r.ConfirmBy, "deadline": r.Deadline.String(), "soak": r.Soak.String(), "observe": r.Observe.String(),
 	}
 }
 
 // applyOverrides returns a rotation with what was asked for in the place of what the policies say, and a note of it.
-func applyOverrides(r rotation.Rotation, request Request, c Config) rotation.Rotation {
+func applyOverrides(r rotation.Rotation, request Request, c catalog.Config) rotation.Rotation {
 	policy := settings(r)
 	if request.OnFailure != "" {
 		r.OnFailure = request.OnFailure
@@ -264,11 +246,11 @@ func applyOverrides(r rotation.Rotation, request Request, c Config) rotation.Rot
 		r.Deadline = request.Deadline
 	}
 	r.Confirm = r.Confirm || r.ConfirmBy == rotation.ConfirmByOther
-	r.Asked = policy.changes(settings(r))
+	r.Asked = policy.Changes(settings(r))
 	for _, asked := range []struct {
 		so          bool
 		field, text string
-	}{{request.Compromised, "compromised", "true"}, {request.Upgrade, "upgrade", "true"}, {!request.Value.Empty(), "value", secretGiven}} {
+	}{{request.Compromised, "compromised", "true"}, {request.Upgrade, "upgrade", "true"}, {!request.Value.Empty(), "value", catalog.SecretGiven}} {
 		if asked.so {
 			r.Asked = append(r.Asked, rotation.EntryChange{Field: asked.field, To: asked.text})
 		}
@@ -281,9 +263,9 @@ func applyOverrides(r rotation.Rotation, request Request, c Config) rotation.Rot
 
 // stage returns the key with its new version staged, without storing it.
 func (l *locked) stage(r rotation.Rotation, name string, request Request) (key.Key, rotation.Change, error) {
-	k, ok := l.keys[name]
+	k, ok := l.Keys[name]
 	if !ok {
-		return key.Key{}, rotation.Change{}, unknownKey(name)
+		return key.Key{}, rotation.Change{}, catalog.UnknownKey(name)
 	}
 	if running, ok := l.active[l.rotating[name]]; ok {
 		return key.Key{}, rotation.Change{}, l.underWay(name, running)
@@ -292,82 +274,35 @@ func (l *locked) stage(r rotation.Rotation, name string, request Request) (key.K
 	if !ok {
 		return key.Key{}, rotation.Change{}, rotation.Refusef("key %s has no version yet; import the value in use with: vault write hyvve/keys/%s value=-  (or generate=true for a new one)", name, name)
 	}
-	if err := l.checkParticipants(k); err != nil {
+	if err := l.CheckParticipants(k); err != nil {
 		return key.Key{}, rotation.Change{}, err
 	}
 	value := request.Value
 	if value.Empty() {
 		var err error
-		if value, err = l.generate(k, current.Value); err != nil {
+		if value, err = l.Generate(k, current.Value); err != nil {
 			return key.Key{}, rotation.Change{}, err
 		}
 	}
 	if value.Equal(current.Value) {
 		return key.Key{}, rotation.Change{}, rotation.Refusef("value of key %s is the current one already; give another, or none to have one made", name)
 	}
-	k = withoutOrphans(k)
+	k = catalog.WithoutOrphans(k)
 	version := key.Version{
 		Number: k.NextNumber(), Value: value, Created: r.Created, CreatedBy: request.By.String(), Rotation: r.ID,
-		Fingerprint: l.fingerprints.Of(name, value),
+		Fingerprint: l.Fingerprints.Of(name, value),
 	}
 	k, err := k.WithStaged(version)
 	if err != nil {
 		return key.Key{}, rotation.Change{}, err
 	}
-	if err := l.checkChange(k, current, version); err != nil {
+	if err := l.CheckChange(k, current, version); err != nil {
 		return key.Key{}, rotation.Change{}, err
 	}
-	if err := l.checkHosts(k, value); err != nil {
+	if err := l.CheckHosts(k, value); err != nil {
 		return key.Key{}, rotation.Change{}, rotation.Refusef("key %s: %w; nothing was changed", name, err)
 	}
-	return k, rotation.Change{Key: name, Env: k.Env, From: current.Number, To: version.Number, Protects: k.Protects, MultiLine: value.MultiLine(), Also: l.alsoAccepted(k)}, nil
-}
-
-// checkChange refuses what the key's kind knows to be impossible.
-func (cat *catalog) checkChange(k key.Key, from, to key.Version) error {
-	checker, ok := cat.kindOf(k).(kind.ChangeChecker)
-	if !ok {
-		return nil
-	}
-	connection, err := cat.connectionOf(k)
-	if err != nil {
-		return rotation.Refusef("%w", err)
-	}
-	if err := checker.CheckChange(kind.Change{Key: k, From: from, To: to, Connection: connection}); err != nil {
-		return rotation.Refusef("key %s: %w; nothing was changed", k.Name, err)
-	}
-	return nil
-}
-
-// checkParticipants refuses a rotation that nobody would carry out.
-func (cat *catalog) checkParticipants(k key.Key) error {
-	used, reencrypts := false, false
-	for _, w := range cat.workloads {
-		role, ok := w.Keys[k.Name]
-		used = used || ok
-		reencrypts = reencrypts || w.Reencrypts && role.AcceptsBoth()
-	}
-	if !used {
-		return rotation.Refusef("no workload uses key %s, so that nobody would take up a new version; add it to a workload with hyvve/workloads/:name", k.Name)
-	}
-	if len(k.Protects) > 0 && !reencrypts {
-		return rotation.Refusef("key %s protects rows, and no workload that verifies it has reencrypts=true, so that nobody would re-encrypt them; set it on one that reaches the database", k.Name)
-	}
-	return nil
-}
-
-// withoutOrphans aborts staged versions that no rotation knows: a crash left them before anybody was told.
-func withoutOrphans(k key.Key) key.Key {
-	current, _ := k.Current()
-	for _, v := range k.Versions {
-		if v.State != key.Staged {
-			continue
-		}
-		if aborted, err := k.Reverted(current.Number, v.Number); err == nil {
-			k = aborted
-		}
-	}
-	return k
+	return k, rotation.Change{Key: name, Env: k.Env, From: current.Number, To: version.Number, Protects: k.Protects, MultiLine: value.MultiLine(), Also: l.AlsoAccepted(k)}, nil
 }
 
 // Revert sends a rotation on its way back.
@@ -390,7 +325,7 @@ func (e *Engine) Resume(ctx context.Context, id string, by rotation.Actor, reaso
 		next, err := rotation.Resume(r, f, by, reason)
 		for _, c := range r.Changes {
 			if err == nil && f.LookFailing() {
-				l.lookNow(l.keys[c.Key].Witness)
+				l.lookNow(l.Keys[c.Key].Witness)
 			}
 		}
 		return next, err

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
@@ -37,7 +38,7 @@ func (l *locked) sample(r rotation.Rotation) {
 	calls, err := l.serverCalls(r, rotation.ActSample)
 	if err != nil || len(calls) == 0 {
 		l.observe(r.ID, func(o rotation.Observation) rotation.Observation {
-			return rotation.Observation{Until: f.Now, Since: f.Now, Fault: say(fmt.Sprint(err))}
+			return rotation.Observation{Until: f.Now, Since: f.Now, Fault: untrusted.Text(fmt.Sprint(err))}
 		})
 		return
 	}
@@ -72,13 +73,13 @@ func (s *state) observeWith(r rotation.Rotation, calls []serverCall, dense bool)
 		o := s.observe(r.ID, func(o rotation.Observation) rotation.Observation {
 			switch {
 			case errors.As(err, &use):
-				return o.Used(end, say(use.text))
+				return o.Used(end, untrusted.Text(use.text))
 			case errors.As(err, &short):
 				o = o.Unused(begin, end, slice)
-				o.Short = say(short.Error())
+				o.Short = untrusted.Text(short.Error())
 				return o
 			case err != nil:
-				return rotation.Observation{Since: end, Until: end, Seen: o.Seen, Use: o.Use, Fault: say(err.Error())}
+				return rotation.Observation{Since: end, Until: end, Seen: o.Seen, Use: o.Use, Fault: untrusted.Text(err.Error())}
 			}
 			return o.Unused(begin, end, slice)
 		})
@@ -137,21 +138,9 @@ func (s *state) sampleAll(calls []serverCall, long time.Duration) error {
 	return short
 }
 
-// sampled reports whether a server can be asked who uses a rotation's old versions, and whether all such servers can be
-// sampled densely.
-func (cat *catalog) sampled(r rotation.Rotation) (sampled, dense bool) {
-	dense = true
-	for _, c := range r.Changes {
-		server, ok := cat.kindOf(cat.keys[c.Key]).(kind.Server)
-		_, sampler := server.(kind.Sampler)
-		sampled, dense = sampled || ok, dense && (!ok || sampler)
-	}
-	return sampled, sampled && dense
-}
-
 // unused returns an error while the server says that From is in use, at once or at any moment for that long.
 func unused(ctx context.Context, server kind.Server, c kind.Change, long time.Duration) error {
-	count, use, err := useAt(ctx, server, c, long)
+	count, use, err := untrusted.InUse(ctx, server, c, long)
 	if count > 0 && errors.As(err, new(kind.Unattributed)) {
 		err = nil
 	}

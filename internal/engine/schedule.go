@@ -17,7 +17,7 @@ var never time.Time
 // plan puts a key on the agenda.
 func (l *locked) plan(name string, now time.Time) {
 	var at time.Time
-	if k, ok := l.keys[name]; ok && l.rotating[name] == "" && !l.trying[name] {
+	if k, ok := l.Keys[name]; ok && l.rotating[name] == "" && !l.trying[name] {
 		at = l.plannedAt(k, now)
 	}
 	l.lock(func(m *memory) { m.agenda.Set(name, at) })
@@ -28,12 +28,12 @@ func (l *locked) plan(name string, now time.Time) {
 // plannedAt is due, but for what failed before, and for what came due while the engine was away: that is spread, so that
 // a restart is no storm.
 func (l *locked) plannedAt(k key.Key, now time.Time) time.Time {
-	at := schedule.Due(k, now, l.share)
+	at := schedule.Due(k, now, l.Share)
 	if at.IsZero() {
 		return at
 	}
 	if at.Before(l.opened) {
-		at = l.opened.Add(schedule.SpreadOver(schedule.Spread, l.share(k, "spread")))
+		at = l.opened.Add(schedule.SpreadOver(schedule.Spread, l.Share(k, "spread")))
 	}
 	if fault := l.starts[k.Name]; fault.Next.After(at) {
 		at = fault.Next
@@ -59,7 +59,7 @@ func (l *locked) startDue(ctx context.Context, now time.Time) time.Duration {
 
 // startOne starts a key's automatic rotation. A refusal is noted and tried again later; the error is one of storage.
 func (l *locked) startOne(ctx context.Context, name string, now time.Time) error {
-	k := l.keys[name]
+	k := l.Keys[name]
 	if l.rotating[name] != "" || l.plannedAt(k, now).After(now) { // a window has closed meanwhile
 		l.plan(name, now)
 		return nil
@@ -73,7 +73,7 @@ func (l *locked) startOne(ctx context.Context, name string, now time.Time) error
 
 // startNow starts a key's automatic rotation, or notes why it cannot. The error is one of storage.
 func (l *locked) startNow(ctx context.Context, name string, now time.Time) error {
-	k := l.keys[name]
+	k := l.Keys[name]
 	request := Request{Keys: []string{name}, Trigger: rotation.ByPeriod, Reason: "rotation_period is over", By: rotation.Itself}
 	if k.Policy.Schedule != "" {
 		request.Trigger, request.Reason = rotation.BySchedule, "a time of rotation_schedule has come"

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -29,12 +30,12 @@ func TestPoliciesThatAreRefused(t *testing.T) {
 		`on_failure "hope" is not known`:   {OnFailure: "hope"},
 		`confirm "maybe" is not known`:     {Confirm: "maybe"},
 	} {
-		if err := checkPolicy(p, now); err == nil || !strings.Contains(err.Error(), want) {
+		if err := catalog.CheckPolicy(p, now); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want %q", p, err, want)
 		}
 	}
 	for _, p := range []key.Policy{{}, {Period: time.Minute}, {Schedule: "CRON_TZ=Europe/Berlin 0 3 * * SUN", Window: time.Hour}, {Schedule: "@monthly"}} {
-		if err := checkPolicy(p, now); err != nil {
+		if err := catalog.CheckPolicy(p, now); err != nil {
 			t.Errorf("%+v: %v", p, err)
 		}
 	}
@@ -43,7 +44,7 @@ func TestPoliciesThatAreRefused(t *testing.T) {
 // scheduled makes a key with a policy that a live instance uses.
 func (h *harness) scheduled(name string, p key.Policy) {
 	h.t.Helper()
-	_, err := h.engine.PutKey(h.t.Context(), Definition{Name: name, Kind: "token", Policy: p}, testActor)
+	_, err := h.engine.PutKey(h.t.Context(), catalog.Definition{Name: name, Kind: "token", Policy: p}, testActor)
 	h.ok(err)
 	_, _, err = h.engine.First(h.t.Context(), name, key.Value{}, testActor)
 	h.ok(err)
@@ -143,7 +144,7 @@ func TestOrphans(t *testing.T) {
 	h := newHarness(t)
 	h.key("db", "server")
 	h.workload(workload.Workload{Name: "api", Keys: map[string]workload.Role{"db": {Presents: true}}})
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: "unused", Kind: "token", Policy: key.Policy{Period: time.Minute}}, testActor)
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "unused", Kind: "token", Policy: key.Policy{Period: time.Minute}}, testActor)
 	h.ok(err)
 	_, _, err = h.engine.First(t.Context(), "unused", key.Value{}, testActor)
 	h.ok(err)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -29,7 +30,7 @@ func TestSharedLogins(t *testing.T) {
 	h.ok(h.put("again", "127.0.0.1:1"))
 	h.ok(h.put("elsewhere", "127.0.0.1:2"))
 	for _, k := range [][3]string{{"one", "main", "app:1"}, {"two", "again", "app:1"}, {"three", "elsewhere", "app:1"}, {"four", "main", "other:1"}} {
-		_, err := h.engine.PutKey(t.Context(), Definition{Name: k[0], Kind: "login", Options: kind.Options{"connection": k[1]}}, testActor)
+		_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: k[0], Kind: "login", Options: kind.Options{"connection": k[1]}}, testActor)
 		h.ok(err)
 		_, warnings, err := h.engine.First(t.Context(), k[0], key.NewValue(k[2]), testActor)
 		h.ok(err)
@@ -52,24 +53,24 @@ func TestSharedLogins(t *testing.T) {
 		t.Errorf("a new version with a login of others: %v", err)
 	}
 	id := h.rotate("four")
-	_, err = h.engine.PutKey(t.Context(), Definition{Name: "five", Kind: "login", Options: kind.Options{"connection": "main"}}, testActor)
+	_, err = h.engine.PutKey(t.Context(), catalog.Definition{Name: "five", Kind: "login", Options: kind.Options{"connection": "main"}}, testActor)
 	h.ok(err)
 	if _, _, err := h.engine.First(t.Context(), "five", key.NewValue("other:1"), testActor); err == nil || !strings.Contains(err.Error(), "which rotation "+id) {
 		t.Errorf("importing what a rotation is about to end: %v", err)
 	}
 
 	// However it came about: what another key needs is not taken away.
-	k := h.records().keys["five"]
+	k := h.records().Keys["five"]
 	five, err := k.WithFirst(key.Version{Number: 1, Value: key.NewValue("other:1")})
 	h.ok(err)
-	h.records().keys["five"] = five
+	h.records().Keys["five"] = five
 	for range 50 {
 		h.round()
 	}
 	if view := h.view(id); view.State != rotation.Soaking || !strings.Contains(view.Waits(), "is that of key five") {
 		t.Errorf("%s %s: %s", view.State, view.Step, view.Waits())
 	}
-	h.records().keys["five"] = k
+	h.records().Keys["five"] = k
 	h.until(id, rotation.Done)
 	h.until(h.rotate("one", "two"), rotation.Done)
 	h.until(h.rotate("three"), rotation.Done)

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -56,18 +57,18 @@ func TestSightingsHoldTheOldVersion(t *testing.T) {
 
 func TestSightingsAreChecked(t *testing.T) {
 	good := workload.Sighting{Env: "X", Version: 1, From: "10.0.0.7"}
-	many := make([]workload.Sighting, maxSightings+1)
+	many := make([]workload.Sighting, untrusted.MaxSightings+1)
 	for n := range many {
 		many[n] = good
 	}
 	for name, all := range map[string][]workload.Sighting{
 		"too many": many, "no name": {{Version: 1}}, "no version": {{Env: "X"}}, "long": {{Env: "X", Version: 1, From: strings.Repeat("x", 1000)}},
 	} {
-		if err := CheckSightings(all); err == nil || !strings.Contains(err.Error(), "sightings: ") {
+		if err := untrusted.CheckSightings(all); err == nil || !strings.Contains(err.Error(), "sightings: ") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := CheckSightings([]workload.Sighting{good}); err != nil {
+	if err := untrusted.CheckSightings([]workload.Sighting{good}); err != nil {
 		t.Error(err)
 	}
 }

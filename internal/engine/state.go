@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/guard"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
@@ -15,7 +16,7 @@ import (
 type state struct {
 	*storage
 	timing
-	base       *base
+	base       *catalog.Base
 	Observer   Observer
 	background func(func(*Engine)) // runs a function beside the caller
 	memory     *guard.Guarded[memory]
@@ -31,7 +32,7 @@ func newState(o Options, r *records) *state {
 	return &state{
 		storage:  &storage{Store: o.Store},
 		timing:   timing{Now: o.Now, Uptime: o.Uptime, opened: o.Now(), openedUp: o.Uptime()},
-		base:     r.base,
+		base:     r.Base,
 		Observer: o.Observer,
 		memory:   guard.New(newMemory(r)),
 		waiters:  fleet.NewWaiters(),
@@ -48,7 +49,7 @@ type timing struct {
 }
 
 // secrets returns what is derived from the mount's secret for instances.
-func (s *state) secrets() fleet.Secrets { return fleet.Secrets{Fingerprinter: s.base.fingerprints} }
+func (s *state) secrets() fleet.Secrets { return fleet.Secrets{Fingerprinter: s.base.Fingerprints} }
 
 // lock calls do with what is in memory.
 func (s *state) lock(do func(m *memory)) { s.memory.Do(do) }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
@@ -31,19 +33,19 @@ func (s *state) witnessTries(names []string) (all []witnessTry) {
 	m, unlock := s.memory.Lock()
 	defer unlock()
 	for _, name := range names {
-		k := m.keys[name]
+		k := m.Keys[name]
 		current, ok := k.Current()
 		if !ok || len(k.Protects) == 0 || !rotation.ByConnection(k.Witness) {
 			continue
 		}
-		looker, connection, err := m.looker(k.Witness)
+		looker, connection, err := m.Looker(k.Witness)
 		if err != nil { // refused on write, and the connection cannot be deleted
 			continue
 		}
 		// Before a rotation, rows may be under undeleted versions, too, as after a revert.
-		others := m.otherValues(rotation.Rotation{State: rotation.Reverting}, rotation.Change{Key: name, Protects: k.Protects})
+		others := m.OtherValues(rotation.Rotation{State: rotation.Reverting}, rotation.Change{Key: name, Protects: k.Protects})
 		t := witnessTry{k.Env, looker, connection, kind.RowLook{Columns: k.Protects, Value: current.Value, Others: others, Most: tryRows}, current.Number, counted{}}
-		if last := m.counted[name]; last.report.ID == countID(k, current.Number) && last.report.Error == "" {
+		if last := m.counted[name]; last.report.ID == catalog.CountID(k, current.Number) && last.report.Error == "" {
 			t.counted = last
 		}
 		all = append(all, t)
@@ -53,7 +55,7 @@ func (s *state) witnessTries(names []string) (all []witnessTry) {
 
 // fault returns why the engine could not be a witness now; nil: it could.
 func (t witnessTry) fault(ctx context.Context) error {
-	report, err := rowsAt(ctx, t.looker, t.connection, t.look)
+	report, err := untrusted.LookAtRows(ctx, t.looker, t.connection, t.look)
 	if err != nil {
 		return fmt.Errorf("the engine cannot look at the rows by connection %s, its witness: %w", t.connection.Name, err)
 	}
@@ -117,7 +119,7 @@ func (l *locked) startTried(name string, tries []witnessTry, now time.Time) {
 			return
 		}
 		now := l.Now()
-		if at := l.plannedAt(l.keys[name], now); at.IsZero() || at.After(now) || l.rotating[name] != "" { // changed meanwhile
+		if at := l.plannedAt(l.Keys[name], now); at.IsZero() || at.After(now) || l.rotating[name] != "" { // changed meanwhile
 			l.plan(name, now)
 			return
 		}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -36,7 +37,7 @@ func TestWitnessIsTriedBeforeARotation(t *testing.T) {
 	h.place = here()
 	_, err := h.engine.Report(t.Context(), Report{
 		Workload: one.workload, Instance: one.id, Secret: one.reading.Secret, Etag: one.reading.Bundle.Holding.Etag, Healthy: true,
-		Work: []workload.WorkReport{{ID: countID(k, 1), Done: true, Place: here(), Columns: []workload.ColumnReport{good}}},
+		Work: []workload.WorkReport{{ID: catalog.CountID(k, 1), Done: true, Place: here(), Columns: []workload.ColumnReport{good}}},
 	})
 	h.ok(err)
 	if p := h.planned(); len(p.Blockers) > 0 || len(h.engine.TryWitness(t.Context(), "master")) > 0 {
@@ -82,7 +83,7 @@ func TestWitnessIsTriedBeforeARotation(t *testing.T) {
 func TestWitnessIsTriedBeforeAnAutomaticRotation(t *testing.T) {
 	h, _, look := seeing(t)
 	k, _ := h.engine.Key("master")
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: k.Name, Kind: k.Kind, Protects: k.Protects, Witness: k.Witness, Policy: key.Policy{Period: time.Hour}}, testActor)
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: k.Name, Kind: k.Kind, Protects: k.Protects, Witness: k.Witness, Policy: key.Policy{Period: time.Hour}}, testActor)
 	h.ok(err)
 	look.fault = errors.New("role hyvve may not read column c")
 	h.clock.advance(time.Hour)
@@ -123,7 +124,7 @@ func TestOneWitnessStartsNoRotation(t *testing.T) {
 		}
 	}
 	k, _ := h.engine.Key("master")
-	_, err := h.engine.PutKey(t.Context(), Definition{Name: k.Name, Kind: k.Kind, Protects: k.Protects, Policy: key.Policy{Period: time.Hour}}, testActor)
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: k.Name, Kind: k.Kind, Protects: k.Protects, Policy: key.Policy{Period: time.Hour}}, testActor)
 	h.ok(err)
 	h.clock.advance(time.Hour)
 	h.round()

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -80,10 +81,10 @@ func TestUndeleteOfTheLoginInUse(t *testing.T) {
 		Name: "other", Kind: "login", Options: kind.Options{"url": "y", "note": "a"}, Secrets: map[string]key.Value{kind.FieldPassword: key.NewValue("right")},
 	}, true, testActor)
 	h.ok(err)
-	d := Definition{Name: "db", Kind: "login", Options: kind.Options{"connection": "other"}}
+	d := catalog.Definition{Name: "db", Kind: "login", Options: kind.Options{"connection": "other"}}
 	_, err = h.engine.PutKey(t.Context(), d, testActor)
 	h.refused(err, "version 1 is undeleted, and could not be ended after this change (it is the administrator's); end it first: vault write hyvve/keys/db/retire version=1")
-	own := h.records().keys["db"].Options["connection"]
+	own := h.records().Keys["db"].Options["connection"]
 	before := h.store.writes
 	administrator := func() error {
 		_, err := h.engine.PutConnection(t.Context(), kind.Connection{Name: own, Options: kind.Options{"note": "a"}}, true, testActor)

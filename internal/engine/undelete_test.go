@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -262,7 +263,7 @@ func TestUndeletedLoginIsChecked(t *testing.T) {
 func TestProtectsWhileAVersionIsUndeleted(t *testing.T) {
 	h := retainedToken(t)
 	h.undelete(Undeletion{Key: "service-token", Version: 1, For: time.Hour})
-	d := Definition{Name: "service-token", Kind: "token", Witness: rotation.WitnessNone, Protects: []key.Column{{Table: "t", Column: "c", Layout: key.TagFirst}}}
+	d := catalog.Definition{Name: "service-token", Kind: "token", Witness: rotation.WitnessNone, Protects: []key.Column{{Table: "t", Column: "c", Layout: key.TagFirst}}}
 	_, err := h.engine.PutKey(t.Context(), d, testActor)
 	h.refused(err, "protects: version 1 is undeleted for a time")
 	h.refused(err, "vault write hyvve/keys/service-token/retire version=1")

@@ -148,12 +148,12 @@ func (s *state) Status() []KeyStatus {
 		results, _ := rotation.Gates(r, m.factsNow(r))
 		held[id] = rotation.Waits(results)
 	}
-	all := make([]KeyStatus, 0, len(m.keys))
-	for _, name := range slices.Sorted(maps.Keys(m.keys)) {
+	all := make([]KeyStatus, 0, len(m.Keys))
+	for _, name := range slices.Sorted(maps.Keys(m.Keys)) {
 		fault := m.starts[name]
-		status := KeyStatus{Key: m.keys[name], Due: m.agenda.At(name), Waits: fault.Reason, Orphan: fault.Orphan()}
+		status := KeyStatus{Key: m.Keys[name], Due: m.agenda.At(name), Waits: fault.Reason, Orphan: fault.Orphan()}
 		status.Refused, status.Notes = m.health[checksKey+name].Refused, m.health[checksKey+name].Notes
-		status.Problems = append(m.health[checksKey+name].Texts(), m.connectionProblems(m.keys[name])...)
+		status.Problems = append(m.health[checksKey+name].Texts(), m.connectionProblems(m.Keys[name])...)
 		status.Lapse = m.lapseFaults(status.Key)
 		if r, ok := m.active[m.rotating[name]]; ok {
 			status.Rotation, status.Waits, status.Orphan = &r, held[r.ID], r.Attempts >= schedule.OrphanAfter

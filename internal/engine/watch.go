@@ -6,6 +6,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 )
 
@@ -28,9 +29,9 @@ func (s *state) Watch(ctx context.Context, workloadName, id, etag string, patien
 func (s *state) etagNow(workloadName, id string) (string, <-chan struct{}, error) {
 	m, unlock := s.memory.Lock()
 	defer unlock()
-	w, ok := m.workloads[workloadName]
+	w, ok := m.Workloads[workloadName]
 	if !ok {
-		return "", nil, unknownWorkload(workloadName)
+		return "", nil, catalog.UnknownWorkload(workloadName)
 	}
 	f := m.fleets[workloadName]
 	i, ok := f.Get(id)

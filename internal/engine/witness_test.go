@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -71,7 +72,7 @@ func (h *harness) witnesses(state rotation.State) (id string, one, two *reader) 
 func (h *harness) witness(name string) {
 	h.t.Helper()
 	k, _ := h.engine.Key("master")
-	_, err := h.engine.PutKey(h.t.Context(), Definition{Name: k.Name, Kind: k.Kind, Protects: k.Protects, Policy: k.Policy, Witness: name}, testActor)
+	_, err := h.engine.PutKey(h.t.Context(), catalog.Definition{Name: k.Name, Kind: k.Kind, Protects: k.Protects, Policy: k.Policy, Witness: name}, testActor)
 	h.ok(err)
 }
 
@@ -311,7 +312,7 @@ func TestWitnessIsChecked(t *testing.T) {
 	h.rows()
 	put := func(name, witness string) error {
 		k, _ := h.engine.Key(name)
-		_, err := h.engine.PutKey(t.Context(), Definition{Name: name, Kind: "token", Protects: k.Protects, Witness: witness}, testActor)
+		_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: name, Kind: "token", Protects: k.Protects, Witness: witness}, testActor)
 		return err
 	}
 	if err := put("master", "nowhere"); !refused(err) || !strings.Contains(err.Error(), `connection "nowhere" is not known`) {

@@ -6,8 +6,8 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"strings"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -22,28 +22,28 @@ func (e *Engine) PutWorkload(ctx context.Context, w workload.Workload, by rotati
 	l, release := e.acquire()
 	defer release()
 	for _, name := range w.KeyNames() {
-		if _, ok := l.keys[name]; !ok {
-			return unknownKey(name)
+		if _, ok := l.Keys[name]; !ok {
+			return catalog.UnknownKey(name)
 		}
-		old, had := l.workloads[w.Name]
+		old, had := l.Workloads[w.Name]
 		if r, ok := l.active[l.rotating[name]]; ok && (!had || old.Keys[name] != w.Keys[name]) {
 			return rotation.Refusef("key %s is being rotated by %s, so that its roles cannot change now; %s", name, r.ID, l.endHint(r))
 		}
 	}
-	if old, had := l.workloads[w.Name]; had {
+	if old, had := l.Workloads[w.Name]; had {
 		for name := range old.Keys {
 			if r, ok := l.active[l.rotating[name]]; ok && !w.Uses(name) {
 				return rotation.Refusef("key %s is being rotated by %s, so that workload %s cannot drop it now; %s", name, r.ID, w.Name, l.endHint(r))
 			}
 		}
 	}
-	if err := l.checkAfter(w); err != nil {
+	if err := l.CheckAfter(w); err != nil {
 		return err
 	}
 	if err := l.checkCarries(w); err != nil {
 		return err
 	}
-	changes := workloadChanges(l.workloads[w.Name], w)
+	changes := catalog.WorkloadChanges(l.Workloads[w.Name], w)
 	if err := e.journal.Add(ctx, journal.Entry{What: "workload written", By: by.Name, Entity: by.Entity, Workload: w.Name, Changes: changes}); err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func (e *Engine) PutWorkload(ctx context.Context, w workload.Workload, by rotati
 		return err
 	}
 	e.lock(func(m *memory) {
-		m.workloads[w.Name] = w
+		m.Workloads[w.Name] = w
 		if m.fleets[w.Name] == nil {
 			m.fleets[w.Name] = fleet.New(l.secrets(), l.Uptime)
 		}
@@ -60,35 +60,11 @@ func (e *Engine) PutWorkload(ctx context.Context, w workload.Workload, by rotati
 	return nil
 }
 
-// checkAfter refuses unknown names and circles.
-func (cat *catalog) checkAfter(w workload.Workload) error {
-	var walk func(name string, path []string) error
-	walk = func(name string, path []string) error {
-		after := cat.workloads[name].After
-		if name == w.Name {
-			after = w.After
-		}
-		for _, next := range after {
-			if next == w.Name {
-				return rotation.Refusef("after: workloads wait for each other in a circle: %s", strings.Join(append(path, next), " after "))
-			}
-			if _, ok := cat.workloads[next]; !ok {
-				return rotation.Refusef("after: workload %q is not known; write hyvve/workloads/%s first", next, next)
-			}
-			if err := walk(next, append(path, next)); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	return walk(w.Name, []string{w.Name})
-}
-
 // Workload returns a workload; false where there is none.
 func (s *state) Workload(name string) (workload.Workload, bool) {
 	m, unlock := s.memory.Lock()
 	defer unlock()
-	w, ok := m.workloads[name]
+	w, ok := m.Workloads[name]
 	return w, ok
 }
 
@@ -96,7 +72,7 @@ func (s *state) Workload(name string) (workload.Workload, bool) {
 func (s *state) WorkloadNames() []string {
 	m, unlock := s.memory.Lock()
 	defer unlock()
-	return slices.Sorted(maps.Keys(m.workloads))
+	return slices.Sorted(maps.Keys(m.Workloads))
 }
 
 // Instances returns the live instances of a workload, sorted by id.
@@ -110,7 +86,7 @@ func (s *state) Instances(name string) []workload.Instance {
 func (e *Engine) DeleteWorkload(ctx context.Context, name string, by rotation.Actor) error {
 	l, release := e.acquire()
 	defer release()
-	w, ok := l.workloads[name]
+	w, ok := l.Workloads[name]
 	if !ok {
 		return nil
 	}
@@ -119,12 +95,12 @@ func (e *Engine) DeleteWorkload(ctx context.Context, name string, by rotation.Ac
 			return rotation.Refusef("workload %s takes part in rotation %s; wait until it has ended, or revert it with hyvve/rotations/%s/revert", name, r.ID, r.ID)
 		}
 	}
-	for _, other := range l.workloads {
+	for _, other := range l.Workloads {
 		if slices.Contains(other.After, name) {
 			return rotation.Refusef("workload %s comes after %s; change hyvve/workloads/%s first", other.Name, name, other.Name)
 		}
 	}
-	if err := e.journal.Add(ctx, journal.Entry{What: "workload deleted", By: by.Name, Entity: by.Entity, Workload: name, Changes: workloadChanges(w, workload.Workload{})}); err != nil {
+	if err := e.journal.Add(ctx, journal.Entry{What: "workload deleted", By: by.Name, Entity: by.Entity, Workload: name, Changes: catalog.WorkloadChanges(w, workload.Workload{})}); err != nil {
 		return err
 	}
 	if err := e.removeInstances(ctx, name); err != nil {
@@ -133,7 +109,7 @@ func (e *Engine) DeleteWorkload(ctx context.Context, name string, by rotation.Ac
 	if err := e.remove(ctx, pathWorkloads+name); err != nil {
 		return err
 	}
-	e.lock(func(m *memory) { delete(m.workloads, name) })
+	e.lock(func(m *memory) { delete(m.Workloads, name) })
 	if err := e.removeInstances(ctx, name); err != nil { // those that read meanwhile; now they no longer can
 		return err
 	}

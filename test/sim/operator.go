@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
@@ -66,7 +67,7 @@ func (w *world) tinker() {
 	case 4:
 		w.cleanUp()
 	case 3:
-		f := engine.Floor{Entries: 100 + w.rng.IntN(10), Age: w.between(0, time.Minute)}
+		f := catalog.Floor{Entries: 100 + w.rng.IntN(10), Age: w.between(0, time.Minute)}
 		w.said(w.engine.PutFloor(ctx, f, operator), "another floor of the journal")
 	case 0:
 		load, _ := w.engine.Workload(w.workloads[w.rng.IntN(len(w.workloads))])
@@ -77,7 +78,7 @@ func (w *world) tinker() {
 		if !ok {
 			return
 		}
-		d := engine.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: w.policy()}
+		d := catalog.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: w.policy()}
 		_, err := w.engine.PutKey(ctx, d, operator)
 		w.said(err, "another policy of "+k.Name)
 	default:
@@ -261,7 +262,7 @@ func (w *world) unblock() {
 	w.people = w.uptime + 10*time.Second
 	for _, name := range w.keys { // what rotates by itself would never end
 		if k, ok := w.engine.Key(name); ok && !k.Policy.Disabled {
-			d := engine.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: k.Policy}
+			d := catalog.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: k.Policy}
 			d.Policy.Disabled = true
 			_, err := w.engine.PutKey(ctx, d, operator)
 			w.said(err, "no more rotations of "+name)

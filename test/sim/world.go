@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -79,7 +80,7 @@ func (s source) Read(p []byte) (int, error) {
 func (w *world) setUp() {
 	w.calm = true
 	w.open()
-	c := engine.DefaultConfig()
+	c := catalog.DefaultConfig()
 	c.LeaseTTL, c.Soak, c.Observe, c.CutAfter = leaseTTL, w.between(0, 10*time.Second), w.between(0, 10*time.Second), 20*time.Second
 	c.LookEvery = w.between(20*time.Second, 2*time.Minute)
 	if w.chance(50) {
@@ -88,7 +89,7 @@ func (w *world) setUp() {
 	if w.chance(50) {
 		c.OnFailure = rotation.FailureRevert
 	}
-	w.must(w.engine.PutFloor(ctx, engine.Floor{Entries: 100}, operator))
+	w.must(w.engine.PutFloor(ctx, catalog.Floor{Entries: 100}, operator))
 	w.must(w.engine.PutConfig(ctx, c, operator))
 	_, err := w.engine.PutConnection(ctx, kind.Connection{Name: eyesName, Kind: eyesName}, true, operator)
 	w.must(err)
@@ -113,7 +114,7 @@ func (w *world) must(err error) {
 
 // makeKey makes a token, a credential of a server, or a key that encrypts rows.
 func (w *world) makeKey(n int) {
-	d := engine.Definition{Name: fmt.Sprintf("key-%d", n), Kind: "token", Policy: w.policy()}
+	d := catalog.Definition{Name: fmt.Sprintf("key-%d", n), Kind: "token", Policy: w.policy()}
 	switch w.rng.IntN(3) {
 	case 0:
 		d.Kind = w.server.Name()

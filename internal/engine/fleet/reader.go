@@ -131,6 +131,7 @@ func (s Secrets) Secret(name string, r Read) key.Value {
 // that. No clock has a part in it.
 type Read struct{ Generation, Number uint64 }
 
+// String returns the read as instances and leases carry it.
 func (r Read) String() string { return fmt.Sprintf("%x-%x", r.Generation, r.Number) }
 
 func (r Read) after(o Read) bool {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package untrusted
 
 import (
 	"fmt"
@@ -17,29 +17,29 @@ import (
 // Bounds of what a report says of work. What is found is cut off, since one find is enough to hold a rotation; anything else
 // that is more than was asked is refused.
 const (
-	maxSightings    = 64
-	maxSightingText = 128
-	mostWork        = 64
-	mostColumns     = 256
-	mostFinds       = 256
-	maxWorkText     = 256 // bytes
+	MaxSightings    = 64
+	MaxSightingText = 128
+	MostWork        = 64
+	MostColumns     = 256
+	MostFinds       = 256
+	MaxWorkText     = 256 // bytes
 	maxSystem       = 20  // digits of 64 bits
-	mostUnseen      = 256
+	MostUnseen      = 256
 )
 
 // CheckWork bounds what a report says of work, and refuses what an instance cannot have counted.
 func CheckWork(all []workload.WorkReport) ([]workload.WorkReport, error) {
-	if len(all) > mostWork {
-		return nil, rotation.Refusef("work: %d entries are too many; report the work that was asked, %d at most", len(all), mostWork)
+	if len(all) > MostWork {
+		return nil, rotation.Refusef("work: %d entries are too many; report the work that was asked, %d at most", len(all), MostWork)
 	}
 	all = slices.Clone(all)
 	for n, r := range all {
-		if len(r.ID) > 2*maxWorkText || len(r.Columns) > mostColumns {
-			return nil, rotation.Refusef("work: an entry has an id of %d bytes and %d columns; report the columns that were asked, %d at most", len(r.ID), len(r.Columns), mostColumns)
+		if len(r.ID) > 2*MaxWorkText || len(r.Columns) > MostColumns {
+			return nil, rotation.Refusef("work: an entry has an id of %d bytes and %d columns; report the columns that were asked, %d at most", len(r.ID), len(r.Columns), MostColumns)
 		}
 		for _, c := range r.Columns {
-			if min(c.Total, c.Staged, c.Rotated, c.Left, c.Other, c.Bad) < 0 || len(c.Column) > maxWorkText {
-				return nil, rotation.Refusef("work: a column has a name of more than %d bytes, or counts fewer than no rows", maxWorkText)
+			if min(c.Total, c.Staged, c.Rotated, c.Left, c.Other, c.Bad) < 0 || len(c.Column) > MaxWorkText {
+				return nil, rotation.Refusef("work: a column has a name of more than %d bytes, or counts fewer than no rows", MaxWorkText)
 			}
 		}
 		if r.Place != nil {
@@ -53,12 +53,12 @@ func CheckWork(all []workload.WorkReport) ([]workload.WorkReport, error) {
 		if r, err = checkFinds(r); err != nil {
 			return nil, err
 		}
-		if len(r.Unseen) > mostUnseen {
-			r.Unseen = append(slices.Clone(r.Unseen[:mostUnseen]), rotation.UnseenBeyond)
+		if len(r.Unseen) > MostUnseen {
+			r.Unseen = append(slices.Clone(r.Unseen[:MostUnseen]), rotation.UnseenBeyond)
 		}
 		r.Unseen = slices.Clone(r.Unseen)
 		for m, text := range r.Unseen {
-			r.Unseen[m] = kind.Line(text, maxWorkText)
+			r.Unseen[m] = kind.Line(text, MaxWorkText)
 		}
 		all[n] = r
 	}
@@ -73,32 +73,32 @@ func checkFinds(r workload.WorkReport) (workload.WorkReport, error) {
 		if min(f.Shaped, f.Tried, f.Opened, r.MoreFinds) < 0 {
 			return r, rotation.Refusef("work: a find counts fewer than no rows")
 		}
-		if n >= mostFinds && f.Opened > 0 {
+		if n >= MostFinds && f.Opened > 0 {
 			r.MoreFinds++
 		}
-		r.Finds[n].Column = kind.Line(f.Column, maxWorkText)
+		r.Finds[n].Column = kind.Line(f.Column, MaxWorkText)
 	}
-	r.Finds = r.Finds[:min(len(r.Finds), mostFinds)]
+	r.Finds = r.Finds[:min(len(r.Finds), MostFinds)]
 	return r, nil
 }
 
 // checkPlace bounds what a report says of where it has looked.
 func checkPlace(p workload.Place) (workload.Place, error) {
-	if len(p.System) > maxSystem || strings.Trim(p.System, "0123456789") != "" || len(p.Database) > maxWorkText || len(p.Tables) > mostColumns {
-		return p, rotation.Refusef("work: place: system is no system identifier, database is longer than %d bytes, or there are more than %d tables; report what the server says of the columns that were asked", maxWorkText, mostColumns)
+	if len(p.System) > maxSystem || strings.Trim(p.System, "0123456789") != "" || len(p.Database) > MaxWorkText || len(p.Tables) > MostColumns {
+		return p, rotation.Refusef("work: place: system is no system identifier, database is longer than %d bytes, or there are more than %d tables; report what the server says of the columns that were asked", MaxWorkText, MostColumns)
 	}
-	p.Database = kind.Line(p.Database, maxWorkText)
+	p.Database = kind.Line(p.Database, MaxWorkText)
 	p.Tables = slices.Clone(p.Tables)
 	for _, t := range p.Tables {
-		if len(t.Column) > maxWorkText {
-			return p, rotation.Refusef("work: place: a column has a name of more than %d bytes", maxWorkText)
+		if len(t.Column) > MaxWorkText {
+			return p, rotation.Refusef("work: place: a column has a name of more than %d bytes", MaxWorkText)
 		}
 	}
 	return p, nil
 }
 
-// askedTables leaves of a place what the work was about.
-func askedTables(p *workload.Place, asked []key.Column) *workload.Place {
+// AskedTables leaves of a place what the work was about.
+func AskedTables(p *workload.Place, asked []key.Column) *workload.Place {
 	if p == nil {
 		return nil
 	}
@@ -115,8 +115,8 @@ func askedTables(p *workload.Place, asked []key.Column) *workload.Place {
 	return &left
 }
 
-// askedColumns are those of a report's columns that the work was about, each as often as it was asked.
-func askedColumns(all []workload.ColumnReport, asked []key.Column) []workload.ColumnReport {
+// AskedColumns are those of a report's columns that the work was about, each as often as it was asked.
+func AskedColumns(all []workload.ColumnReport, asked []key.Column) []workload.ColumnReport {
 	left := map[string]int{}
 	for _, c := range asked {
 		left[c.String()]++
@@ -127,24 +127,21 @@ func askedColumns(all []workload.ColumnReport, asked []key.Column) []workload.Co
 	})
 }
 
-// cutOff bounds what an instance says in words, and makes it harmless on a terminal.
-func cutOff(text string) string { return kind.Line(text, maxReason) }
-
 // CheckSightings refuses what a report says of sightings, if it is more than an instance can have seen.
 func CheckSightings(all []workload.Sighting) error {
-	if len(all) > maxSightings {
-		return rotation.Refusef("sightings: %d are too many; report those of versions that are still accepted, %d at most", len(all), maxSightings)
+	if len(all) > MaxSightings {
+		return rotation.Refusef("sightings: %d are too many; report those of versions that are still accepted, %d at most", len(all), MaxSightings)
 	}
 	for _, s := range all {
-		if s.Env == "" || s.Version <= 0 || s.Count < 0 || kind.Line(s.Env+s.From, 2*maxSightingText) != s.Env+s.From || len(s.Env) > maxSightingText || len(s.From) > maxSightingText {
+		if s.Env == "" || s.Version <= 0 || s.Count < 0 || kind.Line(s.Env+s.From, 2*MaxSightingText) != s.Env+s.From || len(s.Env) > MaxSightingText || len(s.From) > MaxSightingText {
 			return rotation.Refusef("sightings: each entry must be an object with env, version, count, last_seen (in seconds ago) and from, an address")
 		}
 	}
 	return nil
 }
 
-// seenAnew reports whether a report has sightings worth storing: a version that is known to have been seen just now is none.
-func seenAnew(before, now []workload.Sighting) bool {
+// News reports whether a report has sightings worth storing: a version that is known to have been seen just now is none.
+func News(before, now []workload.Sighting) bool {
 	last := map[string]time.Time{}
 	name := func(s workload.Sighting) string { return fmt.Sprintf("%s %d", s.Env, s.Version) }
 	for _, s := range before {

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package catalog
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// Definition is what an operator writes of a key.
+type Definition struct {
+	Name     string
+	Env      string // empty: made from the name
+	Kind     string
+	Options  kind.Options
+	Protects []key.Column
+	Waives   []string // columns, as key.Column.String writes them
+	Witness  string   // of rows: a connection, or WitnessNone
+	Policy   key.Policy
+}
+
+// Check returns the key of a definition, without versions.
+func (b *Base) Check(d Definition) (key.Key, error) {
+	if err := key.ValidateName("key", d.Name); err != nil {
+		return key.Key{}, rotation.Refusef("%w", err)
+	}
+	if d.Env == "" {
+		d.Env = key.EnvFor(d.Name)
+	}
+	if err := key.ValidateEnv(d.Env); err != nil {
+		return key.Key{}, rotation.Refusef("%w", err)
+	}
+	kd, err := b.Kinds.Get(d.Kind)
+	if err != nil {
+		return key.Key{}, rotation.Refusef("%w", err)
+	}
+	options, err := kd.Normalize(d.Options)
+	if err != nil {
+		return key.Key{}, rotation.Refusef("key %s: %w", d.Name, err)
+	}
+	for _, c := range d.Protects {
+		if err := c.Validate(); err != nil {
+			return key.Key{}, rotation.Refusef("key %s: %w", d.Name, err)
+		}
+	}
+	var waives []string // the definition's may be those of the stored key, which others read
+	for _, text := range d.Waives {
+		c, err := key.ParseColumn(text)
+		if err != nil {
+			return key.Key{}, rotation.Refusef("key %s: waives: %w", d.Name, err)
+		}
+		waives = append(waives, c.String())
+	}
+	if err := CheckPolicy(d.Policy, b.Now()); err != nil {
+		return key.Key{}, rotation.Refusef("key %s: %w", d.Name, err)
+	}
+	if _, ok := kd.(kind.Generator); !ok && (d.Policy.Period > 0 || d.Policy.Schedule != "") {
+		return key.Key{}, rotation.Refusef("key %s: values of kind %s come from elsewhere, so that it cannot rotate by itself; leave out rotation_period and rotation_schedule", d.Name, d.Kind)
+	}
+	return key.Key{
+		Name: d.Name, Env: d.Env, Kind: d.Kind, Options: options, Protects: d.Protects, Waives: waives, Witness: d.Witness, Policy: d.Policy,
+		Created: b.Now().UTC(), Mount: b.Fingerprints.MountID(),
+	}, nil
+}
+
+// CheckPolicy refuses a policy that no key can have.
+func CheckPolicy(p key.Policy, now time.Time) error {
+	switch {
+	case p.Soak < 0 && p.Soak != key.Inherit:
+		return fmt.Errorf("soak %s is negative; use 0s for no soak time", p.Soak)
+	case p.Observe < 0 && p.Observe != key.Inherit:
+		return fmt.Errorf("observe %s is negative; use 0s to look at servers for the soak time only", p.Observe)
+	case p.Retain < 0 && p.Retain != key.Inherit:
+		return fmt.Errorf("retain %s is negative; use 0s to erase the values of retired versions at once", p.Retain)
+	case p.Deadline < 0 && p.Deadline != key.Inherit:
+		return fmt.Errorf("deadline %s is negative; use 0s for none", p.Deadline)
+	case p.OnFailure != "" && p.OnFailure != rotation.FailurePause && p.OnFailure != rotation.FailureRevert:
+		return fmt.Errorf("on_failure %s is not known; use pause or revert", kind.Quote(p.OnFailure))
+	case p.Confirm != "" && p.Confirm != rotation.ConfirmAuto && p.Confirm != rotation.ConfirmManual:
+		return fmt.Errorf("confirm %s is not known; use auto or manual", kind.Quote(p.Confirm))
+	case p.ConfirmBy != "" && p.ConfirmBy != rotation.ConfirmByAny && p.ConfirmBy != rotation.ConfirmByOther:
+		return fmt.Errorf("confirm_by %s is not known; use any or other, or \"\" for that of hyvve/config", kind.Quote(p.ConfirmBy))
+	case p.ConfirmBy == rotation.ConfirmByOther && p.Confirm == rotation.ConfirmAuto:
+		return errors.New("confirm_by=other asks for another user's confirmation, and confirm=auto for none; write confirm=manual, or confirm_by=any")
+	}
+	return schedule.Check(p, now)
+}
+
+// NameNewline puts the newline at the end of a value before what a kind says of the value: it is the likely cause. Where a
+// value has several lines it is not: a PEM ends with one.
+func NameNewline(value key.Value, err error) error {
+	line := strings.TrimRight(value.Reveal(), "\r\n")
+	if !strings.HasSuffix(value.Reveal(), "\n") || strings.Contains(line, "\n") {
+		return err
+	}
+	return fmt.Errorf("value ends with a newline, as echo, openssl and files add one; take it off, as in: … | tr -d '\\n' | vault write … value=- (%w)", err)
+}
+
+// CheckNames refuses names that another key has, and those that are none.
+func (cat *Catalog) CheckNames(k key.Key) error {
+	own := cat.Names(k)
+	var before []string // a key of an earlier release keeps its names: nobody could pause it or change its schedule otherwise
+	if old, ok := cat.Keys[k.Name]; ok {
+		before = cat.Names(old)
+	}
+	for n, name := range own {
+		if err := key.ValidateEnv(name); err != nil {
+			return rotation.Refusef("key %s: %w", k.Name, err)
+		}
+		if err := key.CheckReserved(name, before); err != nil {
+			return rotation.Refusef("key %s: %w; give it another one, such as env=APP_%s, and let the workload's own configuration say what it is used for", k.Name, err, name)
+		}
+		if slices.Contains(own[:n], name) {
+			return rotation.Refusef("key %s has the name %s twice", k.Name, name)
+		}
+		for _, other := range cat.Keys {
+			if other.Name != k.Name && slices.Contains(cat.Names(other), name) {
+				return rotation.Refusef("env %s is that of key %s already; give key %s another one", name, other.Name, k.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// CheckWitness refuses a witness that is no connection by which the engine can look at rows.
+func (cat *Catalog) CheckWitness(k key.Key) error {
+	if k.Witness == "" || k.Witness == rotation.WitnessNone {
+		return nil
+	}
+	if len(k.Protects) == 0 {
+		return rotation.Refusef("key %s: witness: the key protects no rows; give witness=\"\" with that", k.Name)
+	}
+	if _, _, err := cat.Looker(k.Witness); err != nil {
+		return rotation.Refusef("key %s: witness: %w", k.Name, err)
+	}
+	return nil
+}
+
+// CheckAfter refuses unknown names and circles.
+func (cat *Catalog) CheckAfter(w workload.Workload) error {
+	var walk func(name string, path []string) error
+	walk = func(name string, path []string) error {
+		after := cat.Workloads[name].After
+		if name == w.Name {
+			after = w.After
+		}
+		for _, next := range after {
+			if next == w.Name {
+				return rotation.Refusef("after: workloads wait for each other in a circle: %s", strings.Join(append(path, next), " after "))
+			}
+			if _, ok := cat.Workloads[next]; !ok {
+				return rotation.Refusef("after: workload %q is not known; write hyvve/workloads/%s first", next, next)
+			}
+			if err := walk(next, append(path, next)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return walk(w.Name, []string{w.Name})
+}
