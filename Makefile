@@ -9,7 +9,7 @@ FUZZTIME ?= 10s
 
 .PHONY: help
 help: ## Show this text
-	@echo 'hyvve: key rotation that does not finish on hope. Targets:'
+	@echo 'hyvve: key rotation that waits for evidence. Targets:'
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 .DEFAULT:

@@ -254,8 +254,8 @@ func token(req *logical.Request) fleet.Token {
 }
 
 const help = `
-The hyvve engine versions and rotates the keys of the HYVVE platform. A rotation never finishes on hope: a new version
-is accepted everywhere before anyone presents it, and the old one is retired only on evidence that nobody uses it.
+The hyvve engine versions and rotates the keys of the HYVVE platform. Every instance accepts a new version of a key before
+anyone presents it. The old version is retired only on evidence that nobody uses it.
 
   presets/hyvve     all the platform's keys and workloads in one call
   connections/      administrators' logins at the servers where keys are valid
