@@ -27,7 +27,7 @@ type HealthBlock struct {
 	ExpectEtag bool     `hcl:"expect_etag,optional" of:"http, command" annotation:"health-expect-etag" doc:"The response must name the etag of the bundle."`
 
 	Metric          string            `hcl:"metric,optional" type:"name" required:"yes" of:"prometheus" annotation:"health-metric" doc:"Counter that must not grow after a change."`
-	Labels          map[string]string `hcl:"labels,optional" of:"prometheus" annotation:"health-labels" doc:"Series of the counter. A value may begin with !=, =~ or !~."`
+	Labels          map[string]string `hcl:"labels,optional" type:"matchers" of:"prometheus" annotation:"health-labels" doc:"Series of the counter. A value may begin with !=, =~ or !~."`
 	MaxIncrease     *float64          `hcl:"max_increase,optional" default:"0" of:"prometheus" annotation:"health-max-increase" doc:"Growth that is allowed after a change."`
 	Window          string            `hcl:"window,optional" type:"duration" default:"1m" of:"prometheus" annotation:"health-window" doc:"Time after a change during which the counter is compared."`
 	BearerTokenFile string            `hcl:"bearer_token_file,optional" type:"file" of:"prometheus" excludes:"key" doc:"File that holds the token of the request."`

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -44,7 +45,7 @@ type Block struct {
 }
 
 // Blocks returns the file and all blocks in it, in their order.
-func Blocks() []Block { return blocks(Block{}, reflect.TypeFor[File]()) }
+var Blocks = sync.OnceValue(func() []Block { return blocks(Block{}, reflect.TypeFor[File]()) })
 
 func blocks(outer Block, of reflect.Type) []Block {
 	all := []Block{{}}
@@ -117,6 +118,21 @@ func (o Option) IsSet(block any) bool { return !o.value(block).IsZero() }
 func (o Option) Conflicts(block any) bool {
 	of := reflect.Indirect(reflect.ValueOf(block)).Interface()
 	return slices.ContainsFunc(o.Excludes, func(name string) bool { return option(of, name).IsSet(of) })
+}
+
+// Clear removes the options of the block that a pointer points to for which drop is true.
+func Clear(block any, drop func(Option) bool) {
+	for _, o := range options("", reflect.TypeOf(block).Elem()) {
+		if drop(o) {
+			o.value(block).SetZero()
+		}
+	}
+}
+
+// IsList reports whether the option has several values.
+func (o Option) IsList() bool {
+	kind := o.field.Type.Kind()
+	return kind == reflect.Slice || kind == reflect.Map
 }
 
 // IsBool reports whether the option is true or false.

@@ -79,6 +79,8 @@ func (o Option) Kind() string {
 		return "`true` or `false`"
 	case t.Kind() == reflect.Slice && o.Type != "":
 		return "list of " + o.Type
+	case t.Kind() == reflect.Map && o.Type != "":
+		return "map of " + o.Type
 	case o.Type != "":
 		return o.Type
 	case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.String:

@@ -8,39 +8,34 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
 // settings are what annotations and options say together.
 type settings struct {
-	file       config.File // as the sidecar is to be configured; paths are put in later
-	auth       config.AuthBlock
+	file       config.File          // as the sidecar is to be configured; what follows is put in later
+	render     config.RenderBlock   // what all files have in common
 	formats    []config.RenderBlock // paths are names below the directory
 	templates  []config.RenderBlock
-	keys       []string
-	accepts    bool
-	previous   bool
-	mode       string
 	reload     config.ReloadBlock
-	health     []string
-	check      config.HealthBlock
-	address    string // of tcp
+	health     []string           // methods
+	check      config.HealthBlock // options of all methods
 	metricsURL string
 	exec       string // container
 	execBlock  config.ExecBlock
+	proxy      config.ProxyBlock // what all ports have in common
 	containers []string
 	initToo    bool
 	gate       string
 
 	caConfigMap, caSecret, caKey string
-
-	proxyRequests int // 0: the default
 
 	audience   string
 	tokenLife  int64 // seconds
@@ -57,10 +52,12 @@ type settings struct {
 // annotation is one of the table from which parsing, errors and docs/annotations.md come.
 type annotation struct {
 	name     string // below Domain; one that ends with a dot continues with a name of the user's
-	takes    string
-	standard string // what holds without it, in words
+	takes    string // its type, in words
+	standard string // its default, in words
 	text     string
 	set      func(s *settings, name, value string) error
+	block    string   // whose option it sets; empty: none, or one outside of blocks
+	of       []string // the methods of the block that have it; nil: all
 }
 
 // Names that the code asks for besides the table.
@@ -78,28 +75,94 @@ const (
 	gatePostStart = "post-start"
 )
 
-// table returns all annotations, in the order of the documentation. It is a function since parsing refers to it again.
-func table() []annotation {
+// table returns all annotations, in the order of the documentation: those that set an option of the sidecar's configuration, which
+// are read from its own table, and those of pods.
+var table = sync.OnceValue(func() []annotation {
 	return slices.Concat(
-		[]annotation{{name: injectName, takes: "`true` or `false`", standard: "`false`", text: "Whether the pod gets a sidecar. Any other annotation without it is refused, so that a slip does not mean a pod without keys."}},
-		vaultTable(), fileTable(), reloadTable(), healthTable(), otherTable(),
+		[]annotation{{name: injectName, takes: "`true` or `false`", standard: "`false`", text: "Injects the sidecar. Without it, any other annotation is refused, so that a slip does not mean a pod without keys."}},
+		fromOptions(""), fromOptions("vault"), fromOptions("vault: auth"), vaultTable(),
+		fileTable(), fromOptions("render"), containerTable(),
+		[]annotation{choice("reload", inPod["reload"], "`none`: the workload watches its files itself", "How the workload is notified of a change. A command is not possible: the image of the sidecar contains no other program.", func(s *settings) *string { return &s.reload.Method })}, fromOptions("reload"),
+		[]annotation{text("exec", "name", "none", "Container whose command runs under `hyvve-sidecar exec`: its keys are in its environment, and it restarts when they change. There is no sidecar container then.", func(s *settings) *string { return &s.exec })}, fromOptions("exec"),
+		healthTable(), fromOptions("health"),
+		[]annotation{{name: "proxy", takes: "`PORT:UPSTREAM:KEY` or `PORT:UPSTREAM:KEY:HEADER`, separated by commas", standard: "none", text: "Puts the sidecar's proxy at PORT before the application at 127.0.0.1:UPSTREAM, which holds one value of KEY ([proxy.md](proxy.md)). Point Services and probes at PORT.", set: setProxy}}, fromOptions("proxy"), fromOptions("reencrypt"), sidecarTable(),
 	)
+})
+
+// inPods is what is special about options in pods.
+var inPods = map[string]struct{ standard, text string }{
+	workloadName:         {standard: "required"},
+	"vault-addr":         {standard: "the injector's"},
+	"mount":              {standard: "the injector's, `hyvve`"},
+	"vault-namespace":    {standard: "the injector's"},
+	"auth-mount":         {standard: "the injector's, `kubernetes`"},
+	"role":               {standard: "the workload"},
+	"mode":               {standard: "`0600`; `0640` where containers read as a group"},
+	"keys":               {text: "With `exec`, of those to set in its environment, too."},
+	"exec-signal":        {text: "Needs `exec-on-change: signal`."},
+	"health-url":         {text: "With `prometheus`, that of the metrics."},
+	"proxy-max-requests": {text: "The default of `memory-limit` grows with more."},
+}
+
+// inPod are the methods that pods have of reload and health blocks.
+var inPod = map[string][]string{"reload": {"none", "signal", "http"}, "health": {"none", "http", "tcp", "prometheus"}}
+
+// fromOptions returns the annotations that set options of a block. One that sets options of several blocks stands with the first.
+func fromOptions(block string) (all []annotation) {
+	options := map[string][]config.Option{} // by annotation
+	for _, b := range config.Blocks() {
+		for _, o := range b.Options {
+			options[o.Annotation] = append(options[o.Annotation], o)
+		}
+	}
+	for _, b := range config.Blocks() {
+		for _, o := range b.Options {
+			sets := options[o.Annotation]
+			if b.Path != block || o.Annotation == "" || sets[0].Block != block {
+				continue
+			}
+			a := annotation{name: o.Annotation, takes: takes(o), standard: o.Without(), text: o.Doc, block: block}
+			if methods := inPod[block]; methods != nil && o.Of != nil {
+				a.of = slices.DeleteFunc(slices.Clone(o.Of), func(method string) bool { return !slices.Contains(methods, method) })
+				a.text += " Only with `" + strings.Join(a.of, "`, `") + "`."
+			}
+			if special := inPods[a.name]; special.standard != "" {
+				a.standard = special.standard
+			}
+			a.text = strings.TrimSuffix(a.text+" "+inPods[a.name].text, " ")
+			a.set = func(s *settings, _, v string) error {
+				for _, o := range sets {
+					if err := s.set(o, v); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+// takes is the type of an option, as an annotation has it.
+func takes(o config.Option) string {
+	switch kind := o.Kind(); {
+	case strings.HasPrefix(kind, "map of "):
+		return "`NAME=VALUE`, separated by commas"
+	case o.IsList():
+		return strings.TrimPrefix(kind, "list of ") + ", separated by commas"
+	default:
+		return kind
+	}
 }
 
 func vaultTable() []annotation {
 	return []annotation{
-		text(workloadName, "a name", "required", "The workload that the pod is an instance of, as in `hyvve/workloads/`.", func(s *settings) *string { return &s.file.Workload }),
-		text("role", "a name", "the workload", "Role of Vault's kubernetes method to log in as.", func(s *settings) *string { return &s.auth.Role }),
-		text("auth-mount", "a path", "the injector's, `kubernetes`", "Where that method is mounted, without `auth/`.", func(s *settings) *string { return &s.auth.Mount }),
-		text("vault-addr", "a URL", "the injector's", "Address of Vault, or those of its nodes with commas between them.", func(s *settings) *string { return &s.file.Vault.Address }),
-		text("vault-namespace", "a path", "the injector's", "Namespace of Vault Enterprise.", func(s *settings) *string { return &s.file.Vault.Namespace }),
-		text("mount", "a path", "the injector's, `hyvve`", "Where the engine is mounted.", func(s *settings) *string { return &s.file.Vault.Mount }),
-		text("ca-configmap", "a name", "the injector's", "ConfigMap of the pod's namespace with the authority of Vault's certificate.", func(s *settings) *string { return &s.caConfigMap }),
-		text("ca-secret", "a name", "none", "Secret of the pod's namespace with it, in place of a ConfigMap.", func(s *settings) *string { return &s.caSecret }),
-		text("ca-key", "a key", "`ca.crt`", "Key of that ConfigMap or Secret.", func(s *settings) *string { return &s.caKey }),
-		text("vault-server-name", "a name", "that of the address", "Name that Vault's certificate must have.", func(s *settings) *string { return &s.file.Vault.ServerName }),
-		text("audience", "a text", "the injector's, `vault`", "Audience of the token that the sidecar logs in with.", func(s *settings) *string { return &s.audience }),
-		{name: "token-lifetime", takes: "seconds, 600 or more", standard: "`3600`", text: "Life of that token, which the kubelet replaces in time.", set: func(s *settings, _, v string) (err error) {
+		text("ca-configmap", "name", "the injector's", "ConfigMap of the pod's namespace with the authority of Vault's certificate.", func(s *settings) *string { return &s.caConfigMap }),
+		text("ca-secret", "name", "none", "Secret of the pod's namespace with it, in place of a ConfigMap.", func(s *settings) *string { return &s.caSecret }),
+		text("ca-key", "key", "`ca.crt`", "Key of that ConfigMap or Secret.", func(s *settings) *string { return &s.caKey }),
+		text("audience", "text", "the injector's, `vault`", "Audience of the token that the sidecar logs in with.", func(s *settings) *string { return &s.audience }),
+		{name: "token-lifetime", takes: "seconds, 600 or more", standard: "`3600`", text: "Lifetime of that token, which the kubelet replaces in time.", set: func(s *settings, _, v string) (err error) {
 			if s.tokenLife, err = strconv.ParseInt(v, 10, 64); err != nil || s.tokenLife < 600 || s.tokenLife > 1<<32 {
 				return errors.New("write a number of seconds, 600 or more")
 			}
@@ -110,66 +173,39 @@ func vaultTable() []annotation {
 
 func fileTable() []annotation {
 	return []annotation{
-		{name: "render", takes: "`FORMAT` or `FORMAT:NAME`, with commas between several", standard: "`dotenv`; nothing beside `exec` or a template", text: "Files to render below `/run/hyvve/keys`. Formats are `dotenv` (`.env`), `docker` (`docker.env`), `json` (`secrets.json`), `bundle` (`bundle.json`) and `files` (a directory `values`); in parentheses the names if none is given. `none` renders nothing.", set: setRender},
-		{name: templateName, takes: "the text of a template", standard: "none", text: "`hyvve.app/template.NAME` renders a file NAME from a template ([templates.md](templates.md)).", set: func(s *settings, name, v string) error {
+		{name: "render", takes: "`FORMAT` or `FORMAT:NAME`, separated by commas", standard: "`dotenv`; nothing beside `exec` or a template", text: "Files to render below `/run/hyvve/keys`. Formats and their default names: `dotenv` (`.env`), `docker` (`docker.env`), `json` (`secrets.json`), `bundle` (`bundle.json`), `files` (a directory `values`). `none` renders nothing.", set: setRender},
+		{name: templateName, takes: "text of a template", standard: "none", text: "`hyvve.app/template.NAME` renders a file NAME from a template ([templates.md](templates.md)).", set: func(s *settings, name, v string) error {
 			if err := fileName(name); err != nil {
 				return err
 			}
 			s.templates = append(s.templates, config.RenderBlock{Format: string(render.Template), Path: name, Template: v})
 			return nil
 		}},
-		{name: "keys", takes: "environment names, with commas between them", standard: "all", text: "Which keys to render, or to put into the environment (`exec`).", set: func(s *settings, _, v string) error {
-			s.keys = list(v)
-			for _, name := range s.keys {
-				if err := key.ValidateEnv(name); err != nil {
-					return err
-				}
-			}
-			return nil
-		}},
-		truth("accepts", "Adds `NAME_ACCEPTS`: every value to accept, newest first.", func(s *settings) *bool { return &s.accepts }),
-		truth("previous", "Adds `NAME_PREVIOUS`: the second of them, while there is one.", func(s *settings) *bool { return &s.previous }),
-		text("mode", "octal", "`0600`; `0640` where containers read as a group", "Mode of the files.", func(s *settings) *string { return &s.mode }),
-		{name: "containers", takes: "names, with commas between them", standard: "all; with `exec` and no files, that one", text: "Containers that see the files.", set: func(s *settings, _, v string) error {
+	}
+}
+
+func containerTable() []annotation {
+	return []annotation{
+		{name: "containers", takes: "names, separated by commas", standard: "all; with `exec` and no files, that one", text: "Containers that see the files.", set: func(s *settings, _, v string) error {
 			s.containers = list(v)
 			return nil
 		}},
-		truth("init-containers", "Whether the pod's own init containers see the files, too: the sidecar starts before them then.", func(s *settings) *bool { return &s.initToo }),
-		choice("start-gate", []string{gateProbe, gatePostStart}, "`startup-probe`", "What holds the containers back until their keys are there: the sidecar's startup probe, or its postStart hook, with which a pod starts a second earlier, and is worse to handle while Vault is away ([kubernetes.md](kubernetes.md#what-it-costs)).", func(s *settings) *string { return &s.gate }),
+		truth("init-containers", "The pod's own init containers see the files, too: the sidecar starts before them.", func(s *settings) *bool { return &s.initToo }),
+		choice(gateName, []string{gateProbe, gatePostStart}, "`startup-probe`", "What holds the containers back until their keys are there: the startup probe or the postStart hook of the sidecar. With the hook a pod starts a second earlier, and is harder to handle while Vault is away ([kubernetes.md](kubernetes.md#what-it-costs)).", func(s *settings) *string { return &s.gate }),
 		quantity("volume-size", "`16Mi`", "Size of the volume in memory that holds the files.", func(s *settings) *resource.Quantity { return &s.volumeSize }),
 	}
 }
 
-func reloadTable() []annotation {
-	return []annotation{
-		choice("reload", []string{"none", "signal", "http"}, "`none`: the workload looks at its files by itself", "How the workload is told of a change. A command is not possible: the image of the sidecar holds nothing else.", func(s *settings) *string { return &s.reload.Method }),
-		text("process", "a program's name", "none", "With `signal`: which process, by the name of its program and/or its command line.", func(s *settings) *string { return &s.reload.Process }),
-		{name: "cmdline", takes: "a regular expression", standard: "none", text: "With `signal`: found in the process's command line.", set: func(s *settings, _, v string) error {
-			s.reload.Cmdline = v
-			return pattern(v)
-		}},
-		text("signal", "a name", "`SIGHUP`", "With `signal`: which one.", func(s *settings) *string { return &s.reload.Signal }),
-		text("reload-url", "a URL", "required with `http`", "With `http`: what is asked, such as `http://127.0.0.1:3000/reload`.", func(s *settings) *string { return &s.reload.URL }),
-		text("reload-method", "a method of HTTP", "`POST`", "With `http`: how.", func(s *settings) *string { return &s.reload.HTTPMethod }),
-		text("reload-timeout", "a duration", "`30s`", "How long a reload may take.", func(s *settings) *string { return &s.reload.Timeout }),
-		text("exec", "a container's name", "none", "Runs that container's command under `hyvve-sidecar exec`: its keys are in its environment, and it is restarted when they change. There is no container of the sidecar then.", func(s *settings) *string { return &s.exec }),
-		choice("exec-on-change", []string{"restart", "signal", "none"}, "`restart`", "With `exec`: what a change does.", func(s *settings) *string { return &s.execBlock.OnChange }),
-		text("exec-signal", "a name", "`SIGHUP`", "With `exec-on-change: signal`: which one.", func(s *settings) *string { return &s.execBlock.Signal }),
-		text("exec-stop-signal", "a name", "`SIGTERM`", "With `exec`: which signal stops the workload for a restart.", func(s *settings) *string { return &s.execBlock.StopSignal }),
-		text("exec-stop-timeout", "a duration", "`10s`", "With `exec`: how long the workload may take to stop.", func(s *settings) *string { return &s.execBlock.StopTimeout }),
-		truth("exec-overlap", "With `exec`: the next process is up before the one before is stopped. Needs `health-expect-etag`.", func(s *settings) *bool { return &s.execBlock.Overlap }),
-	}
-}
-
 func healthTable() []annotation {
+	methods := inPod["health"]
 	return []annotation{
-		{name: "health", takes: "of `none`, `http`, `tcp`, `prometheus`, with commas between several", standard: "`none`", text: "How the sidecar finds out whether the workload is well.", set: func(s *settings, _, v string) error {
+		{name: "health", takes: "`" + strings.Join(methods, "`, `") + "`, separated by commas", standard: "`none`", text: "How the sidecar checks whether the workload is healthy.", set: func(s *settings, _, v string) error {
 			if err := few(v); err != nil {
 				return err
 			}
 			s.health = list(v)
 			for n, method := range s.health {
-				if err := oneOf(method, []string{"none", "http", "tcp", "prometheus"}); err != nil {
+				if err := usage.OneOf(method, methods); err != nil {
 					return err
 				}
 				if slices.Contains(s.health[:n], method) || method == "none" && len(s.health) > 1 {
@@ -178,70 +214,72 @@ func healthTable() []annotation {
 			}
 			return nil
 		}},
-		text("health-url", "a URL", "required with `http` and `prometheus`", "What is asked, such as `http://127.0.0.1:3000/health`.", func(s *settings) *string { return &s.check.URL }),
-		text("health-metrics-url", "a URL", "that of `health-url`", "With `prometheus`: where the counter is.", func(s *settings) *string { return &s.metricsURL }),
-		text("health-address", "host:port", "required with `tcp`", "With `tcp`: where a connection must be possible.", func(s *settings) *string { return &s.address }),
-		truth("health-expect-etag", "With `http`: the answer must name the bundle that the workload has loaded.", func(s *settings) *bool { return &s.check.ExpectEtag }),
-		text("health-interval", "a duration", "`2s`", "Time between two looks.", func(s *settings) *string { return &s.check.Interval }),
-		text("health-deadline", "a duration", "`30s`", "How long the workload may take to be well after a change.", func(s *settings) *string { return &s.check.Deadline }),
-		count("health-successes", "`1`", "How many good looks in a row prove the workload well.", func(s *settings) *int { return &s.check.Successes }),
-		count("health-failures", "`3`", "How many bad looks in a row count.", func(s *settings) *int { return &s.check.Failures }),
-		text("health-metric", "a counter's name", "required with `prometheus`", "With `prometheus`: the counter that must not grow after a change.", func(s *settings) *string { return &s.check.Metric }),
-		{name: "health-labels", takes: "`NAME=VALUE`, with commas between several", standard: "none", text: "With `prometheus`: which series; `VALUE` may begin with `!=`, `=~` or `!~`.", set: func(s *settings, _, v string) error {
-			s.check.Labels = map[string]string{}
-			if err := few(v); err != nil {
-				return err
-			}
-			for _, pair := range list(v) {
-				name, value, ok := strings.Cut(pair, "=")
-				if !ok || name == "" {
-					return fmt.Errorf("%q is not NAME=VALUE", pair)
-				}
-				if err := pattern(strings.TrimLeft(value, "=!~")); err != nil {
-					return err
-				}
-				s.check.Labels[name] = value
-			}
+		{name: "health-metrics-url", takes: "URL", standard: "that of `health-url`", text: "URL of the metrics, where `health-url` is that of `http`. Only with `prometheus`.", of: []string{"prometheus"}, set: func(s *settings, _, v string) error {
+			s.metricsURL = v
 			return nil
 		}},
-		{name: "health-max-increase", takes: "a number", standard: "`0`", text: "With `prometheus`: by how much it may grow.", set: func(s *settings, _, v string) error {
-			most, err := strconv.ParseFloat(v, 64)
-			if err != nil {
-				return errors.New("write a number, such as 5")
-			}
-			s.check.MaxIncrease = &most
-			return nil
-		}},
-		text("health-window", "a duration", "`1m`", "With `prometheus`: within which time.", func(s *settings) *string { return &s.check.Window }),
 	}
 }
 
-func otherTable() []annotation {
+func sidecarTable() []annotation {
 	return []annotation{
-		{name: "proxy", takes: "`PORT:UPSTREAM:KEY` or `PORT:UPSTREAM:KEY:HEADER`, with commas between several", standard: "none", text: "Puts the sidecar's proxy at PORT before the application at 127.0.0.1:UPSTREAM, which holds one value of KEY ([proxy.md](proxy.md)). Point Services and probes at PORT.", set: setProxy},
-		count("proxy-max-requests", "`384`", "With `proxy`: how many requests may be under way at each port, WebSockets among them. The default of `memory-limit` grows with more.", func(s *settings) *int { return &s.proxyRequests }),
-		{name: "reencrypt", takes: "an environment name", standard: "none", text: "Key of the bundle with the URL of the database to re-encrypt in when the engine asks, such as `DATABASE_URL`.", set: func(s *settings, _, v string) error {
-			s.file.Reencrypt.DatabaseURLKey = v
-			return key.ValidateEnv(v)
-		}},
-		count("reencrypt-rows-per-second", "as fast as it goes", "With `reencrypt`: how many rows a second at most.", func(s *settings) *int { return &s.file.Reencrypt.RowsPerSecond }),
-		text("reencrypt-max-load", "a duration", "none", "With `reencrypt`: rest while a batch's transactions take longer, or a replica lags more.", func(s *settings) *string { return &s.file.Reencrypt.MaxLoad }),
-		{name: "status-port", takes: "a port", standard: "none", text: "Port of the pod with the sidecar's `/metrics`, `/healthz` and `/readyz`.", set: func(s *settings, _, v string) (err error) {
+		{name: "status-port", takes: "port", standard: "none", text: "Port of the pod with the sidecar's `/metrics`, `/healthz` and `/readyz`.", set: func(s *settings, _, v string) (err error) {
 			s.statusPort, err = port(v)
 			return err
 		}},
-		choice("log-level", []string{"debug", "info", "warn", "error"}, "`info`", "How much the sidecar says.", func(s *settings) *string { return &s.logLevel }),
-		text("image", "an image", "the injector's", "Image of the sidecar.", func(s *settings) *string { return &s.image }),
+		choice("log-level", []string{"debug", "info", "warn", "error"}, "`info`", "Lowest level that the sidecar logs.", func(s *settings) *string { return &s.logLevel }),
+		text("image", "image", "the injector's", "Image of the sidecar.", func(s *settings) *string { return &s.image }),
 		{name: "image-pull-policy", takes: "`Always`, `IfNotPresent` or `Never`", standard: "the injector's", text: "When the kubelet fetches it.", set: func(s *settings, _, v string) (err error) {
 			s.pullPolicy, err = pullPolicy(v)
 			return err
 		}},
-		number("run-as-user", "that of the containers", "User of the sidecar: that of the containers which read its files or are signalled, where the pod does not say it.", func(s *settings) **int64 { return &s.user }),
+		number("run-as-user", "that of the containers", "User of the sidecar, where the pod does not say which user its containers run as.", func(s *settings) **int64 { return &s.user }),
 		number("run-as-group", "that of the containers", "Group of the sidecar.", func(s *settings) **int64 { return &s.group }),
 		amount("cpu-request", "`10m`", func(s *settings) *corev1.ResourceList { return &s.resources.Requests }, corev1.ResourceCPU),
 		amount("cpu-limit", "none", func(s *settings) *corev1.ResourceList { return &s.resources.Limits }, corev1.ResourceCPU),
 		amount("memory-request", "`32Mi`", func(s *settings) *corev1.ResourceList { return &s.resources.Requests }, corev1.ResourceMemory),
 		amount("memory-limit", "`96Mi`, and `80Mi` for each further port of `proxy`; 150 KiB more for each request that `proxy-max-requests` adds", func(s *settings) *corev1.ResourceList { return &s.resources.Limits }, corev1.ResourceMemory),
-		{name: injectedName, takes: "the injector's mark", standard: "—", text: "Written by the injector. A pod that brings it, such as a copy of an injected one, is injected anew."},
+		{name: injectedName, takes: "the injector's mark", standard: "—", text: "Written by the injector. A pod that has it already, such as a copy of an injected one, is injected again."},
 	}
+}
+
+// at returns the block whose options annotations of it set.
+func (s *settings) at(block string) any {
+	switch block {
+	case "render":
+		return &s.render
+	case "reload":
+		return &s.reload
+	case "exec":
+		return &s.execBlock
+	case "health":
+		return &s.check
+	case "proxy":
+		return &s.proxy
+	}
+	return s.file.At(block)
+}
+
+// set sets an option of the configuration.
+func (s *settings) set(o config.Option, value string) error {
+	if o.IsList() {
+		value = strings.Join(list(value), ",")
+	}
+	switch o.Type {
+	case "matchers":
+		if err := few(value); err != nil {
+			return err
+		}
+		for matcher := range strings.SplitSeq(value, ",") {
+			_, text, _ := strings.Cut(matcher, "=")
+			if err := pattern(strings.TrimLeft(text, "=!~")); err != nil {
+				return err
+			}
+		}
+	case "regular expression":
+		if err := pattern(value); err != nil {
+			return err
+		}
+	}
+	return o.Set(s.at(o.Block), value)
 }

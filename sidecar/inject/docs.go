@@ -13,13 +13,14 @@ func Documentation() string {
 	var b strings.Builder
 	b.WriteString(`# Annotations of pods
 
-<!-- Made from the table in sidecar/inject/annotations.go by "make generate". -->
+<!-- Made from the tables in sidecar/inject/annotations.go and sidecar/config by "make generate". -->
 
 The injector reads these annotations of a pod, or of the template of a Deployment, StatefulSet, DaemonSet or Job. All begin with
-` + "`" + Domain + "/`" + `. One that is not known, has no such value, or would have no effect is refused with the reason, and the pod with it.
-Values are text: quote ` + "`\"true\"`" + ` and numbers. One that is locked ([injector.md](injector.md#locked-annotations)) is refused, too. How it works, and what it does to a pod: [injector.md](injector.md).
+` + "`" + Domain + "/`" + `. It refuses a pod with an annotation that is unknown, locked ([injector.md](injector.md#locked-annotations)) or without
+effect, or whose value is wrong, and says why. Values are text: quote ` + "`\"true\"`" + ` and numbers. Most annotations set an option of the
+sidecar, which [configuration.md](configuration.md) describes. [injector.md](injector.md) describes how injection works.
 
-| Annotation | Takes | Without it | What |
+| Annotation | Type | Default | Description |
 |---|---|---|---|
 `)
 	for _, a := range table() {
@@ -39,22 +40,27 @@ Values are text: quote ` + "`\"true\"`" + ` and numbers. One that is locked ([in
 
 // becomes ends the page; ~ stands for a backquote.
 const becomes = `
-## What becomes of a pod
+## What changes in a pod
 
-| Matter | What happens |
+| Subject | Change |
 |---|---|
-| The sidecar | is a native one: an init container, ~hyvve-sidecar~, that goes on (~restartPolicy: Always~, Kubernetes 1.29). It comes after the pod's own init containers, or first with ~init-containers~. The containers start once its startup probe has found the files there; the kubelet ends it after them, so that Jobs finish. While Vault is away, or refuses, the pod waits, and its events have the reason |
-| Files | stand in ~/run/hyvve/keys~, in memory. Containers mount ~/run/hyvve~ and can only read; the service account's token for Vault, ~audience~ and ~token-lifetime~, is mounted where the sidecar runs and nowhere else |
-| Instance | is called NAMESPACE.POD |
-| ~exec~ | there is an init container ~hyvve-install~, which copies the program into a volume, and the named container runs ~hyvve-sidecar exec -- COMMAND ARGS~ instead. Its image's own command cannot be seen from outside, so the pod must state it. A second sidecar in the pod would count as a second instance, so there is none: health, proxy, re-encryption and files are that container's affair, and it alone sees the volume unless files are rendered |
-| ~reload: signal~ | sets ~shareProcessNamespace~: containers see each other's processes. A pod that says it is false, or has hostPID, is refused |
-| Rights | PodSecurity ~restricted~ takes what is added: no root (but where a container that must be signalled, or run, is), no capabilities, a read-only file system, ~seccompProfile: RuntimeDefault~ |
-| Limits | 128 annotations of ours with 32 KiB together; 4 KiB each, and 16 KiB a template; 32 entries of ~render~, ~proxy~ and ~health-labels~ |
-| Refused | pods for Windows; static pods; hostNetwork with ~proxy~ or ~status-port~, which would listen on the node; names, volumes and mount paths that are taken; and all that the sidecar itself would refuse in its configuration |
-| A second time | changes nothing. A container that came meanwhile, such as the proxy of a mesh, gets the files if it can read them, and does without if not, unless ~containers~ names it |
+| Sidecar | A native one: an init container ~hyvve-sidecar~ with ~restartPolicy: Always~ (Kubernetes 1.29). It comes after the pod's own init containers; with ~init-containers~, before them. |
+| Start | The containers start when the startup probe of the sidecar has found the files. While Vault is away or refuses, the pod waits; its events contain the reason. |
+| End | The kubelet stops the sidecar after the containers, so that Jobs finish. |
+| Files | They are in ~/run/hyvve/keys~, in memory. Containers mount ~/run/hyvve~ read-only. |
+| Token | The token for Vault (~audience~, ~token-lifetime~) is mounted only where the sidecar runs. |
+| Instance | Its name is NAMESPACE.POD. |
+| ~exec~ | An init container ~hyvve-install~ copies the program into a volume. The container runs ~hyvve-sidecar exec -- COMMAND ARGS~ instead of its command, which the pod must state: the image is not visible to the injector. |
+| ~exec~: no sidecar | A second sidecar would count as a second instance. So the container does health checks, proxy, re-encryption and files itself, and alone sees the volume unless files are rendered. |
+| ~reload: signal~ | Sets ~shareProcessNamespace~: the containers see each other's processes. The injector refuses a pod that sets it to false, or has hostPID. |
+| Privileges | PodSecurity ~restricted~ accepts what is added: no root (unless a container to signal or to run is root), no capabilities, a read-only file system, ~seccompProfile: RuntimeDefault~. |
+| Limits | 128 annotations with 32 KiB together; 4 KiB each, 16 KiB for a template; 32 entries of ~render~, ~proxy~ and ~health-labels~. |
+| Refused | Pods for Windows; static pods; hostNetwork with ~proxy~ or ~status-port~, which would listen on the node; names, volumes and mount paths that are in use; any configuration that the sidecar refuses. |
+| A second call | Changes nothing. A container that was added since, such as the proxy of a mesh, gets the files if it can read them, and none otherwise. If ~containers~ names it, it must be able to. |
 
-**Who can read the files.** They are never for everybody, so it must be known who is to read them. The sidecar runs as the user of the
-containers that see them: ~runAsUser~ of the container or the pod, or ~run-as-user~ where only the image says it. Where those are several, or the sidecar is
-another one, files are for a group, with mode ~0640~: that of the pod's ~fsGroup~, or a ~runAsGroup~ that all of them have. A container of the superuser
-reads them anyway, unless it has dropped ~DAC_OVERRIDE~. What remains is refused, with what to write: nobody is guessed. To be signalled takes the same user.
+**Who can read the files.** They are never readable by all users, so the injector must know who reads them. The sidecar runs as the user
+of the containers that see the files: ~runAsUser~ of the container or the pod, or ~run-as-user~ if only the image sets it. If there are
+several users, or the sidecar is another one, a group reads the files, with mode ~0640~: the pod's ~fsGroup~, or a ~runAsGroup~ that all
+of them have. A container that runs as root reads them anyway, unless it has dropped ~DAC_OVERRIDE~. Otherwise the injector refuses the
+pod and says what to write; it does not guess. To signal a process, the sidecar must run as the same user.
 `

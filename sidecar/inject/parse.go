@@ -38,8 +38,9 @@ func (o Options) parse(all map[string]string) (settings, error) {
 		return settings{}, ErrNotWanted
 	}
 	s := settings{
-		file:       config.File{Reencrypt: &config.ReencryptBlock{}, Vault: &config.VaultBlock{Address: o.VaultAddress, Namespace: o.VaultNamespace, Mount: cmp.Or(o.VaultMount, "hyvve")}},
-		auth:       config.AuthBlock{Method: "kubernetes", Mount: cmp.Or(o.AuthMount, "kubernetes"), TokenPath: tokenDir + "/token"},
+		file: config.File{Reencrypt: &config.ReencryptBlock{}, Vault: &config.VaultBlock{Address: o.VaultAddress, Namespace: o.VaultNamespace, Mount: cmp.Or(o.VaultMount, "hyvve"), Auth: config.AuthBlock{
+			Method: "kubernetes", Mount: cmp.Or(o.AuthMount, "kubernetes"), TokenPath: tokenDir + "/token",
+		}}},
 		reload:     config.ReloadBlock{Method: "none"},
 		caKey:      "ca.crt",
 		audience:   cmp.Or(o.Audience, "vault"),
@@ -64,13 +65,18 @@ func (o Options) parse(all map[string]string) (settings, error) {
 
 func ours(name string) bool { return strings.HasPrefix(name, Domain+"/") }
 
+// find returns the annotation that has a name; one without a name if there is none.
+func find(name string) annotation {
+	for _, a := range table() {
+		if a.name == name || strings.HasSuffix(a.name, ".") && strings.HasPrefix(name, a.name) {
+			return a
+		}
+	}
+	return annotation{}
+}
+
 // read takes the values of all annotations, of which pods may not set those that are locked.
 func (s *settings) read(all map[string]string, locked []string) error {
-	entries := table()
-	var names []string
-	for _, a := range entries {
-		names = append(names, Domain+"/"+a.name)
-	}
 	var errs []error
 	for _, full := range slices.Sorted(maps.Keys(all)) {
 		if !ours(full) {
@@ -81,33 +87,35 @@ func (s *settings) read(all map[string]string, locked []string) error {
 			break
 		}
 		name := strings.TrimPrefix(full, Domain+"/")
-		at := slices.IndexFunc(entries, func(a annotation) bool {
-			return a.name == name || strings.HasSuffix(a.name, ".") && strings.HasPrefix(name, a.name)
-		})
-		if at < 0 {
+		a := find(name)
+		if a.name == "" {
+			var names []string
+			for _, a := range table() {
+				names = append(names, Domain+"/"+a.name)
+			}
 			errs = append(errs, fmt.Errorf("annotation %s is not known%s", full, usage.DidYouMean(full, names)))
 			continue
 		}
-		if slices.Contains(locked, entries[at].name) {
+		if slices.Contains(locked, a.name) {
 			errs = append(errs, fmt.Errorf("annotation %s is locked: it is the same for all pods of the cluster; take it out, or have it taken out of --locked of the injector (locked of its chart)", full))
 			continue
 		}
 		if name == injectName {
-			if err := oneOf(all[full], []string{"true", "false"}); err != nil {
+			if err := usage.OneOf(all[full], []string{"true", "false"}); err != nil {
 				errs = append(errs, fmt.Errorf("annotation %s: %w", full, err))
 			}
 			continue
 		}
-		if entries[at].set == nil {
+		if a.set == nil {
 			continue
 		}
 		if all[full] == "" {
-			errs = append(errs, fmt.Errorf("annotation %s is empty; write %s, or leave it out", full, strings.ReplaceAll(entries[at].takes, "`", "")))
+			errs = append(errs, fmt.Errorf("annotation %s is empty; write a value (%s), or leave it out", full, strings.ReplaceAll(a.takes, "`", "")))
 			continue
 		}
 		err := long(name, all[full])
 		if err == nil {
-			err = entries[at].set(s, strings.TrimPrefix(name, templateName), all[full])
+			err = a.set(s, strings.TrimPrefix(name, templateName), all[full])
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("annotation %s: %w", full, err))
@@ -123,12 +131,6 @@ func (s *settings) read(all map[string]string, locked []string) error {
 	return errors.Join(errs...)
 }
 
-// healthOf are the methods that annotations on health are of; the others are of all.
-var healthOf = map[string][]string{
-	"health-url": {"http", "prometheus"}, "health-expect-etag": {"http"}, "health-address": {"tcp"}, "health-metrics-url": {"prometheus"},
-	"health-metric": {"prometheus"}, "health-labels": {"prometheus"}, "health-max-increase": {"prometheus"}, "health-window": {"prometheus"},
-}
-
 // complete fills in what follows from several annotations together, and lets the sidecar's own checks look at the whole.
 func (s *settings) complete(all map[string]string) error {
 	var errs []error
@@ -141,18 +143,21 @@ func (s *settings) complete(all map[string]string) error {
 	if s.exec == "" && s.formats != nil && len(s.formats)+len(s.templates) == 0 {
 		fail("render", "without files the sidecar would do nothing; \"none\" is for exec mode")
 	}
-	s.auth.Role = cmp.Or(s.auth.Role, s.file.Workload)
+	auth := &s.file.Vault.Auth
+	auth.Role = cmp.Or(auth.Role, s.file.Workload)
 	for _, name := range slices.Sorted(maps.Keys(all)) { // what would have no effect is a mistake
-		switch part := strings.TrimPrefix(name, Domain+"/"); {
+		part := strings.TrimPrefix(name, Domain+"/")
+		a := find(part)
+		switch {
 		case !ours(name):
 		case s.exec == "" && strings.HasPrefix(part, "exec-"):
 			fail(part, "it is of exec mode; name the container in %s/exec, or take it out", Domain)
-		case s.exec != "" && (part == "reload" || strings.HasPrefix(part, "reload-") || part == "process" || part == "cmdline" || part == "signal"):
+		case s.exec != "" && (part == "reload" || a.block == "reload"):
 			fail(part, "under exec the workload is restarted or signalled by %s/exec-on-change; take it out", Domain)
 		case len(s.health) == 0 && strings.HasPrefix(part, "health-"):
 			fail(part, "it is without effect; write how to look in %s/health, or take it out", Domain)
-		case healthOf[part] != nil && !slices.ContainsFunc(s.health, func(method string) bool { return slices.Contains(healthOf[part], method) }):
-			fail(part, "it is of %s, and %s/health is %s; take it out, or add that", strings.Join(healthOf[part], " and "), Domain, strings.Join(s.health, ","))
+		case strings.HasPrefix(part, "health-") && a.of != nil && !slices.ContainsFunc(s.health, func(method string) bool { return slices.Contains(a.of, method) }):
+			fail(part, "it is of %s, and %s/health is %s; take it out, or add that", strings.Join(a.of, " and "), Domain, strings.Join(s.health, ","))
 		case s.exec != "" && part == gateName:
 			fail(part, "under exec there is no container of the sidecar that others could wait for, since it starts the workload with its keys; take it out")
 		case part == "ca-key" && s.caConfigMap+s.caSecret == "":
@@ -167,7 +172,7 @@ func (s *settings) complete(all map[string]string) error {
 		s.file.Reencrypt = nil
 	}
 	for n := range s.file.Proxy {
-		s.file.Proxy[n].MaxRequests = s.proxyRequests
+		s.file.Proxy[n].MaxRequests = s.proxy.MaxRequests
 	}
 	if _, own := all[Domain+"/ca-secret"]; own {
 		if _, both := all[Domain+"/ca-configmap"]; both {
@@ -200,7 +205,7 @@ func (s *settings) memoryLimit() resource.Quantity {
 	for _, p := range s.file.Proxy {
 		listens[p.Listen] = true
 	}
-	more := max(0, min(s.proxyRequests, config.MostProxyRequests)-config.ProxyRequests) * requestKiB / 1024
+	more := max(0, min(s.proxy.MaxRequests, config.MostProxyRequests)-config.ProxyRequests) * requestKiB / 1024
 	return resource.MustParse(fmt.Sprintf("%dMi", 16+80*max(1, len(listens))+more*len(listens)))
 }
 
@@ -210,7 +215,6 @@ func (s *settings) configure() error {
 	if s.caConfigMap+s.caSecret != "" {
 		f.Vault.CACert = path.Join(authority, s.caKey)
 	}
-	f.Vault.Auth = s.auth
 	f.Status = &config.StatusBlock{Socket: socketPath, EndUnlessAwaited: s.gate == gatePostStart}
 	if s.statusPort != 0 {
 		f.Status.Listen = fmt.Sprintf(":%d", s.statusPort)
@@ -219,31 +223,26 @@ func (s *settings) configure() error {
 		s.formats = []config.RenderBlock{{Format: string(render.Dotenv), Path: standardNames[render.Dotenv]}}
 	}
 	for _, r := range slices.Concat(s.formats, s.templates) {
-		r.Path, r.Mode, r.Keys, r.MakeDirectory = path.Join(keysDir, r.Path), s.mode, s.keys, true
-		if r.Format != string(render.Template) {
-			r.Accepts, r.Previous = s.accepts && r.Format != string(render.Bundle), s.previous && r.Format != string(render.Bundle)
+		next := s.render
+		next.Format, next.Path, next.Template, next.MakeDirectory = r.Format, path.Join(keysDir, r.Path), r.Template, true
+		if r.Format == string(render.Template) || r.Format == string(render.Bundle) {
+			next.Accepts, next.Previous = false, false // they have all values anyway
 		}
-		f.Render = append(f.Render, r)
+		f.Render = append(f.Render, next)
 	}
 	if s.exec == "" {
 		f.Reload = &s.reload
 	} else {
-		s.execBlock.Keys, s.execBlock.Accepts, s.execBlock.Previous = s.keys, s.accepts, s.previous
 		f.Exec = &s.execBlock
 	}
 	for n, method := range s.health {
-		h := config.HealthBlock{Method: method}
-		switch method {
-		case "http":
-			h.URL, h.ExpectEtag = s.check.URL, s.check.ExpectEtag
-		case "tcp":
-			h.Address = s.address
-		case "prometheus":
-			h.URL, h.Metric, h.Labels = cmp.Or(s.metricsURL, s.check.URL), s.check.Metric, s.check.Labels
-			h.MaxIncrease, h.Window = s.check.MaxIncrease, s.check.Window
-		}
-		if n == 0 {
-			h.Interval, h.Deadline, h.Failures, h.Successes = s.check.Interval, s.check.Deadline, s.check.Failures, s.check.Successes
+		h := s.check
+		h.Method = method
+		config.Clear(&h, func(o config.Option) bool { // those of all methods stand in one block
+			return o.Of == nil && n > 0 || o.Of != nil && !slices.Contains(o.Of, method)
+		})
+		if method == "prometheus" {
+			h.URL = cmp.Or(s.metricsURL, h.URL)
 		}
 		f.Health = append(f.Health, h)
 	}

@@ -272,8 +272,8 @@ func (p *plan) letsRead(all []reader) error {
 	default:
 		return p.unreadable(strange)
 	}
-	if mode, err := strconv.ParseUint(p.mode, 8, 32); err == nil && mode&0o040 == 0 {
-		return fmt.Errorf("annotation %s/mode: container %s reads the files as a group, which mode %s forbids; write 0640, or leave it out", Domain, strange[0].name, p.mode)
+	if mode, err := strconv.ParseUint(p.render.Mode, 8, 32); err == nil && mode&0o040 == 0 {
+		return fmt.Errorf("annotation %s/mode: container %s reads the files as a group, which mode %s forbids; write 0640, or leave it out", Domain, strange[0].name, p.render.Mode)
 	}
 	for i := range p.file.Render {
 		p.file.Render[i].Mode = cmp.Or(p.file.Render[i].Mode, "0640")

@@ -8,7 +8,6 @@ import (
 	"net"
 	"path"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -24,15 +23,15 @@ import (
 // What follows makes entries of the table.
 
 func text(name, takes, standard, what string, at func(*settings) *string) annotation {
-	return annotation{name, takes, standard, what, func(s *settings, _, v string) error {
+	return annotation{name: name, takes: takes, standard: standard, text: what, set: func(s *settings, _, v string) error {
 		*at(s) = v
 		return nil
 	}}
 }
 
 func truth(name, what string, at func(*settings) *bool) annotation {
-	return annotation{name, "`true` or `false`", "`false`", what, func(s *settings, _, v string) error {
-		if err := oneOf(v, []string{"true", "false"}); err != nil {
+	return annotation{name: name, takes: "`true` or `false`", standard: "`false`", text: what, set: func(s *settings, _, v string) error {
+		if err := usage.OneOf(v, []string{"true", "false"}); err != nil {
 			return err
 		}
 		*at(s) = v == "true"
@@ -42,14 +41,14 @@ func truth(name, what string, at func(*settings) *bool) annotation {
 
 func choice(name string, options []string, standard, what string, at func(*settings) *string) annotation {
 	takes := "`" + strings.Join(options, "`, `") + "`"
-	return annotation{name, takes, standard, what, func(s *settings, _, v string) error {
+	return annotation{name: name, takes: takes, standard: standard, text: what, set: func(s *settings, _, v string) error {
 		*at(s) = v
-		return oneOf(v, options)
+		return usage.OneOf(v, options)
 	}}
 }
 
 func number(name, standard, what string, at func(*settings) **int64) annotation {
-	return annotation{name, "a number", standard, what, func(s *settings, _, v string) error {
+	return annotation{name: name, takes: "number", standard: standard, text: what, set: func(s *settings, _, v string) error {
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil || n < 0 || n > 1<<31-1 {
 			return errors.New("write a number, such as 1000")
@@ -59,17 +58,8 @@ func number(name, standard, what string, at func(*settings) **int64) annotation 
 	}}
 }
 
-func count(name, standard, what string, at func(*settings) *int) annotation {
-	return annotation{name, "a number", standard, what, func(s *settings, _, v string) (err error) {
-		if *at(s), err = strconv.Atoi(v); err != nil || *at(s) < 1 {
-			return errors.New("write a number, 1 or more")
-		}
-		return nil
-	}}
-}
-
 func quantity(name, standard, what string, at func(*settings) *resource.Quantity) annotation {
-	return annotation{name, "a quantity", standard, what, func(s *settings, _, v string) (err error) {
+	return annotation{name: name, takes: "quantity", standard: standard, text: what, set: func(s *settings, _, v string) (err error) {
 		*at(s), err = positive(v)
 		return err
 	}}
@@ -77,7 +67,7 @@ func quantity(name, standard, what string, at func(*settings) *resource.Quantity
 
 func amount(name, standard string, at func(*settings) *corev1.ResourceList, of corev1.ResourceName) annotation {
 	what := map[bool]string{true: "What the sidecar may take at most.", false: "What is reserved for the sidecar."}[strings.HasSuffix(name, "limit")]
-	return annotation{name, "a quantity", standard, what, func(s *settings, _, v string) error {
+	return annotation{name: name, takes: "quantity", standard: standard, text: what, set: func(s *settings, _, v string) error {
 		q, err := positive(v)
 		if err == nil {
 			(*at(s))[of] = q
@@ -92,13 +82,6 @@ func positive(v string) (resource.Quantity, error) {
 		return q, errors.New("write a quantity as Kubernetes has them, such as 50m or 64Mi")
 	}
 	return q, nil
-}
-
-func oneOf(v string, options []string) error {
-	if slices.Contains(options, v) {
-		return nil
-	}
-	return fmt.Errorf("%q is not one of %s%s", v, strings.Join(options, ", "), usage.DidYouMean(v, options))
 }
 
 func list(v string) []string {
@@ -123,7 +106,7 @@ func pullPolicy(v string) (corev1.PullPolicy, error) {
 	if v == "" {
 		return "", nil
 	}
-	return corev1.PullPolicy(v), oneOf(v, []string{string(corev1.PullAlways), string(corev1.PullIfNotPresent), string(corev1.PullNever)})
+	return corev1.PullPolicy(v), usage.OneOf(v, []string{string(corev1.PullAlways), string(corev1.PullIfNotPresent), string(corev1.PullNever)})
 }
 
 // nameForm is a file's name that is also good as the end of an annotation's.
