@@ -136,7 +136,7 @@ func rotationDetails(v engine.View) api.Rotation {
 	}
 	for _, i := range v.Instances {
 		data.Instances = append(data.Instances, api.RotationInstance{
-			Workload: i.Instance.Workload, Instance: i.Instance.ID, MayGoTo: positions[i.Position], Loaded: i.Loaded,
+			Workload: i.Instance.Workload, Instance: i.Instance.ID, MayGoTo: i.Stage.String(), Loaded: i.Loaded,
 			Healthy: i.Instance.Healthy, Reason: i.Instance.Reason, Seen: api.Time{Time: i.Instance.Seen},
 		})
 	}
@@ -192,6 +192,3 @@ func rowsData(report workload.WorkReport) api.Rows {
 	}
 	return data
 }
-
-// positions says in words how far an instance was let go.
-var positions = map[int]string{0: "old", 1: "accept both", 2: "present new", 3: "new only"}

@@ -43,7 +43,7 @@ func (l *locked) advance(ctx context.Context, id string) error {
 	}
 }
 
-// settle saves a rotation that has changed, as far on as it goes now: places that it only passes through need no record
+// settle saves a rotation that has changed, as far on as it goes now: steps that it only passes through need no record
 // of their own.
 func (l *locked) settle(ctx context.Context, r rotation.Rotation) error {
 	f := l.facts(r)
@@ -126,7 +126,7 @@ func (l *locked) save(ctx context.Context, r rotation.Rotation) error {
 		}
 	})
 	l.needsRetention = true
-	if !had || before.State != r.State || before.Step != r.Step || !maps.Equal(before.Positions, r.Positions) {
+	if !had || before.State != r.State || before.Step != r.Step || !maps.Equal(before.Stages, r.Stages) {
 		l.markDirty(r.KeyNames()...)
 	}
 	if err := l.journalEvents(ctx, r, known); err != nil {
@@ -168,7 +168,7 @@ func (l *locked) leave(ctx context.Context, r rotation.Rotation) error {
 	return nil
 }
 
-// act does the place's action if it is due. It reports whether the action is done now; with a server it is done in the
+// act does the step's action if it is due. It reports whether the action is done now; with a server it is done in the
 // background, and a nudge follows.
 func (l *locked) act(ctx context.Context, r rotation.Rotation) (bool, error) {
 	what := r.Action()

@@ -45,9 +45,9 @@ func (s *state) notify() {
 	})
 }
 
-// freeze keeps instances from being given anything until thaw is called: while a rotation is stored that
-// moves on from these facts. It moves over several places at once where nobody is in the way, and an instance that came
-// meanwhile would hold what is right at none of them. False: one has come since, and the facts have to be gathered anew.
+// freeze keeps instances from reading bundles until thaw is called, while a rotation that moves on from these facts is stored.
+// The rotation may pass several steps at once, and an instance that joins in between would hold what is right in none of them.
+// ok is false if one has joined since: gather the facts again.
 func (s *state) freeze(f rotation.Facts) (thaw func(), ok bool) {
 	m, unlock := s.memory.Lock()
 	defer unlock()
@@ -92,7 +92,7 @@ func (m *memory) target(w workload.Workload, i workload.Instance) fleet.Target {
 		far.WriteByte('-')
 	} else {
 		for _, name := range f.Moving(func() []string { return m.moving(w) }) {
-			far.WriteByte(byte('0' + m.active[m.rotating[name]].Position(i.Name()))) //nolint:gosec // a position, 0 to 3
+			far.WriteByte(byte('0' + m.active[m.rotating[name]].StageOf(i.Name()))) //nolint:gosec // a stage, 0 to 3
 		}
 	}
 	return f.Target(far.String(), func() fleet.Target { return m.findTarget(w, i) })

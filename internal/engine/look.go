@@ -17,7 +17,7 @@ import (
 const lookDeadline = 30 * time.Minute
 
 // lookAtRows lets the engine itself be a witness of rows where a key says by which connection: in the background, once for
-// each place and pass, and again with a growing pause where it fails. It changes nothing at the server.
+// each step and pass, and again with a growing pause where it fails. It changes nothing at the server.
 func (l *locked) lookAtRows(r rotation.Rotation) {
 	for _, c := range r.Changes {
 		k, id := l.Keys[c.Key], r.WorkID(c)

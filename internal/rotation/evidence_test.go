@@ -21,7 +21,7 @@ func TestEvidenceKeepsWhatIsRead(t *testing.T) {
 		if p.phase == "" || p.state == Reverting {
 			continue
 		}
-		r.State, r.Step = p.state, p.step
+		r.State, r.Step = p.state, p.name
 		at = at.Add(time.Minute)
 		report := BoundedLook(flood(1), p.phase, nil)
 		report.ID, report.Columns = r.WorkID(c), []workload.ColumnReport{good, {Column: "t.d", Total: 1, Rotated: 1}}

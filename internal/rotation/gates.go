@@ -45,7 +45,7 @@ type GateResult struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// gate names a condition that the table puts before leaving a place.
+// gate names a condition that must hold before a step can end.
 type gate string
 
 // The gates.
@@ -88,7 +88,7 @@ var checks = map[gate]func(r Rotation, f Facts) []string{
 // server has to do, and rows with those who may still write them, since nobody could read rows that are left.
 var cuttable = []gate{gateMinInstances, gateLoaded, gateHealthy, gateSoak, gateUnused, gateObserved, gateConfirmed}
 
-// Gates asks those of the rotation's place.
+// Gates checks the gates of the rotation's step.
 func Gates(r Rotation, f Facts) (results []GateResult, open bool) {
 	open = true
 	if r.Paused != nil {
@@ -223,7 +223,7 @@ func lacks(r Rotation, w workload.Workload, i workload.Instance, now time.Time) 
 	if i.Anonymous {
 		return "a reader without instance=, holds an older bundle until its lease ends"
 	}
-	if r.Position(i.Name()) != r.at().target {
+	if r.StageOf(i.Name()) != r.at().target {
 		return "waits for its wave"
 	}
 	return missing(r, w, i) + ", " + seen

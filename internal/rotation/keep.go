@@ -50,12 +50,12 @@ func (r Rotation) RetentionTexts(f Facts) map[string]string {
 	return texts
 }
 
-// entering is the timeline's words on entering a place, with what becomes of the values that leave.
-func (r Rotation) entering(to place, f Facts) string {
+// entering returns the timeline's text for entering a step, with what becomes of the values that are replaced.
+func (r Rotation) entering(to step, f Facts) string {
 	var all []string
 	for _, c := range r.Changes {
 		switch {
-		case to.step == StepErase && r.KeepText(c, f) != "":
+		case to.name == StepErase && r.KeepText(c, f) != "":
 			all = append(all, c.Env+": "+r.KeepText(c, f))
 		case (to.state == Done || to.state == Reverted) && r.Ends[c.Key] != "":
 			all = append(all, c.Env+": "+r.Ends[c.Key])

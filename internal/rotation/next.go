@@ -10,8 +10,8 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// Next is the machine. It gives the rotation one transition further, or paused or sent back because it has failed, or
-// with more instances granted their change, or as it was; and the gates of the place that it is given at. It is pure.
+// Next is the machine, a pure function. It returns the rotation after one transition, or paused or reverting because it has
+// failed, or with more instances granted their change, or as it was. It also returns the gates of the step of r.
 func Next(r Rotation, f Facts) (next Rotation, results []GateResult, changed bool) {
 	if r.Finished() {
 		return r, nil, false
@@ -58,7 +58,7 @@ func cutReasons(results []GateResult) string {
 
 // failure says why a rotation that can still go back has failed, if it has. A compromised one never fails: it cuts.
 func failure(r Rotation, f Facts) string {
-	if _, canRevert := r.at().revert.row(); !canRevert || r.Compromised {
+	if _, canRevert := r.at().revert.to(); !canRevert || r.Compromised {
 		return ""
 	}
 	if due := r.due(); !due.IsZero() && !f.Now.Before(f.notBefore(due)) {
@@ -69,7 +69,7 @@ func failure(r Rotation, f Facts) string {
 	}
 	for _, w := range f.Workloads {
 		for _, i := range w.Instances {
-			if i.Anonymous || i.Healthy || !i.Judged.After(r.Clock) || r.Position(i.Name()) != r.at().target {
+			if i.Anonymous || i.Healthy || !i.Judged.After(r.Clock) || r.StageOf(i.Name()) != r.at().target {
 				continue
 			}
 			if heldIs(i.Issued.Keys, r.expected(w.Workload, r.at().target)) {
@@ -96,13 +96,13 @@ func paused(r Rotation, now time.Time, by Actor, reason string) Rotation {
 	return r
 }
 
-// Pinned records where instances stand that came during this place, so that the next move takes them in waves, too.
+// Pinned records the stage of instances that joined in this step, so that the next step takes them in waves, too.
 func Pinned(r Rotation, f Facts) Rotation {
 	r = r.Clone()
 	for _, w := range f.Workloads {
 		for _, i := range w.Instances {
-			if _, ok := r.Positions[i.Name()]; !ok && !i.Anonymous {
-				r.Positions[i.Name()] = r.at().target
+			if _, ok := r.Stages[i.Name()]; !ok && !i.Anonymous {
+				r.Stages[i.Name()] = r.at().target
 			}
 		}
 	}
@@ -152,7 +152,7 @@ func Revert(r Rotation, f Facts, by Actor, reason string) (Rotation, error) {
 
 // Revertible reports whether a revert takes it back from where it is.
 func (r Rotation) Revertible() bool {
-	_, ok := r.at().revert.row()
+	_, ok := r.at().revert.to()
 	return ok
 }
 
@@ -239,8 +239,8 @@ func Confirm(r Rotation, now time.Time, by Actor, reason string) (Rotation, erro
 	return r, nil
 }
 
-// WorkID names what the place asks for one key; it changes with the place and the pass, so that evidence is never taken
-// for that of an earlier one.
+// WorkID identifies the work of this step for one key. It changes with the step and the pass, so that evidence never counts
+// for an earlier one.
 func (r Rotation) WorkID(c Change) string {
 	id := fmt.Sprintf("%s/%s/%s-%s", r.ID, c.Key, r.State, r.Step)
 	if r.Pass > 0 {
@@ -249,7 +249,7 @@ func (r Rotation) WorkID(c Change) string {
 	return id
 }
 
-// WorkFor is what the place asks of instances that re-encrypt.
+// WorkFor returns the work that the step asks of instances that re-encrypt.
 func (r Rotation) WorkFor(c Change) (workload.Work, bool) {
 	p := r.at()
 	if p.phase == "" || len(c.Protects) == 0 || p.phase == workload.PhaseCheck && !r.Presented() {

@@ -29,7 +29,7 @@ func waves(r Rotation, f Facts, most int) []Wave {
 	f = arrivedNow(r, f)
 	var all []Wave
 	for {
-		before := r.Positions
+		before := r.Stages
 		next, granted := grant(r, f)
 		if !granted || len(all) >= most {
 			return all
@@ -38,7 +38,7 @@ func waves(r Rotation, f Facts, most int) []Wave {
 			wave := Wave{Workload: w.Name}
 			want := r.wants(w.Workload)
 			for _, i := range w.Instances {
-				was, now := r.Position(i.Name()), next.Positions[i.Name()]
+				was, now := r.StageOf(i.Name()), next.Stages[i.Name()]
 				_, known := before[i.Name()]
 				if !i.Anonymous && now == target && (was != target || !known) && !heldIs(want[target], want[was]) {
 					wave.Instances = append(wave.Instances, i.ID)
@@ -63,7 +63,7 @@ func arrivedNow(r Rotation, f Facts) Facts {
 		want := r.wants(w.Workload)
 		w.Instances = slices.Clone(w.Instances)
 		for m, i := range w.Instances {
-			held := workload.Holding{Keys: want[r.Position(i.Name())]}
+			held := workload.Holding{Keys: want[r.StageOf(i.Name())]}
 			i = i.Given(held).Proved()
 			i.Healthy = true
 			w.Instances[m] = i
@@ -99,10 +99,10 @@ func Moves(r Rotation, f Facts, past []Rotation) (all []Move) {
 			return all
 		}
 		r = r.Clone()
-		for name := range r.Positions {
-			r.Positions[name] = r.at().target
+		for name := range r.Stages {
+			r.Stages[name] = r.at().target
 		}
-		r.State, r.Step = to.state, to.step
+		r.State, r.Step = to.state, to.name
 	}
 }
 
@@ -133,13 +133,13 @@ func Blockers(r Rotation, f Facts) []string {
 func SwitchWaves(r Rotation, f Facts) []Wave {
 	r = r.Clone()
 	r.State, r.Step = Presenting, StepSwitch
-	for name := range r.Positions {
-		r.Positions[name] = atAccept
+	for name := range r.Stages {
+		r.Stages[name] = stageAccept
 	}
 	return waves(r, f, mostWaves)
 }
 
-// durations are how long earlier rotations were at a place.
+// durations returns how long earlier rotations were in a step.
 func durations(past []Rotation, state State, step Step) []time.Duration {
 	var all []time.Duration
 	for _, r := range past {

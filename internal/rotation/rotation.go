@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package rotation is the machine that changes keys. A rotation is a record that walks through the places of one
+// Package rotation is the machine that changes keys. A rotation is a record that goes through the steps of one
 // transition table (table.go). [Next] is a pure function from a rotation and the facts to the rotation that follows, with
 // the gates that hold it back (gates.go) and the instances that may change now (wave.go). Nothing in this package stores,
 // locks, waits or asks for the time: package engine does.
@@ -162,9 +162,9 @@ type Rotation struct {
 	SoakFrom time.Time `json:"soak_from,omitzero"`
 	Paused   *Pause    `json:"paused,omitempty"`
 
-	// Positions is how far each instance may go, by Instance.Name; see place. An instance that is not in it came later
-	// and starts where the place says.
-	Positions map[string]int `json:"positions,omitempty"`
+	// Stages is how far each instance may go, by Instance.Name; see step. An instance that is not in it came later
+	// and starts at the target of the step.
+	Stages map[string]Stage `json:"positions,omitempty"`
 
 	// Pass counts how often it has gone back for rows that were left; see workID.
 	Pass int `json:"pass,omitempty"`
@@ -232,7 +232,7 @@ func (r Rotation) lastLook(c Change) (report workload.WorkReport, at time.Time) 
 			continue
 		}
 		there := r // which is never gone back to
-		there.State, there.Step, there.Pass = p.state, p.step, 0
+		there.State, there.Step, there.Pass = p.state, p.name, 0
 		if evidence, ok := r.Work[there.WorkID(c)]; ok && evidence.Report.Done && evidence.At.After(at) {
 			report, at = evidence.Report, evidence.At
 		}
@@ -247,9 +247,9 @@ func (r Rotation) protects() bool {
 
 // Clone copies what Next may write to.
 func (r Rotation) Clone() Rotation {
-	r.Positions = maps.Clone(r.Positions)
-	if r.Positions == nil {
-		r.Positions = map[string]int{}
+	r.Stages = maps.Clone(r.Stages)
+	if r.Stages == nil {
+		r.Stages = map[string]Stage{}
 	}
 	r.Work = maps.Clone(r.Work)
 	if r.Work == nil {
@@ -263,10 +263,10 @@ func (r Rotation) Clone() Rotation {
 	return r
 }
 
-// moved returns the rotation at another place, with an event.
-func (r Rotation) moved(to place, now time.Time, e Event) Rotation {
+// moved returns the rotation in another step, with an event.
+func (r Rotation) moved(to step, now time.Time, e Event) Rotation {
 	r = r.Clone()
-	r.State, r.Step, r.Since, r.Clock = to.state, to.step, now, now
+	r.State, r.Step, r.Since, r.Clock = to.state, to.name, now, now
 	r.Acted, r.Attempts, r.Fault, r.RetryAt, r.SoakFrom = false, 0, "", time.Time{}, time.Time{}
 	if !r.Finished() {
 		r.Ends = nil
@@ -309,7 +309,7 @@ func Decode(data []byte) (Rotation, error) {
 		return Rotation{}, fmt.Errorf("stored rotation %q: id or changes are missing", r.ID)
 	}
 	if _, ok := find(r.State, r.Step); !ok {
-		return Rotation{}, fmt.Errorf("stored rotation %s: place %s/%s is not known", r.ID, r.State, r.Step)
+		return Rotation{}, fmt.Errorf("stored rotation %s: step %s/%s is not known", r.ID, r.State, r.Step)
 	}
 	return r.Rotation, nil
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// CheckRows wants a report that the place's work is done and that no row is left.
+// CheckRows wants a report that the step's work is done and that no row is left.
 func CheckRows(r Rotation, f Facts) []string {
 	var reasons []string
 	for _, c := range r.Changes {
@@ -47,10 +47,10 @@ func CheckRows(r Rotation, f Facts) []string {
 	return reasons
 }
 
-// RowsLeft says which rows do not open under the version that stays, by the report at a place that can go back for them.
+// RowsLeft says which rows do not open under the version that stays, by the report in a step that can go back for them.
 // Empty: none, or there is no such report.
 func RowsLeft(r Rotation, c Change) string {
-	_, canGoBack := r.at().left.row()
+	_, canGoBack := r.at().left.to()
 	if !canGoBack {
 		return ""
 	}
@@ -66,7 +66,7 @@ func RowsLeft(r Rotation, c Change) string {
 // goBack returns the rotation on its way back to where rows that were left are re-encrypted, if a report says that there
 // are some. Nothing is lost so far: the version that they need has not been erased.
 func goBack(r Rotation, f Facts) (Rotation, bool) {
-	to, ok := r.at().left.row()
+	to, ok := r.at().left.to()
 	if !ok {
 		return r, false
 	}

@@ -2,7 +2,11 @@
 
 package rotation
 
-import "github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+import (
+	"strconv"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
 
 // Step is where within a state a rotation is.
 type Step string
@@ -25,15 +29,26 @@ const (
 	StepAcceptBoth Step = "accept-both" // rows were left: those that verify accept both versions again
 )
 
-// Positions: how far an instance is taken. What it holds of a key there depends on its role alone (heldAt).
+// Stage is how far an instance may go in a rotation. What it then holds of a key depends only on its role (heldAt).
+type Stage int
+
 const (
-	atOld     = 0 // presents old, accepts old
-	atAccept  = 1 // presents old, accepts both
-	atPresent = 2 // presents new, accepts both
-	atNew     = 3 // presents new, accepts new
+	stageOld     Stage = iota // presents old, accepts old
+	stageAccept               // presents old, accepts both
+	stagePresent              // presents new, accepts both
+	stageNew                  // presents new, accepts new
 )
 
-// Action is what the engine does at a place, once, idempotently, before the place can be left.
+// String returns the words that operators read.
+func (s Stage) String() string {
+	names := [...]string{"old", "accept both", "present new", "new only"}
+	if s < 0 || int(s) >= len(names) {
+		return strconv.Itoa(int(s))
+	}
+	return names[s]
+}
+
+// Action is what the engine does in a step, once and idempotently, before the step can end.
 type Action string
 
 const (
@@ -43,191 +58,191 @@ const (
 	ActRetire  Action = "retire"  // Server.Retire
 	ActUnstage Action = "unstage" // Server.Unstage
 	ActErase   Action = "erase"   // erase the value of the version that goes, once the gate rows holds
-	ActSample  Action = "sample"  // Server.InUse or Sampler.Sample: of no place, see observe.go
+	ActSample  Action = "sample"  // Server.InUse or Sampler.Sample: of no step, see observe.go
 )
 
-// place is a row of the transition table.
-type place struct {
+// step is a row of the transition table.
+type step struct {
 	state State
-	step  Step
-	// Every live instance is taken from one position to the other here, in waves. One that joins starts at target;
-	// nobody is outside of the two.
-	from, target int
+	name  Step
+	// The step takes every live instance from one stage to the other, in waves. An instance that joins starts at target;
+	// none is outside of the two.
+	from, target Stage
 	phase        workload.Phase // of re-encryption, asked of those that re-encrypt
 	action       Action
 	samples      bool // servers are sampled for use of the old version while the rotation is here
 	gates        []gate
-	next         goal   // what follows when all gates hold
-	revert       goal   // where a revert goes to from here; zero: there is no way back
-	left         goal   // where it goes when a report says that rows are left; zero: it waits here
-	enter        string // the timeline's words on entering
+	next         transition // when all gates hold
+	revert       transition // of a revert from here; zero: there is no way back
+	left         transition // when a report says that rows are left; zero: the rotation waits here
+	enter        string     // the timeline's words on entering
 }
 
-// table is every place there is and every legal transition. docs/rotation.md draws it.
-var table = []place{
+// table has every step and every legal transition. docs/rotation.md draws it.
+var table = []step{
 	{
-		state: Planned, from: atOld, target: atOld,
-		next: goal{Accepting, StepStage}, revert: goal{Reverting, StepUnstage},
+		state: Planned, from: stageOld, target: stageOld,
+		next: transition{Accepting, StepStage}, revert: transition{Reverting, StepUnstage},
 		enter: "values stored",
 	},
 	{
-		state: Accepting, step: StepStage, from: atOld, target: atOld, action: ActStage,
+		state: Accepting, name: StepStage, from: stageOld, target: stageOld, action: ActStage,
 		gates: []gate{gateAction, gateMultiline, gateDeadline},
-		next:  goal{Accepting, StepLoad}, revert: goal{Reverting, StepUnstage},
+		next:  transition{Accepting, StepLoad}, revert: transition{Reverting, StepUnstage},
 		enter: "making the new version valid beside the old",
 	},
 	{
-		state: Accepting, step: StepLoad, from: atOld, target: atAccept,
+		state: Accepting, name: StepLoad, from: stageOld, target: stageAccept,
 		gates: []gate{gateMinInstances, gateLoaded, gateHealthy, gateDeadline},
-		next:  goal{Presenting, StepStageRows}, revert: goal{Reverting, StepLoad},
+		next:  transition{Presenting, StepStageRows}, revert: transition{Reverting, StepLoad},
 		enter: "those that verify load both versions",
 	},
 	{
-		state: Presenting, step: StepStageRows, from: atAccept, target: atAccept, phase: workload.PhaseStage,
+		state: Presenting, name: StepStageRows, from: stageAccept, target: stageAccept, phase: workload.PhaseStage,
 		gates: []gate{gateRows, gateDeadline},
-		next:  goal{Presenting, StepSwitch}, revert: goal{Reverting, StepRows},
+		next:  transition{Presenting, StepSwitch}, revert: transition{Reverting, StepRows},
 		enter: "new ciphertexts are staged beside protected rows",
 	},
 	{
-		state: Presenting, step: StepSwitch, from: atAccept, target: atPresent,
+		state: Presenting, name: StepSwitch, from: stageAccept, target: stagePresent,
 		gates: []gate{gateMinInstances, gateLoaded, gateHealthy, gateDeadline},
-		next:  goal{Presenting, StepFlipRows}, revert: goal{Reverting, StepSwitch},
+		next:  transition{Presenting, StepFlipRows}, revert: transition{Reverting, StepSwitch},
 		enter: "those that present switch to the new version",
 	},
 	{
-		state: Presenting, step: StepFlipRows, from: atPresent, target: atPresent, phase: workload.PhaseFlip,
+		state: Presenting, name: StepFlipRows, from: stagePresent, target: stagePresent, phase: workload.PhaseFlip,
 		gates: []gate{gateRows, gateDeadline},
-		next:  goal{Soaking, StepSoak}, revert: goal{Reverting, StepSwitch},
+		next:  transition{Soaking, StepSoak}, revert: transition{Reverting, StepSwitch},
 		enter: "protected rows are replaced by their staged copies",
 	},
 	{
-		state: Soaking, step: StepSoak, from: atPresent, target: atPresent, action: ActPromote,
+		state: Soaking, name: StepSoak, from: stagePresent, target: stagePresent, action: ActPromote,
 		samples: true,
 		gates:   []gate{gateAction, gateHealthy, gateSoak, gateDeadline},
-		next:    goal{Soaking, StepUnused}, revert: goal{Reverting, StepSwitch},
+		next:    transition{Soaking, StepUnused}, revert: transition{Reverting, StepSwitch},
 		enter: "the new version is presented everywhere; the soak time runs",
 	},
 	{
-		state: Soaking, step: StepUnused, from: atPresent, target: atPresent, phase: workload.PhaseSweep, samples: true,
+		state: Soaking, name: StepUnused, from: stagePresent, target: stagePresent, phase: workload.PhaseSweep, samples: true,
 		gates: []gate{gateMinInstances, gateLoaded, gateHealthy, gateUnused, gateRows, gateConfirmed, gateObserved, gateDeadline},
-		next:  goal{Retiring, StepLoad}, revert: goal{Reverting, StepSwitch},
+		next:  transition{Retiring, StepLoad}, revert: transition{Reverting, StepSwitch},
 		enter: "looking for any use of the old version",
 	},
 	{
-		state: Retiring, step: StepLoad, from: atPresent, target: atNew,
+		state: Retiring, name: StepLoad, from: stagePresent, target: stageNew,
 		gates: []gate{gateMinInstances, gateLoaded, gateHealthy},
-		next:  goal{Retiring, StepWipeRows},
+		next:  transition{Retiring, StepWipeRows},
 		enter: "nobody uses the old version; those that verify drop it",
 	},
 	{
-		state: Retiring, step: StepWipeRows, from: atNew, target: atNew, phase: workload.PhaseWipe,
+		state: Retiring, name: StepWipeRows, from: stageNew, target: stageNew, phase: workload.PhaseWipe,
 		gates: []gate{gateWriters, gateRows},
-		next:  goal{Retiring, StepRetire}, left: goal{Retiring, StepAcceptBoth},
+		next:  transition{Retiring, StepRetire}, left: transition{Retiring, StepAcceptBoth},
 		enter: "kept ciphertexts of the old version are dropped",
 	},
 	{
-		state: Retiring, step: StepRetire, from: atNew, target: atNew, action: ActRetire,
+		state: Retiring, name: StepRetire, from: stageNew, target: stageNew, action: ActRetire,
 		gates: []gate{gateAction},
-		next:  goal{Retiring, StepErase},
+		next:  transition{Retiring, StepErase},
 		enter: "the old version is made invalid",
 	},
 	{
-		state: Retiring, step: StepErase, from: atNew, target: atNew, phase: workload.PhaseCheck, action: ActErase,
+		state: Retiring, name: StepErase, from: stageNew, target: stageNew, phase: workload.PhaseCheck, action: ActErase,
 		gates: []gate{gateRows, gateAction},
-		next:  goal{Done, ""}, left: goal{Retiring, StepAcceptBoth},
+		next:  transition{Done, ""}, left: transition{Retiring, StepAcceptBoth},
 		enter: "the value of the old version is retained, or erased",
 	},
 	{
-		state: Retiring, step: StepAcceptBoth, from: atNew, target: atPresent,
+		state: Retiring, name: StepAcceptBoth, from: stageNew, target: stagePresent,
 		gates: []gate{gateMinInstances, gateLoaded},
-		next:  goal{Retiring, StepRows},
+		next:  transition{Retiring, StepRows},
 		enter: "rows of the old version are left; those that verify accept both versions again",
 	},
 	{
-		state: Retiring, step: StepRows, from: atPresent, target: atPresent, phase: workload.PhaseFlip,
+		state: Retiring, name: StepRows, from: stagePresent, target: stagePresent, phase: workload.PhaseFlip,
 		gates: []gate{gateRows, gatePace},
-		next:  goal{Retiring, StepLoad},
+		next:  transition{Retiring, StepLoad},
 		enter: "rows that were left are brought under the new version",
 	},
-	{state: Done, from: atNew, target: atNew, enter: "done"},
+	{state: Done, from: stageNew, target: stageNew, enter: "done"},
 	{
-		state: Reverting, step: StepSwitch, from: atPresent, target: atAccept,
+		state: Reverting, name: StepSwitch, from: stagePresent, target: stageAccept,
 		gates: []gate{gateMinInstances, gateLoaded},
-		next:  goal{Reverting, StepRows},
+		next:  transition{Reverting, StepRows},
 		enter: "those that present go back to the old version",
 	},
 	{
-		state: Reverting, step: StepRows, from: atAccept, target: atAccept, phase: workload.PhaseRevert,
+		state: Reverting, name: StepRows, from: stageAccept, target: stageAccept, phase: workload.PhaseRevert,
 		gates: []gate{gateRows, gatePace},
-		next:  goal{Reverting, StepLoad},
+		next:  transition{Reverting, StepLoad},
 		enter: "protected rows go back to the old version",
 	},
 	{
-		state: Reverting, step: StepLoad, from: atAccept, target: atOld,
+		state: Reverting, name: StepLoad, from: stageAccept, target: stageOld,
 		gates: []gate{gateMinInstances, gateLoaded},
-		next:  goal{Reverting, StepWipeRows},
+		next:  transition{Reverting, StepWipeRows},
 		enter: "those that verify forget the new version",
 	},
 	{
-		state: Reverting, step: StepWipeRows, from: atOld, target: atOld, phase: workload.PhaseWipe,
+		state: Reverting, name: StepWipeRows, from: stageOld, target: stageOld, phase: workload.PhaseWipe,
 		gates: []gate{gateWriters, gateRows},
-		next:  goal{Reverting, StepUnstage}, left: goal{Reverting, StepAcceptBoth},
+		next:  transition{Reverting, StepUnstage}, left: transition{Reverting, StepAcceptBoth},
 		enter: "staged ciphertexts of the new version are dropped",
 	},
 	{
-		state: Reverting, step: StepUnstage, from: atOld, target: atOld, action: ActUnstage,
+		state: Reverting, name: StepUnstage, from: stageOld, target: stageOld, action: ActUnstage,
 		gates: []gate{gateAction},
-		next:  goal{Reverting, StepErase},
+		next:  transition{Reverting, StepErase},
 		enter: "the new version is made invalid",
 	},
 	{
-		state: Reverting, step: StepErase, from: atOld, target: atOld, phase: workload.PhaseCheck, action: ActErase,
+		state: Reverting, name: StepErase, from: stageOld, target: stageOld, phase: workload.PhaseCheck, action: ActErase,
 		gates: []gate{gateRows, gateAction},
-		next:  goal{Reverted, ""}, left: goal{Reverting, StepAcceptBoth},
+		next:  transition{Reverted, ""}, left: transition{Reverting, StepAcceptBoth},
 		enter: "the value of the new version is retained, or erased",
 	},
 	{
-		state: Reverting, step: StepAcceptBoth, from: atOld, target: atAccept,
+		state: Reverting, name: StepAcceptBoth, from: stageOld, target: stageAccept,
 		gates: []gate{gateMinInstances, gateLoaded},
-		next:  goal{Reverting, StepRows},
+		next:  transition{Reverting, StepRows},
 		enter: "rows of the new version are left; those that verify accept both versions again",
 	},
-	{state: Reverted, from: atOld, target: atOld, enter: "reverted"},
+	{state: Reverted, from: stageOld, target: stageOld, enter: "reverted"},
 }
 
 // find returns the row of a state and step.
-func find(state State, step Step) (place, bool) {
+func find(state State, name Step) (step, bool) {
 	for _, p := range table {
-		if p.state == state && p.step == step {
+		if p.state == state && p.name == name {
 			return p, true
 		}
 	}
-	return place{}, false
+	return step{}, false
 }
 
-// at returns the row of the rotation. Decode and moved let no other place in.
-func (r Rotation) at() place {
+// at returns the row of the rotation. Decode and moved accept no step that the table does not have.
+func (r Rotation) at() step {
 	p, _ := find(r.State, r.Step)
 	return p
 }
 
-// goal names a place.
-type goal struct {
+// transition names the step that it leads to. The zero transition leads nowhere.
+type transition struct {
 	state State
-	step  Step
+	name  Step
 }
 
-// row returns the place that a goal names.
-func (g goal) row() (place, bool) { return find(g.state, g.step) }
+// to returns the row of the step that a transition leads to.
+func (t transition) to() (step, bool) { return find(t.state, t.name) }
 
-// onlyRows reports whether there is nothing to do at a place but to re-encrypt rows.
-func (p place) onlyRows() bool { return p.phase != "" && p.action == NoAction && !p.samples }
+// onlyRows reports whether a step does nothing but re-encrypt rows.
+func (p step) onlyRows() bool { return p.phase != "" && p.action == NoAction && !p.samples }
 
-// towards returns the place that a goal names, or the one after it where that is about rows and the rotation has none.
-func (r Rotation) towards(g goal) (place, bool) {
-	p, ok := g.row()
+// towards returns the step that a transition leads to, or the one after it if that is about rows and the rotation has none.
+func (r Rotation) towards(t transition) (step, bool) {
+	p, ok := t.to()
 	for ok && p.onlyRows() && !r.protects() {
-		p, ok = p.next.row()
+		p, ok = p.next.to()
 	}
 	return p, ok
 }

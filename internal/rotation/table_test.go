@@ -17,37 +17,37 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// Every place leads to an end by both ways, and no way leads back into an earlier move.
+// Every step leads to an end by both ways, and no way leads back into an earlier state.
 func TestTableEnds(t *testing.T) {
 	order := map[State]int{Planned: 0, Accepting: 1, Presenting: 2, Soaking: 3, Retiring: 4, Done: 5, Reverting: 6, Reverted: 7}
 	for _, p := range table {
 		seen := 0
 		for at := p; at.state != Done && at.state != Reverted; seen++ {
-			next, ok := at.next.row()
+			next, ok := at.next.to()
 			if !ok || seen > len(table) {
-				t.Fatalf("%s %s does not lead to an end", p.state, p.step)
+				t.Fatalf("%s %s does not lead to an end", p.state, p.name)
 			}
 			if order[next.state] < order[at.state] {
-				t.Errorf("%s %s leads back to %s", at.state, at.step, next.state)
+				t.Errorf("%s %s leads back to %s", at.state, at.name, next.state)
 			}
 			if next.from != at.target && next.target != at.target {
-				t.Errorf("%s %s takes instances to %d, %s %s starts at %d", at.state, at.step, at.target, next.state, next.step, next.from)
+				t.Errorf("%s %s takes instances to %q, %s %s starts at %q", at.state, at.name, at.target, next.state, next.name, next.from)
 			}
 			at = next
 		}
-		if back, ok := p.left.row(); ok {
-			if back.state != p.state || back.from != p.target || back.revert != (goal{}) || !slices.Contains(p.gates, gateRows) {
-				t.Errorf("%s %s goes back to %s %s for rows that are left", p.state, p.step, back.state, back.step)
+		if back, ok := p.left.to(); ok {
+			if back.state != p.state || back.from != p.target || back.revert != (transition{}) || !slices.Contains(p.gates, gateRows) {
+				t.Errorf("%s %s goes back to %s %s for rows that are left", p.state, p.name, back.state, back.name)
 			}
 		} else if p.action == ActErase || p.phase == workload.PhaseWipe {
-			t.Errorf("%s %s has no way back for rows that are left", p.state, p.step)
+			t.Errorf("%s %s has no way back for rows that are left", p.state, p.name)
 		}
-		back, canRevert := p.revert.row()
+		back, canRevert := p.revert.to()
 		if before := order[p.state] < order[Retiring]; before != canRevert {
-			t.Errorf("%s %s: revert is possible: %v, want %v", p.state, p.step, canRevert, before)
+			t.Errorf("%s %s: revert is possible: %v, want %v", p.state, p.name, canRevert, before)
 		}
-		if canRevert && (back.state != Reverting || max(back.from, back.target) < p.target && p.step != StepLoad && p.step != StepStage) {
-			t.Errorf("%s %s reverts to %s %s", p.state, p.step, back.state, back.step)
+		if canRevert && (back.state != Reverting || max(back.from, back.target) < p.target && p.name != StepLoad && p.name != StepStage) {
+			t.Errorf("%s %s reverts to %s %s", p.state, p.name, back.state, back.name)
 		}
 	}
 }
@@ -56,11 +56,11 @@ func TestTableEnds(t *testing.T) {
 func TestEveryPlaceAndEvent(t *testing.T) {
 	now := time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)
 	for _, p := range table {
-		r := Rotation{ID: "r", Changes: []Change{{Key: "k", Env: "K", From: 1, To: 2, Protects: []key.Column{{Table: "t", Column: "c", Layout: key.TagFirst}}}}, State: p.state, Step: p.step, Soak: time.Minute}
+		r := Rotation{ID: "r", Changes: []Change{{Key: "k", Env: "K", From: 1, To: 2, Protects: []key.Column{{Table: "t", Column: "c", Layout: key.TagFirst}}}}, State: p.state, Step: p.name, Soak: time.Minute}
 		absent := Facts{Now: now, Workloads: []WorkloadFact{{Workload: workload.Workload{Name: "w", MinInstances: 1, MaxUnavailable: "1", Keys: map[string]workload.Role{"k": {Presents: true, Verifies: true}}}}}}
 		for _, g := range p.gates {
 			if reasons := checks[g](r, absent); g == gateMinInstances && len(reasons) == 0 {
-				t.Errorf("%s %s: nobody is there, and gate %s holds", p.state, p.step, g)
+				t.Errorf("%s %s: nobody is there, and gate %s holds", p.state, p.name, g)
 			}
 		}
 		r.Acted, r.SoakFrom = true, now.Add(-time.Hour)
@@ -70,41 +70,41 @@ func TestEveryPlaceAndEvent(t *testing.T) {
 		open := absent
 		open.Workloads = nil
 		next, _, changed := Next(r, open)
-		want, ends := p.next.row()
-		if changed != ends || ends && (next.State != want.state || next.Step != want.step) {
-			t.Errorf("%s %s goes on to %s %s", p.state, p.step, next.State, next.Step)
+		want, ends := p.next.to()
+		if changed != ends || ends && (next.State != want.state || next.Step != want.name) {
+			t.Errorf("%s %s continues with %s %s", p.state, p.name, next.State, next.Step)
 		}
 		if len(r.Timeline) != 0 {
-			t.Fatalf("%s %s: Next wrote into its argument", p.state, p.step)
+			t.Fatalf("%s %s: Next wrote into its argument", p.state, p.name)
 		}
 		rowless := r
 		rowless.Changes = []Change{{Key: "k", Env: "K", From: 1, To: 2}}
 		if next, _, _ := Next(rowless, open); next.at().onlyRows() && next.State != r.State {
-			t.Errorf("%s %s goes on to %s %s although there are no rows", p.state, p.step, next.State, next.Step)
+			t.Errorf("%s %s continues with %s %s although there are no rows", p.state, p.name, next.State, next.Step)
 		}
 		_, err := Revert(r, open, testActor, "")
 		var refused *Refused
-		if _, can := p.revert.row(); can != (err == nil) || err != nil && !errors.As(err, &refused) {
-			t.Errorf("%s %s: revert gives %v", p.state, p.step, err)
+		if _, can := p.revert.to(); can != (err == nil) || err != nil && !errors.As(err, &refused) {
+			t.Errorf("%s %s: revert gives %v", p.state, p.name, err)
 		}
 	}
 }
 
 var update = flag.Bool("update", false, "write the table and the diagram of docs/rotation.md anew")
 
-// What people do and what goes wrong, at every place: refused where it makes no sense, and otherwise it leads nowhere but
+// What people do and what goes wrong, in every step: refused where it makes no sense, and otherwise it leads nowhere but
 // where it should.
 func TestEveryPlaceAndOperator(t *testing.T) {
 	now := time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)
 	changes := []Change{{Key: "k", Env: "K", From: 1, To: 2}}
 	for _, p := range table {
-		name := placeName(p.state, p.step)
+		name := stepName(p.state, p.name)
 		finished := p.state == Done || p.state == Reverted
-		_, canRevert := p.revert.row()
-		at := Rotation{ID: "r", Changes: changes, State: p.state, Step: p.step, Since: now, Clock: now, OnFailure: FailurePause}
+		_, canRevert := p.revert.to()
+		at := Rotation{ID: "r", Changes: changes, State: p.state, Step: p.name, Since: now, Clock: now, OnFailure: FailurePause}
 
 		paused, err := PauseBy(at, now, testActor, "")
-		if refused(err) != finished || err == nil && (paused.Paused == nil || paused.State != p.state || paused.Step != p.step) {
+		if refused(err) != finished || err == nil && (paused.Paused == nil || paused.State != p.state || paused.Step != p.name) {
 			t.Errorf("%s: pause gives %s %s, %v", name, paused.State, paused.Step, err)
 		}
 		if _, err := Resume(at, Facts{Now: now}, testActor, ""); !refused(err) {
@@ -148,12 +148,12 @@ func TestEveryPlaceAndFailure(t *testing.T) {
 		if p.state == Done || p.state == Reverted {
 			continue
 		}
-		at := Rotation{ID: "r", Changes: []Change{{Key: "k", Env: "K", From: 1, To: 2}}, State: p.state, Step: p.step, Since: now, Clock: now}
+		at := Rotation{ID: "r", Changes: []Change{{Key: "k", Env: "K", From: 1, To: 2}}, State: p.state, Step: p.name, Since: now, Clock: now}
 		ill := workload.Instance{Workload: "w", ID: "i"}.Given(workload.Holding{Keys: at.expected(w, p.target)}).Proved()
 		ill.Judged = now.Add(time.Second)
 		late := at
 		late.Deadline = time.Minute
-		_, canRevert := p.revert.row()
+		_, canRevert := p.revert.to()
 		checkFailure(t, "longer than the deadline", canRevert, late, Facts{Now: now.Add(2 * time.Minute)})
 		checkFailure(t, "is not healthy", p.state == Presenting, at, Facts{Now: now, Workloads: []WorkloadFact{{Workload: w, Instances: []workload.Instance{ill}}}})
 	}
@@ -161,7 +161,7 @@ func TestEveryPlaceAndFailure(t *testing.T) {
 
 func checkFailure(t *testing.T, reason string, fails bool, r Rotation, f Facts) {
 	t.Helper()
-	name := placeName(r.State, r.Step)
+	name := stepName(r.State, r.Step)
 	for _, onFailure := range []string{FailurePause, FailureRevert} {
 		r.OnFailure = onFailure
 		next, _, _ := Next(r, f)
@@ -180,7 +180,7 @@ func checkFailure(t *testing.T, reason string, fails bool, r Rotation, f Facts) 
 	}
 }
 
-// docs/rotation.md has the table's places and transitions, and draws them.
+// docs/rotation.md has the table's steps and transitions, and draws them.
 func TestDocsDrawTheTable(t *testing.T) {
 	path := "../../docs/rotation.md"
 	data, err := os.ReadFile(path)
@@ -204,36 +204,36 @@ func TestDocsDrawTheTable(t *testing.T) {
 			t.Fatal(err)
 		}
 	} else if want != string(data) {
-		t.Errorf("%s is not that of the table; write it anew with: go test ./internal/rotation -run TestDocsDrawTheTable -update", path)
+		t.Errorf("%s is not that of the table; regenerate it with: go test ./internal/rotation -run TestDocsDrawTheTable -update", path)
 	}
 }
 
-func placeName(s State, step Step) string {
+func stepName(s State, step Step) string {
 	return strings.TrimSuffix(string(s)+" "+string(step), " ")
 }
 
 func docsTable() string {
 	var text strings.Builder
-	text.WriteString("| Place | Then | A revert goes to | Where rows are left | Position | Rows | Action | Gates |\n|---|---|---|---|---|---|---|---|\n")
+	text.WriteString("| Step | Then | A revert goes to | Where rows are left | Stage | Rows | Action | Gates |\n|---|---|---|---|---|---|---|---|\n")
 	for _, p := range table {
-		then, back, left, position := "", "—", "", fmt.Sprint(p.target)
-		if next, ok := p.next.row(); ok {
-			then = placeName(next.state, next.step)
+		then, back, left, stage := "", "—", "", fmt.Sprint(p.target)
+		if next, ok := p.next.to(); ok {
+			then = stepName(next.state, next.name)
 		}
-		if to, ok := p.revert.row(); ok {
-			back = placeName(to.state, to.step)
+		if to, ok := p.revert.to(); ok {
+			back = stepName(to.state, to.name)
 		}
-		if to, ok := p.left.row(); ok {
-			left = placeName(to.state, to.step)
+		if to, ok := p.left.to(); ok {
+			left = stepName(to.state, to.name)
 		}
 		if p.from != p.target {
-			position = fmt.Sprintf("%d → %d", p.from, p.target)
+			stage = fmt.Sprintf("%s → %s", p.from, p.target)
 		}
 		gates := make([]string, 0, len(p.gates))
 		for _, g := range p.gates {
 			gates = append(gates, string(g))
 		}
-		fmt.Fprintf(&text, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", placeName(p.state, p.step), then, back, left, position, p.phase, p.action, strings.Join(gates, ", "))
+		fmt.Fprintf(&text, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", stepName(p.state, p.name), then, back, left, stage, p.phase, p.action, strings.Join(gates, ", "))
 	}
 	return text.String()
 }
@@ -241,20 +241,20 @@ func docsTable() string {
 func docsDiagram() string {
 	var text strings.Builder
 	text.WriteString("```mermaid\nstateDiagram-v2\n    [*] --> planned\n")
-	id := func(p place) string {
-		return strings.NewReplacer(" ", "_", "-", "_").Replace(placeName(p.state, p.step))
+	id := func(p step) string {
+		return strings.NewReplacer(" ", "_", "-", "_").Replace(stepName(p.state, p.name))
 	}
 	for _, p := range table {
-		next, ok := p.next.row()
+		next, ok := p.next.to()
 		if !ok {
 			fmt.Fprintf(&text, "    %s --> [*]\n", id(p))
 			continue
 		}
 		fmt.Fprintf(&text, "    %s --> %s\n", id(p), id(next))
-		if back, ok := p.revert.row(); ok {
+		if back, ok := p.revert.to(); ok {
 			fmt.Fprintf(&text, "    %s --> %s: revert\n", id(p), id(back))
 		}
-		if back, ok := p.left.row(); ok {
+		if back, ok := p.left.to(); ok {
 			fmt.Fprintf(&text, "    %s --> %s: rows are left\n", id(p), id(back))
 		}
 	}
@@ -264,7 +264,7 @@ func docsDiagram() string {
 
 // Whatever Decode accepts is written again as a record that reads the same, and can be moved on without a panic.
 func FuzzDecode(f *testing.F) {
-	r := Rotation{ID: "r", Changes: []Change{{Key: "k", Env: "K", From: 1, To: 2}}, State: Presenting, Step: StepSwitch, Positions: map[string]int{"w/i": 1}}
+	r := Rotation{ID: "r", Changes: []Change{{Key: "k", Env: "K", From: 1, To: 2}}, State: Presenting, Step: StepSwitch, Stages: map[string]Stage{"w/i": 1}}
 	data, err := r.Encode()
 	if err != nil {
 		f.Fatal(err)

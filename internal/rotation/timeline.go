@@ -16,7 +16,7 @@ const (
 	mostEventText = 1024 // bytes of a text, and of a reason
 )
 
-// told returns the rotation with an event at the place where it is.
+// told returns the rotation with an event in its step.
 func (r Rotation) told(now time.Time, e Event) Rotation {
 	r = r.Clone()
 	e.At, e.State, e.Step = now, r.State, r.Step

@@ -8,22 +8,22 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// heldAt is what an instance of a role holds of a changing key at a position. It is the whole meaning of positions.
-func heldAt(role workload.Role, c Change, position int) workload.Held {
+// heldAt is what an instance of a role holds of a changing key at a stage. It is the whole meaning of stages.
+func heldAt(role workload.Role, c Change, stage Stage) workload.Held {
 	var h workload.Held
 	if role.Presents {
 		h.Value = c.From
-		if position >= atPresent {
+		if stage >= stagePresent {
 			h.Value = c.To
 		}
 	}
 	switch {
 	case !role.Verifies:
-	case role.Single && position < atPresent:
+	case role.Single && stage < stagePresent:
 		h.Accepts = []int{c.From}
-	case role.Single || position == atNew:
+	case role.Single || stage == stageNew:
 		h.Accepts = []int{c.To}
-	case position == atOld:
+	case stage == stageOld:
 		h.Accepts = append([]int{c.From}, c.Also...)
 	default:
 		h.Accepts = append([]int{c.To, c.From}, c.Also...)
@@ -33,25 +33,25 @@ func heldAt(role workload.Role, c Change, position int) workload.Held {
 
 // HeldAtRest is what an instance of a role holds of a key that no rotation changes.
 func HeldAtRest(role workload.Role, current int, undeleted []int) workload.Held {
-	return heldAt(role, Change{From: current, Also: undeleted}, atOld)
+	return heldAt(role, Change{From: current, Also: undeleted}, stageOld)
 }
 
-// Position is how far an instance is taken: what was granted, within what the place allows.
-func (r Rotation) Position(instance string) int {
+// StageOf returns the stage of an instance: what was granted, within what the step allows.
+func (r Rotation) StageOf(instance string) Stage {
 	p := r.at()
-	granted, ok := r.Positions[instance]
+	granted, ok := r.Stages[instance]
 	if !ok {
 		return p.target
 	}
 	return min(max(granted, min(p.from, p.target)), max(p.from, p.target))
 }
 
-// expected is what the instance should hold of the rotation's keys at a position, by key name.
-func (r Rotation) expected(w workload.Workload, position int) map[string]workload.Held {
+// expected is what the instance should hold of the rotation's keys at a stage, by key name.
+func (r Rotation) expected(w workload.Workload, stage Stage) map[string]workload.Held {
 	held := map[string]workload.Held{}
 	for _, c := range r.Changes {
 		if role, ok := w.Keys[c.Key]; ok {
-			held[c.Key] = heldAt(role, c, position)
+			held[c.Key] = heldAt(role, c, stage)
 		}
 	}
 	return held
@@ -60,23 +60,23 @@ func (r Rotation) expected(w workload.Workload, position int) map[string]workloa
 // Held is what the instance of w should hold of the rotation's keys now, by key name. An anonymous reader cannot be
 // held back in a wave, since it never says what it has loaded.
 func (r Rotation) Held(w workload.Workload, instance workload.Instance) map[string]workload.Held {
-	return r.expected(w, r.positionOf(instance))
+	return r.expected(w, r.instanceStage(instance))
 }
 
-// positionOf is how far an instance is taken. An anonymous one is where the place takes all.
-func (r Rotation) positionOf(i workload.Instance) int {
+// instanceStage returns the stage of an instance. That of an anonymous one is the target of the step.
+func (r Rotation) instanceStage(i workload.Instance) Stage {
 	if i.Anonymous {
 		return r.at().target
 	}
-	return r.Position(i.Name())
+	return r.StageOf(i.Name())
 }
 
-// wants is what a workload's instances should hold of the rotation's keys, by position.
-type wants [atNew + 1]map[string]workload.Held
+// wants is what a workload's instances should hold of the rotation's keys, by stage.
+type wants [stageNew + 1]map[string]workload.Held
 
 func (r Rotation) wants(w workload.Workload) (all wants) {
-	for position := range all {
-		all[position] = r.expected(w, position)
+	for n := range all {
+		all[n] = r.expected(w, Stage(n))
 	}
 	return all
 }
@@ -101,10 +101,10 @@ func heldIs(held, want map[string]workload.Held) bool {
 	return true
 }
 
-// arrived reports whether the instance is at the place's target, as far as it is known.
+// arrived reports whether the instance is at the step's target, as far as it is known.
 func arrived(r Rotation, i workload.Instance, all wants) bool {
 	target := r.at().target
-	return (i.Anonymous || r.Position(i.Name()) == target) && runsWith(i, all[target])
+	return (i.Anonymous || r.StageOf(i.Name()) == target) && runsWith(i, all[target])
 }
 
 // settled reports whether the instance has arrived and works. A revert asks only for the first: it goes back to what was
@@ -113,7 +113,7 @@ func settled(r Rotation, i workload.Instance, all wants) bool {
 	return arrived(r, i, all) && (i.Healthy || i.Anonymous || r.State == Reverting || r.Step == StepAcceptBoth)
 }
 
-// grant returns the positions after letting as many more instances change as the waves allow: workloads after those they
+// grant returns the stages after letting as many more instances change as the waves allow: workloads after those they
 // name in After, and within one at most max_unavailable that have not arrived. It reports whether anything changed.
 func grant(r Rotation, f Facts) (Rotation, bool) {
 	target := r.at().target
@@ -125,10 +125,10 @@ func grant(r Rotation, f Facts) (Rotation, bool) {
 		all := r.wants(w.Workload)
 		budget := f.budget(r, w, all)
 		for _, i := range w.Instances {
-			if i.Anonymous || r.Position(i.Name()) == target {
+			if i.Anonymous || r.StageOf(i.Name()) == target {
 				continue
 			}
-			free := heldIs(all[target], all[r.Position(i.Name())])
+			free := heldIs(all[target], all[r.StageOf(i.Name())])
 			if !free && budget <= 0 {
 				continue
 			}
@@ -138,7 +138,7 @@ func grant(r Rotation, f Facts) (Rotation, bool) {
 			if !changed {
 				r, changed = r.Clone(), true
 			}
-			r.Positions[i.Name()] = target
+			r.Stages[i.Name()] = target
 		}
 	}
 	return r, changed
@@ -147,7 +147,7 @@ func grant(r Rotation, f Facts) (Rotation, bool) {
 // waiting reports whether any instance of the workload has still to be let go.
 func (f Facts) waiting(r Rotation, w WorkloadFact) bool {
 	return slices.ContainsFunc(w.Instances, func(i workload.Instance) bool {
-		return !i.Anonymous && r.Position(i.Name()) != r.at().target
+		return !i.Anonymous && r.StageOf(i.Name()) != r.at().target
 	})
 }
 
@@ -175,7 +175,7 @@ func (f Facts) budget(r Rotation, w WorkloadFact, all wants) int {
 			continue
 		}
 		total++
-		if r.Position(i.Name()) == r.at().target && !settled(r, i, all) {
+		if r.StageOf(i.Name()) == r.at().target && !settled(r, i, all) {
 			onTheWay++
 		}
 	}
@@ -189,8 +189,8 @@ func (f Facts) budget(r Rotation, w WorkloadFact, all wants) int {
 // InstanceView is an instance in a rotation.
 type InstanceView struct {
 	Instance workload.Instance
-	Position int  // how far it was let go: 0 old, 1 accepts both, 2 presents new, 3 new only
-	Loaded   bool // whether it runs with what it should hold
+	Stage    Stage // how far it may go
+	Loaded   bool  // whether it runs with what it should hold
 }
 
 // Standing returns where each instance stands.
@@ -198,8 +198,8 @@ func Standing(r Rotation, f Facts) (all []InstanceView) {
 	for _, w := range f.Workloads {
 		wants := r.wants(w.Workload)
 		for _, i := range w.Instances {
-			position := r.positionOf(i)
-			all = append(all, InstanceView{i, position, runsWith(i, wants[position])})
+			stage := r.instanceStage(i)
+			all = append(all, InstanceView{i, stage, runsWith(i, wants[stage])})
 		}
 	}
 	return all

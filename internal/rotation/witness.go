@@ -40,7 +40,7 @@ func (e Evidence) Witness() string {
 // ByConnection reports whether a key's witness is a connection.
 func ByConnection(witness string) bool { return witness != "" && witness != WitnessNone }
 
-// Witnessed returns the rotation with the evidence of a witness in the place of what that witness has said before.
+// Witnessed returns the rotation with the evidence of a witness instead of that witness's earlier evidence.
 func (r Rotation) Witnessed(c Change, e Evidence) Rotation {
 	r = r.Clone()
 	id := r.WorkID(c)
@@ -98,7 +98,7 @@ func checkWitnesses(r Rotation, c Change, f Facts) []string {
 	return reasons
 }
 
-// WitnessesOf are those who have checked the rows of a change last, at the place where the rotation is or was.
+// WitnessesOf are those who have checked the rows of a change last, in the step where the rotation is or was.
 func (r Rotation) WitnessesOf(c Change) (newest []Evidence) {
 	for _, all := range r.Witnesses {
 		if len(all) > 0 && strings.HasPrefix(all[0].Report.ID, r.ID+"/"+c.Key+"/") && (len(newest) == 0 || all[len(all)-1].At.After(newest[len(newest)-1].At)) {
@@ -116,7 +116,7 @@ type verdict struct {
 	faults []string   // why others do not count
 }
 
-// verdict weighs what witnesses have said at the rotation's place. That rows are left is not weighed: see rowsLeft.
+// verdict weighs what witnesses have said in the rotation's step. That rows are left is not weighed: see rowsLeft.
 //
 // Where the key names a connection, the engine has to be one of the two: then not even two instances together can lie. What it has
 // seen by a connection that was changed since does not count.
@@ -349,7 +349,7 @@ func (r Rotation) lookFault(connection string, l Look) []string {
 	return nil
 }
 
-// LookedBy reports whether the engine has looked by a connection, as it is now, at the rotation's place.
+// LookedBy reports whether the engine has looked by a connection, as it is now, in the rotation's step.
 func (r Rotation) LookedBy(c Change, connection string, revision uint64) bool {
 	return slices.ContainsFunc(r.Witnesses[r.WorkID(c)], func(e Evidence) bool { return e.Connection == connection && e.Revision == revision })
 }

@@ -22,7 +22,7 @@ type Fleet struct {
 	logins  map[string]int    // instances, by their login's accessor
 	crowd   Crowd             // reads that were refused because there are too many instances
 	changed chan struct{}     // closed when some bundle may have changed, then replaced
-	targets map[string]Target // what instances should hold, by their positions; until it may have changed
+	targets map[string]Target // what instances should hold, by their stages; until it may have changed
 	given   uint64            // how often an instance was given something else than before
 	frozen  chan struct{}     // not nil while nobody may be given anything; closed then
 	moving  []string          // keys of the workload that are being rotated, sorted; nil until somebody asks
