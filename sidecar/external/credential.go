@@ -45,25 +45,30 @@ func CheckOwned(path string, info fs.FileInfo) error {
 	return nil
 }
 
-// ReadCredentialFile reads a secret file that [CheckSecret] accepts, of at most 64 KiB.
-func ReadCredentialFile(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator names it; it does not wait for a writer of a pipe
+// ReadFile reads a file that check accepts, of at most limit bytes. It does not wait for the writer of a pipe.
+func ReadFile(path string, limit int, check func(path string, info fs.FileInfo) error) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator names it
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close() //nolint:errcheck // read only
 	info, err := f.Stat()
+	if err == nil {
+		err = check(path, info)
+	}
 	if err != nil {
 		return nil, err
 	}
-	if err := CheckSecret(path, info); err != nil {
-		return nil, err
-	}
-	data, err := io.ReadAll(io.LimitReader(f, credentialMost+1))
-	if err == nil && len(data) > credentialMost {
-		err = fmt.Errorf("%s holds more than %d bytes; write the credential into it", path, credentialMost)
+	data, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
+	if err == nil && len(data) > limit {
+		err = fmt.Errorf("%s holds more than %d bytes; is it the right file?", path, limit)
 	}
 	return data, err
+}
+
+// ReadCredentialFile reads a secret file that [CheckSecret] accepts, of at most 64 KiB.
+func ReadCredentialFile(path string) ([]byte, error) {
+	return ReadFile(path, credentialMost, CheckSecret)
 }
 
 // ReadCredential returns the one line that a file holds. No error contains it.

@@ -13,14 +13,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 	"unicode"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 )
 
 // Where a pod finds what it may ask the API server with.
@@ -158,12 +160,7 @@ func (c *Client) http() (*http.Client, error) {
 
 // readToken reads the token, which stands in no error.
 func readToken(path string) (string, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator names it; it does not wait for a writer of a pipe
-	if err != nil {
-		return "", fmt.Errorf("kubernetes: token_path: %w", err)
-	}
-	defer f.Close() //nolint:errcheck // read only
-	data, err := io.ReadAll(io.LimitReader(f, tokenMost))
+	data, err := external.ReadFile(path, tokenMost, func(string, fs.FileInfo) error { return nil })
 	if err != nil {
 		return "", fmt.Errorf("kubernetes: token_path: %w", err)
 	}

@@ -8,8 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"os"
+	"io/fs"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 )
@@ -21,25 +20,7 @@ const howToMake = "make one with: (umask 077; openssl rand -base64 32 >FILE)"
 
 // ReadKey reads a key file: 32 bytes as they are, in base64 or in hex. It refuses one that others than its owner can read.
 func ReadKey(path string) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // the operator names it
-	if err != nil {
-		return nil, fmt.Errorf("last_good: key_file: %w", err)
-	}
-	defer f.Close() //nolint:errcheck // read only
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("last_good: key_file: %w", err)
-	}
-	switch mode := info.Mode(); {
-	case !mode.IsRegular():
-		return nil, fmt.Errorf("last_good: key_file: %s is not a file; %s", path, howToMake)
-	case mode.Perm()&0o077 != 0:
-		return nil, fmt.Errorf("last_good: key_file: %s has mode %04o, so that others than its owner can get at it; chmod 0400 it", path, mode.Perm())
-	}
-	if err := external.CheckSecret(path, info); err != nil {
-		return nil, fmt.Errorf("last_good: key_file: %w", err)
-	}
-	text, err := io.ReadAll(io.LimitReader(f, 4<<10))
+	text, err := external.ReadFile(path, keyFileMost, checkKeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("last_good: key_file: %w", err)
 	}
@@ -49,6 +30,19 @@ func ReadKey(path string) ([]byte, error) {
 		return nil, fmt.Errorf("last_good: key_file: %s %w; %s", path, err, howToMake)
 	}
 	return k, nil
+}
+
+// keyFileMost is longer than any form of a key.
+const keyFileMost = 4 << 10
+
+func checkKeyFile(path string, info fs.FileInfo) error {
+	switch mode := info.Mode(); {
+	case !mode.IsRegular():
+		return fmt.Errorf("%s is not a file; %s", path, howToMake)
+	case mode.Perm()&0o077 != 0:
+		return fmt.Errorf("%s has mode %04o, so that others than its owner can get at it; chmod 0400 it", path, mode.Perm())
+	}
+	return external.CheckSecret(path, info)
 }
 
 // parseKey tells the forms apart by their length. 32 bytes that are all printable are a password or half a key in hex: 32

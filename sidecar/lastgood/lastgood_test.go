@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -211,6 +212,13 @@ func TestKeyFiles(t *testing.T) {
 	}
 	if _, err := ReadKey(t.TempDir()); err == nil || !strings.Contains(err.Error(), "is not a file") {
 		t.Errorf("a directory: %v", err)
+	}
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadKey(pipe); err == nil || !strings.Contains(err.Error(), "is not a file") {
+		t.Errorf("a pipe that nobody writes to: %v", err)
 	}
 }
 

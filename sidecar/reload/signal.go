@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"strconv"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 )
 
 // Signal sends a signal to the process whose number a file holds, or that matches.
@@ -95,20 +95,14 @@ func (s Signal) gone(pid int) error {
 
 // pid returns the number that the pid file holds, and when it was written.
 func (s Signal) pid() (pid int, written time.Time, err error) {
-	f, err := os.OpenFile(s.PIDFile, os.O_RDONLY|syscall.O_NONBLOCK, 0) // waits for no pipe
-	if errors.Is(err, fs.ErrNotExist) {
+	data, err := external.ReadFile(s.PIDFile, pidMost, func(_ string, info fs.FileInfo) error {
+		written = info.ModTime()
+		return nil
+	})
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return 0, written, fmt.Errorf("%w: pid file %s does not exist", ErrNotRunning, s.PIDFile)
-	}
-	if err != nil {
-		return 0, written, fmt.Errorf("reading the pid file: %w", err)
-	}
-	defer f.Close() //nolint:errcheck // read only
-	info, err := f.Stat()
-	if err != nil {
-		return 0, written, fmt.Errorf("reading the pid file: %w", err)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, pidMost))
-	if err != nil {
+	case err != nil:
 		return 0, written, fmt.Errorf("reading the pid file: %w", err)
 	}
 	// What it holds is not quoted: it may be a file of secrets, named here by mistake.
@@ -116,7 +110,7 @@ func (s Signal) pid() (pid int, written time.Time, err error) {
 	if err != nil || pid <= 1 || pid == os.Getpid() {
 		return 0, written, fmt.Errorf("pid file %s does not hold the number of the workload's process", s.PIDFile)
 	}
-	return pid, info.ModTime(), nil
+	return pid, written, nil
 }
 
 // pidMost is longer than any number with spaces around it.

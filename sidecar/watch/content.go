@@ -7,12 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"regexp"
 	"strings"
-	"syscall"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 )
 
 // mostContent is longer than any file of secrets: what is longer is no such file, and would only cost memory.
@@ -46,25 +45,14 @@ func look(paths []string, valid Validator) (s state, invalid, err error) {
 	return s, errors.Join(wrong...), errors.Join(errs...)
 }
 
-// read waits for no pipe, and takes no device for a file.
+// read takes no device for a file.
 func read(path string) ([]byte, error) {
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator names it
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close() //nolint:errcheck // read only
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("it is not a file")
-	}
-	data, err := io.ReadAll(io.LimitReader(file, mostContent+1))
-	if err == nil && len(data) > mostContent {
-		err = fmt.Errorf("it is longer than %d bytes", mostContent)
-	}
-	return data, err
+	return external.ReadFile(path, mostContent, func(_ string, info fs.FileInfo) error {
+		if !info.Mode().IsRegular() {
+			return errors.New("it is not a file")
+		}
+		return nil
+	})
 }
 
 // whole reports whether every file of an earlier state is there.

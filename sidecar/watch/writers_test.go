@@ -249,7 +249,7 @@ func TestPipesAndEndlessFiles(t *testing.T) {
 	must(t, os.Remove(path))
 	write(t, path, "1")
 	must(t, os.Truncate(path, mostContent+1))
-	if err := <-warned; err.Error() != fmt.Sprintf("watching %s: it is longer than %d bytes", path, mostContent) {
+	if err := <-warned; err.Error() != fmt.Sprintf("watching %s: %[1]s holds more than %d bytes; is it the right file?", path, mostContent) {
 		t.Error(err)
 	}
 	write(t, path, "2")
