@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package backoff computes how long to wait between attempts that fail.
+// Package backoff computes how long to wait between attempts that fail, and waits.
 package backoff
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Backoff doubles the wait with each failure, up to a limit.
 type Backoff struct {
@@ -27,4 +30,14 @@ func (b Backoff) After(failures int) time.Duration {
 // number from 0 to 1.
 func Spread(d time.Duration, draw float64) time.Duration {
 	return d/2 + time.Duration(draw*float64(d-d/2))
+}
+
+// Wait waits for d. It returns earlier, with the error of ctx, when ctx ends.
+func Wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }

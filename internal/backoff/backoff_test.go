@@ -3,6 +3,8 @@
 package backoff_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math"
 	"testing"
@@ -50,5 +52,16 @@ func TestSpread(t *testing.T) {
 	}
 	if got := backoff.Spread(1, 0.9); got < 0 || got > 1 {
 		t.Errorf("of a nanosecond: %d", got)
+	}
+}
+
+func TestWait(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := backoff.Wait(ctx, time.Nanosecond); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := backoff.Wait(ctx, time.Hour); !errors.Is(err, context.Canceled) {
+		t.Errorf("a context that has ended: %v", err)
 	}
 }

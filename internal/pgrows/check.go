@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
@@ -197,14 +198,7 @@ func rest(ctx context.Context, took time.Duration) error {
 	if took < 10*time.Millisecond {
 		return ctx.Err()
 	}
-	timer := time.NewTimer(took)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
+	return backoff.Wait(ctx, took)
 }
 
 // openBatch opens envelopes and counts them. Whatever a batch needs is derived together.

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
@@ -67,10 +68,8 @@ func (j *job) stageChunks(ctx context.Context, totals []int) error {
 		case err == nil && !busy:
 			return nil
 		}
-		select { // others are at the last chunks
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(claimPoll):
+		if err := backoff.Wait(ctx, claimPoll); err != nil { // others are at the last chunks
+			return err
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -70,10 +71,8 @@ func (j *job) patiently(ctx context.Context, do func(tx pgx.Tx) error) (err erro
 		if err = j.db.tx(ctx, do); err == nil || !again(err) {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(flipPause):
+		if err := backoff.Wait(ctx, flipPause); err != nil {
+			return err
 		}
 	}
 	return fmt.Errorf("rows stay locked by other transactions: %w", err)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 )
 
 // The side schema holds all that there is to know of a job: which parts of its columns are staged and by whom, and per row
@@ -177,10 +179,8 @@ func (j *job) claim(ctx context.Context) error {
 			j.claimed.Store(true)
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(claimPoll):
+		if err := backoff.Wait(ctx, claimPoll); err != nil {
+			return err
 		}
 	}
 }
@@ -200,10 +200,8 @@ func (j *job) awaitRoom(ctx context.Context) error {
 		if err != nil || others < mostWorkers {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(claimPoll):
+		if err := backoff.Wait(ctx, claimPoll); err != nil {
+			return err
 		}
 	}
 }
@@ -253,10 +251,8 @@ func (j *job) keep(ctx context.Context) (context.Context, func(), error) {
 	go func() {
 		defer close(done)
 		for {
-			select {
-			case <-ctx.Done():
+			if backoff.Wait(ctx, j.options.ClaimFor/3) != nil {
 				return
-			case <-time.After(j.options.ClaimFor / 3):
 			}
 			if err := j.renew(ctx, db); err != nil {
 				cancel(fmt.Errorf("the claim on the job was lost: %w", err))

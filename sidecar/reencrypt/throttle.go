@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 )
 
 // throttle keeps a worker from being a burden: it takes no more rows a second than it may, and rests while the database is
@@ -38,12 +40,7 @@ func (t *throttle) rest(ctx context.Context, db *session, rows int, took time.Du
 	if wait <= 0 {
 		return nil
 	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(wait):
-		return nil
-	}
+	return backoff.Wait(ctx, wait)
 }
 
 // reserve returns how long to wait for the sake of the rate, over all sessions of the worker.

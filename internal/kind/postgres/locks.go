@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
@@ -56,7 +57,7 @@ func (k *Kind) despiteSessions(ctx context.Context, c kind.Change, role string, 
 	}
 	ended := make(chan error, 1)
 	go func() {
-		if err := wait(ctx, lockedFor); err != nil {
+		if err := backoff.Wait(ctx, lockedFor); err != nil {
 			ended <- err
 			return
 		}

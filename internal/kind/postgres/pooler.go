@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
@@ -74,7 +75,7 @@ func (k *Kind) pooled(ctx context.Context, c kind.Connection, user string, d tim
 					return nil
 				}
 				rest := min(max(time.Duration(float64(time.Since(asked))/sampleShare), minPeriod), maxPeriod)
-				if err := wait(ctx, rest); err != nil {
+				if err := backoff.Wait(ctx, rest); err != nil {
 					return err
 				}
 			}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
 
@@ -89,6 +90,6 @@ func (w *world) noClients() {
 		if now.clients == 0 {
 			return
 		}
-		w.ok(wait(ctx, 10*time.Millisecond))
+		w.ok(backoff.Wait(ctx, 10*time.Millisecond))
 	}
 }

@@ -324,14 +324,3 @@ func readUses(rows pgx.Rows, err error) (found map[string]use, all map[int]strin
 
 // now is for measuring how long something takes.
 func now() time.Time { return time.Now() } //nolint:forbidigo // a stopwatch: nothing that is decided or stored depends on it
-
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
@@ -39,7 +40,7 @@ func TestSampleSeesShortSessions(t *testing.T) {
 	for range visits {
 		var visitor sync.WaitGroup
 		visitor.Go(func() {
-			if wait(ctx, 300*time.Millisecond) == nil {
+			if backoff.Wait(ctx, 300*time.Millisecond) == nil {
 				visit()
 			}
 		})
@@ -142,7 +143,7 @@ func TestUnseenLogins(t *testing.T) {
 		"our own":                 {func() { w.ok(w.kind.Verify(ctx, c)) }, false},
 		"too short to be seen":    {func() { enter(stranger, 20, 0) }, true},
 		"too short, elsewhere":    {func() { enter(elsewhere, 20, 0) }, false},
-		"stays beyond the sample": {func() { _ = wait(ctx, 600*time.Millisecond); enter(stranger, 1, 700*time.Millisecond) }, false},
+		"stays beyond the sample": {func() { _ = backoff.Wait(ctx, 600*time.Millisecond); enter(stranger, 1, 700*time.Millisecond) }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			of := w.kind.sampler(w.connection, home(w.connection))
@@ -151,7 +152,7 @@ func TestUnseenLogins(t *testing.T) {
 			of.mu.Unlock()
 			var group sync.WaitGroup
 			group.Go(func() {
-				if wait(ctx, 200*time.Millisecond) == nil {
+				if backoff.Wait(ctx, 200*time.Millisecond) == nil {
 					test.does()
 				}
 			})
