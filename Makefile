@@ -108,6 +108,10 @@ SEEDS ?= 10000
 sim: ## Run the engine in SEEDS (10000) simulated worlds, or tell the story of the one of SEED
 	go test ./test/sim -run TestSimulation -count 1 -timeout 0 -v -args $(if $(SEED),-seed $(SEED),-seeds $(SEEDS)) $(if $(FROM),-from $(FROM)) $(SIMFLAGS)
 
+.PHONY: sim-agent
+sim-agent: ## Run the sidecar's machine in SEEDS (10000) simulated worlds, or print the story of the one of SEED
+	go test ./sidecar/agent/machine -run 'TestSimulation$$' -count 1 -timeout 0 -v -args $(if $(SEED),-seed $(SEED),-seeds $(SEEDS)) $(if $(FROM),-from $(FROM))
+
 .PHONY: sim-liar
 sim-liar: SIMFLAGS = -liars
 sim-liar: sim ## Run simulated worlds in which one instance of each workload reports anything at any time
@@ -151,6 +155,7 @@ generate: ## Regenerate what is made from something else: assembly, pages and ta
 	go run -C internal/pbkdf2/asm .
 	go test -count=1 -run '^(TestGoldenResponses|TestAPIPage)$$' ./plugin -update
 	go test -count=1 -run '^TestDocsDrawTheTable$$' ./internal/rotation -update
+	go test -count=1 -run '^TestDocsDrawTheTable$$' ./sidecar/agent/machine -update
 	go test -count=1 -run '^TestPageShowsWhatIsCompiled$$' ./test/kindtest -update
 	go test -count=1 -run '^(TestShapes|TestDocumentation)$$' ./sidecar/inject -update
 	go test -count=1 -run '^TestReference$$' ./sidecar/config -update

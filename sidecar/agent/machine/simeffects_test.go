@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package machine
+
+import "time"
+
+// perform performs an effect in the world. The process may be killed before it, and after it before it knows the result.
+func (w *world) perform(effect Effect) (Event, bool) {
+	if w.kills() {
+		return Event{}, true
+	}
+	w.logf("  %s", effect.Do)
+	if w.advance(w.between(0, 20*time.Millisecond)); w.mishaps(50) {
+		w.advance(w.between(0, 5*time.Second))
+	}
+	e, ok := w.do(effect.Do)
+	e.Of = effect.Do
+	if w.kills() {
+		return Event{}, true
+	}
+	return e, ok
+}
+
+func (w *world) kills() bool {
+	if !w.mishaps(150) {
+		return false
+	}
+	w.logf("killed")
+	w.stats.kills++
+	w.killed = true
+	w.checkKilled()
+	return true
+}
+
+func (w *world) do(one Do) (Event, bool) {
+	switch one {
+	case Login, RenewToken, ReadBundle, SendReport, ExtendLease, Leave, ReportFailure:
+		return w.request(one), true
+	case Adopt:
+		if w.another {
+			w.secret = 0
+		}
+		w.looksItself(w.settings)
+		return Event{Kind: Adopted, Settings: w.settings, Reload: w.noted()}, true
+	case SaveSecret:
+		if w.disk.full {
+			return Event{Kind: NotSaved}, true
+		}
+		w.disk.secret = w.secret
+		return Event{Kind: Saved}, true
+	case LoadCopy:
+		if w.disk.copy.content == 0 || w.mishaps(3) {
+			return Event{Kind: CopyUnusable}, true
+		}
+		w.held = w.disk.copy
+		return Event{Kind: CopyLoaded, Held: Held{w.held.etag, w.held.content}}, true
+	case KeepCopy:
+		return w.keepCopy()
+	case FeedProxies:
+		return Event{Kind: WriteFailed, Reason: "proxy"}, w.mishaps(12)
+	case PrepareFiles:
+		if w.disk.full {
+			return Event{Kind: WriteFailed, Reason: "full"}, true
+		}
+		w.prepared = &preparation{w.held, w.disk.content != w.held.content}
+	case NoteReload:
+		w.disk.note = w.disk.note || w.notes() && w.prepared != nil && w.prepared.changes
+	case Write:
+		return w.write(), true
+	case ReloadWorkload:
+		return w.reload(), true
+	case CheckWorkload:
+		return w.check(), true
+	case LookAtTargets, LookAtPods:
+		return w.look(one), true
+	case StartWatch:
+		w.watch = w.now + 5*time.Second
+		if w.engine.down || w.engine.denies || w.engine.etag != w.held.etag {
+			w.watch = w.now
+		}
+	case CloseWatch:
+		w.watch = Never
+	case ClearNotes:
+		w.disk.note, w.acked = false, w.disk.writes
+	default:
+	}
+	return Event{}, false
+}
+
+// keepCopy stores the copy; where it cannot be stored, it is removed.
+func (w *world) keepCopy() (Event, bool) {
+	if w.s.Settings.Copies == WithoutCopy || w.s.Bundle == BundleCopy {
+		return Event{}, false
+	}
+	w.disk.copy, w.copied = w.held, w.held
+	if w.mishaps(20) {
+		w.disk.copy = bundleOf{}
+		return Event{Kind: WriteFailed, Reason: "copy"}, w.one(2)
+	}
+	return Event{}, false
+}
+
+// request asks Vault. A request may be lost, and so may its answer after it was served.
+func (w *world) request(one Do) Event {
+	failed := Event{Kind: Unavailable}
+	switch one {
+	case ExtendLease:
+		failed.Kind = ExtendFailed
+	case Leave, ReportFailure:
+		failed.Kind = LeaveFailed
+	default:
+	}
+	switch {
+	case w.engine.down, w.mishaps(30):
+		return failed
+	case w.engine.denies && failed.Kind == Unavailable:
+		return Event{Kind: Denied}
+	case w.mishaps(60) && failed.Kind == Unavailable:
+		return Event{Kind: Refused, RetryAfter: w.between(0, 5*time.Second)}
+	}
+	e := w.serve(one)
+	if w.mishaps(30) && !e.Kind.Failed() {
+		return failed
+	}
+	if e.Kind == BundleRead {
+		w.secret, w.held = w.engine.secret, w.engine.bundleOf
+	}
+	return e
+}
+
+// serve serves a request.
+func (w *world) serve(one Do) Event {
+	switch one {
+	case Login:
+		e := Event{Kind: LoggedIn, TTL: w.between(20*time.Second, 10*time.Minute), Renewal: Renewable}
+		if w.one(3) {
+			e.Renewal = Fixed
+		}
+		if w.one(10) {
+			e.TTL = 0
+		}
+		return e
+	case RenewToken:
+		return Event{Kind: Renewed, TTL: w.between(5*time.Second, 10*time.Minute)}
+	case ReadBundle:
+		if w.engine.old && w.s.Writes == WritesAllowed {
+			return Event{Kind: NoWrite}
+		}
+		w.engine.secret++
+		return Event{Kind: BundleRead, Held: Held{w.engine.etag, w.engine.content}, Lease: w.between(30*time.Second, 5*time.Minute)}
+	case Leave:
+		return Event{Kind: Left}
+	default:
+	}
+	if w.secret != w.engine.secret { // another read has taken its place, of which the answer was lost
+		if one == ExtendLease {
+			return Event{Kind: ExtendFailed}
+		}
+		return Event{Kind: Refused}
+	}
+	if one != ExtendLease {
+		w.checkReport()
+		w.engine.heard, w.engine.heardHealthy = w.s.Loaded, w.s.Verdict == Healthy
+	}
+	if one == ReportFailure {
+		return Event{Kind: Left}
+	}
+	e := Event{Kind: Reported, Etag: w.engine.etag, Lease: w.between(30*time.Second, 5*time.Minute)}
+	if one == ExtendLease {
+		e.Kind = Extended
+	}
+	if w.one(10) { // an engine that does not extend leases
+		e.Lease = 0
+	}
+	return e
+}
+
+// write puts files into their places, now and then not all of them.
+func (w *world) write() Event {
+	w.checkWrite()
+	if w.prepared == nil {
+		return Event{Kind: WriteFailed}
+	}
+	b, changed := w.prepared.bundleOf, w.prepared.changes
+	w.prepared = nil
+	if changed {
+		w.disk.writes++
+		w.since = w.now
+		w.stats.writes++
+		w.looksItself(w.s.Settings)
+	}
+	pending := NoReload
+	if w.notes() && changed || w.owes() {
+		pending = ReloadPending
+	}
+	if changed && w.mishaps(15) {
+		w.disk.content = -1
+		return Event{Kind: WriteFailed, Reason: "in part", Reload: pending, RetryAfter: w.between(0, time.Second)}
+	}
+	if w.applied = b; changed {
+		w.disk.content = b.content
+	}
+	if w.disk.content == b.content {
+		w.disk.written[b.content] = w.disk.writes
+	}
+	if w.s.Settings.LookEvery > 0 && w.mishaps(8) { // somebody changes it at once
+		w.disk.content = -1
+	}
+	return Event{Kind: Wrote, Reload: pending}
+}
+
+// notes reports whether it is noted on the disk that a reload is pending. A debtor knows by itself.
+func (w *world) notes() bool { return w.s.Settings.Reloads == WithReload && !w.debtor }
+
+// owes reports whether a debtor's workload has yet to read what is written.
+func (w *world) owes() bool {
+	return w.s.Settings.Reloads == WithReload && w.debtor && w.workload.read < w.disk.writes
+}
+
+// looksItself lets a workload that nothing reloads read what was written.
+func (w *world) looksItself(c Settings) {
+	if c.Reloads == WithoutReload {
+		w.workload.read = w.disk.writes
+	}
+}
+
+// reload tells the workload. One that was started after the files were written is not told.
+func (w *world) reload() Event {
+	switch {
+	case !w.debtor && w.workload.running && w.since != Never && w.workload.started > w.since:
+		return Event{Kind: Reloaded}
+	case !w.workload.running:
+		return Event{Kind: NotRunning, Reason: "it does not run"}
+	}
+	w.checkSignal()
+	w.stats.signals++
+	w.advance(w.between(0, time.Second))
+	if w.workload.deaf {
+		if w.one(3) { // it has taken place all the same
+			w.workload.read = w.disk.writes
+		}
+		return Event{Kind: ReloadFailed, Reason: "deaf"}
+	}
+	w.workload.read = w.disk.writes
+	return Event{Kind: Reloaded}
+}
+
+func (w *world) check() Event {
+	switch {
+	case w.s.Settings.Checks == WithoutChecks:
+	case w.workload.ill && w.one(3):
+		return Event{Kind: CheckDisproved, Reason: "a counter grows"}
+	case w.workload.ill, !w.workload.running, w.mishaps(20):
+		return Event{Kind: CheckFailed, Reason: []string{"ill", "very ill"}[w.rng.IntN(2)]}
+	}
+	return Event{Kind: CheckPassed}
+}
+
+func (w *world) look(one Do) Event {
+	switch {
+	case w.disk.content != w.applied.content:
+		return Event{Kind: Drifted}
+	case one == LookAtPods && w.owes():
+		return Event{Kind: PodsBehind}
+	}
+	return Event{Kind: Intact}
+}
+
+// checkReport: what is reported as loaded is loaded. A workload that looks at its files by itself has loaded what they hold.
+func (w *world) checkReport() {
+	w.stats.reports++
+	if w.s.Loaded == "" || w.workload.read == unknown {
+		return
+	}
+	written := w.disk.written[w.engine.contents[w.s.Loaded]]
+	if written == 0 || w.s.Settings.Reloads == WithReload && w.workload.read < written {
+		w.violate("%s is reported as loaded; it was write %d, and the workload has read write %d", w.s.Loaded, written, w.workload.read)
+	}
+}
+
+// checkWrite: files are written with a bundle that stands complete beside them, of which a copy is kept, if one is, and whose
+// secret was tried to be saved.
+func (w *world) checkWrite() {
+	switch {
+	case !w.s.HasContent() || w.prepared == nil || w.prepared.etag != w.s.Held.Etag:
+		w.violate("files are written without a bundle: %+v", w.s)
+	case w.s.Bundle != BundleCopy && w.s.Settings.Copies == WithCopy && w.copied != w.held:
+		w.violate("the copy is older than the files: %+v", w.disk.copy)
+	case w.s.Bundle != BundleCopy && w.disk.secret != w.secret && w.s.Secret != SecretHomeless && w.s.Secret != SecretLost && w.s.Secret != SecretAgain:
+		w.violate("a bundle is written before its secret is saved")
+	}
+}
+
+// checkSignal: a workload that was told of a write is not told of it again.
+func (w *world) checkSignal() {
+	if w.acked >= w.disk.writes {
+		w.violate("the workload is told to reload again for write %d", w.disk.writes)
+	}
+}
+
+// checkKilled: what the workload has not read is noted on the disk.
+func (w *world) checkKilled() {
+	if w.notes() && w.workload.read < w.disk.writes && w.acked < w.disk.writes && !w.disk.note {
+		w.violate("a reload is lost with the process: the workload has read write %d of %d", w.workload.read, w.disk.writes)
+	}
+}
+
+// checkState: what the workload has not read is known, and there is a way to it.
+func (w *world) checkState() {
+	if w.s.Life != Running || w.s.Settings.Reloads != WithReload || w.s.Files == FilesBlank {
+		return
+	}
+	if w.workload.read < w.disk.writes && w.workload.read != unknown && w.s.Reload == NoReload && w.applied.content != 0 {
+		w.violate("a reload is lost: the workload has read write %d of %d; %+v", w.workload.read, w.disk.writes, w.s)
+	}
+}
+
+// checkWaiting: there is an end to each wait.
+func (w *world) checkWaiting() {
+	s := w.s
+	set := func(t Timer) bool { return s.Timers[t] != Never }
+	switch {
+	case s.Vault != VaultOpen && !set(TimerPause):
+		w.violate("no pause is set while Vault is %s", s.Vault)
+	case s.Files == FilesFaulty && !set(TimerRetry), s.Files == FilesWritten && s.Reload == ReloadFaulty && !set(TimerRetry):
+		w.violate("nothing is retried: %+v", s)
+	case s.Files == FilesWritten && s.Reload == ReloadPending && s.Check == CheckOff:
+		w.violate("a reload is pending, and no check is to come: %+v", s)
+	case (s.Check == CheckWaiting) != set(TimerCheck):
+		w.violate("the check is %s, and its timer is set: %v", s.Check, set(TimerCheck))
+	case s.Load == Settling && s.Check != CheckWaiting:
+		w.violate("the workload settles, and no check is to come: %+v", s)
+	case s.Vault == VaultOpen && s.Load != Settling && s.Watch != WatchOpen && !set(TimerRead) && !set(TimerWatch):
+		w.violate("nothing is asked of Vault: %+v", s)
+	}
+}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package machine
+
+// row is a transition: from one of some states, on one of some events, where a condition holds.
+type row[T ~string] struct {
+	from []T // none: any
+	on   []Kind
+	when cond // the zero value always holds
+	to   T    // the zero value: the state stays
+	do   []action
+}
+
+// region is a part of the state, and its transitions. Of the rows for an event the first one counts. An event without rows
+// leaves the region as it is.
+type region[T ~string] struct {
+	name   string
+	about  string
+	states []T
+	of     func(s *State) *T
+	rows   []row[T]
+}
+
+func from[T ~string](states ...T) []T { return states }
+func on(kinds ...Kind) []Kind         { return kinds }
+func do(actions ...action) []action   { return actions }
+
+// part is a region of any type.
+type part interface {
+	step(before State, next *State, e Event) []Effect
+}
+
+// regions are all regions, in the order in which an event passes them. Conditions look at the state before the event.
+var regions = []part{life, token, vault, writes, bundle, recovery, secret, lease, work, files, load, verdict, reload, check, report, watch, look}
+
+var life = region[Life]{
+	"life", "the process and its configuration",
+	[]Life{Running, Adopting, Moving, Arriving, Leaving, Failing, Ended},
+	func(s *State) *Life { return &s.Life },
+	[]row[Life]{
+		{from(Running, Adopting, Moving), on(WorkloadGone), hasLease.and(notProved), Failing, nil},
+		{from(Running, Adopting, Moving), on(Stop, WorkloadGone), hasLease, Leaving, nil},
+		{from(Running, Adopting, Moving, Arriving), on(Stop, WorkloadGone), always, Ended, nil},
+		{from(Leaving, Failing, Ended), on(Stop, WorkloadGone), always, "", nil},
+		{from(Running), on(Reconfigured), always, Adopting, nil},
+		{from(Running), on(Renamed), hasLease, Moving, nil},
+		{from(Running), on(Renamed), always, Arriving, nil},
+		{nil, on(Reconfigured, Renamed), always, "", nil},
+		{from(Moving), on(Left), always, Arriving, do(perform(DropSecret))},
+		{from(Moving), on(LeaveFailed), always, Arriving, nil},
+		{from(Leaving), on(Left), always, Ended, do(perform(DropSecret))},
+		{from(Leaving), on(LeaveFailed), always, Ended, nil},
+		{from(Failing), on(Left, LeaveFailed), always, Ended, nil},
+		{nil, on(Left, LeaveFailed), always, "", nil},
+		{from(Adopting, Arriving), on(Adopted), always, Running, do(useSettings)},
+		{nil, on(Adopted), always, "", nil},
+	},
+}
+
+var token = region[Token]{
+	"token", "the login",
+	[]Token{NoToken, TokenValid, TokenDue},
+	func(s *State) *Token { return &s.Token },
+	[]row[Token]{
+		{nil, on(LoggedIn), always, TokenValid, do(keepToken)},
+		{from(TokenValid), on(TokenTime), fixed, NoToken, nil},
+		{from(TokenValid), on(TokenTime), always, TokenDue, nil},
+		{nil, on(TokenTime), always, "", nil},
+		{nil, on(Renewed), tooShort, NoToken, nil},
+		{nil, on(Renewed), always, TokenValid, do(extendToken)},
+		{nil, on(Unavailable), renewing.and(littleLeft), NoToken, do(perform(SayToken))},
+		{nil, on(Unavailable), renewing, TokenValid, do(renewLater)},
+		{nil, on(Unavailable), always, "", nil},
+		{nil, on(Refused), renewing, NoToken, nil},
+		{nil, on(Refused), always, "", nil},
+		{nil, on(Denied, Adopted), always, NoToken, nil},
+	},
+}
+
+var vault = region[Vault]{
+	"vault", "requests to Vault",
+	[]Vault{VaultOpen, VaultAway, VaultResting},
+	func(s *State) *Vault { return &s.Vault },
+	[]row[Vault]{
+		{nil, on(Unavailable), noSession, VaultAway, do(endSession)},
+		{nil, on(Unavailable), renewing.and(littleLeft), VaultResting, do(endToken)},
+		{nil, on(Unavailable), always, VaultAway, do(pauseRequests)},
+		{nil, on(Refused), noSession, VaultResting, do(endSession)},
+		{nil, on(Refused), renewing, VaultResting, do(endSession)},
+		{nil, on(Refused), always, VaultResting, do(pauseRequests)},
+		{nil, on(Denied), always, VaultResting, do(endSession)},
+		{nil, on(Renewed), tooShort, VaultResting, do(endToken)},
+		{nil, on(Renewed), always, "", nil},
+		{nil, on(TokenTime), fixed, VaultResting, do(endToken)},
+		{nil, on(TokenTime), always, "", nil},
+		{nil, on(PauseOver), always, VaultOpen, nil},
+		{nil, on(Adopted), always, VaultOpen, do(endPause)},
+		{from(VaultOpen), on(Quiet, Changed, Superseded, WorkNews, Sighted), always, "", do(served)},
+		{nil, on(Quiet, Changed, Superseded, WorkNews, Sighted), always, "", nil},
+	},
+}
+
+var writes = region[Writes]{
+	"writes", "what the policy allows on `creds/`",
+	[]Writes{WritesAllowed, WritesDoubted, WritesDenied},
+	func(s *State) *Writes { return &s.Writes },
+	[]row[Writes]{
+		{nil, on(LoggedIn), always, WritesAllowed, nil},
+		{from(WritesAllowed), on(NoWrite), always, WritesDoubted, nil},
+		{nil, on(NoWrite), always, "", nil},
+		{from(WritesDoubted), on(BundleRead), always, WritesDenied, do(perform(SayNoWrite))},
+		{nil, on(BundleRead), always, "", nil},
+		{from(WritesDoubted), on(Unavailable, Refused, Denied), always, WritesAllowed, nil},
+		{nil, on(Unavailable, Refused, Denied), always, "", nil},
+	},
+}
+
+var bundle = region[Bundle]{
+	"bundle", "what the instance should hold",
+	[]Bundle{NoBundle, BundleAwaited, BundleCopy, BundleStale, BundleCurrent},
+	func(s *State) *Bundle { return &s.Bundle },
+	[]row[Bundle]{
+		{from(BundleCopy), on(BundleRead), always, BundleCurrent, do(perform(SayBack), hold)},
+		{nil, on(BundleRead), always, BundleCurrent, do(hold)},
+		{from(NoBundle, BundleAwaited), on(CopyLoaded), always, BundleCopy, do(holdCopy)},
+		{nil, on(CopyLoaded), always, "", nil},
+		{from(NoBundle), on(Unavailable), copyDue, "", nil},
+		{from(NoBundle), on(Unavailable, Refused, Denied, CopyUnusable), always, BundleAwaited, do(perform(SayWaiting))},
+		{from(BundleCurrent), on(LoggedIn, Changed, ExtendFailed, Refused), always, BundleStale, do(readLater)},
+		{from(BundleCurrent), on(Reported, Extended), outdated, BundleStale, do(readLater)},
+		{nil, on(Adopted), another, NoBundle, do(forget)},
+		{from(BundleCurrent), on(Adopted), always, BundleStale, nil},
+		{nil, on(LoggedIn, Changed, ExtendFailed, Reported, Extended, Unavailable, Refused, Denied, CopyUnusable, Adopted), always, "", nil},
+	},
+}
+
+var recovery = region[Recovery]{
+	"recovery", "the last-good copy at a start",
+	[]Recovery{RecoveryIdle, RecoveryDue},
+	func(s *State) *Recovery { return &s.Recovery },
+	[]row[Recovery]{
+		{nil, on(Unavailable), copyDue, RecoveryDue, nil},
+		{nil, on(Unavailable), always, "", nil},
+		{nil, on(CopyLoaded, CopyUnusable, Adopted), always, RecoveryIdle, nil},
+	},
+}
+
+var secret = region[Secret]{
+	"secret", "the instance's secret, which the next process needs",
+	[]Secret{NoSecret, SecretUnsaved, SecretHomeless, SecretAgain, SecretSaved, SecretLost},
+	func(s *State) *Secret { return &s.Secret },
+	[]row[Secret]{
+		{nil, on(BundleRead), always, SecretUnsaved, nil},
+		{nil, on(Saved), always, SecretSaved, nil},
+		{from(SecretUnsaved), on(NotSaved), always, SecretHomeless, nil},
+		{nil, on(NotSaved), always, SecretLost, do(perform(SaySecretLost))},
+		{from(SecretHomeless), on(Wrote, WriteFailed), always, SecretAgain, nil},
+		{nil, on(Wrote, WriteFailed), always, "", nil},
+		{nil, on(Adopted), another, NoSecret, nil},
+		{nil, on(Adopted), always, "", nil},
+	},
+}
+
+var lease = region[Lease]{
+	"lease", "the instance's lease",
+	[]Lease{NoLease, LeaseHeld, LeaseDue},
+	func(s *State) *Lease { return &s.Lease },
+	[]row[Lease]{
+		{nil, on(BundleRead), always, LeaseHeld, do(leaseTimer)},
+		{from(LeaseHeld), on(LeaseTime), always, LeaseDue, nil},
+		{nil, on(LeaseTime), always, "", nil},
+		{from(LeaseDue), on(Reported, Extended), outdated.and(extends), LeaseHeld, do(leaseTimer)},
+		{from(LeaseDue), on(Reported, Extended), outdated, LeaseHeld, nil},
+		{from(LeaseDue), on(Reported, Extended), always, LeaseHeld, do(leaseTimer, notFutile, perform(ConfirmCopy))},
+		{from(LeaseHeld), on(Reported, Extended), extends, "", do(leaseTimer)},
+		{nil, on(Reported, Extended), always, "", nil},
+		{nil, on(Adopted), another, NoLease, do(leaseOff)},
+		{nil, on(Adopted), always, "", nil},
+	},
+}
+
+var work = region[Work]{
+	"work", "the re-encryption that the bundle asks for",
+	[]Work{NoWork, WorkDue, WorkGiven},
+	func(s *State) *Work { return &s.Work },
+	[]row[Work]{
+		{nil, on(BundleRead), always, WorkDue, nil},
+		{nil, on(Adopted), always, NoWork, nil},
+	},
+}
