@@ -4,15 +4,13 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
@@ -26,247 +24,119 @@ func sameContent(a, b client.Bundle) bool {
 		maps.Equal(a.Versions, b.Versions)
 }
 
-// apply brings files and workload to the bundle. Where the content is the same as before and loaded, there is nothing
-// to do but to say so under the new etag.
-func (a *Agent) apply(ctx context.Context) {
-	if a.rendered != "" && sameContent(a.applied, a.bundle) {
-		if a.loaded != "" {
-			a.loaded = a.bundle.Etag
-		}
-		a.confirmCopy()
-		return
+// notWritten is the event of files that are not written, perhaps in part. What failed is done again after a while, which grows.
+func (a *Agent) notWritten(err error, change wrote) (machine.Event, bool) {
+	a.discard()
+	e := a.fault("bundle not rendered", err)
+	e.Kind, e.Reload = machine.WriteFailed, a.noteWritten(change)
+	return e, true
+}
+
+// fault is an event with the reason that is reported for it.
+func (a *Agent) fault(what string, err error) machine.Event {
+	a.log.Error("instance is not healthy", "what", what, "error", a.mask(err.Error()))
+	return machine.Event{Reason: a.mask(what + ": " + err.Error()), RetryAfter: retryAfter(err)}
+}
+
+// feedProxies lets the proxies load the bundle before files are written with it.
+func (a *Agent) feedProxies(context.Context) (machine.Event, bool) {
+	if err := a.proxies.take(a.bundle); err != nil {
+		return a.notWritten(err, wrote{})
 	}
-	a.beginGates(ctx)
-	changed, owes, err := a.render(ctx)
-	a.owed = a.owed || owes
-	if changed {
+	return machine.Event{}, false
+}
+
+// prepareFiles writes files beside their places and lets the API server try what destinations are to hold, before anything
+// changes anywhere.
+func (a *Agent) prepareFiles(ctx context.Context) (machine.Event, bool) {
+	var err error
+	if a.prepared, err = render.Prepare(a.config.Targets, a.bundle); err == nil {
+		a.plans, err = a.plan(ctx, a.bundle)
+	}
+	if err != nil {
+		return a.notWritten(err, wrote{})
+	}
+	return machine.Event{}, false
+}
+
+// noteReload writes beside what is about to change that a reload is pending, unless the reloader knows by itself.
+func (a *Agent) noteReload(context.Context) (machine.Event, bool) {
+	if a.config.Reloader == nil || a.debtor() != nil {
+		return machine.Event{}, false
+	}
+	if err := a.prepared.Note(); err != nil {
+		return a.notWritten(err, wrote{})
+	}
+	return machine.Event{}, false
+}
+
+// discard removes what was prepared and not put into its place.
+func (a *Agent) discard() {
+	if a.prepared != nil {
+		a.prepared.Discard()
+	}
+	a.prepared, a.plans = nil, nil
+}
+
+// wrote is what a write has changed.
+type wrote struct{ anything, reloads bool }
+
+// noteWritten notes when files changed, and returns whether a reload is pending for it.
+func (a *Agent) noteWritten(w wrote) machine.Reload {
+	if w.anything {
 		a.written = reload.Uptime()
 		a.board.Update(func(s *status.State) { s.Changed = time.Now() })
 	}
-	if err != nil {
-		a.rendered = "" // perhaps in part: nothing is loaded before all of it is
-		a.fault("bundle not rendered", err)
-		return
+	if w.reloads {
+		return machine.ReloadPending
 	}
-	a.applied, a.rendered, a.loaded = a.bundle, a.bundle.Etag, ""
-	a.good, a.faults, a.proveBy = 0, 0, time.Now().Add(a.config.Deadline)
-	schedule(a.retry, 0)
-	a.log.Info("bundle rendered", "etag", a.bundle.Etag, "changed", changed)
-	a.prove(ctx)
+	return machine.NoReload
 }
 
-// render writes all files and destinations, none before all are ready to be put in place. Before the first file changes it is
-// noted beside each that a reload is owed. Destinations go first: to write them may fail, and to rename files hardly does.
-func (a *Agent) render(ctx context.Context) (changed, owes bool, err error) {
-	if err := a.keepCopy(); err != nil {
-		return false, false, err
-	}
-	if err := a.proxies.take(a.bundle); err != nil {
-		return false, false, err
-	}
-	change, err := render.Prepare(a.config.Targets, a.bundle)
+// write puts what was prepared into its place.
+func (a *Agent) write(ctx context.Context) machine.Event {
+	change, err := a.put(ctx)
 	if err != nil {
-		return false, false, err
+		e, _ := a.notWritten(err, change)
+		return e
 	}
-	defer change.Discard()
-	plans, err := a.plan(ctx, a.bundle)
-	if err != nil {
-		return false, false, err
+	a.discard()
+	a.applied = a.bundle
+	e := machine.Event{Kind: machine.Wrote, Reload: a.noteWritten(change)}
+	a.log.Info("bundle rendered", "etag", a.bundle.Etag, "changed", change.anything)
+	return e
+}
+
+// put writes destinations first: that may fail, and to rename files hardly does.
+func (a *Agent) put(ctx context.Context) (w wrote, err error) {
+	if w.anything, err = a.writeDestinations(ctx); err != nil {
+		return w, err
 	}
+	changed, err := a.prepared.Commit()
+	w.anything = w.anything || changed
 	debtor := a.debtor()
-	if a.config.Reloader != nil && debtor == nil {
-		if err := change.Note(); err != nil {
-			return false, false, err
-		}
-	}
-	written, err := a.write(ctx, plans)
-	if err != nil {
-		return written, false, err
-	}
-	changed, err = change.Commit()
-	if owes = changed && a.config.Reloader != nil && debtor == nil; err != nil {
-		return changed || written, owes, err
+	if w.reloads = changed && a.config.Reloader != nil && debtor == nil; err != nil {
+		return w, err
 	}
 	a.sayWhatIsOnDisk()
 	a.sayWhatIsAbsent()
 	if p, ok := a.config.Reloader.(reload.Provider); ok { // last: what it starts finds its files
 		did, err := p.Provide(a.bundle)
-		return changed || written || did, changed || did, err
+		return wrote{w.anything || did, changed || did}, err
 	}
 	if debtor != nil {
-		owes, err = debtor.Owes(ctx)
+		w.reloads, err = debtor.Owes(ctx)
 	}
-	return changed || written, owes, err
+	return w, err
 }
 
 // sayWhatIsOnDisk warns once of directories that keep secrets beyond their time.
 func (a *Agent) sayWhatIsOnDisk() {
-	if !a.placesKnown {
-		a.placesKnown = true
-		for _, dir := range render.OnDisk(a.config.Targets) {
+	dirs := render.OnDisk(a.config.Targets)
+	for _, dir := range dirs {
+		if !slices.Contains(a.onDisk, dir) {
 			a.log.Warn("secrets are rendered on a disk, where they may stay when they are long retired; use a directory in memory (tmpfs, an emptyDir with medium Memory)", "directory", dir)
 		}
 	}
-}
-
-// fault is reported; what failed is done again after a while, which grows.
-func (a *Agent) fault(what string, err error) {
-	a.judged, a.healthy, a.reason, a.dirty = true, false, a.mask(what+": "+err.Error()), true
-	a.log.Error("instance is not healthy", "what", what, "error", a.mask(err.Error()))
-	a.faults++
-	schedule(a.retry, max(backoff(a.faults), retryAfter(err)))
-}
-
-// again does what failed.
-func (a *Agent) again(ctx context.Context) {
-	a.dirty = true
-	if a.rendered == "" {
-		a.apply(ctx)
-		return
-	}
-	a.prove(ctx)
-}
-
-// prove gives the workload a short while to prove itself, so that a change is one report. If it takes longer, judge
-// goes on, and watching and reporting go on meanwhile.
-func (a *Agent) prove(ctx context.Context) {
-	const pause, most = 50 * time.Millisecond, 2 * time.Second
-	for end := time.Now().Add(min(most, a.config.Deadline)); !a.look(ctx); {
-		wait := pause
-		if a.good > 0 {
-			wait = a.config.Interval
-		}
-		if time.Now().Add(wait).After(end) || !sleep(ctx, wait) {
-			break
-		}
-	}
-	schedule(a.nextCheck, a.untilCheck())
-}
-
-// judge looks at the workload once more.
-func (a *Agent) judge(ctx context.Context) {
-	if a.rendered != "" && a.faults == 0 {
-		a.look(ctx)
-	}
-	schedule(a.nextCheck, a.untilCheck())
-}
-
-// untilCheck is 0 where there is nothing to look at.
-func (a *Agent) untilCheck() time.Duration {
-	const pause = 250 * time.Millisecond
-	switch {
-	case a.faults > 0 || a.config.Checker == nil && !a.owed:
-		return 0
-	case a.loaded == "" && a.good == 0 && time.Now().Before(a.proveBy):
-		return min(pause, a.config.Interval)
-	}
-	return a.config.Interval
-}
-
-// look makes the reload that is owed, checks the workload, and tells whether that gave a verdict. Requests that wait for the
-// workload meanwhile go on with it.
-func (a *Agent) look(ctx context.Context) (verdict bool) {
-	defer func() {
-		if verdict {
-			a.proxies.resume()
-		}
-	}()
-	if a.owed {
-		err := a.reload(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return false
-		case errors.Is(err, reload.ErrNotRunning):
-			return a.doubt(err)
-		case err != nil:
-			a.fault("workload not reloaded", err)
-			return true
-		}
-	}
-	if a.config.Checker != nil {
-		etag := a.rendered
-		if p, ok := a.config.Reloader.(reload.Provider); ok {
-			etag = p.Etag()
-		}
-		err := a.config.Checker.Check(ctx, etag)
-		if ctx.Err() != nil {
-			return false
-		}
-		if err != nil {
-			return a.doubt(err)
-		}
-	}
-	a.bad = 0
-	if a.good++; a.good < a.config.Successes && a.config.Checker != nil {
-		return false
-	}
-	a.accept()
-	return true
-}
-
-// restarts tells whether the sidecar restarts the workload for a change.
-func (a *Agent) restarts() bool {
-	return a.config.Exec != nil && a.config.Supervise.OnChange == config.OnChangeRestart
-}
-
-// reload makes the workload take up the files, unless it was started after they were written and has read them.
-func (a *Agent) reload(ctx context.Context) error {
-	s, ok := a.config.Reloader.(reload.Starter)
-	started := ok && s.StartedSince(a.written)
-	if !started {
-		end, begun := a.holdLease(ctx), time.Now()
-		if a.restarts() && !a.config.Supervise.Overlap {
-			a.proxies.pause(ctx)
-		}
-		err := a.config.Reloader.Reload(ctx)
-		end()
-		reloaded(a.board, begun, err, a.mask)
-		if err != nil {
-			return err
-		}
-	}
-	a.log.Info("workload has been told to reload", "etag", a.rendered, "started_since", started)
-	if started || a.restarts() {
-		a.proxies.restarted() // it has the newest values
-	}
-	a.owed, a.faults, a.proveBy = false, 0, time.Now().Add(a.config.Deadline)
-	for _, t := range a.config.Targets {
-		if err := t.End(); err != nil {
-			a.log.Warn("the note of an owed reload stays; the next start makes one more", "error", err)
-		}
-	}
-	return nil
-}
-
-// doubt takes it that the workload is not well. Until the deadline after a change that is no verdict, and one bad check
-// of a workload that was well is none either, unless it proves as much.
-func (a *Agent) doubt(err error) (verdict bool) {
-	a.good = 0
-	a.bad++
-	reason, proven := a.mask(err.Error()), health.Proven(err)
-	if !proven && a.loaded == "" && time.Now().Before(a.proveBy) {
-		if !a.healthy {
-			a.reason = reason
-		}
-		return false
-	}
-	if !proven && a.loaded != "" && a.healthy && a.bad < a.config.Failures {
-		a.log.Info("a check of the workload failed", "error", reason, "failures", a.bad, "of", a.config.Failures)
-		return false
-	}
-	if a.healthy || !a.judged || a.reason != reason {
-		a.judged, a.healthy, a.reason, a.dirty = true, false, reason, true
-		a.log.Warn("workload is not healthy", "error", reason)
-	}
-	return true
-}
-
-// accept notes that the workload has proved itself with what is rendered. A bundle that came since with the same
-// content counts as loaded too.
-func (a *Agent) accept() {
-	if !a.healthy || a.loaded == "" {
-		a.log.Info("workload is healthy", "etag", a.rendered)
-		a.dirty = true
-	}
-	a.judged, a.healthy, a.reason, a.loaded = true, true, "", a.bundle.Etag
+	a.onDisk = dirs
 }

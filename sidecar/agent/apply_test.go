@@ -274,16 +274,6 @@ func TestEndTakesLeaveAndKeepsTheFiles(t *testing.T) {
 	}
 }
 
-// An engine that never agrees with itself is not asked at full speed.
-func TestFutileReadsSlowDown(t *testing.T) {
-	a := &Agent{futile: 20}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if err := a.refresh(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("the 20th futile read is made at once: %v", err)
-	}
-}
-
 func TestMask(t *testing.T) {
 	a := &Agent{
 		bundle: client.Bundle{

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/kubernetes"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
@@ -32,9 +33,9 @@ func (a *Agent) plan(ctx context.Context, b client.Bundle) (plans []kubernetes.P
 	return plans, nil
 }
 
-// write does what was planned. It tells whether pods would read something else now, if it fails too.
-func (a *Agent) write(ctx context.Context, plans []kubernetes.Plan) (changed bool, err error) {
-	for n, p := range plans {
+// writeDestinations does what was planned. It reports whether pods would read something else now, if it fails too.
+func (a *Agent) writeDestinations(ctx context.Context) (changed bool, err error) {
+	for n, p := range a.plans {
 		did, err := p.Commit(ctx)
 		d := a.config.Destinations[n]
 		a.destinationIs(d.String(), did, err)
@@ -54,36 +55,45 @@ func (a *Agent) debtor() reload.Debtor {
 	return d
 }
 
-// lookAfter finds out whether destinations are still as they were written, and what was restarted for them, too: others may
-// change them, and nobody tells.
-func (a *Agent) lookAfter(ctx context.Context) {
-	defer schedule(a.nextLook, a.config.LookEvery)
-	if a.rendered == "" || a.faults > 0 {
-		return // that is tried again anyway
+// lookAtTargets finds out whether destinations are still as they were written: others may change them, and nothing tells.
+func (a *Agent) lookAtTargets(ctx context.Context) machine.Event {
+	if drifted, err := a.drifted(ctx); err == nil && drifted {
+		return machine.Event{Kind: machine.Drifted}
 	}
+	return machine.Event{Kind: machine.Intact}
+}
+
+// lookAtPods finds out, too, whether what was restarted for destinations has read them.
+func (a *Agent) lookAtPods(ctx context.Context) machine.Event {
+	drifted, err := a.drifted(ctx)
+	switch d := a.debtor(); {
+	case err != nil:
+		return machine.Event{Kind: machine.Intact}
+	case drifted:
+		return machine.Event{Kind: machine.Drifted}
+	case d != nil:
+		if owes, err := d.Owes(ctx); err == nil && owes { // Check says what is wrong
+			a.log.Warn("pods are no longer known to have read what is written; they are restarted")
+			return machine.Event{Kind: machine.PodsBehind}
+		}
+	}
+	return machine.Event{Kind: machine.Intact}
+}
+
+func (a *Agent) drifted(ctx context.Context) (bool, error) {
 	for _, d := range a.config.Destinations {
 		drifted, err := d.Drifted(ctx)
 		if err != nil {
 			a.destinationIs(d.String(), false, err)
 			a.log.Warn("secret cannot be looked at", "error", a.mask(err.Error()))
-			return
+			return false, err
 		}
 		if drifted {
 			a.log.Warn("secret is not as it was written; somebody has deleted or changed it, and it is written again", "secret", d.String())
-			a.rendered = ""
-			a.apply(ctx)
-			return
+			return true, nil
 		}
 	}
-	if d := a.debtor(); d != nil && !a.owed {
-		owes, err := d.Owes(ctx)
-		if err != nil || !owes {
-			return // Check says what is wrong
-		}
-		a.log.Warn("pods are no longer known to have read what is written; they are restarted")
-		a.owed, a.loaded, a.dirty, a.proveBy = true, "", true, time.Now().Add(a.config.Deadline)
-		a.prove(ctx)
-	}
+	return false, nil
 }
 
 // destinationIs puts on the board how a look or a write has ended.

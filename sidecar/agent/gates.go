@@ -13,6 +13,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 )
@@ -83,14 +84,15 @@ func tokens(b client.Bundle, env string) (all []string) {
 }
 
 // beginGates lets gates look at how the workload is, before anything of it is changed.
-func (a *Agent) beginGates(ctx context.Context) {
+func (a *Agent) beginGates(ctx context.Context) (machine.Event, bool) {
 	g, ok := a.config.Checker.(health.Gate)
 	if !ok {
-		return
+		return machine.Event{}, false
 	}
 	if err := g.Begin(ctx, changeOf(a.bundle)); err != nil {
 		a.log.Warn("a change is harder to judge than it should be", "error", a.mask(err.Error()))
 	}
+	return machine.Event{}, false
 }
 
 // changeOf names what a bundle holds by its versions, whatever its place in a rotation. It reveals no value.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/lastgood"
 )
 
@@ -21,8 +22,6 @@ const (
 
 // copies is what is known of the last-good copy.
 type copies struct {
-	begun     time.Time // of Run
-	used      bool      // this run has started from it
 	confirmed time.Time // when Vault last said what the instance should hold
 	kept      time.Time // confirmed of what this run has stored last
 	etag      string    // of what was stored then
@@ -31,26 +30,27 @@ type copies struct {
 // keepCopy stores the bundle before files are written with it: killed in between, the copy is what comes next, and never
 // what was before. Where it cannot be stored, the one before is removed, for the same reason; files are written without
 // one then. Only where both fail are they not.
-func (a *Agent) keepCopy() error {
+func (a *Agent) keepCopy(context.Context) (machine.Event, bool) {
 	store := a.config.LastGood
-	if store == nil || !a.have || a.copies.etag == a.bundle.Etag && !a.copyDue() {
-		return nil
+	if store == nil || !a.state.Holds() || a.copies.etag == a.bundle.Etag && !a.copyDue() {
+		return machine.Event{}, false
 	}
 	err := a.storeCopy(a.bundle)
 	if err == nil {
-		return nil
+		return machine.Event{}, false
 	}
 	a.copies.kept, a.copies.etag = time.Time{}, ""
 	if gone := store.Remove(); gone != nil {
-		return fmt.Errorf("last_good: the copy can neither be stored nor removed, and would be older than the files: %w", errors.Join(err, gone))
+		return a.notWritten(fmt.Errorf("last_good: the copy can neither be stored nor removed, and would be older than the files: %w", errors.Join(err, gone)), wrote{})
 	}
 	a.log.Warn("last-good copy not stored; a start without vault would wait", "error", err)
-	return nil
+	return machine.Event{}, false
 }
 
 // confirmCopy stores what the files hold once more, now and then, since Vault has just confirmed it.
 func (a *Agent) confirmCopy() {
-	if a.config.LastGood == nil || !a.have || a.rendered == "" || !a.copyDue() {
+	a.copies.confirmed = time.Now()
+	if a.config.LastGood == nil || a.state.Files != machine.FilesWritten || !a.copyDue() {
 		return
 	}
 	if err := a.storeCopy(a.applied); err != nil {
@@ -74,25 +74,19 @@ func (a *Agent) storeCopy(b client.Bundle) error {
 	return nil
 }
 
-// startFromCopy applies the copy where Vault cannot be reached and nothing was had from it since the start. That Vault
-// refuses is another matter: whoever may have nothing any more gets nothing.
-func (a *Agent) startFromCopy(ctx context.Context, problem error) {
-	store := a.config.LastGood
-	if store == nil || a.have || a.copies.used || !errors.Is(problem, client.ErrUnavailable) || time.Since(a.copies.begun) < a.config.Patience {
-		return
-	}
-	c, err := store.Load(time.Now())
+// loadCopy loads the copy where Vault cannot be reached and nothing was read from it since the start.
+func (a *Agent) loadCopy(ctx context.Context) machine.Event {
+	c, err := a.config.LastGood.Load(time.Now())
 	if err == nil {
 		err = a.notBehind(ctx, c)
 	}
 	if err != nil {
 		a.log.Warn("last-good copy not used; waiting for vault", "error", err)
-		return
+		return machine.Event{Kind: machine.CopyUnusable}
 	}
-	a.copies.used, a.bundle = true, c.Bundle
 	a.log.Warn("running from the last-good copy, since vault cannot be reached; nothing is reported", "age", time.Since(c.Stored).Round(time.Second).String(),
 		"stored", c.Stored, "etag", c.Bundle.Etag)
-	a.apply(ctx)
+	return machine.Event{Kind: machine.CopyLoaded, Held: a.hold(c.Bundle)}
 }
 
 // notBehind refuses a copy that is older than a file or a Secret which is there and holds something else. Copies are stored before

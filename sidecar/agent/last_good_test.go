@@ -260,19 +260,6 @@ func TestCopyIsConfirmed(t *testing.T) {
 	}
 }
 
-// Vault comes up beside the sidecar: within its patience the copy is not needed.
-func TestCopyIsNotUsedAtOnce(t *testing.T) {
-	store := storeIn(t)
-	if err := store.Save(hasVersion(1), time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	a := &Agent{config: Config{LastGood: store, Patience: copyPatience}, copies: copies{begun: time.Now()}}
-	a.startFromCopy(t.Context(), client.ErrUnavailable)
-	if a.copies.used {
-		t.Error("it is used at once")
-	}
-}
-
 // While Vault is away, a reload that failed is made again, and the workload is looked at.
 func TestWorkloadIsLookedAfterWhileVaultIsAway(t *testing.T) {
 	dir, store := t.TempDir(), storeIn(t)

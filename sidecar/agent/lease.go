@@ -5,42 +5,21 @@ package agent
 import (
 	"context"
 	"sync"
-	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
 )
 
-// renewLease gives a sign of life before the lease ends.
-func (a *Agent) renewLease(ctx context.Context) error {
-	a.ending = true
-	if a.judged {
-		a.dirty = true // a report extends the lease
-		return nil
-	}
+// extendLease gives a sign of life before the lease ends.
+func (a *Agent) extendLease(ctx context.Context) machine.Event {
 	answer, err := a.engine.Extend(ctx, a.config.Workload, a.bundle.Instance, a.bundle.Secret)
 	if err != nil {
 		// Refused, or lost: the way on is the same.
-		a.log.Info("lease not extended; reading the bundle again", "error", err)
-		a.stale = true
-		return nil
+		if ctx.Err() == nil {
+			a.log.Info("lease not extended; reading the bundle again", "error", err)
+		}
+		return machine.Event{Kind: machine.ExtendFailed}
 	}
-	a.extended(answer)
-	return nil
-}
-
-// extended notes what the engine has answered to a sign of life. An engine of an earlier release does not extend leases so:
-// the bundle is read again instead.
-func (a *Agent) extended(answer api.Reported) {
-	a.stale = answer.Etag != a.bundle.Etag || a.ending && answer.Lease() == 0
-	if lease := answer.Lease(); lease > 0 {
-		schedule(a.leaseAge, share(lease))
-	}
-	if a.ending && !a.stale {
-		a.futile = 0
-		a.copies.confirmed = time.Now()
-		a.confirmCopy()
-	}
-	a.ending = false
+	return machine.Event{Kind: machine.Extended, Etag: answer.Etag, Lease: answer.Lease()}
 }
 
 // holdLease extends the lease until end: making a workload reload may take longer than the lease lasts, as where it is stopped

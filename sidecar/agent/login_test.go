@@ -3,73 +3,11 @@
 package agent
 
 import (
-	"errors"
-	"fmt"
-	"log/slog"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
-
-// What follows from an answer to a renewal of the token.
-func TestRenewToken(t *testing.T) {
-	for name, c := range map[string]struct {
-		had       time.Duration // TTL at the login
-		left      time.Duration // of it
-		fixed     bool          // not to be renewed
-		status    int
-		ttl       int // of the answer, in seconds
-		want      error
-		renewedIn bool // whether another renewal is to come
-	}{
-		"renewed":                          {time.Hour, 20 * time.Minute, false, 200, 3600, nil, true},
-		"renewed for longer":               {10 * time.Second, 3 * time.Second, false, 200, 3600, nil, true},
-		"periodic":                         {time.Hour, 20 * time.Minute, false, 200, 3600, nil, true},
-		"near its last end":                {time.Hour, 20 * time.Minute, false, 200, 900, errTokenEnds, false},
-		"not to be renewed":                {time.Hour, 20 * time.Minute, true, 200, 3600, errTokenEnds, false},
-		"revoked":                          {time.Hour, 20 * time.Minute, false, 403, 0, client.ErrDenied, false},
-		"not to be renewed, as it says":    {time.Hour, 20 * time.Minute, false, 400, 0, client.ErrDenied, false},
-		"vault is away":                    {time.Hour, 20 * time.Minute, false, 503, 0, client.ErrUnavailable, true},
-		"not renewed, for whatever reason": {time.Hour, 9 * time.Minute, false, 500, 0, errTokenEnds, false},
-		"behind":                           {time.Hour, 20 * time.Minute, false, 412, 0, client.ErrUnavailable, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if r.URL.Path != "/v1/auth/token/renew-self" {
-					t.Errorf("asked for %s", r.URL.Path)
-				}
-				w.WriteHeader(c.status)
-				_, _ = fmt.Fprintf(w, `{"errors":["so"],"auth":{"client_token":"t","lease_duration":%d,"renewable":true}}`, c.ttl)
-			}))
-			t.Cleanup(server.Close)
-			conn, err := login.Connect(login.Address{URL: server.URL})
-			if err != nil {
-				t.Fatal(err)
-			}
-			conn.Vault.SetToken("t")
-			a := &Agent{
-				vault: conn, log: slog.New(slog.DiscardHandler), tokenAge: stopped(),
-				token: login.Token{TTL: c.had, Renewable: !c.fixed, Ends: time.Now().Add(c.left)},
-			}
-			err = a.renewToken(t.Context())
-			if !errors.Is(err, c.want) || errors.Is(err, client.ErrUnavailable) != (c.want == client.ErrUnavailable) { //nolint:errorlint // the very one
-				t.Errorf("%v, want %v", err, c.want)
-			}
-			if a.tokenAge.Stop() != c.renewedIn {
-				t.Errorf("another renewal: %v", !c.renewedIn)
-			}
-			if c.want == nil && (a.token.TTL != max(c.had, time.Hour) || time.Until(a.token.Ends) > time.Hour) {
-				t.Errorf("the token is %+v", a.token)
-			}
-		})
-	}
-}
 
 const kubernetesAuth = `auth "kubernetes" { role = "api" }`
 

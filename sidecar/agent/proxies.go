@@ -98,6 +98,15 @@ func (p proxies) restarted() {
 	}
 }
 
+// ticker ticks when to look at what the proxies have seen; never without proxies.
+func (p proxies) ticker() *time.Ticker {
+	t := time.NewTicker(sightingRate)
+	if len(p.all) == 0 {
+		t.Stop()
+	}
+	return t
+}
+
 // sightings gives what to report, and when the newest of them was.
 func (p proxies) sightings() (all []workload.Sighting, newest time.Time) {
 	for _, one := range p.all {

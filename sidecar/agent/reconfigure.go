@@ -3,12 +3,12 @@
 package agent
 
 import (
-	"errors"
 	"fmt"
 	"reflect"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 )
@@ -18,9 +18,6 @@ type change struct {
 	config Config
 	vault  *login.Connection
 }
-
-// errReconfigured ends a session of Vault, so that the next one is by the new configuration.
-var errReconfigured = errors.New("the configuration is another one")
 
 // reconfigure has the loop go on with another configuration, which is changeable to, as soon as it has ended what it is at.
 // It is called beside Run, by one goroutine.
@@ -60,38 +57,35 @@ func (a *Agent) take(c change) {
 	if a.method == nil || c.config.Vault.Auth != a.config.Vault.Auth {
 		a.method = login.New(c.config.Vault.Auth) // the one before may know a secret id that can be unwrapped but once
 	}
-	a.config, a.vault, a.engine, a.stale = c.config, c.vault, client.New(c.vault.Vault, c.config.Vault.Mount), true
+	a.config, a.vault, a.engine = c.config, c.vault, client.New(c.vault.Vault, c.config.Vault.Mount)
 	a.prepareReload()
 	a.prepareHealth()
 	a.jobs = newJobs(a.reencryptor())
-	schedule(a.nextLook, 0)
-	if len(a.config.Destinations) > 0 {
-		schedule(a.nextLook, a.config.LookEvery)
-	}
 }
 
-// adopt goes over to another configuration. What it renders that is there already is not written again, and what changes
+// identity is what makes a configuration that of another instance.
+type identity struct{ workload, instance, mount, namespace string }
+
+func identityOf(c Config) identity {
+	return identity{c.Workload, c.Instance, c.Vault.Mount, c.Vault.Namespace}
+}
+
+// adopt loads another configuration. What it renders that is there already is not written again, and what changes
 // is reloaded. Files that it renders no more stay.
-func (a *Agent) adopt(c change) {
-	type identity struct{ workload, instance, mount, namespace string }
-	of := func(c Config) identity { return identity{c.Workload, c.Instance, c.Vault.Mount, c.Vault.Namespace} }
-	another := of(c.config) != of(a.config)
-	if another { // the next read does not take this one's place
-		a.leave()
-		a.forget()
-	}
+func (a *Agent) adopt() machine.Event {
+	another := a.state.Life == machine.Arriving
 	a.jobs.stop()
-	a.take(c)
+	a.take(a.coming)
 	if another {
+		a.before, a.copies = a.bundle, copies{} // of the other instance nothing stays but what is to be masked
 		a.loadSecret()
 	}
 	a.sayInClear()
-	if err := a.tidy(); err != nil {
+	pending, err := a.tidy()
+	if err != nil {
 		a.log.Warn("what an earlier run has left beside the files stays", "error", err)
 	}
-	a.rendered, a.faults = "", 0
-	a.owed = a.owed && a.config.Reloader != nil
-	a.copies.kept, a.copies.etag, a.placesKnown = time.Time{}, "", false // places may be others
+	a.copies.kept, a.copies.etag, a.onDisk = time.Time{}, "", nil // places may be others
 	a.board.Update(func(s *status.State) {
 		first := newBoard(a.config, nil).State()
 		s.Workload, s.Instance, s.Rendered, s.Vault = first.Workload, first.Instance, first.Rendered, first.Vault
@@ -101,13 +95,5 @@ func (a *Agent) adopt(c change) {
 		}
 	})
 	a.log.Info("configuration taken", "workload", a.config.Workload, "instance", a.config.Instance)
-}
-
-// forget leaves nothing of an instance to the next one, but what is to be masked.
-func (a *Agent) forget() {
-	a.have, a.before, a.copies = false, a.bundle, copies{begun: time.Now()}
-	a.loaded, a.judged, a.healthy, a.reason = "", false, false, ""
-	for _, t := range []*time.Timer{a.retry, a.nextCheck, a.leaseAge} {
-		schedule(t, 0)
-	}
+	return machine.Event{Kind: machine.Adopted, Settings: a.settings(), Reload: pending}
 }

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -46,6 +47,19 @@ func TestReloadCommandFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A workload that ends while its reload fails is not forgotten: once it runs again, it is told.
+func TestWorkloadEndsWhileItsReloadFails(t *testing.T) {
+	r := startAgentWith(t, t.TempDir(), nil, func(r *running, c *Config) {
+		c.Interval, c.Deadline = 10*time.Millisecond, 50*time.Millisecond
+		r.reloads.set(errors.New("not now"))
+	})
+	r.await("the fault", unhealthy("not now"))
+	r.reloads.set(reload.ErrNotRunning)
+	r.await("the end", unhealthy("not running"))
+	r.reloads.set(nil)
+	r.await("it runs again", loaded("etag-1-0"))
 }
 
 // gateway is a Reloader that stands still until it is let go.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/version"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 )
@@ -82,10 +83,10 @@ func (a *Agent) publish() {
 		work[i].Error = a.mask(work[i].Error)
 	}
 	a.board.Update(func(s *status.State) {
-		s.Ready = s.Ready || a.rendered != "" // the last good files stay
-		s.Loaded = a.have && a.loaded == a.bundle.Etag
-		s.Healthy, s.Reason, s.Work, s.Rollout = a.healthy, a.reason, work, rolloutOf(a.config.Reloader)
-		if a.have || a.copies.used {
+		s.Ready = s.Ready || a.state.Files == machine.FilesWritten // the last good files stay
+		s.Loaded = a.state.Holds() && a.state.Loaded == a.bundle.Etag
+		s.Healthy, s.Reason, s.Work, s.Rollout = a.state.Verdict == machine.Healthy, a.state.Reason, work, rolloutOf(a.config.Reloader)
+		if a.state.HasContent() {
 			s.Etag, s.Keys = a.bundle.Etag, keysOf(a.bundle)
 		}
 	})

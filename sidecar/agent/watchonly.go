@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
@@ -121,7 +122,7 @@ func follow(ctx context.Context, c Config, hidden *fileMask, board *status.Board
 	within, cancel := context.WithTimeout(ctx, c.Deadline)
 	defer cancel()
 	for good := 0; ; {
-		wait := backoffFirst
+		wait := machine.BackoffFirst
 		err := c.Checker.Check(within, "")
 		if err != nil {
 			good = 0

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/login"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
+)
+
+// refused is the event of a request that Vault did not serve.
+func (a *Agent) refused(err error) machine.Event {
+	a.problem = err
+	e := machine.Event{Kind: machine.Denied, RetryAfter: a.vault.Wait()}
+	switch {
+	case errors.Is(err, client.ErrRefused):
+		e.Kind = machine.Refused
+	case errors.Is(err, client.ErrUnavailable):
+		e.Kind = machine.Unavailable
+	}
+	return e
+}
+
+func (a *Agent) login(ctx context.Context) machine.Event {
+	token, err := a.method.Login(ctx, a.vault)
+	if err != nil {
+		return a.refused(err)
+	}
+	a.token = token
+	a.vaultIs(nil)
+	a.log.Info("logged in to vault", "method", a.config.Vault.Auth.Method)
+	e := machine.Event{Kind: machine.LoggedIn, TTL: token.TTL, Renewal: machine.Fixed}
+	if token.Renewable {
+		e.Renewal = machine.Renewable
+	}
+	return e
+}
+
+func (a *Agent) renewToken(ctx context.Context) machine.Event {
+	token, err := login.Renew(ctx, a.vault)
+	if err != nil {
+		return a.refused(err)
+	}
+	return machine.Event{Kind: machine.Renewed, TTL: token.TTL}
+}
+
+// readBundle reads the bundle as the instance that it is.
+func (a *Agent) readBundle(ctx context.Context) machine.Event {
+	bundle, err := a.read(ctx)
+	if err != nil {
+		e := a.refused(err)
+		if errors.Is(err, client.ErrNoWrite) {
+			e.Kind = machine.NoWrite
+		}
+		return e
+	}
+	a.vaultIs(nil)
+	a.copies.confirmed = time.Now()
+	for _, w := range bundle.Warnings {
+		a.log.Warn("vault warns", "warning", w)
+	}
+	held := a.hold(bundle)
+	a.secret = bundle.Secret
+	return machine.Event{Kind: machine.BundleRead, Held: held, Lease: bundle.LeaseDuration}
+}
+
+// hold makes a bundle the newest, and numbers its content.
+func (a *Agent) hold(b client.Bundle) machine.Held {
+	held := machine.Held{Etag: b.Etag}
+	switch {
+	case a.state.Filed != 0 && sameContent(a.applied, b):
+		held.Content = a.state.Filed
+	case a.state.Held.Content != 0 && sameContent(a.bundle, b):
+		held.Content = a.state.Held.Content
+	default:
+		a.contents++
+		held.Content = a.contents
+	}
+	if !sameContent(a.bundle, b) {
+		a.before = a.bundle
+	}
+	a.bundle = b
+	return held
+}
+
+func (a *Agent) sendReport(ctx context.Context) machine.Event {
+	answer, err := a.report(ctx, false)
+	if err != nil {
+		return a.refused(err)
+	}
+	a.memory.Busy()
+	a.vaultIs(nil)
+	a.board.Update(func(s *status.State) { s.Reported = time.Now() })
+	return machine.Event{Kind: machine.Reported, Etag: answer.Etag, Lease: answer.Lease()}
+}
+
+// report tells the engine what is loaded and how the workload is.
+func (a *Agent) report(ctx context.Context, last bool) (api.Reported, error) {
+	work := a.jobs.reports()
+	for i := range work {
+		work[i].Error = a.mask(work[i].Error)
+	}
+	seen, newest := a.proxies.sightings()
+	answer, err := a.engine.Report(ctx, client.Report{
+		Workload: a.config.Workload, Instance: a.bundle.Instance, Secret: a.bundle.Secret,
+		Etag: a.state.Loaded, Healthy: a.state.Verdict == machine.Healthy, Reason: a.state.Reason, Last: last, Work: work, Sightings: seen,
+	})
+	if err == nil {
+		a.proxies.told = newest
+	}
+	return answer, err
+}
+
+// leave says goodbye, so that the instance does not count as live any more. The files stay.
+func (a *Agent) leave() machine.Event {
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
+	defer cancel()
+	if err := a.engine.Leave(ctx, a.config.Workload, a.bundle.Instance, a.bundle.Secret); err != nil {
+		a.log.Warn("engine not told that the instance has ended; it counts as live until its lease ends", "error", err)
+		return machine.Event{Kind: machine.LeaveFailed}
+	}
+	return machine.Event{Kind: machine.Left}
+}
+
+// reportFailure reports a workload that has failed before it had proved itself. Its lease stays then: an instance that is gone
+// holds no rotation up, and the new values may be what it fails of. Its next start takes its place; else the lease ends.
+func (a *Agent) reportFailure() machine.Event {
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
+	defer cancel()
+	a.log.Error("workload failed before it had proved itself; the instance counts until it is started again", "error", a.state.Reason)
+	if _, err := a.report(ctx, true); err != nil {
+		a.log.Warn("failure not reported", "error", err)
+		return machine.Event{Kind: machine.LeaveFailed}
+	}
+	return machine.Event{Kind: machine.Left}
+}
+
+// watching is a watch that is open.
+type watching struct {
+	cancel context.CancelFunc
+	ended  chan watched
+}
+
+type watched struct {
+	api.Watched
+	err error
+}
+
+func (w *watching) result() <-chan watched {
+	if w == nil {
+		return nil
+	}
+	return w.ended
+}
+
+func (a *Agent) openWatch() {
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &watching{cancel, make(chan watched, 1)}
+	a.watching = w
+	engine, name, b := a.engine, a.config.Workload, a.bundle // they may become others before the request has ended
+	go func() {
+		news, err := engine.Watch(ctx, name, b.Instance, b.Etag, watchFor)
+		w.ended <- watched{news, err}
+	}()
+}
+
+func (a *Agent) closeWatch() {
+	if a.watching != nil {
+		a.watching.cancel()
+		a.watching = nil
+	}
+}
+
+// watched is the event of a watch that has ended.
+func (a *Agent) watched(w watched) machine.Event {
+	a.closeWatch()
+	if w.err != nil {
+		e := a.refused(w.err)
+		e.Of = machine.StartWatch
+		return e
+	}
+	e := machine.Event{Kind: machine.Quiet, RetryAfter: min(w.RetryAfter, api.SecondsOf(machine.BackoffLimit)).Duration()}
+	switch {
+	case w.Superseded:
+		e.Kind = machine.Superseded
+	case w.Changed:
+		e.Kind = machine.Changed
+	}
+	return e
+}
