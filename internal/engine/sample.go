@@ -84,7 +84,7 @@ func (s *state) observeWith(r rotation.Rotation, calls []serverCall, dense bool)
 			return o.Unused(begin, end, slice)
 		})
 		_, enough := r.Needs(o)
-		if !dense || o.Fault != "" || o.Until.Equal(o.Seen) || s.ctx.Err() != nil || o.Dense.IsZero() || o.Until.Sub(o.Dense) >= enough || end.Sub(begin) < slice/2 || !s.still(r) {
+		if !dense || o.Fault != "" || o.Until.Equal(o.Seen) || s.ctx.Err() != nil || o.Dense == 0 || o.Dense >= enough || end.Sub(begin) < slice/2 || !s.still(r) {
 			return
 		}
 	}

@@ -8,12 +8,13 @@ import (
 )
 
 const (
-	// DenseTime is for how long servers are sampled densely, without a break, before an old version is retired.
+	// DenseTime is for how long servers are sampled densely before an old version is retired.
 	DenseTime = 10 * time.Second
-	// denseBreak is the longest break between two dense samples that count as one.
-	denseBreak = 200 * time.Millisecond
 	// observeGap is the longest time without a sample within a window.
 	observeGap = 5 * time.Second
+	// sparse is how many times as long as its dense samples a dense time may be. A busy machine takes breaks between them, which
+	// do not count; one that takes longer breaks has seen too little.
+	sparse = 2
 	// revertTime is for how long servers are sampled for use of the new version before a revert takes it back.
 	revertTime = 2 * time.Second
 	// shortFactor is how many times as long the window is where logins were too short to see whose they were, and shortTime
@@ -26,12 +27,14 @@ const (
 // of the engine nobody knows who used an old version meanwhile, so the window starts again.
 type Observation struct {
 	Since time.Time // when the first of the samples without use was taken
-	Dense time.Time // when the first of the dense ones at the end of these began; zero: the last sample was not dense
 	Until time.Time // when the last sample ended; zero: there was none
 	Seen  time.Time // when an old version was seen in use last; zero: never
 	Use   string    // by whom
 	Short string    // logins since then that were too short to see whose they were; empty: none
 	Fault string    // why the last attempt to take a sample failed; empty: it did not
+
+	DenseFrom time.Time     // when the first of the dense samples at the end of these began; zero: the last sample was not dense
+	Dense     time.Duration // how long these have sampled, together
 }
 
 // Used returns the observation with a sample that saw use.
@@ -40,17 +43,20 @@ func (o Observation) Used(end time.Time, use string) Observation {
 }
 
 // Unused returns the observation with a sample that saw no use. A dense one has a length; 0: it was a single look. A dense
-// sample counts for its length only, at the end of the call: before, the call may have waited for others.
+// sample counts for its length only, at the end of the call: before, the call may have waited for others. Dense samples add
+// up as long as the breaks between them are not longer than they are.
 func (o Observation) Unused(begin, end time.Time, dense time.Duration) Observation {
 	o.Fault = ""
 	if o.Until.IsZero() || begin.Sub(o.Until) > observeGap || end.Before(o.Until) {
 		o.Since, o.Short = begin, ""
 	}
-	switch {
+	switch from := end.Add(-dense); {
 	case dense == 0:
-		o.Dense = time.Time{}
-	case o.Dense.IsZero() || begin.Sub(o.Until) > denseBreak || end.Sub(begin) > dense+2*denseBreak || o.Dense.Before(o.Since):
-		o.Dense = end.Add(-dense)
+		o.DenseFrom, o.Dense = time.Time{}, 0
+	case o.DenseFrom.IsZero() || o.DenseFrom.Before(o.Since) || end.Sub(o.DenseFrom) > sparse*(o.Dense+dense):
+		o.DenseFrom, o.Dense = from, dense
+	default:
+		o.Dense += min(dense, end.Sub(o.Until))
 	}
 	o.Until = end
 	return o
@@ -90,10 +96,7 @@ func checkObserved(r Rotation, f Facts) []string {
 		return []string{text}
 	}
 	window, denseTime := r.Needs(o)
-	quiet, dense := o.Until.Sub(o.Since), time.Duration(0)
-	if !o.Dense.IsZero() {
-		dense = o.Until.Sub(o.Dense)
-	}
+	quiet, dense := o.Until.Sub(o.Since), o.Dense
 	switch {
 	case o.Until.Equal(o.Seen):
 		return []string{fmt.Sprintf("%s; waiting until nobody has used it for %s", o.Use, r.Window())}
