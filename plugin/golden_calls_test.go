@@ -53,7 +53,7 @@ func (g *golden) recordDefinitions() {
 	g.record(goldenWrite, "keys/login", given{"kind": "toy", "connection": "main", "value": "toy://legacy:legacy-password@directory"})
 	g.record(goldenWrite, "keys/empty", nil)
 	g.record(goldenWrite, "keys/master", given{
-		"value": base64.StdEncoding.EncodeToString(make([]byte, 32)), "format": "base64", "rule": "encryption-master-key", "protects": "a.b:tag-first,c.d:tag-last where kind=key", "waives": "e.f", "witness": "none", "rotation_period": "720h",
+		"value": base64.StdEncoding.EncodeToString(make([]byte, 32)), "format": "base64", "rule": "encryption-master-key", "protects": "a.b:tag-first,c.d:tag-last where kind=key", "ignore_columns": "e.f", "witness": "none", "rotation_period": "720h",
 	})
 	g.record(goldenWrite, "keys/master", given{"witness": ""})
 	g.record(goldenWrite, "keys/wrong", given{"format": "octal"})

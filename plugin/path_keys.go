@@ -158,7 +158,7 @@ func (b *backend) guessedKind(e *engine.Engine, d *framework.FieldData, definiti
 func (b *backend) definition(e *engine.Engine, d *framework.FieldData, name string) (catalog.Definition, error) {
 	definition := catalog.Definition{Name: name, Kind: d.Get("kind").(string), Options: kind.Options{}, Policy: key.Policy{Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit, Retain: key.Inherit}}
 	if old, ok := e.Key(name); ok {
-		definition.Env, definition.Protects, definition.Waives, definition.Policy = old.Env, old.Protects, old.Waives, old.Policy
+		definition.Env, definition.Protects, definition.IgnoreColumns, definition.Policy = old.Env, old.Protects, old.IgnoreColumns, old.Policy
 		definition.Witness = old.Witness
 		for option, value := range old.Options {
 			definition.Options[option] = value
@@ -178,9 +178,9 @@ func (b *backend) definition(e *engine.Engine, d *framework.FieldData, name stri
 	set(&definition.Env, r.Env)
 	set(&definition.Witness, r.Witness)
 	writePolicy(r, &definition.Policy)
-	if r.Waives != nil {
-		if definition.Waives = slices.Clone(*r.Waives); slices.Equal(definition.Waives, []string{"none"}) {
-			definition.Waives = nil
+	if r.IgnoreColumns != nil {
+		if definition.IgnoreColumns = slices.Clone(*r.IgnoreColumns); slices.Equal(definition.IgnoreColumns, []string{"none"}) {
+			definition.IgnoreColumns = nil
 		}
 	}
 	if r.Protects != nil {
@@ -277,7 +277,7 @@ func (b *backend) readKey(_ context.Context, e *engine.Engine, _ *logical.Reques
 	p := e.Config().Effective(k.Policy)
 	current, _ := k.Current()
 	data := api.Key{
-		Name: k.Name, Kind: k.Kind, Env: k.Env, Protects: protectedColumns(k.Protects), Waives: append([]string{}, k.Waives...), Witness: k.Witness,
+		Name: k.Name, Kind: k.Kind, Env: k.Env, Protects: protectedColumns(k.Protects), IgnoreColumns: append([]string{}, k.IgnoreColumns...), Witness: k.Witness,
 		Versions: make([]api.KeyVersion, 0, len(k.Versions)), Created: api.Time{Time: k.Created}, CurrentVersion: current.Number,
 		RotationPeriod: api.SecondsOf(p.Period), RotationSchedule: p.Schedule, RotationWindow: api.SecondsOf(p.Window), Disabled: p.Disabled,
 		Soak: api.SecondsOf(p.Soak), Observe: api.SecondsOf(p.Observe), Deadline: api.SecondsOf(p.Deadline), OnFailure: p.OnFailure,

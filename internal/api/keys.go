@@ -12,7 +12,7 @@ type KeyRequest struct {
 	Value            *string        `json:"value" doc:"The value in use today, imported as version 1. Only for a key without versions. Use value=- to read it from standard input." api:"secret"`
 	Generate         bool           `json:"generate" doc:"Make version 1 instead of importing it. Only for a key without versions."`
 	Protects         *[]string      `json:"protects" doc:"Columns of envelopes that the key encrypts, as [schema.]table.column:layout with layout tag-first or tag-last, and rows where only some have them: \" where column=value and other is null\". \"none\" for none."`
-	Waives           *[]string      `json:"waives" doc:"Columns, as [schema.]table.column, in which envelopes of the key may be found that nobody re-encrypts: they are lost with the version that opens them. \"none\" for none."`
+	IgnoreColumns    *[]string      `json:"ignore_columns" doc:"Columns, as [schema.]table.column, in which envelopes of the key may be found that nobody re-encrypts: they are lost with the version that opens them. \"none\" for none."`
 	Witness          *string        `json:"witness" doc:"Who else than instances opens every row before a version that rows may need is erased: the name of a connection of kind postgres to their database, whose administrator may SELECT the columns, so that the engine looks itself. \"none\": one instance's word is enough. \"\": two instances with logins of their own are waited for. Default \"\"."`
 	RotationPeriod   *Seconds       `json:"rotation_period" doc:"Rotate by itself when a version is so old. 0: only when asked."`
 	RotationSchedule *string        `json:"rotation_schedule" doc:"Rotate by itself at these times: cron of five fields in UTC, or in a zone, as in \"CRON_TZ=Europe/Berlin 0 3 * * SUN\". Not together with rotation_period. \"\" for none."`
@@ -33,7 +33,7 @@ type Key struct {
 	Kind             string            `json:"kind" doc:"What makes and checks values."`
 	Env              string            `json:"env" doc:"Environment name under which workloads know it."`
 	Protects         []string          `json:"protects" doc:"Columns of envelopes that it encrypts."`
-	Waives           []string          `json:"waives" doc:"Columns in which envelopes may be lost."`
+	IgnoreColumns    []string          `json:"ignore_columns" doc:"Columns in which envelopes may be lost."`
 	Witness          string            `json:"witness" doc:"Who else than instances opens every row before a version is erased."`
 	Versions         []KeyVersion      `json:"versions" doc:"Its versions, newest first."`
 	Created          Time              `json:"created_time" doc:"When it was defined."`

@@ -76,13 +76,13 @@ func (s *state) facts(r rotation.Rotation) (f rotation.Facts) {
 // factsNow is facts.
 func (m *memory) factsNow(r rotation.Rotation) rotation.Facts {
 	f := rotation.Facts{
-		Now: m.Now(), Progress: map[string]workload.WorkReport{}, Waived: map[string][]string{}, Observed: m.observed[r.ID],
+		Now: m.Now(), Progress: map[string]workload.WorkReport{}, Ignored: map[string][]string{}, Observed: m.observed[r.ID],
 		Witness: map[string]string{}, Revisions: map[string]uint64{}, Looks: map[string]rotation.Look{}, Keeps: map[string]time.Duration{},
 		Grace: max(0, m.graceUntil-m.Uptime()),
 	}
 	f.Sampled, f.Dense = m.Sampled(r)
 	for _, c := range r.Changes {
-		f.Waived[c.Key], f.Witness[c.Key] = m.Keys[c.Key].Waives, m.Keys[c.Key].Witness
+		f.Ignored[c.Key], f.Witness[c.Key] = m.Keys[c.Key].IgnoreColumns, m.Keys[c.Key].Witness
 		f.Revisions[f.Witness[c.Key]] = m.Connections[f.Witness[c.Key]].Revision
 		for _, seen := range r.Witnesses[r.WorkID(c)] {
 			f.Revisions[seen.Connection] = m.Connections[seen.Connection].Revision

@@ -88,22 +88,22 @@ func TestFindsThatAreCutHoldRetire(t *testing.T) {
 	r.finds = flood(1).Finds
 	id := h.rotate("master")
 	h.until(id, rotation.Soaking)
-	waive := func(finds []workload.Find) {
+	ignore := func(finds []workload.Find) {
 		k, _ := h.engine.Key("master")
-		k.Waives = nil
+		k.IgnoreColumns = nil
 		for _, f := range finds {
-			k.Waives = append(k.Waives, f.Column)
+			k.IgnoreColumns = append(k.IgnoreColumns, f.Column)
 		}
 		h.engine.lock(func(m *memory) { m.Keys["master"] = k })
 	}
 	h.rounds(3)
-	waive(h.view(id).Progress["master"].Finds)
+	ignore(h.view(id).Progress["master"].Finds)
 	h.rounds(3)
 	view := h.view(id)
 	if more := view.Progress["master"].MoreFinds; view.State != rotation.Soaking || more == 0 || !strings.Contains(view.Waits(), fmt.Sprintf("%d more columns hold envelopes of version 1", more)) {
 		t.Errorf("%s with %d finds cut: %s", view.State, more, view.Waits())
 	}
-	waive(r.finds)
+	ignore(r.finds)
 	h.read(r)
 	h.until(id, rotation.Done)
 }

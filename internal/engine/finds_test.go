@@ -37,7 +37,7 @@ func TestUnconfiguredEnvelopesHoldRetire(t *testing.T) {
 	}
 	view := h.view(id)
 	waits := view.Waits()
-	for _, words := range []string{"audit.copies.body", "10 of 30 strings", "add the column to protects", "events.payload", "move them to a text column", "waives=events.payload"} {
+	for _, words := range []string{"audit.copies.body", "10 of 30 strings", "add the column to protects", "events.payload", "move them to a text column", "ignore_columns=events.payload"} {
 		if view.State != rotation.Soaking || !strings.Contains(waits, words) {
 			t.Errorf("%s %s does not say %q: %s", view.State, view.Step, words, waits)
 		}
@@ -48,23 +48,23 @@ func TestUnconfiguredEnvelopesHoldRetire(t *testing.T) {
 	if report := view.Progress["master"]; len(report.Finds) != 3 {
 		t.Errorf("the rotation shows %d finds", len(report.Finds))
 	}
-	waive := func(columns ...string) {
+	ignore := func(columns ...string) {
 		t.Helper()
 		k, _ := h.engine.Key("master")
-		_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: k.Name, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: k.Policy, Waives: columns}, testActor)
+		_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: k.Name, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: k.Policy, IgnoreColumns: columns}, testActor)
 		h.ok(err)
 	}
-	waive("audit.copies.body")
+	ignore("audit.copies.body")
 	for range 5 {
 		h.round()
 	}
-	if waits := h.view(id).Waits(); strings.Contains(waits, "copies.body holds") || !strings.Contains(waits, "waives=audit.copies.body,events.payload") {
-		t.Errorf("with one of two waived: %s", waits)
+	if waits := h.view(id).Waits(); strings.Contains(waits, "copies.body holds") || !strings.Contains(waits, "ignore_columns=audit.copies.body,events.payload") {
+		t.Errorf("with one of two ignored: %s", waits)
 	}
-	waive("audit.copies.body", "public.events.payload")
+	ignore("audit.copies.body", "public.events.payload")
 	h.until(id, rotation.Done)
-	if _, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "master", Kind: "token", Waives: []string{"nothing"}}, testActor); err == nil || !strings.Contains(err.Error(), "waives") {
-		t.Errorf("waives=nothing: %v", err)
+	if _, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "master", Kind: "token", IgnoreColumns: []string{"nothing"}}, testActor); err == nil || !strings.Contains(err.Error(), "ignore_columns") {
+		t.Errorf("ignore_columns=nothing: %v", err)
 	}
 }
 
@@ -175,14 +175,14 @@ func TestCountsOfOtherColumnsAreForgotten(t *testing.T) {
 	}
 }
 
-// Whoever changes a key has its waived columns from the engine itself: they are looked at by others meanwhile.
-func TestWaivedColumnsAreNotWrittenOver(t *testing.T) {
+// The list in a stored key is its own: others read it while a caller still has the list that it passed.
+func TestIgnoredColumnsAreNotWrittenOver(t *testing.T) {
 	h := newHarness(t)
 	h.rows()
 	given := []string{"public.events.payload"}
-	k, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "master", Kind: "token", Waives: given}, testActor)
+	k, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "master", Kind: "token", IgnoreColumns: given}, testActor)
 	h.ok(err)
-	if k.Waives[0] != "events.payload" || given[0] != "public.events.payload" {
-		t.Errorf("of %v the key waives %v", given, k.Waives)
+	if k.IgnoreColumns[0] != "events.payload" || given[0] != "public.events.payload" {
+		t.Errorf("of %v the key ignores %v", given, k.IgnoreColumns)
 	}
 }

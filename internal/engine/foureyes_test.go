@@ -155,7 +155,7 @@ func TestFourEyesOfACompromisedKey(t *testing.T) {
 func TestFourEyesOfAnAutomaticRotation(t *testing.T) {
 	h := newHarness(t)
 	h.guarded("one", ann, key.Policy{ConfirmBy: rotation.ConfirmByOther, Period: time.Minute})
-	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "one", Kind: "token", Waives: []string{"a.b"}, Policy: key.Policy{ConfirmBy: rotation.ConfirmByOther, Period: time.Minute}}, bob)
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "one", Kind: "token", IgnoreColumns: []string{"a.b"}, Policy: key.Policy{ConfirmBy: rotation.ConfirmByOther, Period: time.Minute}}, bob)
 	h.ok(err) // which changes another thing
 	h.open()
 	h.rounds(70)

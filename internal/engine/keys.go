@@ -52,7 +52,7 @@ func (e *Engine) PutKey(ctx context.Context, d catalog.Definition, by rotation.A
 	if err := l.CheckHosts(k, key.Value{}); err != nil {
 		return key.Key{}, rotation.Refusef("key %s: %w; nothing was stored", k.Name, err)
 	}
-	d.Env, d.Options, d.Waives = k.Env, k.Options, k.Waives // as they are stored
+	d.Env, d.Options, d.IgnoreColumns = k.Env, k.Options, k.IgnoreColumns // as they are stored
 	changes := e.base.DefinitionChanges(l.Keys[k.Name], d)
 	if err := e.journal.Add(ctx, journal.Entry{What: what, By: by.Name, Entity: by.Entity, Keys: []journal.Key{{Key: k.Name}}, Changes: changes}); err != nil {
 		return key.Key{}, err

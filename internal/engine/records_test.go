@@ -59,7 +59,7 @@ func TestRecordsOfTheReleaseBefore(t *testing.T) {
 		t.Errorf("journal: %+v", verified)
 	}
 	for path, record := range h.store.data {
-		if strings.HasPrefix(path, pathKeys+"service-token") && !bytes.Contains(record, []byte(`"schema":5`)) {
+		if strings.HasPrefix(path, pathKeys+"service-token") && !bytes.Contains(record, []byte(`"schema":6`)) {
 			t.Errorf("%s is still of schema 1", path)
 		}
 	}

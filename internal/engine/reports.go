@@ -145,7 +145,7 @@ func (l *locked) takeWork(ctx context.Context, w workload.Workload, i workload.I
 			}
 			report.Error, report.Columns = untrusted.Reason(report.Error), untrusted.AskedColumns(report.Columns, c.Protects)
 			report.Place = untrusted.AskedTables(report.Place, c.Protects)
-			report = rotation.BoundedLook(report, r.Phase(), l.Keys[c.Key].Waives)
+			report = rotation.BoundedLook(report, r.Phase(), l.Keys[c.Key].IgnoreColumns)
 			evidence := rotation.Evidence{Report: report, At: l.Now().UTC(), Instance: i.Name(), Login: i.Login}
 			if r.SaidAlready(c, evidence) {
 				continue

@@ -74,19 +74,19 @@ type Policy struct {
 
 // Key is a named secret of the platform.
 type Key struct {
-	Name     string
-	Env      string // environment name, such as DATABASE_URL
-	Kind     string
-	Options  map[string]string // of its kind
-	Protects []Column
-	Waives   []string // columns in which envelopes may stay that nobody re-encrypts, as Column.String writes them
-	Witness  string   // the connection by which the engine looks at the rows itself before a value is erased; "none": one instance's word is enough
-	Policy   Policy
-	PolicyBy string // entity id of the user who last changed Policy, empty where that is not known
-	Created  time.Time
-	Versions []Version // ascending by number
-	Kept     string    // what its kind keeps of its server, without secrets, for the day when the server has forgotten it
-	Above    int       // versions get numbers above this one, which a server has seen
+	Name          string
+	Env           string // environment name, such as DATABASE_URL
+	Kind          string
+	Options       map[string]string // of its kind
+	Protects      []Column
+	IgnoreColumns []string // columns in which envelopes may stay that nobody re-encrypts, as Column.String writes them
+	Witness       string   // the connection by which the engine looks at the rows itself before a value is erased; "none": one instance's word is enough
+	Policy        Policy
+	PolicyBy      string // entity id of the user who last changed Policy, empty where that is not known
+	Created       time.Time
+	Versions      []Version // ascending by number
+	Kept          string    // what its kind keeps of its server, without secrets, for the day when the server has forgotten it
+	Above         int       // versions get numbers above this one, which a server has seen
 
 	// Mount is a short id of the mount that the key belongs to, six characters of [a-z2-7]. It is part of what kinds name
 	// at servers, so that two mounts never use one login. It is derived from the mount's secret and never stored.

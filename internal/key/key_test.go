@@ -69,7 +69,7 @@ func TestRecord(t *testing.T) {
 		t.Error("the current value is lost")
 	}
 	for name, text := range map[string]string{
-		"schema":  strings.Replace(string(data), `"schema":5`, `"schema":99`, 1),
+		"schema":  strings.Replace(string(data), `"schema":6`, `"schema":99`, 1),
 		"order":   strings.Replace(string(data), `"number":3`, `"number":1`, 1),
 		"state":   strings.Replace(string(data), `"current"`, `"curent"`, 1),
 		"value":   strings.Replace(string(data), `"value":"three",`, ``, 1),
@@ -82,20 +82,38 @@ func TestRecord(t *testing.T) {
 	}
 }
 
-// A record of schema 2 is read, has nothing waived, and observes servers for as long as the mount says.
+// A record of schema 2 is read, ignores no columns, and observes servers for as long as the mount says.
 func TestRecordOfSchema2(t *testing.T) {
 	k := example()
-	k.Waives, k.Witness = []string{"audit.copies.body"}, "main"
+	k.IgnoreColumns, k.Witness = []string{"audit.copies.body"}, "main"
 	data, err := k.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if back, err := Decode(data); err != nil || !slices.Equal(back.Waives, k.Waives) || back.Witness != "main" {
-		t.Errorf("waives is %v, witness %q (%v)", back.Waives, back.Witness, err)
+	if back, err := Decode(data); err != nil || !slices.Equal(back.IgnoreColumns, k.IgnoreColumns) || back.Witness != "main" {
+		t.Errorf("ignore_columns is %v, witness %q (%v)", back.IgnoreColumns, back.Witness, err)
 	}
-	older := strings.Replace(strings.Replace(string(data), `"schema":5`, `"schema":2`, 1), `"waives":["audit.copies.body"],"witness":"main",`, "", 1)
-	if back, err := Decode([]byte(older)); err != nil || back.Waives != nil || len(back.Versions) != len(k.Versions) || back.Policy.Observe != Inherit {
+	older := strings.Replace(strings.Replace(string(data), `"schema":6`, `"schema":2`, 1), `"ignore_columns":["audit.copies.body"],"witness":"main",`, "", 1)
+	if back, err := Decode([]byte(older)); err != nil || back.IgnoreColumns != nil || len(back.Versions) != len(k.Versions) || back.Policy.Observe != Inherit {
 		t.Errorf("%v", err)
+	}
+}
+
+// A record of schema 5 calls ignore_columns waives.
+func TestRecordOfSchema5(t *testing.T) {
+	k := example()
+	k.IgnoreColumns = []string{"audit.copies.body"}
+	data, err := k.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	older := strings.NewReplacer(`"schema":6`, `"schema":5`, `"ignore_columns":`, `"waives":`).Replace(string(data))
+	back, err := Decode([]byte(older))
+	if err != nil || !slices.Equal(back.IgnoreColumns, k.IgnoreColumns) {
+		t.Fatalf("ignore_columns is %v (%v)", back.IgnoreColumns, err)
+	}
+	if again, err := back.Encode(); err != nil || string(again) != string(data) {
+		t.Errorf("written again as %s (%v)", again, err)
 	}
 }
 

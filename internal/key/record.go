@@ -10,27 +10,31 @@ import (
 	"time"
 )
 
-// schema is the number of the stored form below. A reader knows its own and every older one. Schema 1 had of the policy
-// only period and soak; schema 2 had no waives; schema 3 had no observe in the
-// policy, no kept, no above, and no policy_by. Schema 4 had no witness and retained no versions: an older release must not read one that does, since it
-// knows neither the states nor when a value is to be erased.
-const schema = 5
+// schema is the number of the stored form below. A release reads its own schema and all older ones:
+//   - 1 had only period and soak of the policy
+//   - 2 had no waives
+//   - 3 had no observe in the policy, no kept, no above, and no policy_by
+//   - 4 had no witness and retained no versions; a release that knows no more must not read one that does, since it knows
+//     neither the states nor when a value is to be erased
+//   - 5 called ignore_columns waives
+const schema = 6
 
 type record struct {
-	Schema   int               `json:"schema"`
-	Name     string            `json:"name"`
-	Env      string            `json:"env"`
-	Kind     string            `json:"kind"`
-	Options  map[string]string `json:"options,omitempty"`
-	Protects []Column          `json:"protects,omitempty"`
-	Waives   []string          `json:"waives,omitempty"`
-	Witness  string            `json:"witness,omitempty"`
-	Policy   Policy            `json:"policy"`
-	PolicyBy string            `json:"policy_by,omitempty"`
-	Created  time.Time         `json:"created"`
-	Versions []recordVersion   `json:"versions,omitempty"`
-	Kept     string            `json:"kept,omitempty"`
-	Above    int               `json:"above,omitempty"`
+	Schema        int               `json:"schema"`
+	Name          string            `json:"name"`
+	Env           string            `json:"env"`
+	Kind          string            `json:"kind"`
+	Options       map[string]string `json:"options,omitempty"`
+	Protects      []Column          `json:"protects,omitempty"`
+	IgnoreColumns []string          `json:"ignore_columns,omitempty"`
+	Waives        []string          `json:"waives,omitempty"` // the name of IgnoreColumns before schema 6
+	Witness       string            `json:"witness,omitempty"`
+	Policy        Policy            `json:"policy"`
+	PolicyBy      string            `json:"policy_by,omitempty"`
+	Created       time.Time         `json:"created"`
+	Versions      []recordVersion   `json:"versions,omitempty"`
+	Kept          string            `json:"kept,omitempty"`
+	Above         int               `json:"above,omitempty"`
 }
 
 type recordVersion struct {
@@ -55,7 +59,7 @@ type recordVersion struct {
 func (k Key) Encode() ([]byte, error) {
 	r := record{
 		Schema: schema, Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options,
-		Protects: k.Protects, Waives: k.Waives, Witness: k.Witness, Policy: k.Policy, PolicyBy: k.PolicyBy, Created: k.Created, Kept: k.Kept, Above: k.Above,
+		Protects: k.Protects, IgnoreColumns: k.IgnoreColumns, Witness: k.Witness, Policy: k.Policy, PolicyBy: k.PolicyBy, Created: k.Created, Kept: k.Kept, Above: k.Above,
 	}
 	for _, v := range k.Versions {
 		r.Versions = append(r.Versions, recordVersion{
@@ -78,7 +82,10 @@ func Decode(data []byte) (Key, error) {
 	}
 	k := Key{
 		Name: r.Name, Env: r.Env, Kind: r.Kind, Options: r.Options,
-		Protects: r.Protects, Waives: r.Waives, Witness: r.Witness, Policy: r.Policy, PolicyBy: r.PolicyBy, Created: r.Created, Kept: r.Kept, Above: r.Above,
+		Protects: r.Protects, IgnoreColumns: r.IgnoreColumns, Witness: r.Witness, Policy: r.Policy, PolicyBy: r.PolicyBy, Created: r.Created, Kept: r.Kept, Above: r.Above,
+	}
+	if r.Schema < 6 {
+		k.IgnoreColumns = r.Waives
 	}
 	if r.Schema == 1 {
 		k.Policy.Deadline = Inherit

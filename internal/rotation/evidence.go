@@ -50,14 +50,14 @@ func looks(phase workload.Phase) bool {
 
 // BoundedLook drops what a report says of columns that nobody has configured where its phase does not look for them, and cuts it
 // where it is too long. Finds that hold the rotation stay longest, and those that are cut still hold it.
-func BoundedLook(report workload.WorkReport, phase workload.Phase, waived []string) workload.WorkReport {
+func BoundedLook(report workload.WorkReport, phase workload.Phase, ignored []string) workload.WorkReport {
 	if !looks(phase) {
 		report.Finds, report.MoreFinds, report.Unseen = nil, 0, nil
 		return report
 	}
 	rank := func(f workload.Find) int {
 		switch {
-		case f.Opened > 0 && !slices.Contains(waived, f.Column):
+		case f.Opened > 0 && !slices.Contains(ignored, f.Column):
 			return 0
 		case f.Opened > 0:
 			return 1

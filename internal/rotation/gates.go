@@ -16,7 +16,7 @@ type Facts struct {
 	Now       time.Time
 	Workloads []WorkloadFact                 // those that use a key of the rotation, sorted by name
 	Progress  map[string]workload.WorkReport // of work under way, by Work.ID
-	Waived    map[string][]string            // columns that may keep envelopes of the old version, by key
+	Ignored   map[string][]string            // columns that may keep envelopes of the old version, by key
 	Witness   map[string]string              // the connection by which the engine looks at rows itself, or WitnessNone, by key
 	Revisions map[string]uint64              // of connections by which the engine has looked at rows, or is to, by name
 	Looks     map[string]Look                // of the engine's own, by Work.ID

@@ -41,7 +41,7 @@ func CheckRows(r Rotation, f Facts) []string {
 		case left > 0 && r.at().phase != workload.PhaseStage:
 			reasons = append(reasons, fmt.Sprintf("%s: %d rows left: %s", c.Env, left, columns(evidence.Report)))
 		case r.at().phase == workload.PhaseSweep:
-			reasons = append(reasons, unconfigured(r, c, evidence.Report, f.Waived[c.Key])...)
+			reasons = append(reasons, unconfigured(r, c, evidence.Report, f.Ignored[c.Key])...)
 		}
 	}
 	return reasons
@@ -180,9 +180,9 @@ func checkWriters(r Rotation, f Facts) []string {
 }
 
 // unconfigured says where there are envelopes that would be lost with the old version.
-func unconfigured(r Rotation, c Change, report workload.WorkReport, waived []string) (reasons []string) {
+func unconfigured(r Rotation, c Change, report workload.WorkReport, ignored []string) (reasons []string) {
 	for _, f := range report.Finds {
-		if f.Opened == 0 || slices.Contains(waived, f.Column) {
+		if f.Opened == 0 || slices.Contains(ignored, f.Column) {
 			continue
 		}
 		reason := fmt.Sprintf("%s: %s holds envelopes of version %d and is not among the columns that key %s protects (%d of %d strings tried open, %d rows have such strings)",
@@ -192,7 +192,7 @@ func unconfigured(r Rotation, c Change, report workload.WorkReport, waived []str
 		} else {
 			reason += fmt.Sprintf("; revert with hyvve/rotations/%s/revert, add the column to protects, and rotate again", r.ID)
 		}
-		reasons = append(reasons, fmt.Sprintf("%s; or, if they may be lost: vault write hyvve/keys/%s waives=%s", reason, c.Key, strings.Join(append(slices.Clone(waived), f.Column), ",")))
+		reasons = append(reasons, fmt.Sprintf("%s; or, if they may be lost: vault write hyvve/keys/%s ignore_columns=%s", reason, c.Key, strings.Join(append(slices.Clone(ignored), f.Column), ",")))
 	}
 	if report.MoreFinds > 0 {
 		reasons = append(reasons, fmt.Sprintf("%s: %d more columns hold envelopes of version %d and are cut from the report, which is too long; see to those that it names, and the next report names others", c.Env, report.MoreFinds, c.From))

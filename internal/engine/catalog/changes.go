@@ -180,7 +180,7 @@ func (b *Base) DefinitionChanges(old key.Key, d Definition) []rotation.EntryChan
 	all = append(all, OptionChanges(old.Options, d.Options, b.keyFields(old.Kind), b.keyFields(d.Kind))...)
 	all = append(all, listChanges("protects", protected(old.Protects), protected(d.Protects))...)
 	all = append(all, Fields{"witness": old.Witness}.Changes(Fields{"witness": d.Witness})...)
-	return append(all, listChanges("waives", old.Waives, d.Waives)...)
+	return append(all, listChanges("ignore_columns", old.IgnoreColumns, d.IgnoreColumns)...)
 }
 
 func protected(columns []key.Column) []string {

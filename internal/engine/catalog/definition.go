@@ -18,14 +18,14 @@ import (
 
 // Definition is what an operator writes of a key.
 type Definition struct {
-	Name     string
-	Env      string // empty: made from the name
-	Kind     string
-	Options  kind.Options
-	Protects []key.Column
-	Waives   []string // columns, as key.Column.String writes them
-	Witness  string   // of rows: a connection, or WitnessNone
-	Policy   key.Policy
+	Name          string
+	Env           string // empty: made from the name
+	Kind          string
+	Options       kind.Options
+	Protects      []key.Column
+	IgnoreColumns []string // columns, as key.Column.String writes them
+	Witness       string   // of rows: a connection, or WitnessNone
+	Policy        key.Policy
 }
 
 // Check returns the key of a definition, without versions.
@@ -52,13 +52,13 @@ func (b *Base) Check(d Definition) (key.Key, error) {
 			return key.Key{}, rotation.Refusef("key %s: %w", d.Name, err)
 		}
 	}
-	var waives []string // the definition's may be those of the stored key, which others read
-	for _, text := range d.Waives {
+	var ignored []string // the definition's may be those of the stored key, which others read
+	for _, text := range d.IgnoreColumns {
 		c, err := key.ParseColumn(text)
 		if err != nil {
-			return key.Key{}, rotation.Refusef("key %s: waives: %w", d.Name, err)
+			return key.Key{}, rotation.Refusef("key %s: ignore_columns: %w", d.Name, err)
 		}
-		waives = append(waives, c.String())
+		ignored = append(ignored, c.String())
 	}
 	if err := CheckPolicy(d.Policy, b.Now()); err != nil {
 		return key.Key{}, rotation.Refusef("key %s: %w", d.Name, err)
@@ -67,7 +67,7 @@ func (b *Base) Check(d Definition) (key.Key, error) {
 		return key.Key{}, rotation.Refusef("key %s: values of kind %s come from elsewhere, so that it cannot rotate by itself; leave out rotation_period and rotation_schedule", d.Name, d.Kind)
 	}
 	return key.Key{
-		Name: d.Name, Env: d.Env, Kind: d.Kind, Options: options, Protects: d.Protects, Waives: waives, Witness: d.Witness, Policy: d.Policy,
+		Name: d.Name, Env: d.Env, Kind: d.Kind, Options: options, Protects: d.Protects, IgnoreColumns: ignored, Witness: d.Witness, Policy: d.Policy,
 		Created: b.Now().UTC(), Mount: b.Fingerprints.MountID(),
 	}, nil
 }
