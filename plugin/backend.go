@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -214,6 +215,23 @@ func (b *backend) lenient(h handler, response any, verb, suffix, summary string)
 			OperationPrefix: operationPrefix, OperationVerb: verb, OperationSuffix: suffix,
 		},
 	}, response}
+}
+
+// listing is the path that lists the names of all objects of a sort.
+func (b *backend) listing(path, summary, help string, names func(context.Context, *engine.Engine) ([]string, error)) *framework.Path {
+	list := func(ctx context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+		all, err := names(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		return answer(api.List{Keys: all}), nil
+	}
+	return &framework.Path{
+		Pattern:         path + "/?$",
+		Operations:      map[logical.Operation]framework.OperationHandler{logical.ListOperation: b.operation(list, api.List{}, "list", path, summary)},
+		HelpSynopsis:    summary,
+		HelpDescription: help,
+	}
 }
 
 func strict(h handler) handler {

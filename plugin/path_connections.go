@@ -19,14 +19,7 @@ import (
 
 func (b *backend) pathsConnections() []*framework.Path {
 	return []*framework.Path{
-		{
-			Pattern: "connections/?$",
-			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: b.operation(b.listConnections, api.List{}, "list", "connections", "List the connections."),
-			},
-			HelpSynopsis:    "List the connections.",
-			HelpDescription: "A connection is an administrator's login at a server where keys are valid.",
-		},
+		b.listing("connections", "List the connections.", "A connection is an administrator's login at a server where keys are valid.", func(_ context.Context, e *engine.Engine) ([]string, error) { return e.ConnectionNames(), nil }),
 		{
 			Pattern: "connections/(?P<name>[^/]+)/rotate-root",
 			Fields:  requestFields(api.ConnectionName{}),
@@ -112,10 +105,6 @@ should know of the server stands in notes. Passwords and private keys are never 
 
 Rotations that wait because a server refused its administrator go on as soon as the connection is mended here.
 `
-}
-
-func (b *backend) listConnections(_ context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	return answer(api.List{Keys: e.ConnectionNames()}), nil
 }
 
 func (b *backend) writeConnection(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {

@@ -23,14 +23,7 @@ import (
 
 func (b *backend) pathsKeys() []*framework.Path {
 	return []*framework.Path{
-		{
-			Pattern: "keys/?$",
-			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: b.operation(b.listKeys, api.List{}, "list", "keys", "List the keys."),
-			},
-			HelpSynopsis:    "List the keys.",
-			HelpDescription: "Names only; read hyvve/status for all keys at a glance.",
-		},
+		b.listing("keys", "List the keys.", "Names only; read hyvve/status for all keys at a glance.", func(_ context.Context, e *engine.Engine) ([]string, error) { return e.KeyNames(), nil }),
 		{
 			// Not GenericNameRegex alone: the error for a name with a slash should say what is wrong.
 			Pattern:        "keys/(?P<name>.+)",
@@ -88,10 +81,6 @@ Kinds:
 		text += fmt.Sprintf("\n    %-10s %s", k.Name(), k.Summary())
 	}
 	return text
-}
-
-func (b *backend) listKeys(_ context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	return answer(api.List{Keys: e.KeyNames()}), nil
 }
 
 func (b *backend) writeKey(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {

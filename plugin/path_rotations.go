@@ -18,14 +18,7 @@ import (
 
 func (b *backend) pathsRotations() []*framework.Path {
 	return []*framework.Path{
-		{
-			Pattern: "rotations/?$",
-			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: b.operation(b.listRotations, api.List{}, "list", "rotations", "List all rotations, oldest first."),
-			},
-			HelpSynopsis:    "List all rotations, oldest first.",
-			HelpDescription: "Ids begin with the UTC time of their start.",
-		},
+		b.listing("rotations", "List all rotations, oldest first.", "Ids begin with the UTC time of their start.", func(ctx context.Context, e *engine.Engine) ([]string, error) { return e.RotationIDs(ctx) }),
 		{
 			Pattern: "rotations/" + framework.GenericNameRegex("id"),
 			Fields:  requestFields(api.RotationRequest{}),
@@ -88,14 +81,6 @@ func (b *backend) rotationCommand(
 		HelpSynopsis:    synopsis,
 		HelpDescription: strings.TrimSpace(help) + "\n\n    " + command + "\n",
 	}
-}
-
-func (b *backend) listRotations(ctx context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	ids, err := e.RotationIDs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return answer(api.List{Keys: ids}), nil
 }
 
 func (b *backend) readRotation(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {

@@ -19,14 +19,7 @@ import (
 
 func (b *backend) pathsWorkloads() []*framework.Path {
 	return []*framework.Path{
-		{
-			Pattern: "workloads/?$",
-			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: b.operation(b.listWorkloads, api.List{}, "list", "workloads", "List the workloads."),
-			},
-			HelpSynopsis:    "List the workloads.",
-			HelpDescription: "A workload is a set of identical processes that load keys.",
-		},
+		b.listing("workloads", "List the workloads.", "A workload is a set of identical processes that load keys.", func(_ context.Context, e *engine.Engine) ([]string, error) { return e.WorkloadNames(), nil }),
 		{
 			Pattern:        "workloads/(?P<name>.+)",
 			Fields:         requestFields(api.WorkloadRequest{}),
@@ -50,10 +43,6 @@ each are at hyvve/workloads/NAME/instances/INSTANCE.
 `),
 		},
 	}
-}
-
-func (b *backend) listWorkloads(_ context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	return answer(api.List{Keys: e.WorkloadNames()}), nil
 }
 
 func (b *backend) writeWorkload(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
