@@ -182,7 +182,7 @@ func (c *Client) Report(ctx context.Context, r Report) (engineapi.Reported, erro
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	var reported engineapi.Reported
-	_, err := c.write(ctx, "report/"+r.Workload, engineapi.Data(engineapi.ReportRequest{
+	err := c.write(ctx, "report/"+r.Workload, engineapi.Data(engineapi.ReportRequest{
 		SignOfLife: engineapi.SignOfLife{Instance: r.Instance, Secret: r.Secret.Reveal(), ExtendLease: true},
 		Etag:       r.Etag, Healthy: &r.Healthy, Reason: r.Reason, Work: r.Work, Sightings: sightings(r.Sightings), Last: r.Last,
 	}), &reported)
@@ -194,7 +194,7 @@ func (c *Client) Extend(ctx context.Context, workloadName, instance string, secr
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	var reported engineapi.Reported
-	_, err := c.write(ctx, "report/"+workloadName, engineapi.Data(engineapi.SignOfLife{
+	err := c.write(ctx, "report/"+workloadName, engineapi.Data(engineapi.SignOfLife{
 		Instance: instance, Secret: secret.Reveal(), ExtendLease: true,
 	}), &reported)
 	return reported, err
@@ -204,8 +204,7 @@ func (c *Client) Extend(ctx context.Context, workloadName, instance string, secr
 func (c *Client) Leave(ctx context.Context, workloadName, instance string, secret key.Value) error {
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
-	_, err := c.write(ctx, "leave/"+workloadName, engineapi.Data(engineapi.LeaveRequest{Instance: instance, Secret: secret.Reveal()}), nil)
-	return err
+	return c.write(ctx, "leave/"+workloadName, engineapi.Data(engineapi.LeaveRequest{Instance: instance, Secret: secret.Reveal()}), nil)
 }
 
 // sightings returns their age instead of when they were: clocks differ.
@@ -220,7 +219,7 @@ func sightings(all []workload.Sighting) []engineapi.Sighting {
 // Rotate starts a rotation of keys together.
 func (c *Client) Rotate(ctx context.Context, reason string, keys ...string) (engineapi.Rotation, error) {
 	var r engineapi.Rotation
-	_, err := c.write(ctx, "rotate", engineapi.Data(engineapi.RotateKeysRequest{RotateRequest: engineapi.RotateRequest{Reason: reason}, Keys: keys}), &r)
+	err := c.write(ctx, "rotate", engineapi.Data(engineapi.RotateKeysRequest{RotateRequest: engineapi.RotateRequest{Reason: reason}, Keys: keys}), &r)
 	return r, err
 }
 
@@ -247,7 +246,7 @@ func (c *Client) Rotations(ctx context.Context) ([]string, error) {
 // Revert takes one back.
 func (c *Client) Revert(ctx context.Context, id string) (engineapi.Rotation, error) {
 	var r engineapi.Rotation
-	_, err := c.write(ctx, "rotations/"+id+"/revert", nil, &r)
+	err := c.write(ctx, "rotations/"+id+"/revert", nil, &r)
 	return r, err
 }
 
@@ -284,15 +283,15 @@ func (c *Client) decodeOnce(path string, resp *api.Response, err error, into any
 	return &api.Secret{LeaseID: answer.LeaseID, LeaseDuration: answer.LeaseDuration, Warnings: answer.Warnings}, nil
 }
 
-func (c *Client) write(ctx context.Context, path string, data map[string]any, into any) (*api.Secret, error) {
+func (c *Client) write(ctx context.Context, path string, data map[string]any, into any) error {
 	secret, err := c.vault.Logical().WriteWithContext(ctx, c.mount+"/"+path, data)
 	if err != nil {
-		return nil, Classify(err)
+		return Classify(err)
 	}
 	if secret == nil || into == nil {
-		return secret, nil
+		return nil
 	}
-	return secret, decode(secret.Data, into)
+	return decode(secret.Data, into)
 }
 
 // errForm stands for the error of a mismatch, which may quote a value, so that it is not passed on.
