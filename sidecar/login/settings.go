@@ -5,6 +5,7 @@ package login
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -67,27 +68,12 @@ func Methods() []string {
 	return all
 }
 
-// fields are the names of those that are set.
-func (s Settings) fields() []string {
-	var set []string
-	for _, f := range []struct {
-		name string
-		set  bool
-	}{
-		{"mount", s.Mount != ""},
-		{"path", s.Path != ""},
-		{"wrapped", s.Wrapped},
-		{"role_id_file", s.RoleIDFile != ""},
-		{"secret_id_file", s.SecretIDFile != ""},
-		{"secret_id_wrapped", s.SecretIDWrapped},
-		{"role", s.Role != ""},
-		{"token_path", s.TokenPath != ""},
-		{"cert_file", s.CertFile != ""},
-		{"key_file", s.KeyFile != ""},
-		{"name", s.Name != ""},
-	} {
-		if f.set {
-			set = append(set, f.name)
+// fields returns the names of the options that are set.
+func (s Settings) fields() (set []string) {
+	block := reflect.ValueOf(s)
+	for n := range block.NumField() {
+		if name, isOption := strings.CutSuffix(block.Type().Field(n).Tag.Get("hcl"), ",optional"); isOption && !block.Field(n).IsZero() {
+			set = append(set, name)
 		}
 	}
 	return set
