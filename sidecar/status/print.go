@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -138,29 +137,19 @@ func progress(w workload.WorkReport) string {
 	return text
 }
 
-// age is a duration as people say it: its two largest units.
+// age returns a duration as people say it: its two largest units.
 func age(d time.Duration) string {
-	d = max(d, 0)
-	units := []struct {
-		name string
-		size time.Duration
-	}{{"d", 24 * time.Hour}, {"h", time.Hour}, {"min", time.Minute}, {"s", time.Second}}
-	at := slices.IndexFunc(units, func(u struct {
-		name string
-		size time.Duration
-	},
-	) bool {
-		return d >= u.size
-	})
-	if at < 0 {
-		return "0 s"
-	}
-	first := units[at]
-	text := fmt.Sprintf("%d %s", d/first.size, first.name)
-	if at+1 < len(units) {
-		if rest := d % first.size / units[at+1].size; rest > 0 {
-			text += fmt.Sprintf(" %d %s", rest, units[at+1].name)
+	days, hours, minutes, seconds := d/(24*time.Hour), d/time.Hour%24, d/time.Minute%60, d/time.Second%60
+	for _, two := range []struct {
+		first, second   time.Duration
+		name, lowerName string
+	}{{days, hours, "d", "h"}, {hours, minutes, "h", "min"}, {minutes, seconds, "min", "s"}} {
+		switch {
+		case two.first > 0 && two.second > 0:
+			return fmt.Sprintf("%d %s %d %s", two.first, two.name, two.second, two.lowerName)
+		case two.first > 0:
+			return fmt.Sprintf("%d %s", two.first, two.name)
 		}
 	}
-	return text
+	return fmt.Sprintf("%d s", max(seconds, 0))
 }
