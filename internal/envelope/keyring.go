@@ -64,7 +64,7 @@ func (k *Keyring) DeriveAll(ctx context.Context, salts []Salt) error {
 		missing = append(missing, s)
 		jobs = append(jobs, pbkdf2.Job{Secret: k.secret, Salt: s[:]})
 	}
-	derived, err := pbkdf2.KeysContext(ctx, jobs, Iterations)
+	derived, err := pbkdf2.Keys(ctx, jobs, Iterations)
 	if err != nil {
 		return err
 	}

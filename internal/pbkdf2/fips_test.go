@@ -39,7 +39,7 @@ func TestFIPS(t *testing.T) {
 	if _, err := Key(make([]byte, 32), make([]byte, 15), 1); err == nil || !strings.Contains(err.Error(), "128 bits") {
 		t.Errorf("a salt of 15 bytes: %v", err)
 	}
-	if _, err := Keys([]Job{{make([]byte, 32), make([]byte, 16)}}, 2); err != nil {
+	if _, err := Keys(t.Context(), []Job{{make([]byte, 32), make([]byte, 16)}}, 2); err != nil {
 		t.Errorf("a salt of 16 bytes: %v", err)
 	}
 }

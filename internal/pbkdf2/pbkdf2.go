@@ -53,14 +53,9 @@ func Key(secret, salt []byte, iterations int) ([Size]byte, error) {
 	return result[0], err
 }
 
-// Keys derives all jobs, on all cores and several at once on each; the results stand in the order of the jobs.
-func Keys(jobs []Job, iterations int) ([][Size]byte, error) {
-	return KeysContext(context.Background(), jobs, iterations)
-}
-
-// KeysContext is Keys until the context ends, whose error it then gives. It looks at the context before each derivation
-// or few, which take milliseconds.
-func KeysContext(ctx context.Context, jobs []Job, iterations int) ([][Size]byte, error) {
+// Keys derives all jobs, on all cores and several at once on each; the results stand in the order of the jobs. When ctx ends,
+// it returns the error of ctx. It looks at ctx before each derivation or few, which take milliseconds.
+func Keys(ctx context.Context, jobs []Job, iterations int) ([][Size]byte, error) {
 	return chosen.spread(ctx, jobs, iterations, runtime.GOMAXPROCS(0))
 }
 

@@ -97,7 +97,7 @@ func FuzzKeys(f *testing.F) {
 func TestKeysKeepsTheOrder(t *testing.T) {
 	for _, n := range []int{0, 1, 2, 5, 17} {
 		jobs := randomJobs(n)
-		got, err := Keys(jobs, 10)
+		got, err := Keys(t.Context(), jobs, 10)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -147,7 +147,7 @@ func TestKeysEndsWithTheContext(t *testing.T) {
 	if got != nil || !errors.Is(err, context.Canceled) || calls != 1 {
 		t.Errorf("%d results, %v, after %d calls", len(got), err, calls)
 	}
-	if _, err := KeysContext(ctx, randomJobs(1), 1); !errors.Is(err, context.Canceled) {
+	if _, err := Keys(ctx, randomJobs(1), 1); !errors.Is(err, context.Canceled) {
 		t.Errorf("a context that has ended gives %v", err)
 	}
 }
@@ -201,7 +201,7 @@ func BenchmarkDerive(b *testing.B) {
 func BenchmarkKeys(b *testing.B) {
 	jobs := randomJobs(8 * runtime.GOMAXPROCS(0))
 	for b.Loop() {
-		if _, err := Keys(jobs, 100_000); err != nil {
+		if _, err := Keys(b.Context(), jobs, 100_000); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -50,13 +50,6 @@ func (c *Conns) Bound(s *http.Server) {
 	})
 }
 
-// Open returns the number of connections.
-func (c *Conns) Open() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.all)
-}
-
 // admit is the server's ConnContext, which it calls for each new connection before anything else.
 func (c *Conns) admit(ctx context.Context, nc net.Conn) context.Context {
 	c.mu.Lock()

@@ -24,6 +24,13 @@ func take(t *testing.T, b *Budget, units int64, cut func()) *Share {
 	return s
 }
 
+// connections returns how many are open.
+func connections(c *Conns) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.all)
+}
+
 func TestBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBudget(10)
@@ -129,7 +136,7 @@ func TestConns(t *testing.T) {
 	busy := open(long)
 	<-entered
 	half := open("GET / HT")
-	kit.Until(t, "it is open", func() bool { return conns.Open() == 2 })
+	kit.Until(t, "it is open", func() bool { return connections(conns) == 2 })
 	idle := open(short)
 	if !answered(idle) {
 		t.Fatal("no answer")
@@ -149,13 +156,13 @@ func TestConns(t *testing.T) {
 	if _, err := idle.Read(make([]byte, 1)); err == nil {
 		t.Error("the idle connection is still there")
 	}
-	if answered(open(short)) || conns.Open() != 3 {
-		t.Errorf("one more than may be was answered, beside three whose requests are under way; %d are open", conns.Open())
+	if answered(open(short)) || connections(conns) != 3 {
+		t.Errorf("one more than may be was answered, beside three whose requests are under way; %d are open", connections(conns))
 	}
 	close(leave)
 	if !answered(busy) {
 		t.Error("a request that was under way had no answer")
 	}
 	_ = busy.Close()
-	kit.Until(t, "a place is free", func() bool { return conns.Open() < 3 })
+	kit.Until(t, "a place is free", func() bool { return connections(conns) < 3 })
 }

@@ -50,7 +50,7 @@ func deriveOne(context.Context, io.Writer) ([]Result, error) {
 
 // deriveMany compares what all cores derive together: what a core does less because the others work, and what else runs
 // on the machine, is then in both.
-func deriveMany(context.Context, io.Writer) ([]Result, error) {
+func deriveMany(ctx context.Context, _ io.Writer) ([]Result, error) {
 	cores := runtime.GOMAXPROCS(0)
 	jobs := make([]ours.Job, perCore*cores)
 	for i := range jobs {
@@ -58,7 +58,7 @@ func deriveMany(context.Context, io.Writer) ([]Result, error) {
 		jobs[i] = ours.Job{Secret: secret, Salt: salt[:]}
 	}
 	took, err := interleave(21,
-		func() error { _, err := ours.Keys(jobs, envelope.Iterations); return err },
+		func() error { _, err := ours.Keys(ctx, jobs, envelope.Iterations); return err },
 		func() error {
 			var group errgroup.Group
 			group.SetLimit(cores)
