@@ -17,7 +17,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 	kjson "sigs.k8s.io/json"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/inject"
@@ -48,8 +47,8 @@ var (
 	buffers       = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 )
 
-// ServeHTTP answers one review. controller-runtime's Webhook would do, but scans each body five times, and the larger part of
-// it is what is scanned then once more.
+// ServeHTTP answers one review. The Webhook of controller-runtime scans each body five times, and links all clients of Kubernetes, by
+// which the program is a third larger.
 func (h Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	share, ok := h.Bounds.body(w, r)
 	if !ok {
@@ -93,7 +92,7 @@ func (h Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer.UID = request.UID
 	body.Reset() // nothing of the request is needed any more
 	encoder := json.NewEncoder(body)
-	if err := encoder.Encode(answered{metav1.TypeMeta{APIVersion: reviewVersion, Kind: "AdmissionReview"}, &answer.AdmissionResponse}); err != nil {
+	if err := encoder.Encode(answered{metav1.TypeMeta{APIVersion: reviewVersion, Kind: "AdmissionReview"}, answer}); err != nil {
 		http.Error(w, "the answer cannot be written as JSON", http.StatusInternalServerError)
 		return
 	}
@@ -103,7 +102,7 @@ func (h Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // make makes the answer once it is this review's turn, and reports whether it came to that.
-func (h Handler) make(r *http.Request, request admission.Request) (answer admission.Response, made bool) {
+func (h Handler) make(r *http.Request, request *admissionv1.AdmissionRequest) (answer *admissionv1.AdmissionResponse, made bool) {
 	cost, err := inject.Measure(request.Object.Raw)
 	if err != nil {
 		h.Metrics.refused()
@@ -115,11 +114,7 @@ func (h Handler) make(r *http.Request, request admission.Request) (answer admiss
 		return answer, false
 	}
 	defer leave()
-	answer = h.Handle(r.Context(), request)
-	if err := answer.Complete(request); err != nil {
-		answer = refuse(http.StatusInternalServerError, metav1.StatusReasonInternalError, "the patch cannot be written as JSON")
-	}
-	return answer, true
+	return h.handle(request), true
 }
 
 // busy sends a review away. An API server asks again after the second (client-go, rest/with_retry.go), by another connection, and
@@ -133,8 +128,8 @@ func (h Handler) busy(w http.ResponseWriter) {
 
 // read reads a review into a buffer, from which the request is taken. Errors quote nothing of it. With an error, the request has the
 // UID if the review is too large and could be refused for that.
-func read(w http.ResponseWriter, r *http.Request, into *bytes.Buffer) (admission.Request, int, error) {
-	var none admission.Request
+func read(w http.ResponseWriter, r *http.Request, into *bytes.Buffer) (*admissionv1.AdmissionRequest, int, error) {
+	none := &admissionv1.AdmissionRequest{}
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		return none, http.StatusMethodNotAllowed, fmt.Errorf("a review comes by POST, not %s", r.Method)
@@ -166,10 +161,10 @@ func read(w http.ResponseWriter, r *http.Request, into *bytes.Buffer) (admission
 		return none, http.StatusBadRequest, fmt.Errorf("the body is no AdmissionReview of %s with a request and its uid", reviewVersion)
 	}
 	q := got.Request
-	return admission.Request{AdmissionRequest: admissionv1.AdmissionRequest{
+	return &admissionv1.AdmissionRequest{
 		UID: q.UID, Resource: q.Resource, SubResource: q.SubResource, Namespace: q.Namespace, Operation: q.Operation,
 		Object: runtime.RawExtension{Raw: q.Object},
-	}}, 0, nil
+	}, 0, nil
 }
 
 // uidForm is how a review begins as API servers write it: its UID stands before all that can be large.

@@ -4,7 +4,7 @@
 package webhook
 
 import (
-	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,7 +15,6 @@ import (
 
 	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/inject"
 )
@@ -35,36 +34,32 @@ type Handler struct {
 	Bounds  *Bounds
 }
 
-var (
-	_ admission.Handler = Handler{}
-	_ http.Handler      = Handler{}
-)
+var _ http.Handler = Handler{}
 
-// Handle implements admission.Handler. It refuses a pod that cannot be injected as it asks, with a text for the pod's author.
-// The log has no such text, since it may quote from the pod.
-func (h Handler) Handle(_ context.Context, r admission.Request) (answer admission.Response) {
+// handle answers a request. It refuses a pod that cannot be injected as it asks, with a text for the pod's author. The log has no such
+// text, since it may quote from the pod.
+func (h Handler) handle(r *admissionv1.AdmissionRequest) (answer *admissionv1.AdmissionResponse) {
 	begun, result := time.Now(), resultFailed
 	defer func() {
 		if fault := recover(); fault != nil {
 			h.Log.Error("a review failed; this is a mistake in the injector", "namespace", r.Namespace, "uid", r.UID, "fault", faultOf(fault), "stack", string(debug.Stack()))
 			answer = refuse(http.StatusInternalServerError, metav1.StatusReasonInternalError, "the injector has failed; its log says where")
 		}
-		answer.UID = r.UID
 		h.Metrics.reviewed(result, time.Since(begun))
 	}()
 	if r.Operation != admissionv1.Create || r.Resource.Group != "" || r.Resource.Resource != "pods" || r.SubResource != "" {
 		result = resultIgnored
-		return admission.Allowed("")
+		return allow()
 	}
 	if slices.Contains([]string{h.Own, system}, r.Namespace) {
 		result = resultIgnored
-		return admission.Allowed("")
+		return allow()
 	}
 	patch, err := h.Options.Patch(r.Object.Raw, r.Namespace)
 	switch {
 	case errors.Is(err, inject.ErrNotWanted):
 		result = resultIgnored
-		return admission.Allowed("")
+		return allow()
 	case err != nil:
 		result = resultRefused
 		h.Log.Info("pod refused", "namespace", r.Namespace, "uid", r.UID)
@@ -72,7 +67,19 @@ func (h Handler) Handle(_ context.Context, r admission.Request) (answer admissio
 	}
 	result = resultInjected
 	h.Log.Debug("pod injected", "namespace", r.Namespace, "uid", r.UID, "operations", len(patch))
-	return admission.Patched("", patch...)
+	if len(patch) == 0 {
+		return allow()
+	}
+	answer, kind := allow(), admissionv1.PatchTypeJSONPatch
+	answer.PatchType = &kind
+	if answer.Patch, err = json.Marshal(patch); err != nil {
+		return refuse(http.StatusInternalServerError, metav1.StatusReasonInternalError, "the patch cannot be written as JSON")
+	}
+	return answer
+}
+
+func allow() *admissionv1.AdmissionResponse {
+	return &admissionv1.AdmissionResponse{Allowed: true, Result: &metav1.Status{Code: http.StatusOK}}
 }
 
 // faultOf says what kind a panic was of. Of its own text only what the runtime says is free of what the pod holds.
@@ -86,8 +93,8 @@ func faultOf(fault any) string {
 	return fmt.Sprintf("%T", fault)
 }
 
-func refuse(code int32, reason metav1.StatusReason, message string) admission.Response {
-	return admission.Response{AdmissionResponse: admissionv1.AdmissionResponse{
+func refuse(code int32, reason metav1.StatusReason, message string) *admissionv1.AdmissionResponse {
+	return &admissionv1.AdmissionResponse{
 		Result: &metav1.Status{Status: metav1.StatusFailure, Code: code, Reason: reason, Message: message},
-	}}
+	}
 }
