@@ -15,9 +15,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/leaderelection"
-	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
 const (
@@ -38,30 +35,16 @@ func overtaken(err error) error {
 
 // elect stands for election for as long as ctx lasts.
 func (m *Managed) elect(ctx context.Context) {
-	set := func(leading bool) {
+	e := election{leases: m.leases, namespace: m.o.Namespace, lease: m.o.Lease, replica: m.o.Replica, duration: m.o.LeaseDuration, log: m.log}
+	e.run(ctx, func(leading bool) {
+		if leading {
+			m.log.Info("this replica makes the certificates from here on")
+		}
 		m.mu.Lock()
 		m.leading = leading
 		m.mu.Unlock()
 		m.tell()
-	}
-	config := leaderelection.LeaderElectionConfig{
-		Lock: &resourcelock.LeaseLock{
-			LeaseMeta: metav1.ObjectMeta{Namespace: m.o.Namespace, Name: m.o.Lease}, Client: m.leases,
-			LockConfig: resourcelock.ResourceLockConfig{Identity: m.o.Replica},
-		},
-		LeaseDuration: m.o.LeaseDuration, RenewDeadline: m.o.LeaseDuration * 2 / 3, RetryPeriod: m.o.LeaseDuration / 6,
-		ReleaseOnCancel: true, Name: "hyvve-injector",
-		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(context.Context) {
-				m.log.Info("this replica makes the certificates from here on")
-				set(true)
-			},
-			OnStoppedLeading: func() { set(false) },
-		},
-	}
-	for ctx.Err() == nil {
-		leaderelection.RunOrDie(ctx, config) // dies of a wrong configuration only, and this one is right
-	}
+	})
 }
 
 // read takes the record and the replicas' words from a Secret.
@@ -133,14 +116,14 @@ func (m *Managed) say(ctx context.Context, secret *corev1.Secret, word *Presents
 		}
 		next.Data[replicaKey+m.o.Replica] = data
 	}
-	_, err := m.secrets.Update(ctx, next, metav1.UpdateOptions{})
+	_, err := m.secrets.Update(ctx, m.o.Secret, next)
 	return overtaken(err)
 }
 
 // Leave takes back this replica's word, so that no authority waits for it.
 func (m *Managed) Leave(ctx context.Context) error {
 	for {
-		secret, err := m.secrets.Get(ctx, m.o.Secret, metav1.GetOptions{})
+		secret, err := m.secrets.Get(ctx, m.o.Secret)
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
@@ -219,9 +202,9 @@ func (m *Managed) store(ctx context.Context, secret *corev1.Secret, move Move, l
 	}
 	var written *corev1.Secret
 	if secret == nil {
-		written, err = m.secrets.Create(ctx, next, metav1.CreateOptions{})
+		written, err = m.secrets.Create(ctx, next)
 	} else {
-		written, err = m.secrets.Update(ctx, next, metav1.UpdateOptions{})
+		written, err = m.secrets.Update(ctx, m.o.Secret, next)
 	}
 	if err != nil {
 		return overtaken(err)
@@ -237,7 +220,7 @@ func (m *Managed) store(ctx context.Context, secret *corev1.Secret, move Move, l
 // and has not noticed, might take out the authority that its successor has put in: so it looks at the Secret once more. The
 // patch names nothing but caBundle, so that fields which this program does not know are left as they are.
 func (m *Managed) rebundle(ctx context.Context, secret *corev1.Secret, configuration *admissionv1.MutatingWebhookConfiguration, bundle []byte, now time.Time) error {
-	switch current, err := m.secrets.Get(ctx, m.o.Secret, metav1.GetOptions{}); {
+	switch current, err := m.secrets.Get(ctx, m.o.Secret); {
 	case err != nil:
 		return err
 	case current.ResourceVersion != secret.ResourceVersion:
@@ -258,7 +241,7 @@ func (m *Managed) rebundle(ctx context.Context, secret *corev1.Secret, configura
 	if err != nil {
 		return err
 	}
-	written, err := m.configurations.Patch(ctx, m.o.Configuration, types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: "hyvve-injector"})
+	written, err := m.configurations.Patch(ctx, m.o.Configuration, patch)
 	if err != nil {
 		return overtaken(err)
 	}

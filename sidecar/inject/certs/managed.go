@@ -11,13 +11,11 @@ import (
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
-	admissionclient "k8s.io/client-go/kubernetes/typed/admissionregistration/v1"
-	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
-	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
@@ -60,9 +58,9 @@ type Managed struct {
 	o              Options
 	log            *slog.Logger
 	clock          clock
-	secrets        coreclient.SecretInterface
-	configurations admissionclient.MutatingWebhookConfigurationInterface
-	leases         coordinationclient.LeasesGetter
+	secrets        objects[*corev1.Secret]
+	configurations objects[*admissionv1.MutatingWebhookConfiguration]
+	leases         objects[*coordinationv1.Lease]
 	watches        []cache.Controller
 	news           chan struct{}
 
@@ -96,39 +94,34 @@ func NewManaged(config *rest.Config, o Options, log *slog.Logger) (*Managed, err
 	m := &Managed{o: o, log: log, clock: clock{machine: time.Now}, news: make(chan struct{}, 1)}
 	config = rest.CopyConfig(config)
 	config.Wrap(m.clock.wrap)
-	core, err := coreclient.NewForConfig(config)
-	if err != nil {
+	var errs [3]error
+	m.secrets, errs[0] = newObjects(config, corev1.SchemeGroupVersion, "secrets", o.Namespace, func() *corev1.Secret { return new(corev1.Secret) })
+	m.configurations, errs[1] = newObjects(config, admissionv1.SchemeGroupVersion, "mutatingwebhookconfigurations", "", func() *admissionv1.MutatingWebhookConfiguration {
+		return new(admissionv1.MutatingWebhookConfiguration)
+	})
+	m.leases, errs[2] = newObjects(config, coordinationv1.SchemeGroupVersion, "leases", o.Namespace, func() *coordinationv1.Lease { return new(coordinationv1.Lease) })
+	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
-	admission, err := admissionclient.NewForConfig(config)
-	if err != nil {
-		return nil, err
-	}
-	leases, err := coordinationclient.NewForConfig(config)
-	if err != nil {
-		return nil, err
-	}
-	m.secrets, m.configurations, m.leases = core.Secrets(o.Namespace), admission.MutatingWebhookConfigurations(), leases
 	m.watches = []cache.Controller{
-		m.watch(core.RESTClient(), "secrets", o.Namespace, o.Secret, &corev1.Secret{}, func(object any) { m.secret, _ = object.(*corev1.Secret) }),
-		m.watch(admission.RESTClient(), "mutatingwebhookconfigurations", "", o.Configuration, &admissionv1.MutatingWebhookConfiguration{}, func(object any) {
-			m.configuration, _ = object.(*admissionv1.MutatingWebhookConfiguration)
-		}),
+		follow(m, m.secrets, o.Secret, func(secret *corev1.Secret) { m.secret = secret }),
+		follow(m, m.configurations, o.Configuration, func(configuration *admissionv1.MutatingWebhookConfiguration) { m.configuration = configuration }),
 	}
 	return m, nil
 }
 
-// watch follows one object, by list and watch of its name alone, which is all that roles allow; see gets it, or nil.
-func (m *Managed) watch(client cache.Getter, resource, namespace, name string, kind runtime.Object, see func(object any)) cache.Controller {
+// follow follows one object, by list and watch of its name alone, which is all that roles allow; see gets it, or nil.
+func follow[T runtime.Object](m *Managed, all objects[T], name string, see func(T)) cache.Controller {
 	seen := func(object any) {
+		is, _ := object.(T)
 		m.mu.Lock()
-		see(object)
+		see(is)
 		m.mu.Unlock()
 		m.tell()
 	}
 	_, controller := cache.NewInformerWithOptions(cache.InformerOptions{
-		ListerWatcher: cache.NewListWatchFromClient(client, resource, namespace, fields.OneTermEqualSelector(metav1.ObjectNameField, name)),
-		ObjectType:    kind,
+		ListerWatcher: cache.NewListWatchFromClient(all.client, all.resource, all.namespace, fields.OneTermEqualSelector(metav1.ObjectNameField, name)),
+		ObjectType:    all.empty(),
 		Handler: cache.ResourceEventHandlerFuncs{
 			AddFunc: seen, UpdateFunc: func(_, object any) { seen(object) }, DeleteFunc: func(any) { seen(nil) },
 		},
