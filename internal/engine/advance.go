@@ -6,10 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -41,131 +41,6 @@ func (l *locked) advance(ctx context.Context, id string) error {
 			return nil
 		}
 	}
-}
-
-// settle saves a rotation that has changed, as far on as it goes now: steps that it only passes through need no record
-// of their own.
-func (l *locked) settle(ctx context.Context, r rotation.Rotation) error {
-	f := l.facts(r)
-	if next, changed := rotation.Further(r, f); changed {
-		if lift, ok := l.freeze(f); ok {
-			defer lift()
-			return l.save(ctx, next)
-		}
-	}
-	return l.save(ctx, r)
-}
-
-// move saves a rotation that moves on from these facts, or does nothing where they do not hold any more: then the caller
-// gathers them anew.
-func (l *locked) move(ctx context.Context, r rotation.Rotation, f rotation.Facts) error {
-	lift, ok := l.freeze(f)
-	if !ok {
-		return nil
-	}
-	defer lift()
-	return l.save(ctx, r)
-}
-
-// facts gathers what Next may know.
-func (s *state) facts(r rotation.Rotation) (f rotation.Facts) {
-	s.lock(func(m *memory) { f = m.factsNow(r) })
-	return f
-}
-
-// factsNow is facts.
-func (m *memory) factsNow(r rotation.Rotation) rotation.Facts {
-	f := rotation.Facts{
-		Now: m.Now(), Progress: map[string]workload.WorkReport{}, Ignored: map[string][]string{}, Observed: m.observed[r.ID],
-		Witness: map[string]string{}, Revisions: map[string]uint64{}, Looks: map[string]rotation.Look{}, Keeps: map[string]time.Duration{},
-		Grace: max(0, m.graceUntil-m.Uptime()),
-	}
-	f.Sampled, f.Dense = m.Sampled(r)
-	for _, c := range r.Changes {
-		f.Ignored[c.Key], f.Witness[c.Key] = m.Keys[c.Key].IgnoreColumns, m.Keys[c.Key].Witness
-		f.Revisions[f.Witness[c.Key]] = m.Connections[f.Witness[c.Key]].Revision
-		for _, seen := range r.Witnesses[r.WorkID(c)] {
-			f.Revisions[seen.Connection] = m.Connections[seen.Connection].Revision
-		}
-		f.Keeps[c.Key] = m.Retention(r, m.Keys[c.Key], c)
-		if look, ok := m.looks[r.WorkID(c)]; ok {
-			f.Looks[r.WorkID(c)] = look
-		}
-		if report, ok := m.progress[r.WorkID(c)]; ok {
-			f.Progress[r.WorkID(c)] = report
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(m.Workloads)) {
-		w := m.Workloads[name]
-		if w.Uses(r.KeyNames()...) {
-			f.Workloads = append(f.Workloads, rotation.WorkloadFact{Workload: w, Instances: m.fleets[name].All(), Given: m.fleets[name].Given()})
-		}
-	}
-	return f
-}
-
-// save persists a rotation that has changed, swaps it in, and adds its new events to the journal. Killed between the
-// record and the journal, the record tells at the next Begin what the journal lacks, so that it neither lacks nor
-// repeats an event.
-func (l *locked) save(ctx context.Context, r rotation.Rotation) error {
-	before, had := l.active[r.ID]
-	known := before.EventCount()
-	r.Journaled, r.JournalSeq = known, l.journal.End().Count
-	path := pathActive + r.ID
-	if r.Finished() {
-		path = pathRotations + r.ID
-	}
-	if err := l.put(ctx, path, r); err != nil {
-		return err
-	}
-	l.lock(func(m *memory) {
-		m.active[r.ID] = r
-		for _, c := range r.Changes {
-			m.rotating[c.Key] = r.ID
-			m.agenda.Set(c.Key, never)
-		}
-	})
-	l.needsRetention = true
-	if !had || before.State != r.State || before.Step != r.Step || !maps.Equal(before.Stages, r.Stages) {
-		l.markDirty(r.KeyNames()...)
-	}
-	if err := l.journalEvents(ctx, r, known); err != nil {
-		return err
-	}
-	if r.Finished() {
-		if err := l.leave(ctx, r); err != nil {
-			return err
-		}
-		l.announceHead()
-	}
-	for _, event := range r.Timeline[known-r.Omitted:] {
-		l.Observer.Moved(r, event)
-	}
-	return nil
-}
-
-// leave takes an ended rotation, whose record is under rotations/, out of active/.
-func (l *locked) leave(ctx context.Context, r rotation.Rotation) error {
-	if err := l.remove(ctx, pathActive+r.ID); err != nil {
-		return err
-	}
-	l.lock(func(m *memory) {
-		delete(m.active, r.ID)
-		delete(m.observed, r.ID)
-		m.ended(r.ID)
-		for _, c := range r.Changes {
-			delete(m.rotating, c.Key)
-			delete(m.starts, c.Key)
-			delete(m.progress, r.WorkID(c))
-			delete(m.looks, r.WorkID(c))
-		}
-	})
-	for _, c := range r.Changes {
-		l.plan(c.Key, l.Now())
-		l.checkSoon(c.Key, l.Now())
-	}
-	l.markDirty(r.KeyNames()...)
-	return nil
 }
 
 // act does the step's action if it is due. It reports whether the action is done now; with a server it is done in the
@@ -202,19 +77,6 @@ func (l *locked) act(ctx context.Context, r rotation.Rotation) (bool, error) {
 	return false, nil
 }
 
-// callAll makes the calls of several keys one after the other, each in time.
-func (s *state) callAll(calls []serverCall) error {
-	for _, call := range calls {
-		ctx, cancel := context.WithTimeout(s.ctx, actionDeadline)
-		err := call(ctx, 0)
-		cancel()
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // finishAction records how an action in the background went, and moves the rotation on at once: it need not wait until run has
 // rested.
 func (l *locked) finishAction(r rotation.Rotation, fault error) {
@@ -236,96 +98,6 @@ func (l *locked) finishAction(r rotation.Rotation, fault error) {
 	}
 	if err := l.advance(l.ctx, r.ID); err != nil {
 		l.Observer.Fault("rotation "+r.ID+" could not be moved on", err)
-	}
-}
-
-// serverCall asks a server for something. One that samples does so for that long; 0: it looks once.
-type serverCall func(ctx context.Context, long time.Duration) error
-
-// serverCalls returns the calls that an action needs, one a key whose kind has a server. Before stage every key is checked
-// first, so that nothing is changed for one where another cannot be.
-func (l *locked) serverCalls(r rotation.Rotation, what rotation.Action) ([]serverCall, error) {
-	var checks, calls []serverCall
-	for _, c := range r.Changes {
-		k, ok := l.Keys[c.Key]
-		if !ok {
-			return nil, fmt.Errorf("key %s is gone", c.Key)
-		}
-		kd, err := l.Kinds.Get(k.Kind)
-		if err != nil {
-			return nil, err
-		}
-		verifier, ok := kd.(kind.Verifier)
-		if !ok || what == rotation.ActPromote || what == rotation.ActErase {
-			continue
-		}
-		connection, err := l.ConnectionOf(k)
-		if err != nil {
-			return nil, err
-		}
-		from, _ := k.Version(c.From)
-		to, _ := k.Version(c.To)
-		if what == rotation.ActRetire && !from.State.Live() || what == rotation.ActUnstage && !to.State.Live() {
-			continue // the server has done it: only the rotation's record of it was lost, and the value is gone
-		}
-		change := kind.Change{Key: k, From: from, To: to, Connection: connection, Cut: r.Compromised, Kept: k.Kept}
-		if err := l.StillShared(r, k, what, change); err != nil {
-			return nil, err
-		}
-		if what == rotation.ActStage {
-			if err := l.CheckHosts(k, to.Value); err != nil {
-				return nil, fmt.Errorf("key %s: %w", k.Name, err)
-			}
-		}
-		if preflighter, ok := kd.(kind.Preflighter); ok && what == rotation.ActStage {
-			refuse := preflightCall{preflighter, change}.refuse
-			checks = append(checks, func(ctx context.Context, _ time.Duration) error { return refuse(ctx) })
-		}
-		if server, ok := kd.(kind.Server); ok {
-			calls = append(calls, callFor(server, what, change, r.LookAgain(l.Now())))
-			for _, number := range l.Leaked(r, k) {
-				if change.From, _ = k.Version(number); what == rotation.ActRetire {
-					calls = append(calls, callFor(server, what, change, 0))
-				}
-			}
-		} else if what == rotation.ActStage {
-			calls = append(calls, func(ctx context.Context, _ time.Duration) error { return untrusted.Verify(ctx, verifier, change) })
-		}
-	}
-	return append(checks, calls...), nil
-}
-
-// callFor returns the call that an action makes to a server; again is for how long it looks for use before it takes a
-// version away.
-func callFor(server kind.Server, what rotation.Action, c kind.Change, again time.Duration) serverCall {
-	return func(ctx context.Context, long time.Duration) error {
-		switch what {
-		case rotation.ActStage:
-			if err := untrusted.Stage(ctx, server, c); err != nil {
-				return err
-			}
-			return untrusted.Verify(ctx, server, c)
-		case rotation.ActSample:
-			return unused(ctx, server, c, long)
-		case rotation.ActRetire:
-			if !c.Cut {
-				if err := unusedStill(ctx, server, c, again); err != nil {
-					return err
-				}
-			}
-			return untrusted.Retire(ctx, server, c)
-		case rotation.ActUnstage:
-			if !c.Cut { // whoever presented the new version has gone back; what it has still open at the server may not have
-				back := c
-				back.From, back.To = c.To, c.From
-				if err := unusedStill(ctx, server, back, again); err != nil {
-					return err
-				}
-			}
-			return untrusted.Unstage(ctx, server, c)
-		case rotation.NoAction, rotation.ActPromote, rotation.ActErase:
-		}
-		return nil
 	}
 }
 
@@ -390,11 +162,205 @@ func (l *locked) acted(ctx context.Context, r rotation.Rotation, fault error) er
 	return l.settle(ctx, r)
 }
 
-// erased reports whether a value that the rotation erases is gone, so that it cannot go back any more. Reports that come
-// then are late: the value went on evidence that is stored.
-func (rs *records) erased(r rotation.Rotation) bool {
-	return r.Action() == rotation.ActErase && slices.ContainsFunc(r.Changes, func(c rotation.Change) bool {
-		v, ok := rs.Keys[c.Key].Version(r.Leaving(c))
-		return ok && !v.State.Live()
+// endVersions returns a key after its rotation: one version stays, and the others are retained or erased.
+func (l *locked) endVersions(r rotation.Rotation, k key.Key, c rotation.Change) (key.Key, error) {
+	keep, now := l.Retention(r, k, c), l.Now().UTC()
+	leaving := []int{r.Leaving(c)}
+	v, stored := k.Version(leaving[0])
+	var err error
+	switch {
+	case keep > 0 && stored && (v.State.Live() || v.State == key.Retained):
+	case r.State == rotation.Reverting:
+		k, err = k.Reverted(c.From, c.To)
+		leaving = nil
+	default:
+		k, err = k.Retired(c.From, c.To)
+		leaving = nil
+	}
+	if r.State == rotation.Retiring {
+		leaving = append(leaving, c.Also...)
+	}
+	for _, number := range leaving {
+		if err == nil {
+			k, err = catalog.Retired(k, number, keep, now)
+		}
+	}
+	if err == nil {
+		k, err = k.WithCurrent(r.Staying(c))
+	}
+	if err != nil {
+		return k, err
+	}
+	return catalog.Uncrowded(k, now)
+}
+
+const (
+	// lookEvery is how often servers are looked at for use of an old version while the end of its window is not near.
+	lookEvery = time.Second
+	// denseSlice is the length of one dense sample. A longer one would hold an administrator's session for longer.
+	denseSlice = time.Second
+)
+
+// lookDeadline is for how long the engine looks at rows of a key before it begins again.
+const lookDeadline = 30 * time.Minute
+
+// lookAtRows lets the engine itself be a witness of rows where a key says by which connection: in the background, once for
+// each step and pass, and again with a growing pause where it fails. It changes nothing at the server.
+func (l *locked) lookAtRows(r rotation.Rotation) {
+	for _, c := range r.Changes {
+		k, id := l.Keys[c.Key], r.WorkID(c)
+		if len(c.Protects) == 0 || k.Witness == "" || k.Witness == rotation.WitnessNone || !r.Presented() || r.LookedBy(c, k.Witness, l.Connections[k.Witness].Revision) {
+			continue
+		}
+		var last rotation.Look
+		l.lock(func(m *memory) { last = m.looks[id] })
+		if last.Running || l.Now().Before(last.RetryAt) {
+			continue
+		}
+		looker, connection, err := l.Looker(k.Witness)
+		stays, ok := k.Version(r.Staying(c))
+		if err == nil && !ok {
+			err = fmt.Errorf("version %d of key %s is gone", r.Staying(c), k.Name)
+		}
+		if err != nil {
+			l.lookFailed(id, err)
+			continue
+		}
+		last.Running = true
+		l.lock(func(m *memory) { m.looks[id] = last })
+		look := kind.RowLook{Columns: c.Protects, Value: stays.Value, Others: l.OtherValues(r, c)}
+		l.background(func(e *Engine) {
+			ctx, cancel := context.WithTimeout(e.ctx, lookDeadline)
+			defer cancel()
+			report, err := untrusted.LookAtRows(ctx, looker, connection, look)
+			l, release := e.acquire()
+			defer release()
+			l.looked(r.ID, c, id, connection, report, err)
+		})
+	}
+}
+
+// looked stores what the engine has seen of rows, and moves the rotation on. A look that has come too late, since the
+// rotation has gone elsewhere meanwhile or the connection was changed, says nothing.
+func (l *locked) looked(rotationID string, c rotation.Change, id string, connection kind.Connection, report workload.WorkReport, fault error) {
+	defer l.nudge()
+	r, ok := l.active[rotationID]
+	changed := l.Connections[connection.Name].Revision != connection.Revision
+	if l.failing() || !ok || r.WorkID(c) != id || l.erased(r) || l.Keys[c.Key].Witness != connection.Name || changed && fault == nil {
+		l.lock(func(m *memory) { delete(m.looks, id) })
+		return
+	}
+	if fault != nil {
+		l.lookFailed(id, fault)
+		if changed { // it was mended meanwhile
+			l.lookNow(connection.Name)
+		}
+		return
+	}
+	report.ID = id
+	report = rotation.BoundedLook(report, r.Phase(), nil)
+	next := r.Witnessed(c, rotation.Evidence{Report: report, At: l.Now().UTC(), Connection: connection.Name, Revision: connection.Revision}).Bounded()
+	l.lock(func(m *memory) { delete(m.looks, id) })
+	err := l.save(l.ctx, next)
+	if err == nil {
+		err = l.advance(l.ctx, rotationID)
+	}
+	if err != nil {
+		l.Observer.Fault("what the engine has seen of rows for rotation "+rotationID+" could not be stored", err)
+	}
+}
+
+// lookFailed keeps why a look has failed, and when there is another.
+func (l *locked) lookFailed(id string, fault error) {
+	l.lock(func(m *memory) {
+		look := m.looks[id]
+		look.Running, look.Attempts, look.Fault = false, look.Attempts+1, untrusted.Reason(fault.Error())
+		look.RetryAt = l.Now().Add(retryAfter(look.Attempts, fault))
+		m.looks[id] = look
 	})
+}
+
+// sample takes the next sample of a rotation's servers in the background, if one is due.
+func (l *locked) sample(r rotation.Rotation) {
+	if !r.Samples() || l.busy[r.ID] {
+		return
+	}
+	f := l.facts(r)
+	if !f.Sampled {
+		return
+	}
+	dense := r.WantsDense(f)
+	if o := f.Observed; !dense && !o.Until.IsZero() && f.Now.Sub(o.Until) < lookEvery && !f.Now.Before(o.Until) {
+		return
+	}
+	calls, err := l.serverCalls(r, rotation.ActSample)
+	if err != nil || len(calls) == 0 {
+		l.observe(r.ID, func(o rotation.Observation) rotation.Observation {
+			return rotation.Observation{Until: f.Now, Since: f.Now, Fault: untrusted.Text(fmt.Sprint(err))}
+		})
+		return
+	}
+	l.busy[r.ID] = true
+	l.background(func(e *Engine) {
+		e.observeWith(r, calls, dense)
+		l, release := e.acquire()
+		defer release()
+		defer l.nudge()
+		delete(l.busy, r.ID)
+		if l.failing() {
+			return
+		}
+		if err := l.advance(l.ctx, r.ID); err != nil {
+			l.Observer.Fault("rotation "+r.ID+" could not be moved on", err)
+		}
+	})
+}
+
+// observeWith takes one sample, or dense ones until they are enough, or one has seen somebody.
+func (s *state) observeWith(r rotation.Rotation, calls []serverCall, dense bool) {
+	for {
+		slice := time.Duration(0)
+		if dense {
+			slice = denseSlice
+		}
+		begin := s.Now()
+		err := s.sampleAll(calls, slice)
+		end := s.Now()
+		var use inUse
+		var short kind.Unattributed
+		o := s.observe(r.ID, func(o rotation.Observation) rotation.Observation {
+			switch {
+			case errors.As(err, &use):
+				return o.Used(end, untrusted.Text(use.text))
+			case errors.As(err, &short):
+				o = o.Unused(begin, end, slice)
+				o.Short = untrusted.Text(short.Error())
+				return o
+			case err != nil:
+				return rotation.Observation{Since: end, Until: end, Seen: o.Seen, Use: o.Use, Fault: untrusted.Text(err.Error())}
+			}
+			return o.Unused(begin, end, slice)
+		})
+		_, enough := r.Needs(o)
+		if !dense || o.Fault != "" || o.Until.Equal(o.Seen) || s.ctx.Err() != nil || o.Dense == 0 || o.Dense >= enough || end.Sub(begin) < slice/2 || !s.still(r) {
+			return
+		}
+	}
+}
+
+// observe replaces what is known of the use of a rotation's old versions, and returns it.
+func (s *state) observe(id string, change func(rotation.Observation) rotation.Observation) (o rotation.Observation) {
+	s.lock(func(m *memory) {
+		o = change(m.observed[id])
+		m.observed[id] = o
+	})
+	return o
+}
+
+// still reports whether a rotation is where it was, and not paused.
+func (s *state) still(r rotation.Rotation) bool {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	now, ok := m.active[r.ID]
+	return ok && now.State == r.State && now.Paused == nil
 }

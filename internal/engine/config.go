@@ -12,13 +12,6 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
-// Config returns the mount-wide defaults.
-func (s *state) Config() catalog.Config {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	return m.Defaults
-}
-
 // PutConfig replaces them.
 func (e *Engine) PutConfig(ctx context.Context, c catalog.Config, by rotation.Actor) error {
 	c.Confirm, c.ConfirmBy = cmp.Or(c.Confirm, rotation.ConfirmAuto), cmp.Or(c.ConfirmBy, rotation.ConfirmByAny)
@@ -47,5 +40,31 @@ func (e *Engine) PutConfig(ctx context.Context, c catalog.Config, by rotation.Ac
 	}
 	l.needsRetention = true
 	l.markDirty()
+	return nil
+}
+
+// PutFloor replaces it. The entry of one that is lower in any way is never taken away.
+func (e *Engine) PutFloor(ctx context.Context, f catalog.Floor, by rotation.Actor) error {
+	if err := f.Check(); err != nil {
+		return err
+	}
+	data, err := json.Marshal(f)
+	if err != nil {
+		return err
+	}
+	l, release := e.acquire()
+	defer release()
+	entry := journal.Entry{What: "journal's floor written", By: by.Name, Entity: by.Entity, Changes: l.JournalFloor.Fields().Changes(f.Fields())}
+	if f.Entries < l.JournalFloor.Entries || f.Age < l.JournalFloor.Age {
+		entry.What, entry.Keep = "journal's floor lowered", &journal.Link{}
+	}
+	if err := e.journal.Add(ctx, entry); err != nil {
+		return err
+	}
+	if err := e.write(ctx, pathFloor, data); err != nil {
+		return err
+	}
+	e.lock(func(m *memory) { m.JournalFloor = f })
+	l.needsRetention = true
 	return nil
 }

@@ -4,64 +4,16 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"maps"
-	"slices"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
-
-// connectionDeadline bounds what a connection's server is asked for while somebody waits for the answer.
-const connectionDeadline = 30 * time.Second
-
-// Connectors lists the kinds that have connections.
-func (s *state) Connectors() []string { return s.base.Connectors() }
-
-// Connection returns a connection; false where there is none.
-func (s *state) Connection(name string) (kind.Connection, bool) {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	c, ok := m.Connections[name]
-	return c, ok
-}
-
-// ConnectionNames lists the connections, sorted.
-func (s *state) ConnectionNames() []string {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	return slices.Sorted(maps.Keys(m.Connections))
-}
-
-func checkConnection(ctx context.Context, connector kind.Connector, c kind.Connection) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectionDeadline)
-	defer cancel()
-	notes, err := untrusted.CheckConnection(ctx, connector, c)
-	return append(notes, kind.OpenHosts(c)...), err
-}
-
-// retryRotations makes rotations whose last try at a connection's server failed due now.
-func (l *locked) retryRotations(ctx context.Context, connection string) error {
-	defer l.nudge()
-	l.lookNow(connection)
-	for _, id := range slices.Sorted(maps.Keys(l.active)) {
-		r := l.active[id]
-		uses := slices.ContainsFunc(r.Changes, func(c rotation.Change) bool { return l.Keys[c.Key].Options[kind.OptionConnection] == connection })
-		if !uses || r.Fault == "" || l.busy[id] {
-			continue
-		}
-		if err := l.save(ctx, r.Retried(l.Now())); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 // DeleteConnection removes a connection. Refused while a key names it. The server is not asked for anything.
 func (e *Engine) DeleteConnection(ctx context.Context, name string, by rotation.Actor) error {
@@ -164,33 +116,74 @@ func (l *locked) intendRoot(ctx context.Context, name string, by rotation.Actor)
 	return c, nil
 }
 
-func (l *locked) loadConnections(ctx context.Context) error {
-	return l.each(ctx, pathConnections, func(data []byte) error {
-		c, err := kind.DecodeConnection(data)
-		l.Connections[c.Name] = c
-		l.planCheck(checksConnection+c.Name, l.opened)
-		return err
-	})
+// PutConnection creates a connection, or changes the fields that are written and leaves the others. A stored secret is sent
+// only where it was given for: when a field changes that decides where that is, the secret has to be written again. With
+// verify, the server is asked whether the administrator can log in and may do what will be asked for. Nothing waits for
+// that server meanwhile.
+func (e *Engine) PutConnection(ctx context.Context, written kind.Connection, verify bool, by rotation.Actor) (kind.Connection, error) {
+	old, _ := e.Connection(written.Name)
+	if err := key.ValidateName("connection", written.Name); err != nil {
+		return written, rotation.Refusef("%w", err)
+	}
+	exists := old.Name != ""
+	if written.Kind == "" {
+		written.Kind = old.Kind
+	}
+	connector, err := e.base.Connector(written.Kind)
+	if err != nil {
+		return written, err
+	}
+	if exists && old.Kind != written.Kind {
+		return written, rotation.Refusef("connection %s is of kind %s; a kind cannot be changed: make a new connection", old.Name, old.Kind)
+	}
+	c, given, err := e.base.MergeConnection(connector, old, written)
+	if err != nil {
+		return c, rotation.Refusef("connection %s: %w", c.Name, err)
+	}
+	if exists {
+		if err := catalog.MayMove(connector.ConnectionFields(), old, c, given); err != nil {
+			return c, rotation.Refusef("connection %s: %w; nothing was stored, and nobody was asked", c.Name, err)
+		}
+	}
+	if c.Revision, err = e.base.Revision(); err != nil {
+		return c, err
+	}
+	c.Written, c.Rotated, c.Notes = time.Time{}, time.Time{}, nil
+	if !given[kind.FieldPassword] { // rotate-root may have to be finished, and nobody else knows the password
+		c.Next, c.Rotated, c.Written = old.Next, old.Rotated, old.Written
+	}
+	if verify {
+		if c.Notes, err = checkConnection(ctx, connector, c); err != nil {
+			return c, rotation.Refusef("connection %s: %w; nothing was stored (verify_connection=false stores it unverified)", c.Name, err)
+		}
+	}
+	c.Written = e.Now().UTC()
+	changes := e.base.ConnectionChanges(old, c, written)
+	if !verify {
+		changes = append(changes, rotation.EntryChange{Field: "verify_connection", To: "false"})
+	}
+	l, release := e.acquire()
+	defer release()
+	return c, l.storeConnection(ctx, old, c, changes, by)
 }
 
-// inUse is what keeps an old version alive at its server. It is no failure: it is looked at again soon.
-type inUse struct{ text string }
-
-func (u inUse) Error() string { return u.text }
-
-// lookAgain is the longest time between two looks at what still uses a version.
-const lookAgain = 5 * time.Second
-
-// retryAfter is when an action is tried again.
-func retryAfter(attempts int, fault error) time.Duration {
-	if use := (inUse{}); errors.As(fault, &use) {
-		return min(schedule.Backoff(attempts), lookAgain)
+// storeConnection persists a connection, swaps it in, and lets rotations that failed at its server try again now. old is
+// what it was made from: it must still be what is stored.
+func (l *locked) storeConnection(ctx context.Context, old, c kind.Connection, changes []rotation.EntryChange, by rotation.Actor) error {
+	if now := l.Connections[c.Name]; now.Revision != old.Revision || !now.Next.Equal(old.Next) {
+		return rotation.Refusef("connection %s was written by somebody else meanwhile; look at it with: vault read hyvve/connections/%s, and write it again; nothing was stored", c.Name, c.Name)
 	}
-	if b := (blocked{}); errors.As(fault, &b) {
-		if attempts >= schedule.OrphanAfter {
-			return schedule.MaxBackoff
-		}
-		return min(schedule.Backoff(attempts), lookBlocked)
+	if err := l.ConnectionEndsUndeleted(c, old); err != nil {
+		return err
 	}
-	return schedule.Backoff(attempts)
+	if err := l.journal.Add(ctx, journal.Entry{What: "connection written", By: by.Name, Entity: by.Entity, Connection: c.Name, Changes: changes}); err != nil {
+		return err
+	}
+	if err := l.put(ctx, pathConnections+c.Name, c); err != nil {
+		return err
+	}
+	l.lock(func(m *memory) { m.Connections[c.Name] = c })
+	l.lock(func(m *memory) { delete(m.health, checksConnection+c.Name) }) // it was checked just now, or is not to be
+	l.planCheck(checksConnection+c.Name, l.Now())
+	return l.retryRotations(ctx, c.Name)
 }

@@ -8,61 +8,14 @@ package engine
 import (
 	"context"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/guard"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
-
-// Observer hears what happens, for logs and events; nothing it hears holds a value. It must not block.
-type Observer interface {
-	Moved(r rotation.Rotation, e rotation.Event)
-	Fault(what string, err error)
-	Journal(h journal.Head) // where the journal ends, now and then
-}
-
-const (
-	secretBytes    = 32
-	tickEvery      = time.Second // the longest that a due time is overslept
-	actionDeadline = time.Minute // for one call to a server
-)
-
-// Options make an Engine.
-type Options struct {
-	Store    Store
-	Kinds    kind.List
-	Observer Observer
-	Now      func() time.Time
-	Random   io.Reader
-
-	// Uptime is a clock that nobody can set; it counts from any moment. Nil: the system's.
-	Uptime func() time.Duration
-	// Background runs a function beside the caller; Close waits for it. Nil: a goroutine.
-	Background func(func())
-}
-
-// Engine keeps keys, workloads, instances and rotations, and moves rotations on. What it has in memory is what storage
-// has: every change is persisted before it is swapped in. A write that fails may have taken effect or not, so that the
-// engine is Stale from then on and has to be opened again, as after a crash. Its methods may be called from any
-// goroutine.
-//
-// Two locks, taken in this order: the writer lock, of which [locked] is what may be done with it; and that of [memory], for
-// moments. What both protect is written under both, and may be read under either. An instance has a lock of its own while
-// it is stored.
-type Engine struct {
-	*state
-	writer   *guard.Guarded[pending]
-	refusals refusals
-	cancel   context.CancelFunc
-	running  sync.WaitGroup
-}
 
 // Open reads all records and is ready to be looked at; Begin lets it serve instances and move rotations on. A mount's
 // first Open makes its secret.
@@ -110,9 +63,6 @@ func (e *Engine) Begin(ctx context.Context) error {
 	}
 	return l.catchUp(ctx)
 }
-
-// Writes reports whether it has begun.
-func (s *state) Writes() bool { return s.generation.Load() > 0 }
 
 // Start moves rotations on in the background until the engine is closed or stale, and ends requests that wait once Vault
 // lets no others in.

@@ -5,14 +5,13 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
-
-// Journal returns the journal.
-func (s *state) Journal() *journal.Journal { return s.journal }
 
 // tellEvery is how often the head of a journal that has grown is told, beside the end of each rotation.
 const tellEvery = 10 * time.Minute
@@ -90,4 +89,38 @@ func (l *locked) journaled(ctx context.Context, r rotation.Rotation) (int, error
 		}
 	}
 	return known, nil
+}
+
+// JournalAttempt adds an entry on a write that came to nothing: err says whether it was refused, or has failed and may have
+// taken effect or not. The same attempt is journaled once in ten minutes, and at most 20 of a caller in an hour.
+func (e *Engine) JournalAttempt(ctx context.Context, err error, n journal.Entry) {
+	var refused *rotation.Refused
+	if errors.As(err, &refused) {
+		n.What += " was refused"
+		n.Refused = kind.CutText(refused.Error(), mostReason)
+	} else {
+		n.What += " failed"
+		n.Failed = kind.CutText(err.Error(), mostReason)
+	}
+	n.Connection, n.Reason = kind.CutText(n.Connection, mostName), kind.CutText(n.Reason, mostReason)
+	n.Workload, n.Rotation = kind.CutText(n.Workload, mostName), kind.CutText(n.Rotation, mostName)
+	n.What = kind.CutText(n.What, mostReason)
+	n.Changes = n.Changes[:min(len(n.Changes), mostChanges)]
+	n.Keys = n.Keys[:min(len(n.Keys), mostChanges)]
+	for i := range n.Keys {
+		n.Keys[i].Key = kind.CutText(n.Keys[i].Key, mostName)
+	}
+	subject := fmt.Sprint(n.What, n.Entity, n.By, n.Connection, n.Workload, n.Rotation, n.Keys, n.Changes, n.Refused, n.Failed)
+	ok, full := e.refusals.admit(e.Uptime(), n.Entity+"/"+n.By, subject)
+	if !ok {
+		return
+	}
+	if full {
+		n.What += fmt.Sprintf(" (more attempts of this caller are not journaled until at most %s from now)", refusalsSpan)
+	}
+	l, release := e.acquire()
+	defer release()
+	if err := l.journal.Add(ctx, n); err != nil {
+		e.Observer.Fault("a refused write could not be journaled", err)
+	}
 }

@@ -13,46 +13,11 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
-
-const (
-	// mostChecks is how many servers are checked at the same time.
-	mostChecks = 4
-	// mostAbove bounds how far a mark at a server may raise the numbers of a key's versions.
-	mostAbove = 10_000
-	// The names of checks begin with what they check.
-	checksKey        = "keys/"
-	checksConnection = "connections/"
-)
-
-// Health is what the last check of a key or of a connection found. It is not stored: after a restart all are checked soon.
-type Health struct {
-	At       time.Time // of the check; zero: there was none yet
-	Problems []kind.Problem
-	Fault    string   // why the check itself failed, such as a server that does not answer
-	Notes    []string // what an operator should know although nothing is wrong
-	Mended   []string // what has been restored without being asked for
-	Refused  string   // who still tries a version that is retired; empty: nobody, as far as the server tells
-}
-
-// Texts returns what is wrong, each problem with its remedy.
-func (h Health) Texts() []string {
-	var all []string
-	told := false // by the fault, which says of a problem that it could not be mended
-	for _, p := range h.Problems {
-		all = append(all, p.String())
-		told = told || strings.Contains(h.Fault, p.Text)
-	}
-	if h.Fault != "" && !told {
-		all = append([]string{h.Fault}, all...)
-	}
-	return all
-}
 
 // refusalAge is for how long after its end a version's login is looked for among those that a server refuses.
 const refusalAge = 7 * 24 * time.Hour
@@ -84,40 +49,6 @@ func times(n int) string {
 	return fmt.Sprintf("%d times", n)
 }
 
-// Health returns that of a key, or of a connection.
-func (s *state) Health(of string) Health {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	return m.health[of]
-}
-
-// KeyHealth returns what is known of a key's current version at its server.
-func (s *state) KeyHealth(name string) Health { return s.Health(checksKey + name) }
-
-// ConnectionHealth returns what is known of a connection.
-func (s *state) ConnectionHealth(name string) Health { return s.Health(checksConnection + name) }
-
-// planCheck puts the first check of a key or a connection on the agenda, spread so that a restart is no storm.
-func (l *locked) planCheck(of string, now time.Time) {
-	every := l.Defaults.LookEvery
-	if !l.checks.At(of).IsZero() || every == 0 {
-		return
-	}
-	if name, ok := strings.CutPrefix(of, checksKey); ok {
-		if _, ok := l.KindOf(l.Keys[name]).(kind.Inspector); !ok {
-			return
-		}
-	}
-	l.checks.Set(of, now.Add(schedule.SpreadOver(every, l.Share(key.Key{Name: of}, "check"))))
-}
-
-// checkSoon makes a check of a key due.
-func (l *locked) checkSoon(name string, now time.Time) {
-	if _, ok := l.KindOf(l.Keys[name]).(kind.Inspector); ok && l.Defaults.LookEvery > 0 {
-		l.checks.Set(checksKey+name, now)
-	}
-}
-
 // checkDue starts the checks whose time has come, a few at the same time.
 func (l *locked) checkDue(now time.Time) {
 	every := l.Defaults.LookEvery
@@ -147,23 +78,6 @@ func (l *locked) checkDue(now time.Time) {
 			defer l.nudge()
 			delete(l.checking, first.Key)
 		})
-	}
-}
-
-// acting reports whether a rotation of the key is changing something at its server at this moment.
-func (l *locked) acting(name string) (id string, acting bool) {
-	id = l.rotating[name]
-	return id, l.busy[id] && !l.active[id].StepSamples()
-}
-
-// planChecks plans the first check of every key and every connection.
-func (l *locked) planChecks(now time.Time) {
-	l.checks = schedule.NewAgenda()
-	for name := range l.Keys {
-		l.planCheck(checksKey+name, now)
-	}
-	for name := range l.Connections {
-		l.planCheck(checksConnection+name, now)
 	}
 }
 
@@ -285,22 +199,6 @@ func (e *Engine) inspect(ctx context.Context, name string, what mend, by rotatio
 	return e.mended(ctx, restorer, change, result, undeleted)
 }
 
-// tryAgain is a refusal that says nothing of the key: something else is at its server at this moment.
-type tryAgain struct{ text string }
-
-func (t tryAgain) Error() string { return t.text }
-func (t tryAgain) Unwrap() error { return rotation.Refusef("%s", t.text) }
-
-// Passing reports whether a refusal of Reconcile will soon be over by itself.
-func Passing(err error) bool { return errors.As(err, new(tryAgain)) }
-
-// beingChecked reports whether an inspection of the key is under way.
-func (s *state) beingChecked(name string) bool {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	return m.restoring[name]
-}
-
 // inspected returns what an inspection asks about, and marks the key as being looked at.
 func (l *locked) inspected(name string) (kind.Change, kind.Inspector, error) {
 	k := l.Keys[name]
@@ -325,23 +223,6 @@ func (l *locked) inspected(name string) (kind.Change, kind.Inspector, error) {
 	change := kind.Change{Key: k, Connection: connection, Kept: k.Kept}
 	change.To, change.From = l.validAtServer(k)
 	return change, inspector, nil
-}
-
-// validAtServer returns the version of a key that its server has to know, and the one beside it that is valid there; empty: none is.
-// A rotation that has ended one of its versions at the server may wait before that is stored: it has further keys, with rows.
-func (l *locked) validAtServer(k key.Key) (stays, beside key.Version) {
-	stays, _ = k.Current()
-	for _, v := range k.Versions {
-		if v.State == key.Previous {
-			beside = v
-		}
-	}
-	r, ok := l.active[l.rotating[k.Name]]
-	if c, has := r.Change(k.Name); ok && has && slices.ContainsFunc(r.Timeline, func(e rotation.Event) bool { return e.State == r.State && e.Step == rotation.StepErase }) {
-		stays, _ = k.Version(r.Staying(c))
-		beside = key.Version{}
-	}
-	return stays, beside
 }
 
 // noteFinding stores with the key what only a healthy server knows, and the numbers that it has seen.
@@ -463,4 +344,47 @@ func (e *Engine) inspections(ctx context.Context, names []string) (blockers, not
 		seen = seen || now.Above != keys[n].Above
 	}
 	return blockers, notes, seen
+}
+
+// undeletedProblems tries the undeleted versions of a key at its server, makes those valid again that it does not take, unless
+// nothing is to be mended, and says which it still does not take. A crash between the record and the server leaves such a
+// version, and a server may forget one. One whose end was decided stays as it is. The key is marked as being looked at.
+func (e *Engine) undeletedProblems(ctx context.Context, c kind.Change, what mend, by rotation.Actor) (problems []kind.Problem) {
+	server, ok := e.base.KindOf(c.Key).(kind.Undeleter)
+	if !ok {
+		return nil
+	}
+	for _, number := range c.Key.Undeleted() {
+		v, _ := c.Key.Version(number)
+		if v.Ending {
+			continue
+		}
+		u := kind.Change{Key: c.Key, From: c.To, To: v, Connection: c.Connection, Kept: c.Kept}
+		err := untrusted.Verify(ctx, server, u)
+		if err != nil && what != mendNothing {
+			err = e.restoreUndeleted(ctx, server, u, what, by)
+		}
+		if err == nil {
+			e.isValid(u)
+			continue
+		}
+		problems = append(problems, kind.Problem{
+			Text:    fmt.Sprintf("version %d, which is undeleted until %s, does not log in: %s", number, rotation.Stamp(v.Until), untrusted.Text(err.Error())),
+			Remedy:  fmt.Sprintf("when that is mended: vault write hyvve/keys/%s/undelete version=%d; or end it: vault write hyvve/keys/%s/retire version=%d force=true", c.Key.Name, number, c.Key.Name, number),
+			Rotates: true,
+		})
+	}
+	return problems
+}
+
+// restoreUndeleted makes an undeleted version valid again at its server. That is journaled before it is done.
+func (e *Engine) restoreUndeleted(ctx context.Context, server kind.Undeleter, u kind.Change, what mend, by rotation.Actor) error {
+	todo := fmt.Sprintf("the login of version %d, which is undeleted %s", u.To.Number, u.To.UndeletedText())
+	if err := e.update(func(l *locked) error { return l.journalRestore(ctx, u, []string{todo}, what, by) }); err != nil {
+		return err
+	}
+	if err := untrusted.Undelete(ctx, server, u); err != nil {
+		return err
+	}
+	return untrusted.Verify(ctx, server, u)
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -103,33 +102,6 @@ func (s *state) issue(i workload.Instance, proof key.Value, epoch fleet.Read, li
 	return reading, i, known, nil
 }
 
-// source is the catalog as the source of bundles.
-type source struct{ *catalog.Catalog }
-
-var _ workload.Source = source{}
-
-// Key implements workload.Source.
-func (s source) Key(name string) (key.Key, bool) {
-	k, ok := s.Keys[name]
-	return k, ok
-}
-
-// Render implements workload.Source.
-func (s source) Render(k key.Key, value key.Value) (map[string]key.Value, error) {
-	names := map[string]key.Value{}
-	if r, ok := s.KindOf(k).(kind.Renderer); ok {
-		var err error
-		if names, err = r.Render(k.Options, value); err != nil {
-			return nil, err
-		}
-	}
-	if names == nil {
-		names = map[string]key.Value{}
-	}
-	names[k.Env] = value
-	return names, nil
-}
-
 func (s *state) newEpoch() (fleet.Read, error) {
 	if err := s.down(); err != nil {
 		return fleet.Read{}, err
@@ -139,22 +111,6 @@ func (s *state) newEpoch() (fleet.Read, error) {
 		return fleet.Read{}, errors.New("this node does not write; ask the active one")
 	}
 	return fleet.Read{Generation: generation, Number: s.reads.Add(1)}, nil
-}
-
-// ttl is how long a lease on these versions lasts: the configured time, within limit, and never beyond the life of a
-// version; and how long without the latter.
-func (m *memory) ttl(held map[string]workload.Held, now time.Time, limit time.Duration) (given, full time.Duration) {
-	full = max(min(m.Defaults.LeaseTTL, limit), time.Second)
-	given = full
-	for name := range held {
-		if m.rotating[name] != "" {
-			continue
-		}
-		if left, limited := m.remaining(m.Keys[name], now); limited {
-			given = min(given, max(left, time.Second))
-		}
-	}
-	return given, full
 }
 
 // Renew tells for how long a lease may go on, within limit, and refuses once its instance should hold another bundle.
@@ -204,4 +160,133 @@ func (s *state) Revoke(ctx context.Context, workloadName, id, epoch string) erro
 		return err
 	}
 	return s.drop(ctx, workloadName, id, func(f *fleet.Fleet, i workload.Instance) bool { return f.Revoke(i, epoch) })
+}
+
+// Extended is the answer to Extend.
+type Extended struct {
+	Etag  string        // of the bundle that the instance should have
+	Lease time.Duration // until it should be heard of again
+}
+
+// Extend lets an instance count as live for another lease, at most limit, from now on. It is believed only with the secret
+// of the instance's newest read. From then on the instance no longer depends on the lease that Vault keeps: a user who revokes
+// that one, or a token's end, does not remove an instance that reports. After a restart all instances have a lease's time
+// to be heard of, so that nothing is stored.
+func (s *state) Extend(workloadName, id string, secret key.Value, limit time.Duration) (Extended, error) {
+	if err := s.down(); err != nil {
+		return Extended{}, err
+	}
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	w, i, err := m.reporter(workloadName, id, secret)
+	if err != nil {
+		return Extended{}, err
+	}
+	f := m.fleets[w.Name]
+	given, full := m.ttl(i.Issued.Keys, s.Now(), limit)
+	f.Extend(id, full)
+	f.Seen(i, s.Now().UTC())
+	return Extended{m.target(w, i).Etag, given}, nil
+}
+
+// Leave removes an instance at its own word, which is believed only with the secret of its newest read. It may be repeated.
+func (s *state) Leave(ctx context.Context, workloadName, id string, secret key.Value) error {
+	if err := s.down(); err != nil {
+		return err
+	}
+	var err error
+	known := false
+	s.lock(func(m *memory) {
+		if _, ok := m.Workloads[workloadName]; !ok {
+			err = catalog.UnknownWorkload(workloadName)
+			return
+		}
+		if _, known = m.fleets[workloadName].Get(id); known {
+			_, _, err = m.reporter(workloadName, id, secret)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	read := fleet.ReadOf(secret)
+	if !known {
+		if !secret.Equal(s.secrets().Secret(workloadName+"/"+id, read)) {
+			return rotation.Refusef("instance_secret is not one of %s/%s, which has no lease", workloadName, id)
+		}
+		return nil
+	}
+	return s.drop(ctx, workloadName, id, func(_ *fleet.Fleet, i workload.Instance) bool { return i.Epoch == read.String() })
+}
+
+// reporter returns the instance whose secret a report has, and its workload.
+func (m *memory) reporter(workloadName, id string, secret key.Value) (workload.Workload, workload.Instance, error) {
+	w, ok := m.Workloads[workloadName]
+	if !ok {
+		return w, workload.Instance{}, catalog.UnknownWorkload(workloadName)
+	}
+	i, err := m.fleets[w.Name].Reporter(w.Name, id, secret)
+	return w, i, err
+}
+
+// Arrived says that Vault has let a request in.
+func (s *state) Arrived() { s.waiters.Arrived() }
+
+// AwaitsEnd lets a request wait for a rotation's end until ended is closed. Its caller calls leave. [fleet.ErrCrowded]: too many
+// do.
+func (s *state) AwaitsEnd() (ended <-chan struct{}, leave func(), err error) {
+	return s.waiters.AwaitsEnd()
+}
+
+// Watch returns when the instance's etag is no longer the given one, or after patience, or earlier without news; see
+// [fleet.Waiters.Watch].
+func (s *state) Watch(ctx context.Context, workloadName, id, etag string, patience time.Duration) (fleet.Watched, error) {
+	now := func() (string, <-chan struct{}, error) { return s.etagNow(workloadName, id) }
+	return s.waiters.Watch(ctx, s.ctx, workloadName, id, etag, patience, now)
+}
+
+func (s *state) etagNow(workloadName, id string) (string, <-chan struct{}, error) {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	w, ok := m.Workloads[workloadName]
+	if !ok {
+		return "", nil, catalog.UnknownWorkload(workloadName)
+	}
+	f := m.fleets[workloadName]
+	i, ok := f.Get(id)
+	if !ok {
+		return "", f.Changed(), nil
+	}
+	f.Watching(id)
+	return m.target(w, i).Etag, f.Changed(), nil
+}
+
+// Instance returns an instance of a workload as it stands now; false: there is none.
+func (s *state) Instance(workloadName, id string) (fleet.Live, bool) {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	return m.fleets[workloadName].Live(id, m.Defaults.TakeoverAfter)
+}
+
+// Crowded returns that a workload has hit a limit of instances lately; false: it has not.
+func (s *state) Crowded(workloadName string) (fleet.Crowd, bool) {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	return m.fleets[workloadName].Crowded(s.Now())
+}
+
+// SignOfLife notes that an instance has asked for something. False: the instance is another login's, which has not.
+func (s *state) SignOfLife(workloadName, id string, t fleet.Token) (own bool) {
+	login := s.secrets().Login(t)
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	f := m.fleets[workloadName]
+	i, ok := f.Get(id)
+	if !ok {
+		return true
+	}
+	if i.Login.Known() && !i.Login.Same(login) {
+		return false
+	}
+	f.Alive(id)
+	return true
 }

@@ -4,7 +4,6 @@ package engine
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -70,17 +69,6 @@ func (e *Engine) PutKey(ctx context.Context, d catalog.Definition, by rotation.A
 	return k, l.swapKey(ctx, k)
 }
 
-// ReservedNames are warnings of names that this release would refuse: the key was made by an earlier one.
-func (s *state) ReservedNames(k key.Key) []string {
-	var all []string
-	for _, name := range s.base.Names(k) {
-		if err := key.CheckReserved(name, nil); err != nil {
-			all = append(all, fmt.Sprintf("key %s: %v. Sidecars refuse it unless their own configuration has it in allow_names. Make a key with another name, and move workloads to it", k.Name, err))
-		}
-	}
-	return all
-}
-
 // mayChange refuses what versions or a running rotation rely on.
 func (l *locked) mayChange(old, changed key.Key) error {
 	if changed.Kind != old.Kind {
@@ -102,36 +90,6 @@ func (l *locked) mayChange(old, changed key.Key) error {
 		return rotation.Refusef("key %s is being rotated by %s, and nothing else of it can change meanwhile; wait until it has ended; or, if it waits for this change: vault write -f hyvve/rotations/%s/revert, write the change, and rotate again", old.Name, r.ID, r.ID)
 	}
 	return nil
-}
-
-// swapKey persists a key and swaps it in.
-func (l *locked) swapKey(ctx context.Context, k key.Key) error {
-	if err := l.put(ctx, pathKeys+k.Name, k); err != nil {
-		return err
-	}
-	l.lock(func(m *memory) {
-		m.Keys[k.Name] = k
-		delete(m.starts, k.Name)
-	})
-	l.plan(k.Name, l.Now())
-	l.checkSoon(k.Name, l.Now())
-	l.markDirty(k.Name)
-	return nil
-}
-
-// Key returns a key; false where there is none.
-func (s *state) Key(name string) (key.Key, bool) {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	k, ok := m.Keys[name]
-	return k, ok
-}
-
-// KeyNames lists the keys, sorted.
-func (s *state) KeyNames() []string {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	return slices.Sorted(maps.Keys(m.Keys))
 }
 
 // DeleteKey erases a key and all its values. Refused while anything relies on it.
@@ -164,29 +122,4 @@ func (e *Engine) DeleteKey(ctx context.Context, name string, by rotation.Actor) 
 	})
 	l.plan(name, e.Now())
 	return nil
-}
-
-// CheckValue reports whether a value may become a version of the key, and what the platform would complain of.
-func (s *state) CheckValue(name string, value key.Value) ([]string, error) {
-	k, err := s.knownKey(name)
-	if err != nil {
-		return nil, err
-	}
-	kd, err := s.base.Kinds.Get(k.Kind)
-	if err != nil {
-		return nil, err
-	}
-	warnings, err := kd.Check(k.Options, value)
-	if err != nil {
-		return nil, rotation.Refusef("key %s: %w", name, catalog.NameNewline(value, err))
-	}
-	return warnings, nil
-}
-
-func (s *state) knownKey(name string) (key.Key, error) {
-	k, ok := s.Key(name)
-	if !ok {
-		return key.Key{}, catalog.UnknownKey(name)
-	}
-	return k, nil
 }

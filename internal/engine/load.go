@@ -16,6 +16,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -167,4 +168,24 @@ func (l *locked) catchUp(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func (l *locked) loadFloor(ctx context.Context) error {
+	data, err := l.Store.Get(ctx, pathFloor)
+	if err != nil || data == nil {
+		return err
+	}
+	if err := json.Unmarshal(data, &l.JournalFloor); err != nil {
+		return fmt.Errorf("stored floor of the journal: %w", err)
+	}
+	return nil
+}
+
+func (l *locked) loadConnections(ctx context.Context) error {
+	return l.each(ctx, pathConnections, func(data []byte) error {
+		c, err := kind.DecodeConnection(data)
+		l.Connections[c.Name] = c
+		l.planCheck(checksConnection+c.Name, l.opened)
+		return err
+	})
 }

@@ -5,8 +5,6 @@ package engine
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -15,26 +13,6 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
-
-// Gap is a time during which requests may be refused, since a workload verifies against one value at a time.
-type Gap struct {
-	Workload string
-	Key      string
-	Env      string
-	Waves    int           // that have to pass while some present the new value and some verify the old
-	Expected time.Duration // at most, by the longest of earlier rotations; 0: not known
-}
-
-func (g Gap) String() string {
-	long := "for as long as the step takes"
-	if g.Expected > 0 {
-		long = fmt.Sprintf("for at most about %s, the longest of earlier rotations", g.Expected.Round(100*time.Millisecond))
-	}
-	return fmt.Sprintf(
-		"%s verifies %s against one value at a time (single_value): while those that present it and those that verify it switch, in %d waves, requests will be refused %s; run the sidecar's proxy before it, and take it out of single_value, to have no gap",
-		g.Workload, g.Env, g.Waves, long,
-	)
-}
 
 // Rows is what is known of the rows that a key protects.
 type Rows struct {
@@ -176,49 +154,6 @@ func (l *locked) notes(r rotation.Rotation) []remark {
 		}
 	}
 	return all
-}
-
-// gaps are those of workloads that verify against one value at a time.
-func (l *locked) gaps(r rotation.Rotation) []Gap {
-	n := len(rotation.SwitchWaves(r, l.facts(r)))
-	var all []Gap
-	for _, c := range r.Changes {
-		for _, name := range slices.Sorted(maps.Keys(l.Workloads)) {
-			if l.Workloads[name].Keys[c.Key].Single {
-				all = append(all, Gap{Workload: name, Key: c.Key, Env: c.Env, Waves: n})
-			}
-		}
-	}
-	return all
-}
-
-// mostHistory is how many earlier rotations an estimate goes by, and how many records are looked through for them.
-const (
-	mostHistory = 9
-	mostLooked  = 200
-)
-
-// history returns the newest rotations of exactly these keys that have ended as done.
-func (s *state) history(ctx context.Context, keys []string) ([]rotation.Rotation, error) {
-	ids, err := s.Store.List(ctx, pathRotations)
-	if err != nil {
-		return nil, fmt.Errorf("listing rotations: %w", err)
-	}
-	want := slices.Sorted(slices.Values(keys))
-	var past []rotation.Rotation
-	for n, id := range slices.Backward(ids) {
-		if len(past) == mostHistory || len(ids)-n > mostLooked {
-			break
-		}
-		r, err := s.endedRotation(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		if r.State == rotation.Done && slices.Equal(slices.Sorted(slices.Values(r.KeyNames())), want) {
-			past = append(past, r)
-		}
-	}
-	return past, nil
 }
 
 func rowsOf(c rotation.Change, past []rotation.Rotation) Rows {

@@ -5,7 +5,6 @@ package engine
 import (
 	"context"
 	"strings"
-	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
@@ -83,23 +82,6 @@ func (s *state) believed(ctx context.Context, report Report) (w workload.Workloa
 		s.nudge()
 	}
 	return w, i, nil
-}
-
-// reporter returns the instance whose secret a report has, and its workload.
-func (m *memory) reporter(workloadName, id string, secret key.Value) (workload.Workload, workload.Instance, error) {
-	w, ok := m.Workloads[workloadName]
-	if !ok {
-		return w, workload.Instance{}, catalog.UnknownWorkload(workloadName)
-	}
-	i, err := m.fleets[w.Name].Reporter(w.Name, id, secret)
-	return w, i, err
-}
-
-// counted is what an instance has last counted of a key's rows.
-type counted struct {
-	report   workload.WorkReport
-	at       time.Time
-	instance string
 }
 
 // takeCounts keeps the counts of rows among reports, in memory alone, and returns the other reports.

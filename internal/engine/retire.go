@@ -6,24 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
-	"strings"
-	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
-
-// versionID names a version of a key.
-type versionID struct {
-	key    string
-	number int
-}
 
 // ending is the end of an undeleted version, as it was asked for.
 type ending struct {
@@ -197,21 +186,6 @@ func (l *locked) storeEnd(ctx context.Context, n ending) error {
 	return l.storeVersion(ctx, changed, v, what, n.by, n.reason, n.changes()...)
 }
 
-// stillUsed says who presents an undeleted version where workloads verify it; empty: nobody who was seen.
-func (s *state) stillUsed(k key.Key, v key.Version) (text string) {
-	s.lock(func(m *memory) {
-		for _, name := range slices.Sorted(maps.Keys(m.Workloads)) {
-			if w := m.Workloads[name]; w.Uses(k.Name) {
-				seen := rotation.Sighted(rotation.WorkloadFact{Workload: w, Instances: m.fleets[name].All()}, rotation.Change{Env: k.Env, From: v.Number}, s.Now())
-				if seen != "" && text == "" {
-					text = fmt.Sprintf("%s: %s", name, seen)
-				}
-			}
-		}
-	})
-	return text
-}
-
 // endUndeleted retires an undeleted version whose time is over, or whose end was decided; later, if it is in use. The error is
 // one of storage.
 func (l *locked) endUndeleted(ctx context.Context, k key.Key, v key.Version) error {
@@ -248,72 +222,55 @@ func (l *locked) endUndeleted(ctx context.Context, k key.Key, v key.Version) err
 	return nil
 }
 
-// lapse returns when the retention of a version ends, or the time for which it is undeleted; zero: never. A rotation retires
-// undeleted versions that workloads verify; with those that a server verifies it has nothing to do.
-func (l *locked) lapse(k key.Key, v key.Version) time.Time {
-	_, served := l.KindOf(k).(kind.Server)
-	var end time.Time
-	switch {
-	case v.State == key.Retained:
-		settled := l.opened.Round(0).Add(min(v.Until.Sub(v.Retired)/settleShare, settleMost))
-		if settled.After(v.Until) {
-			return settled
+// endingLeaked stores that a compromised rotation is about to end undeleted logins, before a server is asked to. If the server fails
+// or the process dies, no check makes them valid again, and the end is tried again by itself.
+func (l *locked) endingLeaked(ctx context.Context, r rotation.Rotation) error {
+	return l.eachLeaked(r, func(k key.Key, v key.Version) error {
+		if v.Ending && v.Cut {
+			return nil
 		}
-		return v.Until
-	case v.State != key.Undeleted:
-		return end
-	case v.Ending:
-		end = v.Retired // it is over
-	case !v.Until.IsZero() && len(k.Protects) == 0 && (served || l.rotating[k.Name] == ""):
-		end = v.Until
-	default:
-		return end
-	}
-	if again := l.lapsing[versionID{k.Name, v.Number}].Next; again.After(end) {
-		return again
-	}
-	return end
+		changed, err := k.WithEnding(v.Number, true)
+		if err != nil {
+			return err
+		}
+		what := fmt.Sprintf("retiring version %d of %s, which is undeleted, with its sessions: rotation %s is of a compromised key", v.Number, k.Name, r.ID)
+		return l.storeVersion(ctx, changed, v, what, rotation.Itself, "")
+	})
 }
 
-// lapseLater notes that an undeleted version could not be retired, and when that is tried again. No fault: it is under way.
-func (l *locked) lapseLater(of versionID, fault error) {
-	f := l.lapsing[of]
-	f.Next = l.steady(l.Now()).Add(2 * actionDeadline)
-	if fault != nil {
-		f.Attempts = min(f.Attempts+1, schedule.OrphanAfter-1)
-		f.Next, f.Reason = l.steady(l.Now()).Add(retryAfter(f.Attempts, fault)), fault.Error()
+// endLeaked stores that a compromised rotation has ended undeleted logins.
+func (l *locked) endLeaked(ctx context.Context, r rotation.Rotation) error {
+	return l.eachLeaked(r, func(k key.Key, v key.Version) error {
+		return l.storeLeakedEnd(ctx, r, ending{versionID: versionID{k.Name, v.Number}, by: rotation.Itself})
+	})
+}
+
+// eachLeaked calls do for each undeleted version that a compromised rotation ends at the server, while the rotation is at that step.
+func (l *locked) eachLeaked(r rotation.Rotation, do func(key.Key, key.Version) error) error {
+	if r.Action() != rotation.ActRetire {
+		return nil
 	}
-	l.lock(func(m *memory) { m.lapsing[of] = f })
-}
-
-// lapseSoon puts the end of an undeleted version off for a moment: something else is at the server.
-func (l *locked) lapseSoon(of versionID) {
-	f := l.lapsing[of]
-	f.Next = l.steady(l.Now()).Add(tickEvery)
-	l.lock(func(m *memory) { m.lapsing[of] = f })
-}
-
-// lapseFailed is lapseLater after a call, of a version whose end has come, and reports whether that was decided and can be taken back.
-func (e *Engine) lapseFailed(of versionID, fault error) (decided bool) {
-	l, release := e.acquire()
-	defer release()
-	v, _ := l.Keys[of.key].Version(of.number)
-	over := !v.Until.IsZero() && !v.Until.After(l.Now())
-	if v.State == key.Undeleted && (v.Ending || over) {
-		l.lapseLater(of, fault)
-		l.planLapse(of.key)
-	}
-	_, leaked := l.leakedBy(l.Keys[of.key])
-	return v.Ending && !leaked
-}
-
-// lapseFaults says why undeleted versions of a key could not be retired.
-func (rs *records) lapseFaults(k key.Key) string {
-	var all []string
-	for _, number := range k.Undeleted() {
-		if reason := rs.lapsing[versionID{k.Name, number}].Reason; reason != "" {
-			all = append(all, fmt.Sprintf("version %d: %s", number, reason))
+	for _, name := range r.KeyNames() {
+		for _, number := range l.Leaked(r, l.Keys[name]) {
+			v, _ := l.Keys[name].Version(number)
+			if err := do(l.Keys[name], v); err != nil {
+				return err
+			}
 		}
 	}
-	return strings.Join(all, "; ")
+	return nil
+}
+
+// storeLeakedEnd stores that an undeleted login of a compromised key has ended. Its value is not retained: it must never log in again.
+func (l *locked) storeLeakedEnd(ctx context.Context, r rotation.Rotation, n ending) error {
+	k := l.Keys[n.key]
+	v, _ := k.Version(n.number)
+	login, _ := l.LoginOf(k, v.Value)
+	changed, err := k.WithErased(n.number)
+	if err != nil {
+		return err
+	}
+	changed = changed.WithLogin(n.number, login.Name, l.Now().UTC())
+	what := fmt.Sprintf("retired version %d of %s, which was undeleted, with its sessions at the server, and erased it: rotation %s is of a compromised key", n.number, n.key, r.ID)
+	return l.storeVersion(ctx, changed, v, what, n.by, n.reason, n.changes()...)
 }

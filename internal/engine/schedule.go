@@ -4,42 +4,15 @@ package engine
 
 import (
 	"context"
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
-
-// never is the time of what is not planned.
-var never time.Time
-
-// plan puts a key on the agenda.
-func (l *locked) plan(name string, now time.Time) {
-	var at time.Time
-	if k, ok := l.Keys[name]; ok && l.rotating[name] == "" && !l.trying[name] {
-		at = l.plannedAt(k, now)
-	}
-	l.lock(func(m *memory) { m.agenda.Set(name, at) })
-	l.planLapse(name)
-	l.planCheck(checksKey+name, now)
-}
-
-// plannedAt is due, but for what failed before, and for what came due while the engine was away: that is spread, so that
-// a restart is no storm.
-func (l *locked) plannedAt(k key.Key, now time.Time) time.Time {
-	at := schedule.Due(k, now, l.Share)
-	if at.IsZero() {
-		return at
-	}
-	if at.Before(l.opened) {
-		at = l.opened.Add(schedule.SpreadOver(schedule.Spread, l.Share(k, "spread")))
-	}
-	if fault := l.starts[k.Name]; fault.Next.After(at) {
-		at = fault.Next
-	}
-	return at
-}
 
 // startDue starts the rotations whose time has come, and returns how long until the next one.
 func (l *locked) startDue(ctx context.Context, now time.Time) time.Duration {
@@ -99,17 +72,75 @@ func (l *locked) startFailed(name string, err error, now time.Time) {
 	l.plan(name, now)
 }
 
-// remaining is how long a lease on a key's current version may last: to its end, and without limit where it has none. A
-// version that is overdue has no life left to go by: its rotation will refuse the renewal.
-func (rs *records) remaining(k key.Key, now time.Time) (time.Duration, bool) {
-	end := rs.agenda.At(k.Name)
-	if k.Policy.Period > 0 && !k.Policy.Disabled {
-		if current, ok := k.Current(); ok {
-			end = current.Created.Add(k.Policy.Period)
+// startTried starts a key's automatic rotation when its witness was tried, in the background.
+func (l *locked) startTried(name string, tries []witnessTry, now time.Time) {
+	l.trying[name] = true
+	l.plan(name, now)
+	l.background(func(e *Engine) {
+		faults := e.try(e.ctx, tries)
+		l, release := e.acquire()
+		defer release()
+		defer l.nudge()
+		delete(l.trying, name)
+		if l.failing() {
+			return
+		}
+		now := l.Now()
+		if at := l.plannedAt(l.Keys[name], now); at.IsZero() || at.After(now) || l.rotating[name] != "" { // changed meanwhile
+			l.plan(name, now)
+			return
+		}
+		if len(faults) > 0 {
+			l.startFailed(name, rotation.Refusef("%s", strings.Join(summed(faults), "; ")), now)
+			return
+		}
+		if err := l.startNow(l.ctx, name, now); err != nil {
+			l.Observer.Fault("automatic rotation of key "+name+" could not be stored", err)
+		}
+	})
+}
+
+// lapseDue erases what has been retained for long enough, retires undeleted versions whose time is over, and returns how
+// long until the next one.
+func (l *locked) lapseDue(ctx context.Context, now time.Time) time.Duration {
+	now = l.steady(now)
+	for {
+		first, ok := l.lapses.Next()
+		if !ok {
+			return tickEvery
+		}
+		if left := first.At.Sub(now); left > 0 {
+			return min(tickEvery, left)
+		}
+		if err := l.lapseOne(ctx, first.Key, now); err != nil {
+			l.Observer.Fault("the end of a version of key "+first.Key, err)
+			return tickEvery
 		}
 	}
-	if left := end.Sub(now); !end.IsZero() && left > 0 {
-		return left, true
+}
+
+// lapseOne ends what is due of a key, first what has waited longest: one version of it at a time is at the server. The error is
+// one of storage.
+func (l *locked) lapseOne(ctx context.Context, name string, now time.Time) error {
+	k := l.Keys[name]
+	due := slices.DeleteFunc(slices.Clone(k.Versions), func(v key.Version) bool {
+		at := l.lapse(k, v)
+		return at.IsZero() || at.After(now)
+	})
+	slices.SortStableFunc(due, func(a, b key.Version) int { return l.lapse(k, a).Compare(l.lapse(k, b)) })
+	for _, v := range due {
+		k = l.Keys[name]
+		if v.State == key.Undeleted {
+			if err := l.endUndeleted(ctx, k, v); err != nil {
+				return err
+			}
+			continue
+		}
+		text := fmt.Sprintf("erased version %d of %s, retained until %s", v.Number, name, rotation.Stamp(v.Until))
+		if err := l.eraseVersion(ctx, k, v, text, rotation.Itself, ""); err != nil {
+			return err
+		}
 	}
-	return 0, false
+	l.planLapse(name)
+	return nil
 }

@@ -5,8 +5,6 @@ package engine
 import (
 	"context"
 	"fmt"
-	"strings"
-	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
@@ -90,45 +88,4 @@ func (s *state) try(ctx context.Context, tries []witnessTry) (faults []remark) {
 // TryWitness tries the witness of a key, and returns what is wrong with it.
 func (s *state) TryWitness(ctx context.Context, name string) []string {
 	return summed(s.try(ctx, s.witnessTries([]string{name})))
-}
-
-// unwitnessed says which keys of a rotation have no two witnesses, where the key names no connection.
-func unwitnessed(r rotation.Rotation, f rotation.Facts) (all []string) {
-	for _, c := range r.Changes {
-		if len(c.Protects) == 0 || rotation.ByConnection(f.Witness[c.Key]) {
-			continue
-		}
-		if _, missing := rotation.WitnessNote(c, f); missing != "" {
-			all = append(all, c.Env+": "+missing)
-		}
-	}
-	return all
-}
-
-// startTried starts a key's automatic rotation when its witness was tried, in the background.
-func (l *locked) startTried(name string, tries []witnessTry, now time.Time) {
-	l.trying[name] = true
-	l.plan(name, now)
-	l.background(func(e *Engine) {
-		faults := e.try(e.ctx, tries)
-		l, release := e.acquire()
-		defer release()
-		defer l.nudge()
-		delete(l.trying, name)
-		if l.failing() {
-			return
-		}
-		now := l.Now()
-		if at := l.plannedAt(l.Keys[name], now); at.IsZero() || at.After(now) || l.rotating[name] != "" { // changed meanwhile
-			l.plan(name, now)
-			return
-		}
-		if len(faults) > 0 {
-			l.startFailed(name, rotation.Refusef("%s", strings.Join(summed(faults), "; ")), now)
-			return
-		}
-		if err := l.startNow(l.ctx, name, now); err != nil {
-			l.Observer.Fault("automatic rotation of key "+name+" could not be stored", err)
-		}
-	})
 }

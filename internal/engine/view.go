@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -99,33 +100,6 @@ func (s *state) View(ctx context.Context, id string) (View, error) {
 	return view, nil
 }
 
-// closedEnd is that of a rotation that has ended already.
-var closedEnd = func() chan struct{} {
-	end := make(chan struct{})
-	close(end)
-	return end
-}()
-
-// endOf is closed when a running rotation ends. Whoever waits for one rotation is woken by nothing else: where many run,
-// and many wait, each move of each would wake all.
-func (m *memory) endOf(id string) <-chan struct{} {
-	if m.closed {
-		return closedEnd
-	}
-	if m.ends[id] == nil {
-		m.ends[id] = make(chan struct{})
-	}
-	return m.ends[id]
-}
-
-// ended wakes whoever waits for a rotation's end.
-func (m *memory) ended(id string) {
-	if end := m.ends[id]; end != nil {
-		close(end)
-		delete(m.ends, id)
-	}
-}
-
 // KeyStatus is a key at a glance.
 type KeyStatus struct {
 	Key      key.Key
@@ -171,4 +145,159 @@ func (m *memory) connectionProblems(k key.Key) []string {
 		all = append(all, fmt.Sprintf("connection %s: %s", name, text))
 	}
 	return all
+}
+
+// facts gathers what Next may know.
+func (s *state) facts(r rotation.Rotation) (f rotation.Facts) {
+	s.lock(func(m *memory) { f = m.factsNow(r) })
+	return f
+}
+
+// factsNow is facts.
+func (m *memory) factsNow(r rotation.Rotation) rotation.Facts {
+	f := rotation.Facts{
+		Now: m.Now(), Progress: map[string]workload.WorkReport{}, Ignored: map[string][]string{}, Observed: m.observed[r.ID],
+		Witness: map[string]string{}, Revisions: map[string]uint64{}, Looks: map[string]rotation.Look{}, Keeps: map[string]time.Duration{},
+		Grace: max(0, m.graceUntil-m.Uptime()),
+	}
+	f.Sampled, f.Dense = m.Sampled(r)
+	for _, c := range r.Changes {
+		f.Ignored[c.Key], f.Witness[c.Key] = m.Keys[c.Key].IgnoreColumns, m.Keys[c.Key].Witness
+		f.Revisions[f.Witness[c.Key]] = m.Connections[f.Witness[c.Key]].Revision
+		for _, seen := range r.Witnesses[r.WorkID(c)] {
+			f.Revisions[seen.Connection] = m.Connections[seen.Connection].Revision
+		}
+		f.Keeps[c.Key] = m.Retention(r, m.Keys[c.Key], c)
+		if look, ok := m.looks[r.WorkID(c)]; ok {
+			f.Looks[r.WorkID(c)] = look
+		}
+		if report, ok := m.progress[r.WorkID(c)]; ok {
+			f.Progress[r.WorkID(c)] = report
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Workloads)) {
+		w := m.Workloads[name]
+		if w.Uses(r.KeyNames()...) {
+			f.Workloads = append(f.Workloads, rotation.WorkloadFact{Workload: w, Instances: m.fleets[name].All(), Given: m.fleets[name].Given()})
+		}
+	}
+	return f
+}
+
+// Retention says what becomes of the values that leave, or has become of them, by key.
+func (v View) Retention() map[string]string { return v.RetentionTexts(v.facts) }
+
+// mostHistory is how many earlier rotations an estimate goes by, and how many records are looked through for them.
+const (
+	mostHistory = 9
+	mostLooked  = 200
+)
+
+// history returns the newest rotations of exactly these keys that have ended as done.
+func (s *state) history(ctx context.Context, keys []string) ([]rotation.Rotation, error) {
+	ids, err := s.Store.List(ctx, pathRotations)
+	if err != nil {
+		return nil, fmt.Errorf("listing rotations: %w", err)
+	}
+	want := slices.Sorted(slices.Values(keys))
+	var past []rotation.Rotation
+	for n, id := range slices.Backward(ids) {
+		if len(past) == mostHistory || len(ids)-n > mostLooked {
+			break
+		}
+		r, err := s.endedRotation(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if r.State == rotation.Done && slices.Equal(slices.Sorted(slices.Values(r.KeyNames())), want) {
+			past = append(past, r)
+		}
+	}
+	return past, nil
+}
+
+// acting reports whether a rotation of the key is changing something at its server at this moment.
+func (l *locked) acting(name string) (id string, acting bool) {
+	id = l.rotating[name]
+	return id, l.busy[id] && !l.active[id].StepSamples()
+}
+
+// validAtServer returns the version of a key that its server has to know, and the one beside it that is valid there; empty: none is.
+// A rotation that has ended one of its versions at the server may wait before that is stored: it has further keys, with rows.
+func (l *locked) validAtServer(k key.Key) (stays, beside key.Version) {
+	stays, _ = k.Current()
+	for _, v := range k.Versions {
+		if v.State == key.Previous {
+			beside = v
+		}
+	}
+	r, ok := l.active[l.rotating[k.Name]]
+	if c, has := r.Change(k.Name); ok && has && slices.ContainsFunc(r.Timeline, func(e rotation.Event) bool { return e.State == r.State && e.Step == rotation.StepErase }) {
+		stays, _ = k.Version(r.Staying(c))
+		beside = key.Version{}
+	}
+	return stays, beside
+}
+
+// underWay is the refusal of what cannot be done while a key is being rotated.
+func (l *locked) underWay(name string, r rotation.Rotation) error {
+	return rotation.Refusef("key %s is being rotated by %s (%s); %s", name, r.ID, r.State, l.endHint(r))
+}
+
+// endHint says how a rotation ends that is in the way, and what it waits for.
+func (l *locked) endHint(r rotation.Rotation) string {
+	hint := "wait until it has ended, or revert it with: vault write -f hyvve/rotations/" + r.ID + "/revert"
+	if !r.Revertible() {
+		hint = "wait until it has ended: it cannot be reverted"
+		if r.State == rotation.Retiring {
+			hint += " any more"
+		}
+	}
+	results, _ := rotation.Gates(r, l.facts(r))
+	if text := rotation.Waits(results); text != "" {
+		hint += "; it waits for: " + text
+	}
+	return hint
+}
+
+// restingVersion returns a key that nothing else is changing, and a version of it.
+func (l *locked) restingVersion(name string, number int) (key.Key, key.Version, error) {
+	if r, ok := l.active[l.rotating[name]]; ok {
+		return l.Keys[name], key.Version{}, l.underWay(name, r)
+	}
+	return l.idleVersion(name, number)
+}
+
+// idleVersion returns a key and a version of it while nothing of the key is changed at its server.
+func (l *locked) idleVersion(name string, number int) (key.Key, key.Version, error) {
+	k, ok := l.Keys[name]
+	if !ok {
+		return k, key.Version{}, catalog.UnknownKey(name)
+	}
+	v, ok := k.Version(number)
+	if !ok {
+		return k, v, rotation.Refusef("key %s has no version %d; %s", name, number, catalog.RetainedText(k))
+	}
+	if id, acting := l.acting(name); acting {
+		return k, v, tryAgain{fmt.Sprintf("rotation %s is at the server of key %s at this moment; try again", id, name)}
+	}
+	if l.beingChecked(name) {
+		return k, v, tryAgain{fmt.Sprintf("key %s is being checked at its server at this moment; try again", name)}
+	}
+	return k, v, nil
+}
+
+// stillUsed says who presents an undeleted version where workloads verify it; empty: nobody who was seen.
+func (s *state) stillUsed(k key.Key, v key.Version) (text string) {
+	s.lock(func(m *memory) {
+		for _, name := range slices.Sorted(maps.Keys(m.Workloads)) {
+			if w := m.Workloads[name]; w.Uses(k.Name) {
+				seen := rotation.Sighted(rotation.WorkloadFact{Workload: w, Instances: m.fleets[name].All()}, rotation.Change{Env: k.Env, From: v.Number}, s.Now())
+				if seen != "" && text == "" {
+					text = fmt.Sprintf("%s: %s", name, seen)
+				}
+			}
+		}
+	})
+	return text
 }

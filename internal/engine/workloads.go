@@ -4,7 +4,6 @@ package engine
 
 import (
 	"context"
-	"maps"
 	"slices"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
@@ -60,28 +59,6 @@ func (e *Engine) PutWorkload(ctx context.Context, w workload.Workload, by rotati
 	return nil
 }
 
-// Workload returns a workload; false where there is none.
-func (s *state) Workload(name string) (workload.Workload, bool) {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	w, ok := m.Workloads[name]
-	return w, ok
-}
-
-// WorkloadNames lists the workloads, sorted.
-func (s *state) WorkloadNames() []string {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	return slices.Sorted(maps.Keys(m.Workloads))
-}
-
-// Instances returns the live instances of a workload, sorted by id.
-func (s *state) Instances(name string) []workload.Instance {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	return m.fleets[name].All()
-}
-
 // DeleteWorkload removes a workload and its instances. Refused while a rotation asks it for anything.
 func (e *Engine) DeleteWorkload(ctx context.Context, name string, by rotation.Actor) error {
 	l, release := e.acquire()
@@ -122,11 +99,21 @@ func (e *Engine) DeleteWorkload(ctx context.Context, name string, by rotation.Ac
 	return nil
 }
 
-func (s *state) removeInstances(ctx context.Context, name string) error {
-	for _, i := range s.Instances(name) {
-		if err := s.drop(ctx, name, i.ID, func(*fleet.Fleet, workload.Instance) bool { return true }); err != nil {
-			return err
-		}
+// RemoveInstance removes an instance at an operator's word: rotations no longer wait for it. One that lives reads its bundle
+// again, and is a new instance then.
+func (e *Engine) RemoveInstance(ctx context.Context, workloadName, id string, by rotation.Actor) error {
+	l, release := e.acquire()
+	defer release()
+	if _, ok := l.Workloads[workloadName]; !ok {
+		return catalog.UnknownWorkload(workloadName)
 	}
-	return nil
+	i, ok := e.Instance(workloadName, id)
+	if !ok {
+		return nil
+	}
+	changes := catalog.Fields{"instance": id, "login": i.Login.Name, "etag_issued": i.Issued.Etag}.Changes(nil)
+	if err := e.journal.Add(ctx, journal.Entry{What: "instance removed", By: by.Name, Entity: by.Entity, Workload: workloadName, Changes: changes}); err != nil {
+		return err
+	}
+	return e.drop(ctx, workloadName, id, func(*fleet.Fleet, workload.Instance) bool { return true })
 }

@@ -70,3 +70,13 @@ func Uncrowded(k key.Key, now time.Time) (key.Key, error) {
 	}
 	return k, err
 }
+
+// Expired reports whether retention takes away a record of that age, with so many newer ones: one of the configuration's
+// bounds says so, and the floor does not keep it.
+func (cat *Catalog) Expired(newer uint64, age time.Duration) bool {
+	if newer < uint64(cat.JournalFloor.Entries) || age <= cat.JournalFloor.Age { //nolint:gosec // no floor is negative
+		return false
+	}
+	tooMany := cat.Defaults.JournalEntries > 0 && newer >= uint64(cat.Defaults.JournalEntries)
+	return tooMany || cat.Defaults.JournalAge > 0 && age > cat.Defaults.JournalAge
+}

@@ -5,6 +5,7 @@
 package fleet
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -26,6 +27,37 @@ type Fleet struct {
 	given   uint64            // how often an instance was given something else than before
 	frozen  chan struct{}     // not nil while nobody may be given anything; closed then
 	moving  []string          // keys of the workload that are being rotated, sorted; nil until somebody asks
+}
+
+// lease is what is known of an instance's newest lease. Times are by uptime.
+type lease struct {
+	sure  bool          // Epoch is known to be that of its newest read
+	given time.Duration // when it ends
+	full  time.Duration // when it would end if no version's life had cut it short
+	gone  time.Duration // when the instance is taken for gone although nobody revoked it
+
+	heard     time.Duration // its last sign of life
+	heartbeat bool          // it sends them every few seconds
+	released  bool          // its last report said that it ends
+	claimed   time.Duration // until when another login that was refused may come for its name
+
+	reported time.Duration // until when its reports have extended it; 0: they have not
+}
+
+// Crowd is that reads of a workload were refused, because it or a login had as many instances as it may have. It is kept in
+// memory alone.
+type Crowd struct {
+	Limit   string    // by the name of the option
+	Most    int       // its value
+	Refused int       // reads, since the engine was opened
+	Last    time.Time // of them
+	Login   string    // display name of the last one
+}
+
+// String says it in a line.
+func (c Crowd) String() string {
+	return fmt.Sprintf("%d reads were refused since the engine was opened, the last at %s of login %s, because %s was %d",
+		c.Refused, c.Last.UTC().Format(time.RFC3339), c.Login, c.Limit, c.Most)
 }
 
 // Target is what an instance should hold.

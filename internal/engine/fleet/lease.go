@@ -20,21 +20,6 @@ const (
 	ReturnTime = time.Minute
 )
 
-// lease is what is known of an instance's newest lease. Times are by uptime.
-type lease struct {
-	sure  bool          // Epoch is known to be that of its newest read
-	given time.Duration // when it ends
-	full  time.Duration // when it would end if no version's life had cut it short
-	gone  time.Duration // when the instance is taken for gone although nobody revoked it
-
-	heard     time.Duration // its last sign of life
-	heartbeat bool          // it sends them every few seconds
-	released  bool          // its last report said that it ends
-	claimed   time.Duration // until when another login that was refused may come for its name
-
-	reported time.Duration // until when its reports have extended it; 0: they have not
-}
-
 // Load adds an instance that was read from storage. Of its lease is known only how long it may last at most. It may end at any
 // moment, and that says nothing of its instance, which has [ReturnTime] to be heard of.
 func (f *Fleet) Load(i workload.Instance, ttl, takeover time.Duration) {

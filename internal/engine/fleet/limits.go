@@ -16,22 +16,6 @@ const (
 	limitLogin    = "max_instances_per_login"
 )
 
-// Crowd is that reads of a workload were refused, because it or a login had as many instances as it may have. It is kept in
-// memory alone.
-type Crowd struct {
-	Limit   string    // by the name of the option
-	Most    int       // its value
-	Refused int       // reads, since the engine was opened
-	Last    time.Time // of them
-	Login   string    // display name of the last one
-}
-
-// String says it in a line.
-func (c Crowd) String() string {
-	return fmt.Sprintf("%d reads were refused since the engine was opened, the last at %s of login %s, because %s was %d",
-		c.Refused, c.Last.UTC().Format(time.RFC3339), c.Login, c.Limit, c.Most)
-}
-
 // crowdAge is for how long a limit that was hit is shown.
 const crowdAge = 24 * time.Hour
 

@@ -2,7 +2,10 @@
 
 package fleet
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // A plugin is not told that Vault's leader steps down, that Vault is sealed or that the plugin is reloaded: Vault first
 // waits for the requests that it has (on step-down and seal for up to 90 s, core's stateLock; on a reload without bounds,
@@ -79,5 +82,38 @@ func (p *pace) come(now time.Duration) {
 		p.patience, p.alarm = min(2*p.patience, mostPatience), now
 	case p.patience > leastPatience && now-p.alarm >= calmAfter:
 		p.patience, p.alarm = max(p.patience/2, leastPatience), now
+	}
+}
+
+// paceEvery is how often somebody looks whether Vault still lets requests in.
+const paceEvery = 25 * time.Millisecond
+
+// KeepPace ends all that wait once Vault has ceased to let requests in, until ctx ends.
+func (w *Waiters) KeepPace(ctx context.Context, uptime func() time.Duration) {
+	p := pace{patience: leastPatience}
+	tick := time.NewTicker(paceEvery)
+	defer tick.Stop()
+	for {
+		watching, total := w.Counts()
+		if total == 0 {
+			select {
+			case <-ctx.Done():
+				return
+			case <-w.busy:
+			}
+			continue // a request has come, as step finds: it counts before it waits
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		switch p.step(uptime(), w.arrived.Load(), w.answered.Load(), watching) {
+		case paceAsk:
+			w.endOldest()
+		case paceWait:
+		case paceEnd:
+			w.EndAll()
+		}
 	}
 }

@@ -211,36 +211,3 @@ func (w *Waiters) EndAll() {
 		}
 	})
 }
-
-// paceEvery is how often somebody looks whether Vault still lets requests in.
-const paceEvery = 25 * time.Millisecond
-
-// KeepPace ends all that wait once Vault has ceased to let requests in, until ctx ends.
-func (w *Waiters) KeepPace(ctx context.Context, uptime func() time.Duration) {
-	p := pace{patience: leastPatience}
-	tick := time.NewTicker(paceEvery)
-	defer tick.Stop()
-	for {
-		watching, total := w.Counts()
-		if total == 0 {
-			select {
-			case <-ctx.Done():
-				return
-			case <-w.busy:
-			}
-			continue // a request has come, as step finds: it counts before it waits
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		switch p.step(uptime(), w.arrived.Load(), w.answered.Load(), watching) {
-		case paceAsk:
-			w.endOldest()
-		case paceWait:
-		case paceEnd:
-			w.EndAll()
-		}
-	}
-}

@@ -4,12 +4,15 @@ package engine
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -24,24 +27,6 @@ func (l *locked) markDirty(keys ...string) {
 				m.dirty[name] = true
 			}
 		}
-	})
-}
-
-// notify wakes those for whom markDirty was called.
-func (s *state) notify() {
-	s.lock(func(m *memory) {
-		if m.closed {
-			return
-		}
-		if len(m.dirty) > 0 {
-			s.nudge()
-		}
-		for name := range m.dirty {
-			if f := m.fleets[name]; f != nil {
-				f.Wake()
-			}
-		}
-		clear(m.dirty)
 	})
 }
 
@@ -141,6 +126,92 @@ func (m *memory) findTarget(w workload.Workload, i workload.Instance) fleet.Targ
 	return t
 }
 
+// ttl is how long a lease on these versions lasts: the configured time, within limit, and never beyond the life of a
+// version; and how long without the latter.
+func (m *memory) ttl(held map[string]workload.Held, now time.Time, limit time.Duration) (given, full time.Duration) {
+	full = max(min(m.Defaults.LeaseTTL, limit), time.Second)
+	given = full
+	for name := range held {
+		if m.rotating[name] != "" {
+			continue
+		}
+		if left, limited := m.remaining(m.Keys[name], now); limited {
+			given = min(given, max(left, time.Second))
+		}
+	}
+	return given, full
+}
+
+// source is the catalog as the source of bundles.
+type source struct{ *catalog.Catalog }
+
+var _ workload.Source = source{}
+
+// Key implements workload.Source.
+func (s source) Key(name string) (key.Key, bool) {
+	k, ok := s.Keys[name]
+	return k, ok
+}
+
+// Render implements workload.Source.
+func (s source) Render(k key.Key, value key.Value) (map[string]key.Value, error) {
+	names := map[string]key.Value{}
+	if r, ok := s.KindOf(k).(kind.Renderer); ok {
+		var err error
+		if names, err = r.Render(k.Options, value); err != nil {
+			return nil, err
+		}
+	}
+	if names == nil {
+		names = map[string]key.Value{}
+	}
+	names[k.Env] = value
+	return names, nil
+}
+
+// checkCarried refuses a value, to be imported, that a live instance of a workload cannot carry.
+func (m *memory) checkCarried(k key.Key, v key.Value) error {
+	if !v.MultiLine() {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Workloads)) {
+		if !m.Workloads[name].Uses(k.Name) {
+			continue
+		}
+		if why := rotation.CannotCarry(k.Name, k.Env, name, m.fleets[name].All()); why != "" {
+			return rotation.Refusef("%s; nothing was stored", why)
+		}
+	}
+	return nil
+}
+
+// checkCarries refuses a workload whose live instances cannot carry what its keys hold.
+func (l *locked) checkCarries(w workload.Workload) error {
+	instances := l.Instances(w.Name)
+	for _, name := range w.KeyNames() {
+		k := l.Keys[name]
+		if !slices.ContainsFunc(k.Versions, func(v key.Version) bool { return v.Value.MultiLine() }) {
+			continue
+		}
+		if why := rotation.CannotCarry(name, k.Env, w.Name, instances); why != "" {
+			return rotation.Refusef("%s; nothing was changed", why)
+		}
+	}
+	return nil
+}
+
+// checkHolds refuses to hand an instance a value that it cannot carry.
+func (m *memory) checkHolds(i workload.Instance, held map[string]workload.Held) error {
+	for _, name := range slices.Sorted(maps.Keys(held)) {
+		k := m.Keys[name]
+		if i.Carries(k.Env) || !slices.ContainsFunc(k.Versions, func(v key.Version) bool { return held[name].Uses(v.Number) && v.Value.MultiLine() }) {
+			continue
+		}
+		return rotation.Refusef("key %s: the value of %s has several lines, which this reader of workload %s cannot carry: %s", name, k.Env, i.Workload, rotation.CarryRemedy)
+	}
+	return nil
+}
+
 // expireInstances removes the instances whose leases must have ended although nobody said so: those of reads that Vault never
 // made a lease of, since it was killed in between.
 func (s *state) expireInstances(ctx context.Context) {
@@ -183,5 +254,14 @@ func (s *state) drop(ctx context.Context, workloadName, id string, should func(*
 		}
 	})
 	s.nudge()
+	return nil
+}
+
+func (s *state) removeInstances(ctx context.Context, name string) error {
+	for _, i := range s.Instances(name) {
+		if err := s.drop(ctx, name, i.ID, func(*fleet.Fleet, workload.Instance) bool { return true }); err != nil {
+			return err
+		}
+	}
 	return nil
 }

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+)
+
+// planDeadline bounds how long a plan waits for servers.
+const planDeadline = 15 * time.Second
+
+// connectionDeadline bounds what a connection's server is asked for while somebody waits for the answer.
+const connectionDeadline = 30 * time.Second
+
+// serverCall asks a server for something. One that samples does so for that long; 0: it looks once.
+type serverCall func(ctx context.Context, long time.Duration) error
+
+// serverCalls returns the calls that an action needs, one a key whose kind has a server. Before stage every key is checked
+// first, so that nothing is changed for one where another cannot be.
+func (l *locked) serverCalls(r rotation.Rotation, what rotation.Action) ([]serverCall, error) {
+	var checks, calls []serverCall
+	for _, c := range r.Changes {
+		k, ok := l.Keys[c.Key]
+		if !ok {
+			return nil, fmt.Errorf("key %s is gone", c.Key)
+		}
+		kd, err := l.Kinds.Get(k.Kind)
+		if err != nil {
+			return nil, err
+		}
+		verifier, ok := kd.(kind.Verifier)
+		if !ok || what == rotation.ActPromote || what == rotation.ActErase {
+			continue
+		}
+		connection, err := l.ConnectionOf(k)
+		if err != nil {
+			return nil, err
+		}
+		from, _ := k.Version(c.From)
+		to, _ := k.Version(c.To)
+		if what == rotation.ActRetire && !from.State.Live() || what == rotation.ActUnstage && !to.State.Live() {
+			continue // the server has done it: only the rotation's record of it was lost, and the value is gone
+		}
+		change := kind.Change{Key: k, From: from, To: to, Connection: connection, Cut: r.Compromised, Kept: k.Kept}
+		if err := l.StillShared(r, k, what, change); err != nil {
+			return nil, err
+		}
+		if what == rotation.ActStage {
+			if err := l.CheckHosts(k, to.Value); err != nil {
+				return nil, fmt.Errorf("key %s: %w", k.Name, err)
+			}
+		}
+		if preflighter, ok := kd.(kind.Preflighter); ok && what == rotation.ActStage {
+			refuse := preflightCall{preflighter, change}.refuse
+			checks = append(checks, func(ctx context.Context, _ time.Duration) error { return refuse(ctx) })
+		}
+		if server, ok := kd.(kind.Server); ok {
+			calls = append(calls, callFor(server, what, change, r.LookAgain(l.Now())))
+			for _, number := range l.Leaked(r, k) {
+				if change.From, _ = k.Version(number); what == rotation.ActRetire {
+					calls = append(calls, callFor(server, what, change, 0))
+				}
+			}
+		} else if what == rotation.ActStage {
+			calls = append(calls, func(ctx context.Context, _ time.Duration) error { return untrusted.Verify(ctx, verifier, change) })
+		}
+	}
+	return append(checks, calls...), nil
+}
+
+// callFor returns the call that an action makes to a server; again is for how long it looks for use before it takes a
+// version away.
+func callFor(server kind.Server, what rotation.Action, c kind.Change, again time.Duration) serverCall {
+	return func(ctx context.Context, long time.Duration) error {
+		switch what {
+		case rotation.ActStage:
+			if err := untrusted.Stage(ctx, server, c); err != nil {
+				return err
+			}
+			return untrusted.Verify(ctx, server, c)
+		case rotation.ActSample:
+			return unused(ctx, server, c, long)
+		case rotation.ActRetire:
+			if !c.Cut {
+				if err := unusedStill(ctx, server, c, again); err != nil {
+					return err
+				}
+			}
+			return untrusted.Retire(ctx, server, c)
+		case rotation.ActUnstage:
+			if !c.Cut { // whoever presented the new version has gone back; what it has still open at the server may not have
+				back := c
+				back.From, back.To = c.To, c.From
+				if err := unusedStill(ctx, server, back, again); err != nil {
+					return err
+				}
+			}
+			return untrusted.Unstage(ctx, server, c)
+		case rotation.NoAction, rotation.ActPromote, rotation.ActErase:
+		}
+		return nil
+	}
+}
+
+// unused returns an error while the server says that From is in use, at once or at any moment for that long.
+func unused(ctx context.Context, server kind.Server, c kind.Change, long time.Duration) error {
+	count, use, err := untrusted.InUse(ctx, server, c, long)
+	if count > 0 && errors.As(err, new(kind.Unattributed)) {
+		err = nil
+	}
+	if err == nil && count > 0 {
+		err = inUse{fmt.Sprintf("%s: version %d is in use: %s", c.Key.Env, c.From.Number, use)}
+	}
+	return err
+}
+
+// unusedStill is unused once more, right before a version is taken away. Logins that are too short to see whose they were do
+// not hold that up: the samples that opened the way have taken them into account.
+func unusedStill(ctx context.Context, server kind.Server, c kind.Change, long time.Duration) error {
+	err := unused(ctx, server, c, long)
+	if errors.As(err, new(kind.Unattributed)) {
+		return nil
+	}
+	return err
+}
+
+// callAll makes the calls of several keys one after the other, each in time.
+func (s *state) callAll(calls []serverCall) error {
+	for _, call := range calls {
+		ctx, cancel := context.WithTimeout(s.ctx, actionDeadline)
+		err := call(ctx, 0)
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sampleAll samples the servers of several keys at the same time. Its error is of all of them.
+func (s *state) sampleAll(calls []serverCall, long time.Duration) error {
+	ctx, cancel := context.WithTimeout(s.ctx, actionDeadline)
+	defer cancel()
+	errs := make([]error, len(calls))
+	var busy sync.WaitGroup
+	for n, call := range calls {
+		if long == 0 { // it takes a moment only
+			errs[n] = call(ctx, 0)
+			continue
+		}
+		busy.Go(func() { errs[n] = call(ctx, long) })
+	}
+	busy.Wait()
+	var seen []string
+	var short error
+	for _, err := range errs {
+		if use := (inUse{}); errors.As(err, &use) {
+			seen = append(seen, use.text)
+		} else if errors.As(err, new(kind.Unattributed)) {
+			short = err
+		} else if err != nil {
+			return err
+		}
+	}
+	if len(seen) > 0 {
+		return inUse{strings.Join(seen, "; ")}
+	}
+	return short
+}
+
+// preflightCall is a change that its kind can check before it is made.
+type preflightCall struct {
+	kind   kind.Preflighter
+	change kind.Change
+}
+
+// refuse returns an error that lists what would stop the change.
+func (p preflightCall) refuse(ctx context.Context) error {
+	blockers, _, err := untrusted.Preflight(ctx, p.kind, p.change)
+	if err == nil && len(blockers) > 0 {
+		err = blocked{untrusted.Text(strings.Join(blockers, "; "))}
+	}
+	return err
+}
+
+// preflightCalls returns the changes of a drafted rotation that can be checked. staged are its keys.
+func (rs *records) preflightCalls(r rotation.Rotation, staged []key.Key) ([]preflightCall, error) {
+	var calls []preflightCall
+	for _, c := range r.Changes {
+		n := slices.IndexFunc(staged, func(k key.Key) bool { return k.Name == c.Key })
+		k := staged[n]
+		preflighter, ok := rs.KindOf(k).(kind.Preflighter)
+		if !ok {
+			continue
+		}
+		connection, err := rs.ConnectionOf(k)
+		if err != nil {
+			return nil, rotation.Refusef("%w", err)
+		}
+		change := kind.Change{Key: k, Connection: connection, Cut: r.Compromised, Kept: k.Kept}
+		change.From, _ = k.Version(c.From)
+		change.To, _ = k.Version(c.To)
+		calls = append(calls, preflightCall{preflighter, change})
+	}
+	return calls, nil
+}
+
+// preflight checks changes at their servers, all at the same time. A check that fails is a blocker, too.
+func preflight(ctx context.Context, calls []preflightCall) (blockers, notes []remark) {
+	ctx, cancel := context.WithTimeout(ctx, planDeadline)
+	defer cancel()
+	found := make([]struct{ blockers, notes []string }, len(calls))
+	var group sync.WaitGroup
+	for n, call := range calls {
+		group.Go(func() {
+			b, also, err := untrusted.Preflight(ctx, call.kind, call.change)
+			if err != nil {
+				b = append(b, err.Error())
+			}
+			found[n].blockers, found[n].notes = b, also
+		})
+	}
+	group.Wait()
+	for n, call := range calls {
+		for _, text := range found[n].blockers {
+			blockers = append(blockers, remark{call.change.Key.Env, text})
+		}
+		for _, text := range found[n].notes {
+			notes = append(notes, remark{call.change.Key.Env, text})
+		}
+	}
+	return blockers, notes
+}
+
+func checkConnection(ctx context.Context, connector kind.Connector, c kind.Connection) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectionDeadline)
+	defer cancel()
+	notes, err := untrusted.CheckConnection(ctx, connector, c)
+	return append(notes, kind.OpenHosts(c)...), err
+}
