@@ -21,8 +21,8 @@ import (
 // contentJSONLines is JSON, one value a line.
 const contentJSONLines = "application/x-ndjson"
 
-// mostExported is how many bytes of JSON lines an export answers with, beside its last line.
-const mostExported = 1 << 20
+// maxExported is how many bytes of JSON lines an export answers with, beside its last line.
+const maxExported = 1 << 20
 
 func (b *backend) pathsJournal() []*framework.Path {
 	return []*framework.Path{
@@ -201,7 +201,7 @@ func (b *backend) exportJournal(ctx context.Context, e *engine.Engine, _ *logica
 		if err := encoder.Encode(api.Data(entryData(n.Stored, n.Entry))); err != nil {
 			return nil, err
 		}
-		if lines.Len() >= mostExported {
+		if lines.Len() >= maxExported {
 			break
 		}
 	}

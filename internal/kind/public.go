@@ -11,8 +11,8 @@ import (
 	"unicode/utf8"
 )
 
-// mostPublic is how many bytes of an option PublicText gives.
-const mostPublic = 1000
+// maxPublic is how many bytes of an option PublicText gives.
+const maxPublic = 1000
 
 // Hidden stands for what may hold a password.
 const Hidden = "(hidden)"
@@ -59,11 +59,11 @@ func isPEM(text string) bool { return strings.Contains(text, "-----BEGIN") }
 // short returns a text that holds no password, cut if it is too long.
 func short(public string) string {
 	public = strings.ToValidUTF8(public, "?")
-	if len(public) <= mostPublic {
+	if len(public) <= maxPublic {
 		return public
 	}
 	sum := sha256.Sum256([]byte(public))
-	return CutText(public, mostPublic) + " (" + strconv.Itoa(len(public)) + " bytes with SHA-256 " + hex.EncodeToString(sum[:8]) + ")"
+	return CutText(public, maxPublic) + " (" + strconv.Itoa(len(public)) + " bytes with SHA-256 " + hex.EncodeToString(sum[:8]) + ")"
 }
 
 func isFlag(word string) bool { return word == "true" || word == "false" }

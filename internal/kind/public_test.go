@@ -54,7 +54,7 @@ func TestPublicOption(t *testing.T) {
 		{"open", "a postgresql://u:S3CRET@db/x", "a postgresql://u@db/x"},
 		{"own", "a@b S3CRET", "a@b (hidden)"},
 		{"own", "-----BEGIN PRIVATE KEY-----\nS4CRET", "PEM with SHA-256 "},
-		{"own", strings.Repeat("a", mostPublic+1), strings.Repeat("a", mostPublic) + "… (1001 bytes with SHA-256 "},
+		{"own", strings.Repeat("a", maxPublic+1), strings.Repeat("a", maxPublic) + "… (1001 bytes with SHA-256 "},
 		{"password", "S3CRET", Hidden},
 		{"another", "S3CRET", Hidden},
 		{"another", "", ""},
@@ -68,7 +68,7 @@ func TestPublicOption(t *testing.T) {
 func FuzzPublicText(f *testing.F) {
 	f.Add("postgresql://u:", "@db/x?password=")
 	f.Fuzz(func(t *testing.T, before, after string) {
-		if len(PublicText("url", before+"S3CRET"+after)) > 4*mostPublic {
+		if len(PublicText("url", before+"S3CRET"+after)) > 4*maxPublic {
 			t.Error("too long")
 		}
 	})

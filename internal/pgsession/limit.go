@@ -20,8 +20,8 @@ const (
 
 var errStranger = errors.New("it sent too much before it let us in; is it a PostgreSQL server?")
 
-// Limit limits what a server can make us hold: before the login little, and after it messages of mostMessage bytes.
-func Limit(config *pgconn.Config, mostMessage int) {
+// Limit limits what a server can make us hold: before the login little, and after it messages of maxMessage bytes.
+func Limit(config *pgconn.Config, maxMessage int) {
 	dial, then := config.DialFunc, config.AfterConnect
 	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
@@ -41,7 +41,7 @@ func Limit(config *pgconn.Config, mostMessage int) {
 		if s, ok := of.(*stranger); ok {
 			s.known.Store(true)
 		}
-		conn.Frontend().SetMaxBodyLen(mostMessage)
+		conn.Frontend().SetMaxBodyLen(maxMessage)
 		if then == nil {
 			return nil
 		}

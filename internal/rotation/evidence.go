@@ -15,10 +15,10 @@ import (
 )
 
 // Bounds of the evidence in a rotation's record, encoded, in bytes. Storage takes about 1 MiB in one entry. What a rotation
-// still needs stays beyond mostEvidence: it grows with the columns that its keys protect, and not with what instances say.
+// still needs stays beyond maxEvidence: it grows with the columns that its keys protect, and not with what instances say.
 const (
-	mostEvidence = 32 << 10
-	mostLookText = 8 << 10 // of finds, and again of tables that were not looked at, in one report
+	maxEvidence = 32 << 10
+	maxLookText = 8 << 10 // of finds, and again of tables that were not looked at, in one report
 )
 
 // UnseenBeyond stands for further tables that were not looked at, at the end of a list that was cut.
@@ -68,7 +68,7 @@ func BoundedLook(report workload.WorkReport, phase workload.Phase, ignored []str
 	slices.SortStableFunc(report.Finds, func(a, b workload.Find) int { return rank(a) - rank(b) })
 	size := 0
 	for n, f := range report.Finds {
-		if size += encodedSize(f); size <= mostLookText {
+		if size += encodedSize(f); size <= maxLookText {
 			continue
 		}
 		for _, cut := range report.Finds[n:] {
@@ -81,7 +81,7 @@ func BoundedLook(report workload.WorkReport, phase workload.Phase, ignored []str
 	}
 	size = 0
 	for n, text := range report.Unseen {
-		if size += encodedSize(text); size > mostLookText {
+		if size += encodedSize(text); size > maxLookText {
 			report.Unseen = append(slices.Clone(report.Unseen[:n]), UnseenBeyond)
 			break
 		}
@@ -92,7 +92,7 @@ func BoundedLook(report workload.WorkReport, phase workload.Phase, ignored []str
 // Bounded returns the rotation with the evidence that its record may have. What nothing reads any more is dropped first, then
 // witnesses beyond two of each key.
 func (r Rotation) Bounded() Rotation {
-	if r.evidenceSize() <= mostEvidence {
+	if r.evidenceSize() <= maxEvidence {
 		return r
 	}
 	r = r.Clone()
@@ -100,7 +100,7 @@ func (r Rotation) Bounded() Rotation {
 		r.dropEarlier(c)
 		r.dropDetails(c)
 	}
-	for r.evidenceSize() > mostEvidence && r.dropWitness() {
+	for r.evidenceSize() > maxEvidence && r.dropWitness() {
 		continue
 	}
 	return r

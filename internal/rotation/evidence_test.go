@@ -41,7 +41,7 @@ func TestEvidenceKeepsWhatIsRead(t *testing.T) {
 	b := r.Bounded()
 	after, _ := b.LastRows(c)
 	still, ok := b.reencryptedAt(c)
-	if b.evidenceSize() > mostEvidence || size < 2*mostEvidence || r.evidenceSize() != size {
+	if b.evidenceSize() > maxEvidence || size < 2*maxEvidence || r.evidenceSize() != size {
 		t.Errorf("of %d bytes are left %d", size, b.evidenceSize())
 	}
 	if len(after.Columns) != 2 || len(after.Finds) != len(before.Finds) || after.MoreFinds != before.MoreFinds || !ok || !still.at.Equal(placed.at) || b.saidDone(c) != r.saidDone(c) {

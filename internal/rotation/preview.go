@@ -12,7 +12,7 @@ import (
 
 // How many waves are previewed.
 const (
-	mostWaves = 100
+	maxWaves  = 100
 	nextWaves = 5 // of a rotation that is looked at
 )
 
@@ -85,7 +85,7 @@ type Move struct {
 // Moves are the steps of a rotation as if every gate opened, from where it is. past are earlier rotations of its keys.
 func Moves(r Rotation, f Facts, past []Rotation) (all []Move) {
 	for {
-		move := Move{State: r.State, Step: r.Step, Text: r.entering(r.at(), f), Waves: waves(r, f, mostWaves)}
+		move := Move{State: r.State, Step: r.Step, Text: r.entering(r.at(), f), Waves: waves(r, f, maxWaves)}
 		move.Expected = median(durations(past, r.State, r.Step))
 		switch {
 		case r.Step == StepSoak:
@@ -136,7 +136,7 @@ func SwitchWaves(r Rotation, f Facts) []Wave {
 	for name := range r.Stages {
 		r.Stages[name] = stageAccept
 	}
-	return waves(r, f, mostWaves)
+	return waves(r, f, maxWaves)
 }
 
 // durations returns how long earlier rotations were in a step.

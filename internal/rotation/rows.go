@@ -103,7 +103,7 @@ func (r Rotation) saidDone(c Change) string {
 // Bounds of how long both versions stay accepted after rows were left again. Each round lets all instances load twice.
 const (
 	firstPace = 5 * time.Second
-	mostPace  = time.Hour
+	maxPace   = time.Hour
 )
 
 // paceEnd is when the version that goes may be dropped again after rows were left; zero: at once. It is only late from the second
@@ -112,7 +112,7 @@ func (r Rotation) paceEnd() time.Time {
 	if r.Step != StepRows || r.Pass < 2 || r.Clock.After(r.Since) {
 		return time.Time{}
 	}
-	return r.Since.Add(min(firstPace<<min(r.Pass-2, 12), mostPace))
+	return r.Since.Add(min(firstPace<<min(r.Pass-2, 12), maxPace))
 }
 
 // checkPace waits longer each time that rows were left.

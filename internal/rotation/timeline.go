@@ -11,16 +11,16 @@ import (
 
 // Bounds of a rotation's timeline. The journal has all events.
 const (
-	MostEvents    = 128
-	firstEvents   = 32   // that stay
-	mostEventText = 1024 // bytes of a text, and of a reason
+	MostEvents   = 128
+	firstEvents  = 32   // that stay
+	maxEventText = 1024 // bytes of a text, and of a reason
 )
 
 // told returns the rotation with an event in its step.
 func (r Rotation) told(now time.Time, e Event) Rotation {
 	r = r.Clone()
 	e.At, e.State, e.Step = now, r.State, r.Step
-	e.Text, e.Reason = kind.CutText(e.Text, mostEventText), kind.CutText(e.Reason, mostEventText)
+	e.Text, e.Reason = kind.CutText(e.Text, maxEventText), kind.CutText(e.Reason, maxEventText)
 	r.Timeline = append(r.Timeline, e)
 	for len(r.Timeline) > MostEvents {
 		r.Timeline = slices.Delete(r.Timeline, r.spare(), r.spare()+1)

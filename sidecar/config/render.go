@@ -109,8 +109,8 @@ func (r RenderBlock) target(allow []string) (render.Target, error) {
 	return t, nil
 }
 
-// mostTemplate is larger than any template that was written by hand.
-const mostTemplate = 1 << 20
+// maxTemplate is larger than any template that was written by hand.
+const maxTemplate = 1 << 20
 
 // content checks what is particular to a format, and reads the template.
 func (r RenderBlock) content(t *render.Target) (err error) {
@@ -158,8 +158,8 @@ func readTemplate(path string) (string, error) {
 		return "", err
 	case !info.Mode().IsRegular():
 		return "", fmt.Errorf("%s is not a file", path)
-	case info.Size() > mostTemplate:
-		return "", fmt.Errorf("%s is longer than %d bytes; is it a template?", path, mostTemplate)
+	case info.Size() > maxTemplate:
+		return "", fmt.Errorf("%s is longer than %d bytes; is it a template?", path, maxTemplate)
 	}
 	data, err := os.ReadFile(path) //nolint:gosec // the operator names it
 	return string(data), err

@@ -13,9 +13,9 @@ import (
 	"unicode"
 )
 
-// credentialMost is how many bytes a credential may have: what the sidecar presents to Vault, to databases and to workloads. It is
+// maxCredential is how many bytes a credential may have: what the sidecar presents to Vault, to databases and to workloads. It is
 // read from its file at each use, since it may change.
-const credentialMost = 64 << 10
+const maxCredential = 64 << 10
 
 // ForeignUser reports whether a user is neither root nor the sidecar's.
 func ForeignUser(uid uint32) bool { return uid != 0 && int(uid) != os.Geteuid() }
@@ -68,7 +68,7 @@ func ReadFile(path string, limit int, check func(path string, info fs.FileInfo) 
 
 // ReadCredentialFile reads a secret file that [CheckSecret] accepts, of at most 64 KiB.
 func ReadCredentialFile(path string) ([]byte, error) {
-	return ReadFile(path, credentialMost, CheckSecret)
+	return ReadFile(path, maxCredential, CheckSecret)
 }
 
 // ReadCredential returns the one line that a file holds. No error contains it.

@@ -45,7 +45,7 @@ func TestRead(t *testing.T) {
 		"no regular file":  pipe,
 		"has mode 0644":    file(t, canary, 0o644),
 		"is empty":         file(t, "\n", 0o600),
-		"holds more than ": file(t, strings.Repeat("x", credentialMost+1), 0o600),
+		"holds more than ": file(t, strings.Repeat("x", maxCredential+1), 0o600),
 		"one line":         file(t, canary+"\nmore", 0o600),
 	} {
 		if _, err := ReadCredential(path); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), canary) {

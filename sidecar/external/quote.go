@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// quoteMost is how many bytes of a quote are shown.
-const quoteMost = 400
+// maxQuote is how many bytes of a quote are shown.
+const maxQuote = 400
 
 // withheld stands for a text of which nothing can be shown.
 const withheld = "(not shown: most of it is secret)"
@@ -23,8 +23,8 @@ type Quote struct {
 // End returns the end of the text with its secrets masked; mask may be nil.
 func (q Quote) End(mask func(string) string) string {
 	text, ok := q.masked(mask)
-	if ok && len(text) > quoteMost {
-		text = "…" + strings.ToValidUTF8(text[len(text)-quoteMost:], "")
+	if ok && len(text) > maxQuote {
+		text = "…" + strings.ToValidUTF8(text[len(text)-maxQuote:], "")
 	}
 	return text
 }
@@ -32,8 +32,8 @@ func (q Quote) End(mask func(string) string) string {
 // Start returns the start of the text with its secrets masked; mask may be nil.
 func (q Quote) Start(mask func(string) string) string {
 	text, ok := q.masked(mask)
-	if ok && len(text) > quoteMost {
-		text = strings.ToValidUTF8(text[:quoteMost], "") + "…"
+	if ok && len(text) > maxQuote {
+		text = strings.ToValidUTF8(text[:maxQuote], "") + "…"
 	}
 	return text
 }
@@ -45,7 +45,7 @@ func (q Quote) masked(mask func(string) string) (text string, ok bool) {
 	if mask != nil {
 		text = mask(text)
 	}
-	if q.Part && len(text) <= quoteMost {
+	if q.Part && len(text) <= maxQuote {
 		return withheld, false
 	}
 	return strings.TrimSpace(text), true

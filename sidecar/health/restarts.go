@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	restartsMost   = 3               // restarts that are a loop
+	maxRestarts    = 3               // restarts that are a loop
 	restartsWindow = 5 * time.Minute // within which they are
 )
 
@@ -73,16 +73,16 @@ func (r *Restarts) Check(context.Context, string) error {
 	seen := r.kept.Seen
 	if n := len(seen); n == 0 || seen[n-1].Process != process {
 		seen = append(seen, start{process, now()})
-		seen = seen[max(0, len(seen)-restartsMost-1):]
+		seen = seen[max(0, len(seen)-maxRestarts-1):]
 		r.kept.Seen = seen
 		if err := keep(r.Path, r.kept); err != nil {
 			r.Warn(err)
 		}
 	}
-	if len(seen) <= restartsMost || now().Sub(seen[1].At) > restartsWindow {
+	if len(seen) <= maxRestarts || now().Sub(seen[1].At) > restartsWindow {
 		return nil
 	}
 	// These words stay the same until there is one more restart.
-	took := seen[restartsMost].At.Sub(seen[0].At).Round(time.Second)
-	return proof{fmt.Errorf("health check: the workload was restarted %d times in %s after the change; look at why it ends", restartsMost, max(took, time.Second))}
+	took := seen[maxRestarts].At.Sub(seen[0].At).Round(time.Second)
+	return proof{fmt.Errorf("health check: the workload was restarted %d times in %s after the change; look at why it ends", maxRestarts, max(took, time.Second))}
 }

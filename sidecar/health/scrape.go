@@ -43,8 +43,8 @@ type sample struct {
 // bornMetric is exported by most metrics libraries.
 const bornMetric = "process_start_time_seconds"
 
-// expositionMost bounds what is read of an answer.
-const expositionMost = 64 << 20
+// maxExposition bounds what is read of an answer.
+const maxExposition = 64 << 20
 
 // errAuthorization: the workload does not take the token.
 var errAuthorization = errors.New("the token is not taken")
@@ -101,10 +101,10 @@ func (m *Metrics) readWith(ctx context.Context, token string) (sample, error) {
 	case resp.StatusCode != http.StatusOK:
 		return sample{}, fmt.Errorf("%s answered %s", where, external.StatusText(resp.StatusCode))
 	}
-	limited := &io.LimitedReader{R: resp.Body, N: expositionMost}
+	limited := &io.LimitedReader{R: resp.Body, N: maxExposition}
 	s, err := m.parse(limited)
 	if err == nil && limited.N == 0 {
-		err = fmt.Errorf("its metrics are more than %d MiB", expositionMost>>20)
+		err = fmt.Errorf("its metrics are more than %d MiB", maxExposition>>20)
 	}
 	if err != nil {
 		return s, fmt.Errorf("%s: %w", req.URL.Redacted(), err)

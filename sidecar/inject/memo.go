@@ -12,7 +12,7 @@ var (
 
 // A memo holds so many bytes of texts at most, and none that is longer than the longest. Both are far more than real workloads need.
 const (
-	mostKnown   = 1 << 20
+	maxKnown    = 1 << 20
 	longestKept = 32 << 10
 	entryCost   = 128 // bytes of an entry beside its texts
 )
@@ -47,7 +47,7 @@ func (m *memo) set(key, text string) {
 	m.known[key] = text
 	m.bytes += size
 	for other, was := range m.known {
-		if m.bytes <= mostKnown {
+		if m.bytes <= maxKnown {
 			break
 		}
 		if other != key {

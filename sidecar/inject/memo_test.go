@@ -14,7 +14,7 @@ import (
 func TestMemo(t *testing.T) {
 	for _, length := range []int{1, 100, 10_000, longestKept - entryCost - 10} {
 		var m memo
-		for n := range 3*mostKnown/(length+entryCost) + 3 {
+		for n := range 3*maxKnown/(length+entryCost) + 3 {
 			name := fmt.Sprint(n)
 			m.set(name, strings.Repeat("x", length))
 			m.set(name, strings.Repeat("x", length)) // the same once more costs nothing
@@ -26,7 +26,7 @@ func TestMemo(t *testing.T) {
 		for name, text := range m.known {
 			sum += cost(name, text)
 		}
-		if sum != m.bytes || sum > mostKnown || sum < mostKnown/2 {
+		if sum != m.bytes || sum > maxKnown || sum < maxKnown/2 {
 			t.Errorf("length %d: %d bytes are known in %d entries, and counted as %d", length, sum, len(m.known), m.bytes)
 		}
 	}

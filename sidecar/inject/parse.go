@@ -82,7 +82,7 @@ func (s *settings) read(all map[string]string, locked []string) error {
 		if !ours(full) {
 			continue
 		}
-		if len(errs) == mostFaults {
+		if len(errs) == maxFaults {
 			errs = append(errs, errors.New("and perhaps more: the rest was not looked at"))
 			break
 		}

@@ -11,16 +11,16 @@ import (
 // What a pod may have at most. Kubernetes itself takes 256 KiB of annotations, and 1.5 MiB of a pod as etcd stores it; the
 // memory that a few bytes of JSON take once they are read is bounded here only.
 const (
-	mostElements = 4096  // of all lists of a pod
-	mostMembers  = 16384 // of all objects of a pod
+	maxElements = 4096  // of all lists of a pod
+	maxMembers  = 16384 // of all objects of a pod
 
-	mostAnnotations  = 128      // of ours
-	mostOneText      = 4 << 10  // bytes of one that is no template
-	mostTemplateText = 16 << 10 // bytes of a template
-	mostText         = 32 << 10 // bytes of ours, names and values
-	mostFiles        = 32       // rendered, and proxies, of one annotation
-	mostPattern      = 2000     // instructions that a regular expression becomes
-	mostFaults       = 20       // that a refusal of one pod lists
+	maxAnnotations  = 128      // of ours
+	maxOneText      = 4 << 10  // bytes of one that is no template
+	maxTemplateText = 16 << 10 // bytes of a template
+	maxText         = 32 << 10 // bytes of ours, names and values
+	maxFiles        = 32       // rendered, and proxies, of one annotation
+	maxPattern      = 2000     // instructions that a regular expression becomes
+	maxFaults       = 20       // that a refusal of one pod lists
 )
 
 // What reading and injecting a pod takes in memory, at most, as was measured: for a byte of its JSON, and for an element of a list,
@@ -35,10 +35,10 @@ const (
 func Measure(raw []byte) (cost int64, err error) {
 	elements, members := parts(raw)
 	switch {
-	case elements > mostElements:
-		return 0, fmt.Errorf("the pod's lists have more than %d entries together; take some out", mostElements)
-	case members > mostMembers:
-		return 0, fmt.Errorf("the pod has more than %d fields; take some out", mostMembers)
+	case elements > maxElements:
+		return 0, fmt.Errorf("the pod's lists have more than %d entries together; take some out", maxElements)
+	case members > maxMembers:
+		return 0, fmt.Errorf("the pod has more than %d fields; take some out", maxMembers)
 	}
 	return int64(len(raw))*bytesPerByte + int64(elements)*bytesPerElement, nil
 }
@@ -84,19 +84,19 @@ func fits(all map[string]string) error {
 		}
 	}
 	switch {
-	case number > mostAnnotations:
-		return fmt.Errorf("the pod has %d annotations of %s; write no more than %d", number, Domain, mostAnnotations)
-	case bytes > mostText:
-		return fmt.Errorf("the annotations of %s are %d bytes long together; write no more than %d", Domain, bytes, mostText)
+	case number > maxAnnotations:
+		return fmt.Errorf("the pod has %d annotations of %s; write no more than %d", number, Domain, maxAnnotations)
+	case bytes > maxText:
+		return fmt.Errorf("the annotations of %s are %d bytes long together; write no more than %d", Domain, bytes, maxText)
 	}
 	return nil
 }
 
 // long refuses the value of one annotation if it is too long.
 func long(name, value string) error {
-	most := mostOneText
+	most := maxOneText
 	if strings.HasPrefix(name, templateName) {
-		most = mostTemplateText
+		most = maxTemplateText
 	}
 	if len(value) > most {
 		return fmt.Errorf("it is %d bytes long; write no more than %d", len(value), most)
@@ -108,8 +108,8 @@ func long(name, value string) error {
 // the sidecar's own check to refuse.
 func pattern(text string) error {
 	re, err := syntax.Parse(text, syntax.Perl)
-	if err == nil && instructions(re) > mostPattern {
-		return fmt.Errorf("the regular expression repeats too much; let what it repeats, times how often, be no more than %d in all", mostPattern)
+	if err == nil && instructions(re) > maxPattern {
+		return fmt.Errorf("the regular expression repeats too much; let what it repeats, times how often, be no more than %d in all", maxPattern)
 	}
 	return nil
 }
@@ -117,7 +117,7 @@ func pattern(text string) error {
 func instructions(re *syntax.Regexp) int {
 	n := 1 + len(re.Rune)/2
 	for _, sub := range re.Sub {
-		n = min(n+instructions(sub), mostPattern+1)
+		n = min(n+instructions(sub), maxPattern+1)
 	}
 	if re.Op == syntax.OpRepeat {
 		n *= max(1, re.Min, re.Max)

@@ -13,23 +13,23 @@ import (
 func TestAnnotationsThatAreTooMuch(t *testing.T) {
 	o := Options{Image: "sidecar:1", VaultAddress: "https://vault:8200"}
 	unknown := map[string]string{}
-	for n := range mostAnnotations - 2 {
+	for n := range maxAnnotations - 2 {
 		unknown[fmt.Sprintf("strange-%d", n)] = "x"
 	}
 	for name, c := range map[string]struct {
 		all  map[string]string
 		want string
 	}{
-		"a long text":             {map[string]string{"role": strings.Repeat("x", mostOneText+1)}, "hyvve.app/role: it is 4097 bytes long; write no more than 4096"},
-		"a long template":         {map[string]string{"template.x": strings.Repeat("x", mostTemplateText+1)}, "no more than 16384"},
-		"much together":           {map[string]string{"template.x": strings.Repeat("x", mostTemplateText), "template.y": strings.Repeat("x", mostTemplateText)}, "no more than 32768"},
+		"a long text":             {map[string]string{"role": strings.Repeat("x", maxOneText+1)}, "hyvve.app/role: it is 4097 bytes long; write no more than 4096"},
+		"a long template":         {map[string]string{"template.x": strings.Repeat("x", maxTemplateText+1)}, "no more than 16384"},
+		"much together":           {map[string]string{"template.x": strings.Repeat("x", maxTemplateText), "template.y": strings.Repeat("x", maxTemplateText)}, "no more than 32768"},
 		"many unknown":            {unknown, "the rest was not looked at"},
-		"many files":              {map[string]string{"render": strings.Repeat("json,", mostFiles+1)}, "no more than 32"},
-		"many proxies":            {map[string]string{"proxy": strings.Repeat("1:2:A,", mostFiles+1)}, "no more than 32"},
+		"many files":              {map[string]string{"render": strings.Repeat("json,", maxFiles+1)}, "no more than 32"},
+		"many proxies":            {map[string]string{"proxy": strings.Repeat("1:2:A,", maxFiles+1)}, "no more than 32"},
 		"an expression":           {map[string]string{"reload": "signal", "cmdline": `(a{100}){9}b{1000}c{100}`}, "repeats too much"},
 		"expressions of series":   {map[string]string{"health": "prometheus", "health-labels": `a=~b{1000}c{1000}`}, "repeats too much"},
 		"an expression of theirs": {map[string]string{"reload": "signal", "cmdline": `^node .*server\.(js|mjs)( --port=\d{1,5})?$`}, ""},
-		"a template of 16 KiB":    {map[string]string{"template.x": strings.Repeat("x", mostTemplateText)}, ""},
+		"a template of 16 KiB":    {map[string]string{"template.x": strings.Repeat("x", maxTemplateText)}, ""},
 	} {
 		all := map[string]string{Domain + "/inject": "true", Domain + "/workload": "api"}
 		for name, value := range c.all {

@@ -151,8 +151,8 @@ func setRender(s *settings, _, v string) error {
 
 // few refuses a list that is longer than anybody needs: each pair of its entries is compared.
 func few(v string) error {
-	if n := len(list(v)); n > mostFiles {
-		return fmt.Errorf("it has %d entries; write no more than %d", n, mostFiles)
+	if n := len(list(v)); n > maxFiles {
+		return fmt.Errorf("it has %d entries; write no more than %d", n, maxFiles)
 	}
 	return nil
 }

@@ -32,8 +32,8 @@ const (
 	AccountCA      = accountDir + "ca.crt"
 	AccountSpace   = accountDir + "namespace"
 	requestTimeout = 15 * time.Second
-	answerMost     = 32 << 20 // a list of a few hundred pods
-	tokenMost      = 64 << 10
+	maxAnswer      = 32 << 20 // a list of a few hundred pods
+	maxToken       = 64 << 10
 )
 
 // Manager is the sidecar's name as a manager of fields.
@@ -107,7 +107,7 @@ func (c *Client) once(ctx context.Context, r request, body []byte, into any) err
 		return &Unreachable{what: r.what, err: err}
 	}
 	defer resp.Body.Close() //nolint:errcheck // read only
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, answerMost))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return &Unreachable{what: r.what, err: err}
 	}
@@ -160,7 +160,7 @@ func (c *Client) http() (*http.Client, error) {
 
 // readToken reads the token, which stands in no error.
 func readToken(path string) (string, error) {
-	data, err := external.ReadFile(path, tokenMost, func(string, fs.FileInfo) error { return nil })
+	data, err := external.ReadFile(path, maxToken, func(string, fs.FileInfo) error { return nil })
 	if err != nil {
 		return "", fmt.Errorf("kubernetes: token_path: %w", err)
 	}

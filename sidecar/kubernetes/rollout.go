@@ -25,8 +25,8 @@ const restartedAt = "kubectl.kubernetes.io/restartedAt"
 
 const (
 	settledLook = 30 * time.Second // between looks at a rollout that has ended well
-	awayMost    = 2 * time.Minute  // the API server may be away before that is held against a workload that was well
-	namesMost   = 3                // pods that a reason names
+	maxAway     = 2 * time.Minute  // the API server may be away before that is held against a workload that was well
+	maxNames    = 3                // pods that a reason names
 )
 
 // Rollout restarts a workload whose pods read Secrets, and tells how far that is. The pod template notes for which change of
@@ -189,7 +189,7 @@ func (r *Rollout) Check(ctx context.Context, _ string) error {
 	}
 	err := r.look(ctx, wanted)
 	switch {
-	case settled && since < awayMost && Away(err):
+	case settled && since < maxAway && Away(err):
 		return nil // it is not known to be otherwise
 	case err == nil:
 		r.mu.Lock()
@@ -226,8 +226,8 @@ func (r *Rollout) look(ctx context.Context, wanted map[string]string) error {
 	}
 	if len(old) > 0 {
 		names := old
-		if len(names) > namesMost {
-			names = append(slices.Clone(names[:namesMost]), fmt.Sprintf("and %d more", len(old)-namesMost))
+		if len(names) > maxNames {
+			names = append(slices.Clone(names[:maxNames]), fmt.Sprintf("and %d more", len(old)-maxNames))
 		}
 		waits = append(waits, fmt.Sprintf("%d pods hold what the Secret held before: %s", len(old), strings.Join(names, ", ")))
 	}

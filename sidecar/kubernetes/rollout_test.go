@@ -291,7 +291,7 @@ func TestRolloutWhileTheServerIsAway(t *testing.T) {
 	if at(settledLook + time.Second); r.Check(t.Context(), "") != nil {
 		t.Error("a moment without the server is held against it")
 	}
-	at(awayMost + time.Second)
+	at(maxAway + time.Second)
 	c.refusesCheck(r, false, "does not answer")
 }
 

@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// mostData is what the API server takes in the data of a Secret.
-const mostData = 1 << 20
+// maxData is what the API server takes in the data of a Secret.
+const maxData = 1 << 20
 
 // Secret is one that is kept as it should be. It belongs to one goroutine.
 type Secret struct {
@@ -166,8 +166,8 @@ func (s *Secret) fits(data map[string][]byte) error {
 		}
 		size += len(v)
 	}
-	if size > mostData {
-		return fmt.Errorf("kubernetes: %s: its data would be %d bytes, and a Secret takes %d; choose with keys, or write several", s.what(), size, mostData)
+	if size > maxData {
+		return fmt.Errorf("kubernetes: %s: its data would be %d bytes, and a Secret takes %d; choose with keys, or write several", s.what(), size, maxData)
 	}
 	return nil
 }

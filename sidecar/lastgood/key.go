@@ -20,7 +20,7 @@ const howToMake = "make one with: (umask 077; openssl rand -base64 32 >FILE)"
 
 // ReadKey reads a key file: 32 bytes as they are, in base64 or in hex. It refuses one that others than its owner can read.
 func ReadKey(path string) ([]byte, error) {
-	text, err := external.ReadFile(path, keyFileMost, checkKeyFile)
+	text, err := external.ReadFile(path, maxKeyFile, checkKeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("last_good: key_file: %w", err)
 	}
@@ -32,8 +32,8 @@ func ReadKey(path string) ([]byte, error) {
 	return k, nil
 }
 
-// keyFileMost is longer than any form of a key.
-const keyFileMost = 4 << 10
+// maxKeyFile is longer than any form of a key.
+const maxKeyFile = 4 << 10
 
 func checkKeyFile(path string, info fs.FileInfo) error {
 	switch mode := info.Mode(); {

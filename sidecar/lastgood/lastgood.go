@@ -85,8 +85,8 @@ var (
 	ErrNotOpened = errors.New("it does not open")
 )
 
-// mostBytes bounds what is read: a bundle has some kilobytes.
-const mostBytes = 64 << 20
+// maxBytes bounds what is read: a bundle has some kilobytes.
+const maxBytes = 64 << 20
 
 // ahead is how far a copy may be from the future, where clocks are set back a little.
 const ahead = 5 * time.Minute
@@ -119,7 +119,7 @@ func (s Store) open(header []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", s.Path, ErrNone)
 	case err != nil:
 		return nil, err
-	case !info.Mode().IsRegular() || info.Size() > mostBytes:
+	case !info.Mode().IsRegular() || info.Size() > maxBytes:
 		return nil, fmt.Errorf("%s is no copy: %w", s.Path, ErrNotOpened)
 	}
 	data, err := os.ReadFile(s.Path)

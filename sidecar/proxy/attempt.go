@@ -12,8 +12,8 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/limits"
 )
 
-// mostReplayed is the size of a body that is kept while the application may have to be asked again.
-const mostReplayed = 64 << 10
+// maxReplayed is the size of a body that is kept while the application may have to be asked again.
+const maxReplayed = 64 << 10
 
 type matchKey struct{}
 
@@ -44,7 +44,7 @@ func (a attempts) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer kept.ended.Store(true)
 	if req.Body != nil && req.Body != http.NoBody {
 		kept.want = -1 // it can be sent once
-		if req.ContentLength > 0 && req.ContentLength <= mostReplayed && len(req.Trailer) == 0 {
+		if req.ContentLength > 0 && req.ContentLength <= maxReplayed && len(req.Trailer) == 0 {
 			share, ok := a.bodies.Take(req.Context(), req.ContentLength, func() {})
 			defer share.Return()
 			if ok && share.Keep() {
@@ -142,8 +142,8 @@ func likelier(status, than int) bool {
 // hold reads an answer that may still be passed on, so that its connection can be used again; of a long one only the
 // beginning.
 func hold(resp *http.Response) {
-	head, err := io.ReadAll(io.LimitReader(resp.Body, mostReplayed))
-	if err == nil && len(head) < mostReplayed {
+	head, err := io.ReadAll(io.LimitReader(resp.Body, maxReplayed))
+	if err == nil && len(head) < maxReplayed {
 		_ = resp.Body.Close()
 		resp.Body = io.NopCloser(bytes.NewReader(head))
 		return
@@ -159,6 +159,6 @@ func drop(resp *http.Response) {
 	if resp == nil {
 		return
 	}
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, mostReplayed))
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxReplayed))
 	_ = resp.Body.Close()
 }

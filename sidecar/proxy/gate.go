@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	pauseMost   = 10 * time.Second // then requests go on, whatever is there
-	waitingMost = 1024             // requests that wait; further ones go on
-	emptyMost   = 2 * time.Second  // for which a pause waits for requests under way
+	maxPause   = 10 * time.Second // then requests go on, whatever is there
+	maxWaiting = 1024             // requests that wait; further ones go on
+	maxEmpty   = 2 * time.Second  // for which a pause waits for requests under way
 )
 
 // gate lets requests wait while the application is restarted.
@@ -29,7 +29,7 @@ type gate struct {
 // as upgraded connections do, are not waited for by a pause.
 func (g *gate) enter(ctx context.Context, lasts bool) (leave func()) {
 	g.mu.Lock()
-	if open := g.open; open != nil && g.waiting < waitingMost {
+	if open := g.open; open != nil && g.waiting < maxWaiting {
 		g.waiting++
 		g.mu.Unlock()
 		select {
@@ -66,7 +66,7 @@ func (p *Proxy) Pause(ctx context.Context) {
 		return
 	}
 	if g.open == nil {
-		g.open, g.limit = make(chan struct{}), time.AfterFunc(pauseMost, p.Resume)
+		g.open, g.limit = make(chan struct{}), time.AfterFunc(maxPause, p.Resume)
 	}
 	if g.within == 0 {
 		g.mu.Unlock()
@@ -79,7 +79,7 @@ func (p *Proxy) Pause(ctx context.Context) {
 	g.mu.Unlock()
 	select {
 	case <-empty:
-	case <-time.After(emptyMost):
+	case <-time.After(maxEmpty):
 	case <-ctx.Done():
 	}
 }

@@ -106,7 +106,7 @@ func TestPauseEndsWithItsClient(t *testing.T) {
 	p.gate.enter(t.Context(), true)
 	begun := time.Now()
 	p.Pause(t.Context())
-	if time.Since(begun) >= emptyMost {
+	if time.Since(begun) >= maxEmpty {
 		t.Error("a connection that lasts was waited for")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -119,7 +119,7 @@ func TestPauseEndsWithItsClient(t *testing.T) {
 	}
 	p.gate.await(t, func() bool { return p.gate.waiting == 0 && p.gate.within == 0 })
 	p.gate.mu.Lock()
-	p.gate.waiting = waitingMost
+	p.gate.waiting = maxWaiting
 	p.gate.mu.Unlock()
 	if status := get(t.Context()); status != http.StatusOK {
 		t.Errorf("one more than may wait: %d", status)
@@ -138,14 +138,14 @@ func TestPauseDoesNotWaitForEver(t *testing.T) {
 		defer p.gate.enter(t.Context(), false)()
 		begun := time.Now()
 		p.Pause(t.Context())
-		if took := time.Since(begun); took != emptyMost {
+		if took := time.Since(begun); took != maxEmpty {
 			t.Errorf("it was waited %s", took)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		p.Pause(ctx) // adds nothing
 		p.gate.enter(t.Context(), false)()
-		if took := time.Since(begun); took != pauseMost {
+		if took := time.Since(begun); took != maxPause {
 			t.Errorf("a request has waited %s", took)
 		}
 	})

@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	// mostHeld bounds the values that an application may hold: rotations may pass it by without its restarting.
-	mostHeld = 4
+	// maxHeld bounds the values that an application may hold: rotations may pass it by without its restarting.
+	maxHeld = 4
 	// overlap is how long the process before may go on beside the one that has proved to hold a newer value.
 	overlap = time.Minute
 )
@@ -118,7 +118,7 @@ func (k *held) take(b client.Bundle) error {
 	}
 	next.Own = append(slices.DeleteFunc(next.Own, func(v string) bool { return v == newest }), newest)
 	front := slices.Index(next.Own, believed)
-	for len(next.Own) > mostHeld {
+	for len(next.Own) > maxHeld {
 		drop := 0
 		if front == 0 {
 			drop = 1

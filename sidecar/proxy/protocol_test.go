@@ -72,7 +72,7 @@ func TestNoRequestIsSmuggled(t *testing.T) {
 		"HTTP/1.0 chunked":  {strings.Replace(head, "HTTP/1.1", "HTTP/1.0", 1) + "Transfer-Encoding: chunked\r\n\r\n" + chunked + inner, "200", `[/outer "" [] 0]`},
 		"absolute form":     {strings.Replace(head, " /outer", " http://elsewhere.example/outer", 1) + "Content-Length: 0\r\n\r\n", "200", `[/outer "" [] 0]`},
 		"tunnel":            {strings.Replace(head, "POST /outer", "CONNECT x:1", 1) + "\r\n", "405", "[]"},
-		"a header too long": {head + "X-A: " + strings.Repeat("a", 2*mostHeaders) + "\r\n\r\n", "431", "[]"},
+		"a header too long": {head + "X-A: " + strings.Repeat("a", 2*maxHeaders) + "\r\n\r\n", "431", "[]"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			paths = nil

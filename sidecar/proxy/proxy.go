@@ -34,8 +34,8 @@ const (
 	upstreamIdle = 4 * time.Second  // less than Node's 5 s: a request must not meet a connection that is being closed
 	dialTime     = 5 * time.Second
 	drainTime    = 5 * time.Second // for requests to end when the sidecar stops
-	mostHeaders  = 28 << 10        // and 4 KiB that net/http adds
-	mostIdle     = 256
+	maxHeaders   = 28 << 10        // and 4 KiB that net/http adds
+	maxIdle      = 256
 	copySize     = 32 << 10
 )
 
@@ -82,8 +82,8 @@ func New(o Options) *Proxy {
 	transport := &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: dialTime}).DialContext,
 		IdleConnTimeout:     upstreamIdle,
-		MaxIdleConns:        mostIdle,
-		MaxIdleConnsPerHost: mostIdle,
+		MaxIdleConns:        maxIdle,
+		MaxIdleConnsPerHost: maxIdle,
 		DisableCompression:  true, // what the client asks for and gets is between it and the application
 	}
 	p.transport = transport
@@ -165,7 +165,7 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	server := &http.Server{
-		Handler: p, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: mostHeaders, Protocols: protocols,
+		Handler: p, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeaders, Protocols: protocols,
 		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: streams, MaxReceiveBufferPerConnection: h2Buffer, MaxReceiveBufferPerStream: h2Stream},
 		ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 	}

@@ -236,7 +236,7 @@ func TestHeaders(t *testing.T) {
 // Where the application refuses whatever it is asked with, its client gets the answer to the value that it holds.
 func TestARefusalIsTheApplicationsOwn(t *testing.T) {
 	app := &application{}
-	long := strings.Repeat("x", 2*mostReplayed)
+	long := strings.Repeat("x", 2*maxReplayed)
 	for _, text := range []string{"not for you", long} {
 		app.then = func(w http.ResponseWriter, _ *http.Request) { http.Error(w, text, http.StatusForbidden) }
 		p, address := before(t, app, "")
@@ -267,10 +267,10 @@ func TestBodiesWhileTheApplicationMayHoldSeveral(t *testing.T) {
 	p, address := before(t, app, "")
 	take(t, p, 1)
 	take(t, p, 2, 1)
-	if status, _ := call(t, address, "Bearer "+token(1), strings.Repeat("x", mostReplayed+1)); status != http.StatusUnauthorized {
+	if status, _ := call(t, address, "Bearer "+token(1), strings.Repeat("x", maxReplayed+1)); status != http.StatusUnauthorized {
 		t.Errorf("a body too large to be kept: %d", status)
 	}
-	if status, _ := call(t, address, "Bearer "+token(1), strings.Repeat("x", mostReplayed)); status != http.StatusOK || got.Load() != mostReplayed {
+	if status, _ := call(t, address, "Bearer "+token(1), strings.Repeat("x", maxReplayed)); status != http.StatusOK || got.Load() != maxReplayed {
 		t.Errorf("%d, %d bytes arrived", status, got.Load())
 	}
 	calls := app.calls.Load()

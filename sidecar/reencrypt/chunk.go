@@ -135,7 +135,7 @@ func (j *job) bound(ctx context.Context, tx pgx.Tx, t table, after []string) (up
 			SELECT %s AS id, row_number() OVER w AS n, sum(coalesce(octet_length(%s), 0)) OVER w AS bytes
 			FROM %s t %s WINDOW w AS (ORDER BY %[5]s ROWS UNBOUNDED PRECEDING) ORDER BY %[5]s LIMIT %[6]d)
 		SELECT q.id, q.n, (SELECT max(n) FROM q) FROM q WHERE q.bytes <= %[7]d OR q.n = 1 ORDER BY q.n DESC LIMIT 1`,
-		t.id(), t.value(), t.name(), where, t.order(), j.options.BatchSize, mostBatch), args...).Scan(&upto, &rows, &most)
+		t.id(), t.value(), t.name(), where, t.order(), j.options.BatchSize, maxBatch), args...).Scan(&upto, &rows, &most)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && rows == most && rows < j.options.BatchSize {
 		return nil, nil
 	}

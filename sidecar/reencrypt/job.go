@@ -50,7 +50,7 @@ const (
 	claimFor     = 15 * time.Second
 
 	defaultSample = 256 << 20
-	mostSessions  = 4
+	maxSessions   = 4
 	progressRate  = time.Second / 2 // between two calls of Progress
 )
 
@@ -76,7 +76,7 @@ func NewWorker(databaseURL string, o Options) *Worker {
 		o.ClaimFor = claimFor
 	}
 	if o.Sessions == 0 {
-		o.Sessions = min(runtime.GOMAXPROCS(0), mostSessions)
+		o.Sessions = min(runtime.GOMAXPROCS(0), maxSessions)
 	}
 	if o.SampleBytes == 0 {
 		o.SampleBytes = defaultSample

@@ -352,13 +352,13 @@ func TestTouchColumn(t *testing.T) {
 func TestFewWorkersAtATime(t *testing.T) {
 	f := newFixture(t)
 	j := f.prepared(workload.PhaseStage)
-	for n := range mostWorkers {
+	for n := range maxWorkers {
 		f.exec("INSERT INTO hyvve_reencrypt.chunks (col, n, holder, until) VALUES ($1, $2, $3, now() + interval '1 hour')", j.tables[0].side, 100+n, string(rune('a'+n)))
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if err := j.awaitRoom(ctx); err == nil {
-		t.Errorf("a worker more than %d does not wait", mostWorkers)
+		t.Errorf("a worker more than %d does not wait", maxWorkers)
 	}
 	f.exec("UPDATE hyvve_reencrypt.chunks SET until = now() WHERE holder = 'a'")
 	if err := j.awaitRoom(t.Context()); err != nil {

@@ -94,10 +94,10 @@ func (j *job) strays(ctx context.Context, t table, last []string, size int) ([]*
 }
 
 // Bounds of what is held of rows at a time, in bytes: who may write a row decides how long it is, and a sidecar has little memory. A
-// value that is longer than mostValue is not read and counts as unreadable; the engine's own look at rows takes none either.
+// value that is longer than maxValue is not read and counts as unreadable; the engine's own look at rows takes none either.
 const (
-	mostValue = 4 << 20
-	mostBatch = 2 << 20
+	maxValue = 4 << 20
+	maxBatch = 2 << 20
 )
 
 // pageOf reads so many rows, and fewer where their values are long.
@@ -112,7 +112,7 @@ func (j *job) pageOf(ctx context.Context, t table, from string, last []string, s
 			SELECT %s AS id, %s AS value, sum(octet_length(%[3]s)) OVER (ORDER BY %[4]s ROWS UNBOUNDED PRECEDING) AS bytes
 			FROM %[5]s%[6]s ORDER BY %[4]s LIMIT %[7]d
 		) q WHERE q.bytes <= %[8]d OR q.bytes = octet_length(q.value) ORDER BY q.bytes`,
-		shortened("q.value"), t.id(), t.value(), t.order(), from, where, size, mostBatch)
+		shortened("q.value"), t.id(), t.value(), t.order(), from, where, size, maxBatch)
 	rows, err := readRows(ctx, j.db, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", t.column, err)
@@ -122,7 +122,7 @@ func (j *job) pageOf(ctx context.Context, t table, from string, last []string, s
 
 // shortened is a value that is read, and no envelope where it is too long.
 func shortened(value string) string {
-	return fmt.Sprintf("CASE WHEN octet_length(%s) > %d THEN '' ELSE %[1]s END", value, mostValue)
+	return fmt.Sprintf("CASE WHEN octet_length(%s) > %d THEN '' ELSE %[1]s END", value, maxValue)
 }
 
 // replaceRows puts replacements in the place of what they were made from, and gives in how many rows.

@@ -185,8 +185,8 @@ func (j *job) claim(ctx context.Context) error {
 	}
 }
 
-// mostWorkers is how many workers stage at the same time: each has some sessions, and the server has few to give.
-const mostWorkers = 4
+// maxWorkers is how many workers stage at the same time: each has some sessions, and the server has few to give.
+const maxWorkers = 4
 
 // awaitRoom waits while so many others are staging.
 func (j *job) awaitRoom(ctx context.Context) error {
@@ -197,7 +197,7 @@ func (j *job) awaitRoom(ctx context.Context) error {
 				SELECT count(DISTINCT k.holder) FROM hyvve_reencrypt.chunks k JOIN hyvve_reencrypt.columns c ON c.id = k.col
 				WHERE c.job = $1 AND NOT k.done AND k.until > now() AND k.holder <> $2`, j.id, j.holder).Scan(&others)
 		})
-		if err != nil || others < mostWorkers {
+		if err != nil || others < maxWorkers {
 			return err
 		}
 		if err := backoff.Wait(ctx, claimPoll); err != nil {

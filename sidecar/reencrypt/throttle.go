@@ -24,7 +24,7 @@ type throttle struct {
 
 // Bounds of a rest for the database's sake.
 const (
-	restMost    = 5 * time.Second
+	maxRest     = 5 * time.Second
 	restMeasure = 3 // rests are so many times as long as what took too long
 )
 
@@ -34,7 +34,7 @@ func (t *throttle) rest(ctx context.Context, db *session, rows int, took time.Du
 	if t.maxLoad > 0 {
 		slow := max(took, lag(ctx, db))
 		if slow > t.maxLoad {
-			wait = max(wait, min(restMeasure*slow, restMost))
+			wait = max(wait, min(restMeasure*slow, maxRest))
 		}
 	}
 	if wait <= 0 {

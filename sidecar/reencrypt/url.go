@@ -18,9 +18,9 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
-// mostMessage is how long a message of the server may be: no value of PostgreSQL is longer than 1 GB, and an envelope is far
+// maxMessage is how long a message of the server may be: no value of PostgreSQL is longer than 1 GB, and an envelope is far
 // shorter than this.
-const mostMessage = 256 << 20
+const maxMessage = 256 << 20
 
 // Parameters of a Prisma URL that are Prisma's own: the server would refuse them. Source: Prisma's reference of
 // PostgreSQL connection URLs.
@@ -80,7 +80,7 @@ func parseURL(text string) (database, error) {
 		return database{}, unusable(err, &u)
 	}
 	d.config.LookupFunc = pgconn.LookupFunc(target.Hosts.Resolver(dsn.Resolver(d.config.LookupFunc)))
-	pgsession.Limit(&d.config.Config, mostMessage)
+	pgsession.Limit(&d.config.Config, maxMessage)
 	if bouncer { // no statement may be prepared behind a pooler that hands out servers by transaction
 		d.config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	}

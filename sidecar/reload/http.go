@@ -41,8 +41,8 @@ func (h HTTP) WithMask(mask func(string) string) Reloader {
 	return h
 }
 
-// answerMost is how much of an answer is read.
-const answerMost = 64 << 10
+// maxAnswer is how much of an answer is read.
+const maxAnswer = 64 << 10
 
 // Reload implements Reloader.
 func (h HTTP) Reload(ctx context.Context) error {
@@ -68,11 +68,11 @@ func (h HTTP) Reload(ctx context.Context) error {
 		return fmt.Errorf("reload request: %w", err)
 	}
 	defer resp.Body.Close() //nolint:errcheck // read only
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, answerMost))
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if len(h.Statuses) == 0 && resp.StatusCode/100 == 2 || slices.Contains(h.Statuses, resp.StatusCode) {
 		return nil
 	}
-	said := external.Quote{Kept: body, Part: len(body) == answerMost}.Start(func(text string) string {
+	said := external.Quote{Kept: body, Part: len(body) == maxAnswer}.Start(func(text string) string {
 		for _, s := range secrets {
 			text = strings.ReplaceAll(text, s, "[redacted]")
 		}

@@ -48,8 +48,8 @@ func (m Match) String() string {
 	return strings.Join(parts, " and ")
 }
 
-// nameMost is how many bytes of a program's name the kernel keeps.
-const nameMost = 15
+// maxName is how many bytes of a program's name the kernel keeps.
+const maxName = 15
 
 func (m Match) is(p proc.Info) bool {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID))
@@ -57,7 +57,7 @@ func (m Match) is(p proc.Info) bool {
 		return false // it is gone, or a thread of the kernel
 	}
 	args := strings.Split(strings.TrimSuffix(string(data), "\x00"), "\x00")
-	if m.Name != "" && filepath.Base(args[0]) != m.Name && p.Name != m.Name[:min(len(m.Name), nameMost)] {
+	if m.Name != "" && filepath.Base(args[0]) != m.Name && p.Name != m.Name[:min(len(m.Name), maxName)] {
 		return false
 	}
 	return m.Command == nil || m.Command.MatchString(strings.Join(args, " "))

@@ -95,7 +95,7 @@ func (s Signal) gone(pid int) error {
 
 // pid returns the number that the pid file holds, and when it was written.
 func (s Signal) pid() (pid int, written time.Time, err error) {
-	data, err := external.ReadFile(s.PIDFile, pidMost, func(_ string, info fs.FileInfo) error {
+	data, err := external.ReadFile(s.PIDFile, maxPid, func(_ string, info fs.FileInfo) error {
 		written = info.ModTime()
 		return nil
 	})
@@ -113,8 +113,8 @@ func (s Signal) pid() (pid int, written time.Time, err error) {
 	return pid, written, nil
 }
 
-// pidMost is longer than any number with spaces around it.
-const pidMost = 64
+// maxPid is longer than any number with spaces around it.
+const maxPid = 64
 
 // StartedSince implements Starter.
 func (s Signal) StartedSince(moment time.Duration) bool {

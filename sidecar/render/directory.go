@@ -16,8 +16,8 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 )
 
-// mostLinks is how many symbolic links a path may lead through, as in the kernel.
-const mostLinks = 40
+// maxLinks is how many symbolic links a path may lead through, as in the kernel.
+const maxLinks = 40
 
 // directory is one that was found to be trustworthy and is held open: whatever happens to its path from then on, files
 // are written in this one.
@@ -143,7 +143,7 @@ func (w *walk) follow(fd int, at string) error {
 	defer unix.Close(fd) //nolint:errcheck // opened for its path only
 	target := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(fd, "", target)
-	if w.links++; err == nil && w.links > mostLinks {
+	if w.links++; err == nil && w.links > maxLinks {
 		err = unix.ELOOP
 	}
 	if err == nil && n > 0 && target[0] == '/' {

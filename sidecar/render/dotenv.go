@@ -37,13 +37,13 @@ func dotenv(set variables.Set, multiline bool) ([]byte, error) {
 	})
 }
 
-// mostLine is the longest line that docker reads, and the line break.
-const mostLine = 64 << 10
+// maxLine is the longest line that docker reads, and the line break.
+const maxLine = 64 << 10
 
 // docker writes what "docker run --env-file" reads. It knows no quotes: what they would stand for is a part of the value.
 func docker(set variables.Set) ([]byte, error) {
 	return lines(set, false, func(value string) (quoted, why string) {
-		if len(value) > mostLine-256 { // for the name
+		if len(value) > maxLine-256 { // for the name
 			return "", "more than docker reads from one line"
 		}
 		return value, ""

@@ -169,7 +169,7 @@ func FuzzEnvFiles(f *testing.F) {
 			target := Target{Format: format, Path: path, Mode: 0o600, UID: -1, GID: -1, Multiline: format == Dotenv}
 			values := map[string]string{"A": "before", "B": value, "C": "after"}
 			if _, err := target.Write(bundle(values)); err != nil {
-				if !strings.HasPrefix(err.Error(), "B holds ") || plain.MatchString(value) && len(value) < mostLine/2 {
+				if !strings.HasPrefix(err.Error(), "B holds ") || plain.MatchString(value) && len(value) < maxLine/2 {
 					t.Errorf("%s: %q is refused: %v", format, value, err)
 				}
 				continue
@@ -247,7 +247,7 @@ func TestEnvFilesRefuseByName(t *testing.T) {
 	for _, format := range []Format{Dotenv, Docker} {
 		for env, value := range map[string]string{
 			"LINES": "a\nb", "RETURN": "a\r", "NULL": "a\x00b", "BYTES": "a\xffb", "QUOTES": `'"`, "ENDS": `a b\`, "TWICE": `a\\b`, "BRACE": "a${HOME}", "BANG": `it's!`,
-			"LONG": strings.Repeat("x", mostLine),
+			"LONG": strings.Repeat("x", maxLine),
 		} {
 			target := Target{Format: format, Path: filepath.Join(t.TempDir(), ".env"), Mode: 0o600, UID: -1, GID: -1}
 			_, err := target.Write(bundle(map[string]string{env: value}))

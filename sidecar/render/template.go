@@ -20,8 +20,8 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/variables"
 )
 
-// mostText bounds what a template may write: one that runs for ever must not fill memory.
-const mostText = 1 << 20
+// maxText bounds what a template may write: one that runs for ever must not fill memory.
+const maxText = 1 << 20
 
 // TextTemplate makes a file of a bundle, by Go's text/template. Its functions are those of functions, and Go's own.
 type TextTemplate struct {
@@ -215,12 +215,12 @@ func (t *TextTemplate) reason(err error) error {
 	return fmt.Errorf("%s:%s %s", at, where, why)
 }
 
-// limited is a buffer that takes no more than mostText.
+// limited is a buffer that takes no more than maxText.
 type limited struct{ bytes.Buffer }
 
 func (l *limited) Write(p []byte) (int, error) {
-	if l.Len()+len(p) > mostText {
-		return 0, lack{fmt.Sprintf("the template writes more than %d bytes; does it end?", mostText)}
+	if l.Len()+len(p) > maxText {
+		return 0, lack{fmt.Sprintf("the template writes more than %d bytes; does it end?", maxText)}
 	}
 	return l.Buffer.Write(p)
 }

@@ -23,8 +23,8 @@ const (
 	headTime   = 5 * time.Second
 	answerTime = 10 * time.Second
 	idleTime   = 90 * time.Second
-	mostHead   = 16 << 10 // bytes
-	mostConns  = 64       // from the network, where any neighbor may open some
+	maxHead    = 16 << 10 // bytes
+	maxConns   = 64       // from the network, where any neighbor may open some
 	leaveTime  = time.Second
 )
 
@@ -81,11 +81,11 @@ func (b *Board) Serve(ctx context.Context, log *slog.Logger, listeners ...net.Li
 	server := func(handler http.Handler) *http.Server {
 		return &http.Server{
 			Handler: handler, ReadHeaderTimeout: headTime, ReadTimeout: headTime, WriteTimeout: answerTime, IdleTimeout: idleTime,
-			MaxHeaderBytes: mostHead, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+			MaxHeaderBytes: maxHead, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		}
 	}
 	private, public := server(b.Handler()), server(b.PublicHandler())
-	limits.NewConns(mostConns).Bound(public)
+	limits.NewConns(maxConns).Bound(public)
 	done := make(chan struct{}, len(listeners))
 	for _, l := range listeners {
 		at := public

@@ -267,7 +267,7 @@ func TestAdversaryStatusConnections(t *testing.T) {
 	done := make(chan struct{})
 	go func() { defer close(done); b.Serve(ctx, slog.New(slog.DiscardHandler), l) }()
 	defer func() { end(); <-done }()
-	const neighbors = 4 * mostConns
+	const neighbors = 4 * maxConns
 	closed := make(chan struct{}, neighbors)
 	for range neighbors {
 		conn, err := net.Dial("tcp", l.Addr().String())
@@ -281,7 +281,7 @@ func TestAdversaryStatusConnections(t *testing.T) {
 		}()
 	}
 	late := time.After(headTime / 2) // later the server ends all that say nothing
-	for n := range neighbors - mostConns {
+	for n := range neighbors - maxConns {
 		select {
 		case <-closed:
 		case <-late:

@@ -14,8 +14,8 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 )
 
-// mostContent is longer than any file of secrets: what is longer is no such file, and would only cost memory.
-const mostContent = 16 << 20
+// maxContent is longer than any file of secrets: what is longer is no such file, and would only cost memory.
+const maxContent = 16 << 20
 
 // state is the content of all files at a moment. A file that is missing, empty or cannot be read has none: it is not
 // there yet, or not written yet.
@@ -47,7 +47,7 @@ func look(paths []string, valid Validator) (s state, invalid, err error) {
 
 // read takes no device for a file.
 func read(path string) ([]byte, error) {
-	return external.ReadFile(path, mostContent, func(_ string, info fs.FileInfo) error {
+	return external.ReadFile(path, maxContent, func(_ string, info fs.FileInfo) error {
 		if !info.Mode().IsRegular() {
 			return errors.New("it is not a file")
 		}

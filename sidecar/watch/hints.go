@@ -15,8 +15,8 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// mostLinks is how many symbolic links a path may lead through, as in the kernel.
-const mostLinks = 40
+// maxLinks is how many symbolic links a path may lead through, as in the kernel.
+const maxLinks = 40
 
 // node is what a path stands for at a moment: a directory that was put in the place of another is another.
 type node struct{ device, inode uint64 }
@@ -182,7 +182,7 @@ func through(path string) []string {
 		}
 		add()
 		target, err := os.Readlink(next)
-		if links++; err != nil || links > mostLinks {
+		if links++; err != nil || links > maxLinks {
 			return dirs
 		}
 		if filepath.IsAbs(target) {

@@ -248,8 +248,8 @@ func TestPipesAndEndlessFiles(t *testing.T) {
 	}
 	must(t, os.Remove(path))
 	write(t, path, "1")
-	must(t, os.Truncate(path, mostContent+1))
-	if err := <-warned; err.Error() != fmt.Sprintf("watching %s: %[1]s holds more than %d bytes; is it the right file?", path, mostContent) {
+	must(t, os.Truncate(path, maxContent+1))
+	if err := <-warned; err.Error() != fmt.Sprintf("watching %s: %[1]s holds more than %d bytes; is it the right file?", path, maxContent) {
 		t.Error(err)
 	}
 	write(t, path, "2")

@@ -27,7 +27,7 @@ const (
 	// of them would take minutes over a slow network, in which the machine does nothing but wait.
 	inTurnEach       = 10
 	credentialTurns  = 21
-	togetherMost     = 3 * time.Minute // for all of them at the same time
+	maxTogether      = 3 * time.Minute // for all of them at the same time
 	credentialRounds = 3
 	barParallel      = 10.0
 	barOverhead      = 150 // ms
@@ -150,7 +150,7 @@ func together(ctx context.Context, vault *api.Client, d way) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, togetherMost)
+	ctx, cancel := context.WithTimeout(ctx, maxTogether)
 	defer cancel()
 	for n, id := range ids {
 		if err := awaitDone(ctx, vault, id); err != nil {

@@ -141,9 +141,9 @@ func (w *watchers) pause(answer *api.Secret, failures int) time.Duration {
 // What watches may add to a reload and to a step-down: until the engine notices that Vault lets nobody in, until a thousand
 // answers are audited and written, and on a machine that is busy with other tests, some times as long as on an idle one.
 const (
-	reloadMost   = 1250 * time.Millisecond
-	stepDownMost = 2 * time.Second
-	hastyMost    = fleet.LongestWatch * 4 / 5 // where a thousand come back at once, whatever the engine asks for
+	maxReload   = 1250 * time.Millisecond
+	maxStepDown = 2 * time.Second
+	maxHasty    = fleet.LongestWatch * 4 / 5 // where a thousand come back at once, whatever the engine asks for
 )
 
 // crowded makes n instances of a workload, on whose behalf watchers may wait.
@@ -186,7 +186,7 @@ func TestAdversaryWaitsHoldVaultUp(t *testing.T) {
 	for _, side := range []struct {
 		hasty bool
 		most  time.Duration
-	}{{false, reloadMost}, {true, hastyMost}} {
+	}{{false, maxReload}, {true, maxHasty}} {
 		w.hasty = side.hasty
 		stop := w.wait(t.Context(), n, "60s")
 		defer stop()
@@ -206,7 +206,7 @@ func TestAdversaryWaitsHoldVaultUp(t *testing.T) {
 	if err := v.Client.Sys().SealWithContext(t.Context()); err != nil { // waits for the same lock as a step-down
 		t.Fatal(err)
 	}
-	if took := time.Since(begun); took > hastyMost {
+	if took := time.Since(begun); took > maxHasty {
 		t.Errorf("a seal takes %s with %d watches", took, n)
 	} else {
 		t.Logf("a seal takes %s with %d watches", took, n)
@@ -238,7 +238,7 @@ func TestAdversaryWaitsHoldAStepDownUp(t *testing.T) {
 	}
 	without := median(rounds, stepDown)
 	defer w.wait(t.Context(), n, "60s")()
-	most := without*12/10 + stepDownMost
+	most := without*12/10 + maxStepDown
 	with := medianWithin(t, rounds, most, func() time.Duration { w.settle(t, n); return stepDown() })
 	t.Logf("a step-down takes %s without, %s with %d watches", without, with, n)
 	if with > most {

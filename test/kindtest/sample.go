@@ -19,8 +19,8 @@ const (
 	visitTime = 20 * time.Millisecond
 	// visits is how many short sessions there are, one in each sample.
 	visits = 5
-	// mostMissed is how many of them may be missed, on a machine that is busy.
-	mostMissed = 3
+	// maxMissed is how many of them may be missed, on a machine that is busy.
+	maxMissed = 3
 )
 
 // shortSessions has a client of the old version come and go in the middle of a sample.
@@ -39,7 +39,7 @@ func shortSessions(s *suite) {
 			missed++
 		}
 	}
-	if missed > mostMissed {
+	if missed > maxMissed {
 		s.Errorf("Sample misses %d of %d sessions that were open for 20 ms while it sampled", missed, visits)
 	}
 	if n := s.sampled(sampler, c, nil); n != 0 {

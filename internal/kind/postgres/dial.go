@@ -30,14 +30,14 @@ const (
 	patience = 10 * time.Second
 	// adminSessions is how many sessions an administrator has at most: what rotations do at the same time waits for them.
 	adminSessions = 8
-	// mostLogins is how many sessions there are at most, at a server and all that belongs to it, in which new versions are tried.
-	mostLogins = 8
+	// maxLogins is how many sessions there are at most, at a server and all that belongs to it, in which new versions are tried.
+	maxLogins = 8
 	// idleSession is when a session that nobody needs is closed.
 	idleSession = time.Minute
 	// lockTimeout bounds the wait for somebody else who changes the same role.
 	lockTimeout = "10s"
-	// mostMessage is how long a message of a server may be that has let us in: all settings of a role are one.
-	mostMessage = 4 << 20
+	// maxMessage is how long a message of a server may be that has let us in: all settings of a role are one.
+	maxMessage = 4 << 20
 )
 
 // config is how to log in at a place. TLS is the connection's.
@@ -58,7 +58,7 @@ func (p place) config(c kind.Connection, user string, password key.Value) (*pgx.
 	config.RuntimeParams["client_encoding"] = "UTF8" // of what we quote; in others a quote may be part of a character
 	// Nothing is prepared: there may be a pooler in between that hands out servers by transaction.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
-	pgsession.Limit(&config.Config, mostMessage)
+	pgsession.Limit(&config.Config, maxMessage)
 	if err := restrict(c, config, p.asks); err != nil {
 		return nil, err
 	}
@@ -256,7 +256,7 @@ func (k *Kind) loginsAt(server place) chan struct{} {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.logins[server.host] == nil {
-		k.logins[server.host] = make(chan struct{}, mostLogins)
+		k.logins[server.host] = make(chan struct{}, maxLogins)
 	}
 	return k.logins[server.host]
 }

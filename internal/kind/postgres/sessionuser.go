@@ -19,11 +19,11 @@ type sessionUse struct {
 	decides  bool   // which rows the owner sees or may write
 }
 
-// mostUses is how many of them are read: who may make objects could make a million. mostObject is the length of one in words,
+// maxUses is how many of them are read: who may make objects could make a million. maxObject is the length of one in words,
 // which has a name and that of its table with its schema.
 const (
-	mostUses   = 1000
-	mostObject = 500
+	maxUses   = 1000
+	maxObject = 500
 )
 
 // functionBodies is from which version on functions have bodies that are not text.
@@ -55,7 +55,7 @@ func (k *Kind) sessionUserIn(ctx context.Context, c kind.Connection, a administr
 		uses, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (sessionUse, error) {
 			u := sessionUse{database: database}
 			err := row.Scan(&u.object, &u.decides)
-			u.object = kind.Line(u.object, mostObject) // the application has chosen its name
+			u.object = kind.Line(u.object, maxObject) // the application has chosen its name
 			return u, err
 		})
 		return err
@@ -126,5 +126,5 @@ func sessionUserQuery(version int) string {
 		UNION ALL
 		SELECT 'function ' || format('%I.%I', f.nspname, f.proname), false FROM functions f
 		WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.deptype = 'e')
-		ORDER BY 2 DESC, 1 LIMIT ` + strconv.Itoa(mostUses)
+		ORDER BY 2 DESC, 1 LIMIT ` + strconv.Itoa(maxUses)
 }

@@ -166,14 +166,14 @@ func TestSilentServerHoldsUpNoOther(t *testing.T) {
 	stuck.Connection.Options[login.FieldURL] = fmt.Sprintf("postgresql://postgres@%s/postgres?sslmode=disable", silent.Addr())
 	ctx, cancel := context.WithCancel(t.Context())
 	var group sync.WaitGroup
-	for range 2 * mostLogins {
+	for range 2 * maxLogins {
 		group.Go(func() {
 			if err := w.kind.Verify(ctx, stuck); !errors.Is(err, context.Canceled) {
 				t.Errorf("%v", err)
 			}
 		})
 	}
-	for range mostLogins { // all that may try at a time do
+	for range maxLogins { // all that may try at a time do
 		conn, err := silent.Accept()
 		w.ok(err)
 		defer conn.Close() //nolint:errcheck // of a test

@@ -43,10 +43,10 @@ func TestServerWithAMillionLines(t *testing.T) {
 func TestNewcomersAreBounded(t *testing.T) {
 	clients := newcomers{}
 	look := clients.look(false)
-	for n := range mostNewcomers + 10 {
+	for n := range maxNewcomers + 10 {
 		look(listed{id: fmt.Sprint(n), user: "app"})
 	}
-	if got := clients.unseen(spending{}, spending{logins: mostNewcomers + 10}); len(clients) != mostNewcomers || got != 10 {
+	if got := clients.unseen(spending{}, spending{logins: maxNewcomers + 10}); len(clients) != maxNewcomers || got != 10 {
 		t.Errorf("%d clients are remembered, and %d logins are unseen", len(clients), got)
 	}
 }

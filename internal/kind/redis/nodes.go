@@ -108,9 +108,9 @@ type survey struct {
 // maxNodes is how many nodes a connection may have: Redis advises no more in a cluster.
 const maxNodes = 1000
 
-// mostLines is how many lines an answer to INFO may have: a line for each of ten thousand replicas, and some hundreds. What is made
+// maxLines is how many lines an answer to INFO may have: a line for each of ten thousand replicas, and some hundreds. What is made
 // of lines of a few bytes would take many times their size.
-const mostLines = 20_000
+const maxLines = 20_000
 
 // oldest is the first release that has users.
 const oldest = 6
@@ -121,8 +121,8 @@ func (k *Kind) survey(ctx context.Context, c kind.Connection, addr string) (s su
 		return s, err
 	}
 	text, _ := reply.(string)
-	if strings.Count(text, "\n") > mostLines {
-		return s, fault{fmt.Sprintf("node %s answers to INFO with more than %d lines; is it another server?", addr, mostLines), nil}
+	if strings.Count(text, "\n") > maxLines {
+		return s, fault{fmt.Sprintf("node %s answers to INFO with more than %d lines; is it another server?", addr, maxLines), nil}
 	}
 	info := readInfo(text)
 	if info["redis_version"] == "" {

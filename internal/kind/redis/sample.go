@@ -15,10 +15,10 @@ import (
 )
 
 const (
-	// leastPeriod and mostPeriod bound the time between two samples of a node. A client that runs one command is there for
+	// leastPeriod and maxPeriod bound the time between two samples of a node. A client that runs one command is there for
 	// some 20 ms: samples that are further apart miss it, whatever they spare the server.
 	leastPeriod = 2500 * time.Microsecond
-	mostPeriod  = 20 * time.Millisecond
+	maxPeriod   = 20 * time.Millisecond
 	// firstPeriod is the time between samples until it is known what one costs the server.
 	firstPeriod = 10 * time.Millisecond
 	// slowPeriod is the time between samples where nothing but replicas can be seen.
@@ -117,14 +117,14 @@ type newcomer struct {
 	last   bool // that is all that counts of it
 }
 
-// mostNewcomers bounds what a sample remembers of a server.
-const mostNewcomers = 500_000
+// maxNewcomers bounds what a sample remembers of a server.
+const maxNewcomers = 500_000
 
 // look takes the clients of a look.
 func (c newcomers) look(first bool) func(listed) {
 	return func(one listed) {
 		known, ok := c[one.id]
-		if known.last && !one.own || !ok && len(c) >= mostNewcomers { // beyond that, logins count as not seen
+		if known.last && !one.own || !ok && len(c) >= maxNewcomers { // beyond that, logins count as not seen
 			return
 		}
 		switch {
@@ -198,8 +198,8 @@ func (k *Kind) spent(ctx context.Context, c kind.Connection, addr string) (spend
 		return spending{}, err
 	}
 	text, _ := reply.(string)
-	if strings.Count(text, "\n") > mostLines {
-		return spending{}, fault{fmt.Sprintf("node %s answers to INFO with more than %d lines; is it another server?", addr, mostLines), nil}
+	if strings.Count(text, "\n") > maxLines {
+		return spending{}, fault{fmt.Sprintf("node %s answers to INFO with more than %d lines; is it another server?", addr, maxLines), nil}
 	}
 	s := readSpending(text)
 	s.ours = ours
@@ -239,6 +239,6 @@ func periodFor(before, after spending) time.Duration {
 	if after.calls <= before.calls || after.micros < before.micros {
 		return firstPeriod
 	}
-	cost := time.Duration(min((after.micros-before.micros)/(after.calls-before.calls), uint64(mostPeriod.Microseconds()))) * time.Microsecond //nolint:gosec // it is bounded
-	return min(max((cost+cost/4+overhead)*share, leastPeriod), mostPeriod)
+	cost := time.Duration(min((after.micros-before.micros)/(after.calls-before.calls), uint64(maxPeriod.Microseconds()))) * time.Microsecond //nolint:gosec // it is bounded
+	return min(max((cost+cost/4+overhead)*share, leastPeriod), maxPeriod)
 }

@@ -106,7 +106,7 @@ func TestPeriodOfSamples(t *testing.T) {
 		{spending{10, 100, 0, 0}, spending{9, 90, 0, 0}, firstPeriod}, // started again, or CONFIG RESETSTAT
 		{spending{10, 1000, 0, 0}, spending{15, 1050, 0, 0}, leastPeriod},
 		{spending{10, 1000, 0, 0}, spending{15, 1800, 0, 0}, 10800 * time.Microsecond},
-		{spending{0, 0, 0, 0}, spending{1, 1 << 60, 0, 0}, mostPeriod},
+		{spending{0, 0, 0, 0}, spending{1, 1 << 60, 0, 0}, maxPeriod},
 	} {
 		if got := periodFor(tt.before, tt.after); got != tt.want {
 			t.Errorf("%v to %v: %v, want %v", tt.before, tt.after, got, tt.want)

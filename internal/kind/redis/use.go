@@ -86,8 +86,8 @@ func (k *Kind) sessions(ctx context.Context, c kind.Connection, n node, name str
 	return k.sessionsAmong(ctx, c, n, name, func(listed) {})
 }
 
-// mostClients is how many clients a node may list. Each line of the list has some 400 bytes, of which largeReply has as many.
-const mostClients = 250_000
+// maxClients is how many clients a node may list. Each line of the list has some 400 bytes, of which largeReply has as many.
+const maxClients = 250_000
 
 // noUser is in place of a user's name where a client has none.
 const noUser = "(superuser)"
@@ -106,8 +106,8 @@ func (k *Kind) sessionsAmong(ctx context.Context, c kind.Connection, n node, nam
 		return nil, err
 	}
 	text, _ := reply.(string)
-	if strings.Count(text, "\n") > mostClients {
-		return nil, fault{fmt.Sprintf("node %s lists more than %d clients; is it another server?", n.addr, mostClients), nil}
+	if strings.Count(text, "\n") > maxClients {
+		return nil, fault{fmt.Sprintf("node %s lists more than %d clients; is it another server?", n.addr, maxClients), nil}
 	}
 	silent := name != defaultUser // whether those count that have said nothing
 	if !silent {

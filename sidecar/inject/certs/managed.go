@@ -164,7 +164,7 @@ func (m *Managed) Run(ctx context.Context) error {
 }
 
 const (
-	mostWait = time.Minute     // between two looks at the clock, which may be set
+	maxWait  = time.Minute     // between two looks at the clock, which may be set
 	echoWait = 2 * time.Second // for a watch to show what was written
 )
 
@@ -178,7 +178,7 @@ func (m *Managed) turn(ctx context.Context) time.Duration {
 	now := m.clock.now()
 	seen := seenIn(configuration)
 	err := m.follow(ctx, secret, seen, now)
-	wake := now.Add(mostWait)
+	wake := now.Add(maxWait)
 	if err == nil && leading {
 		var next time.Time
 		if next, err = m.lead(ctx, secret, configuration, now); !next.IsZero() && next.Before(wake) {

@@ -51,8 +51,8 @@ type Move struct {
 	Wake     time.Time
 }
 
-// mostFound bounds how many strange certificates of a caBundle are kept when there is no record.
-const mostFound = 8
+// maxFound bounds how many strange certificates of a caBundle are kept when there is no record.
+const maxFound = 8
 
 // Next says what to do. It changes nothing that it is given.
 func (p Policy) Next(r Record, seen Seen, now time.Time) (Move, error) {
@@ -87,7 +87,7 @@ func (m *Move) find(seen Seen, now time.Time) {
 	for _, der := range certificatesIn(bytes.Join(seen.Bundles, nil)) {
 		a := Authority{Certificate: der}
 		known := slices.ContainsFunc(m.Record.Authorities, func(b Authority) bool { return bytes.Equal(b.Certificate, der) })
-		if known || len(m.Record.Authorities) == mostFound || a.parse() != nil || !a.usable(now) {
+		if known || len(m.Record.Authorities) == maxFound || a.parse() != nil || !a.usable(now) {
 			continue
 		}
 		m.Record.Authorities = append(m.Record.Authorities, a)

@@ -63,8 +63,8 @@ type replica struct {
 }
 
 const (
-	simStep  = 10 * time.Second
-	mostLate = 40 * time.Second // less than Propagation
+	simStep = 10 * time.Second
+	maxLate = 40 * time.Second // less than Propagation
 )
 
 func newWorld(t *testing.T, seed uint64) *world {
@@ -79,7 +79,7 @@ func (w *world) replica(n int) *replica {
 	return &replica{name: fmt.Sprintf("replica-%d-%d", n, w.now.Unix()), skew: time.Duration(w.rand.IntN(5)-2) * time.Second}
 }
 
-func (w *world) late() time.Duration { return time.Duration(w.rand.Int64N(int64(mostLate))) }
+func (w *world) late() time.Duration { return time.Duration(w.rand.Int64N(int64(maxLate))) }
 
 func (w *world) tell(format string, args ...any) {
 	w.story = append(w.story, w.now.Format("15:04:05 ")+fmt.Sprintf(format, args...))

@@ -14,9 +14,9 @@ import (
 // What reviews take together at most. With these and inject.Measure the injector stays below the chart's memory limit of 128 MiB:
 // the program takes about 30 MB, connections 12, bodies 16, what is made of them 24 and as much again until it is collected.
 const (
-	mostConns      = 256     // from API servers
-	mostStatus     = 64      // from probes and Prometheus
-	mostBody       = 2 << 20 // bytes: etcd takes 1.5 MiB, and JSON is longer
+	maxConns       = 256     // from API servers
+	maxStatus      = 64      // from probes and Prometheus
+	maxBody        = 2 << 20 // bytes: etcd takes 1.5 MiB, and JSON is longer
 	smallBody      = 64 << 10
 	leastBody      = 4 << 10 // counted for a body, however short
 	bodiesTogether = 8 << 20 // bytes of small bodies; as many again of large ones
@@ -54,8 +54,8 @@ func (b *Bounds) body(w http.ResponseWriter, r *http.Request) (*limits.Share, bo
 	length := r.ContentLength
 	switch {
 	case length < 0:
-		length = mostBody
-	case length > mostBody:
+		length = maxBody
+	case length > maxBody:
 		length = leastBody // of which no more is read
 	}
 	budget := b.small

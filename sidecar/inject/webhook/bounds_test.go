@@ -69,7 +69,7 @@ func TestBusy(t *testing.T) {
 // A review that is too large is refused as one, whatever the failurePolicy is, if it begins as those of API servers do.
 func TestTooLarge(t *testing.T) {
 	h, _ := handler(t, options)
-	large := reviewOf("shop", "CREATE", "pods", pod(wanted+`,"x":"`+strings.Repeat("x", mostBody)+`"`))
+	large := reviewOf("shop", "CREATE", "pods", pod(wanted+`,"x":"`+strings.Repeat("x", maxBody)+`"`))
 	for name, body := range map[string]io.Reader{"announced": strings.NewReader(large), "not announced": io.MultiReader(strings.NewReader(large))} {
 		w := post(h, body)
 		if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `"uid":"u-1","allowed":false`) || !strings.Contains(w.Body.String(), `"code":413`) {

@@ -137,19 +137,19 @@ func read(w http.ResponseWriter, r *http.Request, into *bytes.Buffer) (*admissio
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
 		return none, http.StatusUnsupportedMediaType, errors.New("a review is application/json")
 	}
-	most := int64(mostBody)
+	most := int64(maxBody)
 	switch {
-	case r.ContentLength > mostBody:
+	case r.ContentLength > maxBody:
 		most = leastBody
 	case r.ContentLength < 0:
-		into.Grow(mostBody + bytes.MinRead) // as counted, instead of by doubling
+		into.Grow(maxBody + bytes.MinRead) // as counted, instead of by doubling
 	default:
 		into.Grow(int(r.ContentLength) + bytes.MinRead)
 	}
 	if _, err := io.Copy(into, http.MaxBytesReader(w, r.Body, most)); err != nil {
 		if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 			none.UID = uidOf(into.Bytes())
-			return none, http.StatusRequestEntityTooLarge, fmt.Errorf("a review of more than %d bytes is not read, and no pod of that size can be stored; let the pod be smaller", mostBody)
+			return none, http.StatusRequestEntityTooLarge, fmt.Errorf("a review of more than %d bytes is not read, and no pod of that size can be stored; let the pod be smaller", maxBody)
 		}
 		return none, http.StatusBadRequest, errors.New("the body was not read to its end")
 	}

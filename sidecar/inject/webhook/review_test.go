@@ -149,7 +149,7 @@ func TestWhatIsNoReview(t *testing.T) {
 		"no request":       {http.MethodPost, "application/json", strings.NewReader(`{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1"}`), http.StatusBadRequest},
 		"another version":  {http.MethodPost, "application/json", strings.NewReader(strings.Replace(good, "k8s.io/v1", "k8s.io/v1beta1", 1)), http.StatusBadRequest},
 		"no uid":           {http.MethodPost, "application/json", strings.NewReader(strings.Replace(good, `"u-1"`, `""`, 1)), http.StatusBadRequest},
-		"a big one":        {http.MethodPost, "application/json", io.LimitReader(endless{}, mostBody+1), http.StatusRequestEntityTooLarge},
+		"a big one":        {http.MethodPost, "application/json", io.LimitReader(endless{}, maxBody+1), http.StatusRequestEntityTooLarge},
 		"broken off":       {http.MethodPost, "application/json", io.MultiReader(strings.NewReader(good[:100]), broken{}), http.StatusBadRequest},
 		"with a charset":   {http.MethodPost, "application/json; charset=utf-8", strings.NewReader(good), http.StatusOK},
 		"what was no JSON": {http.MethodPost, "application/json", strings.NewReader(canary), http.StatusBadRequest},

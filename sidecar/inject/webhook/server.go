@@ -25,7 +25,7 @@ const (
 	headTime = 5 * time.Second
 	bodyTime = 12 * time.Second // an API server waits for 10
 	idleTime = 5 * time.Minute
-	mostHead = 16 << 10 // bytes, and 4 KiB that net/http adds
+	maxHead  = 16 << 10 // bytes, and 4 KiB that net/http adds
 	lastTime = 5 * time.Second
 )
 
@@ -67,14 +67,14 @@ func (s *Server) statusHandler(registry *prometheus.Registry) http.Handler {
 }
 
 // server speaks HTTP/1.1 only, as API servers do with webhooks: a connection has one request at a time.
-func (s *Server) server(handler http.Handler, mostConns int) *http.Server {
+func (s *Server) server(handler http.Handler, maxConns int) *http.Server {
 	protocols := &http.Protocols{}
 	protocols.SetHTTP1(true)
 	server := &http.Server{
 		Handler: handler, ReadHeaderTimeout: headTime, ReadTimeout: bodyTime, WriteTimeout: bodyTime, IdleTimeout: idleTime,
-		MaxHeaderBytes: mostHead, ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug), Protocols: protocols,
+		MaxHeaderBytes: maxHead, ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug), Protocols: protocols,
 	}
-	limits.NewConns(mostConns).Bound(server)
+	limits.NewConns(maxConns).Bound(server)
 	return server
 }
 
@@ -95,7 +95,7 @@ func (s *Server) Run(ctx context.Context, reviews, status net.Listener) error {
 	registry := prometheus.NewRegistry()
 	mux := http.NewServeMux()
 	mux.Handle(Path, Handler{Options: s.Options, Own: s.Own, Log: s.Log, Metrics: NewMetrics(registry), Bounds: NewBounds()})
-	main, side := s.server(s.leaving(mux), mostConns), s.server(s.statusHandler(registry), mostStatus)
+	main, side := s.server(s.leaving(mux), maxConns), s.server(s.statusHandler(registry), maxStatus)
 	main.TLSConfig = s.Certs.Config()
 
 	running, stop := context.WithCancel(context.WithoutCancel(ctx)) // certificates are followed until the last answer
