@@ -49,7 +49,7 @@ func TestBadSettings(t *testing.T) {
 		"kubernetes":       {Settings{Method: "kubernetes"}, []string{"role is missing; name the role"}},
 		"jwt":              {Settings{Method: "jwt", Role: "api"}, []string{"token_path is missing"}},
 		"cert":             {Settings{Method: "cert"}, []string{"cert_file is missing", "key_file is missing"}},
-		"another's field":  {Settings{Method: "kubernetes", Role: "api", Path: "/t", RoleIDFile: "/r"}, []string{"path is not a field of this method", "role_id_file is not a field", "it has role, token_path, mount"}},
+		"another's field":  {Settings{Method: "kubernetes", Role: "api", Path: "/t", RoleIDFile: "/r"}, []string{"path is not a field of this method", "role_id_file is not a field", "it has mount, role, token_path"}},
 		"wrapped":          {Settings{Method: "approle", RoleIDFile: "/r", SecretIDFile: "/s", Wrapped: true}, []string{"wrapped is not a field", "secret_id_wrapped"}},
 		"role of approle":  {Settings{Method: "approle", RoleIDFile: "/r", SecretIDFile: "/s", Role: "api"}, []string{"role is for secret_id_wrapped = true"}},
 		"mount of a token": {Settings{Method: "token_file", Path: "/t", Mount: "x"}, []string{"mount is not a field"}},

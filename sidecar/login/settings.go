@@ -30,53 +30,44 @@ type Settings struct {
 	Method string `hcl:"method,label"`
 	Mount  string `hcl:"mount,optional" type:"path" default:"name of the method" of:"approle, kubernetes, jwt, cert" annotation:"auth-mount" doc:"Path where the method is enabled, without auth/."`
 
-	Path    string `hcl:"path,optional" type:"file" of:"token_file" flag:"token-file" doc:"File that holds the token to log in with."`
+	Path    string `hcl:"path,optional" type:"file" required:"yes" of:"token_file" flag:"token-file" doc:"File that holds the token to log in with."`
 	Wrapped bool   `hcl:"wrapped,optional" of:"token_file" doc:"The file holds a response-wrapping token."`
 
-	RoleIDFile      string `hcl:"role_id_file,optional" type:"file" of:"approle" flag:"role-id-file" doc:"File that holds the role id to log in with."`
-	SecretIDFile    string `hcl:"secret_id_file,optional" type:"file" of:"approle" flag:"secret-id-file" doc:"File that holds the secret id."`
+	RoleIDFile      string `hcl:"role_id_file,optional" type:"file" required:"yes" of:"approle" flag:"role-id-file" doc:"File that holds the role id to log in with."`
+	SecretIDFile    string `hcl:"secret_id_file,optional" type:"file" required:"yes" of:"approle" flag:"secret-id-file" doc:"File that holds the secret id."`
 	SecretIDWrapped bool   `hcl:"secret_id_wrapped,optional" of:"approle" doc:"The file holds a response-wrapping token."`
 
-	Role      string `hcl:"role,optional" type:"name" of:"kubernetes, jwt, approle" flag:"kubernetes-role" annotation:"role" doc:"Role to log in as." note:"With approle, whose secret id was wrapped."`
-	TokenPath string `hcl:"token_path,optional" type:"file" of:"jwt, kubernetes" doc:"File that holds the JWT. kubernetes has a default."`
+	Role      string `hcl:"role,optional" type:"name" required:"with kubernetes" of:"kubernetes, jwt, approle" flag:"kubernetes-role" annotation:"role" doc:"Role to log in as." note:"With approle, whose secret id was wrapped."`
+	TokenPath string `hcl:"token_path,optional" type:"file" required:"with jwt" of:"jwt, kubernetes" doc:"File that holds the JWT."`
 
-	CertFile string `hcl:"cert_file,optional" type:"file" of:"cert" flag:"cert-file" doc:"Client certificate to log in with, PEM."`
-	KeyFile  string `hcl:"key_file,optional" type:"file" of:"cert" flag:"key-file" doc:"Private key of the client certificate, PEM."`
+	CertFile string `hcl:"cert_file,optional" type:"file" required:"yes" of:"cert" flag:"cert-file" doc:"File that holds the client certificate to log in with, PEM."`
+	KeyFile  string `hcl:"key_file,optional" type:"file" required:"yes" of:"cert" flag:"key-file" doc:"File that holds the private key of the client certificate, PEM."`
 	Name     string `hcl:"name,optional" of:"cert" doc:"Role to log in as. Without it, any that the certificate matches."`
 }
 
-// shape is what a method needs and may have.
-type shape struct {
-	method    string
-	need, may []string
-}
+// Methods returns all methods.
+func Methods() []string { return []string{tokenFile, appRole, kubernetes, jwt, cert} }
 
-var shapes = []shape{
-	{tokenFile, []string{"path"}, []string{"wrapped"}},
-	{appRole, []string{"role_id_file", "secret_id_file"}, []string{"secret_id_wrapped", "role", "mount"}},
-	{kubernetes, []string{"role"}, []string{"token_path", "mount"}},
-	{jwt, []string{"token_path"}, []string{"role", "mount"}},
-	{cert, []string{"cert_file", "key_file"}, []string{"name", "mount"}},
-}
-
-// Methods lists them.
-func Methods() []string {
-	var all []string
-	for _, s := range shapes {
-		all = append(all, s.method)
-	}
-	return all
-}
-
-// fields returns the names of the options that are set.
-func (s Settings) fields() (set []string) {
+// checkFields refuses fields of other methods, and that one is missing which the method needs. The tags of [Settings] say which.
+func (s Settings) checkFields(fail func(format string, args ...any)) {
 	block := reflect.ValueOf(s)
-	for n := range block.NumField() {
-		if name, isOption := strings.CutSuffix(block.Type().Field(n).Tag.Get("hcl"), ",optional"); isOption && !block.Field(n).IsZero() {
-			set = append(set, name)
+	var has, strange []string
+	for n := 1; n < block.NumField(); n++ { // after the method
+		tag, set := block.Type().Field(n).Tag, !block.Field(n).IsZero()
+		name, _, _ := strings.Cut(tag.Get("hcl"), ",")
+		needed := tag.Get("required") == "yes" || tag.Get("required") == "with "+s.Method
+		switch {
+		case slices.Contains(strings.Split(tag.Get("of"), ", "), s.Method):
+			if has = append(has, name); needed && !set {
+				fail("%s is missing; name the %s%s", name, strings.ToLower(tag.Get("doc")[:1]), strings.TrimSuffix(tag.Get("doc")[1:], "."))
+			}
+		case set:
+			strange = append(strange, name)
 		}
 	}
-	return set
+	for _, name := range strange {
+		fail("%s is not a field of this method; take it out (it has %s)", name, strings.Join(has, ", "))
+	}
 }
 
 // mountForm is a path that is neither cut nor changed on its way in a URL.
@@ -84,26 +75,14 @@ var mountForm = regexp.MustCompile(`^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$`)
 
 // Check returns the settings with their defaults, or says all that is wrong with them.
 func (s Settings) Check() (Settings, error) {
-	at := slices.IndexFunc(shapes, func(sh shape) bool { return sh.method == s.Method })
-	if at < 0 {
+	if !slices.Contains(Methods(), s.Method) {
 		return s, fmt.Errorf("vault: auth %q is not known%s (it is one of %s)", s.Method, usage.DidYouMean(s.Method, Methods()), strings.Join(Methods(), ", "))
 	}
 	var errs []error
 	fail := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("vault: auth %q: %w", s.Method, fmt.Errorf(format, args...)))
 	}
-	set := s.fields()
-	for _, name := range shapes[at].need {
-		if !slices.Contains(set, name) {
-			fail("%s is missing; %s", name, remedies[name])
-		}
-	}
-	takes := slices.Concat(shapes[at].need, shapes[at].may)
-	for _, name := range set {
-		if !slices.Contains(takes, name) {
-			fail("%s is not a field of this method; take it out (it has %s)", name, strings.Join(takes, ", "))
-		}
-	}
+	s.checkFields(fail)
 	if s.Method == appRole && s.Role != "" && !s.SecretIDWrapped {
 		fail("role is for secret_id_wrapped = true: it says whose secret id is to be in the wrapping; set that, or take role out")
 	}
@@ -119,14 +98,4 @@ func (s Settings) Check() (Settings, error) {
 		s.TokenPath = serviceAccountToken
 	}
 	return s, errors.Join(errs...)
-}
-
-var remedies = map[string]string{ //nolint:gosec // names of fields, and what to do
-	"path":           "name the file that holds the token",
-	"role_id_file":   "name the file that holds the role id",
-	"secret_id_file": "name the file that holds the secret id",
-	"role":           "name the role to log in as",
-	"token_path":     "name the file that holds the JWT",
-	"cert_file":      "name the file that holds the client certificate, PEM",
-	"key_file":       "name the file that holds the client certificate's private key, PEM",
 }
