@@ -16,7 +16,7 @@ func Next(s State, e Event) (State, []Effect) {
 	}
 	var effects []Effect
 	for _, r := range regions {
-		effects = append(effects, r.step(s, &next, e)...)
+		effects = append(effects, r.step(&s, &next, e)...)
 	}
 	return due(next, e.At, effects)
 }
@@ -46,7 +46,7 @@ func due(s State, at Moment, effects []Effect) (State, []Effect) {
 }
 
 // step takes an event.
-func (r region[T]) step(before State, next *State, e Event) (effects []Effect) {
+func (r region[T]) step(before, next *State, e Event) (effects []Effect) {
 	n := r.find(before, e)
 	if n < 0 {
 		return nil
@@ -62,8 +62,9 @@ func (r region[T]) step(before State, next *State, e Event) (effects []Effect) {
 }
 
 // find returns which row counts for an event; -1 where none does.
-func (r region[T]) find(s State, e Event) int {
-	return slices.IndexFunc(r.rows, func(row row[T]) bool { return row.matches(*r.of(&s), e.Kind) && row.when.holds(s, e) })
+func (r region[T]) find(s *State, e Event) int {
+	at := *r.of(s)
+	return slices.IndexFunc(r.rows, func(row row[T]) bool { return row.matches(at, e.Kind) && row.when.holds(*s, e) })
 }
 
 func (r row[T]) matches(at T, kind Kind) bool {

@@ -74,7 +74,7 @@ type coverage struct {
 
 func (c *coverage) count(s State, e Event) {
 	for r, region := range regions {
-		if n := region.(finder).find(s, e); n >= 0 {
+		if n := region.(finder).find(&s, e); n >= 0 {
 			c.rows[r][n]++
 		}
 	}
@@ -90,7 +90,7 @@ func (c *coverage) add(o *coverage) {
 }
 
 type finder interface {
-	find(s State, e Event) int
+	find(s *State, e Event) int
 }
 
 type describer interface {

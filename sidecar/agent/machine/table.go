@@ -27,7 +27,7 @@ func do(actions ...action) []action   { return actions }
 
 // part is a region of any type.
 type part interface {
-	step(before State, next *State, e Event) []Effect
+	step(before, next *State, e Event) []Effect
 }
 
 // regions are all regions, in the order in which an event passes them. Conditions look at the state before the event.
