@@ -51,6 +51,9 @@ func (p *process) relogin() {
 		return
 	}
 	p.token, p.stale = p.w.newToken(p.workload), true
+	if p.agent != nil {
+		p.agent.revoked = true
+	}
 	p.w.logf("%s logs in again, as %s", p.name(), p.token.Name)
 }
 

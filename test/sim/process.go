@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
@@ -50,6 +51,7 @@ type process struct {
 	losses  int             // replies lost in a row
 	next    time.Duration   // when its sidecar acts again
 	done    map[string]bool // work
+	agent   *sidecar        // the real one; nil: a model of another one
 }
 
 func (p *process) name() string {
@@ -81,6 +83,10 @@ func (p *process) lost() (request, reply bool) {
 // act is one step of the sidecar.
 func (p *process) act() {
 	w := p.w
+	if p.agent != nil {
+		p.agent.act()
+		return
+	}
 	switch {
 	case p.reading != nil && p.loaded != p.reading.Bundle.Holding.Etag:
 		p.load()
@@ -114,30 +120,42 @@ func (p *process) read() {
 	if request {
 		return
 	}
-	reading, err := w.engine.Read(context.Background(), fleet.Reader{
-		Workload: p.workload, Instance: p.id, Token: p.token, Secret: p.proof(), Heartbeat: p.extends,
-	}, time.Hour)
-	if w.node.dead {
-		return // whatever the engine stored, Vault never registered a lease
-	}
+	reading, err := p.ask(reply)
 	if err != nil {
 		w.expect(err, "read by "+p.name())
+	}
+	if reading == nil {
 		return
 	}
-	w.lease(p, reading)
-	p.spoke()
-	w.checkGroup(p, reading.Bundle.Holding.Keys)
-	w.checkBundle(p, reading.Bundle.Holding.Keys)
-	w.logf("%s reads %v%s", p.name(), reading.Bundle.Holding.Keys, lostWord(reply))
-	if reply {
-		return
-	}
-	p.reading, p.stale = &reading, false
+	p.reading, p.stale = reading, false
 	p.renewAt, p.ends = w.uptime+reading.TTL/2, w.uptime+reading.TTL
 	p.owes = true
 	if p.id == "" {
 		p.load()
 	}
+}
+
+// ask reads the bundle; nil: the answer is lost, perhaps with Vault.
+func (p *process) ask(lost bool) (*engine.Reading, error) {
+	w := p.w
+	reading, err := w.engine.Read(context.Background(), fleet.Reader{
+		Workload: p.workload, Instance: p.id, Token: p.token, Secret: p.proof(), Heartbeat: p.extends,
+	}, time.Hour)
+	if w.node.dead { // whatever the engine stored, Vault never registered a lease
+		return nil, nil //nolint:nilnil // as it says
+	}
+	if err != nil {
+		return nil, err
+	}
+	w.lease(p, reading)
+	p.spoke()
+	w.checkGroup(p, reading.Bundle.Holding.Keys)
+	w.checkBundle(p, reading.Bundle.Holding.Keys)
+	w.logf("%s reads %v%s", p.name(), reading.Bundle.Holding.Keys, lostWord(lost))
+	if lost {
+		return nil, nil //nolint:nilnil // as it says
+	}
+	return &reading, nil
 }
 
 func lostWord(lost bool) string {
@@ -149,23 +167,35 @@ func lostWord(lost bool) string {
 
 // load makes the workload run with what was read.
 func (p *process) load() {
-	b := p.reading.Bundle
-	if p.liar {
-		p.loaded = b.Holding.Etag
+	if p.loaded = p.reading.Bundle.Holding.Etag; p.liar {
 		return
 	}
-	p.holds = holding{map[string]string{}, map[string][]string{}}
-	for env, v := range b.Values {
-		p.holds.values[env] = v.Reveal()
+	p.owes = true
+	p.loadFrom(p.reading)
+}
+
+// loadFrom makes the workload run with what a reading holds.
+func (p *process) loadFrom(r *engine.Reading) {
+	p.holds, p.running, p.w.changed = holdingOf(r), true, true
+	p.w.logf("%s loads %v", p.name(), r.Bundle.Holding.Keys)
+}
+
+func holdingOf(r *engine.Reading) holding {
+	h := holding{map[string]string{}, map[string][]string{}}
+	for env, v := range r.Bundle.Values {
+		h.values[env] = v.Reveal()
 	}
-	for env, list := range b.Accepts {
+	for env, list := range r.Bundle.Accepts {
 		for _, v := range list {
-			p.holds.accepts[env] = append(p.holds.accepts[env], v.Reveal())
+			h.accepts[env] = append(h.accepts[env], v.Reveal())
 		}
 	}
-	p.running, p.owes, p.loaded = true, true, b.Holding.Etag
-	p.w.changed = true
-	p.w.logf("%s loads %v", p.name(), b.Holding.Keys)
+	return h
+}
+
+// holdsOf reports whether the workload runs with what a reading holds.
+func (p *process) holdsOf(r *engine.Reading) bool {
+	return r != nil && p.running && reflect.DeepEqual(p.holds, holdingOf(r))
 }
 
 func (p *process) renew() {
@@ -245,12 +275,7 @@ func (p *process) report() {
 	report := engine.Report{
 		Workload: p.workload, Instance: p.id, Secret: p.reading.Secret, Etag: p.loaded, Healthy: !p.ill, Reason: "ill",
 	}
-	for _, task := range p.reading.Bundle.Work {
-		// A real sidecar repeats what it knows in each report, which matters where others say something else.
-		if !p.done[task.ID] || task.Phase == workload.PhaseSweep || w.lying {
-			report.Work = append(report.Work, w.db.work(task, p.reading.Bundle.Holding.Keys[task.Key].Accepts))
-		}
-	}
+	report.Work = p.workReports()
 	request, reply := p.lost()
 	if request {
 		return
@@ -273,11 +298,26 @@ func (p *process) report() {
 	}
 }
 
+// workReports does the work that is asked, as far as it is not done, and returns what to say of it.
+func (p *process) workReports() (all []workload.WorkReport) {
+	for _, task := range p.reading.Bundle.Work {
+		// A real sidecar repeats what it knows in each report, which matters where others say something else.
+		if !p.done[task.ID] || task.Phase == workload.PhaseSweep || p.w.lying {
+			all = append(all, p.w.db.work(task, p.reading.Bundle.Holding.Keys[task.Key].Accepts))
+		}
+	}
+	return all
+}
+
+func refused(err error) bool {
+	var refused *rotation.Refused
+	return errors.As(err, &refused)
+}
+
 // expect takes a refusal or a simulated failure; any other error is a violation.
 func (w *world) expect(err error, what string) {
-	var refused *rotation.Refused
 	switch {
-	case errors.As(err, &refused):
+	case refused(err):
 		w.logf("%s is refused: %v", what, err)
 	case errors.Is(err, errCrashed), errors.Is(err, errStore), w.engine != nil && w.engine.Stale():
 		w.logf("%s fails: %v", what, err)

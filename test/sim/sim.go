@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package sim runs the rotation engine in a world that is made of one seed: clock, storage, servers, database, instances,
-// operators, and everything that can go wrong between them. The engine is the real one; nothing in it knows that time is
-// not. The same seed makes the same world, so that what one run in a million shows can be looked at again:
+// operators, and everything that can go wrong between them. The engine is the real one, and so is the machine of most
+// sidecars; nothing in them knows that time is not. The same seed makes the same world, so that what one run in a million
+// shows can be looked at again:
 //
 //	make sim SEED=n          one seed, told step by step
 //	make sim SEEDS=n         the first n seeds
@@ -74,6 +75,7 @@ type Stats struct {
 	Restored                                   int // rows under such a version, from a backup
 	Erased                                     int // values whose retention was over
 	Lies                                       int // reports of liars that were taken
+	Killed                                     int // sidecars whose processes lived on
 }
 
 // Add sums.
@@ -90,6 +92,7 @@ func (s *Stats) Add(o Stats) {
 	s.Restored += o.Restored
 	s.Erased += o.Erased
 	s.Lies += o.Lies
+	s.Killed += o.Killed
 }
 
 // world is all there is.

@@ -244,7 +244,9 @@ func (w *world) spawn(name string) *process {
 			p.inherit(predecessor)
 		}
 	}
-	w.tempt(p)
+	if w.tempt(p); p.extends && !p.liar && w.chance(80) {
+		p.agent = newSidecar(p)
+	}
 	w.procs = append(w.procs, p)
 	w.logf("%s starts", p.name())
 	return p
