@@ -10,16 +10,16 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-const (
-	jobPause     = 2 * time.Second // before a sweep, or work that failed once, is done again
-	jobPauseMost = time.Minute     // before work that fails and fails is done again
-	progressRate = time.Second     // between two reports on how far work is
-)
+const progressRate = time.Second // between two reports on how far work is
+
+// jobRetry is the wait before a sweep, or work that failed, is done again.
+var jobRetry = backoff.Backoff{First: 2 * time.Second, Limit: time.Minute}
 
 var errNoBlock = errors.New("the engine asks for re-encryption, but this sidecar has no reencrypt block; add one with the database's URL, or set reencrypts=false on the workload")
 
@@ -131,7 +131,7 @@ func (j *jobs) run(ctx context.Context, asked []workload.Work, accepts map[strin
 		if failures++; !failed {
 			failures = 0
 		}
-		if !sleep(ctx, min(jobPause<<min(max(failures-1, 0), 10), jobPauseMost)) {
+		if backoff.Wait(ctx, jobRetry.After(failures)) != nil {
 			return
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
 )
 
@@ -33,7 +34,7 @@ func (a *Agent) holdLease(ctx context.Context) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var extending sync.WaitGroup
 	extending.Go(func() {
-		for sleep(ctx, every) {
+		for backoff.Wait(ctx, every) == nil {
 			if _, err := a.engine.Extend(ctx, a.config.Workload, b.Instance, b.Secret); err != nil && ctx.Err() == nil {
 				a.log.Warn("lease not extended while the workload reloads", "error", err)
 			}

@@ -11,21 +11,6 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 )
 
-// backoff grows exponentially to a limit, with jitter, so that sidecars do not come back all at once.
-func backoff(failures int) time.Duration {
-	return machine.Backoff(failures, rand.Float64()) //nolint:gosec // spreading, not secrecy
-}
-
-// sleep reports whether ctx is still valid afterwards.
-func sleep(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
-	}
-}
-
 // moment is the present on the machine's clock, which no change of the time of day moves.
 func (a *Agent) moment() machine.Moment { return time.Since(a.began) }
 

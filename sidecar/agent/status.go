@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/version"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
@@ -70,7 +71,7 @@ func serveSocket(ctx context.Context, path string, board *status.Board, log *slo
 			log.Warn("status is not to be had at the socket; it is tried again", "error", err)
 			said = now
 		}
-		if !sleep(ctx, socketAgain) {
+		if backoff.Wait(ctx, socketAgain) != nil {
 			return
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
@@ -113,7 +114,7 @@ func awaitReady(ctx context.Context, socket string, wait time.Duration) error {
 		if err == nil {
 			err = fmt.Errorf("what the workload needs to start is not in place yet: %s", s.Unready())
 		}
-		if !time.Now().Before(end) || !sleep(ctx, readyPoll) {
+		if !time.Now().Before(end) || backoff.Wait(ctx, readyPoll) != nil {
 			return err
 		}
 	}

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
@@ -107,10 +109,10 @@ func follow(ctx context.Context, c Config, hidden *fileMask, board *status.Board
 		if err == nil {
 			break
 		}
-		wait := backoff(failures)
+		wait := machine.Backoff(failures, rand.Float64()) //nolint:gosec // spreading, not secrecy
 		verdict("workload not reloaded: " + err.Error())
 		log.Error("workload not reloaded", "error", err, "retry_in", wait)
-		if !sleep(ctx, wait) {
+		if backoff.Wait(ctx, wait) != nil {
 			return
 		}
 	}
@@ -133,7 +135,7 @@ func follow(ctx context.Context, c Config, hidden *fileMask, board *status.Board
 			wait = c.Interval
 			err = fmt.Errorf("it was well %d times in a row, and successes is %d", good, c.Successes)
 		}
-		if !sleep(within, wait) {
+		if backoff.Wait(within, wait) != nil {
 			if ctx.Err() != nil {
 				return
 			}

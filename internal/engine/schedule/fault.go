@@ -2,12 +2,15 @@
 
 package schedule
 
-import "time"
+import (
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
+)
 
 // Retries: exponential, with a cap. What has failed OrphanAfter times in a row is an orphan: nobody can be expected to
 // mend it by waiting, so that status says so, and retries are rare.
 const (
-	retryFirst  = time.Second
 	MaxBackoff  = 5 * time.Minute
 	OrphanAfter = 12 // after some 20 minutes
 	OrphanRetry = time.Hour
@@ -18,7 +21,7 @@ func Backoff(attempts int) time.Duration {
 	if attempts >= OrphanAfter {
 		return OrphanRetry
 	}
-	return min(retryFirst<<min(attempts-1, 16), MaxBackoff)
+	return backoff.Backoff{First: time.Second, Limit: MaxBackoff}.After(attempts)
 }
 
 // Fault is an automatic rotation that could not start.
