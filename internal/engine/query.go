@@ -16,36 +16,42 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
+// get returns what is in memory.
+func get[T any](s *state, of func(*memory) T) T {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	return of(m)
+}
+
+// find returns what has that name; false: nothing.
+func find[T any](s *state, name string, of func(*memory) map[string]T) (T, bool) {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	found, ok := of(m)[name]
+	return found, ok
+}
+
 // Journal returns the journal.
 func (s *state) Journal() *journal.Journal { return s.journal }
 
 // Config returns the mount-wide defaults.
 func (s *state) Config() catalog.Config {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	return m.Defaults
+	return get(s, func(m *memory) catalog.Config { return m.Defaults })
 }
 
 // Floor returns what retention never goes below.
 func (s *state) Floor() catalog.Floor {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	return m.JournalFloor
+	return get(s, func(m *memory) catalog.Floor { return m.JournalFloor })
 }
 
 // Key returns a key; false where there is none.
 func (s *state) Key(name string) (key.Key, bool) {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	k, ok := m.Keys[name]
-	return k, ok
+	return find(s, name, func(m *memory) map[string]key.Key { return m.Keys })
 }
 
 // KeyNames lists the keys, sorted.
 func (s *state) KeyNames() []string {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	return slices.Sorted(maps.Keys(m.Keys))
+	return get(s, func(m *memory) []string { return slices.Sorted(maps.Keys(m.Keys)) })
 }
 
 func (s *state) knownKey(name string) (key.Key, error) {
@@ -106,46 +112,32 @@ func (s *state) Connectors() []string { return s.base.Connectors() }
 
 // Connection returns a connection; false where there is none.
 func (s *state) Connection(name string) (kind.Connection, bool) {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	c, ok := m.Connections[name]
-	return c, ok
+	return find(s, name, func(m *memory) map[string]kind.Connection { return m.Connections })
 }
 
 // ConnectionNames lists the connections, sorted.
 func (s *state) ConnectionNames() []string {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	return slices.Sorted(maps.Keys(m.Connections))
+	return get(s, func(m *memory) []string { return slices.Sorted(maps.Keys(m.Connections)) })
 }
 
 // Workload returns a workload; false where there is none.
 func (s *state) Workload(name string) (workload.Workload, bool) {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	w, ok := m.Workloads[name]
-	return w, ok
+	return find(s, name, func(m *memory) map[string]workload.Workload { return m.Workloads })
 }
 
 // WorkloadNames lists the workloads, sorted.
 func (s *state) WorkloadNames() []string {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	return slices.Sorted(maps.Keys(m.Workloads))
+	return get(s, func(m *memory) []string { return slices.Sorted(maps.Keys(m.Workloads)) })
 }
 
 // Instances returns the live instances of a workload, sorted by id.
 func (s *state) Instances(name string) []workload.Instance {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	return m.fleets[name].All()
+	return get(s, func(m *memory) []workload.Instance { return m.fleets[name].All() })
 }
 
 // Health returns that of a key, or of a connection.
 func (s *state) Health(of string) Health {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	return m.health[of]
+	return get(s, func(m *memory) Health { return m.health[of] })
 }
 
 // KeyHealth returns what is known of a key's current version at its server.
@@ -156,9 +148,7 @@ func (s *state) ConnectionHealth(name string) Health { return s.Health(checksCon
 
 // beingChecked reports whether an inspection of the key is under way.
 func (s *state) beingChecked(name string) bool {
-	m, unlock := s.memory.Lock()
-	defer unlock()
-	return m.restoring[name]
+	return get(s, func(m *memory) bool { return m.restoring[name] })
 }
 
 // PublicValue says of a value that it was given, and where it is a URL that logs in at a connection's server, where it
