@@ -89,21 +89,6 @@ var table = sync.OnceValue(func() []annotation {
 	)
 })
 
-// inPods is what is special about options in pods.
-var inPods = map[string]struct{ standard, text string }{
-	workloadName:         {standard: "required"},
-	"vault-addr":         {standard: "the injector's"},
-	"mount":              {standard: "the injector's, `hyvve`"},
-	"vault-namespace":    {standard: "the injector's"},
-	"auth-mount":         {standard: "the injector's, `kubernetes`"},
-	"role":               {standard: "the workload"},
-	"mode":               {standard: "`0600`; `0640` where containers read as a group"},
-	"keys":               {text: "With `exec`, of those to set in its environment, too."},
-	"exec-signal":        {text: "Needs `exec-on-change: signal`."},
-	"health-url":         {text: "With `prometheus`, that of the metrics."},
-	"proxy-max-requests": {text: "The default of `memory-limit` grows with more."},
-}
-
 // inPod are the methods that pods have of reload and health blocks.
 var inPod = map[string][]string{"reload": {"none", "signal", "http"}, "health": {"none", "http", "tcp", "prometheus"}}
 
@@ -124,12 +109,7 @@ func fromOptions(block string) (all []annotation) {
 			a := annotation{name: o.Annotation, takes: takes(o), standard: o.Without(), text: o.Doc, block: block}
 			if methods := inPod[block]; methods != nil && o.Of != nil {
 				a.of = slices.DeleteFunc(slices.Clone(o.Of), func(method string) bool { return !slices.Contains(methods, method) })
-				a.text += " Only with `" + strings.Join(a.of, "`, `") + "`."
 			}
-			if special := inPods[a.name]; special.standard != "" {
-				a.standard = special.standard
-			}
-			a.text = strings.TrimSuffix(a.text+" "+inPods[a.name].text, " ")
 			a.set = func(s *settings, _, v string) error {
 				for _, o := range sets {
 					if err := s.set(o, v); err != nil {
@@ -214,7 +194,7 @@ func healthTable() []annotation {
 			}
 			return nil
 		}},
-		{name: "health-metrics-url", takes: "URL", standard: "that of `health-url`", text: "URL of the metrics, where `health-url` is that of `http`. Only with `prometheus`.", of: []string{"prometheus"}, set: func(s *settings, _, v string) error {
+		{name: "health-metrics-url", takes: "URL", standard: "that of `health-url`", text: "URL of the metrics, where `health-url` is that of `http`.", of: []string{"prometheus"}, set: func(s *settings, _, v string) error {
 			s.metricsURL = v
 			return nil
 		}},
