@@ -146,7 +146,7 @@ var (
 	sessionNames = []string{"sslmode", "ssl", "sslrootcert", "sslnegotiation", "channel_binding", "require_auth", "target_session_attrs", "options"}
 )
 
-// placeParameters are the parameters that we heed, by name. Of others there may be any.
+// placeParameters are the parameters that we use, by name. Of others there may be any.
 func (u URL) placeParameters() (map[string]string, error) {
 	found := map[string]string{}
 	for _, p := range u.parameters() {

@@ -202,7 +202,7 @@ func checkMinInstances(_ Rotation, f Facts) []string {
 func checkLoaded(r Rotation, f Facts) []string {
 	var reasons []string
 	for _, w := range f.Workloads {
-		var late few
+		var late firstThree
 		all := r.wants(w.Workload)
 		for _, i := range w.Instances {
 			if arrived(r, i, all) {
@@ -251,14 +251,14 @@ func missing(r Rotation, w workload.Workload, i workload.Instance) string {
 func checkHealthy(_ Rotation, f Facts) []string {
 	var reasons []string
 	for _, w := range f.Workloads {
-		var ill few
+		var unhealthy firstThree
 		for _, i := range w.Instances {
 			if !i.Anonymous && !i.Healthy {
-				ill.add(func() string { return i.ID + ": " + illness(i) })
+				unhealthy.add(func() string { return i.ID + ": " + unhealthyReason(i) })
 			}
 		}
-		if ill.n > 0 {
-			reasons = append(reasons, fmt.Sprintf("%s: %d of %d instances are not healthy: %s", w.Name, ill.n, len(w.Instances), ill))
+		if unhealthy.n > 0 {
+			reasons = append(reasons, fmt.Sprintf("%s: %d of %d instances are not healthy: %s", w.Name, unhealthy.n, len(w.Instances), unhealthy))
 		}
 	}
 	return reasons
@@ -283,7 +283,7 @@ func checkUnused(r Rotation, f Facts) []string {
 	var reasons []string
 	for _, w := range f.Workloads {
 		for _, c := range r.Changes {
-			var users few
+			var users firstThree
 			for _, i := range w.Instances {
 				if i.MayPresent(c.Key, c.From) {
 					users.add(func() string { return i.ID })
@@ -300,28 +300,28 @@ func checkUnused(r Rotation, f Facts) []string {
 	return reasons
 }
 
-// few lists the first three of n.
-type few struct {
+// firstThree lists the first three of n.
+type firstThree struct {
 	n     int
 	words []string
 }
 
-func (l *few) add(word func() string) {
+func (l *firstThree) add(word func() string) {
 	l.n++
 	if len(l.words) < 3 {
 		l.words = append(l.words, word())
 	}
 }
 
-func (l few) String() string {
+func (l firstThree) String() string {
 	if more := l.n - len(l.words); more > 0 {
 		return strings.Join(l.words, " | ") + fmt.Sprintf(" | and %d more", more)
 	}
 	return strings.Join(l.words, " | ")
 }
 
-// illness is why an instance is not healthy.
-func illness(i workload.Instance) string {
+// unhealthyReason returns why an instance is not healthy.
+func unhealthyReason(i workload.Instance) string {
 	if i.Reason == "" {
 		return "has not reported yet"
 	}

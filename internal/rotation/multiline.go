@@ -13,7 +13,7 @@ const CarryRemedy = "render the key as json, bundle or files, or use exec; take 
 
 // CannotCarry says that instances of a workload cannot carry a value of several lines under a name; empty if all can.
 func CannotCarry(keyName, env, workloadName string, instances []workload.Instance) string {
-	var cannot few
+	var cannot firstThree
 	for _, i := range instances {
 		if !i.Carries(env) {
 			cannot.add(func() string { return i.ID })

@@ -73,7 +73,7 @@ func failure(r Rotation, f Facts) string {
 				continue
 			}
 			if heldIs(i.Issued.Keys, r.expected(w.Workload, r.at().target)) {
-				return fmt.Sprintf("%s is not healthy with what it was given: %s", i.Name(), illness(i))
+				return fmt.Sprintf("%s is not healthy with what it was given: %s", i.Name(), unhealthyReason(i))
 			}
 		}
 	}

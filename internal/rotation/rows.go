@@ -163,7 +163,7 @@ func checkWriters(r Rotation, f Facts) []string {
 	var reasons []string
 	for _, w := range f.Workloads {
 		for _, c := range r.Changes {
-			var writers few
+			var writers firstThree
 			for _, i := range w.Instances {
 				if len(c.Protects) > 0 && i.MayPresent(c.Key, r.Leaving(c)) {
 					writers.add(func() string { return i.ID })

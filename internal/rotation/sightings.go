@@ -18,7 +18,7 @@ const (
 
 // Sighted says in words where the old version of a change was seen lately; empty: nowhere.
 func Sighted(w WorkloadFact, c Change, now time.Time) string {
-	var all few
+	var all firstThree
 	for _, i := range w.Instances {
 		for _, s := range i.Sightings {
 			if ago := now.Sub(s.Last); s.Env == c.Env && (s.Version == c.From || slices.Contains(c.Also, s.Version)) && ago < SightingAge {

@@ -149,13 +149,13 @@ func TestEveryPlaceAndFailure(t *testing.T) {
 			continue
 		}
 		at := Rotation{ID: "r", Changes: []Change{{Key: "k", Env: "K", From: 1, To: 2}}, State: p.state, Step: p.name, Since: now, Clock: now}
-		ill := workload.Instance{Workload: "w", ID: "i"}.Given(workload.Holding{Keys: at.expected(w, p.target)}).Proved()
-		ill.Judged = now.Add(time.Second)
+		unhealthy := workload.Instance{Workload: "w", ID: "i"}.Given(workload.Holding{Keys: at.expected(w, p.target)}).Proved()
+		unhealthy.Judged = now.Add(time.Second)
 		late := at
 		late.Deadline = time.Minute
 		_, canRevert := p.revert.to()
 		checkFailure(t, "longer than the deadline", canRevert, late, Facts{Now: now.Add(2 * time.Minute)})
-		checkFailure(t, "is not healthy", p.state == Presenting, at, Facts{Now: now, Workloads: []WorkloadFact{{Workload: w, Instances: []workload.Instance{ill}}}})
+		checkFailure(t, "is not healthy", p.state == Presenting, at, Facts{Now: now, Workloads: []WorkloadFact{{Workload: w, Instances: []workload.Instance{unhealthy}}}})
 	}
 }
 

@@ -311,7 +311,7 @@ func haveWitness(all []Evidence) string {
 		return "none now"
 	}
 	first, text := all[0], ""
-	var same, unknown few
+	var same, unknown firstThree
 	for _, e := range all {
 		switch {
 		case e.Connection == "" && !e.Login.Known():

@@ -152,7 +152,7 @@ func (a *Agent) tidy() (machine.Reload, error) {
 		if err := t.Clean(); err != nil {
 			return pending, err
 		}
-		if a.config.Reloader != nil && a.debtor() == nil && t.Owed() {
+		if a.config.Reloader != nil && a.debtor() == nil && t.ReloadPending() {
 			pending = machine.ReloadPending
 		}
 	}

@@ -125,7 +125,7 @@ func (a *Agent) put(ctx context.Context) (w wrote, err error) {
 		return wrote{w.anything || did, changed || did}, err
 	}
 	if debtor != nil {
-		w.reloads, err = debtor.Owes(ctx)
+		w.reloads, err = debtor.ReloadPending(ctx)
 	}
 	return w, err
 }

@@ -50,8 +50,8 @@ func (a *Agent) writeDestinations(ctx context.Context) (changed bool, err error)
 }
 
 // debtor is the reloader, if it knows by itself what is owed.
-func (a *Agent) debtor() reload.Debtor {
-	d, _ := a.config.Reloader.(reload.Debtor)
+func (a *Agent) debtor() reload.PendingReloader {
+	d, _ := a.config.Reloader.(reload.PendingReloader)
 	return d
 }
 
@@ -72,7 +72,7 @@ func (a *Agent) lookAtPods(ctx context.Context) machine.Event {
 	case drifted:
 		return machine.Event{Kind: machine.Drifted}
 	case d != nil:
-		if owes, err := d.Owes(ctx); err == nil && owes { // Check says what is wrong
+		if owes, err := d.ReloadPending(ctx); err == nil && owes { // Check says what is wrong
 			a.log.Warn("pods are no longer known to have read what is written; they are restarted")
 			return machine.Event{Kind: machine.PodsBehind}
 		}

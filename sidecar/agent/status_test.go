@@ -72,7 +72,7 @@ func TestStatusAtTheSocket(t *testing.T) {
 	shows(0, "state", "well", "TOKEN version 1", "accepts 1, 0", "reload", "reported")
 	r.reloads.set(errors.New("it says " + canary + "-2"))
 	r.fake.change(func() { r.fake.version = 2 })
-	shows(1, "NOT WELL: workload not reloaded: it says [redacted]", "FAILED")
+	shows(1, "UNHEALTHY: workload not reloaded: it says [redacted]", "FAILED")
 	if code, text := at(t, socket, "/readyz"); code != http.StatusOK {
 		t.Errorf("the last good files are there: %d %s", code, text)
 	}

@@ -180,7 +180,7 @@ func healthTable() []annotation {
 	methods := inPod["health"]
 	return []annotation{
 		{name: "health", takes: "`" + strings.Join(methods, "`, `") + "`, separated by commas", standard: "`none`", text: "How the sidecar checks whether the workload is healthy.", set: func(s *settings, _, v string) error {
-			if err := few(v); err != nil {
+			if err := checkLength(v); err != nil {
 				return err
 			}
 			s.health = list(v)
@@ -247,7 +247,7 @@ func (s *settings) set(o config.Option, value string) error {
 	}
 	switch o.Type {
 	case "matchers":
-		if err := few(value); err != nil {
+		if err := checkLength(value); err != nil {
 			return err
 		}
 		for matcher := range strings.SplitSeq(value, ",") {

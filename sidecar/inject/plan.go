@@ -213,8 +213,8 @@ func (p *plan) choosesUserAgain() error {
 	return p.choosesUser()
 }
 
-// be has the sidecar be who a container is.
-func (p *plan) be(r reader) {
+// runAs gives the sidecar the user and the group of a container.
+func (p *plan) runAs(r reader) {
 	p.uid, p.gid = *r.user, cmp.Or(p.group, r.group)
 }
 
@@ -225,14 +225,14 @@ func (p *plan) picksUser(all []reader) error {
 		if r.user == nil {
 			return fmt.Errorf("container %s does not say as which user it runs, and the sidecar's files in it must be that user's; write securityContext.runAsUser, or %s/run-as-user for what its image has", r.name, Domain)
 		}
-		p.be(r)
+		p.runAs(r)
 	case p.reload.Method == "signal":
 		return p.signals(all)
 	case p.user != nil:
 		p.uid = *p.user
 	default:
 		if at := slices.IndexFunc(all, func(r reader) bool { return r.user != nil && !r.everything }); at >= 0 {
-			p.be(all[at])
+			p.runAs(all[at])
 		}
 	}
 	return nil
@@ -251,7 +251,7 @@ func (p *plan) signals(all []reader) error {
 	case p.user == nil && slices.ContainsFunc(all, func(r reader) bool { return *r.user != *all[0].user }):
 		return fmt.Errorf("the containers run as several users, and the sidecar can signal one of them; name the one to signal in %s/containers, or its user in %s/run-as-user", Domain, Domain)
 	}
-	p.be(all[one])
+	p.runAs(all[one])
 	return nil
 }
 

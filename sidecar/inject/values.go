@@ -129,7 +129,7 @@ func setRender(s *settings, _, v string) error {
 	if v == "none" {
 		return nil
 	}
-	if err := few(v); err != nil {
+	if err := checkLength(v); err != nil {
 		return err
 	}
 	for _, part := range list(v) {
@@ -149,8 +149,8 @@ func setRender(s *settings, _, v string) error {
 	return nil
 }
 
-// few refuses a list that is longer than anybody needs: each pair of its entries is compared.
-func few(v string) error {
+// checkLength refuses a list of more than maxFiles entries: each pair of its entries is compared.
+func checkLength(v string) error {
 	if n := len(list(v)); n > maxFiles {
 		return fmt.Errorf("it has %d entries; write no more than %d", n, maxFiles)
 	}
@@ -158,7 +158,7 @@ func few(v string) error {
 }
 
 func setProxy(s *settings, _, v string) error {
-	if err := few(v); err != nil {
+	if err := checkLength(v); err != nil {
 		return err
 	}
 	for _, part := range list(v) {

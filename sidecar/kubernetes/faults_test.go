@@ -91,7 +91,7 @@ func TestTokenIsReplacedMeanwhile(t *testing.T) {
 	}
 }
 
-// The answer to a write is lost: the next look finds that it was made, and what is owed for it.
+// The answer to a write is lost: the next look finds that it was made, and that a reload is pending.
 func TestAnswerIsLost(t *testing.T) {
 	c := newCluster(t, true)
 	s := c.secret()

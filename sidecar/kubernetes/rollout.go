@@ -29,8 +29,8 @@ const (
 	maxNames    = 3                // pods that a reason names
 )
 
-// Rollout restarts a workload whose pods read Secrets, and tells how far that is. The pod template notes for which change of
-// each Secret it was restarted, and pods have that from it: what is owed is in the cluster, and not in the sidecar.
+// Rollout restarts a workload whose pods read Secrets, and reports how far the restart is. The pod template notes for which change
+// of each Secret it was restarted, and pods inherit the note: a pending reload is recorded in the cluster, not in the sidecar.
 type Rollout struct {
 	Client    *Client
 	Kind      string // of Kinds
@@ -45,9 +45,9 @@ type Rollout struct {
 }
 
 var (
-	_ reload.Reloader = (*Rollout)(nil)
-	_ reload.Debtor   = (*Rollout)(nil)
-	_ health.Checker  = (*Rollout)(nil)
+	_ reload.Reloader        = (*Rollout)(nil)
+	_ reload.PendingReloader = (*Rollout)(nil)
+	_ health.Checker         = (*Rollout)(nil)
 )
 
 // workload is what is read of a Deployment, a StatefulSet or a DaemonSet.
@@ -132,8 +132,8 @@ func (r *Rollout) get(ctx context.Context) (w workload, err error) {
 	return w, r.Client.do(ctx, r.request(http.MethodGet, "get"), &w)
 }
 
-// Owes implements reload.Debtor.
-func (r *Rollout) Owes(ctx context.Context) (bool, error) {
+// ReloadPending implements reload.PendingReloader.
+func (r *Rollout) ReloadPending(ctx context.Context) (bool, error) {
 	w, err := r.get(ctx)
 	return err == nil && !carries(w.Spec.Template.Metadata.Annotations, r.wanted()), err
 }

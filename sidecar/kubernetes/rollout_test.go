@@ -95,10 +95,10 @@ func (c controlled) rollout(s *Secret) *Rollout {
 	return &Rollout{Client: c.client, Kind: c.kind, Namespace: c.ns, Name: "prometheus", Secrets: []*Secret{s}}
 }
 
-func (c controlled) owes(r *Rollout, want bool) {
+func (c controlled) reloadPending(r *Rollout, want bool) {
 	c.t.Helper()
-	if owes, err := r.Owes(c.t.Context()); err != nil || owes != want {
-		c.t.Errorf("owes: %v (%v)", owes, err)
+	if pending, err := r.ReloadPending(c.t.Context()); err != nil || pending != want {
+		c.t.Errorf("a reload is pending: %v (%v)", pending, err)
 	}
 }
 
@@ -121,15 +121,15 @@ func TestRolloutIsBegunOnceAndWatchedToItsEnd(t *testing.T) {
 	c.pod("old-1")
 	c.pod("old-2")
 	r := c.rollout(s)
-	c.owes(r, true)
+	c.reloadPending(r, true)
 	c.restarts(r, true)
 	c.restarts(r, false)
-	c.owes(r, false)
+	c.reloadPending(r, false)
 	// A sidecar that was killed here, and knows nothing, restarts nothing.
 	again := c.secret2(s)
 	c.brings(again, false, texts("token", canary))
 	r = c.rollout(again)
-	c.owes(r, false)
+	c.reloadPending(r, false)
 	c.restarts(r, false)
 	c.refusesCheck(r, false, "not been noticed yet", "old-1, old-2")
 
@@ -263,11 +263,11 @@ func TestRolloutOfNothing(t *testing.T) {
 		t.Error(err)
 	}
 	c.kubectl("annotate", "deployment/prometheus", "unrelated=1")
-	c.owes(r, false)
+	c.reloadPending(r, false)
 	if err := c.Patch(t.Context(), c.path(), "application/merge-patch+json", []byte(`{"spec":{"template":{"metadata":{"annotations":null}}}}`), nil); err != nil {
 		t.Fatal(err)
 	}
-	c.owes(r, true)
+	c.reloadPending(r, true)
 	c.restarts(r, true)
 }
 

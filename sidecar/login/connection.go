@@ -67,7 +67,7 @@ func Connect(a Address) (*Connection, error) {
 	if a.Namespace != "" {
 		v.SetNamespace(a.Namespace)
 	}
-	c.Vault = v.WithResponseCallbacks(c.heed)
+	c.Vault = v.WithResponseCallbacks(c.noteRetryAfter)
 	return c, nil
 }
 
@@ -102,8 +102,8 @@ func (c *Connection) renewCertificate() error {
 // longestWait bounds what is believed of a Retry-After.
 const longestWait = time.Minute
 
-// heed notes when Vault, or what is before it, wants to be asked again (Retry-After of RFC 9110, section 10.2.3).
-func (c *Connection) heed(r *api.Response) {
+// noteRetryAfter notes when Vault, or what is before it, wants to be asked again (Retry-After of RFC 9110, section 10.2.3).
+func (c *Connection) noteRetryAfter(r *api.Response) {
 	if r.StatusCode != http.StatusTooManyRequests && r.StatusCode != http.StatusServiceUnavailable {
 		return
 	}

@@ -36,10 +36,10 @@ type Provider interface {
 	Failed() string
 }
 
-// Debtor is what a Reloader may be besides: it knows whether the workload has yet to take up what is rendered, from where no
-// crash of the sidecar makes it forgotten. What changed is no matter then.
-type Debtor interface {
-	Owes(ctx context.Context) (bool, error)
+// PendingReloader is an optional interface of a Reloader that knows whether a reload is pending: whether the workload has yet
+// to load what is rendered. It knows so after a crash of the sidecar, too, no matter which files have changed.
+type PendingReloader interface {
+	ReloadPending(ctx context.Context) (bool, error)
 }
 
 // Uptime is the present moment, as time since the machine's start, which no change of the clock moves.

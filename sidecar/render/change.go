@@ -30,7 +30,7 @@ type Change struct {
 type replacement struct {
 	dir        *directory
 	temp, name string
-	note       string // by which a reload is owed for it
+	note       string // of the pending reload for it
 }
 
 // Prepare writes beside their places what targets lack. Discard must be called in the end.
@@ -125,7 +125,7 @@ func (t Target) same(dir *directory, name string, content []byte) bool {
 	return err == nil && bytes.Equal(have, content)
 }
 
-// Note writes beside what is about to change that a reload is owed. Killed between rendering and reloading, the next run
+// Note writes beside what is about to change that a reload is pending. Killed between rendering and reloading, the next run
 // finds files that are as they should be, and must still reload.
 func (c *Change) Note() error {
 	type place struct {

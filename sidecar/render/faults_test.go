@@ -249,7 +249,7 @@ func TestDirectoriesInMemory(t *testing.T) {
 	}
 }
 
-// Killed between two files, the next start brings both to the same bundle, and knows that a reload is owed.
+// Killed between two files, the next start brings both to the same bundle, and knows that a reload is pending.
 func TestKilledBetweenTwoFiles(t *testing.T) {
 	base := kit.Told()
 	inside := base != ""
@@ -270,7 +270,7 @@ func TestKilledBetweenTwoFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, target := range targets {
-		if err := target.End(); err != nil || target.Owed() {
+		if err := target.End(); err != nil || target.ReloadPending() {
 			t.Fatal(err)
 		}
 	}
@@ -283,8 +283,8 @@ func TestKilledBetweenTwoFiles(t *testing.T) {
 		t.Fatalf("it was not killed between the two: %s", data)
 	}
 	for _, target := range targets {
-		if err := target.Clean(); err != nil || !target.Owed() {
-			t.Errorf("%s: a reload is owed: %v, %v", target.Path, target.Owed(), err)
+		if err := target.Clean(); err != nil || !target.ReloadPending() {
+			t.Errorf("%s: a reload is pending: %v, %v", target.Path, target.ReloadPending(), err)
 		}
 	}
 	if err := put(targets, "second"); err != nil {

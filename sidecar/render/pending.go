@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pending is the name of the note that a reload is owed. Other targets, perhaps of other sidecars, may be in the same
+// pending is the name of the note that a reload is pending. Other targets, perhaps of other sidecars, may be in the same
 // directory. It must not begin as temporary files do, which Clean removes.
 func (t Target) pending() string { return ".reload-pending-" + filepath.Base(t.Path) + ".hyvve" }
 
@@ -53,7 +53,7 @@ func note(dir *directory, name string) error {
 	return errors.Join(f.Sync(), f.Close(), dir.sync())
 }
 
-// Begin notes beside the target that a reload is owed, whether anything is about to change or not.
+// Begin notes beside the target that a reload is pending, whether anything is about to change or not.
 func (t Target) Begin() error {
 	dir, err := openDirectory(t.dir(), false)
 	if err != nil {
@@ -63,8 +63,8 @@ func (t Target) Begin() error {
 	return note(dir, t.pending())
 }
 
-// Owed reports whether a reload was noted and not ended.
-func (t Target) Owed() bool {
+// ReloadPending reports whether a reload was noted and not ended.
+func (t Target) ReloadPending() bool {
 	dir, err := openDirectory(t.dir(), false)
 	if err != nil {
 		return false

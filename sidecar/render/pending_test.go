@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// A reload that is owed for one file is neither owed nor ended for another in the same directory, which may be another
+// A reload that is pending for one file is neither pending nor ended for another in the same directory, which may be another
 // sidecar's.
 func TestOwedInOneDirectory(t *testing.T) {
 	dir := t.TempDir()
@@ -17,13 +17,13 @@ func TestOwedInOneDirectory(t *testing.T) {
 	if err := put([]Target{one}, "value"); err != nil {
 		t.Fatal(err)
 	}
-	if !one.Owed() || two.Owed() {
-		t.Errorf("owed for the one: %v, for the other: %v", one.Owed(), two.Owed())
+	if !one.ReloadPending() || two.ReloadPending() {
+		t.Errorf("pending for the one: %v, for the other: %v", one.ReloadPending(), two.ReloadPending())
 	}
-	if err := two.End(); err != nil || !one.Owed() {
+	if err := two.End(); err != nil || !one.ReloadPending() {
 		t.Errorf("the other has ended it: %v", err)
 	}
-	if err := one.End(); err != nil || one.Owed() {
-		t.Errorf("it is owed still: %v", err)
+	if err := one.End(); err != nil || one.ReloadPending() {
+		t.Errorf("it is pending still: %v", err)
 	}
 }

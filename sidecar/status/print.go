@@ -71,7 +71,7 @@ func (s State) Print(out io.Writer, now time.Time) {
 func (s State) verdict() string {
 	switch {
 	case s.Reason != "":
-		return "NOT WELL: " + s.Reason
+		return "UNHEALTHY: " + s.Reason
 	case !s.Ready && s.Vault != nil && s.Vault.Error != "":
 		return "NOT READY: there is no bundle yet; the line vault says why"
 	case !s.Ready:

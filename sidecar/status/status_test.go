@@ -74,7 +74,7 @@ rows       r/flip: 7 of 7 to go; FAILS: no server
 // What is wrong is said, and shows in the exit status.
 func TestVerdict(t *testing.T) {
 	for want, change := range map[string]func(*State){
-		"NOT WELL: ill": func(s *State) { s.Healthy, s.Reason = false, "ill" },
+		"UNHEALTHY: ill": func(s *State) { s.Healthy, s.Reason = false, "ill" },
 		"NOT READY: there is no bundle yet": func(s *State) {
 			s.Ready, s.Vault = false, &Vault{}
 		},

@@ -73,7 +73,7 @@ func (p *Process) ready(ctx context.Context, next *child, etag string) error {
 		case ending:
 			return errLeaving
 		case time.Now().After(until):
-			return fmt.Errorf("it is not well after %s: %w", p.o.ReadyTimeout, err)
+			return fmt.Errorf("it is unhealthy after %s: %w", p.o.ReadyTimeout, err)
 		}
 	}
 }

@@ -61,7 +61,7 @@ func TestTheNextOneIsUpBeforeTheStop(t *testing.T) {
 func TestTheOneBeforeGoesOn(t *testing.T) {
 	for script, want := range map[string]string{
 		`if [ $HYVVE_ETAG = etag-2 ]; then exit 9; fi`: "it ended with status 9",
-		`if [ $HYVVE_ETAG = etag-2 ]; then rests; fi`:  "it is not well after 300ms",
+		`if [ $HYVVE_ETAG = etag-2 ]; then rests; fi`:  "it is unhealthy after 300ms",
 	} {
 		t.Run(want, func(t *testing.T) {
 			s := overlapping(t, script)

@@ -180,7 +180,7 @@ func (w *world) unfinished() string {
 		}
 	}
 	for _, p := range w.procs {
-		if p.alive && p.id != "" && !p.liar && (p.reading == nil || !p.running || p.owes) {
+		if p.alive && p.id != "" && !p.liar && (p.reading == nil || !p.running || p.unreported) {
 			waits = append(waits, p.name()+" has not loaded its bundle")
 		}
 	}

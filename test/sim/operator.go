@@ -257,7 +257,7 @@ func (w *world) running() []string {
 	return ids
 }
 
-// unblock does what is left to people: they start instances that are missing, and heal what is ill.
+// unblock does what is left to people: they start instances that are missing, and heal what is unhealthy.
 func (w *world) unblock() {
 	w.people = w.uptime + 10*time.Second
 	for _, name := range w.keys { // what rotates by itself would never end
@@ -288,8 +288,8 @@ func (w *world) unblock() {
 		}
 	}
 	for _, p := range w.procs {
-		if p.ill {
-			p.ill, p.owes = false, true
+		if p.unhealthy {
+			p.unhealthy, p.unreported = false, true
 		}
 	}
 	for _, name := range w.workloads {

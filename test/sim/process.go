@@ -33,25 +33,25 @@ type process struct {
 	rows      bool // a liar who lies about rows, too: one is let, and more only where the engine looks itself
 	extends   bool // its reports extend its lease, and it leaves by itself; others go by Vault's lease
 
-	alive   bool // the pair exists
-	running bool // the workload runs, with holds
-	holds   holding
-	ill     bool
+	alive     bool // the pair exists
+	running   bool // the workload runs, with holds
+	holds     holding
+	unhealthy bool
 
 	token   fleet.Token
 	secret  key.Value     // of a read of its predecessor
 	stale   bool          // it has another login since its newest read
 	spokeAt time.Duration // when the engine was last asked for something in its name
 
-	reading *engine.Reading // newest that it got
-	loaded  string          // etag that the workload runs with
-	owes    bool            // a report
-	renewAt time.Duration   // by the world's uptime
-	ends    time.Duration   // of its lease, as it knows
-	losses  int             // replies lost in a row
-	next    time.Duration   // when its sidecar acts again
-	done    map[string]bool // work
-	agent   *sidecar        // the real one; nil: a model of another one
+	reading    *engine.Reading // newest that it got
+	loaded     string          // etag that the workload runs with
+	unreported bool            // it has something to report
+	renewAt    time.Duration   // by the world's uptime
+	ends       time.Duration   // of its lease, as it knows
+	losses     int             // replies lost in a row
+	next       time.Duration   // when its sidecar acts again
+	done       map[string]bool // work
+	agent      *sidecar        // the real one; nil: a model of another one
 }
 
 func (p *process) name() string {
@@ -129,7 +129,7 @@ func (p *process) read() {
 	}
 	p.reading, p.stale = reading, false
 	p.renewAt, p.ends = w.uptime+reading.TTL/2, w.uptime+reading.TTL
-	p.owes = true
+	p.unreported = true
 	if p.id == "" {
 		p.load()
 	}
@@ -170,7 +170,7 @@ func (p *process) load() {
 	if p.loaded = p.reading.Bundle.Holding.Etag; p.liar {
 		return
 	}
-	p.owes = true
+	p.unreported = true
 	p.loadFrom(p.reading)
 }
 
@@ -265,7 +265,7 @@ func (p *process) watch() {
 		p.lie()
 		return
 	}
-	if p.owes || p.reencrypt && len(p.reading.Bundle.Work) > 0 || w.rng.IntN(8) == 0 {
+	if p.unreported || p.reencrypt && len(p.reading.Bundle.Work) > 0 || w.rng.IntN(8) == 0 {
 		p.report()
 	}
 }
@@ -273,7 +273,7 @@ func (p *process) watch() {
 func (p *process) report() {
 	w := p.w
 	report := engine.Report{
-		Workload: p.workload, Instance: p.id, Secret: p.reading.Secret, Etag: p.loaded, Healthy: !p.ill, Reason: "ill",
+		Workload: p.workload, Instance: p.id, Secret: p.reading.Secret, Etag: p.loaded, Healthy: !p.unhealthy, Reason: "unhealthy",
 	}
 	report.Work = p.workReports()
 	request, reply := p.lost()
@@ -292,7 +292,7 @@ func (p *process) report() {
 	for _, done := range report.Work {
 		p.done[done.ID] = true
 	}
-	p.owes = false
+	p.unreported = false
 	if etag != p.loaded {
 		p.next = w.uptime
 	}

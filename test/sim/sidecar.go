@@ -71,7 +71,7 @@ func (a *sidecar) step() bool {
 		w.logf("the sidecar of %s is killed", p.name())
 		w.stats.Killed++
 		a.start()
-		p.owes = true
+		p.unreported = true
 		p.next = w.uptime + w.between(100*time.Millisecond, 3*time.Second)
 		return false
 	}
@@ -84,7 +84,7 @@ func (a *sidecar) step() bool {
 	}
 	e.At, e.Draw = w.uptime, w.rng.Float64()
 	a.s, a.effects = machine.Next(a.s, e)
-	p.owes = a.s.Bundle != machine.BundleCurrent || a.s.Load != machine.Loaded || a.s.Report != machine.NoReport || (a.s.Verdict == machine.Healthy) == p.ill
+	p.unreported = a.s.Bundle != machine.BundleCurrent || a.s.Load != machine.Loaded || a.s.Report != machine.NoReport || (a.s.Verdict == machine.Healthy) == p.unhealthy
 	p.next = w.uptime + w.between(time.Millisecond, 50*time.Millisecond)
 	return len(a.effects) > 0 && (w.engine == nil || !w.node.dead)
 }
@@ -190,8 +190,8 @@ func (a *sidecar) do(one machine.Do) (machine.Event, bool) {
 	case machine.ClearNotes:
 		a.note = false
 	case machine.CheckWorkload:
-		if p.ill {
-			return machine.Event{Kind: machine.CheckFailed, Reason: "ill"}, true
+		if p.unhealthy {
+			return machine.Event{Kind: machine.CheckFailed, Reason: "unhealthy"}, true
 		}
 		return machine.Event{Kind: machine.CheckPassed}, true
 	case machine.StartWatch:

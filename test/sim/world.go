@@ -287,8 +287,8 @@ func (w *world) misfortune() {
 		w.end(alive[w.rng.IntN(len(alive))])
 	case n < 7:
 		p := alive[w.rng.IntN(len(alive))]
-		p.ill, p.owes = !p.ill, true
-		w.logf("%s ill: %v", p.name(), p.ill)
+		p.unhealthy, p.unreported = !p.unhealthy, true
+		w.logf("%s unhealthy: %v", p.name(), p.unhealthy)
 	case n < 8:
 		w.skew += w.between(-time.Minute, 5*time.Minute)
 		w.logf("the clock jumps: %s", w.skew)

@@ -188,10 +188,10 @@ func (o owner) lend(roles map[string]known, role, verifier string) []string {
 	return statements
 }
 
-// dismiss returns the statement that takes a login role's former owner from it: the next URL should not let anybody act as a
+// revokeFormer returns the statement that takes a login role's former owner from it: the next URL should not let anybody act as a
 // role that the key has no more. An administrator who may not take it away, or who
 // has not granted it (since 16), leaves it.
-func (o owner) dismiss(roles map[string]known, role string) []string {
+func (o owner) revokeFormer(roles map[string]known, role string) []string {
 	of := roles[role]
 	before := of.roleIn("")
 	former, there := roles[before]

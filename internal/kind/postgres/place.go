@@ -129,6 +129,6 @@ func (p place) parsed(sslmode string) (*pgx.ConnConfig, error) {
 	return config, nil
 }
 
-// forgetService takes the one setting away that the driver would heed whatever we say: of the name of a service, whose file
+// forgetService takes the one setting away that the driver would use whatever we say: of the name of a service, whose file
 // it reads.
 func forgetService() { _ = os.Unsetenv("PGSERVICE") }

@@ -68,7 +68,7 @@ func (k *Kind) Stage(ctx context.Context, c kind.Change) error {
 		if err := owner.safe(roles[owner.name], c.Connection); err != nil {
 			return nil, err
 		}
-		return slices.Concat(owner.lend(roles, to.User, verifier), owner.dismiss(roles, to.User), marks(c, roles, from.User, to.User)), nil
+		return slices.Concat(owner.lend(roles, to.User, verifier), owner.revokeFormer(roles, to.User), marks(c, roles, from.User, to.User)), nil
 	})
 }
 

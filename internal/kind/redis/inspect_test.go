@@ -54,7 +54,7 @@ func (w *world) restore(c kind.Change, on ...*bed.Redis) {
 	done, err := w.kind.Restore(w.t.Context(), c, false)
 	w.ok(err)
 	if len(done) == 0 || strings.Join(done, "\n") != strings.Join(would, "\n") {
-		w.t.Errorf("done: %q, foretold: %q", done, would)
+		w.t.Errorf("done: %q, previewed: %q", done, would)
 	}
 	again, err := w.kind.Restore(w.t.Context(), c, false)
 	w.ok(err)
