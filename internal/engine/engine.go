@@ -202,12 +202,21 @@ func (l *locked) loadSecret(ctx context.Context) error {
 }
 
 func (l *locked) loadConfig(ctx context.Context) error {
-	data, err := l.Store.Get(ctx, pathConfig)
+	return l.loadInto(ctx, pathConfig, "config", &l.Defaults)
+}
+
+func (l *locked) loadFloor(ctx context.Context) error {
+	return l.loadInto(ctx, pathFloor, "floor of the journal", &l.JournalFloor)
+}
+
+// loadInto reads a record of the mount, where there is one, over its default.
+func (l *locked) loadInto(ctx context.Context, path, what string, into any) error {
+	data, err := l.Store.Get(ctx, path)
 	if err != nil || data == nil {
 		return err
 	}
-	if err := json.Unmarshal(data, &l.Defaults); err != nil {
-		return fmt.Errorf("stored config: %w", err)
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("stored %s: %w", what, err)
 	}
 	return nil
 }
@@ -314,17 +323,6 @@ func (l *locked) catchUp(ctx context.Context) error {
 				return err
 			}
 		}
-	}
-	return nil
-}
-
-func (l *locked) loadFloor(ctx context.Context) error {
-	data, err := l.Store.Get(ctx, pathFloor)
-	if err != nil || data == nil {
-		return err
-	}
-	if err := json.Unmarshal(data, &l.JournalFloor); err != nil {
-		return fmt.Errorf("stored floor of the journal: %w", err)
 	}
 	return nil
 }

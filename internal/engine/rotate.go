@@ -132,12 +132,12 @@ func (e *Engine) change(ctx context.Context, id string, do func(*locked, rotatio
 		if err != nil {
 			return View{}, err
 		}
-		lift, ok := e.freeze(f)
+		thaw, ok := e.freeze(f)
 		if !ok {
 			continue
 		}
 		err = l.save(ctx, next)
-		lift()
+		thaw()
 		if err != nil {
 			return View{}, err
 		}

@@ -18,8 +18,8 @@ import (
 func (l *locked) settle(ctx context.Context, r rotation.Rotation) error {
 	f := l.facts(r)
 	if next, changed := rotation.Further(r, f); changed {
-		if lift, ok := l.freeze(f); ok {
-			defer lift()
+		if thaw, ok := l.freeze(f); ok {
+			defer thaw()
 			return l.save(ctx, next)
 		}
 	}
@@ -29,11 +29,11 @@ func (l *locked) settle(ctx context.Context, r rotation.Rotation) error {
 // move saves a rotation that moves on from these facts, or does nothing where they do not hold any more: then the caller
 // gathers them anew.
 func (l *locked) move(ctx context.Context, r rotation.Rotation, f rotation.Facts) error {
-	lift, ok := l.freeze(f)
+	thaw, ok := l.freeze(f)
 	if !ok {
 		return nil
 	}
-	defer lift()
+	defer thaw()
 	return l.save(ctx, r)
 }
 
