@@ -121,7 +121,7 @@ func (k Key) NextNumber() int {
 	return max(k.Versions[len(k.Versions)-1].Number, k.Above) + 1
 }
 
-// keptEnded is how many versions that have ended a key remembers, so that its record does not grow for ever.
+// keptEnded is how many versions that have ended a key remembers, so that its record does not grow forever.
 const keptEnded = 50
 
 // trimmed forgets the oldest of the versions that have ended. The newest is always kept: numbers go on from it.

@@ -99,7 +99,7 @@ func TestRecordOfSchema2(t *testing.T) {
 	}
 }
 
-// A record of schema 5 calls ignore_columns waives.
+// A record of schema 5 has ignore_columns under an older name.
 func TestRecordOfSchema5(t *testing.T) {
 	k := example()
 	k.IgnoreColumns = []string{"audit.copies.body"}

@@ -12,11 +12,11 @@ import (
 
 // schema is the number of the stored form below. A release reads its own schema and all older ones:
 //   - 1 had only period and soak of the policy
-//   - 2 had no waives
+//   - 2 had no columns to ignore
 //   - 3 had no observe in the policy, no kept, no above, and no policy_by
 //   - 4 had no witness and retained no versions; a release that knows no more must not read one that does, since it knows
 //     neither the states nor when a value is to be erased
-//   - 5 called ignore_columns waives
+//   - 5 had ignore_columns under an older name (record.Waives)
 const schema = 6
 
 type record struct {

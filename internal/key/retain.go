@@ -13,7 +13,7 @@ func (s State) Live() bool {
 	return s == Staged || s == Current || s == Previous || s == Undeleted
 }
 
-// Bounds of what a key retains, so that its record does not grow for ever. What is beyond them is erased, the oldest first.
+// Bounds of what a key retains, so that its record does not grow forever. What is beyond them is erased, the oldest first.
 const (
 	MostRetained      = 100       // versions
 	MostRetainedBytes = 256 << 10 // of their values together

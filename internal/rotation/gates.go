@@ -135,6 +135,7 @@ func (r Rotation) cuttable(g gate) bool {
 	return slices.Contains(cuttable, g) && (g != gateConfirmed || r.ConfirmBy != ConfirmByOther)
 }
 
+// Stamp returns a time as reasons write it.
 func Stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 func checkConfirmed(r Rotation, f Facts) []string {

@@ -40,6 +40,7 @@ func (r Rotation) lossNote(f Facts) string {
 	return " (" + strings.Join(all, "; ") + ")"
 }
 
+// RetentionTexts returns, by key, what becomes of the value that a rotation replaces.
 func (r Rotation) RetentionTexts(f Facts) map[string]string {
 	texts := map[string]string{}
 	for _, c := range r.Changes {

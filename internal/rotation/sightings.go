@@ -10,9 +10,10 @@ import (
 
 const (
 	// SightingAge is how long a version counts as used after a request presented it. Sidecars report sightings every two
-	// seconds while there are new ones, of which one in sightingStep is stored: a version must not have been seen for 10 s
+	// seconds while there are new ones, of which one in SightingStep is stored: a version must not have been seen for 10 s
 	// at least.
-	SightingAge  = 15 * time.Second
+	SightingAge = 15 * time.Second
+	// SightingStep is the time in which one sighting is stored.
 	SightingStep = 5 * time.Second
 )
 

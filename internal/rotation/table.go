@@ -51,6 +51,7 @@ func (s Stage) String() string {
 // Action is what the engine does in a step, once and idempotently, before the step can end.
 type Action string
 
+// The actions.
 const (
 	NoAction   Action = ""
 	ActStage   Action = "stage"   // Server.Stage and Verify

@@ -213,7 +213,7 @@ func (p *plan) choosesUserAgain() error {
 	return p.choosesUser()
 }
 
-// runAs gives the sidecar the user and the group of a container.
+// runAs sets the user and the group of the sidecar to those of a container.
 func (p *plan) runAs(r reader) {
 	p.uid, p.gid = *r.user, cmp.Or(p.group, r.group)
 }

@@ -29,7 +29,7 @@ func (r rule) String() string {
 	return fmt.Sprintf("%s in namespace %q", text, r.namespace)
 }
 
-// Unreachable: the API server did not answer. Nobody knows whether it has acted.
+// Unreachable is the error of a request that the API server did not answer. It may have acted or not.
 type Unreachable struct {
 	what string
 	err  error

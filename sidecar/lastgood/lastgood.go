@@ -76,12 +76,12 @@ func (s Store) seal(header, plain []byte) error {
 }
 
 var (
-	// ErrNone: nothing was stored yet.
+	// ErrNone means that nothing was stored yet.
 	ErrNone = errors.New("nothing is stored")
-	// ErrTooOld: what is stored is older than is wanted.
+	// ErrTooOld means that what is stored is older than is wanted.
 	ErrTooOld = errors.New("it is too old")
-	// ErrNotOpened: it is no copy, or not of this instance, or under another key, or was changed. The cases cannot be
-	// distinguished.
+	// ErrNotOpened means that it is no copy, or not of this instance, or under another key, or was changed. The cases
+	// cannot be distinguished.
 	ErrNotOpened = errors.New("it does not open")
 )
 

@@ -56,7 +56,7 @@ func Connect(a Address) (*Connection, error) {
 		if !ok {
 			return nil, fmt.Errorf("vault: no client certificate for a transport of type %T", config.HttpClient.Transport)
 		}
-		// Whatever authorities the server names are not heeded: that of its own certificate may be another one.
+		// Whatever authorities the server names are not used: that of its own certificate may be another one.
 		transport.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.certificate() }
 	}
 	v, err := client.NewVault(config, a.URL)

@@ -161,7 +161,7 @@ func (a *admitted) fail() {
 	}
 }
 
-// body is that of a request whose client may be slow for a while, and not for ever.
+// body is that of a request whose client may be slow for a while, and not forever.
 type body struct {
 	io.ReadCloser
 	of *admitted

@@ -288,7 +288,7 @@ func (j *job) nameStagedBads(ctx context.Context, reports []workload.ColumnRepor
 	return nil
 }
 
-// tell says every now and then how far the staging is.
+// tell periodically reports how far the staging is.
 func (j *job) tell(ctx context.Context, db *session, totals []int) {
 	if j.options.Progress == nil || !j.due() {
 		return

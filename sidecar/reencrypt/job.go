@@ -39,7 +39,7 @@ type Options struct {
 	AllowTriggers  []string                    // names of triggers that may be set off
 	AllowSuperuser bool                        // the URL's role may be one
 	SampleBytes    int64                       // of a table that is larger, so much is looked at for envelopes that nobody has configured, before the whole is; default 256 MB
-	Progress       func(workload.ColumnReport) // called every now and then
+	Progress       func(workload.ColumnReport) // called periodically
 	BadRow         func(column key.Column, id string)
 	Flipped        func(rows int64, took time.Duration) // called when the staged or kept ciphertexts of so many rows are in place: for so long rows were locked
 	Random         io.Reader

@@ -51,5 +51,5 @@ func Uptime() time.Duration {
 	return time.Duration(now.Nano())
 }
 
-// ErrNotRunning: there is no process to reload.
+// ErrNotRunning means that there is no process to reload.
 var ErrNotRunning = errors.New("the workload is not running")

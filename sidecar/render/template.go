@@ -20,7 +20,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/variables"
 )
 
-// maxText bounds what a template may write: one that runs for ever must not fill memory.
+// maxText bounds what a template may write: one that runs forever must not fill memory.
 const maxText = 1 << 20
 
 // TextTemplate makes a file of a bundle, by Go's text/template. Its functions are those of functions, and Go's own.

@@ -15,7 +15,7 @@ const AwaitMost = 3 * time.Second
 // heldLook is the time between two looks at who waits. A kubelet that is started again takes longer to look at its pods.
 const heldLook = 20 * time.Millisecond
 
-// ErrAbandoned: the process that held the workload back is gone, and may come back and take the sidecar for ready.
+// ErrAbandoned means that the process that held the workload back is gone. It may come back and take the sidecar for ready.
 var ErrAbandoned = errors.New("nobody waits any more for what the workload needs to start, and it is not in place")
 
 // waiters are those who hold others back until the state is ready. The board's lock is theirs.

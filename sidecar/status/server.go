@@ -112,7 +112,7 @@ func (b *Board) Serve(ctx context.Context, log *slog.Logger, listeners ...net.Li
 	}
 }
 
-// ErrInUse: another process answers at a socket.
+// ErrInUse means that another process answers at a socket.
 var ErrInUse = errors.New("another process answers there")
 
 // Listen makes a socket that only the sidecar's user may use. One that an earlier run has left is replaced.

@@ -2,7 +2,7 @@
 
 // Package watch tells when files that something else renders have changed: Vault Agent, a Kubernetes Secret volume, cp,
 // an editor. Events of the file system are hints only: what counts is the content, looked at after each hint and, in
-// case hints are lost, every now and then.
+// case hints are lost, periodically.
 package watch
 
 import (

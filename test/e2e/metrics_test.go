@@ -25,7 +25,7 @@ import (
 
 const metricsEnv = "METRICS_API_KEY"
 
-// exporter is the platform's /metrics as it is: behind the one key that it was started with, for ever.
+// exporter is the platform's /metrics as it is: behind the one key that it was started with, forever.
 type exporter struct {
 	url             string
 	served, refused atomic.Int64
@@ -109,8 +109,8 @@ func slots(n int, address string) string {
 	return text.String()
 }
 
-// The real Prometheus scrapes an application that holds one key for ever, through rotations of that key: its own sidecar
-// renders the file that it reads for every scrape, and the application's proxy accepts what it presents. No scrape fails, and
+// The real Prometheus scrapes an application that holds one key forever, through rotations of that key: its own sidecar
+// renders the file that it reads forevery scrape, and the application's proxy accepts what it presents. No scrape fails, and
 // nothing is reloaded.
 func TestPrometheusScrapesThroughRotations(t *testing.T) {
 	const rotations, targets = 3, 10

@@ -19,7 +19,7 @@ import (
 
 const agentToken = "AGENT_SERVICE_TOKEN"
 
-// guard is the platform's ServiceAuthGuard as it is: it takes the one token that it was started with, for ever.
+// guard is the platform's ServiceAuthGuard as it is: it takes the one token that it was started with, forever.
 func guard(t *testing.T, token string) string {
 	want := []byte("Bearer " + token)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

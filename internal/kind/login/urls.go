@@ -22,8 +22,8 @@ const (
 	OptionVerify = "verify_urls" // whether new versions are tried through the URLs themselves
 )
 
-// URLs describe the values of a kind: URLs with the user and password of a login. A kind embeds them, and is thereby a
-// [kind.Renderer], and has Login of [kind.LoginNamer] and Leads of [kind.Addresser].
+// URLs describe the values of a kind: URLs with the user and password of a login. A kind embeds them, which makes it a
+// [kind.Renderer], with Login of [kind.LoginNamer] and Leads of [kind.Addresser].
 type URLs struct {
 	Schemes []string
 	Example string // a URL without user and password, as postgresql://db:5432/app

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Anybody with the application's URL may take the advisory lock under which roles are changed. No step waits for it for ever.
+// Anybody with the application's URL may take the advisory lock under which roles are changed. No step waits for it forever.
 func TestAdvisoryLockOfTheApplication(t *testing.T) {
 	w := newWorld(t, "", nil)
 	c := w.next(w.first)

@@ -34,7 +34,7 @@ func queryNames(u dsn.Target) (names []string) {
 	return names
 }
 
-// parameterName is the name of a parameter as the server knows it, which heeds no case.
+// parameterName is the name of a parameter as the server knows it, regardless of case.
 func parameterName(name string) string { return strings.ToLower(strings.ReplaceAll(name, "-", "_")) }
 
 // withValue are the server's one-letter switches that take a value (its getopt string, in process_postgres_switches).

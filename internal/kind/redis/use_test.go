@@ -136,7 +136,7 @@ func TestCutOfDualPasswordEndsAllSessionsOfTheUser(t *testing.T) {
 	w.client(r, c.To, "")
 }
 
-// Many rotations act on one server at the same time, some of them given up: none disturbs another, and none waits for ever
+// Many rotations act on one server at the same time, some of them given up: none disturbs another, and none waits forever
 // for one of the administrator's few sessions.
 func TestManyAtTheSameTime(t *testing.T) {
 	t.Parallel()

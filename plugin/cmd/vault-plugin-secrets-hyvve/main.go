@@ -47,7 +47,7 @@ func main() {
 }
 
 // endWithParent ends this process when the Vault that started it is gone. Vault ends its plugins when it stops in good
-// order; killed, it would leave them running for ever. The kernel's own signal for this cannot be used: it is sent when
+// order; killed, it would leave them running forever. The kernel's own signal for this cannot be used: it is sent when
 // the thread ends that forked us, which in a Go program is not the process.
 func endWithParent(parent int) {
 	for range time.Tick(time.Second) {

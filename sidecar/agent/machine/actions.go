@@ -11,6 +11,7 @@ import (
 // retries are the pauses after failures.
 var retries = backoff.Backoff{First: BackoffFirst, Limit: BackoffLimit}
 
+// The bounds of pauses after failures.
 const (
 	BackoffFirst = 200 * time.Millisecond // the longest pause after a first failure
 	BackoffLimit = 15 * time.Second       // the longest pause after any number of failures

@@ -14,6 +14,7 @@ import (
 // Life is the region of the process and of its configuration.
 type Life string
 
+// The values of Life.
 const (
 	Running  Life = "running"
 	Adopting Life = "adopting" // another configuration of the same instance is to be loaded
@@ -27,6 +28,7 @@ const (
 // Token is the region of the login.
 type Token string
 
+// The values of Token.
 const (
 	NoToken    Token = "none"
 	TokenValid Token = "valid"
@@ -36,6 +38,7 @@ const (
 // Vault is the region of requests to Vault.
 type Vault string
 
+// The values of Vault.
 const (
 	VaultOpen    Vault = "open"    // requests are made
 	VaultAway    Vault = "away"    // no request until the pause is over; Vault was not available
@@ -45,6 +48,7 @@ const (
 // Writes is the region of what the policy allows on creds/.
 type Writes string
 
+// The values of Writes.
 const (
 	WritesAllowed Writes = "allowed" // reads prove the instance by its secret
 	WritesDoubted Writes = "doubted" // a read with the secret was denied; one without it is tried
@@ -54,6 +58,7 @@ const (
 // Bundle is the region of what the instance should hold.
 type Bundle string
 
+// The values of Bundle.
 const (
 	NoBundle      Bundle = "none"
 	BundleAwaited Bundle = "awaited" // none, and Vault has failed at least once
@@ -65,6 +70,7 @@ const (
 // Recovery is the region of the last-good copy.
 type Recovery string
 
+// The values of Recovery.
 const (
 	RecoveryIdle Recovery = "idle"
 	RecoveryDue  Recovery = "due" // the copy is to be loaded
@@ -73,6 +79,7 @@ const (
 // Secret is the region of the instance's secret, by which the next process has the instance's name at once.
 type Secret string
 
+// The values of Secret.
 const (
 	NoSecret       Secret = "none"
 	SecretUnsaved  Secret = "unsaved"  // to be saved before its bundle has any effect
@@ -85,6 +92,7 @@ const (
 // Lease is the region of the instance's lease.
 type Lease string
 
+// The values of Lease.
 const (
 	NoLease   Lease = "none"
 	LeaseHeld Lease = "held"
@@ -94,6 +102,7 @@ const (
 // Work is the region of the re-encryption that the bundle asks for.
 type Work string
 
+// The values of Work.
 const (
 	NoWork    Work = "none"
 	WorkDue   Work = "due"   // to be handed over, once the bundle that asks for it is loaded and reported
@@ -103,6 +112,7 @@ const (
 // Files is the region of what is rendered.
 type Files string
 
+// The values of Files.
 const (
 	FilesBlank   Files = "blank" // not known to be as this configuration wants them; written with the next bundle
 	FilesDue     Files = "due"   // to be written now
@@ -113,6 +123,7 @@ const (
 // Reload is the region of the reload that the workload needs.
 type Reload string
 
+// The values of Reload.
 const (
 	NoReload      Reload = "none"
 	ReloadPending Reload = "pending"
@@ -122,6 +133,7 @@ const (
 // Load is the region of what the workload has loaded of the files.
 type Load string
 
+// The values of Load.
 const (
 	NotLoaded Load = "nothing"
 	Settling  Load = "settling" // the workload has a short while to prove itself, so that a change is one report
@@ -132,6 +144,7 @@ const (
 // Check is the region of the checks of the workload.
 type Check string
 
+// The values of Check.
 const (
 	CheckOff     Check = "off"
 	CheckWaiting Check = "waiting" // for its time
@@ -141,6 +154,7 @@ const (
 // Verdict is the region of what is known of the workload's health.
 type Verdict string
 
+// The values of Verdict.
 const (
 	NoVerdict Verdict = "none" // nothing is reported: to call a workload unhealthy that still starts would fail a rotation
 	Healthy   Verdict = "healthy"
@@ -150,6 +164,7 @@ const (
 // Report is the region of what the engine is to hear.
 type Report string
 
+// The values of Report.
 const (
 	NoReport  Report = "none"
 	ReportDue Report = "due"
@@ -158,6 +173,7 @@ const (
 // Watch is the region of the blocking request that waits for another bundle.
 type Watch string
 
+// The values of Watch.
 const (
 	WatchClosed Watch = "closed"
 	WatchOpen   Watch = "open"
@@ -166,6 +182,7 @@ const (
 // Look is the region of looks at destinations, which others may change.
 type Look string
 
+// The values of Look.
 const (
 	LookOff     Look = "off"
 	LookWaiting Look = "waiting" // for its time
@@ -175,6 +192,7 @@ const (
 // Renewal says whether a token can be renewed.
 type Renewal string
 
+// The values of Renewal.
 const (
 	Fixed     Renewal = "fixed"
 	Renewable Renewal = "renewable"
@@ -189,6 +207,7 @@ type Checks string
 // Copies says whether a configuration keeps a last-good copy.
 type Copies string
 
+// The values of Reloads, Checks and Copies.
 const (
 	WithoutReload Reloads = "without reload"
 	WithReload    Reloads = "with reload"

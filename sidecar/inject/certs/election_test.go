@@ -159,7 +159,7 @@ func (p *parliament) end() {
 	p.running.Wait()
 }
 
-// Whatever is lost or late, no two replicas lead at once, and one leads when the network is well again.
+// Whatever is lost or late, no two replicas lead at once, and one leads when the network works again.
 func TestElectionHasOneLeader(t *testing.T) {
 	for seed := range uint64(300) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
