@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package guard keeps a value that is reached only while its lock is held.
+// Package guard keeps a value that is reached only under its lock.
 package guard
 
 import "sync"
@@ -14,13 +14,13 @@ type Guarded[T any] struct {
 // New returns a guarded value. The caller keeps no reference to it.
 func New[T any](value *T) *Guarded[T] { return &Guarded[T]{value: value} }
 
-// Lock returns the value with its lock held, and the function that releases it.
+// Lock takes the lock, and returns the value and the function that releases it.
 func (g *Guarded[T]) Lock() (value *T, unlock func()) {
 	g.mu.Lock()
 	return g.value, g.mu.Unlock
 }
 
-// Do calls do with the lock held.
+// Do calls do under the lock.
 func (g *Guarded[T]) Do(do func(*T)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -33,7 +33,7 @@ type walk struct {
 }
 
 // Verify walks the chain from the oldest entry that retention has left to the newest. Entries may be added and taken
-// away meanwhile: no lock is held. One walk is made at a time.
+// away meanwhile: it takes no lock. One walk is made at a time.
 func (j *Journal) Verify(ctx context.Context) (Verified, error) {
 	if !j.verifying.TryLock() {
 		return Verified{}, rotation.Refusef("the journal is being verified for somebody else at this moment; try again when that has ended")
