@@ -16,7 +16,7 @@ import (
 //   - 3 had no observe in the policy, no kept, no above, and no policy_by
 //   - 4 had no witness and retained no versions; a release that knows no more must not read one that does, since it knows
 //     neither the states nor when a value is to be erased
-//   - 5 had ignore_columns under an older name (record.Waives)
+//   - 5 had ignore_columns under an older name
 const schema = 6
 
 type record struct {
