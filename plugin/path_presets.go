@@ -46,7 +46,7 @@ import the URLs in use:
     vault write hyvve/keys/redis-url value=-
 
 Keys and workloads that are there already are left as they are, so that writing it again changes nothing; what they lack
-of the preset is told. Keys that no chosen workload uses are defined too.
+of the preset is in the answer. Keys that no chosen workload uses are defined too.
 `),
 	}}
 }

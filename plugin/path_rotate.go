@@ -48,7 +48,7 @@ Start a rotation of one key, or of several together.
     vault write hyvve/rotate key=metrics-api-key wait=60s
     echo -n "$NEW" | vault write hyvve/rotate key=jwt-secret value=-
 
-The answer has the rotation's id, its state and, in words, what it waits for. It goes on by itself from there; look at
+The answer has the rotation's id, its state and, in words, what it waits for. It continues by itself from there; look at
 it with "vault read hyvve/rotations/ID", take it back with "vault write -f hyvve/rotations/ID/revert".
 
     vault write hyvve/rotate key=jwt-secret dry_run=true        what would happen, to whom, how long, what blocks

@@ -20,7 +20,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
-var update = flag.Bool("update", false, "write golden files and deploy/manifests anew")
+var update = flag.Bool("update", false, "regenerate golden files and deploy/manifests")
 
 func TestMain(m *testing.M) {
 	flag.Parse()

@@ -18,7 +18,7 @@ type ConfigRequest struct {
 	Retain               *Seconds `json:"retain" doc:"For how long the value of a retired version is retained in quarantine, from which hyvve/keys/NAME/undelete brings it back, for keys that protect no rows and set no retain of their own. Holds for versions that are retired from then on. Default 24h; 0s: it is erased at once."`
 	RetainRows           *Seconds `json:"retain_rows" doc:"The same for keys that protect rows. Make it longer than backups of the database are kept: rows that are restored need the key that they were written with. Default 30d; 0s: it is erased at once."`
 	JournalMaxEntries    *int     `json:"journal_max_entries" doc:"How many journal entries are kept, and how many ended rotations. Not below min_entries of hyvve/journal/config. Default 100000; 0: all."`
-	JournalMaxAge        *Seconds `json:"journal_max_age" doc:"For how long journal entries and ended rotations are kept. Not below min_age of hyvve/journal/config. Default 0s: for ever."`
+	JournalMaxAge        *Seconds `json:"journal_max_age" doc:"For how long journal entries and ended rotations are kept. Not below min_age of hyvve/journal/config. Default 0s: forever."`
 }
 
 // Config is the response of config. Its fields are those of the request, none of which is nil.

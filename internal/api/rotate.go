@@ -24,7 +24,7 @@ type RotateRequest struct {
 // RotateKeysRequest asks for the rotation of several keys together.
 type RotateKeysRequest struct {
 	RotateRequest
-	Keys []string `json:"keys,omitempty" doc:"Several keys to rotate together: instances take up all of them in one step."`
+	Keys []string `json:"keys,omitempty" doc:"Several keys to rotate together: instances load all of them in one step."`
 }
 
 // Imported is the response of rotate for a key without versions.

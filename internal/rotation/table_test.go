@@ -90,7 +90,7 @@ func TestEveryPlaceAndEvent(t *testing.T) {
 	}
 }
 
-var update = flag.Bool("update", false, "write the table and the diagram of docs/rotation.md anew")
+var update = flag.Bool("update", false, "regenerate the table and the diagram of docs/rotation.md")
 
 // What people do and what goes wrong, in every step: refused where it makes no sense, and otherwise it leads nowhere but
 // where it should.

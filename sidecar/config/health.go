@@ -149,7 +149,7 @@ func (c *Checked) checkHealth() (errs []error) {
 		if h.Failures > 0 {
 			c.Failures = h.Failures
 		} else if h.Failures < 0 {
-			fail("failures = %d is negative; write how many bad checks in a row prove the workload unwell", h.Failures)
+			fail("failures = %d is negative; write how many failed checks in a row make the workload unhealthy", h.Failures)
 		}
 		check, err := c.check(h)
 		if err != nil {

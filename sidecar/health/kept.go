@@ -25,7 +25,7 @@ func recall(path string, into any) error {
 		err = json.Unmarshal(data, into)
 	}
 	if err != nil {
-		return fmt.Errorf("reading %s, which is begun anew: %w", path, err)
+		return fmt.Errorf("reading %s, which starts empty: %w", path, err)
 	}
 	return nil
 }

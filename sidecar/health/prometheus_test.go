@@ -249,7 +249,7 @@ func TestGateOutlivesTheSidecar(t *testing.T) {
 	}
 	e.restart()
 	e.check("")
-	if len(e.warned) != 1 || !strings.Contains(e.warned[0].Error(), "begun anew") {
+	if len(e.warned) != 1 || !strings.Contains(e.warned[0].Error(), "starts empty") {
 		t.Error(e.warned)
 	}
 }

@@ -81,7 +81,7 @@ func TestRestartsForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := &looping{process: "0", at: time.Now()}
-	if err := l.restarts(path).Check(t.Context(), ""); err != nil || len(l.warned) != 1 || !strings.Contains(l.warned[0].Error(), "begun anew") {
+	if err := l.restarts(path).Check(t.Context(), ""); err != nil || len(l.warned) != 1 || !strings.Contains(l.warned[0].Error(), "starts empty") {
 		t.Errorf("%v, %v", err, l.warned)
 	}
 	l.warned = nil

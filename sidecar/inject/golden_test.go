@@ -17,7 +17,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-var update = flag.Bool("update", false, "write what is golden anew")
+var update = flag.Bool("update", false, "regenerate the golden files")
 
 var options = Options{
 	Image: "registry.local/hyvve-sidecar:1", VaultAddress: "https://vault.vault:8200", CAConfigMap: "",

@@ -179,11 +179,11 @@ func (s *Secret) possible(have object, data map[string][]byte) error {
 	case have.Metadata.UID == "":
 		return nil
 	case have.Immutable:
-		return fmt.Errorf("kubernetes: %s is immutable, so that its values can never change; delete it for the sidecar to write it anew, or name another", s.what())
+		return fmt.Errorf("kubernetes: %s is immutable, so that its values can never change; delete it for the sidecar to write it again, or name another", s.what())
 	case have.Type != s.kind():
 		return fmt.Errorf("kubernetes: %s has type %q, which cannot be changed, and the configuration says %q; set type to that, or delete the Secret", s.what(), have.Type, s.kind())
 	case have.Metadata.Deletion != "":
-		return fmt.Errorf("kubernetes: %s is being deleted, and waits for a finalizer; it is written anew once it is gone", s.what())
+		return fmt.Errorf("kubernetes: %s is being deleted, and waits for a finalizer; it is written again once it is gone", s.what())
 	case len(shared) > 0 && !s.Force: // with the same value this is no conflict yet: it would be one in the midst of a rotation
 		return fmt.Errorf("kubernetes: %s: %s", s.what(), owned(shared))
 	}

@@ -166,7 +166,7 @@ func (s Store) fresh(stored, now time.Time) error {
 	case s.MaxAge == 0:
 		return nil
 	case age < -ahead:
-		return fmt.Errorf("%s: %w, as far as can be told: it was stored %s from now; set the clock right", s.Path, ErrTooOld, (-age).Round(time.Second))
+		return fmt.Errorf("%s: %w, probably: it was stored %s from now; set the clock right", s.Path, ErrTooOld, (-age).Round(time.Second))
 	case age > s.MaxAge:
 		return fmt.Errorf("%s: %w: it is %s old, and max_age is %s", s.Path, ErrTooOld, age.Round(time.Second), s.MaxAge)
 	}

@@ -88,7 +88,7 @@ func describeOne(ctx context.Context, tx pgx.Tx, role string, c key.Column) (tab
 	}
 	switch {
 	case err == nil && len(t.keys) == 0:
-		err = fmt.Errorf("table %s has no primary key, so that its rows cannot be told apart; add one", c.Table)
+		err = fmt.Errorf("table %s has no primary key, so that its rows cannot be identified; add one", c.Table)
 	case slices.ContainsFunc(t.keys, func(k keyColumn) bool { return k.name == c.Column }):
 		err = fmt.Errorf("column %s is part of its table's primary key, by which rows are found again; envelopes in keys cannot be rewritten", c)
 	}
@@ -120,7 +120,7 @@ func primaryKey(ctx context.Context, tx pgx.Tx, table uint32) ([]keyColumn, erro
 		k.kind = pgx.Identifier{schema, kind}.Sanitize()
 		for n, into := range []*string{&k.atMost, &k.equal, &k.more} {
 			if len(operators) != 3 || !slices.Contains([]string{"<=", "=", ">"}, operators[n][1]) && !operatorName(operators[n][1]) {
-				return k, fmt.Errorf("the primary key's column %s has an index with operators of its own, by which rows cannot be told apart safely", k.name)
+				return k, fmt.Errorf("the primary key's column %s has an index with operators of its own, by which rows cannot be identified safely", k.name)
 			}
 			*into = fmt.Sprintf("OPERATOR(%s.%s)", quoted(operators[n][0]), operators[n][1])
 		}

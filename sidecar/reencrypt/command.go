@@ -66,7 +66,7 @@ func (s *settings) define(flags *pflag.FlagSet, onBad *string) {
 	flags.BoolVar(&s.dryRun, "dry-run", false, "count the rows under each key and change nothing")
 	flags.IntVar(&s.options.BatchSize, "batch-size", defaultBatch, "rows read and staged at a time, `N` from 1 to 10000")
 	flags.BoolVar(&s.revert, "revert", false, "go back to the old key, with the same environment")
-	flags.BoolVar(&s.wipe, "wipe", false, "drop the kept ciphertexts of the old key, with the same environment; a revert after that encrypts every row anew")
+	flags.BoolVar(&s.wipe, "wipe", false, "drop the kept ciphertexts of the old key, with the same environment; a revert after that encrypts every row again")
 	flags.BoolVar(&s.json, "json", false, "print the result as JSON")
 	flags.BoolVar(&s.options.SaltPerRow, "salt-per-row", false, "draw a salt for each new envelope, which makes every later run slow")
 	flags.BoolVar(&s.options.InPlace, "in-place", false, "replace rows batch by batch, without side schema and revert of its own: where applications hold both keys")

@@ -56,7 +56,7 @@ func TestCommand(t *testing.T) {
 		{[]string{"--revert"}, []string{"reverted", "8 under the old key, 0 under the new", " kept ciphertexts are back, by one transaction"}, f.oldKey},
 		{[]string{"--json"}, []string{`"rotated":8`}, f.newKey},
 		{[]string{"--wipe"}, []string{"wiped"}, f.newKey},
-		{[]string{"--revert"}, []string{"no old ciphertext is kept", "encrypted anew, row by row", "8 under the old key, 0 under the new"}, f.oldKey},
+		{[]string{"--revert"}, []string{"no old ciphertext is kept", "encrypted again, row by row", "8 under the old key, 0 under the new"}, f.oldKey},
 	}
 	for _, s := range steps {
 		status, stdout, stderr := f.command(f.env(), s.args...)

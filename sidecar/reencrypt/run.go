@@ -94,7 +94,7 @@ func (r runner) open(ctx context.Context, databaseURL string, t named) (*work, e
 		said := fmt.Sprintf("%d staged ciphertexts are in place, by one transaction of %v", rows, took.Round(time.Millisecond))
 		switch {
 		case r.revert && rows == 0:
-			said = "no old ciphertext is kept; whatever is under the new key is encrypted anew, row by row"
+			said = "no old ciphertext is kept; whatever is under the new key is encrypted again, row by row"
 		case r.revert:
 			said = fmt.Sprintf("%d kept ciphertexts are back, by one transaction of %v", rows, took.Round(time.Millisecond))
 		}

@@ -65,7 +65,7 @@ func (s Signal) find() (target, error) {
 	case err != nil:
 		return p, fmt.Errorf("looking at process %d of pid file %s: %w", pid, s.PIDFile, err)
 	case p.startedAfter(written):
-		return p, fmt.Errorf("%w: pid file %s is stale: process %d was started after it was written, so that the number is another process's by now; start the workload, which is to write it anew (after a change of the clock: touch the file), or find the process by process and cmdline instead",
+		return p, fmt.Errorf("%w: pid file %s is stale: process %d was started after it was written, so that the number is another process's by now; start the workload, which then writes it again (after a change of the clock: touch the file), or find the process by process and cmdline instead",
 			ErrNotRunning, s.PIDFile, pid)
 	}
 	return p, nil

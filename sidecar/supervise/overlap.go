@@ -24,7 +24,7 @@ func (p *Process) replace(ctx context.Context, old *child) error {
 	}
 	next, err := p.begin(path, env, sum, true)
 	if err != nil {
-		return fmt.Errorf("the process before goes on: %w", err)
+		return fmt.Errorf("the process before continues: %w", err)
 	}
 	err = p.ready(ctx, next, b.Etag)
 	p.mu.Lock()
@@ -48,7 +48,7 @@ func (p *Process) replace(ctx context.Context, old *child) error {
 	if ending {
 		return errLeaving
 	}
-	return fmt.Errorf("the next process is not healthy, and the one before goes on: %w", err)
+	return fmt.Errorf("the next process is not healthy, and the one before continues: %w", err)
 }
 
 // ready waits until the next process answers, and is known by its etag.

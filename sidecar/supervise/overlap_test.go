@@ -72,7 +72,7 @@ func TestTheOneBeforeGoesOn(t *testing.T) {
 				s.o.ReadyTimeout = 300 * time.Millisecond
 			}
 			err := s.change(t.Context(), 2)
-			if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "goes on") {
+			if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "continues") {
 				t.Errorf("%v", err)
 			}
 			if !kit.Alive(first) || slices.Contains(s.said(), "stop etag-1") {

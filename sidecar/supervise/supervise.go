@@ -158,7 +158,7 @@ func (p *Process) Reload(ctx context.Context) error {
 }
 
 // errLeaving: there is nothing to start any more.
-var errLeaving = errors.New("the workload has ended, or was told to")
+var errLeaving = errors.New("the workload has ended, or was asked to")
 
 func (p *Process) takeUp(ctx context.Context) error {
 	p.mu.Lock()
@@ -176,7 +176,7 @@ func (p *Process) takeUp(ctx context.Context) error {
 		return nil
 	}
 	if _, err := Find(p.o.Command); err != nil { // nothing is stopped that could not be followed
-		return fmt.Errorf("the process before goes on: %w", err)
+		return fmt.Errorf("the process before continues: %w", err)
 	}
 	if p.o.Overlap {
 		return p.replace(ctx, c)

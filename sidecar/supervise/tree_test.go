@@ -124,7 +124,7 @@ func TestProgramIsAwayAtAChange(t *testing.T) {
 		s.load(bundle(1))
 		s.hears(1, "etag-1")
 		s.o.Command = []string{filepath.Join(s.dir, "nothing")}
-		if err := s.change(t.Context(), 2); err == nil || !strings.Contains(err.Error(), "goes on") || !kit.Alive(s.current.pid()) {
+		if err := s.change(t.Context(), 2); err == nil || !strings.Contains(err.Error(), "continues") || !kit.Alive(s.current.pid()) {
 			t.Errorf("%v", err)
 		}
 		s.o.Command = away

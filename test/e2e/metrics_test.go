@@ -82,7 +82,7 @@ func (p *presented) count(token string) int {
 func (w *world) awaitFile(path, before string) string {
 	w.t.Helper()
 	var data []byte
-	kit.Until(w.t, path+" is written anew", func() bool {
+	kit.Until(w.t, path+" is written again", func() bool {
 		data, _ = os.ReadFile(path)
 		return len(data) > 0 && string(data) != before
 	})

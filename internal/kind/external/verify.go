@@ -84,7 +84,7 @@ func verdict(status int) error {
 	case status == http.StatusMethodNotAllowed:
 		return fmt.Errorf("%s; set %s", said, optionMethod)
 	}
-	return fmt.Errorf("%s, which does not tell whether the value is valid", said)
+	return fmt.Errorf("%s, which does not show whether the value is valid", said)
 }
 
 // fault says in words of our own why there was no answer. What net/http says may quote the server, and the URL with its

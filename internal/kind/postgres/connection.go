@@ -33,7 +33,7 @@ const minVersion = 130000
 // ConnectionFields implements kind.Connector.
 func (*Kind) ConnectionFields() []kind.Field {
 	return []kind.Field{
-		{Name: login.FieldURL, Sends: []string{kind.FieldPassword}, Description: "The administrator's URL, as postgresql://hyvve_admin@db:5432/postgres?sslmode=verify-full; a password in it is moved to password. Of its parameters those for hosts and TLS are heeded. Not through a pooler."},
+		{Name: login.FieldURL, Sends: []string{kind.FieldPassword}, Description: "The administrator's URL, as postgresql://hyvve_admin@db:5432/postgres?sslmode=verify-full; a password in it is moved to password. Of its parameters those for hosts and TLS are used. Not through a pooler."},
 		login.PasswordField(),
 		{Name: fieldReplicas, Sends: []string{kind.FieldPassword}, Description: "Streaming replicas that workloads read from, as host:port with commas between: nobody is sent to them before a new login role has arrived there, and their sessions count as use."},
 		{Name: fieldBouncers, Sends: []string{fieldConsole}, Description: "Consoles of PgBouncers in front of the server, as postgresql://admin@host:6432/pgbouncer with white space between: their clients count as use, and their idle server connections no longer do."},

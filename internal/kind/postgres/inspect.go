@@ -220,7 +220,7 @@ func (k *Kind) Restore(ctx context.Context, c kind.Change, dryRun bool) (done []
 			if p := lost.problem(c, u.User, at.what); !p.Fixable {
 				return nil, faultf("%s; %s", p.Text, p.Remedy)
 			}
-			done = []string{fmt.Sprintf("role %s made anew at %s, with the password of version %d", u.User, at.what, c.To.Number)}
+			done = []string{fmt.Sprintf("role %s made again at %s, with the password of version %d", u.User, at.what, c.To.Number)}
 		case lossExpired, lossLimit:
 			if p := lost.problem(c, u.User, at.what); !roleNames.Ours(c.Key, u.User) {
 				return nil, faultf("%s; %s", p.Text, p.Remedy)

@@ -113,7 +113,7 @@ func unwanted(text string) string {
 	if !found {
 		return "it asks for no password, which " + methodSCRAM + " would prove it to know; let it ask (pg_hba.conf), or add none to auth_methods of the connection"
 	}
-	return fmt.Sprintf("it asks for the password by the method %s, so that the password was not sent; let it use %s (pg_hba.conf, and the password set anew with password_encryption = '%[2]s'; of PgBouncer: auth_type), or add %[1]s to auth_methods of the connection", method, methodSCRAM)
+	return fmt.Sprintf("it asks for the password by the method %s, so that the password was not sent; let it use %s (pg_hba.conf, and the password set again with password_encryption = '%[2]s'; of PgBouncer: auth_type), or add %[1]s to auth_methods of the connection", method, methodSCRAM)
 }
 
 // exposed are notes on places where nothing proves who the server is: a machine of somebody else may answer in its place.
@@ -139,7 +139,7 @@ func exposed(c kind.Connection) []string {
 		case slices.Contains(all, methodPassword):
 			note += "; auth_methods allows password: the password crosses the network in the clear"
 		case slices.Contains(all, methodMD5):
-			note += "; auth_methods allows md5: whoever listens can guess the password"
+			note += "; auth_methods allows md5: anybody who listens can guess the password"
 		}
 		notes = append(notes, note)
 	}

@@ -148,7 +148,7 @@ func findOwner(c kind.Change, roles map[string]known, version int, present key.V
 	})
 	for _, s := range o.settings {
 		if err := s.check(); err != nil {
-			return o, faultf("setting %q of the owner role %q%s cannot be given to a login role: %w; set it anew (ALTER ROLE %s%s SET …), or take it away (RESET)", s.name, o.name, s.in(), err, quote(o.name), s.in())
+			return o, faultf("setting %q of the owner role %q%s cannot be given to a login role: %w; set it again (ALTER ROLE %s%s SET …), or take it away (RESET)", s.name, o.name, s.in(), err, quote(o.name), s.in())
 		}
 	}
 	return o, nil

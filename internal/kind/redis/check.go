@@ -36,7 +36,7 @@ type optional struct {
 // wanted are commands without which a rotation continues, and what is missing then.
 var wanted = []optional{
 	{[]any{"CLIENT", "KILL", "ID", "9223372036854775807"}, "a rotation with compromised=true cannot end sessions of the old user"}, // no client has that number
-	{[]any{"ACL", "LOG", "0"}, "nobody is told who still tries a user that is retired"},
+	{[]any{"ACL", "LOG", "0"}, "nothing shows who still tries a user that is retired"},
 }
 
 // CheckConnection implements kind.Connector. It has the nodes write their users down, as each rotation will: whether they

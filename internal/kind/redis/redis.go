@@ -197,7 +197,7 @@ func (*Kind) Check(_ kind.Options, value key.Value) ([]string, error) {
 		return nil, fmt.Errorf("value: %w", err)
 	}
 	if u.Password.Empty() {
-		return []string{"the URL has no password: whoever reaches the server may do what its user may"}, nil
+		return []string{"the URL has no password: every client of the server may do what its user may"}, nil
 	}
 	if clear := dsn.InClear(value.Reveal()); clear != "" {
 		return []string{clear}, nil

@@ -120,7 +120,7 @@ func TestDurability(t *testing.T) {
 		{"aclfile", bed.RedisOptions{Users: bed.UsersInACLFile}, ""},
 		{"aclfile, and no CONFIG", bed.RedisOptions{Users: bed.UsersInACLFile, Settings: map[string]string{"rename-command": `CONFIG ""`}}, ""},
 		{"neither", bed.RedisOptions{Users: bed.UsersInMemory}, "are lost when it restarts: it has neither an aclfile nor a configuration file"},
-		{"configuration file, and no CONFIG", bed.RedisOptions{Settings: map[string]string{"rename-command": `CONFIG ""`}}, "are lost when it restarts: it cannot be told to write them down"},
+		{"configuration file, and no CONFIG", bed.RedisOptions{Settings: map[string]string{"rename-command": `CONFIG ""`}}, "are lost when it restarts: it cannot write them down"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -168,7 +168,7 @@ func (t turn) notValid(s standing) error {
 }
 
 func nopass(addr, user string) error {
-	return fmt.Errorf("node %s: user %s is nopass: whoever reaches the server is let in, whatever the password; give it one with ACL SETUSER %s and a password, and import the URL with it", addr, user, user)
+	return fmt.Errorf("node %s: user %s is nopass: the server lets every client in, whatever the password; give it one with ACL SETUSER %s and a password, and import the URL with it", addr, user, user)
 }
 
 // beside reports whether the new password is added to others that the user has: with two passwords of one user, and where

@@ -187,7 +187,7 @@ func (k *Kind) save(ctx context.Context, c kind.Connection, n node) (lost string
 	case !answered(saved):
 		return "", saved
 	case forbidden:
-		return fmt.Sprintf("it cannot be told to write them down: %v; %v", err, saved), nil
+		return fmt.Sprintf("it cannot write them down: %v; %v", err, saved), nil
 	}
 	return fmt.Sprintf("it has no aclfile, and its configuration file cannot be written: %v", saved), nil
 }

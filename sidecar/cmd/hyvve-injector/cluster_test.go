@@ -403,7 +403,7 @@ func TestMended(t *testing.T) {
 		"caBundle reset": func() {
 			c.must(c.k.Patch(t.Context(), configurations+"/"+c.name, "application/json-patch+json", []byte(`[{"op":"remove","path":"/webhooks/0/clientConfig/caBundle"}]`), nil))
 		},
-		"configuration made anew": func() {
+		"configuration made again": func() {
 			c.must(c.k.Do(t.Context(), http.MethodDelete, configurations+"/"+c.name, nil, nil))
 			c.must(c.k.Do(t.Context(), http.MethodPost, configurations, c.configuration(), nil))
 		},

@@ -154,7 +154,7 @@ func (m *Move) sign(p Policy, now time.Time) error {
 		m.say("the serving certificate is renewed")
 		since = s.Since
 	case !slices.Equal(namesOf(s.parsed), sorted(p.Names)):
-		m.say("the serving certificate is made anew, for %s", strings.Join(p.Names, ", "))
+		m.say("the serving certificate is made again, for %s", strings.Join(p.Names, ", "))
 		since = s.Since
 	default:
 		return nil
