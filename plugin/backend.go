@@ -22,6 +22,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/kinds"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -290,3 +291,94 @@ anyone presents it. The old version is retired only on evidence that nobody uses
 
 Read "vault path-help hyvve/rotate" next.
 `
+
+// observer logs what the engine does, and sends events where the edition of Vault has them. Events wait for nobody: Vault
+// is asked beside the engine's work, and when it does not keep up they are dropped, which is logged. The journal has all.
+type observer struct {
+	b      *backend
+	events chan event
+	ended  *sync.Once
+	done   chan struct{}
+}
+
+type event struct{ rotation, state, step string }
+
+var _ engine.Observer = observer{}
+
+// pending is how many events may wait.
+const pending = 256
+
+func newObserver(b *backend) observer {
+	o := observer{b: b, events: make(chan event, pending), ended: &sync.Once{}, done: make(chan struct{})}
+	go o.send()
+	return o
+}
+
+func (o observer) close() { o.ended.Do(func() { close(o.done) }) }
+
+func (o observer) send() {
+	for {
+		select {
+		case <-o.done:
+			return
+		case e := <-o.events:
+			err := logical.SendEvent(context.Background(), o.b, "hyvve/rotation",
+				"rotation", e.rotation, "state", e.state, "step", e.step, "modified", "true")
+			if err != nil && !errors.Is(err, framework.ErrNoEvents) {
+				o.b.Logger().Warn("event not sent", "rotation", e.rotation, "error", err)
+			}
+		}
+	}
+}
+
+// Moved implements rotation.Observer.
+func (o observer) Moved(r rotation.Rotation, e rotation.Event) {
+	o.b.Logger().Info("rotation moved", "rotation", r.ID, "keys", r.KeyNames(), "state", e.State, "step", e.Step, "text", e.Text, "reason", e.Reason)
+	select {
+	case o.events <- event{r.ID, string(e.State), string(e.Step)}:
+	default:
+		o.b.Logger().Warn("event dropped: Vault does not keep up", "rotation", r.ID)
+	}
+}
+
+// Journal implements rotation.Observer. A copy of the log elsewhere can be compared with hyvve/journal/verify later.
+func (o observer) Journal(h journal.Head) {
+	o.b.Logger().Info("journal head", "count", h.Count, "head", h.Hash)
+}
+
+// Fault implements rotation.Observer.
+func (o observer) Fault(what string, err error) {
+	o.b.Logger().Error("engine fault", "what", what, "error", err)
+}
+
+// store is Vault's storage as the engine sees it.
+type store struct{ storage logical.Storage }
+
+var _ engine.Store = store{}
+
+func (s store) Get(ctx context.Context, path string) ([]byte, error) {
+	entry, err := s.storage.Get(ctx, path)
+	if err != nil || entry == nil {
+		return nil, err
+	}
+	return entry.Value, nil
+}
+
+func (s store) Put(ctx context.Context, path string, data []byte) error {
+	return s.storage.Put(ctx, &logical.StorageEntry{Key: path, Value: data, SealWrap: sealWrapped(path)})
+}
+
+func (s store) Delete(ctx context.Context, path string) error { return s.storage.Delete(ctx, path) }
+
+func (s store) List(ctx context.Context, prefix string) ([]string, error) {
+	return s.storage.List(ctx, prefix)
+}
+
+func sealWrapped(path string) bool {
+	for _, prefix := range engine.SealWrapped() {
+		if len(path) > len(prefix) && path[:len(prefix)] == prefix {
+			return true
+		}
+	}
+	return false
+}

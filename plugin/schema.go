@@ -3,9 +3,13 @@
 package plugin
 
 import (
+	"context"
 	"fmt"
+	"maps"
+	"math"
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +18,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 )
 
 // requestFields returns the schemas of a request's fields. Pairs of fill replace words in their descriptions.
@@ -155,3 +160,130 @@ type oneOf []any
 
 // rawLines stands for a response that is no JSON object.
 type rawLines struct{}
+
+// HandleRequest refuses a parameter of the wrong type before the framework does. The framework's error quotes what was
+// given: a secret that somebody wrote as a list would stand in the answer and, since Vault hashes no errors, as it is in
+// the audit log.
+func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
+	if wrong := b.wrongType(req); wrong != "" {
+		return b.refuseType(ctx, req, wrong), nil
+	}
+	return b.Backend.HandleRequest(ctx, req)
+}
+
+// HandleExistenceCheck asks by the path alone, which has all names that checks look for. The framework would convert the
+// parameters too, and quote those that it cannot.
+func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (checks, exists bool, err error) {
+	bare := *req
+	bare.Data = nil
+	return b.Backend.HandleExistenceCheck(ctx, &bare)
+}
+
+// wrongType says which parameter is not of its type and what to write, empty if all are. It quotes no value.
+func (b *backend) wrongType(req *logical.Request) string {
+	if len(req.Data) == 0 || req.Operation == logical.HelpOperation {
+		return ""
+	}
+	path := b.Route(req.Path)
+	if path == nil {
+		return ""
+	}
+	for _, name := range slices.Sorted(maps.Keys(req.Data)) {
+		schema := path.Fields[name]
+		if schema == nil {
+			continue
+		}
+		d := framework.FieldData{Raw: map[string]any{name: req.Data[name]}, Schema: path.Fields}
+		if _, _, err := d.GetOkErr(name); err != nil || guessed(schema.Type, req.Data[name]) {
+			return fmt.Sprintf("parameter %q is not %s; nothing was changed", name, wanted(schema.Type))
+		}
+		if text, ok := req.Data[name].(string); ok && text == "" && name != fieldWait && numeric(schema.Type) {
+			return fmt.Sprintf("parameter %q is empty, which would count as 0 or false; write %s, or leave it out; nothing was changed", name, example(schema.Type))
+		}
+		if name != fieldWait && belowSecond(schema.Type, req.Data[name]) {
+			return fmt.Sprintf("parameter %q is shorter than a second, which would count as 0; write whole seconds, such as 1s; nothing was changed", name)
+		}
+	}
+	return ""
+}
+
+// fieldWait is a parameter that bounds a wait: less than a second is no wait, and does no harm.
+const fieldWait = "wait"
+
+// numeric reports whether the framework takes an empty text for a number or a truth: 0 and false, which switch off.
+func numeric(t framework.FieldType) bool {
+	return t == framework.TypeBool || t == framework.TypeInt || t == framework.TypeDurationSecond || t == framework.TypeSignedDurationSecond
+}
+
+// guessed reports whether the framework would make a truth of any number, a number of a truth, or cut a number to a whole one.
+func guessed(t framework.FieldType, value any) bool {
+	switch v := value.(type) {
+	case bool:
+		return t == framework.TypeInt
+	case string, nil:
+		return false
+	case float64:
+		return t == framework.TypeBool && v != 0 && v != 1 || t == framework.TypeInt && v != math.Trunc(v)
+	default: // json.Number, and whole numbers
+		text := fmt.Sprint(v)
+		return t == framework.TypeBool && text != "0" && text != "1"
+	}
+}
+
+func example(t framework.FieldType) string {
+	switch t {
+	case framework.TypeBool:
+		return "true or false"
+	case framework.TypeInt:
+		return "a whole number"
+	default:
+		return "a duration such as 30s, or 0s"
+	}
+}
+
+// belowSecond reports whether a duration is one that the framework would cut to 0. That switches off what it bounds.
+func belowSecond(t framework.FieldType, value any) bool {
+	text, ok := value.(string)
+	if !ok || t != framework.TypeDurationSecond && t != framework.TypeSignedDurationSecond {
+		return false
+	}
+	d, err := time.ParseDuration(text)
+	return err == nil && d != 0 && d.Abs() < time.Second
+}
+
+// wanted is what a type takes, in words.
+func wanted(t framework.FieldType) string {
+	switch t {
+	case framework.TypeBool:
+		return "true or false; write one of them"
+	case framework.TypeInt:
+		return "a whole number; write one such as 2"
+	case framework.TypeDurationSecond:
+		return "a duration, or is negative; write one such as 30s, 10m or 24h"
+	case framework.TypeSignedDurationSecond:
+		return "a duration; write one such as 30s, 10m or 24h"
+	case framework.TypeString:
+		return "text; write one string, and no list and no object"
+	case framework.TypeCommaStringSlice:
+		return "a list of names; write them with commas between, as a,b"
+	case framework.TypeSlice:
+		return "a list; write one in JSON"
+	case framework.TypeMap:
+		return "an object; write one in JSON"
+	default:
+		return "of the type " + t.String()
+	}
+}
+
+// redacted returns an option for people. An earlier release may have stored URLs with passwords in their queries.
+func redacted(option string) string {
+	if !strings.Contains(option, "://") {
+		return option
+	}
+	for _, word := range strings.Fields(option) {
+		if plain := dsn.Redact(word); plain != word {
+			option = strings.ReplaceAll(option, word, plain)
+		}
+	}
+	return option
+}

@@ -5,9 +5,14 @@
 package dsn
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
+	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -157,4 +162,110 @@ func (u URL) Query() url.Values {
 	query, _, _ = strings.Cut(query, "#")
 	values, _ := url.ParseQuery(query)
 	return values
+}
+
+// Templates are URLs without credentials by environment name: what workloads get under further names, with the credentials of
+// a key's version.
+type Templates map[string]string
+
+// ParseTemplates reads NAME=URL, separated by white space. check says what is wrong with a URL; example is one that is not.
+func ParseTemplates(text, example string, check func(url string) error) (Templates, error) {
+	all := Templates{}
+	for _, part := range strings.Fields(text) {
+		name, url, ok := strings.Cut(part, "=")
+		if !ok || key.ValidateEnv(name) != nil {
+			return nil, fmt.Errorf("one is not NAME=URL, separated by white space, as %s", example)
+		}
+		if err := check(url); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		if _, twice := all[name]; twice {
+			return nil, fmt.Errorf("%s is named twice", name)
+		}
+		all[name] = url
+	}
+	return all, nil
+}
+
+// Names are the environment names, sorted.
+func (t Templates) Names() []string { return slices.Sorted(maps.Keys(t)) }
+
+// Render returns the URLs with the credentials of one, if it has some.
+func (t Templates) Render(of URL, schemes ...string) (map[string]key.Value, error) {
+	rendered := map[string]key.Value{}
+	for name, text := range t {
+		u, err := Parse(text, schemes...)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		if of.HasCredentials() {
+			u = u.With(of.User, of.Password)
+		}
+		rendered[name] = u.Text()
+	}
+	return rendered, nil
+}
+
+// passwordBytes give a password of 256 bits.
+const passwordBytes = 32
+
+// NewPassword draws one that needs no encoding in a URL.
+func NewPassword(random io.Reader) (key.Value, error) {
+	secret := make([]byte, passwordBytes)
+	if _, err := io.ReadFull(random, secret); err != nil {
+		return key.Value{}, fmt.Errorf("drawing random bytes: %w", err)
+	}
+	return key.NewValue(base64.RawURLEncoding.EncodeToString(secret)), nil
+}
+
+// InClear says why what is sent to the host of a URL crosses a network without verified TLS; empty where it does not, or where
+// it is no URL that is known here. It quotes nothing: a password
+// with an '@' puts its end in the place of the host.
+func InClear(text string) string {
+	scheme, _, _ := strings.Cut(text, "://")
+	switch scheme {
+	case "postgres", "postgresql":
+		t, err := Postgres(text)
+		if err != nil {
+			return ""
+		}
+		for _, h := range t.Hosts {
+			if !h.Socket() && !Local(h.Host) {
+				return t.unverified()
+			}
+		}
+	case "redis":
+		if u, err := Redis(text); err == nil && !Local(hostname(u.Host())) {
+			return "the server is reached without TLS (redis://), so that the password and all data can be read and changed on the way; use rediss://"
+		}
+	}
+	return ""
+}
+
+// unverified is empty where a client takes no certificate but the server's. sslaccept is Prisma's.
+func (t Target) unverified() string {
+	mode := t.Session.SSLMode
+	if mode == "verify-full" || mode == "require" && strings.EqualFold(t.Query().Get("sslaccept"), "strict") {
+		return ""
+	}
+	if mode == "" {
+		mode = "prefer, the default"
+	}
+	return fmt.Sprintf("the server is reached with sslmode %s, so that anyone on the network path can pose as the server; use sslmode=verify-full (Prisma knows no such mode: sslmode=require&sslaccept=strict)", mode)
+}
+
+func hostname(hostPort string) string {
+	if host, _, err := net.SplitHostPort(hostPort); err == nil {
+		return host
+	}
+	return strings.Trim(hostPort, "[]")
+}
+
+// Local reports whether a host is this machine. No name is resolved.
+func Local(host string) bool {
+	if host == "localhost" || host == "" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
 }

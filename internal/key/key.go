@@ -5,9 +5,16 @@
 package key
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base32"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -245,4 +252,96 @@ func (k Key) moved(a int, aState State, b int, bState State) (Key, error) {
 	}
 	k.Versions = versions
 	return k, nil
+}
+
+const redacted = "[redacted]"
+
+// Value is an opaque secret. It prints, logs and marshals as "[redacted]" whichever way it is asked; only Reveal gives
+// what is in it. The zero Value is empty.
+type Value struct {
+	// A pointer, since fmt prints unexported fields of other structs without asking their methods: there it prints an
+	// address.
+	secret *string
+}
+
+var (
+	_ fmt.Stringer   = Value{}
+	_ fmt.GoStringer = Value{}
+	_ fmt.Formatter  = Value{}
+	_ slog.LogValuer = Value{}
+)
+
+// NewValue wraps a secret.
+func NewValue(secret string) Value { return Value{secret: &secret} }
+
+// Reveal returns the secret itself. Hand it only to code that must present or check it.
+func (v Value) Reveal() string {
+	if v.secret == nil {
+		return ""
+	}
+	return *v.secret
+}
+
+// Empty reports whether there is no secret.
+func (v Value) Empty() bool { return v.Reveal() == "" }
+
+// Len is the length of the secret in bytes.
+func (v Value) Len() int { return len(v.Reveal()) }
+
+// MultiLine reports whether it has several lines: not every file, and no header, can carry it.
+func (v Value) MultiLine() bool { return strings.ContainsAny(v.Reveal(), "\r\n") }
+
+// Equal compares in time that depends on the lengths only.
+func (v Value) Equal(other Value) bool {
+	return subtle.ConstantTimeCompare([]byte(v.Reveal()), []byte(other.Reveal())) == 1
+}
+
+// String never returns the secret.
+func (v Value) String() string { return redacted }
+
+// GoString never returns the secret.
+func (v Value) GoString() string { return redacted }
+
+// Format never returns the secret, whatever the verb.
+func (v Value) Format(s fmt.State, _ rune) { _, _ = s.Write([]byte(redacted)) }
+
+// LogValue never returns the secret.
+func (v Value) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalJSON never returns the secret: a record that must hold it reveals it on purpose.
+func (v Value) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
+
+// MarshalText never returns the secret.
+func (v Value) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// Fingerprinter makes keyed hashes. Its secret is the mount's own, so that a fingerprint can neither be reversed by
+// guessing values nor compared between mounts.
+type Fingerprinter struct{ secret []byte }
+
+// NewFingerprinter takes the mount's secret, 32 random bytes.
+func NewFingerprinter(secret []byte) Fingerprinter { return Fingerprinter{secret: secret} }
+
+// Of returns 16 hexadecimal characters: HMAC-SHA256 over domain and value, cut to 64 bits.
+func (f Fingerprinter) Of(domain string, v Value) string {
+	return f.Sum("value", domain, v.Reveal())[:16]
+}
+
+// MountID returns the mount's short id, six characters of [a-z2-7]. It reveals nothing of the secret.
+func (f Fingerprinter) MountID() string { return ShortHash(f.Sum("mount")) }
+
+// ShortHash returns six characters of [a-z2-7] that depend on text: 30 bits of SHA-256.
+func ShortHash(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:5]))[:6]
+}
+
+// Sum is the whole keyed hash, hexadecimal, over parts that cannot run into each other.
+func (f Fingerprinter) Sum(parts ...string) string {
+	mac := hmac.New(sha256.New, f.secret)
+	for _, part := range parts {
+		length := len(part)
+		mac.Write([]byte{byte(length >> 24), byte(length >> 16), byte(length >> 8), byte(length)}) //nolint:gosec // byte by byte; stored sums depend on it
+		mac.Write([]byte(part))
+	}
+	return hex.EncodeToString(mac.Sum(nil))
 }

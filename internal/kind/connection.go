@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
 // Connection is an administrator's login at a server that a kind acts on.
@@ -147,4 +148,127 @@ func DecodeConnection(data []byte) (Connection, error) {
 		c.Secrets[name] = key.NewValue(value)
 	}
 	return c, key.ValidateName("stored connection", c.Name)
+}
+
+// Finding is what an inspection of a key's current version has found at its server.
+type Finding struct {
+	Problems []Problem
+
+	// Notes are what an operator should know although the version is valid, such as a password beside it that Vault does
+	// not know. None holds a secret.
+	Notes []string
+
+	// ServerVersion is the highest version of the key that marks at the server name; 0 if none does. If it is higher than
+	// every version that Vault knows, Vault has been restored from a snapshot. New versions need higher numbers.
+	ServerVersion int
+
+	// Kept is what Restore will need and only a healthy server knows, such as the rights of the current login. It holds no
+	// secret. If it is not empty, the engine stores it with the key, in place of what it stored before, and passes it to
+	// Restore as Change.Kept.
+	Kept string
+}
+
+// Problem is one thing that is wrong at a server.
+type Problem struct {
+	Text    string // names the server and the login
+	Remedy  string // what an operator can do, as a command if there is one
+	Fixable bool   // Restore can mend it, and mending it hurts nobody: it needs no decision of an operator
+	Ahead   bool   // the server knows a newer version than Vault
+	Rotates bool   // a rotation goes through all the same: it is no blocker of one
+}
+
+// String returns the problem with its remedy.
+func (p Problem) String() string {
+	if p.Remedy == "" {
+		return p.Text
+	}
+	return p.Text + "; " + p.Remedy
+}
+
+// Inspector is the optional capability of a kind to look whether a key's current version is still valid at its server.
+type Inspector interface {
+	// Inspect looks at To, the current version. From is the version before it if that is still valid, and else empty. It
+	// changes nothing and costs the server little. The error is for what could not be looked at, such as a server that
+	// does not answer. No text holds a secret.
+	Inspect(ctx context.Context, c Change) (Finding, error)
+}
+
+// Restorer is the optional capability of an Inspector to mend what it has found.
+type Restorer interface {
+	Inspector
+	// Restore makes To, the current version, valid again at every server. It takes no login away from anybody without saying so in what it has done: a password
+	// that Vault does not know stays beside Vault's. The engine calls it by itself only if all problems are Fixable, and
+	// otherwise if an operator asks for it. It returns what it has done or, with dryRun, would do. It is idempotent.
+	// The error says what could not be mended, and which option of the key would help.
+	Restore(ctx context.Context, c Change, dryRun bool) (done []string, err error)
+}
+
+// RefusalReporter is the optional capability of a server's kind to tell who still tries a version that is retired.
+type RefusalReporter interface {
+	// Refusals counts logins that the server has refused within that time, as far back as it remembers, and says who tried.
+	// login is what LoginNamer has said of the retired version, whose value is gone; To is the current one. It may find
+	// nothing although somebody tried: servers forget, and some do not tell.
+	Refusals(ctx context.Context, c Change, login string, within time.Duration) (count int, what string, err error)
+}
+
+// RowLook asks for a look at the rows that a key protects.
+type RowLook struct {
+	Columns []key.Column
+	Value   key.Value  // that every row should open under
+	Others  []RowValue // of further keys that have rows of their own in the columns
+	Most    int        // rows of each column that are opened; 0: all
+}
+
+// RowValue is a value with the layout of what it opens.
+type RowValue struct {
+	Layout key.Layout
+	Value  key.Value
+}
+
+// RowLooker is the optional capability of a Connector to look at rows with its own eyes: the engine is then a witness that no
+// row needs a version which is about to be erased.
+type RowLooker interface {
+	// LookAtRows opens every envelope of the columns and counts: under Value as rotated, under one of Others as other, the
+	// rest as bad, of the first Most rows of each column where that is set. It changes nothing, holds a few rows at a time, and leaves room for others on both machines. The report has
+	// the place that was looked at. No error holds a value.
+	LookAtRows(ctx context.Context, c Connection, look RowLook) (workload.WorkReport, error)
+}
+
+// Undeleter is the capability of a Server to let a version log in again that it has retired.
+type Undeleter interface {
+	Server
+	// CheckUndelete refuses what Undelete, or Retire after it, could never do, without asking a server: To has the login of
+	// From, the current version, or of the administrator. The engine calls it before it stores anything. The error names the
+	// remedy and holds no value.
+	CheckUndelete(c Change) error
+	// Undelete makes To, a retired version, valid again beside From, the current one. It takes no login away, and leaves one
+	// as it is that another version has, or somebody else. It is idempotent. Retire ends To again, as From of a Change whose
+	// To is the current version.
+	Undelete(ctx context.Context, c Change) error
+}
+
+// Occupied is the error of a login that a new version needs, and that an undeleted version has. The engine knows that by
+// itself, and starts no such rotation: Preflight does not say it once more.
+type Occupied struct {
+	Key     string
+	Login   string
+	Version int
+}
+
+func (o Occupied) Error() string {
+	return fmt.Sprintf("%s is the login of version %d, which is undeleted. Nothing was changed. End that first: vault write hyvve/keys/%s/retire version=%d", o.Login, o.Version, o.Key, o.Version)
+}
+
+// HasLoginOfCurrent is the error of a version that cannot be undeleted since the current version has its login, which has one
+// password. A rotation gives the current version another login.
+func HasLoginOfCurrent(c Change, login string) error {
+	return fmt.Errorf("version %d logs in as %s, as version %d does, which is the current one; give its client the current value; or rotate the key, and undelete version %d then, while it is retained: vault write hyvve/rotate key=%s", c.To.Number, login, c.From.Number, c.To.Number, c.Key.Name)
+}
+
+// OccupiedBy returns an error where a version of a key is undeleted, so that its login is not free.
+func OccupiedBy(k key.Key, version int, login string) error {
+	if v, ok := k.Version(version); ok && v.State == key.Undeleted {
+		return Occupied{k.Name, login, version}
+	}
+	return nil
 }

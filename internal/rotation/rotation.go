@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
@@ -328,4 +329,76 @@ type EntryChange struct {
 	Field string `json:"field"`
 	From  string `json:"from,omitempty"`
 	To    string `json:"to,omitempty"`
+}
+
+// Bounds of a rotation's timeline. The journal has all events.
+const (
+	MostEvents   = 128
+	firstEvents  = 32   // that stay
+	maxEventText = 1024 // bytes of a text, and of a reason
+)
+
+// told returns the rotation with an event in its step.
+func (r Rotation) told(now time.Time, e Event) Rotation {
+	r = r.Clone()
+	e.At, e.State, e.Step = now, r.State, r.Step
+	e.Text, e.Reason = kind.CutText(e.Text, maxEventText), kind.CutText(e.Reason, maxEventText)
+	r.Timeline = append(r.Timeline, e)
+	for len(r.Timeline) > MostEvents {
+		r.Timeline = slices.Delete(r.Timeline, r.spare(), r.spare()+1)
+		r.Omitted++
+	}
+	return r
+}
+
+// spare is the oldest event that the timeline can do without: not one of the first, nor the first of its state.
+func (r Rotation) spare() int {
+	seen := map[State]bool{}
+	for n, e := range r.Timeline {
+		if n >= firstEvents && seen[e.State] {
+			return n
+		}
+		seen[e.State] = true
+	}
+	return firstEvents
+}
+
+// EventCount is how many events there were. One that the journal may lack is among the newest, so that number n of it is at
+// n-r.Omitted of Timeline.
+func (r Rotation) EventCount() int { return len(r.Timeline) + r.Omitted }
+
+// CarryRemedy says what lets a workload carry values of several lines.
+const CarryRemedy = "render the key as json, bundle or files, or use exec; take it out of keys of all that cannot, and restart the sidecars. Readers that are none say one_line=none when they read"
+
+// CannotCarry says that instances of a workload cannot carry a value of several lines under a name; empty if all can.
+func CannotCarry(keyName, env, workloadName string, instances []workload.Instance) string {
+	var cannot firstThree
+	for _, i := range instances {
+		if !i.Carries(env) {
+			cannot.add(func() string { return i.ID })
+		}
+	}
+	if cannot.n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(
+		"key %s: the value of %s has several lines, which %d of %d instances of workload %s cannot carry: %s; %s",
+		keyName, env, cannot.n, len(instances), workloadName, cannot, CarryRemedy,
+	)
+}
+
+// CheckMultiline is the gate that keeps a value of several lines from those who cannot carry it.
+func CheckMultiline(r Rotation, f Facts) []string {
+	var reasons []string
+	for _, c := range r.Changes {
+		for _, w := range f.Workloads {
+			if _, uses := w.Keys[c.Key]; !uses || !c.MultiLine {
+				continue
+			}
+			if why := CannotCarry(c.Key, c.Env, w.Name, w.Instances); why != "" {
+				reasons = append(reasons, why)
+			}
+		}
+	}
+	return reasons
 }

@@ -7,10 +7,14 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math"
+	"math/rand/v2"
+	"sync"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
@@ -19,6 +23,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/kubernetes"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reencrypt"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 )
@@ -181,4 +186,218 @@ func (a *Agent) settings() machine.Settings {
 		s.LookEvery = a.config.LookEvery
 	}
 	return s
+}
+
+// moment is the present on the machine's clock, which no change of the time of day moves.
+func (a *Agent) moment() machine.Moment { return time.Since(a.began) }
+
+// loop performs what the machine decides until its life has ended.
+func (a *Agent) loop(ctx context.Context, begin machine.State) {
+	sightings := a.proxies.ticker()
+	defer sightings.Stop()
+	var effects []machine.Effect
+	a.state, effects = machine.Begin(begin, a.moment())
+	for {
+		event, ok := machine.Perform(effects, func(e machine.Effect) (machine.Event, bool) { return a.perform(ctx, e) })
+		if a.state.Life == machine.Ended {
+			break
+		}
+		if !ok {
+			event = a.wait(ctx, sightings)
+		}
+		event.At, event.Draw = a.moment(), rand.Float64() //nolint:gosec // spreading, not secrecy
+		a.state, effects = machine.Next(a.state, event)
+		a.publish()
+	}
+	a.closeWatch()
+}
+
+// perform performs an effect. What fails once ctx has ended has no other meaning than that, and nothing that has a result is
+// begun then but what ends the instance.
+func (a *Agent) perform(ctx context.Context, effect machine.Effect) (machine.Event, bool) {
+	if do := does[effect.Do]; do != nil {
+		do(a)
+		return machine.Event{}, false
+	}
+	if say := says[effect.Do]; say != nil {
+		say(a, effect)
+		return machine.Event{}, false
+	}
+	if last := lasts[effect.Do]; last != nil {
+		return last(a), true
+	}
+	act := acts[effect.Do]
+	if ctx.Err() != nil {
+		return a.stops(), true
+	}
+	event, has := act(a, ctx)
+	if has && event.Kind.Failed() && ctx.Err() != nil {
+		return a.stops(), true
+	}
+	event.Of = effect.Do
+	return event, has
+}
+
+// stops ends work and returns the event of the end.
+func (a *Agent) stops() machine.Event {
+	a.jobs.stop()
+	a.discard()
+	if p, ok := a.config.Reloader.(reload.Provider); ok && p.Failed() != "" {
+		return machine.Event{Kind: machine.WorkloadGone, Reason: p.Failed()}
+	}
+	return machine.Event{Kind: machine.Stop}
+}
+
+// wait waits for what comes first: the end, another configuration, the result of the watch, news of work, a sighting, a timer.
+func (a *Agent) wait(ctx context.Context, sightings *time.Ticker) machine.Event {
+	at, due := a.state.Timers.First()
+	timer := time.NewTimer(at - min(at, a.moment()))
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return a.stops()
+		case c := <-a.next:
+			a.coming = c
+			if identityOf(c.config) != identityOf(a.config) {
+				return machine.Event{Kind: machine.Renamed}
+			}
+			return machine.Event{Kind: machine.Reconfigured}
+		case w := <-a.watching.result():
+			return a.watched(w)
+		case <-sightings.C:
+			if _, newest := a.proxies.sightings(); newest.After(a.proxies.told) {
+				return machine.Event{Kind: machine.Sighted}
+			}
+		case <-a.jobs.news:
+			return machine.Event{Kind: machine.WorkNews}
+		case <-timer.C:
+			return machine.Event{Kind: due}
+		}
+	}
+}
+
+// acts are effects that may have a result.
+var acts = map[machine.Do]func(*Agent, context.Context) (machine.Event, bool){
+	machine.Login:          result((*Agent).login),
+	machine.RenewToken:     result((*Agent).renewToken),
+	machine.ReadBundle:     result((*Agent).readBundle),
+	machine.SendReport:     result((*Agent).sendReport),
+	machine.ExtendLease:    result((*Agent).extendLease),
+	machine.SaveSecret:     result((*Agent).saveSecret),
+	machine.LoadCopy:       result((*Agent).loadCopy),
+	machine.BeginGates:     (*Agent).beginGates,
+	machine.KeepCopy:       (*Agent).keepCopy,
+	machine.FeedProxies:    (*Agent).feedProxies,
+	machine.PrepareFiles:   (*Agent).prepareFiles,
+	machine.NoteReload:     (*Agent).noteReload,
+	machine.Write:          result((*Agent).write),
+	machine.ReloadWorkload: result((*Agent).reload),
+	machine.CheckWorkload:  result((*Agent).check),
+	machine.LookAtTargets:  result((*Agent).lookAtTargets),
+	machine.LookAtPods:     result((*Agent).lookAtPods),
+}
+
+// lasts are effects with a result that are performed also when the process ends.
+var lasts = map[machine.Do]func(*Agent) machine.Event{
+	machine.Leave:         (*Agent).leave,
+	machine.ReportFailure: (*Agent).reportFailure,
+	machine.Adopt:         (*Agent).adopt,
+}
+
+// result makes an effect of what always has a result.
+func result(do func(*Agent, context.Context) machine.Event) func(*Agent, context.Context) (machine.Event, bool) {
+	return func(a *Agent, ctx context.Context) (machine.Event, bool) { return do(a, ctx), true }
+}
+
+var errTokenEnds = errors.New("the token ends soon; logging in again")
+
+// does are effects without a result.
+var does = map[machine.Do]func(*Agent){
+	machine.StartWatch:    (*Agent).openWatch,
+	machine.CloseWatch:    (*Agent).closeWatch,
+	machine.ClearNotes:    (*Agent).clearNotes,
+	machine.ConfirmCopy:   (*Agent).confirmCopy,
+	machine.DropSecret:    (*Agent).dropSecret,
+	machine.StartWork:     func(a *Agent) { a.jobs.want(a.bundle) },
+	machine.ResumeProxies: func(a *Agent) { a.proxies.resume() },
+}
+
+// says are effects that write to the log, and to the board where they are about Vault.
+var says = map[machine.Do]func(*Agent, machine.Effect){
+	machine.SaySessionEnded: func(a *Agent, e machine.Effect) { a.saySessionEnded(a.problem, e.Wait) },
+	machine.SayTokenEnds:    func(a *Agent, e machine.Effect) { a.saySessionEnded(errTokenEnds, e.Wait) },
+	machine.SayRequest: func(a *Agent, e machine.Effect) {
+		a.vaultIs(a.problem)
+		a.log.Warn("vault did not take a request; files stay as they are", "error", a.problem, "retry_in", e.Wait)
+	},
+	machine.SayToken:   func(a *Agent, _ machine.Effect) { a.log.Warn("token not renewed", "error", a.problem) },
+	machine.SayWaiting: (*Agent).sayNotStarted,
+	machine.SayBack: func(a *Agent, _ machine.Effect) {
+		a.log.Info("vault is back; the last-good copy has served", "etag", a.bundle.Etag)
+	},
+	machine.SayNoWrite: func(a *Agent, _ machine.Effect) {
+		a.log.Warn("vault lets this sidecar read its bundle, and not write its secret there; after another login it may have to wait until its name is free. Add \"update\" to the capabilities of creds in its policy", "path", a.config.Vault.Mount+"/creds/"+a.config.Workload)
+	},
+	machine.SaySecretLost: func(a *Agent, _ machine.Effect) {
+		a.log.Warn("the instance's secret is not kept; should this process be killed, the next one may have to wait until the name is free", "error", a.problem)
+	},
+	machine.SayRivals: func(a *Agent, _ machine.Effect) {
+		a.log.Warn("another process watches as the same instance; give each its own instance", "instance", a.bundle.Instance)
+	},
+	machine.SayHealthy: func(a *Agent, _ machine.Effect) { a.log.Info("workload is healthy", "etag", a.applied.Etag) },
+	machine.SayUnhealthy: func(a *Agent, e machine.Effect) {
+		a.log.Warn("workload is not healthy", "error", e.Reason)
+	},
+	machine.SayCheck: func(a *Agent, e machine.Effect) {
+		a.log.Info("a check of the workload failed", "error", e.Reason, "failures", a.state.Bad, "of", a.config.Failures)
+	},
+}
+
+func (a *Agent) saySessionEnded(err error, wait time.Duration) {
+	a.vaultIs(err)
+	a.log.Warn("vault session ended; files stay as they are", "error", err, "retry_in", wait)
+}
+
+// sayNotStarted says what trouble means for a workload that gets its environment here.
+func (a *Agent) sayNotStarted(machine.Effect) {
+	if _, ok := a.config.Reloader.(reload.Provider); ok {
+		a.log.Warn("workload is not started: it waits for its first bundle")
+	}
+}
+
+// extendLease gives a sign of life before the lease ends.
+func (a *Agent) extendLease(ctx context.Context) machine.Event {
+	answer, err := a.engine.Extend(ctx, a.config.Workload, a.bundle.Instance, a.bundle.Secret)
+	if err != nil {
+		// Refused, or lost: the way on is the same.
+		if ctx.Err() == nil {
+			a.log.Info("lease not extended; reading the bundle again", "error", err)
+		}
+		return machine.Event{Kind: machine.ExtendFailed}
+	}
+	return machine.Event{Kind: machine.Extended, Etag: answer.Etag, Lease: answer.Lease()}
+}
+
+// holdLease extends the lease until end: making a workload reload may take longer than the lease lasts, as where it is stopped
+// and takes its time, and an instance without a lease holds no rotation up. Nor may another login take the name of an instance that reloads for one
+// that has died.
+func (a *Agent) holdLease(ctx context.Context) (end func()) {
+	b, every := a.bundle, min(a.bundle.LeaseDuration/6, 2*watchFor) // two thirds of it may have passed already
+	if every <= 0 {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var extending sync.WaitGroup
+	extending.Go(func() {
+		for backoff.Wait(ctx, every) == nil {
+			if _, err := a.engine.Extend(ctx, a.config.Workload, b.Instance, b.Secret); err != nil && ctx.Err() == nil {
+				a.log.Warn("lease not extended while the workload reloads", "error", err)
+			}
+		}
+	})
+	return func() {
+		cancel()
+		extending.Wait()
+	}
 }

@@ -4,13 +4,17 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
@@ -139,4 +143,102 @@ func (a *Agent) sayWhatIsOnDisk() {
 		}
 	}
 	a.onDisk = dirs
+}
+
+// mask hides every value of this bundle and of the one before in a text, the longest first: one may be part of another.
+func (a *Agent) mask(text string) string {
+	var all []string
+	for _, b := range []client.Bundle{a.bundle, a.before} {
+		for _, v := range b.Values {
+			all = append(all, v.Reveal())
+		}
+		for _, list := range b.Accepts {
+			for _, v := range list {
+				all = append(all, v.Reveal())
+			}
+		}
+	}
+	for _, v := range all {
+		all = append(all, lines(v)...)
+	}
+	slices.SortFunc(all, func(x, y string) int { return len(y) - len(x) })
+	for _, v := range all {
+		if v != "" {
+			text = strings.ReplaceAll(text, v, "[redacted]")
+		}
+	}
+	return text
+}
+
+// lines are those of a value that has several. An error may quote one of them.
+func lines(value string) (all []string) {
+	for line := range strings.SplitSeq(value, "\n") {
+		if len(line) >= valueLeast && len(line) < len(value) {
+			all = append(all, line)
+		}
+	}
+	return all
+}
+
+// restarts reports whether the sidecar restarts the workload for a change.
+func (a *Agent) restarts() bool {
+	return a.config.Exec != nil && a.config.Supervise.OnChange == config.OnChangeRestart
+}
+
+// reload makes the workload load the files, unless it was started after they were written and has read them.
+func (a *Agent) reload(ctx context.Context) machine.Event {
+	s, ok := a.config.Reloader.(reload.Starter)
+	started := ok && s.StartedSince(a.written)
+	if !started {
+		end, begun := a.holdLease(ctx), time.Now()
+		if a.restarts() && !a.config.Supervise.Overlap {
+			a.proxies.pause(ctx)
+		}
+		err := a.config.Reloader.Reload(ctx)
+		end()
+		reloaded(a.board, begun, err, a.mask)
+		switch {
+		case errors.Is(err, reload.ErrNotRunning):
+			return machine.Event{Kind: machine.NotRunning, Reason: a.mask(err.Error())}
+		case err != nil && ctx.Err() != nil:
+			return machine.Event{Kind: machine.ReloadFailed}
+		case err != nil:
+			e := a.fault("workload not reloaded", err)
+			e.Kind = machine.ReloadFailed
+			return e
+		}
+	}
+	a.log.Info("workload has been told to reload", "etag", a.applied.Etag, "started_since", started)
+	if started || a.restarts() {
+		a.proxies.restarted() // it has the newest values
+	}
+	return machine.Event{Kind: machine.Reloaded}
+}
+
+// clearNotes removes the notes of the reload that was pending.
+func (a *Agent) clearNotes() {
+	for _, t := range a.config.Targets {
+		if err := t.End(); err != nil {
+			a.log.Warn("the note of an owed reload stays; the next start makes one more", "error", err)
+		}
+	}
+}
+
+// check checks the workload. One without checks counts as healthy once it has reloaded.
+func (a *Agent) check(ctx context.Context) machine.Event {
+	if a.config.Checker == nil {
+		return machine.Event{Kind: machine.CheckPassed}
+	}
+	etag := a.applied.Etag
+	if p, ok := a.config.Reloader.(reload.Provider); ok {
+		etag = p.Etag()
+	}
+	err := a.config.Checker.Check(ctx, etag)
+	switch {
+	case err == nil:
+		return machine.Event{Kind: machine.CheckPassed}
+	case health.Proven(err):
+		return machine.Event{Kind: machine.CheckDisproved, Reason: a.mask(err.Error())}
+	}
+	return machine.Event{Kind: machine.CheckFailed, Reason: a.mask(err.Error())}
 }

@@ -6,16 +6,25 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/lastgood"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 )
 
 // prepareReload has values masked in what the reloader quotes.
@@ -105,4 +114,154 @@ func changeOf(b client.Bundle) string {
 		_, _ = fmt.Fprintf(hash, "%q %d,", env, b.AcceptVersions[env])
 	}
 	return hex.EncodeToString(hash.Sum(nil)[:8])
+}
+
+// Whoever holds the workload back until its keys are there is missed if it does not come within awaitedFirst, at once if it goes
+// without an answer, as one that is killed, and otherwise after awaitedAgain.
+const (
+	awaitedFirst = 5 * time.Second
+	awaitedAgain = time.Second
+)
+
+// awaited gives a context that ends with status.ErrAbandoned when nobody holds the workload back any more, where the configuration
+// asks for that: whoever starts the sidecar again holds it back again. It is over with once the sidecar has been ready, also in an
+// earlier life: the workload may run then, and whoever waited for the sidecar again, as a kubelet does with its hook, would not look
+// after the workload meanwhile.
+func (a *Agent) awaited(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	if a.config.Status == nil || !a.config.Status.EndUnlessAwaited {
+		return ctx, cancel
+	}
+	first := a.config.Targets[0]
+	if first.InPlace() {
+		a.log.Info("files of an earlier start are in place")
+		a.board.Update(func(s *status.State) { s.Ready = true })
+		return ctx, cancel
+	}
+	go func() {
+		switch err := a.board.Held(ctx, awaitedFirst, awaitedAgain); {
+		case errors.Is(err, status.ErrAbandoned):
+			cancel(err)
+		case err == nil:
+			if err := first.SetInPlace(); err != nil {
+				a.log.Warn("that files are in place is not noted; the next start waits for Vault", "error", err)
+			}
+		}
+	}()
+	return ctx, cancel
+}
+
+// abandoned is status.ErrAbandoned if ctx has ended of it.
+func abandoned(ctx context.Context) error {
+	if err := context.Cause(ctx); errors.Is(err, status.ErrAbandoned) {
+		return err
+	}
+	return nil
+}
+
+// read reads the bundle as the instance that it is: another login, of this process or of the next one, may use the instance's
+// name with the secret of its newest read.
+func (a *Agent) read(ctx context.Context) (client.Bundle, error) {
+	if a.state.Writes != machine.WritesAllowed {
+		return a.engine.CredsOf(ctx, a.config.Workload, a.config.Instance, a.config.oneLine())
+	}
+	return a.engine.Read(ctx, client.Reader{
+		Workload: a.config.Workload, Instance: a.config.Instance, OneLine: a.config.oneLine(), Secret: a.secret,
+		Pod: a.token.Pod, Node: a.token.Node,
+	})
+}
+
+// secretPath is where the secret is kept for the next process: beside the first rendered file, or beside the last-good
+// copy and sealed as that is. Empty: nowhere.
+func (a *Agent) secretPath() (path string, sealed bool) {
+	switch files := a.config.Files(); {
+	case a.config.LastGood != nil:
+		return a.config.LastGood.Path + ".instance", true
+	case len(files) > 0:
+		first := files[0].Path
+		return filepath.Join(filepath.Dir(first), ".instance-"+filepath.Base(first)+".hyvve"), false
+	}
+	return "", false
+}
+
+// sealedSecret is the place of a sealed secret.
+func (a *Agent) sealedSecret(path string) lastgood.Store {
+	return lastgood.Store{Path: path, KeyFile: a.config.LastGood.KeyFile, Owner: a.config.LastGood.Owner}
+}
+
+// loadSecret takes what an earlier process of the instance has kept. Without it the name is free after a while.
+func (a *Agent) loadSecret() {
+	a.secret = key.Value{}
+	path, sealed := a.secretPath()
+	var err error
+	switch {
+	case path == "":
+		a.log.Info("there is no place where the instance's secret could be kept: should this process be killed, the next one waits until its name is free (takeover_after of hyvve/config, 30s by default). To have the name at once, add last_good to the vault block, or a render block", "instance", a.config.Instance)
+		return
+	case sealed:
+		a.secret, err = a.sealedSecret(path).LoadSecret()
+	default:
+		var text string
+		text, err = external.ReadCredential(path)
+		a.secret = key.NewValue(text)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, lastgood.ErrNone) {
+		a.log.Warn("the secret of this instance's last process is not used; the name may be free only after a while", "error", err)
+	}
+}
+
+// saveSecret stores the secret of the newest read.
+func (a *Agent) saveSecret(context.Context) machine.Event {
+	if err := a.storeSecret(); err != nil {
+		a.problem = err
+		return machine.Event{Kind: machine.NotSaved}
+	}
+	return machine.Event{Kind: machine.Saved}
+}
+
+func (a *Agent) storeSecret() error {
+	path, sealed := a.secretPath()
+	switch {
+	case path == "":
+		return nil
+	case sealed:
+		return a.sealedSecret(path).SaveSecret(a.secret)
+	}
+	return render.Keep(path, []byte(a.secret.Reveal()))
+}
+
+// dropSecret removes what proves nothing any more.
+func (a *Agent) dropSecret() {
+	if path, _ := a.secretPath(); path != "" {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			a.log.Warn("the secret of the instance that has ended stays; it proves nothing", "error", err)
+		}
+	}
+}
+
+// absent gives the names that keys = [...] of a render or exec block has and a bundle lacks, sorted.
+func (c *Config) absent(b client.Bundle) []string {
+	var names []string
+	for _, r := range c.Render {
+		names = append(names, r.Keys...)
+	}
+	if c.Exec != nil {
+		names = append(names, c.Exec.Keys...)
+	}
+	names = slices.DeleteFunc(names, func(name string) bool {
+		_, present := b.Values[name]
+		return present || len(b.Accepts[name]) > 0
+	})
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// sayWhatIsAbsent warns of keys that are asked for and not there, when they become others. Nothing is held back for them: a
+// workload may have lost a key on purpose, or get it soon.
+func (a *Agent) sayWhatIsAbsent() {
+	absent := a.config.absent(a.bundle)
+	if len(absent) > 0 && !slices.Equal(absent, a.absent) {
+		a.log.Warn("keys that the configuration names are not in the bundle, and left out; are they misspelt, or in neither presents= nor verifies= of the workload?", "keys", absent)
+	}
+	a.absent = absent
 }

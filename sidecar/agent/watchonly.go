@@ -8,14 +8,21 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/watch"
 )
@@ -144,4 +151,116 @@ func follow(ctx context.Context, c Config, hidden *fileMask, board *status.Board
 			return
 		}
 	}
+}
+
+// fileMask hides what files that something else renders hold, in what a reload or a check has said. Their form is not
+// known, so that whatever may be a value in one of the usual forms is hidden, names of keys among it.
+type fileMask struct {
+	paths       []string
+	before, now []string // what the files held, and hold
+}
+
+// take looks at the files again. It is called before the workload is told of a change.
+func (m *fileMask) take() {
+	var found []string
+	for _, path := range m.paths {
+		if data, err := os.ReadFile(path); err == nil { //nolint:gosec // the operator names it; else there is nothing in it to say
+			found = append(found, valuesIn(string(data))...)
+		}
+	}
+	if !slices.Equal(found, m.now) {
+		m.before, m.now = m.now, found
+	}
+}
+
+// mask hides the longest first: one may be part of another.
+func (m *fileMask) mask(text string) string {
+	all := slices.Concat(m.before, m.now)
+	slices.SortFunc(all, func(a, b string) int { return len(b) - len(a) })
+	for _, v := range all {
+		text = strings.ReplaceAll(text, v, "[redacted]")
+	}
+	return text
+}
+
+// valueLeast is how long a value must be to be hidden: what is shorter stands in any text.
+const valueLeast = 4
+
+var (
+	quotedValue = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|'[^']*'`)
+	namedValue  = regexp.MustCompile(`^[^=:]*[=:]\s*(.*)$`)
+)
+
+// valuesIn gives what may be a value: lines, what follows a name on its line, and what stands in quotes.
+func valuesIn(text string) (found []string) {
+	add := func(values ...string) {
+		for _, v := range values {
+			if v = strings.Trim(v, " \t\r,;"); len(v) >= valueLeast && !slices.Contains(found, v) {
+				found = append(found, v)
+			}
+		}
+	}
+	for line := range strings.SplitSeq(text, "\n") {
+		add(line)
+		if m := namedValue.FindStringSubmatch(line); m != nil {
+			add(m[1])
+		}
+		for _, quoted := range quotedValue.FindAllString(line, -1) {
+			add(quoted[1 : len(quoted)-1])
+			if plain, err := strconv.Unquote(quoted); err == nil {
+				add(plain)
+			}
+		}
+	}
+	return found
+}
+
+// mostOneLine is how many names the engine takes.
+const mostOneLine = 200
+
+// oneLine is what the sidecar tells the engine of values of several lines: which keys go into something that cannot carry
+// them, so that no rotation hands them over. That is a file of a format which cannot, a template whose author has not said
+// that it can, a header, or the URL of a database.
+func (c Config) oneLine() client.OneLine {
+	var names []string
+	for _, t := range c.Targets {
+		switch t.Format {
+		case render.JSON, render.Bundle, render.Files:
+		case render.Template:
+			if !t.Multiline {
+				names = append(names, t.Template.Keys()...)
+			}
+		default:
+			if t.Multiline {
+				continue
+			}
+			if len(t.Keys) == 0 {
+				return nil
+			}
+			names = append(names, t.Keys...)
+		}
+	}
+	for _, d := range c.Destinations {
+		for _, f := range d.Data.Fields {
+			if f.Template != nil && !d.Multiline {
+				names = append(names, f.Template.Keys()...)
+			}
+		}
+	}
+	for _, l := range c.Listeners {
+		for _, k := range l.Keys {
+			names = append(names, k.Env)
+		}
+	}
+	for _, name := range c.gateKeys {
+		names = append(names, name)
+	}
+	if c.Reencrypt != nil && c.Reencrypt.DatabaseURLKey != "" {
+		names = append(names, c.Reencrypt.DatabaseURLKey)
+	}
+	slices.Sort(names)
+	if names = slices.Compact(names); len(names) > mostOneLine {
+		return nil
+	}
+	return client.Carries(names...)
 }

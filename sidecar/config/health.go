@@ -5,14 +5,18 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
@@ -172,4 +176,165 @@ func (h HealthBlock) repeats(o HealthBlock) bool {
 // ExpectsEtag reports whether a check looks at the etag.
 func (f File) ExpectsEtag() bool {
 	return slices.ContainsFunc(f.Health, func(h HealthBlock) bool { return h.ExpectEtag })
+}
+
+// VaultBlock says where Vault is and how to log in.
+type VaultBlock struct {
+	Address    string `hcl:"address,optional" type:"URL" default:"VAULT_ADDR" flag:"vault-addr" annotation:"vault-addr" doc:"URL of Vault, or of the nodes of its cluster, separated by commas."`
+	Mount      string `hcl:"mount,optional" type:"path" default:"hyvve" flag:"mount" annotation:"mount" doc:"Path where the engine is mounted."`
+	Namespace  string `hcl:"namespace,optional" type:"path" annotation:"vault-namespace" doc:"Namespace of Vault Enterprise."`
+	CACert     string `hcl:"ca_cert,optional" type:"file" excludes:"ca_path" doc:"Authority of the certificate of Vault, PEM."`
+	CAPath     string `hcl:"ca_path,optional" type:"directory" excludes:"ca_cert" doc:"Authorities of the certificate of Vault."`
+	ServerName string `hcl:"tls_server_name,optional" type:"name" default:"that of the address" annotation:"vault-server-name" doc:"Name that the certificate of Vault must have."`
+	ClientCert string `hcl:"client_cert,optional" type:"file" doc:"Certificate of the connection, with client_key."`
+	ClientKey  string `hcl:"client_key,optional" type:"file" doc:"Private key of client_cert."`
+	// AllowSkipVerify consents to VAULT_SKIP_VERIFY in the environment.
+	AllowSkipVerify bool `hcl:"allow_skip_verify,optional" doc:"Accepts VAULT_SKIP_VERIFY in the environment. For tests only."`
+
+	Auth     AuthBlock      `hcl:"auth,block"`
+	LastGood *LastGoodBlock `hcl:"last_good,block"`
+}
+
+// AuthBlock is a way to log in.
+type AuthBlock = login.Settings
+
+func (c *Checked) checkVault() (errs []error) {
+	v := *c.Vault
+	c.Vault = &v
+	if c.Workload == "" {
+		errs = append(errs, errors.New("workload is missing; name the workload whose keys to load, as in hyvve/workloads"))
+	} else if err := key.ValidateName("workload", c.Workload); err != nil {
+		errs = append(errs, err)
+	}
+	if v.Mount == "" {
+		c.Vault.Mount = "hyvve"
+	}
+	if v.Address == "" {
+		c.Vault.Address = os.Getenv("VAULT_ADDR")
+	}
+	if c.Vault.Address == "" {
+		errs = append(errs, errors.New("vault: address is missing; set it, or VAULT_ADDR"))
+	} else if strings.Contains(c.Vault.Address, "@") { // errors of Vault's client quote it
+		return append(errs, errors.New("vault: address holds a user or a password, which would stand in logs; take it out"))
+	} else if _, err := client.Addresses(c.Vault.Address); err != nil {
+		errs = append(errs, fmt.Errorf("vault: address: %w", err))
+	}
+	var err error
+	if c.Vault.Auth, err = v.Auth.Check(); err != nil {
+		errs = append(errs, err)
+	}
+	errs = append(append(errs, c.Vault.checkSkipVerify()), c.Vault.checkTLS()...)
+	if c.Instance == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("instance is missing, and the host has no name: %w", err))
+		}
+		c.Instance = host + "-" + c.Workload + "-" + c.Place()
+	}
+	if err := key.ValidateInstance(c.Instance); err != nil {
+		errs = append(errs, err)
+	}
+	return append(errs, c.checkLastGood()...)
+}
+
+// checkTLS refuses what contradicts itself, or would have no effect.
+func (v VaultBlock) checkTLS() (errs []error) {
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("vault: "+format, args...)) }
+	if v.CACert != "" && v.CAPath != "" {
+		fail("ca_cert and ca_path are both set; take one out")
+	}
+	if (v.ClientCert == "") != (v.ClientKey == "") {
+		fail("client_cert and client_key belong together; set both, or none")
+	}
+	if v.ClientCert != "" && v.Auth.CertFile != "" {
+		fail("client_cert and cert_file of auth \"cert\" are both set, and a connection has one certificate; take client_cert and client_key out")
+	}
+	if strings.HasPrefix(v.Address, "http://") {
+		for _, f := range []struct{ name, value string }{
+			{"ca_cert", v.CACert}, {"ca_path", v.CAPath}, {"tls_server_name", v.ServerName}, {"client_cert", v.ClientCert}, {"auth \"cert\"", v.Auth.CertFile},
+		} {
+			if f.value != "" {
+				fail("%s needs TLS, and address is %s; write it with https://", f.name, v.Address)
+			}
+		}
+	}
+	return errs
+}
+
+// StatusBlock is where the sidecar tells how it is. It may be left out.
+type StatusBlock struct {
+	Socket string `hcl:"socket,optional" type:"file" default:"beside the first rendered file" flag:"status-socket" doc:"Socket of hyvve-sidecar status, or none."`
+	Listen string `hcl:"listen,optional" type:"HOST:PORT" flag:"status-listen" doc:"Address of /metrics, /healthz and /readyz."`
+
+	EndUnlessAwaited bool `hcl:"end_unless_awaited,optional" doc:"Until it is ready, exits unless status --ready --wait waits."`
+}
+
+const noSocket = "none"
+
+// SocketPathMost is how long a socket's path may be: sun_path of unix(7), without the NUL at its end.
+const SocketPathMost = 107
+
+// SocketPath is where the sidecar tells how it is: as set, or beside the first rendered file. Empty means nowhere.
+func (f File) SocketPath() string {
+	switch {
+	case f.Status != nil && f.Status.Socket == noSocket:
+		return ""
+	case f.Status != nil && f.Status.Socket != "":
+		return f.Status.Socket
+	case len(f.Files()) > 0:
+		first := f.Files()[0].Path
+		path := filepath.Join(filepath.Dir(first), ".status-"+filepath.Base(first)+".hyvve")
+		if len(path) <= SocketPathMost {
+			return path
+		}
+	}
+	return ""
+}
+
+// checkStatus fills in Socket.
+func (c *Checked) checkStatus() (errs []error) {
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("status: "+format, args...)) }
+	c.Socket = c.SocketPath()
+	if c.Status == nil {
+		return nil
+	}
+	if s := c.Status.Socket; s != "" && s != noSocket {
+		if !filepath.IsAbs(s) {
+			fail("socket = %q is not an absolute path; write one such as \"/run/hyvve/sidecar.sock\", or \"none\"", s)
+		}
+		if len(s) > SocketPathMost {
+			fail("socket = %q is longer than the %d bytes that the path of a socket may have; write a shorter one", s, SocketPathMost)
+		}
+	}
+	if c.Status.EndUnlessAwaited && (c.Socket == "" || len(c.Files()) == 0 || c.Exec != nil || c.Watch != nil) {
+		fail("end_unless_awaited is for an agent that renders files and has a socket, at which \"hyvve-sidecar status --ready --wait\" waits for them; take it out")
+	}
+	if c.Status.Listen == "" {
+		return errs
+	}
+	if err := reachable(c.Status.Listen); err != nil {
+		fail("listen = %q: %w; write one such as \"127.0.0.1:9102\", or \":9102\" for all of the machine's addresses", c.Status.Listen, err)
+	}
+	for _, p := range c.Proxy {
+		if p.Listen == c.Status.Listen {
+			fail("listen = %q is where a proxy listens; write another port", c.Status.Listen)
+		}
+	}
+	return errs
+}
+
+// reachable reports whether an address has a port that can be listened at, and connected to.
+func reachable(address string) error {
+	_, port, err := net.SplitHostPort(address)
+	var wrong *net.AddrError
+	if errors.As(err, &wrong) {
+		return errors.New(wrong.Err)
+	}
+	if err != nil {
+		return err
+	}
+	if !client.GoodPort(port) {
+		return errors.New("the port is no number from 1 to 65535")
+	}
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -20,7 +21,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/watch"
 )
 
 // ReloadBlock is how the workload loads a change: "signal", "command", "http", "rollout" or "none".
@@ -215,4 +218,88 @@ func within(block string, err error) error {
 		named = append(named, fmt.Errorf("%s: %w", block, e))
 	}
 	return errors.Join(named...)
+}
+
+// WatchBlock lists files that something else renders.
+type WatchBlock struct {
+	Paths    []string `hcl:"paths" type:"files" flag:"watch" doc:"Files to follow, which something else renders."`
+	Stable   string   `hcl:"stable,optional" type:"duration" default:"200ms" doc:"Time without changes before a change counts."`
+	Poll     string   `hcl:"poll,optional" type:"duration" default:"5s" doc:"Interval between checks of files that report no changes."`
+	Validate string   `hcl:"validate,optional" values:"dotenv, json" doc:"Format that a file must have before its change counts."`
+}
+
+// checkWatch fills in what following files needs.
+func (c *Checked) checkWatch() (errs []error) {
+	w := c.Watch
+	if len(w.Paths) == 0 {
+		errs = append(errs, errors.New("watch: paths is empty; list the files to follow"))
+	}
+	if slices.Contains(w.Paths, "") {
+		errs = append(errs, errors.New("watch: paths has an empty one; name the file, or take it out"))
+	}
+	for _, path := range w.Paths {
+		if path != "" && strings.HasSuffix(path, string(filepath.Separator)) {
+			errs = append(errs, fmt.Errorf("watch: paths has %q, which is a directory; name the files in it", path))
+		}
+	}
+	for _, d := range []struct {
+		name string
+		into *time.Duration
+	}{{"stable", &c.Stable}, {"poll", &c.Poll}} {
+		var err error
+		if *d.into, err = setting("watch: ", *w, d.name); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if w.Validate != "" {
+		formats := slices.Sorted(maps.Keys(watch.Validators()))
+		if watch.Validators()[w.Validate] == nil {
+			errs = append(errs, fmt.Errorf("watch: validate = %q is not known%s (it is one of %s)", w.Validate, usage.DidYouMean(w.Validate, formats), strings.Join(formats, ", ")))
+		}
+	}
+	return errs
+}
+
+// ReencryptBlock is the database whose rows this sidecar re-encrypts when the engine asks. Its URL is looked at before each
+// piece of work.
+type ReencryptBlock struct {
+	DatabaseURLKey  string `hcl:"database_url_key,optional" type:"environment name" excludes:"database_url_file, database_url_env" annotation:"reencrypt" doc:"Key of the bundle that holds the URL of the database to re-encrypt."`
+	DatabaseURLFile string `hcl:"database_url_file,optional" type:"file" excludes:"database_url_key, database_url_env" flag:"database-url-file" doc:"File that holds the URL of the database to re-encrypt."`
+	DatabaseURLEnv  string `hcl:"database_url_env,optional" excludes:"database_url_key, database_url_file" doc:"Environment variable that holds the URL of the database to re-encrypt."`
+	BatchSize       int    `hcl:"batch_size,optional" default:"500" doc:"Rows that are read, staged and replaced at a time."`
+	SaltPerRow      bool   `hcl:"salt_per_row,optional" doc:"Draws a salt for each row."`
+
+	RowsPerSecond int      `hcl:"rows_per_second,optional" default:"no limit" annotation:"reencrypt-rows-per-second" doc:"Rows that are re-encrypted in a second."`
+	MaxLoad       string   `hcl:"max_load,optional" type:"duration" annotation:"reencrypt-max-load" doc:"Pauses while a transaction takes longer, or a replica lags more."`
+	AllowTriggers []string `hcl:"allow_triggers,optional" doc:"Triggers that an update of the columns may fire."`
+	TouchColumn   string   `hcl:"touch_column,optional" doc:"Column that is set to the time of the update."`
+
+	AllowSuperuser bool `hcl:"allow_superuser,optional" doc:"Accepts a database URL of a superuser."`
+}
+
+// checkReencrypt refuses a block that cannot work, and fills in MaxLoad.
+func (c *Checked) checkReencrypt() (errs []error) {
+	r := c.Reencrypt
+	if r == nil {
+		return nil
+	}
+	set := slices.DeleteFunc([]string{r.DatabaseURLKey, r.DatabaseURLFile, r.DatabaseURLEnv}, func(s string) bool { return s == "" })
+	if len(set) != 1 {
+		errs = append(errs, errors.New("reencrypt: set one of database_url_key, database_url_file and database_url_env, and no other"))
+	}
+	if r.DatabaseURLKey != "" {
+		if err := key.ValidateEnv(r.DatabaseURLKey); err != nil {
+			errs = append(errs, fmt.Errorf("reencrypt: database_url_key = %q is not the name of a key in bundles: %w", r.DatabaseURLKey, err))
+		}
+	}
+	if r.MaxLoad != "" {
+		var err error
+		if c.MaxLoad, err = time.ParseDuration(r.MaxLoad); err != nil || c.MaxLoad < 0 {
+			errs = append(errs, fmt.Errorf("reencrypt: max_load = %q is not a duration; write one such as \"200ms\"", r.MaxLoad))
+		}
+	}
+	if r.BatchSize < 0 || r.RowsPerSecond < 0 {
+		errs = append(errs, errors.New("reencrypt: batch_size or rows_per_second is negative; leave it out for the default"))
+	}
+	return errs
 }

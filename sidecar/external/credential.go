@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package external is how the sidecar deals with what it does not control: it runs the operator's programs, sends requests to the
+// workload, presents credentials from files, and quotes the responses in errors with their secrets masked.
 package external
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"os"
+	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 	"unicode"
 )
 
@@ -102,3 +109,115 @@ func ReadBasic(path string) (user, password string, err error) {
 	}
 	return user, password, nil
 }
+
+// Program is a program of the operator's, run without a shell. It makes a workload reload, for instance.
+type Program struct {
+	Args    []string
+	Env     []string // besides the sidecar's own
+	Timeout time.Duration
+}
+
+// Run runs the program to its end and returns the end of its output. After Timeout it kills the program's process group. Processes
+// that a successful program leaves behind keep running, but their output is closed a second later.
+func (p Program) Run(ctx context.Context) (Quote, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, p.Args[0], p.Args[1:]...) //nolint:gosec // the operator's
+	if len(p.Env) > 0 {
+		cmd.Env = append(os.Environ(), p.Env...)
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error {
+		// It was not waited for yet, so that its number is still that of its group.
+		return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	}
+	// A child of the program that keeps its output open must not keep us waiting.
+	cmd.WaitDelay = time.Second
+	output := &tail{}
+	cmd.Stdout, cmd.Stderr = output, output
+	err := cmd.Run()
+	switch {
+	case err == nil || errors.Is(err, exec.ErrWaitDelay):
+		err = nil
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		err = fmt.Errorf("not done after %s", p.Timeout)
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	}
+	return Quote{Kept: output.kept, Part: output.part}, err
+}
+
+// tail keeps the end of what is written to it.
+type tail struct {
+	kept []byte
+	part bool
+}
+
+const tailSize = 64 << 10
+
+// Write implements io.Writer.
+func (t *tail) Write(p []byte) (int, error) {
+	t.kept = append(t.kept, p...)
+	if len(t.kept) > 2*tailSize {
+		t.kept, t.part = append([]byte(nil), t.kept[len(t.kept)-tailSize:]...), true
+	}
+	return len(p), nil
+}
+
+// maxQuote is how many bytes of a quote are shown.
+const maxQuote = 400
+
+// withheld stands for a text of which nothing can be shown.
+const withheld = "(not shown: most of it is secret)"
+
+// Quote is what a program or a server has said, so that an error can quote it. Perhaps only a part was kept.
+type Quote struct {
+	Kept []byte
+	Part bool // more was said, and the text is cut where the kept part begins (End) or ends (Start)
+}
+
+// End returns the end of the text with its secrets masked; mask may be nil.
+func (q Quote) End(mask func(string) string) string {
+	text, ok := q.masked(mask)
+	if ok && len(text) > maxQuote {
+		text = "…" + strings.ToValidUTF8(text[len(text)-maxQuote:], "")
+	}
+	return text
+}
+
+// Start returns the start of the text with its secrets masked; mask may be nil.
+func (q Quote) Start(mask func(string) string) string {
+	text, ok := q.masked(mask)
+	if ok && len(text) > maxQuote {
+		text = strings.ToValidUTF8(text[:maxQuote], "") + "…"
+	}
+	return text
+}
+
+// masked masks before anything is cut, perhaps through a value. Where only a part was kept, a piece of a value may stand
+// at its edge; if masking leaves so little that the edge would be shown, nothing is.
+func (q Quote) masked(mask func(string) string) (text string, ok bool) {
+	text = string(q.Kept)
+	if mask != nil {
+		text = mask(text)
+	}
+	if q.Part && len(text) <= maxQuote {
+		return withheld, false
+	}
+	return strings.TrimSpace(text), true
+}
+
+// StatusText returns a response's status in words of our own: a server's may quote what it was sent.
+func StatusText(code int) string {
+	return strings.TrimSpace(strconv.Itoa(code) + " " + http.StatusText(code))
+}
+
+// client asks the workload and nothing in between: it uses no proxy, follows no redirect, and opens a new connection each time,
+// since a kept one may lead to a process that is being replaced.
+var client = &http.Client{
+	Transport:     &http.Transport{DisableKeepAlives: true},
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+}
+
+// Do sends a request straight to the workload. The caller closes the body of the response.
+func Do(req *http.Request) (*http.Response, error) { return client.Do(req) } //nolint:gosec // the operator names the URL

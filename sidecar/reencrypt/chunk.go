@@ -6,9 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
@@ -300,4 +305,134 @@ func (j *job) tell(ctx context.Context, db *session, totals []int) {
 	for _, r := range reports {
 		j.options.Progress(r)
 	}
+}
+
+// throttle keeps a worker from being a burden: it takes no more rows a second than it may, and rests while the database is
+// slower than it should be.
+type throttle struct {
+	perSecond int           // rows; 0: as many as there are
+	maxLoad   time.Duration // of a batch's transactions, and of the lag of any replica; 0: whatever it is
+
+	mu   sync.Mutex
+	next time.Time // when more rows may be taken
+}
+
+// Bounds of a rest for the database's sake.
+const (
+	maxRest     = 5 * time.Second
+	restMeasure = 3 // rests are so many times as long as what took too long
+)
+
+// rest waits after so many rows were done, which took so long.
+func (t *throttle) rest(ctx context.Context, db *session, rows int, took time.Duration) error {
+	wait := t.reserve(rows)
+	if t.maxLoad > 0 {
+		slow := max(took, lag(ctx, db))
+		if slow > t.maxLoad {
+			wait = max(wait, min(restMeasure*slow, maxRest))
+		}
+	}
+	if wait <= 0 {
+		return nil
+	}
+	return backoff.Wait(ctx, wait)
+}
+
+// reserve returns how long to wait for the sake of the rate, over all sessions of the worker.
+func (t *throttle) reserve(rows int) time.Duration {
+	if t.perSecond == 0 {
+		return 0
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	if t.next.Before(now) {
+		t.next = now
+	}
+	t.next = t.next.Add(time.Duration(rows) * time.Second / time.Duration(t.perSecond))
+	return t.next.Sub(now)
+}
+
+// lag is the longest that a replica is behind, as far as our role may see.
+func lag(ctx context.Context, db *session) (longest time.Duration) {
+	var seconds float64
+	err := db.tx(ctx, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, "SELECT coalesce(max(extract(epoch FROM replay_lag)), 0)::float8 FROM pg_stat_replication").Scan(&seconds)
+	})
+	if err != nil {
+		return 0 // the goroutines that re-encrypt find out what is wrong
+	}
+	return time.Duration(seconds * float64(time.Second))
+}
+
+// unreachedError says in one line why there is no session of a database, and what to do. It holds no password.
+type unreachedError struct {
+	text  string
+	cause error
+}
+
+func (e *unreachedError) Error() string { return e.text }
+func (e *unreachedError) Unwrap() error { return e.cause }
+
+// unreached puts the driver's error, which has a line for each try at each address, into one line.
+func unreached(ctx context.Context, config *pgx.ConnConfig, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("connecting to the database: %w", ctx.Err())
+	}
+	what := "the database at " + strings.Join(addresses(config), ", ")
+	var server *pgconn.PgError
+	if errors.As(err, &server) {
+		return &unreachedError{fmt.Sprintf("%s refuses user %s: %s (SQLSTATE %s); %s", what, config.User, server.Message, server.Code, remedy(server.Code)), err}
+	}
+	return &unreachedError{fmt.Sprintf("%s cannot be reached: %s; start it, or mend host, port and sslmode", what, strings.Join(reasons(err), ", ")), err}
+}
+
+// addresses are all that a URL names.
+func addresses(config *pgx.ConnConfig) (all []string) {
+	add := func(host string, port uint16) {
+		if _, address := pgconn.NetworkAddress(host, port); !slices.Contains(all, address) {
+			all = append(all, address)
+		}
+	}
+	add(config.Host, config.Port)
+	for _, f := range config.Fallbacks {
+		add(f.Host, f.Port)
+	}
+	return all
+}
+
+// reasons are the innermost causes of all tries, each once.
+func reasons(err error) (all []string) {
+	var tries interface{ Unwrap() []error }
+	if errors.As(err, &tries) {
+		for _, try := range tries.Unwrap() {
+			if cause := errors.Unwrap(try); cause != nil {
+				try = cause // without the address
+			}
+			for _, reason := range reasons(try) {
+				if !slices.Contains(all, reason) {
+					all = append(all, reason)
+				}
+			}
+		}
+		return all
+	}
+	var network *net.OpError
+	if errors.As(err, &network) {
+		err = network.Err
+	}
+	return []string{strings.Join(strings.Fields(err.Error()), " ")}
+}
+
+// remedy is what to do when a server refuses a login. Source of the codes: PostgreSQL's manual, appendix "Error Codes".
+func remedy(code string) string {
+	switch code {
+	case "28P01", "28000": // invalid_password, invalid_authorization_specification
+		return "mend user and password, or let the user in from here (pg_hba.conf)"
+	case "3D000": // invalid_catalog_name
+		return "name a database that is there"
+	case "53300", "57P03": // too_many_connections, cannot_connect_now
+		return "run it again in a while"
+	}
+	return "mend the URL, or see the server's log"
 }

@@ -6,8 +6,16 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
+	"os"
 	"slices"
+	"strings"
+	"sync"
+	"time"
 
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -177,4 +185,213 @@ func taskOf(work workload.Work, accepts map[string][]key.Value) (task, error) {
 		}
 	}
 	return t, nil
+}
+
+// meter shows how far a run is: on a terminal by a bar that is drawn over, elsewhere by a line every few seconds.
+type meter struct {
+	out      io.Writer // nil: nothing is shown
+	terminal bool
+	env      string
+	totals   map[string]int // rows by column
+
+	mu    sync.Mutex
+	what  string // the phase
+	begun time.Time
+	shown time.Time
+	done  map[string]int // rows by column, in this phase
+	drawn bool           // there is a bar on the line
+}
+
+const (
+	plainRate = 5 * time.Second // between two lines
+	barWidth  = 24
+)
+
+func newMeter(out io.Writer, env string) *meter {
+	file, ok := out.(*os.File)
+	m := &meter{out: out, env: env, totals: map[string]int{}}
+	if ok {
+		info, err := file.Stat()
+		m.terminal = err == nil && info.Mode()&os.ModeCharDevice != 0
+	}
+	return m
+}
+
+// begin starts a phase.
+func (m *meter) begin(what string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.what, m.begun, m.shown, m.done = what, time.Now(), time.Now(), map[string]int{}
+}
+
+// staging takes how far a column is that is being staged.
+func (m *meter) staging(c workload.ColumnReport) { m.take(c, c.Staged+c.Rotated+c.Other+c.Bad) }
+
+// passing takes how many rows of a column have been looked at.
+func (m *meter) passing(c workload.ColumnReport) { m.take(c, c.Total) }
+
+func (m *meter) take(c workload.ColumnReport, done int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.done[c.Column] = done
+	if m.out == nil || !m.terminal && time.Since(m.shown) < plainRate {
+		return
+	}
+	m.shown = time.Now()
+	if m.terminal {
+		_, _ = fmt.Fprintf(m.out, "\r\x1b[K%s", m.text(true))
+		m.drawn = true
+		return
+	}
+	_, _ = fmt.Fprintln(m.out, m.text(false))
+}
+
+// end leaves the line to others.
+func (m *meter) end() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.drawn {
+		_, _ = fmt.Fprint(m.out, "\r\x1b[K")
+		m.drawn = false
+	}
+}
+
+// text says how many rows of how many are done, how fast that goes, and how long it will take. mu is held.
+func (m *meter) text(bar bool) string {
+	done, total := 0, 0
+	for _, n := range m.done {
+		done += n
+	}
+	for _, n := range m.totals {
+		total += n
+	}
+	total = max(total, done)
+	rate := float64(done) / max(time.Since(m.begun).Seconds(), 0.001)
+	left := "?"
+	if rate > 0 {
+		left = time.Duration(float64(total-done) / rate * float64(time.Second)).Round(time.Second).String()
+	}
+	drawing := ""
+	if bar {
+		full := barWidth * done / max(total, 1)
+		drawing = "[" + strings.Repeat("#", full) + strings.Repeat(".", barWidth-full) + "] "
+	}
+	return fmt.Sprintf("  %s: %s %s%d of %d rows, %.0f/s, %s left", m.env, m.what, drawing, done, total, rate, left)
+}
+
+const (
+	maxRounds = 50 // of passes; each finds only what was written during the one before
+	flipTries = 60
+	flipPause = 100 * time.Millisecond
+
+	// flipMemory is what the server may use to join staged rows with those in place: with its 4 MB by default a million rows
+	// take twice as long, since they go through files.
+	flipMemory = "64MB"
+)
+
+// flip puts all staged ciphertexts in the place of what they were made from (forward), or the kept ones back. It is one
+// transaction. A row that is not what it should be stays as it is.
+func (j *job) flip(ctx context.Context, forward bool) error {
+	for _, t := range j.tables { // without statistics the planner takes the staged rows for a few, and compares each with each
+		if err := j.patiently(ctx, func(tx pgx.Tx) error {
+			_, err := execOne(ctx, tx, "ANALYZE "+t.staged)
+			return err
+		}); err != nil {
+			return fmt.Errorf("analyzing the staged rows: %w", err)
+		}
+	}
+	var begun time.Time
+	var rows int64
+	err := j.patiently(ctx, func(tx pgx.Tx) error {
+		begun, rows = time.Now(), 0
+		if _, err := execOne(ctx, tx, "SET LOCAL work_mem = '"+flipMemory+"'"); err != nil {
+			return err
+		}
+		for _, t := range j.tables {
+			done, err := execOne(ctx, tx, flipStatement(t, forward))
+			if err != nil {
+				return fmt.Errorf("replacing rows of %s: %w", t.column, err)
+			}
+			rows += done.RowsAffected()
+		}
+		return nil
+	})
+	if err == nil && j.options.Flipped != nil {
+		j.options.Flipped(rows, time.Since(begun))
+	}
+	return err
+}
+
+func flipStatement(t table, forward bool) string {
+	was, becomes := "s.old", "s.new"
+	if !forward {
+		was, becomes = becomes, was
+	}
+	return fmt.Sprintf("UPDATE %s t SET %s FROM %s s WHERE %s AND %s = %s", t.name(), t.sets(becomes), t.staged, t.joins(), t.value(), was)
+}
+
+// patiently runs a transaction again while somebody holds a row for longer than we like to wait with all others locked.
+func (j *job) patiently(ctx context.Context, do func(tx pgx.Tx) error) (err error) {
+	for range flipTries {
+		if err = j.db.tx(ctx, do); err == nil || !again(err) {
+			return err
+		}
+		if err := backoff.Wait(ctx, flipPause); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("rows stay locked by other transactions: %w", err)
+}
+
+// replace flips what is staged, and goes over all columns until no row is left under the old key: every envelope has opened
+// under the new one then. Unreadable rows are counted and keep no other row from being replaced: with the flip begun, rows
+// under the old key help nobody.
+func (j *job) replace(ctx context.Context) ([]workload.ColumnReport, error) {
+	if !j.options.InPlace {
+		if err := j.flip(ctx, true); err != nil {
+			return nil, err
+		}
+	}
+	return j.settle(ctx, j.ring)
+}
+
+// sweep finds and replaces what somebody has written under the old key since. Rows that hold what we have put there have
+// been opened by then and are only counted, so that it may be done again and again.
+func (j *job) sweep(ctx context.Context) ([]workload.ColumnReport, error) {
+	if j.options.InPlace {
+		return j.settle(ctx, j.ring)
+	}
+	return j.settleIn(ctx, func(ctx context.Context, t table) (counts, error) { return j.passStrays(ctx, t) })
+}
+
+// settle replaces rows where they are, until none is left.
+func (j *job) settle(ctx context.Context, r func(table) *ring) ([]workload.ColumnReport, error) {
+	return j.settleIn(ctx, func(ctx context.Context, t table) (counts, error) { return j.pass(ctx, t, r(t), j.page, true) })
+}
+
+func (j *job) settleIn(ctx context.Context, pass func(context.Context, table) (counts, error)) ([]workload.ColumnReport, error) {
+	for range maxRounds {
+		reports, err := j.countIn(ctx, pass)
+		if err != nil {
+			return reports, err
+		}
+		if left, _ := (workload.WorkReport{Columns: reports}).Left(); left == 0 {
+			return reports, nil
+		}
+	}
+	return nil, fmt.Errorf("rows under the old key keep appearing: after %d rounds some are left; which process still writes with the old key?", maxRounds)
+}
+
+// revert puts the kept ciphertexts back, and brings rows that were written since under the new key to the old one.
+func (j *job) revert(ctx context.Context) ([]workload.ColumnReport, error) {
+	if !j.options.InPlace {
+		if err := j.flip(ctx, false); err != nil {
+			return nil, err
+		}
+	}
+	back := map[key.Layout]*ring{}
+	for layout, r := range j.rings {
+		back[layout] = r.reversed()
+	}
+	return j.settle(ctx, func(t table) *ring { return back[t.column.Layout] })
 }

@@ -3,12 +3,14 @@
 package supervise
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"syscall"
 	"time"
@@ -175,5 +177,140 @@ func (p *Process) endGroup(group int, until time.Time) {
 			signal = syscall.SIGKILL
 		}
 		<-time.After(pause)
+	}
+}
+
+// replace starts the next process beside the one that runs, and stops that only once the next one is healthy. If it does
+// not come to that, the next one is ended and the one before continues.
+func (p *Process) replace(ctx context.Context, old *child) error {
+	p.mu.Lock()
+	b := p.bundle
+	p.mu.Unlock()
+	env, sum, err := p.o.environment(b)
+	if err != nil {
+		return err
+	}
+	path, err := Find(p.o.Command)
+	if err != nil {
+		return err
+	}
+	next, err := p.begin(path, env, sum, true)
+	if err != nil {
+		return fmt.Errorf("the process before continues: %w", err)
+	}
+	err = p.ready(ctx, next, b.Etag)
+	p.mu.Lock()
+	switch {
+	case err != nil:
+	case next.over:
+		err = fmt.Errorf("it ended with status %d", next.status())
+	case p.over || p.leaving || old.over:
+		err = errLeaving
+	default:
+		p.current, p.next = next, nil
+		old.stopping = true
+	}
+	failed, ending := err != nil, p.over || p.leaving || old.over
+	p.mu.Unlock()
+	if !failed {
+		p.halt(old)
+		return nil
+	}
+	p.abandon(next)
+	if ending {
+		return errLeaving
+	}
+	return fmt.Errorf("the next process is not healthy, and the one before continues: %w", err)
+}
+
+// ready waits until the next process answers, and is known by its etag.
+func (p *Process) ready(ctx context.Context, next *child, etag string) error {
+	const pause = 50 * time.Millisecond
+	for until := time.Now().Add(p.o.ReadyTimeout); ; {
+		err := p.o.Checker.Check(ctx, etag)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-next.done:
+			return fmt.Errorf("it ended with status %d", next.status())
+		case <-time.After(pause):
+		}
+		p.mu.Lock()
+		ending := p.over || p.leaving
+		p.mu.Unlock()
+		switch {
+		case ending:
+			return errLeaving
+		case time.Now().After(until):
+			return fmt.Errorf("it is unhealthy after %s: %w", p.o.ReadyTimeout, err)
+		}
+	}
+}
+
+// abandon ends a process that was to be the next one.
+func (p *Process) abandon(next *child) {
+	p.mu.Lock()
+	next.stopping = true
+	if p.next == next {
+		p.next = nil
+	}
+	p.mu.Unlock()
+	p.halt(next)
+}
+
+// passedOn are the signals that somebody outside may mean for the workload. The rest is the kernel's with this process
+// (SIGCHLD, SIGPIPE, SIGURG and the like), or cannot be caught.
+var passedOn = []os.Signal{
+	syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH,
+	syscall.SIGALRM, syscall.SIGCONT, syscall.SIGIO, syscall.SIGPWR,
+}
+
+// Forward passes signals on until ctx ends. Ready is called once none is lost any more.
+func (p *Process) Forward(ctx context.Context, ready func()) {
+	signals := make(chan os.Signal, 64)
+	for _, s := range passedOn {
+		if !signal.Ignored(s) { // as under nohup: the workload inherits that
+			signal.Notify(signals, s)
+		}
+	}
+	defer signal.Stop(signals)
+	ready()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case s := <-signals:
+			if s, ok := s.(syscall.Signal); ok {
+				p.Pass(s)
+			}
+		}
+	}
+}
+
+// Pass forwards a signal to the workload. After a signal that asks the workload to end, Process does not start it again and sets
+// no timeout; the caller decides when to send SIGKILL.
+func (p *Process) Pass(s syscall.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	asks := s == syscall.SIGTERM || s == syscall.SIGINT
+	p.leaving = p.leaving || asks
+	for _, c := range []*child{p.current, p.next} {
+		if c == nil {
+			continue
+		}
+		if err := c.signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			p.log.Warn("signal not passed on", "signal", s.String(), "error", err)
+			continue
+		}
+		p.log.Debug("signal passed on", "signal", s.String(), "pid", c.pid())
+	}
+	switch {
+	case p.current != nil:
+	case asks || s == syscall.SIGQUIT:
+		p.leaving = true
+		p.finish(128+int(s), "") // it was never started, or is between two starts
 	}
 }

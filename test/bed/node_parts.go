@@ -5,12 +5,18 @@ package bed
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // podRange is the addresses of pods.
@@ -185,4 +191,225 @@ func (n *Node) startKubelet() error {
 		return err
 	}
 	return n.part("kubelet", "--config="+config, "--kubeconfig="+client, "--root-dir="+filepath.Join(n.dir, "kubelet"), "--hostname-override="+nodeName, "--node-ip="+NodeAddress)
+}
+
+// pauseImage is what every pod stands on.
+const pauseImage = "registry.local/pause:1"
+
+// BuildImage makes an image of a static program by hyvve-images, as the project's own are made, and lets the node have it. It runs the
+// program, as user 65532; flags are further ones of hyvve-images. The program is at /usr/local/bin, and for short at /NAME, too.
+func (n *Node) BuildImage(ctx context.Context, name, program string, flags ...string) error {
+	if err := n.buildImage(ctx, name, program, flags); err != nil {
+		return fmt.Errorf("image %s: %w", name, err)
+	}
+	return nil
+}
+
+func (n *Node) buildImage(ctx context.Context, name, program string, flags []string) error {
+	images := Tool("bin", "hyvve-images")
+	if !exists(images) {
+		return errors.New("no hyvve-images: run make build (make test-k8s does)")
+	}
+	dir, err := os.MkdirTemp(n.dir, "image-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // it goes with the bed
+	archive := filepath.Join(dir, "archive.tar")
+	args := append([]string{"--name=" + name, "--output=" + archive}, flags...)
+	build := spec{name: "hyvve-images", path: images, args: append(args, program), env: os.Environ(), dir: dir}
+	if err := build.run(ctx); err != nil {
+		return err
+	}
+	return n.LoadImage(ctx, archive)
+}
+
+// LoadImage lets the node have the images of an archive, one of Docker's or an OCI layout in a tar file.
+func (n *Node) LoadImage(ctx context.Context, path string) error {
+	return n.ctr(ctx, "images", "import", path)
+}
+
+// Rollout waits until a rollout is done, such as that of deployment/api.
+func (n *Node) Rollout(ctx context.Context, namespace, what string) error {
+	_, err := n.Kubectl(ctx, "", "-n", namespace, "rollout", "status", what, "--timeout=120s")
+	if err == nil {
+		return nil
+	}
+	ctx = context.WithoutCancel(ctx)
+	pods, _ := n.Kubectl(ctx, "", "-n", namespace, "get", "pods", "-o", "wide")
+	events, _ := n.Kubectl(ctx, "", "-n", namespace, "get", "events", "--sort-by=.lastTimestamp", "-o", "custom-columns=O:.involvedObject.name,R:.reason,M:.message")
+	if lines := strings.Split(events, "\n"); len(lines) > 30 {
+		events = strings.Join(lines[len(lines)-30:], "\n")
+	}
+	said := ""
+	if all, err := n.Pods(ctx, namespace, ""); err == nil {
+		for _, p := range all {
+			if !p.Ready {
+				text, _ := n.Kubectl(ctx, "", "-n", namespace, "logs", p.Name, "--all-containers", "--prefix", "--tail=10")
+				said += text
+			}
+		}
+	}
+	return fmt.Errorf("%w\n%s\n%s\n%s", err, pods, events, said)
+}
+
+// Pod is what is known of one that runs.
+type Pod struct {
+	Name, IP string
+	Ready    bool
+	Ending   bool // it was asked to end
+	Restarts map[string]int
+	IDs      map[string]string // of its containers, at containerd
+}
+
+// Pods returns those of a namespace that a selector, such as app=api, finds.
+func (n *Node) Pods(ctx context.Context, namespace, selector string) ([]Pod, error) {
+	type status struct {
+		Name, ContainerID string
+		RestartCount      int
+	}
+	var list struct {
+		Items []struct {
+			Metadata struct {
+				Name              string
+				DeletionTimestamp *string
+			}
+			Status struct {
+				PodIP                                    string
+				Conditions                               []struct{ Type, Status string }
+				ContainerStatuses, InitContainerStatuses []status
+			}
+		}
+	}
+	if err := n.Do(ctx, http.MethodGet, "/api/v1/namespaces/"+namespace+"/pods?labelSelector="+selector, nil, &list); err != nil {
+		return nil, err
+	}
+	var pods []Pod
+	for _, item := range list.Items {
+		p := Pod{Name: item.Metadata.Name, IP: item.Status.PodIP, Ending: item.Metadata.DeletionTimestamp != nil, Restarts: map[string]int{}, IDs: map[string]string{}}
+		for _, c := range item.Status.Conditions {
+			p.Ready = p.Ready || c.Type == "Ready" && c.Status == "True"
+		}
+		for _, s := range append(item.Status.ContainerStatuses, item.Status.InitContainerStatuses...) {
+			p.Restarts[s.Name], p.IDs[s.Name] = s.RestartCount, strings.TrimPrefix(s.ContainerID, "containerd://")
+		}
+		pods = append(pods, p)
+	}
+	return pods, nil
+}
+
+// PodIP returns a pod's address.
+func (n *Node) PodIP(ctx context.Context, namespace, pod string) (string, error) {
+	var answer struct {
+		Status struct{ PodIP string }
+	}
+	if err := n.Do(ctx, http.MethodGet, "/api/v1/namespaces/"+namespace+"/pods/"+pod, nil, &answer); err != nil {
+		return "", err
+	}
+	if answer.Status.PodIP == "" {
+		return "", fmt.Errorf("pod %s has no address yet", pod)
+	}
+	return answer.Status.PodIP, nil
+}
+
+// Logs returns what a container has said.
+func (n *Node) Logs(ctx context.Context, namespace, pod, container string) (string, error) {
+	return n.Kubectl(ctx, "", "-n", namespace, "logs", pod, "-c", container)
+}
+
+// Exec runs a program in a container.
+func (n *Node) Exec(ctx context.Context, namespace, pod, container string, args ...string) (string, error) {
+	return n.Kubectl(ctx, "", append([]string{"-n", namespace, "exec", pod, "-c", container, "--"}, args...)...)
+}
+
+// KillContainer ends a container's processes as a crash would.
+func (n *Node) KillContainer(ctx context.Context, namespace, pod, container string) error {
+	pods, err := n.Pods(ctx, namespace, "")
+	if err != nil {
+		return err
+	}
+	for _, p := range pods {
+		if id := p.IDs[container]; p.Name == pod && id != "" {
+			return n.killByID(id)
+		}
+	}
+	return fmt.Errorf("pod %s has no container %s that runs", pod, container)
+}
+
+// killByID finds the processes of a container by their group, whose name is the container's.
+func (n *Node) killByID(id string) error {
+	files, err := filepath.Glob("/proc/[0-9]*/cgroup")
+	if err != nil {
+		return err
+	}
+	killed := 0
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil || !strings.Contains(string(text), id) {
+			continue // it has ended meanwhile, or is another's
+		}
+		var pid int
+		if _, err := fmt.Sscanf(file, "/proc/%d/cgroup", &pid); err != nil {
+			return err
+		}
+		if syscall.Kill(pid, syscall.SIGKILL) == nil {
+			killed++
+		}
+	}
+	if killed == 0 {
+		return fmt.Errorf("container %s has no processes", id)
+	}
+	return nil
+}
+
+// Evict asks for a pod's eviction, as a drain of the node does. What its budget forbids is an [apierrors.StatusError] with code 429.
+func (n *Node) Evict(ctx context.Context, namespace, pod string) error {
+	body := json.RawMessage(fmt.Sprintf(`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":%q}}`, pod))
+	return n.Do(ctx, http.MethodPost, "/api/v1/namespaces/"+namespace+"/pods/"+pod+"/eviction", []byte(body), nil)
+}
+
+// network is a network namespace.
+type network struct{ file *os.File }
+
+// within does something on a thread that is in the network; sockets that it makes stay there. The thread is given up
+// afterwards where it does not find its way back.
+func (n network) within(do func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			done <- err
+			return
+		}
+		defer home.Close() //nolint:errcheck // read only
+		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("entering the cluster's network: %w", err)
+			return
+		}
+		err = do()
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// dial connects to an address of the network.
+func (n network) dial(ctx context.Context, address string) (conn net.Conn, err error) {
+	err = n.within(func() error {
+		conn, err = (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "tcp4", address)
+		return err
+	})
+	return conn, err
+}
+
+// listen listens at an address of the network.
+func (n network) listen(ctx context.Context, address string) (l net.Listener, err error) {
+	err = n.within(func() error {
+		l, err = (&net.ListenConfig{}).Listen(ctx, "tcp4", address)
+		return err
+	})
+	return l, err
 }

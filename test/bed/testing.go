@@ -4,11 +4,17 @@ package bed
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // ForTest makes a bed that is closed when the test ends. Where set-up is missing, it skips the test.
@@ -163,4 +169,99 @@ func Main(m *testing.M) {
 		}
 	}
 	os.Exit(code)
+}
+
+// Need skips a test on real servers under "go test -short", and where set-up or build is missing, as on a fresh clone.
+func Need(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		kit.Skip(t, "runs on real servers, which -short leaves out")
+	}
+	if err := equipped(); err != nil {
+		kit.Skip(t, fmt.Sprintf(`needs "make setup build": %v`, err))
+	}
+}
+
+// NeedKubernetes is [Need] for a test on Kubernetes.
+func NeedKubernetes(t testing.TB) {
+	t.Helper()
+	Need(t)
+	if _, err := kubernetesTool("kube-apiserver"); err != nil {
+		kit.Skip(t, fmt.Sprintf(`needs "make setup": %v`, err))
+	}
+}
+
+// equipped returns an error that names the first part that set-up or build should have brought.
+func equipped() error {
+	for _, built := range []string{Tool("plugins", PluginName), Tool("bin", "hyvve-sidecar"), Tool("bin", "hyvve-demo")} {
+		if !exists(built) {
+			return fmt.Errorf("%s is not built", built)
+		}
+	}
+	if !exists(Tool("tools", "dotenv")) {
+		return errors.New("npm's dotenv is not fetched")
+	}
+	if !exists(Tool("tools", "postgres18")) && !exists("/usr/lib/postgresql/18") {
+		return errors.New("PostgreSQL 18 is not fetched")
+	}
+	for _, find := range []func() (string, error){
+		VaultBinary,
+		bouncerBinary,
+		prometheusBinary,
+		func() (string, error) { return exec.LookPath("redis-server") },
+		func() (string, error) { return (&Bed{}).postgresBin(0) },
+	} {
+		if _, err := find(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Program is any other program that runs in the bed.
+type Program struct {
+	LogPath string
+	process *process
+}
+
+// Program starts one; it ends with the bed, or with us.
+func (b *Bed) Program(name, path string, args, env []string) (*Program, error) {
+	p, err := b.start(spec{
+		name: name, path: path, args: args, dir: b.Dir, env: append([]string{"PATH=" + os.Getenv("PATH")}, env...),
+		stopSignal: syscall.SIGTERM, dieSignal: syscall.SIGKILL,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Program{LogPath: p.log, process: p}, nil
+}
+
+// Stop asks it to end.
+func (p *Program) Stop() error { return p.process.stop(stopPatience) }
+
+// Kill ends it as a crash would.
+func (p *Program) Kill() { p.process.kill() }
+
+// PID is its process number.
+func (p *Program) PID() int { return p.process.cmd.Process.Pid }
+
+// Running reports whether it has not ended.
+func (p *Program) Running() bool { return p.process.running() }
+
+// Done is closed when it has ended.
+func (p *Program) Done() <-chan struct{} { return p.process.done }
+
+// Tail is the end of what it printed.
+func (p *Program) Tail() string { return p.process.tail() }
+
+// alive reports whether a process runs. One that has ended and was not waited for does not: it holds nothing.
+func alive(pid int) bool {
+	p, err := proc.Read(pid)
+	return err == nil && !p.Ended()
+}
+
+// stopped reports whether a process is stopped by a signal, or gone.
+func stopped(pid int) bool {
+	p, err := proc.Read(pid)
+	return err != nil || p.State == 'T' || p.Ended()
 }

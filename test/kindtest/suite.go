@@ -4,13 +4,19 @@ package kindtest
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"math/rand/v2"
+	"regexp"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
@@ -229,6 +235,131 @@ func (s *suite) eventually(what string, holds func() bool) {
 		case <-ticker.C:
 		case <-deadline:
 			s.Fatalf("%s does not come about within %v", what, late)
+		}
+	}
+}
+
+// queryCredentials are parameters with which a URL's query logs in as somebody else than it says before the host, and the
+// names under which an error should call them.
+var queryCredentials = []struct{ parameters, name string }{
+	{"password=", "password"},
+	{"pass%77ord=", "password"},
+	{"x=y&user=", "user"},
+	{"UserName=", "username"},
+	{"sslPassword=", "sslpassword"},
+	{"passfile=/tmp/", "passfile"},
+	{"service=", "service"},
+}
+
+// withQuery is a URL with parameters more; ok is false for what is no URL.
+func withQuery(text, parameters string) (url string, ok bool) {
+	mark := "?"
+	if strings.Contains(text, "?") {
+		mark = "&"
+	}
+	return text + mark + parameters + canary, strings.Contains(text, "://")
+}
+
+// refusesQuery fails unless a URL with credentials in its query is refused by the parameter's name.
+func (s *suite) refusesQuery(what, text string, try func(url string) error) {
+	s.Helper()
+	s.canaries(canary)
+	for _, of := range queryCredentials {
+		url, ok := withQuery(text, of.parameters)
+		if !ok {
+			return
+		}
+		err := try(url)
+		s.secrets.absent(s, "the error for a credential in the query of "+what, err)
+		if err == nil || !strings.Contains(err.Error(), of.name) {
+			s.Errorf("%s with %s in its query is not refused by the name %s: %v", what, of.parameters, of.name, err)
+		}
+	}
+}
+
+// queryOfConnection is for the field from which a password is moved among the secrets.
+func queryOfConnection(s *suite) {
+	c := s.Connection
+	s.refusesQuery("a connection's "+fieldURL, c.Options[fieldURL], func(url string) error {
+		with := c
+		with.Options = maps.Clone(c.Options)
+		with.Options[fieldURL] = url
+		_, err := s.connector().NormalizeConnection(with)
+		return err
+	})
+}
+
+// queryOfValue is for values that are URLs.
+func queryOfValue(s *suite) {
+	current, ok := s.key.Current()
+	if !ok {
+		return
+	}
+	s.refusesQuery("a value", current.Value.Reveal(), func(url string) error {
+		_, err := s.Kind.Check(s.key.Options, key.NewValue(url))
+		return err
+	})
+}
+
+// shortest is the length in bytes below which a secret could stand in an error by chance.
+const shortest = 6
+
+var percent = regexp.MustCompile("%[0-9A-Fa-f]{2}")
+
+// secrets are texts that nothing may hold which a kind says.
+type secrets struct{ forms []string }
+
+// add takes values, and the password that a value holds where it is a URL, in every way that they are written.
+func (x *secrets) add(t testing.TB, values ...key.Value) {
+	t.Helper()
+	for _, v := range values {
+		text := v.Reveal()
+		if text == "" {
+			continue
+		}
+		parts := []string{text}
+		if scheme, rest, ok := strings.Cut(text, "://"); ok {
+			if u, err := dsn.Parse(text, scheme); err == nil && !u.Password.Empty() {
+				raw, _, _ := strings.Cut(rest[strings.Index(rest, ":")+1:], "@")
+				parts = append(parts, u.Password.Reveal(), raw)
+			}
+		}
+		for _, part := range parts {
+			if len(part) < shortest {
+				t.Fatalf("a secret of the World has %d bytes, which may stand in an error by chance; use %d or more", len(part), shortest)
+			}
+			quoted := strings.Trim(fmt.Sprintf("%q", part), `"`)
+			x.forms = append(x.forms, part, quoted)
+		}
+	}
+	slices.Sort(x.forms)
+	x.forms = slices.Compact(x.forms)
+}
+
+// absent fails if an error, or one that it wraps, tells a secret.
+func (x *secrets) absent(t testing.TB, where string, err error) {
+	t.Helper()
+	for ; err != nil; err = errors.Unwrap(err) {
+		x.absentText(t, where, fmt.Sprintf("%v %+v", err, err))
+	}
+}
+
+// absentText fails if a text tells a secret, as it is or percent-encoded in whichever way. The failure does not show it.
+func (x *secrets) absentText(t testing.TB, where, text string) {
+	t.Helper()
+	decoded := percent.ReplaceAllStringFunc(text, func(code string) string {
+		c, err := strconv.ParseUint(code[1:], 16, 8)
+		if err != nil {
+			return code
+		}
+		return string([]byte{byte(c)})
+	})
+	for _, plain := range []string{text, decoded, strings.ReplaceAll(decoded, "+", " ")} {
+		for _, form := range x.forms {
+			if strings.Contains(plain, form) {
+				t.Errorf("%s holds a secret: %s", where, strings.ReplaceAll(plain, form, "[the secret]"))
+				return
+			}
 		}
 	}
 }

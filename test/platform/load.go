@@ -14,6 +14,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	facts "github.com/hyvve/vault-plugin-secrets-hyvve/internal/platform"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/platform/app"
 )
@@ -177,4 +184,112 @@ func (l *Load) Counts(ctx context.Context) (Counts, error) {
 		}
 	}
 	return c, nil
+}
+
+// ColumnResult is a column at the end.
+type ColumnResult struct {
+	Column     string `json:"column"`
+	Rows       int    `json:"rows"`
+	Current    int    `json:"open_under_current"`
+	Old        int    `json:"open_under_old"`
+	Unreadable int    `json:"unreadable"`
+	Changed    int    `json:"other_plaintext"`
+}
+
+// VerifyRows opens every row under the current keys, and those that do not open under the values of before.
+func (w *World) VerifyRows(ctx context.Context, current map[string]key.Value) ([]ColumnResult, error) {
+	conn, err := pgx.Connect(ctx, w.Postgres.AdminURL(databaseName))
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // nothing is pending
+	now, err := rings(current)
+	if err != nil {
+		return nil, err
+	}
+	before, err := rings(w.Initial)
+	if err != nil {
+		return nil, err
+	}
+	var results []ColumnResult
+	at := map[string]int{}
+	for _, row := range w.Rows {
+		name := row.Table + "." + row.Column
+		if _, ok := at[name]; !ok {
+			at[name] = len(results)
+			results = append(results, ColumnResult{Column: name})
+		}
+		result := &results[at[name]]
+		result.Rows++
+		var text string
+		if err := conn.QueryRow(ctx, fmt.Sprintf("SELECT %s FROM %s WHERE id = $1", row.Column, row.Table), row.ID).Scan(&text); err != nil {
+			return nil, fmt.Errorf("%s %s: %w", row.Table, row.ID, err)
+		}
+		e, err := envelope.Parse(text)
+		if err != nil {
+			result.Unreadable++
+			continue
+		}
+		plaintext, err := now[row.Layout].Open(e)
+		if err == nil {
+			result.Current++
+		} else if plaintext, err = before[row.Layout].Open(e); err == nil {
+			result.Old++
+		} else {
+			result.Unreadable++
+			continue
+		}
+		if string(plaintext) != row.Plaintext {
+			result.Changed++
+		}
+	}
+	return results, nil
+}
+
+func rings(values map[string]key.Value) (map[key.Layout]*envelope.Keyring, error) {
+	all := map[key.Layout]*envelope.Keyring{}
+	for layout, env := range map[key.Layout]string{key.TagFirst: facts.MasterKey, key.TagLast: facts.BetterAuth} {
+		r, err := envelope.NewKeyring(layout, values[env])
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", env, err)
+		}
+		all[layout] = r
+	}
+	return all, nil
+}
+
+// Follow looks at a rotation until it ends, and shows each step and, every other second, what it waits for.
+func Follow(ctx context.Context, engine *client.Client, id string, show func(api.Rotation)) (api.Rotation, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	shown, shownAt := "", time.Time{}
+	for {
+		r, err := engine.Rotation(ctx, id)
+		if err != nil {
+			return r, fmt.Errorf("rotation %s: %w", id, err)
+		}
+		if at := r.State + r.Step; at != shown || time.Since(shownAt) > 2*time.Second {
+			shown, shownAt = at, time.Now()
+			show(r)
+		}
+		if r.Ended() {
+			return r, nil
+		}
+		select {
+		case <-ctx.Done():
+			return r, fmt.Errorf("rotation %s is still %s %s: %s", id, r.State, r.Step, r.NextGate)
+		case <-ticker.C:
+		}
+	}
+}
+
+// Short cuts a text for one line of a terminal.
+func Short(text string) string {
+	const most = 110
+	if r := []rune(text); len(r) > most {
+		return string(r[:most]) + "…"
+	}
+	return text
 }

@@ -8,7 +8,9 @@ package platform
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -264,4 +266,114 @@ func (w *World) awaitHealthy(ctx context.Context, url, name string) error {
 		case <-ticker.C:
 		}
 	}
+}
+
+// StartExec starts one more instance of agents, which reads its keys from the environment at its start, as the platform's
+// own do, and is therefore run by its sidecar. It returns the instance's name; its URL is the last of Agents.
+func (w *World) StartExec(ctx context.Context, n int) (string, error) {
+	p, err := w.place(ctx, "agents", n)
+	if err != nil {
+		return p.name, err
+	}
+	return p.name, w.startExec(ctx, p, "", w.APIs)
+}
+
+// StartScraped starts one as StartExec does, which calls api at a URL, and has the sidecar's proxy before it for
+// METRICS_API_KEY. It returns the proxy's URL besides.
+func (w *World) StartScraped(ctx context.Context, n int, api string) (name, url string, err error) {
+	p, err := w.place(ctx, "agents", n)
+	if err != nil {
+		return p.name, "", err
+	}
+	port, err := bed.FreePort()
+	if err != nil {
+		return p.name, "", err
+	}
+	listen := fmt.Sprintf("127.0.0.1:%d", port)
+	block := fmt.Sprintf(`
+proxy {
+  listen   = %q
+  upstream = %q
+  key      = "METRICS_API_KEY"
+  state    = "%s/proxy-state"
+}
+`, listen, p.url(), p.dir)
+	return p.name, "http://" + listen, w.startExec(ctx, p, block, []string{api})
+}
+
+func (w *World) startExec(ctx context.Context, p place, blocks string, apis []string) error {
+	blocks += `exec { keys = ["AGENT_SERVICE_TOKEN", "METRICS_API_KEY", "REDIS_URL"] }` + p.healthBlock()
+	if err := w.startSidecar(p, "exec", blocks, "--", w.binary, p.workload, "--instance="+p.name, "--address="+p.address, "--api="+strings.Join(apis, ",")); err != nil {
+		return err
+	}
+	w.Apps[p.name] = w.Sidecars[p.name] // they end together
+	w.Agents = append(w.Agents, p.url())
+	return w.awaitHealthy(ctx, p.url(), p.name)
+}
+
+// StartProxy starts one more instance of api, whose process is somebody else's at upstream and holds the token that it
+// started with, as the platform's guard does. Clients come to the sidecar's proxy, whose URL it gives.
+func (w *World) StartProxy(ctx context.Context, n int, upstream string) (string, error) {
+	p, err := w.place(ctx, "api", n)
+	if err != nil {
+		return "", err
+	}
+	blocks := fmt.Sprintf(`
+render "json" {
+  path = "%s/secrets.json"
+  keys = ["AGENT_SERVICE_TOKEN"]
+}
+proxy {
+  listen   = %q
+  upstream = %q
+  key      = "AGENT_SERVICE_TOKEN"
+}
+`, p.dir, p.address, upstream)
+	if err := w.startSidecar(p, "agent", blocks); err != nil {
+		return "", err
+	}
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		if conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", p.address); err == nil {
+			return p.url(), conn.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-w.Sidecars[p.name].Done():
+			return "", fmt.Errorf("the sidecar of %s ended:\n%s", p.name, w.Sidecars[p.name].Tail())
+		case <-ticker.C:
+		}
+	}
+}
+
+// AddWorkload tells the engine of one more workload, as hyvve/workloads/ takes it, and lets its sidecars log in.
+func (w *World) AddWorkload(ctx context.Context, name string, data map[string]any) error {
+	logical := w.Server.Client.Logical()
+	if _, err := logical.WriteWithContext(ctx, "hyvve/workloads/"+name, data); err != nil {
+		return fmt.Errorf("workload %s: %w", name, err)
+	}
+	if err := w.Server.Client.Sys().PutPolicyWithContext(ctx, name, fmt.Sprintf(policy, name)); err != nil {
+		return err
+	}
+	_, err := logical.WriteWithContext(ctx, "auth/approle/role/"+name, map[string]any{"token_policies": name, "token_ttl": "1h"})
+	return err
+}
+
+// Place makes the directory of one more instance of a workload, for its files, and returns its name and that directory.
+func (w *World) Place(workload string, n int) (name, dir string, err error) {
+	name = instance(workload, n)
+	dir = filepath.Join(w.Bed.Dir, name)
+	return name, dir, os.MkdirAll(dir, 0o700)
+}
+
+// StartSidecar starts the agent of an instance, whose process is somebody else's. Blocks are the configuration without login
+// and names.
+func (w *World) StartSidecar(ctx context.Context, workload string, n int, blocks string) error {
+	p, err := w.place(ctx, workload, n)
+	if err != nil {
+		return err
+	}
+	return w.startSidecar(p, "agent", blocks)
 }

@@ -6,11 +6,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/token"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
 // server is a kind whose values a server verifies: the credentials that are valid there, by key name.
@@ -180,4 +185,164 @@ func (w *world) sessions(env, value string) int {
 		}
 	}
 	return n
+}
+
+// database has rows that a key encrypts, each the number of the version whose value opens it, by key name. It keeps
+// what the real worker keeps in its side schema: how far the work of each rotation is, so that a late worker cannot do
+// what the rotation has gone back on (sidecar/reencrypt).
+type database struct {
+	w    *world
+	rows map[string][]int
+	rank map[string]int // of the newest work, by rotation and key
+
+	flipped map[string]bool // rotations and keys of which some rows were under the new version
+	stray   map[string]bool // keys with a row that nobody who is left has written, or of a backup; it need not open everywhere
+}
+
+// work does a piece of work and counts.
+func (d *database) work(task workload.Work, accepts []int) workload.WorkReport {
+	job := task.Rotation + "/" + task.Key
+	report := workload.WorkReport{ID: task.ID, Done: true}
+	if task.Rank() < d.rank[job] {
+		return workload.WorkReport{ID: task.ID, Error: "the rotation has gone on"}
+	}
+	d.commitLate(task, accepts)
+	d.rank[job] = max(d.rank[job], task.Rank())
+	rows := d.rows[task.Key]
+	to := task.To
+	d.flipped[job] = d.flipped[job] || task.Phase == workload.PhaseFlip
+	if task.Phase == workload.PhaseRevert || task.Phase == workload.PhaseCheck && accepts[0] == task.From {
+		to = task.From
+	}
+	count := workload.ColumnReport{Column: "t.c", Total: len(rows)}
+	for n, version := range rows {
+		if version != to && slices.Contains(accepts, version) && replaces[task.Phase] { // those of undeleted versions, too
+			rows[n] = to
+		}
+		switch {
+		case rows[n] == to:
+			count.Rotated++
+		case task.Phase == workload.PhaseCheck && slices.Contains(accepts, rows[n]):
+			count.Other++
+		case task.Phase == workload.PhaseCheck: // it opens under nothing that is at hand
+			count.Bad++
+		default:
+			count.Left++
+		}
+	}
+	if replaces[task.Phase] {
+		delete(d.stray, task.Key)
+	}
+	if task.Phase != workload.PhaseWipe {
+		report.Columns, report.Place = []workload.ColumnReport{count}, place(1)
+	}
+	d.w.changed = true
+	d.w.logf("%s of %s: %d rows, %d left", task.Phase, task.Key, count.Total, count.Left+count.Bad)
+	if replaces[task.Phase] || task.Phase == workload.PhaseWipe { // what it has just made sure of, somebody may undo
+		d.w.writeSoon()
+	}
+	return report
+}
+
+// place is a database; 1 is the only one that there is.
+func place(system int) *workload.Place {
+	return &workload.Place{System: strconv.Itoa(system), Database: "hyvve", OID: 5, Primary: true, Tables: []workload.PlaceTable{{Column: "t.c", OID: 7}}}
+}
+
+// commitLate commits a transaction, now and then, that an instance which is gone had begun: between the last pass over the
+// rows and the end of the version that goes, a row is under it again.
+func (d *database) commitLate(task workload.Work, accepts []int) {
+	rows := d.rows[task.Key]
+	flipped := d.flipped[task.Rotation+"/"+task.Key]
+	if task.Phase != workload.PhaseWipe || d.w.calm || !flipped || len(accepts) == 0 || !d.w.chance(25) {
+		return
+	}
+	leaving := task.From + task.To - accepts[0]
+	rows[d.w.rng.IntN(len(rows))], d.stray[task.Key] = leaving, true
+	d.w.logf("a late transaction writes a row of %s under version %d", task.Key, leaving)
+}
+
+// replaces are the phases that bring rows from one version to the other.
+var replaces = map[workload.Phase]bool{workload.PhaseFlip: true, workload.PhaseSweep: true, workload.PhaseRevert: true}
+
+// newToken is a login that nobody has had. Those of a workload are mostly of one entity, as pods of a service account are.
+func (w *world) newToken(workload string) fleet.Token {
+	w.tokens++
+	id := fmt.Sprintf("t%d", w.tokens)
+	entity := "e-" + workload
+	if w.chance(10) {
+		entity = "e-" + id
+	}
+	return fleet.Token{ID: id, Accessor: "a-" + id, Entity: entity, Name: id}
+}
+
+// inherit lets a process that takes the name of one that has died have what it may of it: the secret, as where it was kept
+// on a disk; the token, as where that is in a file; or nothing, as in a new pod.
+func (p *process) inherit(old *process) {
+	switch p.w.rng.IntN(3) {
+	case 0:
+		if old.extends && old.reading != nil {
+			p.extends, p.secret = true, old.reading.Secret
+		}
+	case 1:
+		p.token = old.token
+	}
+}
+
+// proof is what a process shows when it reads. Sidecars of earlier releases show nothing.
+func (p *process) proof() key.Value {
+	switch {
+	case !p.extends:
+		return key.Value{}
+	case p.reading != nil:
+		return p.reading.Secret
+	}
+	return p.secret
+}
+
+// relogin logs a process in again. It reads its bundle then, and does nothing else until it was let.
+func (p *process) relogin() {
+	if p.liar { // two logins would be two witnesses
+		return
+	}
+	p.token, p.stale = p.w.newToken(p.workload), true
+	if p.agent != nil {
+		p.agent.revoked = true
+	}
+	p.w.logf("%s logs in again, as %s", p.name(), p.token.Name)
+}
+
+// spoke notes that a request of the process, as itself, has come to the engine.
+func (p *process) spoke() { p.spokeAt = p.w.uptime }
+
+// impostor reads under the name of an instance that lives and was heard of. It must not be let, and do no harm.
+func (w *world) impostor(p *process) {
+	i, ok := w.engine.Instance(p.workload, p.id)
+	if !ok || p.id == "" || p.stale || i.Login.Name != p.token.Name || p.spokeAt == 0 {
+		return
+	}
+	silent := w.uptime - p.spokeAt
+	if silent >= w.engine.Config().TakeoverAfter-time.Second || i.Lease <= 0 || i.FreeIn == 0 {
+		return
+	}
+	token := w.newToken(p.workload)
+	_, err := w.engine.Read(ctx, fleet.Reader{Workload: p.workload, Instance: p.id, Token: token, Heartbeat: true}, time.Hour)
+	if err == nil && !w.node.dead {
+		w.violate("%s took over %s, which was heard of %s ago", token.Name, p.name(), silent)
+		return
+	}
+	w.logf("an impostor of %s: %v", p.name(), err)
+}
+
+// cleanUp removes an instance that has ended, as an operator does who knows it.
+func (w *world) cleanUp() {
+	for _, p := range w.procs {
+		if p.alive || p.id == "" || w.livesAs(p.workload, p.id) {
+			continue
+		}
+		if _, ok := w.engine.Instance(p.workload, p.id); ok {
+			w.said(w.engine.RemoveInstance(ctx, p.workload, p.id, operator), "removal of "+p.name())
+			return
+		}
+	}
 }

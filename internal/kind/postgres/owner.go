@@ -4,9 +4,12 @@ package postgres
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
@@ -269,4 +273,158 @@ func (s setting) statement(role string) string {
 	// A name with a dot is an application's own parameter; each part is quoted by itself.
 	name := pgx.Identifier(strings.Split(s.name, ".")).Sanitize()
 	return fmt.Sprintf("ALTER ROLE %s%s SET %s TO %s", quote(role), s.in(), name, s.text())
+}
+
+// fieldOwners is the field of a connection that names the roles which keys may act as.
+const fieldOwners = "allowed_owners"
+
+// powers are the roles whose members act at the server's host with the rights of the server itself.
+var powers = []string{"pg_execute_server_program", "pg_read_server_files", "pg_write_server_files"}
+
+// safe returns an error if login roles must not act as the owner, because anybody with the application's URL would control the
+// server. A privileged role that is no superuser is allowed if the connection names it.
+func (o owner) safe(of known, c kind.Connection) error {
+	const remedy = "make a role of the application's own, and name it in owner="
+	allows, names := allowsOwner(c, o.name)
+	switch {
+	case of.Super:
+		return faultf("the login roles would act as %s, which is a superuser; %s", o.name, remedy)
+	case !allows:
+		return faultf("the login roles would act as %s, which connection %s does not allow; add it to %s of hyvve/connections/%s, or name another role in owner=", o.name, c.Name, fieldOwners, c.Name)
+	case of.Own:
+		return faultf("the login roles would act as %s, the administrator of connection %s; %s", o.name, c.Name, remedy)
+	}
+	var has, mends []string
+	for name, attribute := range map[string]bool{"CREATEROLE": of.Creates, "REPLICATION": of.Replicates, "BYPASSRLS": of.Bypasses} {
+		if attribute {
+			has, mends = append(has, name), append(mends, "NO"+name)
+		}
+	}
+	slices.Sort(has)
+	slices.Sort(mends)
+	var ways []string
+	if len(mends) > 0 {
+		ways = append(ways, fmt.Sprintf("ALTER ROLE %s %s", of.Quoted, strings.Join(mends, " ")))
+	}
+	for _, role := range of.Powers {
+		has = append(has, "membership in "+role)
+		ways = append(ways, fmt.Sprintf("REVOKE %s FROM %s", quoteIfNeeded(role), of.Quoted))
+	}
+	if names || len(has) == 0 {
+		return nil
+	}
+	return faultf("the login roles would act as %s, which has %s: that is more than an application's role should have. Take it away (%s), or allow the role in %s of hyvve/connections/%s",
+		o.name, strings.Join(has, ", "), strings.Join(ways, "; "), fieldOwners, c.Name)
+}
+
+// checkOwners returns an error where allowed_owners holds no pattern.
+func checkOwners(c kind.Connection) error {
+	for n, pattern := range kind.SplitList(c.Options[fieldOwners]) {
+		if _, err := path.Match(pattern, ""); err != nil {
+			return fmt.Errorf("%s: number %d is neither a name nor a pattern; use * and ? for characters", fieldOwners, n+1)
+		}
+	}
+	return nil
+}
+
+// allowsOwner reports whether a connection allows a role as an owner, and whether it names it rather than just any.
+func allowsOwner(c kind.Connection, name string) (allows, names bool) {
+	patterns := kind.SplitList(c.Options[fieldOwners])
+	allows = len(patterns) == 0
+	for _, pattern := range patterns {
+		if matched, err := path.Match(pattern, name); err == nil && matched {
+			allows, names = true, names || strings.Trim(pattern, "*?") != ""
+		}
+	}
+	return allows, names
+}
+
+// quoteIfNeeded quotes an identifier that is not plain, for statements that people read.
+func quoteIfNeeded(name string) string {
+	if name != "" && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_") == "" {
+		return name
+	}
+	return quote(name)
+}
+
+// elsewhere reports of places whether a workload's URL leads there by another address than the connection's: to a pooler, to
+// the same server by another name, or to another server.
+func elsewhere(c kind.Connection) func(place) bool {
+	own := home(c).host
+	return func(at place) bool { return at.pooler && at.host != own }
+}
+
+// identityOf asks for what a server has in common with its replicas, and with copies of its files, but with no other server; "" if it does not say, as some
+// hosted ones.
+func identityOf(ctx context.Context, conn *pgx.Conn) string {
+	results, err := together(ctx, conn, "BEGIN TRANSACTION READ ONLY", pgsession.SetSearchPath, "SELECT system_identifier FROM pg_control_system()", "ROLLBACK")
+	if err != nil {
+		if !conn.IsClosed() {
+			_, _ = together(ctx, conn, "ROLLBACK") // a pooler keeps the connection
+		}
+		return ""
+	}
+	if rows := results[2].Rows; len(rows) == 1 {
+		return string(rows[0][0])
+	}
+	return ""
+}
+
+// identity is that of the connection's server.
+func (k *Kind) identity(ctx context.Context, c kind.Connection) (id string, err error) {
+	err = k.admin(ctx, c, home(c), func(conn *pgx.Conn) error {
+		id = identityOf(ctx, conn)
+		return nil
+	})
+	return id, err
+}
+
+// alien returns an error where a session is at another server than the connection's. The same role may log in at both with
+// the same password, such as before a move; a role that is made at the one is not known at the other.
+func alien(ctx context.Context, conn *pgx.Conn, c kind.Connection, at place, own string) error {
+	if id := identityOf(ctx, conn); own == "" || id == "" || id == own {
+		return nil
+	}
+	return faultf("%s is another server than that of connection %s, %s, where the login roles are made; write a URL of that one, or name the connection of this one in connection=", at.what, c.Name, home(c).host)
+}
+
+// whyRefused asks what is likely where a login is refused.
+func whyRefused(c kind.Change, at place, user string) string {
+	question := fmt.Sprintf("does pg_hba.conf (or a PgBouncer's list of users) not let %s in", user)
+	if roleNames.Ours(c.Key, user) {
+		question = "has the role not arrived there yet, or " + question
+	} else {
+		question = "is the password in the value another one than the server's, or " + question
+	}
+	if elsewhere(c.Connection)(at) {
+		question += fmt.Sprintf(", or is it another server than that of connection %s", c.Connection.Name)
+	}
+	return question + "?"
+}
+
+// reaches returns an error where the next version will not work however it is staged: a URL leads to another server, names a
+// database that there is not, or cannot be reached; or the verify_query fails. A value of an operator's is tried itself, and
+// otherwise the present version in its place. Where that does not log in at all, or not as the next one's owner, nothing more
+// is found: Inspect tells of it.
+func (k *Kind) reaches(ctx context.Context, c kind.Change, from, to dsn.URL, found map[string]known, o owner) error {
+	if !roleNames.Ours(c.Key, to.User) {
+		return k.verify(ctx, c, to)
+	}
+	if from.User == "" || o.name == "" {
+		return nil
+	}
+	if actsAs(found, from.User) != o.name {
+		c.Key.Options = maps.Clone(c.Key.Options)
+		c.Key.Options[optionQuery] = ""
+	}
+	err := k.verify(ctx, c, from)
+	if !refused(err) {
+		return err
+	}
+	at := home(c.Connection)
+	at.database = from.Path()
+	if valid, unknown := k.valid(ctx, c.Connection, at, from); unknown != nil || !valid {
+		return unknown
+	}
+	return err
 }

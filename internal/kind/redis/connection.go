@@ -3,15 +3,18 @@
 package redis
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
 )
@@ -150,4 +153,168 @@ func (a admin) tls(addr string, secure bool, name string) *tls.Config {
 		name, _, _ = net.SplitHostPort(addr)
 	}
 	return &tls.Config{RootCAs: a.roots, Certificates: a.certs, ServerName: name, MinVersion: tls.VersionTLS12}
+}
+
+// RotateRoot implements kind.Connector. A user of Redis may have several passwords: the new one is added at every node and
+// tried there, and only then is the old one taken away. Others that the administrator has stay.
+func (k *Kind) RotateRoot(ctx context.Context, c kind.Connection) error {
+	if c.Next.Empty() {
+		return errors.New("there is no next password to set")
+	}
+	a, err := readAdmin(c)
+	if err != nil {
+		return err
+	}
+	nodes, err := k.discover(ctx, c)
+	if err != nil {
+		return err
+	}
+	before, after := digest(c.Secrets[kind.FieldPassword]), digest(c.Next)
+	if err := each(nodes, func(_ int, n node) error { return k.mayRotate(ctx, c, n, a.user, before) }); err != nil {
+		return err
+	}
+	err = each(nodes, func(_ int, n node) error {
+		if err := k.set(ctx, c, n.addr, a.user, "#"+after); err != nil {
+			return err
+		}
+		if _, err := k.save(ctx, c, n); err != nil {
+			return err
+		}
+		return a.enter(ctx, n.addr, c.Next)
+	})
+	if err != nil || before == after {
+		return err
+	}
+	return each(nodes, func(_ int, n node) error {
+		u, err := k.user(ctx, c, n.addr, a.user)
+		if err != nil {
+			return err
+		}
+		if u.has(before) {
+			if err := k.set(ctx, c, n.addr, a.user, "!"+before); err != nil {
+				return err
+			}
+		}
+		_, err = k.save(ctx, c, n) // an earlier call may have ended before this
+		return err
+	})
+}
+
+// mayRotate looks whether the old password is what protects the administrator, and nobody else uses it.
+func (k *Kind) mayRotate(ctx context.Context, c kind.Connection, n node, user, before string) error {
+	u, err := k.user(ctx, c, n.addr, user)
+	switch {
+	case err != nil:
+		return err
+	case u == nil: // it was deleted while we are logged in
+		return fmt.Errorf("node %s has no user %s any more", n.addr, user)
+	case u.nopass:
+		return fmt.Errorf("node %s: user %s is nopass: it needs no password, so that a new one protects nothing; give it one with ACL SETUSER %s resetpass and a password", n.addr, user, user)
+	case !u.has(before):
+		return nil
+	}
+	replicas, err := k.replicasAs(ctx, c, n)
+	if err == nil && len(replicas) > 0 {
+		err = fmt.Errorf("node %s: %s as user %s, with the password that would go; give them a user of their own, with masteruser and masterauth", n.addr, replicating(replicas), user)
+	}
+	return err
+}
+
+// enter logs in as the administrator with one password, in a session of its own.
+func (a admin) enter(ctx context.Context, addr string, password key.Value) error {
+	args := []any{"INFO", "server"}
+	return plain(try(ctx, client(addr, a.user, password, a.timeout, a.tls(addr, a.secure, a.hostname), smallReply), args), addr, a.user, args)
+}
+
+// Preflight implements kind.Preflighter: that all nodes are there and allowed, whose the users are, whose rights are to be
+// copied, and that the administrator may do at each node what any step needs.
+func (k *Kind) Preflight(ctx context.Context, c kind.Change) (blockers, notes []string, err error) {
+	t, err := readTurn(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	if impossible := k.CheckChange(c); impossible != nil {
+		return []string{impossible.Error()}, nil, nil //nolint:nilerr // it is a blocker
+	}
+	nodes, strangers, err := k.explore(ctx, c.Connection)
+	blockers = texts(c.Connection, strangers)
+	if err != nil || len(nodes) == 0 {
+		return blockers, nil, err
+	}
+	rights := make([]error, len(nodes))
+	lacks := make([]string, len(nodes))
+	err = each(nodes, func(i int, n node) (err error) {
+		rights[i] = k.checkRights(ctx, c.Connection, n.addr)
+		if unreached(rights[i]) {
+			return rights[i]
+		}
+		lacks[i], err = k.lacksKill(ctx, c, n)
+		return err
+	})
+	if err != nil {
+		return blockers, nil, err
+	}
+	for i, err := range rights {
+		if err != nil {
+			blockers = append(blockers, err.Error())
+		}
+		if lacks[i] != "" {
+			blockers = append(blockers, lacks[i])
+		}
+	}
+	if len(blockers) > len(strangers) {
+		return blockers, nil, nil // what follows would ask in vain
+	}
+	all, err := k.standings(ctx, t, nodes)
+	if err != nil {
+		return blockers, nil, err
+	}
+	for _, s := range all {
+		if err := t.blocks(all, s); err != nil {
+			blockers = append(blockers, err.Error())
+		}
+		if !t.first && s.old == nil {
+			notes = append(notes, fmt.Sprintf("node %s has no user %s of version %d", s.addr, t.old, t.From.Number))
+		}
+	}
+	slices.Sort(blockers)
+	return slices.Compact(blockers), notes, nil
+}
+
+// lacksKill says what is missing where the sessions of the old user are to be ended.
+func (k *Kind) lacksKill(ctx context.Context, c kind.Change, n node) (string, error) {
+	if !c.Cut {
+		return "", nil
+	}
+	return k.lacksWanted(ctx, c.Connection, n, wanted[0])
+}
+
+// blocks returns an error where the new version cannot be made valid at a node.
+func (t turn) blocks(all []standing, s standing) error {
+	switch {
+	case !t.ours && t.lacks(s):
+		return t.notValid(s)
+	case !t.ours || !t.lacks(s):
+		return t.stranger(all, s)
+	}
+	if err := t.stranger(all, s); err != nil {
+		return err
+	}
+	if t.beside(s) {
+		if s.next.nopass {
+			return nopass(s.addr, t.next)
+		}
+		return nil
+	}
+	_, _, err := t.rights(all, s)
+	return err
+}
+
+// stranger returns an error where a user at a node is not the key's to change. One of an undeleted version is no stranger.
+func (t turn) stranger(all []standing, s standing) error {
+	err := t.mayStage(all[0], s)
+	if errors.As(err, new(kind.Occupied)) {
+		return nil
+	}
+	return err
 }

@@ -2,7 +2,10 @@
 
 package machine
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // Next is the machine. It returns the state after an event, and the effects to perform in their order, of which at most the
 // last has a result in any case; others have one where they fail. Where there is no result, the machine waits for news or
@@ -69,4 +72,211 @@ func (r region[T]) find(s *State, e Event) int {
 
 func (r row[T]) matches(at T, kind Kind) bool {
 	return slices.Contains(r.on, kind) && (len(r.from) == 0 || slices.Contains(r.from, at))
+}
+
+// rule says which effects are due. Of all rules the first one whose condition holds counts; after one without a result the
+// rules are asked again. Where none holds, the machine waits for an event.
+type rule struct {
+	name   string
+	when   func(s State) bool
+	do     func(s State) []Do
+	then   func(s *State, at Moment) // what the start of the effects changes
+	silent bool                      // no effect has a result
+}
+
+func effects(all ...Do) func(State) []Do { return func(State) []Do { return all } }
+
+// request returns the effects of a request to Vault, during which no watch is open.
+func request(one Do) func(s State) []Do {
+	return func(s State) []Do {
+		if s.Watch == WatchOpen {
+			return []Do{CloseWatch, one}
+		}
+		return []Do{one}
+	}
+}
+
+func closeWatch(s *State, _ Moment) { s.Watch = WatchClosed }
+
+// asks reports whether requests are made. They are not while a workload has its short while to prove itself, so that a
+// change is one report.
+func (s State) asks() bool { return s.Vault == VaultOpen && s.Load != Settling && s.Life == Running }
+
+// serves reports whether the newest bundle is known, so that there is something to report and to wait for.
+func (s State) serves() bool { return s.asks() && s.Token == TokenValid && s.Bundle == BundleCurrent }
+
+var rules = []rule{
+	{
+		name: "the process ends, or no request is to be made: close the watch", silent: true,
+		when: func(s State) bool { return s.Watch == WatchOpen && (s.Life != Running || s.Vault != VaultOpen) },
+		do:   effects(CloseWatch), then: closeWatch,
+	},
+	{
+		name: "life is moving or leaving",
+		when: func(s State) bool { return s.Life == Moving || s.Life == Leaving },
+		do:   effects(Leave),
+	},
+	{
+		name: "life is failing",
+		when: func(s State) bool { return s.Life == Failing },
+		do:   effects(ReportFailure),
+	},
+	{
+		name: "life is adopting or arriving",
+		when: func(s State) bool { return s.Life == Adopting || s.Life == Arriving },
+		do:   effects(Adopt),
+	},
+	{
+		name: "the secret is unsaved, or to be saved again",
+		when: func(s State) bool { return s.running(s.Secret == SecretUnsaved || s.Secret == SecretAgain) },
+		do:   effects(SaveSecret),
+	},
+	{
+		name: "recovery is due",
+		when: func(s State) bool { return s.running(s.Recovery == RecoveryDue) },
+		do:   effects(LoadCopy),
+	},
+	{
+		name: "files are due",
+		when: func(s State) bool { return s.running(s.Files == FilesDue) },
+		do:   effects(BeginGates, KeepCopy, FeedProxies, PrepareFiles, NoteReload, Write),
+	},
+	{
+		name: "the secret is homeless, and the files are as they should be",
+		when: func(s State) bool { return s.running(s.Secret == SecretHomeless) },
+		do:   effects(SaveSecret), then: func(s *State, _ Moment) { s.Secret = SecretAgain },
+	},
+	{
+		name: "a check is due, and a reload is pending",
+		when: func(s State) bool { return s.running(s.Check == CheckDue && s.Reload == ReloadPending) },
+		do:   effects(ReloadWorkload),
+	},
+	{
+		name: "a check is due",
+		when: func(s State) bool { return s.running(s.Check == CheckDue) },
+		do:   effects(CheckWorkload),
+	},
+	{
+		name: "a look is due, and no reload is pending",
+		when: func(s State) bool { return s.running(s.Look == LookDue && s.Reload == NoReload) },
+		do:   effects(LookAtPods),
+	},
+	{
+		name: "a look is due",
+		when: func(s State) bool { return s.running(s.Look == LookDue) },
+		do:   effects(LookAtTargets),
+	},
+	{
+		name: "there is no token",
+		when: func(s State) bool { return s.asks() && s.Token == NoToken },
+		do:   request(Login), then: func(s *State, at Moment) { s.Watch, s.SessionBegun = WatchClosed, at },
+	},
+	{
+		name: "the token is due",
+		when: func(s State) bool { return s.asks() && s.Token == TokenDue },
+		do:   request(RenewToken), then: closeWatch,
+	},
+	{
+		name: "the bundle is not current, and no read is delayed",
+		when: func(s State) bool { return s.asks() && s.Bundle != BundleCurrent && s.Timers[TimerRead] == Never },
+		do:   request(ReadBundle), then: closeWatch,
+	},
+	{
+		name: "the lease is due, and there is no verdict",
+		when: func(s State) bool { return s.serves() && s.Lease == LeaseDue && s.Verdict == NoVerdict },
+		do:   request(ExtendLease), then: closeWatch,
+	},
+	{
+		name: "a report or the lease is due, and there is a verdict",
+		when: func(s State) bool {
+			return s.serves() && (s.Report == ReportDue || s.Lease == LeaseDue) && s.Verdict != NoVerdict
+		},
+		do: request(SendReport), then: closeWatch,
+	},
+	{
+		name: "work is due, and there is a verdict", silent: true,
+		when: func(s State) bool { return s.serves() && s.Work == WorkDue && s.Verdict != NoVerdict },
+		do:   effects(StartWork), then: func(s *State, _ Moment) { s.Work = WorkGiven },
+	},
+	{
+		name: "no watch is open, and none is delayed", silent: true,
+		when: func(s State) bool { return s.serves() && s.Watch == WatchClosed && s.Timers[TimerWatch] == Never },
+		do:   effects(StartWatch), then: func(s *State, _ Moment) { s.Watch = WatchOpen },
+	},
+}
+
+func (s State) running(due bool) bool { return s.Life == Running && due }
+
+// cond is a condition on the state before an event, and on the event. Its name stands in docs/agent.md.
+type cond struct {
+	name  string
+	holds func(s State, e Event) bool
+}
+
+var always = cond{"", func(State, Event) bool { return true }}
+
+// and returns the condition that both hold.
+func (c cond) and(d cond) cond {
+	return cond{c.name + ", " + d.name, func(s State, e Event) bool { return c.holds(s, e) && d.holds(s, e) }}
+}
+
+const (
+	settleFor   = 2 * time.Second        // for a workload to prove itself before anything is reported
+	settlePause = 50 * time.Millisecond  // between checks meanwhile
+	provePause  = 250 * time.Millisecond // between checks until one passes
+)
+
+var (
+	another    = cond{"of another instance", func(s State, _ Event) bool { return s.Life == Arriving }}
+	hasLease   = cond{"a bundle was read", func(s State, _ Event) bool { return s.Holds() }}
+	notProved  = cond{"it never proved itself", func(s State, _ Event) bool { return s.Loaded == "" || s.Verdict != Healthy }}
+	hasContent = cond{"there is a bundle or a copy", func(s State, _ Event) bool { return s.HasContent() }}
+
+	fixed      = cond{"it cannot be renewed", func(s State, _ Event) bool { return s.Renewal == Fixed }}
+	tooShort   = cond{"for less than half its time", func(s State, e Event) bool { return e.TTL < s.TTL/2 }}
+	renewing   = cond{"of the token's renewal", func(_ State, e Event) bool { return e.Of == RenewToken }}
+	littleLeft = cond{"little of it is left", func(s State, e Event) bool { return s.Ends-e.At < s.TTL/6 }}
+	noSession  = cond{"of a login", func(_ State, e Event) bool { return e.Of == Login }}
+
+	copyDue = cond{"the copy may be used", func(s State, e Event) bool {
+		return s.Settings.Copies == WithCopy && !s.HasContent() && e.At-s.Begun >= s.Settings.Patience
+	}}
+	onHand = cond{"the files hold its content", func(s State, e Event) bool {
+		return s.Files == FilesWritten && e.Held.Content == s.Filed
+	}}
+	outdated = cond{"another bundle is due, or the lease stays due", func(s State, e Event) bool {
+		return e.Etag != s.Held.Etag || s.Lease == LeaseDue && e.Lease <= 0
+	}}
+	extends = cond{"it extends the lease", func(_ State, e Event) bool { return e.Lease > 0 }}
+
+	written     = cond{"files are written", func(s State, _ Event) bool { return s.Files == FilesWritten }}
+	leaves      = cond{"a reload is pending", func(_ State, e Event) bool { return e.Reload == ReloadPending }}
+	reloadless  = cond{"nothing reloads it", func(_ State, e Event) bool { return e.Settings.Reloads == WithoutReload }}
+	settled     = cond{"no file or reload is faulty", func(s State, _ Event) bool { return s.Files == FilesWritten && s.Reload != ReloadFaulty }}
+	checkNeeded = cond{"there is more to check", func(s State, _ Event) bool { return s.Settings.Checks == WithChecks || s.Reload == ReloadPending }}
+	looks       = cond{"there are destinations", func(_ State, e Event) bool { return e.Settings.LookEvery > 0 }}
+
+	enough = cond{"often enough in a row", func(s State, _ Event) bool {
+		return s.Good+1 >= s.Settings.Successes || s.Settings.Checks == WithoutChecks
+	}}
+	isNews   = cond{"that is news", func(s State, _ Event) bool { return s.Verdict != Healthy || s.Load != Loaded }}
+	timeLeft = cond{"before the deadline of a change", func(s State, e Event) bool { return s.Load != Loaded && e.At < s.ProveBy }}
+	tolerant = cond{"fewer than failures in a row", func(s State, _ Event) bool {
+		return s.Load == Loaded && s.Verdict == Healthy && s.Bad+1 < s.Settings.Failures
+	}}
+	sameReason  = cond{"for the same reason", func(s State, e Event) bool { return s.Verdict == Unhealthy && s.Reason == e.Reason }}
+	timeToCheck = cond{"there is time for another check", func(s State, e Event) bool { return e.At+pauseAfter(s, e) <= s.SettleBy }}
+	pressing    = cond{"that is a verdict", func(s State, e Event) bool {
+		return !timeLeft.holds(s, e) && !tolerant.holds(s, e)
+	}}
+	otherVerdict = cond{"that is another verdict", func(s State, e Event) bool { return pressing.holds(s, e) && !sameReason.holds(s, e) }}
+	otherReason  = cond{"that is another reason", func(s State, e Event) bool { return !sameReason.holds(s, e) }}
+)
+
+// pauseAfter is the pause between two checks of a workload that settles: a check that has passed is not alone in its interval.
+func pauseAfter(s State, e Event) time.Duration {
+	if e.Kind == CheckPassed {
+		return s.Settings.Interval
+	}
+	return settlePause
 }

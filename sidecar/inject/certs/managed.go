@@ -4,10 +4,15 @@ package certs
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -20,6 +25,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/watch"
 )
 
 // Options of certificates that the replicas make themselves.
@@ -241,4 +248,165 @@ func seenIn(configuration *admissionv1.MutatingWebhookConfiguration) (s Seen) {
 		}
 	}
 	return s
+}
+
+// Source has a serving certificate that changes while it is used.
+type Source interface {
+	Run(ctx context.Context) error   // follows what there is to follow, until ctx ends
+	Config() *tls.Config             // of the server
+	Ready(now time.Time) error       // why the API servers would not take the certificate now
+	Status(now time.Time) Status     // for metrics
+	Leave(ctx context.Context) error // to be called when nothing is served any more
+}
+
+var (
+	_ Source = (*Files)(nil)
+	_ Source = (*Managed)(nil)
+)
+
+// Status is how it stands. What is zero is not known, or not there.
+type Status struct {
+	Leading     bool
+	Generation  int       // of the newest authority
+	Authorities int       // that caBundle should hold
+	Expires     time.Time // the certificate that is presented
+	CAExpires   time.Time // the newest authority
+}
+
+// Files is a certificate that somebody else renews, as cert-manager does, in a directory: a mounted Secret of type
+// kubernetes.io/tls.
+type Files struct {
+	Holder
+	dir string
+	log *slog.Logger
+}
+
+// NewFiles reads the certificate that must be there already.
+func NewFiles(dir string, log *slog.Logger) (*Files, error) {
+	f := &Files{dir: dir, log: log}
+	p, err := f.read()
+	if err != nil {
+		return nil, fmt.Errorf("--cert-dir: %w; mount a Secret with tls.crt and tls.key there", err)
+	}
+	f.held.Store(p)
+	return f, nil
+}
+
+func (f *Files) paths() (certificate, key string) {
+	return filepath.Join(f.dir, "tls.crt"), filepath.Join(f.dir, "tls.key")
+}
+
+func (f *Files) read() (*Pair, error) {
+	certificate, key := f.paths()
+	certificates, err := os.ReadFile(certificate) //nolint:gosec // the operator names the directory
+	if err != nil {
+		return nil, err
+	}
+	keys, err := external.ReadCredentialFile(key)
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.X509KeyPair(certificates, keys)
+	if err != nil {
+		return nil, fmt.Errorf("tls.crt and tls.key in %s: %w", f.dir, err)
+	}
+	return &Pair{Leaf: pair.Leaf, tls: &pair}, nil
+}
+
+// Run follows the files until ctx ends. What does not hold together, as while one of the two is written, is not taken.
+func (f *Files) Run(ctx context.Context) error {
+	certificate, key := f.paths()
+	warn := func(err error) { f.log.Warn("the certificate's files cannot be followed as they should", "error", err) }
+	return watch.Files(ctx, []string{certificate, key}, watch.Options{Warn: warn, Started: f.reload}, func(context.Context) { f.reload() })
+}
+
+func (f *Files) reload() {
+	p, err := f.read()
+	if err != nil {
+		f.log.Error("the certificate's files are not taken; the certificate before is presented", "error", err)
+		return
+	}
+	if before := f.held.Swap(p); !before.Leaf.Equal(p.Leaf) {
+		f.log.Info("another certificate is presented", "expires", p.Leaf.NotAfter)
+	}
+}
+
+// Status tells how it is.
+func (f *Files) Status(time.Time) Status { return Status{Expires: f.Expires()} }
+
+// Leave implements Source: files need nothing.
+func (f *Files) Leave(context.Context) error { return nil }
+
+// Pair is a certificate that can be presented.
+type Pair struct {
+	Leaf      *x509.Certificate
+	tls       *tls.Certificate
+	authority []byte // DER; nil where that is somebody else's affair
+}
+
+func (p *Pair) valid(now time.Time) bool {
+	return !now.Before(p.Leaf.NotBefore) && now.Before(p.Leaf.NotAfter)
+}
+
+// pair is what the record wants presented; nil if there is nothing yet.
+func (r Record) pair() (*Pair, error) {
+	if r.Serving == nil {
+		return nil, nil
+	}
+	key, err := parseKey(r.Serving.Key)
+	if err != nil {
+		return nil, err
+	}
+	return &Pair{
+		Leaf:      r.Serving.parsed,
+		tls:       &tls.Certificate{Certificate: [][]byte{r.Serving.Certificate}, PrivateKey: key, Leaf: r.Serving.parsed},
+		authority: r.authority(r.Serving.Generation).Certificate,
+	}, nil
+}
+
+// choose returns what to present: what is offered, except while what is held is good and the API servers would not take the
+// other.
+func choose(held, offered *Pair, seen Seen, now time.Time) *Pair {
+	switch {
+	case offered == nil || !offered.valid(now):
+		return held
+	case held == nil || !held.valid(now), seen.holds(offered.authority), !seen.holds(held.authority):
+		return offered
+	}
+	return held
+}
+
+// Holder has the certificate that is presented at this moment. Its zero value has none.
+type Holder struct{ held atomic.Pointer[Pair] }
+
+// Config is for a server whose certificate changes while it runs.
+func (h *Holder) Config() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		if p := h.held.Load(); p != nil {
+			return p.tls, nil
+		}
+		return nil, errors.New("there is no certificate yet")
+	}}
+}
+
+// Expires is when the certificate ends that is presented; zero if there is none.
+func (h *Holder) Expires() time.Time {
+	if p := h.held.Load(); p != nil {
+		return p.Leaf.NotAfter
+	}
+	return time.Time{}
+}
+
+// Ready says why API servers would not take the certificate now; nil if they do, as far as its dates say.
+func (h *Holder) Ready(now time.Time) error {
+	p := h.held.Load()
+	switch {
+	case p == nil:
+		return errors.New("there is no serving certificate yet")
+	case now.Before(p.Leaf.NotBefore):
+		return fmt.Errorf("the serving certificate is valid from %s on only; compare the clocks", p.Leaf.NotBefore.Format(time.RFC3339))
+	case !p.valid(now):
+		return fmt.Errorf("the serving certificate has ended at %s", p.Leaf.NotAfter.Format(time.RFC3339))
+	}
+	return nil
 }
