@@ -18,7 +18,7 @@ import (
 )
 
 // markDirty says that the bundles of workloads that use one of the keys, or of all where none is named, may have changed: what
-// instances should hold is found out anew, and those who watch are woken when the writer lock is released.
+// instances should hold is found out again, and those who watch are woken when the writer lock is released.
 func (l *locked) markDirty(keys ...string) {
 	l.lock(func(m *memory) {
 		for name, f := range m.fleets {

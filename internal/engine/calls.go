@@ -100,7 +100,7 @@ func callFor(server kind.Server, what rotation.Action, c kind.Change, again time
 			}
 			return untrusted.Retire(ctx, server, c)
 		case rotation.ActUnstage:
-			if !c.Cut { // whoever presented the new version has gone back; what it has still open at the server may not have
+			if !c.Cut { // the workloads that presented the new version have gone back; what they have still open at the server may not have
 				back := c
 				back.From, back.To = c.To, c.From
 				if err := unusedStill(ctx, server, back, again); err != nil {

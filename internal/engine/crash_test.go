@@ -15,7 +15,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// Killed before or after any write, a rotation goes on from storage and ends, and nothing is lost.
+// Killed before or after any write, a rotation continues from storage and ends, and nothing is lost.
 func TestCrashAtEveryWrite(t *testing.T) {
 	for _, retain := range []time.Duration{0, 1000 * time.Hour} {
 		for _, revert := range []bool{false, true} {
@@ -97,7 +97,7 @@ func crashAt(t *testing.T, at int, after, revert bool, retain time.Duration) boo
 	for range 200 {
 		if h.reopened() {
 			crashed = true
-			for _, r := range h.readers { // what they were told may not have been stored
+			for _, r := range h.readers { // what they have received may not have been stored
 				h.read(r)
 			}
 			if ids, err := h.engine.RotationIDs(t.Context()); err == nil && len(ids) > 0 {
@@ -253,6 +253,6 @@ func TestInstancesComeBackAfterTheirLeasesEnded(t *testing.T) {
 	h.until(id, rotation.Soaking)
 	h.open()
 	h.ok(h.engine.Revoke(t.Context(), late.workload, late.id, late.reading.Epoch))
-	delete(h.readers, "agents/agents-2") // for good: waited for a minute, not for ever
+	delete(h.readers, "agents/agents-2") // for good: waited for a minute, not forever
 	h.until(id, rotation.Done)
 }

@@ -57,7 +57,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 }
 
 // Begin makes the engine the one that writes: only the active node's may. It counts the mount's lives, so that whatever
-// instances were given in this one is told from what they were given before.
+// instances were given in this one is distinguished from what they were given before.
 func (e *Engine) Begin(ctx context.Context) error {
 	l, release := e.acquire()
 	defer release()
@@ -282,7 +282,7 @@ func (l *locked) loadInstances(ctx context.Context) error {
 	return nil
 }
 
-// loadRotations takes up every unfinished rotation.
+// loadRotations loads every unfinished rotation.
 func (l *locked) loadRotations(ctx context.Context) error {
 	return l.each(ctx, pathActive, func(data []byte) error {
 		r, err := rotation.Decode(data)

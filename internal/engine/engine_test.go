@@ -77,7 +77,7 @@ func TestOneAtATimeAndAfter(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()
 	id := h.rotate("service-token")
-	h.readers["api/api-1"].healthy = false // it loads, and is not well with it
+	h.readers["api/api-1"].healthy = false // it loads, and is unhealthy with it
 	for range 5 {
 		h.round()
 	}
@@ -109,7 +109,7 @@ func TestGatesNameWhatIsMissing(t *testing.T) {
 			t.Errorf("%q does not say %q", view.Waits(), want)
 		}
 	}
-	// Its lease ends: it is gone, and the rotation goes on.
+	// Its lease ends: it is gone, and the rotation continues.
 	r := h.readers["agents/agents-2"]
 	h.ok(h.engine.Revoke(t.Context(), r.workload, r.id, r.reading.Epoch))
 	delete(h.readers, "agents/agents-2")

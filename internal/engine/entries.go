@@ -13,7 +13,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
-// tellEvery is how often the head of a journal that has grown is told, beside the end of each rotation.
+// tellEvery is how often the observer gets the head of a journal that has grown, in addition to the end of each rotation.
 const tellEvery = 10 * time.Minute
 
 // announceHead tells the observer where the journal ends.

@@ -16,7 +16,7 @@ import (
 
 // First returns a key without versions its version 1: the value if there is one, otherwise one that its kind makes. A value
 // that a server verifies is tried there; one that is made is stored as staged before the server hears of it, so that a
-// repetition goes on with the same one after a crash.
+// repetition continues with the same one after a crash.
 func (e *Engine) First(ctx context.Context, name string, value key.Value, by rotation.Actor) (key.Key, []string, error) {
 	k, err := e.knownKey(name)
 	if err != nil {
@@ -64,7 +64,7 @@ func (s *state) TryFirst(ctx context.Context, d catalog.Definition, value key.Va
 	return s.tryImport(ctx, k, key.Version{Number: 1, Value: value})
 }
 
-// tryImport refuses a value that could not be rotated, and one that is not taken where it is used. What can be told without
+// tryImport refuses a value that could not be rotated, and one that is not taken where it is used. What can be checked without
 // a server is looked at first.
 func (s *state) tryImport(ctx context.Context, k key.Key, v key.Version) error {
 	var err error

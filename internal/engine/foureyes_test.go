@@ -38,7 +38,7 @@ func (h *harness) refuses(want string, err error) {
 	}
 }
 
-// waiting starts a rotation and goes on until it waits for a confirmation alone.
+// waiting starts a rotation and continues until it waits for a confirmation alone.
 func (h *harness) waiting(request Request) string {
 	h.t.Helper()
 	view, _, err := h.engine.Rotate(h.t.Context(), request)

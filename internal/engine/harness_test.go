@@ -138,7 +138,7 @@ type server struct {
 	calls []string
 	fail  map[string]error
 	inUse int
-	cut   bool // Retire was told to end sessions
+	cut   bool // Retire was called to end sessions
 
 	blockers, notes []string // of Preflight
 	mounts          []string // that keys were of, by call

@@ -305,7 +305,7 @@ func (s *telling) Refusals(context.Context, kind.Change, string, time.Duration) 
 	return s.count, "by user app, 12s ago", nil
 }
 
-// One attempt long ago is no use that goes on: the warning says how often there was one, and when.
+// One attempt long ago is no use that continues: the warning says how often there was one, and when.
 func TestWarningOfARetiredVersion(t *testing.T) {
 	h := newHarness(t)
 	s := &telling{forgetful: &forgetful{server: h.server}}

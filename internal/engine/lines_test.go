@@ -125,7 +125,7 @@ func TestValuesOfSeveralLinesAreKeptFromThoseWhoCannotCarryThem(t *testing.T) {
 }
 
 // An instance that comes while a rotation is at its start, and cannot carry the new value, holds it up before anybody is
-// given that; the rotation goes on once the instance can.
+// given that; the rotation continues once the instance can.
 func TestGateOfSeveralLines(t *testing.T) {
 	h := newLinesHarness(t, "tls")
 	h.workload(workload.Workload{Name: "web", Keys: map[string]workload.Role{"tls": {Presents: true}}})

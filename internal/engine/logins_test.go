@@ -133,7 +133,7 @@ func TestLastReportReleasesTheName(t *testing.T) {
 	report.Secret = second.Secret
 	_, err = h.engine.Report(t.Context(), report)
 	h.ok(err)
-	h.engine.SignOfLife("api", "api-1", loginA2) // it goes on all the same
+	h.engine.SignOfLife("api", "api-1", loginA2) // it continues all the same
 	if _, err := h.readAs(loginA1, true, key.Value{}); err == nil {
 		t.Error("the name of one that goes on is free")
 	}
@@ -181,7 +181,7 @@ func TestSecretOfAReadThatWasNotStored(t *testing.T) {
 }
 
 // A sidecar of an earlier release that logs in again lives, and is refused for a while. Its lease may end meanwhile; it counts
-// until it had the time to read again, so that no rotation goes on as if it were gone.
+// until it had the time to read again, so that no rotation continues as if it were gone.
 func TestRefusedLoginStillCounts(t *testing.T) {
 	for _, c := range []struct {
 		next fleet.Token

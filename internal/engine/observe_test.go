@@ -102,7 +102,7 @@ func TestObserveShortSessions(t *testing.T) {
 	h.until(id, rotation.Done)
 }
 
-// Logins that are too short to see whose they were make the window longer, and do not hold a rotation up for ever.
+// Logins that are too short to see whose they were make the window longer, and do not hold a rotation up forever.
 func TestObserveLogins(t *testing.T) {
 	h, s := newSampled(t, key.Policy{Observe: 5 * time.Second})
 	s.short = true

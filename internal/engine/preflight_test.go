@@ -72,7 +72,7 @@ func TestPreflightOfAFirstVersion(t *testing.T) {
 	}
 }
 
-// Whoever has mended what blocks a rotation does not wait for long.
+// After an operator has mended what blocks a rotation, it does not wait for long.
 func TestBlockersAreLookedAtSoon(t *testing.T) {
 	for attempts, most := range map[int]time.Duration{1: time.Second, 8: lookBlocked, schedule.OrphanAfter: schedule.MaxBackoff} {
 		if after := retryAfter(attempts, fmt.Errorf("key: %w", blocked{"GRANT"})); after > most {

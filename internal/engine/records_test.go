@@ -19,7 +19,7 @@ import (
 )
 
 // testdata/schema1.json is a mount that release v0.1.0 wrote: one rotation is done, another is presenting. It is read,
-// the rotation under way goes on and ends, and what is written from then on has the schemas of this release.
+// the rotation under way continues and ends, and what is written from then on has the schemas of this release.
 func TestRecordsOfTheReleaseBefore(t *testing.T) {
 	data, err := os.ReadFile("testdata/schema1.json")
 	if err != nil {
@@ -178,7 +178,7 @@ func TestFailedWriteMakesStale(t *testing.T) {
 	}
 }
 
-// A version's record does not grow for ever, and numbers are never used again.
+// A version's record does not grow forever, and numbers are never used again.
 func TestVersionsAreForgotten(t *testing.T) {
 	h := newHarness(t)
 	h.key("lonely", "token")

@@ -314,7 +314,7 @@ func (e *Engine) Undelete(ctx context.Context, u Undeletion) (key.Version, []str
 	return v, warnings, nil
 }
 
-// undelete stores that a version is undeleted. Where its server has to be told, the key is marked as being looked at, and the
+// undelete stores that a version is undeleted. Where its server must be changed, the key is marked as being looked at, and the
 // caller takes the mark away.
 func (l *locked) undelete(ctx context.Context, u Undeletion) (v key.Version, change kind.Change, warnings []string, err error) {
 	k, v, err := l.restingVersion(u.Key, u.Version)

@@ -33,7 +33,7 @@ func (h *harness) undeletedLogin(long time.Duration, request Request) (id, value
 	return id, value
 }
 
-// An undeleted login is ended while a rotation of its key runs, and the rotation goes on.
+// An undeleted login is ended while a rotation of its key runs, and the rotation continues.
 func TestRetireBesideARotation(t *testing.T) {
 	h := newHarness(t)
 	id, value := h.undeletedLogin(5*time.Hour, Request{})

@@ -27,7 +27,7 @@ func (l *locked) settle(ctx context.Context, r rotation.Rotation) error {
 }
 
 // move saves a rotation that moves on from these facts, or does nothing where they do not hold any more: then the caller
-// gathers them anew.
+// gathers them again.
 func (l *locked) move(ctx context.Context, r rotation.Rotation, f rotation.Facts) error {
 	thaw, ok := l.freeze(f)
 	if !ok {

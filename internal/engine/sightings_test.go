@@ -12,7 +12,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// A rotation does not retire what a proxy has just seen presented, and goes on once nobody presents it any more.
+// A rotation does not retire what a proxy has just seen presented, and continues once nobody presents it any more.
 func TestSightingsHoldTheOldVersion(t *testing.T) {
 	h := newHarness(t)
 	h.key("agent-token", "token")
@@ -50,7 +50,7 @@ func TestSightingsHoldTheOldVersion(t *testing.T) {
 	if view := h.view(id); !strings.Contains(view.Waits(), "api-1 has seen version 1") {
 		t.Errorf("after a restart: %q", view.Waits())
 	}
-	sees(2, 0) // another version is no matter
+	sees(2, 0) // another version does not matter
 	h.clock.advance(rotation.SightingAge)
 	h.until(id, rotation.Done)
 }

@@ -74,7 +74,7 @@ func (q Request) check() error {
 }
 
 // checkFourEyes refuses a request that would do without the confirmation that the keys' policies want, or whose caller could
-// not be told apart from the user who confirms.
+// not be distinguished from the user who confirms.
 func checkFourEyes(r rotation.Rotation, request Request) error {
 	if r.ConfirmBy == rotation.ConfirmByOther {
 		switch {
@@ -89,7 +89,7 @@ func checkFourEyes(r rotation.Rotation, request Request) error {
 	}
 	wanted := r.ConfirmBy == rotation.ConfirmByOther || request.ConfirmBy == rotation.ConfirmByOther
 	if wanted && !request.Trigger.Automatic() && request.By.Entity == "" {
-		return rotation.Refusef("rotations of %s need another user's confirmation (confirm_by=other), and your token has no entity, so that nobody could be told apart from you; %s", r.EnvNames(), rotation.LoginHint)
+		return rotation.Refusef("rotations of %s need another user's confirmation (confirm_by=other), and your token has no entity, so that nobody could be distinguished from you; %s", r.EnvNames(), rotation.LoginHint)
 	}
 	return nil
 }

@@ -126,7 +126,7 @@ func (c timing) steady(now time.Time) time.Time {
 	return now
 }
 
-// locked is what can be done under the writer lock: [Engine.acquire] returns it. Whoever changes keys, workloads, rotations or
+// locked is what can be done under the writer lock: [Engine.acquire] returns it. A caller that changes keys, workloads, rotations or
 // configuration holds that lock, also while storage is written. None of its methods takes it again: what they do in the
 // background gets the Engine from [state.background].
 type locked struct {
@@ -339,7 +339,7 @@ func (rs *records) leakedBy(k key.Key) (r rotation.Rotation, ok bool) {
 	return r, ok && r.State == rotation.Retiring && len(rs.Leaked(r, k)) > 0
 }
 
-// endOf is closed when a running rotation ends. Whoever waits for one rotation is woken by nothing else: where many run,
+// endOf is closed when a running rotation ends. A request that waits for one rotation is woken by nothing else: where many run,
 // and many wait, each move of each would wake all.
 func (m *memory) endOf(id string) <-chan struct{} {
 	if m.closed {
@@ -351,7 +351,7 @@ func (m *memory) endOf(id string) <-chan struct{} {
 	return m.ends[id]
 }
 
-// ended wakes whoever waits for a rotation's end.
+// ended wakes the requests that wait for a rotation's end.
 func (m *memory) ended(id string) {
 	if end := m.ends[id]; end != nil {
 		close(end)

@@ -46,8 +46,8 @@ type storage struct {
 	wrote bool // something of what is being done with the writer lock is stored
 }
 
-// Stale tells that a write has failed, so that memory and storage may differ: the engine refuses to go on, and whoever
-// has it should close it and open another.
+// Stale reports whether a write has failed, so that memory and storage may differ: the engine refuses to continue, and its owner
+// should close it and open another.
 func (t *storage) Stale() bool { return t.stale.Load() }
 
 var errStale = errors.New("an earlier write to storage failed, and whether it took effect is not known; the engine is reading its records again, try once more")

@@ -9,7 +9,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// Whoever waits for a rotation's end hears of that, and of nothing else.
+// A request that waits for a rotation's end hears of that, and of nothing else.
 func TestEndedIsHeardOnce(t *testing.T) {
 	h := newHarness(t)
 	h.key("one", "server")

@@ -199,7 +199,7 @@ func TestUndeleteOfALogin(t *testing.T) {
 	h.expectVersions("db", "destroyed, current")
 }
 
-// Killed before or after any write of an undeletion, of its end or of the erasing, the same goes on from storage.
+// Killed before or after any write of an undeletion, of its end or of the erasing, the same continues from storage.
 func TestCrashAtEveryWriteOfAnUndeletion(t *testing.T) {
 	atEveryWrite(t, 6, func(at int, after bool) bool {
 		h := newHarness(t)

@@ -108,7 +108,7 @@ func (b *Base) MergeConnection(connector kind.Connector, old, written kind.Conne
 		c, err = connector.NormalizeConnection(c)
 		return c, given, err
 	}
-	// A password in the URL is told from the stored one by a stand-in.
+	// A password in the URL is distinguished from the stored one by a stand-in.
 	text, err := b.Hex(RootBytes)
 	if err != nil {
 		return c, given, err

@@ -195,10 +195,10 @@ func (cat *Catalog) CheckParticipants(k key.Key) error {
 		reencrypts = reencrypts || w.Reencrypts && role.AcceptsBoth()
 	}
 	if !used {
-		return rotation.Refusef("no workload uses key %s, so that nobody would take up a new version; add it to a workload with hyvve/workloads/:name", k.Name)
+		return rotation.Refusef("no workload uses key %[1]s, so that nobody would load a new version. Write a workload that does, with all its keys, since a list replaces the one before: vault write hyvve/workloads/NAME presents=%[1]s,… (vault read hyvve/workloads/NAME shows the keys of one that is there)", k.Name)
 	}
 	if len(k.Protects) > 0 && !reencrypts {
-		return rotation.Refusef("key %s protects rows, and no workload that verifies it has reencrypts=true, so that nobody would re-encrypt them; set it on one that reaches the database", k.Name)
+		return rotation.Refusef("key %s protects rows, and no workload that verifies it has reencrypts=true, so that nobody would re-encrypt them. Set it on one that reaches the database: vault write hyvve/workloads/NAME reencrypts=true", k.Name)
 	}
 	return nil
 }
@@ -323,7 +323,7 @@ func (cat *Catalog) WorkOf(r rotation.Rotation, keyName string, w workload.Workl
 	return task, true
 }
 
-// CountID names the count of a key's rows: another version, other columns or other rows of them are to be counted anew.
+// CountID names the count of a key's rows: another version, other columns or other rows of them are to be counted again.
 func CountID(k key.Key, version int) string {
 	columns := fnv.New64a()
 	for _, c := range k.Protects {
@@ -336,7 +336,7 @@ func sharesColumn(c key.Column, columns []key.Column) bool {
 	return slices.ContainsFunc(columns, func(o key.Column) bool { return o.String() == c.String() })
 }
 
-// WithoutOrphans aborts staged versions that no rotation knows: a crash left them before anybody was told.
+// WithoutOrphans aborts staged versions that no rotation knows: a crash left them before anybody knew of them.
 func WithoutOrphans(k key.Key) key.Key {
 	current, _ := k.Current()
 	for _, v := range k.Versions {

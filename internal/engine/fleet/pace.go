@@ -29,7 +29,7 @@ const (
 	paceEnd             // end all that wait
 )
 
-// pace finds out from what it is told whether Vault lets requests in.
+// pace finds out from the events it gets whether Vault lets requests in.
 type pace struct {
 	arrived  uint64        // requests that have come
 	answered uint64        // at since
@@ -41,7 +41,7 @@ type pace struct {
 	alarm    time.Duration // the last false one
 }
 
-// begin starts anew: somebody waits.
+// begin starts again: somebody waits.
 func (p *pace) begin(now time.Duration, arrived, answered uint64) {
 	p.arrived, p.answered, p.since, p.asked, p.ended = arrived, answered, now, 0, false
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// paced is a pace with what it is told, step by step.
+// paced is a pace and the events that it gets, step by step.
 type paced struct {
 	pace
 	now               time.Duration
@@ -31,7 +31,7 @@ func newPaced(watching int) *paced {
 	return &paced{pace: pace{patience: leastPatience}, watching: watching}
 }
 
-// ask answers the oldest watch; back tells whether its sidecar asks again.
+// ask answers the oldest watch; back reports whether its sidecar asks again.
 func (p *paced) ask(back bool) {
 	p.answered++
 	p.watching--

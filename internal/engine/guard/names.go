@@ -19,7 +19,7 @@ func (l *Names) Lock(name string) func() {
 	return m.Unlock
 }
 
-// Await waits for whoever has a lock now.
+// Await waits for the holders of locks.
 func (l *Names) Await() {
 	for n := range l.of {
 		l.of[n].Lock()

@@ -189,7 +189,7 @@ func (j *Journal) Begin(ctx context.Context) (damage []string, err error) {
 	return damage, nil
 }
 
-// anchor is the last entry that retention has taken away; the chain goes on from it.
+// anchor is the last entry that retention has taken away; the chain continues from it.
 func (j *Journal) anchor(ctx context.Context) (Link, error) {
 	data, err := j.store.Get(ctx, pathAnchor)
 	if err != nil || data == nil {
@@ -258,7 +258,7 @@ func (j *Journal) Verify(ctx context.Context) (Verified, error) {
 	return w.Verified, nil
 }
 
-// begin notes where the walk ends, and from where the chain goes on.
+// begin notes where the walk ends, and from where the chain continues.
 func (w *walk) begin(ctx context.Context) error {
 	defer w.j.lock()()
 	w.head, w.Head = w.j.head, Head{w.j.head.Seq, w.j.head.Hash}

@@ -93,7 +93,7 @@ func (*Kind) Fields() []kind.Field {
 		{Name: kind.OptionUsername, Description: "The login roles are this name with _a, _b, _c and _d. Default: the key's name, with '_' for '-', and the mount's id."},
 		{Name: optionOwner, Description: "The role that sessions act as. Default: the role of the imported URL; needed where the first version is generated."},
 		{Name: login.OptionVerify, Default: "true", Description: "Log in through the URLs themselves before anybody is given them. false where Vault cannot reach their hosts: then the connection's server and its replicas alone are tried."},
-		{Name: optionQuery, Default: "SELECT 1", Description: "A query that is run as the owner to see that a new login role works, as SELECT 1 FROM public.orders LIMIT 1. It runs in a read-only transaction with search_path=pg_catalog, so that tables need their schema; of an error no more than the SQLSTATE is told."},
+		{Name: optionQuery, Default: "SELECT 1", Description: "A query that is run as the owner to see that a new login role works, as SELECT 1 FROM public.orders LIMIT 1. It runs in a read-only transaction with search_path=pg_catalog, so that tables need their schema. An error shows the SQLSTATE only."},
 		{Name: optionSessionUser, Default: "false", Description: "Rotate although a policy on rows goes by session_user, which is another login role after each rotation."},
 	}
 }
