@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -59,6 +60,7 @@ type Agent struct {
 	token    login.Token
 	problem  error         // of the last request that failed
 	written  time.Duration // when files last changed, as reload.Uptime
+	extended time.Time     // when the last request began that has extended the lease
 	onDisk   []string      // directories on a disk that were warned of
 	absent   []string      // names of keys that the configuration asks for and the bundle lacked
 
@@ -230,7 +232,9 @@ func (a *Agent) perform(ctx context.Context, effect machine.Effect) (machine.Eve
 	if ctx.Err() != nil {
 		return a.stops(), true
 	}
+	end := a.holdLease(ctx, effect.Do)
 	event, has := act(a, ctx)
+	end()
 	if has && event.Kind.Failed() && ctx.Err() != nil {
 		return a.stops(), true
 	}
@@ -368,6 +372,7 @@ func (a *Agent) sayNotStarted(machine.Effect) {
 
 // extendLease gives a sign of life before the lease ends.
 func (a *Agent) extendLease(ctx context.Context) machine.Event {
+	begun := time.Now()
 	answer, err := a.engine.Extend(ctx, a.config.Workload, a.bundle.Instance, a.bundle.Secret)
 	if err != nil {
 		// Refused, or lost: the way on is the same.
@@ -376,23 +381,39 @@ func (a *Agent) extendLease(ctx context.Context) machine.Event {
 		}
 		return machine.Event{Kind: machine.ExtendFailed}
 	}
+	a.extended = begun
 	return machine.Event{Kind: machine.Extended, Etag: answer.Etag, Lease: answer.Lease()}
 }
 
-// holdLease extends the lease until end: making a workload reload may take longer than the lease lasts, as where it is stopped
-// and takes its time, and an instance without a lease holds no rotation up. Nor may another login take the name of an instance that reloads for one
-// that has died.
-func (a *Agent) holdLease(ctx context.Context) (end func()) {
-	b, every := a.bundle, min(a.bundle.LeaseDuration/6, 2*watchFor) // two thirds of it may have passed already
-	if every <= 0 {
+// outlasting are effects that may take longer than the lease lasts: they run what belongs to others, or wait for a server or
+// a disk. Vault's own answers are not among them.
+var outlasting = []machine.Do{
+	machine.BeginGates, machine.KeepCopy, machine.FeedProxies, machine.PrepareFiles, machine.NoteReload, machine.Write,
+	machine.ReloadWorkload, machine.CheckWorkload, machine.LookAtTargets, machine.LookAtPods,
+}
+
+// holdLease extends the lease until end, during an effect that may take longer than the lease lasts, as a reload that stops the
+// workload or a check that hangs. An instance without a lease holds no rotation up, and another login may use its name.
+func (a *Agent) holdLease(ctx context.Context, during machine.Do) (end func()) {
+	b, every := a.bundle, min(a.bundle.LeaseDuration/6, 2*watchFor)
+	if every <= 0 || !a.state.Holds() || !slices.Contains(outlasting, during) {
 		return func() {}
 	}
+	// The machine extends the lease after two thirds of its time, if no effect is under way then. Several short ones in a row
+	// must not put that off for ever.
+	first := min(every, max(0, b.LeaseDuration*5/6-time.Since(a.extended)))
 	ctx, cancel := context.WithCancel(ctx)
 	var extending sync.WaitGroup
 	extending.Go(func() {
-		for backoff.Wait(ctx, every) == nil {
-			if _, err := a.engine.Extend(ctx, a.config.Workload, b.Instance, b.Secret); err != nil && ctx.Err() == nil {
-				a.log.Warn("lease not extended while the workload reloads", "error", err)
+		said := false
+		for wait := first; backoff.Wait(ctx, wait) == nil; wait = every {
+			begun := time.Now()
+			switch _, err := a.engine.Extend(ctx, a.config.Workload, b.Instance, b.Secret); {
+			case err == nil:
+				a.extended, said = begun, false
+			case ctx.Err() == nil && !said:
+				a.log.Warn("lease not extended during "+string(during), "error", err)
+				said = true
 			}
 		}
 	})

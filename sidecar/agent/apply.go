@@ -190,12 +190,11 @@ func (a *Agent) reload(ctx context.Context) machine.Event {
 	s, ok := a.config.Reloader.(reload.Starter)
 	started := ok && s.StartedSince(a.written)
 	if !started {
-		end, begun := a.holdLease(ctx), time.Now()
+		begun := time.Now()
 		if a.restarts() && !a.config.Supervise.Overlap {
 			a.proxies.pause(ctx)
 		}
 		err := a.config.Reloader.Reload(ctx)
-		end()
 		reloaded(a.board, begun, err, a.mask)
 		switch {
 		case errors.Is(err, reload.ErrNotRunning):

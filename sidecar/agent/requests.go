@@ -60,6 +60,7 @@ func (a *Agent) renewToken(ctx context.Context) machine.Event {
 
 // readBundle reads the bundle as the instance that it is.
 func (a *Agent) readBundle(ctx context.Context) machine.Event {
+	begun := time.Now()
 	bundle, err := a.read(ctx)
 	if err != nil {
 		e := a.refused(err)
@@ -74,7 +75,7 @@ func (a *Agent) readBundle(ctx context.Context) machine.Event {
 		a.log.Warn("vault warns", "warning", w)
 	}
 	held := a.hold(bundle)
-	a.secret = bundle.Secret
+	a.secret, a.extended = bundle.Secret, begun
 	return machine.Event{Kind: machine.BundleRead, Held: held, Lease: bundle.LeaseDuration}
 }
 
@@ -98,9 +99,13 @@ func (a *Agent) hold(b client.Bundle) machine.Held {
 }
 
 func (a *Agent) sendReport(ctx context.Context) machine.Event {
+	begun := time.Now()
 	answer, err := a.report(ctx, false)
 	if err != nil {
 		return a.refused(err)
+	}
+	if answer.Lease() > 0 {
+		a.extended = begun
 	}
 	a.memory.Busy()
 	a.vaultIs(nil)
