@@ -23,7 +23,7 @@ func TestExecOverlapMasks(t *testing.T) {
 	e := startExec(t, newFakeVault(t), t.TempDir(), "rests", "--config="+config)
 	e.await("loaded", loaded("etag-1-0"))
 	e.fake.change(func() { e.fake.version = 2 })
-	report := e.await("the reason", unhealthy("the next process is not healthy, and the one before goes on"))
+	report := e.await("the reason", unhealthy("the next process is not healthy, and the one before continues"))
 	if said := fmt.Sprint(report["reason"], e.log); strings.Contains(said, "secret-value") || !strings.Contains(said, "0000") {
 		t.Errorf("it says %s", said)
 	}

@@ -466,7 +466,7 @@ func TestExecOverlaps(t *testing.T) {
 		rests`, "--config="+config)
 	e.await("loaded", loaded("etag-1-0"))
 	e.fake.change(func() { e.fake.version = 2 }) // it never becomes healthy with that
-	e.await("the reason", unhealthy("the next process is not healthy, and the one before goes on"))
+	e.await("the reason", unhealthy("the next process is not healthy, and the one before continues"))
 	e.fake.change(func() { e.fake.version = 3 })
 	e.await("loaded", loaded("etag-3-0"))
 	said := e.said()
