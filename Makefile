@@ -141,6 +141,7 @@ fuzz: ## Run every fuzz target for FUZZTIME (10s) each
 	go test -run '^$$' -fuzz '^FuzzKeys$$' -fuzztime $(FUZZTIME) ./internal/pbkdf2
 	go test -run '^$$' -fuzz '^FuzzEnvFiles$$' -fuzztime $(FUZZTIME) ./sidecar/render
 	go test -run '^$$' -fuzz '^FuzzExposition$$' -fuzztime $(FUZZTIME) ./sidecar/health
+	go test -run '^$$' -fuzz '^FuzzText$$' -fuzztime $(FUZZTIME) ./sidecar/mask
 	go test -run '^$$' -fuzz '^FuzzTranslate$$' -fuzztime $(FUZZTIME) ./sidecar/proxy
 	go test -run '^$$' -fuzz '^FuzzReview$$' -fuzztime $(FUZZTIME) ./sidecar/inject/webhook
 	go test -run '^$$' -fuzz '^FuzzAnnotations$$' -fuzztime $(FUZZTIME) ./sidecar/inject

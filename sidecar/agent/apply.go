@@ -7,7 +7,6 @@ import (
 	"errors"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
@@ -15,9 +14,11 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/mask"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/variables"
 )
 
 // sameContent tells whether two bundles hold the same; work and the secrets of the read do not count.
@@ -145,39 +146,21 @@ func (a *Agent) sayWhatIsOnDisk() {
 	a.onDisk = dirs
 }
 
-// mask hides every value of this bundle and of the one before in a text, the longest first: one may be part of another.
+// mask hides every value of this bundle and of the one before in a text.
 func (a *Agent) mask(text string) string {
+	if text == "" {
+		return ""
+	}
 	var all []string
 	for _, b := range []client.Bundle{a.bundle, a.before} {
 		for _, v := range b.Values {
 			all = append(all, v.Reveal())
 		}
 		for _, list := range b.Accepts {
-			for _, v := range list {
-				all = append(all, v.Reveal())
-			}
+			all = append(all, variables.Reveal(list)...)
 		}
 	}
-	for _, v := range all {
-		all = append(all, lines(v)...)
-	}
-	slices.SortFunc(all, func(x, y string) int { return len(y) - len(x) })
-	for _, v := range all {
-		if v != "" {
-			text = strings.ReplaceAll(text, v, "[redacted]")
-		}
-	}
-	return text
-}
-
-// lines are those of a value that has several. An error may quote one of them.
-func lines(value string) (all []string) {
-	for line := range strings.SplitSeq(value, "\n") {
-		if len(line) >= valueLeast && len(line) < len(value) {
-			all = append(all, line)
-		}
-	}
-	return all
+	return mask.New(all...).Text(text)
 }
 
 // restarts reports whether the sidecar restarts the workload for a change.

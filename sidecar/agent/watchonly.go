@@ -21,6 +21,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/mask"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
@@ -173,18 +174,9 @@ func (m *fileMask) take() {
 	}
 }
 
-// mask hides the longest first: one may be part of another.
 func (m *fileMask) mask(text string) string {
-	all := slices.Concat(m.before, m.now)
-	slices.SortFunc(all, func(a, b string) int { return len(b) - len(a) })
-	for _, v := range all {
-		text = strings.ReplaceAll(text, v, "[redacted]")
-	}
-	return text
+	return mask.New(slices.Concat(m.before, m.now)...).Text(text)
 }
-
-// valueLeast is how long a value must be to be hidden: what is shorter stands in any text.
-const valueLeast = 4
 
 var (
 	quotedValue = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|'[^']*'`)
@@ -195,7 +187,7 @@ var (
 func valuesIn(text string) (found []string) {
 	add := func(values ...string) {
 		for _, v := range values {
-			if v = strings.Trim(v, " \t\r,;"); len(v) >= valueLeast && !slices.Contains(found, v) {
+			if v = strings.Trim(v, " \t\r,;"); len(v) >= mask.Least && !slices.Contains(found, v) {
 				found = append(found, v)
 			}
 		}

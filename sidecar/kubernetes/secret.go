@@ -5,7 +5,6 @@ package kubernetes
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/mask"
 )
 
 // maxData is what the API server takes in the data of a Secret.
@@ -279,14 +280,9 @@ func (s *Secret) masked(err error, data map[string][]byte) error {
 	}
 	var hidden []string
 	for _, v := range data {
-		if len(v) > 0 {
-			hidden = append(hidden, string(v), base64.StdEncoding.EncodeToString(v))
-		}
+		hidden = append(hidden, string(v))
 	}
-	slices.SortFunc(hidden, func(a, b string) int { return len(b) - len(a) })
-	for _, v := range hidden {
-		refused.Message = strings.ReplaceAll(refused.Message, v, "[redacted]")
-	}
+	refused.Message = mask.New(hidden...).Text(refused.Message)
 	return err
 }
 

@@ -91,7 +91,7 @@ func TestHTTPCredentials(t *testing.T) {
 		t.Fatal(err)
 	}
 	status = http.StatusUnauthorized
-	err := h.WithMask(mask).Reload(t.Context())
+	err := h.WithMask(masked).Reload(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "answered 401 Unauthorized: Basic [redacted] is not let in with [redacted] [redacted]") {
 		t.Error(err)
 	}

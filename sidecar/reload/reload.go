@@ -12,7 +12,6 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -20,6 +19,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/mask"
 )
 
 // Reloader makes a workload reload. ErrNotRunning says that there is none yet, which at the first rendering is as it
@@ -118,9 +118,7 @@ func (h HTTP) Reload(ctx context.Context) error {
 		return nil
 	}
 	said := external.Quote{Kept: body, Part: len(body) == maxAnswer}.Start(func(text string) string {
-		for _, s := range secrets {
-			text = strings.ReplaceAll(text, s, "[redacted]")
-		}
+		text = mask.New(secrets...).Text(text)
 		if h.Mask != nil {
 			text = h.Mask(text)
 		}
@@ -132,7 +130,7 @@ func (h HTTP) Reload(ctx context.Context) error {
 	return fmt.Errorf("reload request: %s answered %s%s", req.URL.Redacted(), external.StatusText(resp.StatusCode), said)
 }
 
-// dress sets the request's headers, and returns the secrets among their values, the longest first.
+// dress sets the request's headers, and returns the secrets among their values.
 func (h HTTP) dress(req *http.Request) (secrets []string, err error) {
 	set := func(name, value string) {
 		if http.CanonicalHeaderKey(name) == "Host" {
@@ -168,7 +166,6 @@ func (h HTTP) dress(req *http.Request) (secrets []string, err error) {
 		req.SetBasicAuth(user, password)
 		secrets = append(secrets, base64.StdEncoding.EncodeToString([]byte(user+":"+password)), password)
 	}
-	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) })
 	return secrets, nil
 }
 

@@ -143,10 +143,10 @@ func TestSignalWithoutAProcess(t *testing.T) {
 	}
 }
 
-func mask(text string) string { return strings.ReplaceAll(text, canary, "[redacted]") }
+func masked(text string) string { return strings.ReplaceAll(text, canary, "[redacted]") }
 
 func TestCommand(t *testing.T) {
-	c := Command{Args: []string{"sh", "-c", "exit 0"}, Timeout: time.Minute, Mask: mask}
+	c := Command{Args: []string{"sh", "-c", "exit 0"}, Timeout: time.Minute, Mask: masked}
 	if err := c.Reload(t.Context()); err != nil {
 		t.Error(err)
 	}
