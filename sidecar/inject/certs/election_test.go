@@ -170,10 +170,11 @@ func TestElectionHasOneLeader(t *testing.T) {
 				for n := range 3 {
 					p.start(fmt.Sprint("replica-", n))
 				}
+				random := rand.New(rand.NewPCG(seed, 1))
 				for range 40 {
-					pass(time.Duration(p.server.random.IntN(30)) * time.Second)
+					pass(time.Duration(random.IntN(30)) * time.Second)
 					p.server.mu.Lock()
-					p.server.away = p.server.random.IntN(4) == 0
+					p.server.away = random.IntN(4) == 0
 					p.server.mu.Unlock()
 				}
 				p.server.mu.Lock()
