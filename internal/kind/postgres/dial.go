@@ -415,7 +415,7 @@ func lockedOut(err error, c kind.Connection) error {
 		return faultf("%w; let the administrator of connection %s in: as a superuser, ALTER ROLE %s LOGIN, or an entry in pg_hba.conf", err, c.Name, role)
 	}
 	if c.Written.IsZero() || c.Options[fieldRows] == "true" && c.Rotated.IsZero() { // a password that has come just now, or that nobody but its owner sets
-		return faultf("%w; give the password of role %s: vault write hyvve/connections/%s password=-, or set another before, as a superuser: ALTER ROLE %s LOGIN PASSWORD '…'", err, role, c.Name, role)
+		return faultf("%w; give the password of role %s by writing connection %s once more with its password: printf '%%s' \"$PASSWORD\" | vault write hyvve/connections/%s … password=-. Or set another one before, as a superuser: ALTER ROLE %s LOGIN PASSWORD '…'", err, role, c.Name, c.Name, role)
 	}
 	return faultf("%w; the administrator of connection %s is locked out. Was its password changed, or the server (or Vault) restored from before rotate-root? Set one of your choice, as a superuser: ALTER ROLE %s LOGIN PASSWORD '…'; then write it with: vault write hyvve/connections/%s password=-",
 		err, c.Name, role, c.Name)
