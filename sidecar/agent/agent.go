@@ -124,10 +124,7 @@ func (a *Agent) reencryptor() func(values map[string]key.Value) (Reencryptor, er
 
 // Run serves until ctx ends, then gives the instance up. Trouble with Vault is waited out.
 func (a *Agent) Run(ctx context.Context) error {
-	pending, err := a.tidy()
-	if err != nil {
-		return err
-	}
+	pending := a.tidy()
 	a.memory = proc.KeepMemorySmall(a.keepsMemory)
 	defer a.memory.Stop()
 	ctx, cancel := a.awaited(ctx)
@@ -153,11 +150,12 @@ func (a *Agent) keepsMemory(err error) {
 }
 
 // tidy removes what an earlier run has left half-done beside the files, and reports whether it has left a reload pending.
-func (a *Agent) tidy() (machine.Reload, error) {
+// What cannot be removed is in nobody's way: the workload does not read it.
+func (a *Agent) tidy() machine.Reload {
 	pending := machine.NoReload
 	for _, t := range a.config.Targets {
 		if err := t.Clean(); err != nil {
-			return pending, err
+			a.log.Warn("a temporary file of an earlier run stays, perhaps with secrets in it; remove it", "error", err)
 		}
 		if a.config.Reloader != nil && a.debtor() == nil && t.ReloadPending() {
 			pending = machine.ReloadPending
@@ -166,7 +164,7 @@ func (a *Agent) tidy() (machine.Reload, error) {
 	if pending == machine.ReloadPending && a.state.Reload != machine.ReloadPending && a.state.Reload != machine.ReloadFaulty {
 		a.written = math.MaxInt64
 	}
-	return pending, nil
+	return pending
 }
 
 // settings are what the machine knows of the configuration.

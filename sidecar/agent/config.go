@@ -256,10 +256,7 @@ func (a *Agent) adopt() machine.Event {
 		a.loadSecret()
 	}
 	a.sayInClear()
-	pending, err := a.tidy()
-	if err != nil {
-		a.log.Warn("what an earlier run has left beside the files stays", "error", err)
-	}
+	pending := a.tidy()
 	a.copies.kept, a.copies.etag, a.onDisk = time.Time{}, "", nil // places may be others
 	a.board.Update(func(s *status.State) {
 		first := newBoard(a.config, nil).State()

@@ -316,7 +316,8 @@ func (t Target) Write(b client.Bundle) (changed bool, err error) {
 	return c.Commit()
 }
 
-// Clean removes what a crash left half-written. Where the directory cannot be had, Write says what is to be done.
+// Clean removes what a crash left half-written, all that it can. Where the directory cannot be had, Write says what is to be
+// done.
 func (t Target) Clean() error {
 	dir, err := openDirectory(t.dir(), t.Format == Files || t.MakeDirectory)
 	if err != nil {
@@ -331,11 +332,11 @@ func (t Target) Clean() error {
 		if !strings.HasPrefix(name, t.temp()) {
 			continue
 		}
-		if err := dir.remove(name); err != nil {
-			return fmt.Errorf("removing what an earlier run left: %w", err)
+		if one := dir.remove(name); one != nil {
+			err = errors.Join(err, fmt.Errorf("removing what an earlier run left: %w", one))
 		}
 	}
-	return nil
+	return err
 }
 
 // temp begins the names of the target's temporary files, and of no other target's in the same directory.
@@ -442,12 +443,10 @@ func (t Target) NewerThan(moment time.Time, b client.Bundle) (string, error) {
 }
 
 // Keep writes a file of the sidecar's own, which is for nobody else's eyes, as carefully as what workloads read. What a
-// crash left half-written beside it goes first.
+// crash left half-written beside it goes first, if it can be removed.
 func Keep(path string, content []byte) error {
 	t := Target{Path: path, Mode: 0o600, UID: -1, GID: -1}
-	if err := t.Clean(); err != nil {
-		return err
-	}
+	_ = t.Clean() // the file is written all the same
 	dir, err := openDirectory(t.dir(), false)
 	if err != nil {
 		return err

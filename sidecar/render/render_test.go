@@ -177,6 +177,35 @@ func TestOwnLeftoversAreRemoved(t *testing.T) {
 	}
 }
 
+// What cannot be removed keeps nothing else from being removed, and a file of the sidecar's own from being written.
+func TestCleanOfWhatStays(t *testing.T) {
+	dir := t.TempDir()
+	target := Target{Format: Dotenv, Path: filepath.Join(dir, ".env"), Mode: 0o600, UID: -1, GID: -1}
+	var all []string
+	for n := range 20 {
+		path := filepath.Join(dir, fmt.Sprintf("%s%d", target.temp(), n))
+		all = append(all, path)
+		if err := os.WriteFile(path, []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stays := filepath.Join(dir, target.temp()+"directory")
+	if err := os.Mkdir(stays, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := target.Clean(); err == nil || !strings.Contains(err.Error(), stays) {
+		t.Errorf("it does not say what stays: %v", err)
+	}
+	for _, path := range all {
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("%s stays, too", path)
+		}
+	}
+	if err := Keep(target.Path, []byte("mine")); err != nil {
+		t.Error(err)
+	}
+}
+
 // While files are replaced, every reader sees one version or the other, whole, never with a wider mode, and never of
 // another owner.
 func TestReadersSeeWholeFiles(t *testing.T) {
