@@ -54,10 +54,11 @@ func TestAdoptAnotherWorkloadWhileVaultIsAway(t *testing.T) {
 	r.fake.change(func() { r.fake.fail["auth"], r.fake.fail["watch"], r.fake.fail["report"] = 503, 503, 503 })
 	r.says("vault did not take a request")
 	another := filepath.Join(dir, "another.json")
-	r.reconfigure(func(c *Config) {
-		c.Workload, c.Targets = "web", withPath(c, another)
-		c.Reloader = nil
-	})
+	c := r.config
+	c.Workload, c.Targets, c.Reloader = "web", withPath(&c, another), nil
+	if err := r.agent.reconfigure(c); err != nil {
+		t.Fatal(err)
+	}
 	logins := r.fake.count("auth")
 	r.holds("it asks again and again", func() bool { return r.fake.count("auth") > logins+3 })
 	if _, err := os.Stat(another); err == nil {
@@ -65,6 +66,7 @@ func TestAdoptAnotherWorkloadWhileVaultIsAway(t *testing.T) {
 	}
 	r.fake.change(func() { clear(r.fake.fail) })
 	r.await("loaded", loaded("etag-1-0"))
+	r.says("configuration taken")
 }
 
 // While Vault is away, another configuration gets what is held, and the workload is looked at.

@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
@@ -69,6 +70,9 @@ type Agent struct {
 	watching *watching         // nil: no watch is open
 	next     chan change       // of the configuration
 	coming   change            // to be adopted
+	arrival  arrival           // of the instance that it names
+	formers  []*former
+	instance atomic.Value // of the configuration, for the goroutine that reads the next one
 
 	jobs    *jobs
 	proxies proxies
@@ -84,7 +88,7 @@ func New(c Config, log *slog.Logger) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{log: log, next: make(chan change, 1), began: time.Now()}
-	a.take(change{c, v})
+	a.take(change{config: c, vault: v})
 	a.proxies = newProxies(c.Listeners, log)
 	proxies := a.proxies
 	a.board = newBoard(c, func(s *status.State) { s.Sightings, _ = proxies.sightings() })
@@ -210,6 +214,8 @@ func (a *Agent) loop(ctx context.Context, begin machine.State) {
 		a.publish()
 	}
 	a.closeWatch()
+	a.leaveArrival()
+	a.leaveFormers()
 }
 
 // perform performs an effect. What fails once ctx has ended has no other meaning than that, and nothing that has a result is
@@ -286,6 +292,7 @@ var acts = map[machine.Do]func(*Agent, context.Context) (machine.Event, bool){
 	machine.ReadBundle:     result((*Agent).readBundle),
 	machine.SendReport:     result((*Agent).sendReport),
 	machine.ExtendLease:    result((*Agent).extendLease),
+	machine.ReadNew:        result((*Agent).readNew),
 	machine.SaveSecret:     result((*Agent).saveSecret),
 	machine.LoadCopy:       result((*Agent).loadCopy),
 	machine.BeginGates:     (*Agent).beginGates,
@@ -321,6 +328,7 @@ var does = map[machine.Do]func(*Agent){
 	machine.ClearNotes:    (*Agent).clearNotes,
 	machine.ConfirmCopy:   (*Agent).confirmCopy,
 	machine.DropSecret:    (*Agent).dropSecret,
+	machine.LeaveFormer:   (*Agent).leaveFormers,
 	machine.StartWork:     func(a *Agent) { a.jobs.want(a.bundle) },
 	machine.ResumeProxies: func(a *Agent) { a.proxies.resume() },
 }
@@ -332,6 +340,9 @@ var says = map[machine.Do]func(*Agent, machine.Effect){
 	machine.SayRequest: func(a *Agent, e machine.Effect) {
 		a.vaultIs(a.problem)
 		a.log.Warn("vault did not take a request; files stay as they are", "error", a.problem, "retry_in", e.Wait)
+	},
+	machine.SayNewLater: func(a *Agent, e machine.Effect) {
+		a.log.Warn("configuration of another instance not taken yet; the one before stays until Vault is available", "error", a.problem, "retry_in", e.Wait)
 	},
 	machine.SayToken:   func(a *Agent, _ machine.Effect) { a.log.Warn("token not renewed", "error", a.problem) },
 	machine.SayWaiting: (*Agent).sayNotStarted,
@@ -384,10 +395,11 @@ func (a *Agent) extendLease(ctx context.Context) machine.Event {
 }
 
 // outlasting are effects that may take longer than the lease lasts: they run what belongs to others, or wait for a server or
-// a disk. Vault's own answers are not among them.
+// a disk. Vault's own answers for the instance are not among them.
 var outlasting = []machine.Do{
 	machine.BeginGates, machine.KeepCopy, machine.FeedProxies, machine.PrepareFiles, machine.NoteReload, machine.Write,
 	machine.ReloadWorkload, machine.CheckWorkload, machine.LookAtTargets, machine.LookAtPods,
+	machine.ReadNew,
 }
 
 // holdLease extends the lease until end, during an effect that may take longer than the lease lasts, as a reload that stops the

@@ -38,7 +38,8 @@ type fakeVault struct {
 	suffix   string // of values
 	work     []workload.Work
 	secret   int            // of the newest read
-	fail     map[string]int // status by kind of request, until it is taken out
+	newest   map[string]int // the same, by workload
+	fail     map[string]int // status by kind of request, or by kind/workload, until it is taken out
 	lose     map[string]int // replies of a kind to lose after the request was served
 	lease    int            // seconds
 	token    int            // seconds; 0: it does not end
@@ -53,7 +54,7 @@ type fakeVault struct {
 
 func newFakeVault(t *testing.T) *fakeVault {
 	f := &fakeVault{
-		t: t, version: 1, fail: map[string]int{}, lose: map[string]int{}, lease: 60, changed: make(chan struct{}), requests: map[string]int{},
+		t: t, version: 1, fail: map[string]int{}, lose: map[string]int{}, lease: 60, changed: make(chan struct{}), requests: map[string]int{}, newest: map[string]int{},
 		reports: make(chan map[string]any, 1000),
 	}
 	f.server = httptest.NewServer(http.HandlerFunc(f.serve))
@@ -79,10 +80,12 @@ func (f *fakeVault) count(kind string) int {
 }
 
 func (f *fakeVault) serve(w http.ResponseWriter, r *http.Request) {
-	kind := strings.Split(strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/v1/"), "hyvve/"), "/")[0]
+	path := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/v1/"), "hyvve/")
+	kind, name, _ := strings.Cut(path, "/")
 	f.mu.Lock()
 	f.requests[kind]++
-	status, ttl := f.fail[kind], f.token
+	f.requests[path]++
+	status, ttl := max(f.fail[kind], f.fail[path]), f.token
 	lost := f.lose[kind] > 0
 	f.lose[kind]--
 	f.mu.Unlock()
@@ -102,11 +105,11 @@ func (f *fakeVault) serve(w http.ResponseWriter, r *http.Request) {
 		if !f.proved(w, r, body) {
 			return
 		}
-		answer = f.creds()
+		answer = f.creds(name)
 	case "watch":
 		answer["data"] = f.watch(r)
 	case "report":
-		answer["data"] = f.report(w, body)
+		answer["data"] = f.report(w, name, body)
 		if answer["data"] == nil {
 			return
 		}
@@ -134,10 +137,11 @@ func (f *fakeVault) proved(w http.ResponseWriter, r *http.Request, body map[stri
 	return true
 }
 
-func (f *fakeVault) creds() map[string]any {
+func (f *fakeVault) creds(name string) map[string]any {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.secret++
+	f.newest[name] = f.secret
 	value := fmt.Sprintf("%s-%d%s", canary, f.version, f.suffix)
 	return map[string]any{
 		"lease_id": "hyvve/creds/api/x", "lease_duration": f.lease, "renewable": true,
@@ -169,10 +173,10 @@ func (f *fakeVault) watch(r *http.Request) map[string]any {
 	}
 }
 
-func (f *fakeVault) report(w http.ResponseWriter, body map[string]any) map[string]any {
+func (f *fakeVault) report(w http.ResponseWriter, name string, body map[string]any) map[string]any {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if body["instance_secret"] != fmt.Sprintf("secret-%d", f.secret) {
+	if body["instance_secret"] != fmt.Sprintf("secret-%d", f.newest[name]) {
 		w.WriteHeader(http.StatusBadRequest)
 		_, _ = w.Write([]byte(`{"errors":["instance_secret is not that of its newest read"]}`))
 		return nil
@@ -183,6 +187,7 @@ func (f *fakeVault) report(w http.ResponseWriter, body map[string]any) map[strin
 	}
 	if body["healthy"] == nil { // a sign of life alone
 		f.requests["extend"]++
+		f.requests["extend/"+name]++
 		return answer
 	}
 	f.reports <- body
@@ -358,7 +363,10 @@ func TestDeniedLogsInAgain(t *testing.T) {
 func TestSupersededInstanceReadsAgain(t *testing.T) {
 	r := startAgent(t, nil)
 	r.await("first", loaded("etag-1-0"))
-	r.fake.change(func() { r.fake.secret += 10; r.fake.work = []workload.Work{{ID: "w1", Phase: workload.PhaseStage}} })
+	r.fake.change(func() {
+		r.fake.newest["api"] += 10
+		r.fake.work = []workload.Work{{ID: "w1", Phase: workload.PhaseStage}}
+	})
 	r.await("after being superseded", loaded("etag-1-1"))
 	if r.reloads.count() != 1 {
 		t.Errorf("%d reloads for the same content", r.reloads.count())

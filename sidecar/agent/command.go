@@ -96,14 +96,16 @@ func (c *commandFlags) run(ctx context.Context, config Config, log *slog.Logger)
 		}
 		return ctx.Err()
 	}
+	instance := func(now Config) string { return now.Instance }
 	if config.Watch == nil {
 		a, err := New(config, log)
 		if err != nil {
 			return err
 		}
 		run, take = func() error { return a.Run(ctx) }, a.reconfigure
+		instance = func(Config) string { return a.instance.Load().(string) }
 	}
-	go c.onHangup(ctx, hangups, config, take, log)
+	go c.onHangup(ctx, hangups, config, instance, take, log)
 	log.Info("sidecar started", "workload", config.Workload, "instance", config.Instance)
 	if err := run(); err != nil {
 		return err
@@ -112,15 +114,16 @@ func (c *commandFlags) run(ctx context.Context, config Config, log *slog.Logger)
 	return nil
 }
 
-// onHangup reads the configuration anew at each SIGHUP, until ctx ends. One that is not good changes nothing.
-func (c *commandFlags) onHangup(ctx context.Context, hangups <-chan os.Signal, now Config, take func(Config) error, log *slog.Logger) {
+// onHangup reads the configuration again at each SIGHUP, until ctx ends. One that is not good changes nothing. instance returns the
+// name that the sidecar has: Vault may have refused that of the configuration which was taken last.
+func (c *commandFlags) onHangup(ctx context.Context, hangups <-chan os.Signal, now Config, instance func(Config) string, take func(Config) error, log *slog.Logger) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-hangups:
 		}
-		next, err := c.load(now.Instance)
+		next, err := c.load(instance(now))
 		if err == nil {
 			err = now.changeable(next)
 		}

@@ -192,6 +192,8 @@ func databaseInClear(url, said string, own []string, board *status.Board, log *s
 type change struct {
 	config Config
 	vault  *login.Connection
+	method *login.Method // nil: take chooses it
+	token  *login.Token  // of vault; nil: there was no login
 }
 
 // reconfigure has the loop go on with another configuration, which is changeable to, as soon as it has ended what it is at.
@@ -205,7 +207,7 @@ func (a *Agent) reconfigure(c Config) error {
 	case <-a.next:
 	default:
 	}
-	a.next <- change{c, v}
+	a.next <- change{config: c, vault: v}
 	return nil
 }
 
@@ -229,13 +231,23 @@ func (c Config) changeable(to Config) error {
 
 // take sets all that comes from the configuration.
 func (a *Agent) take(c change) {
-	if a.method == nil || c.config.Vault.Auth != a.config.Vault.Auth {
-		a.method = login.New(c.config.Vault.Auth) // the one before may know a secret id that can be unwrapped but once
-	}
+	a.method = a.methodOf(c)
+	a.instance.Store(c.config.Instance)
 	a.config, a.vault, a.engine = c.config, c.vault, client.New(c.vault.Vault, c.config.Vault.Mount)
 	a.prepareReload()
 	a.prepareHealth()
 	a.jobs = newJobs(a.reencryptor())
+}
+
+// methodOf returns the way to log in for a configuration. The present one may know a secret id that can be unwrapped only once.
+func (a *Agent) methodOf(c change) *login.Method {
+	switch {
+	case c.method != nil:
+		return c.method
+	case a.method == nil || c.config.Vault.Auth != a.config.Vault.Auth:
+		return login.New(c.config.Vault.Auth)
+	}
+	return a.method
 }
 
 // identity is what makes a configuration that of another instance.
@@ -250,10 +262,14 @@ func identityOf(c Config) identity {
 func (a *Agent) adopt() machine.Event {
 	another := a.state.Life == machine.Arriving
 	a.jobs.stop()
+	a.leaveForAnother()
+	if another {
+		a.holdFormer()
+	}
 	a.take(a.coming)
 	if another {
 		a.before, a.copies = a.bundle, copies{} // of the other instance nothing stays but what is to be masked
-		a.loadSecret()
+		a.arrive()
 	}
 	a.sayInClear()
 	pending := a.tidy()

@@ -162,6 +162,9 @@ func abandoned(ctx context.Context) error {
 // read reads the bundle as the instance that it is: another login, of this process or of the next one, may use the instance's
 // name with the secret of its newest read.
 func (a *Agent) read(ctx context.Context) (client.Bundle, error) {
+	if bundle, ok := a.arrival.takeBundle(); ok {
+		return bundle, nil
+	}
 	if a.state.Writes != machine.WritesAllowed {
 		return a.engine.CredsOf(ctx, a.config.Workload, a.config.Instance, a.config.oneLine())
 	}
@@ -173,10 +176,10 @@ func (a *Agent) read(ctx context.Context) (client.Bundle, error) {
 
 // secretPath is where the secret is kept for the next process: beside the first rendered file, or beside the last-good
 // copy and sealed as that is. Empty: nowhere.
-func (a *Agent) secretPath() (path string, sealed bool) {
-	switch files := a.config.Files(); {
-	case a.config.LastGood != nil:
-		return a.config.LastGood.Path + ".instance", true
+func (c *Config) secretPath() (path string, sealed bool) {
+	switch files := c.Files(); {
+	case c.LastGood != nil:
+		return c.LastGood.Path + ".instance", true
 	case len(files) > 0:
 		first := files[0].Path
 		return filepath.Join(filepath.Dir(first), ".instance-"+filepath.Base(first)+".hyvve"), false
@@ -185,26 +188,36 @@ func (a *Agent) secretPath() (path string, sealed bool) {
 }
 
 // sealedSecret is the place of a sealed secret.
-func (a *Agent) sealedSecret(path string) lastgood.Store {
-	return lastgood.Store{Path: path, KeyFile: a.config.LastGood.KeyFile, Owner: a.config.LastGood.Owner}
+func (c *Config) sealedSecret(path string) lastgood.Store {
+	return lastgood.Store{Path: path, KeyFile: c.LastGood.KeyFile, Owner: c.LastGood.Owner}
 }
 
 // loadSecret takes what an earlier process of the instance has kept. Without it the name is free after a while.
 func (a *Agent) loadSecret() {
 	a.secret = key.Value{}
-	path, sealed := a.secretPath()
-	var err error
-	switch {
-	case path == "":
+	if path, _ := a.config.secretPath(); path == "" {
 		a.log.Info("there is no place where the instance's secret could be kept: should this process be killed, the next one waits until its name is free (takeover_after of hyvve/config, 30s by default). To have the name at once, add last_good to the vault block, or a render block", "instance", a.config.Instance)
 		return
-	case sealed:
-		a.secret, err = a.sealedSecret(path).LoadSecret()
-	default:
-		var text string
-		text, err = external.ReadCredential(path)
-		a.secret = key.NewValue(text)
 	}
+	var err error
+	a.secret, err = a.config.keptSecret()
+	a.sayUnusedSecret(err)
+}
+
+// keptSecret is what an earlier process of the instance has kept; the zero value, without an error, where there is no place for it.
+func (c *Config) keptSecret() (key.Value, error) {
+	path, sealed := c.secretPath()
+	switch {
+	case path == "":
+		return key.Value{}, nil
+	case sealed:
+		return c.sealedSecret(path).LoadSecret()
+	}
+	text, err := external.ReadCredential(path)
+	return key.NewValue(text), err
+}
+
+func (a *Agent) sayUnusedSecret(err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, lastgood.ErrNone) {
 		a.log.Warn("the secret of this instance's last process is not used; the name may be free only after a while", "error", err)
 	}
@@ -220,19 +233,19 @@ func (a *Agent) saveSecret(context.Context) machine.Event {
 }
 
 func (a *Agent) storeSecret() error {
-	path, sealed := a.secretPath()
+	path, sealed := a.config.secretPath()
 	switch {
 	case path == "":
 		return nil
 	case sealed:
-		return a.sealedSecret(path).SaveSecret(a.secret)
+		return a.config.sealedSecret(path).SaveSecret(a.secret)
 	}
 	return render.Keep(path, []byte(a.secret.Reveal()))
 }
 
 // dropSecret removes what proves nothing any more.
 func (a *Agent) dropSecret() {
-	if path, _ := a.secretPath(); path != "" {
+	if path, _ := a.config.secretPath(); path != "" {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			a.log.Warn("the secret of the instance that has ended stays; it proves nothing", "error", err)
 		}

@@ -36,9 +36,12 @@ func (a *Agent) refused(err error) machine.Event {
 }
 
 func (a *Agent) login(ctx context.Context) machine.Event {
-	token, err := a.method.Login(ctx, a.vault)
-	if err != nil {
-		return a.refused(err)
+	token, ok := a.arrival.takeToken()
+	if !ok {
+		var err error
+		if token, err = a.method.Login(ctx, a.vault); err != nil {
+			return a.refused(err)
+		}
 	}
 	a.token = token
 	a.vaultIs(nil)

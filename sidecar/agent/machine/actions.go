@@ -160,7 +160,20 @@ var (
 		}
 		return nil
 	}}
-	useSettings = change("use its settings", func(s *State, e Event) { s.Settings = e.Settings })
+	useSettings = change("use its settings", func(s *State, e Event) {
+		s.Settings, s.Moves = e.Settings, 0
+		s.off(TimerMove)
+	})
+	moveLater = action{"try it later", func(s *State, e Event) []Effect {
+		s.Moves++
+		wait := max(Backoff(s.Moves, e.Draw), e.RetryAfter)
+		s.set(TimerMove, e, wait)
+		return []Effect{{Do: SayNewLater, Wait: wait}}
+	}}
+	moveNever = change("try it no more", func(s *State, _ Event) {
+		s.Moves = 0
+		s.off(TimerMove)
+	})
 )
 
 // endSession pauses before the next login. A session that has lasted is no failure of the ones before.

@@ -38,6 +38,13 @@ const (
 	Denied       Kind = "vault denied"
 )
 
+// What Vault has answered for the instance of another configuration.
+const (
+	NewRead        Kind = "new bundle read"
+	NewUnavailable Kind = "new bundle unavailable"
+	NewRefused     Kind = "new bundle refused"
+)
+
 // What has become of other effects.
 const (
 	Saved          Kind = "secret saved"
@@ -73,19 +80,21 @@ const (
 	LookTime  Kind = "look time"
 	ReadTime  Kind = "read time"
 	WatchTime Kind = "watch time"
+	MoveTime  Kind = "move time"
 )
 
 // Kinds are all kinds of events.
 var Kinds = []Kind{
 	Stop, WorkloadGone, Reconfigured, Renamed, Adopted,
 	LoggedIn, Renewed, BundleRead, NoWrite, Reported, Extended, ExtendFailed, Left, LeaveFailed, Quiet, Changed, Superseded, Unavailable, Refused, Denied,
+	NewRead, NewUnavailable, NewRefused,
 	Saved, NotSaved, CopyLoaded, CopyUnusable, Wrote, WriteFailed, Reloaded, ReloadFailed, NotRunning, CheckPassed, CheckFailed, CheckDisproved,
 	Intact, Drifted, PodsBehind, WorkNews, Sighted,
-	CheckTime, RetryTime, PauseOver, LeaseTime, TokenTime, LookTime, ReadTime, WatchTime,
+	CheckTime, RetryTime, PauseOver, LeaseTime, TokenTime, LookTime, ReadTime, WatchTime, MoveTime,
 }
 
 var failures = []Kind{
-	NoWrite, ExtendFailed, LeaveFailed, Unavailable, Refused, Denied, NotSaved, CopyUnusable, WriteFailed, ReloadFailed, NotRunning, CheckFailed, CheckDisproved,
+	NoWrite, ExtendFailed, LeaveFailed, Unavailable, Refused, Denied, NewUnavailable, NewRefused, NotSaved, CopyUnusable, WriteFailed, ReloadFailed, NotRunning, CheckFailed, CheckDisproved,
 }
 
 // Failed reports whether an event is the failure of an effect.
@@ -121,6 +130,7 @@ const (
 	ReportFailure  Do = "report the failure" // of the workload, as the last report
 	ExtendLease    Do = "extend the lease"
 	Leave          Do = "leave" // give the lease back
+	ReadNew        Do = "read the new instance's bundle"
 	Adopt          Do = "adopt the configuration"
 	SaveSecret     Do = "save the secret"
 	LoadCopy       Do = "load the copy"
@@ -147,6 +157,7 @@ const (
 	ClearNotes    Do = "clear the notes" // of the reload that was pending
 	ConfirmCopy   Do = "confirm the copy"
 	DropSecret    Do = "drop the secret"
+	LeaveFormer   Do = "leave the former instance"
 	StartWork     Do = "start work"
 	ResumeProxies Do = "resume the proxies"
 )
@@ -165,21 +176,22 @@ const (
 	SayHealthy      Do = "say that the workload is healthy"
 	SayUnhealthy    Do = "say that the workload is not healthy"
 	SayCheck        Do = "say that a check failed"
+	SayNewLater     Do = "say that the configuration waits for Vault"
 )
 
 // Effects are all effects.
 var Effects = []Do{
-	Login, RenewToken, ReadBundle, SendReport, ReportFailure, ExtendLease, Leave, Adopt,
+	Login, RenewToken, ReadBundle, SendReport, ReportFailure, ExtendLease, Leave, ReadNew, Adopt,
 	SaveSecret, LoadCopy, Write, ReloadWorkload, CheckWorkload, LookAtTargets, LookAtPods, BeginGates,
 	KeepCopy, FeedProxies, PrepareFiles, NoteReload, StartWatch, CloseWatch, ClearNotes, ConfirmCopy,
-	DropSecret, StartWork, ResumeProxies, SaySessionEnded, SayTokenEnds, SayRequest, SayToken, SayWaiting,
-	SayBack, SayNoWrite, SaySecretLost, SayRivals, SayHealthy, SayUnhealthy, SayCheck,
+	DropSecret, LeaveFormer, StartWork, ResumeProxies, SaySessionEnded, SayTokenEnds, SayRequest, SayToken, SayWaiting,
+	SayBack, SayNoWrite, SaySecretLost, SayRivals, SayHealthy, SayUnhealthy, SayCheck, SayNewLater,
 }
 
 // Effect is something to do. Effects are performed in their order.
 type Effect struct {
 	Do     Do
-	Wait   time.Duration // SaySessionEnded, SayRequest: until Vault is asked again
+	Wait   time.Duration // SaySessionEnded, SayRequest, SayNewLater: until Vault is asked again
 	Reason string        // SayCheck, SayUnhealthy
 }
 

@@ -112,8 +112,13 @@ var rules = []rule{
 		do:   effects(CloseWatch), then: closeWatch,
 	},
 	{
-		name: "life is moving or leaving",
-		when: func(s State) bool { return s.Life == Moving || s.Life == Leaving },
+		name: "life is moving",
+		when: func(s State) bool { return s.Life == Moving },
+		do:   effects(ReadNew),
+	},
+	{
+		name: "life is leaving",
+		when: func(s State) bool { return s.Life == Leaving },
 		do:   effects(Leave),
 	},
 	{

@@ -270,6 +270,14 @@ func TestSimulationFindsBrokenMachines(t *testing.T) {
 			}
 			return next, effects
 		}, "pause"},
+		"leaves the former instance too early": {func(s State, e Event) (State, []Effect) {
+			next, effects := Next(s, e)
+			if e.Kind == Adopted && next.Former == FormerHeld {
+				next.Former, effects = NoFormer, append([]Effect{{Do: LeaveFormer}}, effects...)
+			}
+			return next, effects
+		}, "before the workload has loaded"},
+		"never leaves the former instance": {omits(LeaveFormer), "calm"},
 		"settles for ever": {func(s State, e Event) (State, []Effect) {
 			next, effects := Next(s, e)
 			if s.Load == Settling && e.Kind == WriteFailed {

@@ -34,11 +34,11 @@ func (w *world) kills() bool {
 
 func (w *world) do(one Do) (Event, bool) {
 	switch one {
-	case Login, RenewToken, ReadBundle, SendReport, ExtendLease, Leave, ReportFailure:
+	case Login, RenewToken, ReadBundle, SendReport, ExtendLease, Leave, ReportFailure, ReadNew:
 		return w.request(one), true
 	case Adopt:
 		if w.another {
-			w.secret = 0
+			w.secret, w.former = 0, w.former || w.s.Holds()
 		}
 		w.looksItself(w.settings)
 		return Event{Kind: Adopted, Settings: w.settings, Reload: w.noted()}, true
@@ -80,6 +80,11 @@ func (w *world) do(one Do) (Event, bool) {
 		}
 	case CloseWatch:
 		w.watch = Never
+	case LeaveFormer:
+		if w.s.Loaded == "" {
+			w.violate("the former instance is given up before the workload has loaded the next one's bundle: %+v", w.s)
+		}
+		w.former = false
 	case ClearNotes:
 		w.disk.note, w.acked = false, w.disk.writes
 	default:
@@ -108,6 +113,11 @@ func (w *world) request(one Do) Event {
 		failed.Kind = ExtendFailed
 	case Leave, ReportFailure:
 		failed.Kind = LeaveFailed
+	case ReadNew:
+		if w.s.Life != Moving {
+			w.violate("another instance's bundle is read: %+v", w.s)
+		}
+		return w.readNew()
 	default:
 	}
 	switch {
@@ -126,6 +136,17 @@ func (w *world) request(one Do) Event {
 		w.secret, w.held = w.engine.secret, w.engine.bundleOf
 	}
 	return e
+}
+
+// readNew asks for the bundle of the instance that the next configuration names.
+func (w *world) readNew() Event {
+	switch {
+	case w.engine.down, w.mishaps(10):
+		return Event{Kind: NewUnavailable, RetryAfter: w.between(0, 5*time.Second)}
+	case w.engine.denies, w.mishaps(5):
+		return Event{Kind: NewRefused}
+	}
+	return Event{Kind: NewRead}
 }
 
 // serve serves a request.
@@ -149,6 +170,9 @@ func (w *world) serve(one Do) Event {
 		w.engine.secret++
 		return Event{Kind: BundleRead, Held: Held{w.engine.etag, w.engine.content}, Lease: w.between(30*time.Second, 5*time.Minute)}
 	case Leave:
+		if w.s.Life != Leaving {
+			w.violate("the instance is given up while the process lives: %+v", w.s)
+		}
 		return Event{Kind: Left}
 	default:
 	}

@@ -22,6 +22,7 @@ type world struct {
 	killed   bool // by the effect that was under way
 	calmed   bool
 	another  bool // the configuration that comes is of another instance
+	former   bool // the instance of the configuration before is held
 
 	engine    engine
 	disk      disk
@@ -147,7 +148,7 @@ func (w *world) configure() {
 func (w *world) restart() {
 	w.logf("a process starts")
 	w.advance(w.between(0, 3*time.Second))
-	w.killed, w.prepared, w.held, w.applied, w.watch, w.since, w.secret = false, nil, bundleOf{}, bundleOf{}, Never, Never, w.disk.secret
+	w.killed, w.prepared, w.held, w.applied, w.watch, w.since, w.secret, w.former = false, nil, bundleOf{}, bundleOf{}, Never, Never, w.disk.secret, false
 	w.s, w.effects = Begin(Start(w.settings, w.noted(), w.now), w.now)
 }
 
@@ -252,7 +253,7 @@ func (w *world) calm() {
 // settled reports whether all is as it should be.
 func (w *world) settled() bool {
 	loaded := w.s.Settings.Reloads == WithoutReload || w.workload.read == w.disk.writes
-	return w.disk.content == w.engine.content && loaded && w.engine.heard == w.engine.etag && w.engine.heardHealthy
+	return !w.former && w.disk.content == w.engine.content && loaded && w.engine.heard == w.engine.etag && w.engine.heardHealthy
 }
 
 // wait waits for the watch, for a timer, or for news.

@@ -18,7 +18,7 @@ type Life string
 const (
 	Running  Life = "running"
 	Adopting Life = "adopting" // another configuration of the same instance is to be loaded
-	Moving   Life = "moving"   // the lease of the instance is given back before a configuration of another one is loaded
+	Moving   Life = "moving"   // the bundle of another instance is to be read before its configuration is loaded
 	Arriving Life = "arriving" // the configuration of another instance is to be loaded
 	Leaving  Life = "leaving"  // the lease is given back before the end
 	Failing  Life = "failing"  // the failure of the workload is reported before the end
@@ -97,6 +97,15 @@ const (
 	NoLease   Lease = "none"
 	LeaseHeld Lease = "held"
 	LeaseDue  Lease = "due" // to be extended
+)
+
+// Former is the region of the instance that the process was under its configuration before.
+type Former string
+
+// The values of Former.
+const (
+	NoFormer   Former = "none"
+	FormerHeld Former = "held" // its lease is extended: the workload may use its values
 )
 
 // Work is the region of the re-encryption that the bundle asks for.
@@ -252,6 +261,7 @@ type State struct {
 	Recovery Recovery
 	Secret   Secret
 	Lease    Lease
+	Former   Former
 	Work     Work
 	Files    Files
 	Reload   Reload
@@ -274,6 +284,7 @@ type State struct {
 	Requests int // in a row that failed in this session
 	Futile   int // reads in a row that brought no other bundle
 	Rivals   int // watches in a row that another process ended
+	Moves    int // reads of the bundle of another instance in a row for which Vault was not available
 	Faults   int // of writing and reloading, in a row
 	Good     int // checks in a row
 	Bad      int // failed ones in a row
@@ -298,6 +309,7 @@ const (
 	TimerLook
 	TimerRead
 	TimerWatch
+	TimerMove
 	timers
 )
 
@@ -305,7 +317,7 @@ const (
 type Timers [timers]Moment
 
 // elapsed are the events of the timers.
-var elapsed = [timers]Kind{CheckTime, RetryTime, PauseOver, LeaseTime, TokenTime, LookTime, ReadTime, WatchTime}
+var elapsed = [timers]Kind{CheckTime, RetryTime, PauseOver, LeaseTime, TokenTime, LookTime, ReadTime, WatchTime, MoveTime}
 
 // First returns the first timer and its event; Never where none is set.
 func (t Timers) First() (Moment, Kind) {
@@ -322,7 +334,7 @@ func (t Timers) First() (Moment, Kind) {
 func Start(c Settings, reload Reload, now Moment) State {
 	s := State{
 		Settings: c, Life: Running, Token: NoToken, Vault: VaultOpen, Writes: WritesAllowed, Bundle: NoBundle, Recovery: RecoveryIdle, Secret: NoSecret,
-		Lease: NoLease, Work: NoWork, Files: FilesBlank, Reload: reload, Load: NotLoaded, Verdict: NoVerdict, Check: CheckOff, Report: NoReport,
+		Lease: NoLease, Former: NoFormer, Work: NoWork, Files: FilesBlank, Reload: reload, Load: NotLoaded, Verdict: NoVerdict, Check: CheckOff, Report: NoReport,
 		Watch: WatchClosed, Look: LookOff, Renewal: Fixed, Begun: now, Ends: Never,
 	}
 	for n := range s.Timers {

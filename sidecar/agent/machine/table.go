@@ -31,7 +31,7 @@ type part interface {
 }
 
 // regions are all regions, in the order in which an event passes them. Conditions look at the state before the event.
-var regions = []part{life, token, vault, writes, bundle, recovery, secret, lease, work, files, load, verdict, reload, check, report, watch, look}
+var regions = []part{life, token, vault, writes, bundle, recovery, secret, lease, former, work, files, load, verdict, reload, check, report, watch, look}
 
 var life = region[Life]{
 	"life", "the process and its configuration",
@@ -43,11 +43,13 @@ var life = region[Life]{
 		{from(Running, Adopting, Moving, Arriving), on(Stop, WorkloadGone), always, Ended, nil},
 		{from(Leaving, Failing, Ended), on(Stop, WorkloadGone), always, "", nil},
 		{from(Running), on(Reconfigured), always, Adopting, nil},
-		{from(Running), on(Renamed), hasLease, Moving, nil},
-		{from(Running), on(Renamed), always, Arriving, nil},
-		{nil, on(Reconfigured, Renamed), always, "", nil},
-		{from(Moving), on(Left), always, Arriving, do(perform(DropSecret))},
-		{from(Moving), on(LeaveFailed), always, Arriving, nil},
+		{from(Running), on(Renamed, MoveTime), hasLease, Moving, nil},
+		{from(Running), on(Renamed, MoveTime), always, Arriving, nil},
+		{nil, on(Reconfigured, Renamed, MoveTime), always, "", nil},
+		{from(Moving), on(NewRead), always, Arriving, nil},
+		{from(Moving), on(NewUnavailable), always, Running, do(moveLater)},
+		{from(Moving), on(NewRefused), always, Running, do(moveNever)},
+		{nil, on(NewRead, NewUnavailable, NewRefused), always, "", nil},
 		{from(Leaving), on(Left), always, Ended, do(perform(DropSecret))},
 		{from(Leaving), on(LeaveFailed), always, Ended, nil},
 		{from(Failing), on(Left, LeaveFailed), always, Ended, nil},
@@ -176,6 +178,18 @@ var lease = region[Lease]{
 		{nil, on(Reported, Extended), always, "", nil},
 		{nil, on(Adopted), another, NoLease, do(leaseOff)},
 		{nil, on(Adopted), always, "", nil},
+	},
+}
+
+var former = region[Former]{
+	"former", "the instance of the configuration before, until the workload has loaded the bundle of the present one",
+	[]Former{NoFormer, FormerHeld},
+	func(s *State) *Former { return &s.Former },
+	[]row[Former]{
+		{nil, on(Adopted), another.and(hasLease), FormerHeld, nil},
+		{nil, on(Adopted), always, "", nil},
+		{from(FormerHeld), on(CheckPassed), enough, NoFormer, do(perform(LeaveFormer))},
+		{nil, on(CheckPassed), always, "", nil},
 	},
 }
 

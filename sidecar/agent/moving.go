@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/login"
+)
+
+// arrival is what was read for the instance of another configuration before that was taken. The first login and the first read
+// under that configuration return it. The zero value is none.
+type arrival struct {
+	vault  *login.Connection // that has the token
+	token  *login.Token
+	bundle *client.Bundle
+	at     time.Time // of the read
+}
+
+// takeToken returns the token, once, if it has time left.
+func (r *arrival) takeToken() (login.Token, bool) {
+	t := r.token
+	r.token = nil
+	if t == nil {
+		return login.Token{}, false
+	}
+	if !t.Ends.IsZero() {
+		t.TTL = time.Until(t.Ends)
+	}
+	return *t, t.Ends.IsZero() || t.TTL > 0
+}
+
+// takeBundle returns the bundle, once, if most of its lease is left.
+func (r *arrival) takeBundle() (client.Bundle, bool) {
+	b := r.bundle
+	r.bundle = nil
+	if b == nil || b.LeaseDuration > 0 && time.Since(r.at) > b.LeaseDuration/6 {
+		return client.Bundle{}, false
+	}
+	return *b, true
+}
+
+// readNew logs in and reads the bundle as the coming configuration says, while the instance of the present one is kept: that
+// has what the workload uses, and a name with a typing error is not to cost it its lease.
+func (a *Agent) readNew(ctx context.Context) machine.Event {
+	c := &a.coming
+	c.method = a.methodOf(*c)
+	if c.token == nil || !c.token.Ends.IsZero() && time.Now().After(c.token.Ends) { // a read whose answer was lost is repeated by the same login
+		token, err := c.method.Login(ctx, c.vault)
+		if err != nil {
+			return a.notNew(err)
+		}
+		c.token = &token
+	}
+	bundle, err := a.readAs(ctx, *c, *c.token)
+	if err != nil {
+		return a.notNew(err)
+	}
+	a.arrival = arrival{c.vault, c.token, &bundle, time.Now()}
+	return machine.Event{Kind: machine.NewRead}
+}
+
+// readAs reads the bundle as the instance of a configuration.
+func (a *Agent) readAs(ctx context.Context, c change, token login.Token) (client.Bundle, error) {
+	engine, to := client.New(c.vault.Vault, c.config.Vault.Mount), c.config
+	bundle, err := engine.Read(ctx, client.Reader{
+		Workload: to.Workload, Instance: to.Instance, OneLine: to.oneLine(), Secret: a.secretOf(to), Pod: token.Pod, Node: token.Node,
+	})
+	if errors.Is(err, client.ErrNoWrite) {
+		return engine.CredsOf(ctx, to.Workload, to.Instance, to.oneLine())
+	}
+	return bundle, err
+}
+
+// secretOf is the secret by which a configuration's instance proves itself: that of a former instance, or what an earlier process
+// has kept. At the place of the present instance's secret there is no other one.
+func (a *Agent) secretOf(c Config) key.Value {
+	for _, f := range a.formers {
+		if f.identity == identityOf(c) {
+			return f.secret
+		}
+	}
+	here, _ := a.config.secretPath()
+	if there, _ := c.secretPath(); there == here {
+		return key.Value{}
+	}
+	secret, err := c.keptSecret()
+	a.sayUnusedSecret(err)
+	return secret
+}
+
+// notNew is the event of another instance's bundle that was not read.
+func (a *Agent) notNew(err error) machine.Event {
+	a.problem = err
+	if errors.Is(err, client.ErrUnavailable) {
+		return machine.Event{Kind: machine.NewUnavailable, RetryAfter: a.coming.vault.Wait()}
+	}
+	to := a.coming.config
+	a.log.Error("configuration not taken; the one before stays", "error",
+		fmt.Errorf("no bundle for workload %q, instance %q, at the mount %q: %w; correct the configuration or the policy, and send SIGHUP again", to.Workload, to.Instance, to.Vault.Mount, err))
+	return machine.Event{Kind: machine.NewRefused}
+}
+
+// arrive proves the instance of the configuration that was just taken, by the read before it if there was one. If the instance was
+// a former one, it is that no more.
+func (a *Agent) arrive() {
+	if a.arrival.vault != a.vault {
+		a.loadSecret()
+		return
+	}
+	a.secret = a.arrival.bundle.Secret
+	a.formers = slices.DeleteFunc(a.formers, func(f *former) bool {
+		same := f.identity == identityOf(a.config)
+		if same {
+			f.stop()
+		}
+		return same
+	})
+}
+
+// leaveForAnother lets go of what another configuration does not need: an instance whose bundle was read and never used, and the
+// login for it.
+func (a *Agent) leaveForAnother() {
+	switch {
+	case a.arrival.vault == a.coming.vault:
+	case identityOf(a.config) == identityOf(a.coming.config):
+		a.arrival = arrival{} // the secret of its read proves the instance
+	default:
+		a.leaveArrival()
+	}
+}
+
+// leaveArrival gives up an instance whose bundle was read and never used.
+func (a *Agent) leaveArrival() {
+	b := a.arrival.bundle
+	a.arrival = arrival{}
+	if b == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
+	defer cancel()
+	if err := a.engine.Leave(ctx, a.config.Workload, b.Instance, b.Secret); err != nil {
+		a.log.Warn("engine not told that the instance has ended; it counts as live until its lease ends", "error", err)
+	}
+}
+
+// former is an instance that the sidecar was under an earlier configuration. Its lease is extended until the workload has loaded
+// the bundle of the present one: so long no rotation retires what it uses.
+type former struct {
+	identity
+	engine           *client.Client
+	vault            *login.Connection
+	name             string // as the engine calls it
+	secret           key.Value
+	secretPath       string
+	every, renewEach time.Duration // 0: there is no need
+	stop             func()
+}
+
+// holdFormer begins to hold the present instance, if it has a lease.
+func (a *Agent) holdFormer() {
+	if !a.state.Holds() {
+		return
+	}
+	path, _ := a.config.secretPath()
+	f := &former{
+		identity: identityOf(a.config), engine: a.engine, vault: a.vault, name: a.bundle.Instance, secret: a.bundle.Secret, secretPath: path,
+		every: min(a.bundle.LeaseDuration/6, 2*watchFor),
+	}
+	if a.token.Renewable {
+		f.renewEach = a.token.TTL / 3
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	f.stop = func() { cancel(); <-ended }
+	go func() {
+		defer close(ended)
+		f.extend(ctx, func(err error) {
+			a.log.Warn("lease of the former instance not extended", "workload", f.workload, "instance", f.name, "error", err)
+		})
+	}()
+	a.formers = append(a.formers, f)
+}
+
+// extend extends the lease until ctx ends, and says the first error of a row.
+func (f *former) extend(ctx context.Context, say func(error)) {
+	if f.every <= 0 {
+		return
+	}
+	renewed, failing := time.Time{}, false
+	for backoff.Wait(ctx, f.every) == nil {
+		var err error
+		if f.renewEach > 0 && time.Since(renewed) > f.renewEach {
+			if _, err = login.Renew(ctx, f.vault); err == nil {
+				renewed = time.Now()
+			}
+		}
+		_, extended := f.engine.Extend(ctx, f.workload, f.name, f.secret)
+		err = errors.Join(err, extended)
+		if err != nil && !failing && ctx.Err() == nil {
+			say(err)
+		}
+		failing = err != nil
+	}
+}
+
+// leaveFormers gives up the instances of earlier configurations.
+func (a *Agent) leaveFormers() {
+	for _, f := range a.formers {
+		f.stop()
+		ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
+		if err := f.engine.Leave(ctx, f.workload, f.name, f.secret); err != nil {
+			a.log.Warn("engine not told that the former instance has ended; it counts as live until its lease ends", "workload", f.workload, "instance", f.name, "error", err)
+		}
+		cancel()
+		if here, _ := a.config.secretPath(); f.secretPath != "" && f.secretPath != here {
+			if err := os.Remove(f.secretPath); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				a.log.Warn("the secret of the instance that has ended stays; it proves nothing", "error", err)
+			}
+		}
+	}
+	a.formers = nil
+}
