@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -117,8 +118,9 @@ type Program struct {
 	Timeout time.Duration
 }
 
-// Run runs the program to its end and returns the end of its output. After Timeout it kills the program's process group. Processes
-// that a successful program leaves behind keep running, but their output is closed a second later.
+// Run runs the program to its end and returns the end of its output. After Timeout, and after a
+// program has failed, it kills the program's process group. Processes that a successful program leaves behind keep running, but
+// their output is closed a second later.
 func (p Program) Run(ctx context.Context) (Quote, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
@@ -136,6 +138,10 @@ func (p Program) Run(ctx context.Context) (Quote, error) {
 	output := &tail{}
 	cmd.Stdout, cmd.Stderr = output, output
 	err := cmd.Run()
+	if err != nil && !errors.Is(err, exec.ErrWaitDelay) && cmd.Process != nil {
+		// While the group has a process, its number stands for no other one. Without any, there is nothing to kill.
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	}
 	switch {
 	case err == nil || errors.Is(err, exec.ErrWaitDelay):
 		err = nil
@@ -220,4 +226,27 @@ var client = &http.Client{
 }
 
 // Do sends a request straight to the workload. The caller closes the body of the response.
-func Do(req *http.Request) (*http.Response, error) { return client.Do(req) } //nolint:gosec // the operator names the URL
+func Do(req *http.Request) (*http.Response, error) {
+	resp, err := client.Do(req) //nolint:gosec // the operator names the URL
+	return resp, Lasting(err)
+}
+
+// source is the local address in the text of a network error, as in "read tcp 127.0.0.1:41110->127.0.0.1:8080: …".
+var source = regexp.MustCompile(`\S+:\d+->`)
+
+// lasting is a network error without the local address.
+type lasting struct{ error }
+
+func (l lasting) Error() string { return source.ReplaceAllString(l.error.Error(), "") }
+
+// Unwrap returns the error as it was.
+func (l lasting) Unwrap() error { return l.error }
+
+// Lasting returns a network error without the local address, whose port is another one each time: an error that is the same as
+// before is not news.
+func Lasting(err error) error {
+	if err == nil {
+		return nil
+	}
+	return lasting{err}
+}

@@ -106,3 +106,17 @@ func TestSaysMuch(t *testing.T) {
 		t.Errorf("%d bytes kept, %v", len(text.Kept), err)
 	}
 }
+
+// A program that fails leaves no process of its group behind: it is run again and again.
+func TestFails(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "pid")
+	for name, script := range map[string]string{
+		"output closed": `sleep 600 >&- 2>&- & echo $! >"$1"; exit 1`,
+		"output open":   `sleep 600 & echo $! >"$1"; exit 1`,
+	} {
+		if _, err := sh(script, time.Hour, file).Run(t.Context()); err == nil || err.Error() != "exit status 1" {
+			t.Errorf("%s: %v", name, err)
+		}
+		gone(t, number(t, file))
+	}
+}

@@ -55,7 +55,7 @@ func (h HTTP) Check(ctx context.Context, etag string) error {
 	defer resp.Body.Close() //nolint:errcheck // read only
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
 	if err != nil {
-		return fmt.Errorf("health check: %w", err)
+		return fmt.Errorf("health check: %w", external.Lasting(err))
 	}
 	where := req.URL.Redacted()
 	if resp.StatusCode/100 != 2 {
@@ -95,7 +95,7 @@ func (t TCP) Check(ctx context.Context, _ string) error {
 	defer cancel()
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", t.Address)
 	if err != nil {
-		return fmt.Errorf("health check: %w", err)
+		return fmt.Errorf("health check: %w", external.Lasting(err))
 	}
 	return conn.Close()
 }

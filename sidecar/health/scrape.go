@@ -110,7 +110,7 @@ func (m *Metrics) readWith(ctx context.Context, token string) (sample, error) {
 		err = fmt.Errorf("its metrics are more than %d MiB", maxExposition>>20)
 	}
 	if err != nil {
-		return s, fmt.Errorf("%s: %w", req.URL.Redacted(), err)
+		return s, fmt.Errorf("%s: %w", req.URL.Redacted(), external.Lasting(err))
 	}
 	return s, nil
 }

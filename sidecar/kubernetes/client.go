@@ -108,12 +108,12 @@ func (c *Client) once(ctx context.Context, r request, body []byte, into any) err
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return &Unreachable{what: r.what, err: err}
+		return &Unreachable{what: r.what, err: external.Lasting(err)}
 	}
 	defer resp.Body.Close() //nolint:errcheck // read only
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
-		return &Unreachable{what: r.what, err: err}
+		return &Unreachable{what: r.what, err: external.Lasting(err)}
 	}
 	if resp.StatusCode/100 != 2 {
 		return refusal(r, resp, answer)
