@@ -107,7 +107,7 @@ var (
 	leaseOff   = change("stop the lease timer", func(s *State, _ Event) { s.off(TimerLease) })
 
 	settle = change("note what is written", func(s *State, e Event) {
-		s.Filed, s.Loaded, s.Good, s.Faults = s.Held.Content, "", 0, 0
+		s.Filed, s.Loaded, s.Good, s.Faults, s.ReasonUntil = s.Held.Content, "", 0, 0, 0
 		s.startDeadline(e)
 		s.startSettling(e)
 		s.off(TimerRetry)
@@ -135,8 +135,10 @@ var (
 
 	countGood  = change("count it", func(s *State, _ Event) { s.Bad, s.Good = 0, s.Good+1 })
 	countBad   = change("count it", func(s *State, _ Event) { s.Bad, s.Good = s.Bad+1, 0 })
-	noteReason = change("note the reason", func(s *State, e Event) { s.Reason = e.Reason })
-	noteWhile  = change("note the reason unless healthy", func(s *State, e Event) {
+	noteReason = change("note the reason", func(s *State, e Event) { s.Reason, s.ReasonUntil = e.Reason, 0 })
+	// noteCheck keeps the reason for a while: that of a check may be another one each time.
+	noteCheck = change("note the reason for a while", func(s *State, e Event) { s.Reason, s.ReasonUntil = e.Reason, e.At+reasonEvery })
+	noteWhile = change("note the reason unless healthy", func(s *State, e Event) {
 		if s.Verdict != Healthy {
 			s.Reason = e.Reason
 		}

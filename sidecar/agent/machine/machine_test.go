@@ -273,3 +273,33 @@ func TestBackoff(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 }
+
+// A reason that is another one at each check is news once in a while only. What a new bundle does is news at once.
+func TestReasonThatChangesEachTime(t *testing.T) {
+	events := []Event{loggedIn, first, saved, wrote, {Kind: Reloaded}, passed, {Kind: Reported, Etag: "e1", Lease: time.Hour}}
+	begin := Moment(time.Minute)
+	said := func(n int, at Moment) []Do {
+		all := slices.Clone(events)
+		all = append(all, Event{Kind: CheckTime, At: begin}, Event{Kind: CheckDisproved, At: begin, Reason: "0"}, Event{Kind: Reported, At: begin, Etag: "e1", Lease: time.Hour})
+		for one := 1; one <= n; one++ {
+			all = append(all, Event{Kind: CheckTime, At: at}, Event{Kind: CheckFailed, At: at, Reason: fmt.Sprint(one)})
+		}
+		s, effects := play(t, settings, all...)
+		if s.Verdict != Unhealthy {
+			t.Fatalf("%+v", s)
+		}
+		return effects
+	}
+	if got := said(0, begin); slices.Contains(got, SendReport) {
+		t.Fatalf("it is not reported before: %q", got)
+	}
+	if got := said(3, begin+reasonEvery-1); slices.Contains(got, SayUnhealthy) || slices.Contains(got, SendReport) {
+		t.Errorf("soon after: %q", got)
+	}
+	if got := said(1, begin+reasonEvery); !slices.Contains(got, SayUnhealthy) || !slices.Contains(got, SendReport) {
+		t.Errorf("later: %q", got)
+	}
+	if got := said(2, begin+reasonEvery); slices.Contains(got, SayUnhealthy) {
+		t.Errorf("the next one: %q", got)
+	}
+}

@@ -229,6 +229,7 @@ const (
 	settleFor   = 2 * time.Second        // for a workload to prove itself before anything is reported
 	settlePause = 50 * time.Millisecond  // between checks meanwhile
 	provePause  = 250 * time.Millisecond // between checks until one passes
+	reasonEvery = 15 * time.Second       // the least time between two reports of which only the reason differs
 )
 
 var (
@@ -269,13 +270,15 @@ var (
 	tolerant = cond{"fewer than failures in a row", func(s State, _ Event) bool {
 		return s.Load == Loaded && s.Verdict == Healthy && s.Bad+1 < s.Settings.Failures
 	}}
-	sameReason  = cond{"for the same reason", func(s State, e Event) bool { return s.Verdict == Unhealthy && s.Reason == e.Reason }}
+	noNews = cond{"for the same reason, or another one soon", func(s State, e Event) bool {
+		return s.Verdict == Unhealthy && (s.Reason == e.Reason || e.At < s.ReasonUntil)
+	}}
 	timeToCheck = cond{"there is time for another check", func(s State, e Event) bool { return e.At+pauseAfter(s, e) <= s.SettleBy }}
 	pressing    = cond{"that is a verdict", func(s State, e Event) bool {
 		return !timeLeft.holds(s, e) && !tolerant.holds(s, e)
 	}}
-	otherVerdict = cond{"that is another verdict", func(s State, e Event) bool { return pressing.holds(s, e) && !sameReason.holds(s, e) }}
-	otherReason  = cond{"that is another reason", func(s State, e Event) bool { return !sameReason.holds(s, e) }}
+	otherVerdict = cond{"that is another verdict", func(s State, e Event) bool { return pressing.holds(s, e) && !noNews.holds(s, e) }}
+	otherReason  = cond{"that is another reason", func(s State, e Event) bool { return !noNews.holds(s, e) }}
 )
 
 // pauseAfter is the pause between two checks of a workload that settles: a check that has passed is not alone in its interval.

@@ -293,6 +293,7 @@ type State struct {
 	SessionBegun Moment
 	ProveBy      Moment // until then a workload that is not healthy has time left
 	SettleBy     Moment
+	ReasonUntil  Moment // until then another reason alone is no news
 	Timers       Timers
 }
 
