@@ -21,7 +21,7 @@ func TestConfigurationInTheEnvironment(t *testing.T) {
 		status := usage.Run(t.Context(), NewValidate(), args, &out, &out)
 		return status, out.String()
 	}
-	t.Setenv("HYVVE_SIDECAR_CONFIG_TEXT", "workload = \"api\"\nvault {\n  address = \"http://127.0.0.1:8200\"\n  auth \"token_file\" { path = \"/t\" }\n}\n")
+	t.Setenv("HYVVE_SIDECAR_CONFIG_TEXT", "workload = \"api\"\nvault {\n  address = \"http://127.0.0.1:8200\"\n  auth \"token_file\" { path = \"/t\" }\n}\nexec {\n  command = [\"/bin/true\"]\n}\n")
 	if status, text := validate(); status != 0 {
 		t.Errorf("%d %s", status, text)
 	}

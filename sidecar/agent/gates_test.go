@@ -46,7 +46,7 @@ func (c *counter) gated(t *testing.T, window string) func(*running, *Config) {
 	most := 5.0
 	return func(_ *running, gated *Config) {
 		gated.Health = []config.HealthBlock{{Method: "prometheus", URL: c.server.URL, Metric: "refused_total", MaxIncrease: &most, Window: window, Key: "TOKEN", Interval: "10ms"}}
-		own, err := Check(config.File{Workload: "api", Vault: anyVault(), Health: gated.Health})
+		own, err := Check(config.File{Workload: "api", Vault: anyVault(), Render: gated.Render, Health: gated.Health})
 		if err != nil {
 			t.Fatal(err)
 		}

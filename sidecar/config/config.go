@@ -132,6 +132,8 @@ func (f File) Check() (Checked, error) {
 		fail("watch: without a reload block nothing would happen on a change; add one")
 	case f.Watch != nil && len(f.Render) > 0:
 		fail("render needs a vault block; with watch, something else renders")
+	case f.Watch == nil && len(f.Render) == 0 && len(f.Proxy) == 0 && f.Reencrypt == nil && f.Exec == nil:
+		fail("nothing is rendered, and there is no proxy, reencrypt or exec block: the instance would count as one that loads its keys; add a render block, such as render \"dotenv\" { path = \"/run/app/.env\" }")
 	}
 	if f.Watch != nil {
 		errs = append(errs, c.checkWatch()...)
