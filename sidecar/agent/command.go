@@ -17,6 +17,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/supervise"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
@@ -89,7 +90,8 @@ func (c *commandFlags) run(ctx context.Context, config Config, log *slog.Logger)
 	signal.Notify(hangups, syscall.SIGHUP) // before anything is said or done: until then it would end the sidecar
 	defer signal.Stop(hangups)
 	next := make(chan Config)
-	run, take := func() error { return Follow(ctx, config, next, log) }, func(c Config) error {
+	board := newBoard(config, nil)
+	run, take := func() error { return followOn(ctx, config, next, board, log) }, func(c Config) error {
 		select {
 		case next <- c:
 		case <-ctx.Done():
@@ -102,10 +104,10 @@ func (c *commandFlags) run(ctx context.Context, config Config, log *slog.Logger)
 		if err != nil {
 			return err
 		}
-		run, take = func() error { return a.Run(ctx) }, a.reconfigure
+		run, take, board = func() error { return a.Run(ctx) }, a.reconfigure, a.board
 		instance = func(Config) string { return a.instance.Load().(string) }
 	}
-	go c.onHangup(ctx, hangups, config, instance, take, log)
+	go c.onHangup(ctx, hangups, config, instance, take, board, log)
 	log.Info("sidecar started", "workload", config.Workload, "instance", config.Instance)
 	if err := run(); err != nil {
 		return err
@@ -116,7 +118,7 @@ func (c *commandFlags) run(ctx context.Context, config Config, log *slog.Logger)
 
 // onHangup reads the configuration again at each SIGHUP, until ctx ends. One that is not good changes nothing. instance returns the
 // name that the sidecar has: Vault may have refused that of the configuration which was taken last.
-func (c *commandFlags) onHangup(ctx context.Context, hangups <-chan os.Signal, now Config, instance func(Config) string, take func(Config) error, log *slog.Logger) {
+func (c *commandFlags) onHangup(ctx context.Context, hangups <-chan os.Signal, now Config, instance func(Config) string, take func(Config) error, board *status.Board, log *slog.Logger) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -128,10 +130,12 @@ func (c *commandFlags) onHangup(ctx context.Context, hangups <-chan os.Signal, n
 			err = now.changeable(next)
 		}
 		if err == nil {
+			notTaken(board, nil) // before it is taken: a watch may give it up at once
 			err = take(next)
 		}
 		if err != nil {
 			log.Error("configuration not taken; the one before stays", "error", err)
+			notTaken(board, err)
 			continue
 		}
 		now = next

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"os"
@@ -218,7 +219,7 @@ func (c Config) changeable(to Config) error {
 		same bool
 	}{
 		{"proxies, and where their state is,", reflect.DeepEqual(c.Listeners, to.Listeners)},
-		{"status block, and where its socket is,", reflect.DeepEqual(c.Status, to.Status) && c.Socket == to.Socket},
+		{"status block", reflect.DeepEqual(c.status(), to.status())},
 		{"choice between a vault block and a watch block", (c.Watch == nil) == (to.Watch == nil)},
 		{"exec block", c.Exec == nil && to.Exec == nil},
 	} {
@@ -226,7 +227,20 @@ func (c Config) changeable(to Config) error {
 			return fmt.Errorf("the %s cannot change while the sidecar runs; restart it for that", part.name)
 		}
 	}
+	if c.Socket != to.Socket {
+		where := func(path string) string { return cmp.Or(path, "none") }
+		return fmt.Errorf("the socket of \"hyvve-sidecar status\" would move from %s to %s, which it cannot while the sidecar runs; keep it with status { socket = %q }, or restart the sidecar", where(c.Socket), where(to.Socket), where(c.Socket))
+	}
 	return nil
+}
+
+// status is what the status block says of anything but the socket.
+func (c Config) status() (rest config.StatusBlock) {
+	if c.Status != nil {
+		rest = *c.Status
+	}
+	rest.Socket = ""
+	return rest
 }
 
 // take sets all that comes from the configuration.

@@ -133,6 +133,15 @@ func reloaded(board *status.Board, begun time.Time, err error, mask func(string)
 	board.Reloaded(result, r)
 }
 
+// notTaken puts on the board that another configuration was refused; without an error, that one was taken.
+func notTaken(board *status.Board, err error) {
+	board.Update(func(s *status.State) {
+		if s.NotTaken = nil; err != nil {
+			s.NotTaken = &status.NotTaken{At: time.Now(), Error: err.Error()}
+		}
+	})
+}
+
 const statusHelp = `Usage: hyvve-sidecar status --config=FILE
        hyvve-sidecar status --socket=FILE
 
@@ -239,7 +248,7 @@ func ask(ctx context.Context, socket, path string) (s status.State, err error) {
 	resp, err := status.Get(ctx, socket, path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return s, fmt.Errorf("the sidecar does not run: nobody answers at %s", socket)
+		return s, fmt.Errorf("nobody answers at %s: the sidecar does not run, or it runs with another configuration (--socket=FILE names its socket)", socket)
 	case errors.Is(err, fs.ErrPermission):
 		return s, fmt.Errorf("%s may be asked by the sidecar's user and root only", socket)
 	case err != nil:

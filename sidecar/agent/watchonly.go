@@ -32,7 +32,10 @@ import (
 // comes from next takes the place of the one before, and the workload is reloaded once then: what changed meanwhile was
 // looked at by neither.
 func Follow(ctx context.Context, c Config, next <-chan Config, log *slog.Logger) error {
-	board := newBoard(c, nil)
+	return followOn(ctx, c, next, newBoard(c, nil), log)
+}
+
+func followOn(ctx context.Context, c Config, next <-chan Config, board *status.Board, log *slog.Logger) error {
 	keeper := proc.KeepMemorySmall(func(err error) { log.Debug("memory is not given back to the system", "error", err) })
 	defer keeper.Stop()
 	end, err := serveStatus(ctx, c, board, log)
@@ -52,6 +55,7 @@ func Follow(ctx context.Context, c Config, next <-chan Config, log *slog.Logger)
 			log.Info("configuration taken")
 		case err != nil && tried:
 			log.Error("configuration given up; the one before stands again", "error", err)
+			notTaken(board, err)
 			c, tried = before, false
 		default:
 			return err

@@ -15,7 +15,7 @@ import (
 
 // Well reports whether all is as it should be.
 func (s State) Well() bool {
-	return s.Ready && s.Healthy && (s.Vault == nil || s.Loaded && s.Vault.Up)
+	return s.Ready && s.Healthy && s.NotTaken == nil && (s.Vault == nil || s.Loaded && s.Vault.Up)
 }
 
 // Print writes the state for people.
@@ -28,6 +28,9 @@ func (s State) Print(out io.Writer, now time.Time) {
 	}
 	line("sidecar", "%s %s, started %s", s.Mode, s.Version, ago(s.Started))
 	line("state", "%s", s.verdict())
+	if n := s.NotTaken; n != nil {
+		line("config", "not taken %s: %s", ago(n.At), strings.ReplaceAll(n.Error, "\n", "; "))
+	}
 	for _, w := range s.Warnings {
 		line("WARNING", "%s", w)
 	}
@@ -84,6 +87,9 @@ func (s State) verdict() string {
 		return "well, and on the way to the bundle of now"
 	case s.Vault != nil && !s.Vault.Up:
 		return "well, with the last good files: Vault is not available"
+	}
+	if s.NotTaken != nil {
+		return "well, with the configuration before: the line config says why"
 	}
 	return "well"
 }

@@ -30,6 +30,8 @@ type State struct {
 	Reason   string `json:"reason,omitempty"`
 	Rendered int    `json:"rendered"` // destinations
 
+	NotTaken *NotTaken `json:"not_taken,omitempty"` // the newest configuration, if the sidecar has refused it and continues with the one before
+
 	Warnings []string `json:"warnings,omitempty"` // where secrets cross a network without verified TLS
 
 	Vault *Vault `json:"vault,omitempty"` // nil: files are rendered by something else
@@ -45,6 +47,12 @@ type State struct {
 	Reload    *Reload               `json:"reload,omitempty"` // the last one
 	Sightings []workload.Sighting   `json:"sightings,omitempty"`
 	Work      []workload.WorkReport `json:"work,omitempty"`
+}
+
+// NotTaken is a configuration that the sidecar has refused while it runs.
+type NotTaken struct {
+	At    time.Time `json:"at"`
+	Error string    `json:"error"`
 }
 
 // Vault is the sidecar's way to the engine.

@@ -81,6 +81,7 @@ func TestVerdict(t *testing.T) {
 		"the line vault says":   func(s *State) { s.Ready, s.Vault = false, &Vault{Error: "denied"} },
 		"has not proved":        func(s *State) { s.Healthy = false },
 		"on the way":            func(s *State) { s.Loaded = false },
+		"configuration before":  func(s *State) { s.NotTaken = &NotTaken{At: now, Error: "rendr"} },
 		"with the last good":    func(s *State) { s.Vault = &Vault{Error: "sealed", Since: now} },
 		"NOT READY: files have": func(s *State) { s.Ready, s.Vault = false, nil },
 	} {
@@ -103,6 +104,17 @@ func TestRefusalIsPrintedOnce(t *testing.T) {
 	var out strings.Builder
 	s.Print(&out, now)
 	if strings.Count(out.String(), "permission denied") != 1 {
+		t.Errorf("printed\n%s", &out)
+	}
+}
+
+// A configuration that was refused may have several mistakes; each line of the status has a name.
+func TestRefusedConfigurationIsPrinted(t *testing.T) {
+	s := full()
+	s.NotTaken = &NotTaken{At: now.Add(-3 * time.Second), Error: "a.hcl:3: no\na.hcl:7: nor this"}
+	var out strings.Builder
+	s.Print(&out, now)
+	if !strings.Contains(out.String(), "\nconfig     not taken 3 s ago: a.hcl:3: no; a.hcl:7: nor this\n") {
 		t.Errorf("printed\n%s", &out)
 	}
 }
