@@ -173,7 +173,7 @@ func (a *Agent) reload(ctx context.Context) machine.Event {
 	s, ok := a.config.Reloader.(reload.Starter)
 	started := ok && s.StartedSince(a.written)
 	if !started {
-		begun := time.Now()
+		begun := beginReload(a.config, a.board)
 		if a.restarts() && !a.config.Supervise.Overlap {
 			a.proxies.pause(ctx)
 		}

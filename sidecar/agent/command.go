@@ -130,6 +130,7 @@ func (c *commandFlags) onHangup(ctx context.Context, hangups <-chan os.Signal, n
 			err = now.changeable(next)
 		}
 		if err == nil {
+			now.sayHangup(board, log)
 			notTaken(board, nil) // before it is taken: a watch may give it up at once
 			err = take(next)
 		}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
@@ -64,4 +65,38 @@ func TestSocketThatWouldMove(t *testing.T) {
 	if err := now.changeable(made(a + b + `status { listen = "127.0.0.1:9" }`)); err == nil || !strings.Contains(err.Error(), "the status block cannot change") {
 		t.Errorf("error is %v", err)
 	}
+}
+
+// A reload that hangs is seen while it hangs, and a SIGHUP that waits for it is confirmed.
+func TestReloadUnderWay(t *testing.T) {
+	fake, dir := newFakeVault(t), t.TempDir()
+	socket := filepath.Join(dir, "s")
+	config := fmt.Sprintf(`workload = "api"
+vault {
+  address = %q
+  auth "token_file" { path = "%[2]s/token" }
+}
+render "json" { path = "%[2]s/s.json" }
+status { socket = %[3]q }
+reload "command" {
+  command = ["sh", "-c", "until [ -e %[2]s/end ]; do sleep 0.05; done"]
+  timeout = "45s"
+}
+`, fake.server.URL, dir, socket)
+	if err := os.WriteFile(filepath.Join(dir, "token"), []byte("root"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h := startCommand(t, dir, config)
+	shows := func(what string, so func(s status.State) bool) {
+		t.Helper()
+		kit.Until(t, what, func() bool { s, err := ask(t.Context(), socket, "/status"); return err == nil && so(s) }, h.log.String)
+	}
+	shows("a reload is under way", func(s status.State) bool {
+		return s.Reloading != nil && s.Reloading.Limit == 45*time.Second && !s.Well()
+	})
+	h.reconfigure(config)
+	h.says(1, "SIGHUP received; the configuration is loaded when the reload under way has ended (at most 4")
+	h.write("end", "")
+	shows("it is well", func(s status.State) bool { return s.Well() && s.Reloading == nil && s.Reload != nil })
+	h.says(1, "configuration taken")
 }

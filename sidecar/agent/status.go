@@ -120,6 +120,35 @@ func (a *Agent) vaultIs(err error) {
 	}
 }
 
+// beginReload puts on the board that a reload begins, and returns when.
+func beginReload(c Config, board *status.Board) time.Time {
+	now := time.Now()
+	board.Update(func(s *status.State) { s.Reloading = &status.Reloading{Since: now, Limit: c.reloadLimit()} })
+	return now
+}
+
+// reloadLimit is the limit of one reload; 0 where the configuration has none.
+func (c Config) reloadLimit() time.Duration {
+	switch c.Reloading.Method {
+	case "command", "http":
+		return c.Reloading.Timeout
+	}
+	return 0
+}
+
+// sayHangup says why a configuration waits.
+func (c Config) sayHangup(board *status.Board, log *slog.Logger) {
+	r := board.State().Reloading
+	if r == nil || c.Watch != nil { // which ends it
+		return
+	}
+	at := "when the reload under way has ended"
+	if r.Limit > 0 {
+		at += fmt.Sprintf(" (at most %s)", max(r.Limit-time.Since(r.Since), 0).Round(time.Second))
+	}
+	log.Info("SIGHUP received; the configuration is loaded " + at)
+}
+
 // reloaded puts a reload on the board.
 func reloaded(board *status.Board, begun time.Time, err error, mask func(string) string) {
 	r := status.Reload{At: begun, Took: time.Since(begun)}

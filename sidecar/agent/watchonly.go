@@ -108,9 +108,10 @@ func follow(ctx context.Context, c Config, hidden *fileMask, board *status.Board
 		board.Update(func(s *status.State) { s.Healthy, s.Reason = reason == "", reason })
 	}
 	for failures := 1; ; failures++ {
-		begun := time.Now()
+		begun := beginReload(c, board)
 		err := c.Reloader.Reload(ctx)
 		if err != nil && ctx.Err() != nil {
+			board.Update(func(s *status.State) { s.Reloading = nil })
 			return
 		}
 		reloaded(board, begun, err, hidden.mask)

@@ -15,7 +15,7 @@ import (
 
 // Well reports whether all is as it should be.
 func (s State) Well() bool {
-	return s.Ready && s.Healthy && s.NotTaken == nil && (s.Vault == nil || s.Loaded && s.Vault.Up)
+	return s.Ready && s.Healthy && s.NotTaken == nil && s.Reloading == nil && (s.Vault == nil || s.Loaded && s.Vault.Up)
 }
 
 // Print writes the state for people.
@@ -56,6 +56,9 @@ func (s State) Print(out io.Writer, now time.Time) {
 	if r := s.Rollout; r != nil {
 		line("rollout", "%s: %d pods, %d of them with an old value", r.Name, r.Pods, r.Old)
 	}
+	if r := s.Reloading; r != nil {
+		line("reload", "%s", r.text(now))
+	}
 	if r := s.Reload; r != nil {
 		line("reload", "%s", r.text(ago(r.At)))
 	}
@@ -83,6 +86,8 @@ func (s State) verdict() string {
 		return "follows files; none has changed yet"
 	case !s.Healthy:
 		return "not known yet: the workload has not proved itself"
+	case s.Reloading != nil:
+		return "not known yet: a reload is under way"
 	case s.Vault != nil && !s.Loaded:
 		return "well, and on the way to the bundle of now"
 	case s.Vault != nil && !s.Vault.Up:
@@ -100,6 +105,14 @@ func (r Reload) text(when string) string {
 		return fmt.Sprintf("FAILED %s, after %s: %s", when, took, r.Error)
 	}
 	return fmt.Sprintf("%s, took %s", when, took)
+}
+
+func (r Reloading) text(now time.Time) string {
+	text := "under way for " + age(now.Sub(r.Since))
+	if r.Limit > 0 {
+		text += fmt.Sprintf(" (limit %s)", r.Limit)
+	}
+	return text
 }
 
 func (d Destination) text(ago func(time.Time) string) string {

@@ -44,7 +44,8 @@ type State struct {
 	Destinations []Destination `json:"destinations,omitempty"` // that are no files
 	Rollout      *Rollout      `json:"rollout,omitempty"`      // as it was at the last look
 
-	Reload    *Reload               `json:"reload,omitempty"` // the last one
+	Reload    *Reload               `json:"reload,omitempty"`    // the last one that has ended
+	Reloading *Reloading            `json:"reloading,omitempty"` // the one under way
 	Sightings []workload.Sighting   `json:"sightings,omitempty"`
 	Work      []workload.WorkReport `json:"work,omitempty"`
 }
@@ -92,6 +93,12 @@ type Reload struct {
 	At    time.Time     `json:"at"`
 	Took  time.Duration `json:"took_ns"`
 	Error string        `json:"error,omitempty"`
+}
+
+// Reloading is a reload under way.
+type Reloading struct {
+	Since time.Time     `json:"since"`
+	Limit time.Duration `json:"limit_ns,omitempty"` // 0: none is known
 }
 
 // Board has the state of now. It may be used by several goroutines.
@@ -168,6 +175,7 @@ func (b *Board) Reloaded(result string, r Reload) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.reloads[result]++
+	b.state.Reloading = nil
 	if result == NotRunning {
 		return
 	}

@@ -81,6 +81,7 @@ func TestVerdict(t *testing.T) {
 		"the line vault says":   func(s *State) { s.Ready, s.Vault = false, &Vault{Error: "denied"} },
 		"has not proved":        func(s *State) { s.Healthy = false },
 		"on the way":            func(s *State) { s.Loaded = false },
+		"reload is under way":   func(s *State) { s.Reloading, s.Loaded = &Reloading{Since: now}, false },
 		"configuration before":  func(s *State) { s.NotTaken = &NotTaken{At: now, Error: "rendr"} },
 		"with the last good":    func(s *State) { s.Vault = &Vault{Error: "sealed", Since: now} },
 		"NOT READY: files have": func(s *State) { s.Ready, s.Vault = false, nil },
@@ -104,6 +105,17 @@ func TestRefusalIsPrintedOnce(t *testing.T) {
 	var out strings.Builder
 	s.Print(&out, now)
 	if strings.Count(out.String(), "permission denied") != 1 {
+		t.Errorf("printed\n%s", &out)
+	}
+}
+
+// Until a reload has ended, nothing else shows that it hangs.
+func TestReloadUnderWayIsPrinted(t *testing.T) {
+	s := full()
+	s.Reloading = &Reloading{Since: now.Add(-12 * time.Second), Limit: 45 * time.Second}
+	var out strings.Builder
+	s.Print(&out, now)
+	if !strings.Contains(out.String(), "\nreload     under way for 12 s (limit 45s)\n") {
 		t.Errorf("printed\n%s", &out)
 	}
 }
