@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,6 +22,10 @@ func TestKeysThatTheBundleLacks(t *testing.T) {
 	if log := r.log.String(); !strings.Contains(log, said) || !strings.Contains(log, `"keys":["JWT_SECRT","TOKN"]`) {
 		t.Errorf("nothing is said of misspelt names:\n%s", log)
 	}
+	r.holds("status shows it", func() bool {
+		s := r.agent.board.State()
+		return s.Healthy && !s.Well() && slices.Equal(s.Absent, []string{"JWT_SECRT", "TOKN"})
+	})
 	if !strings.Contains(r.file(), canary+"-1") {
 		t.Error("the key that is there is not rendered")
 	}

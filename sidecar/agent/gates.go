@@ -277,4 +277,5 @@ func (a *Agent) sayWhatIsAbsent() {
 		a.log.Warn("keys that the configuration names are not in the bundle, and left out; are they misspelt, or in neither presents= nor verifies= of the workload?", "keys", absent)
 	}
 	a.absent = absent
+	a.board.Update(func(s *status.State) { s.Absent = absent })
 }

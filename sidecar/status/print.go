@@ -15,7 +15,7 @@ import (
 
 // Well reports whether all is as it should be.
 func (s State) Well() bool {
-	return s.Ready && s.Healthy && s.NotTaken == nil && s.Reloading == nil && (s.Vault == nil || s.Loaded && s.Vault.Up)
+	return s.Ready && s.Healthy && s.NotTaken == nil && s.Reloading == nil && len(s.Absent) == 0 && (s.Vault == nil || s.Loaded && s.Vault.Up)
 }
 
 // Print writes the state for people.
@@ -30,6 +30,9 @@ func (s State) Print(out io.Writer, now time.Time) {
 	line("state", "%s", s.verdict())
 	if n := s.NotTaken; n != nil {
 		line("config", "not taken %s: %s", ago(n.At), strings.ReplaceAll(n.Error, "\n", "; "))
+	}
+	if len(s.Absent) > 0 {
+		line("WARNING", "not in the bundle, and left out: %s; correct the names in keys = [...], or add the keys to presents= or verifies= of the workload", strings.Join(s.Absent, ", "))
 	}
 	for _, w := range s.Warnings {
 		line("WARNING", "%s", w)
@@ -92,6 +95,9 @@ func (s State) verdict() string {
 		return "well, and on the way to the bundle of now"
 	case s.Vault != nil && !s.Vault.Up:
 		return "well, with the last good files: Vault is not available"
+	}
+	if len(s.Absent) > 0 {
+		return "well, without keys that the configuration names: the line WARNING says which"
 	}
 	if s.NotTaken != nil {
 		return "well, with the configuration before: the line config says why"

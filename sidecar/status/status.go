@@ -32,6 +32,7 @@ type State struct {
 
 	NotTaken *NotTaken `json:"not_taken,omitempty"` // the newest configuration, if the sidecar has refused it and continues with the one before
 
+	Absent   []string `json:"absent,omitempty"`   // names of keys that the configuration has and the bundle lacks
 	Warnings []string `json:"warnings,omitempty"` // where secrets cross a network without verified TLS
 
 	Vault *Vault `json:"vault,omitempty"` // nil: files are rendered by something else

@@ -82,6 +82,7 @@ func TestVerdict(t *testing.T) {
 		"has not proved":        func(s *State) { s.Healthy = false },
 		"on the way":            func(s *State) { s.Loaded = false },
 		"reload is under way":   func(s *State) { s.Reloading, s.Loaded = &Reloading{Since: now}, false },
+		"without keys":          func(s *State) { s.Absent = []string{"TOKN"} },
 		"configuration before":  func(s *State) { s.NotTaken = &NotTaken{At: now, Error: "rendr"} },
 		"with the last good":    func(s *State) { s.Vault = &Vault{Error: "sealed", Since: now} },
 		"NOT READY: files have": func(s *State) { s.Ready, s.Vault = false, nil },
