@@ -106,8 +106,9 @@ func (a *Agent) notNew(err error) machine.Event {
 		return machine.Event{Kind: machine.NewUnavailable, RetryAfter: a.coming.vault.Wait()}
 	}
 	to := a.coming.config
-	a.log.Error("configuration not taken; the one before stays", "error",
-		fmt.Errorf("no bundle for workload %q, instance %q, at the mount %q: %w; correct the configuration or the policy, and send SIGHUP again", to.Workload, to.Instance, to.Vault.Mount, err))
+	err = fmt.Errorf("no bundle for workload %q, instance %q, at the mount %q: %w; correct the configuration or the policy, and send SIGHUP again", to.Workload, to.Instance, to.Vault.Mount, err)
+	a.log.Error("configuration not taken; the one before stays", "error", err)
+	notTaken(a.board, errors.New(a.mask(err.Error())))
 	return machine.Event{Kind: machine.NewRefused}
 }
 

@@ -36,6 +36,10 @@ func TestRenameThatVaultRefuses(t *testing.T) {
 			r.fake.change(func() { r.fake.fail["creds/apo"] = status })
 			r.rename("apo")
 			r.says(`no bundle for workload \"apo\", instance \"api-1\", at the mount \"hyvve\"`)
+			r.until("status shows it", func() bool {
+				s := r.agent.board.State()
+				return !s.Well() && s.NotTaken != nil && strings.Contains(s.NotTaken.Error, "apo")
+			})
 			r.fake.change(func() { r.fake.version = 2 })
 			r.await("the next version", loaded("etag-2-0"))
 			if n := r.fake.count("leave"); n != 0 || strings.Contains(r.log.String(), "configuration taken") {
