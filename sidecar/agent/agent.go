@@ -422,7 +422,7 @@ func (a *Agent) holdLease(ctx context.Context, during machine.Do) (end func()) {
 			case err == nil:
 				a.extended, said = begun, false
 			case ctx.Err() == nil && !said:
-				a.log.Warn("lease not extended during "+string(during), "error", err)
+				a.log.Warn("lease not extended", "during", string(during), "error", err)
 				said = true
 			}
 		}

@@ -95,7 +95,7 @@ reload "command" {
 		return s.Reloading != nil && s.Reloading.Limit == 45*time.Second && !s.Well()
 	})
 	h.reconfigure(config)
-	h.says(1, "SIGHUP received; the configuration is loaded when the reload under way has ended (at most 4")
+	h.says(1, `"SIGHUP received; the configuration is loaded when the reload under way has ended","at_most":"4`)
 	h.write("end", "")
 	shows("it is well", func(s status.State) bool { return s.Well() && s.Reloading == nil && s.Reload != nil })
 	h.says(1, "configuration taken")

@@ -142,11 +142,12 @@ func (c Config) sayHangup(board *status.Board, log *slog.Logger) {
 	if r == nil || c.Watch != nil { // which ends it
 		return
 	}
-	at := "when the reload under way has ended"
-	if r.Limit > 0 {
-		at += fmt.Sprintf(" (at most %s)", max(r.Limit-time.Since(r.Since), 0).Round(time.Second))
+	const text = "SIGHUP received; the configuration is loaded when the reload under way has ended"
+	if r.Limit == 0 {
+		log.Info(text)
+		return
 	}
-	log.Info("SIGHUP received; the configuration is loaded " + at)
+	log.Info(text, "at_most", max(r.Limit-time.Since(r.Since), 0).Round(time.Second).String())
 }
 
 // reloaded puts a reload on the board.
