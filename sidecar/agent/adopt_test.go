@@ -71,7 +71,7 @@ func TestAdoptAnotherWorkloadWhileVaultIsAway(t *testing.T) {
 
 // While Vault is away, another configuration gets what is held, and the workload is looked at.
 func TestAdoptWhileVaultIsAway(t *testing.T) {
-	for _, held := range []string{"bundle", "copy"} {
+	for held, status := range map[string]int{"bundle": 503, "copy": 503, "a bundle, and Vault denies": 403, "a bundle, and Vault refuses": 400} {
 		t.Run(held, func(t *testing.T) {
 			dir, store := t.TempDir(), storeIn(t)
 			var r *running
@@ -82,8 +82,8 @@ func TestAdoptWhileVaultIsAway(t *testing.T) {
 			} else {
 				r = startAgentIn(t, dir, nil)
 				r.await("first", loaded("etag-1-0"))
-				r.fake.change(func() { r.fake.fail["auth"], r.fake.fail["watch"] = 503, 503 })
-				r.says("vault did not take a request")
+				r.fake.change(func() { r.fake.fail["auth"], r.fake.fail["watch"] = status, status })
+				r.says("; files stay as they are")
 			}
 			another := filepath.Join(dir, "another.json")
 			reloads := r.reloads.count()

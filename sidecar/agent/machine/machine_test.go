@@ -303,3 +303,16 @@ func TestReasonThatChangesEachTime(t *testing.T) {
 		t.Errorf("the next one: %q", got)
 	}
 }
+
+// Another configuration is written with what is held although Vault denies or refuses what is asked: a reload that was pending
+// is made then, and the workload is checked.
+func TestAdoptedFilesAreWrittenThoughVaultDenies(t *testing.T) {
+	for _, kind := range []Kind{Unavailable, Refused, Denied} {
+		s := Start(Settings{Reloads: WithReload}, ReloadPending, 0)
+		s.Bundle, s.Held, s.Token = BundleStale, Held{"e1", 1}, NoToken
+		s, effects := Next(s, Event{Kind: kind, Of: Login})
+		if s.Files != FilesDue || !slices.ContainsFunc(effects, func(e Effect) bool { return e.Do == Write }) {
+			t.Errorf("%s: files are %s; effects: %v", kind, s.Files, effects)
+		}
+	}
+}

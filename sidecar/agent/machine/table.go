@@ -210,8 +210,8 @@ var files = region[Files]{
 	[]row[Files]{
 		{from(FilesWritten), on(BundleRead), onHand, "", do(perform(ConfirmCopy))},
 		{nil, on(BundleRead, CopyLoaded), always, FilesDue, nil},
-		{from(FilesBlank), on(Unavailable), hasContent, FilesDue, nil},
-		{nil, on(Unavailable), always, "", nil},
+		{from(FilesBlank), on(Unavailable, Refused, Denied), hasContent, FilesDue, nil},
+		{nil, on(Unavailable, Refused, Denied), always, "", nil},
 		{nil, on(Wrote), always, FilesWritten, nil},
 		{nil, on(WriteFailed), always, FilesFaulty, do(countFault)},
 		{from(FilesFaulty), on(RetryTime), always, FilesDue, nil},
@@ -296,12 +296,11 @@ var check = region[Check]{
 		{nil, on(RetryTime), written, CheckDue, do(checkOff)},
 		{nil, on(RetryTime), always, "", nil},
 		{from(CheckWaiting), on(CheckTime), settled, CheckDue, nil},
-		{nil, on(CheckTime), always, CheckOff, nil},
+		{nil, on(CheckTime), always, "", nil},
 		{from(CheckDue), on(CheckPassed, CheckFailed, CheckDisproved, NotRunning), checkNeeded, CheckWaiting, do(nextCheck)},
 		{nil, on(CheckPassed, CheckFailed, CheckDisproved, NotRunning), always, CheckOff, do(checkOff)},
 		{nil, on(WriteFailed, ReloadFailed), always, CheckOff, do(checkOff)},
-		{nil, on(Adopted), another, CheckOff, do(checkOff)},
-		{nil, on(Adopted), always, "", nil},
+		{nil, on(Adopted), always, CheckOff, do(checkOff)},
 	},
 }
 
