@@ -59,11 +59,13 @@ type Agent struct {
 	contents int           // how many contents were numbered
 	secret   key.Value     // of the newest read of this process or of the one before: it proves that the sidecar is its instance
 	token    login.Token
-	problem  error         // of the last request that failed
-	written  time.Duration // when files last changed, as reload.Uptime
-	extended time.Time     // when the last request began that has extended the lease
-	onDisk   []string      // directories on a disk that were warned of
-	absent   []string      // names of keys that the configuration asks for and the bundle lacked
+	problem  error           // of the last request that failed
+	written  time.Duration   // when files last changed, as reload.Uptime
+	extended time.Time       // when the last request began that has extended the lease
+	onDisk   []string        // directories on a disk that were warned of
+	notes    map[string]bool // paths of notes of pending reloads that this process has made or found
+	found    bool            // a note of another process was found, for which the workload was not reloaded yet
+	absent   []string        // names of keys that the configuration asks for and the bundle lacked
 
 	prepared *render.Change    // files that stand beside their places
 	plans    []kubernetes.Plan // what destinations are to hold

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -69,7 +70,17 @@ func (a *Agent) noteReload(context.Context) (machine.Event, bool) {
 	if a.config.Reloader == nil || a.debtor() != nil {
 		return machine.Event{}, false
 	}
-	if err := a.prepared.Note(); err != nil {
+	for _, path := range a.prepared.Noted() { // the directory may not have been there at the start
+		a.found = a.found || !a.notes[path]
+	}
+	err := a.prepared.Note()
+	if a.notes == nil {
+		a.notes = map[string]bool{}
+	}
+	for _, path := range a.prepared.Noted() {
+		a.notes[path] = true
+	}
+	if err != nil {
 		return a.notWritten(err, wrote{})
 	}
 	return machine.Event{}, false
@@ -120,14 +131,18 @@ func (a *Agent) put(ctx context.Context) (w wrote, err error) {
 	changed, err := a.prepared.Commit()
 	w.anything = w.anything || changed
 	debtor := a.debtor()
-	if w.reloads = changed && a.config.Reloader != nil && debtor == nil; err != nil {
+	found := a.found
+	if a.found = false; found && !w.anything {
+		a.written = math.MaxInt64 // when is not known, so that no start of the workload is known to be after it
+	}
+	if w.reloads = (changed || found) && a.config.Reloader != nil && debtor == nil; err != nil {
 		return w, err
 	}
 	a.sayWhatIsOnDisk()
 	a.sayWhatIsAbsent()
 	if p, ok := a.config.Reloader.(reload.Provider); ok { // last: what it starts finds its files
 		did, err := p.Provide(a.bundle)
-		return wrote{w.anything || did, changed || did}, err
+		return wrote{w.anything || did, changed || did || found}, err
 	}
 	if debtor != nil {
 		w.reloads, err = debtor.ReloadPending(ctx)
@@ -199,10 +214,15 @@ func (a *Agent) reload(ctx context.Context) machine.Event {
 
 // clearNotes removes the notes of the reload that was pending.
 func (a *Agent) clearNotes() {
+	stay := false
 	for _, t := range a.config.Targets {
 		if err := t.End(); err != nil {
-			a.log.Warn("the note of an owed reload stays; the next start makes one more", "error", err)
+			stay = true
+			a.log.Warn("the note of a pending reload stays; the next start makes one more", "error", err)
 		}
+	}
+	if !stay {
+		a.notes = nil
 	}
 }
 

@@ -165,6 +165,9 @@ func (a *Agent) read(ctx context.Context) (client.Bundle, error) {
 	if bundle, ok := a.arrival.takeBundle(); ok {
 		return bundle, nil
 	}
+	if a.secret.Reveal() == "" { // its directory may not have been there at the start
+		a.secret, _ = a.config.keptSecret()
+	}
 	if a.state.Writes != machine.WritesAllowed {
 		return a.engine.CredsOf(ctx, a.config.Workload, a.config.Instance, a.config.oneLine())
 	}

@@ -133,6 +133,13 @@ func (t Target) bundle(b client.Bundle) ([]byte, error) {
 type Change struct {
 	dirs  map[string]*directory
 	files []replacement
+	notes []notePlace // of pending reloads, of all targets
+}
+
+// notePlace is a name in a directory.
+type notePlace struct {
+	dir  *directory
+	name string
 }
 
 // replacement is a file that is to be renamed into its place; without one, the place is to be empty.
@@ -166,6 +173,7 @@ func (c *Change) add(t Target, b client.Bundle) error {
 		}
 		c.dirs[t.dir()] = dir
 	}
+	c.notes = append(c.notes, notePlace{dir, t.pending()})
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		if err := c.stage(dir, t, name, files[name]); err != nil {
 			return err
@@ -237,13 +245,9 @@ func (t Target) same(dir *directory, name string, content []byte) bool {
 // Note writes beside what is about to change that a reload is pending. Killed between rendering and reloading, the next run
 // finds files that are as they should be, and must still reload.
 func (c *Change) Note() error {
-	type place struct {
-		dir  *directory
-		name string
-	}
-	noted := map[place]bool{}
+	noted := map[notePlace]bool{}
 	for _, f := range c.files {
-		at := place{f.dir, f.note}
+		at := notePlace{f.dir, f.note}
 		if noted[at] {
 			continue
 		}
@@ -253,6 +257,16 @@ func (c *Change) Note() error {
 		noted[at] = true
 	}
 	return nil
+}
+
+// Noted returns the notes beside all targets that a reload is pending, whatever is to change.
+func (c *Change) Noted() (paths []string) {
+	for _, n := range c.notes {
+		if n.dir.has(n.name) {
+			paths = append(paths, filepath.Join(n.dir.path, n.name))
+		}
+	}
+	return paths
 }
 
 // changing returns the directories in which something is to change.
@@ -298,7 +312,7 @@ func (c *Change) Discard() {
 			_ = f.dir.remove(f.temp) // what cannot be removed, Clean removes at the next start
 		}
 	}
-	c.files = nil
+	c.files, c.notes = nil, nil
 	for _, dir := range c.dirs {
 		dir.close()
 	}
