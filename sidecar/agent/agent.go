@@ -371,6 +371,10 @@ var says = map[machine.Do]func(*Agent, machine.Effect){
 
 func (a *Agent) saySessionEnded(err error, wait time.Duration) {
 	a.vaultIs(err)
+	if why := (trouble{}); errors.As(err, &why) && why.login {
+		a.log.Warn("not logged in to vault; files stay as they are", "error", err, "retry_in", wait)
+		return
+	}
 	a.log.Warn("vault session ended; files stay as they are", "error", err, "retry_in", wait)
 }
 

@@ -23,8 +23,10 @@ import (
 )
 
 // refused is the event of a request that Vault did not serve.
-func (a *Agent) refused(err error) machine.Event {
-	a.problem = err
+func (a *Agent) refused(err error) machine.Event { return a.refusedAt(err, false) }
+
+func (a *Agent) refusedAt(err error, login bool) machine.Event {
+	a.problem = a.config.troubleOf(err, login)
 	e := machine.Event{Kind: machine.Denied, RetryAfter: a.vault.Wait()}
 	switch {
 	case errors.Is(err, client.ErrRefused):
@@ -40,7 +42,7 @@ func (a *Agent) login(ctx context.Context) machine.Event {
 	if !ok {
 		var err error
 		if token, err = a.method.Login(ctx, a.vault); err != nil {
-			return a.refused(err)
+			return a.refusedAt(err, true)
 		}
 	}
 	a.token = token

@@ -44,7 +44,7 @@ func (s State) Print(out io.Writer, now time.Time) {
 		case v.Since.IsZero():
 			line("vault", "%s, by %s, not asked yet", v.Address, v.Method)
 		default:
-			line("vault", "%s, by %s, not available for %s: %s", v.Address, v.Method, age(now.Sub(v.Since)), v.Error)
+			line("vault", "%s, by %s, not well for %s: %s", v.Address, v.Method, age(now.Sub(v.Since)), v.Error)
 		}
 	}
 	if !s.Changed.IsZero() {
@@ -94,7 +94,7 @@ func (s State) verdict() string {
 	case s.Vault != nil && !s.Loaded:
 		return "well, and on the way to the bundle of now"
 	case s.Vault != nil && !s.Vault.Up:
-		return "well, with the last good files: Vault is not available"
+		return "well, with the last good files; the line vault says what is wrong"
 	}
 	if len(s.Absent) > 0 {
 		return "well, without keys that the configuration names: the line WARNING says which"
