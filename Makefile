@@ -152,7 +152,7 @@ test-arm64: ## Run the assembly for arm64 in an emulator, qemu-aarch64-static of
 	GOARCH=arm64 go test -count=1 -v -exec qemu-aarch64-static -run '^(TestVectors|FuzzKeys)$$' ./internal/pbkdf2
 
 .PHONY: generate
-generate: ## Regenerate what is made from something else: assembly, pages and tables of docs, golden responses, pods and charts, deploy/manifests
+generate: ## Regenerate what is made from something else: assembly, pages and tables of docs, golden responses, messages, pods and charts, deploy/manifests
 	go run -C internal/pbkdf2/asm .
 	go test -count=1 -run '^(TestGoldenResponses|TestAPIPage)$$' ./plugin -update
 	go test -count=1 -run '^TestDocsDrawTheTable$$' ./internal/rotation -update
@@ -161,10 +161,12 @@ generate: ## Regenerate what is made from something else: assembly, pages and ta
 	go test -count=1 -run '^(TestShapes|TestDocumentation)$$' ./sidecar/inject -update
 	go test -count=1 -run '^TestReference$$' ./sidecar/config -update
 	go test -count=1 -run '^(TestGolden|TestManifest)$$' ./deploy/helm -update
+	go test -count=1 -run '^TestMessages$$' ./test/messages -update
 
 .PHONY: lint
-lint: ## Check formatting, vet, import rules and the rest of .golangci.yml, known vulnerabilities, and that assembly is what its generator makes
+lint: ## Check formatting, vet, import rules and the rest of .golangci.yml, the language of docs, comments and messages, known vulnerabilities, and that assembly is what its generator makes
 	@scripts/lint run ./...
+	@scripts/prose
 	@go vet -C test/images ./...
 	@go test -C scripts/vulnerabilities ./...
 	@go build -C scripts/vulnerabilities -o "$(CURDIR)/build/tools/vulnerabilities" . && build/tools/vulnerabilities -allowed=scripts/vulnerabilities/allowed.txt ./...

@@ -10,7 +10,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 )
 
-// A misspelt name is told once, and the rest is rendered.
+// A misspelt name is logged once, and the rest is rendered.
 func TestKeysThatTheBundleLacks(t *testing.T) {
 	const said = "keys that the configuration names are not in the bundle"
 	r := startAgentWith(t, t.TempDir(), nil, func(_ *running, c *Config) {

@@ -26,7 +26,7 @@ func (r *running) reconfigure(change func(c *Config)) {
 	r.holds("configuration taken", func() bool { return strings.Count(r.log.String(), "configuration taken") > before })
 }
 
-// A reload that is owed when there is nothing to reload any more is owed no more.
+// A reload that is pending when there is nothing to reload any more is dropped.
 func TestAdoptWithoutReload(t *testing.T) {
 	r := startAgentWith(t, t.TempDir(), nil, func(r *running, _ *Config) { r.reloads.set(reload.ErrNotRunning) })
 	r.holds("files are there", func() bool { return r.file() != "" })

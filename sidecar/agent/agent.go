@@ -163,7 +163,7 @@ func (a *Agent) tidy() machine.Reload {
 		if err := t.Clean(); err != nil {
 			a.log.Warn("a temporary file of an earlier run stays, perhaps with secrets in it; remove it", "error", err)
 		}
-		if a.config.Reloader != nil && a.debtor() == nil && t.ReloadPending() {
+		if a.config.Reloader != nil && a.pendingReloader() == nil && t.ReloadPending() {
 			pending = machine.ReloadPending
 		}
 	}
@@ -385,7 +385,7 @@ func (a *Agent) sayNotStarted(machine.Effect) {
 	}
 }
 
-// extendLease gives a sign of life before the lease ends.
+// extendLease sends a sign of life before the lease ends.
 func (a *Agent) extendLease(ctx context.Context) machine.Event {
 	begun := time.Now()
 	answer, err := a.engine.Extend(ctx, a.config.Workload, a.bundle.Instance, a.bundle.Secret)
@@ -416,7 +416,7 @@ func (a *Agent) holdLease(ctx context.Context, during machine.Do) (end func()) {
 		return func() {}
 	}
 	// The machine extends the lease after two thirds of its time, if no effect is under way then. Several short ones in a row
-	// must not put that off for ever.
+	// must not put that off forever.
 	first := min(every, max(0, b.LeaseDuration*5/6-time.Since(a.extended)))
 	ctx, cancel := context.WithCancel(ctx)
 	var extending sync.WaitGroup

@@ -295,7 +295,7 @@ func startAgentWith(t *testing.T, dir string, worker Reencryptor, change func(r 
 	return r
 }
 
-// await gives the first report that is as wanted.
+// await returns the first report that is as wanted.
 func (r *running) await(what string, wanted func(report map[string]any) bool) map[string]any {
 	r.t.Helper()
 	deadline := time.After(30 * time.Second)
@@ -393,7 +393,7 @@ func TestFailingReloadIsReportedAndTriedAgain(t *testing.T) {
 	r.await("healthy", loaded("etag-2-0"))
 }
 
-// Killed between rendering and reloading, the agent owes a reload; started again in good order, it makes none.
+// Killed between rendering and reloading, a reload is pending; started again in good order, it makes none.
 func TestOwedReloadIsMade(t *testing.T) {
 	dir := t.TempDir()
 	for n, want := range []int{1, 0, 1} {
@@ -453,7 +453,7 @@ func (f reloaderFunc) Reload(context.Context) error { return f() }
 
 var _ reload.Reloader = reloaderFunc(nil)
 
-// A workload that starts after its sidecar, as in a pod, is not said to be ill until it had its time: that would fail a rotation
+// A workload that starts after its sidecar, as in a pod, is not reported as unhealthy until it had its time: that would fail a rotation
 // which the instance has come into.
 func TestNothingIsSaidOfAWorkloadThatStarts(t *testing.T) {
 	r := startAgentWith(t, t.TempDir(), nil, func(r *running, c *Config) {

@@ -22,7 +22,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/variables"
 )
 
-// sameContent tells whether two bundles hold the same; work and the secrets of the read do not count.
+// sameContent reports whether two bundles hold the same; work and the secrets of the read do not count.
 func sameContent(a, b client.Bundle) bool {
 	equal := func(x, y key.Value) bool { return x.Equal(y) }
 	return maps.EqualFunc(a.Values, b.Values, equal) &&
@@ -67,7 +67,7 @@ func (a *Agent) prepareFiles(ctx context.Context) (machine.Event, bool) {
 
 // noteReload writes beside what is about to change that a reload is pending, unless the reloader knows by itself.
 func (a *Agent) noteReload(context.Context) (machine.Event, bool) {
-	if a.config.Reloader == nil || a.debtor() != nil {
+	if a.config.Reloader == nil || a.pendingReloader() != nil {
 		return machine.Event{}, false
 	}
 	for _, path := range a.prepared.Noted() { // the directory may not have been there at the start
@@ -130,12 +130,12 @@ func (a *Agent) put(ctx context.Context) (w wrote, err error) {
 	}
 	changed, err := a.prepared.Commit()
 	w.anything = w.anything || changed
-	debtor := a.debtor()
+	pendingReloader := a.pendingReloader()
 	found := a.found
 	if a.found = false; found && !w.anything {
 		a.written = math.MaxInt64 // when is not known, so that no start of the workload is known to be after it
 	}
-	if w.reloads = (changed || found) && a.config.Reloader != nil && debtor == nil; err != nil {
+	if w.reloads = (changed || found) && a.config.Reloader != nil && pendingReloader == nil; err != nil {
 		return w, err
 	}
 	a.sayWhatIsOnDisk()
@@ -144,8 +144,8 @@ func (a *Agent) put(ctx context.Context) (w wrote, err error) {
 		did, err := p.Provide(a.bundle)
 		return wrote{w.anything || did, changed || did || found}, err
 	}
-	if debtor != nil {
-		w.reloads, err = debtor.ReloadPending(ctx)
+	if pendingReloader != nil {
+		w.reloads, err = pendingReloader.ReloadPending(ctx)
 	}
 	return w, err
 }
@@ -205,7 +205,7 @@ func (a *Agent) reload(ctx context.Context) machine.Event {
 			return e
 		}
 	}
-	a.log.Info("workload has been told to reload", "etag", a.applied.Etag, "started_since", started)
+	a.log.Info("workload was made to reload", "etag", a.applied.Etag, "started_since", started)
 	if started || a.restarts() {
 		a.proxies.restarted() // it has the newest values
 	}

@@ -24,7 +24,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
-// checker answers what it is told to.
+// checker answers what the test sets.
 type checker struct {
 	answer atomic.Pointer[error]
 	asked  chan string // etags

@@ -59,7 +59,7 @@ func TestNobodyWaits(t *testing.T) {
 	}
 }
 
-// Whoever waits is killed, as a kubelet's hook is with the kubelet: the sidecar ends before anybody could take it for one that has
+// The process that waits is killed, as a kubelet's hook is with the kubelet: the sidecar ends before anybody could take it for one that has
 // what its workload needs.
 func TestWhoWaitsIsKilled(t *testing.T) {
 	r, socket := startAwaited(t, t.TempDir())
@@ -75,7 +75,7 @@ func TestWhoWaitsIsKilled(t *testing.T) {
 	}
 }
 
-// Who waits is told at once. From then on nobody need wait, also after a restart while Vault is away: the workload runs by then.
+// A process that waits gets its answer at once. From then on nobody need wait, also after a restart while Vault is away: the workload runs by then.
 func TestWaitedFor(t *testing.T) {
 	dir := t.TempDir()
 	r, socket := startAwaited(t, dir)
@@ -96,7 +96,7 @@ func TestWaitedFor(t *testing.T) {
 	kit.Stays(t, "it runs once files are in place", awaitedFirst+2*awaitedAgain, func() bool { return runs(t, socket) })
 }
 
-// Who waits for too long is told why, by the probe's words as by the hook's.
+// A process that waits for too long learns why, by the probe's words as by the hook's.
 func TestWaitsTooLong(t *testing.T) {
 	r, socket := startAwaited(t, t.TempDir())
 	r.ends = status.ErrAbandoned

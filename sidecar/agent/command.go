@@ -29,7 +29,7 @@ const help = `Usage: hyvve-sidecar agent --config=FILE
 Keeps the files of one workload instance as the engine wants them, makes the workload reload, checks its health and
 reports. With --watch, or a watch block, it follows files that something else renders. Flags are for the common cases
 and go over the configuration file; docs/sidecar.md describes the file. Each flag may come from the environment instead, as
-HYVVE_SIDECAR_ and its name: HYVVE_SIDECAR_VAULT_ADDR is --vault-addr. SIGHUP makes it read its configuration anew.
+HYVVE_SIDECAR_ and its name: HYVVE_SIDECAR_VAULT_ADDR is --vault-addr. SIGHUP makes it read its configuration again.
 `
 
 const validateHelp = `Usage: hyvve-sidecar validate --config=FILE
@@ -211,7 +211,7 @@ func NewExec() *cobra.Command {
 	})
 }
 
-// superviseWorkload runs agent and workload together. The agent goes on until the workload has ended, since that holds its
+// superviseWorkload runs agent and workload together. The agent continues until the workload has ended, since that holds its
 // values until then; after that it gives the lease back.
 func superviseWorkload(asked context.Context, c Config, log *slog.Logger) (int, error) {
 	var a *Agent

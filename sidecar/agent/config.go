@@ -34,7 +34,7 @@ type Config struct {
 	Patience     time.Duration     // how long Vault may be away at a start before the copy is used
 	Reloader     reload.Reloader   // nil: files are all that is wanted
 	Supervise    supervise.Options // of the exec block
-	Checker      health.Checker    // nil: the workload counts as healthy when it has been told to reload
+	Checker      health.Checker    // nil: the workload counts as healthy when it has been made to reload
 	Valid        watch.Validator   // nil: whatever is stable is acted on
 	Destinations []Destination     // that are no files
 

@@ -202,7 +202,7 @@ func TestInstancesOnOneHostDiffer(t *testing.T) {
 	}
 }
 
-// The template of a file is read with the configuration, and its mistakes are told with its name and line.
+// The template of a file is read with the configuration, and its mistakes are reported with its name and line.
 func TestTemplateFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.tmpl")
 	config := strings.Replace(good, `render "bundle" {`, "render \"template\" {\n source = \""+path+"\"\n path = \"/run/hyvve/x.yaml\"\n}\nrender \"bundle\" {", 1)

@@ -50,8 +50,8 @@ func (a *Agent) writeDestinations(ctx context.Context) (changed bool, err error)
 	return changed, nil
 }
 
-// debtor is the reloader, if it knows by itself what is owed.
-func (a *Agent) debtor() reload.PendingReloader {
+// pendingReloader is the reloader, if it knows by itself whether a reload is pending.
+func (a *Agent) pendingReloader() reload.PendingReloader {
 	d, _ := a.config.Reloader.(reload.PendingReloader)
 	return d
 }
@@ -67,13 +67,13 @@ func (a *Agent) lookAtTargets(ctx context.Context) machine.Event {
 // lookAtPods finds out, too, whether what was restarted for destinations has read them.
 func (a *Agent) lookAtPods(ctx context.Context) machine.Event {
 	drifted, err := a.drifted(ctx)
-	switch d := a.debtor(); {
+	switch d := a.pendingReloader(); {
 	case err != nil:
 		return machine.Event{Kind: machine.Intact}
 	case drifted:
 		return machine.Event{Kind: machine.Drifted}
 	case d != nil:
-		if owes, err := d.ReloadPending(ctx); err == nil && owes { // Check says what is wrong
+		if pending, err := d.ReloadPending(ctx); err == nil && pending { // Check says what is wrong
 			a.log.Warn("pods are no longer known to have read what is written; they are restarted")
 			return machine.Event{Kind: machine.PodsBehind}
 		}
@@ -116,7 +116,7 @@ func (a *Agent) destinationIs(name string, written bool, err error) {
 	})
 }
 
-// rolloutOf gives how the rollout was at the last look; nil without one.
+// rolloutOf returns how the rollout was at the last look; nil without one.
 func rolloutOf(r reload.Reloader) *status.Rollout {
 	rollout, ok := r.(*kubernetes.Rollout)
 	if !ok {
@@ -126,7 +126,7 @@ func rolloutOf(r reload.Reloader) *status.Rollout {
 	return &status.Rollout{Name: rollout.String(), Pods: all, Old: old}
 }
 
-// retryAfter is how long whoever has refused something wants to be left alone.
+// retryAfter is how long a server that has refused something wants to be left alone.
 func retryAfter(err error) time.Duration {
 	var asks interface{ RetryAfter() time.Duration }
 	if errors.As(err, &asks) {
@@ -176,7 +176,7 @@ func (a *Agent) confirmCopy() {
 		return
 	}
 	if err := a.storeCopy(a.applied); err != nil {
-		a.log.Warn("last-good copy not stored anew; it seems older than it is", "error", err)
+		a.log.Warn("last-good copy was not stored again; it seems older than it is", "error", err)
 	}
 }
 

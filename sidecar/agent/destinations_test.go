@@ -92,7 +92,7 @@ func (p *played) generation() int {
 	return d.Metadata.Generation
 }
 
-// reads gives what each pod has read that is there now.
+// reads returns what each pod has read that is there now.
 func (p *played) reads() map[string]int {
 	p.t.Helper()
 	var list struct{ Items []bed.PlayedPod }

@@ -34,7 +34,7 @@ func (a *Agent) prepareReload() {
 	}
 }
 
-// prepareHealth gives the checkers what only the agent knows, and adds the one that looks for restarts where it is known
+// prepareHealth passes to the checkers what only the agent knows, and adds the one that looks for restarts where it is known
 // which process the workload is.
 func (a *Agent) prepareHealth() {
 	warn := func(err error) {
@@ -116,16 +116,16 @@ func changeOf(b client.Bundle) string {
 	return hex.EncodeToString(hash.Sum(nil)[:8])
 }
 
-// Whoever holds the workload back until its keys are there is missed if it does not come within awaitedFirst, at once if it goes
+// A process that holds the workload back until its keys are there is missed if it does not come within awaitedFirst, at once if it goes
 // without an answer, as one that is killed, and otherwise after awaitedAgain.
 const (
 	awaitedFirst = 5 * time.Second
 	awaitedAgain = time.Second
 )
 
-// awaited gives a context that ends with status.ErrAbandoned when nobody holds the workload back any more, where the configuration
-// asks for that: whoever starts the sidecar again holds it back again. It is over with once the sidecar has been ready, also in an
-// earlier life: the workload may run then, and whoever waited for the sidecar again, as a kubelet does with its hook, would not look
+// awaited returns a context that ends with status.ErrAbandoned when nobody holds the workload back any more, where the configuration
+// asks for that: a process that starts the sidecar again holds it back again. It is over with once the sidecar has been ready, also in an
+// earlier life: the workload may run then, and a process that waited for the sidecar again, as a kubelet does with its hook, would not look
 // after the workload meanwhile.
 func (a *Agent) awaited(ctx context.Context) (context.Context, context.CancelCauseFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -255,7 +255,7 @@ func (a *Agent) dropSecret() {
 	}
 }
 
-// absent gives the names that keys = [...] of a render or exec block has and a bundle lacks, sorted.
+// absent returns the names that keys = [...] of a render or exec block has and a bundle lacks, sorted.
 func (c *Config) absent(b client.Bundle) []string {
 	var names []string
 	for _, r := range c.Render {

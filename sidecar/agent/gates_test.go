@@ -41,7 +41,7 @@ func newCounter(t *testing.T) *counter {
 	return c
 }
 
-// gated gives the agent's configuration a gate on the counter, made as from a file.
+// gated adds to the agent's configuration a gate on the counter, made as from a file.
 func (c *counter) gated(t *testing.T, window string) func(*running, *Config) {
 	most := 5.0
 	return func(_ *running, gated *Config) {
@@ -124,8 +124,8 @@ func sleeper(t *testing.T, pidFile string) *exec.Cmd {
 	return cmd
 }
 
-// A workload that ends of its signal, as while it is being reloaded, is not well, without any health block. One that is
-// started anew has read the files. One that is started again and again is not well.
+// A workload that ends of its signal, as while it is being reloaded, is unhealthy, without any health block. One that is
+// started again has read the files. One that is started again and again is unhealthy.
 func TestWorkloadIsKilledAgainAndAgain(t *testing.T) {
 	pidFile := filepath.Join(t.TempDir(), "pid")
 	cmd := sleeper(t, pidFile)

@@ -50,7 +50,7 @@ func newJobs(worker func(values map[string]key.Value) (Reencryptor, error)) *job
 	return &jobs{worker: worker, news: make(chan struct{}, 1), known: map[string]workload.WorkReport{}}
 }
 
-// want takes what the bundle asks for. Work that is asked no more is given up; work that is asked still goes on.
+// want takes what the bundle asks for. Work that is asked no more is given up; work that is asked still continues.
 func (j *jobs) want(b client.Bundle) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -142,7 +142,7 @@ func (j *jobs) run(ctx context.Context, asked []workload.Work, accepts map[strin
 	}
 }
 
-// makeWorker gives one that knows the database's URL of now.
+// makeWorker returns one that knows the database's URL of now.
 func (j *jobs) makeWorker() (Reencryptor, error) {
 	if j.worker == nil {
 		return nil, errNoBlock
@@ -153,7 +153,7 @@ func (j *jobs) makeWorker() (Reencryptor, error) {
 	return j.worker(values)
 }
 
-// satisfied tells whether work need not be done again. A sweep is done for as long as it is asked.
+// satisfied reports whether work need not be done again. A sweep is done for as long as it is asked.
 func (j *jobs) satisfied(w workload.Work) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -189,7 +189,7 @@ func samePlace(a, b *workload.Place) bool {
 	return a == nil && b == nil || a != nil && b != nil && a.Equal(*b)
 }
 
-// progress keeps how far a column is, and tells every now and then.
+// progress keeps how far a column is, and logs it periodically.
 func (j *jobs) progress(column workload.ColumnReport) {
 	j.mu.Lock()
 	report := j.known[j.running]
@@ -238,7 +238,7 @@ func (j *jobs) tell() {
 	}
 }
 
-// reports gives what is known of the work that is asked.
+// reports returns what is known of the work that is asked.
 func (j *jobs) reports() []workload.WorkReport {
 	j.mu.Lock()
 	defer j.mu.Unlock()

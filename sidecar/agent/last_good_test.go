@@ -17,7 +17,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
-// storeIn gives a place for copies of the instance that startAgent runs.
+// storeIn returns a place for copies of the instance that startAgent runs.
 func storeIn(t *testing.T) *lastgood.Store {
 	t.Helper()
 	dir := t.TempDir()
@@ -31,7 +31,7 @@ func storeIn(t *testing.T) *lastgood.Store {
 	return s
 }
 
-// hasVersion is what the fake Vault gives as a version.
+// hasVersion is what the fake Vault returns as a version.
 func hasVersion(n int) client.Bundle {
 	value := key.NewValue(fmt.Sprintf("%s-%d", canary, n))
 	return client.Bundle{

@@ -141,7 +141,7 @@ func (a *Agent) leaveForAnother() {
 	}
 }
 
-// leaveArrival gives up an instance whose bundle was read and never used.
+// leaveArrival leaves an instance whose bundle was read and never used.
 func (a *Agent) leaveArrival() {
 	b := a.arrival.bundle
 	a.arrival = arrival{}
@@ -215,7 +215,7 @@ func (f *former) extend(ctx context.Context, say func(error)) {
 	}
 }
 
-// leaveFormers gives up the instances of earlier configurations.
+// leaveFormers leaves the instances of earlier configurations.
 func (a *Agent) leaveFormers() {
 	for _, f := range a.formers {
 		f.stop()

@@ -17,7 +17,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 )
 
-// listening gives a free port's address. Another process may take it meanwhile; the test fails then.
+// listening returns a free port's address. Another process may take it meanwhile; the test fails then.
 func listening(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -28,7 +28,7 @@ func listening(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// The application goes on with the value that it started with, whatever comes, and also when the sidecar starts again
+// The application continues with the value that it started with, whatever comes, and also when the sidecar starts again
 // while Vault is away.
 func TestProxyBeforeTheWorkload(t *testing.T) {
 	own := fmt.Sprintf("Bearer %s-%d", canary, 1)

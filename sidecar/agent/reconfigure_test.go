@@ -147,7 +147,7 @@ func TestHangupChangesTheWorkload(t *testing.T) {
 	}
 }
 
-// SIGHUP while Vault is away is heeded, too.
+// SIGHUP while Vault is away has its effect, too.
 func TestHangupWhileVaultIsAway(t *testing.T) {
 	fake := newFakeVault(t)
 	fake.fail["auth"] = 503
@@ -169,7 +169,7 @@ func TestHangupWhileVaultIsAway(t *testing.T) {
 	}
 }
 
-// One that follows files goes on with other ones, and reloads once so that no change is lost between.
+// One that follows files continues with other ones, and reloads once so that no change is lost between.
 func TestHangupOfAFollower(t *testing.T) {
 	dir := t.TempDir()
 	config := func(name string) string {

@@ -49,7 +49,7 @@ func TestReloadCommandFails(t *testing.T) {
 	}
 }
 
-// A workload that ends while its reload fails is not forgotten: once it runs again, it is told.
+// A workload that ends while its reload fails is not forgotten: once it runs again, it is reloaded.
 func TestWorkloadEndsWhileItsReloadFails(t *testing.T) {
 	r := startAgentWith(t, t.TempDir(), nil, func(r *running, c *Config) {
 		c.Interval, c.Deadline = 10*time.Millisecond, 50*time.Millisecond
@@ -104,7 +104,7 @@ func TestChangesDuringAReload(t *testing.T) {
 	}
 }
 
-// A workload that ignores its signal shows by the etag that it goes on answering with.
+// A workload that ignores its signal shows by the etag that it continues answering with.
 func TestWorkloadIgnoresTheSignal(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set(health.EtagHeader, "etag-1-0") }))
 	defer server.Close()

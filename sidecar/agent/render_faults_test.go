@@ -15,7 +15,7 @@ import (
 )
 
 // A disk that is full, and a directory that is read-only: the last good file stays as it is, the workload is not touched,
-// the engine hears why, and once the fault is gone the agent goes on by itself.
+// the engine hears why, and once the fault is gone the agent continues by itself.
 func TestFilesThatCannotBeWritten(t *testing.T) {
 	if !kit.Apart(t) {
 		return

@@ -233,8 +233,8 @@ func newProxies(listeners []config.Listener, log *slog.Logger) proxies {
 	return p
 }
 
-// start takes up what an earlier run stored and serves, before Vault is asked for anything: the application must be
-// reached while Vault is away. It gives a function that waits for the end.
+// start loads what an earlier run stored and serves, before Vault is asked for anything: the application must be
+// reached while Vault is away. It returns a function that waits for the end.
 func (p proxies) start(ctx context.Context, log *slog.Logger) (wait func(), err error) {
 	var serving sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
@@ -261,7 +261,7 @@ func (p proxies) start(ctx context.Context, log *slog.Logger) (wait func(), err 
 	return wait, nil
 }
 
-// take takes up a bundle before the application's files are written with it.
+// take loads a bundle before the application's files are written with it.
 func (p proxies) take(b client.Bundle) error {
 	for _, one := range p.all {
 		if err := one.Take(b); err != nil {
@@ -302,7 +302,7 @@ func (p proxies) ticker() *time.Ticker {
 	return t
 }
 
-// sightings gives what to report, and when the newest of them was.
+// sightings returns what to report, and when the newest of them was.
 func (p proxies) sightings() (all []workload.Sighting, newest time.Time) {
 	for _, one := range p.all {
 		all = append(all, one.Sightings()...)

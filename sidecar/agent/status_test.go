@@ -52,7 +52,7 @@ func TestStatusAtTheSocket(t *testing.T) {
 			t.Error("a value is shown")
 		}
 	}
-	shows(1, "NOT READY", "not well for", "by token_file")
+	shows(1, "NOT READY", "unavailable for", "by token_file")
 	ready := func(args ...string) int {
 		out.Reset()
 		errs.Reset()

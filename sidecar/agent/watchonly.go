@@ -63,7 +63,7 @@ func followOn(ctx context.Context, c Config, next <-chan Config, board *status.B
 	}
 }
 
-// followUntil follows until ctx ends, or gives the configuration that came. With again, the workload is reloaded first.
+// followUntil follows until ctx ends, or returns the configuration that came. With again, the workload is reloaded first.
 func followUntil(ctx context.Context, c Config, again bool, next <-chan Config, hidden *fileMask, board *status.Board, log *slog.Logger) (to *Config, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var waiting sync.WaitGroup
@@ -166,7 +166,7 @@ type fileMask struct {
 	before, now []string // what the files held, and hold
 }
 
-// take looks at the files again. It is called before the workload is told of a change.
+// take looks at the files again. It is called before the workload is signalled.
 func (m *fileMask) take() {
 	var found []string
 	for _, path := range m.paths {
@@ -188,7 +188,7 @@ var (
 	namedValue  = regexp.MustCompile(`^[^=:]*[=:]\s*(.*)$`)
 )
 
-// valuesIn gives what may be a value: lines, what follows a name on its line, and what stands in quotes.
+// valuesIn returns what may be a value: lines, what follows a name on its line, and what stands in quotes.
 func valuesIn(text string) (found []string) {
 	add := func(values ...string) {
 		for _, v := range values {

@@ -44,7 +44,7 @@ func (s State) Print(out io.Writer, now time.Time) {
 		case v.Since.IsZero():
 			line("vault", "%s, by %s, not asked yet", v.Address, v.Method)
 		default:
-			line("vault", "%s, by %s, not well for %s: %s", v.Address, v.Method, age(now.Sub(v.Since)), v.Error)
+			line("vault", "%s, by %s, unavailable for %s: %s", v.Address, v.Method, age(now.Sub(v.Since)), v.Error)
 		}
 	}
 	if !s.Changed.IsZero() {

@@ -151,7 +151,7 @@ var (
 	checkOff  = change("stop the check timer", func(s *State, _ Event) { s.off(TimerCheck) })
 	nextLook  = change("set the look timer", func(s *State, e Event) { s.set(TimerLook, e, s.Settings.LookEvery) })
 
-	watchLater = change("heed the engine's pause", func(s *State, e Event) { s.watchIn(e, 0) })
+	watchLater = change("wait as long as the engine asks", func(s *State, e Event) { s.watchIn(e, 0) })
 	noRivals   = change("nobody else watches", func(s *State, _ Event) { s.Rivals, s.Futile = 0, 0 })
 	served     = change("requests are served", func(s *State, _ Event) { s.Requests = 0 })
 	countRival = action{"slow watches down", func(s *State, e Event) []Effect {

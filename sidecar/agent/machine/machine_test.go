@@ -217,7 +217,7 @@ func TestWorkloadEndsWhileItsReloadFails(t *testing.T) {
 	}
 }
 
-// News of work, which goes on while Vault is away, does not have Vault asked sooner.
+// News of work, which continues while Vault is away, does not have Vault asked sooner.
 func TestNewsDuringAPause(t *testing.T) {
 	s, _ := play(t, settings, loggedIn, first, saved)
 	for n := range 5 {

@@ -160,7 +160,7 @@ func unused(total *coverage) (missing []string) {
 	return missing
 }
 
-// The same seed gives the same world, word for word.
+// The same seed makes the same world, word for word.
 func TestSeedsRepeat(t *testing.T) {
 	for seed := range uint64(5) {
 		var once, again strings.Builder

@@ -214,7 +214,7 @@ func (w *world) write() Event {
 		w.looksItself(w.s.Settings)
 	}
 	pending := NoReload
-	if w.notes() && changed || w.owes() {
+	if w.notes() && changed || w.pending() {
 		pending = ReloadPending
 	}
 	if changed && w.mishaps(15) {
@@ -233,12 +233,12 @@ func (w *world) write() Event {
 	return Event{Kind: Wrote, Reload: pending}
 }
 
-// notes reports whether it is noted on the disk that a reload is pending. A debtor knows by itself.
-func (w *world) notes() bool { return w.s.Settings.Reloads == WithReload && !w.debtor }
+// notes reports whether it is noted on the disk that a reload is pending. Some reloaders know it by themselves.
+func (w *world) notes() bool { return w.s.Settings.Reloads == WithReload && !w.knows }
 
-// owes reports whether a debtor's workload has yet to read what is written.
-func (w *world) owes() bool {
-	return w.s.Settings.Reloads == WithReload && w.debtor && w.workload.read < w.disk.writes
+// pending reports whether such a reloader's workload has yet to read what is written.
+func (w *world) pending() bool {
+	return w.s.Settings.Reloads == WithReload && w.knows && w.workload.read < w.disk.writes
 }
 
 // looksItself lets a workload that nothing reloads read what was written.
@@ -251,7 +251,7 @@ func (w *world) looksItself(c Settings) {
 // reload tells the workload. One that was started after the files were written is not told.
 func (w *world) reload() Event {
 	switch {
-	case !w.debtor && w.workload.running && w.since != Never && w.workload.started > w.since:
+	case !w.knows && w.workload.running && w.since != Never && w.workload.started > w.since:
 		return Event{Kind: Reloaded}
 	case !w.workload.running:
 		return Event{Kind: NotRunning, Reason: "it does not run"}
@@ -284,7 +284,7 @@ func (w *world) look(one Do) Event {
 	switch {
 	case w.disk.content != w.applied.content:
 		return Event{Kind: Drifted}
-	case one == LookAtPods && w.owes():
+	case one == LookAtPods && w.pending():
 		return Event{Kind: PodsBehind}
 	}
 	return Event{Kind: Intact}
@@ -315,7 +315,7 @@ func (w *world) checkWrite() {
 	}
 }
 
-// checkSignal: a workload that was told of a write is not told of it again.
+// checkSignal: a workload that was signalled for a write is not signalled for it again.
 func (w *world) checkSignal() {
 	if w.acked >= w.disk.writes {
 		w.violate("the workload is told to reload again for write %d", w.disk.writes)

@@ -31,12 +31,12 @@ type world struct {
 	applied   bundleOf     // what it knows the files to hold
 	secret    int          // that this process would save
 	copied    bundleOf     // what it has tried to keep a copy of
-	debtor    bool         // the reloader knows by itself whether the workload has read the files
+	knows     bool         // the reloader knows by itself whether the workload has read the files
 	prepared  *preparation // nil: nothing stands beside the files
 	since     Moment       // when this process has written files; Never: it has found a note
 	mishap    Moment       // when something happens next
 	watch     Moment       // when the watch that is open ends; Never: none is
-	acked     int          // the write for which the workload was told last, as the disk knows
+	acked     int          // the write for which the workload was signalled last, as the disk knows
 	stats     coverage
 	violation error
 }
@@ -94,7 +94,7 @@ type instance struct {
 func newWorld(seed uint64, next nextFunc, log io.Writer) *world {
 	w := &world{rng: rand.New(rand.NewPCG(seed, 1)), log: log, next: next, watch: Never}
 	w.engine.contents, w.disk.written = map[string]int{}, map[int]int{}
-	w.workload.running, w.debtor = w.one(2), w.one(3)
+	w.workload.running, w.knows = w.one(2), w.one(3)
 	w.change()
 	w.mishap = w.between(time.Second, 20*time.Second)
 	w.configure()
@@ -139,7 +139,7 @@ func (w *world) configure() {
 	if w.one(3) {
 		w.settings.Copies = WithoutCopy
 	}
-	if w.debtor || w.one(3) {
+	if w.knows || w.one(3) {
 		w.settings.LookEvery = w.between(300*time.Millisecond, 20*time.Second)
 	}
 }
@@ -154,7 +154,7 @@ func (w *world) restart() {
 
 // noted is the reload that the note on the disk says.
 func (w *world) noted() Reload {
-	if w.disk.note && w.settings.Reloads == WithReload && !w.debtor {
+	if w.disk.note && w.settings.Reloads == WithReload && !w.knows {
 		return ReloadPending
 	}
 	return NoReload
@@ -219,7 +219,7 @@ func (w *world) happen() {
 		w.start()
 	case 10:
 		w.start()
-		if w.debtor { // from elsewhere, so that nobody knows what it has read
+		if w.knows { // from elsewhere, so that nobody knows what it has read
 			w.workload.read, w.acked = unknown, 0
 		}
 	}
