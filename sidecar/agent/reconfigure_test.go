@@ -159,7 +159,7 @@ func TestHangupWhileVaultIsAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := startCommand(t, dir, config("a.json")+"\nstatus { socket = \"none\" }")
-	h.says(2, "session ended")
+	h.says(2, "not logged in to vault")
 	h.reconfigure(config("b.json") + "\nstatus { socket = \"none\" }")
 	h.says(1, "configuration taken")
 	fake.change(func() { delete(fake.fail, "auth") })

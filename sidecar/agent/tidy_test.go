@@ -43,7 +43,10 @@ func TestLeftoverThatStaysAtAnotherConfiguration(t *testing.T) {
 	r.await("first", loaded("etag-1-0"))
 	another := render.Target{Format: render.JSON, Path: filepath.Join(t.TempDir(), "another.json"), Mode: 0o600, UID: -1, GID: -1}
 	r.reconfigure(func(c *Config) { c.Targets = append(c.Targets, another) })
-	r.holds("two reloads", func() bool { return r.reloads.count() == 2 })
+	first := render.Target{Format: render.JSON, Path: r.path}
+	r.holds("two reloads, and their notes gone", func() bool {
+		return r.reloads.count() == 2 && !first.ReloadPending() && !another.ReloadPending()
+	})
 	if err := another.Begin(); err != nil {
 		t.Fatal(err)
 	}
