@@ -159,11 +159,11 @@ func (s *server) Inspect(_ context.Context, c kind.Change) (kind.Finding, error)
 func (s *server) Undelete(_ context.Context, c kind.Change) error {
 	if stored, ok := s.w.engine.Key(c.Key.Name); ok {
 		if v, _ := stored.Version(c.To.Number); !v.State.Live() || v.Ending {
-			s.w.violate("key %s: the server is told of version %d, which is %s, ending: %v", c.Key.Name, c.To.Number, v.State, v.Ending)
+			s.w.violate("key %s: the server gets version %d, which is %s, ending: %v", c.Key.Name, c.To.Number, v.State, v.Ending)
 		}
 	}
 	if id := s.ended[c.Key.Name][c.To.Value.Reveal()]; id != "" && id == s.leaked(c.Key.Name) {
-		s.w.violate("key %s: the server is told of version %d, which rotation %s of a compromised key has retired there", c.Key.Name, c.To.Number, id)
+		s.w.violate("key %s: the server gets version %d, which rotation %s of a compromised key has retired there", c.Key.Name, c.To.Number, id)
 	}
 	return s.call("undelete", c, func() { s.of(c)[c.To.Value.Reveal()] = true })
 }

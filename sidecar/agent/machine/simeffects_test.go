@@ -318,7 +318,7 @@ func (w *world) checkWrite() {
 // checkSignal: a workload that was signalled for a write is not signalled for it again.
 func (w *world) checkSignal() {
 	if w.acked >= w.disk.writes {
-		w.violate("the workload is told to reload again for write %d", w.disk.writes)
+		w.violate("the workload is made to reload again for write %d", w.disk.writes)
 	}
 }
 
