@@ -10,16 +10,12 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
-// Store keeps records by path. Get returns nil, nil for what is not there; List returns names below a prefix, sorted.
-type Store interface {
-	Get(ctx context.Context, path string) ([]byte, error)
-	Put(ctx context.Context, path string, data []byte) error
-	Delete(ctx context.Context, path string) error
-	List(ctx context.Context, prefix string) ([]string, error)
-}
+// Store keeps the records of a mount by path.
+type Store = journal.Store
 
 // Where records are. A rotation is under active/ until it ends and under rotations/ from then on.
 const (

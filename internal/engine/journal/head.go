@@ -81,7 +81,7 @@ func (j *Journal) Load(ctx context.Context) error {
 		switch {
 		case !ok:
 		case seq <= anchor.Seq:
-			j.litter = append(j.litter, id)
+			j.orphaned = append(j.orphaned, id)
 		default:
 			seqs = append(seqs, seq)
 		}

@@ -15,7 +15,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
-// Store keeps the records of a journal by path. Get returns nil, nil for what is not there; List returns names below a
+// Store keeps records by path. Get returns nil, nil for what is not there; List returns names below a
 // prefix, sorted. A Put or Delete that fails may have taken effect or not.
 type Store interface {
 	Get(ctx context.Context, path string) ([]byte, error)
@@ -39,12 +39,12 @@ type Journal struct {
 	now   func() time.Time
 	lock  func() (unlock func()) // the writer's
 
-	head    tip
-	first   uint64   // entry of the chain, 0 while there is none
-	litter  []string // entries below the chain
-	unsaved bool     // head is not what is stored
-	begun   bool     // it is the one that is written
-	damage  []string // what was found wrong when it was read
+	head     tip
+	first    uint64   // entry of the chain, 0 while there is none
+	orphaned []string // entries below the chain
+	unsaved  bool     // head is not what is stored
+	begun    bool     // it is the one that is written
+	damage   []string // what was found wrong when it was read
 
 	verifying sync.Mutex
 }

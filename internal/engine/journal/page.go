@@ -160,7 +160,7 @@ func (j *Journal) retainChain(ctx context.Context, now time.Time, floor uint64, 
 // removeOrphans removes entries below the chain that a crash has left. One that retention leaves stays, and so does one that
 // cannot be read: it may be such a one.
 func (j *Journal) removeOrphans(ctx context.Context) error {
-	for _, id := range j.litter {
+	for _, id := range j.orphaned {
 		entry, ok, err := j.Entry(ctx, id)
 		if err != nil && !errors.Is(err, errDamaged) {
 			return err
@@ -172,6 +172,6 @@ func (j *Journal) removeOrphans(ctx context.Context) error {
 			return err
 		}
 	}
-	j.litter = nil
+	j.orphaned = nil
 	return nil
 }
