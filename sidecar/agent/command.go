@@ -182,7 +182,7 @@ const execHelp = `Usage: hyvve-sidecar exec --config=FILE [-- COMMAND [ARGUMENTS
        hyvve-sidecar exec --vault-addr=URL --token-file=FILE --workload=NAME [flags] -- COMMAND [ARGUMENTS…]
 
 Runs the workload itself, as the first process of a container or anywhere: with the values of its keys in its environment,
-restarted when they change. Signals are passed on to it, and its exit status is that of the sidecar. Files are rendered,
+restarted when they change. Signals are passed on to it, and the sidecar exits with its status. Files are rendered,
 health is checked and reports are made as agent does. Without Vault the workload is not started before there is a first
 bundle, and not touched afterwards. Flags are for the common cases and go over the exec block of the configuration file;
 docs/sidecar.md and docs/exec.md describe it. Each flag may come from the environment instead, as HYVVE_SIDECAR_ and its name.

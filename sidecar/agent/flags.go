@@ -70,6 +70,9 @@ type optionText struct{ text, word string }
 func (t *optionText) String() string { return t.text }
 func (t *optionText) Type() string   { return t.word }
 func (t *optionText) Set(text string) error {
+	if t.text != "" && t.text != text {
+		return errors.New("it is given twice; an option of several values belongs into the configuration file")
+	}
 	t.text = text
 	return nil
 }

@@ -188,8 +188,11 @@ func NewStatus() *cobra.Command {
 	var asJSON, ready bool
 	var wait time.Duration
 	cmd := usage.New("hyvve-sidecar status", "ask a sidecar that runs how it is", statusHelp, func(cmd *cobra.Command, _ []string) (err error) {
-		if asJSON && ready || wait != 0 && !ready {
-			return usage.Exit{Status: 2, Err: errors.New("--ready stands without --json, and --wait beside --ready")}
+		if asJSON && ready {
+			return usage.Exit{Status: 2, Err: errors.New("--ready prints nothing; leave out --json")}
+		}
+		if wait != 0 && !ready {
+			return usage.Exit{Status: 2, Err: errors.New("--wait needs --ready")}
 		}
 		if socket == "" {
 			if socket, err = configuredSocket(config); err != nil {

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -15,7 +16,13 @@ import (
 
 // Well reports whether all is as it should be.
 func (s State) Well() bool {
-	return s.Ready && s.Healthy && s.NotTaken == nil && s.Reloading == nil && len(s.Absent) == 0 && (s.Vault == nil || s.Loaded && s.Vault.Up)
+	return s.Ready && s.Healthy && s.NotTaken == nil && s.Reloading == nil && len(s.Absent) == 0 && (s.Vault == nil || s.Loaded && s.Vault.Up) && !s.fails()
+}
+
+// fails reports whether a destination or work has failed at the last try.
+func (s State) fails() bool {
+	return slices.ContainsFunc(s.Destinations, func(d Destination) bool { return d.Error != "" }) ||
+		slices.ContainsFunc(s.Work, func(w workload.WorkReport) bool { return w.Error != "" })
 }
 
 // Print writes the state for people.
@@ -101,6 +108,9 @@ func (s State) verdict() string {
 	}
 	if s.NotTaken != nil {
 		return "well, with the configuration before: the line config says why"
+	}
+	if s.fails() {
+		return "well, but for what FAILS below"
 	}
 	return "well"
 }

@@ -49,7 +49,7 @@ func TestPrint(t *testing.T) {
 	full().Print(&out, now)
 	want := `workload   api, instance api-1
 sidecar    agent v1, started 2 d 2 h ago
-state      well
+state      well, but for what FAILS below
 vault      https://vault:8200, by approle, well for 1 min 30 s
 changed    1 h ago
 reported   3 s ago
