@@ -5,6 +5,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -12,17 +13,23 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
 // stubborn is a server that does not retire some versions.
 type stubborn struct {
 	*forgetful
-	keeps []int
+	keeps    []int
+	onRetire func() // once, while it retires
 }
 
 func (s *stubborn) Retire(ctx context.Context, c kind.Change) error {
 	if slices.Contains(s.keeps, c.From.Number) {
 		return errors.New("no answer")
+	}
+	if do := s.onRetire; do != nil {
+		s.onRetire = nil
+		do()
 	}
 	return s.server.Retire(ctx, c)
 }
@@ -30,6 +37,13 @@ func (s *stubborn) Retire(ctx context.Context, c kind.Change) error {
 // leak starts a compromised rotation of a key of which versions 1 and 2 are undeleted, and which has version 3. It returns the
 // values of the three.
 func (h *harness) leak(first time.Duration) (id string, values []string) {
+	h.t.Helper()
+	values = h.undeleteTwo(first)
+	return h.ask(Request{Keys: []string{"cache"}, Compromised: true}), values
+}
+
+// undeleteTwo undeletes versions 1 and 2 of a key that has version 3. It returns the values of the three.
+func (h *harness) undeleteTwo(first time.Duration) (values []string) {
 	h.t.Helper()
 	h.retains("cache", 10*time.Hour)
 	h.until(h.rotate("cache"), rotation.Done)
@@ -40,7 +54,7 @@ func (h *harness) leak(first time.Duration) (id string, values []string) {
 	for _, v := range k.Versions {
 		values = append(values, v.Value.Reveal())
 	}
-	return h.ask(Request{Keys: []string{"cache"}, Compromised: true}), values
+	return values
 }
 
 func newStubborn(t *testing.T) (*harness, *stubborn) {
@@ -192,4 +206,84 @@ func TestLeakedLoginEndsBeforeItsRotation(t *testing.T) {
 	if len(s.valid) != 1 {
 		t.Errorf("valid are %v", s.valid)
 	}
+}
+
+// From the step on from which a compromised rotation cannot be reverted, an undeleted login ends with its sessions, also where
+// an operator ends it without force, or its time is over, before the rotation is at its server.
+func TestLeakedLoginEndsWithItsSessions(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		lasts time.Duration
+		inUse int
+		end   func(*harness) error
+	}{
+		{"retired", 5 * time.Hour, 0, func(h *harness) error {
+			return h.engine.RetireVersion(t.Context(), "db", 1, false, "", testActor)
+		}},
+		{"retired in use", 5 * time.Hour, 1, func(h *harness) error {
+			return h.engine.RetireVersion(t.Context(), "db", 1, false, "", testActor)
+		}},
+		{"over", time.Minute, 0, func(h *harness) error {
+			h.rounds(60)
+			return nil
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := newHarness(t)
+			h.login()
+			h.workload(workload.Workload{Name: "api", MinInstances: 1, Keys: map[string]workload.Role{"db": {Presents: true, Verifies: true}}})
+			h.undelete(Undeletion{Key: "db", Version: 1, For: c.lasts})
+			id := h.ask(Request{Keys: []string{"db"}, Compromised: true, Confirm: rotation.ConfirmManual})
+			h.until(id, rotation.Soaking)
+			h.rounds(10)
+			h.readers["api/api-1"].deaf = true // it drops no old version
+			h.confirmed(id)
+			h.server.inUse = c.inUse
+			h.ok(c.end(h))
+			if view := h.view(id); view.Step != rotation.StepLoad {
+				t.Fatalf("the rotation is at %s %s", view.State, view.Step)
+			}
+			h.expectVersions("db", "destroyed, previous, current")
+			h.expectCut(id, "db", 1)
+		})
+	}
+}
+
+// confirmed confirms a rotation, and goes round until it retires.
+func (h *harness) confirmed(id string) {
+	h.t.Helper()
+	_, err := h.engine.Confirm(h.t.Context(), id, testActor, "")
+	h.ok(err)
+	h.until(id, rotation.Retiring)
+}
+
+// expectCut wants an undeleted login of a compromised key ended with its sessions, and the journal to say so before and after.
+func (h *harness) expectCut(id, name string, number int) {
+	h.t.Helper()
+	if !h.server.cut {
+		h.t.Error("its sessions were not ended")
+	}
+	for _, text := range []string{
+		fmt.Sprintf("retiring version %d of %s, which is undeleted, with its sessions: rotation %s is of a compromised key", number, name, id),
+		fmt.Sprintf("retired version %d of %s, which was undeleted, with its sessions at the server, and erased it: rotation %s is of a compromised key", number, name, id),
+	} {
+		if !h.journalHas(text) {
+			h.t.Errorf("the journal does not say: %s", text)
+		}
+	}
+}
+
+// A compromised rotation that begins to retire while the end of an undeleted login is at the server has the sessions ended, too.
+func TestLeakedLoginEndsWhileItsRotationBeginsToRetire(t *testing.T) {
+	h, s := newStubborn(t)
+	h.undeleteTwo(9 * time.Hour)
+	id := h.ask(Request{Keys: []string{"cache"}, Compromised: true, Confirm: rotation.ConfirmManual})
+	h.until(id, rotation.Soaking)
+	h.rounds(10)
+	s.onRetire = func() { h.confirmed(id) }
+	h.ok(h.engine.RetireVersion(t.Context(), "cache", 1, false, "", testActor))
+	h.expectVersions("cache", "destroyed, undeleted, previous, current")
+	h.expectCut(id, "cache", 1)
+	h.until(id, rotation.Done)
+	h.expectVersions("cache", "destroyed, destroyed, destroyed, current")
 }

@@ -94,7 +94,7 @@ func (n ending) hint() string {
 // about to be done is stored before the server hears of it: after a crash no check makes the login valid again, and the end
 // follows by itself.
 func (l *locked) endAtServer(server kind.Server, k key.Key, v key.Version, n ending) (serverEnd, error) {
-	change := kind.Change{Key: k, From: v, Cut: n.force || v.Cut, Kept: k.Kept}
+	change := kind.Change{Key: k, From: v, Cut: l.cuts(n), Kept: k.Kept}
 	change.To, _ = l.validAtServer(k)
 	var err error
 	if change.Connection, err = l.ConnectionOf(k); err != nil {
@@ -111,36 +111,63 @@ func (l *locked) endAtServer(server kind.Server, k key.Key, v key.Version, n end
 				return err
 			}
 		}
-		if err := e.update(func(l *locked) error { return l.storeEnding(ctx, n) }); err != nil {
-			return err
+		for stored := false; !stored; {
+			err := e.update(func(l *locked) (err error) {
+				change.Cut, err = l.storeEnding(ctx, n)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			if err := untrusted.Retire(at, server, change); err != nil {
+				return err
+			}
+			err = e.update(func(l *locked) error {
+				if l.cuts(n) && !change.Cut {
+					return nil // meanwhile, a compromised rotation of the key has begun to retire: the login ends again, with its sessions
+				}
+				stored = true
+				return l.storeEnd(ctx, n)
+			})
+			if err != nil {
+				return err
+			}
 		}
-		if err := untrusted.Retire(at, server, change); err != nil {
-			return err
-		}
-		return e.update(func(l *locked) error { return l.storeEnd(ctx, n) })
+		return nil
 	}, nil
 }
 
-// storeEnding stores that the end of an undeleted version was decided.
-func (l *locked) storeEnding(ctx context.Context, n ending) error {
+// cuts reports whether the end of an undeleted version ends its sessions, too: by force, or since its key is compromised.
+func (l *locked) cuts(n ending) bool {
 	k := l.Keys[n.key]
+	v, _ := k.Version(n.number)
+	_, leaked := l.leakedBy(k)
+	return n.force || v.Cut || leaked
+}
+
+// storeEnding stores that the end of an undeleted version was decided, and returns whether its sessions are ended, too.
+func (l *locked) storeEnding(ctx context.Context, n ending) (cut bool, err error) {
+	k, cut := l.Keys[n.key], l.cuts(n)
 	v, ok := k.Version(n.number)
 	switch {
 	case !ok || v.State != key.Undeleted:
-		return rotation.Refusef("key %s: version %d is not undeleted any more", n.key, n.number)
-	case v.Ending && (v.Cut || !n.force):
-		return nil // by a call that was cut short
+		return cut, rotation.Refusef("key %s: version %d is not undeleted any more", n.key, n.number)
+	case v.Ending && v.Cut == cut:
+		return cut, nil // by a call that was cut short
 	}
-	changed, err := k.WithEnding(n.number, n.force)
+	changed, err := k.WithEnding(n.number, cut)
 	if err != nil {
-		return err
+		return cut, err
 	}
 	l.lapseLater(n.versionID, nil)
 	what := fmt.Sprintf("retiring version %d of %s, which is undeleted", n.number, n.key)
-	if n.force {
+	if cut {
 		what += ", with its sessions"
 	}
-	return l.storeVersion(ctx, changed, v, what, n.by, n.reason, n.changes()...)
+	if r, leaked := l.leakedBy(k); leaked {
+		what += fmt.Sprintf(": rotation %s is of a compromised key", r.ID)
+	}
+	return cut, l.storeVersion(ctx, changed, v, what, n.by, n.reason, n.changes()...)
 }
 
 func (n ending) changes() []rotation.EntryChange {
@@ -262,7 +289,7 @@ func (l *locked) eachLeaked(r rotation.Rotation, do func(key.Key, key.Version) e
 	return nil
 }
 
-// storeLeakedEnd stores that an undeleted login of a compromised key has ended. Its value is not retained: it must never log in again.
+// storeLeakedEnd stores that an undeleted login of a compromised key has ended, with its sessions. Its value is not retained: it must never log in again.
 func (l *locked) storeLeakedEnd(ctx context.Context, r rotation.Rotation, n ending) error {
 	k := l.Keys[n.key]
 	v, _ := k.Version(n.number)
