@@ -27,6 +27,7 @@ type lockServer struct {
 	random  *rand.Rand
 	faults  float64
 	away    bool
+	answers time.Duration // longer that an answer takes
 }
 
 var leaseResource = schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
@@ -61,7 +62,7 @@ func (s *lockServer) do(ctx context.Context, change func() error) (*coordination
 	}
 	answer := s.lease.DeepCopy()
 	s.mu.Unlock()
-	err := errors.Join(gone, wait(after))
+	err := errors.Join(gone, wait(after+s.answers))
 	s.mu.Lock()
 	if unanswered {
 		err = errors.New("connection reset")
@@ -224,6 +225,30 @@ func TestElectionFollows(t *testing.T) {
 		}
 		if got := *p.server.lease.Spec.LeaseTransitions; got != 3 {
 			t.Errorf("%d transitions", got)
+		}
+	})
+}
+
+// A replica that ends while the answer to its first write is on its way does not keep the Lease.
+func TestElectionResignsWhatItMayHaveTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newParliament(t, 1)
+		defer p.end()
+		p.server.answers = 5 * time.Second
+		p.start("replica-0")
+		pass(3 * time.Second) // the read is answered, the write has arrived and is not
+		p.server.mu.Lock()
+		taken := p.server.lease != nil && holder(p.server.lease) == "replica-0"
+		p.server.mu.Unlock()
+		if !taken {
+			t.Fatal("the Lease is not taken yet")
+		}
+		p.stops["replica-0"]()
+		pass(electionDuration)
+		p.server.mu.Lock()
+		defer p.server.mu.Unlock()
+		if h := holder(p.server.lease); h != "" {
+			t.Errorf("%q holds the Lease and has ended", h)
 		}
 	})
 }

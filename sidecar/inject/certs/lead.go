@@ -284,6 +284,7 @@ type election struct {
 // run takes part in the election until ctx ends, and resigns then. It calls set with each change.
 func (e *election) run(ctx context.Context, set func(leading bool)) {
 	leading, until := false, time.Time{} // until when it leads if no renewal succeeds
+	unknown := false                     // whether the last attempt has taken the Lease
 	for ctx.Err() == nil {
 		renewed := time.Now().Add(e.duration * 2 / 3)
 		if !leading {
@@ -292,7 +293,7 @@ func (e *election) run(ctx context.Context, set func(leading bool)) {
 		trying, stop := context.WithDeadline(ctx, until)
 		holds, err := e.attempt(trying)
 		stop()
-		if err != nil && ctx.Err() == nil {
+		if unknown = err != nil; unknown && ctx.Err() == nil {
 			level := slog.LevelWarn
 			if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 				level = slog.LevelDebug // another replica was faster
@@ -317,6 +318,8 @@ func (e *election) run(ctx context.Context, set func(leading bool)) {
 	}
 	if leading {
 		set(false)
+	}
+	if leading || unknown {
 		e.resign(ctx)
 	}
 }

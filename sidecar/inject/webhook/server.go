@@ -129,7 +129,9 @@ func (s *Server) Run(ctx context.Context, reviews, status net.Listener) error {
 	for range left {
 		errs = append(errs, <-ended)
 	}
-	if err := s.Certs.Leave(bye); err != nil {
+	last, done := context.WithTimeout(context.WithoutCancel(ctx), lastTime) // its own: requests may have used that of before up
+	defer done()
+	if err := s.Certs.Leave(last); err != nil {
 		s.Log.Warn("this replica's word on its certificate stays until that ends", "error", err)
 	}
 	for n, err := range errs {
