@@ -333,13 +333,13 @@ func (s *state) observeWith(r rotation.Rotation, calls []serverCall, dense bool)
 			case errors.As(err, &use):
 				return o.Used(end, untrusted.Text(use.text))
 			case errors.As(err, &short):
-				o = o.Unused(begin, end, slice)
+				o = o.Unused(end, slice)
 				o.Short = untrusted.Text(short.Error())
 				return o
 			case err != nil:
 				return rotation.Observation{Since: end, Until: end, Seen: o.Seen, Use: o.Use, Fault: untrusted.Text(err.Error())}
 			}
-			return o.Unused(begin, end, slice)
+			return o.Unused(end, slice)
 		})
 		_, enough := r.Needs(o)
 		if !dense || o.Fault != "" || o.Until.Equal(o.Seen) || s.ctx.Err() != nil || o.Dense == 0 || o.Dense >= enough || end.Sub(begin) < slice/2 || !s.still(r) {

@@ -33,6 +33,7 @@ type Observation struct {
 	Short string    // logins since then that were too short to see whose they were; empty: none
 	Fault string    // why the last attempt to take a sample failed; empty: it did not
 
+	Gap       time.Duration // without a sample that has started the window again; 0: there was none
 	DenseFrom time.Time     // when the first of the dense samples at the end of these began; zero: the last sample was not dense
 	Dense     time.Duration // how long these have sampled, together
 }
@@ -42,15 +43,19 @@ func (o Observation) Used(end time.Time, use string) Observation {
 	return Observation{Since: end, Until: end, Seen: end, Use: use}
 }
 
-// Unused returns the observation with a sample that saw no use. A dense one has a length; 0: it was a single look. A dense
-// sample counts for its length only, at the end of the call: before, the call may have waited for others. Dense samples add
-// up as long as the breaks between them are not longer than they are.
-func (o Observation) Unused(begin, end time.Time, dense time.Duration) Observation {
+// Unused returns the observation with a sample that saw no use and whose call has ended at that time. A dense one has a length;
+// 0: it was a single look. A sample counts for its length only, at the end of the call: before, the call may have waited for
+// others. Dense samples add up as long as the breaks between them are not longer than they are.
+func (o Observation) Unused(end time.Time, dense time.Duration) Observation {
 	o.Fault = ""
-	if o.Until.IsZero() || begin.Sub(o.Until) > observeGap || end.Before(o.Until) {
-		o.Since, o.Short = begin, ""
+	from := end.Add(-dense)
+	if gap := from.Sub(o.Until); o.Until.IsZero() || end.Before(o.Until) || gap > observeGap {
+		o.Since, o.Short, o.Gap = from, "", 0
+		if !o.Until.IsZero() {
+			o.Gap = max(gap, 0)
+		}
 	}
-	switch from := end.Add(-dense); {
+	switch {
 	case dense == 0:
 		o.DenseFrom, o.Dense = time.Time{}, 0
 	case o.DenseFrom.IsZero() || o.DenseFrom.Before(o.Since) || end.Sub(o.DenseFrom) > sparse*(o.Dense+dense):
@@ -111,6 +116,9 @@ func checkObserved(r Rotation, f Facts) []string {
 	text := fmt.Sprintf("nobody was seen using the old version for %s; %s left of %s", quiet.Round(time.Second), left, window)
 	if o.Short != "" {
 		text += ", which is longer since " + o.Short
+	}
+	if o.Gap > 0 && quiet < window {
+		text += fmt.Sprintf("; it started again since the servers could not be looked at for %s (at most %s may be between two looks)", o.Gap.Round(time.Second), observeGap)
 	}
 	if o.Use != "" {
 		text += fmt.Sprintf(" (%s ago: %s)", f.Now.Sub(o.Seen).Round(time.Second), o.Use)

@@ -30,18 +30,20 @@ func TestDenseSamplesAddUp(t *testing.T) {
 		"a single look":                  {[]sample{second, second, {took: time.Millisecond}}, 0, 2001 * time.Millisecond},
 		"after a single look":            {[]sample{second, {took: time.Millisecond}, second}, time.Second, 2001 * time.Millisecond},
 		"a gap":                          {[]sample{second, second, second, second, after(6 * time.Second)}, time.Second, time.Second},
+		"one look that took long":        {[]sample{{took: 40 * time.Second}}, 0, 0},
+		"looks that take long":           {[]sample{{took: time.Second}, {took: 49 * time.Second}}, 0, 0},
+		"a dense call that waited long":  {[]sample{second, {took: 20 * time.Second, dense: time.Second}}, time.Second, time.Second},
 		"use":                            {[]sample{second, {took: time.Second, used: true}, second}, time.Second, time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var o Observation
 			now := start
 			for _, s := range test.samples {
-				begin := now.Add(s.pause)
-				now = begin.Add(s.took)
+				now = now.Add(s.pause + s.took)
 				if s.used {
 					o = o.Used(now, "one session")
 				} else {
-					o = o.Unused(begin, now, s.dense)
+					o = o.Unused(now, s.dense)
 				}
 			}
 			if o.Dense != test.dense {
@@ -60,9 +62,8 @@ func TestBreaksDoNotCountAsSamples(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	var o Observation
 	for n := 1; n <= 10; n++ {
-		begin := now.Add(500 * time.Millisecond)
-		now = begin.Add(time.Second)
-		o = o.Unused(begin, now, time.Second)
+		now = now.Add(1500 * time.Millisecond)
+		o = o.Unused(now, time.Second)
 		waits := checkObserved(r, Facts{Now: now, Sampled: true, Dense: true, Observed: o})
 		if want := n < 10; want != (len(waits) > 0) {
 			t.Errorf("after %d dense samples of a second: %v", n, waits)
