@@ -50,11 +50,10 @@ func (l *locked) serverCalls(r rotation.Rotation, what rotation.Action) ([]serve
 		}
 		from, _ := k.Version(c.From)
 		to, _ := k.Version(c.To)
-		if what == rotation.ActRetire && !from.State.Live() || what == rotation.ActUnstage && !to.State.Live() {
-			continue // the server has done it: only the rotation's record of it was lost, and the value is gone
-		}
+		// Where the value is gone, the server has done it: only the rotation's record of it was lost.
+		done := what == rotation.ActRetire && !from.State.Live() || what == rotation.ActUnstage && !to.State.Live()
 		change := kind.Change{Key: k, From: from, To: to, Connection: connection, Cut: r.Compromised, Kept: k.Kept}
-		if err := l.StillShared(r, k, what, change); err != nil {
+		if err := l.StillShared(r, k, what, change); err != nil && !done {
 			return nil, err
 		}
 		if what == rotation.ActStage {
@@ -67,7 +66,9 @@ func (l *locked) serverCalls(r rotation.Rotation, what rotation.Action) ([]serve
 			checks = append(checks, func(ctx context.Context, _ time.Duration) error { return refuse(ctx) })
 		}
 		if server, ok := kd.(kind.Server); ok {
-			calls = append(calls, callFor(server, what, change, r.LookAgain(l.Now())))
+			if !done {
+				calls = append(calls, callFor(server, what, change, r.LookAgain(l.Now())))
+			}
 			for _, number := range l.Leaked(r, k) {
 				if change.From, _ = k.Version(number); what == rotation.ActRetire {
 					calls = append(calls, callFor(server, what, change, 0))

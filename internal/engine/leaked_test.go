@@ -287,3 +287,28 @@ func TestLeakedLoginEndsWhileItsRotationBeginsToRetire(t *testing.T) {
 	h.until(id, rotation.Done)
 	h.expectVersions("cache", "destroyed, destroyed, destroyed, current")
 }
+
+// Where only the record of the old version's end was lost, its server is asked to end the leaked logins all the same, and none is
+// stored as ended before.
+func TestLeakedLoginsEndThoughTheOldVersionIsGone(t *testing.T) {
+	h, s := newStubborn(t)
+	id, values := h.leak(9 * time.Hour)
+	s.keeps = []int{1, 2, 3}
+	h.reach(id, rotation.Retiring, rotation.StepRetire)
+	k, err := h.records().Keys["cache"].WithErased(3)
+	h.ok(err)
+	h.records().Keys["cache"] = k
+	delete(s.valid, values[2])
+	h.later(20 * time.Minute)
+	h.expectVersions("cache", "undeleted, undeleted, destroyed, current")
+	if view := h.view(id); view.Step != rotation.StepRetire || !strings.Contains(view.Fault, "no answer") {
+		t.Errorf("the rotation is %s %s, its fault is %q", view.State, view.Step, view.Fault)
+	}
+	s.keeps = nil
+	h.later(20 * time.Minute)
+	h.until(id, rotation.Done)
+	h.expectVersions("cache", "destroyed, destroyed, destroyed, current")
+	if len(s.valid) != 1 {
+		t.Errorf("%d logins are valid at the end", len(s.valid))
+	}
+}
