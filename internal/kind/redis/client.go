@@ -11,6 +11,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -76,17 +77,12 @@ func client(addr, user string, password key.Value, timeout time.Duration, secure
 		},
 		OnConnect: func(ctx context.Context, conn *goredis.Conn) error {
 			// The driver would log in with HELLO, and give us the words of a server that quotes what it does not understand.
-			entered.add(addr) // for the HELLO with which the driver has begun
 			args := []any{"AUTH", user, password.Reveal()}
 			if user == "" {
 				args = []any{"AUTH", password.Reveal()}
 			}
 			if user != "" || !password.Empty() {
-				err := conn.Do(ctx, args...).Err()
-				if err == nil || answered(err) {
-					entered.add(addr)
-				}
-				if err != nil {
+				if err := conn.Do(ctx, args...).Err(); err != nil {
 					if answered(err) && !goredis.IsAuthError(err) {
 						return noLogin
 					}
@@ -97,7 +93,6 @@ func client(addr, user string, password key.Value, timeout time.Duration, secure
 			if err := conn.Do(ctx, "HELLO", resp, "SETNAME", ownName).Err(); err != nil && !answered(err) {
 				return err
 			}
-			entered.add(addr)
 			return nil
 		},
 		DialTimeout: timeout, ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout, ContextTimeoutEnabled: true,
@@ -271,7 +266,8 @@ const (
 	itemCost = 16
 )
 
-// meter is a connection to a server that may lie. It fails before the driver allocates more than the limit for a reply.
+// meter is a connection to a server that may lie. It fails before the driver allocates more than the limit for a reply. It also
+// counts the commands that log in.
 type meter struct {
 	net.Conn
 	addr     string
@@ -281,9 +277,13 @@ type meter struct {
 	line     []byte // the line that is being read
 	body     int    // bytes left of the text that is being read
 	err      error
+	entering atomic.Bool // a command that logs in is under way
 }
 
 func (m *meter) Write(p []byte) (int, error) {
+	if logsIn(p) && !m.entering.Swap(true) {
+		entered.begin(m.addr)
+	}
 	m.requests++
 	m.left = m.limit
 	if m.requests <= loginRequests {
@@ -297,11 +297,26 @@ func (m *meter) Read(p []byte) (int, error) {
 		return 0, m.err
 	}
 	n, err := m.Conn.Read(p)
+	if n > 0 || err != nil {
+		m.answered(n > 0 && ran(p[:n]))
+	}
 	if m.scan(p[:n]); m.left < 0 {
 		m.err = fault{fmt.Sprintf("node %s answers with more than is allowed; is it another server?", m.addr), nil}
 		return 0, m.err
 	}
 	return n, err
+}
+
+func (m *meter) Close() error {
+	m.answered(false)
+	return m.Conn.Close()
+}
+
+// answered ends the count of a login command that is under way.
+func (m *meter) answered(counted bool) {
+	if m.entering.Swap(false) {
+		entered.end(m.addr, counted)
+	}
 }
 
 // scan takes from left what arrives and what it announces.

@@ -5,11 +5,9 @@ package redis
 import (
 	"context"
 	"fmt"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -142,9 +140,9 @@ func (c newcomers) look(first bool) func(listed) {
 
 // loggedIn reports whether a client must have sent an AUTH or a HELLO that the server counts. A client without a login is listed as
 // the default user, with whichever command it has tried last: a command that was refused proves nothing. The server's own client,
-// its link to its master, has no user.
+// its link to its master, has no user. One that has done nothing since its AUTH may be ours, which has its name after it.
 func (l listed) loggedIn() bool {
-	return l.user != defaultUser && l.user != noUser || l.hello
+	return l.user != defaultUser && l.user != noUser && l.command != "auth" || l.hello
 }
 
 // unseen is how many logins there were between two counts that are of none of the newcomers.
@@ -152,49 +150,23 @@ func (c newcomers) unseen(before, after spending) int {
 	if after.logins <= before.logins { // none, or the counts began again
 		return 0
 	}
-	left := int(min(after.logins-before.logins, 1<<20)) - int(min(after.ours-before.ours, 1<<20))
+	left := int(min(after.logins-before.logins, 1<<20))
+	if after.surely > before.perhaps { // one that the count before may include is not subtracted
+		left -= int(min(after.surely-before.perhaps, 1<<20))
+	}
 	for _, one := range c {
 		left -= one.logins
 	}
 	return max(left, 0)
 }
 
-// spending is how often a node has run CLIENT LIST, and for how long; and how often somebody has logged in.
-// ours is how many of these commands were our own, asked before the node was: one that is under way is not subtracted from a
-// count which may lack it.
-type spending struct{ calls, micros, logins, ours uint64 }
-
-// entered counts, by node, the commands with which sessions of this process log in.
-var entered = commands{by: map[string]uint64{}}
-
-type commands struct {
-	mu sync.Mutex
-	by map[string]uint64
-}
-
-func (c *commands) add(addr string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.by[oneName(addr)]++
-}
-
-func (c *commands) at(addr string) uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.by[oneName(addr)]
-}
-
-// oneName returns an address with one name for this machine, which has several.
-func oneName(addr string) string {
-	if host, port, err := net.SplitHostPort(addr); err == nil && kind.IsLoopback(host) {
-		return net.JoinHostPort("localhost", port)
-	}
-	return addr
-}
+// spending is how often a node has run CLIENT LIST, and for how long; and how often somebody has logged in. Of these logins at
+// least surely were our own, and at most perhaps.
+type spending struct{ calls, micros, logins, surely, perhaps uint64 }
 
 // spent asks a node for its spending. A node that does not tell has none.
 func (k *Kind) spent(ctx context.Context, c kind.Connection, addr string) (spending, error) {
-	ours := entered.at(addr)
+	surely := entered.at(addr).answered
 	reply, err := k.do(ctx, c, addr, "INFO", "commandstats")
 	if err != nil && !answered(err) {
 		return spending{}, err
@@ -204,7 +176,8 @@ func (k *Kind) spent(ctx context.Context, c kind.Connection, addr string) (spend
 		return spending{}, fault{fmt.Sprintf("node %s answers to INFO with more than %d lines; is it another server?", addr, maxLines), nil}
 	}
 	s := readSpending(text)
-	s.ours = ours
+	ours := entered.at(addr)
+	s.surely, s.perhaps = surely, ours.answered+ours.underWay
 	return s, nil
 }
 
@@ -328,8 +301,9 @@ const noUser = "(superuser)"
 // listed is a client in a line of CLIENT LIST.
 type listed struct {
 	id, user string
-	hello    bool // it speaks RESP 3, and so has sent a HELLO that was not refused
-	own      bool // it is ours
+	command  string // the last one
+	hello    bool   // it speaks RESP 3, and so has sent a HELLO that was not refused
+	own      bool   // it is ours
 }
 
 // sessionsAmong is sessions, and calls a function for each client.
@@ -361,7 +335,7 @@ func (k *Kind) sessionsAmong(ctx context.Context, c kind.Connection, n node, nam
 			return nil, fmt.Errorf("node %s does not say whose its sessions are: CLIENT LIST has no user=, as Redis %d and newer have", n.addr, oldest)
 		}
 		if id := fields["id"]; id != "" {
-			each(listed{id, fields["user"], fields["resp"] == "3", fields["name"] == ownName})
+			each(listed{id, fields["user"], fields["cmd"], fields["resp"] == "3", fields["name"] == ownName})
 		}
 		if fields["user"] != name || fields["name"] == ownName {
 			continue

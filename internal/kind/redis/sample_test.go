@@ -103,16 +103,16 @@ func TestPeriodOfSamples(t *testing.T) {
 		want          time.Duration
 	}{
 		{spending{}, spending{}, firstPeriod},
-		{spending{10, 100, 0, 0}, spending{9, 90, 0, 0}, firstPeriod}, // started again, or CONFIG RESETSTAT
-		{spending{10, 1000, 0, 0}, spending{15, 1050, 0, 0}, leastPeriod},
-		{spending{10, 1000, 0, 0}, spending{15, 1800, 0, 0}, 10800 * time.Microsecond},
-		{spending{0, 0, 0, 0}, spending{1, 1 << 60, 0, 0}, maxPeriod},
+		{spending{10, 100, 0, 0, 0}, spending{9, 90, 0, 0, 0}, firstPeriod}, // started again, or CONFIG RESETSTAT
+		{spending{10, 1000, 0, 0, 0}, spending{15, 1050, 0, 0, 0}, leastPeriod},
+		{spending{10, 1000, 0, 0, 0}, spending{15, 1800, 0, 0, 0}, 10800 * time.Microsecond},
+		{spending{0, 0, 0, 0, 0}, spending{1, 1 << 60, 0, 0, 0}, maxPeriod},
 	} {
 		if got := periodFor(tt.before, tt.after); got != tt.want {
 			t.Errorf("%v to %v: %v, want %v", tt.before, tt.after, got, tt.want)
 		}
 	}
-	if got := readSpending("cmdstat_client:calls=3,usec=70,usec_per_call=23.33\r\n"); got != (spending{3, 70, 0, 0}) {
+	if got := readSpending("cmdstat_client:calls=3,usec=70,usec_per_call=23.33\r\n"); got != (spending{3, 70, 0, 0, 0}) {
 		t.Errorf("%v", got)
 	}
 }
@@ -250,6 +250,8 @@ func TestNewcomersThatHaveLoggedIn(t *testing.T) {
 		{"one that has said HELLO", []listed{{user: defaultUser, hello: true}}, 1},
 		{"one that logs in late", []listed{{user: defaultUser}, {user: "app"}, {user: "app"}}, 1},
 		{"the node's link to its master", []listed{{user: noUser}}, 0},
+		{"one that has sent an AUTH only, as ours before it has its name", []listed{{user: "admin", command: "auth"}}, 0},
+		{"one that does something after its AUTH", []listed{{user: "app", command: "auth"}, {user: "app", command: "get"}}, 1},
 		{"one of ours", []listed{{user: "admin"}, {user: "admin", own: true}}, 0},
 	} {
 		clients := newcomers{}
