@@ -256,13 +256,13 @@ func TestSimulationFindsBrokenMachines(t *testing.T) {
 				e.Reload = ReloadPending
 			}
 			return Next(s, e)
-		}, "told to reload again"},
+		}, "made to reload again"},
 		"reloads for another etag": {func(s State, e Event) (State, []Effect) {
 			if e.Kind == BundleRead && s.Files == FilesWritten && e.Held.Etag != s.Held.Etag {
 				s.Reload, s.Check = ReloadPending, CheckDue
 			}
 			return Next(s, e)
-		}, "told to reload again"},
+		}, "made to reload again"},
 		"never asks again": {func(s State, e Event) (State, []Effect) {
 			next, effects := Next(s, e)
 			if e.Kind == Unavailable {
