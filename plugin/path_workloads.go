@@ -152,7 +152,7 @@ func (b *backend) readWorkload(_ context.Context, e *engine.Engine, _ *logical.R
 	}
 	return answer(api.Workload{
 		Name: w.Name, Presents: keysThat(w, presents), Verifies: keysThat(w, verifies), SingleValue: keysThat(w, holdsOne), After: w.After,
-		MinInstances: w.MinInstances, MaxInstances: w.MostInstances(), MaxUnavailable: w.MaxUnavailable, Reencrypts: w.Reencrypts,
+		MinInstances: w.MinInstances, MaxInstances: w.InstanceLimit(), MaxUnavailable: w.MaxUnavailable, Reencrypts: w.Reencrypts,
 		LimitHit: full, Instances: instances,
 	}), nil
 }

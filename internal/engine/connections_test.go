@@ -298,17 +298,17 @@ func TestRefusalsAreJournaledInBounds(t *testing.T) {
 	for n := range 100 {
 		refused("one", "x://"+strings.Repeat("x", n+2))
 	}
-	if n := ids() - before; n != mostRefusals {
+	if n := ids() - before; n != maxRefusals {
 		t.Errorf("different refusals left %d entries", n)
 	}
 	refused("two", "elsewhere")
-	if n := ids() - before; n != mostRefusals+1 {
+	if n := ids() - before; n != maxRefusals+1 {
 		t.Error("another caller's refusal is not journaled")
 	}
 	for n := range 1000 {
 		refused(strings.Repeat("y", n), "elsewhere")
 	}
-	if n := ids() - before; n != mostTogether {
+	if n := ids() - before; n != maxTogether {
 		t.Errorf("many callers left %d entries", n)
 	}
 	all, err := h.engine.journal.IDs(t.Context())

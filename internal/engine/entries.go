@@ -97,18 +97,18 @@ func (e *Engine) JournalAttempt(ctx context.Context, err error, n journal.Entry)
 	var refused *rotation.Refused
 	if errors.As(err, &refused) {
 		n.What += " was refused"
-		n.Refused = kind.CutText(refused.Error(), mostReason)
+		n.Refused = kind.CutText(refused.Error(), maxReason)
 	} else {
 		n.What += " failed"
-		n.Failed = kind.CutText(err.Error(), mostReason)
+		n.Failed = kind.CutText(err.Error(), maxReason)
 	}
-	n.Connection, n.Reason = kind.CutText(n.Connection, mostName), kind.CutText(n.Reason, mostReason)
-	n.Workload, n.Rotation = kind.CutText(n.Workload, mostName), kind.CutText(n.Rotation, mostName)
-	n.What = kind.CutText(n.What, mostReason)
-	n.Changes = n.Changes[:min(len(n.Changes), mostChanges)]
-	n.Keys = n.Keys[:min(len(n.Keys), mostChanges)]
+	n.Connection, n.Reason = kind.CutText(n.Connection, maxName), kind.CutText(n.Reason, maxReason)
+	n.Workload, n.Rotation = kind.CutText(n.Workload, maxName), kind.CutText(n.Rotation, maxName)
+	n.What = kind.CutText(n.What, maxReason)
+	n.Changes = n.Changes[:min(len(n.Changes), maxChanges)]
+	n.Keys = n.Keys[:min(len(n.Keys), maxChanges)]
 	for i := range n.Keys {
-		n.Keys[i].Key = kind.CutText(n.Keys[i].Key, mostName)
+		n.Keys[i].Key = kind.CutText(n.Keys[i].Key, maxName)
 	}
 	subject := fmt.Sprint(n.What, n.Entity, n.By, n.Connection, n.Workload, n.Rotation, n.Keys, n.Changes, n.Refused, n.Failed)
 	ok, full := e.refusals.admit(e.Uptime(), n.Entity+"/"+n.By, subject)

@@ -16,7 +16,7 @@ import (
 // flood is a report with as much text as CheckWork lets through, all of it longer when it is stored.
 func flood(opened int) workload.WorkReport {
 	r := workload.WorkReport{Done: true, Place: here(), Columns: []workload.ColumnReport{good}}
-	for n := range untrusted.MostFinds {
+	for n := range untrusted.MaxFinds {
 		r.Finds = append(r.Finds, workload.Find{Column: fmt.Sprintf("%03d%s", n, strings.Repeat("<", 250)), Shaped: 1, Tried: 1, Opened: opened})
 		r.Unseen = append(r.Unseen, strings.Repeat("&", untrusted.MaxWorkText))
 	}
@@ -32,7 +32,7 @@ func TestAdversaryReportsFillTheRecord(t *testing.T) {
 	h.witness("")
 	two := h.join("api", "api-2")
 	var liars []*reader
-	for n := range 2 * rotation.MostWitnesses {
+	for n := range 2 * rotation.MaxWitnesses {
 		liars = append(liars, h.join("api", fmt.Sprintf("liar-%d", n)))
 		liars[n].finds = flood(0).Finds
 	}
@@ -49,7 +49,7 @@ func TestAdversaryReportsFillTheRecord(t *testing.T) {
 	for range 10 {
 		for _, liar := range liars {
 			report := flood(0)
-			report.Done, report.Error = false, strings.Repeat("<\"", untrusted.MostReason)
+			report.Done, report.Error = false, strings.Repeat("<\"", untrusted.MaxReason)
 			h.reports(liar, report)
 			look()
 		}
@@ -70,7 +70,7 @@ func TestAdversaryReportsFillTheRecord(t *testing.T) {
 	h.saw(one, here(), good)
 	for _, liar := range liars {
 		report := flood(0)
-		report.Done, report.Error = false, strings.Repeat("<\"", untrusted.MostReason)
+		report.Done, report.Error = false, strings.Repeat("<\"", untrusted.MaxReason)
 		h.reports(liar, report)
 	}
 	h.saw(two, here(), good)
@@ -113,7 +113,7 @@ func TestTimelineIsBounded(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()
 	id := h.rotate("service-token")
-	for n := range 2 * rotation.MostEvents {
+	for n := range 2 * rotation.MaxEvents {
 		_, err := h.engine.Pause(t.Context(), id, testActor, strings.Repeat("<", longestReason))
 		h.ok(err)
 		_, err = h.engine.Resume(t.Context(), id, testActor, "")
@@ -139,7 +139,7 @@ func TestTimelineIsBounded(t *testing.T) {
 			t.Fatalf("entry %d of the rotation is on event %d", entries, entry.Event)
 		}
 	}
-	if len(view.Timeline) != rotation.MostEvents || entries != view.EventCount() || entries < 4*rotation.MostEvents {
+	if len(view.Timeline) != rotation.MaxEvents || entries != view.EventCount() || entries < 4*rotation.MaxEvents {
 		t.Errorf("%d events in the timeline, %d in all, %d in the journal", len(view.Timeline), view.EventCount(), entries)
 	}
 	states := map[rotation.State]bool{}

@@ -31,11 +31,11 @@ func FuzzReport(f *testing.F) {
 			}
 		}
 		if work, err := untrusted.CheckWork(report.Work); err == nil {
-			if len(work) > untrusted.MostWork {
+			if len(work) > untrusted.MaxWork {
 				t.Errorf("%d pieces of work are taken", len(work))
 			}
 			for _, w := range work {
-				if len(w.Finds) > untrusted.MostFinds || len(w.Unseen) > untrusted.MostUnseen+1 || len(w.Columns) > untrusted.MostColumns {
+				if len(w.Finds) > untrusted.MaxFinds || len(w.Unseen) > untrusted.MaxUnseen+1 || len(w.Columns) > untrusted.MaxColumns {
 					t.Errorf("%d finds, %d unseen and %d columns are taken", len(w.Finds), len(w.Unseen), len(w.Columns))
 				}
 				for _, found := range w.Finds {
@@ -44,7 +44,7 @@ func FuzzReport(f *testing.F) {
 				for _, text := range w.Unseen {
 					plain(text, untrusted.MaxWorkText+len("…"))
 				}
-				plain(untrusted.Reason(w.Error), untrusted.MostReason+len("…"))
+				plain(untrusted.Reason(w.Error), untrusted.MaxReason+len("…"))
 			}
 		}
 		if untrusted.CheckSightings(report.Sightings) == nil {

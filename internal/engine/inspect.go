@@ -52,7 +52,7 @@ func times(n int) string {
 // checkDue starts the checks whose time has come, a few at the same time.
 func (l *locked) checkDue(now time.Time) {
 	every := l.Defaults.LookEvery
-	for every > 0 && len(l.checking) < mostChecks {
+	for every > 0 && len(l.checking) < maxChecks {
 		first, ok := l.checks.Next()
 		if !ok || first.At.After(now) {
 			return
@@ -235,7 +235,7 @@ func (l *locked) noteFinding(ctx context.Context, name string, f kind.Finding) e
 	if f.Kept != "" {
 		changed.Kept = f.Kept
 	}
-	if last := k.NextNumber() - 1; f.ServerVersion > last && f.ServerVersion < last+mostAbove {
+	if last := k.NextNumber() - 1; f.ServerVersion > last && f.ServerVersion < last+maxAbove {
 		changed.Above = f.ServerVersion
 	}
 	if changed.Kept == k.Kept && changed.Above == k.Above {

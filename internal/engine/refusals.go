@@ -9,15 +9,15 @@ import (
 
 // Bounds of what a refused write leaves in the journal. Nobody can push older entries out by writing what is refused.
 const (
-	mostChanges   = 32
-	mostName      = 100 // bytes
-	mostReason    = 500 // bytes
-	sameRefusal   = 10 * time.Minute
-	refusalsSpan  = time.Hour
-	mostRefusals  = 20  // of one caller in a span
-	mostTogether  = 200 // of all callers in a span
-	mostCallers   = 1000
-	mostDifferent = 500
+	maxChanges   = 32
+	maxName      = 100 // bytes
+	maxReason    = 500 // bytes
+	sameRefusal  = 10 * time.Minute
+	refusalsSpan = time.Hour
+	maxRefusals  = 20  // of one caller in a span
+	maxTogether  = 200 // of all callers in a span
+	maxCallers   = 1000
+	maxDifferent = 500
 )
 
 // refusals counts refused writes, so that few of many are journaled.
@@ -40,12 +40,12 @@ func (r *refusals) admit(now time.Duration, caller, what string) (ok, full bool)
 	_, known := r.callers[caller]
 	switch {
 	case seen && now-at < sameRefusal,
-		r.callers[caller] >= mostRefusals, r.entries >= mostTogether,
-		!known && len(r.callers) >= mostCallers, !seen && len(r.last) >= mostDifferent:
+		r.callers[caller] >= maxRefusals, r.entries >= maxTogether,
+		!known && len(r.callers) >= maxCallers, !seen && len(r.last) >= maxDifferent:
 		return false, false
 	}
 	r.last[what] = now
 	r.callers[caller]++
 	r.entries++
-	return true, r.callers[caller] == mostRefusals || r.entries == mostTogether
+	return true, r.callers[caller] == maxRefusals || r.entries == maxTogether
 }

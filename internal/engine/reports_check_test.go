@@ -24,7 +24,7 @@ func TestAdversaryForgesALineInAReason(t *testing.T) {
 	h.ok(err)
 	hides := func(r rune) bool { return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) }
 	for _, i := range h.engine.Instances("api") {
-		if strings.ContainsFunc(i.Reason, hides) || len(i.Reason) > untrusted.MostReason+len("…") {
+		if strings.ContainsFunc(i.Reason, hides) || len(i.Reason) > untrusted.MaxReason+len("…") {
 			t.Errorf("kept is %q", i.Reason)
 		}
 		if i.ID == "api-1" && !strings.HasPrefix(i.Reason, `ill\u0007\u001b[2K\u000d\u000arun`) {
@@ -41,15 +41,15 @@ func TestWorkHasBounds(t *testing.T) {
 		return []workload.WorkReport{r}
 	}
 	for name, all := range map[string][]workload.WorkReport{
-		"too many":   make([]workload.WorkReport, untrusted.MostWork+1),
+		"too many":   make([]workload.WorkReport, untrusted.MaxWork+1),
 		"negative":   one(func(r *workload.WorkReport) { r.Columns = []workload.ColumnReport{{Left: 5}, {Left: -5}} }),
-		"columns":    one(func(r *workload.WorkReport) { r.Columns = make([]workload.ColumnReport, untrusted.MostColumns+1) }),
+		"columns":    one(func(r *workload.WorkReport) { r.Columns = make([]workload.ColumnReport, untrusted.MaxColumns+1) }),
 		"long names": one(func(r *workload.WorkReport) { r.Columns = []workload.ColumnReport{{Column: strings.Repeat("x", 1000)}} }),
 		"long id":    one(func(r *workload.WorkReport) { r.ID = strings.Repeat("x", 10000) }),
 		"a system":   one(func(r *workload.WorkReport) { r.Place = &workload.Place{System: "7\n7"} }),
 		"a database": one(func(r *workload.WorkReport) { r.Place = &workload.Place{Database: strings.Repeat("x", 1000)} }),
 		"tables": one(func(r *workload.WorkReport) {
-			r.Place = &workload.Place{Tables: make([]workload.PlaceTable, untrusted.MostColumns+1)}
+			r.Place = &workload.Place{Tables: make([]workload.PlaceTable, untrusted.MaxColumns+1)}
 		}),
 		"finds of -1": one(func(r *workload.WorkReport) { r.Finds = []workload.Find{{Opened: -1}} }),
 	} {
@@ -58,11 +58,11 @@ func TestWorkHasBounds(t *testing.T) {
 		}
 	}
 	all, err := untrusted.CheckWork(one(func(r *workload.WorkReport) {
-		r.Finds, r.Unseen = make([]workload.Find, 10*untrusted.MostFinds), make([]string, 10*untrusted.MostUnseen)
+		r.Finds, r.Unseen = make([]workload.Find, 10*untrusted.MaxFinds), make([]string, 10*untrusted.MaxUnseen)
 		r.Finds[0].Column = "a\nb"
-		r.Place = &workload.Place{System: "7123", Database: "a\nb", Tables: make([]workload.PlaceTable, untrusted.MostColumns)}
+		r.Place = &workload.Place{System: "7123", Database: "a\nb", Tables: make([]workload.PlaceTable, untrusted.MaxColumns)}
 	}))
-	if err != nil || all[0].Place.Database != `a\u000ab` || len(all[0].Finds) != untrusted.MostFinds || len(all[0].Unseen) != untrusted.MostUnseen+1 || all[0].Finds[0].Column != `a\u000ab` {
+	if err != nil || all[0].Place.Database != `a\u000ab` || len(all[0].Finds) != untrusted.MaxFinds || len(all[0].Unseen) != untrusted.MaxUnseen+1 || all[0].Finds[0].Column != `a\u000ab` {
 		t.Errorf("%d finds, %d unseen, %v", len(all[0].Finds), len(all[0].Unseen), err)
 	}
 }

@@ -249,12 +249,12 @@ func TestRetainedIsBounded(t *testing.T) {
 	h.key("lonely", "token")
 	h.retains("lonely", 10000*time.Hour)
 	h.workload(workload.Workload{Name: "api", Keys: map[string]workload.Role{"lonely": {Presents: true, Verifies: true}}})
-	for range key.MostRetained + 5 {
+	for range key.MaxRetained + 5 {
 		h.until(h.rotate("lonely"), rotation.Done)
 	}
 	h.later(61 * time.Minute)
 	k, _ := h.engine.Key("lonely")
-	if n := len(k.Retained()); n != key.MostRetained || k.Retained()[0] != key.MostRetained+5 {
+	if n := len(k.Retained()); n != key.MaxRetained || k.Retained()[0] != key.MaxRetained+5 {
 		t.Errorf("%d versions are retained, the newest is %d", n, k.Retained()[0])
 	}
 }

@@ -95,7 +95,7 @@ func saidByChecks(t *testing.T) {
 		return result
 	}
 	f.notes = append(many(), long)
-	if result := check("notes"); len(result.Notes) != untrusted.MostTexts+1 || result.Notes[untrusted.MostTexts] != fmt.Sprintf("and %d more", len(f.notes)-untrusted.MostTexts) {
+	if result := check("notes"); len(result.Notes) != untrusted.MaxTexts+1 || result.Notes[untrusted.MaxTexts] != fmt.Sprintf("and %d more", len(f.notes)-untrusted.MaxTexts) {
 		t.Errorf("%d notes", len(result.Notes))
 	}
 	f.notes = nil
@@ -105,7 +105,7 @@ func saidByChecks(t *testing.T) {
 	check("an error of what is mended")
 	f.problem, f.refuses, f.down = kind.Problem{}, nil, errors.New(long)
 	_, err := h.engine.Reconcile(t.Context(), "cache", false, testActor)
-	plain(t, "an error", 2*untrusted.MostSaid, err)
+	plain(t, "an error", 2*untrusted.MaxServerText, err)
 	f.down = nil
 	before, _ := h.engine.Key("cache")
 	f.kept = long
@@ -120,19 +120,19 @@ func saidByChecks(t *testing.T) {
 func saidOfUndeletedVersions(t *testing.T) {
 	h, s := newTalker(t)
 	s.inUse, s.use = 1, long
-	plain(t, "a use", 2*untrusted.MostSaid, h.engine.RetireVersion(t.Context(), "cache", 1, false, "", testActor))
+	plain(t, "a use", 2*untrusted.MaxServerText, h.engine.RetireVersion(t.Context(), "cache", 1, false, "", testActor))
 	s.inUse = 0
 	s.fail["undelete"] = errors.New(long)
 	_, _, err := h.engine.Undelete(t.Context(), Undeletion{Key: "cache", Version: 1, For: 9 * time.Hour})
-	plain(t, "an undeletion", 2*untrusted.MostSaid, err)
+	plain(t, "an undeletion", 2*untrusted.MaxServerText, err)
 	delete(s.fail, "undelete")
 	s.verify = errors.New(long)
 	_, _, err = h.engine.Undelete(t.Context(), Undeletion{Key: "cache", Version: 1, For: 9 * time.Hour})
-	plain(t, "a login", 2*untrusted.MostSaid, err)
+	plain(t, "a login", 2*untrusted.MaxServerText, err)
 	s.verify = nil
 	s.fail["retire"] = errors.New(long)
-	plain(t, "an end", 2*untrusted.MostSaid, h.engine.RetireVersion(t.Context(), "cache", 1, true, "", testActor))
-	plain(t, "status", 2*untrusted.MostSaid, h.engine.Status()[0].Lapse)
+	plain(t, "an end", 2*untrusted.MaxServerText, h.engine.RetireVersion(t.Context(), "cache", 1, true, "", testActor))
+	plain(t, "status", 2*untrusted.MaxServerText, h.engine.Status()[0].Lapse)
 }
 
 func saidInPlans(t *testing.T) {
@@ -142,7 +142,7 @@ func saidInPlans(t *testing.T) {
 	p, _, err := h.engine.Plan(t.Context(), request)
 	h.ok(err)
 	plain(t, "a plan", 50_000, p.Blockers, p.Notes)
-	if len(p.Blockers) < untrusted.MostTexts || len(p.Notes) < untrusted.MostTexts {
+	if len(p.Blockers) < untrusted.MaxTexts || len(p.Notes) < untrusted.MaxTexts {
 		t.Errorf("%d blockers, %d notes", len(p.Blockers), len(p.Notes))
 	}
 }
@@ -162,7 +162,7 @@ func saidOfFirstVersions(t *testing.T) {
 	first := func(what string) {
 		t.Helper()
 		_, _, err := h.engine.First(t.Context(), "two", key.Value{}, testActor)
-		plain(t, what, 2*untrusted.MostSaid, err)
+		plain(t, what, 2*untrusted.MaxServerText, err)
 	}
 	first("a preflight that fails")
 	delete(s.fail, "preflight")
@@ -181,7 +181,7 @@ func saidInRotations(t *testing.T) {
 		s.fail[step] = errors.New(long)
 		id := h.rotate("cache")
 		h.settle()
-		plain(t, step, 2*untrusted.MostSaid, h.view(id).Fault, h.view(id).Waits())
+		plain(t, step, 2*untrusted.MaxServerText, h.view(id).Fault, h.view(id).Waits())
 		delete(s.fail, step)
 		h.until(id, rotation.Done)
 	}
@@ -189,7 +189,7 @@ func saidInRotations(t *testing.T) {
 	id := h.rotate("cache")
 	h.until(id, rotation.Soaking)
 	h.rounds(3)
-	plain(t, "a use", 4*untrusted.MostSaid, h.view(id).Waits(), h.view(id).Fault)
+	plain(t, "a use", 4*untrusted.MaxServerText, h.view(id).Waits(), h.view(id).Fault)
 }
 
 func saidOfRows(t *testing.T) {
@@ -206,7 +206,7 @@ func saidOfRows(t *testing.T) {
 	look.report.Error = long
 	report, err := untrusted.LookAtRows(t.Context(), look, kind.Connection{}, kind.RowLook{})
 	h.ok(err)
-	plain(t, "a report", 2*untrusted.MostReason, report.Error)
+	plain(t, "a report", 2*untrusted.MaxReason, report.Error)
 	look.report.Error = ""
 	for _, place := range []string{"", "moved\x1b[2K\n", long} {
 		look.report.Place, look.fault = nil, errors.New(long)
@@ -215,23 +215,23 @@ func saidOfRows(t *testing.T) {
 			moved.Database = place
 			look.report.Place, look.fault = &moved, nil
 		}
-		plain(t, "a witness", 2*untrusted.MostSaid, strings.Join(h.engine.TryWitness(t.Context(), "master"), "; "))
-		plain(t, "a plan", 4*untrusted.MostSaid, h.planned().Blockers)
+		plain(t, "a witness", 2*untrusted.MaxServerText, strings.Join(h.engine.TryWitness(t.Context(), "master"), "; "))
+		plain(t, "a plan", 4*untrusted.MaxServerText, h.planned().Blockers)
 		request := Request{Keys: []string{"master"}, By: testActor, Trigger: rotation.ByOperator}
 		_, _, err = h.engine.Rotate(t.Context(), request)
-		plain(t, "a refusal", 2*untrusted.MostSaid, err)
+		plain(t, "a refusal", 2*untrusted.MaxServerText, err)
 	}
 	h.clock.advance(time.Hour)
 	for range 3 {
 		h.round()
 	}
-	plain(t, "status", 2*untrusted.MostSaid, h.engine.Status()[0].Waits)
+	plain(t, "status", 2*untrusted.MaxServerText, h.engine.Status()[0].Waits)
 	if !strings.Contains(h.engine.Status()[0].Waits, "its witness") {
 		t.Errorf("status says %q", h.engine.Status()[0].Waits)
 	}
 	_, warnings, err := h.engine.Rotate(t.Context(), Request{Keys: []string{"master"}, By: testActor, Trigger: rotation.ByOperator, Compromised: true})
 	h.ok(err)
-	plain(t, "warnings", 4*untrusted.MostSaid, warnings)
+	plain(t, "warnings", 4*untrusted.MaxServerText, warnings)
 }
 
 // stubbornRoot is a server that says what it likes of its administrator.
@@ -248,11 +248,11 @@ func saidOfAdministrators(t *testing.T) {
 	h.open()
 	main := kind.Connection{Name: "main", Kind: "eyes", Secrets: map[string]key.Value{kind.FieldPassword: key.NewValue("secret")}}
 	_, err := h.engine.PutConnection(t.Context(), main, true, testActor)
-	plain(t, "a check", 2*untrusted.MostSaid, err)
+	plain(t, "a check", 2*untrusted.MaxServerText, err)
 	_, err = h.engine.PutConnection(t.Context(), main, false, testActor)
 	h.ok(err)
 	_, err = h.engine.RotateRoot(t.Context(), "main", testActor)
-	plain(t, "rotate-root", 2*untrusted.MostSaid, err)
+	plain(t, "rotate-root", 2*untrusted.MaxServerText, err)
 }
 
 // Methods of kinds that ask a server are called in said.go alone, which bounds what they return.
@@ -311,16 +311,16 @@ func ofPackage(of ast.Expr) bool {
 
 // Problems beyond the bound count: nothing is mended by itself where one of them needs a decision.
 func TestProblemsBeyondTheBound(t *testing.T) {
-	all := make([]kind.Problem, untrusted.MostTexts+2)
+	all := make([]kind.Problem, untrusted.MaxTexts+2)
 	for n := range all {
 		all[n] = kind.Problem{Text: "x", Fixable: true, Rotates: true}
 	}
-	if got := untrusted.SaidProblems(all); len(got) != untrusted.MostTexts+1 || got[untrusted.MostTexts] != (kind.Problem{Text: "and 2 more", Fixable: true, Rotates: true}) {
-		t.Errorf("%+v", got[untrusted.MostTexts:])
+	if got := untrusted.SaidProblems(all); len(got) != untrusted.MaxTexts+1 || got[untrusted.MaxTexts] != (kind.Problem{Text: "and 2 more", Fixable: true, Rotates: true}) {
+		t.Errorf("%+v", got[untrusted.MaxTexts:])
 	}
-	all[untrusted.MostTexts+1] = kind.Problem{Text: "y", Ahead: true}
-	if got := untrusted.SaidProblems(all); got[untrusted.MostTexts] != (kind.Problem{Text: "and 2 more", Ahead: true}) {
-		t.Errorf("%+v", got[untrusted.MostTexts:])
+	all[untrusted.MaxTexts+1] = kind.Problem{Text: "y", Ahead: true}
+	if got := untrusted.SaidProblems(all); got[untrusted.MaxTexts] != (kind.Problem{Text: "and 2 more", Ahead: true}) {
+		t.Errorf("%+v", got[untrusted.MaxTexts:])
 	}
 	if err := untrusted.Err(rotation.Refusef("a\nb")); !errors.As(err, new(*rotation.Refused)) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("%v", err)

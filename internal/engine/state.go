@@ -360,10 +360,10 @@ func (m *memory) ended(id string) {
 }
 
 const (
-	// mostChecks is how many servers are checked at the same time.
-	mostChecks = 4
-	// mostAbove bounds how far a mark at a server may raise the numbers of a key's versions.
-	mostAbove = 10_000
+	// maxChecks is how many servers are checked at the same time.
+	maxChecks = 4
+	// maxAbove bounds how far a mark at a server may raise the numbers of a key's versions.
+	maxAbove = 10_000
 	// The names of checks begin with what they check.
 	checksKey        = "keys/"
 	checksConnection = "connections/"

@@ -187,10 +187,10 @@ func (m *memory) factsNow(r rotation.Rotation) rotation.Facts {
 // Retention says what becomes of the values that leave, or has become of them, by key.
 func (v View) Retention() map[string]string { return v.RetentionTexts(v.facts) }
 
-// mostHistory is how many earlier rotations an estimate goes by, and how many records are looked through for them.
+// maxHistory is how many earlier rotations an estimate goes by, and how many records are looked through for them.
 const (
-	mostHistory = 9
-	mostLooked  = 200
+	maxHistory = 9
+	maxLooked  = 200
 )
 
 // history returns the newest rotations of exactly these keys that have ended as done.
@@ -202,7 +202,7 @@ func (s *state) history(ctx context.Context, keys []string) ([]rotation.Rotation
 	want := slices.Sorted(slices.Values(keys))
 	var past []rotation.Rotation
 	for n, id := range slices.Backward(ids) {
-		if len(past) == mostHistory || len(ids)-n > mostLooked {
+		if len(past) == maxHistory || len(ids)-n > maxLooked {
 			break
 		}
 		r, err := s.endedRotation(ctx, id)

@@ -186,11 +186,11 @@ func TestAcceptWitness(t *testing.T) {
 func TestWitnessesAreFew(t *testing.T) {
 	r := rotation.Rotation{ID: "r", State: rotation.Retiring, Step: rotation.StepErase, Changes: []rotation.Change{{Key: "k", Env: "K", From: 1, To: 2, Protects: []key.Column{{Table: "t", Column: "c"}}}}}
 	r = r.Witnessed(r.Changes[0], rotation.Evidence{Connection: "main"})
-	for n := range 5 * rotation.MostWitnesses {
+	for n := range 5 * rotation.MaxWitnesses {
 		r = r.Witnessed(r.Changes[0], rotation.Evidence{Instance: "w/" + strings.Repeat("x", n), Login: workload.Login{Accessor: strings.Repeat("y", n+1)}})
 	}
 	all := r.Witnesses[r.WorkID(r.Changes[0])]
-	if len(all) != rotation.MostWitnesses || all[0].Connection != "main" {
+	if len(all) != rotation.MaxWitnesses || all[0].Connection != "main" {
 		t.Errorf("%d, the first %+v", len(all), all[0])
 	}
 }

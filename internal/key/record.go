@@ -149,8 +149,8 @@ func (s State) Live() bool {
 
 // Bounds of what a key retains, so that its record does not grow forever. What is beyond them is erased, the oldest first.
 const (
-	MostRetained      = 100       // versions
-	MostRetainedBytes = 256 << 10 // of their values together
+	MaxRetained      = 100       // versions
+	MaxRetainedBytes = 256 << 10 // of their values together
 )
 
 // WithRetained returns the key with the value of a version moved into quarantine until a time. The version is in no bundle
@@ -268,7 +268,7 @@ func (k Key) Crowded() []int {
 	for _, number := range k.Retained() {
 		v, _ := k.Version(number)
 		count, bytes = count+1, bytes+v.Sealed.Len()
-		if count > 1 && (count > MostRetained || bytes > MostRetainedBytes) {
+		if count > 1 && (count > MaxRetained || bytes > MaxRetainedBytes) {
 			over = append(over, number)
 		}
 	}

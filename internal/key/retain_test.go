@@ -119,13 +119,13 @@ func TestRecordOfSchema4(t *testing.T) {
 func TestCrowded(t *testing.T) {
 	now := time.Unix(100, 0)
 	k := Key{Name: "k"}
-	for n := range MostRetained + 3 {
+	for n := range MaxRetained + 3 {
 		k.Versions = append(k.Versions, Version{Number: n + 1, State: Retained, Sealed: NewValue("v"), Until: now})
 	}
 	if over := k.Crowded(); !slices.Equal(over, []int{3, 2, 1}) {
 		t.Errorf("%v", over)
 	}
-	k.Versions = []Version{{Number: 1, State: Retained, Sealed: NewValue("v")}, {Number: 2, State: Retained, Sealed: NewValue(strings.Repeat("v", MostRetainedBytes+1))}}
+	k.Versions = []Version{{Number: 1, State: Retained, Sealed: NewValue("v")}, {Number: 2, State: Retained, Sealed: NewValue(strings.Repeat("v", MaxRetainedBytes+1))}}
 	if over := k.Crowded(); !slices.Equal(over, []int{1}) {
 		t.Errorf("%v", over)
 	}

@@ -184,8 +184,8 @@ func Defaults(fields []Field, options Options) (Options, error) {
 	return full, nil
 }
 
-// MostSaid is how many bytes of a server's message an error quotes.
-const MostSaid = 500
+// MaxServerText is how many bytes of a server's message an error quotes.
+const MaxServerText = 500
 
 // Line returns at most so many bytes of a text that a server, or an application by way of it, has chosen, on one line, and … where
 // it is longer. What a terminal would obey or hide is escaped: such a text stands in plans and in status, beside commands to type.

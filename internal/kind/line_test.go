@@ -18,9 +18,9 @@ func TestLine(t *testing.T) {
 		strings.Repeat("\n", 600):    strings.Repeat(`\u000a`, 83) + "…", // the bound is that of what is returned
 		strings.Repeat("a\xff", 250): strings.Repeat("a\uFFFD", 125) + "…",
 	} {
-		if got := Line(text, MostSaid); got != want {
+		if got := Line(text, MaxServerText); got != want {
 			t.Errorf("%q becomes %q, want %q", text, got, want)
-		} else if again := Line(got, MostSaid); again != got {
+		} else if again := Line(got, MaxServerText); again != got {
 			t.Errorf("%q becomes %q the second time", got, again)
 		}
 	}

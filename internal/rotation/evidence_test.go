@@ -29,7 +29,7 @@ func TestEvidenceKeepsWhatIsRead(t *testing.T) {
 			report.Columns, report.Place = nil, nil
 		}
 		r.Work[report.ID] = Evidence{Report: report, At: at, Instance: "w/i"}
-		for n := range MostWitnesses {
+		for n := range MaxWitnesses {
 			report.Error = strings.Repeat("x", maxReason)
 			r.Witnesses[report.ID] = append(r.Witnesses[report.ID], Evidence{Report: report, At: at, Instance: fmt.Sprintf("w/%d", n)})
 		}
@@ -55,11 +55,11 @@ func TestEvidenceKeepsWhatIsRead(t *testing.T) {
 // The engine's own word stays longest, and where there is nothing else, the oldest goes.
 func TestWeakestWitnessGoes(t *testing.T) {
 	r := Rotation{ID: "r", State: Retiring, Step: StepErase, Changes: []Change{{Key: "k", Env: "K", From: 1, To: 2, Protects: []key.Column{{Table: "t", Column: "c"}}}}}
-	for n := range 2 * MostWitnesses {
+	for n := range 2 * MaxWitnesses {
 		r = r.Witnessed(r.Changes[0], Evidence{Connection: fmt.Sprintf("c-%d", n)})
 	}
 	all := r.Witnesses[r.WorkID(r.Changes[0])]
-	if len(all) != MostWitnesses || all[0].Connection != fmt.Sprintf("c-%d", MostWitnesses) {
+	if len(all) != MaxWitnesses || all[0].Connection != fmt.Sprintf("c-%d", MaxWitnesses) {
 		t.Errorf("%d, the first %+v", len(all), all[0])
 	}
 	sound := workload.WorkReport{Done: true, Place: here()}

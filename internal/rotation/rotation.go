@@ -333,7 +333,7 @@ type EntryChange struct {
 
 // Bounds of a rotation's timeline. The journal has all events.
 const (
-	MostEvents   = 128
+	MaxEvents    = 128
 	firstEvents  = 32   // that stay
 	maxEventText = 1024 // bytes of a text, and of a reason
 )
@@ -344,7 +344,7 @@ func (r Rotation) told(now time.Time, e Event) Rotation {
 	e.At, e.State, e.Step = now, r.State, r.Step
 	e.Text, e.Reason = kind.CutText(e.Text, maxEventText), kind.CutText(e.Reason, maxEventText)
 	r.Timeline = append(r.Timeline, e)
-	for len(r.Timeline) > MostEvents {
+	for len(r.Timeline) > MaxEvents {
 		r.Timeline = slices.Delete(r.Timeline, r.spare(), r.spare()+1)
 		r.Omitted++
 	}

@@ -17,8 +17,8 @@ import (
 // WitnessNone is what a key's witness says instead of a connection where one instance's word is enough.
 const WitnessNone = "none"
 
-// MostWitnesses is how many witnesses of a key's rows a rotation keeps.
-const MostWitnesses = 16
+// MaxWitnesses is how many witnesses of a key's rows a rotation keeps.
+const MaxWitnesses = 16
 
 // independent reports whether a lie of one witness says nothing of the other: another login speaks, or the engine itself.
 // A client that logs in as one entity twice has two logins: these are only as independent as the entity's credentials are.
@@ -47,7 +47,7 @@ func (r Rotation) Witnessed(c Change, e Evidence) Rotation {
 	all := slices.DeleteFunc(slices.Clone(r.Witnesses[id]), func(old Evidence) bool {
 		return old.Instance == e.Instance && old.Connection == e.Connection || e.Connection == "" && old.Login.Same(e.Login)
 	})
-	if len(all) >= MostWitnesses { // a login more than are ever asked; the engine's own word stays
+	if len(all) >= MaxWitnesses { // a login more than are ever asked; the engine's own word stays
 		all = withoutWeakest(all)
 	}
 	r.Witnesses[id] = append(all, e)

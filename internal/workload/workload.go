@@ -41,8 +41,8 @@ type Workload struct {
 // DefaultMaxInstances is how many instances a workload may have that does not say.
 const DefaultMaxInstances = 1000
 
-// MostInstances is how many instances it may have.
-func (w Workload) MostInstances() int {
+// InstanceLimit returns how many instances it may have.
+func (w Workload) InstanceLimit() int {
 	if w.MaxInstances == 0 {
 		return max(DefaultMaxInstances, w.MinInstances)
 	}
@@ -71,7 +71,7 @@ func (w Workload) Validate() error {
 	if w.MaxInstances < 0 {
 		return fmt.Errorf("max_instances %d is negative; use 0 for %d, the default", w.MaxInstances, DefaultMaxInstances)
 	}
-	if w.MostInstances() < w.MinInstances {
+	if w.InstanceLimit() < w.MinInstances {
 		return fmt.Errorf("max_instances %d is below min_instances %d, so that no rotation could go on; raise it, or lower min_instances", w.MaxInstances, w.MinInstances)
 	}
 	if slices.Contains(w.After, w.Name) {

@@ -212,8 +212,8 @@ func valuesIn(text string) (found []string) {
 	return found
 }
 
-// mostOneLine is how many names the engine takes.
-const mostOneLine = 200
+// maxOneLine is how many names the engine takes.
+const maxOneLine = 200
 
 // oneLine is what the sidecar tells the engine of values of several lines: which keys go into something that cannot carry
 // them, so that no rotation hands them over. That is a file of a format which cannot, a template whose author has not said
@@ -256,7 +256,7 @@ func (c Config) oneLine() client.OneLine {
 		names = append(names, c.Reencrypt.DatabaseURLKey)
 	}
 	slices.Sort(names)
-	if names = slices.Compact(names); len(names) > mostOneLine {
+	if names = slices.Compact(names); len(names) > maxOneLine {
 		return nil
 	}
 	return client.Carries(names...)

@@ -152,8 +152,8 @@ type ProxyBlock struct {
 
 // What a proxy lets be under way, WebSockets among them.
 const (
-	ProxyRequests     = 384 // by default
-	MostProxyRequests = 1 << 16
+	ProxyRequests    = 384 // by default
+	MaxProxyRequests = 1 << 16
 )
 
 // BearerHeader is the one whose value has a scheme before the token (RFC 6750); others hold the bare value.
@@ -207,8 +207,8 @@ func (s ProxyBlock) Check(dir string) (k ProxyKey, upstream *url.URL, errs []err
 	if !filepath.IsAbs(k.State) {
 		fail("state = %q is not an absolute path of a file, and nothing else says where files are; write one in a memory-backed directory", s.State)
 	}
-	if s.MaxRequests < 0 || s.MaxRequests > MostProxyRequests {
-		fail("max_requests = %d is not between 1 and %d; leave it out for %d", s.MaxRequests, MostProxyRequests, ProxyRequests)
+	if s.MaxRequests < 0 || s.MaxRequests > MaxProxyRequests {
+		fail("max_requests = %d is not between 1 and %d; leave it out for %d", s.MaxRequests, MaxProxyRequests, ProxyRequests)
 	}
 	// What was written is not quoted: it may hold a password.
 	upstream, err = url.Parse(s.Upstream)

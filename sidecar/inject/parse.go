@@ -205,7 +205,7 @@ func (s *settings) memoryLimit() resource.Quantity {
 	for _, p := range s.file.Proxy {
 		listens[p.Listen] = true
 	}
-	more := max(0, min(s.proxy.MaxRequests, config.MostProxyRequests)-config.ProxyRequests) * requestKiB / 1024
+	more := max(0, min(s.proxy.MaxRequests, config.MaxProxyRequests)-config.ProxyRequests) * requestKiB / 1024
 	return resource.MustParse(fmt.Sprintf("%dMi", 16+80*max(1, len(listens))+more*len(listens)))
 }
 

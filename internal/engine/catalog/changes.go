@@ -16,8 +16,8 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// mostKeyName bounds what a refused write leaves of a name, in bytes.
-const mostKeyName = 100
+// maxKeyName bounds what a refused write leaves of a name, in bytes.
+const maxKeyName = 100
 
 // SecretGiven stands for a secret in an EntryChange.
 const SecretGiven = "(given)"
@@ -113,7 +113,7 @@ func WorkloadChanges(old, w workload.Workload) []rotation.EntryChange {
 			return nil
 		}
 		return Fields{
-			"min_instances": strconv.Itoa(w.MinInstances), "max_instances": strconv.Itoa(w.MostInstances()), "max_unavailable": w.MaxUnavailable, "reencrypts": strconv.FormatBool(w.Reencrypts),
+			"min_instances": strconv.Itoa(w.MinInstances), "max_instances": strconv.Itoa(w.InstanceLimit()), "max_unavailable": w.MaxUnavailable, "reencrypts": strconv.FormatBool(w.Reencrypts),
 		}
 	}
 	all := append(settings(old).Changes(settings(w)), listChanges("after", old.After, w.After)...)
@@ -124,7 +124,7 @@ func WorkloadChanges(old, w workload.Workload) []rotation.EntryChange {
 	maps.Copy(names, w.Keys)
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		if from, to := roleText(old.Keys[name]), roleText(w.Keys[name]); from != to {
-			all = append(all, rotation.EntryChange{Field: "keys." + kind.CutText(name, mostKeyName), From: from, To: to})
+			all = append(all, rotation.EntryChange{Field: "keys." + kind.CutText(name, maxKeyName), From: from, To: to})
 		}
 	}
 	if len(old.After) == len(w.After) && !slices.Equal(old.After, w.After) && len(listChanges("after", old.After, w.After)) == 0 {

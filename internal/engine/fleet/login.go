@@ -126,11 +126,11 @@ const (
 const crowdAge = 24 * time.Hour
 
 // CheckRoom refuses a new instance where its workload or its login has as many as it may have.
-func (f *Fleet) CheckRoom(w workload.Workload, i workload.Instance, mostOfLogin int, now time.Time) error {
-	limit, most, remedy := limitWorkload, w.MostInstances(), "vault write hyvve/workloads/"+w.Name+" max_instances=…"
+func (f *Fleet) CheckRoom(w workload.Workload, i workload.Instance, maxOfLogin int, now time.Time) error {
+	limit, most, remedy := limitWorkload, w.InstanceLimit(), "vault write hyvve/workloads/"+w.Name+" max_instances=…"
 	who := fmt.Sprintf("workload %s has %d instances", w.Name, most)
 	if len(f.ids) < most {
-		limit, most, remedy = limitLogin, mostOfLogin, "vault write hyvve/config max_instances_per_login=…"
+		limit, most, remedy = limitLogin, maxOfLogin, "vault write hyvve/config max_instances_per_login=…"
 		who = fmt.Sprintf("this login (%s) has %d instances of workload %s", i.Login.Name, most, w.Name)
 		if most == 0 || f.logins[i.Login.Accessor] < most {
 			return nil

@@ -16,7 +16,7 @@ const (
 	leastQuiet    = 100 * time.Millisecond // until the first is asked
 	askedEnough   = 3
 	leastPatience = 100 * time.Millisecond // with those who were asked; grows with false alarms
-	mostPatience  = 5 * time.Second
+	maxPatience   = 5 * time.Second
 	fewPatience   = time.Second // with fewer than askedEnough
 	calmAfter     = time.Minute // without a false alarm
 )
@@ -79,7 +79,7 @@ func (p *pace) step(now time.Duration, arrived, answered uint64, watching int) p
 func (p *pace) come(now time.Duration) {
 	switch {
 	case p.ended:
-		p.patience, p.alarm = min(2*p.patience, mostPatience), now
+		p.patience, p.alarm = min(2*p.patience, maxPatience), now
 	case p.patience > leastPatience && now-p.alarm >= calmAfter:
 		p.patience, p.alarm = max(p.patience/2, leastPatience), now
 	}

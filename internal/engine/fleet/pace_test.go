@@ -137,7 +137,7 @@ func TestFalseAlarmsMakeItPatient(t *testing.T) {
 		p.arrived++
 		p.until(paceEvery)
 	}
-	if p.patience != mostPatience {
+	if p.patience != maxPatience {
 		t.Errorf("patience %s after false alarms", p.patience)
 	}
 	for range 20 {

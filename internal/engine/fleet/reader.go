@@ -39,8 +39,8 @@ type Token struct {
 
 // Bounds of what a reader may have us store.
 const (
-	mostOneLine = 200
-	mostName    = 100 // bytes
+	maxOneLine = 200
+	maxName    = 100 // bytes
 )
 
 // anonymous begins the ids of readers without a name.
@@ -58,8 +58,8 @@ func (r Reader) Check() error {
 			return rotation.Refusef("%s: %w; leave it out where it is not known", says.field, err)
 		}
 	}
-	if len(r.OneLine) > mostOneLine {
-		return rotation.Refusef("one_line names %d keys, of at most %d; leave it out if no value may have several lines", len(r.OneLine), mostOneLine)
+	if len(r.OneLine) > maxOneLine {
+		return rotation.Refusef("one_line names %d keys, of at most %d; leave it out if no value may have several lines", len(r.OneLine), maxOneLine)
 	}
 	for _, env := range r.OneLine {
 		if err := key.ValidateEnv(env); err != nil {
@@ -112,7 +112,7 @@ const loginDigits = 32
 
 // Login returns whose token it is.
 func (s Secrets) Login(t Token) workload.Login {
-	l := workload.Login{Entity: kind.CutText(t.Entity, mostName), Name: kind.Line(t.Name, mostName)}
+	l := workload.Login{Entity: kind.CutText(t.Entity, maxName), Name: kind.Line(t.Name, maxName)}
 	switch {
 	case t.Accessor != "":
 		l.Accessor = s.Sum("login", "accessor", t.Accessor)[:loginDigits]

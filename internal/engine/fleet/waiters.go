@@ -16,10 +16,10 @@ import (
 // Bounds of requests that wait. Vault takes no new request while it waits for those that it has: a leader that steps down,
 // a seal and a reload of the plugin last as long as the longest of them.
 const (
-	LongestWatch      = 5 * time.Second // the sidecar asks again
-	mostWatches       = 2000            // of a workload
-	mostWaits         = 5000            // of the mount
-	mostRotationWaits = 32              // for the ends of rotations
+	LongestWatch     = 5 * time.Second // the sidecar asks again
+	maxWatches       = 2000            // of a workload
+	maxWaits         = 5000            // of the mount
+	maxRotationWaits = 32              // for the ends of rotations
 
 	returnsPerSecond = 250 // of watches that were ended together
 )
@@ -121,11 +121,11 @@ func (w *Waiters) begin(workloadName, instance string) (*wait, error) {
 		old.Value.(*wait).superseded = true
 		all.end(old)
 	}
-	if all.workloads[workloadName] >= mostWatches {
-		return nil, fmt.Errorf("%w: %d of workload %s; ask again later", ErrCrowded, mostWatches, workloadName)
+	if all.workloads[workloadName] >= maxWatches {
+		return nil, fmt.Errorf("%w: %d of workload %s; ask again later", ErrCrowded, maxWatches, workloadName)
 	}
-	if all.oldest.Len()+len(all.rotations) >= mostWaits {
-		return nil, fmt.Errorf("%w: %d at this mount; ask again later", ErrCrowded, mostWaits)
+	if all.oldest.Len()+len(all.rotations) >= maxWaits {
+		return nil, fmt.Errorf("%w: %d at this mount; ask again later", ErrCrowded, maxWaits)
 	}
 	begun := &wait{instance: instance, workload: workloadName, ended: make(chan struct{})}
 	all.watches[instance] = all.oldest.PushBack(begun)
@@ -158,8 +158,8 @@ func (all *waiting) end(at *list.Element) {
 func (w *Waiters) AwaitsEnd() (ended <-chan struct{}, leave func(), err error) {
 	all, unlock := w.waiting.Lock()
 	defer unlock()
-	if len(all.rotations) >= mostRotationWaits {
-		return nil, nil, fmt.Errorf("%w for the ends of rotations (%d); ask again with hyvve/rotations/ID", ErrCrowded, mostRotationWaits)
+	if len(all.rotations) >= maxRotationWaits {
+		return nil, nil, fmt.Errorf("%w for the ends of rotations (%d); ask again with hyvve/rotations/ID", ErrCrowded, maxRotationWaits)
 	}
 	begun := &wait{ended: make(chan struct{})}
 	all.rotations[begun] = true

@@ -13,7 +13,7 @@ import (
 func TestLimitsOfWaits(t *testing.T) {
 	w := NewWaiters()
 	var last *wait
-	for n := range mostWatches {
+	for n := range maxWatches {
 		begun, err := w.begin("api", fmt.Sprintf("api/%d", n))
 		if err != nil {
 			t.Fatal(err)
@@ -41,7 +41,7 @@ func TestLimitsOfWaits(t *testing.T) {
 		}
 	})
 	w = NewWaiters()
-	for range mostRotationWaits {
+	for range maxRotationWaits {
 		if _, _, err := w.AwaitsEnd(); err != nil {
 			t.Fatal(err)
 		}
@@ -56,7 +56,7 @@ func TestWatchesThatEndTogetherComeBackSpread(t *testing.T) {
 	for _, c := range []struct {
 		watches int
 		want    time.Duration
-	}{{1, 0}, {returnsPerSecond - 1, 0}, {4 * returnsPerSecond, 4 * time.Second}, {mostWaits, LongestWatch}} {
+	}{{1, 0}, {returnsPerSecond - 1, 0}, {4 * returnsPerSecond, 4 * time.Second}, {maxWaits, LongestWatch}} {
 		w := NewWaiters()
 		var all []*wait
 		for n := range c.watches {

@@ -212,8 +212,8 @@ type Verified struct {
 	Faults      []string // in plain words; none: the chain is whole
 }
 
-// mostFaults is how many Verify lists.
-const mostFaults = 20
+// maxFaults is how many Verify lists.
+const maxFaults = 20
 
 // walk verifies the journal entry by entry, oldest first.
 type walk struct {
@@ -274,7 +274,7 @@ func (w *walk) begin(ctx context.Context) error {
 }
 
 func (w *walk) fault(format string, args ...any) {
-	if len(w.Faults) < mostFaults {
+	if len(w.Faults) < maxFaults {
 		w.Faults = append(w.Faults, fmt.Sprintf(format, args...))
 	}
 }

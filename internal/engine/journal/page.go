@@ -16,8 +16,8 @@ import (
 
 // Bounds of one page of the journal.
 const (
-	mostEntries = 1000 // in a page
-	mostScanned = 5000 // entries read for a page
+	maxEntries = 1000 // in a page
+	maxScanned = 5000 // entries read for a page
 )
 
 // Query asks for entries of the journal.
@@ -51,8 +51,8 @@ func (q Query) matches(n Entry) bool {
 // Page returns entries in their order. A page may have fewer than asked for, and even none, while there are more: a
 // page reads a limited number of entries. An entry that cannot be read is left out; verify tells of it.
 func (j *Journal) Page(ctx context.Context, q Query) (Page, error) {
-	if q.Limit < 1 || q.Limit > mostEntries {
-		return Page{}, rotation.Refusef("limit %d is not between 1 and %d; read further pages with after=", q.Limit, mostEntries)
+	if q.Limit < 1 || q.Limit > maxEntries {
+		return Page{}, rotation.Refusef("limit %d is not between 1 and %d; read further pages with after=", q.Limit, maxEntries)
 	}
 	ids, err := j.IDs(ctx)
 	if err != nil {
@@ -61,7 +61,7 @@ func (j *Journal) Page(ctx context.Context, q Query) (Page, error) {
 	ids = q.rest(ids)
 	var page Page
 	for n, id := range ids {
-		if n == mostScanned || len(page.Entries) == q.Limit {
+		if n == maxScanned || len(page.Entries) == q.Limit {
 			page.Next = ids[n-1]
 			return page, nil
 		}

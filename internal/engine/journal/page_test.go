@@ -50,7 +50,7 @@ func TestPages(t *testing.T) {
 			t.Errorf("%+v: %v, next %q; want %v, next %q", c.query, got, page.Next, c.want, c.next)
 		}
 	}
-	for _, limit := range []int{-1, 0, mostEntries + 1} {
+	for _, limit := range []int{-1, 0, maxEntries + 1} {
 		if _, err := b.Page(t.Context(), Query{Limit: limit}); err == nil || !strings.Contains(err.Error(), "is not between 1 and 1000; read further pages with after=") {
 			t.Errorf("limit %d: %v", limit, err)
 		}
@@ -60,18 +60,18 @@ func TestPages(t *testing.T) {
 // A page reads a bounded number of entries, and the next one continues there.
 func TestPageIsBounded(t *testing.T) {
 	b := newBook(t)
-	for range mostScanned + 2 {
+	for range maxScanned + 2 {
 		b.ok(b.Append(t.Context(), Entry{What: "a"}))
 	}
 	b.ok(b.Append(t.Context(), Entry{What: "b", By: "ann"}))
 	page, err := b.Page(t.Context(), Query{Limit: 10, Actor: "ann"})
 	b.ok(err)
-	if len(page.Entries) > 0 || page.Next != ID(mostScanned) {
+	if len(page.Entries) > 0 || page.Next != ID(maxScanned) {
 		t.Errorf("%v, next %q", page.numbers(), page.Next)
 	}
 	page, err = b.Page(t.Context(), Query{Limit: 10, Actor: "ann", After: page.Next})
 	b.ok(err)
-	if got := page.numbers(); !slices.Equal(got, []uint64{mostScanned + 3}) || page.Next != "" {
+	if got := page.numbers(); !slices.Equal(got, []uint64{maxScanned + 3}) || page.Next != "" {
 		t.Errorf("%v, next %q", got, page.Next)
 	}
 }

@@ -19,23 +19,23 @@ import (
 const (
 	MaxSightings    = 64
 	MaxSightingText = 128
-	MostWork        = 64
-	MostColumns     = 256
-	MostFinds       = 256
+	MaxWork         = 64
+	MaxColumns      = 256
+	MaxFinds        = 256
 	MaxWorkText     = 256 // bytes
 	maxSystem       = 20  // digits of 64 bits
-	MostUnseen      = 256
+	MaxUnseen       = 256
 )
 
 // CheckWork bounds what a report says of work, and refuses what an instance cannot have counted.
 func CheckWork(all []workload.WorkReport) ([]workload.WorkReport, error) {
-	if len(all) > MostWork {
-		return nil, rotation.Refusef("work: %d entries are too many; report the work that was asked, %d at most", len(all), MostWork)
+	if len(all) > MaxWork {
+		return nil, rotation.Refusef("work: %d entries are too many; report the work that was asked, %d at most", len(all), MaxWork)
 	}
 	all = slices.Clone(all)
 	for n, r := range all {
-		if len(r.ID) > 2*MaxWorkText || len(r.Columns) > MostColumns {
-			return nil, rotation.Refusef("work: an entry has an id of %d bytes and %d columns; report the columns that were asked, %d at most", len(r.ID), len(r.Columns), MostColumns)
+		if len(r.ID) > 2*MaxWorkText || len(r.Columns) > MaxColumns {
+			return nil, rotation.Refusef("work: an entry has an id of %d bytes and %d columns; report the columns that were asked, %d at most", len(r.ID), len(r.Columns), MaxColumns)
 		}
 		for _, c := range r.Columns {
 			if min(c.Total, c.Staged, c.Rotated, c.Left, c.Other, c.Bad) < 0 || len(c.Column) > MaxWorkText {
@@ -53,8 +53,8 @@ func CheckWork(all []workload.WorkReport) ([]workload.WorkReport, error) {
 		if r, err = checkFinds(r); err != nil {
 			return nil, err
 		}
-		if len(r.Unseen) > MostUnseen {
-			r.Unseen = append(slices.Clone(r.Unseen[:MostUnseen]), rotation.UnseenBeyond)
+		if len(r.Unseen) > MaxUnseen {
+			r.Unseen = append(slices.Clone(r.Unseen[:MaxUnseen]), rotation.UnseenBeyond)
 		}
 		r.Unseen = slices.Clone(r.Unseen)
 		for m, text := range r.Unseen {
@@ -73,19 +73,19 @@ func checkFinds(r workload.WorkReport) (workload.WorkReport, error) {
 		if min(f.Shaped, f.Tried, f.Opened, r.MoreFinds) < 0 {
 			return r, rotation.Refusef("work: a find counts fewer than no rows")
 		}
-		if n >= MostFinds && f.Opened > 0 {
+		if n >= MaxFinds && f.Opened > 0 {
 			r.MoreFinds++
 		}
 		r.Finds[n].Column = kind.Line(f.Column, MaxWorkText)
 	}
-	r.Finds = r.Finds[:min(len(r.Finds), MostFinds)]
+	r.Finds = r.Finds[:min(len(r.Finds), MaxFinds)]
 	return r, nil
 }
 
 // checkPlace bounds what a report says of where it has looked.
 func checkPlace(p workload.Place) (workload.Place, error) {
-	if len(p.System) > maxSystem || strings.Trim(p.System, "0123456789") != "" || len(p.Database) > MaxWorkText || len(p.Tables) > MostColumns {
-		return p, rotation.Refusef("work: place: system is no system identifier, database is longer than %d bytes, or there are more than %d tables; report what the server says of the columns that were asked", MaxWorkText, MostColumns)
+	if len(p.System) > maxSystem || strings.Trim(p.System, "0123456789") != "" || len(p.Database) > MaxWorkText || len(p.Tables) > MaxColumns {
+		return p, rotation.Refusef("work: place: system is no system identifier, database is longer than %d bytes, or there are more than %d tables; report what the server says of the columns that were asked", MaxWorkText, MaxColumns)
 	}
 	p.Database = kind.Line(p.Database, MaxWorkText)
 	p.Tables = slices.Clone(p.Tables)

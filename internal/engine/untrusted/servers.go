@@ -95,8 +95,8 @@ func LookAtRows(ctx context.Context, l kind.RowLooker, c kind.Connection, look k
 func Inspect(ctx context.Context, inspector kind.Inspector, c kind.Change) (kind.Finding, error) {
 	f, err := inspector.Inspect(ctx, c)
 	f.Problems, f.Notes = SaidProblems(f.Problems), Texts(f.Notes)
-	if len(f.Kept) > mostKept {
-		f.Notes = append(f.Notes, fmt.Sprintf("what would give the login its rights back has %d bytes, and is not stored: at most %d are", len(f.Kept), mostKept))
+	if len(f.Kept) > maxKept {
+		f.Notes = append(f.Notes, fmt.Sprintf("what would give the login its rights back has %d bytes, and is not stored: at most %d are", len(f.Kept), maxKept))
 		f.Kept = ""
 	}
 	return f, Err(err)
@@ -104,15 +104,15 @@ func Inspect(ctx context.Context, inspector kind.Inspector, c kind.Change) (kind
 
 // SaidProblems bounds problems. Those that are left out count as the worst of them, so that nothing is mended without being asked for.
 func SaidProblems(problems []kind.Problem) []kind.Problem {
-	all := slices.Clone(problems[:min(len(problems), MostTexts)])
+	all := slices.Clone(problems[:min(len(problems), MaxTexts)])
 	for n, p := range all {
 		all[n].Text, all[n].Remedy = Text(p.Text), Text(p.Remedy)
 	}
-	if len(problems) <= MostTexts {
+	if len(problems) <= MaxTexts {
 		return all
 	}
-	rest := kind.Problem{Text: fmt.Sprintf("and %d more", len(problems)-MostTexts), Fixable: true, Rotates: true}
-	for _, p := range problems[MostTexts:] {
+	rest := kind.Problem{Text: fmt.Sprintf("and %d more", len(problems)-MaxTexts), Fixable: true, Rotates: true}
+	for _, p := range problems[MaxTexts:] {
 		rest.Fixable, rest.Rotates, rest.Ahead = rest.Fixable && p.Fixable, rest.Rotates && p.Rotates, rest.Ahead || p.Ahead
 	}
 	return append(all, rest)

@@ -11,21 +11,21 @@ import (
 
 // Bounds of what kinds say of servers, which may be hostile, and choose the words.
 const (
-	MostSaid  = 4 << 10  // bytes of a text
-	MostTexts = 100      // of a call
-	mostKept  = 64 << 10 // bytes of kind.Finding.Kept: it is stored with the key, in a record that has to fit Vault's storage
+	MaxServerText = 4 << 10  // bytes of a text
+	MaxTexts      = 100      // of a call
+	maxKept       = 64 << 10 // bytes of kind.Finding.Kept: it is stored with the key, in a record that has to fit Vault's storage
 )
 
 // Text bounds a text of a kind, and puts it on one line.
-func Text(text string) string { return kind.Line(text, MostSaid) }
+func Text(text string) string { return kind.Line(text, MaxServerText) }
 
 // Texts bounds texts of a kind.
 func Texts(texts []string) []string {
 	var all []string
-	for _, text := range texts[:min(len(texts), MostTexts)] {
+	for _, text := range texts[:min(len(texts), MaxTexts)] {
 		all = append(all, Text(text))
 	}
-	if more := len(texts) - MostTexts; more > 0 {
+	if more := len(texts) - MaxTexts; more > 0 {
 		all = append(all, fmt.Sprintf("and %d more", more))
 	}
 	return all
@@ -49,8 +49,8 @@ func Err(err error) error {
 	return saidError{Text(err.Error()), err}
 }
 
-// MostReason bounds what an instance may have us store, in bytes.
-const MostReason = 1024
+// MaxReason bounds what an instance may have us store, in bytes.
+const MaxReason = 1024
 
 // Reason bounds what an instance says in words, and makes it harmless on a terminal.
-func Reason(text string) string { return kind.Line(text, MostReason) }
+func Reason(text string) string { return kind.Line(text, MaxReason) }

@@ -83,8 +83,8 @@ func Certificates(c kind.Connection) ([]tls.Certificate, error) {
 const (
 	// FewSessions is how many sessions are named that use a version.
 	FewSessions = 3
-	// MostWord is how many bytes are quoted of what a client says of itself.
-	MostWord = 100
+	// MaxSessionWord is how many bytes are quoted of what a client says of itself.
+	MaxSessionWord = 100
 )
 
 // Few returns the first of many texts, and how many more there are.

@@ -389,7 +389,7 @@ func inWords(pid int, age *float64, parts ...string) string {
 	word := fmt.Sprintf("pid %d", pid)
 	for _, part := range parts {
 		if part != "" {
-			word += " " + kind.Line(part, login.MostWord)
+			word += " " + kind.Line(part, login.MaxSessionWord)
 		}
 	}
 	if age != nil {

@@ -382,7 +382,7 @@ func plain(err error, at place) error {
 	case errors.As(err, &server) && server.Code == stateTransactionTimeout:
 		return fault{fmt.Sprintf("%s has ended our session for its setting transaction_timeout; as the administrator, say there: ALTER ROLE CURRENT_USER SET transaction_timeout = 0 (SQLSTATE %s)", at.what, server.Code), err}
 	case errors.As(err, &server):
-		return fault{fmt.Sprintf("%s says: %s (SQLSTATE %s)", at.what, kind.Line(server.Message, kind.MostSaid), kind.Line(server.Code, 20)), err}
+		return fault{fmt.Sprintf("%s says: %s (SQLSTATE %s)", at.what, kind.Line(server.Message, kind.MaxServerText), kind.Line(server.Code, 20)), err}
 	case errors.Is(err, context.DeadlineExceeded):
 		return fault{at.what + " did not answer in time", err}
 	case errors.Is(err, context.Canceled):
@@ -401,7 +401,7 @@ func plain(err error, at place) error {
 // lastLine is the last of several causes that the driver lists, one an address.
 func lastLine(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
-	return kind.Line(strings.TrimSpace(lines[len(lines)-1]), kind.MostSaid)
+	return kind.Line(strings.TrimSpace(lines[len(lines)-1]), kind.MaxServerText)
 }
 
 // lockedOut adds to a refusal of the administrator what helps.

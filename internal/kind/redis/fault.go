@@ -62,7 +62,7 @@ func plain(err error, addr, user string, args []any) error {
 	case errors.Is(err, noLogin):
 		text = fmt.Sprintf("node %s does not take a login of user %s: it has no such users, or is no Redis server", addr, user)
 	case answered(err):
-		said := answer(kind.Line(hash.ReplaceAllString(err.Error(), "[hash]"), kind.MostSaid))
+		said := answer(kind.Line(hash.ReplaceAllString(err.Error(), "[hash]"), kind.MaxServerText))
 		text, err = fmt.Sprintf("node %s says to %s: %s", addr, command(args), said), said
 	case late(err) && errors.As(err, new(handshake)):
 		text = fmt.Sprintf("node %s did not answer in time when TLS was to begin: a server without TLS does not; write redis:// for that", addr)

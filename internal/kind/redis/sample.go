@@ -361,12 +361,12 @@ func tell(user string, uses []use) (count int, what string) {
 			if named++; named > login.FewSessions {
 				continue
 			}
-			text := kind.Line(s.addr, login.MostWord)
+			text := kind.Line(s.addr, login.MaxSessionWord)
 			switch {
 			case s.replica:
 				text += " (a replica)"
 			case s.name != "":
-				text += " (" + kind.Line(s.name, login.MostWord) + ")"
+				text += " (" + kind.Line(s.name, login.MaxSessionWord) + ")"
 			}
 			names = append(names, text)
 		}
