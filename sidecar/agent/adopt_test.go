@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -94,6 +95,32 @@ func TestAdoptWhileVaultIsAway(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A reload that is pending stays noted when the file that it is for is rendered no more: a process that is killed then, and the one
+// after it, see the other files only.
+func TestAdoptWhileAReloadIsPending(t *testing.T) {
+	dir := t.TempDir()
+	other := filepath.Join(dir, "other", "secrets.json")
+	if err := os.Mkdir(filepath.Dir(other), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r := startAgentWith(t, dir, nil, func(r *running, _ *Config) { r.reloads.set(errors.New("not now")) })
+	r.await("the fault", unhealthy("not now"))
+	if err := os.WriteFile(other, []byte(r.file()), r.config.Targets[0].Mode); err != nil { // so that nothing is written there
+		t.Fatal(err)
+	}
+	dropped := r.config.Targets[0]
+	r.reconfigure(func(c *Config) { c.Targets = withPath(c, other) })
+	if !withPath(&r.config, other)[0].ReloadPending() {
+		t.Error("the reload is not noted")
+	}
+	if dropped.ReloadPending() {
+		t.Error("the note of a file that is rendered no more stays")
+	}
+	r.reloads.set(nil)
+	r.await("loaded", loaded("etag-1-0"))
+	r.holds("the note is removed", func() bool { return !withPath(&r.config, other)[0].ReloadPending() })
 }
 
 func withPath(c *Config, path string) []render.Target {

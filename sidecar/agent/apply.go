@@ -212,6 +212,31 @@ func (a *Agent) reload(ctx context.Context) machine.Event {
 	return machine.Event{Kind: machine.Reloaded}
 }
 
+// moveNotes notes beside all targets of another configuration that a reload is pending, if it is, and removes the notes of targets
+// that are no more: the process after this one looks only beside its own.
+func (a *Agent) moveNotes(before []render.Target) {
+	if a.state.Reload == machine.NoReload || a.config.Reloader == nil || a.pendingReloader() != nil {
+		return
+	}
+	here := map[string]bool{}
+	for _, t := range a.config.Targets {
+		if err := t.Begin(); err != nil {
+			a.log.Warn("it is not noted that a reload is pending; should this process be killed, nobody makes it", "error", err)
+			continue
+		}
+		here[t.Note()] = true
+	}
+	if len(here) == 0 {
+		return
+	}
+	for _, t := range before {
+		if !here[t.Note()] {
+			_ = t.End() // one reload too many, should its target come back
+		}
+	}
+	a.notes = here
+}
+
 // clearNotes removes the notes of the reload that was pending.
 func (a *Agent) clearNotes() {
 	stay := false

@@ -280,7 +280,9 @@ func (a *Agent) adopt() machine.Event {
 	if another {
 		a.holdFormer()
 	}
+	targets := a.config.Targets
 	a.take(a.coming)
+	a.moveNotes(targets)
 	if another {
 		a.before, a.copies = a.bundle, copies{} // of the other instance nothing stays but what is to be masked
 		a.arrive()

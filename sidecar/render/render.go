@@ -409,6 +409,9 @@ func (t Target) Begin() error {
 	return note(dir, t.pending())
 }
 
+// Note is the path of the note that a reload is pending.
+func (t Target) Note() string { return filepath.Join(t.dir(), t.pending()) }
+
 // ReloadPending reports whether a reload was noted and not ended.
 func (t Target) ReloadPending() bool {
 	dir, err := openDirectory(t.dir(), false)
