@@ -74,7 +74,8 @@ type Agent struct {
 	coming   change            // to be adopted
 	arrival  arrival           // of the instance that it names
 	formers  []*former
-	instance atomic.Value // of the configuration, for the goroutine that reads the next one
+	notTaken *status.NotTaken // what this goroutine has put on the board, of a configuration that was read as another instance
+	instance atomic.Value     // of the configuration, for the goroutine that reads the next one
 
 	jobs    *jobs
 	proxies proxies
@@ -392,7 +393,7 @@ func (a *Agent) extendLease(ctx context.Context) machine.Event {
 	if err != nil {
 		// Refused, or lost: the way on is the same.
 		if ctx.Err() == nil {
-			a.log.Info("lease not extended; reading the bundle again", "error", err)
+			a.log.Info("lease not extended; reading the bundle again", "error", a.mask(err.Error()))
 		}
 		return machine.Event{Kind: machine.ExtendFailed}
 	}
@@ -428,7 +429,7 @@ func (a *Agent) holdLease(ctx context.Context, during machine.Do) (end func()) {
 			case err == nil:
 				a.extended, said = begun, false
 			case ctx.Err() == nil && !said:
-				a.log.Warn("lease not extended", "during", string(during), "error", err)
+				a.log.Warn("lease not extended", "during", string(during), "error", a.mask(err.Error())) // no such effect changes what it hides
 				said = true
 			}
 		}

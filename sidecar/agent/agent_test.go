@@ -37,12 +37,14 @@ type fakeVault struct {
 	version  int
 	suffix   string // of values
 	work     []workload.Work
-	secret   int            // of the newest read
-	newest   map[string]int // the same, by workload
-	fail     map[string]int // status by kind of request, or by kind/workload, until it is taken out
-	lose     map[string]int // replies of a kind to lose after the request was served
-	lease    int            // seconds
-	token    int            // seconds; 0: it does not end
+	secret   int                      // of the newest read
+	newest   map[string]int           // the same, by workload
+	fail     map[string]int           // status by kind of request, or by kind/workload, until it is taken out
+	says     string                   // with which they fail
+	hold     map[string]chan struct{} // requests by kind/workload that wait until it is closed
+	lose     map[string]int           // replies of a kind to lose after the request was served
+	lease    int                      // seconds
+	token    int                      // seconds; 0: it does not end
 	changed  chan struct{}
 	requests map[string]int
 	older    bool // an engine that does not extend leases
@@ -54,7 +56,7 @@ type fakeVault struct {
 
 func newFakeVault(t *testing.T) *fakeVault {
 	f := &fakeVault{
-		t: t, version: 1, fail: map[string]int{}, lose: map[string]int{}, lease: 60, changed: make(chan struct{}), requests: map[string]int{}, newest: map[string]int{},
+		t: t, version: 1, fail: map[string]int{}, says: "injected", hold: map[string]chan struct{}{}, lose: map[string]int{}, lease: 60, changed: make(chan struct{}), requests: map[string]int{}, newest: map[string]int{},
 		reports: make(chan map[string]any, 1000),
 	}
 	f.server = httptest.NewServer(http.HandlerFunc(f.serve))
@@ -85,13 +87,18 @@ func (f *fakeVault) serve(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	f.requests[kind]++
 	f.requests[path]++
-	status, ttl := max(f.fail[kind], f.fail[path]), f.token
+	if held := f.hold[path]; held != nil {
+		f.mu.Unlock()
+		<-held
+		f.mu.Lock()
+	}
+	says, status, ttl := f.says, max(f.fail[kind], f.fail[path]), f.token
 	lost := f.lose[kind] > 0
 	f.lose[kind]--
 	f.mu.Unlock()
 	if status != 0 {
 		w.WriteHeader(status)
-		_, _ = w.Write([]byte(`{"errors":["injected"]}`))
+		_ = json.NewEncoder(w).Encode(map[string]any{"errors": []string{says}})
 		return
 	}
 	var body map[string]any

@@ -283,6 +283,7 @@ func (a *Agent) adopt() machine.Event {
 	targets := a.config.Targets
 	a.take(a.coming)
 	a.moveNotes(targets)
+	a.clearNotTaken()
 	if another {
 		a.before, a.copies = a.bundle, copies{} // of the other instance nothing stays but what is to be masked
 		a.arrive()

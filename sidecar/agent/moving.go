@@ -16,6 +16,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/login"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
 )
 
 // arrival is what was read for the instance of another configuration before that was taken. The first login and the first read
@@ -58,13 +59,13 @@ func (a *Agent) readNew(ctx context.Context) machine.Event {
 	if c.token == nil || !c.token.Ends.IsZero() && time.Now().After(c.token.Ends) { // a read whose answer was lost is repeated by the same login
 		token, err := c.method.Login(ctx, c.vault)
 		if err != nil {
-			return a.notNew(err)
+			return a.notNew(err, true)
 		}
 		c.token = &token
 	}
 	bundle, err := a.readAs(ctx, *c, *c.token)
 	if err != nil {
-		return a.notNew(err)
+		return a.notNew(err, false)
 	}
 	a.arrival = arrival{c.vault, c.token, &bundle, time.Now()}
 	return machine.Event{Kind: machine.NewRead}
@@ -100,16 +101,38 @@ func (a *Agent) secretOf(c Config) key.Value {
 }
 
 // notNew is the event of another instance's bundle that was not read.
-func (a *Agent) notNew(err error) machine.Event {
-	a.problem = err
+func (a *Agent) notNew(err error, login bool) machine.Event {
+	to := a.coming.config
+	a.problem = a.masked(to.troubleOf(err, login))
 	if errors.Is(err, client.ErrUnavailable) {
 		return machine.Event{Kind: machine.NewUnavailable, RetryAfter: a.coming.vault.Wait()}
 	}
-	to := a.coming.config
-	err = fmt.Errorf("no bundle for workload %q, instance %q, at the mount %q: %w; correct the configuration or the policy, and send SIGHUP again", to.Workload, to.Instance, to.Vault.Mount, err)
+	err = fmt.Errorf("no bundle for workload %q, instance %q, at the mount %q: %w; correct the configuration or the policy, and send SIGHUP again", to.Workload, to.Instance, to.Vault.Mount, a.problem)
 	a.log.Error("configuration not taken; the one before stays", "error", err)
-	notTaken(a.board, errors.New(a.mask(err.Error())))
+	a.showNotTaken(&status.NotTaken{At: time.Now(), Error: err.Error()})
 	return machine.Event{Kind: machine.NewRefused}
+}
+
+// showNotTaken puts on the board that the coming configuration was not taken, unless there is a newer one.
+func (a *Agent) showNotTaken(n *status.NotTaken) {
+	if len(a.next) > 0 {
+		return
+	}
+	a.board.Update(func(s *status.State) {
+		if s.NotTaken == nil || s.NotTaken == a.notTaken {
+			s.NotTaken, a.notTaken = n, n
+		}
+	})
+}
+
+// clearNotTaken removes from the board what showNotTaken has put there. The refusal of a newer configuration stays.
+func (a *Agent) clearNotTaken() {
+	a.board.Update(func(s *status.State) {
+		if s.NotTaken == a.notTaken {
+			s.NotTaken = nil
+		}
+	})
+	a.notTaken = nil
 }
 
 // arrive proves the instance of the configuration that was just taken, by the read before it if there was one. If the instance was
@@ -151,7 +174,7 @@ func (a *Agent) leaveArrival() {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
 	defer cancel()
 	if err := a.engine.Leave(ctx, a.config.Workload, b.Instance, b.Secret); err != nil {
-		a.log.Warn("engine not told that the instance has ended; it counts as live until its lease ends", "error", err)
+		a.log.Warn("engine not told that the instance has ended; it counts as live until its lease ends", "error", a.mask(err.Error()))
 	}
 }
 
@@ -221,7 +244,7 @@ func (a *Agent) leaveFormers() {
 		f.stop()
 		ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
 		if err := f.engine.Leave(ctx, f.workload, f.name, f.secret); err != nil {
-			a.log.Warn("engine not told that the former instance has ended; it counts as live until its lease ends", "workload", f.workload, "instance", f.name, "error", err)
+			a.log.Warn("engine not told that the former instance has ended; it counts as live until its lease ends", "workload", f.workload, "instance", f.name, "error", a.mask(err.Error()))
 		}
 		cancel()
 		if here, _ := a.config.secretPath(); f.secretPath != "" && f.secretPath != here {

@@ -26,7 +26,7 @@ import (
 func (a *Agent) refused(err error) machine.Event { return a.refusedAt(err, false) }
 
 func (a *Agent) refusedAt(err error, login bool) machine.Event {
-	a.problem = a.config.troubleOf(err, login)
+	a.problem = a.masked(a.config.troubleOf(err, login))
 	e := machine.Event{Kind: machine.Denied, RetryAfter: a.vault.Wait()}
 	switch {
 	case errors.Is(err, client.ErrRefused):
@@ -140,7 +140,7 @@ func (a *Agent) leave() machine.Event {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
 	defer cancel()
 	if err := a.engine.Leave(ctx, a.config.Workload, a.bundle.Instance, a.bundle.Secret); err != nil {
-		a.log.Warn("engine not told that the instance has ended; it counts as live until its lease ends", "error", err)
+		a.log.Warn("engine not told that the instance has ended; it counts as live until its lease ends", "error", a.mask(err.Error()))
 		return machine.Event{Kind: machine.LeaveFailed}
 	}
 	return machine.Event{Kind: machine.Left}
@@ -153,7 +153,7 @@ func (a *Agent) reportFailure() machine.Event {
 	defer cancel()
 	a.log.Error("workload failed before it had proved itself; the instance counts until it is started again", "error", a.state.Reason)
 	if _, err := a.report(ctx, true); err != nil {
-		a.log.Warn("failure not reported", "error", err)
+		a.log.Warn("failure not reported", "error", a.mask(err.Error()))
 		return machine.Event{Kind: machine.LeaveFailed}
 	}
 	return machine.Event{Kind: machine.Left}

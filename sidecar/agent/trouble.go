@@ -22,6 +22,12 @@ func (t trouble) Error() string { return t.text }
 // Unwrap returns the error as it was.
 func (t trouble) Unwrap() error { return t.err }
 
+// masked hides values in the text of trouble: Vault, and what is before it, may repeat what a request held.
+func (a *Agent) masked(t trouble) trouble {
+	t.text = a.mask(t.text)
+	return t
+}
+
 // troubleOf says what is to be mended, which depends on the request. Vault's own text has several lines.
 func (c Config) troubleOf(err error, login bool) trouble {
 	text := strings.Join(strings.Fields(err.Error()), " ")
