@@ -195,6 +195,7 @@ type change struct {
 	vault  *login.Connection
 	method *login.Method // nil: take chooses it
 	token  *login.Token  // of vault; nil: there was no login
+	sent   time.Time
 }
 
 // reconfigure has the loop go on with another configuration, which is changeable to, as soon as it has ended what it is at.
@@ -208,7 +209,7 @@ func (a *Agent) reconfigure(c Config) error {
 	case <-a.next:
 	default:
 	}
-	a.next <- change{config: c, vault: v}
+	a.next <- change{config: c, vault: v, sent: time.Now()}
 	return nil
 }
 

@@ -104,16 +104,19 @@ func (a *Agent) secretOf(c Config) key.Value {
 func (a *Agent) notNew(err error, login bool) machine.Event {
 	to := a.coming.config
 	a.problem = a.masked(to.troubleOf(err, login))
+	err = fmt.Errorf("no bundle for workload %q, instance %q, at the mount %q: %w", to.Workload, to.Instance, to.Vault.Mount, a.problem)
 	if errors.Is(err, client.ErrUnavailable) {
+		err = fmt.Errorf("%w; the sidecar tries it again until Vault answers", err)
+		a.showNotTaken(&status.NotTaken{At: a.coming.sent, Error: err.Error()})
 		return machine.Event{Kind: machine.NewUnavailable, RetryAfter: a.coming.vault.Wait()}
 	}
-	err = fmt.Errorf("no bundle for workload %q, instance %q, at the mount %q: %w; correct the configuration or the policy, and send SIGHUP again", to.Workload, to.Instance, to.Vault.Mount, a.problem)
+	err = fmt.Errorf("%w; correct the configuration or the policy, and send SIGHUP again", err)
 	a.log.Error("configuration not taken; the one before stays", "error", err)
 	a.showNotTaken(&status.NotTaken{At: time.Now(), Error: err.Error()})
 	return machine.Event{Kind: machine.NewRefused}
 }
 
-// showNotTaken puts on the board that the coming configuration was not taken, unless there is a newer one.
+// showNotTaken puts on the board that the coming configuration was not taken, or waits for Vault, unless there is a newer one.
 func (a *Agent) showNotTaken(n *status.NotTaken) {
 	if len(a.next) > 0 {
 		return

@@ -63,6 +63,46 @@ func TestConfigurationThatIsTakenEndsTheRefusal(t *testing.T) {
 	}
 }
 
+// A configuration that waits for Vault is shown until it is loaded, or another one is; not in the place of a newer one with a mistake.
+func TestConfigurationThatWaitsForVaultIsShown(t *testing.T) {
+	r := startAgent(t, nil)
+	r.await("loaded", loaded("etag-1-0"))
+	r.fake.change(func() { r.fake.fail["creds/web"], r.fake.says = 503, "it has "+canary+"-old" })
+	begun := time.Now()
+	tries := func(n int) func() bool {
+		until := r.fake.count("creds/web") + n
+		return func() bool { return r.fake.count("creds/web") >= until }
+	}
+	r.rename("web")
+	r.until("status shows it", func() bool { return r.notTaken() != nil })
+	first := r.notTaken()
+	for _, part := range []string{`no bundle for workload "web", instance "api-1"`, "Vault is away: ", "it has [redacted]", "tries it again until Vault answers"} {
+		if !strings.Contains(first.Error, part) {
+			t.Errorf("the status shows %q; want %q", first.Error, part)
+		}
+	}
+	r.until("it is tried again", tries(2))
+	if n := r.notTaken(); n == nil || n.At != first.At || n.At.Before(begun) || r.agent.board.State().Well() {
+		t.Errorf("the status shows %+v, and before %+v", n, first)
+	}
+	r.rename("api")
+	r.says("configuration taken")
+	r.until("status does not show it", func() bool { return r.notTaken() == nil })
+
+	r.rename("web")
+	r.until("status shows it", func() bool { return r.notTaken() != nil })
+	notTaken(r.agent.board, errors.New("a newer one has a mistake"))
+	r.until("it is tried again", tries(2))
+	if n := r.notTaken(); n == nil || n.Error != "a newer one has a mistake" {
+		t.Errorf("the status shows %+v", n)
+	}
+	notTaken(r.agent.board, nil)
+	r.until("status shows it", func() bool { return r.notTaken() != nil })
+	r.fake.change(func() { clear(r.fake.fail) })
+	r.until("status does not show it", func() bool { return r.notTaken() == nil })
+	r.says(`"configuration taken","workload":"web"`)
+}
+
 // A line of the log is one line, and what Vault answers is masked in it. The log of every test is searched for values.
 func TestAnswersOfVaultAreMaskedInTheLog(t *testing.T) {
 	for code, says := range map[int]string{400: "configuration not taken", 503: "configuration of another instance not taken yet"} {

@@ -30,7 +30,7 @@ type State struct {
 	Reason   string `json:"reason,omitempty"`
 	Rendered int    `json:"rendered"` // destinations
 
-	NotTaken *NotTaken `json:"not_taken,omitempty"` // the newest configuration, if the sidecar has refused it and continues with the one before
+	NotTaken *NotTaken `json:"not_taken,omitempty"` // the newest configuration, if the sidecar has refused it, or waits for Vault with it, and continues with the one before
 
 	Absent   []string `json:"absent,omitempty"`   // names of keys that the configuration has and the bundle lacks
 	Warnings []string `json:"warnings,omitempty"` // where secrets cross a network without verified TLS
@@ -51,7 +51,7 @@ type State struct {
 	Work      []workload.WorkReport `json:"work,omitempty"`
 }
 
-// NotTaken is a configuration that the sidecar has refused while it runs.
+// NotTaken is a configuration that the sidecar has refused while it runs, or that waits for Vault since then.
 type NotTaken struct {
 	At    time.Time `json:"at"`
 	Error string    `json:"error"`
