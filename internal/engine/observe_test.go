@@ -22,7 +22,7 @@ type sampled struct {
 	clock *clock
 	taken []time.Duration
 	uses  func(from, to time.Time) int // sessions that a sample between two moments sees
-	short bool                         // there are logins that no sample sees
+	short kind.Unattributed            // logins that no sample sees
 }
 
 func (*sampled) Name() string { return "sampled" }
@@ -36,10 +36,10 @@ func (s *sampled) Sample(_ context.Context, _ kind.Change, d time.Duration) (int
 	s.taken = append(s.taken, d)
 	from := s.clock.Now()
 	s.clock.advance(d)
-	if n := s.uses(from, s.clock.Now()); n > 0 || !s.short {
+	if n := s.uses(from, s.clock.Now()); n > 0 || s.short == (kind.Unattributed{}) {
 		return n, "a session", s.fail["in-use"]
 	}
-	return 0, "", kind.Unattributed{Logins: 1, At: "the server"}
+	return 0, "", s.short
 }
 
 // newSampled returns a platform with one key whose server can be sampled.
@@ -102,15 +102,43 @@ func TestObserveShortSessions(t *testing.T) {
 	h.until(id, rotation.Done)
 }
 
-// Logins that are too short to see whose they were make the window longer, and do not hold a rotation up forever.
+// Logins that are too short to see whose they were, or that a server does not count, make the window longer by a minute at most.
+// The status says so, and the rotation is not held up forever.
 func TestObserveLogins(t *testing.T) {
-	h, s := newSampled(t, key.Policy{Observe: 5 * time.Second})
-	s.short = true
-	id := h.rotate("db")
-	begun := h.clock.Now()
-	h.until(id, rotation.Done)
-	if took := h.clock.Now().Sub(begun); took < 30*time.Second || took > 40*time.Second {
-		t.Errorf("took %s, want 30s and little more", took)
+	uncounted := kind.Unattributed{At: "the server", Uncounted: "it never does"}
+	for name, test := range map[string]struct {
+		observe time.Duration
+		short   kind.Unattributed
+		took    time.Duration
+		waits   string
+	}{
+		"a short window":     {5 * time.Second, kind.Unattributed{Logins: 1, At: "the server"}, 30 * time.Second, "left of 30s, which is longer since 1 logins at the server were too short"},
+		"a long one":         {5 * time.Minute, kind.Unattributed{Logins: 1, At: "the server"}, 350 * time.Second, "left of 1m0s of dense samples, which is longer since 1 logins"},
+		"logins not counted": {5 * time.Second, uncounted, 30 * time.Second, "left of 30s, which is longer since short logins at the server cannot be counted: it never does"},
+		"in a long window":   {8 * time.Minute, uncounted, 530 * time.Second, "left of 1m0s of dense samples, which is longer since short logins"},
+		"up to a minute":     {20 * time.Second, uncounted, time.Minute, "left of 1m0s, which is longer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, s := newSampled(t, key.Policy{Observe: test.observe})
+			s.short = test.short
+			id := h.rotate("db")
+			begun := h.clock.Now()
+			said := false
+			s.uses = func(_, _ time.Time) int {
+				said = said || strings.Contains(h.view(id).Waits(), test.waits)
+				return 0
+			}
+			for h.view(id).State != rotation.Done && h.clock.Now().Sub(begun) < time.Hour {
+				h.round()
+				h.clock.advance(time.Second)
+			}
+			if took := h.clock.Now().Sub(begun); took < test.took || took > test.took+12*time.Second {
+				t.Errorf("took %s, want %s and little more", took, test.took)
+			}
+			if !said {
+				t.Errorf("the status never said: %s", test.waits)
+			}
+		})
 	}
 }
 

@@ -106,18 +106,22 @@ type Sampler interface {
 	// Sample observes the server for d and counts every session of From that it saw, also those that have ended since. It
 	// takes tens to hundreds of samples a second, as many as cost the server at most about 2 % of a core, on every node,
 	// replica and pooler that InUse asks. It may return before d is over if it saw a session. It finds all that InUse finds.
-	// The error is an Unattributed if it saw nobody, and knows that somebody logged in for too short a time to be seen.
+	// The error is an Unattributed if it saw nobody, and cannot rule out that somebody logged in for too short a time to be seen.
 	Sample(ctx context.Context, c Change, d time.Duration) (count int, what string, err error)
 }
 
 // Unattributed is the error of a Sampler that saw no session of the old version, although the server counts logins that no
-// sample has seen. The engine then samples for longer: a client that comes back is seen sooner or later.
+// sample has seen, or does not count. The engine then samples for longer: a client that comes back is seen sooner or later.
 type Unattributed struct {
-	Logins int
-	At     string // the server
+	Logins    int
+	At        string // the server
+	Uncounted string // why the server's logins are not known; empty: they are
 }
 
 func (u Unattributed) Error() string {
+	if u.Uncounted != "" {
+		return fmt.Sprintf("short logins at %s cannot be counted: %s", u.At, u.Uncounted)
+	}
 	return fmt.Sprintf("%d logins at %s were too short to see whose they were", u.Logins, u.At)
 }
 

@@ -17,8 +17,8 @@ const (
 	sparse = 2
 	// revertTime is for how long servers are sampled for use of the new version before a revert takes it back.
 	revertTime = 2 * time.Second
-	// shortFactor is how many times as long the window is where logins were too short to see whose they were, and shortTime
-	// how long it becomes by that at most.
+	// shortFactor is how many times as long the window is where logins were too short to see whose they were, or could not be
+	// counted, and shortTime how long it and its dense time become by that at most.
 	shortFactor = 6
 	shortTime   = time.Minute
 )
@@ -30,7 +30,7 @@ type Observation struct {
 	Until time.Time // when the last sample ended; zero: there was none
 	Seen  time.Time // when an old version was seen in use last; zero: never
 	Use   string    // by whom
-	Short string    // logins since then that were too short to see whose they were; empty: none
+	Short string    // logins since then that were too short to see whose they were, or could not be counted; empty: none
 	Fault string    // why the last attempt to take a sample failed; empty: it did not
 
 	Gap       time.Duration // without a sample that has started the window again; 0: there was none
@@ -68,13 +68,14 @@ func (o Observation) Unused(end time.Time, dense time.Duration) Observation {
 }
 
 // Needs returns for how long nobody may be seen, and how much of that, at its end, is sampled densely. Where logins were too
-// short to see whose they were, it is longer: a client that comes back is seen sooner or later.
+// short to see whose they were, both are longer, up to a minute: a client that comes back is seen sooner or later. The bound also
+// holds for the dense time of a window of days, since some servers never count logins.
 func (r Rotation) Needs(o Observation) (window, dense time.Duration) {
 	if o.Short == "" {
 		return r.Window(), r.denseTime()
 	}
 	longer := max(r.Window(), min(shortFactor*r.Window(), shortTime))
-	return longer, longer
+	return longer, min(longer, shortTime)
 }
 
 // Window is for how long nobody may be seen using an old version before it is retired.
@@ -108,12 +109,13 @@ func checkObserved(r Rotation, f Facts) []string {
 	case quiet >= window && (dense >= denseTime || !f.Dense):
 		return nil
 	}
-	left := max(window-quiet, 0)
-	if f.Dense {
-		left = max(left, denseTime-dense)
+	left, of := max(window-quiet, 0), window.String()
+	if f.Dense && denseTime-dense > left {
+		if left = denseTime - dense; denseTime < window {
+			of = fmt.Sprintf("%s of dense samples", denseTime)
+		}
 	}
-	left = left.Round(time.Second)
-	text := fmt.Sprintf("nobody was seen using the old version for %s; %s left of %s", quiet.Round(time.Second), left, window)
+	text := fmt.Sprintf("nobody was seen using the old version for %s; %s left of %s", quiet.Round(time.Second), left.Round(time.Second), of)
 	if o.Short != "" {
 		text += ", which is longer since " + o.Short
 	}
