@@ -242,13 +242,15 @@ func (k *Kind) Preflight(ctx context.Context, c kind.Change) (blockers, notes []
 		return blockers, nil, err
 	}
 	rights := make([]error, len(nodes))
-	lacks := make([]string, len(nodes))
+	lacks, uncounted := make([]string, len(nodes)), make([]string, len(nodes))
 	err = each(nodes, func(i int, n node) (err error) {
 		rights[i] = k.checkRights(ctx, c.Connection, n.addr)
 		if unreached(rights[i]) {
 			return rights[i]
 		}
-		lacks[i], err = k.lacksKill(ctx, c, n)
+		if lacks[i], err = k.lacksKill(ctx, c, n); err == nil && rights[i] == nil && !t.first && !t.dual && !t.Cut {
+			uncounted[i], err = k.cannotCount(ctx, c.Connection, n.addr)
+		}
 		return err
 	})
 	if err != nil {
@@ -269,6 +271,7 @@ func (k *Kind) Preflight(ctx context.Context, c kind.Change) (blockers, notes []
 	if err != nil {
 		return blockers, nil, err
 	}
+	notes = slices.DeleteFunc(uncounted, func(text string) bool { return text == "" })
 	for _, s := range all {
 		if err := t.blocks(all, s); err != nil {
 			blockers = append(blockers, err.Error())

@@ -322,6 +322,13 @@ func (k *Kind) notes(ctx context.Context, c kind.Connection, n node) ([]string, 
 			notes = append(notes, text)
 		}
 	}
+	uncounted, err := k.cannotCount(ctx, c, n.addr)
+	if err != nil {
+		return nil, err
+	}
+	if uncounted != "" {
+		notes = append(notes, uncounted)
+	}
 	replicas, err := k.replicasAs(ctx, c, n)
 	if err != nil {
 		return nil, err

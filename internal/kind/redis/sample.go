@@ -3,6 +3,7 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -40,7 +41,7 @@ func (k *Kind) Sample(ctx context.Context, c kind.Change, d time.Duration) (int,
 	}
 	within, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	uses, short := make([]use, len(nodes)), make([]int, len(nodes))
+	uses, short := make([]use, len(nodes)), make([]kind.Unattributed, len(nodes))
 	err = each(nodes, func(i int, n node) error {
 		var err error
 		if uses[i], short[i], err = k.sampleNode(ctx, within.Done(), t, n); len(uses[i].sessions) > 0 {
@@ -61,24 +62,24 @@ func (k *Kind) Sample(ctx context.Context, c kind.Change, d time.Duration) (int,
 		}
 	}
 	count, what := t.tell(uses)
-	for i, n := range short {
-		if count == 0 && n > 0 && t.old != t.next {
-			return 0, what, kind.Unattributed{Logins: n, At: nodes[i].addr}
+	for _, missed := range short {
+		if count == 0 && missed != (kind.Unattributed{}) && t.old != t.next {
+			return 0, what, missed
 		}
 	}
 	return count, what, nil
 }
 
 // sampleNode polls a node until it sees a session or end is closed. It does not cancel a running command: that would
-// cost a login. It also counts the logins, by INFO commandstats, that no poll has seen.
-func (k *Kind) sampleNode(ctx context.Context, end <-chan struct{}, t turn, n node) (u use, short int, err error) {
+// cost a login. It also counts the logins, by INFO commandstats, that no poll has seen; short is zero where there are none.
+func (k *Kind) sampleNode(ctx context.Context, end <-chan struct{}, t turn, n node) (u use, short kind.Unattributed, err error) {
 	period := firstPeriod
 	if t.old == t.next { // nothing but replicas can be seen, and these stay
 		period = slowPeriod
 	}
 	before, err := k.spent(ctx, t.Connection, n.addr)
 	if err != nil {
-		return use{}, 0, err
+		return use{}, short, err
 	}
 	clients := newcomers{}
 	ticker := time.NewTicker(period)
@@ -86,12 +87,12 @@ func (k *Kind) sampleNode(ctx context.Context, end <-chan struct{}, t turn, n no
 	for taken := 1; ; taken++ {
 		u, err := k.usedAmong(ctx, t, n, clients.look(taken == 1))
 		if err != nil || len(u.sessions) > 0 {
-			return u, 0, err
+			return u, short, err
 		}
 		if taken == firstSamples && period == firstPeriod {
 			after, err := k.spent(ctx, t.Connection, n.addr)
 			if err != nil {
-				return u, 0, err
+				return u, short, err
 			}
 			period = periodFor(before, after)
 			ticker.Reset(period)
@@ -100,9 +101,9 @@ func (k *Kind) sampleNode(ctx context.Context, end <-chan struct{}, t turn, n no
 		case <-end:
 			after, err := k.spent(context.WithoutCancel(ctx), t.Connection, n.addr)
 			if err != nil {
-				return u, 0, err
+				return u, short, err
 			}
-			return u, clients.unseen(before, after), ctx.Err()
+			return u, clients.short(n.addr, before, after, taken), ctx.Err()
 		case <-ticker.C:
 		}
 	}
@@ -145,11 +146,28 @@ func (l listed) loggedIn() bool {
 	return l.user != defaultUser && l.user != noUser && l.command != "auth" || l.hello
 }
 
+// short returns the logins at a node between two counts that are of none of the newcomers, or why they are not known. There were
+// so many looks between the counts.
+func (c newcomers) short(addr string, before, after spending, looks int) kind.Unattributed {
+	uncounted := cmp.Or(before.fault, after.fault)
+	switch {
+	case uncounted != "":
+	case after.calls == 0:
+		uncounted = "INFO commandstats does not count commands"
+	case after.calls < before.calls+uint64(looks) || after.logins < before.logins: //nolint:gosec // looks are not negative
+		uncounted = "INFO commandstats was reset, by a restart or CONFIG RESETSTAT"
+	}
+	if uncounted != "" {
+		return kind.Unattributed{At: addr, Uncounted: uncounted}
+	}
+	if n := c.unseen(before, after); n > 0 {
+		return kind.Unattributed{Logins: n, At: addr}
+	}
+	return kind.Unattributed{}
+}
+
 // unseen is how many logins there were between two counts that are of none of the newcomers.
 func (c newcomers) unseen(before, after spending) int {
-	if after.logins <= before.logins { // none, or the counts began again
-		return 0
-	}
 	left := int(min(after.logins-before.logins, 1<<20))
 	if after.surely > before.perhaps { // one that the count before may include is not subtracted
 		left -= int(min(after.surely-before.perhaps, 1<<20))
@@ -160,11 +178,38 @@ func (c newcomers) unseen(before, after spending) int {
 	return max(left, 0)
 }
 
+// cannotCount says why short logins at a node cannot be counted, and what that means for rotations; empty: they can.
+func (k *Kind) cannotCount(ctx context.Context, c kind.Connection, addr string) (string, error) {
+	before, err := k.spent(ctx, c, addr)
+	if err != nil {
+		return "", err
+	}
+	looks := 1
+	if _, err := k.do(ctx, c, addr, "CLIENT", "LIST", "TYPE", "pubsub"); answered(err) { // a refused command is not counted
+		looks = 0
+	} else if err != nil {
+		return "", err
+	}
+	after, err := k.spent(ctx, c, addr)
+	if err != nil {
+		return "", err
+	}
+	missed := newcomers{}.short(addr, before, after, looks)
+	if missed.Uncounted == "" { // logins meanwhile are nobody's concern
+		return "", nil
+	}
+	return fmt.Sprintf("%v; so each rotation samples the node for six times observe=, at most a minute, before it locks the old user", missed), nil
+}
+
 // spending is how often a node has run CLIENT LIST, and for how long; and how often somebody has logged in. Of these logins at
 // least surely were our own, and at most perhaps.
-type spending struct{ calls, micros, logins, surely, perhaps uint64 }
+type spending struct {
+	calls, micros, logins uint64
+	surely, perhaps       uint64
+	fault                 string // why it is not known; empty: it is
+}
 
-// spent asks a node for its spending. A node that does not tell has none.
+// spent asks a node for its spending.
 func (k *Kind) spent(ctx context.Context, c kind.Connection, addr string) (spending, error) {
 	surely := entered.at(addr).answered
 	reply, err := k.do(ctx, c, addr, "INFO", "commandstats")
@@ -176,6 +221,9 @@ func (k *Kind) spent(ctx context.Context, c kind.Connection, addr string) (spend
 		return spending{}, fault{fmt.Sprintf("node %s answers to INFO with more than %d lines; is it another server?", addr, maxLines), nil}
 	}
 	s := readSpending(text)
+	if err != nil {
+		s.fault = err.Error()
+	}
 	ours := entered.at(addr)
 	s.surely, s.perhaps = surely, ours.answered+ours.underWay
 	return s, nil
