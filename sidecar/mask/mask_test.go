@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // awkward are values with all that some renderer escapes.
@@ -71,6 +72,7 @@ var written = map[string]func(string) string{
 	"Go":              strconv.Quote,
 	"Go, ASCII":       strconv.QuoteToASCII,
 	"Python":          func(v string) string { return "'" + strings.ReplaceAll(ascii(v), `'`, `\'`) + "'" },
+	"Rust":            func(v string) string { return strings.ReplaceAll(strconv.Quote(v), `\x7f`, `\u{7f}`) },
 	"shell":           func(v string) string { return "'" + strings.ReplaceAll(v, "'", `'\''`) + "'" },
 	"shell, Python":   func(v string) string { return "'" + strings.ReplaceAll(v, "'", `'"'"'`) + "'" },
 	"dotenv":          func(v string) string { return `"` + v + `"` },
@@ -168,11 +170,124 @@ func FuzzText(f *testing.F) {
 	for _, v := range awkward {
 		f.Add(v, asJSON(v))
 	}
+	f.Add("value", `\ud83d\u`)
+	f.Add(`00&#00";`, "")
 	f.Fuzz(func(t *testing.T, value, text string) {
 		m := New(value)
-		_ = m.Text(text)
+		if _, work := m.text(text); work > mostWork*(len(text)+1) {
+			t.Errorf("%q: %d steps for %d bytes", text, work, len(text))
+		}
 		if got := m.Text("<" + value + ">"); value != "" && strings.TrimSpace(value) == value && strings.Contains(got, value) && !strings.Contains(Redacted, value) && value != "<" && value != ">" {
 			t.Errorf("%q: %q", value, got)
 		}
+		plain, changed := streamOf(value, new(int)), true
+		for range maxLayers / 2 {
+			plain, changed = plain.unescape()
+		}
+		if !utf8.ValidString(value) || len(plain.text) < Least || changed { // as "%%%%33333", whose percent signs count one after the other
+			return
+		}
+		for name, write := range written {
+			if got := m.Text("<" + write(value) + ">"); !strings.Contains(got, Redacted) {
+				t.Errorf("%s of %q: %q", name, value, got)
+			}
+		}
 	})
+}
+
+// mostWork is how many steps each byte of a text may take.
+const mostWork = 200
+
+// However awkward a text is, the work grows with its length only, and not with the number of secrets.
+func TestWorkIsLinear(t *testing.T) {
+	sizes := []int{1 << 10, 16 << 10, 64 << 10}
+	secrets := map[string][]string{"plain": nil, "backslashes": {`\\abc`, `\\\\\\\\\\\\`, `\\n\\n`}, "same": {"aaaa", strings.Repeat("a", 3000) + "b"}, "many": nil}
+	for n := range 20 {
+		secrets["plain"] = append(secrets["plain"], fmt.Sprintf("plain-value-%d", n))
+	}
+	for n := range 40_000 {
+		secrets["many"] = append(secrets["many"], fmt.Sprintf("name: value-%d", n))
+	}
+	nested := `\secret"`
+	for range 9 {
+		nested = asJSON(nested)
+	}
+	for kind, values := range secrets {
+		m := New(values...)
+		for name, part := range map[string]string{
+			"backslashes": `\`, "ampersands": "&", "entities": "&amp;", "amp": "amp;", "percents": "%", "nested percents": "%25", "quotes": `'"`, "letters": "a",
+			"nested JSON": nested, "bytes": `\xe2`, "runs and bytes": `\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\xe2`, "surrogates": `\ud83d`, "base64": "YWFh", "prefixes": "name: value-1",
+			"prose": "The server could not load C:\\file: \"name: value-17\" is unknown. ", "opening": "-\\u{", "not UTF-8": "\xe2\x82",
+		} {
+			for _, size := range sizes {
+				text := strings.Repeat(part, size/len(part)+1)
+				if _, work := m.text(text); work > mostWork*len(text) {
+					t.Errorf("%s in a text of %d bytes of %s: %d steps for each byte", kind, len(text), name, work/len(text))
+				}
+			}
+		}
+	}
+}
+
+// What would take too long is not shown.
+func TestTooMuch(t *testing.T) {
+	if got := New("value").Text(strings.Repeat("a", maxText+1)); got != Withheld {
+		t.Errorf("%.40s", got)
+	}
+	m := New(strings.Repeat("a", maxSecrets+1))
+	if got := m.Text("some text"); got != Withheld {
+		t.Errorf("%.40s", got)
+	}
+	if got := m.Text(""); got != "" {
+		t.Errorf("%.40s", got)
+	}
+}
+
+func BenchmarkText(b *testing.B) {
+	m := New(awkward...)
+	text := strings.Repeat("The server could not load C:\\file: \"name: value-17\" is unknown. ", 1<<10)
+	for b.Loop() {
+		m.Text(text)
+	}
+}
+
+// Base64 and hexadecimal in lines, also where their ends are escaped, show no part of a value.
+func TestLines(t *testing.T) {
+	value := strings.Repeat("a long value to be wrapped; ", 12) + "end"
+	wrap := func(text string, columns int, end string) string {
+		var out strings.Builder
+		for ; len(text) > columns; text = text[columns:] {
+			out.WriteString(text[:columns] + end)
+		}
+		return out.String() + text
+	}
+	for end, escape := range map[string]func(string) string{
+		"\n": written["raw"], "\r\n": written["raw"], "\n    ": written["raw"], "\n\n": written["JSON"], "\r\n ": written["JSON"],
+		"\n ": written["JSON in JSON"], "\n\t": written["URL, all"], "\r\n\t": written["Go"], "\r": written["HTML"],
+	} {
+		for _, name := range []string{"base64", "base64, raw URL", "hexadecimal"} {
+			text := escape("before: " + wrap(written[name](value), 76, end) + " :after")
+			got := New(value).Text(text)
+			if left := strings.Replace(got, Redacted, "secret", 1); len(left) > len(escape("before: secret :after")) || got == text {
+				t.Errorf("%s with %q: %s", name, end, got)
+			}
+		}
+	}
+}
+
+// A value that was written twice, each time in another way, is hidden.
+func TestMixtures(t *testing.T) {
+	for _, value := range awkward {
+		m := New(value)
+		for inner, write := range written {
+			for outer, again := range written {
+				if strings.HasPrefix(inner, "base64") || inner == "hexadecimal" {
+					continue
+				}
+				if text := again("before " + write(value) + " after"); !strings.Contains(m.Text(text), Redacted) {
+					t.Errorf("%s in %s of %q: %s", inner, outer, value, text)
+				}
+			}
+		}
+	}
 }
