@@ -41,13 +41,13 @@ func (r *arrival) takeToken() (login.Token, bool) {
 	return *t, t.Ends.IsZero() || t.TTL > 0
 }
 
-// takeBundle returns the bundle, once, if most of its lease is left.
+// takeBundle returns the bundle, once, if most of its lease is left. Otherwise it stays, so that its instance can be left.
 func (r *arrival) takeBundle() (client.Bundle, bool) {
 	b := r.bundle
-	r.bundle = nil
 	if b == nil || b.LeaseDuration > 0 && time.Since(r.at) > b.LeaseDuration/6 {
 		return client.Bundle{}, false
 	}
+	r.bundle = nil
 	return *b, true
 }
 
@@ -86,10 +86,8 @@ func (a *Agent) readAs(ctx context.Context, c change, token login.Token) (client
 // secretOf is the secret by which a configuration's instance proves itself: that of a former instance, or what an earlier process
 // has kept. At the place of the present instance's secret there is no other one.
 func (a *Agent) secretOf(c Config) key.Value {
-	for _, f := range a.formers {
-		if f.identity == identityOf(c) {
-			return f.secret
-		}
+	if f := a.formerOf(c); f != nil {
+		return f.secret
 	}
 	here, _ := a.config.secretPath()
 	if there, _ := c.secretPath(); there == here {
@@ -138,21 +136,37 @@ func (a *Agent) clearNotTaken() {
 	a.notTaken = nil
 }
 
-// arrive proves the instance of the configuration that was just taken, by the read before it if there was one. If the instance was
-// a former one, it is that no more.
+// arrive proves the instance of the configuration that was just taken: by the read before it, or as the former instance that it is
+// again.
 func (a *Agent) arrive() {
-	if a.arrival.vault != a.vault {
+	f := a.formerOf(a.config)
+	switch {
+	case a.arrival.vault == a.vault:
+		a.secret = a.arrival.bundle.Secret
+		a.dropFormer()
+	case f != nil:
+		a.secret = f.secret
+	default:
 		a.loadSecret()
-		return
 	}
-	a.secret = a.arrival.bundle.Secret
-	a.formers = slices.DeleteFunc(a.formers, func(f *former) bool {
-		same := f.identity == identityOf(a.config)
-		if same {
-			f.stop()
+}
+
+// formerOf returns the former instance that a configuration names; nil if none is.
+func (a *Agent) formerOf(c Config) *former {
+	for _, f := range a.formers {
+		if f.identity == identityOf(c) {
+			return f
 		}
-		return same
-	})
+	}
+	return nil
+}
+
+// dropFormer lets the present instance, whose bundle was read, be no former one any more: the secret of the read before proves nothing.
+func (a *Agent) dropFormer() {
+	if f := a.formerOf(a.config); f != nil {
+		f.stop()
+		a.formers = slices.DeleteFunc(a.formers, func(one *former) bool { return one == f })
+	}
 }
 
 // leaveForAnother lets go of what another configuration does not need: an instance whose bundle was read and never used, and the
@@ -241,9 +255,15 @@ func (f *former) extend(ctx context.Context, say func(error)) {
 	}
 }
 
-// leaveFormers leaves the instances of earlier configurations.
+// leaveFormers leaves the instances of earlier configurations. One that the present configuration names stays while the sidecar
+// runs: its bundle was not read again.
 func (a *Agent) leaveFormers() {
+	var stay []*former
 	for _, f := range a.formers {
+		if f.identity == identityOf(a.config) && a.state.Life != machine.Ended {
+			stay = append(stay, f)
+			continue
+		}
 		f.stop()
 		ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
 		if err := f.engine.Leave(ctx, f.workload, f.name, f.secret); err != nil {
@@ -256,5 +276,5 @@ func (a *Agent) leaveFormers() {
 			}
 		}
 	}
-	a.formers = nil
+	a.formers = stay
 }

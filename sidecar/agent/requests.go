@@ -81,6 +81,8 @@ func (a *Agent) readBundle(ctx context.Context) machine.Event {
 	}
 	held := a.hold(bundle)
 	a.secret, a.extended = bundle.Secret, begun
+	a.arrival.bundle = nil
+	a.dropFormer()
 	return machine.Event{Kind: machine.BundleRead, Held: held, Lease: bundle.LeaseDuration}
 }
 

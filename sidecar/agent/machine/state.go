@@ -105,7 +105,7 @@ type Former string
 // The values of Former.
 const (
 	NoFormer   Former = "none"
-	FormerHeld Former = "held" // its lease is extended: the workload may use its values
+	FormerHeld Former = "held" // its lease, if it has one, is extended: the workload may use its values
 )
 
 // Work is the region of the re-encryption that the bundle asks for.

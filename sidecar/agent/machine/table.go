@@ -186,7 +186,7 @@ var former = region[Former]{
 	[]Former{NoFormer, FormerHeld},
 	func(s *State) *Former { return &s.Former },
 	[]row[Former]{
-		{nil, on(Adopted), another.and(hasLease), FormerHeld, nil},
+		{nil, on(Adopted), another, FormerHeld, nil},
 		{nil, on(Adopted), always, "", nil},
 		{from(FormerHeld), on(CheckPassed), enough, NoFormer, do(perform(LeaveFormer))},
 		{nil, on(CheckPassed), always, "", nil},
