@@ -81,6 +81,7 @@ func newBackend(list kind.List) *backend {
 			b.pathsJournal(),
 			b.pathsPresets(),
 			b.pathsStatus(),
+			b.pathsIdentify(),
 		),
 		Secrets:        []*framework.Secret{b.secretBundle()},
 		InitializeFunc: b.initialize,

@@ -98,6 +98,7 @@ func TestAdversaryPeopleDoOthersJobs(t *testing.T) {
 		{"delete", "hyvve/keys/nothing", nil, define},
 		{"write", "hyvve/keys/jwt-secret/undelete", map[string]any{"version": 9}, []string{"restorer"}},
 		{"write", "hyvve/keys/jwt-secret/retire", map[string]any{"version": 9}, []string{"restorer"}},
+		{"write", "hyvve/identify", map[string]any{"value": "nobody's"}, []string{"identifier"}},
 		{"write", "hyvve/keys/jwt-secret/erase", map[string]any{"version": 9}, define},
 		{"write", "hyvve/workloads/api", map[string]any{"min_instances": 0}, define},
 		{"delete", "hyvve/workloads/nothing", nil, define},

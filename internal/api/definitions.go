@@ -262,6 +262,40 @@ type KeyStatus struct {
 	RetireFault    string          `json:"retire_fault" doc:"Why an undeleted version could not be retired, in words."`
 }
 
+// IdentifyRequest asks what a value is that somebody has found.
+type IdentifyRequest struct {
+	Value    string `json:"value" doc:"What was found: the value, or a line, URL or header that holds it. Use value=- to read it from standard input, so that no shell keeps it." api:"required,secret"`
+	Reason   string `json:"reason" doc:"Where it was found; kept in the journal. Never put a secret here."`
+	Detailed bool   `json:"detailed" doc:"Give the facts as fields, for programs."`
+}
+
+// IdentifiedLines is the response of identify, a line for each fact.
+type IdentifiedLines map[string]string
+
+// Identified is the response of identify with detailed=true.
+type Identified struct {
+	Ours    bool              `json:"ours" doc:"Whether this mount has ever issued the value, or logs in with it."`
+	Matches []IdentifiedValue `json:"matches" doc:"What it is: a list, since several keys may have had one value."`
+}
+
+// IdentifiedValue is one thing that a value is.
+type IdentifiedValue struct {
+	Key         string   `json:"key" doc:"Name of the key; empty: it is a secret of a connection."`
+	Env         string   `json:"env" doc:"Environment name of the key."`
+	Version     int      `json:"version" doc:"Number of the version."`
+	Part        string   `json:"part" doc:"password: it is the password in the version's URL; empty: it is the whole value."`
+	State       string   `json:"state" doc:"State of the version; empty: the key does not remember it."`
+	Created     Time     `json:"created_time" doc:"When the version was made."`
+	CreatedBy   string   `json:"created_by" doc:"Who asked for it."`
+	Rotation    string   `json:"rotation" doc:"Id of the rotation that brought it; empty: it was imported."`
+	Connection  string   `json:"connection" doc:"Connection with which the mount logs in by it; empty: none."`
+	Accepted    bool     `json:"accepted" doc:"Whether workloads or a server accept it now."`
+	Where       string   `json:"where" doc:"What accepts it, or accepts it no more, in words."`
+	Holders     []string `json:"holders" doc:"Instances that hold it, at most 10, as WORKLOAD/INSTANCE."`
+	MoreHolders int      `json:"more_holders" doc:"How many more instances hold it."`
+	Do          []string `json:"do" doc:"Commands to run next, in their order."`
+}
+
 // ConfigRequest changes the mount-wide defaults; fields that are not given stay.
 type ConfigRequest struct {
 	LeaseTTL             *Seconds `json:"lease_ttl" doc:"How long the lease on a bundle lasts before it must be renewed. An instance that dies without a word counts as live for so long. Default 5m."`

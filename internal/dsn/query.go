@@ -228,3 +228,28 @@ func Redis(text string) (URL, error) {
 	}
 	return u, nil
 }
+
+// Passwords returns the passwords in a URL of any scheme: before the host, and in the query. There are none where text is no URL.
+func Passwords(text string) []key.Value {
+	scheme, _, ok := strings.Cut(text, "://")
+	if !ok || scheme == "" {
+		return nil
+	}
+	u, err := parse(text, scheme)
+	if err != nil {
+		return nil
+	}
+	var all []key.Value
+	if !u.Password.Empty() {
+		all = append(all, u.Password)
+	}
+	for _, p := range u.parameters() {
+		if name := p.plainName(); p.value == "" || !strings.Contains(name, "password") && !strings.Contains(name, "passwd") {
+			continue
+		}
+		if value, err := url.PathUnescape(p.value); err == nil && !u.Password.Equal(key.NewValue(value)) {
+			all = append(all, key.NewValue(value))
+		}
+	}
+	return all
+}

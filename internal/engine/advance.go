@@ -128,7 +128,7 @@ func (l *locked) record(ctx context.Context, r rotation.Rotation) error {
 		if r.State == rotation.Retiring && login.Name != "" {
 			k = k.WithLogin(c.From, login.Name, l.Now().UTC())
 		}
-		if err := l.put(ctx, pathKeys+k.Name, k); err != nil {
+		if err := l.putKey(ctx, k); err != nil {
 			return err
 		}
 		l.lock(func(m *memory) { m.Keys[k.Name] = k })

@@ -21,6 +21,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/guard"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/issued"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -72,7 +73,24 @@ func (e *Engine) Begin(ctx context.Context) error {
 	if err := l.journalDamage(ctx); err != nil {
 		return err
 	}
+	if err := l.rememberIssued(ctx); err != nil {
+		return err
+	}
 	return l.catchUp(ctx)
+}
+
+// rememberIssued remembers, once, the values that were issued before this release.
+func (l *locked) rememberIssued(ctx context.Context) error {
+	done, err := l.Store.Get(ctx, pathIssued)
+	if err != nil || done != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.Keys)) {
+		if err := l.issued.Add(ctx, l.Keys[name]); err != nil {
+			return err
+		}
+	}
+	return l.write(ctx, pathIssued, []byte("1"))
 }
 
 // Start moves rotations on in the background until the engine is closed or stale, and ends requests that wait once Vault
@@ -198,6 +216,7 @@ func (l *locked) loadSecret(ctx context.Context) error {
 		return errors.New("the mount's stored secret is damaged: not 32 hexadecimal bytes")
 	}
 	l.Fingerprints = key.NewFingerprinter(secret)
+	l.issued = issued.New(journalStore{l.storage}, l.Fingerprints.Sum)
 	return nil
 }
 

@@ -241,7 +241,7 @@ func (l *locked) noteFinding(ctx context.Context, name string, f kind.Finding) e
 	if changed.Kept == k.Kept && changed.Above == k.Above {
 		return nil
 	}
-	if err := l.put(ctx, pathKeys+name, changed); err != nil {
+	if err := l.putKey(ctx, changed); err != nil {
 		return err
 	}
 	l.lock(func(m *memory) { m.Keys[name] = changed })

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/issued"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -82,6 +83,10 @@ func TestRecordsOfALaterRelease(t *testing.T) {
 		if strings.HasPrefix(path, pathEntries) {
 			if _, _, err := h.engine.journal.Entry(t.Context(), path[len(pathEntries):]); err == nil {
 				t.Errorf("%s of schema 99 is read", path)
+			}
+		} else if strings.HasPrefix(path, issued.Prefix) {
+			if err := h.identifyAll("service-token"); err == nil || !strings.Contains(err.Error(), "schema 99") {
+				t.Errorf("%s of schema 99: %v", path, err)
 			}
 		} else if _, err := Open(t.Context(), h.options()); err == nil || !strings.Contains(err.Error(), "schema 99") {
 			t.Errorf("%s of schema 99: %v", path, err)
@@ -163,7 +168,7 @@ func TestRetention(t *testing.T) {
 func TestFailedWriteMakesStale(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()
-	h.store.failAt, h.store.after = h.store.writes+2, true // the rotation's record is stored, and the reply is lost
+	h.store.failAt, h.store.after = h.store.writes+3, true // the rotation's record is stored, and the reply is lost
 	_, _, err := h.engine.Rotate(t.Context(), Request{Keys: []string{"service-token"}, By: testActor})
 	if err == nil || !h.engine.Stale() {
 		t.Fatalf("%v, stale: %v", err, h.engine.Stale())

@@ -49,3 +49,33 @@ func (r *refusals) admit(now time.Duration, caller, what string) (ok, full bool)
 	r.entries++
 	return true, r.callers[caller] == maxRefusals || r.entries == maxTogether
 }
+
+// Bounds of requests to identify a value.
+const (
+	identifySpan      = time.Minute // for which requests are counted
+	maxIdentifyCaller = 30          // requests of a caller in a span
+	maxIdentifyAll    = 120         // of all callers
+)
+
+// quota counts requests in a span of time.
+type quota struct {
+	mu      sync.Mutex
+	begun   time.Duration
+	callers map[string]int
+	all     int
+}
+
+// admit reports whether a request is within the bounds, and how long to wait if it is not.
+func (q *quota) admit(now time.Duration, caller string) (wait time.Duration, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.callers == nil || now-q.begun >= identifySpan {
+		q.begun, q.callers, q.all = now, map[string]int{}, 0
+	}
+	if q.callers[caller] >= maxIdentifyCaller || q.all >= maxIdentifyAll {
+		return q.begun + identifySpan - now, false
+	}
+	q.callers[caller]++
+	q.all++
+	return 0, true
+}

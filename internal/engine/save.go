@@ -134,9 +134,17 @@ func (l *locked) lookNow(connection string) {
 	}
 }
 
+// putKey persists a key, after its values are known to identify: killed in between, one more is known than there is.
+func (l *locked) putKey(ctx context.Context, k key.Key) error {
+	if err := l.issued.Add(ctx, k); err != nil {
+		return err
+	}
+	return l.put(ctx, pathKeys+k.Name, k)
+}
+
 // swapKey persists a key and swaps it in.
 func (l *locked) swapKey(ctx context.Context, k key.Key) error {
-	if err := l.put(ctx, pathKeys+k.Name, k); err != nil {
+	if err := l.putKey(ctx, k); err != nil {
 		return err
 	}
 	l.lock(func(m *memory) {
@@ -158,7 +166,7 @@ func (l *locked) storeVersion(ctx context.Context, k key.Key, v key.Version, wha
 	if err != nil {
 		return err
 	}
-	if err := l.put(ctx, pathKeys+k.Name, k); err != nil {
+	if err := l.putKey(ctx, k); err != nil {
 		return err
 	}
 	l.lock(func(m *memory) { m.Keys[k.Name] = k })

@@ -237,7 +237,7 @@ func (l *locked) start(ctx context.Context, request Request) (string, error) {
 		return "", rotation.Refusef("%s; nothing was changed", strings.Join(missing, "; "))
 	}
 	for _, k := range staged {
-		if err := l.put(ctx, pathKeys+k.Name, k); err != nil {
+		if err := l.putKey(ctx, k); err != nil {
 			return "", err
 		}
 		l.lock(func(m *memory) { m.Keys[k.Name] = k })

@@ -15,6 +15,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/guard"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/issued"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -32,6 +33,7 @@ type state struct {
 	background func(func(*Engine)) // runs a function beside the caller
 	memory     *guard.Guarded[memory]
 	journal    *journal.Journal
+	issued     *issued.Index
 	waiters    *fleet.Waiters
 	instances  guard.Names
 	generation atomic.Uint64 // number of this life of the mount, 0 before Begin
@@ -110,10 +112,11 @@ const (
 // it is stored.
 type Engine struct {
 	*state
-	writer   *guard.Guarded[pending]
-	refusals refusals
-	cancel   context.CancelFunc
-	running  sync.WaitGroup
+	writer     *guard.Guarded[pending]
+	refusals   refusals
+	identifies quota
+	cancel     context.CancelFunc
+	running    sync.WaitGroup
 }
 
 // steady is now by a clock that cannot jump ahead: since the engine was opened, no more time has passed than by Uptime. A

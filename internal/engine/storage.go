@@ -22,6 +22,7 @@ const (
 	pathSecret      = "mount/secret"
 	pathConfig      = "mount/config"
 	pathLives       = "mount/lives"
+	pathIssued      = "mount/issued" // there: all values are in the index
 	pathFloor       = "mount/floor"
 	pathKeys        = "keys/"
 	pathWorkloads   = "workloads/"

@@ -53,7 +53,7 @@ func TestWritesOfARotation(t *testing.T) {
 		t.Fatalf("rotation is %s %s: %s", view.State, view.Step, view.Waits())
 	}
 	const (
-		keys   = 3 // staged, promoted, retired
+		keys   = 4 // staged, promoted, retired; one to identify the new value
 		record = 6 // before stage; soaking; before in use; before retire; before erase; under rotations/
 		leave  = 1
 		heads  = 6 // of the journal, one after the events of each record

@@ -35,9 +35,12 @@ func TestOperatorsUnderLoad(t *testing.T) {
 	w.follow(id, "done")
 
 	// All follow in time, so that nobody is cut off: as fast as can be, and still without a failed request.
+	leaked := w.newest()["JWT_SECRET"].Reveal()
+	w.identifies("JWT_SECRET=\""+leaked+"\"", "YES: ", "vault write hyvve/rotate key=jwt-secret compromised=true dry_run=true")
 	begun := time.Now()
 	w.follow(idOf(w.ask(map[string]any{"keys": "jwt-secret,agno-api-key", "compromised": true, "reason": "in a public log"})), "done")
 	t.Logf("two compromised keys were rotated in %s", time.Since(begun).Round(time.Millisecond))
+	w.identifies(leaked, "no: ", "nothing at this mount")
 	w.journalIsWhole()
 	w.conclude()
 }
@@ -79,6 +82,22 @@ func (w *world) ask(data map[string]any) map[string]any {
 		w.t.Fatal(err)
 	}
 	return secret.Data
+}
+
+// identifies asks what a value is, and wants to hear whether it is accepted, and what to do.
+func (w *world) identifies(value, accepted, do string) {
+	w.t.Helper()
+	secret, err := w.Server.Client.Logical().WriteWithContext(w.t.Context(), bed.Mount+"/identify", map[string]any{"value": value})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	said := func(line, want string) bool {
+		text, _ := secret.Data["value_01_"+line].(string)
+		return strings.Contains(text, want)
+	}
+	if !said("1_is", "(key jwt-secret)") || !said("2_accepted", accepted) || !said("4_do", do) && !said("4_do_1", do) {
+		w.t.Errorf("identify says %v", secret.Data)
+	}
 }
 
 func idOf(answer map[string]any) string {
