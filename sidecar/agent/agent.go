@@ -54,7 +54,6 @@ type Agent struct {
 	state machine.State // what is known; the fields below hold values and open things only
 
 	bundle   client.Bundle // the newest; what state.Held names
-	before   client.Bundle // the one before, with other content
 	applied  client.Bundle // what the files hold; what state.Filed names
 	contents int           // how many contents were numbered
 	secret   key.Value     // of the newest read of this process or of the one before: it proves that the sidecar is its instance
@@ -77,6 +76,7 @@ type Agent struct {
 	notTaken *status.NotTaken // what this goroutine has put on the board, of a configuration that was read as another instance
 	instance atomic.Value     // of the configuration, for the goroutine that reads the next one
 
+	hidden  valueMask
 	jobs    *jobs
 	proxies proxies
 	board   *status.Board

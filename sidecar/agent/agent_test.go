@@ -281,7 +281,7 @@ func startAgentWith(t *testing.T, dir string, worker Reencryptor, change func(r 
 		t.Fatal(err)
 	}
 	if worker != nil {
-		a.jobs = newJobs(func(map[string]key.Value) (Reencryptor, error) { return worker, nil })
+		a.jobs = newJobs(func(map[string]key.Value) (Reencryptor, error) { return worker, nil }, a.mask)
 	}
 	r.agent, r.config = a, c
 	ctx, cancel := context.WithCancel(context.Background())

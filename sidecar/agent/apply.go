@@ -15,11 +15,9 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/mask"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/variables"
 )
 
 // sameContent reports whether two bundles hold the same; work and the secrets of the read do not count.
@@ -33,15 +31,15 @@ func sameContent(a, b client.Bundle) bool {
 // notWritten is the event of files that are not written, perhaps in part. What failed is done again after a while, which grows.
 func (a *Agent) notWritten(err error, change wrote) (machine.Event, bool) {
 	a.discard()
-	e := a.fault("bundle not rendered", err)
+	e := a.fault("bundle not rendered", a.hidden.maskError(err))
 	e.Kind, e.Reload = machine.WriteFailed, a.noteWritten(change)
 	return e, true
 }
 
-// fault is an event with the reason that is reported for it.
+// fault is an event with the reason that is reported for it. The error is masked.
 func (a *Agent) fault(what string, err error) machine.Event {
-	a.log.Error("instance is not healthy", "what", what, "error", a.mask(err.Error()))
-	return machine.Event{Reason: a.mask(what + ": " + err.Error()), RetryAfter: retryAfter(err)}
+	a.log.Error("instance is not healthy", "what", what, "error", err)
+	return machine.Event{Reason: what + ": " + err.Error(), RetryAfter: retryAfter(err)}
 }
 
 // feedProxies lets the proxies load the bundle before files are written with it.
@@ -161,22 +159,8 @@ func (a *Agent) sayWhatIsOnDisk() {
 	a.onDisk = dirs
 }
 
-// mask hides every value of this bundle and of the one before in a text.
-func (a *Agent) mask(text string) string {
-	if text == "" {
-		return ""
-	}
-	var all []string
-	for _, b := range []client.Bundle{a.bundle, a.before} {
-		for _, v := range b.Values {
-			all = append(all, v.Reveal())
-		}
-		for _, list := range b.Accepts {
-			all = append(all, variables.Reveal(list)...)
-		}
-	}
-	return mask.New(all...).Text(text)
-}
+// mask hides every value that the workload may use in a text.
+func (a *Agent) mask(text string) string { return a.hidden.mask(text) }
 
 // restarts reports whether the sidecar restarts the workload for a change.
 func (a *Agent) restarts() bool {
@@ -192,11 +176,11 @@ func (a *Agent) reload(ctx context.Context) machine.Event {
 		if a.restarts() && !a.config.Supervise.Overlap {
 			a.proxies.pause(ctx)
 		}
-		err := a.config.Reloader.Reload(ctx)
-		reloaded(a.board, begun, err, a.mask)
+		err := a.hidden.maskError(a.config.Reloader.Reload(ctx))
+		reloaded(a.board, begun, err)
 		switch {
 		case errors.Is(err, reload.ErrNotRunning):
-			return machine.Event{Kind: machine.NotRunning, Reason: a.mask(err.Error())}
+			return machine.Event{Kind: machine.NotRunning, Reason: err.Error()}
 		case err != nil && ctx.Err() != nil:
 			return machine.Event{Kind: machine.ReloadFailed}
 		case err != nil:
@@ -260,12 +244,12 @@ func (a *Agent) check(ctx context.Context) machine.Event {
 	if p, ok := a.config.Reloader.(reload.Provider); ok {
 		etag = p.Etag()
 	}
-	err := a.config.Checker.Check(ctx, etag)
+	err := a.hidden.maskError(a.config.Checker.Check(ctx, etag))
 	switch {
 	case err == nil:
 		return machine.Event{Kind: machine.CheckPassed}
 	case health.Proven(err):
-		return machine.Event{Kind: machine.CheckDisproved, Reason: a.mask(err.Error())}
+		return machine.Event{Kind: machine.CheckDisproved, Reason: err.Error()}
 	}
-	return machine.Event{Kind: machine.CheckFailed, Reason: a.mask(err.Error())}
+	return machine.Event{Kind: machine.CheckFailed, Reason: err.Error()}
 }

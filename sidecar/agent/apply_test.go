@@ -275,13 +275,12 @@ func TestEndTakesLeaveAndKeepsTheFiles(t *testing.T) {
 }
 
 func TestMask(t *testing.T) {
-	a := &Agent{
-		bundle: client.Bundle{
-			Values:  map[string]key.Value{"A": key.NewValue("abc"), "EMPTY": key.NewValue("")},
-			Accepts: map[string][]key.Value{"B": {key.NewValue("abcdef"), key.NewValue("xyz")}},
-		},
-		before: client.Bundle{Values: map[string]key.Value{"A": key.NewValue("older")}},
-	}
+	a := &Agent{}
+	a.hold(client.Bundle{Values: map[string]key.Value{"A": key.NewValue("older")}})
+	a.hold(client.Bundle{
+		Values:  map[string]key.Value{"A": key.NewValue("abc"), "EMPTY": key.NewValue("")},
+		Accepts: map[string][]key.Value{"B": {key.NewValue("abcdef"), key.NewValue("xyz")}},
+	})
 	if got := a.mask("abcdef abc xyz older rest"); got != "[redacted] [redacted] [redacted] [redacted] rest" {
 		t.Error(got)
 	}

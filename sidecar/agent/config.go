@@ -251,7 +251,7 @@ func (a *Agent) take(c change) {
 	a.config, a.vault, a.engine = c.config, c.vault, client.New(c.vault.Vault, c.config.Vault.Mount)
 	a.prepareReload()
 	a.prepareHealth()
-	a.jobs = newJobs(a.reencryptor())
+	a.jobs = newJobs(a.reencryptor(), a.mask)
 }
 
 // methodOf returns the way to log in for a configuration. The present one may know a secret id that can be unwrapped only once.
@@ -286,7 +286,7 @@ func (a *Agent) adopt() machine.Event {
 	a.moveNotes(targets)
 	a.clearNotTaken()
 	if another {
-		a.before, a.copies = a.bundle, copies{} // of the other instance nothing stays but what is to be masked
+		a.copies = copies{} // of the other instance nothing stays but what is to be masked
 		a.arrive()
 	}
 	a.sayInClear()

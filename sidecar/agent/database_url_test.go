@@ -26,7 +26,7 @@ func TestDatabaseURLOfNow(t *testing.T) {
 	for _, block := range []config.ReencryptBlock{{DatabaseURLKey: "DATABASE_URL"}, {DatabaseURLFile: file}, {DatabaseURLEnv: "HYVVE_TEST_DATABASE_URL"}} {
 		board := status.NewBoard(status.State{}, nil)
 		a := &Agent{config: Config{Checked: config.Checked{File: config.File{Reencrypt: &block}}}, board: board, log: slog.New(slog.DiscardHandler)}
-		a.jobs = newJobs(a.reencryptor())
+		a.jobs = newJobs(a.reencryptor(), a.mask)
 		at := func(url string) Reencryptor {
 			t.Helper()
 			write(url)

@@ -31,6 +31,7 @@ var errNoBlock = errors.New("the engine asks for re-encryption, but this sidecar
 // jobs does the re-encryption that bundles ask for, one piece after the other, in a goroutine of its own.
 type jobs struct {
 	worker func(values map[string]key.Value) (Reencryptor, error) // for one piece of work, given what the bundle says to present; nil: none is configured
+	mask   func(text string) string                               // masks errors
 	news   chan struct{}                                          // there is something to report
 
 	mu       sync.Mutex
@@ -46,8 +47,8 @@ type jobs struct {
 	finished chan struct{}
 }
 
-func newJobs(worker func(values map[string]key.Value) (Reencryptor, error)) *jobs {
-	return &jobs{worker: worker, news: make(chan struct{}, 1), known: map[string]workload.WorkReport{}}
+func newJobs(worker func(values map[string]key.Value) (Reencryptor, error), mask func(text string) string) *jobs {
+	return &jobs{worker: worker, mask: mask, news: make(chan struct{}, 1), known: map[string]workload.WorkReport{}}
 }
 
 // want takes what the bundle asks for. Work that is asked no more is given up; work that is asked still continues.
@@ -124,7 +125,7 @@ func (j *jobs) run(ctx context.Context, asked []workload.Work, accepts map[strin
 			}
 			report.ID = w.ID
 			if err != nil {
-				report.Done, report.Error = false, err.Error()
+				report.Done, report.Error = false, j.mask(err.Error())
 				failed = true
 			}
 			j.note(report)

@@ -61,7 +61,8 @@ func TestWhatIsSaidOfValuesOfSeveralLines(t *testing.T) {
 
 // To quote one line of a value gives it away as much as to quote all.
 func TestLinesOfValuesAreMasked(t *testing.T) {
-	a := &Agent{bundle: client.Bundle{Values: map[string]key.Value{"TLS": key.NewValue("-----BEGIN KEY-----\ncanary\nabc\n-----END KEY-----\n")}}}
+	a := &Agent{}
+	a.hold(client.Bundle{Values: map[string]key.Value{"TLS": key.NewValue("-----BEGIN KEY-----\ncanary\nabc\n-----END KEY-----\n")}})
 	if text := a.mask("line 2: canary is no base64"); text != "line 2: [redacted] is no base64" {
 		t.Errorf("%q", text)
 	}

