@@ -12,6 +12,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -34,6 +35,9 @@ func (e *Engine) PutKey(ctx context.Context, d catalog.Definition, by rotation.A
 		k.Versions, k.Created, k.Kept, k.Above = old.Versions, old.Created, old.Kept, old.Above
 		k.PolicyBy = old.PolicyBy
 	}
+	before := l.Keys[k.Name]
+	before.Name, before.Versions = k.Name, k.Versions
+	k.CountsFrom = schedule.CountsFrom(before, k, l.Now().UTC(), l.Share)
 	if what == "key created" || k.Policy != l.Keys[k.Name].Policy {
 		k.PolicyBy = by.Entity
 		if err := l.Defaults.CheckPolicyBy(k); err != nil {

@@ -92,6 +92,34 @@ func TestMissedTimes(t *testing.T) {
 	}
 }
 
+// A policy makes up for no time before it was written, after a restart, too.
+func TestPoliciesMakeUpForNothing(t *testing.T) {
+	h := newHarness(t)
+	h.scheduled("a", key.Policy{})
+	h.scheduled("b", key.Policy{})
+	h.clock.advance(100 * time.Hour)
+	for name, p := range map[string]key.Policy{"a": {Period: time.Hour}, "b": {Schedule: "0 3 * * *"}} {
+		_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: name, Kind: "token", Policy: p}, testActor)
+		h.ok(err)
+	}
+	h.rounds(70)
+	h.open()
+	h.rounds(70)
+	if n := h.rotations(); n != 0 {
+		t.Fatalf("%d rotations for times before the policies were written", n)
+	}
+	for _, s := range h.engine.Status() {
+		if !s.Due.After(h.clock.Now()) {
+			t.Errorf("%s is due at %s", s.Key.Name, s.Due)
+		}
+	}
+	h.clock.advance(time.Hour)
+	h.rounds(70)
+	if n := h.rotations(); n != 1 {
+		t.Errorf("%d rotations after a period", n)
+	}
+}
+
 // What came due while Vault was away is no storm, and each key rotates once.
 func TestCatchUpIsSpread(t *testing.T) {
 	h := newHarness(t)

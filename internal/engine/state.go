@@ -314,10 +314,8 @@ func (rs *records) erased(r rotation.Rotation) bool {
 // version that is overdue has no life left to go by: its rotation will refuse the renewal.
 func (rs *records) remaining(k key.Key, now time.Time) (time.Duration, bool) {
 	end := rs.agenda.At(k.Name)
-	if k.Policy.Period > 0 && !k.Policy.Disabled {
-		if current, ok := k.Current(); ok {
-			end = current.Created.Add(k.Policy.Period)
-		}
+	if period := schedule.PeriodEnd(k); !period.IsZero() {
+		end = period
 	}
 	if left := end.Sub(now); !end.IsZero() && left > 0 {
 		return left, true

@@ -90,10 +90,13 @@ type Key struct {
 	Witness       string   // the connection by which the engine looks at the rows itself before a value is erased; "none": one instance's word is enough
 	Policy        Policy
 	PolicyBy      string // entity id of the user who last changed Policy, empty where that is not known
-	Created       time.Time
-	Versions      []Version // ascending by number
-	Kept          string    // what its kind keeps of its server, without secrets, for the day when the server has forgotten it
-	Above         int       // versions get numbers above this one, which a server has seen
+	// CountsFrom is from when Period and Schedule count, where they were written after the current version was made and
+	// would have been due before.
+	CountsFrom time.Time
+	Created    time.Time
+	Versions   []Version // ascending by number
+	Kept       string    // what its kind keeps of its server, without secrets, for the day when the server has forgotten it
+	Above      int       // versions get numbers above this one, which a server has seen
 
 	// Mount is a short id of the mount that the key belongs to, six characters of [a-z2-7]. It is part of what kinds name
 	// at servers, so that two mounts never use one login. It is derived from the mount's secret and never stored.

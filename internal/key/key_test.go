@@ -42,7 +42,7 @@ func example() Key {
 	return Key{
 		Name: "encryption-master-key", Env: "ENCRYPTION_MASTER_KEY", Kind: "token", Options: map[string]string{"format": "base64"},
 		Protects: []Column{{Schema: "public", Table: "t", Column: "c", Layout: TagFirst}},
-		Policy:   Policy{Period: time.Hour, Soak: -1, Confirm: "manual", ConfirmBy: "other"}, PolicyBy: "entity", Created: time.Unix(1, 2).UTC(),
+		Policy:   Policy{Period: time.Hour, Soak: -1, Confirm: "manual", ConfirmBy: "other"}, PolicyBy: "entity", CountsFrom: time.Unix(1, 3).UTC(), Created: time.Unix(1, 2).UTC(),
 		Versions: []Version{
 			{Number: 1, State: Destroyed, Fingerprint: "f1", Created: time.Unix(1, 0).UTC()},
 			{Number: 2, State: Previous, Value: NewValue("two"), Fingerprint: "f2", Rotation: "r"},
@@ -62,14 +62,14 @@ func TestRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	again, err := back.Encode()
-	if err != nil || !bytes.Equal(data, again) {
+	if err != nil || !bytes.Equal(data, again) || !back.CountsFrom.Equal(k.CountsFrom) {
 		t.Errorf("a record is written again differently: %v", err)
 	}
 	if v, ok := back.Current(); !ok || v.Value.Reveal() != "three" {
 		t.Error("the current value is lost")
 	}
 	for name, text := range map[string]string{
-		"schema":  strings.Replace(string(data), `"schema":6`, `"schema":99`, 1),
+		"schema":  strings.Replace(string(data), `"schema":7`, `"schema":99`, 1),
 		"order":   strings.Replace(string(data), `"number":3`, `"number":1`, 1),
 		"state":   strings.Replace(string(data), `"current"`, `"curent"`, 1),
 		"value":   strings.Replace(string(data), `"value":"three",`, ``, 1),
@@ -93,7 +93,7 @@ func TestRecordOfSchema2(t *testing.T) {
 	if back, err := Decode(data); err != nil || !slices.Equal(back.IgnoreColumns, k.IgnoreColumns) || back.Witness != "main" {
 		t.Errorf("ignore_columns is %v, witness %q (%v)", back.IgnoreColumns, back.Witness, err)
 	}
-	older := strings.Replace(strings.Replace(string(data), `"schema":6`, `"schema":2`, 1), `"ignore_columns":["audit.copies.body"],"witness":"main",`, "", 1)
+	older := strings.Replace(strings.Replace(string(data), `"schema":7`, `"schema":2`, 1), `"ignore_columns":["audit.copies.body"],"witness":"main",`, "", 1)
 	if back, err := Decode([]byte(older)); err != nil || back.IgnoreColumns != nil || len(back.Versions) != len(k.Versions) || back.Policy.Observe != Inherit {
 		t.Errorf("%v", err)
 	}
@@ -107,7 +107,7 @@ func TestRecordOfSchema5(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	older := strings.NewReplacer(`"schema":6`, `"schema":5`, `"ignore_columns":`, `"waives":`).Replace(string(data))
+	older := strings.NewReplacer(`"schema":7`, `"schema":5`, `"ignore_columns":`, `"waives":`).Replace(string(data))
 	back, err := Decode([]byte(older))
 	if err != nil || !slices.Equal(back.IgnoreColumns, k.IgnoreColumns) {
 		t.Fatalf("ignore_columns is %v (%v)", back.IgnoreColumns, err)

@@ -18,7 +18,8 @@ import (
 //   - 4 had no witness and retained no versions; a release that knows no more must not read one that does, since it knows
 //     neither the states nor when a value is to be erased
 //   - 5 had ignore_columns under an older name
-const schema = 6
+//   - 6 had no counts_from: each policy counted from when the current version was made
+const schema = 7
 
 type record struct {
 	Schema        int               `json:"schema"`
@@ -32,6 +33,7 @@ type record struct {
 	Witness       string            `json:"witness,omitempty"`
 	Policy        Policy            `json:"policy"`
 	PolicyBy      string            `json:"policy_by,omitempty"`
+	CountsFrom    time.Time         `json:"counts_from,omitzero"`
 	Created       time.Time         `json:"created"`
 	Versions      []recordVersion   `json:"versions,omitempty"`
 	Kept          string            `json:"kept,omitempty"`
@@ -60,7 +62,7 @@ type recordVersion struct {
 func (k Key) Encode() ([]byte, error) {
 	r := record{
 		Schema: schema, Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options,
-		Protects: k.Protects, IgnoreColumns: k.IgnoreColumns, Witness: k.Witness, Policy: k.Policy, PolicyBy: k.PolicyBy, Created: k.Created, Kept: k.Kept, Above: k.Above,
+		Protects: k.Protects, IgnoreColumns: k.IgnoreColumns, Witness: k.Witness, Policy: k.Policy, PolicyBy: k.PolicyBy, CountsFrom: k.CountsFrom, Created: k.Created, Kept: k.Kept, Above: k.Above,
 	}
 	for _, v := range k.Versions {
 		r.Versions = append(r.Versions, recordVersion{
@@ -83,7 +85,7 @@ func Decode(data []byte) (Key, error) {
 	}
 	k := Key{
 		Name: r.Name, Env: r.Env, Kind: r.Kind, Options: r.Options,
-		Protects: r.Protects, IgnoreColumns: r.IgnoreColumns, Witness: r.Witness, Policy: r.Policy, PolicyBy: r.PolicyBy, Created: r.Created, Kept: r.Kept, Above: r.Above,
+		Protects: r.Protects, IgnoreColumns: r.IgnoreColumns, Witness: r.Witness, Policy: r.Policy, PolicyBy: r.PolicyBy, CountsFrom: r.CountsFrom, Created: r.Created, Kept: r.Kept, Above: r.Above,
 	}
 	if r.Schema < 6 {
 		k.IgnoreColumns = r.Waives

@@ -84,15 +84,34 @@ func (w *world) tinker() {
 		if !ok {
 			return
 		}
-		d := catalog.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: w.policy()}
-		_, err := w.engine.PutKey(ctx, d, operator)
-		w.said(err, "another policy of "+k.Name)
+		w.editPolicy(k)
 	default:
 		c := w.engine.Config()
 		c.LeaseTTL, c.Soak = w.between(leaseTTL/2, 2*leaseTTL), w.between(0, 10*time.Second)
 		c.JournalEntries = 110 + w.rng.IntN(100)
 		w.said(w.engine.PutConfig(ctx, c, operator), "another configuration")
 	}
+}
+
+// editPolicy writes another policy of a key. No policy makes up for a time before it was written: what was not due is not due then.
+func (w *world) editPolicy(k key.Key) {
+	d := catalog.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: w.policy()}
+	was, now := w.due(k.Name), w.now()
+	_, err := w.engine.PutKey(ctx, d, operator)
+	w.said(err, "another policy of "+k.Name)
+	if due := w.due(k.Name); err == nil && !k.Policy.Disabled && !due.IsZero() && !due.After(now) && (was.IsZero() || was.After(now)) && !w.rotating(k.Name) {
+		w.violate("key %s, whose policy was written at %s, is due at %s", k.Name, now, due)
+	}
+}
+
+// due returns when a key rotates by itself next.
+func (w *world) due(name string) time.Time {
+	for _, s := range w.engine.Status() {
+		if s.Key.Name == name {
+			return s.Due
+		}
+	}
+	return time.Time{}
 }
 
 // undelete brings a retired version back: its login, or that of rows which are restored from a backup. Or it ends one before

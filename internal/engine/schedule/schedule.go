@@ -81,15 +81,15 @@ func Due(k key.Key, now time.Time, share func(key.Key, string) float64) time.Tim
 		return time.Time{}
 	case k.Policy.Period > 0:
 		most := min(k.Policy.Period/jitterShare, jitterMost)
-		return current.Created.Add(k.Policy.Period - part(most, share(k, "period")))
+		return PeriodEnd(k).Add(-part(most, share(k, "period")))
 	case k.Policy.Schedule == "":
 		return time.Time{}
 	}
-	schedule, err := parse(k.Policy.Schedule, current.Created)
+	after := later(current.Created, k.CountsFrom)
+	schedule, err := parse(k.Policy.Schedule, after)
 	if err != nil {
 		return time.Time{} // refused on write
 	}
-	after := current.Created
 	if window := k.Policy.Window; window > 0 && now.Add(-window).After(after) {
 		after = now.Add(-window)
 	}
@@ -98,6 +98,52 @@ func Due(k key.Key, now time.Time, share func(key.Key, string) float64) time.Tim
 		return at
 	}
 	return at.Add(part(min(k.Policy.Window/jitterShare, jitterMost), share(k, "schedule")))
+}
+
+// PeriodEnd is when the current version is as old as rotation_period allows; zero: never.
+func PeriodEnd(k key.Key) time.Time {
+	current, ok := k.Current()
+	if !ok || k.Policy.Disabled || k.Policy.Period <= 0 {
+		return time.Time{}
+	}
+	return later(current.Created, k.CountsFrom).Add(k.Policy.Period)
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// CountsFrom returns from when a policy counts that is written now over that of old (key.Key.CountsFrom). It makes up for no
+// time before it was written:
+//
+//   - A schedule counts from now. So does a window, but for a time that has come and whose rotation has not begun.
+//   - A period counts from when the current version was made. Where it would be over already, it counts from now; but the
+//     rotation is not later than it was planned before, and what was due before stays due.
+func CountsFrom(old, k key.Key, now time.Time, share func(key.Key, string) float64) time.Time {
+	before, after := old.Policy, k.Policy
+	if before.Period == after.Period && before.Schedule == after.Schedule && before.Window == after.Window {
+		return old.CountsFrom
+	}
+	planned := Due(old, now, share)
+	pending := !planned.IsZero() && !planned.After(now)
+	if after.Schedule != "" {
+		if pending && before.Schedule == after.Schedule {
+			return old.CountsFrom
+		}
+		return now
+	}
+	k.CountsFrom, k.Policy.Disabled = old.CountsFrom, false
+	if due := Due(k, now, share); due.IsZero() || due.After(now) || pending {
+		return old.CountsFrom
+	}
+	k.CountsFrom = now
+	if late := Due(k, now, share).Sub(planned); !planned.IsZero() && late > 0 {
+		return now.Add(-late)
+	}
+	return now
 }
 
 // SpreadOver returns a share of the time over which those are started that came due while the engine was away, at most
