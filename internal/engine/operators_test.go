@@ -68,6 +68,26 @@ func TestPauseAndResume(t *testing.T) {
 	}
 }
 
+// A rotation in which nobody took part is taken back at once, though no sidecar is there.
+func TestRevertOfARotationWithoutInstances(t *testing.T) {
+	for _, protects := range [][]key.Column{nil, {{Table: "t", Column: "c", Layout: key.TagFirst}}} {
+		h := newHarness(t)
+		h.key("service-token", "token", protects...)
+		h.workload(workload.Workload{Name: "api", MinInstances: 2, Reencrypts: true, Keys: map[string]workload.Role{"service-token": {Presents: true, Verifies: true}}})
+		id := h.rotate("service-token")
+		h.rounds(3)
+		if waits := h.view(id).Waits(); !strings.Contains(waits, "0 of at least 2 instances are there") {
+			t.Fatalf("the rotation waits for %q", waits)
+		}
+		_, err := h.engine.Revert(t.Context(), id, testActor, "nobody is there")
+		h.ok(err)
+		h.rounds(3)
+		if view := h.view(id); view.State != rotation.Reverted {
+			t.Errorf("protects %v: the revert is %s %s: %s", protects, view.State, view.Step, view.Waits())
+		}
+	}
+}
+
 func TestPausedRotationCanBeReverted(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()

@@ -255,7 +255,7 @@ func (l *locked) draft(request Request) (rotation.Rotation, []key.Key, error) {
 	now := l.Now().UTC()
 	r := rotation.Rotation{
 		ID: id, Trigger: request.Trigger, Reason: request.Reason, By: request.By.Name, Entity: request.By.Entity,
-		Created: now, State: rotation.Planned, Since: now, Clock: now, Stages: map[string]rotation.Stage{}, Compromised: request.Compromised, Upgrade: request.Upgrade, Retain: request.Retain,
+		Created: now, State: rotation.Planned, Since: now, Clock: now, Stages: map[string]rotation.Stage{}, Reached: []string{}, Compromised: request.Compromised, Upgrade: request.Upgrade, Retain: request.Retain,
 	}
 	var staged []key.Key
 	for _, name := range request.Keys {

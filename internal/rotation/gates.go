@@ -186,9 +186,12 @@ func checkAction(r Rotation, f Facts) []string {
 	return []string{fmt.Sprintf("%s is under way", r.at().action)}
 }
 
-func checkMinInstances(_ Rotation, f Facts) []string {
+func checkMinInstances(r Rotation, f Facts) []string {
 	var reasons []string
 	for _, w := range f.Workloads {
+		if !r.awaits(w.Name) {
+			continue
+		}
 		live := 0
 		for _, i := range w.Instances {
 			if !i.Anonymous {

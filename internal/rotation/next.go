@@ -16,7 +16,11 @@ func Next(r Rotation, f Facts) (next Rotation, results []GateResult, changed boo
 	if r.Finished() {
 		return r, nil, false
 	}
+	r, noted := r.reached(f)
 	results, open := Gates(r, f)
+	if noted {
+		return r, results, true
+	}
 	if r.Paused != nil {
 		return r, results, false
 	}

@@ -167,6 +167,10 @@ type Rotation struct {
 	// and starts at the target of the step.
 	Stages map[string]Stage `json:"positions,omitempty"`
 
+	// Reached are the workloads of which an instance may have been given something else than before the rotation; nil in
+	// records of earlier releases: not known. A revert waits for these only.
+	Reached []string `json:"reached"`
+
 	// Pass counts how often it has gone back for rows that were left; see workID.
 	Pass int `json:"pass,omitempty"`
 
@@ -261,6 +265,7 @@ func (r Rotation) Clone() Rotation {
 		r.Witnesses = map[string][]Evidence{}
 	}
 	r.Timeline = slices.Clone(r.Timeline)
+	r.Reached = slices.Clone(r.Reached)
 	return r
 }
 

@@ -239,10 +239,11 @@ func (t transition) to() (step, bool) { return find(t.state, t.name) }
 // onlyRows reports whether a step does nothing but re-encrypt rows.
 func (p step) onlyRows() bool { return p.phase != "" && p.action == NoAction && !p.samples }
 
-// towards returns the step that a transition leads to, or the one after it if that is about rows and the rotation has none.
+// towards returns the step that a transition leads to, or the one after it if that is about rows and the rotation has none, or
+// is reverted before it has asked for any to be staged.
 func (r Rotation) towards(t transition) (step, bool) {
 	p, ok := t.to()
-	for ok && p.onlyRows() && !r.protects() {
+	for ok && p.onlyRows() && (!r.protects() || p.state == Reverting && !r.stagedRows()) {
 		p, ok = p.next.to()
 	}
 	return p, ok
