@@ -36,7 +36,7 @@ func TestRefusedWritesAreJournaled(t *testing.T) {
 		data      map[string]any
 		want      []string
 	}{
-		{logical.UpdateOperation, "config", map[string]any{"lease_ttl": 0, "soak": "7m"}, []string{"writing the configuration was refused", "lease_ttl 0s is too short", "soak", "7m0s"}},
+		{logical.UpdateOperation, "config", map[string]any{"lease_ttl": 0, "soak": "7m"}, []string{"writing the configuration was refused", "lease_ttl 0s is too short", "soak", "7m"}},
 		{logical.UpdateOperation, "config", map[string]any{"soak": "canary"}, []string{`writing "config" was refused`, `parameter "soak" is not a duration`}},
 		{logical.UpdateOperation, "config", map[string]any{"sook": "canary"}, []string{`parameter "sook" is not known`}},
 		{logical.UpdateOperation, "keys/jwt-secret", map[string]any{"confirm": "canary\n"}, []string{"writing a key was refused", "jwt-secret"}},

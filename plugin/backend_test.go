@@ -213,7 +213,7 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 		{update, "rotate", fields{"key": "agno-api-key", "value": "a\nb"}, "line break"},
 		{update, "rotate", fields{"keys": "agno-api-key,empty", "value": "x"}, "one by one"},
 		{update, "rotate", fields{"keys": "agno-api-key,agno-api-key"}, "named twice"},
-		{update, "rotate", fields{"key": "agno-api-key", "wait": "2m"}, "wait 2m0s"},
+		{update, "rotate", fields{"key": "agno-api-key", "wait": "2m"}, "wait 2m"},
 		{update, "rotate", fields{"key": "agno-api-key", "reason": strings.Repeat("x", 1025)}, "reason is 1025 bytes long"},
 		{update, "rotations/nothing/pause", fields{"reason": strings.Repeat("x", 1025)}, "reason is 1025 bytes long"},
 		{update, "rotate", fields{"key": "encryption-master-key", "value": base64.StdEncoding.EncodeToString(make([]byte, 31))}, "31 bytes"},

@@ -135,7 +135,7 @@ func TestJournalFloor(t *testing.T) {
 	b.refuses(logical.UpdateOperation, "journal/config", map[string]any{"min_entries": 99}, "use at least 100")
 	b.write("journal/config", map[string]any{"min_age": "1h"})
 	newest := b.read("journal", map[string]any{"newest": true, "limit": 1}).Data["entries"].([]map[string]any)[0]
-	if newest["what"] != "journal's floor lowered" || newest["kept_for_good"] != true || !strings.Contains(fmt.Sprint(newest["changes"]), "2160h0m0s") {
+	if newest["what"] != "journal's floor lowered" || newest["kept_for_good"] != true || !strings.Contains(fmt.Sprint(newest["changes"]), "90d") {
 		t.Errorf("%v", newest)
 	}
 	b.write("config", map[string]any{"journal_max_age": "2h"})

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -105,7 +106,7 @@ func (b *backend) rotateAttempt(e *engine.Engine, d *framework.FieldData) journa
 		}
 	}
 	if v, ok := d.GetOk("retain"); ok {
-		entry.Changes = append(entry.Changes, rotation.EntryChange{Field: "retain", To: (time.Duration(v.(int)) * time.Second).String()})
+		entry.Changes = append(entry.Changes, rotation.EntryChange{Field: "retain", To: duration.Text(time.Duration(v.(int)) * time.Second)})
 	}
 	if d.Get("compromised").(bool) {
 		entry.Changes = append(entry.Changes, rotation.EntryChange{Field: "compromised", To: "true"})
@@ -199,7 +200,7 @@ func waitOf(asked *api.Seconds, standard time.Duration) (time.Duration, error) {
 	}
 	wait := asked.Duration()
 	if wait < 0 || wait > maxWait {
-		return 0, rotation.Refusef("wait %s is not between 0s and %s, which stays below Vault's own limit for a request", wait, maxWait)
+		return 0, rotation.Refusef("wait %s is not between 0s and %s, which stays below Vault's own limit for a request", duration.Text(wait), duration.Text(maxWait))
 	}
 	return wait, nil
 }
@@ -250,7 +251,7 @@ func planData(p engine.Plan, detailed bool) api.Plan {
 		data.Rows[known.Key] = rows
 	}
 	if p.History > 0 {
-		data.ExpectedDuration = fmt.Sprintf("%s, the median of the last %d", p.Expected.Round(time.Millisecond), p.History)
+		data.ExpectedDuration = fmt.Sprintf("%s, the median of the last %d", duration.Text(p.Expected.Round(time.Millisecond)), p.History)
 	}
 	if !detailed {
 		for n, m := range p.Moves {
@@ -274,7 +275,7 @@ func moveLine(m rotation.Move) string {
 		line += fmt.Sprintf("; wave %d: %s %s", n+1, w.Workload, strings.Join(w.Instances, ", "))
 	}
 	if m.Expected > 0 {
-		line += fmt.Sprintf("; about %s", m.Expected.Round(time.Millisecond))
+		line += fmt.Sprintf("; about %s", duration.Text(m.Expected.Round(time.Millisecond)))
 	}
 	return line
 }

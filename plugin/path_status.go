@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -74,7 +75,7 @@ func statusLine(s engine.KeyStatus) string {
 	version, old := age(s.Key)
 	line := "no version yet"
 	if version > 0 {
-		line = fmt.Sprintf("version %d, %s old", version, old)
+		line = fmt.Sprintf("version %d, %s old", version, duration.Text(old))
 	}
 	if s.Rotation != nil {
 		line += fmt.Sprintf("; %s (rotation %s)", strings.TrimSuffix(string(s.Rotation.State)+" "+string(s.Rotation.Step), " "), s.Rotation.ID)

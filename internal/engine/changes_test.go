@@ -54,7 +54,7 @@ func TestJournalKeepsWhatAWriteChanges(t *testing.T) {
 	c := h.engine.Config()
 	c.Soak, c.JournalEntries = time.Minute, 50_000
 	h.ok(h.engine.PutConfig(ctx, c, testActor))
-	wants("config written", rotation.EntryChange{Field: "journal_max_entries", From: "100000", To: "50000"}, rotation.EntryChange{Field: "soak", From: "30s", To: "1m0s"})
+	wants("config written", rotation.EntryChange{Field: "journal_max_entries", From: "100000", To: "50000"}, rotation.EntryChange{Field: "soak", From: "30s", To: "1m"})
 
 	d := catalog.Definition{Name: "database-url", Kind: "token", Policy: key.Policy{Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit}}
 	_, err := h.engine.PutKey(ctx, d, testActor)
@@ -63,7 +63,7 @@ func TestJournalKeepsWhatAWriteChanges(t *testing.T) {
 	d.Protects = []key.Column{{Table: "t", Column: "c", Layout: key.TagFirst}}
 	_, err = h.engine.PutKey(ctx, d, testActor)
 	h.ok(err)
-	wants("key changed", rotation.EntryChange{Field: "confirm", From: "", To: "manual"}, rotation.EntryChange{Field: "observe", From: "inherited", To: "25h0m0s"}, rotation.EntryChange{Field: "protects", From: "", To: "t.c:tag-first"})
+	wants("key changed", rotation.EntryChange{Field: "confirm", From: "", To: "manual"}, rotation.EntryChange{Field: "observe", From: "inherited", To: "25h"}, rotation.EntryChange{Field: "protects", From: "", To: "t.c:tag-first"})
 
 	w := workload.Workload{Name: "api", MinInstances: 1, MaxUnavailable: "1", Keys: map[string]workload.Role{"database-url": {Verifies: true}}}
 	h.ok(h.engine.PutWorkload(ctx, w, testActor))
@@ -85,7 +85,7 @@ func TestJournalKeepsWhatAWriteChanges(t *testing.T) {
 		rotation.EntryChange{Field: "keys.database-url", From: "presents, verifies, single_value", To: ""})
 
 	h.ok(h.engine.DeleteKey(ctx, "database-url", testActor))
-	if entry := h.last(); entry.What != "key deleted" || !slices.Contains(entry.Changes, rotation.EntryChange{Field: "observe", From: "25h0m0s", To: ""}) {
+	if entry := h.last(); entry.What != "key deleted" || !slices.Contains(entry.Changes, rotation.EntryChange{Field: "observe", From: "25h", To: ""}) {
 		t.Errorf("%+v", entry)
 	}
 	_, err = h.engine.PutConnection(ctx, kind.Connection{Name: "main", Options: kind.Options{"note": "z"}}, false, testActor)
@@ -117,7 +117,7 @@ func TestJournalKeepsWhatARotationWasAskedFor(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()
 	id := h.ask(Request{Keys: []string{"service-token"}, Confirm: rotation.ConfirmManual, OnFailure: rotation.FailureRevert, Value: key.NewValue(strings.Repeat("v", 40)), Deadline: time.Hour})
-	want := []rotation.EntryChange{{Field: "confirm", From: "auto", To: "manual"}, {Field: "deadline", From: "0s", To: "1h0m0s"}, {Field: "on_failure", From: "pause", To: "revert"}, {Field: "value", From: "", To: catalog.SecretGiven}}
+	want := []rotation.EntryChange{{Field: "confirm", From: "auto", To: "manual"}, {Field: "deadline", From: "0s", To: "1h"}, {Field: "on_failure", From: "pause", To: "revert"}, {Field: "value", From: "", To: catalog.SecretGiven}}
 	for _, entry := range h.entries() {
 		if entry.Rotation == id && entry.Event == 1 && !slices.Equal(entry.Changes, want) || entry.Event > 1 && len(entry.Changes) > 0 {
 			t.Errorf("event %d: %+v", entry.Event, entry.Changes)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -116,7 +117,7 @@ func (e *Engine) JournalAttempt(ctx context.Context, err error, n journal.Entry)
 		return
 	}
 	if full {
-		n.What += fmt.Sprintf(" (more attempts of this caller are not journaled until at most %s from now)", refusalsSpan)
+		n.What += fmt.Sprintf(" (more attempts of this caller are not journaled until at most %s from now)", duration.Text(refusalsSpan))
 	}
 	l, release := e.acquire()
 	defer release()

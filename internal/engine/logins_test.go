@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -63,7 +64,7 @@ func TestInstanceBelongsToItsLogin(t *testing.T) {
 				h.ok(err)
 				return
 			}
-			for _, want := range []string{"belongs to another login", (c.waits + time.Second - 1).Truncate(time.Second).String(), "vault delete hyvve/workloads/api/instances/api-1"} {
+			for _, want := range []string{"belongs to another login", duration.Text((c.waits + time.Second - 1).Truncate(time.Second)), "vault delete hyvve/workloads/api/instances/api-1"} {
 				if err == nil || !strings.Contains(err.Error(), want) {
 					t.Fatalf("%v does not say %q", err, want)
 				}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -138,7 +139,7 @@ func (l *locked) notes(r rotation.Rotation) []remark {
 		if _, ok := l.KindOf(k).(kind.Server); !ok {
 			all = append(all, remark{c.Env, "no server says whether the old value is in use; that it is not rests on leases and reports"})
 		} else if !r.Compromised {
-			all = append(all, remark{c.Env, fmt.Sprintf("the server is sampled for use of the old version until nobody was seen for %s; a client that logs in more rarely is not seen and is locked out: for a daily job, vault write hyvve/keys/%s observe=25h", r.Window(), c.Key)})
+			all = append(all, remark{c.Env, fmt.Sprintf("the server is sampled for use of the old version until nobody was seen for %s; a client that logs in more rarely is not seen and is locked out: for a daily job, vault write hyvve/keys/%s observe=25h", duration.Text(r.Window()), c.Key)})
 		}
 		if note := r.FourEyesNote(); note != "" {
 			all = append(all, remark{c.Env, note})

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/untrusted"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -352,9 +353,9 @@ func (l *locked) undelete(ctx context.Context, u Undeletion) (v key.Version, cha
 	case v.State != key.Retained && v.State != key.Undeleted:
 		return v, change, nil, rotation.Refusef("key %s: version %d is %s, and not in quarantine; %s", k.Name, v.Number, v.State, catalog.RetainedText(k))
 	case u.For < 0:
-		return v, change, nil, rotation.Refusef("for %s is negative; leave it out for the time for which the key retains versions", u.For)
+		return v, change, nil, rotation.Refusef("for %s is negative; leave it out for the time for which the key retains versions", duration.Text(u.For))
 	case u.For > max(catalog.LongestUndelete, l.Defaults.RetainOf(k)):
-		return v, change, nil, rotation.Refusef("for %s is longer than %s, the longest time for which a version of key %s can be undeleted; give a shorter one, and undelete it again before it ends", u.For, max(catalog.LongestUndelete, l.Defaults.RetainOf(k)), k.Name)
+		return v, change, nil, rotation.Refusef("for %s is longer than %s, the longest time for which a version of key %s can be undeleted; give a shorter one, and undelete it again before it ends", duration.Text(u.For), duration.Text(max(catalog.LongestUndelete, l.Defaults.RetainOf(k))), k.Name)
 	case u.For > 0 && len(k.Protects) > 0:
 		return v, change, nil, rotation.Refusef("for: key %s protects rows; a version of it is undeleted until a rotation has brought its rows under a new one, and not for a time: leave for out", k.Name)
 	}

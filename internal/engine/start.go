@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -59,9 +60,9 @@ func (q Request) check() error {
 	case len(q.Reason) > longestReason:
 		return CheckReason(q.Reason)
 	case q.Retain != nil && *q.Retain < 0:
-		return rotation.Refusef("retain %s is negative; use 0s to erase the value of the old version at once", *q.Retain)
+		return rotation.Refusef("retain %s is negative; use 0s to erase the value of the old version at once", duration.Text(*q.Retain))
 	case q.Deadline < 0:
-		return rotation.Refusef("deadline %s is negative; leave it out for the keys' own", q.Deadline)
+		return rotation.Refusef("deadline %s is negative; leave it out for the keys' own", duration.Text(q.Deadline))
 	}
 	named := map[string]bool{}
 	for _, name := range q.Keys {
@@ -106,7 +107,7 @@ type Gap struct {
 func (g Gap) String() string {
 	long := "for as long as the step takes"
 	if g.Expected > 0 {
-		long = fmt.Sprintf("for at most about %s, the longest of earlier rotations", g.Expected.Round(100*time.Millisecond))
+		long = fmt.Sprintf("for at most about %s, the longest of earlier rotations", duration.Text(g.Expected.Round(100*time.Millisecond)))
 	}
 	return fmt.Sprintf(
 		"%s verifies %s against one value at a time (single_value): while those that present it and those that verify it switch, in %d waves, requests will be refused %s; run the sidecar's proxy before it, and take it out of single_value, to have no gap",
@@ -306,7 +307,7 @@ func settings(r rotation.Rotation) catalog.Fields {
 		confirm = rotation.ConfirmManual
 	}
 	return catalog.Fields{
-		"on_failure": r.OnFailure, "confirm": confirm, "confirm_by": r.ConfirmBy, "deadline": r.Deadline.String(), "soak": r.Soak.String(), "observe": r.Observe.String(),
+		"on_failure": r.OnFailure, "confirm": confirm, "confirm_by": r.ConfirmBy, "deadline": duration.Text(r.Deadline), "soak": duration.Text(r.Soak), "observe": duration.Text(r.Observe),
 	}
 }
 

@@ -109,7 +109,7 @@ func TestUndeleteForRows(t *testing.T) {
 
 	plan, _, err := h.engine.Plan(t.Context(), Request{Keys: []string{"master"}, By: testActor})
 	h.ok(err)
-	if notes := strings.Join(plan.Notes, "; "); !strings.Contains(notes, "version 1, which is undeleted, is accepted until the end") || !strings.Contains(notes, "the value of version 3 is retained for 720h0m0s") {
+	if notes := strings.Join(plan.Notes, "; "); !strings.Contains(notes, "version 1, which is undeleted, is accepted until the end") || !strings.Contains(notes, "the value of version 3 is retained for 30d") {
 		t.Errorf("the plan says %q", notes)
 	}
 	id := h.rotate("master")

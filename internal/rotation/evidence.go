@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
@@ -331,7 +332,7 @@ func (r Rotation) paceEnd() time.Time {
 // checkPace waits longer each time that rows were left.
 func checkPace(r Rotation, f Facts) []string {
 	if left := r.paceEnd().Sub(f.Now); !r.paceEnd().IsZero() && left > 0 {
-		return []string{fmt.Sprintf("rows were left %d times; both versions stay accepted for another %s. The timeline says who reported that none was left: if that instance errs or lies, end it; pause and resume the rotation to go on at once", r.Pass, left.Round(time.Second))}
+		return []string{fmt.Sprintf("rows were left %d times; both versions stay accepted for another %s. The timeline says who reported that none was left: if that instance errs or lies, end it; pause and resume the rotation to go on at once", r.Pass, duration.Text(left.Round(time.Second)))}
 	}
 	return nil
 }
@@ -419,7 +420,7 @@ func waiting(c Change, phase workload.Phase, progress workload.WorkReport) strin
 	}
 	text := fmt.Sprintf("%s: %s is under way: %s", c.Env, phase, columns(progress))
 	if left, ok := TimeLeft(progress); ok {
-		text += fmt.Sprintf("; %.0f rows/s, about %s left", progress.Rate, left)
+		text += fmt.Sprintf("; %.0f rows/s, about %s left", progress.Rate, duration.Text(left))
 	}
 	return text
 }

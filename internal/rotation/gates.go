@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -155,7 +156,7 @@ func checkDeadline(r Rotation, f Facts) []string {
 	if f.Now.Before(f.notBefore(r.due())) {
 		return nil
 	}
-	return []string{fmt.Sprintf("%s has taken longer than the deadline of %s", strings.TrimSpace(string(r.State)+" "+string(r.Step)), r.Deadline)}
+	return []string{fmt.Sprintf("%s has taken longer than the deadline of %s", strings.TrimSpace(string(r.State)+" "+string(r.Step)), duration.Text(r.Deadline))}
 }
 
 // due is when the step's deadline is over, zero where it has none.
@@ -225,7 +226,7 @@ func checkLoaded(r Rotation, f Facts) []string {
 
 // lacks says in words what keeps an instance.
 func lacks(r Rotation, w workload.Workload, i workload.Instance, now time.Time) string {
-	seen := fmt.Sprintf("last seen %s ago", now.Sub(i.Seen).Round(time.Second))
+	seen := fmt.Sprintf("last seen %s ago", duration.Text(now.Sub(i.Seen).Round(time.Second)))
 	if i.Anonymous {
 		return "a reader without instance=, holds an older bundle until its lease ends"
 	}
@@ -278,7 +279,7 @@ func checkSoak(r Rotation, f Facts) []string {
 		return []string{"the soak time starts when every instance is healthy"}
 	}
 	if left := r.SoakFrom.Add(r.Soak).Sub(f.Now); left > 0 {
-		return []string{fmt.Sprintf("%s of %s soak time left", left.Round(time.Second), r.Soak)}
+		return []string{fmt.Sprintf("%s of %s soak time left", duration.Text(left.Round(time.Second)), duration.Text(r.Soak))}
 	}
 	return nil
 }
@@ -353,12 +354,12 @@ func (r Rotation) KeepText(c Change, f Facts) string {
 	}
 	asked := ""
 	if r.Retain != nil {
-		asked = fmt.Sprintf(" (retain=%s of this rotation)", *r.Retain)
+		asked = fmt.Sprintf(" (retain=%s of this rotation)", duration.Text(*r.Retain))
 	}
 	if keep == 0 {
 		return fmt.Sprintf("the value of version %d is erased at the end, and not retained%s: it cannot be brought back", r.Leaving(c), asked)
 	}
-	return fmt.Sprintf("the value of version %d is retained for %s after its end, in no bundle%s", r.Leaving(c), keep, asked)
+	return fmt.Sprintf("the value of version %d is retained for %s after its end, in no bundle%s", r.Leaving(c), duration.Text(keep), asked)
 }
 
 // lossNote tells a user who confirms which values cannot be brought back, or for a shorter or longer time than the keys say.

@@ -5,6 +5,8 @@ package rotation
 import (
 	"fmt"
 	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 )
 
 const (
@@ -95,7 +97,7 @@ func checkObserved(r Rotation, f Facts) []string {
 	case o.Until.IsZero():
 		return []string{"looking at the servers for use of the old version"}
 	case f.Now.Sub(o.Until) > observeGap:
-		text := fmt.Sprintf("the last look at the servers was %s ago", f.Now.Sub(o.Until).Round(time.Second))
+		text := fmt.Sprintf("the last look at the servers was %s ago", duration.Text(f.Now.Sub(o.Until).Round(time.Second)))
 		if o.Use != "" {
 			text += ": " + o.Use
 		}
@@ -105,25 +107,25 @@ func checkObserved(r Rotation, f Facts) []string {
 	quiet, dense := o.Until.Sub(o.Since), o.Dense
 	switch {
 	case o.Until.Equal(o.Seen):
-		return []string{fmt.Sprintf("%s; waiting until nobody has used it for %s", o.Use, r.Window())}
+		return []string{fmt.Sprintf("%s; waiting until nobody has used it for %s", o.Use, duration.Text(r.Window()))}
 	case quiet >= window && (dense >= denseTime || !f.Dense):
 		return nil
 	}
-	left, of := max(window-quiet, 0), window.String()
+	left, of := max(window-quiet, 0), duration.Text(window)
 	if f.Dense && denseTime-dense > left {
 		if left = denseTime - dense; denseTime < window {
-			of = fmt.Sprintf("%s of dense samples", denseTime)
+			of = duration.Text(denseTime) + " of dense samples"
 		}
 	}
-	text := fmt.Sprintf("nobody was seen using the old version for %s; %s left of %s", quiet.Round(time.Second), left.Round(time.Second), of)
+	text := fmt.Sprintf("nobody was seen using the old version for %s; %s left of %s", duration.Text(quiet.Round(time.Second)), duration.Text(left.Round(time.Second)), of)
 	if o.Short != "" {
 		text += ", which is longer since " + o.Short
 	}
 	if o.Gap > 0 && quiet < window {
-		text += fmt.Sprintf("; it started again since the servers could not be looked at for %s (at most %s may be between two looks)", o.Gap.Round(time.Second), observeGap)
+		text += fmt.Sprintf("; it started again since the servers could not be looked at for %s (at most %s may be between two looks)", duration.Text(o.Gap.Round(time.Second)), duration.Text(observeGap))
 	}
 	if o.Use != "" {
-		text += fmt.Sprintf(" (%s ago: %s)", f.Now.Sub(o.Seen).Round(time.Second), o.Use)
+		text += fmt.Sprintf(" (%s ago: %s)", duration.Text(f.Now.Sub(o.Seen).Round(time.Second)), o.Use)
 	}
 	return []string{text}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
@@ -423,7 +424,7 @@ func Sighted(w WorkloadFact, c Change, now time.Time) string {
 		for _, s := range i.Sightings {
 			if ago := now.Sub(s.Last); s.Env == c.Env && (s.Version == c.From || slices.Contains(c.Also, s.Version)) && ago < SightingAge {
 				all.add(func() string {
-					return fmt.Sprintf("%s has seen version %d of %s %s ago, from %s", i.ID, s.Version, s.Env, max(ago, 0).Round(time.Second), s.From)
+					return fmt.Sprintf("%s has seen version %d of %s %s ago, from %s", i.ID, s.Version, s.Env, duration.Text(max(ago, 0).Round(time.Second)), s.From)
 				})
 			}
 		}

@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"time"
 	"unicode"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 )
 
 // maxCredential is how many bytes a credential may have: what the sidecar presents to Vault, to databases and to workloads. It is
@@ -146,7 +148,7 @@ func (p Program) Run(ctx context.Context) (Quote, error) {
 	case err == nil || errors.Is(err, exec.ErrWaitDelay):
 		err = nil
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		err = fmt.Errorf("not done after %s", p.Timeout)
+		err = fmt.Errorf("not done after %s", duration.Text(p.Timeout))
 	case ctx.Err() != nil:
 		err = ctx.Err()
 	}

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 )
@@ -381,5 +382,5 @@ func (r *Restarts) Check(context.Context, string) error {
 	}
 	// These words stay the same until there is one more restart.
 	took := seen[maxRestarts].At.Sub(seen[0].At).Round(time.Second)
-	return proof{fmt.Errorf("health check: the workload was restarted %d times in %s after the change; look at why it ends", maxRestarts, max(took, time.Second))}
+	return proof{fmt.Errorf("health check: the workload was restarted %d times in %s after the change; look at why it ends", maxRestarts, duration.Text(max(took, time.Second)))}
 }

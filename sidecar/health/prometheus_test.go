@@ -137,9 +137,9 @@ func TestGateLooksAtTheEnd(t *testing.T) {
 	e.check("answered 500")
 	e.status = http.StatusOK
 	e.counts(2)
-	e.check("grown by 1 in the 2m0s")
+	e.check("grown by 1 in the 2m")
 	e.status = http.StatusInternalServerError
-	e.check("grown by 1 in the 2m0s") // it is not the lesser of the two
+	e.check("grown by 1 in the 2m") // it is not the lesser of the two
 }
 
 // A restart sets counters back; what they have come to since counts.

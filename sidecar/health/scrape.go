@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 )
 
@@ -390,7 +391,7 @@ func (p *Prometheus) fail() {
 	k, now := &p.kept, p.time()
 	if k.Failed == "" {
 		took := max(now.Sub(k.Since).Round(time.Second), time.Second)
-		k.Failed = fmt.Sprintf("health check: %s has grown by %g in the %s after the change, and max_increase is %g", &p.Metrics, k.Grown, took, p.MaxIncrease)
+		k.Failed = fmt.Sprintf("health check: %s has grown by %g in the %s after the change, and max_increase is %g", &p.Metrics, k.Grown, duration.Text(took), p.MaxIncrease)
 	}
 	k.Grown, k.Since = 0, now
 }

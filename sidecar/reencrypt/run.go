@@ -26,6 +26,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -109,12 +110,12 @@ func (r runner) open(ctx context.Context, databaseURL string, t named) (*work, e
 		_, _ = fmt.Fprintf(r.err, "  %s: row %s opens under no key that was given\n", c, id)
 	}
 	o.Flipped = func(rows int64, took time.Duration) {
-		said := fmt.Sprintf("%d staged ciphertexts are in place, by one transaction of %v", rows, took.Round(time.Millisecond))
+		said := fmt.Sprintf("%d staged ciphertexts are in place, by one transaction of %v", rows, duration.Text(took.Round(time.Millisecond)))
 		switch {
 		case r.revert && rows == 0:
 			said = "no old ciphertext is kept; whatever is under the new key is encrypted again, row by row"
 		case r.revert:
-			said = fmt.Sprintf("%d kept ciphertexts are back, by one transaction of %v", rows, took.Round(time.Millisecond))
+			said = fmt.Sprintf("%d kept ciphertexts are back, by one transaction of %v", rows, duration.Text(took.Round(time.Millisecond)))
 		}
 		if m.end(); !r.json {
 			_, _ = fmt.Fprintf(r.err, "  %s: %s\n", t.env, said)

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
 )
 
@@ -245,7 +246,7 @@ func (p *Process) ready(ctx context.Context, next *child, etag string) error {
 		case ending:
 			return errLeaving
 		case time.Now().After(until):
-			return fmt.Errorf("it is unhealthy after %s: %w", p.o.ReadyTimeout, err)
+			return fmt.Errorf("it is unhealthy after %s: %w", duration.Text(p.o.ReadyTimeout), err)
 		}
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
@@ -213,7 +214,7 @@ func (p *Process) Check(context.Context, string) error {
 	case c == nil || c.over:
 		return reload.ErrNotRunning
 	case time.Since(c.since) < settled:
-		return fmt.Errorf("the workload runs for less than %s; this is its only check", settled)
+		return fmt.Errorf("the workload runs for less than %s; this is its only check", duration.Text(settled))
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -93,17 +94,17 @@ func (b *Base) ConnectionFields(kindName string) []kind.Field {
 // Fields returns the mount-wide defaults by the names that an operator writes them with.
 func (c Config) Fields() Fields {
 	return Fields{
-		"lease_ttl": c.LeaseTTL.String(), "takeover_after": c.TakeoverAfter.String(), "max_instances_per_login": strconv.Itoa(c.LoginInstances),
-		"soak": c.Soak.String(), "observe": c.Observe.String(), "deadline": c.Deadline.String(),
-		"on_failure": c.OnFailure, "confirm": c.Confirm, "confirm_by": c.ConfirmBy, "look_every": c.LookEvery.String(), "compromised_deadline": c.CutAfter.String(),
-		"retain": c.Retain.String(), "retain_rows": c.RetainRows.String(),
-		"journal_max_entries": strconv.Itoa(c.JournalEntries), "journal_max_age": c.JournalAge.String(),
+		"lease_ttl": duration.Text(c.LeaseTTL), "takeover_after": duration.Text(c.TakeoverAfter), "max_instances_per_login": strconv.Itoa(c.LoginInstances),
+		"soak": duration.Text(c.Soak), "observe": duration.Text(c.Observe), "deadline": duration.Text(c.Deadline),
+		"on_failure": c.OnFailure, "confirm": c.Confirm, "confirm_by": c.ConfirmBy, "look_every": duration.Text(c.LookEvery), "compromised_deadline": duration.Text(c.CutAfter),
+		"retain": duration.Text(c.Retain), "retain_rows": duration.Text(c.RetainRows),
+		"journal_max_entries": strconv.Itoa(c.JournalEntries), "journal_max_age": duration.Text(c.JournalAge),
 	}
 }
 
 // Fields returns the floor by the names that an operator writes it with.
 func (f Floor) Fields() Fields {
-	return Fields{"min_entries": strconv.Itoa(f.Entries), "min_age": f.Age.String()}
+	return Fields{"min_entries": strconv.Itoa(f.Entries), "min_age": duration.Text(f.Age)}
 }
 
 // WorkloadChanges returns what differs between two definitions of a workload.
@@ -171,9 +172,9 @@ func (b *Base) DefinitionChanges(old key.Key, d Definition) []rotation.EntryChan
 		}
 		return Fields{
 			"kind": kindName, "env": env,
-			"rotation_period": duration(p.Period), "rotation_schedule": p.Schedule, "rotation_window": duration(p.Window),
-			"disable_automated_rotation": strconv.FormatBool(p.Disabled), "soak": duration(p.Soak), "observe": duration(p.Observe),
-			"deadline": duration(p.Deadline), "on_failure": p.OnFailure, "confirm": p.Confirm, "confirm_by": p.ConfirmBy, "retain": duration(p.Retain),
+			"rotation_period": duration.Text(p.Period), "rotation_schedule": p.Schedule, "rotation_window": duration.Text(p.Window),
+			"disable_automated_rotation": strconv.FormatBool(p.Disabled), "soak": inherited(p.Soak), "observe": inherited(p.Observe),
+			"deadline": inherited(p.Deadline), "on_failure": p.OnFailure, "confirm": p.Confirm, "confirm_by": p.ConfirmBy, "retain": inherited(p.Retain),
 		}
 	}
 	all := settings(old.Name, old.Kind, old.Env, old.Policy).Changes(settings(d.Name, d.Kind, d.Env, d.Policy))
@@ -191,11 +192,11 @@ func protected(columns []key.Column) []string {
 	return texts
 }
 
-func duration(d time.Duration) string {
+func inherited(d time.Duration) string {
 	if d == key.Inherit {
 		return "inherited"
 	}
-	return d.String()
+	return duration.Text(d)
 }
 
 // ConnectionChanges says what differs, without secrets.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -55,23 +56,23 @@ const MinJournal = 100
 func (c Config) Check() error {
 	switch {
 	case c.LeaseTTL < time.Second:
-		return rotation.Refusef("lease_ttl %s is too short; use at least 1s (5m is the default)", c.LeaseTTL)
+		return rotation.Refusef("lease_ttl %s is too short; use at least 1s (5m is the default)", duration.Text(c.LeaseTTL))
 	case c.TakeoverAfter < MinTakeover:
-		return rotation.Refusef("takeover_after %s is too short for sidecars, which are heard of every %s; use at least %s (30s is the default)", c.TakeoverAfter, fleet.LongestWatch, MinTakeover)
+		return rotation.Refusef("takeover_after %s is too short for sidecars, which are heard of every %s; use at least %s (30s is the default)", duration.Text(c.TakeoverAfter), duration.Text(fleet.LongestWatch), duration.Text(MinTakeover))
 	case c.LoginInstances < 0:
 		return rotation.Refusef("max_instances_per_login %d is negative; use 0 for no bound (100 is the default)", c.LoginInstances)
 	case c.Soak < 0:
-		return rotation.Refusef("soak %s is negative; use 0s for no soak time", c.Soak)
+		return rotation.Refusef("soak %s is negative; use 0s for no soak time", duration.Text(c.Soak))
 	case c.Observe < 0:
-		return rotation.Refusef("observe %s is negative; use 0s to look at servers for the soak time only (10s is the default)", c.Observe)
+		return rotation.Refusef("observe %s is negative; use 0s to look at servers for the soak time only (10s is the default)", duration.Text(c.Observe))
 	case c.LookEvery < 0 || c.LookEvery > 0 && c.LookEvery < time.Second:
-		return rotation.Refusef("look_every %s is too short; use at least 1s (5m is the default), or 0s for no checks", c.LookEvery)
+		return rotation.Refusef("look_every %s is too short; use at least 1s (5m is the default), or 0s for no checks", duration.Text(c.LookEvery))
 	case c.Deadline < 0:
-		return rotation.Refusef("deadline %s is negative; use 0s for none", c.Deadline)
+		return rotation.Refusef("deadline %s is negative; use 0s for none", duration.Text(c.Deadline))
 	case c.Retain < 0:
-		return rotation.Refusef("retain %s is negative; use 0s to erase retired values at once (24h is the default)", c.Retain)
+		return rotation.Refusef("retain %s is negative; use 0s to erase retired values at once (24h is the default)", duration.Text(c.Retain))
 	case c.RetainRows < 0:
-		return rotation.Refusef("retain_rows %s is negative; use 0s to erase retired values of keys that protect rows at once (30 days is the default)", c.RetainRows)
+		return rotation.Refusef("retain_rows %s is negative; use 0s to erase retired values of keys that protect rows at once (30 days is the default)", duration.Text(c.RetainRows))
 	case c.OnFailure != rotation.FailurePause && c.OnFailure != rotation.FailureRevert:
 		return rotation.Refusef("on_failure %q is not known; use pause or revert", c.OnFailure)
 	case c.Confirm != rotation.ConfirmAuto && c.Confirm != rotation.ConfirmManual:
@@ -79,11 +80,11 @@ func (c Config) Check() error {
 	case c.ConfirmBy != rotation.ConfirmByAny && c.ConfirmBy != rotation.ConfirmByOther:
 		return rotation.Refusef("confirm_by %q is not known; use any or other", c.ConfirmBy)
 	case c.CutAfter < time.Second:
-		return rotation.Refusef("compromised_deadline %s is too short; use at least 1s (1m is the default)", c.CutAfter)
+		return rotation.Refusef("compromised_deadline %s is too short; use at least 1s (1m is the default)", duration.Text(c.CutAfter))
 	case c.JournalEntries != 0 && c.JournalEntries < MinJournal:
 		return rotation.Refusef("journal_max_entries %d is too few; use at least %d, or 0 for no bound", c.JournalEntries, MinJournal)
 	case c.JournalAge < 0:
-		return rotation.Refusef("journal_max_age %s is negative; use 0s for no bound", c.JournalAge)
+		return rotation.Refusef("journal_max_age %s is negative; use 0s for no bound", duration.Text(c.JournalAge))
 	}
 	return nil
 }
@@ -152,7 +153,7 @@ func (f Floor) Check() error {
 	case f.Entries < MinJournal:
 		return rotation.Refusef("min_entries %d is too few; use at least %d (10000 is the default)", f.Entries, MinJournal)
 	case f.Age < 0:
-		return rotation.Refusef("min_age %s is negative; use 0s to go by min_entries alone (2160h, which is 90 days, is the default)", f.Age)
+		return rotation.Refusef("min_age %s is negative; use 0s to go by min_entries alone (2160h, which is 90 days, is the default)", duration.Text(f.Age))
 	}
 	return nil
 }
@@ -165,7 +166,7 @@ func (f Floor) Admits(old, c Config) error {
 	case c.JournalEntries != old.JournalEntries && c.JournalEntries != 0 && c.JournalEntries < f.Entries:
 		return rotation.Refusef("journal_max_entries %d is below %d, %s; use at least that, or 0 for no bound", c.JournalEntries, f.Entries, remedy)
 	case c.JournalAge != old.JournalAge && c.JournalAge != 0 && c.JournalAge < f.Age:
-		return rotation.Refusef("journal_max_age %s is below %s, %s; use at least that, or 0s for no bound", c.JournalAge, f.Age, remedy)
+		return rotation.Refusef("journal_max_age %s is below %s, %s; use at least that, or 0s for no bound", duration.Text(c.JournalAge), duration.Text(f.Age), remedy)
 	}
 	return nil
 }

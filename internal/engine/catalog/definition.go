@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
@@ -77,13 +78,13 @@ func (b *Base) Check(d Definition) (key.Key, error) {
 func CheckPolicy(p key.Policy, now time.Time) error {
 	switch {
 	case p.Soak < 0 && p.Soak != key.Inherit:
-		return fmt.Errorf("soak %s is negative; use 0s for no soak time", p.Soak)
+		return fmt.Errorf("soak %s is negative; use 0s for no soak time", duration.Text(p.Soak))
 	case p.Observe < 0 && p.Observe != key.Inherit:
-		return fmt.Errorf("observe %s is negative; use 0s to look at servers for the soak time only", p.Observe)
+		return fmt.Errorf("observe %s is negative; use 0s to look at servers for the soak time only", duration.Text(p.Observe))
 	case p.Retain < 0 && p.Retain != key.Inherit:
-		return fmt.Errorf("retain %s is negative; use 0s to erase the values of retired versions at once", p.Retain)
+		return fmt.Errorf("retain %s is negative; use 0s to erase the values of retired versions at once", duration.Text(p.Retain))
 	case p.Deadline < 0 && p.Deadline != key.Inherit:
-		return fmt.Errorf("deadline %s is negative; use 0s for none", p.Deadline)
+		return fmt.Errorf("deadline %s is negative; use 0s for none", duration.Text(p.Deadline))
 	case p.OnFailure != "" && p.OnFailure != rotation.FailurePause && p.OnFailure != rotation.FailureRevert:
 		return fmt.Errorf("on_failure %s is not known; use pause or revert", kind.Quote(p.OnFailure))
 	case p.Confirm != "" && p.Confirm != rotation.ConfirmAuto && p.Confirm != rotation.ConfirmManual:

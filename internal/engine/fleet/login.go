@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -61,7 +62,7 @@ func (f *Fleet) CheckLogin(i workload.Instance, login workload.Login, secret key
 	return rotation.Refusef(
 		"instance %s belongs to another login (%s), and was last heard of %s ago; this login may use the name "+when+
 			"; to use it now, give the instance_secret of its newest read, or remove it with: vault delete hyvve/workloads/%s/instances/%s; or use another instance=",
-		i.Name(), i.Login.Name, max(now-l.heard, 0).Round(time.Second), upToSecond(until-now), i.Workload, i.ID,
+		i.Name(), i.Login.Name, duration.Text(max(now-l.heard, 0).Round(time.Second)), duration.Text(upToSecond(until-now)), i.Workload, i.ID,
 	)
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/robfig/cron/v3"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 )
 
@@ -47,11 +48,11 @@ func Check(p key.Policy, now time.Time) error {
 	case p.Period != 0 && p.Schedule != "":
 		return errors.New("rotation_period and rotation_schedule exclude each other; set one of them to 0 or \"\"")
 	case p.Period != 0 && p.Period < MinPeriod:
-		return fmt.Errorf("rotation_period %s is too short; use at least %s, or 0 to rotate only when asked", p.Period, MinPeriod)
+		return fmt.Errorf("rotation_period %s is too short; use at least %s, or 0 to rotate only when asked", duration.Text(p.Period), duration.Text(MinPeriod))
 	case p.Window != 0 && p.Schedule == "":
 		return errors.New("rotation_window needs a rotation_schedule that opens it; set one, or set rotation_window=0")
 	case p.Window != 0 && p.Window < MinWindow:
-		return fmt.Errorf("rotation_window %s is too short; use at least %s, or 0 for none", p.Window, MinWindow)
+		return fmt.Errorf("rotation_window %s is too short; use at least %s, or 0 for none", duration.Text(p.Window), duration.Text(MinWindow))
 	}
 	if p.Schedule != "" {
 		if _, err := parse(p.Schedule, now); err != nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
@@ -88,7 +89,7 @@ func readProbe(options kind.Options) (p probe, err error) {
 	}
 	p.timeout, err = time.ParseDuration(options[optionTimeout])
 	if err != nil || p.timeout < minTimeout || p.timeout > maxTimeout {
-		return p, fmt.Errorf("%s %s is not a duration from %v to %v, such as 10s", optionTimeout, kind.Quote(options[optionTimeout]), minTimeout, maxTimeout)
+		return p, fmt.Errorf("%s %s is not a duration from %v to %v, such as 10s", optionTimeout, kind.Quote(options[optionTimeout]), duration.Text(minTimeout), duration.Text(maxTimeout))
 	}
 	return p, nil
 }

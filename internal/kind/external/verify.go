@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
 
@@ -95,7 +96,7 @@ func (p probe) fault(ctx context.Context, err error) error {
 	var name *net.DNSError
 	switch {
 	case ctx.Err() != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return fmt.Errorf("no answer in time (%s is %v): %w", optionTimeout, p.timeout, ctx.Err())
+		return fmt.Errorf("no answer in time (%s is %v): %w", optionTimeout, duration.Text(p.timeout), ctx.Err())
 	case ctx.Err() != nil:
 		return fmt.Errorf("no answer yet: %w", ctx.Err())
 	case errors.As(err, &certificate):

@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
@@ -393,7 +394,7 @@ func inWords(pid int, age *float64, parts ...string) string {
 		}
 	}
 	if age != nil {
-		word += fmt.Sprintf(", open for %s", (time.Duration(max(*age, 0)) * time.Second).Round(time.Second))
+		word += fmt.Sprintf(", open for %s", duration.Text((time.Duration(max(*age, 0)) * time.Second).Round(time.Second)))
 	}
 	return word
 }

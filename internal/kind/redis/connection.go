@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/login"
@@ -119,7 +120,7 @@ func readAdmin(c kind.Connection) (admin, error) {
 	}
 	a.addr, a.secure = at[0], u.Scheme == "rediss"
 	if a.timeout, err = time.ParseDuration(c.Options[fieldTimeout]); err != nil || a.timeout < minTimeout || a.timeout > maxTimeout {
-		return a, fmt.Errorf("timeout %s is not a duration from %v to %v, such as 5s", kind.Quote(c.Options[fieldTimeout]), minTimeout, maxTimeout)
+		return a, fmt.Errorf("timeout %s is not a duration from %v to %v, such as 5s", kind.Quote(c.Options[fieldTimeout]), duration.Text(minTimeout), duration.Text(maxTimeout))
 	}
 	for n, text := range kind.SplitList(c.Options[fieldNodes]) {
 		announced, reachable, mapped := strings.Cut(text, "=")

@@ -19,6 +19,7 @@ import (
 
 	goredis "github.com/redis/go-redis/v9"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 )
@@ -207,7 +208,7 @@ func refused(entries []any, user string, within time.Duration) (count int, lates
 		}
 		latest = fmt.Sprintf("the latest from %.80q", addr)
 		if err == nil && seconds >= 0 {
-			latest += fmt.Sprintf(", %s ago", time.Duration(min(seconds, within.Seconds())*float64(time.Second)).Round(time.Second))
+			latest += fmt.Sprintf(", %s ago", duration.Text(time.Duration(min(seconds, within.Seconds())*float64(time.Second)).Round(time.Second)))
 		}
 	}
 	return count, latest
