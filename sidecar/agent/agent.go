@@ -11,12 +11,9 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
@@ -42,7 +39,7 @@ const (
 	leaveTime = 3 * time.Second // to say goodbye at the end
 )
 
-// Agent performs what [machine.Next] decides. Its fields belong to the goroutine of Run.
+// Agent performs what [machine.Next] decides. Its fields belong to the goroutine of Run; requests run beside it.
 type Agent struct {
 	config Config
 	log    *slog.Logger
@@ -69,6 +66,7 @@ type Agent struct {
 	prepared *render.Change    // files that stand beside their places
 	plans    []kubernetes.Plan // what destinations are to hold
 	watching *watching         // nil: no watch is open
+	sent     *sent             // nil: no request is under way
 	next     chan change       // of the configuration
 	coming   change            // to be adopted
 	arrival  arrival           // of the instance that it names
@@ -217,12 +215,13 @@ func (a *Agent) loop(ctx context.Context, begin machine.State) {
 		a.publish()
 	}
 	a.closeWatch()
+	a.cancelRequest()
 	a.leaveArrival()
 	a.leaveFormers()
 }
 
-// perform performs an effect. What fails once ctx has ended has no other meaning than that, and nothing that has a result is
-// begun then but what ends the instance.
+// perform performs an effect, or starts a request. What fails once ctx has ended has no other meaning than that, and nothing that
+// has a result is begun then but what ends the instance.
 func (a *Agent) perform(ctx context.Context, effect machine.Effect) (machine.Event, bool) {
 	if do := does[effect.Do]; do != nil {
 		do(a)
@@ -235,13 +234,16 @@ func (a *Agent) perform(ctx context.Context, effect machine.Effect) (machine.Eve
 	if last := lasts[effect.Do]; last != nil {
 		return last(a), true
 	}
-	act := acts[effect.Do]
 	if ctx.Err() != nil {
 		return a.stops(), true
 	}
-	end := a.holdLease(ctx, effect.Do)
-	event, has := act(a, ctx)
-	end()
+	if requests[effect.Do] != nil {
+		a.send(ctx, effect.Do)
+		return machine.Event{}, false
+	}
+	hold := a.holdLease(ctx, effect.Do)
+	event, has := acts[effect.Do](a, ctx)
+	a.endHold(hold)
 	if has && event.Kind.Failed() && ctx.Err() != nil {
 		return a.stops(), true
 	}
@@ -259,8 +261,14 @@ func (a *Agent) stops() machine.Event {
 	return machine.Event{Kind: machine.Stop}
 }
 
-// wait waits for what comes first: the end, another configuration, the result of the watch, news of work, a sighting, a timer.
+// wait waits for what comes first: the end, another configuration, the result of the request or of the watch, news of work, a
+// sighting, a timer. A result that is there comes before all else: another configuration would cancel the request.
 func (a *Agent) wait(ctx context.Context, sightings *time.Ticker) machine.Event {
+	select {
+	case result := <-a.sent.result():
+		return a.answered(ctx, result)
+	default:
+	}
 	at, due := a.state.Timers.First()
 	timer := time.NewTimer(at - min(at, a.moment()))
 	defer timer.Stop()
@@ -268,7 +276,12 @@ func (a *Agent) wait(ctx context.Context, sightings *time.Ticker) machine.Event 
 		select {
 		case <-ctx.Done():
 			return a.stops()
+		case result := <-a.sent.result():
+			return a.answered(ctx, result)
 		case c := <-a.next:
+			if a.readsFor(c) {
+				continue
+			}
 			a.coming = c
 			if identityOf(c.config) != identityOf(a.config) {
 				return machine.Event{Kind: machine.Renamed}
@@ -290,12 +303,6 @@ func (a *Agent) wait(ctx context.Context, sightings *time.Ticker) machine.Event 
 
 // acts are effects that may have a result.
 var acts = map[machine.Do]func(*Agent, context.Context) (machine.Event, bool){
-	machine.Login:          result((*Agent).login),
-	machine.RenewToken:     result((*Agent).renewToken),
-	machine.ReadBundle:     result((*Agent).readBundle),
-	machine.SendReport:     result((*Agent).sendReport),
-	machine.ExtendLease:    result((*Agent).extendLease),
-	machine.ReadNew:        result((*Agent).readNew),
 	machine.SaveSecret:     result((*Agent).saveSecret),
 	machine.LoadCopy:       result((*Agent).loadCopy),
 	machine.BeginGates:     (*Agent).beginGates,
@@ -328,6 +335,7 @@ var errTokenEnds = errors.New("the token ends soon; logging in again")
 var does = map[machine.Do]func(*Agent){
 	machine.StartWatch:    (*Agent).openWatch,
 	machine.CloseWatch:    (*Agent).closeWatch,
+	machine.CancelRequest: (*Agent).cancelRequest,
 	machine.ClearNotes:    (*Agent).clearNotes,
 	machine.ConfirmCopy:   (*Agent).confirmCopy,
 	machine.DropSecret:    (*Agent).dropSecret,
@@ -383,59 +391,5 @@ func (a *Agent) saySessionEnded(err error, wait time.Duration) {
 func (a *Agent) sayNotStarted(machine.Effect) {
 	if _, ok := a.config.Reloader.(reload.Provider); ok {
 		a.log.Warn("workload is not started: it waits for its first bundle")
-	}
-}
-
-// extendLease sends a sign of life before the lease ends.
-func (a *Agent) extendLease(ctx context.Context) machine.Event {
-	begun := time.Now()
-	answer, err := a.engine.Extend(ctx, a.config.Workload, a.bundle.Instance, a.bundle.Secret)
-	if err != nil {
-		// Refused, or lost: the way on is the same.
-		if ctx.Err() == nil {
-			a.log.Info("lease not extended; reading the bundle again", "error", a.mask(err.Error()))
-		}
-		return machine.Event{Kind: machine.ExtendFailed}
-	}
-	a.extended = begun
-	return machine.Event{Kind: machine.Extended, Etag: answer.Etag, Lease: answer.Lease()}
-}
-
-// outlasting are effects that may take longer than the lease lasts: they run what belongs to others, or wait for a server or
-// a disk. Vault's own answers for the instance are not among them.
-var outlasting = []machine.Do{
-	machine.BeginGates, machine.KeepCopy, machine.FeedProxies, machine.PrepareFiles, machine.NoteReload, machine.Write,
-	machine.ReloadWorkload, machine.CheckWorkload, machine.LookAtTargets, machine.LookAtPods,
-	machine.ReadNew,
-}
-
-// holdLease extends the lease until end, during an effect that may take longer than the lease lasts, as a reload that stops the
-// workload or a check that hangs. An instance without a lease holds no rotation up, and another login may use its name.
-func (a *Agent) holdLease(ctx context.Context, during machine.Do) (end func()) {
-	b, every := a.bundle, min(a.bundle.LeaseDuration/6, 2*watchFor)
-	if every <= 0 || !a.state.Holds() || !slices.Contains(outlasting, during) {
-		return func() {}
-	}
-	// The machine extends the lease after two thirds of its time, if no effect is under way then. Several short ones in a row
-	// must not put that off forever.
-	first := min(every, max(0, b.LeaseDuration*5/6-time.Since(a.extended)))
-	ctx, cancel := context.WithCancel(ctx)
-	var extending sync.WaitGroup
-	extending.Go(func() {
-		said := false
-		for wait := first; backoff.Wait(ctx, wait) == nil; wait = every {
-			begun := time.Now()
-			switch _, err := a.engine.Extend(ctx, a.config.Workload, b.Instance, b.Secret); {
-			case err == nil:
-				a.extended, said = begun, false
-			case ctx.Err() == nil && !said:
-				a.log.Warn("lease not extended", "during", string(during), "error", a.mask(err.Error())) // no such effect changes what it hides
-				said = true
-			}
-		}
-	})
-	return func() {
-		cancel()
-		extending.Wait()
 	}
 }

@@ -159,24 +159,6 @@ func abandoned(ctx context.Context) error {
 	return nil
 }
 
-// read reads the bundle as the instance that it is: another login, of this process or of the next one, may use the instance's
-// name with the secret of its newest read.
-func (a *Agent) read(ctx context.Context) (client.Bundle, error) {
-	if bundle, ok := a.arrival.takeBundle(); ok {
-		return bundle, nil
-	}
-	if a.secret.Reveal() == "" { // its directory may not have been there at the start
-		a.secret, _ = a.config.keptSecret()
-	}
-	if a.state.Writes != machine.WritesAllowed {
-		return a.engine.CredsOf(ctx, a.config.Workload, a.config.Instance, a.config.oneLine())
-	}
-	return a.engine.Read(ctx, client.Reader{
-		Workload: a.config.Workload, Instance: a.config.Instance, OneLine: a.config.oneLine(), Secret: a.secret,
-		Pod: a.token.Pod, Node: a.token.Node,
-	})
-}
-
 // secretPath is where the secret is kept for the next process: beside the first rendered file, or beside the last-good
 // copy and sealed as that is. Empty: nowhere.
 func (c *Config) secretPath() (path string, sealed bool) {

@@ -12,7 +12,7 @@ import (
 func TestEveryEffectIsPerformed(t *testing.T) {
 	for _, do := range machine.Effects {
 		ways := 0
-		for _, has := range []bool{acts[do] != nil, lasts[do] != nil, does[do] != nil, says[do] != nil} {
+		for _, has := range []bool{acts[do] != nil, requests[do] != nil, lasts[do] != nil, does[do] != nil, says[do] != nil} {
 			if has {
 				ways++
 			}
@@ -21,7 +21,7 @@ func TestEveryEffectIsPerformed(t *testing.T) {
 			t.Errorf("there are %d ways to %s", ways, do)
 		}
 	}
-	if all := len(acts) + len(lasts) + len(does) + len(says); all != len(machine.Effects) {
+	if all := len(acts) + len(requests) + len(lasts) + len(does) + len(says); all != len(machine.Effects) {
 		t.Errorf("%d effects are performed, and there are %d", all, len(machine.Effects))
 	}
 }

@@ -53,34 +53,60 @@ func (r *arrival) takeBundle() (client.Bundle, bool) {
 
 // readNew logs in and reads the bundle as the coming configuration says, while the instance of the present one is kept: that
 // has what the workload uses, and a name with a typing error is not to cost it its lease.
-func (a *Agent) readNew(ctx context.Context) machine.Event {
+func (a *Agent) readNew() request {
 	c := &a.coming
 	c.method = a.methodOf(*c)
-	if c.token == nil || !c.token.Ends.IsZero() && time.Now().After(c.token.Ends) { // a read whose answer was lost is repeated by the same login
-		token, err := c.method.Login(ctx, c.vault)
-		if err != nil {
-			return a.notNew(err, true)
+	method, vault, token, to := c.method, c.vault, c.token, c.config
+	engine := client.New(vault.Vault, to.Vault.Mount)
+	as := client.Reader{Workload: to.Workload, Instance: to.Instance, OneLine: to.oneLine(), Secret: a.secretOf(to)}
+	var bundle *client.Bundle // that was read
+	send := func(ctx context.Context) (login bool, err error) {
+		if token == nil || !token.Ends.IsZero() && time.Now().After(token.Ends) { // a read whose answer was lost is repeated by the same login
+			t, err := method.Login(ctx, vault)
+			if err != nil {
+				return true, err
+			}
+			token = &t
 		}
-		c.token = &token
+		as.Pod, as.Node = token.Pod, token.Node
+		b, err := readAs(ctx, engine, as, true)
+		if errors.Is(err, client.ErrNoWrite) {
+			b, err = readAs(ctx, engine, as, false)
+		}
+		if err == nil {
+			bundle = &b
+		}
+		return false, err
 	}
-	bundle, err := a.readAs(ctx, *c, *c.token)
-	if err != nil {
-		return a.notNew(err, false)
+	return request{
+		send: func(ctx context.Context) finish {
+			login, err := send(ctx)
+			at := time.Now()
+			return func() machine.Event {
+				a.coming.token = token
+				newer := a.sent.newer
+				switch {
+				case err == nil && newer != nil:
+					a.coming.config, a.coming.sent = newer.config, newer.sent
+				case newer != nil:
+					select { // it may have what this one lacks
+					case a.next <- *newer:
+					default: // there is a newer one still
+					}
+				}
+				if err != nil {
+					return a.notNew(err, login)
+				}
+				a.arrival = arrival{vault, token, bundle, at}
+				return machine.Event{Kind: machine.NewRead}
+			}
+		},
+		drop: func() {
+			if bundle != nil && a.formerOf(to) == nil {
+				a.leaveUnused(engine, to.Workload, *bundle)
+			}
+		},
 	}
-	a.arrival = arrival{c.vault, c.token, &bundle, time.Now()}
-	return machine.Event{Kind: machine.NewRead}
-}
-
-// readAs reads the bundle as the instance of a configuration.
-func (a *Agent) readAs(ctx context.Context, c change, token login.Token) (client.Bundle, error) {
-	engine, to := client.New(c.vault.Vault, c.config.Vault.Mount), c.config
-	bundle, err := engine.Read(ctx, client.Reader{
-		Workload: to.Workload, Instance: to.Instance, OneLine: to.oneLine(), Secret: a.secretOf(to), Pod: token.Pod, Node: token.Node,
-	})
-	if errors.Is(err, client.ErrNoWrite) {
-		return engine.CredsOf(ctx, to.Workload, to.Instance, to.oneLine())
-	}
-	return bundle, err
 }
 
 // secretOf is the secret by which a configuration's instance proves itself: that of a former instance, or what an earlier process
@@ -188,9 +214,13 @@ func (a *Agent) leaveArrival() {
 	if b == nil {
 		return
 	}
+	a.leaveUnused(a.engine, a.config.Workload, *b)
+}
+
+func (a *Agent) leaveUnused(engine *client.Client, workload string, b client.Bundle) {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
 	defer cancel()
-	if err := a.engine.Leave(ctx, a.config.Workload, b.Instance, b.Secret); err != nil {
+	if err := engine.Leave(ctx, workload, b.Instance, b.Secret); err != nil {
 		a.log.Warn("engine not told that the instance has ended; it counts as live until its lease ends", "error", a.mask(err.Error()))
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
@@ -37,53 +38,97 @@ func (a *Agent) refusedAt(err error, login bool) machine.Event {
 	return e
 }
 
-func (a *Agent) login(ctx context.Context) machine.Event {
-	token, ok := a.arrival.takeToken()
-	if !ok {
-		var err error
-		if token, err = a.method.Login(ctx, a.vault); err != nil {
-			return a.refusedAt(err, true)
-		}
-	}
-	a.token = token
-	a.vaultIs(nil)
-	a.log.Info("logged in to vault", "method", a.config.Vault.Auth.Method)
-	e := machine.Event{Kind: machine.LoggedIn, TTL: token.TTL, Renewal: machine.Fixed}
-	if token.Renewable {
-		e.Renewal = machine.Renewable
-	}
-	return e
-}
-
-func (a *Agent) renewToken(ctx context.Context) machine.Event {
-	token, err := login.Renew(ctx, a.vault)
-	if err != nil {
-		return a.refused(err)
-	}
-	return machine.Event{Kind: machine.Renewed, TTL: token.TTL}
-}
-
-// readBundle reads the bundle as the instance that it is.
-func (a *Agent) readBundle(ctx context.Context) machine.Event {
-	begun := time.Now()
-	bundle, err := a.read(ctx)
-	if err != nil {
-		e := a.refused(err)
-		if errors.Is(err, client.ErrNoWrite) {
-			e.Kind = machine.NoWrite
+func (a *Agent) login() request {
+	done := func(token login.Token) machine.Event {
+		a.token = token
+		a.vaultIs(nil)
+		a.log.Info("logged in to vault", "method", a.config.Vault.Auth.Method)
+		e := machine.Event{Kind: machine.LoggedIn, TTL: token.TTL, Renewal: machine.Fixed}
+		if token.Renewable {
+			e.Renewal = machine.Renewable
 		}
 		return e
 	}
-	a.vaultIs(nil)
-	a.copies.confirmed = time.Now()
-	for _, w := range bundle.Warnings {
-		a.log.Warn("vault warns", "warning", w)
+	if token, ok := a.arrival.takeToken(); ok {
+		return request{has: func() machine.Event { return done(token) }}
 	}
-	held := a.hold(bundle)
-	a.secret, a.extended = bundle.Secret, begun
-	a.arrival.bundle = nil
-	a.dropFormer()
-	return machine.Event{Kind: machine.BundleRead, Held: held, Lease: bundle.LeaseDuration}
+	method, vault := a.method, a.vault
+	return request{send: func(ctx context.Context) finish {
+		token, err := method.Login(ctx, vault)
+		return func() machine.Event {
+			if err != nil {
+				return a.refusedAt(err, true)
+			}
+			return done(token)
+		}
+	}}
+}
+
+func (a *Agent) renewToken() request {
+	vault := a.vault
+	return request{send: func(ctx context.Context) finish {
+		token, err := login.Renew(ctx, vault)
+		return func() machine.Event {
+			if err != nil {
+				return a.refused(err)
+			}
+			return machine.Event{Kind: machine.Renewed, TTL: token.TTL}
+		}
+	}}
+}
+
+// readBundle reads the bundle as the instance that it is: another login, of this process or of the next one, may use the
+// instance's name with the secret of its newest read.
+func (a *Agent) readBundle() request {
+	done := func(bundle client.Bundle, begun time.Time) machine.Event {
+		a.vaultIs(nil)
+		a.copies.confirmed = time.Now()
+		for _, w := range bundle.Warnings {
+			a.log.Warn("vault warns", "warning", w)
+		}
+		held := a.hold(bundle)
+		a.secret, a.extended = bundle.Secret, begun
+		a.arrival.bundle = nil
+		a.dropFormer()
+		return machine.Event{Kind: machine.BundleRead, Held: held, Lease: bundle.LeaseDuration}
+	}
+	begun := time.Now()
+	if bundle, ok := a.arrival.takeBundle(); ok {
+		return request{has: func() machine.Event { return done(bundle, begun) }}
+	}
+	if a.secret.Reveal() == "" { // its directory may not have been there at the start
+		a.secret, _ = a.config.keptSecret()
+	}
+	engine, proves := a.engine, a.state.Writes == machine.WritesAllowed
+	as := client.Reader{
+		Workload: a.config.Workload, Instance: a.config.Instance, OneLine: a.config.oneLine(), Secret: a.secret,
+		Pod: a.token.Pod, Node: a.token.Node,
+	}
+	read := &atomic.Pointer[client.Bundle]{}
+	return request{read: read, send: func(ctx context.Context) finish {
+		bundle, err := readAs(ctx, engine, as, proves)
+		if err == nil {
+			read.Store(&bundle)
+		}
+		return func() machine.Event {
+			if err != nil {
+				e := a.refused(err)
+				if errors.Is(err, client.ErrNoWrite) {
+					e.Kind = machine.NoWrite
+				}
+				return e
+			}
+			return done(bundle, begun)
+		}
+	}}
+}
+
+// readAs reads a bundle, with the secret that proves the instance or without.
+func readAs(ctx context.Context, engine *client.Client, as client.Reader, proves bool) (client.Bundle, error) {
+	if !proves {
+		return engine.CredsOf(ctx, as.Workload, as.Instance, as.OneLine)
+	}
+	return engine.Read(ctx, as)
 }
 
 // hold makes a bundle the newest, and numbers its content.
@@ -103,33 +148,36 @@ func (a *Agent) hold(b client.Bundle) machine.Held {
 	return held
 }
 
-func (a *Agent) sendReport(ctx context.Context) machine.Event {
-	begun := time.Now()
-	answer, err := a.report(ctx, false)
-	if err != nil {
-		return a.refused(err)
-	}
-	if answer.Lease() > 0 {
-		a.extended = begun
-	}
-	a.memory.Busy()
-	a.vaultIs(nil)
-	a.board.Update(func(s *status.State) { s.Reported = time.Now() })
-	return machine.Event{Kind: machine.Reported, Etag: answer.Etag, Lease: answer.Lease()}
+func (a *Agent) sendReport() request {
+	engine := a.engine
+	report, newest := a.report(false)
+	return request{send: func(ctx context.Context) finish {
+		begun := time.Now()
+		answer, err := engine.Report(ctx, report)
+		return func() machine.Event {
+			if err != nil {
+				return a.refused(err)
+			}
+			if answer.Lease() > 0 {
+				a.extended = begun
+			}
+			a.proxies.told = newest
+			a.memory.Busy()
+			a.vaultIs(nil)
+			a.board.Update(func(s *status.State) { s.Reported = time.Now() })
+			return machine.Event{Kind: machine.Reported, Etag: answer.Etag, Lease: answer.Lease()}
+		}
+	}}
 }
 
-// report tells the engine what is loaded and how the workload is.
-func (a *Agent) report(ctx context.Context, last bool) (api.Reported, error) {
+// report says what is loaded and how the workload is; newest is when its newest sighting was.
+func (a *Agent) report(last bool) (report client.Report, newest time.Time) {
 	work := a.jobs.reports()
 	seen, newest := a.proxies.sightings()
-	answer, err := a.engine.Report(ctx, client.Report{
+	return client.Report{
 		Workload: a.config.Workload, Instance: a.bundle.Instance, Secret: a.bundle.Secret,
 		Etag: a.state.Loaded, Healthy: a.state.Verdict == machine.Healthy, Reason: a.state.Reason, Last: last, Work: work, Sightings: seen,
-	})
-	if err == nil {
-		a.proxies.told = newest
-	}
-	return answer, err
+	}, newest
 }
 
 // leave says goodbye, so that the instance does not count as live any more. The files stay.
@@ -149,7 +197,8 @@ func (a *Agent) reportFailure() machine.Event {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
 	defer cancel()
 	a.log.Error("workload failed before it had proved itself; the instance counts until it is started again", "error", a.state.Reason)
-	if _, err := a.report(ctx, true); err != nil {
+	report, _ := a.report(true)
+	if _, err := a.engine.Report(ctx, report); err != nil {
 		a.log.Warn("failure not reported", "error", a.mask(err.Error()))
 		return machine.Event{Kind: machine.LeaveFailed}
 	}

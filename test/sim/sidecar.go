@@ -29,10 +29,19 @@ type sidecar struct {
 	works    bool            // it has handed its work over
 	news     time.Duration   // when there may be news of it again
 	watching time.Duration   // since when its watch is open
+	sent     *sent           // nil: no request is under way
 
 	files *engine.Reading // on the disk: what they hold
 	note  bool            // on the disk: that a reload is pending
 	saved key.Value       // on the disk: the secret of its newest read
+}
+
+// sent is a request that is under way: it was served, or lost, and its answer is late.
+type sent struct {
+	of      machine.Do
+	at      time.Duration // when its result comes
+	result  machine.Event
+	reading *engine.Reading // nil: it has read nothing
 }
 
 func newSidecar(p *process) *sidecar {
@@ -51,7 +60,7 @@ func (a *sidecar) start() {
 	if a.note {
 		pending = machine.ReloadPending
 	}
-	a.killed, a.works, a.prepared = false, false, nil
+	a.killed, a.works, a.prepared, a.sent = false, false, nil, nil
 	a.p.reading, a.p.secret = nil, a.saved
 	a.s, a.effects = machine.Begin(machine.Start(c, pending, a.p.w.uptime), a.p.w.uptime)
 }
@@ -78,13 +87,16 @@ func (a *sidecar) step() bool {
 	if !ok {
 		if e, ok = a.wait(); !ok {
 			at, _ := a.s.Timers.First()
+			if a.sent != nil {
+				at = min(at, a.sent.at)
+			}
 			p.next = max(w.uptime+time.Millisecond, min(at, w.uptime+p.pause()))
 			return false
 		}
 	}
 	e.At, e.Draw = w.uptime, w.rng.Float64()
 	a.s, a.effects = machine.Next(a.s, e)
-	p.unreported = a.s.Bundle != machine.BundleCurrent || a.s.Load != machine.Loaded || a.s.Report != machine.NoReport || (a.s.Verdict == machine.Healthy) == p.unhealthy
+	p.unreported = a.s.Bundle != machine.BundleCurrent || a.s.Load != machine.Loaded || a.s.Report != machine.NoReport || a.s.Request == machine.Reporting || (a.s.Verdict == machine.Healthy) == p.unhealthy
 	p.next = w.uptime + w.between(time.Millisecond, 50*time.Millisecond)
 	return len(a.effects) > 0 && (w.engine == nil || !w.node.dead)
 }
@@ -95,6 +107,9 @@ func (a *sidecar) wait() (machine.Event, bool) {
 	if !w.calm && w.rng.IntN(300) == 0 && p.running && a.files != nil {
 		w.logf("%s restarts on its own", p.name())
 		p.loadFrom(a.files)
+	}
+	if s := a.sent; s != nil && s.at <= w.uptime {
+		return a.answered(), true
 	}
 	if at, kind := a.s.Timers.First(); at <= w.uptime {
 		return machine.Event{Kind: kind}, true
@@ -165,13 +180,10 @@ func (a *sidecar) kills() bool {
 func (a *sidecar) do(one machine.Do) (machine.Event, bool) {
 	p, w := a.p, a.p.w
 	switch one {
-	case machine.Login:
-		if w.engine == nil {
-			return machine.Event{Kind: machine.Unavailable}, true
-		}
-		return machine.Event{Kind: machine.LoggedIn, Renewal: machine.Fixed}, true
-	case machine.ReadBundle, machine.ExtendLease, machine.SendReport:
-		return a.request(one), true
+	case machine.Login, machine.ReadBundle, machine.ExtendLease, machine.SendReport:
+		a.send(one)
+	case machine.CancelRequest:
+		a.sent = nil
 	case machine.SaveSecret:
 		a.saved = p.reading.Secret
 		return machine.Event{Kind: machine.Saved}, true
@@ -203,12 +215,42 @@ func (a *sidecar) do(one machine.Do) (machine.Event, bool) {
 	return machine.Event{}, false
 }
 
+// send sends a request. Its answer takes a moment, and now and then much longer.
+func (a *sidecar) send(one machine.Do) {
+	w := a.p.w
+	if a.sent != nil {
+		w.violate("%s sends two requests: %s while %s is under way", a.p.name(), one, a.sent.of)
+	}
+	a.sent = &sent{of: one, at: w.uptime + w.between(time.Millisecond, 20*time.Millisecond)}
+	if !w.calm && w.rng.IntN(50) == 0 {
+		a.sent.at = w.uptime + w.between(time.Second, 5*time.Second)
+	}
+	a.sent.result = a.request(one)
+}
+
+// answered is the result of the request that was under way.
+func (a *sidecar) answered() machine.Event {
+	s := a.sent
+	if a.sent = nil; s.result.Kind == machine.BundleRead {
+		a.p.reading, a.p.stale = s.reading, false
+	}
+	s.result.Of = s.of
+	return s.result
+}
+
 // request asks the engine. Requests and their answers are lost, one in a row.
 func (a *sidecar) request(one machine.Do) machine.Event {
 	p, w := a.p, a.p.w
 	away := machine.Event{Kind: machine.Unavailable}
-	if one == machine.ExtendLease {
+	switch one {
+	case machine.Login:
+		if w.engine == nil {
+			return away
+		}
+		return machine.Event{Kind: machine.LoggedIn, Renewal: machine.Fixed}
+	case machine.ExtendLease:
 		away.Kind = machine.ExtendFailed
+	default:
 	}
 	var request, reply bool
 	if a.s.Requests == 0 && a.s.Sessions == 0 {
@@ -240,15 +282,14 @@ func (a *sidecar) request(one machine.Do) machine.Event {
 }
 
 func (a *sidecar) read(reply bool) machine.Event {
-	p := a.p
-	reading, err := p.ask(reply)
+	reading, err := a.p.ask(reply)
 	if err != nil {
 		return a.failed(err, "read")
 	}
 	if reading == nil {
 		return machine.Event{Kind: machine.Unavailable}
 	}
-	p.reading, p.stale = reading, false
+	a.sent.reading = reading
 	held := machine.Held{Etag: reading.Bundle.Holding.Etag, Content: a.content(reading)}
 	return machine.Event{Kind: machine.BundleRead, Held: held, Lease: reading.TTL}
 }

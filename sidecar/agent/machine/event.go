@@ -121,16 +121,20 @@ type Event struct {
 // Do is what is to be done.
 type Do string
 
+// Effects that start a request to Vault. Its result is an event that comes later, unless CancelRequest is performed before.
+const (
+	Login       Do = "log in"
+	RenewToken  Do = "renew the token"
+	ReadBundle  Do = "read the bundle"
+	SendReport  Do = "report"
+	ExtendLease Do = "extend the lease"
+	ReadNew     Do = "read the new instance's bundle"
+)
+
 // Effects with a result, which is the next event.
 const (
-	Login          Do = "log in"
-	RenewToken     Do = "renew the token"
-	ReadBundle     Do = "read the bundle"
-	SendReport     Do = "report"
 	ReportFailure  Do = "report the failure" // of the workload, as the last report
-	ExtendLease    Do = "extend the lease"
-	Leave          Do = "leave" // give the lease back
-	ReadNew        Do = "read the new instance's bundle"
+	Leave          Do = "leave"              // give the lease back
 	Adopt          Do = "adopt the configuration"
 	SaveSecret     Do = "save the secret"
 	LoadCopy       Do = "load the copy"
@@ -154,7 +158,8 @@ const (
 const (
 	StartWatch    Do = "watch" // its result comes later
 	CloseWatch    Do = "close the watch"
-	ClearNotes    Do = "clear the notes" // of the reload that was pending
+	CancelRequest Do = "cancel the request" // the one under way; its result never comes
+	ClearNotes    Do = "clear the notes"    // of the reload that was pending
 	ConfirmCopy   Do = "confirm the copy"
 	DropSecret    Do = "drop the secret"
 	LeaveFormer   Do = "leave the former instance"
@@ -181,9 +186,9 @@ const (
 
 // Effects are all effects.
 var Effects = []Do{
-	Login, RenewToken, ReadBundle, SendReport, ReportFailure, ExtendLease, Leave, ReadNew, Adopt,
+	Login, RenewToken, ReadBundle, SendReport, ExtendLease, ReadNew, ReportFailure, Leave, Adopt,
 	SaveSecret, LoadCopy, Write, ReloadWorkload, CheckWorkload, LookAtTargets, LookAtPods, BeginGates,
-	KeepCopy, FeedProxies, PrepareFiles, NoteReload, StartWatch, CloseWatch, ClearNotes, ConfirmCopy,
+	KeepCopy, FeedProxies, PrepareFiles, NoteReload, StartWatch, CloseWatch, CancelRequest, ClearNotes, ConfirmCopy,
 	DropSecret, LeaveFormer, StartWork, ResumeProxies, SaySessionEnded, SayTokenEnds, SayRequest, SayToken, SayWaiting,
 	SayBack, SayNoWrite, SaySecretLost, SayRivals, SayHealthy, SayUnhealthy, SayCheck, SayNewLater,
 }

@@ -8,8 +8,8 @@ import (
 )
 
 // Next is the machine. It returns the state after an event, and the effects to perform in their order, of which at most the
-// last has a result in any case; others have one where they fail. Where there is no result, the machine waits for news or
-// for the timer that [Timers.First] returns.
+// last has a result in any case; others have one where they fail. Where there is no result, the machine waits for the result
+// of the request that is under way, for news or for the timer that [Timers.First] returns.
 func Next(s State, e Event) (State, []Effect) {
 	next := s
 	for t, kind := range elapsed {
@@ -86,21 +86,33 @@ type rule struct {
 
 func effects(all ...Do) func(State) []Do { return func(State) []Do { return all } }
 
-// request returns the effects of a request to Vault, during which no watch is open.
-func request(one Do) func(s State) []Do {
-	return func(s State) []Do {
-		if s.Watch == WatchOpen {
-			return []Do{CloseWatch, one}
-		}
-		return []Do{one}
+// ask returns the rule that starts a request to Vault, during which no watch is open.
+func ask(name string, when func(s State) bool, one Do, to Request, also ...func(s *State, at Moment)) rule {
+	return rule{
+		name: name, silent: true,
+		when: func(s State) bool { return s.Request == NoRequest && when(s) },
+		do: func(s State) []Do {
+			if s.Watch == WatchOpen {
+				return []Do{CloseWatch, one}
+			}
+			return []Do{one}
+		},
+		then: func(s *State, at Moment) {
+			s.Watch, s.Request = WatchClosed, to
+			for _, do := range also {
+				do(s, at)
+			}
+		},
 	}
 }
 
 func closeWatch(s *State, _ Moment) { s.Watch = WatchClosed }
 
-// asks reports whether requests are made. They are not while a workload has its short while to prove itself, so that a
+// asks reports whether a request may be started. None is while a workload has its short while to prove itself, so that a
 // change is one report.
-func (s State) asks() bool { return s.Vault == VaultOpen && s.Load != Settling && s.Life == Running }
+func (s State) asks() bool {
+	return s.Request == NoRequest && s.Vault == VaultOpen && s.Load != Settling && s.Life == Running
+}
 
 // serves reports whether the newest bundle is known, so that there is something to report and to wait for.
 func (s State) serves() bool { return s.asks() && s.Token == TokenValid && s.Bundle == BundleCurrent }
@@ -111,11 +123,7 @@ var rules = []rule{
 		when: func(s State) bool { return s.Watch == WatchOpen && (s.Life != Running || s.Vault != VaultOpen) },
 		do:   effects(CloseWatch), then: closeWatch,
 	},
-	{
-		name: "life is moving",
-		when: func(s State) bool { return s.Life == Moving },
-		do:   effects(ReadNew),
-	},
+	ask("life is moving", func(s State) bool { return s.Life == Moving }, ReadNew, ReadingNew),
 	{
 		name: "life is leaving",
 		when: func(s State) bool { return s.Life == Leaving },
@@ -171,33 +179,18 @@ var rules = []rule{
 		when: func(s State) bool { return s.running(s.Look == LookDue) },
 		do:   effects(LookAtTargets),
 	},
-	{
-		name: "there is no token",
-		when: func(s State) bool { return s.asks() && s.Token == NoToken },
-		do:   request(Login), then: func(s *State, at Moment) { s.Watch, s.SessionBegun = WatchClosed, at },
-	},
-	{
-		name: "the token is due",
-		when: func(s State) bool { return s.asks() && s.Token == TokenDue },
-		do:   request(RenewToken), then: closeWatch,
-	},
-	{
-		name: "the bundle is not current, and no read is delayed",
-		when: func(s State) bool { return s.asks() && s.Bundle != BundleCurrent && s.Timers[TimerRead] == Never },
-		do:   request(ReadBundle), then: closeWatch,
-	},
-	{
-		name: "the lease is due, and there is no verdict",
-		when: func(s State) bool { return s.serves() && s.Lease == LeaseDue && s.Verdict == NoVerdict },
-		do:   request(ExtendLease), then: closeWatch,
-	},
-	{
-		name: "a report or the lease is due, and there is a verdict",
-		when: func(s State) bool {
+	ask("there is no token", func(s State) bool { return s.asks() && s.Token == NoToken },
+		Login, LoggingIn, func(s *State, at Moment) { s.SessionBegun = at }),
+	ask("the token is due", func(s State) bool { return s.asks() && s.Token == TokenDue }, RenewToken, Renewing),
+	ask("the bundle is not current, and no read is delayed",
+		func(s State) bool { return s.asks() && s.Bundle != BundleCurrent && s.Timers[TimerRead] == Never }, ReadBundle, Reading),
+	ask("the lease is due, and there is no verdict",
+		func(s State) bool { return s.serves() && s.Lease == LeaseDue && s.Verdict == NoVerdict }, ExtendLease, Extending),
+	ask("a report or the lease is due, and there is a verdict",
+		func(s State) bool {
 			return s.serves() && (s.Report == ReportDue || s.Lease == LeaseDue) && s.Verdict != NoVerdict
 		},
-		do: request(SendReport), then: closeWatch,
-	},
+		SendReport, Reporting, func(s *State, _ Moment) { s.Report = NoReport }), // what happens meanwhile is another one
 	{
 		name: "work is due, and there is a verdict", silent: true,
 		when: func(s State) bool { return s.serves() && s.Work == WorkDue && s.Verdict != NoVerdict },
@@ -210,7 +203,8 @@ var rules = []rule{
 	},
 }
 
-func (s State) running(due bool) bool { return s.Life == Running && due }
+// running reports whether what is due for the workload is done. It is also while the bundle of another instance is read.
+func (s State) running(due bool) bool { return (s.Life == Running || s.Life == Moving) && due }
 
 // cond is a condition on the state before an event, and on the event. Its name stands in docs/agent.md.
 type cond struct {
@@ -243,6 +237,8 @@ var (
 	renewing   = cond{"of the token's renewal", func(_ State, e Event) bool { return e.Of == RenewToken }}
 	littleLeft = cond{"little of it is left", func(s State, e Event) bool { return s.Ends-e.At < s.TTL/6 }}
 	noSession  = cond{"of a login", func(_ State, e Event) bool { return e.Of == Login }}
+
+	reporting = cond{"a report is under way", func(s State, _ Event) bool { return s.Request == Reporting }}
 
 	copyDue = cond{"the copy may be used", func(s State, e Event) bool {
 		return s.Settings.Copies == WithCopy && !s.HasContent() && e.At-s.Begun >= s.Settings.Patience

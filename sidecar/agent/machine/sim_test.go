@@ -57,7 +57,9 @@ func (w *world) step() {
 		return
 	case !ok:
 		w.checkWaiting()
-		e = w.wait()
+		if e = w.wait(); w.request != nil && w.kills() {
+			return
+		}
 	}
 	e.At, e.Draw = w.now, w.rng.Float64()
 	w.logf("%s %s%s", e.Kind, e.Held.Etag, e.Etag)
@@ -278,6 +280,49 @@ func TestSimulationFindsBrokenMachines(t *testing.T) {
 			return next, effects
 		}, "before the workload has loaded"},
 		"never leaves the former instance": {omits(LeaveFormer), "calm"},
+		"loses a report that fails": {func(s State, e Event) (State, []Effect) {
+			next, effects := Next(s, e)
+			if s.Request == Reporting && e.Kind == Unavailable {
+				next.Report = NoReport
+			}
+			return next, effects
+		}, "a report is lost"},
+		"loses a report that is canceled": {func(s State, e Event) (State, []Effect) {
+			next, effects := Next(s, e)
+			if s.Request == Reporting && e.Kind == Renamed {
+				next.Report = NoReport
+			}
+			return next, effects
+		}, "a report is lost"},
+		"takes a report for one of what happened meanwhile": {func(s State, e Event) (State, []Effect) {
+			if s.Request == Reporting && e.Kind == Reported {
+				s.Report = NoReport
+			}
+			return Next(s, e)
+		}, "a report is lost"},
+		"starts two requests": {func(s State, e Event) (State, []Effect) {
+			next, effects := Next(s, e)
+			if next.Request == Reading && e.Kind != LoggedIn {
+				next.Request = NoRequest
+			}
+			return next, effects
+		}, "there are two requests"},
+		"takes the result of a request that is canceled": {omits(CancelRequest), "beside a request"},
+		"starts a request while another one is canceled": {omits(CancelRequest), "there are two requests"},
+		"forgets a request when the token ends": {func(s State, e Event) (State, []Effect) {
+			next, effects := Next(s, e)
+			if e.Kind == TokenTime && next.Token == NoToken {
+				next.Request = NoRequest
+			}
+			return next, effects
+		}, "that nobody waits for"},
+		"cancels nothing at the end": {func(s State, e Event) (State, []Effect) {
+			next, effects := Next(s, e)
+			if e.Kind == Stop {
+				effects = without(effects, CancelRequest)
+			}
+			return next, effects
+		}, "beside a request"},
 		"settles for ever": {func(s State, e Event) (State, []Effect) {
 			next, effects := Next(s, e)
 			if s.Load == Settling && e.Kind == WriteFailed {

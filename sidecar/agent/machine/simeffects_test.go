@@ -34,9 +34,16 @@ func (w *world) kills() bool {
 
 func (w *world) do(one Do) (Event, bool) {
 	switch one {
-	case Login, RenewToken, ReadBundle, SendReport, ExtendLease, Leave, ReportFailure, ReadNew:
-		return w.request(one), true
+	case Login, RenewToken, ReadBundle, SendReport, ExtendLease, ReadNew:
+		w.send(one)
+	case CancelRequest:
+		w.cancel()
+	case Leave, ReportFailure:
+		w.alone(one)
+		r := w.asked(one)
+		return w.answer(&r), true
 	case Adopt:
+		w.alone(one)
 		if w.another {
 			w.secret, w.former = 0, w.former || w.s.Holds()
 		}
@@ -64,7 +71,9 @@ func (w *world) do(one Do) (Event, bool) {
 		}
 		w.prepared = &preparation{w.held, w.disk.content != w.held.content}
 	case NoteReload:
-		w.disk.note = w.disk.note || w.notes() && w.prepared != nil && w.prepared.changes
+		if w.notes() && w.prepared != nil && w.prepared.changes {
+			w.disk.note, w.acked = true, 0 // a process that is killed before it writes leaves a note for nothing
+		}
 	case Write:
 		return w.write(), true
 	case ReloadWorkload:
@@ -86,7 +95,7 @@ func (w *world) do(one Do) (Event, bool) {
 		}
 		w.former = false
 	case ClearNotes:
-		w.disk.note, w.acked = false, w.disk.writes
+		w.disk.note, w.acked = false, w.signaled
 	default:
 	}
 	return Event{}, false
@@ -103,100 +112,6 @@ func (w *world) keepCopy() (Event, bool) {
 		return Event{Kind: WriteFailed, Reason: "copy"}, w.one(2)
 	}
 	return Event{}, false
-}
-
-// request asks Vault. A request may be lost, and so may its answer after it was served.
-func (w *world) request(one Do) Event {
-	failed := Event{Kind: Unavailable}
-	switch one {
-	case ExtendLease:
-		failed.Kind = ExtendFailed
-	case Leave, ReportFailure:
-		failed.Kind = LeaveFailed
-	case ReadNew:
-		if w.s.Life != Moving {
-			w.violate("another instance's bundle is read: %+v", w.s)
-		}
-		return w.readNew()
-	default:
-	}
-	switch {
-	case w.engine.down, w.mishaps(30):
-		return failed
-	case w.engine.denies && failed.Kind == Unavailable:
-		return Event{Kind: Denied}
-	case w.mishaps(60) && failed.Kind == Unavailable:
-		return Event{Kind: Refused, RetryAfter: w.between(0, 5*time.Second)}
-	}
-	e := w.serve(one)
-	if w.mishaps(30) && !e.Kind.Failed() {
-		return failed
-	}
-	if e.Kind == BundleRead {
-		w.secret, w.held = w.engine.secret, w.engine.bundleOf
-	}
-	return e
-}
-
-// readNew asks for the bundle of the instance that the next configuration names.
-func (w *world) readNew() Event {
-	switch {
-	case w.engine.down, w.mishaps(10):
-		return Event{Kind: NewUnavailable, RetryAfter: w.between(0, 5*time.Second)}
-	case w.engine.denies, w.mishaps(5):
-		return Event{Kind: NewRefused}
-	}
-	return Event{Kind: NewRead}
-}
-
-// serve serves a request.
-func (w *world) serve(one Do) Event {
-	switch one {
-	case Login:
-		e := Event{Kind: LoggedIn, TTL: w.between(20*time.Second, 10*time.Minute), Renewal: Renewable}
-		if w.one(3) {
-			e.Renewal = Fixed
-		}
-		if w.one(10) {
-			e.TTL = 0
-		}
-		return e
-	case RenewToken:
-		return Event{Kind: Renewed, TTL: w.between(5*time.Second, 10*time.Minute)}
-	case ReadBundle:
-		if w.engine.old && w.s.Writes == WritesAllowed {
-			return Event{Kind: NoWrite}
-		}
-		w.engine.secret++
-		return Event{Kind: BundleRead, Held: Held{w.engine.etag, w.engine.content}, Lease: w.between(30*time.Second, 5*time.Minute)}
-	case Leave:
-		if w.s.Life != Leaving {
-			w.violate("the instance is given up while the process lives: %+v", w.s)
-		}
-		return Event{Kind: Left}
-	default:
-	}
-	if w.secret != w.engine.secret { // another read has taken its place, of which the answer was lost
-		if one == ExtendLease {
-			return Event{Kind: ExtendFailed}
-		}
-		return Event{Kind: Refused}
-	}
-	if one != ExtendLease {
-		w.checkReport()
-		w.engine.heard, w.engine.heardHealthy = w.s.Loaded, w.s.Verdict == Healthy
-	}
-	if one == ReportFailure {
-		return Event{Kind: Left}
-	}
-	e := Event{Kind: Reported, Etag: w.engine.etag, Lease: w.between(30*time.Second, 5*time.Minute)}
-	if one == ExtendLease {
-		e.Kind = Extended
-	}
-	if w.one(10) { // an engine that does not extend leases
-		e.Lease = 0
-	}
-	return e
 }
 
 // write puts files into their places, now and then not all of them.
@@ -252,6 +167,7 @@ func (w *world) looksItself(c Settings) {
 func (w *world) reload() Event {
 	switch {
 	case !w.knows && w.workload.running && w.since != Never && w.workload.started > w.since:
+		w.signaled = w.disk.writes
 		return Event{Kind: Reloaded}
 	case !w.workload.running:
 		return Event{Kind: NotRunning, Reason: "it does not run"}
@@ -265,7 +181,7 @@ func (w *world) reload() Event {
 		}
 		return Event{Kind: ReloadFailed, Reason: "deaf"}
 	}
-	w.workload.read = w.disk.writes
+	w.workload.read, w.signaled = w.disk.writes, w.disk.writes
 	return Event{Kind: Reloaded}
 }
 
@@ -318,7 +234,7 @@ func (w *world) checkWrite() {
 // checkSignal: a workload that was signalled for a write is not signalled for it again.
 func (w *world) checkSignal() {
 	if w.acked >= w.disk.writes {
-		w.violate("the workload is made to reload again for write %d", w.disk.writes)
+		w.violate("the workload is made to reload again for write %d; it has read write %d", w.disk.writes, w.workload.read)
 	}
 }
 
@@ -339,8 +255,21 @@ func (w *world) checkState() {
 	}
 }
 
+// checkHeard: what is known of the workload is reported, or will be.
+func (w *world) checkHeard() {
+	s := w.s
+	if s.Watch != WatchOpen || s.Report == ReportDue {
+		return
+	}
+	switch {
+	case s.Verdict == Healthy && s.Load == Loaded && w.reported != (reported{s.Loaded, true}), s.Verdict == Unhealthy && w.reported.healthy:
+		w.violate("a report is lost: the engine was last sent %+v; %+v", w.reported, s)
+	}
+}
+
 // checkWaiting: there is an end to each wait.
 func (w *world) checkWaiting() {
+	w.checkHeard()
 	s := w.s
 	set := func(t Timer) bool { return s.Timers[t] != Never }
 	switch {
@@ -354,7 +283,7 @@ func (w *world) checkWaiting() {
 		w.violate("the check is %s, and its timer is set: %v", s.Check, set(TimerCheck))
 	case s.Load == Settling && s.Check != CheckWaiting:
 		w.violate("the workload settles, and no check is to come: %+v", s)
-	case s.Vault == VaultOpen && s.Load != Settling && s.Watch != WatchOpen && !set(TimerRead) && !set(TimerWatch):
+	case s.Request == NoRequest && s.Vault == VaultOpen && s.Load != Settling && s.Watch != WatchOpen && !set(TimerRead) && !set(TimerWatch):
 		w.violate("nothing is asked of Vault: %+v", s)
 	}
 }

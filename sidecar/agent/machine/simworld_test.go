@@ -24,6 +24,8 @@ type world struct {
 	another  bool // the configuration that comes is of another instance
 	former   bool // the instance of the configuration before is held
 
+	request   *sent    // nil: none is under way
+	reported  reported // by this process
 	engine    engine
 	disk      disk
 	workload  instance
@@ -36,7 +38,8 @@ type world struct {
 	since     Moment       // when this process has written files; Never: it has found a note
 	mishap    Moment       // when something happens next
 	watch     Moment       // when the watch that is open ends; Never: none is
-	acked     int          // the write for which the workload was signalled last, as the disk knows
+	signaled  int          // the write for which the workload was signaled last
+	acked     int          // the same, as the disk knows
 	stats     coverage
 	violation error
 }
@@ -148,6 +151,8 @@ func (w *world) configure() {
 func (w *world) restart() {
 	w.logf("a process starts")
 	w.advance(w.between(0, 3*time.Second))
+	w.cancel()
+	w.reported = reported{}
 	w.killed, w.prepared, w.held, w.applied, w.watch, w.since, w.secret, w.former = false, nil, bundleOf{}, bundleOf{}, Never, Never, w.disk.secret, false
 	w.s, w.effects = Begin(Start(w.settings, w.noted(), w.now), w.now)
 }
@@ -220,7 +225,7 @@ func (w *world) happen() {
 	case 10:
 		w.start()
 		if w.knows { // from elsewhere, so that nobody knows what it has read
-			w.workload.read, w.acked = unknown, 0
+			w.workload.read, w.signaled, w.acked = unknown, 0, 0
 		}
 	}
 	if w.one(6) && w.disk.content > 0 && w.s.Settings.LookEvery > 0 { // somebody changes what was written
@@ -256,23 +261,30 @@ func (w *world) settled() bool {
 	return !w.former && w.disk.content == w.engine.content && loaded && w.engine.heard == w.engine.etag && w.engine.heardHealthy
 }
 
-// wait waits for the watch, for a timer, or for news.
+// wait waits for the request or the watch, for a timer, or for news.
 func (w *world) wait() Event {
 	at, kind := w.s.Timers.First()
-	news := w.now + w.between(0, 2*time.Minute)
+	news, ends := w.now+w.between(0, 2*time.Minute), Never
 	if w.calmed {
 		news = Never
 	}
-	first := min(at, w.watch, news)
+	if w.request != nil {
+		if ends = w.request.ends; w.mishaps(20) {
+			news = w.now + w.between(0, max(ends-w.now, 1))
+		}
+	}
+	first := min(at, w.watch, news, ends)
 	if first > w.now+time.Hour {
 		w.violate("it waits for nothing: %+v", w.s)
 		return Event{Kind: Stop}
 	}
 	for w.now < first { // the watch may end sooner than it was to
 		w.advance(min(first-w.now, time.Second))
-		first = min(at, w.watch, news)
+		first = min(at, w.watch, news, ends)
 	}
 	switch first {
+	case ends:
+		return w.ended()
 	case w.watch:
 		w.watch = Never
 		return w.watched()

@@ -45,6 +45,20 @@ const (
 	VaultResting Vault = "resting" // no request until the pause is over; Vault refused something, or a token ended
 )
 
+// Request is the region of the request to Vault that is under way, of which there is at most one. The watch is none of them.
+type Request string
+
+// The values of Request.
+const (
+	NoRequest  Request = "idle"
+	LoggingIn  Request = "login"
+	Renewing   Request = "renewal"
+	Reading    Request = "read"
+	Reporting  Request = "report"
+	Extending  Request = "lease"
+	ReadingNew Request = "new" // the bundle of the instance that another configuration names
+)
+
 // Writes is the region of what the policy allows on creds/.
 type Writes string
 
@@ -176,7 +190,7 @@ type Report string
 // The values of Report.
 const (
 	NoReport  Report = "none"
-	ReportDue Report = "due"
+	ReportDue Report = "due" // also after one that failed or was canceled
 )
 
 // Watch is the region of the blocking request that waits for another bundle.
@@ -256,6 +270,7 @@ type State struct {
 	Life     Life
 	Token    Token
 	Vault    Vault
+	Request  Request
 	Writes   Writes
 	Bundle   Bundle
 	Recovery Recovery
@@ -334,7 +349,7 @@ func (t Timers) First() (Moment, Kind) {
 // Start returns the state of a process that starts. A reload is pending where the process before has left one.
 func Start(c Settings, reload Reload, now Moment) State {
 	s := State{
-		Settings: c, Life: Running, Token: NoToken, Vault: VaultOpen, Writes: WritesAllowed, Bundle: NoBundle, Recovery: RecoveryIdle, Secret: NoSecret,
+		Settings: c, Life: Running, Token: NoToken, Vault: VaultOpen, Request: NoRequest, Writes: WritesAllowed, Bundle: NoBundle, Recovery: RecoveryIdle, Secret: NoSecret,
 		Lease: NoLease, Former: NoFormer, Work: NoWork, Files: FilesBlank, Reload: reload, Load: NotLoaded, Verdict: NoVerdict, Check: CheckOff, Report: NoReport,
 		Watch: WatchClosed, Look: LookOff, Renewal: Fixed, Begun: now, Ends: Never,
 	}

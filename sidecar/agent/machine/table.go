@@ -31,7 +31,7 @@ type part interface {
 }
 
 // regions are all regions, in the order in which an event passes them. Conditions look at the state before the event.
-var regions = []part{life, token, vault, writes, bundle, recovery, secret, lease, former, work, files, load, verdict, reload, check, report, watch, look}
+var regions = []part{life, token, vault, request, writes, bundle, recovery, secret, lease, former, work, files, load, verdict, reload, check, report, watch, look}
 
 var life = region[Life]{
 	"life", "the process and its configuration",
@@ -42,7 +42,7 @@ var life = region[Life]{
 		{from(Running, Adopting, Moving), on(Stop, WorkloadGone), hasLease, Leaving, nil},
 		{from(Running, Adopting, Moving, Arriving), on(Stop, WorkloadGone), always, Ended, nil},
 		{from(Leaving, Failing, Ended), on(Stop, WorkloadGone), always, "", nil},
-		{from(Running), on(Reconfigured), always, Adopting, nil},
+		{from(Running, Moving), on(Reconfigured), always, Adopting, nil},
 		{from(Running), on(Renamed, MoveTime), hasLease, Moving, nil},
 		{from(Running), on(Renamed, MoveTime), always, Arriving, nil},
 		{nil, on(Reconfigured, Renamed, MoveTime), always, "", nil},
@@ -84,6 +84,7 @@ var vault = region[Vault]{
 	[]Vault{VaultOpen, VaultAway, VaultResting},
 	func(s *State) *Vault { return &s.Vault },
 	[]row[Vault]{
+		{from(VaultAway, VaultResting), on(Unavailable, Refused, Denied), always, "", nil}, // of a request during which the token ended
 		{nil, on(Unavailable), noSession, VaultAway, do(endSession)},
 		{nil, on(Unavailable), renewing.and(littleLeft), VaultResting, do(endToken)},
 		{nil, on(Unavailable), always, VaultAway, do(pauseRequests)},
@@ -99,6 +100,18 @@ var vault = region[Vault]{
 		{nil, on(Adopted), always, VaultOpen, do(endPause)},
 		{from(VaultOpen), on(Quiet, Changed, Superseded, WorkNews, Sighted), always, "", do(served)},
 		{nil, on(Quiet, Changed, Superseded, WorkNews, Sighted), always, "", nil},
+	},
+}
+
+var request = region[Request]{
+	"request", "the request to Vault that is under way, of which there is at most one",
+	[]Request{NoRequest, LoggingIn, Renewing, Reading, Reporting, Extending, ReadingNew},
+	func(s *State) *Request { return &s.Request },
+	[]row[Request]{
+		{from(LoggingIn, Renewing, Reading, Reporting, Extending, ReadingNew), on(Stop, WorkloadGone, Reconfigured, Renamed), always, NoRequest, do(perform(CancelRequest))},
+		{nil, on(Stop, WorkloadGone, Reconfigured, Renamed), always, "", nil},
+		{nil, on(LoggedIn, Renewed, BundleRead, NoWrite, Reported, Extended, ExtendFailed, Unavailable, Refused, Denied), always, NoRequest, nil},
+		{nil, on(NewRead, NewUnavailable, NewRefused), always, NoRequest, nil},
 	},
 }
 
@@ -314,7 +327,8 @@ var report = region[Report]{
 		{nil, on(CheckFailed, NotRunning), otherVerdict, ReportDue, nil},
 		{nil, on(CheckDisproved), otherReason, ReportDue, nil},
 		{nil, on(CheckPassed, CheckFailed, NotRunning, CheckDisproved), always, "", nil},
-		{nil, on(Reported), always, NoReport, nil},
+		{nil, on(Unavailable, Refused, Denied, Reconfigured, Renamed), reporting, ReportDue, nil},
+		{nil, on(Unavailable, Refused, Denied, Reconfigured, Renamed), always, "", nil},
 	},
 }
 
