@@ -345,13 +345,13 @@ func (c *census) run() {
 
 // sessions returns those of a role at a place: of this moment, or seen within d. Then it also returns how many logins to each
 // database were not seen.
-func (k *Kind) sessions(ctx context.Context, c kind.Connection, at place, role string, d time.Duration) (found use, missed map[string]int, err error) {
+func (k *Kind) sessions(ctx context.Context, c kind.Connection, at place, role string, d time.Duration) (found use, missed misses, err error) {
 	if d == 0 {
 		found, err = k.census(c, at).ask(ctx, role, func(ctx context.Context, roles []string) (map[string]use, error) {
 			return k.lookAt(ctx, c, at, roles)
 		})
 	} else {
-		found, missed, err = k.sampler(c, at).ask(ctx, role, d, func(roles []string, long time.Duration, logins *shortLogins) (map[string]use, map[string]int, error) {
+		found, missed, err = k.sampler(c, at).ask(ctx, role, d, func(roles []string, long time.Duration, logins *shortLogins) (map[string]use, misses, error) {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), long+patience)
 			defer cancel()
 			return k.sampleAt(ctx, c, at, roles, long, logins)

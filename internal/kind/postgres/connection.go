@@ -169,7 +169,7 @@ func (k *Kind) CheckConnection(ctx context.Context, c kind.Connection) ([]string
 	if _, err := k.pooled(ctx, c, a.name, 0); err != nil {
 		return nil, fmt.Errorf("pgbouncers: %w", err)
 	}
-	return append(notes, exposed(c)...), nil
+	return slices.Concat(notes, k.cannotCount(ctx, c), exposed(c)), nil
 }
 
 // RotateRoot implements kind.Connector. A role of PostgreSQL has one password, so that the old one ends when the new one is

@@ -60,6 +60,9 @@ func (k *Kind) Preflight(ctx context.Context, c kind.Change) (blockers, notes []
 	p.fails(k.reaches(ctx, c, from, to, found, o))
 	p.grants(o)
 	p.notes = slices.Concat(p.notes, leftovers(c, found), revived(c, found))
+	if p.from != "" && p.from != p.to && !p.Cut {
+		p.notes = append(p.notes, k.cannotCount(ctx, c.Connection)...)
+	}
 	if o.name != "" {
 		uses, unseen := k.sessionUser(ctx, c, a, o.name)
 		p.sessionUser(o, uses, unseen)

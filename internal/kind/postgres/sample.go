@@ -49,7 +49,7 @@ func (k *Kind) count(ctx context.Context, c kind.Change, d time.Duration) (int, 
 		return 0, fmt.Sprintf("both versions are of role %s: the server cannot tell their sessions apart", from.User), nil
 	}
 	places := append([]place{home(c.Connection)}, replicas(c.Connection)...)
-	found, missed := make([]use, len(places)), make([]map[string]int, len(places))
+	found, missed := make([]use, len(places)), make([]misses, len(places))
 	errs := make([]error, len(places)+1)
 	var pooled pool
 	var busy sync.WaitGroup
@@ -84,33 +84,6 @@ func (k *Kind) count(ctx context.Context, c kind.Change, d time.Duration) (int, 
 	return total, strings.Join(words, "; "), err
 }
 
-// tooShort returns an error if somebody logged in to a database of the key for too short a time to be seen.
-func (k *Kind) tooShort(c kind.Change, places []place, missed []map[string]int) error {
-	before := c
-	before.To = c.From // its clients may use another database
-	databases, err := databasesOf(before)
-	if err != nil {
-		return err
-	}
-	after, err := databasesOf(c)
-	if err != nil {
-		return err
-	}
-	databases = append(databases, after...)
-	slices.Sort(databases)
-	databases = slices.Compact(databases)
-	for n, at := range places {
-		sum := 0
-		for _, database := range databases {
-			sum += missed[n][database]
-		}
-		if sum > 0 {
-			return kind.Unattributed{Logins: sum, At: at.what}
-		}
-	}
-	return nil
-}
-
 // sampler samples the sessions of a place for all callers, one second or so at a time. Callers who ask again as soon as
 // they are answered are sampled without a break: a sample continues with the roles of the one before.
 type sampler struct {
@@ -131,16 +104,16 @@ type sample struct {
 
 	done   chan struct{} // closed when what follows is set
 	found  map[string]use
-	missed map[string]int // logins by database that it did not see
+	missed misses
 	err    error
 }
 
 // taking samples the sessions of roles for so long, and counts the logins that no sample has seen.
-type taking func(roles []string, long time.Duration, logins *shortLogins) (found map[string]use, missed map[string]int, err error)
+type taking func(roles []string, long time.Duration, logins *shortLogins) (found map[string]use, missed misses, err error)
 
 // ask returns the sessions of a role that are seen within a sample of that length which begins from now on, or has begun
-// just now and continues from one that the same caller has asked for; and how many logins to each database were not seen.
-func (s *sampler) ask(ctx context.Context, role string, long time.Duration, take taking) (use, map[string]int, error) {
+// just now and continues from one that the same caller has asked for; and the logins that were not seen.
+func (s *sampler) ask(ctx context.Context, role string, long time.Duration, take taking) (use, misses, error) {
 	s.mu.Lock()
 	of := s.current
 	if of == nil || !of.roles[role] || time.Since(of.begun) > joinTime || of.long < long {
@@ -162,7 +135,7 @@ func (s *sampler) ask(ctx context.Context, role string, long time.Duration, take
 	case <-of.done:
 		return of.found[role], of.missed, of.err
 	case <-ctx.Done():
-		return nil, nil, ctx.Err()
+		return nil, misses{}, ctx.Err()
 	}
 }
 
@@ -202,16 +175,17 @@ func (s *sampler) run(take taking) {
 func (k *Kind) sampler(c kind.Connection, at place) *sampler { return &k.census(c, at).samples }
 
 // sampleAt samples the sessions of roles at a place: in one statement, which loops on the server.
-func (k *Kind) sampleAt(ctx context.Context, c kind.Connection, at place, roles []string, long time.Duration, logins *shortLogins) (found map[string]use, missed map[string]int, err error) {
+func (k *Kind) sampleAt(ctx context.Context, c kind.Connection, at place, roles []string, long time.Duration, logins *shortLogins) (found map[string]use, missed misses, err error) {
 	of := k.sampler(c, at)
 	err = k.admin(ctx, c, at, func(conn *pgx.Conn) error {
 		of.mu.Lock()
 		cost, fresh := of.cost, !of.costAt.IsZero() && time.Since(of.costAt) < costAge
 		of.mu.Unlock()
-		if logins.last.counts == nil {
+		if !logins.begun {
 			if logins.last, err = k.countHeads(ctx, conn, at); err != nil {
 				return err
 			}
+			logins.begun = true
 		}
 		if !fresh {
 			if cost, err = costOf(ctx, conn, logins.last.here); err != nil {
@@ -325,114 +299,6 @@ func readUses(rows pgx.Rows, err error) (found map[string]use, all map[int]strin
 
 // now is for measuring how long something takes.
 func now() time.Time { return time.Now() } //nolint:forbidigo // a stopwatch: nothing that is decided or stored depends on it
-
-// shortLogins finds, through samples that follow each other without a break, the logins at a server that no sample has seen:
-// PostgreSQL counts the sessions of each database (pg_stat_database.sessions, since version 14), for all roles together. It counts a
-// session when that is idle for the first time, or ends.
-type shortLogins struct {
-	last   headcount
-	credit map[string]int // sessions that the sample before saw and the server had not counted yet, by database
-}
-
-// headcount is who is at a server at a moment, and how many there have been.
-type headcount struct {
-	counts map[string]int // sessions that each database has had
-	before map[string]int // how many were ours when the server was asked, and when it had answered
-	ours   map[string]int
-	here   map[int]string // the databases of the sessions that there are, by process
-}
-
-// countHeads reads a headcount but for ours. A server that does not count sessions says 0.
-func countHeads(ctx context.Context, conn *pgx.Conn) (headcount, error) {
-	h := headcount{counts: map[string]int{}, here: map[int]string{}}
-	rows, err := conn.Query(ctx, `
-		SELECT s.datname::text, coalesce((pg_catalog.to_jsonb(s) ->> 'sessions')::int8, 0)::int8, ARRAY(
-			SELECT a.pid FROM pg_catalog.pg_stat_get_activity(NULL) AS a WHERE a.datid = s.datid AND `+clients+`
-		) FROM pg_catalog.pg_stat_database s WHERE s.datname IS NOT NULL`)
-	if err != nil {
-		return h, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var database string
-		var count int
-		var here []int
-		if err := rows.Scan(&database, &count, &here); err != nil {
-			return h, err
-		}
-		h.counts[database] = count
-		for _, pid := range here {
-			h.here[pid] = database
-		}
-	}
-	return h, rows.Err()
-}
-
-// clients is the condition for sessions of clients other than ours. Of those of other roles the server may tell no more than
-// who they are (pg_read_all_stats).
-const clients = `a.usesysid IS NOT NULL AND coalesce(a.backend_type, 'client backend') = 'client backend' AND coalesce(a.application_name, '') <> '` + ownName + `'`
-
-// unseen returns how many logins since the last headcount are of no session that was seen, by database. It takes the sessions
-// that the sample has seen and that were not there before, and a headcount after it.
-func (l *shortLogins) unseen(seen map[int]string, after headcount) map[string]int {
-	came := map[string]int{}
-	for pid, database := range seen {
-		if _, before := l.last.here[pid]; !before {
-			came[database]++
-		}
-	}
-	for pid, database := range after.here {
-		_, before := l.last.here[pid]
-		if _, counted := seen[pid]; !before && !counted {
-			came[database]++
-		}
-	}
-	missed, credit := map[string]int{}, map[string]int{}
-	for database, count := range after.counts {
-		before := l.last.counts[database]
-		if count < before { // the counts were reset
-			continue
-		}
-		// A login of ours that was under way during a count is not taken for one that it includes.
-		left := count - before - max(after.before[database]-l.last.ours[database], 0) - came[database]
-		switch used := left - l.credit[database]; {
-		case left < 0:
-			credit[database] = -left
-		case used < 0:
-			credit[database] = -used
-		case used > 0:
-			missed[database] = used
-		}
-	}
-	*l = shortLogins{last: after, credit: credit}
-	return missed
-}
-
-// enter notes that we have logged in to the database of a place, so that the login is nobody else's.
-func (k *Kind) enter(at place) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	name := at.oneName()
-	if k.ours[name] == nil {
-		k.ours[name] = map[string]int{}
-	}
-	k.ours[name][at.database]++
-}
-
-// countHeads is a headcount at a place, with the logins of ours that it includes.
-func (k *Kind) countHeads(ctx context.Context, conn *pgx.Conn, at place) (headcount, error) {
-	before := k.entered(at)
-	h, err := countHeads(ctx, conn)
-	h.before, h.ours = before, k.entered(at)
-	return h, err
-}
-
-// entered returns how often we have logged in to each database at a place.
-func (k *Kind) entered(at place) map[string]int {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return maps.Clone(k.ours[at.oneName()])
-}
 
 // oneName is the hosts of a place, with one name for this machine, which has several.
 func (p place) oneName() string {

@@ -78,12 +78,12 @@ func TestSamplesWithoutABreak(t *testing.T) {
 		var mu sync.Mutex
 		var log []string
 		begun := time.Now()
-		take := func(roles []string, long time.Duration, _ *shortLogins) (map[string]use, map[string]int, error) {
+		take := func(roles []string, long time.Duration, _ *shortLogins) (map[string]use, misses, error) {
 			mu.Lock()
 			log = append(log, fmt.Sprintf("%s %s", time.Since(begun), strings.Join(roles, "+")))
 			mu.Unlock()
 			time.Sleep(long) //nolint:forbidigo // in the bubble's time
-			return map[string]use{}, nil, nil
+			return map[string]use{}, misses{}, nil
 		}
 		var callers sync.WaitGroup
 		caller := func(role string, after time.Duration) {
