@@ -26,12 +26,14 @@ func (l *locked) advance(ctx context.Context, id string) error {
 			return nil
 		}
 		f := l.facts(r)
-		if next, changed := rotation.Further(r, f); changed {
+		next, results, changed := rotation.Further(r, f)
+		if changed {
 			if err := l.move(ctx, next, f); err != nil {
 				return err
 			}
 			continue
 		}
+		l.note(id, func(n rotation.Notes) rotation.Notes { return n.Looked(r, results, f.Now) })
 		acted, err := l.act(ctx, r)
 		if err != nil {
 			return err
@@ -154,6 +156,7 @@ func (l *locked) acted(ctx context.Context, r rotation.Rotation, fault error) er
 			l.checkSoon(c.Key, l.Now())
 		}
 		if use := (inUse{}); errors.As(fault, &use) { // waiting mends that
+			l.note(r.ID, func(n rotation.Notes) rotation.Notes { return n.Seen(untrusted.Text(use.text), l.Now()) })
 			r.Attempts = min(r.Attempts, schedule.OrphanAfter-1)
 		}
 		r.Fault, r.RetryAt = untrusted.Reason(fault.Error()), l.Now().Add(retryAfter(r.Attempts, fault))
@@ -328,10 +331,12 @@ func (s *state) observeWith(r rotation.Rotation, calls []serverCall, dense bool)
 		end := s.Now()
 		var use inUse
 		var short kind.Unattributed
+		seen := ""
 		o := s.observe(r.ID, func(o rotation.Observation) rotation.Observation {
 			switch {
 			case errors.As(err, &use):
-				return o.Used(end, untrusted.Text(use.text))
+				seen = untrusted.Text(use.text)
+				return o.Used(end, seen)
 			case errors.As(err, &short):
 				o = o.Unused(end, slice)
 				o.Short = untrusted.Text(short.Error())
@@ -341,6 +346,9 @@ func (s *state) observeWith(r rotation.Rotation, calls []serverCall, dense bool)
 			}
 			return o.Unused(end, slice)
 		})
+		if seen != "" {
+			s.note(r.ID, func(n rotation.Notes) rotation.Notes { return n.Seen(seen, end) })
+		}
 		_, enough := r.Needs(o)
 		if !dense || o.Fault != "" || o.Until.Equal(o.Seen) || s.ctx.Err() != nil || o.Dense == 0 || o.Dense >= enough || end.Sub(begin) < slice/2 || !s.still(r) {
 			return
@@ -355,6 +363,15 @@ func (s *state) observe(id string, change func(rotation.Observation) rotation.Ob
 		m.observed[id] = o
 	})
 	return o
+}
+
+// note replaces what was noted of a running rotation since its record was stored.
+func (s *state) note(id string, change func(rotation.Notes) rotation.Notes) {
+	s.lock(func(m *memory) {
+		if _, ok := m.active[id]; ok {
+			m.notes[id] = change(m.notes[id])
+		}
+	})
 }
 
 // still reports whether a rotation is where it was, and not paused.

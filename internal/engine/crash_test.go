@@ -215,6 +215,11 @@ func checkJournal(t *testing.T, h *harness, view View) {
 	if n != len(view.Timeline) {
 		t.Errorf("the journal has %d events, the rotation %d", n, len(view.Timeline))
 	}
+	if document, err := h.engine.Document(t.Context(), view.ID); err != nil || document.Missing != 0 || len(document.Entries) != n {
+		t.Errorf("the document has %d of %d entries, and %d are missing: %v", len(document.Entries), n, document.Missing, err)
+	} else if end := document.Entries[n-1].Changes; len(end) != 1 || end[0].To != document.Digest {
+		t.Errorf("the digest of the receipt is %s, and the journal says %+v", document.Digest, end)
+	}
 }
 
 // Vault was away for longer than its leases last: the instances are gone from the record, and still run. The revert

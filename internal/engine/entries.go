@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
@@ -40,6 +41,9 @@ func (l *locked) journalDamage(ctx context.Context) error {
 	return nil
 }
 
+// fieldReceipt is the field of the entry on a rotation's end that has the digest of the rotation's receipt.
+const fieldReceipt = "receipt_sha256"
+
 // eventEntry is the entry of the nth event of a rotation.
 func (l *locked) eventEntry(r rotation.Rotation, n int) journal.Entry {
 	event := r.Timeline[n-r.Omitted]
@@ -55,6 +59,10 @@ func (l *locked) eventEntry(r rotation.Rotation, n int) journal.Entry {
 	}
 	if n == 0 {
 		entry.Changes = r.Asked
+	}
+	if r.Finished() && n == r.EventCount()-1 { // so that nobody changes the receipt unseen
+		sum, _ := r.Receipt.Digest()
+		entry.Changes = append(slices.Clone(entry.Changes), rotation.EntryChange{Field: fieldReceipt, To: sum})
 	}
 	for _, c := range r.Changes {
 		v, _ := l.Keys[c.Key].Version(c.To)

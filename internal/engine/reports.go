@@ -65,7 +65,7 @@ func (s *state) believed(ctx context.Context, report Report) (w workload.Workloa
 	}
 	proves := report.Etag == i.Issued.Etag && !i.AllProved()
 	if proves {
-		i = i.Proved()
+		i = i.Proved(i.Seen)
 	}
 	used := untrusted.News(before.Sightings, report.Sightings)
 	if used {

@@ -17,7 +17,7 @@ import (
 // of their own.
 func (l *locked) settle(ctx context.Context, r rotation.Rotation) error {
 	f := l.facts(r)
-	if next, changed := rotation.Further(r, f); changed {
+	if next, _, changed := rotation.Further(r, f); changed {
 		if thaw, ok := l.freeze(f); ok {
 			defer thaw()
 			return l.save(ctx, next)
@@ -44,6 +44,10 @@ func (l *locked) save(ctx context.Context, r rotation.Rotation) error {
 	before, had := l.active[r.ID]
 	known := before.EventCount()
 	r.Journaled, r.JournalSeq = known, l.journal.End().Count
+	if !had {
+		r.JournalFrom = r.JournalSeq
+	}
+	r, notes := r.Noting(before, get(l.state, func(m *memory) rotation.Notes { return m.notes[r.ID] }), l.Now())
 	path := pathActive + r.ID
 	if r.Finished() {
 		path = pathRotations + r.ID
@@ -52,7 +56,7 @@ func (l *locked) save(ctx context.Context, r rotation.Rotation) error {
 		return err
 	}
 	l.lock(func(m *memory) {
-		m.active[r.ID] = r
+		m.active[r.ID], m.notes[r.ID] = r, notes
 		for _, c := range r.Changes {
 			m.rotating[c.Key] = r.ID
 			m.agenda.Set(c.Key, never)
@@ -85,6 +89,8 @@ func (l *locked) leave(ctx context.Context, r rotation.Rotation) error {
 	l.lock(func(m *memory) {
 		delete(m.active, r.ID)
 		delete(m.observed, r.ID)
+		delete(m.notes, r.ID)
+		m.noteEnd(r)
 		m.ended(r.ID)
 		for _, c := range r.Changes {
 			delete(m.rotating, c.Key)

@@ -217,6 +217,8 @@ type memory struct {
 	counted    map[string]counted              // rows, by key name
 	looks      map[string]rotation.Look        // at rows, by Work.ID
 	observed   map[string]rotation.Observation // by rotation
+	notes      map[string]rotation.Notes       // by rotation
+	cuts       map[string]cutNote              // by key name, of its newest rotation
 	health     map[string]Health               // by what was checked
 	intended   map[versionID]string            // what a check has journaled that it restores, until that is valid
 	restoring  map[string]bool                 // keys that an inspection is about
@@ -234,6 +236,8 @@ func newMemory(r *records) *memory {
 		counted:   map[string]counted{},
 		looks:     map[string]rotation.Look{},
 		observed:  map[string]rotation.Observation{},
+		notes:     map[string]rotation.Notes{},
+		cuts:      map[string]cutNote{},
 		health:    map[string]Health{},
 		intended:  map[versionID]string{},
 		restoring: map[string]bool{},
@@ -258,6 +262,12 @@ func newRecords(c *catalog.Catalog) *records {
 type versionID struct {
 	key    string
 	number int
+}
+
+// cutNote is what the newest rotation of a key has cut.
+type cutNote struct {
+	at   time.Time
+	text string
 }
 
 // counted is what an instance has last counted of a key's rows.

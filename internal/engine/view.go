@@ -55,8 +55,10 @@ type View struct {
 	Waves     []rotation.Wave // that the step has still to go through
 	Progress  map[string]workload.WorkReport
 	Ended     <-chan struct{} // closed when the rotation has ended, or the engine is closed
+	LockedOut []LockedOut     // instances that run with a retired version of its keys now
 
 	facts rotation.Facts
+	live  map[string]bool // names of the instances that live now, where something was cut
 }
 
 // Waits joins the reasons that hold it back.
@@ -91,6 +93,7 @@ func (s *state) View(ctx context.Context, id string) (View, error) {
 			view.Progress[c.Key] = report
 		}
 	}
+	s.lock(func(m *memory) { view.LockedOut, view.live = m.leftOut(r) })
 	if r.Finished() {
 		return view, nil
 	}
@@ -98,6 +101,24 @@ func (s *state) View(ctx context.Context, id string) (View, error) {
 	view.Waves = rotation.NextWaves(r, f)
 	view.Instances = rotation.Standing(r, f)
 	return view, nil
+}
+
+// leftOut returns the instances that run with a retired version of a rotation's keys. Where it has cut something, it also returns
+// the names of all that live.
+func (m *memory) leftOut(r rotation.Rotation) (all []LockedOut, live map[string]bool) {
+	live = map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(m.Workloads)) {
+		if !m.Workloads[name].Uses(r.KeyNames()...) {
+			continue
+		}
+		all = append(all, m.lockedOutOf(name, r.KeyNames()...)...)
+		if r.WasCut() {
+			for _, i := range m.fleets[name].All() {
+				live[i.Name()] = true
+			}
+		}
+	}
+	return all, live
 }
 
 // KeyStatus is a key at a glance.
@@ -111,6 +132,7 @@ type KeyStatus struct {
 	Notes    []string           // what an operator should know of a current version that is valid
 	Refused  string             // who still tries a version that is retired
 	Lapse    string             // why undeleted versions whose end has come have not been retired
+	Cut      string             // what its newest rotation has cut, in the last day
 }
 
 // Status returns every key, sorted by name.
@@ -128,7 +150,7 @@ func (s *state) Status() []KeyStatus {
 		status := KeyStatus{Key: m.Keys[name], Due: m.agenda.At(name), Waits: fault.Reason, Orphan: fault.Orphan()}
 		status.Refused, status.Notes = m.health[checksKey+name].Refused, m.health[checksKey+name].Notes
 		status.Problems = append(m.health[checksKey+name].Texts(), m.connectionProblems(m.Keys[name])...)
-		status.Lapse = m.lapseFaults(status.Key)
+		status.Lapse, status.Cut = m.lapseFaults(status.Key), m.cutLately(name)
 		if r, ok := m.active[m.rotating[name]]; ok {
 			status.Rotation, status.Waits, status.Orphan = &r, held[r.ID], r.Attempts >= schedule.OrphanAfter
 		}

@@ -47,7 +47,7 @@ func Next(r Rotation, f Facts) (next Rotation, results []GateResult, changed boo
 	if cut := cutReasons(results); cut != "" {
 		event.Reason = cut
 	}
-	return Pinned(r, f).moved(to, f.Now, event), results, true
+	return Pinned(r, f).recorded(f, results).moved(to, f.Now, event), results, true
 }
 
 func cutReasons(results []GateResult) string {
@@ -293,13 +293,13 @@ func (e *Refused) Error() string { return e.text }
 // Refusef makes a Refused.
 func Refusef(format string, args ...any) error { return &Refused{fmt.Errorf(format, args...).Error()} }
 
-// Further calls Next until nothing changes. The steps between need no record of their own: no instance has seen them.
-func Further(r Rotation, f Facts) (Rotation, bool) {
-	moved := false
+// Further calls Next until nothing changes. The steps between need no record of their own: no instance has seen them. It also
+// returns the gates of the step where the rotation stays.
+func Further(r Rotation, f Facts) (stays Rotation, results []GateResult, moved bool) {
 	for {
-		next, _, changed := Next(r, f)
+		next, results, changed := Next(r, f)
 		if !changed {
-			return r, moved
+			return r, results, moved
 		}
 		r, moved = next, true
 	}

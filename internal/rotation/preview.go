@@ -64,7 +64,7 @@ func arrivedNow(r Rotation, f Facts) Facts {
 		w.Instances = slices.Clone(w.Instances)
 		for m, i := range w.Instances {
 			held := workload.Holding{Keys: want[r.StageOf(i.Name())]}
-			i = i.Given(held).Proved()
+			i = i.Given(held).Proved(f.Now)
 			i.Healthy = true
 			w.Instances[m] = i
 		}

@@ -24,23 +24,23 @@ func TestRevertWaitsForThoseWhoTookPart(t *testing.T) {
 
 	for _, protects := range [][]key.Column{nil, {{Table: "t", Column: "c", Layout: key.TagFirst}}} {
 		r := Rotation{ID: "r", Changes: []Change{{Key: "k", Env: "K", From: 1, To: 2, Protects: protects}}, State: Accepting, Step: StepLoad, Since: now, Clock: now, Reached: []string{}}
-		r, _ = Further(r, absent)
+		r, _, _ = Further(r, absent)
 		back, err := Revert(r, absent, testActor, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		back, _ = Further(back, absent)
+		back, _, _ = Further(back, absent)
 		if back.Step != StepUnstage {
 			t.Errorf("protects %v: nobody took part, and the revert waits in %s: %v", protects, back.Step, checkMinInstances(back, absent))
 		}
-		r, _ = Further(r, present) // api-1 has come, and accepts both
+		r, _, _ = Further(r, present) // api-1 has come, and accepts both
 		if !slices.Equal(r.Reached, []string{"api"}) {
 			t.Fatalf("reached %v", r.Reached)
 		}
 		if back, err = Revert(r, absent, testActor, ""); err != nil { // it is gone, for now
 			t.Fatal(err)
 		}
-		back, _ = Further(back, absent)
+		back, _, _ = Further(back, absent)
 		if reasons := checkMinInstances(back, absent); back.Step != StepLoad || len(reasons) != 1 {
 			t.Errorf("api took part, and the revert is in %s: %v", back.Step, reasons)
 		}

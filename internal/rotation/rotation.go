@@ -188,10 +188,15 @@ type Rotation struct {
 	Witnesses  map[string][]Evidence `json:"witnesses,omitempty"`
 	OneWitness string                `json:"one_witness,omitempty"` // who has accepted the word of one of them
 
+	Receipt Receipt `json:"receipt,omitzero"`
+
 	// Journaled is how many events the journal was known to have, and JournalSeq its newest entry, when this
 	// record was stored. Events beyond are looked for from there after a crash, and written if they lack.
 	Journaled  int    `json:"journaled"`
 	JournalSeq uint64 `json:"journal_seq"`
+
+	// JournalFrom is the journal's newest entry before the first of this rotation. Records of earlier releases have none.
+	JournalFrom uint64 `json:"journal_from,omitempty"`
 }
 
 // Finished reports whether nothing will happen any more.

@@ -149,7 +149,7 @@ func TestEveryPlaceAndFailure(t *testing.T) {
 			continue
 		}
 		at := Rotation{ID: "r", Changes: []Change{{Key: "k", Env: "K", From: 1, To: 2}}, State: p.state, Step: p.name, Since: now, Clock: now}
-		unhealthy := workload.Instance{Workload: "w", ID: "i"}.Given(workload.Holding{Keys: at.expected(w, p.target)}).Proved()
+		unhealthy := workload.Instance{Workload: "w", ID: "i"}.Given(workload.Holding{Keys: at.expected(w, p.target)}).Proved(time.Time{})
 		unhealthy.Judged = now.Add(time.Second)
 		late := at
 		late.Deadline = time.Minute

@@ -47,6 +47,7 @@ type Instance struct {
 	Reason   string          `json:"reason,omitempty"` // why it is not healthy, in its own words
 	Judged   time.Time       `json:"judged,omitzero"`  // when it last reported its health since it was given Issued
 	Seen     time.Time       `json:"seen"`             // last read or report
+	Proven   time.Time       `json:"proven,omitzero"`  // when it last reported that it runs with something else than before
 
 	Login    Login     `json:"login,omitzero"`     // that may read under its name; not known of records of earlier releases
 	LoggedIn time.Time `json:"logged_in,omitzero"` // when Login has first read under its name
@@ -108,9 +109,9 @@ func (i Instance) Given(h Holding) Instance {
 }
 
 // Proved is the instance after it has reported that it runs with what it was given.
-func (i Instance) Proved() Instance {
+func (i Instance) Proved(at time.Time) Instance {
 	issued := i.Issued
-	i.Loaded, i.Unproved = &issued, nil
+	i.Loaded, i.Unproved, i.Proven = &issued, nil, at
 	return i
 }
 
@@ -128,6 +129,15 @@ func (i Instance) HoldsLoaded() (Holding, bool) {
 		return Holding{}, false
 	}
 	return *i.Loaded, true
+}
+
+// Running is what the instance runs with, as far as is known: what it has reported last, or what it was given where it has
+// reported nothing.
+func (i Instance) Running() Holding {
+	if holding, ok := i.HoldsLoaded(); ok {
+		return holding
+	}
+	return i.Issued
 }
 
 // MayPresent reports whether the instance may still present a version: it was given it, or runs with it. This is the
