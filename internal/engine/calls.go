@@ -127,8 +127,9 @@ func unused(ctx context.Context, server kind.Server, c kind.Change, long time.Du
 	return err
 }
 
-// unusedStill is unused once more, right before a version is taken away. Logins that are too short to see whose they were do
-// not hold that up: the samples that opened the way have taken them into account.
+// unusedStill is unused once more, right before a version is taken away. Logins that are too short to see whose they were, or are
+// not counted, do not hold that up: the samples that opened the way of a rotation have taken them into account, and the
+// undeleted version that somebody ends can be undeleted again.
 func unusedStill(ctx context.Context, server kind.Server, c kind.Change, long time.Duration) error {
 	err := unused(ctx, server, c, long)
 	if errors.As(err, new(kind.Unattributed)) {
