@@ -58,7 +58,7 @@ func (a *Agent) holdLease(ctx context.Context, during machine.Do) *holding {
 	// The machine extends the lease after two thirds of its time, if no effect or request is under way then. Several short ones in
 	// a row must not put that off forever.
 	first := min(every, max(0, b.LeaseDuration*5/6-time.Since(a.extended)))
-	engine, name, beside := a.engine, a.config.Workload, a.sent
+	k, beside := a.keeper(), a.sent
 	ctx, cancel := context.WithCancel(ctx)
 	h := &holding{cancel: cancel, ended: make(chan struct{})}
 	go func() {
@@ -67,11 +67,12 @@ func (a *Agent) holdLease(ctx context.Context, during machine.Do) *holding {
 		for wait := first; backoff.Wait(ctx, wait) == nil; wait = every {
 			begun := time.Now()
 			newest, reads := beside.newest(b)
-			switch _, err := engine.Extend(ctx, name, newest.Instance, newest.Secret); {
+			k.name, k.secret = newest.Instance, newest.Secret
+			switch err := k.extend(ctx); {
 			case err == nil:
 				h.extended, said = begun, false
 			case ctx.Err() == nil && !said && !reads:
-				a.log.Warn("lease not extended", "during", string(during), "error", a.mask(err.Error())) // no such effect changes what it hides
+				a.log.Warn("lease not extended", "during", string(during), "error", a.mask(err.Error()))
 				said = true
 			}
 		}

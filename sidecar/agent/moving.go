@@ -6,12 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"slices"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
@@ -177,24 +173,6 @@ func (a *Agent) arrive() {
 	}
 }
 
-// formerOf returns the former instance that a configuration names; nil if none is.
-func (a *Agent) formerOf(c Config) *former {
-	for _, f := range a.formers {
-		if f.identity == identityOf(c) {
-			return f
-		}
-	}
-	return nil
-}
-
-// dropFormer lets the present instance, whose bundle was read, be no former one any more: the secret of the read before proves nothing.
-func (a *Agent) dropFormer() {
-	if f := a.formerOf(a.config); f != nil {
-		f.stop()
-		a.formers = slices.DeleteFunc(a.formers, func(one *former) bool { return one == f })
-	}
-}
-
 // leaveForAnother lets go of what another configuration does not need: an instance whose bundle was read and never used, and the
 // login for it.
 func (a *Agent) leaveForAnother() {
@@ -223,88 +201,4 @@ func (a *Agent) leaveUnused(engine *client.Client, workload string, b client.Bun
 	if err := engine.Leave(ctx, workload, b.Instance, b.Secret); err != nil {
 		a.log.Warn("engine not told that the instance has ended; it counts as live until its lease ends", "error", a.mask(err.Error()))
 	}
-}
-
-// former is an instance that the sidecar was under an earlier configuration. Its lease is extended until the workload has loaded
-// the bundle of the present one: so long no rotation retires what it uses.
-type former struct {
-	identity
-	engine           *client.Client
-	vault            *login.Connection
-	name             string // as the engine calls it
-	secret           key.Value
-	secretPath       string
-	every, renewEach time.Duration // 0: there is no need
-	stop             func()
-}
-
-// holdFormer begins to hold the present instance, if it has a lease.
-func (a *Agent) holdFormer() {
-	if !a.state.Holds() {
-		return
-	}
-	path, _ := a.config.secretPath()
-	f := &former{
-		identity: identityOf(a.config), engine: a.engine, vault: a.vault, name: a.bundle.Instance, secret: a.bundle.Secret, secretPath: path,
-		every: min(a.bundle.LeaseDuration/6, 2*watchFor),
-	}
-	if a.token.Renewable {
-		f.renewEach = a.token.TTL / 3
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	f.stop = func() { cancel(); <-ended }
-	go func() {
-		defer close(ended)
-		f.extend(ctx, func(err error) {
-			a.log.Warn("lease of the former instance not extended", "workload", f.workload, "instance", f.name, "error", err)
-		})
-	}()
-	a.formers = append(a.formers, f)
-}
-
-// extend extends the lease until ctx ends, and says the first error of a row.
-func (f *former) extend(ctx context.Context, say func(error)) {
-	if f.every <= 0 {
-		return
-	}
-	renewed, failing := time.Time{}, false
-	for backoff.Wait(ctx, f.every) == nil {
-		var err error
-		if f.renewEach > 0 && time.Since(renewed) > f.renewEach {
-			if _, err = login.Renew(ctx, f.vault); err == nil {
-				renewed = time.Now()
-			}
-		}
-		_, extended := f.engine.Extend(ctx, f.workload, f.name, f.secret)
-		err = errors.Join(err, extended)
-		if err != nil && !failing && ctx.Err() == nil {
-			say(err)
-		}
-		failing = err != nil
-	}
-}
-
-// leaveFormers leaves the instances of earlier configurations. One that the present configuration names stays while the sidecar
-// runs: its bundle was not read again.
-func (a *Agent) leaveFormers() {
-	var stay []*former
-	for _, f := range a.formers {
-		if f.identity == identityOf(a.config) && a.state.Life != machine.Ended {
-			stay = append(stay, f)
-			continue
-		}
-		f.stop()
-		ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
-		if err := f.engine.Leave(ctx, f.workload, f.name, f.secret); err != nil {
-			a.log.Warn("engine not told that the former instance has ended; it counts as live until its lease ends", "workload", f.workload, "instance", f.name, "error", a.mask(err.Error()))
-		}
-		cancel()
-		if here, _ := a.config.secretPath(); f.secretPath != "" && f.secretPath != here {
-			if err := os.Remove(f.secretPath); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				a.log.Warn("the secret of the instance that has ended stays; it proves nothing", "error", err)
-			}
-		}
-	}
-	a.formers = stay
 }

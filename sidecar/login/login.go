@@ -38,20 +38,28 @@ func newToken(ttl time.Duration, renewable bool) Token {
 	return t
 }
 
-// Method is one way to log in. It keeps what it has unwrapped, since that can be done once only.
+// Method is one way to log in. It keeps what it has unwrapped, since that can be done once only. It may be used by several
+// goroutines.
 type Method struct {
 	settings  Settings
+	turn      chan struct{} // one login at a time
 	unwrapped unwrapped
 }
 
 // New makes the method of settings that were checked.
-func New(s Settings) *Method { return &Method{settings: s} }
+func New(s Settings) *Method { return &Method{settings: s, turn: make(chan struct{}, 1)} }
 
 // Login gets a token, and sets it on the client of the connection. The error is client.ErrUnavailable if Vault is not
 // there, client.ErrDenied if it refuses, and another one if what is needed for it is not there.
 func (m *Method) Login(ctx context.Context, c *Connection) (Token, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	select {
+	case m.turn <- struct{}{}:
+		defer func() { <-m.turn }()
+	case <-ctx.Done():
+		return Token{}, fmt.Errorf("logging in: %w: another login has not ended: %w", client.ErrUnavailable, ctx.Err())
+	}
 	if err := c.renewCertificate(); err != nil {
 		return Token{}, err
 	}

@@ -211,6 +211,43 @@ func TestLoginEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// A method logs in once at a time: what it has unwrapped is for all of its logins.
+func TestLoginsOneAfterTheOther(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(path, []byte("word"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	asked, release := make(chan struct{}, 2), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked <- struct{}{}
+		<-release
+		_, _ = w.Write([]byte(`{"data":{"ttl":60}}`))
+	}))
+	t.Cleanup(server.Close)
+	c, err := Connect(Address{URL: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, done := New(Settings{Method: "token_file", Path: path}), make(chan error)
+	go func() {
+		_, err := m.Login(t.Context(), c)
+		done <- err
+	}()
+	<-asked
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := m.Login(ctx, c); !errors.Is(err, client.ErrUnavailable) || len(asked) != 0 {
+		t.Errorf("%v after %d requests", err, len(asked))
+	}
+	close(release)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if _, err := m.Login(t.Context(), c); err != nil {
+		t.Error(err)
+	}
+}
+
 // A secret id or a token that every user of the machine may read is used by nobody.
 func TestAdversarySecretFiles(t *testing.T) {
 	dir := t.TempDir()

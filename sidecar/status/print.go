@@ -19,9 +19,10 @@ func (s State) Well() bool {
 	return s.Ready && s.Healthy && s.NotTaken == nil && s.Reloading == nil && len(s.Absent) == 0 && (s.Vault == nil || s.Loaded && s.Vault.Up) && !s.fails()
 }
 
-// fails reports whether a destination or work has failed at the last try.
+// fails reports whether a destination, work or the lease of a former instance has failed at the last try.
 func (s State) fails() bool {
-	return slices.ContainsFunc(s.Destinations, func(d Destination) bool { return d.Error != "" }) ||
+	return len(s.Formers) > 0 ||
+		slices.ContainsFunc(s.Destinations, func(d Destination) bool { return d.Error != "" }) ||
 		slices.ContainsFunc(s.Work, func(w workload.WorkReport) bool { return w.Error != "" })
 }
 
@@ -59,6 +60,9 @@ func (s State) Print(out io.Writer, now time.Time) {
 	}
 	if !s.Reported.IsZero() {
 		line("reported", "%s", ago(s.Reported))
+	}
+	for _, f := range s.Formers {
+		line("former", "%s, instance %s, whose values may be in use, FAILS: lease not extended for %s: %s", f.Workload, f.Instance, age(now.Sub(f.Since)), f.Error)
 	}
 	for _, d := range s.Destinations {
 		line("secret", "%s", d.text(ago))

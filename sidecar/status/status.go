@@ -32,6 +32,8 @@ type State struct {
 
 	NotTaken *NotTaken `json:"not_taken,omitempty"` // the newest configuration, if the sidecar has refused it, or waits for Vault with it, and continues with the one before
 
+	Formers []*Former `json:"formers,omitempty"` // whose leases are not extended
+
 	Absent   []string `json:"absent,omitempty"`   // names of keys that the configuration has and the bundle lacks
 	Warnings []string `json:"warnings,omitempty"` // where secrets cross a network without verified TLS
 
@@ -55,6 +57,15 @@ type State struct {
 type NotTaken struct {
 	At    time.Time `json:"at"`
 	Error string    `json:"error"`
+}
+
+// Former is an instance that the sidecar was under an earlier configuration, and whose values the workload may use. Its lease is
+// not extended since then; without a lease, a rotation may retire them.
+type Former struct {
+	Workload string    `json:"workload"`
+	Instance string    `json:"instance"`
+	Since    time.Time `json:"since"`
+	Error    string    `json:"error"`
 }
 
 // Vault is the sidecar's way to the engine.

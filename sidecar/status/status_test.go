@@ -84,6 +84,7 @@ func TestVerdict(t *testing.T) {
 		"reload is under way":   func(s *State) { s.Reloading, s.Loaded = &Reloading{Since: now}, false },
 		"without keys":          func(s *State) { s.Absent = []string{"TOKN"} },
 		"configuration before":  func(s *State) { s.NotTaken = &NotTaken{At: now, Error: "rendr"} },
+		"what FAILS below":      func(s *State) { s.Formers = []*Former{{Workload: "api", Since: now}} },
 		"with the last good":    func(s *State) { s.Vault = &Vault{Error: "sealed", Since: now} },
 		"NOT READY: files have": func(s *State) { s.Ready, s.Vault = false, nil },
 	} {
@@ -117,6 +118,17 @@ func TestReloadUnderWayIsPrinted(t *testing.T) {
 	var out strings.Builder
 	s.Print(&out, now)
 	if !strings.Contains(out.String(), "\nreload     under way for 12 s (limit 45s)\n") {
+		t.Errorf("printed\n%s", &out)
+	}
+}
+
+// The lease of a former instance that is not extended is a line of its own.
+func TestFormerInstanceIsPrinted(t *testing.T) {
+	s := full()
+	s.Formers = []*Former{{Workload: "api", Instance: "api-1", Since: now.Add(-3 * time.Minute), Error: "cannot log in: permission denied"}}
+	var out strings.Builder
+	s.Print(&out, now)
+	if want := "\nformer     api, instance api-1, whose values may be in use, FAILS: lease not extended for 3 min: cannot log in: permission denied\n"; !strings.Contains(out.String(), want) {
 		t.Errorf("printed\n%s", &out)
 	}
 }
