@@ -316,3 +316,29 @@ func TestAdoptedFilesAreWrittenThoughVaultDenies(t *testing.T) {
 		}
 	}
 }
+
+// A report that fails or is canceled is due again, and so is one of what happened during another one. At most one request is under way.
+func TestReportIsNotLost(t *testing.T) {
+	begun := []Event{loggedIn, first, saved, wrote, {Kind: Reloaded}, passed}
+	for name, c := range map[string]struct {
+		events  []Event
+		report  Report
+		request Request
+		effects []Do
+	}{
+		"under way":   {nil, NoReport, Reporting, []Do{SayHealthy, ResumeProxies, SendReport}},
+		"unavailable": {[]Event{{Kind: Unavailable, Of: SendReport}}, ReportDue, NoRequest, []Do{SayRequest}},
+		"denied":      {[]Event{{Kind: Denied, Of: SendReport}}, ReportDue, NoRequest, []Do{SaySessionEnded}},
+		"canceled":    {[]Event{{Kind: Reconfigured}}, ReportDue, NoRequest, []Do{CancelRequest, Adopt}},
+		"moving":      {[]Event{{Kind: Renamed}}, ReportDue, ReadingNew, []Do{CancelRequest, ReadNew}},
+		"moving on":   {[]Event{{Kind: Renamed}, {Kind: Renamed}}, ReportDue, ReadingNew, []Do{CancelRequest, ReadNew}},
+		"ending":      {[]Event{{Kind: Stop}}, NoReport, NoRequest, []Do{CancelRequest, Leave}},
+		"news":        {[]Event{{Kind: WorkNews}}, ReportDue, Reporting, nil},
+		"after news":  {[]Event{{Kind: WorkNews}, {Kind: Reported, Etag: "e1"}}, NoReport, Reporting, []Do{SendReport}},
+	} {
+		s, effects := play(t, settings, append(slices.Clone(begun), c.events...)...)
+		if s.Report != c.report || s.Request != c.request || !slices.Equal(effects, c.effects) {
+			t.Errorf("%s: the report is %s, the request is %s; %q, want %q", name, s.Report, s.Request, effects, c.effects)
+		}
+	}
+}
