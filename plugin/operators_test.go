@@ -51,7 +51,7 @@ func TestOperatorsMistakes(t *testing.T) {
 		{"rotations/" + ended + "/pause", nil, "nothing to pause"},
 		{"rotations/" + ended + "/resume", nil, "nothing to resume"},
 		{"rotations/" + running + "/resume", nil, "is not paused"},
-		{"rotations/nothing/pause", nil, "is not known; list the rotations"},
+		{"rotations/nothing/pause", nil, "is not known; name one by its id"},
 	} {
 		b.refuses(logical.UpdateOperation, c.path, c.data, c.want)
 	}

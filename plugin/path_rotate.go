@@ -147,14 +147,11 @@ func (b *backend) rotate(ctx context.Context, e *engine.Engine, req *logical.Req
 	if err != nil {
 		return nil, err
 	}
-	view, warning, err := awaitEnd(ctx, e, view, wait)
+	view, more, err := awaitEnd(ctx, e, view, wait)
 	if err != nil {
 		return nil, err
 	}
-	if warning != "" {
-		warnings = append(warnings, warning)
-	}
-	return answer(rotationSummary(view), warnings...), nil
+	return answer(rotationSummary(view), append(warnings, more...)...), nil
 }
 
 // planned answers with what a rotation would do.
@@ -203,31 +200,6 @@ func waitOf(asked *api.Seconds, standard time.Duration) (time.Duration, error) {
 		return 0, rotation.Refusef("wait %s is not between 0s and %s, which stays below Vault's own limit for a request", duration.Text(wait), duration.Text(maxWait))
 	}
 	return wait, nil
-}
-
-// awaitEnd looks at a rotation again when it has ended or the time is over. It returns earlier, with a warning where there
-// is something to say, when too many wait or nobody must be waited for.
-func awaitEnd(ctx context.Context, e *engine.Engine, view engine.View, wait time.Duration) (now engine.View, warning string, err error) {
-	if wait == 0 || view.Finished() {
-		return view, "", nil
-	}
-	interrupted, leave, err := e.AwaitsEnd()
-	if err != nil {
-		return view, fmt.Sprintf("not waited for the end: %v", err), nil
-	}
-	defer leave()
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-view.Ended:
-	case <-interrupted:
-		warning = "not waited for the end: Vault takes no requests meanwhile; look again with hyvve/rotations/" + view.ID
-	case <-timer.C:
-	case <-ctx.Done():
-		return view, "", nil
-	}
-	now, err = e.View(ctx, view.ID)
-	return now, warning, err
 }
 
 // planData is a plan as dry_run=true answers it: a line a step, which reads well in a terminal, and with detailed=true its
@@ -303,12 +275,12 @@ func (b *backend) pathsRotations() []*framework.Path {
 		b.listing("rotations", "List all rotations, oldest first.", "Ids begin with the UTC time of their start.", func(ctx context.Context, e *engine.Engine) ([]string, error) { return e.RotationIDs(ctx) }),
 		{
 			Pattern: "rotations/" + framework.GenericNameRegex("id"),
-			Fields:  requestFields(api.RotationRequest{}),
+			Fields:  requestFields(api.RotationRead{}),
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ReadOperation: b.operation(b.readRotation, api.Rotation{}, "read", "rotation", "Look at a rotation: state, gates, instances, rows, timeline."),
 			},
 			HelpSynopsis:    "One rotation: state, gates with reasons, waves, instances, rows, timeline.",
-			HelpDescription: "gates lists the conditions of the present step, each with holds and, where it does not hold, the reason in plain words; waves lists the next instances that will be let go.",
+			HelpDescription: strings.TrimSpace(rotationHelp),
 		},
 		b.rotationCommand("revert", (*engine.Engine).Revert, "Take a rotation back: the moves are undone, backwards.", `
 Possible until the rotation is retiring. Those that present go back to the old version, re-encrypted rows get their old
@@ -365,19 +337,11 @@ func (b *backend) rotationCommand(
 	}
 }
 
-func (b *backend) readRotation(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	view, err := e.View(ctx, d.Get("id").(string))
-	if err != nil {
-		return nil, err
-	}
-	return answer(rotationDetails(view)), nil
-}
-
 // rotationSummary is what a write answers with.
 func rotationSummary(v engine.View) api.RotationSummary {
 	return api.RotationSummary{
 		ID: v.ID, State: string(v.State), Step: string(v.Step), Keys: v.KeyNames(), Versions: versionsData(v.Rotation),
-		NextGate: v.Waits(), Paused: v.Paused != nil, Retention: v.Retention(),
+		Outcome: string(v.Outcome()), Revision: v.Revision, NextGate: v.Waits(), Paused: v.Paused != nil, Retention: v.Retention(),
 	}
 }
 

@@ -8,7 +8,14 @@ import (
 
 // RotationRequest names a rotation.
 type RotationRequest struct {
-	ID string `json:"id" doc:"Id of the rotation, as the answer to rotate gave it." api:"required"`
+	ID string `json:"id" doc:"Id of the rotation, as the answer to rotate gave it, or what it begins with; the name of a key, for its running or newest rotation; latest, for the newest of all." api:"required"`
+}
+
+// RotationRead asks for a rotation as it is, or for what is new of it.
+type RotationRead struct {
+	RotationRequest
+	Since *int     `json:"since,omitempty" doc:"The revision that is known already: the answer comes when there is another one. With it, or with wait, instances and waves are not in the answer." api:"query"`
+	Wait  *Seconds `json:"wait,omitempty" doc:"How long to wait for a revision other than since, or than the present one. The answer comes after 5s at the latest, which is the default with since." api:"query"`
 }
 
 // RotationCommand is the request to pause, resume, confirm or revert a rotation, or to accept its only witness.
@@ -24,6 +31,8 @@ type RotationSummary struct {
 	Step      string                   `json:"step" doc:"Step within the state; empty in states of one step."`
 	Keys      []string                 `json:"keys" doc:"Names of the keys that it rotates."`
 	Versions  map[string]VersionChange `json:"versions" doc:"By key: the old version and the new one."`
+	Outcome   string                   `json:"outcome" doc:"What has come of it so far: done, done_with_cuts, running, paused, reverting or reverted."`
+	Revision  int64                    `json:"revision" doc:"Another number whenever what is shown of the rotation has changed: write it as since= to wait for more."`
 	NextGate  string                   `json:"next_gate" doc:"What the rotation waits for, in words; empty if nothing holds it back."`
 	Paused    bool                     `json:"paused" doc:"Whether it is paused."`
 	Retention map[string]string        `json:"retention" doc:"By key: what happens to the value of the old version at the end, in words."`
@@ -158,7 +167,7 @@ type RotateRequest struct {
 	Deadline    Seconds  `json:"deadline,omitempty" doc:"How long a step may take before the rotation has failed, or, with compromised=true, before it cuts. Default: as the keys, or the configuration, say."`
 	Retain      *Seconds `json:"retain,omitempty" doc:"For how long the value of the old version is retained in quarantine. 0s: it is erased at once. Default: as the keys say. With compromised=true the old login of a server is never retained."`
 	Upgrade     bool     `json:"upgrade,omitempty" doc:"Bring rows of older releases, which another key encrypts in the same columns, under the new version and into its layout."`
-	Wait        *Seconds `json:"wait,omitempty" doc:"Answer only when the rotation has ended, or after this time (60s at most), with how far it is. Default 0s."`
+	Wait        *Seconds `json:"wait,omitempty" doc:"Answer only when the rotation has ended or is paused, or after this time (60s at most), with how far it is. A warning says so if it is not done. Default 0s."`
 }
 
 // RotateKeysRequest asks for the rotation of several keys together.

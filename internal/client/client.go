@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -227,6 +228,16 @@ func (c *Client) Rotate(ctx context.Context, reason string, keys ...string) (eng
 func (c *Client) Rotation(ctx context.Context, id string) (engineapi.Rotation, error) {
 	var r engineapi.Rotation
 	_, err := c.read(ctx, "rotations/"+id, nil, &r)
+	return r, err
+}
+
+// Follow returns a rotation when its revision is another one than since, or after wait, which need not be over: without its
+// instances and waves. The name is an id, what it begins with, that of a key, or "latest".
+func (c *Client) Follow(ctx context.Context, name string, since int64, wait time.Duration) (engineapi.Rotation, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait+answerLimit)
+	defer cancel()
+	var r engineapi.Rotation
+	_, err := c.read(ctx, "rotations/"+name, url.Values{"since": {strconv.FormatInt(since, 10)}, "wait": {fmt.Sprintf("%ds", int(wait.Seconds()))}}, &r)
 	return r, err
 }
 

@@ -34,6 +34,7 @@ func (l *locked) advance(ctx context.Context, id string) error {
 			continue
 		}
 		l.note(id, func(n rotation.Notes) rotation.Notes { return n.Looked(r, results, f.Now) })
+		l.show(r, results)
 		acted, err := l.act(ctx, r)
 		if err != nil {
 			return err

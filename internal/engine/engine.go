@@ -70,6 +70,7 @@ func (e *Engine) Begin(ctx context.Context) error {
 		return err
 	}
 	e.generation.Store(lives + 1)
+	e.lock(func(m *memory) { m.firstShown = int64(lives+1) * revisionsOfLife }) //nolint:gosec // nobody begins a mount so often
 	if err := l.journalDamage(ctx); err != nil {
 		return err
 	}
@@ -173,8 +174,8 @@ func (e *Engine) Close() {
 			return
 		}
 		m.closed = true
-		for id := range m.ends {
-			m.ended(id)
+		for id := range m.shown {
+			m.endShown(id)
 		}
 		for _, f := range m.fleets {
 			f.End()

@@ -67,7 +67,7 @@ func TestEverythingAtOnce(t *testing.T) {
 				}
 				for ctx.Err() == nil && err == nil && !view.Finished() {
 					select {
-					case <-view.Ended:
+					case <-view.Changed:
 					case <-ctx.Done():
 					}
 					_, _, _ = e.Status(), e.Instances("api"), e.KeyNames()

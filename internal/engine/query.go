@@ -3,9 +3,11 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
@@ -186,4 +188,81 @@ func (s *state) ConnectionChanges(written kind.Connection) []rotation.EntryChang
 func (s *state) WorkloadChanges(w workload.Workload) []rotation.EntryChange {
 	old, _ := s.Workload(w.Name)
 	return catalog.WorkloadChanges(old, w)
+}
+
+// RotationIDs lists all rotations, oldest first.
+func (s *state) RotationIDs(ctx context.Context) ([]string, error) {
+	ids, err := s.Store.List(ctx, pathRotations)
+	if err != nil {
+		return nil, fmt.Errorf("listing rotations: %w", err)
+	}
+	s.lock(func(m *memory) { ids = slices.AppendSeq(ids, maps.Keys(m.active)) })
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
+}
+
+// Latest names the newest rotation of a mount.
+const Latest = "latest"
+
+// maxCandidates is how many rotations a refusal names.
+const maxCandidates = 5
+
+// rotationID returns the id of the rotation that a name means: an id, [Latest], a key, whose running or newest rotation it is, or
+// what one id alone begins with.
+func (s *state) rotationID(ctx context.Context, name string) (string, error) {
+	running := ""
+	s.lock(func(m *memory) {
+		if _, ok := m.active[name]; ok {
+			running = name
+		} else if name != Latest {
+			running = m.rotating[name]
+		}
+	})
+	if running != "" {
+		return running, nil
+	}
+	data, err := s.Store.Get(ctx, pathRotations+name)
+	if err != nil {
+		return "", fmt.Errorf("reading rotation %s: %w", name, err)
+	}
+	if data != nil {
+		return name, nil
+	}
+	ids, err := s.RotationIDs(ctx)
+	if err != nil {
+		return "", err
+	}
+	if name == Latest {
+		if len(ids) == 0 {
+			return "", rotation.Refusef("there was no rotation yet; start one with: vault write hyvve/rotate key=… (list the keys with: vault list hyvve/keys)")
+		}
+		return ids[len(ids)-1], nil
+	}
+	if k, ok := s.Key(name); ok {
+		for _, id := range slices.Backward(ids) {
+			for _, v := range k.Versions {
+				if v.Rotation == id {
+					return id, nil
+				}
+			}
+		}
+		return "", rotation.Refusef("key %s has no rotation yet, or none that is kept; start one with: vault write hyvve/rotate key=%s", name, name)
+	}
+	return beginning(ids, name)
+}
+
+// beginning returns the one of sorted ids that begins with a prefix.
+func beginning(ids []string, prefix string) (string, error) {
+	begin := slices.DeleteFunc(ids, func(id string) bool { return !strings.HasPrefix(id, prefix) })
+	switch len(begin) {
+	case 1:
+		return begin[0], nil
+	case 0:
+		return "", rotation.Refusef("rotation %q is not known; name one by its id, what the id begins with, its key, or %q: vault list hyvve/rotations", prefix, Latest)
+	}
+	candidates := strings.Join(begin[max(0, len(begin)-maxCandidates):], ", ")
+	if more := len(begin) - maxCandidates; more > 0 {
+		candidates += fmt.Sprintf(" and %d older ones", more)
+	}
+	return "", rotation.Refusef("rotation %q is ambiguous: it may be %s; write more of the id", prefix, candidates)
 }

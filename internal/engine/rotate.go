@@ -116,13 +116,13 @@ func (e *Engine) AcceptWitness(ctx context.Context, id string, by rotation.Actor
 }
 
 // change does to a rotation what somebody asks for, and moves it on as far as it goes at once.
-func (e *Engine) change(ctx context.Context, id string, do func(*locked, rotation.Rotation, rotation.Facts) (rotation.Rotation, error)) (View, error) {
+func (e *Engine) change(ctx context.Context, name string, do func(*locked, rotation.Rotation, rotation.Facts) (rotation.Rotation, error)) (View, error) {
 	l, release := e.acquire()
 	defer release()
 	if err := e.down(); err != nil {
 		return View{}, err
 	}
-	r, err := l.rotation(ctx, id)
+	r, err := l.rotation(ctx, name)
 	if err != nil {
 		return View{}, err
 	}
@@ -143,8 +143,8 @@ func (e *Engine) change(ctx context.Context, id string, do func(*locked, rotatio
 		}
 		changed = true
 	}
-	if err := l.advance(ctx, id); err != nil {
-		e.Observer.Fault("rotation "+id+" could not be moved on", err)
+	if err := l.advance(ctx, r.ID); err != nil {
+		e.Observer.Fault("rotation "+r.ID+" could not be moved on", err)
 	}
-	return e.View(ctx, id)
+	return e.View(ctx, r.ID)
 }

@@ -57,6 +57,7 @@ func (l *locked) save(ctx context.Context, r rotation.Rotation) error {
 	}
 	l.lock(func(m *memory) {
 		m.active[r.ID], m.notes[r.ID] = r, notes
+		m.showing(r.ID).stored++
 		for _, c := range r.Changes {
 			m.rotating[c.Key] = r.ID
 			m.agenda.Set(c.Key, never)
@@ -91,7 +92,7 @@ func (l *locked) leave(ctx context.Context, r rotation.Rotation) error {
 		delete(m.observed, r.ID)
 		delete(m.notes, r.ID)
 		m.noteEnd(r)
-		m.ended(r.ID)
+		m.endShown(r.ID)
 		for _, c := range r.Changes {
 			delete(m.rotating, c.Key)
 			delete(m.starts, c.Key)

@@ -223,7 +223,8 @@ type memory struct {
 	intended   map[versionID]string            // what a check has journaled that it restores, until that is valid
 	restoring  map[string]bool                 // keys that an inspection is about
 	fleets     map[string]*fleet.Fleet         // by workload
-	ends       map[string]chan struct{}        // of rotations that somebody waits for, by id
+	shown      map[string]*shown               // what those see who follow a rotation, by id
+	firstShown int64                           // revisions of this life of the mount are above it
 	dirty      map[string]bool                 // workloads whose watchers are woken when the writer lock is released
 	graceUntil time.Duration                   // by Uptime: until then instances may come back to this engine; see Facts.Grace
 	closed     bool
@@ -242,7 +243,7 @@ func newMemory(r *records) *memory {
 		intended:  map[versionID]string{},
 		restoring: map[string]bool{},
 		fleets:    map[string]*fleet.Fleet{},
-		ends:      map[string]chan struct{}{},
+		shown:     map[string]*shown{},
 		dirty:     map[string]bool{},
 	}
 }
@@ -304,13 +305,6 @@ func (h Health) Texts() []string {
 // never is the time of what is not planned.
 var never time.Time
 
-// closedEnd is that of a rotation that has ended already.
-var closedEnd = func() chan struct{} {
-	end := make(chan struct{})
-	close(end)
-	return end
-}()
-
 // erased reports whether a value that the rotation erases is gone, so that it cannot go back any more. Reports that come
 // then are late: the value went on evidence that is stored.
 func (rs *records) erased(r rotation.Rotation) bool {
@@ -350,24 +344,56 @@ func (rs *records) leakedBy(k key.Key) (r rotation.Rotation, ok bool) {
 	return r, ok && r.State == rotation.Retiring && len(rs.Leaked(r, k)) > 0
 }
 
-// endOf is closed when a running rotation ends. A request that waits for one rotation is woken by nothing else: where many run,
-// and many wait, each move of each would wake all.
-func (m *memory) endOf(id string) <-chan struct{} {
-	if m.closed {
-		return closedEnd
-	}
-	if m.ends[id] == nil {
-		m.ends[id] = make(chan struct{})
-	}
-	return m.ends[id]
+// shown is what those see who follow a rotation. It is made where the rotation is moved on anyhow, so that a follower costs
+// no look at the instances.
+type shown struct {
+	number  int64         // of the revision within this life of the mount
+	changed chan struct{} // closed when the revision is another one
+	stored  uint64        // how often the rotation was stored
+
+	// Of the revision:
+	looked bool // the rest is set
+	at     time.Duration
+	gates  []rotation.GateResult
+	events int
+	paused bool
+	of     uint64 // stored
 }
 
-// ended wakes the requests that wait for a rotation's end.
-func (m *memory) ended(id string) {
-	if end := m.ends[id]; end != nil {
-		close(end)
-		delete(m.ends, id)
+// revisionsOfLife is how many revisions a rotation may have in one life of the mount, so that those of another are others.
+const revisionsOfLife = 1_000_000
+
+// closedEnd is what is closed when the revision changes that changes no more.
+var closedEnd = func() chan struct{} {
+	end := make(chan struct{})
+	close(end)
+	return end
+}()
+
+// showing returns what is shown of a running rotation.
+func (m *memory) showing(id string) *shown {
+	if m.shown[id] == nil {
+		m.shown[id] = &shown{changed: make(chan struct{})}
 	}
+	return m.shown[id]
+}
+
+// endShown wakes those who follow a rotation that has ended.
+func (m *memory) endShown(id string) {
+	if s := m.shown[id]; s != nil {
+		close(s.changed)
+		delete(m.shown, id)
+	}
+}
+
+// revision returns that of a running rotation, and what is closed when it is another one. A request that waits is woken by its
+// own rotation alone.
+func (m *memory) revision(id string) (int64, <-chan struct{}) {
+	if m.closed {
+		return 0, closedEnd
+	}
+	s := m.showing(id)
+	return m.firstShown + s.number, s.changed
 }
 
 const (

@@ -18,7 +18,11 @@ import (
 )
 
 // rotation returns a running or ended rotation.
-func (l *locked) rotation(ctx context.Context, id string) (rotation.Rotation, error) {
+func (l *locked) rotation(ctx context.Context, name string) (rotation.Rotation, error) {
+	id, err := l.rotationID(ctx, name)
+	if err != nil {
+		return rotation.Rotation{}, err
+	}
 	if r, ok := l.active[id]; ok {
 		return r, nil
 	}
@@ -36,25 +40,15 @@ func (s *state) endedRotation(ctx context.Context, id string) (rotation.Rotation
 	return rotation.Decode(data)
 }
 
-// RotationIDs lists all rotations, oldest first.
-func (s *state) RotationIDs(ctx context.Context) ([]string, error) {
-	ids, err := s.Store.List(ctx, pathRotations)
-	if err != nil {
-		return nil, fmt.Errorf("listing rotations: %w", err)
-	}
-	s.lock(func(m *memory) { ids = slices.AppendSeq(ids, maps.Keys(m.active)) })
-	slices.Sort(ids)
-	return slices.Compact(ids), nil
-}
-
 // View is a rotation as people look at it.
 type View struct {
 	rotation.Rotation
 	Gates     []rotation.GateResult
-	Instances []rotation.InstanceView
-	Waves     []rotation.Wave // that the step has still to go through
+	Instances []rotation.InstanceView // none of a [state.Glance]
+	Waves     []rotation.Wave         // that the step has still to go through; none of a [state.Glance]
 	Progress  map[string]workload.WorkReport
-	Ended     <-chan struct{} // closed when the rotation has ended, or the engine is closed
+	Revision  int64           // another one whenever what is seen of it has changed
+	Changed   <-chan struct{} // closed when the revision is another one, or the engine is closed
 	LockedOut []LockedOut     // instances that run with a retired version of its keys now
 
 	facts rotation.Facts
@@ -64,43 +58,53 @@ type View struct {
 // Waits joins the reasons that hold it back.
 func (v View) Waits() string { return rotation.Waits(v.Gates) }
 
-// View returns a running or ended rotation as it stands now.
-func (s *state) View(ctx context.Context, id string) (View, error) {
-	var r rotation.Rotation
-	var f rotation.Facts
+// View returns a running or ended rotation as it stands now, of any name that [state.rotationID] knows.
+func (s *state) View(ctx context.Context, name string) (View, error) {
+	id, err := s.rotationID(ctx, name)
+	if err != nil {
+		return View{}, err
+	}
+	var view View
 	var ok bool
-	view := View{Progress: map[string]workload.WorkReport{}}
 	s.lock(func(m *memory) {
-		if r, ok = m.active[id]; ok {
-			f = m.factsNow(r)
-			view.Ended = m.endOf(id)
+		if view.Rotation, ok = m.active[id]; ok {
+			view.facts = m.factsNow(view.Rotation)
+			view.Revision, view.Changed = m.revision(id)
 		}
 	})
 	if !ok {
-		var err error
-		if r, err = s.endedRotation(ctx, id); err != nil {
-			return View{}, err
-		}
+		return s.endedView(ctx, id)
 	}
-	view.Rotation, view.facts = r, f
-	if !ok {
-		view.Ended = closedEnd
-	}
-	for _, c := range r.Changes {
-		if report, ok := f.Progress[r.WorkID(c)]; ok {
-			view.Progress[c.Key] = report
-		} else if report, ok := r.LastRows(c); ok {
-			view.Progress[c.Key] = report
-		}
-	}
-	s.lock(func(m *memory) { view.LockedOut, view.live = m.leftOut(r) })
-	if r.Finished() {
-		return view, nil
-	}
-	view.Gates, _ = rotation.Gates(r, f)
-	view.Waves = rotation.NextWaves(r, f)
-	view.Instances = rotation.Standing(r, f)
+	view.setProgress()
+	s.lock(func(m *memory) { view.LockedOut, view.live = m.leftOut(view.Rotation) })
+	view.Gates, _ = rotation.Gates(view.Rotation, view.facts)
+	view.Waves = rotation.NextWaves(view.Rotation, view.facts)
+	view.Instances = rotation.Standing(view.Rotation, view.facts)
 	return view, nil
+}
+
+// endedView returns a rotation that has ended.
+func (s *state) endedView(ctx context.Context, id string) (View, error) {
+	r, err := s.endedRotation(ctx, id)
+	if err != nil {
+		return View{}, err
+	}
+	view := View{Rotation: r, Revision: int64(r.EventCount()), Changed: closedEnd}
+	view.setProgress()
+	s.lock(func(m *memory) { view.LockedOut, view.live = m.leftOut(r) })
+	return view, nil
+}
+
+// setProgress sets how far the re-encryption of each key is.
+func (v *View) setProgress() {
+	v.Progress = map[string]workload.WorkReport{}
+	for _, c := range v.Changes {
+		if report, ok := v.facts.Progress[v.WorkID(c)]; ok {
+			v.Progress[c.Key] = report
+		} else if report, ok := v.LastRows(c); ok {
+			v.Progress[c.Key] = report
+		}
+	}
 }
 
 // leftOut returns the instances that run with a retired version of a rotation's keys. Where it has cut something, it also returns
@@ -177,6 +181,18 @@ func (s *state) facts(r rotation.Rotation) (f rotation.Facts) {
 
 // factsNow is facts.
 func (m *memory) factsNow(r rotation.Rotation) rotation.Facts {
+	f := m.factsBesideFleets(r)
+	for _, name := range slices.Sorted(maps.Keys(m.Workloads)) {
+		w := m.Workloads[name]
+		if w.Uses(r.KeyNames()...) {
+			f.Workloads = append(f.Workloads, rotation.WorkloadFact{Workload: w, Instances: m.fleets[name].All(), Given: m.fleets[name].Given()})
+		}
+	}
+	return f
+}
+
+// factsBesideFleets are all facts but the workloads and their instances, of which there may be thousands.
+func (m *memory) factsBesideFleets(r rotation.Rotation) rotation.Facts {
 	f := rotation.Facts{
 		Now: m.Now(), Progress: map[string]workload.WorkReport{}, Ignored: map[string][]string{}, Observed: m.observed[r.ID],
 		Witness: map[string]string{}, Revisions: map[string]uint64{}, Looks: map[string]rotation.Look{}, Keeps: map[string]time.Duration{},
@@ -195,12 +211,6 @@ func (m *memory) factsNow(r rotation.Rotation) rotation.Facts {
 		}
 		if report, ok := m.progress[r.WorkID(c)]; ok {
 			f.Progress[r.WorkID(c)] = report
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(m.Workloads)) {
-		w := m.Workloads[name]
-		if w.Uses(r.KeyNames()...) {
-			f.Workloads = append(f.Workloads, rotation.WorkloadFact{Workload: w, Instances: m.fleets[name].All(), Given: m.fleets[name].Given()})
 		}
 	}
 	return f

@@ -91,6 +91,9 @@ var checks = map[gate]func(r Rotation, f Facts) []string{
 // server has to do, and rows with those who may still write them, since nobody could read rows that are left.
 var cuttable = []gate{gateMinInstances, gateLoaded, gateHealthy, gateSoak, gateUnused, gateObserved, gateConfirmed}
 
+// cutSince begins the reason of a gate that was cut.
+const cutSince = "cut, since the key is compromised"
+
 // Gates checks the gates of the rotation's step.
 func Gates(r Rotation, f Facts) (results []GateResult, open bool) {
 	open = true
@@ -109,7 +112,7 @@ func Gates(r Rotation, f Facts) (results []GateResult, open bool) {
 		result := GateResult{string(g), len(reasons) == 0 || cut, strings.Join(reasons, "; ")}
 		switch {
 		case cut:
-			result.Reason = "cut, since the key is compromised: " + result.Reason
+			result.Reason = cutSince + ": " + result.Reason
 		case !result.Holds && r.Compromised && r.cuttable(g):
 			result.Reason += fmt.Sprintf(" (cut at %s)", Stamp(f.notBefore(r.Clock.Add(r.Deadline))))
 		}

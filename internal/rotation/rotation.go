@@ -202,6 +202,61 @@ type Rotation struct {
 // Finished reports whether nothing will happen any more.
 func (r Rotation) Finished() bool { return r.State == Done || r.State == Reverted }
 
+// Outcome is what has come of a rotation so far, in a word.
+type Outcome string
+
+// The outcomes.
+const (
+	OutcomeDone         Outcome = "done"
+	OutcomeDoneWithCuts Outcome = "done_with_cuts" // somebody may have been locked out
+	OutcomeRunning      Outcome = "running"
+	OutcomePaused       Outcome = "paused"
+	OutcomeReverting    Outcome = "reverting"
+	OutcomeReverted     Outcome = "reverted"
+)
+
+// Outcome returns that of a rotation.
+func (r Rotation) Outcome() Outcome {
+	switch {
+	case r.State == Done && r.WasCut():
+		return OutcomeDoneWithCuts
+	case r.State == Done:
+		return OutcomeDone
+	case r.State == Reverted:
+		return OutcomeReverted
+	case r.Paused != nil:
+		return OutcomePaused
+	case r.State == Reverting:
+		return OutcomeReverting
+	default:
+		return OutcomeRunning
+	}
+}
+
+// OutcomeText says what an outcome other than done means, and what to do; empty for done.
+func (r Rotation) OutcomeText(results []GateResult) string {
+	command := "vault write -f hyvve/rotations/" + r.ID
+	switch r.Outcome() {
+	case OutcomeDone:
+		return ""
+	case OutcomeDoneWithCuts:
+		return r.CutText()
+	case OutcomePaused:
+		return fmt.Sprintf("rotation %s is paused at %s by %s: %s; mend that and continue it with: %s/resume; or take it back with: %s/revert", r.ID, r.where(), r.Paused.By, r.Paused.Reason, command, command)
+	case OutcomeReverted:
+		return fmt.Sprintf("rotation %s is reverted: the old version is in use; see why with: vault read hyvve/rotations/%s", r.ID, r.ID)
+	case OutcomeReverting, OutcomeRunning:
+	}
+	text := fmt.Sprintf("rotation %s has not ended, it is %s", r.ID, r.where())
+	if waits := Waits(results); waits != "" {
+		text += " and waits for: " + waits
+	}
+	return text + fmt.Sprintf("; follow it with: vault read hyvve/rotations/%s wait=5s", r.ID)
+}
+
+// where returns state and step.
+func (r Rotation) where() string { return strings.TrimSpace(string(r.State) + " " + string(r.Step)) }
+
 // KeyNames returns the names of the keys that change.
 func (r Rotation) KeyNames() []string {
 	names := make([]string, 0, len(r.Changes))

@@ -19,7 +19,7 @@ const (
 	LongestWatch     = 5 * time.Second // the sidecar asks again
 	maxWatches       = 2000            // of a workload
 	maxWaits         = 5000            // of the mount
-	maxRotationWaits = 32              // for the ends of rotations
+	maxRotationWaits = 32              // for rotations
 
 	returnsPerSecond = 250 // of watches that were ended together
 )
@@ -159,7 +159,7 @@ func (w *Waiters) AwaitsEnd() (ended <-chan struct{}, leave func(), err error) {
 	all, unlock := w.waiting.Lock()
 	defer unlock()
 	if len(all.rotations) >= maxRotationWaits {
-		return nil, nil, fmt.Errorf("%w for the ends of rotations (%d); ask again with hyvve/rotations/ID", ErrCrowded, maxRotationWaits)
+		return nil, nil, fmt.Errorf("%w for rotations (%d); ask again later", ErrCrowded, maxRotationWaits)
 	}
 	begun := &wait{ended: make(chan struct{})}
 	all.rotations[begun] = true
