@@ -48,7 +48,7 @@ func (k *keeper) extend(ctx context.Context) error {
 	})
 }
 
-// leave gives the lease back.
+// leave tells the engine that the instance has ended.
 func (k *keeper) leave(ctx context.Context) error {
 	return k.request(ctx, func() error { return k.engine.Leave(ctx, k.config.Workload, k.name, k.secret) })
 }
