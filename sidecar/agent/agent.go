@@ -63,6 +63,7 @@ type Agent struct {
 	found    bool            // a note of another process was found, for which the workload was not reloaded yet
 	absent   []string        // names of keys that the configuration asks for and the bundle lacked
 
+	untidy   []render.Target   // of the configuration: temporary files of an earlier run may be there
 	prepared *render.Change    // files that stand beside their places
 	plans    []kubernetes.Plan // what destinations are to hold
 	watching *watching         // nil: no watch is open
@@ -158,10 +159,9 @@ func (a *Agent) keepsMemory(err error) {
 // What cannot be removed is in nobody's way: the workload does not read it.
 func (a *Agent) tidy() machine.Reload {
 	pending := machine.NoReload
+	a.untidy = a.config.Targets
+	a.clean()
 	for _, t := range a.config.Targets {
-		if err := t.Clean(); err != nil {
-			a.log.Warn("a temporary file of an earlier run stays, perhaps with secrets in it; remove it", "error", err)
-		}
 		if a.config.Reloader != nil && a.pendingReloader() == nil && t.ReloadPending() {
 			pending = machine.ReloadPending
 		}
@@ -170,6 +170,20 @@ func (a *Agent) tidy() machine.Reload {
 		a.written = math.MaxInt64
 	}
 	return pending
+}
+
+// clean removes temporary files of an earlier run. It tries directories that cannot be opened again when files are prepared.
+func (a *Agent) clean() {
+	var late []render.Target
+	for _, t := range a.untidy {
+		switch err := t.Clean(); {
+		case errors.Is(err, render.ErrNoDirectory):
+			late = append(late, t)
+		case err != nil:
+			a.log.Warn("a temporary file of an earlier run stays, perhaps with secrets in it; remove it", "error", err)
+		}
+	}
+	a.untidy = late
 }
 
 // settings are what the machine knows of the configuration.

@@ -53,6 +53,7 @@ func (a *Agent) feedProxies(context.Context) (machine.Event, bool) {
 // prepareFiles writes files beside their places and lets the API server try what destinations are to hold, before anything
 // changes anywhere.
 func (a *Agent) prepareFiles(ctx context.Context) (machine.Event, bool) {
+	a.clean()
 	var err error
 	if a.prepared, err = render.Prepare(a.config.Targets, a.bundle); err == nil {
 		a.plans, err = a.plan(ctx, a.bundle)

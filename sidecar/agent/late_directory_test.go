@@ -3,8 +3,11 @@
 package agent
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -76,5 +79,29 @@ func TestSecretInALateDirectory(t *testing.T) {
 	defer r.fake.mu.Unlock()
 	if r.fake.proofs[0] != "secret-1" {
 		t.Errorf("the first read that was served came with %q", r.fake.proofs[0])
+	}
+}
+
+// Temporary files of the process before are removed as soon as their directory is there; what stays is warned of once.
+func TestTemporaryFilesInALateDirectory(t *testing.T) {
+	r, bring := lateDirectory(t, func(*fakeVault) {})
+	r.says("bundle not rendered")
+	left := ".hyvve-secrets.json~0123456789"
+	if err := os.WriteFile(filepath.Join(r.dir, "away", left), []byte(canary), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	leftover(t, filepath.Join(r.dir, "away", "secrets.json"))
+	if strings.Contains(r.log.String(), "a temporary file") {
+		t.Errorf("log:\n%s", r.log)
+	}
+	bring()
+	r.await("loaded", loaded("etag-1-0"))
+	if _, err := os.Stat(filepath.Join(r.dir, "files", left)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the temporary file: %v", err)
+	}
+	r.fake.change(func() { r.fake.suffix, r.fake.version = "-b", 2 })
+	r.await("loaded", loaded("etag-2-0"))
+	if n := strings.Count(r.log.String(), "a temporary file of an earlier run stays"); n != 1 {
+		t.Errorf("%d warnings, want 1; log:\n%s", n, r.log)
 	}
 }

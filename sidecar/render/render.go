@@ -330,12 +330,15 @@ func (t Target) Write(b client.Bundle) (changed bool, err error) {
 	return c.Commit()
 }
 
-// Clean removes what a crash left half-written, all that it can. Where the directory cannot be had, Write says what is to be
-// done.
+// ErrNoDirectory means that the directory of a target cannot be opened, as one that is mounted later.
+var ErrNoDirectory = errors.New("the directory cannot be opened")
+
+// Clean removes what a crash left half-written, all that it can. If the directory cannot be opened, the error is ErrNoDirectory;
+// that of Prepare says what to do.
 func (t Target) Clean() error {
 	dir, err := openDirectory(t.dir(), t.Format == Files || t.MakeDirectory)
 	if err != nil {
-		return nil
+		return fmt.Errorf("%w: %w", ErrNoDirectory, err)
 	}
 	defer dir.close()
 	names, err := dir.file.Readdirnames(-1)
