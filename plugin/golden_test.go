@@ -45,7 +45,7 @@ var varying = []struct {
 	put  string
 }{
 	{regexp.MustCompile(`"(fingerprint|hash|prev|head|etag|etag_issued|etag_loaded|instance_secret|accessor_fingerprint)": "[^"]+"`), `"$1": "<$1>"`},
-	{regexp.MustCompile(`"(age|last_heard|lease|free_in)": \d+`), `"$1": "<seconds>"`},
+	{regexp.MustCompile(`"(age|last_heard|lease|free_in)": (\d+|"[\dhms]+")`), `"$1": "<duration>"`},
 	{regexp.MustCompile(`"(count|entries|last|revision)": \d+`), `"$1": "<number>"`},
 	{regexp.MustCompile(`last seen \d+s ago`), `last seen <duration> ago`},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z`), "<nanoseconds>"},

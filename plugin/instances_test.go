@@ -53,7 +53,7 @@ func TestCredsOfAnothersInstance(t *testing.T) {
 	if spied := b.as("other", "e-1", logical.ReadOperation, "watch/api", map[string]any{"instance": "api-1", "etag": mine.Data["etag"], "wait": 5}); spied.Data["etag"] != "" || spied.Data["changed"] != true {
 		t.Errorf("another login's watch: %v", spied.Data)
 	}
-	seen := b.read("workloads/api/instances/api-1").Data
+	seen := b.read("workloads/api/instances/api-1", map[string]any{"detailed": true}).Data
 	login := seen["login"].(map[string]any)
 	if login["display_name"] != "kubernetes-e-1" || login["entity"] != "e-1" || len(login["accessor_fingerprint"].(string)) != shortLogin ||
 		seen["says_pod"] != "api-0" || seen["says_node"] != "n-1" || seen["sidecar"] != true || seen["free_in"].(int64) < 29 || seen["login_since"] == "" {

@@ -127,7 +127,7 @@ func TestJournalHeadIsExposed(t *testing.T) {
 
 func TestJournalFloor(t *testing.T) {
 	b := newBackendTest(t)
-	if data := b.read("journal/config").Data; data["min_entries"] != 10_000 || data["min_age"] != int64(90*24*3600) {
+	if data := b.read("journal/config").Data; data["min_entries"] != 10_000 || data["min_age"] != "90d" {
 		t.Errorf("the floor of a fresh mount is %v", data)
 	}
 	b.refuses(logical.UpdateOperation, "config", map[string]any{"journal_max_age": "1s"}, "hyvve/journal/config")

@@ -104,7 +104,7 @@ after=, the id of the last line, until the answer is empty. The vault command pr
 func (b *backend) pathJournalConfig() *framework.Path {
 	return &framework.Path{
 		Pattern: "journal/config$",
-		Fields:  requestFields(api.JournalConfigRequest{}),
+		Fields:  withDetail(requestFields(api.JournalConfigRequest{})),
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation:   b.operation(b.readFloor, api.JournalConfig{}, "read", "journal-configuration", "Read what retention never goes below."),
 			logical.UpdateOperation: b.write(b.writeFloor, b.floorAttempt, api.JournalConfig{}, "write", "journal-configuration", "Change what retention never goes below; what is not given stays."),
@@ -120,9 +120,9 @@ taken away. Let nobody write here who may also write definitions or rotate (poli
 	}
 }
 
-func (b *backend) readFloor(_ context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+func (b *backend) readFloor(_ context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	f := e.Floor()
-	return answer(api.JournalConfig{JournalConfigRequest: api.JournalConfigRequest{MinEntries: &f.Entries, MinAge: inSeconds(f.Age)}}), nil
+	return forPeople(d, api.JournalConfig{JournalConfigRequest: api.JournalConfigRequest{MinEntries: &f.Entries, MinAge: inSeconds(f.Age)}}), nil
 }
 
 func (b *backend) writeFloor(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {

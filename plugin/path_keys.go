@@ -43,7 +43,7 @@ func (b *backend) pathsKeys() []*framework.Path {
 
 // keyFields are those of every key, and the options of every kind.
 func (b *backend) keyFields() map[string]*framework.FieldSchema {
-	fields := requestFields(api.KeyRequest{}, "{kinds}", strings.Join(b.kinds.Names(), ", "))
+	fields := withDetail(requestFields(api.KeyRequest{}, "{kinds}", strings.Join(b.kinds.Names(), ", ")))
 	for _, k := range b.kinds {
 		for _, f := range k.Fields() {
 			addField(fields, f, k.Name())
@@ -72,6 +72,8 @@ It rotates by itself with rotation_period or rotation_schedule:
 
     vault write hyvve/keys/jwt-secret rotation_period=30d
     vault write hyvve/keys/jwt-secret rotation_period=0 rotation_schedule="CRON_TZ=Europe/Berlin 0 3 * * SUN" rotation_window=2h
+
+Neither makes up for a time before it was written. next_rotation in the answer is when that will be.
 
 The value of a retired version is retained for a time (retain=), in no bundle, and brought back by keys/NAME/undelete.
 
@@ -122,6 +124,7 @@ func (b *backend) writeKey(ctx context.Context, e *engine.Engine, req *logical.R
 			warnings = append(warnings, "The key is written, and no rotation of it will start: "+fault)
 		}
 	}
+	warnings = append(warnings, e.KeyRisks(name, written(d))...)
 	resp, err := b.readKey(ctx, e, req, d)
 	if resp != nil {
 		for _, w := range warnings {
@@ -268,6 +271,7 @@ func (b *backend) readKey(_ context.Context, e *engine.Engine, _ *logical.Reques
 	data := api.Key{
 		Name: k.Name, Kind: k.Kind, Env: k.Env, Protects: protectedColumns(k.Protects), IgnoreColumns: append([]string{}, k.IgnoreColumns...), Witness: k.Witness,
 		Versions: make([]api.KeyVersion, 0, len(k.Versions)), Created: api.Time{Time: k.Created}, CurrentVersion: current.Number,
+		NextRotation: api.Time{Time: e.NextRotation(k.Name)},
 		RotationPeriod: api.SecondsOf(p.Period), RotationSchedule: p.Schedule, RotationWindow: api.SecondsOf(p.Window), Disabled: p.Disabled,
 		Soak: api.SecondsOf(p.Soak), Observe: api.SecondsOf(p.Observe), Deadline: api.SecondsOf(p.Deadline), OnFailure: p.OnFailure,
 		Confirm: p.Confirm, ConfirmBy: p.ConfirmBy, Retain: api.SecondsOf(e.RetainOf(k)), Options: map[string]string{},
@@ -281,7 +285,7 @@ func (b *backend) readKey(_ context.Context, e *engine.Engine, _ *logical.Reques
 	for option, value := range k.Options {
 		data.Options[option] = redacted(value)
 	}
-	return answer(data, e.ReservedNames(k)...), nil
+	return forPeople(d, data, e.ReservedNames(k)...), nil
 }
 
 // protectedColumns are the texts of columns.

@@ -25,7 +25,7 @@ import (
 func (b *backend) pathsPresets() []*framework.Path {
 	return []*framework.Path{{
 		Pattern: "presets/hyvve",
-		Fields:  requestFields(api.PresetRequest{}, "{workloads}", strings.Join(platformWorkloads(), ", ")),
+		Fields:  withDetail(requestFields(api.PresetRequest{}, "{workloads}", strings.Join(platformWorkloads(), ", "))),
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation:   b.operation(b.readPreset, api.Preset{}, "read", "preset", "Show what the preset defines."),
 			logical.UpdateOperation: b.write(b.writePreset, presetAttempt, api.PresetMade{}, "apply", "preset", "Define all the platform's keys and workloads."),
@@ -72,7 +72,7 @@ func (b *backend) readPreset(_ context.Context, e *engine.Engine, _ *logical.Req
 		_, there := e.Workload(w.Name)
 		preset.Workloads[w.Name] = api.PresetWorkload{Keys: w.KeyNames(), After: w.After, Reencrypts: w.Reencrypts, Defined: there}
 	}
-	return answer(preset), nil
+	return forPeople(d, preset), nil
 }
 
 func (b *backend) writePreset(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {

@@ -160,7 +160,11 @@ func planned(ctx context.Context, e *engine.Engine, request engine.Request, deta
 	if err != nil {
 		return nil, err
 	}
-	return answer(planData(plan, detailed), warnings...), nil
+	resp := answer(planData(plan, detailed), warnings...)
+	if !detailed {
+		resp.Data = api.Plain(planData(plan, detailed))
+	}
+	return resp, nil
 }
 
 func (b *backend) importFirst(ctx context.Context, e *engine.Engine, name string, request engine.Request) (*logical.Response, error) {
@@ -168,7 +172,7 @@ func (b *backend) importFirst(ctx context.Context, e *engine.Engine, name string
 	if err != nil {
 		return nil, err
 	}
-	return answer(api.Imported{Key: k.Name, Version: 1, State: "imported"}, warnings...), nil
+	return answer(api.Imported{Key: k.Name, Version: 1, State: "imported", Next: api.Time{Time: e.NextRotation(k.Name)}}, warnings...), nil
 }
 
 func namedKeys(d *framework.FieldData) ([]string, error) {

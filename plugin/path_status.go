@@ -152,7 +152,7 @@ func statusFields(s engine.KeyStatus) api.KeyStatus {
 func (b *backend) pathsConfig() []*framework.Path {
 	return []*framework.Path{{
 		Pattern: "config",
-		Fields:  requestFields(api.ConfigRequest{}),
+		Fields:  withDetail(requestFields(api.ConfigRequest{})),
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation:   b.operation(b.readConfig, api.Config{}, "read", "configuration", "Read the mount-wide defaults."),
 			logical.UpdateOperation: b.write(b.writeConfig, b.configAttempt, api.Config{}, "write", "configuration", "Change the mount-wide defaults; those not given stay."),
@@ -162,13 +162,13 @@ func (b *backend) pathsConfig() []*framework.Path {
 	}}
 }
 
-func (b *backend) readConfig(_ context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+func (b *backend) readConfig(_ context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	c := e.Config()
 	var warnings []string
 	if f := e.Floor(); c.JournalEntries != 0 && c.JournalEntries < f.Entries || c.JournalAge != 0 && c.JournalAge < f.Age {
 		warnings = append(warnings, "journal_max_entries or journal_max_age is below the floor of hyvve/journal/config: the floor holds.")
 	}
-	return answer(api.Config{ConfigRequest: api.ConfigRequest{
+	return forPeople(d, api.Config{ConfigRequest: api.ConfigRequest{
 		LeaseTTL: inSeconds(c.LeaseTTL), TakeoverAfter: inSeconds(c.TakeoverAfter), MaxInstancesPerLogin: &c.LoginInstances,
 		Soak: inSeconds(c.Soak), Observe: inSeconds(c.Observe), LookEvery: inSeconds(c.LookEvery), Deadline: inSeconds(c.Deadline),
 		OnFailure: &c.OnFailure, Confirm: &c.Confirm, ConfirmBy: &c.ConfirmBy, CompromisedDeadline: inSeconds(c.CutAfter),
@@ -180,7 +180,13 @@ func (b *backend) writeConfig(ctx context.Context, e *engine.Engine, req *logica
 	if err := e.PutConfig(ctx, b.config(e, d), caller(req)); err != nil {
 		return nil, err
 	}
-	return b.readConfig(ctx, e, req, d)
+	resp, err := b.readConfig(ctx, e, req, d)
+	if resp != nil {
+		for _, w := range e.ConfigRisks(written(d)) {
+			resp.AddWarning(w)
+		}
+	}
+	return resp, err
 }
 
 // config is what is stored with what is written over it.

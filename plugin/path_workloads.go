@@ -209,7 +209,7 @@ func (b *backend) pathsInstances() []*framework.Path {
 		},
 		{
 			Pattern: "workloads/(?P<name>[^/]+)/instances/(?P<instance>[^/]+)$",
-			Fields:  requestFields(api.InstanceRequest{}),
+			Fields:  withDetail(requestFields(api.InstanceRequest{})),
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ReadOperation:   b.operation(b.readInstance, api.InstanceDetails{}, "read", "instance", "Read an instance: whose it is, where it runs, what it holds."),
 				logical.DeleteOperation: b.write(b.removeInstance, aboutInstance, nil, "remove", "instance", "Remove an instance that has ended."),
@@ -222,8 +222,8 @@ func (b *backend) pathsInstances() []*framework.Path {
 login         whose token it reads with, as Vault says: display name, entity and service account; of the token's accessor there is
               a fingerprint alone
 says_pod      where it runs in Kubernetes, as the sidecar itself says: Vault's kubernetes method does not know
-last_heard    seconds since its last sign of life; free_in: until another login of the same entity may use its name
-lease         seconds until it is removed if nothing is heard of it
+last_heard    time since its last sign of life; free_in: until another login of the same entity may use its name
+lease         time until it is removed if nothing is heard of it
 
 Delete only what has ended: rotations no longer wait for it, whatever it may still present. A removed instance that lives has its
 next report refused, reads its bundle again, and is a new instance from then on.
@@ -256,7 +256,7 @@ func (b *backend) readInstance(_ context.Context, e *engine.Engine, _ *logical.R
 	if !ok {
 		return nil, nil
 	}
-	return answer(api.InstanceDetails{
+	return forPeople(d, api.InstanceDetails{
 		Instance: instanceData(i.Instance), Workload: i.Workload, Anonymous: i.Anonymous, Login: b.loginData(i.Login), LoginSince: api.Time{Time: i.LoggedIn},
 		SaysPod: i.Pod, SaysNode: i.Node, Sidecar: i.Heartbeat, LastHeard: wholeSeconds(i.Heard), FreeIn: wholeSeconds(i.FreeIn), Lease: wholeSeconds(i.Lease),
 		Issued: heldData(i.Issued.Keys),

@@ -104,8 +104,11 @@ func responses(response any) map[int][]framework.Response {
 	for _, one := range types {
 		for _, f := range api.Describe(one) {
 			schema := &framework.FieldSchema{Type: basicType(f.Type), Description: f.Doc, Required: !f.Optional && !several}
-			if f.Type == reflect.TypeFor[[]string]() {
+			switch f.Type {
+			case reflect.TypeFor[[]string]():
 				schema.Type = framework.TypeStringSlice
+			case reflect.TypeFor[api.Seconds]():
+				schema.Type = framework.TypeDurationSecond // a number, or as people read it
 			}
 			fields[f.Name] = schema
 		}
@@ -137,6 +140,29 @@ func answer(response any, warnings ...string) *logical.Response {
 		resp.AddWarning(w)
 	}
 	return resp
+}
+
+// forPeople is [answer] with durations as people read them; with detailed=true as numbers.
+func forPeople(d *framework.FieldData, response any, warnings ...string) *logical.Response {
+	resp := answer(response, warnings...)
+	if detailed, _ := d.Get("detailed").(bool); !detailed {
+		resp.Data = api.Plain(response)
+	}
+	return resp
+}
+
+// withDetail are fields and those of [api.Detail].
+func withDetail(fields map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
+	maps.Copy(fields, requestFields(api.Detail{}))
+	return fields
+}
+
+// written reports of a request which of its fields were given.
+func written(d *framework.FieldData) func(field string) bool {
+	return func(field string) bool {
+		_, given := d.GetOk(field)
+		return given
+	}
 }
 
 // setSeconds is [set] of a duration.
@@ -200,6 +226,9 @@ func (b *backend) wrongType(req *logical.Request) string {
 		if text, ok := req.Data[name].(string); ok && text == "" && name != fieldWait && numeric(schema.Type) {
 			return fmt.Sprintf("parameter %q is empty, which would count as 0 or false; write %s, or leave it out; nothing was changed", name, example(schema.Type))
 		}
+		if bare := withoutUnit(schema.Type, req.Data[name]); name != fieldWait && bare != "" {
+			return fmt.Sprintf("parameter %[1]q is %[2]s without a unit, which would be %[2]s seconds; write %[1]s=%[2]ss for that, or %[1]s=%[2]sm, %[1]s=%[2]sh or %[1]s=%[2]sd for minutes, hours or days; nothing was changed", name, bare)
+		}
 		if name != fieldWait && belowSecond(schema.Type, req.Data[name]) {
 			return fmt.Sprintf("parameter %q is shorter than a second, which would count as 0; write whole seconds, such as 1s; nothing was changed", name)
 		}
@@ -249,6 +278,20 @@ func belowSecond(t framework.FieldType, value any) bool {
 	}
 	d, err := time.ParseDuration(text)
 	return err == nil && d != 0 && d.Abs() < time.Second
+}
+
+// withoutUnit returns a duration below an hour that has no unit, empty if it has one, or is 0 or negative: who writes 30 or 90 has
+// rarely seconds in mind.
+func withoutUnit(t framework.FieldType, value any) string {
+	if t != framework.TypeDurationSecond && t != framework.TypeSignedDurationSecond {
+		return ""
+	}
+	text := strings.TrimSpace(fmt.Sprint(value))
+	n, err := strconv.ParseFloat(text, 64)
+	if err != nil || n <= 0 || n >= time.Hour.Seconds() {
+		return ""
+	}
+	return text
 }
 
 // wanted is what a type takes, in words.

@@ -94,7 +94,7 @@ func TestAdversaryConfirmsTheirOwnRotation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, data := range []map[string]any{{}, {"compromised": true, "deadline": 1}} {
+	for _, data := range []map[string]any{{}, {"compromised": true, "deadline": "1s"}} {
 		id, err := rotate(ann, data)
 		if err != nil {
 			t.Fatal(err)
@@ -131,7 +131,7 @@ func TestAdversaryConfirmsTheirOwnSchedule(t *testing.T) {
 	ann, bob := w.user("ann", "operator")(), w.user("bob", "rotator")()
 	w.write("hyvve/keys/jwt-secret", map[string]any{"format": "hex", "length": 32, "generate": true, "soak": 0, "observe": 0, "confirm_by": "other"})
 	w.write("hyvve/workloads/api", map[string]any{"presents": "jwt-secret", "verifies": "jwt-secret", "min_instances": 0})
-	if _, err := ann.Logical().WriteWithContext(t.Context(), "hyvve/keys/jwt-secret", map[string]any{"rotation_period": 10}); err != nil {
+	if _, err := ann.Logical().WriteWithContext(t.Context(), "hyvve/keys/jwt-secret", map[string]any{"rotation_period": "10s"}); err != nil {
 		t.Fatal(err)
 	}
 	var id string

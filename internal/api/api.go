@@ -22,10 +22,27 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 )
 
-// Seconds is a duration: seconds in a response, and in a request a duration such as 30s, or seconds.
+// Seconds is a duration. In a request it is one such as 30s, or a number of seconds from an hour on. In a response it is a
+// number of seconds; in [Plain] responses, which people read, it is as [duration.Text] writes it.
 type Seconds int64
+
+// UnmarshalJSON reads both.
+func (s *Seconds) UnmarshalJSON(data []byte) error {
+	var text string
+	if json.Unmarshal(data, &text) != nil {
+		return json.Unmarshal(data, (*int64)(s))
+	}
+	d, err := duration.Parse(text)
+	if err != nil {
+		return fmt.Errorf("%q is not a duration: %w", text, err)
+	}
+	*s = SecondsOf(d)
+	return nil
+}
 
 // SignedSeconds are [Seconds] that may be negative in a request: -1 goes back to the default.
 type SignedSeconds int64
@@ -172,6 +189,47 @@ func Data(value any) map[string]any {
 	return data
 }
 
+// Plain is [Data] for people: durations of the struct, and of structs in its maps and lists, are texts such as 5m.
+func Plain(value any) map[string]any {
+	data := Data(value)
+	inWords(reflect.ValueOf(value), data)
+	return data
+}
+
+// inWords puts texts in the place of the durations of a struct in its data.
+func inWords(v reflect.Value, data map[string]any) {
+	for _, f := range DescribeType(v.Type()) {
+		field := v.FieldByIndex(f.index)
+		for field.Kind() == reflect.Pointer && !field.IsNil() {
+			field = field.Elem()
+		}
+		there, ok := data[f.Name]
+		if !ok {
+			continue
+		}
+		switch below := there.(type) {
+		case map[string]any:
+			if field.Kind() == reflect.Struct {
+				inWords(field, below)
+				continue
+			}
+			for _, key := range field.MapKeys() {
+				if one, ok := below[key.String()].(map[string]any); ok && field.Type().Elem().Kind() == reflect.Struct {
+					inWords(field.MapIndex(key), one)
+				}
+			}
+		case []map[string]any:
+			for n, one := range below {
+				inWords(field.Index(n), one)
+			}
+		default:
+			if field.Type() == secondsType {
+				data[f.Name] = duration.Text(Seconds(field.Int()).Duration())
+			}
+		}
+	}
+}
+
 // absent reports whether the JSON of a struct lacks the field.
 func (f Field) absent(v reflect.Value) bool {
 	if f.omitEmpty && (v.Kind() == reflect.Slice || v.Kind() == reflect.Map) {
@@ -180,7 +238,10 @@ func (f Field) absent(v reflect.Value) bool {
 	return f.Optional && v.IsZero()
 }
 
-var timeType = reflect.TypeFor[Time]()
+var (
+	timeType    = reflect.TypeFor[Time]()
+	secondsType = reflect.TypeFor[Seconds]()
+)
 
 // plain returns a value in basic types.
 func plain(v reflect.Value) any {

@@ -114,6 +114,11 @@ type PresetMade struct {
 	Made []string `json:"made" doc:"What was made, in words; empty if all was there."`
 }
 
+// Detail is a field of reads and writes whose responses have durations.
+type Detail struct {
+	Detailed bool `json:"detailed" doc:"Give durations as numbers of seconds, for programs, and not as 5m." api:"query"`
+}
+
 // KeyRequest defines a key, or changes it; fields that are not given stay. Kinds add fields of their own.
 type KeyRequest struct {
 	Name             string         `json:"name" doc:"Name of the key: lower-case letters, digits, '-', '_' and '.'." api:"required"`
@@ -124,8 +129,8 @@ type KeyRequest struct {
 	Protects         *[]string      `json:"protects" doc:"Columns of envelopes that the key encrypts, as [schema.]table.column:layout with layout tag-first or tag-last, and rows where only some have them: \" where column=value and other is null\". \"none\" for none."`
 	IgnoreColumns    *[]string      `json:"ignore_columns" doc:"Columns, as [schema.]table.column, in which envelopes of the key may be found that nobody re-encrypts: they are lost with the version that opens them. \"none\" for none."`
 	Witness          *string        `json:"witness" doc:"Who else than instances opens every row before a version that rows may need is erased: the name of a connection of kind postgres to their database, whose administrator may SELECT the columns, so that the engine looks itself. \"none\": one instance's word is enough. \"\": two instances with logins of their own are waited for. Default \"\"."`
-	RotationPeriod   *Seconds       `json:"rotation_period" doc:"Rotate by itself when a version is so old. 0: only when asked."`
-	RotationSchedule *string        `json:"rotation_schedule" doc:"Rotate by itself at these times: cron of five fields in UTC, or in a zone, as in \"CRON_TZ=Europe/Berlin 0 3 * * SUN\". Not together with rotation_period. \"\" for none."`
+	RotationPeriod   *Seconds       `json:"rotation_period" doc:"Rotate by itself when a version is so old, counted from when this is written if a version is older already. 0: only when asked."`
+	RotationSchedule *string        `json:"rotation_schedule" doc:"Rotate by itself at these times: cron of five fields in UTC, or in a zone, as in \"CRON_TZ=Europe/Berlin 0 3 * * SUN\". Times before it is written are not made up for. Not together with rotation_period. \"\" for none."`
 	RotationWindow   *Seconds       `json:"rotation_window" doc:"For how long after a time of rotation_schedule a rotation may start; a time missed for longer waits for the next. 0: it is made up for whenever."`
 	Disabled         *bool          `json:"disable_automated_rotation" doc:"Rotate only when asked, whatever rotation_period and rotation_schedule say."`
 	Soak             *SignedSeconds `json:"soak" doc:"How long a new version must work everywhere before the old one may be retired. Default: that of hyvve/config; -1 goes back to it."`
@@ -148,6 +153,7 @@ type Key struct {
 	Versions         []KeyVersion      `json:"versions" doc:"Its versions, newest first."`
 	Created          Time              `json:"created_time" doc:"When it was defined."`
 	CurrentVersion   int               `json:"current_version" doc:"Number of the version that workloads present; 0: none yet."`
+	NextRotation     Time              `json:"next_rotation" doc:"When it rotates by itself; empty: it does not, or it is rotating."`
 	RotationPeriod   Seconds           `json:"rotation_period" doc:"It rotates by itself when a version is so old; 0: it does not."`
 	RotationSchedule string            `json:"rotation_schedule" doc:"It rotates by itself at these times; empty: it does not."`
 	RotationWindow   Seconds           `json:"rotation_window" doc:"For how long after such a time a rotation may start; 0: whenever."`

@@ -95,3 +95,42 @@ func TestTimesOfNoMomentAreEmpty(t *testing.T) {
 		}
 	}
 }
+
+// Durations are texts where people read, numbers where programs do, and read back from both.
+func TestPlainHasDurationsInWords(t *testing.T) {
+	type deep struct {
+		Name string             `json:"name"`
+		Soak *Seconds           `json:"soak"`
+		None *Seconds           `json:"none,omitempty"`
+		Keys map[string]inner   `json:"keys"`
+		List []inner            `json:"list"`
+		In   inner              `json:"in"`
+		Rest map[string]string  `json:"-" api:"inline"`
+		Hits map[string]float64 `json:"hits"`
+	}
+	value := deep{
+		Name: "n", Soak: new(Seconds(300)), Keys: map[string]inner{"k": {A: 2592000}}, List: []inner{{A: 90}}, In: inner{A: 1},
+		Rest: map[string]string{"x": "y"}, Hits: map[string]float64{"z": 1},
+	}
+	want := map[string]any{
+		"name": "n", "soak": "5m", "keys": map[string]any{"k": map[string]any{"a": "30d", "b": ""}}, "list": []map[string]any{{"a": "1m30s", "b": ""}},
+		"in": map[string]any{"a": "1s", "b": ""}, "x": "y", "hits": map[string]any{"z": 1.0},
+	}
+	data := Plain(value)
+	if !reflect.DeepEqual(data, want) {
+		t.Errorf("plain is %#v\nwant %#v", data, want)
+	}
+	for _, form := range []map[string]any{data, Data(value)} {
+		text, err := json.Marshal(form)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back deep
+		if err := json.Unmarshal(text, &back); err != nil || *back.Soak != 300 || back.Keys["k"].A != 2592000 || back.List[0].A != 90 {
+			t.Errorf("%s is read as %+v: %v", text, back, err)
+		}
+	}
+	if err := json.Unmarshal([]byte(`"soon"`), new(Seconds)); err == nil {
+		t.Error("soon is a duration")
+	}
+}

@@ -145,9 +145,9 @@ type InstanceDetails struct {
 	SaysPod    string          `json:"says_pod" doc:"Pod that it runs in, as it says itself."`
 	SaysNode   string          `json:"says_node" doc:"Node that it runs on, as it says itself."`
 	Sidecar    bool            `json:"sidecar" doc:"Whether it sends signs of life."`
-	LastHeard  Seconds         `json:"last_heard" doc:"Seconds since its last sign of life."`
-	FreeIn     Seconds         `json:"free_in" doc:"Seconds until another login of the same entity may use its name."`
-	Lease      Seconds         `json:"lease" doc:"Seconds until it is removed if nothing is heard of it."`
+	LastHeard  Seconds         `json:"last_heard" doc:"Time since its last sign of life."`
+	FreeIn     Seconds         `json:"free_in" doc:"Time until another login of the same entity may use its name."`
+	Lease      Seconds         `json:"lease" doc:"Time until it is removed if nothing is heard of it."`
 	Issued     map[string]Held `json:"issued" doc:"By key: what it was given last."`
 }
 

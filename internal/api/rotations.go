@@ -65,7 +65,7 @@ type Rotation struct {
 	ConfirmBy   string  `json:"confirm_by" doc:"Who may confirm it: any user, or other than the one who started it."`
 	ConfirmedBy string  `json:"confirmed_by" doc:"Display name of the user who has confirmed it."`
 	// Retain is nil if the keys say it.
-	Retain          *Seconds             `json:"retain" doc:"For how long old versions are retained, if the request has set it; otherwise null."`
+	Retain          *Seconds             `json:"retain,omitempty" doc:"For how long old versions are retained. Absent if the request has not set it: the keys say it."`
 	Waves           []Wave               `json:"waves" doc:"The next instances that the step lets go."`
 	Gates           []Gate               `json:"gates" doc:"Conditions of the present step."`
 	Instances       []RotationInstance   `json:"instances" doc:"Instances that take part."`
@@ -182,6 +182,7 @@ type Imported struct {
 	Version  int    `json:"version" doc:"Number of the version, which is 1."`
 	State    string `json:"state" doc:"imported."`
 	NextGate string `json:"next_gate" doc:"Empty: it waits for nothing."`
+	Next     Time   `json:"next_rotation" doc:"When the key rotates by itself; empty: it does not."`
 }
 
 // Plan is the response of rotate with dry_run=true.
@@ -201,7 +202,7 @@ type Plan struct {
 	Confirm          bool                     `json:"confirm" doc:"Whether somebody must confirm it."`
 	ConfirmBy        string                   `json:"confirm_by" doc:"any or other."`
 	Compromised      bool                     `json:"compromised" doc:"As in the request."`
-	Retain           *Seconds                 `json:"retain" doc:"As in the request; null: the keys say it."`
+	Retain           *Seconds                 `json:"retain,omitempty" doc:"As in the request. Absent if it has not set it: the keys say it."`
 	Moves            []Move                   `json:"moves,omitzero" doc:"The steps, with detailed=true."`
 	Steps            map[string]string        `json:"-" api:"inline" doc:"step_01, step_02 and so on: a line for each step, without detailed=true."`
 }

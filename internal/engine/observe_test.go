@@ -113,10 +113,10 @@ func TestObserveLogins(t *testing.T) {
 		waits   string
 	}{
 		"a short window":     {5 * time.Second, kind.Unattributed{Logins: 1, At: "the server"}, 30 * time.Second, "left of 30s, which is longer since 1 logins at the server were too short"},
-		"a long one":         {5 * time.Minute, kind.Unattributed{Logins: 1, At: "the server"}, 350 * time.Second, "left of 1m0s of dense samples, which is longer since 1 logins"},
+		"a long one":         {5 * time.Minute, kind.Unattributed{Logins: 1, At: "the server"}, 350 * time.Second, "left of 1m of dense samples, which is longer since 1 logins"},
 		"logins not counted": {5 * time.Second, uncounted, 30 * time.Second, "left of 30s, which is longer since short logins at the server cannot be counted: it never does"},
-		"in a long window":   {8 * time.Minute, uncounted, 530 * time.Second, "left of 1m0s of dense samples, which is longer since short logins"},
-		"up to a minute":     {20 * time.Second, uncounted, time.Minute, "left of 1m0s, which is longer"},
+		"in a long window":   {8 * time.Minute, uncounted, 530 * time.Second, "left of 1m of dense samples, which is longer since short logins"},
+		"up to a minute":     {20 * time.Second, uncounted, time.Minute, "left of 1m, which is longer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h, s := newSampled(t, key.Policy{Observe: test.observe})
