@@ -139,6 +139,8 @@ func roundTrip(of any, data map[string]any) string {
 
 var stepName = regexp.MustCompile(`^step_\d\d$`)
 
+var lineName = regexp.MustCompile(`^line_\d{3}$`)
+
 // declared reports whether a response may have a field. Where names vary, decoding refuses none.
 func declared(of any, data map[string]any, name string) bool {
 	if slices.ContainsFunc(api.Describe(of), func(f api.Field) bool { return f.Name == name }) {
@@ -149,6 +151,8 @@ func declared(of any, data map[string]any, name string) bool {
 	switch of.(type) {
 	case api.StatusLines, api.IdentifiedLines:
 		return true // the names of keys and workloads, or numbered lines
+	case api.ReceiptLines:
+		return lineName.MatchString(name)
 	case api.Plan:
 		return stepName.MatchString(name)
 	case api.Key:

@@ -75,6 +75,7 @@ func newBackend(list kind.List) *backend {
 			b.pathsUndelete(),
 			b.pathsKeys(),
 			b.pathsRotate(),
+			b.pathsReceipt(),
 			b.pathsRotations(),
 			b.pathsInstances(), // before workloads/, whose pattern takes any name
 			b.pathsWorkloads(),

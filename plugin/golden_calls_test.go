@@ -133,6 +133,9 @@ func (g *golden) recordRotations() {
 	id = g.recordRotate("rotate/token", given{"reason": "leaked"})
 	g.reach(id, "done")
 	g.record(goldenRead, "rotations/"+id, nil)
+	g.record(goldenRead, "rotations/"+id+"/receipt", nil)
+	g.record(goldenRead, "rotations/"+id+"/receipt", given{"detailed": true})
+	g.record(goldenRead, "rotations/none/receipt", nil)
 }
 
 // recordRotate starts a rotation and returns its id.

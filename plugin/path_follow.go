@@ -40,7 +40,7 @@ func (b *backend) readRotation(ctx context.Context, e *engine.Engine, _ *logical
 		if err != nil {
 			return nil, err
 		}
-		return answer(rotationDetails(view)), nil
+		return answer(rotationDetails(view), cutWarnings(view)...), nil
 	}
 	wait, err := waitOf(r.Wait, fleet.LongestWatch)
 	if err != nil {
@@ -57,7 +57,7 @@ func (b *backend) readRotation(ctx context.Context, e *engine.Engine, _ *logical
 	if err != nil {
 		return nil, err
 	}
-	return answer(rotationDetails(view)), nil
+	return answer(rotationDetails(view), cutWarnings(view)...), nil
 }
 
 // awaitEnd looks at a rotation again when it has ended or is paused, or the time is over. The warnings say why it has returned
@@ -75,12 +75,8 @@ func awaitEnd(ctx context.Context, e *engine.Engine, view engine.View, wait time
 	case interrupted:
 		warnings = []string{"not waited for the end: Vault takes no requests meanwhile"}
 	}
-	text := now.OutcomeText(now.Gates)
-	if now.Outcome() == rotation.OutcomeDoneWithCuts {
-		text = now.CutWarning()
-	}
-	if text != "" {
+	if text := now.OutcomeText(now.Gates); text != "" && now.Outcome() != rotation.OutcomeDoneWithCuts {
 		warnings = append(warnings, text)
 	}
-	return now, warnings, nil
+	return now, append(warnings, cutWarnings(now)...), nil
 }

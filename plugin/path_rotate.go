@@ -154,6 +154,14 @@ func (b *backend) rotate(ctx context.Context, e *engine.Engine, req *logical.Req
 	return answer(rotationSummary(view), append(warnings, more...)...), nil
 }
 
+// cutWarnings says what a rotation has cut, who is locked out, and what to do.
+func cutWarnings(v engine.View) []string {
+	if text := v.CutWarning(); text != "" {
+		return []string{text}
+	}
+	return nil
+}
+
 // planned answers with what a rotation would do.
 func planned(ctx context.Context, e *engine.Engine, request engine.Request, detailed bool) (*logical.Response, error) {
 	plan, warnings, err := e.Plan(ctx, request)
@@ -324,7 +332,7 @@ func (b *backend) rotationCommand(
 		if err != nil {
 			return nil, err
 		}
-		return answer(rotationSummary(view)), nil
+		return answer(rotationSummary(view), cutWarnings(view)...), nil
 	}
 	command := "vault write -f hyvve/rotations/ID/" + verb
 	if verb == "accept-witness" {
@@ -366,13 +374,18 @@ func rotationDetails(v engine.View) api.Rotation {
 		Instances: make([]api.RotationInstance, 0, len(v.Instances)), Rows: map[string]api.Rows{}, Witnesses: map[string][]api.Witness{},
 		OneWitness: v.OneWitness, Timeline: make([]api.Event, 0, len(v.Timeline)), TimelineOmitted: v.Omitted,
 	}
+	if !v.Finished() {
+		v.Receipt = rotation.Receipt{} // it is unfinished
+	}
+	data.RotationEvidence = evidenceData(v)
 	for _, g := range v.Gates {
 		data.Gates = append(data.Gates, api.Gate{Gate: g.Name, Holds: g.Holds, Reason: g.Reason})
 	}
 	for _, i := range v.Instances {
+		healthy, reason := healthOf(i.Instance, lockedOutText(v.LockedOut, i.Instance))
 		data.Instances = append(data.Instances, api.RotationInstance{
 			Workload: i.Instance.Workload, Instance: i.Instance.ID, MayGoTo: i.Stage.String(), Loaded: i.Loaded,
-			Healthy: i.Instance.Healthy, Reason: i.Instance.Reason, Seen: api.Time{Time: i.Instance.Seen},
+			Healthy: healthy, Reason: reason, Seen: api.Time{Time: i.Instance.Seen},
 		})
 	}
 	for name, report := range v.Progress {

@@ -30,8 +30,9 @@ func (b *backend) pathsStatus() []*framework.Path {
 One line a key: its current version and age, the rotation that runs and what it waits for, and when it rotates by itself. What
 the last check of its server found wrong follows PROBLEM (hyvve/config look_every= sets how often that is; look again and mend
 it with hyvve/keys/NAME/reconcile); who still tries a retired version follows WARNING; what else is valid at the server, such
-as a password that Vault does not know, follows NOTE. A line of a workload says that reads were refused in the last day, because it
-or a login had as many instances as it may have. What has failed twelve times in a row is an orphan: it is tried once an
+as a password that Vault does not know, follows NOTE. What its newest rotation has cut in the last day follows WARNING, too. A line
+of a workload says that reads were refused in the last day, because it or a login had as many instances as it may have, or that
+instances are locked out, since they run with a retired version. What has failed twelve times in a row is an orphan: it is tried once an
 hour, and somebody should look.
 
     vault read hyvve/status
@@ -43,24 +44,43 @@ hour, and somebody should look.
 
 func (b *backend) readStatus(_ context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	r := request[api.StatusRequest](d)
-	lines, all := map[string]any{}, api.Status{Keys: map[string]api.KeyStatus{}, LimitsHit: map[string]string{}}
+	lines, all := map[string]any{}, api.Status{Keys: map[string]api.KeyStatus{}, LimitsHit: map[string]string{}, LockedOut: []api.LockedOut{}}
 	for _, s := range e.Status() {
-		if r.Busy && s.Rotation == nil && s.Waits == "" && len(s.Problems) == 0 && s.Refused == "" && len(s.Notes) == 0 && s.Lapse == "" && len(s.Key.Undeleted()) == 0 {
+		if r.Busy && s.Rotation == nil && s.Waits == "" && len(s.Problems) == 0 && s.Refused == "" && len(s.Notes) == 0 && s.Lapse == "" && s.Cut == "" && len(s.Key.Undeleted()) == 0 {
 			continue
 		}
 		lines[s.Key.Name] = statusLine(s)
 		all.Keys[s.Key.Name] = statusFields(s)
 	}
 	for _, name := range e.WorkloadNames() {
+		var warnings []string
 		if crowd, ok := e.Crowded(name); ok {
 			all.LimitsHit[name] = crowd.String()
-			lines["workload "+name] = "WARNING: " + crowd.String()
+			warnings = append(warnings, "WARNING: "+crowd.String())
+		}
+		if out := e.LockedOut(name); len(out) > 0 {
+			for _, o := range out {
+				all.LockedOut = append(all.LockedOut, api.LockedOut{Workload: name, Instance: o.Instance, Text: o.Text, Remedy: o.Remedy()})
+			}
+			warnings = append(warnings, lockedOutLine(out))
+		}
+		if len(warnings) > 0 {
+			lines["workload "+name] = strings.Join(warnings, "; ")
 		}
 	}
 	if r.Detailed {
 		return answer(all), nil
 	}
 	return &logical.Response{Data: lines}, nil
+}
+
+// lockedOutLine says who of a workload is locked out, and what to do.
+func lockedOutLine(all []engine.LockedOut) string {
+	text := fmt.Sprintf("WARNING: locked out: %s, which %s", all[0].Instance, all[0].Text)
+	if more := len(all) - 1; more > 0 {
+		text += fmt.Sprintf(", and %d more: vault read hyvve/workloads/%s", more, all[0].Workload)
+	}
+	return text + "; " + all[0].Remedy()
 }
 
 func age(k key.Key) (version int, old time.Duration) {
@@ -91,6 +111,9 @@ func statusLine(s engine.KeyStatus) string {
 	}
 	if s.Refused != "" {
 		line += "; WARNING: " + s.Refused
+	}
+	if s.Cut != "" {
+		line += "; WARNING: " + s.Cut
 	}
 	if text := quarantine(s.Key); text != "" {
 		line += "; " + text
@@ -140,7 +163,7 @@ func statusFields(s engine.KeyStatus) api.KeyStatus {
 	fields := api.KeyStatus{
 		Env: s.Key.Env, Kind: s.Key.Kind, CurrentVersion: version, Age: api.SecondsOf(old), State: "idle", WaitsFor: s.Waits, Orphan: s.Orphan,
 		NextRotation: api.Time{Time: s.Due}, Problems: append([]string{}, s.Problems...), RefusedLogins: s.Refused, Notes: append([]string{}, s.Notes...),
-		Retained: ends(s.Key, s.Key.Retained()), Undeleted: ends(s.Key, s.Key.Undeleted()), RetireFault: s.Lapse,
+		Retained: ends(s.Key, s.Key.Retained()), Undeleted: ends(s.Key, s.Key.Undeleted()), RetireFault: s.Lapse, Cut: s.Cut,
 	}
 	if s.Rotation != nil {
 		fields.State, fields.Step, fields.Rotation = string(s.Rotation.State), string(s.Rotation.Step), s.Rotation.ID

@@ -143,8 +143,9 @@ func (b *backend) readWorkload(_ context.Context, e *engine.Engine, _ *logical.R
 		return nil, nil
 	}
 	instances := []api.Instance{}
+	out := e.LockedOut(w.Name)
 	for _, i := range e.Instances(w.Name) {
-		instances = append(instances, instanceData(i))
+		instances = append(instances, instanceData(i, lockedOutText(out, i)))
 	}
 	full := ""
 	if crowd, ok := e.Crowded(w.Name); ok {
@@ -173,13 +174,32 @@ func keysThat(w workload.Workload, has func(workload.Role) bool) []string {
 	return names
 }
 
-func instanceData(i workload.Instance) api.Instance {
+// lockedOutText says which retired versions an instance runs with; empty: none.
+func lockedOutText(all []engine.LockedOut, i workload.Instance) string {
+	for _, o := range all {
+		if o.Workload == i.Workload && o.Instance == i.ID {
+			return o.Text
+		}
+	}
+	return ""
+}
+
+// healthOf is whether an instance is healthy, and why it is not: one that is locked out never is.
+func healthOf(i workload.Instance, out string) (healthy bool, reason string) {
+	if out == "" {
+		return i.Healthy, i.Reason
+	}
+	return false, strings.TrimSuffix("locked out: "+out+"; "+i.Reason, "; ")
+}
+
+func instanceData(i workload.Instance, out string) api.Instance {
 	oneLine := []string{"all"}
 	if i.Multiline {
 		oneLine = append([]string{}, i.OneLine...)
 	}
+	healthy, reason := healthOf(i, out)
 	data := api.Instance{
-		Instance: i.ID, Healthy: i.Healthy, Reason: i.Reason, Seen: api.Time{Time: i.Seen}, Login: i.Login.Name, OneLine: oneLine, EtagIssued: i.Issued.Etag,
+		Instance: i.ID, Healthy: healthy, LockedOut: out, Reason: reason, Seen: api.Time{Time: i.Seen}, Login: i.Login.Name, OneLine: oneLine, EtagIssued: i.Issued.Etag,
 		Loaded: map[string]api.Held{},
 	}
 	if holding, ok := i.HoldsLoaded(); ok {
@@ -244,9 +264,11 @@ func (b *backend) listInstances(_ context.Context, e *engine.Engine, _ *logical.
 	if _, ok := e.Workload(name); !ok {
 		return nil, rotation.Refusef("workload %q is not known; list the workloads with: vault list hyvve/workloads", name)
 	}
+	out := e.LockedOut(name)
 	for _, i := range e.Instances(name) {
 		list.Keys = append(list.Keys, i.ID)
-		list.Info[i.ID] = api.InstanceInfo{Login: i.Login.Name, Healthy: i.Healthy, Seen: api.Time{Time: i.Seen}}
+		healthy, _ := healthOf(i, lockedOutText(out, i))
+		list.Info[i.ID] = api.InstanceInfo{Login: i.Login.Name, Healthy: healthy, Seen: api.Time{Time: i.Seen}}
 	}
 	return answer(list), nil
 }
@@ -257,7 +279,7 @@ func (b *backend) readInstance(_ context.Context, e *engine.Engine, _ *logical.R
 		return nil, nil
 	}
 	return forPeople(d, api.InstanceDetails{
-		Instance: instanceData(i.Instance), Workload: i.Workload, Anonymous: i.Anonymous, Login: b.loginData(i.Login), LoginSince: api.Time{Time: i.LoggedIn},
+		Instance: instanceData(i.Instance, lockedOutText(e.LockedOut(i.Workload), i.Instance)), Workload: i.Workload, Anonymous: i.Anonymous, Login: b.loginData(i.Login), LoginSince: api.Time{Time: i.LoggedIn},
 		SaysPod: i.Pod, SaysNode: i.Node, Sidecar: i.Heartbeat, LastHeard: wholeSeconds(i.Heard), FreeIn: wholeSeconds(i.FreeIn), Lease: wholeSeconds(i.Lease),
 		Issued: heldData(i.Issued.Keys),
 	}), nil

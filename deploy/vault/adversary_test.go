@@ -81,8 +81,9 @@ func TestAdversaryPeopleDoOthersJobs(t *testing.T) {
 		may          []string
 	}{
 		{"read", "hyvve/status", nil, look},
-		{"list", "hyvve/rotations", nil, look},
+		{"list", "hyvve/rotations", nil, append(look, "auditor")},
 		{"read", "hyvve/rotations/x", nil, look},
+		{"read", "hyvve/rotations/x/receipt", nil, append(look, "auditor")},
 		{"list", "hyvve/workloads", nil, append(look, "definer")},
 		{"read", "hyvve/workloads/api", nil, append(look, "definer")},
 		{"list", "hyvve/journal", nil, append(look, "auditor")},

@@ -245,6 +245,7 @@ type StatusLines map[string]string
 type Status struct {
 	Keys      map[string]KeyStatus `json:"keys" doc:"By name: the keys."`
 	LimitsHit map[string]string    `json:"limits_hit" doc:"By workload: that reads were refused in the last day, in words."`
+	LockedOut []LockedOut          `json:"locked_out" doc:"Instances that run with retired versions of keys."`
 }
 
 // KeyStatus is a key at a glance.
@@ -266,6 +267,7 @@ type KeyStatus struct {
 	Retained       map[string]Time `json:"retained" doc:"By number: when the retained versions end."`
 	Undeleted      map[string]Time `json:"undeleted" doc:"By number: when the undeleted versions end; empty: a rotation ends it."`
 	RetireFault    string          `json:"retire_fault" doc:"Why an undeleted version could not be retired, in words."`
+	Cut            string          `json:"cut" doc:"What its newest rotation has cut in the last day, and who was left behind, in words."`
 }
 
 // IdentifyRequest asks what a value is that somebody has found.

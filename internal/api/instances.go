@@ -118,14 +118,15 @@ type InstanceList struct {
 // InstanceInfo is an instance at a glance.
 type InstanceInfo struct {
 	Login   string `json:"login" doc:"Display name of its login."`
-	Healthy bool   `json:"healthy" doc:"Whether it has reported to be healthy."`
+	Healthy bool   `json:"healthy" doc:"Whether it has reported to be healthy, and is not locked out."`
 	Seen    Time   `json:"seen" doc:"When it last read its bundle or reported."`
 }
 
 // Instance is a live instance of a workload.
 type Instance struct {
 	Instance   string          `json:"instance" doc:"Name of the instance."`
-	Healthy    bool            `json:"healthy" doc:"Whether it has reported to be healthy."`
+	Healthy    bool            `json:"healthy" doc:"Whether it has reported to be healthy, and is not locked out."`
+	LockedOut  string          `json:"locked_out" doc:"Retired versions that it runs with, in words, until it has loaded something else; empty: none."`
 	Reason     string          `json:"reason" doc:"Why it is not healthy, in its own words."`
 	Seen       Time            `json:"seen" doc:"When it last read its bundle or reported."`
 	Login      string          `json:"login" doc:"Display name of its login."`

@@ -74,6 +74,9 @@ type Rotation struct {
 	OneWitness      string               `json:"one_witness" doc:"Display name of the user who has accepted the word of one witness."`
 	Timeline        []Event              `json:"timeline" doc:"What has happened, oldest first."`
 	TimelineOmitted int                  `json:"timeline_omitted" doc:"Number of events from the middle of the timeline that only the journal has."`
+
+	// RotationEvidence is empty while the rotation runs.
+	RotationEvidence
 }
 
 // Wave is a set of instances that change together.

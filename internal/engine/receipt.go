@@ -79,7 +79,10 @@ func (v View) CutWarning() string {
 	if !v.WasCut() {
 		return ""
 	}
-	text := v.CutText()
+	text, all := v.CutText(), fmt.Sprintf(". All of it: vault read hyvve/rotations/%s/receipt", v.ID)
+	if v.live == nil { // a glance
+		return text + all
+	}
 	switch more := len(v.LockedOut) - 1; {
 	case more >= 0:
 		first := v.LockedOut[0]
@@ -94,7 +97,7 @@ func (v View) CutWarning() string {
 	if gone := v.leftWithoutLease(); len(gone) > 0 {
 		text += fmt.Sprintf(". Without a lease now, and locked out if its process still runs: %s", strings.Join(gone, ", "))
 	}
-	return text + fmt.Sprintf(". All of it: vault read hyvve/rotations/%s/receipt", v.ID)
+	return text + all
 }
 
 // leftWithoutLease returns the first of those that were cut and have no lease any more.

@@ -28,6 +28,10 @@ path "hyvve/rotations/+" {
   capabilities = ["read"]
 }
 
+path "hyvve/rotations/+/receipt" {
+  capabilities = ["read"]
+}
+
 path "hyvve/workloads" {
   capabilities = ["list"]
 }
