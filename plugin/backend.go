@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -34,6 +35,7 @@ const operationPrefix = "hyvve"
 type backend struct {
 	*framework.Backend
 	kinds kind.List
+	paths *regexp.Regexp // see [enginePaths]
 
 	observer observer
 
@@ -95,6 +97,7 @@ func newBackend(list kind.List) *backend {
 			return err
 		},
 	}
+	b.paths = enginePaths(b.Paths)
 	return b
 }
 

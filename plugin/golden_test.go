@@ -147,12 +147,19 @@ func firstDifference(want, got string) string {
 // goldenFresh drives a fresh mount through all its paths.
 func goldenFresh(t *testing.T) *golden {
 	t.Helper()
+	return goldenFreshAt(t, "hyvve/")
+}
+
+// goldenFreshAt is [goldenFresh] of an engine that is mounted somewhere.
+func goldenFreshAt(t *testing.T, mount string) *golden {
+	t.Helper()
 	directory := toy.NewDirectory("root-password", time.Millisecond)
 	directory.Add("legacy", "legacy-password")
 	b := newBackendTestOf(t, func(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
 		made := newBackend(append(kinds.All(), toy.New(directory)))
 		return made, made.Setup(ctx, conf)
 	})
+	b.mount = mount
 	g := &golden{backendTest: b, name: "fresh", files: map[string]*bytes.Buffer{}}
 	g.recordDefinitions()
 	g.recordInstances()

@@ -20,6 +20,7 @@ type backendTest struct {
 	t       *testing.T
 	backend logical.Backend
 	storage *logical.InmemStorage
+	mount   string
 	log     *bytes.Buffer
 	answers bytes.Buffer // all that any path but creds/ ever answered
 }
@@ -52,7 +53,7 @@ func newBackendTestOf(t *testing.T, factory logical.Factory) *backendTest {
 
 func (b *backendTest) call(operation logical.Operation, path string, data map[string]any) *logical.Response {
 	b.t.Helper()
-	req := &logical.Request{Operation: operation, Path: path, Data: data, Storage: b.storage, DisplayName: "tester", ClientToken: "t"}
+	req := &logical.Request{Operation: operation, Path: path, Data: data, Storage: b.storage, DisplayName: "tester", ClientToken: "t", MountPoint: b.mount}
 	if operation == logical.UpdateOperation {
 		if checks, exists, err := b.backend.HandleExistenceCheck(b.t.Context(), req); err == nil && checks && !exists {
 			req.Operation = logical.CreateOperation

@@ -192,9 +192,10 @@ type rawLines struct{}
 // the audit log.
 func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
 	if wrong := b.wrongType(req); wrong != "" {
-		return b.refuseType(ctx, req, wrong), nil
+		return b.mounted(req, b.refuseType(ctx, req, wrong), nil)
 	}
-	return b.Backend.HandleRequest(ctx, req)
+	resp, err := b.Backend.HandleRequest(ctx, req)
+	return b.mounted(req, resp, err)
 }
 
 // HandleExistenceCheck asks by the path alone, which has all names that checks look for. The framework would convert the

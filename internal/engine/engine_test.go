@@ -318,6 +318,13 @@ func TestRevertUnstagesAtTheServer(t *testing.T) {
 	h.until(id, rotation.Soaking)
 	_, err := h.engine.Revert(t.Context(), id, testActor, "it is broken")
 	h.ok(err)
+	for range 10 {
+		h.round()
+		h.clock.advance(time.Second)
+	}
+	if text := h.view(id).Waits(); strings.Contains(text, "failed") || !strings.Contains(text, "unstage waits for the end of what it would cut off") || !strings.Contains(text, "version 2 is in use: sessions") {
+		t.Errorf("sessions are waited for, and it says %q", text)
+	}
 	h.server.inUse = 0
 	h.until(id, rotation.Reverted)
 	if got := h.states("db"); got != "1 current, 2 aborted" {

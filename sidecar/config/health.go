@@ -201,13 +201,13 @@ type AuthBlock = login.Settings
 func (c *Checked) checkVault() (errs []error) {
 	v := *c.Vault
 	c.Vault = &v
-	if c.Workload == "" {
-		errs = append(errs, errors.New("workload is missing; name the workload whose keys to load, as in hyvve/workloads"))
-	} else if err := key.ValidateName("workload", c.Workload); err != nil {
-		errs = append(errs, err)
-	}
 	if v.Mount == "" {
 		c.Vault.Mount = "hyvve"
+	}
+	if c.Workload == "" {
+		errs = append(errs, fmt.Errorf("workload is missing; name the workload whose keys to load: vault list %s/workloads", c.Vault.Mount))
+	} else if err := key.ValidateName("workload", c.Workload); err != nil {
+		errs = append(errs, err)
 	}
 	if v.Address == "" {
 		c.Vault.Address = os.Getenv("VAULT_ADDR")

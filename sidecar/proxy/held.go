@@ -107,7 +107,7 @@ func (k *held) take(b client.Bundle) error {
 		next.Accepts = append(next.Accepts, v.Reveal())
 	}
 	if len(next.Accepts) == 0 {
-		return fmt.Errorf("proxy: the bundle has no accept-list of %s; let the workload verify its key (verifies= of hyvve/workloads)", k.env)
+		return fmt.Errorf("proxy: the bundle has no accept-list of %s; let the workload verify its key: add it to verifies= of the workload", k.env)
 	}
 	newest := next.Accepts[0]
 	if v, ok := b.Values[k.env]; ok {

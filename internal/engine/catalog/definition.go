@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -190,16 +191,21 @@ func (cat *Catalog) CheckChange(k key.Key, from, to key.Version) error {
 // CheckParticipants refuses a rotation that nobody would carry out.
 func (cat *Catalog) CheckParticipants(k key.Key) error {
 	used, reencrypts := false, false
-	for _, w := range cat.Workloads {
+	remedy := "vault list hyvve/workloads"
+	for _, name := range slices.Sorted(maps.Keys(cat.Workloads)) {
+		w := cat.Workloads[name]
 		role, ok := w.Keys[k.Name]
 		used = used || ok
 		reencrypts = reencrypts || w.Reencrypts && role.AcceptsBoth()
+		if role.AcceptsBoth() {
+			remedy = "vault write hyvve/workloads/" + name + " reencrypts=true"
+		}
 	}
 	if !used {
-		return rotation.Refusef("no workload uses key %[1]s, so that nobody would load a new version. Write a workload that does, with all its keys, since a list replaces the one before: vault write hyvve/workloads/NAME presents=%[1]s,… (vault read hyvve/workloads/NAME shows the keys of one that is there)", k.Name)
+		return rotation.Refusef("no workload uses key %[1]s, so that nobody would load a new version. Name it in presents= or verifies= of a workload, beside all its other keys, since a list replaces the one before: vault list hyvve/workloads", k.Name)
 	}
 	if len(k.Protects) > 0 && !reencrypts {
-		return rotation.Refusef("key %s protects rows, and no workload that verifies it has reencrypts=true, so that nobody would re-encrypt them. Set it on one that reaches the database: vault write hyvve/workloads/NAME reencrypts=true", k.Name)
+		return rotation.Refusef("key %s protects rows, and no workload that verifies it has reencrypts=true, so that nobody would re-encrypt them. Set it on one that reaches the database: %s", k.Name, remedy)
 	}
 	return nil
 }

@@ -140,7 +140,7 @@ func (f *Fleet) CheckRoom(w workload.Workload, i workload.Instance, maxOfLogin i
 	f.crowd.Limit, f.crowd.Most, f.crowd.Last, f.crowd.Login = limit, most, now.UTC(), i.Login.Name
 	f.crowd.Refused++
 	return rotation.Refusef(
-		"%s, and %s is %d; nothing was stored. Read under a name that is there already (instance=), wait until leases have ended, remove what has ended with vault delete hyvve/workloads/%s/instances/NAME, or raise the limit with %s",
+		"%s, and %s is %d; nothing was stored. Read under a name that is there already (instance=), wait until leases have ended, remove what has ended (vault list hyvve/workloads/%s/instances), or raise the limit with %s",
 		who, limit, most, w.Name, remedy,
 	)
 }
