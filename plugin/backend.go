@@ -79,6 +79,7 @@ func newBackend(list kind.List) *backend {
 			b.pathsRotate(),
 			b.pathsReceipt(),
 			b.pathsRotations(),
+			b.pathsEscalate(),
 			b.pathsInstances(), // before workloads/, whose pattern takes any name
 			b.pathsWorkloads(),
 			b.pathsJournal(),

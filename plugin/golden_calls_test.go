@@ -138,6 +138,26 @@ func (g *golden) recordRotations() {
 	g.record(goldenRead, "rotations/none/receipt", nil)
 }
 
+// recordEscalations tunes a rotation, and says that a version of it has leaked.
+func (g *golden) recordEscalations() {
+	id := g.recordRotate("rotate", given{"key": "token"})
+	g.record(goldenWrite, "rotations/"+id+"/tune", given{"soak": "1h", "deadline": "2h", "reason": "a long look"})
+	g.record(goldenWrite, "rotations/"+id+"/tune", given{"on_failure": "retry"})
+	g.awaits(id, "switch")
+	g.record(goldenWrite, "rotate", given{"keys": []string{"token", "login"}, "compromised": true})
+	g.record(goldenWrite, "rotations/"+id+"/compromised", given{"which": "newest"})
+	g.record(goldenWrite, "rotate", given{"key": "token", "compromised": true, "reason": "in a chat"})
+	g.record(goldenWrite, "rotations/"+id+"/compromised", nil)
+	next := g.record(goldenWrite, "rotations/"+id+"/compromised", given{"which": "new", "reason": "both"}).Data["followed_by"].(string)
+	g.reach(id, "reverted")
+	kit.Until(g.t, "the rotation that follows has started", func() bool {
+		resp := g.call(goldenRead, "rotations/"+next, nil)
+		return resp != nil && !resp.IsError()
+	}, func() string { return next })
+	g.reach(next, "done")
+	g.record(goldenRead, "rotations/"+next, nil)
+}
+
 // recordRotate starts a rotation and returns its id.
 func (g *golden) recordRotate(path string, data given) string {
 	g.t.Helper()

@@ -164,6 +164,7 @@ func goldenFreshAt(t *testing.T, mount string) *golden {
 	g.recordDefinitions()
 	g.recordInstances()
 	g.recordRotations()
+	g.recordEscalations()
 	g.recordVersions()
 	g.recordJournal()
 	return g

@@ -74,7 +74,8 @@ An instance that turns unhealthy with what it was given while the rotation prese
 deadline=, is a failure: the rotation pauses where it is, or reverts (on_failure=). With compromised=true nothing soaks,
 nobody is asked, and whatever does not hold within the deadline (1m, see hyvve/config) is cut; rows are not, since nobody
 could read those any more. Where a key has confirm_by=other, the new version is presented at once, and the old one ends when
-another user has confirmed it.
+another user has confirmed it. With compromised=true, a key that a rotation is running for has that one escalated, as by
+hyvve/rotations/ID/compromised; the answer warns of it.
 
 A workload that verifies against one value at a time (single_value= of hyvve/workloads) has a gap; the answer warns of it.
 
@@ -351,10 +352,14 @@ func (b *backend) rotationCommand(
 
 // rotationSummary is what a write answers with.
 func rotationSummary(v engine.View) api.RotationSummary {
-	return api.RotationSummary{
+	data := api.RotationSummary{
 		ID: v.ID, State: string(v.State), Step: string(v.Step), Keys: v.KeyNames(), Versions: versionsData(v.Rotation),
 		Outcome: string(v.Outcome()), Revision: v.Revision, NextGate: v.Waits(), Paused: v.Paused != nil, Retention: v.Retention(),
 	}
+	if v.Follow != nil {
+		data.Follow = v.Follow.ID
+	}
+	return data
 }
 
 func versionsData(r rotation.Rotation) map[string]api.VersionChange {
@@ -367,7 +372,7 @@ func versionsData(r rotation.Rotation) map[string]api.VersionChange {
 
 func rotationDetails(v engine.View) api.Rotation {
 	data := api.Rotation{
-		RotationSummary: rotationSummary(v), Trigger: string(v.Trigger), Reason: v.Reason, By: v.By, EntityID: v.Entity,
+		RotationSummary: rotationSummary(v), Follows: v.Follows, Trigger: string(v.Trigger), Reason: v.Reason, By: v.By, EntityID: v.Entity,
 		Created: api.Time{Time: v.Created}, Since: api.Time{Time: v.Since}, Soak: api.SecondsOf(v.Soak), Observe: api.SecondsOf(v.Observe),
 		Deadline: api.SecondsOf(v.Deadline), OnFailure: v.OnFailure, Compromised: v.Compromised, Confirm: v.Confirm, ConfirmBy: v.ConfirmBy,
 		ConfirmedBy: v.Confirmed, Retain: retainAsked(v.Rotation), Waves: wavesData(v.Waves), Gates: make([]api.Gate, 0, len(v.Gates)),

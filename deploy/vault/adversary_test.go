@@ -115,6 +115,8 @@ func TestAdversaryPeopleDoOthersJobs(t *testing.T) {
 		{"write", "hyvve/rotations/x/resume", nil, rotate},
 		{"write", "hyvve/rotations/x/confirm", nil, rotate},
 		{"write", "hyvve/rotations/x/revert", nil, rotate},
+		{"write", "hyvve/rotations/x/compromised", nil, rotate},
+		{"write", "hyvve/rotations/x/tune", map[string]any{"soak": "0s"}, rotate},
 		{"write", "hyvve/rotations/x/accept-witness", map[string]any{"reason": "x"}, define},
 		{"write", "hyvve/rotate", value, []string{"operator"}},
 		{"write", "hyvve/rotate/jwt-secret", value, []string{"operator"}},

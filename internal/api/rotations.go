@@ -36,6 +36,7 @@ type RotationSummary struct {
 	NextGate  string                   `json:"next_gate" doc:"What the rotation waits for, in words; empty if nothing holds it back."`
 	Paused    bool                     `json:"paused" doc:"Whether it is paused."`
 	Retention map[string]string        `json:"retention" doc:"By key: what happens to the value of the old version at the end, in words."`
+	Follow    string                   `json:"followed_by,omitempty" doc:"Id of the rotation that starts when this one has ended. Absent if none does."`
 }
 
 // VersionChange is a change of version numbers.
@@ -50,6 +51,7 @@ func (r RotationSummary) Ended() bool { return r.State == "done" || r.State == "
 // Rotation is one rotation with all its details.
 type Rotation struct {
 	RotationSummary
+	Follows     string  `json:"follows,omitempty" doc:"Id of the rotation that this one follows. Absent if it follows none."`
 	Trigger     string  `json:"trigger" doc:"Why it started: operator, period or schedule."`
 	Reason      string  `json:"reason" doc:"Reason that the request gave."`
 	By          string  `json:"by" doc:"Display name of the user who started it."`

@@ -86,8 +86,8 @@ func (l *locked) finishAction(r rotation.Rotation, fault error) {
 	defer l.nudge()
 	delete(l.busy, r.ID)
 	now, ok := l.active[r.ID]
-	if l.failing() || !ok || now.State != r.State || now.Step != r.Step {
-		return // it went elsewhere meanwhile; what it does there is idempotent too
+	if l.failing() || !ok || now.State != r.State || now.Step != r.Step || now.Compromised != r.Compromised {
+		return // it went elsewhere meanwhile, or has to end sessions, too; what it does there is idempotent too
 	}
 	var err error
 	if fault == nil {
@@ -375,10 +375,10 @@ func (s *state) note(id string, change func(rotation.Notes) rotation.Notes) {
 	})
 }
 
-// still reports whether a rotation is where it was, and not paused.
+// still reports whether a rotation is where it was, samples for as long as it did, and is not paused.
 func (s *state) still(r rotation.Rotation) bool {
 	m, unlock := s.memory.Lock()
 	defer unlock()
 	now, ok := m.active[r.ID]
-	return ok && now.State == r.State && now.Paused == nil
+	return ok && now.State == r.State && now.Paused == nil && now.Compromised == r.Compromised && now.Window() == r.Window()
 }

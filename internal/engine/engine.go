@@ -156,6 +156,7 @@ func (e *Engine) Tick(ctx context.Context) time.Duration {
 			}
 		}
 	}
+	wait = min(wait, l.startFollowing(ctx, now))
 	if e.Uptime() >= l.announceAt {
 		l.announceHead()
 	}
@@ -191,7 +192,7 @@ func (e *Engine) Close() {
 // load reads all records.
 func (l *locked) load(ctx context.Context) error {
 	for _, load := range []func(context.Context) error{
-		l.loadSecret, l.loadConfig, l.loadFloor, l.loadConnections, l.loadKeys, l.loadWorkloads, l.loadInstances, l.journal.Load, l.loadRotations, l.loadCuts,
+		l.loadSecret, l.loadConfig, l.loadFloor, l.loadConnections, l.loadKeys, l.loadWorkloads, l.loadInstances, l.journal.Load, l.loadRotations, l.loadCuts, l.loadFollowing,
 	} {
 		if err := load(ctx); err != nil {
 			return err

@@ -57,6 +57,7 @@ func (l *locked) eventEntry(r rotation.Rotation, n int) journal.Entry {
 	if entry.Reason == "" {
 		entry.Reason = r.Reason
 	}
+	entry.Changes = event.Changes
 	if n == 0 {
 		entry.Changes = r.Asked
 	}

@@ -48,13 +48,23 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 		}
 	}
 	var p Plan
+	var escalates bool
+	err := e.update(func(l *locked) (err error) {
+		var more []string
+		p, more, escalates, err = l.previewEscalation(ctx, request)
+		warnings = append(warnings, more...)
+		return err
+	})
+	if err != nil || escalates {
+		return p, warnings, err
+	}
 	var of []remark
 	var changes []preflightCall
 	preview := func(l *locked) (err error) {
 		p, of, changes, err = l.preview(ctx, request)
 		return err
 	}
-	err := e.update(preview)
+	err = e.update(preview)
 	if err != nil {
 		return Plan{}, nil, err
 	}
@@ -126,6 +136,40 @@ func (l *locked) preview(ctx context.Context, request Request) (Plan, []remark, 
 		p.Gaps[n].Expected = rotation.LongestSwitch(past)
 	}
 	return p, notes, calls, nil
+}
+
+// previewEscalation makes the plan of a request for compromised keys that a running rotation is about; escalates: it is.
+func (l *locked) previewEscalation(ctx context.Context, request Request) (p Plan, warnings []string, escalates bool, err error) {
+	if !request.Compromised {
+		return Plan{}, nil, false, nil
+	}
+	id, err := l.toEscalate(request)
+	if err != nil || id == "" {
+		return Plan{}, nil, false, err
+	}
+	before := l.active[id]
+	r, err := l.escalated(before, l.facts(before), escalationOf(request))
+	if err != nil {
+		return Plan{}, nil, false, err
+	}
+	past, err := l.history(ctx, r.KeyNames())
+	if err != nil {
+		return Plan{}, nil, false, err
+	}
+	f := l.facts(r)
+	p = Plan{Rotation: r, History: len(past), Blockers: rotation.Blockers(r, f), Moves: rotation.Moves(r, f, past), Notes: summed(l.notes(r))}
+	for _, move := range p.Moves {
+		p.Expected += move.Expected
+	}
+	if r.Follow != nil {
+		p.Notes = append(p.Notes, "when it has ended, another rotation replaces the version that is current then")
+	}
+	for _, c := range r.Changes {
+		if len(c.Protects) > 0 {
+			p.Rows = append(p.Rows, rowsOf(c, append([]rotation.Rotation{r}, past...)))
+		}
+	}
+	return p, []string{insteadNote(r)}, true, nil
 }
 
 // notes say what the evidence rests on where no server has any, and what was found of the servers.

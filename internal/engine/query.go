@@ -248,6 +248,11 @@ func (s *state) rotationID(ctx context.Context, name string) (string, error) {
 		}
 		return "", rotation.Refusef("key %s has no rotation yet, or none that is kept; start one with: vault write hyvve/rotate key=%s", name, name)
 	}
+	var unstarted string
+	s.lock(func(m *memory) { unstarted = m.unstarted(name) })
+	if unstarted != "" {
+		return "", rotation.Refusef("%s", unstarted)
+	}
 	return beginning(ids, name)
 }
 

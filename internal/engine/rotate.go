@@ -48,6 +48,16 @@ func (l *locked) rotateNow(ctx context.Context, request Request) (View, []string
 	if err := l.down(); err != nil {
 		return View{}, nil, err
 	}
+	if request.Compromised {
+		id, err := l.toEscalate(request)
+		if err != nil {
+			return View{}, nil, err
+		}
+		if id != "" {
+			view, warnings, err := l.escalate(ctx, id, escalationOf(request))
+			return view, append([]string{insteadNote(view.Rotation)}, warnings...), err
+		}
+	}
 	id, err := l.start(ctx, request)
 	if err != nil {
 		return View{}, nil, err
@@ -113,38 +123,4 @@ func (e *Engine) AcceptWitness(ctx context.Context, id string, by rotation.Actor
 	return e.change(ctx, id, func(_ *locked, r rotation.Rotation, f rotation.Facts) (rotation.Rotation, error) {
 		return rotation.AcceptWitness(r, f, by, reason)
 	})
-}
-
-// change does to a rotation what somebody asks for, and moves it on as far as it goes at once.
-func (e *Engine) change(ctx context.Context, name string, do func(*locked, rotation.Rotation, rotation.Facts) (rotation.Rotation, error)) (View, error) {
-	l, release := e.acquire()
-	defer release()
-	if err := e.down(); err != nil {
-		return View{}, err
-	}
-	r, err := l.rotation(ctx, name)
-	if err != nil {
-		return View{}, err
-	}
-	for changed := false; !changed; {
-		f := e.facts(r)
-		next, err := do(l, r, f)
-		if err != nil {
-			return View{}, err
-		}
-		thaw, ok := e.freeze(f)
-		if !ok {
-			continue
-		}
-		err = l.save(ctx, next)
-		thaw()
-		if err != nil {
-			return View{}, err
-		}
-		changed = true
-	}
-	if err := l.advance(ctx, r.ID); err != nil {
-		e.Observer.Fault("rotation "+r.ID+" could not be moved on", err)
-	}
-	return e.View(ctx, r.ID)
 }

@@ -82,8 +82,14 @@ func (l *locked) save(ctx context.Context, r rotation.Rotation) error {
 	return nil
 }
 
-// leave takes an ended rotation, whose record is under rotations/, out of active/.
+// leave takes an ended rotation, whose record is under rotations/, out of active/. Before that it stores the rotation that follows.
 func (l *locked) leave(ctx context.Context, r rotation.Rotation) error {
+	if r.Follow != nil {
+		if err := l.putFollowing(ctx, following{Schema: followingSchema, Follow: *r.Follow, Follows: r.ID, Keys: r.KeyNames()}); err != nil {
+			return err
+		}
+		defer l.nudge()
+	}
 	if err := l.remove(ctx, pathActive+r.ID); err != nil {
 		return err
 	}
@@ -160,6 +166,7 @@ func (l *locked) swapKey(ctx context.Context, k key.Key) error {
 	})
 	l.plan(k.Name, l.Now())
 	l.checkSoon(k.Name, l.Now())
+	l.retryFollowing(k.Name)
 	l.markDirty(k.Name)
 	return nil
 }

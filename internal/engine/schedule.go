@@ -5,6 +5,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -143,4 +144,70 @@ func (l *locked) lapseOne(ctx context.Context, name string, now time.Time) error
 	}
 	l.planLapse(name)
 	return nil
+}
+
+// startFollowing starts rotations that follow, and returns how long until the next one may start.
+func (l *locked) startFollowing(ctx context.Context, now time.Time) time.Duration {
+	wait := tickEvery
+	for _, id := range slices.Sorted(maps.Keys(l.following)) {
+		if left := l.following[id].fault.Next.Sub(now); left > 0 {
+			wait = min(wait, left)
+			continue
+		}
+		if err := l.followOne(ctx, l.following[id], now); err != nil {
+			l.Observer.Fault("rotation "+id+", which follows "+l.following[id].Follows, err)
+			return tickEvery
+		}
+	}
+	return wait
+}
+
+// followOne starts a rotation that follows, or notes why it cannot. The error is one of storage.
+func (l *locked) followOne(ctx context.Context, n following, now time.Time) error {
+	if _, running := l.active[n.ID]; running { // the process died before the intent was removed
+		return l.dropFollowing(ctx, n.ID)
+	}
+	if data, err := l.Store.Get(ctx, pathRotations+n.ID); err != nil {
+		return fmt.Errorf("reading rotation %s: %w", n.ID, err)
+	} else if data != nil {
+		return l.dropFollowing(ctx, n.ID)
+	}
+	for _, name := range n.Keys {
+		if _, ok := l.Keys[name]; !ok {
+			return l.replaced(ctx, n, []string{name}, "the key was deleted")
+		}
+		if id := l.rotating[name]; id != "" {
+			return l.replaced(ctx, n, l.active[id].KeyNames(), "rotation "+id+" replaces the version")
+		}
+	}
+	if _, err := l.start(ctx, n.request()); err == nil {
+		l.nudge()
+		return nil
+	} else if l.failing() {
+		return err
+	} else {
+		l.Observer.Fault("rotation "+n.ID+", which follows "+n.Follows+", could not start", err)
+		n.fault = schedule.Fault{Attempts: n.fault.Attempts + 1, Next: now.Add(schedule.Backoff(n.fault.Attempts + 1)), Reason: err.Error()}
+		l.lock(func(m *memory) { m.following[n.ID] = n })
+	}
+	return nil
+}
+
+// request asks for a rotation that follows. The user who has escalated the other one is its user.
+func (n following) request() Request {
+	request := Request{
+		id: n.ID, follows: n.Follows, Keys: n.Keys, Reason: n.Reason, By: rotation.Actor{Name: n.By, Entity: n.Entity}, Trigger: rotation.ByOperator,
+		Compromised: n.Compromised, Deadline: n.Deadline, Upgrade: n.Upgrade, Retain: n.Retain,
+	}
+	if n.ConfirmBy == rotation.ConfirmByOther {
+		request.ConfirmBy = n.ConfirmBy
+	}
+	if n.Compromised {
+		return request
+	}
+	request.OnFailure = n.OnFailure
+	if n.Confirm {
+		request.Confirm = rotation.ConfirmManual
+	}
+	return request
 }

@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -31,6 +32,8 @@ type Request struct {
 	Compromised bool           // cut what holds it back beyond the deadline
 	Retain      *time.Duration // of the versions that it retires; nil: as the keys say
 	Upgrade     bool           // bring rows of other keys in the same columns under the new version
+
+	id, follows string // of a rotation that follows another: its own, and that of the other
 }
 
 // longestReason is how long a reason may be: it is stored with the rotation and in its journal entries.
@@ -243,8 +246,15 @@ func (l *locked) start(ctx context.Context, request Request) (string, error) {
 		}
 		l.lock(func(m *memory) { m.Keys[k.Name] = k })
 	}
-	r.Timeline = []rotation.Event{{At: r.Created, State: rotation.Planned, Text: fmt.Sprintf("%s: values stored", r.EnvNames())}}
-	return r.ID, l.settle(ctx, r)
+	text := fmt.Sprintf("%s: values stored", r.EnvNames())
+	if r.Follows != "" {
+		text += "; this follows rotation " + r.Follows
+	}
+	r.Timeline = []rotation.Event{{At: r.Created, State: rotation.Planned, Text: text}}
+	if err := l.settle(ctx, r); err != nil {
+		return r.ID, err
+	}
+	return r.ID, l.started(ctx, r)
 }
 
 // draft returns a rotation that nobody knows of yet, and its keys with their new versions staged.
@@ -255,7 +265,7 @@ func (l *locked) draft(request Request) (rotation.Rotation, []key.Key, error) {
 	}
 	now := l.Now().UTC()
 	r := rotation.Rotation{
-		ID: id, Trigger: request.Trigger, Reason: request.Reason, By: request.By.Name, Entity: request.By.Entity,
+		ID: cmp.Or(request.id, id), Follows: request.follows, Trigger: request.Trigger, Reason: request.Reason, By: request.By.Name, Entity: request.By.Entity,
 		Created: now, State: rotation.Planned, Since: now, Clock: now, Stages: map[string]rotation.Stage{}, Reached: []string{}, Compromised: request.Compromised, Upgrade: request.Upgrade, Retain: request.Retain,
 	}
 	var staged []key.Key

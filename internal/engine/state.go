@@ -208,6 +208,8 @@ type records struct {
 	starts   map[string]schedule.Fault    // of automatic rotations, by key name
 	lapsing  map[versionID]schedule.Fault // ends of undeleted versions that have failed
 	agenda   schedule.Agenda              // of automatic rotations
+
+	following map[string]following // rotations that follow and have not started yet, by id
 }
 
 // memory is what the engine has in memory. It is reached under its own lock alone, for moments: [state.lock] calls a function with it.
@@ -256,6 +258,8 @@ func newRecords(c *catalog.Catalog) *records {
 		starts:   map[string]schedule.Fault{},
 		lapsing:  map[versionID]schedule.Fault{},
 		agenda:   schedule.NewAgenda(),
+
+		following: map[string]following{},
 	}
 }
 

@@ -29,6 +29,7 @@ const (
 	pathConnections = "connections/"
 	pathInstances   = "instances/"
 	pathActive      = "active/"
+	pathFollowing   = "following/"
 	pathRotations   = "rotations/"
 )
 

@@ -158,6 +158,9 @@ func (s *state) Status() []KeyStatus {
 		if r, ok := m.active[m.rotating[name]]; ok {
 			status.Rotation, status.Waits, status.Orphan = &r, held[r.ID], r.Attempts >= schedule.OrphanAfter
 		}
+		if n, ok := m.followsKey(name); ok && n.fault.Reason != "" {
+			status.Waits, status.Orphan = fmt.Sprintf("rotation %s, which follows %s, has not started yet%s", n.ID, n.Follows, n.faultText()), n.fault.Orphan()
+		}
 		all = append(all, status)
 	}
 	return all

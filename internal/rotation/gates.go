@@ -108,7 +108,7 @@ func Gates(r Rotation, f Facts) (results []GateResult, open bool) {
 			continue
 		}
 		reasons := checks[g](r, f)
-		cut := len(reasons) > 0 && r.cuts(g, f)
+		cut := len(reasons) > 0 && (r.cuts(g, f) || g == gateUnused && r.Compromised && !leased(r, f))
 		result := GateResult{string(g), len(reasons) == 0 || cut, strings.Join(reasons, "; ")}
 		switch {
 		case cut:
@@ -292,6 +292,22 @@ func checkSoak(r Rotation, f Facts) []string {
 // checkUnused checks leases, since an instance that has received the old version may still present it, and the sightings of
 // proxies, which show that some client presents it.
 func checkUnused(r Rotation, f Facts) []string {
+	reasons := checkLeases(r, f)
+	for _, w := range f.Workloads {
+		for _, c := range r.Changes {
+			if seen := Sighted(w, c, f.Now); seen != "" {
+				reasons = append(reasons, fmt.Sprintf("%s: %s", w.Name, seen))
+			}
+		}
+	}
+	return reasons
+}
+
+// leased reports whether an instance may still present an old version. If none does, only clients that the engine does not
+// know present it. One of them may be who should not: it must not keep a compromised version accepted by presenting it.
+func leased(r Rotation, f Facts) bool { return len(checkLeases(r, f)) > 0 }
+
+func checkLeases(r Rotation, f Facts) []string {
 	var reasons []string
 	for _, w := range f.Workloads {
 		for _, c := range r.Changes {
@@ -303,9 +319,6 @@ func checkUnused(r Rotation, f Facts) []string {
 			}
 			if users.n > 0 {
 				reasons = append(reasons, fmt.Sprintf("%s: %d leases on version %d of %s are outstanding: %s", w.Name, users.n, c.From, c.Env, users))
-			}
-			if seen := Sighted(w, c, f.Now); seen != "" {
-				reasons = append(reasons, fmt.Sprintf("%s: %s", w.Name, seen))
 			}
 		}
 	}
@@ -402,6 +415,9 @@ func (r Rotation) entering(to step, f Facts) string {
 		case (to.state == Done || to.state == Reverted) && r.Ends[c.Key] != "":
 			all = append(all, c.Env+": "+r.Ends[c.Key])
 		}
+	}
+	if r.Follow != nil && (to.state == Done || to.state == Reverted) {
+		all = append(all, "rotation "+r.Follow.ID+" follows")
 	}
 	return strings.Join(append([]string{to.enter}, all...), "; ")
 }

@@ -237,6 +237,9 @@ func Confirm(r Rotation, now time.Time, by Actor, reason string) (Rotation, erro
 			return r, err
 		}
 		text = "confirmed by another user than the one who started it, " + r.starter()
+		if r.ChangedBy != nil {
+			text = "confirmed by another user than the one who escalated or tuned it, " + r.starter()
+		}
 	}
 	r = r.told(now, said(text, reason, by))
 	r.Confirmed = by.Name

@@ -93,6 +93,12 @@ func Moves(r Rotation, f Facts, past []Rotation) (all []Move) {
 		case r.Step == StepUnused && f.Sampled:
 			move.Expected = max(move.Expected, r.Window()-r.Soak)
 		}
+		if r.Compromised { // earlier rotations have soaked
+			move.Expected = min(move.Expected, r.Deadline)
+			if r.Step == StepSoak || r.Step == StepUnused {
+				move.Expected = 0
+			}
+		}
 		all = append(all, move)
 		to, ok := r.towards(r.at().next)
 		if !ok {

@@ -68,8 +68,8 @@ const (
 
 // Actor is who asks for something, as Vault knows them.
 type Actor struct {
-	Name   string // display name
-	Entity string // id, empty where there is none
+	Name   string `json:"name"`             // display name
+	Entity string `json:"entity,omitempty"` // id, empty where there is none
 }
 
 // String returns both.
@@ -115,6 +115,8 @@ type Event struct {
 	By     string `json:"by,omitempty"` // display name, empty where the rotation went on by itself
 	Entity string `json:"entity,omitempty"`
 	Reason string `json:"reason,omitempty"` // in the user's own words
+
+	Changes []EntryChange `json:"changes,omitempty"` // of settings
 }
 
 // Evidence is the last report on a piece of work.
@@ -155,6 +157,12 @@ type Rotation struct {
 	Ends map[string]string `json:"ends,omitempty"`
 
 	Asked []EntryChange `json:"asked,omitempty"` // what the request set in place of what the keys' policies say
+
+	// ChangedBy has made it end the old version on less evidence than it started with, so that NotBy is that user.
+	ChangedBy *Actor `json:"changed_by,omitempty"`
+
+	Follow  *Follow `json:"follow,omitempty"`  // the rotation that starts when this one has ended
+	Follows string  `json:"follows,omitempty"` // id of the rotation that this one had to wait for
 
 	State    State     `json:"state"`
 	Step     Step      `json:"step,omitempty"`
@@ -348,8 +356,8 @@ func said(text, reason string, by Actor) Event {
 
 // rotationSchema is the number of the stored form. Schema 1 knew no deadline, no pause and no journal sequence: its
 // events are in journal entries of a form of their own. Schema 2 knew no confirm_by: a release that reads it would let the
-// user confirm who started the rotation.
-const rotationSchema = 3
+// user confirm who started the rotation. Schema 3 knew no rotation that follows: a release that reads it would start none.
+const rotationSchema = 4
 
 type rotationRecord struct {
 	Schema int `json:"schema"`
@@ -368,7 +376,7 @@ func Decode(data []byte) (Rotation, error) {
 	switch r.Schema {
 	case 1:
 		r.Clock, r.Journaled = r.Since, r.EventCount()
-	case 2, rotationSchema:
+	case 2, 3, rotationSchema:
 	default:
 		return Rotation{}, fmt.Errorf("stored rotation %q has schema %d, this release reads 1 to %d; use the release that wrote it or a newer one", r.ID, r.Schema, rotationSchema)
 	}

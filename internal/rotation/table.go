@@ -76,6 +76,7 @@ type step struct {
 	next         transition // when all gates hold
 	revert       transition // of a revert from here; zero: there is no way back
 	left         transition // when a report says that rows are left; zero: the rotation waits here
+	escalated    transition // when the old version is said to be compromised; zero: the rotation stays here
 	enter        string     // the timeline's words on entering
 }
 
@@ -150,7 +151,7 @@ var table = []step{
 	{
 		state: Retiring, name: StepErase, from: stageNew, target: stageNew, phase: workload.PhaseCheck, action: ActErase,
 		gates: []gate{gateRows, gateAction},
-		next:  transition{Done, ""}, left: transition{Retiring, StepAcceptBoth},
+		next:  transition{Done, ""}, left: transition{Retiring, StepAcceptBoth}, escalated: transition{Retiring, StepRetire},
 		enter: "the value of the old version is retained, or erased",
 	},
 	{

@@ -214,9 +214,9 @@ func stepName(s State, step Step) string {
 
 func docsTable() string {
 	var text strings.Builder
-	text.WriteString("| Step | Then | A revert goes to | Where rows are left | Stage | Rows | Action | Gates |\n|---|---|---|---|---|---|---|---|\n")
+	text.WriteString("| Step | Then | A revert goes to | Where rows are left | Escalated | Stage | Rows | Action | Gates |\n|---|---|---|---|---|---|---|---|---|\n")
 	for _, p := range table {
-		then, back, left, stage := "", "—", "", fmt.Sprint(p.target)
+		then, back, left, escalated, stage := "", "—", "", "", fmt.Sprint(p.target)
 		if next, ok := p.next.to(); ok {
 			then = stepName(next.state, next.name)
 		}
@@ -226,6 +226,9 @@ func docsTable() string {
 		if to, ok := p.left.to(); ok {
 			left = stepName(to.state, to.name)
 		}
+		if to, ok := p.escalated.to(); ok {
+			escalated = stepName(to.state, to.name)
+		}
 		if p.from != p.target {
 			stage = fmt.Sprintf("%s → %s", p.from, p.target)
 		}
@@ -233,7 +236,7 @@ func docsTable() string {
 		for _, g := range p.gates {
 			gates = append(gates, string(g))
 		}
-		fmt.Fprintf(&text, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", stepName(p.state, p.name), then, back, left, stage, p.phase, p.action, strings.Join(gates, ", "))
+		fmt.Fprintf(&text, "| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", stepName(p.state, p.name), then, back, left, escalated, stage, p.phase, p.action, strings.Join(gates, ", "))
 	}
 	return text.String()
 }
@@ -256,6 +259,9 @@ func docsDiagram() string {
 		}
 		if back, ok := p.left.to(); ok {
 			fmt.Fprintf(&text, "    %s --> %s: rows are left\n", id(p), id(back))
+		}
+		if to, ok := p.escalated.to(); ok {
+			fmt.Fprintf(&text, "    %s --> %s: escalated\n", id(p), id(to))
 		}
 	}
 	text.WriteString("```\n")

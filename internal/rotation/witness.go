@@ -383,6 +383,8 @@ func (r Rotation) mayConfirm(by Actor) error {
 		return Refusef("rotation %s needs another user's confirmation (confirm_by=other), and your token has no entity, so that you could be anybody; %s", r.ID, LoginHint)
 	case by.Entity != r.NotBy:
 		return nil
+	case r.ChangedBy != nil:
+		return Refusef("rotation %s was escalated or tuned by you (entity %s), and another user has to confirm it (confirm_by=other)", r.ID, by.Entity)
 	case !r.Trigger.Automatic():
 		return Refusef("rotation %s was started by you (entity %s), and another user has to confirm it (confirm_by=other)", r.ID, by.Entity)
 	}
@@ -400,8 +402,11 @@ func (r Rotation) FourEyesNote() string {
 	return "another user than the one who starts it has to confirm before the old version ends (confirm_by=other)"
 }
 
-// starter says who started the rotation, or whose policy did.
+// starter says who started the rotation, or whose policy did, or who has escalated or tuned it since.
 func (r Rotation) starter() string {
+	if r.ChangedBy != nil {
+		return r.ChangedBy.String()
+	}
 	if !r.Trigger.Automatic() || r.NotBy == "" {
 		return Actor{r.By, r.Entity}.String()
 	}

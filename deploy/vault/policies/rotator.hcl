@@ -26,3 +26,11 @@ path "hyvve/rotations/+/confirm" {
 path "hyvve/rotations/+/revert" {
   capabilities = ["update"]
 }
+
+path "hyvve/rotations/+/compromised" {
+  capabilities = ["update"]
+}
+
+path "hyvve/rotations/+/tune" {
+  capabilities = ["update"]
+}
