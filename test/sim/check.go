@@ -156,7 +156,7 @@ func (w *world) settled() bool {
 		return false
 	}
 	w.looked = w.uptime
-	return len(w.running()) == 0 && w.unfinished() == ""
+	return len(w.running())+len(w.toFollow()) == 0 && w.unfinished() == ""
 }
 
 func (w *world) unfinished() string {
@@ -170,6 +170,9 @@ func (w *world) unfinished() string {
 			return err.Error()
 		}
 		waits = append(waits, fmt.Sprintf("%s %s %s: %s", id, view.State, view.Step, view.Waits()))
+	}
+	for _, id := range w.toFollow() {
+		waits = append(waits, id+" has not started yet")
 	}
 	waits = append(waits, w.unended()...)
 	for _, name := range w.workloads {
@@ -258,6 +261,8 @@ func (w *world) checkJournal() {
 		} else {
 			w.stats.Reverted++
 		}
+		w.checkFollower(view.Rotation, ids, journal[""], verified.First == 1)
+		w.checkCut(view.Rotation)
 		for _, event := range view.Timeline {
 			if event.Step == rotation.StepAcceptBoth {
 				w.stats.WentBack++

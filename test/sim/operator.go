@@ -42,6 +42,10 @@ func (w *world) operate() {
 		return
 	}
 	id := running[w.rng.IntN(len(running))]
+	if w.chance(15) {
+		w.escalateOrTune(id)
+		return
+	}
 	var err error
 	what := ""
 	switch {
@@ -236,9 +240,10 @@ func (w *world) rotateAs(request engine.Request, names ...string) {
 			w.violate("a plan has written to storage")
 		}
 	}
+	escalated := w.rotatingWith(names)
 	view, _, err := w.engine.Rotate(ctx, request)
 	if request.Compromised && (err == nil || w.engine.Stale()) {
-		for _, name := range names { // instances that do not follow in time are cut off, as the operator has asked
+		for _, name := range append(escalated, names...) { // instances that do not follow in time are cut off, as the operator has asked
 			w.cut[name] = true
 		}
 	}
@@ -254,11 +259,11 @@ func (w *world) rotateAs(request engine.Request, names ...string) {
 	w.tick = w.uptime
 }
 
-// confirm lets somebody confirm a rotation. The operator has started it, or has said when it starts.
+// confirm lets somebody confirm a rotation.
 func (w *world) confirm(id string, by rotation.Actor) error {
 	view, err := w.engine.Confirm(ctx, id, by, "")
-	if err == nil && view.ConfirmBy == rotation.ConfirmByOther && by == operator {
-		w.violate("%s was confirmed by the operator, who started it", id)
+	if err == nil && view.ConfirmBy == rotation.ConfirmByOther && by == answerable(view) {
+		w.violate("%s was confirmed by %s, who started it, or has changed it since", id, by)
 	}
 	return err
 }
@@ -303,7 +308,11 @@ func (w *world) unblock() {
 				_, err = w.engine.Resume(ctx, id, operator, "")
 				w.said(err, "resume of "+id)
 			} else if view.Confirm && view.Confirmed == "" && view.State == rotation.Soaking {
-				err = w.confirm(id, colleague)
+				by := colleague
+				if answerable(view) == colleague {
+					by = operator
+				}
+				err = w.confirm(id, by)
 				w.said(err, "confirm of "+id)
 			}
 			if w.lying && view.Step == rotation.StepErase && w.needless(view) { // a liar has said that it re-encrypted elsewhere, and somebody has looked

@@ -23,6 +23,8 @@ type server struct {
 	token.Kind
 	w     *world
 	valid map[string]map[string]bool
+	// cuts are the versions whose sessions were ended when they were retired last, by key name and number.
+	cuts map[string]map[int]bool
 	// ended are the compromised rotations that have retired a credential, by key name and value.
 	ended map[string]map[string]string
 }
@@ -103,6 +105,10 @@ func (s *server) Retire(_ context.Context, c kind.Change) error {
 	id := s.leaked(c.Key.Name)
 	err := s.call("retire", c, func() {
 		delete(s.of(c), c.From.Value.Reveal())
+		if s.cuts[c.Key.Name] == nil {
+			s.cuts[c.Key.Name] = map[int]bool{}
+		}
+		s.cuts[c.Key.Name][c.From.Number] = c.Cut
 		if id != "" {
 			s.end(c, id)
 		}

@@ -77,6 +77,8 @@ type Stats struct {
 	Leaked                                     int // undeleted logins that a rotation of a compromised key ended
 	Restored                                   int // rows under such a version, from a backup
 	Erased                                     int // values whose retention was over
+	Escalated, Tuned                           int // running rotations
+	Followed                                   int // rotations that another followed by itself
 	Lies                                       int // reports of liars that were taken
 	Killed                                     int // sidecars whose processes lived on
 }
@@ -95,6 +97,9 @@ func (s *Stats) Add(o Stats) {
 	s.Restored += o.Restored
 	s.Erased += o.Erased
 	s.Lies += o.Lies
+	s.Escalated += o.Escalated
+	s.Tuned += o.Tuned
+	s.Followed += o.Followed
 	s.Killed += o.Killed
 }
 
@@ -143,6 +148,7 @@ type world struct {
 	changed    bool                         // something that check looks at
 	groups     map[string][]rotation.Change // of rotations of several keys, by id
 	cut        map[string]bool              // keys that were rotated as compromised
+	loses      string                       // a path below which nothing is stored, of a machine that is broken; empty: none is
 	stats      Stats
 	violations []error
 }
@@ -360,7 +366,11 @@ func (n *node) Get(_ context.Context, path string) ([]byte, error) {
 
 // Put implements rotation.Store.
 func (n *node) Put(_ context.Context, path string, data []byte) error {
-	return n.write(path, func() { n.w.disk.put(path, data) })
+	return n.write(path, func() {
+		if n.w.loses == "" || !strings.HasPrefix(path, n.w.loses) {
+			n.w.disk.put(path, data)
+		}
+	})
 }
 
 // Delete implements rotation.Store.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -77,6 +78,9 @@ func TestSimulation(t *testing.T) {
 	if *seeds >= 1000 && sum.Leaked < *seeds/400 {
 		t.Errorf("too few undeleted logins are ended by a rotation of a compromised key: %+v", sum)
 	}
+	if *seeds >= 1000 && (sum.Escalated < *seeds/20 || sum.Tuned < *seeds/20 || sum.Followed < *seeds/40) {
+		t.Errorf("too few rotations are escalated, tuned and followed by another: %+v", sum)
+	}
 	if *seeds >= 100 && sum.Lies < *seeds {
 		t.Errorf("too few lies are told: %+v", sum)
 	}
@@ -87,6 +91,22 @@ func TestSimulation(t *testing.T) {
 	if sum.Done < enough || sum.Reverted < *seeds/10 || sum.Crashes < *seeds/2 {
 		t.Errorf("these worlds are too quiet to prove anything: %+v", sum)
 	}
+}
+
+// An engine that does not store which rotation follows another is found: after a crash, it does not start.
+func TestLostFollowersAreFound(t *testing.T) {
+	for seed := range uint64(2000) {
+		w := newWorld(seed+1, nil)
+		w.loses = "following/"
+		if _, err := run(w); err != nil {
+			if !strings.Contains(err.Error(), "which is to follow it, has not started") {
+				t.Error(err)
+			}
+			t.Logf("found in world %d", seed+1)
+			return
+		}
+	}
+	t.Error("it is not found")
 }
 
 // The same seed makes the same world, word for word.

@@ -37,7 +37,7 @@ func newWorld(seed uint64, log io.Writer) *world {
 		serverKind: map[string]bool{}, cut: map[string]bool{}, groups: map[string][]rotation.Change{},
 	}
 	w.lying = w.chance(10)
-	w.server = &server{w: w, valid: map[string]map[string]bool{}, ended: map[string]map[string]string{}}
+	w.server = &server{w: w, valid: map[string]map[string]bool{}, ended: map[string]map[string]string{}, cuts: map[string]map[int]bool{}}
 	w.db = &database{w: w, rows: map[string][]int{}, rank: map[string]int{}, flipped: map[string]bool{}, stray: map[string]bool{}}
 	return w
 }
