@@ -54,7 +54,11 @@ func (a *Agent) login() request {
 	}
 	method, vault := a.method, a.vault
 	return request{send: func(ctx context.Context) finish {
-		token, err := method.Login(ctx, vault)
+		var token login.Token
+		err := method.Await(ctx)
+		if err == nil {
+			token, err = method.Login(ctx, vault)
+		}
 		return func() machine.Event {
 			if err != nil {
 				return a.refusedAt(err, true)

@@ -44,13 +44,15 @@ type Method struct {
 	settings  Settings
 	turn      chan struct{} // one login at a time
 	unwrapped unwrapped
+	refused   refusals
 }
 
 // New makes the method of settings that were checked.
 func New(s Settings) *Method { return &Method{settings: s, turn: make(chan struct{}, 1)} }
 
 // Login gets a token, and sets it on the client of the connection. The error is client.ErrUnavailable if Vault is not
-// there, client.ErrDenied if it refuses, and another one if what is needed for it is not there.
+// there, client.ErrDenied if it refuses, and another one if what is needed for it is not there. Credentials that Vault has
+// refused are not given to it again for minutes; meanwhile the error is the same. See [Method.Await].
 func (m *Method) Login(ctx context.Context, c *Connection) (Token, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -60,6 +62,22 @@ func (m *Method) Login(ctx context.Context, c *Connection) (Token, error) {
 	case <-ctx.Done():
 		return Token{}, fmt.Errorf("logging in: %w: another login has not ended: %w", client.ErrUnavailable, ctx.Err())
 	}
+	if err := m.held(); err != nil {
+		return Token{}, err
+	}
+	sum := m.settings.sum()
+	token, err := m.try(ctx, c)
+	switch {
+	case err == nil:
+		m.accept()
+	case errors.Is(err, client.ErrDenied):
+		err = m.refuse(sum, err)
+	}
+	return token, err
+}
+
+// try logs in.
+func (m *Method) try(ctx context.Context, c *Connection) (Token, error) {
 	if err := c.renewCertificate(); err != nil {
 		return Token{}, err
 	}

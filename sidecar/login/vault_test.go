@@ -57,6 +57,7 @@ func TestRealVault(t *testing.T) {
 		"certificate":                 (*real).certificate,
 		"certificate of the listener": (*real).clientCertificate,
 		"approle":                     (*real).appRole,
+		"refused":                     (*real).refusedLogins,
 		"wrapped secret id":           (*real).wrappedSecretID,
 		"wrapped by somebody else":    (*real).otherOrigin,
 		"wrapped, answer lost":        (*real).lostUnwrapping,
