@@ -185,7 +185,7 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 	type fields = map[string]any
 	const update, read = logical.UpdateOperation, logical.ReadOperation
 	master := func(value string) fields {
-		return fields{"format": "base64", "rule": "encryption-master-key", "value": value}
+		return fields{"kind": "token", "format": "base64", "rule": "encryption-master-key", "value": value}
 	}
 	for _, c := range []struct {
 		operation logical.Operation
@@ -219,14 +219,14 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 		{update, "rotate", fields{"key": "encryption-master-key", "value": base64.StdEncoding.EncodeToString(make([]byte, 31))}, "31 bytes"},
 		{update, "rotate", fields{"key": "encryption-master-key", "value": urlSafe}, "url-safe"},
 		{update, "keys/a/b", fields{"generate": true}, "contains a slash"},
-		{update, "keys/databse-url", fields{"value": "postgresql://app:pw@db/app"}, "is new, and its value is a URL with a password"},
+		{update, "keys/databse-url", fields{"value": "postgresql://app:pw@db/app"}, "key databse-url is new;"},
 		{update, "connections/main/rotate_root", nil, "contains a slash"},
 		{update, "keys/Upper", fields{"generate": true}, "lower-case"},
 		{update, "keys/x", fields{"format": "octal"}, `format "octal" is not known`},
 		{update, "keys/x", fields{"kind": "tokn"}, `kind "tokn" is not known`},
 		{update, "keys/x", fields{"length": "many"}, `length "many"`},
 		{update, "keys/x", fields{"value": ""}, "value is empty"},
-		{update, "keys/x", fields{"value": "v", "generate": true}, "exclude each other"},
+		{update, "keys/x", fields{"kind": "token", "value": "v", "generate": true}, "exclude each other"},
 		{update, "keys/x", fields{"protects": "users"}, "protects:"},
 		{update, "keys/x", fields{"protects": "users.c:tag-middle"}, `layout "tag-middle"`},
 		{update, "keys/x", fields{"rotation_period": "1s"}, "rotation_period 1s"},

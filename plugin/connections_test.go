@@ -180,23 +180,33 @@ func TestNewlineAtTheEndOfAValueIsNamed(t *testing.T) {
 	b := newBackendTest(t)
 	b.read("config")
 	for _, data := range []map[string]any{
-		{"format": "base64", "rule": "encryption-master-key", "value": strings.Repeat("QUFB", 10) + "QUE=\n"},
+		{"kind": "token", "format": "base64", "rule": "encryption-master-key", "value": strings.Repeat("QUFB", 10) + "QUE=\n"},
 		{"kind": "external", "value": "canary\n"},
 	} {
 		b.refuses(logical.UpdateOperation, "keys/one", data, "key one: value ends with a newline")
 	}
 }
 
-// A preset that is written again says how to extend a workload, by a command that works, and a list that drops keys is noticed.
+// A preset that is written again gives its new keys to the workloads that are there. What else they lack it says, by a command that
+// works. A list that drops keys is noticed.
 func TestPresetExtendsWorkloads(t *testing.T) {
 	b := newBackendTest(t)
 	b.write("connections/main", map[string]any{"kind": "postgres", "url": "postgresql://root:canary-root@127.0.0.1:1/postgres", "verify_connection": false})
 	b.write("presets/hyvve", map[string]any{"generate": true, "workloads": "api,agents"})
 	before := b.read("workloads/agents").Data["presents"].([]string)
 	resp := b.call(logical.UpdateOperation, "presets/hyvve", map[string]any{"database": "main", "workloads": "agents"})
+	if made := fmt.Sprint(resp.Data["made"]); !strings.Contains(made, "database-url of workload agents") {
+		t.Errorf("made: %s", made)
+	}
+	after := b.read("workloads/agents").Data["presents"].([]string)
+	if !slices.Contains(after, "database-url") || len(after) != len(before)+1 {
+		t.Errorf("%v became %v", before, after)
+	}
+	b.write("workloads/agents", map[string]any{"remove_presents": before[0]}) // at somebody's will
+	resp = b.call(logical.UpdateOperation, "presets/hyvve", map[string]any{"database": "main", "workloads": "agents"})
 	_, command, ok := strings.Cut(strings.Join(resp.Warnings, "\n"), "vault write hyvve/workloads/agents ")
 	command, _, _ = strings.Cut(command, "\n")
-	if !ok {
+	if !ok || len(b.read("workloads/agents").Data["presents"].([]string)) != len(before) {
 		t.Fatalf("warnings: %q", resp.Warnings)
 	}
 	data := map[string]any{}
@@ -205,10 +215,6 @@ func TestPresetExtendsWorkloads(t *testing.T) {
 		data[name] = value
 	}
 	b.write("workloads/agents", data)
-	after := b.read("workloads/agents").Data["presents"].([]string)
-	if !slices.Contains(after, "database-url") || len(after) != len(before)+1 {
-		t.Errorf("%s: %v became %v", command, before, after)
-	}
 	resp = b.call(logical.UpdateOperation, "presets/hyvve", map[string]any{"database": "main", "workloads": "agents"})
 	if strings.Contains(fmt.Sprint(resp.Warnings), "hyvve/workloads/agents") {
 		t.Errorf("warnings when nothing is missing: %q", resp.Warnings)

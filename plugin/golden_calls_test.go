@@ -46,14 +46,14 @@ func (g *golden) recordDefinitions() {
 
 	g.record(goldenList, "keys", nil)
 	g.record(goldenWrite, "keys/token", given{
-		"format": "hex", "length": 32, "value": strings.Repeat("ab", 32), "rotation_schedule": "CRON_TZ=Europe/Berlin 0 3 * * SUN", "rotation_window": "2h",
+		"kind": "token", "format": "hex", "length": 32, "value": strings.Repeat("ab", 32), "rotation_schedule": "CRON_TZ=Europe/Berlin 0 3 * * SUN", "rotation_window": "2h",
 		"disable_automated_rotation": true, "soak": 0, "observe": 0, "deadline": 0, "on_failure": "revert", "confirm": "auto", "confirm_by": "any", "retain": "3h",
 	})
 	g.record(goldenWrite, "keys/partner", given{"kind": "external", "pattern": "sk_[a-z]+", "value": "sk_one", "env": "STRIPE"})
 	g.record(goldenWrite, "keys/login", given{"kind": "toy", "connection": "main", "value": "toy://legacy:legacy-password@directory"})
 	g.record(goldenWrite, "keys/empty", nil)
 	g.record(goldenWrite, "keys/master", given{
-		"value": base64.StdEncoding.EncodeToString(make([]byte, 32)), "format": "base64", "rule": "encryption-master-key", "protects": "a.b:tag-first,c.d:tag-last where kind=key", "ignore_columns": "e.f", "witness": "none", "rotation_period": "720h",
+		"kind": "token", "value": base64.StdEncoding.EncodeToString(make([]byte, 32)), "format": "base64", "rule": "encryption-master-key", "protects": "a.b:tag-first,c.d:tag-last where kind=key", "ignore_columns": "e.f", "witness": "none", "rotation_period": "720h",
 	})
 	g.record(goldenWrite, "keys/master", given{"witness": ""})
 	g.record(goldenWrite, "keys/wrong", given{"format": "octal"})
@@ -71,6 +71,17 @@ func (g *golden) recordDefinitions() {
 	g.record(goldenList, "workloads", nil)
 	g.record(goldenDelete, "workloads/agents", nil)
 
+	g.record(goldenWrite, "workloads/agents", given{"add_presents": "partner", "dry_run": true})
+	g.record(goldenWrite, "workloads/agents", given{"add_presents": "partner", "presents": "token"})
+	g.record(goldenWrite, "workloads/agents", given{"remove_presents": "master"})
+	g.record(goldenDelete, "workloads/agents", nil)
+	g.record(goldenWrite, "workloads/future", given{"presents": "token", "dry_run": true})
+	g.record(goldenWrite, "keys/token", given{"soak": "5m", "dry_run": true})
+	g.record(goldenWrite, "keys/future", given{"kind": "token", "generate": true, "dry_run": true})
+	g.record(goldenWrite, "keys/tokn", given{"value": "x"})
+	g.record(goldenWrite, "connections/db", given{"replicas": "127.0.0.1:3", "verify_connection": false, "dry_run": true})
+	g.record(goldenWrite, "connections/future", given{"kind": "redis", "url": "redis://root:pw@127.0.0.1:1", "verify_connection": false, "dry_run": true})
+	g.record(goldenWrite, "presets/hyvve", given{"database": "db", "dry_run": true})
 	g.record(goldenRead, "presets/hyvve", given{"database": "db"})
 	g.record(goldenWrite, "presets/hyvve", given{"database": "nope"})
 }

@@ -13,11 +13,11 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/nearest"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
@@ -30,8 +30,8 @@ func (b *backend) pathsKeys() []*framework.Path {
 			Fields:         b.keyFields(),
 			ExistenceCheck: b.exists("name", func(e *engine.Engine, name string) bool { _, ok := e.Key(name); return ok }),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.CreateOperation: b.write(b.writeKey, b.keyAttempt, api.Key{}, "create", "key", "Define a key, and give it its first version."),
-				logical.UpdateOperation: b.write(b.writeKey, b.keyAttempt, api.Key{}, "update", "key", "Change a key's definition, or give it its first version."),
+				logical.CreateOperation: b.write(b.writeKey, b.keyAttempt, oneOf{api.Key{}, api.DefinitionPlan{}}, "create", "key", "Define a key, and give it its first version."),
+				logical.UpdateOperation: b.write(b.writeKey, b.keyAttempt, oneOf{api.Key{}, api.DefinitionPlan{}}, "update", "key", "Change a key's definition, or give it its first version."),
 				logical.ReadOperation:   b.operation(b.readKey, api.Key{}, "read", "key", "Read a key's definition and its versions, without values."),
 				logical.DeleteOperation: b.write(b.deleteKey, aboutKey("deleting a key"), nil, "delete", "key", "Erase a key and all its values."),
 			},
@@ -107,6 +107,15 @@ func (b *backend) writeKey(ctx context.Context, e *engine.Engine, req *logical.R
 			return nil, err
 		}
 	}
+	if d.Get("dry_run").(bool) {
+		plan, err := e.PlanKey(definition, caller(req))
+		if hasValue {
+			plan.Changes = append(plan.Changes, rotation.EntryChange{Field: "value", To: "version 1, imported"})
+		} else if generate {
+			plan.Changes = append(plan.Changes, rotation.EntryChange{Field: "value", To: "version 1, made"})
+		}
+		return definitionPlan(plan), err
+	}
 	if _, err := e.PutKey(ctx, definition, caller(req)); err != nil {
 		return nil, err
 	}
@@ -134,16 +143,20 @@ func (b *backend) writeKey(ctx context.Context, e *engine.Engine, req *logical.R
 	return resp, err
 }
 
-// guessedKind refuses a new key of the default kind whose value is a URL with a password: its name is misspelt, or its kind
-// forgotten. As a token, it would be replaced by a random string.
+// guessedKind refuses a new key with a value of which no kind is given: its name is misspelt, or its kind forgotten. As a token, the
+// default, its next version would be a random string.
 func (b *backend) guessedKind(e *engine.Engine, d *framework.FieldData, definition catalog.Definition) error {
 	text, _ := d.Get("value").(string)
 	_, given := d.GetOk("kind")
 	_, exists := e.Key(definition.Name)
-	if given || exists || dsn.Redact(text) == text {
+	if given || exists || text == "" || d.Get("generate").(bool) {
 		return nil
 	}
-	return rotation.Refusef("key %s is new, and its value is a URL with a password; is the name misspelt? If not, give kind= (%s)", definition.Name, strings.Join(b.kinds.Names(), ", "))
+	meant := "is the name misspelt? The keys are listed by: vault list hyvve/keys"
+	if name := nearest.To(definition.Name, e.KeyNames()); name != "" {
+		meant = "did you mean " + name + "?"
+	}
+	return rotation.Refusef("key %s is new; %s To define a new key, say of what kind its value is: kind= (%s); nothing was stored", definition.Name, meant, strings.Join(b.kinds.Names(), ", "))
 }
 
 // definition is what is stored with what is written over it.

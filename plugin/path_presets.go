@@ -4,6 +4,7 @@ package plugin
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -28,7 +29,7 @@ func (b *backend) pathsPresets() []*framework.Path {
 		Fields:  withDetail(requestFields(api.PresetRequest{}, "{workloads}", strings.Join(platformWorkloads(), ", "))),
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation:   b.operation(b.readPreset, api.Preset{}, "read", "preset", "Show what the preset defines."),
-			logical.UpdateOperation: b.write(b.writePreset, presetAttempt, api.PresetMade{}, "apply", "preset", "Define all the platform's keys and workloads."),
+			logical.UpdateOperation: b.write(b.writePreset, presetAttempt, oneOf{api.PresetMade{}, api.DefinitionPlan{}}, "apply", "preset", "Define all the platform's keys and workloads."),
 		},
 		HelpSynopsis: "All the HYVVE platform's keys and workloads from one call.",
 		HelpDescription: strings.TrimSpace(`
@@ -45,8 +46,8 @@ import the URLs in use:
     vault write hyvve/keys/database-url value=-
     vault write hyvve/keys/redis-url value=-
 
-Keys and workloads that are there already are left as they are, so that writing it again changes nothing; what they lack
-of the preset is in the answer. Keys that no chosen workload uses are defined too.
+Keys and workloads that are there already are left as they are, but for keys that this call makes: their workloads get them, in
+waves. So writing it again changes nothing; what else workloads lack of the preset is in the answer. dry_run=true says what would be made. Keys that no chosen workload uses are defined too.
 `),
 	}}
 }
@@ -85,11 +86,16 @@ func (b *backend) writePreset(ctx context.Context, e *engine.Engine, req *logica
 	if err := presetConnections(e, servers); err != nil {
 		return nil, err
 	}
+	if r.DryRun {
+		return presetPlan(e, servers, chosen, r.Generate), nil
+	}
 	made := []string{}
+	added := map[string]bool{} // keys that were not there
 	resp := &logical.Response{}
 	for _, p := range platform.Keys(servers) {
 		k, there := e.Key(p.Name)
 		if !there {
+			added[p.Name] = true
 			definition := catalog.Definition{
 				Name: p.Name, Env: p.Env, Kind: p.Kind, Options: p.Options, Protects: p.Protects,
 				Policy: key.Policy{Period: p.Period, Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit, Retain: key.Inherit},
@@ -113,12 +119,19 @@ func (b *backend) writePreset(ctx context.Context, e *engine.Engine, req *logica
 	}
 	for _, w := range chosen {
 		if old, there := e.Workload(w.Name); there {
-			if text := lacking(old, w); text != "" {
+			attached := attach(old, w, added)
+			if text := lacking(attached, w); text != "" {
 				resp.AddWarning(text)
+			}
+			if names := attachedTo(old, attached); names != "" {
+				if err := e.PutWorkload(ctx, attached, false, caller(req)); err != nil {
+					return nil, err
+				}
+				made = append(made, names+" of workload "+w.Name)
 			}
 			continue
 		}
-		if err := e.PutWorkload(ctx, w, caller(req)); err != nil {
+		if err := e.PutWorkload(ctx, w, false, caller(req)); err != nil {
 			return nil, err
 		}
 		made = append(made, "workload "+w.Name)
@@ -127,30 +140,73 @@ func (b *backend) writePreset(ctx context.Context, e *engine.Engine, req *logica
 	return resp, nil
 }
 
+// attach returns a workload that is there already with those of the keys that were made just now.
+func attach(old, w workload.Workload, added map[string]bool) workload.Workload {
+	old.Keys = maps.Clone(old.Keys)
+	for name, role := range w.Keys {
+		if _, ok := old.Keys[name]; !ok && added[name] {
+			old.Keys[name] = role
+		}
+	}
+	return old
+}
+
+// attachedTo names what attach has added.
+func attachedTo(old, attached workload.Workload) string {
+	return strings.Join(slices.DeleteFunc(attached.KeyNames(), func(name string) bool { return old.Keys[name] == attached.Keys[name] }), ", ")
+}
+
 // lacking says what a workload that is there already lacks of the platform's, with the command that adds it.
 func lacking(old, w workload.Workload) string {
 	var missing []string
-	all := maps.Clone(old.Keys)
-	for _, name := range w.KeyNames() {
-		if !old.Uses(name) {
-			missing = append(missing, name)
-			all[name] = w.Keys[name]
+	command := "vault write hyvve/workloads/" + w.Name
+	for _, list := range []struct {
+		field string
+		in    func(workload.Role) bool
+	}{{"add_presents", presents}, {"add_verifies", verifies}, {"add_single_value", holdsOne}} {
+		var names []string
+		for _, name := range keysThat(w, list.in) {
+			if _, ok := old.Keys[name]; !ok {
+				names = append(names, name)
+			}
+		}
+		if len(names) > 0 {
+			command += " " + list.field + "=" + strings.Join(names, ",")
+			missing = append(missing, names...)
 		}
 	}
 	if missing == nil {
 		return ""
 	}
-	old.Keys = all
-	command := "vault write hyvve/workloads/" + w.Name
-	for _, list := range []struct {
-		field string
-		names []string
-	}{{"presents", keysThat(old, presents)}, {"verifies", keysThat(old, verifies)}, {"single_value", keysThat(old, holdsOne)}} {
-		if len(list.names) > 0 {
-			command += " " + list.field + "=" + strings.Join(list.names, ",")
+	slices.Sort(missing)
+	return "workload " + w.Name + " is there already and does not use " + strings.Join(slices.Compact(missing), ", ") + "; if it should: " + command
+}
+
+// presetPlan says what the preset would make.
+func presetPlan(e *engine.Engine, servers platform.Servers, chosen []workload.Workload, generate bool) *logical.Response {
+	plan, added := engine.DefinitionPlan{}, map[string]bool{}
+	for _, p := range platform.Keys(servers) {
+		k, there := e.Key(p.Name)
+		if !there {
+			added[p.Name] = true
+			plan.Changes = append(plan.Changes, rotation.EntryChange{Field: "key " + p.Name, To: p.Kind + " " + p.Env})
+		}
+		if generate && len(k.Versions) == 0 && p.Options[kind.OptionConnection] == "" {
+			plan.Changes = append(plan.Changes, rotation.EntryChange{Field: "version 1 of " + p.Name, To: "made"})
 		}
 	}
-	return "workload " + w.Name + " is there already and does not use " + strings.Join(missing, ", ") + "; if it should, write its whole lists: " + command
+	for _, w := range chosen {
+		old, there := e.Workload(w.Name)
+		if !there {
+			plan.Changes = append(plan.Changes, rotation.EntryChange{Field: "workload " + w.Name, To: strings.Join(w.KeyNames(), ", ")})
+			continue
+		}
+		if names := attachedTo(old, attach(old, w, added)); names != "" {
+			plan.Changes = append(plan.Changes, rotation.EntryChange{Field: "workload " + w.Name, To: "also " + names})
+			plan.Affected = append(plan.Affected, fmt.Sprintf("%d live instances of workload %s, in waves, once the new keys have versions", len(e.Instances(w.Name)), w.Name))
+		}
+	}
+	return definitionPlan(plan)
 }
 
 func presetAttempt(_ *engine.Engine, d *framework.FieldData) journal.Entry {

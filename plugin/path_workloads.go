@@ -3,6 +3,7 @@
 package plugin
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -28,8 +29,8 @@ func (b *backend) pathsWorkloads() []*framework.Path {
 			Fields:         requestFields(api.WorkloadRequest{}),
 			ExistenceCheck: b.exists("name", func(e *engine.Engine, name string) bool { _, ok := e.Workload(name); return ok }),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.CreateOperation: b.write(b.writeWorkload, b.workloadAttempt, api.Workload{}, "create", "workload", "Define a workload."),
-				logical.UpdateOperation: b.write(b.writeWorkload, b.workloadAttempt, api.Workload{}, "update", "workload", "Change a workload; fields not given stay."),
+				logical.CreateOperation: b.write(b.writeWorkload, b.workloadAttempt, oneOf{api.Workload{}, api.DefinitionPlan{}}, "create", "workload", "Define a workload."),
+				logical.UpdateOperation: b.write(b.writeWorkload, b.workloadAttempt, oneOf{api.Workload{}, api.DefinitionPlan{}}, "update", "workload", "Change a workload; fields not given stay."),
 				logical.ReadOperation:   b.operation(b.readWorkload, api.Workload{}, "read", "workload", "Read a workload, its live instances and what each has loaded."),
 				logical.DeleteOperation: b.write(b.deleteWorkload, aboutWorkload("deleting a workload"), nil, "delete", "workload", "Remove a workload and its instances."),
 			},
@@ -39,6 +40,13 @@ A workload is a set of identical processes that load keys.
 
     vault write hyvve/workloads/agents presents=agent-service-token after=api max_unavailable=1
     vault read hyvve/workloads/agents
+    vault write hyvve/workloads/agents add_presents=redis-url dry_run=true      whom it is about, and what would change
+    vault write hyvve/workloads/agents add_presents=redis-url
+    vault write hyvve/workloads/agents remove_presents=redis-url drop=true      takes it away from live instances
+
+Live instances follow a change of keys in waves, as many at a time as max_unavailable says: the next ones when those before have
+loaded it and are healthy. change= of a read says how far they are. To undo a change under way, write the lists as they were. A
+write that takes a key away from live instances that hold it is refused without drop=true.
 
 A workload that presents and verifies a key (it encrypts and decrypts, say) names it in both. Reading shows the live
 instances: those whose lease on hyvve/creds/NAME is outstanding, with what each has loaded and whether it is healthy. More of
@@ -53,16 +61,33 @@ func (b *backend) writeWorkload(ctx context.Context, e *engine.Engine, req *logi
 	if err != nil {
 		return nil, err
 	}
+	r := request[api.WorkloadRequest](d)
+	if r.DryRun {
+		plan, err := e.PlanWorkload(w, r.Drop)
+		return definitionPlan(plan), err
+	}
 	before, _ := e.Workload(w.Name)
-	if err := e.PutWorkload(ctx, w, caller(req)); err != nil {
+	if err := e.PutWorkload(ctx, w, r.Drop, caller(req)); err != nil {
 		return nil, err
 	}
 	resp, err := b.readWorkload(ctx, e, req, d)
-	dropped := slices.DeleteFunc(before.KeyNames(), func(name string) bool { return w.Uses(name) })
+	dropped := slices.DeleteFunc(before.KeyNames(), func(name string) bool { _, ok := w.Keys[name]; return ok })
 	if resp != nil && len(dropped) > 0 {
-		resp.AddWarning("workload " + w.Name + " does not use " + strings.Join(dropped, ", ") + " any more: presents= and verifies= replace the whole list")
+		resp.AddWarning("workload " + w.Name + " does not use " + strings.Join(dropped, ", ") + " any more")
+	}
+	if text := e.Change(w.Name); resp != nil && text != "" {
+		resp.AddWarning("its live instances follow the change in waves: vault read hyvve/workloads/" + w.Name)
 	}
 	return resp, err
+}
+
+// definitionPlan is the answer to a write with dry_run=true.
+func definitionPlan(p engine.DefinitionPlan, warnings ...string) *logical.Response {
+	changes := []string{}
+	for _, c := range p.Changes {
+		changes = append(changes, c.Field+": "+cmp.Or(c.From, "nothing")+" → "+cmp.Or(c.To, "nothing"))
+	}
+	return answer(api.DefinitionPlan{DryRun: true, Changes: changes, Affected: append([]string{}, p.Affected...)}, warnings...)
 }
 
 // workload is what is stored with what is written over it.
@@ -75,6 +100,9 @@ func (b *backend) workload(e *engine.Engine, d *framework.FieldData) (workload.W
 		}
 	}
 	r := request[api.WorkloadRequest](d)
+	if err := listed(&r, w); err != nil {
+		return w, err
+	}
 	w.Keys = roles(r, w.Keys)
 	set(&w.After, r.After)
 	set(&w.MinInstances, r.MinInstances)
@@ -82,6 +110,46 @@ func (b *backend) workload(e *engine.Engine, d *framework.FieldData) (workload.W
 	set(&w.MaxUnavailable, r.MaxUnavailable)
 	set(&w.Reencrypts, r.Reencrypts)
 	return w, single(r, w)
+}
+
+// listed makes whole lists of what is to be added to those that are stored, and taken out of them.
+func listed(r *api.WorkloadRequest, w workload.Workload) error {
+	for _, list := range []struct {
+		name        string
+		whole       **[]string
+		add, remove *[]string
+		stored      []string
+	}{
+		{"presents", &r.Presents, r.AddPresents, r.RemovePresents, keysThat(w, presents)},
+		{"verifies", &r.Verifies, r.AddVerifies, r.RemoveVerifies, keysThat(w, verifies)},
+		{"single_value", &r.SingleValue, r.AddSingleValue, r.RemoveSingleValue, keysThat(w, holdsOne)},
+		{"after", &r.After, r.AddAfter, r.RemoveAfter, w.After},
+	} {
+		if list.add == nil && list.remove == nil {
+			continue
+		}
+		if *list.whole != nil {
+			return rotation.Refusef("%s is the whole list, and add_%s and remove_%s change the one that is stored; give one or the other", list.name, list.name, list.name)
+		}
+		all := slices.Clone(list.stored)
+		if list.remove != nil {
+			for _, name := range *list.remove {
+				if !slices.Contains(all, name) {
+					return rotation.Refusef("remove_%s: %q is not in %s of workload %s, which has: %s", list.name, name, list.name, w.Name, cmp.Or(strings.Join(all, ", "), "nothing"))
+				}
+				all = slices.DeleteFunc(all, func(n string) bool { return n == name })
+			}
+		}
+		if list.add != nil {
+			for _, name := range *list.add {
+				if !slices.Contains(all, name) {
+					all = append(all, name)
+				}
+			}
+		}
+		*list.whole = &all
+	}
+	return nil
 }
 
 // roles returns the stored roles with the lists that were written in place of theirs.
@@ -154,7 +222,7 @@ func (b *backend) readWorkload(_ context.Context, e *engine.Engine, _ *logical.R
 	return answer(api.Workload{
 		Name: w.Name, Presents: keysThat(w, presents), Verifies: keysThat(w, verifies), SingleValue: keysThat(w, holdsOne), After: w.After,
 		MinInstances: w.MinInstances, MaxInstances: w.InstanceLimit(), MaxUnavailable: w.MaxUnavailable, Reencrypts: w.Reencrypts,
-		LimitHit: full, Instances: instances,
+		Change: e.Change(w.Name), LimitHit: full, Instances: instances,
 	}), nil
 }
 

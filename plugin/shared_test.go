@@ -14,6 +14,7 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // sharedServer is a server with an application's user.
@@ -141,13 +142,17 @@ func shareALogin(t *testing.T, s sharedServer) {
 	}
 	b.finishOne("one", s, values)
 	b.refuses(logical.UpdateOperation, "keys/two", map[string]any{"username": "x", "value": "y"}, "versions already")
-	b.forgetOne("one", s, values()["ONE"].(string))
+	b.forgetOne("one", s, values()["ONE"].(string), values)
 }
 
 // forgetOne deletes a key, which says what stays at the server.
-func (b *backendTest) forgetOne(name string, s sharedServer, value string) {
+func (b *backendTest) forgetOne(name string, s sharedServer, value string, read func() map[string]any) {
 	b.t.Helper()
-	b.write("workloads/api", map[string]any{"presents": "two"})
+	b.write("workloads/api", map[string]any{"presents": "two", "drop": true})
+	kit.Until(b.t, "the instance has followed", func() bool {
+		read()
+		return b.read("workloads/api").Data["change"] == ""
+	}, func() string { return fmt.Sprint(b.read("workloads/api").Data["change"]) })
 	u, err := url.Parse(value)
 	if err != nil {
 		b.t.Fatal(err)

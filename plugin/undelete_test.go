@@ -14,7 +14,7 @@ import (
 func TestUndeletePaths(t *testing.T) {
 	b := newBackendTest(t)
 	value := strings.Repeat("ab", 32)
-	b.write("keys/jwt-secret", map[string]any{"format": "hex", "length": 32, "value": value, "soak": 0})
+	b.write("keys/jwt-secret", map[string]any{"kind": "token", "format": "hex", "length": 32, "value": value, "soak": 0})
 	b.write("workloads/api", map[string]any{"verifies": "jwt-secret", "min_instances": 0})
 	if got := b.read("keys/jwt-secret").Data["retain"]; got != "24h" {
 		t.Errorf("retain is %v", got)

@@ -16,6 +16,7 @@ type ConnectionRequest struct {
 	ConnectionName
 	Kind   string `json:"kind" doc:"What kind of server it is: {kinds}."`
 	Verify bool   `json:"verify_connection" doc:"Log in and look at the administrator's privileges before anything is stored." default:"true"`
+	DryRun bool   `json:"dry_run" doc:"Say what would change and whom that is about, and change nothing. The server is asked."`
 }
 
 // Connection is an administrator's login at a server, without passwords and private keys.
@@ -51,14 +52,24 @@ type WorkloadName struct {
 // WorkloadRequest defines a workload, or changes it; fields that are not given stay.
 type WorkloadRequest struct {
 	WorkloadName
-	Presents       *[]string `json:"presents" doc:"Keys that it presents (as a client) or encrypts with: the whole list, in place of the one before."`
-	Verifies       *[]string `json:"verifies" doc:"Keys that it verifies (as a server) or decrypts with: the whole list, in place of the one before."`
-	After          *[]string `json:"after" doc:"Workloads whose instances change before those of this one."`
-	MinInstances   *int      `json:"min_instances" doc:"A rotation waits until so many live instances take part. 0 for a workload that may be absent." default:"1"`
-	MaxInstances   *int      `json:"max_instances" doc:"How many instances it may have at a time, anonymous readers counted, too; reads beyond that are refused." default:"1000"`
-	MaxUnavailable *string   `json:"max_unavailable" doc:"How many instances change at a time: a number, or a percentage of the live ones (rounded down, at least one)." default:"25%"`
-	SingleValue    *[]string `json:"single_value" doc:"Those of verifies= of which its processes can hold one value at a time. A rotation has a gap there, and says so. \"none\" for none."`
-	Reencrypts     *bool     `json:"reencrypts" doc:"Its sidecars reach the database and re-encrypt rows that its keys protect."`
+	Presents          *[]string `json:"presents" doc:"Keys that it presents (as a client) or encrypts with: the whole list, in place of the one before."`
+	Verifies          *[]string `json:"verifies" doc:"Keys that it verifies (as a server) or decrypts with: the whole list, in place of the one before."`
+	After             *[]string `json:"after" doc:"Workloads whose instances change before those of this one."`
+	MinInstances      *int      `json:"min_instances" doc:"A rotation waits until so many live instances take part. 0 for a workload that may be absent." default:"1"`
+	MaxInstances      *int      `json:"max_instances" doc:"How many instances it may have at a time, anonymous readers counted, too; reads beyond that are refused." default:"1000"`
+	MaxUnavailable    *string   `json:"max_unavailable" doc:"How many instances change at a time: a number, or a percentage of the live ones (rounded down, at least one)." default:"25%"`
+	SingleValue       *[]string `json:"single_value" doc:"Those of verifies= of which its processes can hold one value at a time. A rotation has a gap there, and says so. \"none\" for none."`
+	AddPresents       *[]string `json:"add_presents" doc:"Keys to add to those that it presents."`
+	AddVerifies       *[]string `json:"add_verifies" doc:"Keys to add to those that it verifies."`
+	AddAfter          *[]string `json:"add_after" doc:"Workloads to add to those that change before it."`
+	AddSingleValue    *[]string `json:"add_single_value" doc:"Keys to add to those of which its processes can hold one value at a time."`
+	RemovePresents    *[]string `json:"remove_presents" doc:"Keys to take out of those that it presents."`
+	RemoveVerifies    *[]string `json:"remove_verifies" doc:"Keys to take out of those that it verifies."`
+	RemoveAfter       *[]string `json:"remove_after" doc:"Workloads to take out of those that change before it."`
+	RemoveSingleValue *[]string `json:"remove_single_value" doc:"Keys to take out of those of which its processes can hold one value at a time."`
+	Drop              bool      `json:"drop" doc:"Take keys away from live instances that hold them, in waves. Without it, that is refused."`
+	DryRun            bool      `json:"dry_run" doc:"Say what would change and whom that is about, and change nothing."`
+	Reencrypts        *bool     `json:"reencrypts" doc:"Its sidecars reach the database and re-encrypt rows that its keys protect."`
 }
 
 // Workload is a set of identical processes that load keys.
@@ -72,8 +83,16 @@ type Workload struct {
 	MaxInstances   int        `json:"max_instances" doc:"How many instances it may have at a time."`
 	MaxUnavailable string     `json:"max_unavailable" doc:"How many instances change at a time: a number or a percentage."`
 	Reencrypts     bool       `json:"reencrypts" doc:"Whether its sidecars re-encrypt rows."`
+	Change         string     `json:"change" doc:"How far its instances have followed the last change of its keys, in words; empty: all have."`
 	LimitHit       string     `json:"limit_hit" doc:"That reads were refused in the last day since it, or a login, had too many instances; in words."`
 	Instances      []Instance `json:"instances" doc:"Its live instances."`
+}
+
+// DefinitionPlan is the response of a write with dry_run=true.
+type DefinitionPlan struct {
+	DryRun   bool     `json:"dry_run" doc:"true: nothing was changed."`
+	Changes  []string `json:"changes" doc:"What would change, a line each."`
+	Affected []string `json:"affected" doc:"Whom it is about, a line each."`
 }
 
 // PresetRequest defines the platform's keys and workloads.
@@ -82,6 +101,7 @@ type PresetRequest struct {
 	MinInstances int      `json:"min_instances" doc:"min_instances of each workload." default:"1"`
 	Database     string   `json:"database" doc:"Connection to the platform's database: DATABASE_URL becomes one of the keys. Default: it is none."`
 	Redis        string   `json:"redis" doc:"Connection to the platform's Redis: REDIS_URL becomes one of the keys. Default: it is none."`
+	DryRun       bool     `json:"dry_run" doc:"Say what would be made, and change nothing."`
 	Generate     bool     `json:"generate" doc:"Make a version 1 of every key that has none. Only for a new platform: rows that are encrypted already would not open under a new key."`
 }
 
@@ -125,6 +145,7 @@ type KeyRequest struct {
 	Kind             *string        `json:"kind" doc:"What makes and checks values: {kinds}." default:"token"`
 	Env              *string        `json:"env" doc:"Environment name under which workloads know it. Default: the name in upper case."`
 	Value            *string        `json:"value" doc:"The value in use today, imported as version 1. Only for a key without versions. Use value=- to read it from standard input." api:"secret"`
+	DryRun           bool           `json:"dry_run" doc:"Say what would change and whom that is about, and change nothing. A value is tried at its server."`
 	Generate         bool           `json:"generate" doc:"Make version 1 instead of importing it. Only for a key without versions."`
 	Protects         *[]string      `json:"protects" doc:"Columns of envelopes that the key encrypts, as [schema.]table.column:layout with layout tag-first or tag-last, and rows where only some have them: \" where column=value and other is null\". \"none\" for none."`
 	IgnoreColumns    *[]string      `json:"ignore_columns" doc:"Columns, as [schema.]table.column, in which envelopes of the key may be found that nobody re-encrypts: they are lost with the version that opens them. \"none\" for none."`

@@ -149,7 +149,7 @@ func (l *locked) record(ctx context.Context, r rotation.Rotation) error {
 func (l *locked) acted(ctx context.Context, r rotation.Rotation, fault error) error {
 	r = r.Clone()
 	r.Acted = fault == nil
-	r.Fault, r.InUse = "", false
+	r.Fault, r.StillUsed = "", false
 	r.RetryAt = never
 	if fault != nil {
 		r.Attempts++
@@ -158,7 +158,7 @@ func (l *locked) acted(ctx context.Context, r rotation.Rotation, fault error) er
 		}
 		if use := (inUse{}); errors.As(fault, &use) { // waiting mends that
 			l.note(r.ID, func(n rotation.Notes) rotation.Notes { return n.Seen(untrusted.Text(use.text), l.Now()) })
-			r.Attempts, r.InUse = min(r.Attempts, schedule.OrphanAfter-1), true
+			r.Attempts, r.StillUsed = min(r.Attempts, schedule.OrphanAfter-1), true
 		}
 		r.Fault, r.RetryAt = untrusted.Reason(fault.Error()), l.Now().Add(retryAfter(r.Attempts, fault))
 		return l.save(ctx, r)

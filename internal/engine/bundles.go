@@ -73,6 +73,10 @@ func (s *state) enter(workloadName string) (m *memory, unlock func()) {
 func (m *memory) target(w workload.Workload, i workload.Instance) fleet.Target {
 	f := m.fleets[w.Name]
 	var far strings.Builder
+	if w.Before != nil && m.waiting[w.Name][i.ID] {
+		w = w.Earlier()
+		far.WriteByte('<')
+	}
 	if i.Anonymous {
 		far.WriteByte('-')
 	} else {

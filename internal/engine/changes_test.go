@@ -66,16 +66,16 @@ func TestJournalKeepsWhatAWriteChanges(t *testing.T) {
 	wants("key changed", rotation.EntryChange{Field: "confirm", From: "", To: "manual"}, rotation.EntryChange{Field: "observe", From: "inherited", To: "25h"}, rotation.EntryChange{Field: "protects", From: "", To: "t.c:tag-first"})
 
 	w := workload.Workload{Name: "api", MinInstances: 1, MaxUnavailable: "1", Keys: map[string]workload.Role{"database-url": {Verifies: true}}}
-	h.ok(h.engine.PutWorkload(ctx, w, testActor))
+	h.ok(h.engine.PutWorkload(ctx, w, false, testActor))
 	w.Keys = map[string]workload.Role{"database-url": {Presents: true, Verifies: true, Single: true}}
 	w.MaxUnavailable = "50%"
-	h.ok(h.engine.PutWorkload(ctx, w, testActor))
+	h.ok(h.engine.PutWorkload(ctx, w, false, testActor))
 	wants("workload written", rotation.EntryChange{Field: "max_unavailable", From: "1", To: "50%"}, rotation.EntryChange{Field: "keys.database-url", From: "verifies", To: "presents, verifies, single_value"})
 
 	web := workload.Workload{Name: "web", MaxUnavailable: "1", After: []string{"api"}, Keys: w.Keys}
-	h.ok(h.engine.PutWorkload(ctx, web, testActor))
+	h.ok(h.engine.PutWorkload(ctx, web, false, testActor))
 	web.After = nil
-	h.ok(h.engine.PutWorkload(ctx, web, testActor))
+	h.ok(h.engine.PutWorkload(ctx, web, false, testActor))
 	wants("workload written", rotation.EntryChange{Field: "after", From: "api", To: ""})
 	for _, name := range []string{"web", "api"} {
 		h.ok(h.engine.DeleteWorkload(ctx, name, testActor))

@@ -121,32 +121,44 @@ func (l *locked) intendRoot(ctx context.Context, name string, by rotation.Actor)
 // verify, the server is asked whether the administrator can log in and may do what will be asked for. Nothing waits for
 // that server meanwhile.
 func (e *Engine) PutConnection(ctx context.Context, written kind.Connection, verify bool, by rotation.Actor) (kind.Connection, error) {
-	old, _ := e.Connection(written.Name)
+	old, c, changes, err := e.prepareConnection(ctx, written, verify)
+	if err != nil {
+		return c, err
+	}
+	l, release := e.acquire()
+	defer release()
+	return c, l.storeConnection(ctx, old, c, changes, by)
+}
+
+// prepareConnection returns what is stored under the name of a connection, the connection that may be stored in its place, and what that
+// changes. The server is asked, if verify is set.
+func (s *state) prepareConnection(ctx context.Context, written kind.Connection, verify bool) (old, c kind.Connection, changes []rotation.EntryChange, err error) {
+	old, _ = s.Connection(written.Name)
 	if err := key.ValidateName("connection", written.Name); err != nil {
-		return written, rotation.Refusef("%w", err)
+		return old, written, nil, rotation.Refusef("%w", err)
 	}
 	exists := old.Name != ""
 	if written.Kind == "" {
 		written.Kind = old.Kind
 	}
-	connector, err := e.base.Connector(written.Kind)
+	connector, err := s.base.Connector(written.Kind)
 	if err != nil {
-		return written, err
+		return old, written, nil, err
 	}
 	if exists && old.Kind != written.Kind {
-		return written, rotation.Refusef("connection %s is of kind %s; a kind cannot be changed: make a new connection", old.Name, old.Kind)
+		return old, written, nil, rotation.Refusef("connection %s is of kind %s; a kind cannot be changed: make a new connection", old.Name, old.Kind)
 	}
-	c, given, err := e.base.MergeConnection(connector, old, written)
+	c, given, err := s.base.MergeConnection(connector, old, written)
 	if err != nil {
-		return c, rotation.Refusef("connection %s: %w", c.Name, err)
+		return old, c, nil, rotation.Refusef("connection %s: %w", c.Name, err)
 	}
 	if exists {
 		if err := catalog.MayMove(connector.ConnectionFields(), old, c, given); err != nil {
-			return c, rotation.Refusef("connection %s: %w; nothing was stored, and nobody was asked", c.Name, err)
+			return old, c, nil, rotation.Refusef("connection %s: %w; nothing was stored, and nobody was asked", c.Name, err)
 		}
 	}
-	if c.Revision, err = e.base.Revision(); err != nil {
-		return c, err
+	if c.Revision, err = s.base.Revision(); err != nil {
+		return old, c, nil, err
 	}
 	c.Written, c.Rotated, c.Notes = time.Time{}, time.Time{}, nil
 	if !given[kind.FieldPassword] { // rotate-root may have to be finished, and nobody else knows the password
@@ -154,17 +166,15 @@ func (e *Engine) PutConnection(ctx context.Context, written kind.Connection, ver
 	}
 	if verify {
 		if c.Notes, err = checkConnection(ctx, connector, c); err != nil {
-			return c, rotation.Refusef("connection %s: %w; nothing was stored (verify_connection=false stores it unverified)", c.Name, err)
+			return old, c, nil, rotation.Refusef("connection %s: %w; nothing was stored (verify_connection=false stores it unverified)", c.Name, err)
 		}
 	}
-	c.Written = e.Now().UTC()
-	changes := e.base.ConnectionChanges(old, c, written)
+	c.Written = s.Now().UTC()
+	changes = s.base.ConnectionChanges(old, c, written)
 	if !verify {
 		changes = append(changes, rotation.EntryChange{Field: "verify_connection", To: "false"})
 	}
-	l, release := e.acquire()
-	defer release()
-	return c, l.storeConnection(ctx, old, c, changes, by)
+	return old, c, changes, nil
 }
 
 // storeConnection persists a connection, swaps it in, and lets rotations that failed at its server try again now. old is

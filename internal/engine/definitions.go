@@ -20,47 +20,12 @@ import (
 
 // PutKey creates or changes a definition; versions stay as they are.
 func (e *Engine) PutKey(ctx context.Context, d catalog.Definition, by rotation.Actor) (key.Key, error) {
-	k, err := e.base.Check(d)
+	l, release := e.acquire()
+	defer release()
+	k, what, changes, err := l.checkKey(d, by)
 	if err != nil {
 		return key.Key{}, err
 	}
-	l, release := e.acquire()
-	defer release()
-	what := "key created"
-	if old, ok := l.Keys[k.Name]; ok {
-		what = "key changed"
-		if err := l.mayChange(old, k); err != nil {
-			return key.Key{}, err
-		}
-		k.Versions, k.Created, k.Kept, k.Above = old.Versions, old.Created, old.Kept, old.Above
-		k.PolicyBy = old.PolicyBy
-	}
-	before := l.Keys[k.Name]
-	before.Name, before.Versions = k.Name, k.Versions
-	k.CountsFrom = schedule.CountsFrom(before, k, l.Now().UTC(), l.Share)
-	if what == "key created" || k.Policy != l.Keys[k.Name].Policy {
-		k.PolicyBy = by.Entity
-		if err := l.Defaults.CheckPolicyBy(k); err != nil {
-			return key.Key{}, rotation.Refusef("%w; nothing was stored", err)
-		}
-	}
-	if k.PolicyBy == "" { // as it was written by an earlier release, or while nobody had to confirm
-		k.PolicyBy = by.Entity
-	}
-	if err := l.CheckNames(k); err != nil {
-		return key.Key{}, err
-	}
-	if _, err := l.ConnectionOf(k); err != nil {
-		return key.Key{}, rotation.Refusef("%w", err)
-	}
-	if err := l.CheckWitness(k); err != nil {
-		return key.Key{}, err
-	}
-	if err := l.CheckHosts(k, key.Value{}); err != nil {
-		return key.Key{}, rotation.Refusef("key %s: %w; nothing was stored", k.Name, err)
-	}
-	d.Env, d.Options, d.IgnoreColumns = k.Env, k.Options, k.IgnoreColumns // as they are stored
-	changes := e.base.DefinitionChanges(l.Keys[k.Name], d)
 	if err := e.journal.Add(ctx, journal.Entry{What: what, By: by.Name, Entity: by.Entity, Keys: []journal.Key{{Key: k.Name}}, Changes: changes}); err != nil {
 		return key.Key{}, err
 	}
@@ -75,6 +40,49 @@ func (e *Engine) PutKey(ctx context.Context, d catalog.Definition, by rotation.A
 		defer e.nudge()
 	}
 	return k, l.swapKey(ctx, k)
+}
+
+// checkKey returns the key of a definition that may be stored, what that is called, and what it changes.
+func (l *locked) checkKey(d catalog.Definition, by rotation.Actor) (k key.Key, what string, changes []rotation.EntryChange, err error) {
+	if k, err = l.base.Check(d); err != nil {
+		return k, "", nil, err
+	}
+	what = "key created"
+	if old, ok := l.Keys[k.Name]; ok {
+		what = "key changed"
+		if err := l.mayChange(old, k); err != nil {
+			return k, "", nil, err
+		}
+		k.Versions, k.Created, k.Kept, k.Above = old.Versions, old.Created, old.Kept, old.Above
+		k.PolicyBy = old.PolicyBy
+	}
+	before := l.Keys[k.Name]
+	before.Name, before.Versions = k.Name, k.Versions
+	k.CountsFrom = schedule.CountsFrom(before, k, l.Now().UTC(), l.Share)
+	if what == "key created" || k.Policy != l.Keys[k.Name].Policy {
+		k.PolicyBy = by.Entity
+		if err := l.Defaults.CheckPolicyBy(k); err != nil {
+			return k, "", nil, rotation.Refusef("%w; nothing was stored", err)
+		}
+	}
+	if k.PolicyBy == "" { // as it was written by an earlier release, or while nobody had to confirm
+		k.PolicyBy = by.Entity
+	}
+	if err := l.CheckNames(k); err != nil {
+		return k, "", nil, err
+	}
+	if _, err := l.ConnectionOf(k); err != nil {
+		return k, "", nil, rotation.Refusef("%w", err)
+	}
+	if err := l.CheckWitness(k); err != nil {
+		return k, "", nil, err
+	}
+	if err := l.CheckHosts(k, key.Value{}); err != nil {
+		return k, "", nil, rotation.Refusef("key %s: %w; nothing was stored", k.Name, err)
+	}
+	d.Env, d.Options, d.IgnoreColumns = k.Env, k.Options, k.IgnoreColumns // as they are stored
+	changes = l.base.DefinitionChanges(l.Keys[k.Name], d)
+	return k, what, changes, nil
 }
 
 // mayChange refuses what versions or a running rotation rely on.
@@ -132,33 +140,13 @@ func (e *Engine) DeleteKey(ctx context.Context, name string, by rotation.Actor) 
 	return nil
 }
 
-// PutWorkload creates or changes a workload.
-func (e *Engine) PutWorkload(ctx context.Context, w workload.Workload, by rotation.Actor) error {
-	if err := w.Validate(); err != nil {
-		return rotation.Refusef("%w", err)
-	}
+// PutWorkload creates or changes a workload. Its live instances follow a change of its keys in waves. Unless drop is set, it is
+// refused to take a key away that an instance holds.
+func (e *Engine) PutWorkload(ctx context.Context, w workload.Workload, drop bool, by rotation.Actor) error {
 	l, release := e.acquire()
 	defer release()
-	for _, name := range w.KeyNames() {
-		if _, ok := l.Keys[name]; !ok {
-			return catalog.UnknownKey(name)
-		}
-		old, had := l.Workloads[w.Name]
-		if r, ok := l.active[l.rotating[name]]; ok && (!had || old.Keys[name] != w.Keys[name]) {
-			return rotation.Refusef("key %s is being rotated by %s, so that its roles cannot change now; %s", name, r.ID, l.endHint(r))
-		}
-	}
-	if old, had := l.Workloads[w.Name]; had {
-		for name := range old.Keys {
-			if r, ok := l.active[l.rotating[name]]; ok && !w.Uses(name) {
-				return rotation.Refusef("key %s is being rotated by %s, so that workload %s cannot drop it now; %s", name, r.ID, w.Name, l.endHint(r))
-			}
-		}
-	}
-	if err := l.CheckAfter(w); err != nil {
-		return err
-	}
-	if err := l.checkCarries(w); err != nil {
+	w, waiting, err := l.checkWorkload(w, drop)
+	if err != nil {
 		return err
 	}
 	changes := catalog.WorkloadChanges(l.Workloads[w.Name], w)
@@ -170,12 +158,45 @@ func (e *Engine) PutWorkload(ctx context.Context, w workload.Workload, by rotati
 	}
 	e.lock(func(m *memory) {
 		m.Workloads[w.Name] = w
+		m.waiting[w.Name] = waiting
 		if m.fleets[w.Name] == nil {
 			m.fleets[w.Name] = fleet.New(l.secrets(), l.Uptime)
 		}
 	})
 	l.markDirty()
+	l.followChanges(ctx)
 	return nil
+}
+
+// checkWorkload returns a workload that may be stored, and the instances that wait for their turn to follow its change.
+func (l *locked) checkWorkload(w workload.Workload, drop bool) (workload.Workload, map[string]bool, error) {
+	if err := w.Validate(); err != nil {
+		return w, nil, rotation.Refusef("%w", err)
+	}
+	w.Before = nil
+	for _, name := range w.KeyNames() {
+		if _, ok := l.Keys[name]; !ok {
+			return w, nil, catalog.UnknownKey(name)
+		}
+		old, had := l.Workloads[w.Name]
+		if r, ok := l.active[l.rotating[name]]; ok && (!had || old.Keys[name] != w.Keys[name]) {
+			return w, nil, rotation.Refusef("key %s is being rotated by %s, so that its roles cannot change now; %s", name, r.ID, l.endHint(r))
+		}
+	}
+	if old, had := l.Workloads[w.Name]; had {
+		for name := range old.Keys {
+			if r, ok := l.active[l.rotating[name]]; ok && !w.Uses(name) {
+				return w, nil, rotation.Refusef("key %s is being rotated by %s, so that workload %s cannot drop it now; %s", name, r.ID, w.Name, l.endHint(r))
+			}
+		}
+	}
+	if err := l.CheckAfter(w); err != nil {
+		return w, nil, err
+	}
+	if err := l.checkCarries(w); err != nil {
+		return w, nil, err
+	}
+	return l.changeOf(w, drop)
 }
 
 // DeleteWorkload removes a workload and its instances. Refused while a rotation asks it for anything.
@@ -205,7 +226,10 @@ func (e *Engine) DeleteWorkload(ctx context.Context, name string, by rotation.Ac
 	if err := e.remove(ctx, pathWorkloads+name); err != nil {
 		return err
 	}
-	e.lock(func(m *memory) { delete(m.Workloads, name) })
+	e.lock(func(m *memory) {
+		delete(m.Workloads, name)
+		delete(m.waiting, name)
+	})
 	if err := e.removeInstances(ctx, name); err != nil { // those that read meanwhile; now they no longer can
 		return err
 	}

@@ -141,6 +141,7 @@ func (e *Engine) Tick(ctx context.Context) time.Duration {
 	e.expireInstances(ctx)
 	wait := l.startDue(ctx, now)
 	wait = min(wait, l.lapseDue(ctx, now))
+	l.followChanges(ctx)
 	l.checkDue(now)
 	for _, id := range slices.Sorted(maps.Keys(l.active)) {
 		if e.failing() {
@@ -192,7 +193,7 @@ func (e *Engine) Close() {
 // load reads all records.
 func (l *locked) load(ctx context.Context) error {
 	for _, load := range []func(context.Context) error{
-		l.loadSecret, l.loadConfig, l.loadFloor, l.loadConnections, l.loadKeys, l.loadWorkloads, l.loadInstances, l.journal.Load, l.loadRotations, l.loadCuts, l.loadFollowing,
+		l.loadSecret, l.loadConfig, l.loadFloor, l.loadConnections, l.loadKeys, l.loadWorkloads, l.loadInstances, l.loadWaiting, l.journal.Load, l.loadRotations, l.loadCuts, l.loadFollowing,
 	} {
 		if err := load(ctx); err != nil {
 			return err

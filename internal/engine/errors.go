@@ -4,6 +4,7 @@ package engine
 
 import (
 	"errors"
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -78,4 +79,16 @@ func summed(lists ...[]remark) (all []string) {
 		all = append(all, strings.Join(envs[same], ", ")+": "+first[same])
 	}
 	return all
+}
+
+// maxHolders is how many instances an answer names.
+const maxHolders = 10
+
+// someOf joins names, of which it leaves out all but the first.
+func someOf(names []string) string {
+	text := strings.Join(names[:min(len(names), maxHolders)], ", ")
+	if more := len(names) - maxHolders; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }

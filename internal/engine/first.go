@@ -182,7 +182,16 @@ func (l *locked) storeFirst(ctx context.Context, name, what string, by rotation.
 	if err := l.journal.Add(ctx, entry); err != nil {
 		return key.Key{}, err
 	}
-	return k, l.swapKey(ctx, k)
+	if _, has := k.Current(); has {
+		if err := l.followFirst(ctx, name); err != nil {
+			return key.Key{}, err
+		}
+	}
+	if err := l.swapKey(ctx, k); err != nil {
+		return k, err
+	}
+	l.followChanges(ctx)
+	return k, nil
 }
 
 // atServer makes a first version valid where its kind has a server, if that is asked for, and tries it where the kind can.

@@ -292,7 +292,7 @@ func (h *harness) workload(w workload.Workload) {
 	if w.MaxUnavailable == "" {
 		w.MaxUnavailable = "1"
 	}
-	h.ok(h.engine.PutWorkload(h.t.Context(), w, testActor))
+	h.ok(h.engine.PutWorkload(h.t.Context(), w, false, testActor))
 }
 
 func (h *harness) join(workloadName, id string) *reader {

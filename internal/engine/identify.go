@@ -33,7 +33,6 @@ type Identified struct {
 const (
 	maxIdentifyValue = 64 << 10 // bytes
 	maxIdentified    = 20       // versions in one answer
-	maxHolders       = 10       // names in one answer
 )
 
 // Identify says whether a value is one that this mount has ever issued, or that it logs in with. The request is journaled,

@@ -110,7 +110,7 @@ func TestValuesOfSeveralLinesAreKeptFromThoseWhoCannotCarryThem(t *testing.T) {
 			h.ok(h.first("alone", pem))
 			uses.Keys["alone"] = workload.Role{Presents: true}
 			uses.MaxUnavailable = "1"
-			refusedFor(t, "workload", h.engine.PutWorkload(t.Context(), uses, testActor), "key alone", "workload web", "web-1", "nothing was changed")
+			refusedFor(t, "workload", h.engine.PutWorkload(t.Context(), uses, false, testActor), "key alone", "workload web", "web-1", "nothing was changed")
 			h.workload(workload.Workload{Name: "late", Keys: map[string]workload.Role{"alone": {Presents: true}}})
 			narrow.Workload, narrow.OneLine = "late", []string{"ALONE"}
 			_, err = h.engine.Read(t.Context(), narrow, time.Hour)

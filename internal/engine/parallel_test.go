@@ -49,7 +49,7 @@ func TestEverythingAtOnce(t *testing.T) {
 		_, _, err = e.First(ctx, name, key.Value{}, testActor)
 		must(err)
 	}
-	must(e.PutWorkload(ctx, workload.Workload{Name: "api", MinInstances: 1, MaxUnavailable: "50%", Keys: roles}, testActor))
+	must(e.PutWorkload(ctx, workload.Workload{Name: "api", MinInstances: 1, MaxUnavailable: "50%", Keys: roles}, false, testActor))
 	ctx, stop := context.WithCancel(ctx)
 	var group sync.WaitGroup
 	for n := range 6 {

@@ -159,7 +159,7 @@ func (l *locked) undeletedLogins(r rotation.Rotation) (all []remark) {
 // clashes says why a rotation would take a login away from a key that it does not rotate. staged are its keys with their new
 // versions.
 func (rs *records) clashes(r rotation.Rotation, staged []key.Key) []string {
-	var all []string
+	all := rs.changing(r)
 	for n, c := range r.Changes {
 		k := staged[n]
 		from, _ := k.Version(c.From)
@@ -229,6 +229,11 @@ func (l *locked) start(ctx context.Context, request Request) (string, error) {
 	r, staged, err := l.draft(request)
 	if err != nil {
 		return "", err
+	}
+	if r.Compromised {
+		if err := l.endChanges(ctx, r); err != nil {
+			return "", err
+		}
 	}
 	if clashes := l.clashes(r, staged); len(clashes) > 0 {
 		return "", rotation.Refusef("%s; nothing was changed", strings.Join(clashes, "; "))

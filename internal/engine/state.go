@@ -227,6 +227,7 @@ type memory struct {
 	fleets     map[string]*fleet.Fleet         // by workload
 	shown      map[string]*shown               // what those see who follow a rotation, by id
 	firstShown int64                           // revisions of this life of the mount are above it
+	waiting    map[string]map[string]bool      // by workload: instances that have not followed the last change of its keys
 	dirty      map[string]bool                 // workloads whose watchers are woken when the writer lock is released
 	graceUntil time.Duration                   // by Uptime: until then instances may come back to this engine; see Facts.Grace
 	closed     bool
@@ -247,6 +248,7 @@ func newMemory(r *records) *memory {
 		fleets:    map[string]*fleet.Fleet{},
 		shown:     map[string]*shown{},
 		dirty:     map[string]bool{},
+		waiting:   map[string]map[string]bool{},
 	}
 }
 

@@ -181,7 +181,7 @@ func checkAction(r Rotation, f Facts) []string {
 	switch {
 	case r.Acted:
 		return nil
-	case r.Fault != "" && r.InUse:
+	case r.Fault != "" && r.StillUsed:
 		return []string{fmt.Sprintf("%s waits for the end of what it would cut off, next look at %s: %s; to look at once: vault write -f hyvve/rotations/%s/resume", r.at().action, Stamp(r.RetryAt), r.Fault, r.ID)}
 	case r.Fault != "":
 		return []string{fmt.Sprintf("%s failed %d times, next try at %s: %s%s", r.at().action, r.Attempts, Stamp(r.RetryAt), r.Fault, r.retryHint())}

@@ -183,11 +183,11 @@ type Rotation struct {
 	Pass int `json:"pass,omitempty"`
 
 	// Of the current step's action.
-	Acted    bool      `json:"acted,omitempty"`
-	Attempts int       `json:"attempts,omitempty"`
-	RetryAt  time.Time `json:"retry_at,omitzero"`
-	Fault    string    `json:"fault,omitempty"`  // why the last attempt failed
-	InUse    bool      `json:"in_use,omitempty"` // it did because of use that ends by itself
+	Acted     bool      `json:"acted,omitempty"`
+	Attempts  int       `json:"attempts,omitempty"`
+	RetryAt   time.Time `json:"retry_at,omitzero"`
+	Fault     string    `json:"fault,omitempty"`  // why the last attempt failed
+	StillUsed bool      `json:"in_use,omitempty"` // it did because of use that ends by itself
 
 	Work     map[string]Evidence `json:"work,omitempty"` // by Work.ID
 	Timeline []Event             `json:"timeline"`
@@ -342,7 +342,7 @@ func (r Rotation) Clone() Rotation {
 func (r Rotation) moved(to step, now time.Time, e Event) Rotation {
 	r = r.Clone()
 	r.State, r.Step, r.Since, r.Clock = to.state, to.name, now, now
-	r.Acted, r.Attempts, r.Fault, r.InUse, r.RetryAt, r.SoakFrom = false, 0, "", false, time.Time{}, time.Time{}
+	r.Acted, r.Attempts, r.Fault, r.StillUsed, r.RetryAt, r.SoakFrom = false, 0, "", false, time.Time{}, time.Time{}
 	if !r.Finished() {
 		r.Ends = nil
 	}

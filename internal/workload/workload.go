@@ -36,6 +36,9 @@ type Workload struct {
 	MaxUnavailable string          `json:"max_unavailable"` // instances that change at a time: a number or a percentage
 	Reencrypts     bool            `json:"reencrypts,omitempty"`
 	MaxInstances   int             `json:"max_instances,omitempty"` // 0: DefaultMaxInstances
+
+	// Before is Keys before its last change, while instances follow that in waves; nil: all have followed.
+	Before map[string]Role `json:"before,omitempty"`
 }
 
 // DefaultMaxInstances is how many instances a workload may have that does not say.
@@ -49,9 +52,38 @@ func (w Workload) InstanceLimit() int {
 	return w.MaxInstances
 }
 
-// Uses reports whether the workload has anything to do with one of the keys.
+// Uses reports whether the workload, or an instance that has not followed its last change, has anything to do with one of the keys.
 func (w Workload) Uses(keys ...string) bool {
-	return slices.ContainsFunc(keys, func(name string) bool { _, ok := w.Keys[name]; return ok })
+	return slices.ContainsFunc(keys, func(name string) bool {
+		_, now := w.Keys[name]
+		_, before := w.Before[name]
+		return now || before
+	})
+}
+
+// Earlier returns the workload as instances know it that have not followed its last change.
+func (w Workload) Earlier() Workload {
+	w.Keys, w.Before = w.Before, nil
+	return w
+}
+
+// Changing returns the keys whose roles instances still follow, sorted.
+func (w Workload) Changing() (names []string) {
+	if w.Before == nil {
+		return nil
+	}
+	for name := range w.Before {
+		if w.Before[name] != w.Keys[name] {
+			names = append(names, name)
+		}
+	}
+	for name := range w.Keys {
+		if _, had := w.Before[name]; !had {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // KeyNames returns the names of its keys, sorted.

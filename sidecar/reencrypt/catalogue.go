@@ -17,10 +17,10 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/nearest"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgrows"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/pgsession"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
 // describe looks columns up, and refuses what could not be rewritten safely: all of it is found out before anything is
@@ -405,7 +405,7 @@ func parseURL(text string) (database, error) {
 		case slices.Contains(prismaOnly, name):
 			query.Del(name)
 		case !slices.Contains(serverKnows, name):
-			if near := usage.Nearest(name, slices.Concat(prismaOnly, serverKnows)); near != "" {
+			if near := nearest.To(name, slices.Concat(prismaOnly, serverKnows)); near != "" {
 				return database{}, fmt.Errorf("the database URL has parameter %q, which is neither PostgreSQL's nor Prisma's; is it %q?", name, near)
 			}
 			query.Del(name) // read already, as hostaddr; hosts and libraries add marks of their own, and Prisma passes over them

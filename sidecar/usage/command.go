@@ -15,9 +15,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/agext/levenshtein"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/nearest"
 )
 
 // New returns a command. path is how it is called, as "hyvve-sidecar agent"; short is its line in the help text of the command
@@ -208,8 +209,8 @@ func wording(flags *pflag.FlagSet, err error) string {
 		}
 		var names []string
 		flags.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
-		if nearest := Nearest(name, names); nearest != "" {
-			return fmt.Sprintf("flag --%s is not known; did you mean --%s?", name, nearest)
+		if meant := nearest.To(name, names); meant != "" {
+			return fmt.Sprintf("flag --%s is not known; did you mean --%s?", name, meant)
 		}
 		return fmt.Sprintf("flag --%s is not known", name)
 	case errors.As(err, &noValue):
@@ -266,21 +267,10 @@ const helpFlag = "help"
 
 func init() { cobra.EnableCommandSorting = false } // those that are used most stand first
 
-// Nearest returns the option that word was probably meant to be, empty if none is near.
-func Nearest(word string, options []string) string {
-	best, distance := "", max(2, len(word)/3)+1
-	for _, option := range options {
-		if d := levenshtein.Distance(word, option, nil); d < distance {
-			best, distance = option, d
-		}
-	}
-	return best
-}
-
 // DidYouMean is the end of a sentence, empty if nothing is near.
 func DidYouMean(word string, options []string) string {
-	if nearest := Nearest(word, options); nearest != "" {
-		return fmt.Sprintf("; did you mean %q?", nearest)
+	if meant := nearest.To(word, options); meant != "" {
+		return fmt.Sprintf("; did you mean %q?", meant)
 	}
 	return ""
 }

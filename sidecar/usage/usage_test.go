@@ -11,12 +11,14 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/nearest"
 )
 
 func TestNearest(t *testing.T) {
 	commands := []string{"agent", "reencrypt", "validate", "version"}
 	for word, want := range map[string]string{"agnet": "agent", "re-encrypt": "reencrypt", "versoin": "version", "frobnicate": "", "": ""} {
-		if got := Nearest(word, commands); got != want {
+		if got := nearest.To(word, commands); got != want {
 			t.Errorf("%q: %q, want %q", word, got, want)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // What operators do to rotations, under load: look ahead, pause, resume, confirm, cut. Nobody notices.
@@ -33,6 +34,17 @@ func TestOperatorsUnderLoad(t *testing.T) {
 	w.until(id, "a confirmation that lacks", func(r api.Rotation) bool { return strings.HasSuffix(r.NextGate, "/confirm") })
 	w.write("hyvve/rotations/"+id+"/confirm", map[string]any{"reason": "looks well"})
 	w.follow(id, "done")
+
+	// A list that lacks a key would take it from live processes. One that is added comes to them in waves.
+	_, err := w.Server.Client.Logical().WriteWithContext(t.Context(), bed.Mount+"/workloads/agents", map[string]any{"presents": "jwt-secret"})
+	if err == nil || !strings.Contains(err.Error(), "would lose key agent-service-token, which these live instances hold: agents/agents-1, agents/agents-2") {
+		t.Errorf("a list that drops a key: %v", err)
+	}
+	w.write(bed.Mount+"/workloads/agents", map[string]any{"add_presents": "jwt-secret"})
+	kit.Until(t, "all agents have followed", func() bool {
+		read, err := w.Server.Client.Logical().ReadWithContext(t.Context(), bed.Mount+"/workloads/agents")
+		return err == nil && read.Data["change"] == ""
+	}, func() string { return "" })
 
 	// All follow in time, so that nobody is cut off: as fast as can be, and still without a failed request.
 	leaked := w.newest()["JWT_SECRET"].Reveal()

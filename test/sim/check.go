@@ -105,6 +105,9 @@ func (w *world) checkGroup(p *process, held map[string]workload.Held) {
 		return
 	}
 	load, _ := w.engine.Workload(p.workload)
+	if load.Before != nil {
+		return // roles differ by instance
+	}
 	for _, id := range w.running() {
 		for _, a := range w.groups[id] {
 			for _, b := range w.groups[id] {

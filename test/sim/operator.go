@@ -32,6 +32,10 @@ func (w *world) operate() {
 		w.tinker()
 		return
 	}
+	if w.chance(25) {
+		w.edit()
+		return
+	}
 	if w.chance(60) && w.retireBesideARotation() || w.chance(40) && w.undelete() {
 		return
 	}
@@ -69,53 +73,6 @@ func (w *world) operate() {
 		err = w.confirm(id, []rotation.Actor{operator, colleague}[w.rng.IntN(2)])
 	}
 	w.said(err, what+" of "+id)
-}
-
-// tinker changes what may be changed at any time.
-func (w *world) tinker() {
-	switch w.rng.IntN(5) {
-	case 4:
-		w.cleanUp()
-	case 3:
-		f := catalog.Floor{Entries: 100 + w.rng.IntN(10), Age: w.between(0, time.Minute)}
-		w.said(w.engine.PutFloor(ctx, f, operator), "another floor of the journal")
-	case 0:
-		load, _ := w.engine.Workload(w.workloads[w.rng.IntN(len(w.workloads))])
-		load.MaxUnavailable, load.MinInstances = []string{"1", "50%", "100%"}[w.rng.IntN(3)], w.rng.IntN(3)
-		w.said(w.engine.PutWorkload(ctx, load, operator), "change of "+load.Name)
-	case 1:
-		k, ok := w.engine.Key(w.keys[w.rng.IntN(len(w.keys))])
-		if !ok {
-			return
-		}
-		w.editPolicy(k)
-	default:
-		c := w.engine.Config()
-		c.LeaseTTL, c.Soak = w.between(leaseTTL/2, 2*leaseTTL), w.between(0, 10*time.Second)
-		c.JournalEntries = 110 + w.rng.IntN(100)
-		w.said(w.engine.PutConfig(ctx, c, operator), "another configuration")
-	}
-}
-
-// editPolicy writes another policy of a key. No policy makes up for a time before it was written: what was not due is not due then.
-func (w *world) editPolicy(k key.Key) {
-	d := catalog.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: w.policy()}
-	was, now := w.due(k.Name), w.now()
-	_, err := w.engine.PutKey(ctx, d, operator)
-	w.said(err, "another policy of "+k.Name)
-	if due := w.due(k.Name); err == nil && !k.Policy.Disabled && !due.IsZero() && !due.After(now) && (was.IsZero() || was.After(now)) && !w.rotating(k.Name) {
-		w.violate("key %s, whose policy was written at %s, is due at %s", k.Name, now, due)
-	}
-}
-
-// due returns when a key rotates by itself next.
-func (w *world) due(name string) time.Time {
-	for _, s := range w.engine.Status() {
-		if s.Key.Name == name {
-			return s.Due
-		}
-	}
-	return time.Time{}
 }
 
 // undelete brings a retired version back: its login, or that of rows which are restored from a backup. Or it ends one before

@@ -81,6 +81,7 @@ type Stats struct {
 	Followed                                   int // rotations that another followed by itself
 	Lies                                       int // reports of liars that were taken
 	Killed                                     int // sidecars whose processes lived on
+	Edited, Dropped                            int // keys given to workloads, and taken away again
 }
 
 // Add sums.
@@ -101,6 +102,8 @@ func (s *Stats) Add(o Stats) {
 	s.Tuned += o.Tuned
 	s.Followed += o.Followed
 	s.Killed += o.Killed
+	s.Edited += o.Edited
+	s.Dropped += o.Dropped
 }
 
 // world is all there is.
@@ -123,7 +126,8 @@ type world struct {
 
 	server     *server
 	db         *database
-	keys       []string // names
+	keys       []string        // names
+	edited     map[string]bool // by workload/key: roles that an operator has added
 	serverKind map[string]bool
 	workloads  []string
 	procs      []*process

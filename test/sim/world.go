@@ -34,7 +34,7 @@ func newWorld(seed uint64, log io.Writer) *world {
 		seed: seed, log: log, rng: rand.New(rand.NewPCG(seed, 0x68797676)),
 		disk:   &disk{data: map[string][]byte{}},
 		leases: map[leaseID]time.Time{}, leasesAt: map[leaseID]time.Duration{},
-		serverKind: map[string]bool{}, cut: map[string]bool{}, groups: map[string][]rotation.Change{},
+		serverKind: map[string]bool{}, edited: map[string]bool{}, cut: map[string]bool{}, groups: map[string][]rotation.Change{},
 	}
 	w.lying = w.chance(10)
 	w.server = &server{w: w, valid: map[string]map[string]bool{}, ended: map[string]map[string]string{}, cuts: map[string]map[int]bool{}}
@@ -210,7 +210,7 @@ func (w *world) makeWorkloads() {
 		for _, name := range w.keys {
 			load.Reencrypts = load.Reencrypts || w.db.rows[name] != nil && keys[name].Verifies
 		}
-		w.must(w.engine.PutWorkload(ctx, load, operator))
+		w.must(w.engine.PutWorkload(ctx, load, false, operator))
 		w.workloads = append(w.workloads, load.Name)
 	}
 }

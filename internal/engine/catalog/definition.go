@@ -202,7 +202,7 @@ func (cat *Catalog) CheckParticipants(k key.Key) error {
 		}
 	}
 	if !used {
-		return rotation.Refusef("no workload uses key %[1]s, so that nobody would load a new version. Name it in presents= or verifies= of a workload, beside all its other keys, since a list replaces the one before: vault list hyvve/workloads", k.Name)
+		return rotation.Refusef("no workload uses key %[1]s, so that nobody would load a new version. Write a workload that does: vault write hyvve/workloads/WORKLOAD add_presents=%[1]s (or add_verifies=; list them with: vault list hyvve/workloads)", k.Name)
 	}
 	if len(k.Protects) > 0 && !reencrypts {
 		return rotation.Refusef("key %s protects rows, and no workload that verifies it has reencrypts=true, so that nobody would re-encrypt them. Set it on one that reaches the database: %s", k.Name, remedy)

@@ -143,7 +143,7 @@ func (x *Index) add(ctx context.Context, value string, of Version) error {
 
 func (x *Index) digest(value string) string { return x.sum("issued", value) }
 
-// read returns the record of a digest. The store may take longer for one that is there: whoever learns that learns nothing of
+// read returns the record of a digest. The store may take longer for one that is there: that tells nothing of
 // other values, since digests are keyed.
 func (x *Index) read(ctx context.Context, digest string) (record, error) {
 	data, err := x.store.Get(ctx, Prefix+digest)
