@@ -45,7 +45,7 @@ ACL SETUSER hyvve_admin on >PASSWORD and its rights), and write it to the connec
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.CreateOperation: b.write(b.writeConnection, b.connectionAttempt, oneOf{api.Connection{}, api.DefinitionPlan{}}, "create", "connection", "Store an administrator's login, when it has been tried."),
 				logical.UpdateOperation: b.write(b.writeConnection, b.connectionAttempt, oneOf{api.Connection{}, api.DefinitionPlan{}}, "update", "connection", "Change a connection; fields not given stay."),
-				logical.ReadOperation:   b.operation(b.readConnection, api.Connection{}, "read", "connection", "Read a connection, without passwords and private keys."),
+				logical.ReadOperation:   b.operation(b.lookAtConnection, api.Connection{}, "read", "connection", "Read a connection, without passwords and private keys, and what is wrong with its server now."),
 				logical.DeleteOperation: b.write(b.deleteConnection, aboutConnection("deleting a connection"), nil, "delete", "connection", "Forget a connection."),
 			},
 			HelpSynopsis:    "Connections: administrators' logins at the servers where keys are valid.",
@@ -103,6 +103,9 @@ should know of the server stands in notes. Passwords and private keys are never 
     vault write hyvve/connections/main kind=postgres url=postgresql://hyvve_admin@db:5432/postgres password=-
     vault write -f hyvve/connections/main/rotate-root
 
+A read looks at the server: problems says what is wrong there now. hyvve/status shows it, too, as of the last check (look_every=
+of hyvve/config).
+
 Rotations that wait because a server refused its administrator go on as soon as the connection is mended here.
 `
 }
@@ -150,6 +153,16 @@ func (b *backend) connection(e *engine.Engine, d *framework.FieldData) (kind.Con
 		return c, rotation.Refusef("kind is empty; use one of: %s", strings.Join(connectors(b.kinds), ", "))
 	}
 	return c, nil
+}
+
+// lookAtConnection is readConnection after a look at the server.
+func (b *backend) lookAtConnection(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	inTime := e.LookAtConnection(ctx, d.Get("name").(string))
+	resp, err := b.readConnection(ctx, e, req, d)
+	if resp != nil && !inTime {
+		resp.AddWarning("The server has not answered yet; problems are those of the check before. Read it again.")
+	}
+	return resp, err
 }
 
 func (b *backend) readConnection(_ context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {

@@ -44,7 +44,7 @@ hour, and somebody should look.
 
 func (b *backend) readStatus(_ context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	r := request[api.StatusRequest](d)
-	lines, all := map[string]any{}, api.Status{Keys: map[string]api.KeyStatus{}, LimitsHit: map[string]string{}, LockedOut: []api.LockedOut{}}
+	lines, all := map[string]any{}, api.Status{Keys: map[string]api.KeyStatus{}, LimitsHit: map[string]string{}, Servers: map[string][]string{}, LockedOut: []api.LockedOut{}}
 	for _, s := range e.Status() {
 		if r.Busy && s.Rotation == nil && s.Waits == "" && len(s.Problems) == 0 && s.Refused == "" && len(s.Notes) == 0 && s.Lapse == "" && s.Cut == "" && len(s.Key.Undeleted()) == 0 {
 			continue
@@ -66,6 +66,12 @@ func (b *backend) readStatus(_ context.Context, e *engine.Engine, _ *logical.Req
 		}
 		if len(warnings) > 0 {
 			lines["workload "+name] = strings.Join(warnings, "; ")
+		}
+	}
+	for _, name := range e.ConnectionNames() {
+		if problems := e.ConnectionHealth(name).Texts(); len(problems) > 0 {
+			all.Servers[name] = problems
+			lines["connection "+name] = "PROBLEM: " + strings.Join(problems, "; ")
 		}
 	}
 	if r.Detailed {

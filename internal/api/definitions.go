@@ -267,6 +267,7 @@ type Status struct {
 	Keys      map[string]KeyStatus `json:"keys" doc:"By name: the keys."`
 	LimitsHit map[string]string    `json:"limits_hit" doc:"By workload: that reads were refused in the last day, in words."`
 	LockedOut []LockedOut          `json:"locked_out" doc:"Instances that run with retired versions of keys."`
+	Servers   map[string][]string  `json:"connection_problems" doc:"By connection: what the last check of its server found wrong, in words."`
 }
 
 // KeyStatus is a key at a glance.

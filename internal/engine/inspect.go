@@ -328,6 +328,7 @@ func (e *Engine) inspections(ctx context.Context, names []string) (blockers, not
 			}
 		}
 		if errs[n] != nil && len(found[n].Problems) == 0 {
+			e.foundFault(ctx, name, errs[n])
 			blockers = append(blockers, remark{keys[n].Env, strings.TrimPrefix(errs[n].Error(), "key "+name+": ")})
 		}
 		for _, p := range found[n].Problems {
@@ -344,6 +345,69 @@ func (e *Engine) inspections(ctx context.Context, names []string) (blockers, not
 		seen = seen || now.Above != keys[n].Above
 	}
 	return blockers, notes, seen
+}
+
+// foundFault notes what a plan has found of a key's server: status shows it until the next check, and its connection is checked
+// at once.
+func (e *Engine) foundFault(ctx context.Context, name string, fault error) {
+	if ctx.Err() != nil {
+		return
+	}
+	e.noteHealth(checksKey+name, Health{At: e.Now().UTC(), Fault: untrusted.Text(fault.Error())})
+	l, release := e.acquire()
+	defer release()
+	defer l.nudge()
+	if of := checksConnection + l.Keys[name].Options[kind.OptionConnection]; !l.checks.At(of).IsZero() {
+		l.checks.Set(of, l.Now())
+	}
+}
+
+// A read of a connection answers from a check of the last moments, or makes one, and waits for it for a while.
+const (
+	freshFor  = 5 * time.Second
+	patiently = 5 * time.Second
+)
+
+// LookAtConnection checks a connection unless that was done moments ago, or is switched off, and reports whether the result is there
+// in time.
+func (e *Engine) LookAtConnection(ctx context.Context, name string) bool {
+	of := checksConnection + name
+	fresh := e.Now().Add(-freshFor)
+	if e.Health(of).At.After(fresh) {
+		return true
+	}
+	if connection, ok := e.Connection(name); !ok || connection.Written.After(fresh) || e.Config().LookEvery == 0 {
+		return true
+	}
+	done := make(chan struct{})
+	err := e.update(func(l *locked) error {
+		check := l.checkOf(of)
+		if check == nil || l.checking[of] {
+			close(done)
+			return nil
+		}
+		l.checking[of] = true
+		l.background(func(e *Engine) {
+			check(e)
+			close(done)
+			l, release := e.acquire()
+			defer release()
+			delete(l.checking, of)
+		})
+		return nil
+	})
+	if err != nil {
+		return false
+	}
+	timer := time.NewTimer(patiently)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // undeletedProblems tries the undeleted versions of a key at its server, makes those valid again that it does not take, unless

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
+)
+
+// A server that is down shows in a plan, in its connection and in the status, without a rotation and before the next check is due;
+// and so does that it is back.
+func TestUnreachableServerIsVisible(t *testing.T) {
+	t.Parallel()
+	b := bed.ForTest(t)
+	redis, errRedis := b.Redis(t.Context())
+	vault, errVault := b.Vault(t.Context(), bed.VaultOptions{})
+	if err := errors.Join(errRedis, errVault); err != nil {
+		t.Fatal(err)
+	}
+	write := func(path string, data map[string]any) map[string]any {
+		t.Helper()
+		secret, err := vault.Client.Logical().WriteWithContext(t.Context(), path, data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if secret == nil {
+			return nil
+		}
+		return secret.Data
+	}
+	read := func(path string) map[string]any {
+		t.Helper()
+		secret, err := vault.Client.Logical().ReadWithContext(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return secret.Data
+	}
+	if _, err := redis.Do(t.Context(), "ACL", "SETUSER", "app", "on", ">secret-of-the-app", "~*", "&*", "+@all"); err != nil {
+		t.Fatal(err)
+	}
+	write("hyvve/connections/cache", map[string]any{"kind": "redis", "url": redis.AdminURL()})
+	write("hyvve/keys/redis-url", map[string]any{"kind": "redis", "connection": "cache", "value": redis.UserURL("app", "secret-of-the-app")})
+	write("hyvve/workloads/app", map[string]any{"presents": "redis-url", "min_instances": 0})
+	plan := func() string {
+		return fmt.Sprint(write("hyvve/rotate", map[string]any{"key": "redis-url", "dry_run": true}))
+	}
+	if text := plan(); strings.Contains(text, "refused") {
+		t.Fatalf("before: %s", text)
+	}
+	redis.Kill()
+	if text := plan(); !strings.Contains(text, "refused") {
+		t.Errorf("the plan does not say that the server is down: %s", text)
+	}
+	if status := fmt.Sprint(read("hyvve/status")["redis-url"]); !strings.Contains(status, "PROBLEM") || !strings.Contains(status, "refused") {
+		t.Errorf("the status after the plan: %s", status)
+	}
+	kit.Until(t, "the connection says that its server is down", func() bool {
+		return strings.Contains(fmt.Sprint(read("hyvve/connections/cache")["problems"]), "refused")
+	})
+	if status := fmt.Sprint(read("hyvve/status")["connection cache"]); !strings.Contains(status, "PROBLEM") {
+		t.Errorf("the status of the connection: %s", status)
+	}
+	if err := redis.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	kit.Until(t, "the connection says that its server is back", func() bool {
+		return fmt.Sprint(read("hyvve/connections/cache")["problems"]) == "[]"
+	})
+}
