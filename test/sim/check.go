@@ -31,6 +31,7 @@ func (w *world) check() {
 		}
 		w.checkRows(k)
 	}
+	w.checkLockedOut()
 }
 
 // checkVersions: one current version, and no value lost.
@@ -259,6 +260,7 @@ func (w *world) checkJournal() {
 	for _, id := range ids {
 		view, err := w.engine.View(ctx, id)
 		w.must(err)
+		w.checkReceipt(view)
 		if view.State == rotation.Done {
 			w.stats.Done++
 		} else {

@@ -82,6 +82,8 @@ type Stats struct {
 	Lies                                       int // reports of liars that were taken
 	Killed                                     int // sidecars whose processes lived on
 	Edited, Dropped                            int // keys given to workloads, and taken away again
+	Cut                                        int // rotations that have cut something
+	LockedOut                                  int // moments at which an instance was locked out
 }
 
 // Add sums.
@@ -104,6 +106,8 @@ func (s *Stats) Add(o Stats) {
 	s.Killed += o.Killed
 	s.Edited += o.Edited
 	s.Dropped += o.Dropped
+	s.Cut += o.Cut
+	s.LockedOut += o.LockedOut
 }
 
 // world is all there is.

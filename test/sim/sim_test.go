@@ -81,6 +81,9 @@ func TestSimulation(t *testing.T) {
 	if *seeds >= 1000 && (sum.Escalated < *seeds/20 || sum.Tuned < *seeds/20 || sum.Followed < *seeds/40) {
 		t.Errorf("too few rotations are escalated, tuned and followed by another: %+v", sum)
 	}
+	if *seeds >= 1000 && (sum.Cut < *seeds/100 || sum.LockedOut < *seeds/100) {
+		t.Errorf("too few rotations cut something, and too few instances are locked out: %+v", sum)
+	}
 	if *seeds >= 100 && sum.Lies < *seeds {
 		t.Errorf("too few lies are told: %+v", sum)
 	}
