@@ -170,25 +170,31 @@ func (a *Agent) restarts() bool {
 
 // reload makes the workload load the files, unless it was started after they were written and has read them.
 func (a *Agent) reload(ctx context.Context) machine.Event {
-	s, ok := a.config.Reloader.(reload.Starter)
-	started := ok && s.StartedSince(a.written)
-	if !started {
-		begun := beginReload(a.config, a.board)
-		if a.restarts() && !a.config.Supervise.Overlap {
-			a.proxies.pause(ctx)
-		}
-		err := a.hidden.maskError(a.config.Reloader.Reload(ctx))
+	begun := beginReload(a.config, a.board)
+	if a.restarts() && !a.config.Supervise.Overlap {
+		a.proxies.pause(ctx)
+	}
+	started, err := false, error(nil)
+	if s, ok := a.config.Reloader.(reload.Starter); ok {
+		started, err = s.ReloadUnlessStarted(ctx, a.written)
+	} else {
+		err = a.config.Reloader.Reload(ctx)
+	}
+	err = a.hidden.maskError(err)
+	if started {
+		notReloaded(a.board)
+	} else {
 		reloaded(a.board, begun, err)
-		switch {
-		case errors.Is(err, reload.ErrNotRunning):
-			return machine.Event{Kind: machine.NotRunning, Reason: err.Error()}
-		case err != nil && ctx.Err() != nil:
-			return machine.Event{Kind: machine.ReloadFailed}
-		case err != nil:
-			e := a.fault("workload not reloaded", err)
-			e.Kind = machine.ReloadFailed
-			return e
-		}
+	}
+	switch {
+	case errors.Is(err, reload.ErrNotRunning):
+		return machine.Event{Kind: machine.NotRunning, Reason: err.Error()}
+	case err != nil && ctx.Err() != nil:
+		return machine.Event{Kind: machine.ReloadFailed}
+	case err != nil:
+		e := a.fault("workload not reloaded", err)
+		e.Kind = machine.ReloadFailed
+		return e
 	}
 	a.log.Info("workload was made to reload", "etag", a.applied.Etag, "started_since", started)
 	if started || a.restarts() {

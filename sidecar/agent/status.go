@@ -150,6 +150,9 @@ func (c Config) sayHangup(board *status.Board, log *slog.Logger) {
 	log.Info(text, "at_most", max(r.Limit-time.Since(r.Since), 0).Round(time.Second).String())
 }
 
+// notReloaded takes from the board a reload that was not needed.
+func notReloaded(board *status.Board) { board.Update(func(s *status.State) { s.Reloading = nil }) }
+
 // reloaded puts a reload on the board. Its error is masked.
 func reloaded(board *status.Board, begun time.Time, err error) {
 	r := status.Reload{At: begun, Took: time.Since(begun)}

@@ -84,7 +84,7 @@ func TestProcessByName(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		kit.Until(t, name+": it is signalled", func() bool { return strings.Count(said()+"\n", strconv.Itoa(pid)) > heard })
-		if !s.StartedSince(before-20*time.Millisecond) || s.StartedSince(Uptime()) {
+		if p, err := s.Identify(proc.Identity{}); err != nil || p.Started < before-20*time.Millisecond || p.Started >= Uptime() {
 			t.Errorf("%s: the moment of the start is wrong", name)
 		}
 	}
@@ -163,7 +163,7 @@ func TestSeveralProcesses(t *testing.T) {
 		!strings.Contains(err.Error(), "pid_file") || strings.Contains(err.Error(), canary) {
 		t.Error(err)
 	}
-	if s.StartedSince(0) {
+	if started, err := s.ReloadUnlessStarted(t.Context(), 0); started || err == nil {
 		t.Error("one of several is taken for the workload")
 	}
 }

@@ -28,10 +28,11 @@ type Reloader interface {
 	Reload(ctx context.Context) error
 }
 
-// Starter is an optional interface of a Reloader. It reports whether the workload was started after a moment, as Uptime returns
-// it. Such a workload has read what was rendered before, and must not be signalled: it may not be ready for that yet.
+// Starter is an optional interface of a Reloader. ReloadUnlessStarted is Reload, unless the workload was started after a moment, as
+// Uptime returns it: it reports whether it was. Such a workload has read what was rendered before, and must not be signalled: it may
+// not be ready for that yet. The process is looked for once: it may start at any time.
 type Starter interface {
-	StartedSince(moment time.Duration) bool
+	ReloadUnlessStarted(ctx context.Context, since time.Duration) (started bool, err error)
 }
 
 // Provider is an optional interface of a Reloader that passes a bundle to the workload itself, beside any files. Provide takes

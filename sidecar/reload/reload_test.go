@@ -70,7 +70,7 @@ func TestSignal(t *testing.T) {
 	}
 	says("reloaded")
 	// Starts are known to a hundredth of a second, rounded down.
-	if !s.StartedSince(before-20*time.Millisecond) || s.StartedSince(Uptime()) {
+	if p, err := s.Identify(proc.Identity{}); err != nil || p.Started < before-20*time.Millisecond || p.Started >= Uptime() {
 		t.Error("the moment of the start is wrong")
 	}
 }
@@ -137,7 +137,7 @@ func TestSignalWithoutAProcess(t *testing.T) {
 		if strings.Contains(fmt.Sprint(err), canary) {
 			t.Errorf("%s: what the file holds is quoted: %v", name, err)
 		}
-		if s.StartedSince(0) {
+		if started, err := s.ReloadUnlessStarted(t.Context(), 0); started || err == nil {
 			t.Errorf("%s: taken for a started process", name)
 		}
 	}
@@ -179,5 +179,34 @@ func TestCommandThatSaysMuch(t *testing.T) {
 	err := c.Reload(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "the end") || len(err.Error()) > 1000 {
 		t.Errorf("%.100v", err)
+	}
+}
+
+// A workload that was started after a moment is not signalled: SIGHUP might end it, which is not ready yet.
+func TestStartedWorkloadIsNotSignalled(t *testing.T) {
+	before := Uptime()
+	cmd := exec.Command("sleep", "600") // SIGHUP ends it
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	defer func() { _ = cmd.Process.Kill() }()
+	s := Signal{PIDFile: pidFile(t, fmt.Sprint(cmd.Process.Pid)), Signal: syscall.SIGHUP}
+	if started, err := s.ReloadUnlessStarted(t.Context(), before-20*time.Millisecond); !started || err != nil {
+		t.Errorf("started %v, %v", started, err)
+	}
+	select {
+	case err := <-ended:
+		t.Fatalf("it was signalled: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	if started, err := s.ReloadUnlessStarted(t.Context(), Uptime()+time.Second); started || err != nil {
+		t.Errorf("of a moment to come: started %v, %v", started, err)
+	}
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Error("it was not signalled")
 	}
 }

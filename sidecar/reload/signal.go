@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -31,18 +32,27 @@ var (
 )
 
 // Reload implements Reloader.
-func (s Signal) Reload(context.Context) error {
+func (s Signal) Reload(ctx context.Context) error {
+	_, err := s.ReloadUnlessStarted(ctx, math.MaxInt64)
+	return err
+}
+
+// ReloadUnlessStarted implements Starter.
+func (s Signal) ReloadUnlessStarted(_ context.Context, since time.Duration) (started bool, err error) {
 	p, err := s.find()
 	if err != nil {
-		return err
+		return false, err
+	}
+	if p.Started >= since {
+		return true, nil
 	}
 	switch err = p.signal(s.Signal); {
 	case errors.Is(err, ErrNotRunning):
-		return s.gone(p.PID)
+		return false, s.gone(p.PID)
 	case err != nil:
-		return fmt.Errorf("%s: %w", s.where(), err)
+		return false, fmt.Errorf("%s: %w", s.where(), err)
 	}
-	return nil
+	return false, nil
 }
 
 // find returns the process, which may have ended meanwhile.
@@ -115,12 +125,6 @@ func (s Signal) pid() (pid int, written time.Time, err error) {
 
 // maxPid is longer than any number with spaces around it.
 const maxPid = 64
-
-// StartedSince implements Starter.
-func (s Signal) StartedSince(moment time.Duration) bool {
-	p, err := s.find()
-	return err == nil && p.Started >= moment
-}
 
 // Identify implements Identifier.
 func (s Signal) Identify(last proc.Identity) (proc.Identity, error) {

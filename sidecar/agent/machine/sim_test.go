@@ -139,7 +139,7 @@ func TestSimulation(t *testing.T) {
 	}
 	group.Wait()
 	t.Logf("%d seeds in %s: %d kills, %d reports, %d reloads, %d writes", *seeds, time.Since(begun).Round(time.Millisecond), total.kills, total.reports, total.signals, total.writes)
-	if *seeds >= 1000 && failed == 0 {
+	if *seeds >= 10_000 && failed == 0 {
 		for _, missing := range unused(total) {
 			t.Errorf("these worlds never use: %s", missing)
 		}
