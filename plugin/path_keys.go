@@ -284,7 +284,7 @@ func (b *backend) readKey(_ context.Context, e *engine.Engine, _ *logical.Reques
 	data := api.Key{
 		Name: k.Name, Kind: k.Kind, Env: k.Env, Protects: protectedColumns(k.Protects), IgnoreColumns: append([]string{}, k.IgnoreColumns...), Witness: k.Witness,
 		Versions: make([]api.KeyVersion, 0, len(k.Versions)), Created: api.Time{Time: k.Created}, CurrentVersion: current.Number,
-		NextRotation: api.Time{Time: e.NextRotation(k.Name)},
+		NextRotation:   api.Time{Time: e.NextRotation(k.Name)},
 		RotationPeriod: api.SecondsOf(p.Period), RotationSchedule: p.Schedule, RotationWindow: api.SecondsOf(p.Window), Disabled: p.Disabled,
 		Soak: api.SecondsOf(p.Soak), Observe: api.SecondsOf(p.Observe), Deadline: api.SecondsOf(p.Deadline), OnFailure: p.OnFailure,
 		Confirm: p.Confirm, ConfirmBy: p.ConfirmBy, Retain: api.SecondsOf(e.RetainOf(k)), Options: map[string]string{},

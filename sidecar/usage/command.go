@@ -83,10 +83,17 @@ func newHelp(root *cobra.Command) *cobra.Command {
 	return help
 }
 
-// WithVersion adds the flag --version to a command.
+// WithVersion adds the flag --version to a command, and the word version in its place.
 func WithVersion(cmd *cobra.Command, version string) *cobra.Command {
 	asked := cmd.Flags().Bool("version", false, "print the version")
-	run := cmd.RunE
+	run, check := cmd.RunE, cmd.Args
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 1 && args[0] == "version" {
+			*asked = true
+			return nil
+		}
+		return check(cmd, args)
+	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *asked {
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), cmd.Name(), version)

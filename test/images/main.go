@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/version"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
@@ -66,7 +67,7 @@ func newCommand() *cobra.Command {
 	f.StringVar(&o.arch, "arch", "", "of the binaries, use that for `ARCH` alone: amd64 or arm64")
 	f.StringArrayVar(&o.files, "file", nil, "copy a file or a directory, as `HOST:PATH`, readable by everybody")
 	f.StringArrayVar(&o.env, "env", nil, "set a variable, as `NAME=VALUE`")
-	return cmd
+	return usage.WithVersion(cmd, version.Version)
 }
 
 func (o options) check() error {

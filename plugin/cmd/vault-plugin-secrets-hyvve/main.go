@@ -4,7 +4,10 @@
 package main
 
 import (
+	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -17,20 +20,12 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/plugin"
 )
 
+const name = "vault-plugin-secrets-hyvve"
+
 func main() {
 	meta := &api.PluginAPIClientMeta{}
-	flags := meta.FlagSet()
-	showVersion := flags.Bool("version", false, "print the version and exit")
-	flags.Usage = func() {
-		fmt.Fprintln(os.Stderr, "vault-plugin-secrets-hyvve is started by Vault; register it with \"vault plugin register\" and enable it with \"vault secrets enable -path=hyvve\".")
-		flags.PrintDefaults()
-	}
-	if err := flags.Parse(os.Args[1:]); err != nil {
-		os.Exit(2)
-	}
-	if *showVersion {
-		fmt.Println("vault-plugin-secrets-hyvve", version.Version)
-		return
+	if status, ends := answers(meta.FlagSet(), os.Args[1:], os.Stdout); ends {
+		os.Exit(status)
 	}
 	if err := proc.Harden(); err != nil {
 		hclog.Default().Warn("another process of Vault's user may read the plugin's memory", "error", err) // some sandbox forbids it
@@ -44,6 +39,33 @@ func main() {
 		hclog.Default().Error("plugin is shutting down", "error", err)
 		os.Exit(1)
 	}
+}
+
+// answers answers a person who runs the plugin: with its help text or its version. It reports the exit status, and whether that is
+// all.
+func answers(flags *flag.FlagSet, args []string, out io.Writer) (status int, ends bool) {
+	flags.Init(name, flag.ContinueOnError)
+	flags.SetOutput(out)
+	show := flags.Bool("version", false, "print the version and exit")
+	flags.Usage = func() {
+		_, _ = fmt.Fprintln(out, name+" is started by Vault; register it with \"vault plugin register\" and enable it with \"vault secrets enable -path=hyvve\".")
+		flags.PrintDefaults()
+	}
+	word := len(args) > 0 && args[0] == "version"
+	if word {
+		args = args[1:]
+	}
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0, true
+	case err != nil:
+		return 2, true
+	case *show || word:
+		_, _ = fmt.Fprintln(out, name, version.Version)
+		return 0, true
+	}
+	return 0, false
 }
 
 // endWithParent ends this process when the Vault that started it is gone. Vault ends its plugins when it stops in good

@@ -31,6 +31,8 @@ func TestParse(t *testing.T) {
 	}{
 		"help":                {[]string{"--help"}, nil, 0, "Usage: hyvve-injector --image=IMAGE", ""},
 		"version":             {[]string{"--version"}, nil, 0, "hyvve-injector v", ""},
+		"version, a word":     {[]string{"version"}, nil, 0, "hyvve-injector v", ""},
+		"version, help":       {[]string{"version", "--help"}, nil, 0, "Usage: hyvve-injector", ""},
 		"nothing":             {nil, nil, 2, "", "vault address is missing"},
 		"misspelt":            {append(slices.Clone(least), "--drian=1s"), nil, 2, "", "did you mean --drain?"},
 		"unknown shell":       {[]string{"completion", "fissh"}, nil, 2, "", `"fissh" is not known; did you mean "fish"?`},

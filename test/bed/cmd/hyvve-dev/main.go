@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/version"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 )
@@ -27,7 +28,7 @@ Environment:
 
 func main() {
 	ctx, stop := bed.Context()
-	status := usage.Run(ctx, usage.New("hyvve-dev", "", help, func(cmd *cobra.Command, _ []string) error { return run(cmd.Context()) }), os.Args[1:], os.Stdout, os.Stderr)
+	status := usage.Run(ctx, usage.WithVersion(usage.New("hyvve-dev", "", help, func(cmd *cobra.Command, _ []string) error { return run(cmd.Context()) }), version.Version), os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(status)
 }

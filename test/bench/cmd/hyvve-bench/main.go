@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/version"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bench"
@@ -32,7 +33,7 @@ func main() {
 	})
 	cmd.Flags().StringVar(&pattern, "run", ".", "run only benchmarks whose name matches this regular `EXPRESSION`")
 	ctx, stop := bed.Context()
-	status := usage.Run(ctx, cmd, os.Args[1:], os.Stdout, os.Stderr)
+	status := usage.Run(ctx, usage.WithVersion(cmd, version.Version), os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(status)
 }

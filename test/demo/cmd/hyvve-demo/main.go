@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/version"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/demo"
@@ -30,6 +31,7 @@ func main() {
 		}
 		return err
 	})
+	root = usage.WithVersion(root, version.Version)
 	root.AddCommand(newWorkload("api", app.API), newWorkload("agents", app.Agents))
 	ctx, stop := bed.Context()
 	status := usage.Run(ctx, root, os.Args[1:], os.Stdout, os.Stderr)
