@@ -139,7 +139,7 @@ func TestReceiptSaysHowLongGatesHeld(t *testing.T) {
 	}
 }
 
-// A time in which the engine was away is told, too, where nothing holds the rotation back when it comes back.
+// A receipt also says when the engine was away, where nothing holds the rotation back when it comes back.
 func TestReceiptSaysThatTheEngineWasAway(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()

@@ -181,7 +181,7 @@ func (c *Config) sealedSecret(path string) lastgood.Store {
 func (a *Agent) loadSecret() {
 	a.secret = key.Value{}
 	if path, _ := a.config.secretPath(); path == "" {
-		a.log.Info("there is no place where the instance's secret could be kept: should this process be killed, the next one waits until its name is free (takeover_after of "+a.config.Vault.Mount+"/config, 30s by default). To have the name at once, add last_good to the vault block, or a render block", "instance", a.config.Instance)
+		a.log.Info("there is no place where the instance's secret could be kept: should this process be killed, the next one waits until its name is free (takeover_after of the mount's config, 30s by default). To have the name at once, add last_good to the vault block, or a render block", "instance", a.config.Instance, "config", a.config.Vault.Mount+"/config")
 		return
 	}
 	var err error

@@ -205,7 +205,10 @@ func TestStartedWorkloadIsNotSignalled(t *testing.T) {
 		t.Errorf("of a moment to come: started %v, %v", started, err)
 	}
 	select {
-	case <-ended:
+	case err := <-ended:
+		if err == nil {
+			t.Error("it ended by itself")
+		}
 	case <-time.After(10 * time.Second):
 		t.Error("it was not signalled")
 	}
