@@ -149,7 +149,7 @@ func declared(of any, data map[string]any, name string) bool {
 	var options []kind.Field
 	k, _ := append(kinds.All(), toy.New(toy.NewDirectory("", 0))).Get(fmt.Sprint(data["kind"]))
 	switch of.(type) {
-	case api.StatusLines, api.IdentifiedLines:
+	case api.StatusLines, api.IdentifiedLines, api.RotationLines:
 		return true // the names of keys and workloads, or numbered lines
 	case api.ReceiptLines:
 		return lineName.MatchString(name)
@@ -363,6 +363,8 @@ func (p *page) typeName(t reflect.Type) string {
 		return "list of " + p.typeName(t.Elem())
 	case t.Kind() == reflect.Map:
 		return "map of " + p.typeName(t.Elem())
+	case t.Kind() == reflect.Interface:
+		return "lines and values"
 	case t.Kind() == reflect.String:
 		return "text"
 	case t.Kind() == reflect.Bool:

@@ -42,7 +42,7 @@ func TestPlanOfServersThatAreDown(t *testing.T) {
 	}
 	var said string
 	kit.Until(t, "each server is named once", func() bool { // checks of before may be under way
-		said = strings.Join(b.write("rotate", map[string]any{"keys": "one,two,three", "dry_run": true})["blockers"].([]string), "\n")
+		said = strings.Join(b.write("rotate", map[string]any{"keys": "one,two,three", "dry_run": true, "detailed": true})["blockers"].([]string), "\n")
 		return strings.Count(said, "connection refused") == 2 && strings.Contains(said, "ONE, TWO: the server 127.0.0.1:") && strings.Contains(said, "THREE: node "+r.Addr)
 	}, func() string { return said })
 }

@@ -21,13 +21,13 @@ func TestExternalKey(t *testing.T) {
 	b.write("workloads/api", map[string]any{"presents": "stripe"})
 	b.refuses(update, "rotate", map[string]any{"key": "stripe"}, "value=-")
 	b.refuses(update, "rotate", map[string]any{"key": "stripe", "value": "canary"}, "does not match")
-	plan := b.write("rotate", map[string]any{"key": "stripe", "value": "sk_two", "dry_run": true})
+	plan := b.write("rotate", map[string]any{"key": "stripe", "value": "sk_two", "dry_run": true, "detailed": true})
 	if notes := strings.Join(plan["notes"].([]string), "; "); !strings.Contains(notes, "no server says whether the old value is in use") {
 		t.Errorf("notes: %s", notes)
 	}
 	b.instance("api", "api-1")
 	started := b.write("rotate", map[string]any{"key": "stripe", "value": "sk_two"})
-	if started["versions"] == nil || strings.Contains(b.answers.String(), "sk_two") || strings.Contains(b.answers.String(), "canary") {
+	if started["versions_stripe"] != "1 -> 2" || strings.Contains(b.answers.String(), "sk_two") || strings.Contains(b.answers.String(), "canary") {
 		t.Errorf("started: %v", started)
 	}
 }

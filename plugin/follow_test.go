@@ -44,10 +44,10 @@ func TestReadFollowsARotation(t *testing.T) {
 	b.instance("api", "api-1")
 	id := b.write("rotate/agno-api-key", map[string]any{"confirm": "manual"})["id"].(string)
 	b.awaitConfirm(id)
-	known := b.read("rotations/latest", map[string]any{"wait": "0s"}).Data
+	known := b.read("rotations/latest", map[string]any{"wait": "0s", "detailed": true}).Data
 	done := make(chan map[string]any)
 	go func() {
-		done <- b.read("rotations/agno-api-key", map[string]any{"since": known["revision"], "wait": "5s"}).Data
+		done <- b.read("rotations/agno-api-key", map[string]any{"since": known["revision"], "wait": "5s", "detailed": true}).Data
 	}()
 	b.write("rotations/"+id+"/pause", nil)
 	now := <-done

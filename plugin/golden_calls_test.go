@@ -122,6 +122,7 @@ func (g *golden) recordRotations() {
 	id := g.recordRotate("rotate", given{"key": "partner", "value": "sk_two", "reason": "quarterly", "confirm": "manual"})
 	g.awaits(id, "switch")
 	g.record(goldenRead, "rotations/"+id, nil)
+	g.record(goldenRead, "rotations/"+id, given{"detailed": true})
 	g.record(goldenRead, "status", nil)
 	g.record(goldenRead, "status", given{"busy": true})
 	g.record(goldenRead, "status", given{"detailed": true})
@@ -133,7 +134,7 @@ func (g *golden) recordRotations() {
 	g.record(goldenWrite, "rotations/"+id+"/pause", given{"reason": "lunch"})
 	g.record(goldenRead, "rotations/latest", nil)
 	g.record(goldenRead, "rotations/partner", given{"wait": "0s"})
-	g.record(goldenWrite, "rotations/"+id+"/resume", nil)
+	g.record(goldenWrite, "rotations/"+id+"/resume", given{"detailed": true})
 	g.record(goldenWrite, "rotations/"+id+"/confirm", nil)
 	g.record(goldenWrite, "rotations/"+id+"/accept-witness", given{"reason": "one is enough"})
 	g.record(goldenWrite, "rotations/"+id+"/revert", nil)
@@ -152,14 +153,14 @@ func (g *golden) recordRotations() {
 // recordEscalations tunes a rotation, and says that a version of it has leaked.
 func (g *golden) recordEscalations() {
 	id := g.recordRotate("rotate", given{"key": "token"})
-	g.record(goldenWrite, "rotations/"+id+"/tune", given{"soak": "1h", "deadline": "2h", "reason": "a long look"})
+	g.record(goldenWrite, "rotations/"+id+"/tune", given{"soak": "1h", "deadline": "2h", "reason": "a long look", "detailed": true})
 	g.record(goldenWrite, "rotations/"+id+"/tune", given{"on_failure": "retry"})
 	g.awaits(id, "switch")
 	g.record(goldenWrite, "rotate", given{"keys": []string{"token", "login"}, "compromised": true})
 	g.record(goldenWrite, "rotations/"+id+"/compromised", given{"which": "newest"})
 	g.record(goldenWrite, "rotate", given{"key": "token", "compromised": true, "reason": "in a chat"})
 	g.record(goldenWrite, "rotations/"+id+"/compromised", nil)
-	next := g.record(goldenWrite, "rotations/"+id+"/compromised", given{"which": "new", "reason": "both"}).Data["followed_by"].(string)
+	next := g.record(goldenWrite, "rotations/"+id+"/compromised", given{"which": "new", "reason": "both", "detailed": true}).Data["followed_by"].(string)
 	g.reach(id, "reverted")
 	kit.Until(g.t, "the rotation that follows has started", func() bool {
 		resp := g.call(goldenRead, "rotations/"+next, nil)

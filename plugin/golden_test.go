@@ -36,6 +36,7 @@ type golden struct {
 type goldenCall struct {
 	operation logical.Operation
 	path      string
+	detailed  bool
 	response  *logical.Response
 }
 
@@ -50,6 +51,7 @@ var varying = []struct {
 	{regexp.MustCompile(`("line_\d+": ".*",?\s+)+`), "\"line_001\": \"<lines>\"\n  "},
 	{regexp.MustCompile(`"(age|last_heard|lease|free_in)": (\d+|"[\dhms]+")`), `"$1": "<duration>"`},
 	{regexp.MustCompile(`"(count|entries|last|revision)": \d+`), `"$1": "<number>"`},
+	{regexp.MustCompile(`held it back for [0-9.]+m?s`), `held it back for <duration>`},
 	{regexp.MustCompile(`last seen \d+s ago`), `last seen <duration> ago`},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z`), "<nanoseconds>"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`), "<seconds>"},
@@ -66,7 +68,7 @@ var rotationID = regexp.MustCompile(`\d{8}t\d{6}\.\d{3}-[0-9a-f]{6}`)
 func (g *golden) record(operation logical.Operation, path string, data map[string]any) *logical.Response {
 	g.t.Helper()
 	resp := g.call(operation, path, data)
-	g.calls = append(g.calls, goldenCall{operation, path, resp})
+	g.calls = append(g.calls, goldenCall{operation, path, data["detailed"] == true, resp})
 	answer := struct {
 		Operation logical.Operation `json:"operation"`
 		Path      string            `json:"path"`

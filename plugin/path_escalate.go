@@ -23,7 +23,7 @@ func (b *backend) pathsEscalate() []*framework.Path {
 			Pattern: "rotations/" + framework.GenericNameRegex("id") + "/compromised",
 			Fields:  requestFields(api.EscalateRequest{}),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: b.write(b.escalate, aboutRotation("escalation of a rotation"), api.RotationSummary{}, "escalate", "rotation", "Escalate a running rotation: its old or its new version has leaked."),
+				logical.UpdateOperation: b.write(b.escalate, aboutRotation("escalation of a rotation"), oneOf{api.RotationSummary{}, api.RotationLines{}}, "escalate", "rotation", "Escalate a running rotation: its old or its new version has leaked."),
 			},
 			HelpSynopsis:    "Escalate a running rotation: its old or its new version has leaked.",
 			HelpDescription: strings.TrimSpace(escalateHelp),
@@ -32,7 +32,7 @@ func (b *backend) pathsEscalate() []*framework.Path {
 			Pattern: "rotations/" + framework.GenericNameRegex("id") + "/tune",
 			Fields:  requestFields(api.TuneRequest{}),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: b.write(b.tune, aboutRotation("tune of a rotation"), api.RotationSummary{}, "tune", "rotation", "Change settings of a running rotation."),
+				logical.UpdateOperation: b.write(b.tune, aboutRotation("tune of a rotation"), oneOf{api.RotationSummary{}, api.RotationLines{}}, "tune", "rotation", "Change settings of a running rotation."),
 			},
 			HelpSynopsis:    "Change settings of a running rotation: soak, observe, deadline, on_failure.",
 			HelpDescription: strings.TrimSpace(tuneHelp),
@@ -81,7 +81,7 @@ func (b *backend) escalate(ctx context.Context, e *engine.Engine, req *logical.R
 	if err != nil {
 		return nil, err
 	}
-	return answer(rotationSummary(view), warnings...), nil
+	return inLines(r.Detailed, rotationSummary(view), warnings...), nil
 }
 
 func (b *backend) tune(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
@@ -95,7 +95,7 @@ func (b *backend) tune(ctx context.Context, e *engine.Engine, req *logical.Reque
 	if err != nil {
 		return nil, err
 	}
-	return answer(rotationSummary(view)), nil
+	return inLines(r.Detailed, rotationSummary(view)), nil
 }
 
 // asked is what a request has set; nil: it has not.

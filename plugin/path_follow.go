@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -23,6 +24,7 @@ const rotationHelp = `
     vault read hyvve/rotations/jwt-secret                   the running rotation of a key, or its newest one
     vault read hyvve/rotations/20261130                     the one whose id begins so
     vault read hyvve/rotations/latest wait=5s since=1000012 what has changed since a revision, as soon as it has
+    vault read -format=json hyvve/rotations/latest detailed=true
 
 gates lists the conditions of the present step, each with holds and, where it does not hold, the reason in plain words; waves
 lists the next instances that will be let go.
@@ -33,6 +35,17 @@ others must not wait for it. It has no instances and no waves, which would cost 
 requests of a mount wait for rotations; more are refused with status 429.
 `
 
+// behind counts what an instance lacks.
+func behind(i api.RotationInstance) (n int) {
+	if !i.Loaded {
+		n++
+	}
+	if !i.Healthy {
+		n++
+	}
+	return n
+}
+
 func (b *backend) readRotation(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	r := request[api.RotationRead](d)
 	if r.Since == nil && r.Wait == nil {
@@ -40,7 +53,11 @@ func (b *backend) readRotation(ctx context.Context, e *engine.Engine, _ *logical
 		if err != nil {
 			return nil, err
 		}
-		return answer(rotationDetails(view), cutWarnings(view)...), nil
+		data := rotationDetails(view)
+		if !r.Detailed { // where there are too many for people, they get those that hold the rotation back
+			slices.SortStableFunc(data.Instances, func(a, b api.RotationInstance) int { return behind(b) - behind(a) })
+		}
+		return inLines(r.Detailed, data, cutWarnings(view)...), nil
 	}
 	wait, err := waitOf(r.Wait, fleet.LongestWatch)
 	if err != nil {
@@ -57,7 +74,7 @@ func (b *backend) readRotation(ctx context.Context, e *engine.Engine, _ *logical
 	if err != nil {
 		return nil, err
 	}
-	return answer(rotationDetails(view), cutWarnings(view)...), nil
+	return inLines(r.Detailed, rotationDetails(view), cutWarnings(view)...), nil
 }
 
 // awaitEnd looks at a rotation again when it has ended or is paused, or the time is over. The warnings say why it has returned

@@ -31,7 +31,7 @@ func (b *backend) pathsRotate() []*framework.Path {
 			Pattern: pattern,
 			Fields:  requestFields(fields),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: b.write(b.rotate, b.rotateAttempt, oneOf{api.RotationSummary{}, api.Plan{}, api.Imported{}}, "rotate", suffix, "Start a rotation."),
+				logical.UpdateOperation: b.write(b.rotate, b.rotateAttempt, oneOf{api.RotationSummary{}, api.Plan{}, api.Imported{}, api.RotationLines{}}, "rotate", suffix, "Start a rotation."),
 			},
 			HelpSynopsis:    "Start a rotation: a new version is accepted everywhere, presented, and the old one retired on evidence.",
 			HelpDescription: strings.TrimSpace(rotateHelp),
@@ -152,7 +152,7 @@ func (b *backend) rotate(ctx context.Context, e *engine.Engine, req *logical.Req
 	if err != nil {
 		return nil, err
 	}
-	return answer(rotationSummary(view), append(warnings, more...)...), nil
+	return inLines(r.Detailed, rotationSummary(view), append(warnings, more...)...), nil
 }
 
 // cutWarnings says what a rotation has cut, who is locked out, and what to do.
@@ -171,7 +171,7 @@ func planned(ctx context.Context, e *engine.Engine, request engine.Request, deta
 	}
 	resp := answer(planData(plan, detailed), warnings...)
 	if !detailed {
-		resp.Data = api.Plain(planData(plan, detailed))
+		resp.Data = api.Lines(planData(plan, detailed))
 	}
 	return resp, nil
 }
@@ -290,7 +290,7 @@ func (b *backend) pathsRotations() []*framework.Path {
 			Pattern: "rotations/" + framework.GenericNameRegex("id"),
 			Fields:  requestFields(api.RotationRead{}),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ReadOperation: b.operation(b.readRotation, api.Rotation{}, "read", "rotation", "Look at a rotation: state, gates, instances, rows, timeline."),
+				logical.ReadOperation: b.operation(b.readRotation, oneOf{api.Rotation{}, api.RotationLines{}}, "read", "rotation", "Look at a rotation: state, gates, instances, rows, timeline."),
 			},
 			HelpSynopsis:    "One rotation: state, gates with reasons, waves, instances, rows, timeline.",
 			HelpDescription: strings.TrimSpace(rotationHelp),
@@ -333,7 +333,7 @@ func (b *backend) rotationCommand(
 		if err != nil {
 			return nil, err
 		}
-		return answer(rotationSummary(view), cutWarnings(view)...), nil
+		return inLines(r.Detailed, rotationSummary(view), cutWarnings(view)...), nil
 	}
 	command := "vault write -f hyvve/rotations/ID/" + verb
 	if verb == "accept-witness" {
@@ -343,7 +343,7 @@ func (b *backend) rotationCommand(
 		Pattern: "rotations/" + framework.GenericNameRegex("id") + "/" + verb,
 		Fields:  requestFields(api.RotationCommand{}),
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.UpdateOperation: b.write(handle, aboutRotation(verb+" of a rotation"), api.RotationSummary{}, verb, "rotation", synopsis),
+			logical.UpdateOperation: b.write(handle, aboutRotation(verb+" of a rotation"), oneOf{api.RotationSummary{}, api.RotationLines{}}, verb, "rotation", synopsis),
 		},
 		HelpSynopsis:    synopsis,
 		HelpDescription: strings.TrimSpace(help) + "\n\n    " + command + "\n",

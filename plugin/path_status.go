@@ -77,6 +77,13 @@ func (b *backend) readStatus(_ context.Context, e *engine.Engine, _ *logical.Req
 	if r.Detailed {
 		return answer(all), nil
 	}
+	if len(lines) == 0 {
+		lines["none"] = "no key is defined; define the platform's with: vault write hyvve/presets/hyvve"
+		if r.Busy {
+			lines["none"] = "no rotation runs, and nothing is wrong"
+		}
+	}
+	api.Wrap(lines)
 	return &logical.Response{Data: lines}, nil
 }
 

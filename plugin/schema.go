@@ -142,6 +142,15 @@ func answer(response any, warnings ...string) *logical.Response {
 	return resp
 }
 
+// inLines is [answer] with a line for each element of a list or map, unless the details are asked for.
+func inLines(detailed bool, response any, warnings ...string) *logical.Response {
+	resp := answer(response, warnings...)
+	if !detailed {
+		resp.Data = api.Lines(response)
+	}
+	return resp
+}
+
 // forPeople is [answer] with durations as people read them; with detailed=true as numbers.
 func forPeople(d *framework.FieldData, response any, warnings ...string) *logical.Response {
 	resp := answer(response, warnings...)

@@ -100,7 +100,7 @@ func shareALogin(t *testing.T, s sharedServer) {
 	values := func() map[string]any { return b.instance("api", "api-1").Data["values"].(map[string]any) }
 	values()
 	const remedy = "rotate them together, with keys=one,two"
-	if plan := b.write("rotate", map[string]any{"key": "one", "dry_run": true}); !strings.Contains(fmt.Sprint(plan["blockers"]), remedy) {
+	if plan := b.write("rotate", map[string]any{"key": "one", "dry_run": true, "detailed": true}); !strings.Contains(fmt.Sprint(plan["blockers"]), remedy) {
 		t.Errorf("blockers: %v", plan["blockers"])
 	}
 	b.refuses(logical.UpdateOperation, "rotate", map[string]any{"key": "one"}, remedy)

@@ -191,7 +191,7 @@ func TestAdversaryRotatorErasesTheOldValue(t *testing.T) {
 	if gate := fmt.Sprint(seen["next_gate"]); !strings.Contains(gate, loss) || fmt.Sprint(seen["retain"]) != "0" {
 		t.Errorf("who confirms reads %s, retain %v", gate, seen["retain"])
 	}
-	confirmed, err := bob.Logical().WriteWithContext(t.Context(), "hyvve/rotations/"+id+"/confirm", nil)
+	confirmed, err := bob.Logical().WriteWithContext(t.Context(), "hyvve/rotations/"+id+"/confirm", map[string]any{"detailed": true})
 	if err != nil {
 		t.Fatal(err)
 	}

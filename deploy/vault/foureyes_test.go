@@ -4,6 +4,7 @@ package vault_test
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +30,7 @@ func (w *world) user(name string, policies ...string) (login func() *api.Client)
 // rotation reads one as the root user.
 func (w *world) rotation(id string) map[string]any {
 	w.t.Helper()
-	secret, err := w.vault.Client.Logical().ReadWithContext(w.t.Context(), "hyvve/rotations/"+id)
+	secret, err := w.vault.Client.Logical().ReadWithDataWithContext(w.t.Context(), "hyvve/rotations/"+id, url.Values{"detailed": {"true"}})
 	if err != nil {
 		w.t.Fatal(err)
 	}

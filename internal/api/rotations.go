@@ -11,9 +11,19 @@ type RotationRequest struct {
 	ID string `json:"id" doc:"Id of the rotation, as the answer to rotate gave it, or what it begins with; the name of a key, for its running or newest rotation; latest, for the newest of all." api:"required"`
 }
 
+// RotationDetail is a field of reads and writes that answer with a rotation.
+type RotationDetail struct {
+	Detailed bool `json:"detailed,omitempty" doc:"Give lists and maps as such, and durations as numbers of seconds, for programs, instead of lines." api:"query"`
+}
+
+// RotationLines is a rotation for people: the fields of Rotation, with a line for each element of a list or map: gate_01, instance_01,
+// timeline_01, versions_NAME.
+type RotationLines map[string]any
+
 // RotationRead asks for a rotation as it is, or for what is new of it.
 type RotationRead struct {
 	RotationRequest
+	RotationDetail
 	Since *int     `json:"since,omitempty" doc:"The revision that is known already: the answer comes when there is another one. With it, or with wait, instances and waves are not in the answer." api:"query"`
 	Wait  *Seconds `json:"wait,omitempty" doc:"How long to wait for a revision other than since, or than the present one. The answer comes after 5s at the latest, which is the default with since." api:"query"`
 }
@@ -21,6 +31,7 @@ type RotationRead struct {
 // RotationCommand is the request to pause, resume, confirm or revert a rotation, or to accept its only witness.
 type RotationCommand struct {
 	RotationRequest
+	RotationDetail
 	Reason string `json:"reason,omitempty" doc:"Why; kept in the timeline and the journal. Never put a secret here."`
 }
 
@@ -164,7 +175,7 @@ type RotateRequest struct {
 	Reason      string   `json:"reason,omitempty" doc:"Why; kept in the rotation and the journal. Never put a secret here."`
 	Value       *string  `json:"value,omitempty" doc:"The new value, checked by the key's kind, instead of one that the kind makes. For a key without versions: the value in use today, imported as version 1. Use value=- to read it from standard input." api:"secret"`
 	DryRun      bool     `json:"dry_run,omitempty" doc:"Tell what a rotation would do, and what would hold it back, and change nothing."`
-	Detailed    bool     `json:"detailed,omitempty" doc:"With dry_run=true: give the steps as fields, for programs, instead of a line each."`
+	Detailed    bool     `json:"detailed,omitempty" doc:"Give lists and maps, and with dry_run=true the steps, as fields, for programs, instead of lines."`
 	Compromised bool     `json:"compromised,omitempty" doc:"The old version is known to somebody who should not: no soak time, no confirmation, and every gate that does not hold within the deadline is cut. Rows that need the old version are not, nor is a confirmation with confirm_by=other."`
 	OnFailure   string   `json:"on_failure,omitempty" doc:"pause or revert, when an instance is unhealthy while the rotation presents, or the deadline has passed. Default: as the keys say."`
 	Confirm     string   `json:"confirm,omitempty" doc:"manual: somebody must confirm it before the old version is retired; auto: evidence is enough. Default: as the keys say."`

@@ -220,14 +220,14 @@ func sightings(all []workload.Sighting) []engineapi.Sighting {
 // Rotate starts a rotation of keys together.
 func (c *Client) Rotate(ctx context.Context, reason string, keys ...string) (engineapi.Rotation, error) {
 	var r engineapi.Rotation
-	err := c.write(ctx, "rotate", engineapi.Data(engineapi.RotateKeysRequest{RotateRequest: engineapi.RotateRequest{Reason: reason}, Keys: keys}), &r)
+	err := c.write(ctx, "rotate", engineapi.Data(engineapi.RotateKeysRequest{RotateRequest: engineapi.RotateRequest{Reason: reason, Detailed: true}, Keys: keys}), &r)
 	return r, err
 }
 
 // Rotation reads one.
 func (c *Client) Rotation(ctx context.Context, id string) (engineapi.Rotation, error) {
 	var r engineapi.Rotation
-	_, err := c.read(ctx, "rotations/"+id, nil, &r)
+	_, err := c.read(ctx, "rotations/"+id, url.Values{"detailed": {"true"}}, &r)
 	return r, err
 }
 
@@ -237,7 +237,7 @@ func (c *Client) Follow(ctx context.Context, name string, since int64, wait time
 	ctx, cancel := context.WithTimeout(ctx, wait+answerLimit)
 	defer cancel()
 	var r engineapi.Rotation
-	_, err := c.read(ctx, "rotations/"+name, url.Values{"since": {strconv.FormatInt(since, 10)}, "wait": {fmt.Sprintf("%ds", int(wait.Seconds()))}}, &r)
+	_, err := c.read(ctx, "rotations/"+name, url.Values{"since": {strconv.FormatInt(since, 10)}, "wait": {fmt.Sprintf("%ds", int(wait.Seconds()))}, "detailed": {"true"}}, &r)
 	return r, err
 }
 
@@ -257,7 +257,7 @@ func (c *Client) Rotations(ctx context.Context) ([]string, error) {
 // Revert takes one back.
 func (c *Client) Revert(ctx context.Context, id string) (engineapi.Rotation, error) {
 	var r engineapi.Rotation
-	err := c.write(ctx, "rotations/"+id+"/revert", nil, &r)
+	err := c.write(ctx, "rotations/"+id+"/revert", map[string]any{"detailed": true}, &r)
 	return r, err
 }
 

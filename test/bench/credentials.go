@@ -165,7 +165,7 @@ func together(ctx context.Context, vault *api.Client, d way) error {
 // awaitDone waits until a rotation has ended.
 func awaitDone(ctx context.Context, vault *api.Client, id string) error {
 	for {
-		secret, err := vault.Logical().ReadWithContext(ctx, "hyvve/rotations/"+id)
+		secret, err := vault.Logical().ReadWithDataWithContext(ctx, "hyvve/rotations/"+id, url.Values{"detailed": {"true"}})
 		if err != nil {
 			return err
 		}

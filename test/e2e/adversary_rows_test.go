@@ -275,7 +275,7 @@ func (w *vaultOfRows) rotateAtOnce() string {
 func (w *vaultOfRows) refused(words ...string) {
 	w.t.Helper()
 	for range 300 {
-		s, err := w.vault.Client.Logical().WriteWithContext(w.t.Context(), "hyvve/rotate", map[string]any{"key": masterKey, "dry_run": true})
+		s, err := w.vault.Client.Logical().WriteWithContext(w.t.Context(), "hyvve/rotate", map[string]any{"key": masterKey, "dry_run": true, "detailed": true})
 		if err != nil {
 			w.t.Fatal(err)
 		}

@@ -177,7 +177,7 @@ func (w *world) countsRows(name string, want map[string]int) {
 	w.t.Helper()
 	deadline := time.After(20 * time.Second)
 	for {
-		plan, err := w.Server.Client.Logical().WriteWithContext(w.t.Context(), "hyvve/rotate", map[string]any{"key": name, "dry_run": true})
+		plan, err := w.Server.Client.Logical().WriteWithContext(w.t.Context(), "hyvve/rotate", map[string]any{"key": name, "dry_run": true, "detailed": true})
 		if err != nil {
 			w.t.Fatal(err)
 		}

@@ -20,7 +20,7 @@ func TestOperatorsUnderLoad(t *testing.T) {
 	w.follow(w.rotate("agent-service-token"), "done")
 
 	plan := w.ask(map[string]any{"key": "agent-service-token", "dry_run": true})
-	if line, _ := plan["step_04"].(string); !strings.Contains(line, "wave 1: agents agents-1; wave 2: agents agents-2; about") {
+	if line, _ := plan["step_04"].(string); !strings.Contains(strings.Join(strings.Fields(line), " "), "wave 1: agents agents-1; wave 2: agents agents-2; about") {
 		t.Errorf("the plan says %q", line)
 	}
 	if ids, err := w.Engine.Rotations(t.Context()); err != nil || len(ids) != 1 {

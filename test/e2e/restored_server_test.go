@@ -285,7 +285,7 @@ func readsThings(ctx context.Context, url, want string) error {
 
 func (w *restoredWorld) plan(t *testing.T, name string) map[string]any {
 	t.Helper()
-	return w.asks(t, "hyvve/rotate", map[string]any{"key": name, "dry_run": true})
+	return w.asks(t, "hyvve/rotate", map[string]any{"key": name, "dry_run": true, "detailed": true})
 }
 
 func (w *restoredWorld) reconcile(t *testing.T, name string, dryRun bool) map[string]any {

@@ -44,7 +44,7 @@ func TestVaultRestoredFromSnapshots(t *testing.T) {
 		}
 		logsIn("after the restore")
 		for _, name := range []string{postgres, redis} {
-			plan, err := w.vault.Client.Logical().WriteWithContext(t.Context(), "hyvve/rotate", map[string]any{"key": name, "dry_run": true})
+			plan, err := w.vault.Client.Logical().WriteWithContext(t.Context(), "hyvve/rotate", map[string]any{"key": name, "dry_run": true, "detailed": true})
 			if err != nil || len(plan.Data["blockers"].([]any)) == 0 {
 				t.Errorf("snapshot %d rotations old: the plan of %s has no blocker: %v", age, name, err)
 			}

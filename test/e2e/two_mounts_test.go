@@ -336,7 +336,7 @@ func (w *twoMounts) refusesTheOthers(t *testing.T) {
 			fields["kind"], fields["connection"] = of.kind, of.connection
 			w.two.write(t, w.two.mount+"/keys/"+other, fields)
 			w.two.write(t, w.two.mount+"/workloads/"+other, map[string]any{"presents": other, "min_instances": 0})
-			plan, err := w.two.vault.Client.Logical().WriteWithContext(t.Context(), w.two.mount+"/rotate", map[string]any{"key": other, "dry_run": true})
+			plan, err := w.two.vault.Client.Logical().WriteWithContext(t.Context(), w.two.mount+"/rotate", map[string]any{"key": other, "dry_run": true, "detailed": true})
 			if err != nil {
 				t.Fatal(err)
 			}

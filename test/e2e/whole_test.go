@@ -97,7 +97,7 @@ func TestGapWithoutProxy(t *testing.T) {
 		return status
 	})
 	for n := range 3 {
-		plan := w.ask(map[string]any{"key": "metrics-api-key", "dry_run": true})
+		plan := w.ask(map[string]any{"key": "metrics-api-key", "dry_run": true, "detailed": true})
 		gaps, _ := plan["gaps"].([]any)
 		if len(gaps) != 1 || !strings.Contains(gaps[0].(string), metricsKey) {
 			t.Fatalf("the plan has gaps %v", gaps)
