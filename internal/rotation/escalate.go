@@ -67,7 +67,7 @@ func Escalate(r Rotation, f Facts, e Escalation) (Rotation, error) {
 	next = next.told(f.Now, event)
 	next.Clock = f.Now
 	if action := r.at().action; action == ActRetire || action == ActUnstage { // once more, with the sessions
-		next.Acted, next.Attempts, next.Fault, next.RetryAt = false, 0, "", time.Time{}
+		next.Acted, next.Attempts, next.Fault, next.StillUsed, next.RetryAt = false, 0, "", false, time.Time{}
 	}
 	return next.Retried(f.Now), nil
 }
