@@ -47,6 +47,7 @@ var varying = []struct {
 }{
 	{regexp.MustCompile(`"(fingerprint|from_fingerprint|to_fingerprint|hash|prev|head|etag|etag_issued|etag_loaded|instance_secret|accessor_fingerprint)": "[^"]+"`), `"$1": "<$1>"`},
 	{regexp.MustCompile(`(?s)"held_back": \[\s+\{.*?\n\s+\],`), `"held_back": "<gates and times>",`},
+	{regexp.MustCompile(`(?s)"journal": \[\s+\{.*?\n    \],`), `"journal": "<entries>",`}, // whose numbers vary
 	{regexp.MustCompile(`"evidence_json": ".*"`), `"evidence_json": "<JSON>"`},
 	{regexp.MustCompile(`("line_\d+": ".*",?\s+)+`), "\"line_001\": \"<lines>\"\n  "},
 	{regexp.MustCompile(`"(age|last_heard|lease|free_in)": (\d+|"[\dhms]+")`), `"$1": "<duration>"`},

@@ -81,7 +81,7 @@ func (b *backend) escalate(ctx context.Context, e *engine.Engine, req *logical.R
 	if err != nil {
 		return nil, err
 	}
-	return inLines(r.Detailed, rotationSummary(view), warnings...), nil
+	return inLines(r.Detailed, rotationSummary(view), append(warnings, cutWarnings(view)...)...), nil
 }
 
 func (b *backend) tune(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
@@ -95,7 +95,7 @@ func (b *backend) tune(ctx context.Context, e *engine.Engine, req *logical.Reque
 	if err != nil {
 		return nil, err
 	}
-	return inLines(r.Detailed, rotationSummary(view)), nil
+	return inLines(r.Detailed, rotationSummary(view), cutWarnings(view)...), nil
 }
 
 // asked is what a request has set; nil: it has not.
