@@ -48,39 +48,48 @@ func (cat *Catalog) ConfigRisks(written func(field string) bool) []string {
 	c := cat.Defaults
 	all := said([]risk{
 		{
-			[]string{"lease_ttl"}, c.LeaseTTL < shortLease,
+			[]string{"lease_ttl"},
+			c.LeaseTTL < shortLease,
 			fmt.Sprintf("lease_ttl=%s: an instance counts as gone when Vault does not answer for so long, and a rotation may retire a version that it still uses. 5m is the default.", duration.Text(c.LeaseTTL)),
 		},
 		{
-			[]string{"lease_ttl"}, c.LeaseTTL > longLease,
+			[]string{"lease_ttl"},
+			c.LeaseTTL > longLease,
 			fmt.Sprintf("lease_ttl=%s: an instance that dies without a word holds up rotations for so long. 5m is the default.", duration.Text(c.LeaseTTL)),
 		},
 		{
-			[]string{"soak", "observe"}, c.Soak == 0 && c.Observe == 0,
+			[]string{"soak", "observe"},
+			c.Soak == 0 && c.Observe == 0,
 			"soak=0s and observe=0s: the old version is retired as soon as all have loaded the new one. A client that logs in now and then, and a fault that shows late, are not noticed.",
 		},
 		{
-			[]string{"retain"}, c.Retain == 0,
+			[]string{"retain"},
+			c.Retain == 0,
 			"retain=0s: the values of retired versions are erased at once. What turns out to need one cannot be helped: nothing brings it back.",
 		},
 		{
-			[]string{"retain_rows"}, c.RetainRows < shortRows,
+			[]string{"retain_rows"},
+			c.RetainRows < shortRows,
 			fmt.Sprintf("retain_rows=%s: rows from a backup that is older cannot be decrypted. Make it longer than backups are kept; 30d is the default.", duration.Text(c.RetainRows)),
 		},
 		{
-			[]string{"look_every"}, c.LookEvery == 0,
+			[]string{"look_every"},
+			c.LookEvery == 0,
 			"look_every=0s: servers are not checked between rotations. That one is down, or has forgotten a login, shows only when a rotation fails.",
 		},
 		{
-			[]string{"deadline"}, c.Deadline > 0 && c.Deadline < shortDeadline,
+			[]string{"deadline"},
+			c.Deadline > 0 && c.Deadline < shortDeadline,
 			fmt.Sprintf("deadline=%s: one slow restart of a workload is a failure of its rotation, which then does what on_failure=%s says.", duration.Text(c.Deadline), c.OnFailure),
 		},
 		{
-			[]string{"compromised_deadline"}, c.CutAfter < shortLease,
+			[]string{"compromised_deadline"},
+			c.CutAfter < shortLease,
 			fmt.Sprintf("compromised_deadline=%s: instances that need longer to load the new version are cut off. 1m is the default.", duration.Text(c.CutAfter)),
 		},
 		{
-			[]string{"compromised_deadline"}, c.CutAfter > longCut,
+			[]string{"compromised_deadline"},
+			c.CutAfter > longCut,
 			fmt.Sprintf("compromised_deadline=%s: a leaked version stays accepted for so long in each step that does not follow. 1m is the default.", duration.Text(c.CutAfter)),
 		},
 	}, written)
@@ -112,43 +121,53 @@ func (cat *Catalog) KeyRisks(k key.Key, next time.Time, written func(field strin
 	automatic := p.Period > 0 || p.Schedule != ""
 	all := said([]risk{
 		{
-			[]string{"rotation_period", "soak", "observe"}, tooFrequent(p),
+			[]string{"rotation_period", "soak", "observe"},
+			tooFrequent(p),
 			fmt.Sprintf("rotation_period=%s is shorter than soak=%s and observe=%s together: a rotation may still run when the next is due.", duration.Text(p.Period), duration.Text(p.Soak), duration.Text(p.Observe)),
 		},
 		{
-			[]string{"rotation_period"}, p.Period > 0 && p.Period < cat.Defaults.LeaseTTL,
+			[]string{"rotation_period"},
+			p.Period > 0 && p.Period < cat.Defaults.LeaseTTL,
 			fmt.Sprintf("rotation_period=%s is shorter than lease_ttl=%s: an instance that dies without a word holds up each rotation.", duration.Text(p.Period), duration.Text(cat.Defaults.LeaseTTL)),
 		},
 		{
-			[]string{"rotation_window"}, p.Window > 0 && p.Window < shortWindow,
+			[]string{"rotation_window"},
+			p.Window > 0 && p.Window < shortWindow,
 			fmt.Sprintf("rotation_window=%s: if Vault, or what the rotation needs, is away for so long, it waits for the next time of rotation_schedule.", duration.Text(p.Window)),
 		},
 		{
-			[]string{"rotation_period", "rotation_schedule", "disable_automated_rotation"}, automatic && p.Disabled,
+			[]string{"rotation_period", "rotation_schedule", "disable_automated_rotation"},
+			automatic && p.Disabled,
 			"disable_automated_rotation=true: rotation_period and rotation_schedule start nothing.",
 		},
 		{
-			[]string{"soak"}, p.Soak == 0 && (!served || p.Observe == 0),
+			[]string{"soak"},
+			p.Soak == 0 && (!served || p.Observe == 0),
 			"soak=0s: the old version is retired as soon as all have loaded the new one. A fault that shows late is not noticed.",
 		},
 		{
-			[]string{"observe"}, served && p.Observe < shortObserve && p.Soak < shortObserve,
+			[]string{"observe"},
+			served && p.Observe < shortObserve && p.Soak < shortObserve,
 			fmt.Sprintf("observe=%s: a client that logs in more rarely is not seen, and is locked out.", duration.Text(p.Observe)),
 		},
 		{
-			[]string{"retain"}, retain == 0,
+			[]string{"retain"},
+			retain == 0,
 			"retain=0s: the value of a retired version is erased at once, and nothing brings it back.",
 		},
 		{
-			[]string{"retain", "protects"}, retain > 0 && retain < shortRows && len(k.Protects) > 0,
+			[]string{"retain", "protects"},
+			retain > 0 && retain < shortRows && len(k.Protects) > 0,
 			fmt.Sprintf("retain=%s: rows from a backup that is older cannot be decrypted. Make it longer than backups are kept.", duration.Text(retain)),
 		},
 		{
-			[]string{"deadline"}, p.Deadline > 0 && p.Deadline < shortDeadline,
+			[]string{"deadline"},
+			p.Deadline > 0 && p.Deadline < shortDeadline,
 			fmt.Sprintf("deadline=%s: one slow restart of a workload is a failure of the rotation, which then does what on_failure=%s says.", duration.Text(p.Deadline), p.OnFailure),
 		},
 		{
-			[]string{"confirm", "confirm_by", "rotation_period", "rotation_schedule"}, automatic && !p.Disabled && p.Confirm == rotation.ConfirmManual,
+			[]string{"confirm", "confirm_by", "rotation_period", "rotation_schedule"},
+			automatic && !p.Disabled && p.Confirm == rotation.ConfirmManual,
 			"confirm=manual: it starts by itself, and then waits, with both versions accepted, until somebody confirms it. Look at hyvve/status, or let something look.",
 		},
 	}, written)
