@@ -104,6 +104,7 @@ func (g *golden) recordInstances() {
 	g.record(goldenRead, "workloads/api/instances/api-1", nil)
 	g.record(goldenRead, "workloads/api/instances/none", nil)
 	g.record(goldenRead, "workloads/api", nil)
+	g.record(goldenRead, "workloads/api", given{"detailed": true})
 	g.record(goldenDelete, "workloads/api/instances/none", nil)
 	g.record(goldenDelete, "workloads/api/instances/lease-1-2", nil)
 	gone := g.call(goldenWrite, "creds/api", given{"instance": "api-3"})

@@ -29,9 +29,9 @@ func (b *backend) pathsWorkloads() []*framework.Path {
 			Fields:         requestFields(api.WorkloadRequest{}),
 			ExistenceCheck: b.exists("name", func(e *engine.Engine, name string) bool { _, ok := e.Workload(name); return ok }),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.CreateOperation: b.write(b.writeWorkload, b.workloadAttempt, oneOf{api.Workload{}, api.DefinitionPlan{}}, "create", "workload", "Define a workload."),
-				logical.UpdateOperation: b.write(b.writeWorkload, b.workloadAttempt, oneOf{api.Workload{}, api.DefinitionPlan{}}, "update", "workload", "Change a workload; fields not given stay."),
-				logical.ReadOperation:   b.operation(b.readWorkload, api.Workload{}, "read", "workload", "Read a workload, its live instances and what each has loaded."),
+				logical.CreateOperation: b.write(b.writeWorkload, b.workloadAttempt, oneOf{api.Workload{}, api.DefinitionPlan{}, api.WorkloadLines{}}, "create", "workload", "Define a workload."),
+				logical.UpdateOperation: b.write(b.writeWorkload, b.workloadAttempt, oneOf{api.Workload{}, api.DefinitionPlan{}, api.WorkloadLines{}}, "update", "workload", "Change a workload; fields not given stay."),
+				logical.ReadOperation:   b.operation(b.readWorkload, oneOf{api.Workload{}, api.WorkloadLines{}}, "read", "workload", "Read a workload, its live instances and what each has loaded."),
 				logical.DeleteOperation: b.write(b.deleteWorkload, aboutWorkload("deleting a workload"), nil, "delete", "workload", "Remove a workload and its instances."),
 			},
 			HelpSynopsis: "Workloads: which keys they present or verify, and their live instances.",
@@ -219,7 +219,7 @@ func (b *backend) readWorkload(_ context.Context, e *engine.Engine, _ *logical.R
 	if crowd, ok := e.Crowded(w.Name); ok {
 		full = crowd.String()
 	}
-	return answer(api.Workload{
+	return inLines(d.Get("detailed").(bool), api.Workload{
 		Name: w.Name, Presents: keysThat(w, presents), Verifies: keysThat(w, verifies), SingleValue: keysThat(w, holdsOne), After: w.After,
 		MinInstances: w.MinInstances, MaxInstances: w.InstanceLimit(), MaxUnavailable: w.MaxUnavailable, Reencrypts: w.Reencrypts,
 		Change: e.Change(w.Name), LimitHit: full, Instances: instances,

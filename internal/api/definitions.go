@@ -49,9 +49,18 @@ type WorkloadName struct {
 	Name string `json:"name" doc:"Name of the workload, such as api." api:"required"`
 }
 
+// WorkloadDetail is a field of reads and writes that answer with a workload.
+type WorkloadDetail struct {
+	Detailed bool `json:"detailed,omitempty" doc:"Give instances as a list, for programs, instead of a line each." api:"query"`
+}
+
+// WorkloadLines is a workload for people: the fields of Workload, with a line for each instance: instance_01 and so on.
+type WorkloadLines map[string]any
+
 // WorkloadRequest defines a workload, or changes it; fields that are not given stay.
 type WorkloadRequest struct {
 	WorkloadName
+	WorkloadDetail
 	Presents          *[]string `json:"presents" doc:"Keys that it presents (as a client) or encrypts with: the whole list, in place of the one before."`
 	Verifies          *[]string `json:"verifies" doc:"Keys that it verifies (as a server) or decrypts with: the whole list, in place of the one before."`
 	After             *[]string `json:"after" doc:"Workloads whose instances change before those of this one."`

@@ -228,3 +228,32 @@ func (h HeldBack) line() string {
 	held := time.Duration(h.Held * float64(time.Second)).Round(time.Millisecond)
 	return fmt.Sprintf("%s: %s held it back for %s, until %s: %s", strings.TrimSpace(h.State+" "+h.Step), h.Gate, held, h.Last.UTC().Format("2006-01-02T15:04:05Z"), h.Reason)
 }
+
+func (h Held) line() string {
+	var parts []string
+	if h.Presents > 0 {
+		parts = append(parts, fmt.Sprintf("presents %d", h.Presents))
+	}
+	if len(h.Accepts) > 0 {
+		parts = append(parts, "accepts "+strings.Trim(fmt.Sprint(h.Accepts), "[]"))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (i Instance) line() string {
+	text := i.Instance + ": healthy"
+	if !i.Healthy {
+		text = i.Instance + ": NOT HEALTHY"
+	}
+	if i.LockedOut != "" {
+		text += ", LOCKED OUT: " + i.LockedOut
+	}
+	if i.Reason != "" {
+		text += ", " + i.Reason
+	}
+	held := "nothing"
+	if len(i.Loaded) > 0 {
+		held = lineOf(reflect.ValueOf(i.Loaded))
+	}
+	return text + ", seen " + i.Seen.UTC().Format("2006-01-02T15:04:05Z") + ", login " + i.Login + ", has loaded " + held
+}

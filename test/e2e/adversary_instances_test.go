@@ -78,7 +78,7 @@ func (w *victim) refused(token, path string, data map[string]any, status int) {
 // instances are the names of api's live instances.
 func (w *victim) instances() (names []string) {
 	w.t.Helper()
-	read := w.must(w.as("").Logical().ReadWithContext(w.t.Context(), "hyvve/workloads/api"))
+	read := w.must(w.as("").Logical().ReadWithDataWithContext(w.t.Context(), "hyvve/workloads/api", url.Values{"detailed": {"true"}}))
 	for _, i := range read.Data["instances"].([]any) {
 		names = append(names, i.(map[string]any)["instance"].(string))
 	}

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -67,7 +68,7 @@ func TestValueOfSeveralLines(t *testing.T) {
 	if file() != second {
 		t.Errorf("the file holds %q", file())
 	}
-	read, err := w.vault.Client.Logical().ReadWithContext(t.Context(), "hyvve/workloads/api")
+	read, err := w.vault.Client.Logical().ReadWithDataWithContext(t.Context(), "hyvve/workloads/api", url.Values{"detailed": {"true"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ package pods
 
 import (
 	"fmt"
+	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
@@ -151,7 +152,7 @@ func (p *hyvve) settled() {
 			if err != nil {
 				return false
 			}
-			secret, err := p.Server.Client.Logical().ReadWithContext(p.t.Context(), "hyvve/workloads/"+workload)
+			secret, err := p.Server.Client.Logical().ReadWithDataWithContext(p.t.Context(), "hyvve/workloads/"+workload, url.Values{"detailed": {"true"}})
 			if err != nil {
 				return false
 			}
