@@ -209,7 +209,7 @@ func TestAdversaryReadsARetainedValue(t *testing.T) {
 	w, as := peopled(t)
 	ctx := t.Context()
 	value := strings.Repeat("ab", 32)
-	w.write("hyvve/keys/jwt-secret", map[string]any{"format": "hex", "length": 32, "value": value, "soak": 0})
+	w.write("hyvve/keys/jwt-secret", map[string]any{"kind": "token", "format": "hex", "length": 32, "value": value, "soak": 0})
 	w.write("hyvve/workloads/api", map[string]any{"verifies": "jwt-secret", "min_instances": 0})
 	if _, err := as["rotator"].Logical().WriteWithContext(ctx, "hyvve/rotate", map[string]any{"key": "jwt-secret", "wait": "30s"}); err != nil {
 		t.Fatal(err)
