@@ -77,8 +77,8 @@ func TestLookByAChangedConnection(t *testing.T) {
 	id, _ = h.watched(look, rotation.Retiring)
 	h.mend()
 	h.engine.Tick(t.Context())
-	if len(h.calls) != 1 {
-		t.Fatalf("%d calls are under way", len(h.calls))
+	if len(h.calls) == 0 { // a regular check of the connection may be another one
+		t.Fatal("no look is under way")
 	}
 	h.mend()
 	h.settle()
