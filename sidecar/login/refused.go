@@ -27,7 +27,7 @@ const (
 )
 
 // otherTries is how often the methods are tried that lock nothing.
-var otherTries = backoff.Backoff{First: 15 * time.Second, Limit: 5 * time.Minute}
+var otherTries = backoff.Backoff{First: 5 * time.Second, Limit: 5 * time.Minute}
 
 // lookEvery is how often the files of credentials are looked at while no login is due.
 const lookEvery = 500 * time.Millisecond
