@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"maps"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ type backendTest struct {
 	storage *logical.InmemStorage
 	mount   string
 	log     *bytes.Buffer
+	mu      sync.Mutex   // of answers: a test may have two calls under way
 	answers bytes.Buffer // all that any path but creds/ ever answered
 }
 
@@ -68,6 +70,8 @@ func (b *backendTest) call(operation logical.Operation, path string, data map[st
 		if err != nil {
 			b.t.Fatal(err)
 		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
 		b.answers.Write(text)
 	}
 	return resp

@@ -200,8 +200,11 @@ func TestElectionFollows(t *testing.T) {
 		}
 		pass(time.Hour)
 		first := p.leader()
-		if first == "" || p.changes != 1 {
-			t.Fatalf("%q leads after %d changes", first, p.changes)
+		p.mu.Lock()
+		changes := p.changes
+		p.mu.Unlock()
+		if first == "" || changes != 1 {
+			t.Fatalf("%q leads after %d changes", first, changes)
 		}
 		p.stops[first]()
 		pass(electionDuration / 2)
@@ -223,6 +226,8 @@ func TestElectionFollows(t *testing.T) {
 		if p.leader() == "" {
 			t.Error("nobody leads after a replica was lost")
 		}
+		p.server.mu.Lock()
+		defer p.server.mu.Unlock()
 		if got := *p.server.lease.Spec.LeaseTransitions; got != 3 {
 			t.Errorf("%d transitions", got)
 		}
