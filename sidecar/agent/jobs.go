@@ -56,12 +56,16 @@ func (j *jobs) want(b client.Bundle) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.values = b.Values
+	asked := b.Work
+	if j.worker == nil { // nobody waits for a count, so that it fails nothing
+		asked = slices.DeleteFunc(slices.Clone(asked), func(w workload.Work) bool { return w.Phase == workload.PhaseCount })
+	}
 	id := func(w workload.Work) string { return w.ID }
-	if slices.Equal(ids(j.asked, id), ids(b.Work, id)) {
+	if slices.Equal(ids(j.asked, id), ids(asked, id)) {
 		return
 	}
 	j.halt()
-	j.asked, j.accepts = b.Work, b.Accepts
+	j.asked, j.accepts = asked, b.Accepts
 	maps.DeleteFunc(j.known, func(known string, _ workload.WorkReport) bool {
 		return !slices.Contains(ids(j.asked, id), known)
 	})

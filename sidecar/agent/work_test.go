@@ -65,3 +65,19 @@ func TestWorkWithoutADatabase(t *testing.T) {
 		return strings.Contains(fmt.Sprint(report["work"]), "no reencrypt block")
 	})
 }
+
+// A count of rows that nobody waits for is left out where there is no database. The sidecar is well.
+func TestCountWithoutADatabase(t *testing.T) {
+	r := startAgentWith(t, t.TempDir(), nil, func(r *running, _ *Config) {
+		r.fake.work = []workload.Work{{ID: "w", Phase: workload.PhaseCount}}
+	})
+	r.await("loaded", loaded("etag-1-1"))
+	r.until("well", func() bool { return r.agent.board.State().Well() })
+	r.fake.change(func() { r.fake.version = 2 })
+	if report := r.await("loaded", loaded("etag-2-1")); strings.Contains(fmt.Sprint(report["work"]), "reencrypt") {
+		t.Errorf("reported: %v", report["work"])
+	}
+	if s := r.agent.board.State(); !s.Well() || len(s.Work) > 0 {
+		t.Errorf("the status is %+v", s)
+	}
+}

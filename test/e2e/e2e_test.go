@@ -367,7 +367,7 @@ func TestOtherMount(t *testing.T) {
 		{"write hyvve/keys/a/b generate=true", "contains a slash"},
 		{"write hyvve/keys/x format=octal generate=true", `format "octal" is not known`},
 		{"read hyvve/creds/nobody", `workload "nobody" is not known`},
-		{"write hyvve/keys/x rule=encryption-master-key format=base64 value=c2hvcnQ=", "5 bytes"},
+		{"write hyvve/keys/x kind=token rule=encryption-master-key format=base64 value=c2hvcnQ=", "5 bytes"},
 		{"write hyvve/keys/x value=", "value is empty"},
 		{"write -f hyvve/rotations/r1/revert", `rotation "r1" is not known`},
 	} {
