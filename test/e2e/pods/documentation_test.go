@@ -152,7 +152,7 @@ func TestDocumentation(t *testing.T) {
 		return err == nil && regexp.MustCompile(`JWT_SECRET\s+.*\b2\b`).MatchString(said)
 	})
 	await(t, "both pods to have loaded it", func() bool {
-		said := r.run("vault read -format=json -field=instances hyvve/workloads/api")
+		said := r.run("vault read -format=json -field=instances hyvve/workloads/api detailed=true")
 		return strings.Count(said, `"presents": 2`) == 2
 	})
 	await(t, "the application to have seen its file change", func() bool {
