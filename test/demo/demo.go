@@ -238,7 +238,7 @@ func (d *demo) leaseDriven(ctx context.Context) error {
 		return err
 	}
 	period := int((age + 12*time.Second).Seconds())
-	if err := d.define(ctx, "agno-api-key", map[string]any{"rotation_period": period}); err != nil {
+	if err := d.define(ctx, "agno-api-key", map[string]any{"rotation_period": fmt.Sprintf("%ds", period)}); err != nil {
 		return err
 	}
 	reader, err := d.world.Server.Client.Logical().ReadWithContext(ctx, "hyvve/creds/agents")

@@ -41,22 +41,28 @@ func (w *world) tinker() {
 // editPolicy writes another policy of a key. No policy makes up for a time before it was written: what was not due is not due then.
 func (w *world) editPolicy(k key.Key) {
 	d := catalog.Definition{Name: k.Name, Env: k.Env, Kind: k.Kind, Options: k.Options, Protects: k.Protects, Witness: k.Witness, Policy: w.policy()}
-	was, now := w.due(k.Name), w.now()
+	was, held := w.due(k.Name)
+	now := w.now()
 	_, err := w.engine.PutKey(ctx, d, operator)
 	w.said(err, "another policy of "+k.Name)
-	if due := w.due(k.Name); err == nil && !k.Policy.Disabled && !due.IsZero() && !due.After(now) && (was.IsZero() || was.After(now)) && !w.rotating(k.Name) {
+	current, _ := k.Current()
+	overdue := k.Policy.Period > 0 && current.Created.Add(k.Policy.Period).Before(now) // and put off after an outage
+	if held || overdue { // it was due before: writing its policy puts it off no longer
+		return
+	}
+	if due, _ := w.due(k.Name); err == nil && !k.Policy.Disabled && !due.IsZero() && !due.After(now) && (was.IsZero() || was.After(now)) && !w.rotating(k.Name) {
 		w.violate("key %s, whose policy was written at %s, is due at %s", k.Name, now, due)
 	}
 }
 
-// due returns when a key rotates by itself next.
-func (w *world) due(name string) time.Time {
+// due returns when a key rotates by itself next, and whether something holds that up.
+func (w *world) due(name string) (at time.Time, held bool) {
 	for _, s := range w.engine.Status() {
 		if s.Key.Name == name {
-			return s.Due
+			return s.Due, s.Waits != ""
 		}
 	}
-	return time.Time{}
+	return time.Time{}, false
 }
 
 // edit adds a key to a workload, or takes such a key away again. A key that a live process holds is not taken from it, unless the
