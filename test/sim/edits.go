@@ -47,7 +47,7 @@ func (w *world) editPolicy(k key.Key) {
 	w.said(err, "another policy of "+k.Name)
 	current, _ := k.Current()
 	overdue := k.Policy.Period > 0 && current.Created.Add(k.Policy.Period).Before(now) // and put off after an outage
-	if held || overdue { // it was due before: writing its policy puts it off no longer
+	if held || overdue {                                                               // it was due before: writing its policy puts it off no longer
 		return
 	}
 	if due, _ := w.due(k.Name); err == nil && !k.Policy.Disabled && !due.IsZero() && !due.After(now) && (was.IsZero() || was.After(now)) && !w.rotating(k.Name) {
