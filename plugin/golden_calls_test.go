@@ -76,6 +76,7 @@ func (g *golden) recordDefinitions() {
 	g.record(goldenWrite, "workloads/agents", given{"remove_presents": "master"})
 	g.record(goldenDelete, "workloads/agents", nil)
 	g.record(goldenWrite, "workloads/future", given{"presents": "token", "dry_run": true})
+	g.record(goldenWrite, "workloads/future", given{"presents": "token", "dry_run": true, "detailed": true})
 	g.record(goldenWrite, "keys/token", given{"soak": "5m", "dry_run": true})
 	g.record(goldenWrite, "keys/future", given{"kind": "token", "generate": true, "dry_run": true})
 	g.record(goldenWrite, "keys/tokn", given{"value": "x"})

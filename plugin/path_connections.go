@@ -43,8 +43,8 @@ ACL SETUSER hyvve_admin on >PASSWORD and its rights), and write it to the connec
 			Fields:         b.connectionFields(),
 			ExistenceCheck: b.exists("name", func(e *engine.Engine, name string) bool { _, ok := e.Connection(name); return ok }),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.CreateOperation: b.write(b.writeConnection, b.connectionAttempt, oneOf{api.Connection{}, api.DefinitionPlan{}}, "create", "connection", "Store an administrator's login, when it has been tried."),
-				logical.UpdateOperation: b.write(b.writeConnection, b.connectionAttempt, oneOf{api.Connection{}, api.DefinitionPlan{}}, "update", "connection", "Change a connection; fields not given stay."),
+				logical.CreateOperation: b.write(b.writeConnection, b.connectionAttempt, oneOf{api.Connection{}, api.DefinitionPlan{}, api.DefinitionLines{}}, "create", "connection", "Store an administrator's login, when it has been tried."),
+				logical.UpdateOperation: b.write(b.writeConnection, b.connectionAttempt, oneOf{api.Connection{}, api.DefinitionPlan{}, api.DefinitionLines{}}, "update", "connection", "Change a connection; fields not given stay."),
 				logical.ReadOperation:   b.operation(b.lookAtConnection, api.Connection{}, "read", "connection", "Read a connection, without passwords and private keys, and what is wrong with its server now."),
 				logical.DeleteOperation: b.write(b.deleteConnection, aboutConnection("deleting a connection"), nil, "delete", "connection", "Forget a connection."),
 			},
@@ -56,7 +56,7 @@ ACL SETUSER hyvve_admin on >PASSWORD and its rights), and write it to the connec
 
 // connectionFields are those of every kind that has connections.
 func (b *backend) connectionFields() map[string]*framework.FieldSchema {
-	fields := requestFields(api.ConnectionRequest{}, "{kinds}", strings.Join(connectors(b.kinds), ", "))
+	fields := withDetail(requestFields(api.ConnectionRequest{}, "{kinds}", strings.Join(connectors(b.kinds), ", ")))
 	for _, k := range b.kinds {
 		connector, ok := k.(kind.Connector)
 		if !ok {
@@ -117,7 +117,7 @@ func (b *backend) writeConnection(ctx context.Context, e *engine.Engine, req *lo
 	}
 	if d.Get("dry_run").(bool) {
 		plan, notes, err := e.PlanConnection(ctx, c, d.Get("verify_connection").(bool))
-		return definitionPlan(plan, notes...), err
+		return definitionPlan(d, plan, notes...), err
 	}
 	if _, err := e.PutConnection(ctx, c, d.Get("verify_connection").(bool), caller(req)); err != nil {
 		return nil, err

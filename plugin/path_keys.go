@@ -30,8 +30,8 @@ func (b *backend) pathsKeys() []*framework.Path {
 			Fields:         b.keyFields(),
 			ExistenceCheck: b.exists("name", func(e *engine.Engine, name string) bool { _, ok := e.Key(name); return ok }),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.CreateOperation: b.write(b.writeKey, b.keyAttempt, oneOf{api.Key{}, api.DefinitionPlan{}}, "create", "key", "Define a key, and give it its first version."),
-				logical.UpdateOperation: b.write(b.writeKey, b.keyAttempt, oneOf{api.Key{}, api.DefinitionPlan{}}, "update", "key", "Change a key's definition, or give it its first version."),
+				logical.CreateOperation: b.write(b.writeKey, b.keyAttempt, oneOf{api.Key{}, api.DefinitionPlan{}, api.DefinitionLines{}}, "create", "key", "Define a key, and give it its first version."),
+				logical.UpdateOperation: b.write(b.writeKey, b.keyAttempt, oneOf{api.Key{}, api.DefinitionPlan{}, api.DefinitionLines{}}, "update", "key", "Change a key's definition, or give it its first version."),
 				logical.ReadOperation:   b.operation(b.readKey, api.Key{}, "read", "key", "Read a key's definition and its versions, without values."),
 				logical.DeleteOperation: b.write(b.deleteKey, aboutKey("deleting a key"), nil, "delete", "key", "Erase a key and all its values."),
 			},
@@ -114,7 +114,7 @@ func (b *backend) writeKey(ctx context.Context, e *engine.Engine, req *logical.R
 		} else if generate {
 			plan.Changes = append(plan.Changes, rotation.EntryChange{Field: "value", To: "version 1, made"})
 		}
-		return definitionPlan(plan), err
+		return definitionPlan(d, plan), err
 	}
 	if _, err := e.PutKey(ctx, definition, caller(req)); err != nil {
 		return nil, err

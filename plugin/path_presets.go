@@ -29,7 +29,7 @@ func (b *backend) pathsPresets() []*framework.Path {
 		Fields:  withDetail(requestFields(api.PresetRequest{}, "{workloads}", strings.Join(platformWorkloads(), ", "))),
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation:   b.operation(b.readPreset, api.Preset{}, "read", "preset", "Show what the preset defines."),
-			logical.UpdateOperation: b.write(b.writePreset, presetAttempt, oneOf{api.PresetMade{}, api.DefinitionPlan{}}, "apply", "preset", "Define all the platform's keys and workloads."),
+			logical.UpdateOperation: b.write(b.writePreset, presetAttempt, oneOf{api.PresetMade{}, api.DefinitionPlan{}, api.DefinitionLines{}}, "apply", "preset", "Define all the platform's keys and workloads."),
 		},
 		HelpSynopsis: "All the HYVVE platform's keys and workloads from one call.",
 		HelpDescription: strings.TrimSpace(`
@@ -87,7 +87,7 @@ func (b *backend) writePreset(ctx context.Context, e *engine.Engine, req *logica
 		return nil, err
 	}
 	if r.DryRun {
-		return presetPlan(e, servers, chosen, r.Generate), nil
+		return presetPlan(e, d, servers, chosen, r.Generate), nil
 	}
 	made := []string{}
 	added := map[string]bool{} // keys that were not there
@@ -183,7 +183,7 @@ func lacking(old, w workload.Workload) string {
 }
 
 // presetPlan says what the preset would make.
-func presetPlan(e *engine.Engine, servers platform.Servers, chosen []workload.Workload, generate bool) *logical.Response {
+func presetPlan(e *engine.Engine, d *framework.FieldData, servers platform.Servers, chosen []workload.Workload, generate bool) *logical.Response {
 	plan, added := engine.DefinitionPlan{}, map[string]bool{}
 	for _, p := range platform.Keys(servers) {
 		k, there := e.Key(p.Name)
@@ -203,10 +203,12 @@ func presetPlan(e *engine.Engine, servers platform.Servers, chosen []workload.Wo
 		}
 		if names := attachedTo(old, attach(old, w, added)); names != "" {
 			plan.Changes = append(plan.Changes, rotation.EntryChange{Field: "workload " + w.Name, To: "also " + names})
-			plan.Affected = append(plan.Affected, fmt.Sprintf("%d live instances of workload %s, in waves, once the new keys have versions", len(e.Instances(w.Name)), w.Name))
+			if n := len(e.Instances(w.Name)); n > 0 {
+				plan.Affected = append(plan.Affected, fmt.Sprintf("%d live instances of workload %s, in waves, once the new keys have versions", n, w.Name))
+			}
 		}
 	}
-	return definitionPlan(plan)
+	return definitionPlan(d, plan)
 }
 
 func presetAttempt(_ *engine.Engine, d *framework.FieldData) journal.Entry {

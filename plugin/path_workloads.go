@@ -29,8 +29,8 @@ func (b *backend) pathsWorkloads() []*framework.Path {
 			Fields:         requestFields(api.WorkloadRequest{}),
 			ExistenceCheck: b.exists("name", func(e *engine.Engine, name string) bool { _, ok := e.Workload(name); return ok }),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.CreateOperation: b.write(b.writeWorkload, b.workloadAttempt, oneOf{api.Workload{}, api.DefinitionPlan{}, api.WorkloadLines{}}, "create", "workload", "Define a workload."),
-				logical.UpdateOperation: b.write(b.writeWorkload, b.workloadAttempt, oneOf{api.Workload{}, api.DefinitionPlan{}, api.WorkloadLines{}}, "update", "workload", "Change a workload; fields not given stay."),
+				logical.CreateOperation: b.write(b.writeWorkload, b.workloadAttempt, oneOf{api.Workload{}, api.DefinitionPlan{}, api.WorkloadLines{}, api.DefinitionLines{}}, "create", "workload", "Define a workload."),
+				logical.UpdateOperation: b.write(b.writeWorkload, b.workloadAttempt, oneOf{api.Workload{}, api.DefinitionPlan{}, api.WorkloadLines{}, api.DefinitionLines{}}, "update", "workload", "Change a workload; fields not given stay."),
 				logical.ReadOperation:   b.operation(b.readWorkload, oneOf{api.Workload{}, api.WorkloadLines{}}, "read", "workload", "Read a workload, its live instances and what each has loaded."),
 				logical.DeleteOperation: b.write(b.deleteWorkload, aboutWorkload("deleting a workload"), nil, "delete", "workload", "Remove a workload and its instances."),
 			},
@@ -64,7 +64,7 @@ func (b *backend) writeWorkload(ctx context.Context, e *engine.Engine, req *logi
 	r := request[api.WorkloadRequest](d)
 	if r.DryRun {
 		plan, err := e.PlanWorkload(w, r.Drop)
-		return definitionPlan(plan), err
+		return definitionPlan(d, plan), err
 	}
 	before, _ := e.Workload(w.Name)
 	if err := e.PutWorkload(ctx, w, r.Drop, caller(req)); err != nil {
@@ -82,12 +82,12 @@ func (b *backend) writeWorkload(ctx context.Context, e *engine.Engine, req *logi
 }
 
 // definitionPlan is the answer to a write with dry_run=true.
-func definitionPlan(p engine.DefinitionPlan, warnings ...string) *logical.Response {
+func definitionPlan(d *framework.FieldData, p engine.DefinitionPlan, warnings ...string) *logical.Response {
 	changes := []string{}
 	for _, c := range p.Changes {
 		changes = append(changes, c.Field+": "+cmp.Or(c.From, "nothing")+" → "+cmp.Or(c.To, "nothing"))
 	}
-	return answer(api.DefinitionPlan{DryRun: true, Changes: changes, Affected: append([]string{}, p.Affected...)}, warnings...)
+	return inLines(d.Get("detailed").(bool), api.DefinitionPlan{DryRun: true, Changes: changes, Affected: append([]string{}, p.Affected...)}, warnings...)
 }
 
 // workload is what is stored with what is written over it.

@@ -97,11 +97,14 @@ type Workload struct {
 	Instances      []Instance `json:"instances" doc:"Its live instances."`
 }
 
-// DefinitionPlan is the response of a write with dry_run=true.
+// DefinitionLines is a DefinitionPlan for people: change_01, affected_01 and so on, a line each.
+type DefinitionLines map[string]any
+
+// DefinitionPlan is the response of a write with dry_run=true and detailed=true.
 type DefinitionPlan struct {
 	DryRun   bool     `json:"dry_run" doc:"true: nothing was changed."`
-	Changes  []string `json:"changes" doc:"What would change, a line each."`
-	Affected []string `json:"affected" doc:"Whom it is about, a line each."`
+	Changes  []string `json:"changes" doc:"What would change, in words."`
+	Affected []string `json:"affected" doc:"Whom it is about, in words."`
 }
 
 // PresetRequest defines the platform's keys and workloads.
