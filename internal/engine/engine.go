@@ -139,7 +139,8 @@ func (e *Engine) Tick(ctx context.Context) time.Duration {
 	}
 	now := e.Now()
 	e.expireInstances(ctx)
-	wait := l.startDue(ctx, now)
+	wait := l.startFollowing(ctx, now) // before automatic rotations of the same keys, which would take its place
+	wait = min(wait, l.startDue(ctx, now))
 	wait = min(wait, l.lapseDue(ctx, now))
 	l.followChanges(ctx)
 	l.checkDue(now)
@@ -157,7 +158,7 @@ func (e *Engine) Tick(ctx context.Context) time.Duration {
 			}
 		}
 	}
-	wait = min(wait, l.startFollowing(ctx, now))
+	wait = min(wait, l.startFollowing(ctx, now)) // of rotations that have ended just now
 	if e.Uptime() >= l.announceAt {
 		l.announceHead()
 	}

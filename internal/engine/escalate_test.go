@@ -178,6 +178,27 @@ func TestFollowerThatCannotStart(t *testing.T) {
 	}
 }
 
+// The period of a key is over while the rotation is reverted that another one is to follow: that one starts, and not the automatic one.
+func TestFollowerStartsBeforeAnAutomaticRotation(t *testing.T) {
+	h := newHarness(t)
+	h.key("db", "server")
+	h.workload(workload.Workload{Name: "api", MinInstances: 1, Keys: map[string]workload.Role{"db": {Presents: true}}})
+	h.join("api", "api-1")
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "db", Kind: "server", Policy: key.Policy{Period: time.Hour, Soak: 2 * time.Hour}}, testActor)
+	h.ok(err)
+	id := h.rotate("db")
+	h.until(id, rotation.Soaking)
+	h.clock.advance(90 * time.Minute)
+	h.leaks(id, rotation.LeakedNew)
+	view, _ := h.leaks(id, rotation.LeakedOld)
+	next := view.Follow.ID
+	h.until(id, rotation.Reverted)
+	h.round()
+	if follower := h.until(next, rotation.Done); !follower.Compromised {
+		t.Errorf("%+v", follower.Rotation)
+	}
+}
+
 // lastWithout takes the entity away from the user whose escalation a running rotation stores.
 func (h *harness) lastWithout(id string) {
 	l, release := h.engine.acquire()
