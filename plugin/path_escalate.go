@@ -67,7 +67,7 @@ has soaked for 12 minutes ends its soak time. The timeline and the journal say w
     vault write hyvve/rotations/ID/tune deadline=5m on_failure=revert
 
 With confirm_by=other, another user than the one who shortens soak or observe has to confirm before the old version ends; an
-earlier confirmation does not count. A rotation of a compromised key takes deadline only.
+earlier confirmation does not count. A rotation of a compromised key takes deadline only, and shortening it needs the same.
 `
 
 func (b *backend) escalate(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {

@@ -256,7 +256,8 @@ func Tune(r Rotation, f Facts, t Tuning) (Rotation, error) {
 		words = append(words, fmt.Sprintf("%s from %s to %s", c.Field, c.From, c.To))
 	}
 	text := "tuned: " + strings.Join(words, ", ")
-	if r.ConfirmBy == ConfirmByOther && (next.Soak < r.Soak || next.Window() < r.Window()) {
+	less := next.Soak < r.Soak || next.Window() < r.Window() || r.Compromised && r.Revertible() && next.Deadline < r.Deadline
+	if r.ConfirmBy == ConfirmByOther && less { // evidence, so that another user has to confirm
 		if t.By.Entity == "" {
 			return r, Refusef("rotations of %s need another user's confirmation (confirm_by=other), and your token has no entity, so that nobody could be distinguished from you; %s", r.EnvNames(), LoginHint)
 		}

@@ -140,7 +140,7 @@ func TestWhatFollowsALeak(t *testing.T) {
 }
 
 // With confirm_by=other, a leak asks for the confirmation of another user than the one who says so, also where somebody has
-// confirmed before; so does a shorter soak time.
+// confirmed before; so does a shorter soak time, or a deadline after which less evidence is waited for.
 func TestFourEyesOutliveALeak(t *testing.T) {
 	p, _ := find(Soaking, StepUnused)
 	at := running(p)
@@ -163,7 +163,12 @@ func TestFourEyesOutliveALeak(t *testing.T) {
 	if _, err := Tune(at, Facts{Now: begun}, Tuning{Soak: &shorter, By: nobody}); !refused(err) {
 		t.Errorf("%v", err)
 	}
-	for name, r := range map[string]Rotation{"escalated": hurried, "tuned": tuned} {
+	sooner := hurried
+	sooner.Confirmed, sooner.NotBy, sooner.ChangedBy = ann.Name, bob.Entity, &bob
+	if sooner, err = Tune(sooner, Facts{Now: begun}, Tuning{Deadline: &shorter, By: bob}); err != nil {
+		t.Fatal(err)
+	}
+	for name, r := range map[string]Rotation{"escalated": hurried, "tuned": tuned, "to be cut sooner": sooner} {
 		if r.Confirmed != "" || !r.Confirm || !strings.Contains(strings.Join(checkConfirmed(r, Facts{}), " "), "another user than bob ") {
 			t.Errorf("%s: %+v", name, r)
 		}
