@@ -246,7 +246,7 @@ func (c Config) status() (rest config.StatusBlock) {
 
 // take sets all that comes from the configuration.
 func (a *Agent) take(c change) {
-	a.method = a.methodOf(c)
+	a.method, a.barred = a.methodOf(c), false
 	a.instance.Store(c.config.Instance)
 	a.config, a.vault, a.engine = c.config, c.vault, client.New(c.vault.Vault, c.config.Vault.Mount)
 	a.prepareReload()

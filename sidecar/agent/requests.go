@@ -38,6 +38,8 @@ func (a *Agent) refusedAt(err error, login bool) machine.Event {
 	return e
 }
 
+// login logs in. After a failure, it waits until the credentials may be given to Vault. The first login of a configuration does not, so
+// that files are written, and the status shows what is wrong, while refused credentials are held back.
 func (a *Agent) login() request {
 	done := func(token login.Token) machine.Event {
 		a.token = token
@@ -52,15 +54,18 @@ func (a *Agent) login() request {
 	if token, ok := a.arrival.takeToken(); ok {
 		return request{has: func() machine.Event { return done(token) }}
 	}
-	method, vault := a.method, a.vault
+	method, vault, waits := a.method, a.vault, a.barred
 	return request{send: func(ctx context.Context) finish {
 		var token login.Token
-		err := method.Await(ctx)
+		var err error
+		if waits {
+			err = method.Await(ctx)
+		}
 		if err == nil {
 			token, err = method.Login(ctx, vault)
 		}
 		return func() machine.Event {
-			if err != nil {
+			if a.barred = err != nil; err != nil {
 				return a.refusedAt(err, true)
 			}
 			return done(token)
