@@ -76,10 +76,15 @@ func (m mountedText) value(value any) any {
 func (m mountedText) data(data map[string]any) map[string]any {
 	all := maps.Clone(data)
 	for name := range all {
-		all[name] = m.value(all[name])
+		if name != evidence {
+			all[name] = m.value(all[name])
+		}
 	}
 	return all
 }
+
+// evidence is the field of a receipt whose digest is in the journal: its text stays as it is stored.
+const evidence = "evidence_json"
 
 // mounted returns an answer and an error with the mount of the request in their texts. Values of keys, and what the journal has
 // hashed, stay as they are.

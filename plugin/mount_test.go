@@ -69,4 +69,8 @@ func TestMountIsReplacedInPathsAlone(t *testing.T) {
 	if fmt.Sprint(resp.Data) != "map[values:map[X:hyvve/keys]]" {
 		t.Errorf("a value has changed: %v", resp.Data)
 	}
+	resp, _ = b.mounted(&logical.Request{Path: "rotations/x/receipt", MountPoint: "other/"}, &logical.Response{Data: map[string]any{"evidence_json": "confirm: vault write hyvve/rotations/x/confirm"}}, nil)
+	if resp.Data["evidence_json"] != "confirm: vault write hyvve/rotations/x/confirm" {
+		t.Errorf("the evidence does not have the digest any more that the journal has: %v", resp.Data)
+	}
 }
