@@ -73,18 +73,21 @@ func (s *state) enter(workloadName string) (m *memory, unlock func()) {
 func (m *memory) target(w workload.Workload, i workload.Instance) fleet.Target {
 	f := m.fleets[w.Name]
 	var far strings.Builder
-	if w.Before != nil && m.waiting[w.Name][i.ID] {
-		w = w.Earlier()
-		far.WriteByte('<')
+	var waits []string
+	if w.Before != nil {
+		waits = m.waiting[w.Name][i.ID]
+	}
+	if len(waits) > 0 {
+		far.WriteString(strings.Join(waits, ",") + "<")
 	}
 	if i.Anonymous {
 		far.WriteByte('-')
 	} else {
-		for _, name := range f.Moving(func() []string { return m.moving(w) }) {
+		for _, name := range f.Moving(func() []string { return m.moving(w.Waiting(waits)) }) {
 			far.WriteByte(byte('0' + m.active[m.rotating[name]].StageOf(i.Name()))) //nolint:gosec // a stage, 0 to 3
 		}
 	}
-	return f.Target(far.String(), func() fleet.Target { return m.findTarget(w, i) })
+	return f.Target(far.String(), func() fleet.Target { return m.findTarget(w.Waiting(waits), i) })
 }
 
 // moving returns the keys of a workload that are being rotated.

@@ -15,10 +15,10 @@ import (
 )
 
 // changeOf returns a workload that is to be stored, and the instances that wait for their turn to follow the change of its keys.
-func (l *locked) changeOf(w workload.Workload, drop bool) (workload.Workload, map[string]bool, error) {
+func (l *locked) changeOf(w workload.Workload, drop bool) (workload.Workload, waits, error) {
 	old, had := l.Workloads[w.Name]
 	var instances []workload.Instance
-	waiting := map[string]bool{}
+	waiting := waits{}
 	l.lock(func(m *memory) {
 		maps.Copy(waiting, m.waiting[w.Name])
 		instances = m.fleets[w.Name].All()
@@ -28,23 +28,25 @@ func (l *locked) changeOf(w workload.Workload, drop bool) (workload.Workload, ma
 	case !had || maps.Equal(old.Keys, w.Keys):
 		return w, waiting, nil
 	case old.Before != nil && !maps.Equal(w.Keys, old.Before):
-		return w, nil, rotation.Refusef("workload %s: its instances still follow an earlier change of its keys (%s); wait until they have, or undo that change by writing the lists as they were: %s; nothing was changed", w.Name, l.changeText(old), listsOf(old.Earlier()))
+		return w, nil, rotation.Refusef("workload %s: its instances still follow an earlier change of its keys (%s); wait until they have%s; nothing was changed", w.Name, l.changeText(old), undoing(old))
 	case old.Before != nil: // those that wait hold what they should
-		undone := map[string]bool{}
+		undone := waits{}
 		for _, i := range instances {
-			undone[i.ID] = !waiting[i.ID]
+			undone[i.ID] = slices.DeleteFunc(old.Changing(), func(k string) bool { return slices.Contains(waiting[i.ID], k) })
 		}
 		waiting = undone
 	default:
 		if err := checkDrops(old, w, instances, drop); err != nil {
 			return w, nil, err
 		}
-		for _, i := range instances {
-			waiting[i.ID] = true
-		}
 	}
 	w.Before = old.Keys
-	maps.DeleteFunc(waiting, func(id string, waits bool) bool { return !waits || anonymous(instances, id) })
+	if old.Before == nil {
+		for _, i := range instances {
+			waiting[i.ID] = w.Changing()
+		}
+	}
+	maps.DeleteFunc(waiting, func(id string, keys []string) bool { return len(keys) == 0 || anonymous(instances, id) })
 	if len(waiting) == 0 {
 		w.Before = nil
 	}
@@ -85,6 +87,14 @@ func checkDrops(old, w workload.Workload, instances []workload.Instance, drop bo
 	return nil
 }
 
+// undoing says how to undo the change of a workload under way, as the end of a sentence. Without any key it could not be written.
+func undoing(w workload.Workload) string {
+	if len(w.Before) == 0 {
+		return ""
+	}
+	return ", or undo that change by writing the lists as they were: " + listsOf(w.Earlier())
+}
+
 // listsOf are the lists of a workload's keys, as a command has them.
 func listsOf(w workload.Workload) string {
 	lists := map[string][]string{}
@@ -111,7 +121,7 @@ func (m *memory) standing(w workload.Workload) (s standing) {
 	for _, i := range m.fleets[w.Name].All() {
 		switch {
 		case i.Anonymous:
-		case m.waiting[w.Name][i.ID]:
+		case len(m.waiting[w.Name][i.ID]) > 0:
 			s.waiting = append(s.waiting, i)
 		case i.AllProved() && i.Issued.Etag == m.target(w, i).Etag:
 			s.settled = append(s.settled, i)
@@ -218,25 +228,31 @@ func (l *locked) endChange(ctx context.Context, w workload.Workload, what string
 }
 
 // followFirst lets live instances of workloads that use a key get its first version in waves, as they would get a key that is added.
-// Killed before that version is stored, nobody has to follow anything, and the change ends by itself.
+// Those that still follow another change get it with that. Killed before that version is stored, nobody has to follow anything, and
+// the change ends by itself.
 func (l *locked) followFirst(ctx context.Context, name string) error {
 	for _, of := range slices.Sorted(maps.Keys(l.Workloads)) {
 		w := l.Workloads[of]
-		if w.Before != nil && !slices.Contains(w.Changing(), name) || !w.Uses(name) {
-			continue // instances that follow another change get this one with it
+		if !w.Uses(name) {
+			continue
 		}
-		waiting := map[string]bool{}
+		waiting := waits{}
+		if w.Before == nil {
+			w.Before = w.Keys
+		} else {
+			l.lock(func(m *memory) { maps.Copy(waiting, m.waiting[of]) })
+		}
 		for _, i := range l.Instances(of) {
 			if !i.Anonymous {
-				waiting[i.ID] = true
+				keys := append([]string{name}, waiting[i.ID]...)
+				slices.Sort(keys)
+				waiting[i.ID] = slices.Compact(keys)
 			}
 		}
 		if len(waiting) == 0 {
 			continue
 		}
-		if w.Before == nil {
-			w.Before = maps.Clone(w.Keys)
-		}
+		w.Before = maps.Clone(w.Before)
 		delete(w.Before, name)
 		if err := l.put(ctx, pathWorkloads+of, w); err != nil {
 			return err
@@ -286,10 +302,10 @@ func (l *locked) loadWaiting(context.Context) error {
 			if w.Before == nil {
 				continue
 			}
-			m.waiting[name] = map[string]bool{}
+			m.waiting[name] = waits{}
 			for _, i := range m.fleets[name].All() {
-				if !i.Anonymous && holdsEarlier(w, i) {
-					m.waiting[name][i.ID] = true
+				if keys := heldAsBefore(w, i); len(keys) > 0 && !i.Anonymous {
+					m.waiting[name][i.ID] = keys
 				}
 			}
 		}
@@ -297,16 +313,16 @@ func (l *locked) loadWaiting(context.Context) error {
 	return nil
 }
 
-// holdsEarlier reports whether an instance was given its bundle before the last change of its workload's keys.
-func holdsEarlier(w workload.Workload, i workload.Instance) bool {
+// heldAsBefore returns the keys that an instance was given as they were before the last change of its workload's keys, sorted.
+func heldAsBefore(w workload.Workload, i workload.Instance) (names []string) {
 	as := func(role workload.Role, held workload.Held) bool {
 		return role.Presents == (held.Value > 0) && role.Verifies == (len(held.Accepts) > 0)
 	}
 	for _, name := range w.Changing() {
 		held := i.Issued.Keys[name]
 		if as(w.Before[name], held) && !as(w.Keys[name], held) {
-			return true
+			names = append(names, name)
 		}
 	}
-	return false
+	return names
 }

@@ -169,7 +169,7 @@ func (e *Engine) PutWorkload(ctx context.Context, w workload.Workload, drop bool
 }
 
 // checkWorkload returns a workload that may be stored, and the instances that wait for their turn to follow its change.
-func (l *locked) checkWorkload(w workload.Workload, drop bool) (workload.Workload, map[string]bool, error) {
+func (l *locked) checkWorkload(w workload.Workload, drop bool) (workload.Workload, waits, error) {
 	if err := w.Validate(); err != nil {
 		return w, nil, rotation.Refusef("%w", err)
 	}

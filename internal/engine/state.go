@@ -212,6 +212,9 @@ type records struct {
 	following map[string]following // rotations that follow and have not started yet, by id
 }
 
+// waits are the keys of a workload whose change its instances wait to follow, by id. No slice in it is changed.
+type waits map[string][]string
+
 // memory is what the engine has in memory. It is reached under its own lock alone, for moments: [state.lock] calls a function with it.
 type memory struct {
 	*records
@@ -227,7 +230,7 @@ type memory struct {
 	fleets     map[string]*fleet.Fleet         // by workload
 	shown      map[string]*shown               // what those see who follow a rotation, by id
 	firstShown int64                           // revisions of this life of the mount are above it
-	waiting    map[string]map[string]bool      // by workload: instances that have not followed the last change of its keys
+	waiting    map[string]waits                // by workload: what instances have not followed of the last change of its keys
 	dirty      map[string]bool                 // workloads whose watchers are woken when the writer lock is released
 	graceUntil time.Duration                   // by Uptime: until then instances may come back to this engine; see Facts.Grace
 	closed     bool
@@ -248,7 +251,7 @@ func newMemory(r *records) *memory {
 		fleets:    map[string]*fleet.Fleet{},
 		shown:     map[string]*shown{},
 		dirty:     map[string]bool{},
-		waiting:   map[string]map[string]bool{},
+		waiting:   map[string]waits{},
 	}
 }
 

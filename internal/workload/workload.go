@@ -38,7 +38,7 @@ type Workload struct {
 	MaxInstances   int             `json:"max_instances,omitempty"` // 0: DefaultMaxInstances
 
 	// Before is Keys before its last change, while instances follow that in waves; nil: all have followed.
-	Before map[string]Role `json:"before,omitempty"`
+	Before map[string]Role `json:"before,omitzero"`
 }
 
 // DefaultMaxInstances is how many instances a workload may have that does not say.
@@ -64,6 +64,21 @@ func (w Workload) Uses(keys ...string) bool {
 // Earlier returns the workload as instances know it that have not followed its last change.
 func (w Workload) Earlier() Workload {
 	w.Keys, w.Before = w.Before, nil
+	return w
+}
+
+// Waiting returns the workload as an instance knows it that has not followed its last change of these keys.
+func (w Workload) Waiting(keys []string) Workload {
+	if len(keys) == 0 {
+		return w
+	}
+	w.Keys = maps.Clone(w.Keys)
+	for _, name := range keys {
+		delete(w.Keys, name)
+		if role, had := w.Before[name]; had {
+			w.Keys[name] = role
+		}
+	}
 	return w
 }
 
