@@ -83,17 +83,17 @@ func (m *memory) target(w workload.Workload, i workload.Instance) fleet.Target {
 	if i.Anonymous {
 		far.WriteByte('-')
 	} else {
-		for _, name := range f.Moving(func() []string { return m.moving(w.Waiting(waits)) }) {
+		for _, name := range f.Moving(func() []string { return m.moving(w) }) {
 			far.WriteByte(byte('0' + m.active[m.rotating[name]].StageOf(i.Name()))) //nolint:gosec // a stage, 0 to 3
 		}
 	}
 	return f.Target(far.String(), func() fleet.Target { return m.findTarget(w.Waiting(waits), i) })
 }
 
-// moving returns the keys of a workload that are being rotated.
+// moving returns the keys that are being rotated of a workload, or of its instances that have not followed its last change.
 func (m *memory) moving(w workload.Workload) (names []string) {
-	for name := range w.Keys {
-		if m.rotating[name] != "" {
+	for name, id := range m.rotating {
+		if id != "" && w.Uses(name) {
 			names = append(names, name)
 		}
 	}

@@ -4,6 +4,8 @@ package engine
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"testing"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
@@ -92,4 +94,32 @@ func TestFirstVersionOfTheOnlyKey(t *testing.T) {
 	if n := h.holders("a"); n != 3 || h.engine.Change("app") != "" {
 		t.Errorf("%d instances have it; %q", n, h.engine.Change("app"))
 	}
+}
+
+// Instances that have followed a change keep to the waves of a rotation of its key while one waits that is asked first.
+func TestRotationAmongThoseWhoFollow(t *testing.T) {
+	h := newHarness(t)
+	w := h.three()
+	h.ok(h.engine.PutWorkload(t.Context(), with(w, map[string]workload.Role{"one": clientRole, "two": serverRole}), false, testActor))
+	for _, r := range h.readers {
+		r.deaf = true
+	}
+	id := h.rotate("two")
+	h.rounds(2)
+	h.engine.lock(func(m *memory) {
+		r := m.active[id]
+		r.Stages = maps.Clone(r.Stages)
+		r.Stages["app/app-3"] = r.Stages["app/app-1"] // both versions
+		r.Stages["app/app-1"] = r.Stages["app/app-2"] // the old one
+		m.active[id] = r
+		m.waiting["app"] = waits{"app-1": {"two"}}
+		m.fleets["app"].Forget()
+		var got []string
+		for _, i := range m.fleets["app"].All() {
+			got = append(got, fmt.Sprint(m.target(m.Workloads["app"], i).Held["two"].Accepts))
+		}
+		if want := []string{"[]", "[1]", "[2 1]"}; !slices.Equal(got, want) {
+			t.Errorf("they should hold %v, want %v", got, want)
+		}
+	})
 }
