@@ -60,11 +60,7 @@ func (b *backend) readReceipt(ctx context.Context, e *engine.Engine, _ *logical.
 	if r.Detailed {
 		return answer(data, warnings...), nil
 	}
-	lines := map[string]any{}
-	for n, line := range receiptLines(data) {
-		lines[fmt.Sprintf("line_%03d", n+1)] = line
-	}
-	resp := &logical.Response{Data: lines}
+	resp := &logical.Response{Data: receiptLines(data).numbered()}
 	for _, w := range warnings {
 		resp.AddWarning(w)
 	}
@@ -166,6 +162,15 @@ func (t *receiptText) part(title string, count int) {
 		return
 	}
 	t.add("%s:", title)
+}
+
+// numbered returns the lines by names whose order is theirs, as a terminal sorts them.
+func (t receiptText) numbered() map[string]any {
+	lines, width := map[string]any{}, max(3, len(fmt.Sprint(len(t))))
+	for n, line := range t {
+		lines[fmt.Sprintf("line_%0*d", width, n+1)] = line
+	}
+	return lines
 }
 
 func step(state, name string) string { return strings.TrimSpace(state + " " + name) }

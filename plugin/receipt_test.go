@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
@@ -90,4 +91,21 @@ func TestCutIsSaidEverywhere(t *testing.T) {
 	kit.Until(t, "agents-2 is locked out no longer", func() bool { return b.read("status").Data["workload agents"] == nil }, func() string { return fmt.Sprint(b.read("status").Data) })
 	said("the warning", strings.Join(b.read("rotations/"+id).Warnings, "\n"), "No instance with a lease is locked out now")
 	b.refuses(logical.ReadOperation, "rotations/none/receipt", nil, "is not known")
+}
+
+// Lines of a receipt are read in their order, also where very many instances are locked out.
+func TestLinesOfALongReceipt(t *testing.T) {
+	var r api.Receipt
+	for n := range 1000 {
+		r.LockedOut = append(r.LockedOut, api.LockedOut{Workload: "agents", Instance: fmt.Sprint(n)})
+	}
+	text := receiptLines(r)
+	lines := text.numbered()
+	var read []string
+	for _, name := range slices.Sorted(maps.Keys(lines)) {
+		read = append(read, lines[name].(string))
+	}
+	if len(text) < 1000 || !slices.Equal(read, text) {
+		t.Errorf("%d lines are in another order", len(text))
+	}
 }

@@ -116,5 +116,5 @@ type ReceiptKey struct {
 	Retention       string `json:"retention" doc:"What happens to the value that leaves, in words."`
 }
 
-// ReceiptLines is the response of rotations/ID/receipt: line_001, line_002 and so on.
+// ReceiptLines is the response of rotations/ID/receipt: line_001, line_002 and so on, with more digits where there are more lines.
 type ReceiptLines map[string]string
