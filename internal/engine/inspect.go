@@ -62,23 +62,33 @@ func (l *locked) checkDue(now time.Time) {
 			continue
 		}
 		l.checks.Set(first.Key, now.Add(every))
-		if l.checking[first.Key] {
-			continue
-		}
-		check := l.checkOf(first.Key)
-		if check == nil { // it is gone
+		if l.check(first.Key) == nil { // it is gone
 			l.checks.Set(first.Key, never)
-			continue
 		}
-		l.checking[first.Key] = true
-		l.background(func(e *Engine) {
-			check(e)
-			l, release := e.acquire()
-			defer release()
-			defer l.nudge()
-			delete(l.checking, first.Key)
-		})
 	}
+}
+
+// check makes a check in the background unless it is under way, and returns what is closed when it has ended; nil: there is
+// nothing to check.
+func (l *locked) check(of string) <-chan struct{} {
+	if done := l.checking[of]; done != nil {
+		return done
+	}
+	check := l.checkOf(of)
+	if check == nil {
+		return nil
+	}
+	done := make(chan struct{})
+	l.checking[of] = done
+	l.background(func(e *Engine) {
+		check(e)
+		l, release := e.acquire()
+		defer release()
+		defer l.nudge()
+		delete(l.checking, of)
+		close(done)
+	})
+	return done
 }
 
 // checkOf returns the check of that name; nil: there is nothing to check.
@@ -369,7 +379,7 @@ const (
 )
 
 // LookAtConnection checks a connection unless that was done moments ago, or is switched off, and reports whether the result is there
-// in time.
+// in time. It waits for a check that is under way.
 func (e *Engine) LookAtConnection(ctx context.Context, name string) bool {
 	of := checksConnection + name
 	fresh := e.Now().Add(-freshFor)
@@ -379,25 +389,9 @@ func (e *Engine) LookAtConnection(ctx context.Context, name string) bool {
 	if connection, ok := e.Connection(name); !ok || connection.Written.After(fresh) || e.Config().LookEvery == 0 {
 		return true
 	}
-	done := make(chan struct{})
-	err := e.update(func(l *locked) error {
-		check := l.checkOf(of)
-		if check == nil || l.checking[of] {
-			close(done)
-			return nil
-		}
-		l.checking[of] = true
-		l.background(func(e *Engine) {
-			check(e)
-			close(done)
-			l, release := e.acquire()
-			defer release()
-			delete(l.checking, of)
-		})
-		return nil
-	})
-	if err != nil {
-		return false
+	var done <-chan struct{}
+	if err := e.update(func(l *locked) error { done = l.check(of); return nil }); err != nil || done == nil {
+		return err == nil
 	}
 	timer := time.NewTimer(patiently)
 	defer timer.Stop()

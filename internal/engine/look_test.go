@@ -3,8 +3,10 @@
 package engine
 
 import (
+	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -100,5 +102,28 @@ func TestOutdatedLookIsNotAccepted(t *testing.T) {
 	_, err := h.engine.AcceptWitness(t.Context(), id, testActor, "counted by hand")
 	if !refused(err) || !strings.Contains(err.Error(), "no witness has opened every row yet") {
 		t.Errorf("%v", err)
+	}
+}
+
+// Each read of a connection waits for its check, also for one that another read has begun.
+func TestReadsOfAConnectionWaitForItsCheck(t *testing.T) {
+	h := newHarness(t)
+	h.kinds = kind.List{&eyes{server: &server{}}}
+	h.open()
+	h.mend()
+	h.clock.advance(time.Minute)
+	look := func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		return h.engine.LookAtConnection(ctx, "main")
+	}
+	for n := range 2 {
+		if look() || len(h.calls) != 1 {
+			t.Errorf("read %d has a result before there is one, with %d checks", n+1, len(h.calls))
+		}
+	}
+	h.settle()
+	if !look() || len(h.calls) != 0 {
+		t.Error("a read does not take the result of the last moments")
 	}
 }

@@ -140,20 +140,20 @@ type locked struct {
 // pending is what only the holder of the writer lock knows.
 type pending struct {
 	*records
-	busy           map[string]bool // rotations with a call to a server under way
-	lapses         schedule.Agenda // of what keys retain, and of versions that are undeleted for a time
-	checks         schedule.Agenda // of keys and connections at their servers
-	checking       map[string]bool // of those, under way
-	trying         map[string]bool // keys that rotate by themselves, whose witness is tried before that
-	announced      uint64          // count of the head that the observer has heard of
-	announceAt     time.Duration   // by Uptime
-	needsRetention bool            // there are new records since retention has looked
-	retainAt       time.Duration   // by Uptime
+	busy           map[string]bool          // rotations with a call to a server under way
+	lapses         schedule.Agenda          // of what keys retain, and of versions that are undeleted for a time
+	checks         schedule.Agenda          // of keys and connections at their servers
+	checking       map[string]chan struct{} // of those, under way: closed when one has ended
+	trying         map[string]bool          // keys that rotate by themselves, whose witness is tried before that
+	announced      uint64                   // count of the head that the observer has heard of
+	announceAt     time.Duration            // by Uptime
+	needsRetention bool                     // there are new records since retention has looked
+	retainAt       time.Duration            // by Uptime
 }
 
 func newPending(r *records) *pending {
 	return &pending{
-		records: r, busy: map[string]bool{}, checking: map[string]bool{}, trying: map[string]bool{},
+		records: r, busy: map[string]bool{}, checking: map[string]chan struct{}{}, trying: map[string]bool{},
 		lapses: schedule.NewAgenda(), checks: schedule.NewAgenda(),
 		needsRetention: true,
 	}
