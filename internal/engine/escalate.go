@@ -28,10 +28,11 @@ func (l *locked) escalate(ctx context.Context, id string, what rotation.Escalati
 	var warnings []string
 	view, err := l.change(ctx, id, func(l *locked, r rotation.Rotation, f rotation.Facts) (rotation.Rotation, error) {
 		next, err := l.escalated(r, f, what)
-		if err == nil {
-			warnings = l.escalationWarnings(r, next, what)
+		if err != nil {
+			return next, err
 		}
-		return next, err
+		warnings = l.escalationWarnings(r, next, what)
+		return next, l.endChanges(ctx, next)
 	})
 	if err == nil && view.Finished() { // nobody had to follow
 		l.startFollowing(ctx, l.Now())

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
@@ -122,4 +123,29 @@ func TestRotationAmongThoseWhoFollow(t *testing.T) {
 			t.Errorf("they should hold %v, want %v", got, want)
 		}
 	})
+}
+
+// A version leaks while its key rotates, and comes to instances of a workload in waves: they follow at once, and no step of the
+// rotation waits for its deadline.
+func TestLeakEndsTheWavesOfAChange(t *testing.T) {
+	for _, which := range []string{rotation.LeakedOld, rotation.LeakedNew} {
+		h := newHarness(t)
+		w := h.three()
+		h.ok(h.engine.PutWorkload(t.Context(), with(w, map[string]workload.Role{"one": clientRole, "two": serverRole}), false, testActor))
+		h.readers["app/app-1"].healthy = false
+		h.rounds(4)
+		id := h.rotate("two")
+		h.rounds(2)
+		if h.holders("two") != 1 {
+			t.Fatalf("%s: %d instances have the change while the first is not healthy", which, h.holders("two"))
+		}
+		h.leaks(id, which)
+		h.rounds(2)
+		if h.holders("two") != 3 || h.engine.Change("app") != "" {
+			t.Errorf("%s: %d instances have the key that leaked; %q", which, h.holders("two"), h.engine.Change("app"))
+		}
+		if !h.journalHas("follow the change of its keys at once") {
+			t.Errorf("%s: it is not journaled", which)
+		}
+	}
 }
