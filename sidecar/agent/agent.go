@@ -297,11 +297,13 @@ func (a *Agent) wait(ctx context.Context, sightings *time.Ticker) machine.Event 
 			if a.readsFor(c) {
 				continue
 			}
-			a.coming = c
-			if identityOf(c.config) != identityOf(a.config) {
-				return machine.Event{Kind: machine.Renamed}
+			if identityOf(c.config) == identityOf(a.config) {
+				a.coming = c
+				return machine.Event{Kind: machine.Reconfigured}
 			}
-			return machine.Event{Kind: machine.Reconfigured}
+			c.inherit(a.coming)
+			a.coming = c
+			return machine.Event{Kind: machine.Renamed}
 		case w := <-a.watching.result():
 			return a.watched(w)
 		case <-sightings.C:

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
@@ -98,10 +99,21 @@ func (a *Agent) readNew() request {
 			}
 		},
 		drop: func() {
-			if bundle != nil && a.formerOf(to) == nil {
+			switch {
+			case bundle == nil: // Vault may serve the read all the same
+				a.coming.inherit(change{config: to, vault: vault, method: method, token: token})
+			case a.formerOf(to) == nil:
 				a.leaveUnused(engine, to.Workload, *bundle)
 			}
 		},
+	}
+}
+
+// inherit lets a configuration have the login of the one before it, if both are of the same instance and Vault may have served a read of
+// that one whose answer was lost: to another login, the name might not be free.
+func (c *change) inherit(before change) {
+	if before.token != nil && identityOf(before.config) == identityOf(c.config) && reflect.DeepEqual(before.config.Vault, c.config.Vault) {
+		c.vault, c.method, c.token = before.vault, before.method, before.token
 	}
 }
 
@@ -131,6 +143,7 @@ func (a *Agent) notNew(err error, login bool) machine.Event {
 		return machine.Event{Kind: machine.NewUnavailable, RetryAfter: a.coming.vault.Wait()}
 	}
 	err = fmt.Errorf("%w; correct the configuration or the policy, and send SIGHUP again", err)
+	a.coming.token = nil // another login may have other policies
 	a.log.Error("configuration not taken; the one before stays", "error", err)
 	a.showNotTaken(&status.NotTaken{At: time.Now(), Error: err.Error()})
 	return machine.Event{Kind: machine.NewRefused}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
@@ -112,5 +113,56 @@ func TestRenameHoldsTheFormerLease(t *testing.T) {
 				t.Errorf("the instance that it is again was not proved by its secret: %q", r.fake.proofs)
 			}
 		})
+	}
+}
+
+// SIGHUP once more while the bundle of another instance cannot be read, or is being read: the same login reads it. Vault may have served
+// the read before, and then the name is not free to another login.
+func TestRenameAgainReadsByTheSameLogin(t *testing.T) {
+	for name, begin := range map[string]func(r *running) (end func()){
+		"unavailable": func(r *running) func() {
+			r.fake.change(func() { r.fake.fail["creds/web"] = 503 })
+			r.rename("web")
+			r.says("configuration of another instance not taken yet")
+			return func() { r.fake.change(func() { clear(r.fake.fail) }) }
+		},
+		"silent": func(r *running) func() {
+			release := r.silence("creds/web")
+			r.rename("web")
+			r.until("a read waits", func() bool { return r.fake.count("creds/web") == 1 })
+			return release
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := startAgent(t, nil)
+			r.await("loaded", loaded("etag-1-0"))
+			end := begin(r)
+			r.config.Targets = slices.Clone(r.config.Targets)
+			r.config.Targets[0].Format = render.Dotenv // of which the engine hears
+			reads := r.fake.count("creds/web")
+			r.rename("web")
+			r.until("the loop has it", func() bool { return len(r.agent.next) == 0 })
+			r.until("it is read again", func() bool { return r.fake.count("creds/web") > reads })
+			end()
+			r.says(`"configuration taken","workload":"web"`)
+			if n := r.fake.count(lookup); n != 2 {
+				t.Errorf("%d logins, want one of each instance", n)
+			}
+		})
+	}
+}
+
+// A configuration that Vault has refused is read by another login when it is sent again: the policies may be others.
+func TestRenameAfterARefusalLogsIn(t *testing.T) {
+	r := startAgent(t, nil)
+	r.await("loaded", loaded("etag-1-0"))
+	r.fake.change(func() { r.fake.fail["creds/web"] = 403 })
+	r.rename("web")
+	r.says("configuration not taken")
+	r.fake.change(func() { clear(r.fake.fail) })
+	r.rename("web")
+	r.says(`"configuration taken","workload":"web"`)
+	if n := r.fake.count(lookup); n != 3 {
+		t.Errorf("%d logins, want another one after the refusal", n)
 	}
 }
