@@ -162,7 +162,7 @@ func (r Rotation) recorded(f Facts, results []GateResult) Rotation {
 	}
 	if r.at().samples {
 		for _, use := range r.sighted(f) {
-			receipt.Uses = withUse(receipt.Uses, use)
+			receipt.Uses = withSighting(receipt.Uses, use)
 		}
 	}
 	r.Receipt = receipt.bounded()
@@ -239,7 +239,10 @@ func (r Rotation) proven(i workload.Instance, wants wants) (held map[string]work
 	return held, ProofReport, i.Proven.UTC().Round(0)
 }
 
-// sighted are the uses of old versions that proxies of instances have seen.
+// byClient stands before the client in the text of what a proxy has seen.
+const byClient = ", last by a client at "
+
+// sighted are the uses of old versions that proxies of instances have seen. Times is how often since the proxy's start.
 func (r Rotation) sighted(f Facts) (uses []Use) {
 	for _, w := range f.Workloads {
 		for _, i := range w.Instances {
@@ -267,6 +270,23 @@ func withUse(all []Use, use Use) []Use {
 		all = slices.Delete(all, firstUses, firstUses+1)
 	}
 	return all
+}
+
+// withSighting is withUse for what a proxy has seen, less what is known of it from earlier steps.
+func withSighting(all []Use, use Use) []Use {
+	proxy, _, _ := strings.Cut(use.Text, byClient)
+	known := 0
+	for _, o := range all {
+		if of, _, ok := strings.Cut(o.Text, byClient); ok && of == proxy {
+			if known += o.Times; !use.Last.After(o.Last) {
+				return all
+			}
+		}
+	}
+	if use.Times > known { // if not, the proxy has counted from its start again
+		use.Times -= known
+	}
+	return withUse(all, use)
 }
 
 // bounded returns the receipt in its bounds. Names that were cut are listed longest, and of those the ones of the newest step.

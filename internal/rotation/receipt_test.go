@@ -4,6 +4,7 @@ package rotation
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -93,6 +94,33 @@ func TestReceiptDigestOutlivesStorage(t *testing.T) {
 	again.Receipt.Cuts = nil
 	if other, _ := again.Receipt.Digest(); other == sum {
 		t.Error("a receipt without its cut has the same digest")
+	}
+}
+
+// What a proxy has seen is counted once, in however many steps it is looked at.
+func TestReceiptCountsASightingOnce(t *testing.T) {
+	at := time.Date(2026, 11, 30, 1, 2, 3, 0, time.UTC)
+	r := Rotation{ID: "r", Changes: []Change{{Key: "k", Env: "K", From: 1, To: 2}}, Created: at.Add(-time.Hour), State: Soaking}
+	seen := func(step Step, count int, from string) {
+		r.Step = step
+		i := workload.Instance{Workload: "w", ID: "w-1", Sightings: []workload.Sighting{{Env: "K", Version: 1, Count: count, Last: at, From: from}}}
+		r = r.recorded(Facts{Now: at, Workloads: []WorkloadFact{{Workload: workload.Workload{Name: "w"}, Instances: []workload.Instance{i}}}}, nil)
+	}
+	for _, c := range []struct {
+		count int
+		from  string
+		want  string
+	}{{3, "10.0.0.7", "3"}, {5, "10.0.0.7", "5"}, {6, "10.0.0.8", "5 1"}, {2, "10.0.0.8", "5 3"}} { // in the end, by a proxy that was restarted
+		at = at.Add(time.Minute)
+		seen(StepSoak, c.count, c.from)
+		seen(StepUnused, c.count, c.from)
+		var times []string
+		for _, u := range r.Receipt.Uses {
+			times = append(times, fmt.Sprint(u.Times))
+		}
+		if got := strings.Join(times, " "); got != c.want {
+			t.Fatalf("%d by %s: %s times, want %s", c.count, c.from, got, c.want)
+		}
 	}
 }
 
