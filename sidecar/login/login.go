@@ -52,7 +52,7 @@ func New(s Settings) *Method { return &Method{settings: s, turn: make(chan struc
 
 // Login gets a token, and sets it on the client of the connection. The error is client.ErrUnavailable if Vault is not
 // there, client.ErrDenied if it refuses, and another one if what is needed for it is not there. Credentials that Vault has
-// refused are not given to it again for minutes; meanwhile the error is the same. See [Method.Await].
+// refused are not given to it again for a while; meanwhile the error is the same. See [Method.Await].
 func (m *Method) Login(ctx context.Context, c *Connection) (Token, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

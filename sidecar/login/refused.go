@@ -26,8 +26,9 @@ const (
 	mostTries    = 4 // of which none is lockoutReset after the one before, whatever the credentials are
 )
 
-// otherTries is how often the methods are tried that lock nothing.
-var otherTries = backoff.Backoff{First: 5 * time.Second, Limit: 5 * time.Minute}
+// otherTries is how often the methods are tried that lock nothing. Their credentials may be right: Vault refuses the token of a service
+// account also while it cannot ask Kubernetes for a review. The limit is well below the default lease of an instance.
+var otherTries = backoff.Backoff{First: 5 * time.Second, Limit: time.Minute}
 
 // lookEvery is how often the files of credentials are looked at while no login is due.
 const lookEvery = 500 * time.Millisecond

@@ -94,7 +94,7 @@ func TestRefusedCredentialsAreTriedRarely(t *testing.T) {
 	refusal := fmt.Errorf("logging in: %w: %w", client.ErrDenied, &api.ResponseError{StatusCode: 400})
 	for method, want := range map[string][]time.Duration{
 		appRole:    {2 * time.Minute, 17 * time.Minute, 17 * time.Minute},
-		kubernetes: {5 * time.Second, 10 * time.Second, 20 * time.Second, 40 * time.Second, 80 * time.Second, 160 * time.Second, 5 * time.Minute},
+		kubernetes: {5 * time.Second, 10 * time.Second, 20 * time.Second, 40 * time.Second, time.Minute, time.Minute},
 	} {
 		path := filepath.Join(t.TempDir(), "credential")
 		m := New(Settings{Method: method, SecretIDFile: path, TokenPath: path})
