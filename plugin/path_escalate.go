@@ -54,6 +54,11 @@ compromised follows. The answer has the id of that one in followed_by.
 
     vault write hyvve/rotations/ID/compromised which=new
 
+Either of them may have leaked, after an intrusion: the rotation ends quickly, and another one replaces the version that is current
+then, as compromised.
+
+    vault write hyvve/rotations/ID/compromised which=both
+
 With confirm_by=other, another user than the one who escalates has to confirm before the old version ends; an earlier
 confirmation does not count. A value of a key whose values come from elsewhere cannot be made: the answer names the command
 that brings in another.

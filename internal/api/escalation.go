@@ -6,7 +6,7 @@ package api
 type EscalateRequest struct {
 	RotationRequest
 	RotationDetail
-	Which    string  `json:"which,omitempty" doc:"Which version has leaked. old (default): the one that the rotation replaces. new: the one that it brings in."`
+	Which    string  `json:"which,omitempty" doc:"Which version has leaked. old (default): the one that the rotation replaces. new: the one that it brings in. both: either of them; the rotation is cut, and a compromised one follows."`
 	Deadline Seconds `json:"deadline,omitempty" doc:"After how long what holds a step back is cut. Default: compromised_deadline of hyvve/config."`
 	Reason   string  `json:"reason,omitempty" doc:"Why; kept in the timeline and the journal. Never put a secret here."`
 }

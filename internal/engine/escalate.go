@@ -58,10 +58,10 @@ func (l *locked) escalated(r rotation.Rotation, f rotation.Facts, what rotation.
 // escalationWarnings say what an escalation does not do, and what follows.
 func (l *locked) escalationWarnings(before, r rotation.Rotation, what rotation.Escalation) []string {
 	warnings := summed(l.undeletedLogins(r))
-	if r.Follow != nil && (what.Which == rotation.LeakedNew || before.State == rotation.Reverting) {
+	if r.Follow != nil && (what.Which != rotation.LeakedOld || before.State == rotation.Reverting) {
 		warnings = append(warnings, fmt.Sprintf("%s; look at it then with: vault read hyvve/rotations/%s", r.FollowNote(), r.Follow.ID))
 	}
-	if r.Follow == nil && (what.Which == rotation.LeakedNew || before.State == rotation.Reverting) {
+	if r.Follow == nil && (what.Which != rotation.LeakedOld || before.State == rotation.Reverting) {
 		warnings = append(warnings, r.NextNote(before, what))
 	}
 	if note := r.FourEyesNote(); note != "" && r.Revertible() {

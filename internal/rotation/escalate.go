@@ -14,13 +14,14 @@ import (
 
 // The versions of a running rotation that may have leaked.
 const (
-	LeakedOld = "old" // the one that it replaces
-	LeakedNew = "new" // the one that it brings in
+	LeakedOld  = "old"  // the one that it replaces
+	LeakedNew  = "new"  // the one that it brings in
+	LeakedBoth = "both" // either of them
 )
 
 // Escalation says that a version of a running rotation has leaked.
 type Escalation struct {
-	Which    string        // LeakedOld or LeakedNew
+	Which    string        // LeakedOld, LeakedNew or LeakedBoth
 	Deadline time.Duration // of a step, before what holds it back is cut; 0: Default, unless the rotation has a deadline to cut by already
 	Default  time.Duration // of the configuration
 	Next     string        // id of the rotation that follows, where one does; empty: the keys' kinds make no values
@@ -45,7 +46,8 @@ type Follow struct {
 
 // Escalate returns the rotation as one of a compromised key. Where the old version has leaked, it hurries on; where it is on its
 // way back to that version, another rotation follows. Where the new version has leaked, it goes back, or, where there is no way
-// back, hurries to its end; another rotation follows in both cases.
+// back, hurries to its end; another rotation follows in both cases. Where both have leaked, it hurries on, and another rotation
+// follows.
 func Escalate(r Rotation, f Facts, e Escalation) (Rotation, error) {
 	follow := r.followAfter(e)
 	if err := r.mayEscalate(e, follow); err != nil {
@@ -135,22 +137,22 @@ func (r Rotation) followAfter(e Escalation) *Follow {
 // leavesLeaked reports whether a version has leaked that is current when an escalated rotation has ended: the old one after a
 // revert, the new one otherwise.
 func (r Rotation) leavesLeaked(e Escalation) bool {
-	return e.Which == LeakedOld || r.State == Retiring || r.Follow == nil && r.Compromised
+	return e.Which != LeakedNew || r.State == Retiring || r.Follow == nil && r.Compromised
 }
 
 // mayEscalate refuses an escalation that makes no sense, that would change nothing, or whose caller could not be distinguished
 // from the user who confirms.
 func (r Rotation) mayEscalate(e Escalation, follow *Follow) error {
 	switch {
-	case e.Which != LeakedOld && e.Which != LeakedNew:
-		return Refusef("which %q is not known; use old, for the version that the rotation replaces, or new, for the one that it brings in", e.Which)
+	case e.Which != LeakedOld && e.Which != LeakedNew && e.Which != LeakedBoth:
+		return Refusef("which %q is not known; use old, for the version that the rotation replaces, new, for the one that it brings in, or both", e.Which)
 	case e.Deadline < 0:
 		return Refusef("deadline %s is negative; leave it out for compromised_deadline of hyvve/config", duration.Text(e.Deadline))
 	case r.Finished():
 		return Refusef("rotation %s is %s, so that nothing of it can be cut any more; if the current version has leaked: %s", r.ID, r.State, r.rotateCommand(" compromised=true"))
 	}
 	_, back := r.at().revert.to()
-	if r.Compromised && r.Paused == nil && e.deadline(r) == r.Deadline && (e.Which == LeakedOld || !back) && r.sameFollow(follow) {
+	if r.Compromised && r.Paused == nil && e.deadline(r) == r.Deadline && (e.Which != LeakedNew || !back) && r.sameFollow(follow) {
 		return Refusef("rotation %s is compromised already, and cuts each step after %s; to cut earlier: vault write hyvve/rotations/%s/tune deadline=5s", r.ID, duration.Text(r.Deadline), r.ID)
 	}
 	if r.ConfirmBy == ConfirmByOther && e.By.Entity == "" && (r.wantsAnother(e) || follow != r.Follow) {
@@ -162,7 +164,7 @@ func (r Rotation) mayEscalate(e Escalation, follow *Follow) error {
 // wantsAnother reports whether, after an escalation or a change, another user than its caller has to confirm: it ends the old
 // version on less evidence than the user saw who has started, or confirmed, the rotation.
 func (r Rotation) wantsAnother(e Escalation) bool {
-	return r.ConfirmBy == ConfirmByOther && e.Which == LeakedOld && r.Revertible()
+	return r.ConfirmBy == ConfirmByOther && e.Which != LeakedNew && r.Revertible()
 }
 
 // sameFollow reports whether an escalation leaves the rotation that follows as it is.
@@ -176,12 +178,15 @@ func (r Rotation) sameFollow(follow *Follow) bool {
 // escalationText is the timeline's. before is the rotation before it was escalated.
 func (r Rotation) escalationText(before Rotation, e Escalation) string {
 	text := fmt.Sprintf("the %s version is compromised", e.Which)
+	if e.Which == LeakedBoth {
+		text = "both versions are compromised"
+	}
 	switch {
 	case e.Which == LeakedNew && before.Revertible():
 		text += ": revert"
 	case e.Which == LeakedNew && before.State == Retiring:
 		text += ", and there is no way back"
-	case e.Which == LeakedOld && before.State == Reverting:
+	case e.Which != LeakedNew && before.State == Reverting:
 		text += ", and is current again after this revert"
 	}
 	text += fmt.Sprintf("; what holds a step back is cut after %s", duration.Text(r.Deadline))
@@ -191,7 +196,7 @@ func (r Rotation) escalationText(before Rotation, e Escalation) string {
 	if before.Paused != nil {
 		text += "; resumed"
 	}
-	if e.Which == LeakedNew || before.State == Reverting {
+	if e.Which != LeakedOld || before.State == Reverting {
 		text += "; " + r.NextNote(before, e)
 	}
 	return text

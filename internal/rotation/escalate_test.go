@@ -108,6 +108,43 @@ func TestEveryStepAndLeakOfTheNewVersion(t *testing.T) {
 	}
 }
 
+// A leak of both versions in every step: the rotation hurries on as where the old one has leaked, and one of the new version follows,
+// as compromised.
+func TestEveryStepAndLeakOfBothVersions(t *testing.T) {
+	for _, p := range table {
+		name := stepName(p.state, p.name)
+		at := running(p)
+		next, err := Escalate(at, Facts{Now: begun}, leaked(LeakedBoth))
+		if at.Finished() {
+			if !refused(err) {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if want, err := Escalate(at, Facts{Now: begun}, leaked(LeakedOld)); err != nil || next.State != want.State || next.Step != want.Step || next.Soak != 0 || next.Confirm || !next.Compromised {
+			t.Errorf("%s: goes to %s %s, not to %s %s (%v)", name, next.State, next.Step, want.State, want.Step, err)
+		}
+		want := Follow{ID: "next", By: "ann", Entity: ann.Entity, Reason: "in a chat", OnFailure: FailurePause, Confirm: true, ConfirmBy: ConfirmByAny, Compromised: true}
+		if next.Follow == nil || *next.Follow != want {
+			t.Errorf("%s: is followed by %+v", name, next.Follow)
+		}
+		if text := next.Timeline[len(next.Timeline)-1].Text; !strings.HasPrefix(text, "both versions are compromised") || !strings.Contains(text, "rotation next replaces the version that is current then, as compromised") {
+			t.Errorf("%s: %q", name, text)
+		}
+		if _, err := Escalate(next, Facts{Now: begun}, leaked(LeakedBoth)); !refused(err) {
+			t.Errorf("%s: once more: %v", name, err)
+		}
+		other := at
+		other.ConfirmBy = ConfirmByOther
+		if next, err := Escalate(other, Facts{Now: begun}, leaked(LeakedBoth)); err != nil || next.Revertible() && next.NotBy != ann.Entity {
+			t.Errorf("%s: may be confirmed by %q (%v)", name, next.NotBy, err)
+		}
+	}
+}
+
 // onlyRowsBetween reports whether next is at a step, or after it where that is about rows and there are none.
 func onlyRowsBetween(r Rotation, to step, next Rotation) bool {
 	want, _ := r.towards(transition{to.state, to.name})

@@ -38,7 +38,7 @@ func (w *world) escalateOrTune(id string) {
 		w.said(err, "tune of "+id)
 		return
 	}
-	what := rotation.Escalation{Which: []string{rotation.LeakedOld, rotation.LeakedNew}[w.rng.IntN(2)], By: by, Deadline: []time.Duration{0, 5 * time.Second}[w.rng.IntN(2)]}
+	what := rotation.Escalation{Which: []string{rotation.LeakedOld, rotation.LeakedNew, rotation.LeakedBoth}[w.rng.IntN(3)], By: by, Deadline: []time.Duration{0, 5 * time.Second}[w.rng.IntN(2)]}
 	_, _, err = w.engine.Escalate(ctx, id, what)
 	if err == nil || w.engine.Stale() {
 		for _, name := range view.KeyNames() { // instances that do not follow in time are cut off
