@@ -197,6 +197,9 @@ has the etag that the instance should have.
 
 With extend_lease=true it counts as live for lease_ttl from then on, and the answer's lease_duration says in how many seconds
 to report again at the latest. Vault's own lease on the bundle need not be renewed. hyvve/leave/NAME ends it.
+
+With leaving=true the sidecar stops and its workload may run on. The instance counts as live for one more lease, and proves nothing
+until it reads hyvve/creds again, under the same name.
 `),
 	}}
 }
@@ -205,6 +208,13 @@ func (b *backend) report(ctx context.Context, e *engine.Engine, _ *logical.Reque
 	r := request[api.ReportRequest](d)
 	if r.Instance == "" || r.Secret == "" {
 		return nil, rotation.Refusef("instance or instance_secret is missing; both come with a read of hyvve/creds/%s instance=…", r.Workload)
+	}
+	if r.Leaving {
+		extended, err := e.Leaving(ctx, r.Workload, r.Instance, key.NewValue(r.Secret), b.longestLease())
+		if err != nil {
+			return nil, err
+		}
+		return answer(api.Reported{Accepted: true, Etag: extended.Etag, LeaseDuration: inSeconds(extended.Lease)}), nil
 	}
 	if r.Healthy == nil {
 		if !r.ExtendLease {

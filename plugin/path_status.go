@@ -16,6 +16,8 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
 func (b *backend) pathsStatus() []*framework.Path {
@@ -32,7 +34,7 @@ the last check of its server found wrong follows PROBLEM (hyvve/config look_ever
 it with hyvve/keys/NAME/reconcile); who still tries a retired version follows WARNING; what else is valid at the server, such
 as a password that Vault does not know, follows NOTE. What its newest rotation has cut in the last day follows WARNING, too. A line
 of a workload says that reads were refused in the last day, because it or a login had as many instances as it may have, or that
-instances are locked out, since they run with a retired version. What has failed twelve times in a row is an orphan: it is tried once an
+instances are locked out, since they run with a retired version, or that their sidecars have stopped beside their processes. What has failed twelve times in a row is an orphan: it is tried once an
 hour, and somebody should look.
 
     vault read hyvve/status
@@ -44,7 +46,7 @@ hour, and somebody should look.
 
 func (b *backend) readStatus(_ context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	r := request[api.StatusRequest](d)
-	lines, all := map[string]any{}, api.Status{Keys: map[string]api.KeyStatus{}, LimitsHit: map[string]string{}, Servers: map[string][]string{}, LockedOut: []api.LockedOut{}}
+	lines, all := map[string]any{}, api.Status{Keys: map[string]api.KeyStatus{}, LimitsHit: map[string]string{}, Servers: map[string][]string{}, LockedOut: []api.LockedOut{}, Leaving: []api.Leaving{}}
 	for _, s := range e.Status() {
 		if r.Busy && s.Rotation == nil && s.Waits == "" && len(s.Problems) == 0 && s.Refused == "" && len(s.Notes) == 0 && s.Lapse == "" && s.Cut == "" && len(s.Key.Undeleted()) == 0 {
 			continue
@@ -63,6 +65,14 @@ func (b *backend) readStatus(_ context.Context, e *engine.Engine, _ *logical.Req
 				all.LockedOut = append(all.LockedOut, api.LockedOut{Workload: name, Instance: o.Instance, Text: o.Text, Remedy: o.Remedy()})
 			}
 			warnings = append(warnings, lockedOutLine(out))
+		}
+		if left := e.LeavingInstances(name); len(left) > 0 {
+			for _, i := range left {
+				all.Leaving = append(all.Leaving, api.Leaving{
+					Workload: name, Instance: i.ID, Since: api.Time{Time: i.Leaving.At}, Until: api.Time{Time: i.Leaving.Until}, Text: rotation.LeavingText(i),
+				})
+			}
+			warnings = append(warnings, leavingLine(left))
 		}
 		if len(warnings) > 0 {
 			lines["workload "+name] = strings.Join(warnings, "; ")
@@ -94,6 +104,15 @@ func lockedOutLine(all []engine.LockedOut) string {
 		text += fmt.Sprintf(", and %d more: vault read hyvve/workloads/%s", more, all[0].Workload)
 	}
 	return text + "; " + all[0].Remedy()
+}
+
+// leavingLine says whose sidecars of a workload have stopped beside their processes, and what to do.
+func leavingLine(all []workload.Instance) string {
+	text := "WARNING: " + all[0].ID + ": " + rotation.LeavingText(all[0])
+	if more := len(all) - 1; more > 0 {
+		text += fmt.Sprintf("; and %d more: vault read hyvve/workloads/%s", more, all[0].Workload)
+	}
+	return text
 }
 
 func age(k key.Key) (version int, old time.Duration) {

@@ -279,7 +279,17 @@ type Status struct {
 	Keys      map[string]KeyStatus `json:"keys" doc:"By name: the keys."`
 	LimitsHit map[string]string    `json:"limits_hit" doc:"By workload: that reads were refused in the last day, in words."`
 	LockedOut []LockedOut          `json:"locked_out" doc:"Instances that run with retired versions of keys."`
+	Leaving   []Leaving            `json:"leaving" doc:"Instances whose sidecars have stopped beside their processes."`
 	Servers   map[string][]string  `json:"connection_problems" doc:"By connection: what the last check of its server found wrong, in words."`
+}
+
+// Leaving is an instance whose sidecar has stopped beside its process, which may still run.
+type Leaving struct {
+	Workload string `json:"workload" doc:"Name of the workload."`
+	Instance string `json:"instance" doc:"Name of the instance."`
+	Since    Time   `json:"since" doc:"When the sidecar stopped."`
+	Until    Time   `json:"until" doc:"Until when the instance counts as live."`
+	Text     string `json:"text" doc:"What that means and what to do, in words."`
 }
 
 // KeyStatus is a key at a glance.

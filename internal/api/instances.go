@@ -67,6 +67,7 @@ type ReportRequest struct {
 	Etag      string                `json:"etag" doc:"Etag of the bundle that the workload has loaded; empty if none."`
 	Healthy   *bool                 `json:"healthy,omitempty" doc:"Whether the workload is healthy with it. Left out: nothing is reported, and extend_lease=true is all that is asked."`
 	Last      bool                  `json:"last" doc:"The process ends now, and its instance counts as live until its lease ends: the next process may read under its name at once, with another token of the same entity, too."`
+	Leaving   bool                  `json:"leaving" doc:"The sidecar stops, and its workload may run on: the instance counts as live for one more lease, and proves nothing until it reads hyvve/creds again. The next sidecar may read under its name at once. All else in the report is ignored."`
 	Reason    string                `json:"reason" doc:"Why it is not. Never put a secret here."`
 	Work      []workload.WorkReport `json:"work" doc:"Reports on re-encryption: a list of {id, done, error, columns}."`
 	Sightings []Sighting            `json:"sightings" doc:"Accepted versions other than the newest that clients presented to the instance's proxy: a list of {env, version, count, last_seen, from}; last_seen in seconds ago, from the address of the last client."`
@@ -129,6 +130,8 @@ type Instance struct {
 	LockedOut  string          `json:"locked_out" doc:"Retired versions that it runs with, in words, until it has loaded something else; empty: none."`
 	Reason     string          `json:"reason" doc:"Why it is not healthy, in its own words."`
 	Seen       Time            `json:"seen" doc:"When it last read its bundle or reported."`
+	Leaving    Time            `json:"leaving" doc:"When its sidecar stopped beside its process, which may still run; empty: it did not."`
+	Counts     Time            `json:"counts_until" doc:"Until when it counts as live, if its sidecar has stopped and does not come back; empty: it has not."`
 	Login      string          `json:"login" doc:"Display name of its login."`
 	OneLine    []string        `json:"one_line" doc:"Environment names whose values it can carry only if they have one line, or all."`
 	EtagIssued string          `json:"etag_issued" doc:"Etag of the bundle that it was given last."`

@@ -251,6 +251,9 @@ func (i Instance) line() string {
 	if i.Reason != "" {
 		text += ", " + i.Reason
 	}
+	if !i.Leaving.IsZero() {
+		text += ", LEAVING: its sidecar stopped at " + i.Leaving.UTC().Format(time.RFC3339) + ", it counts until " + i.Counts.UTC().Format(time.RFC3339)
+	}
 	held := "nothing"
 	if len(i.Loaded) > 0 {
 		held = lineOf(reflect.ValueOf(i.Loaded))

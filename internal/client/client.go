@@ -201,6 +201,24 @@ func (c *Client) Extend(ctx context.Context, workloadName, instance string, secr
 	return reported, err
 }
 
+// Leaving says that the sidecar of an instance stops beside its process, which holds what it has until it ends. Engines of earlier
+// releases extend the lease, and no more.
+func (c *Client) Leaving(ctx context.Context, workloadName, instance string, secret key.Value) (engineapi.Reported, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	var reported engineapi.Reported
+	err := c.write(ctx, "report/"+workloadName, engineapi.Data(leavingReport{
+		engineapi.SignOfLife{Instance: instance, Secret: secret.Reveal(), ExtendLease: true}, true,
+	}), &reported)
+	return reported, err
+}
+
+// leavingReport is what a [engineapi.ReportRequest] is of a sidecar that stops.
+type leavingReport struct {
+	engineapi.SignOfLife
+	Leaving bool `json:"leaving"`
+}
+
 // Leave says that an instance has ended.
 func (c *Client) Leave(ctx context.Context, workloadName, instance string, secret key.Value) error {
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)

@@ -292,6 +292,9 @@ func (l *locked) loadInstances(ctx context.Context) error {
 			i, err := workload.DecodeInstance(data)
 			l.lock(func(m *memory) {
 				if f := m.fleets[i.Workload]; err == nil && f != nil {
+					if !i.Leaving.IsZero() {
+						i.Leaving.Until = m.Now().Add(max(i.TTL, m.Defaults.LeaseTTL)).UTC()
+					}
 					f.Load(i, m.Defaults.LeaseTTL, m.Defaults.TakeoverAfter)
 					m.graceUntil = m.Uptime() + fleet.ReturnTime
 				}

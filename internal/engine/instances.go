@@ -78,8 +78,8 @@ func (s *state) issue(i workload.Instance, proof key.Value, epoch fleet.Read, li
 		return Reading{}, i, false, err
 	}
 	ttl, full := m.ttl(t.Held, now, limit)
-	known = same && f.Sure(i.ID) && i.Issued.Etag == t.Etag && ttl <= i.TTL
-	i.Epoch, i.Seen = epoch.String(), now
+	known = same && f.Sure(i.ID) && i.Issued.Etag == t.Etag && ttl <= i.TTL && i.Leaving.IsZero()
+	i.Epoch, i.Seen, i.Leaving = epoch.String(), now, workload.Leaving{}
 	if !known {
 		f.Give()
 		i = i.Given(workload.Holding{Etag: t.Etag, At: now, Keys: t.Held})
@@ -182,6 +182,9 @@ func (s *state) Extend(workloadName, id string, secret key.Value, limit time.Dur
 	if err != nil {
 		return Extended{}, err
 	}
+	if err := stillReports(i); err != nil {
+		return Extended{}, err
+	}
 	f := m.fleets[w.Name]
 	given, full := m.ttl(i.Issued.Keys, s.Now(), limit)
 	f.Extend(id, full)
@@ -226,6 +229,14 @@ func (m *memory) reporter(workloadName, id string, secret key.Value) (workload.W
 	}
 	i, err := m.fleets[w.Name].Reporter(w.Name, id, secret)
 	return w, i, err
+}
+
+// stillReports refuses what comes in the name of an instance whose sidecar has said that it stops.
+func stillReports(i workload.Instance) error {
+	if i.Leaving.IsZero() {
+		return nil
+	}
+	return rotation.Refusef("the sidecar of %s has said at %s that it stops; read hyvve/creds/%s again", i.Name(), rotation.Stamp(i.Leaving.At), i.Workload)
 }
 
 // Arrived says that Vault has let a request in.

@@ -54,6 +54,9 @@ func (e *Engine) Report(ctx context.Context, report Report) (string, error) {
 func (s *state) believed(ctx context.Context, report Report) (w workload.Workload, i workload.Instance, err error) {
 	defer s.instances.Lock(report.Workload + "/" + report.Instance)()
 	s.lock(func(m *memory) { w, i, err = m.reporter(report.Workload, report.Instance, report.Secret) })
+	if err == nil {
+		err = stillReports(i)
+	}
 	if err != nil {
 		return w, i, err
 	}

@@ -238,6 +238,9 @@ func lacks(r Rotation, w workload.Workload, i workload.Instance, now time.Time) 
 	if r.StageOf(i.Name()) != r.at().target {
 		return "waits for its wave"
 	}
+	if !i.Leaving.IsZero() {
+		return missing(r, w, i) + "; " + LeavingText(i)
+	}
 	return missing(r, w, i) + ", " + seen
 }
 
@@ -314,7 +317,12 @@ func checkLeases(r Rotation, f Facts) []string {
 			var users firstThree
 			for _, i := range w.Instances {
 				if i.MayPresent(c.Key, c.From) {
-					users.add(func() string { return i.ID })
+					users.add(func() string {
+						if !i.Leaving.IsZero() {
+							return i.ID + ", " + LeavingText(i)
+						}
+						return i.ID
+					})
 				}
 			}
 			if users.n > 0 {

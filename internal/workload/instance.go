@@ -64,9 +64,22 @@ type Instance struct {
 	Multiline bool     `json:"multiline,omitempty"`
 	OneLine   []string `json:"one_line,omitempty"`
 
+	// Leaving is set where its sidecar has stopped beside its process, until its next read.
+	Leaving Leaving `json:"leaving,omitzero"`
+
 	// TTL is the longest time for which a lease on Issued was given.
 	TTL time.Duration `json:"ttl"`
 }
+
+// Leaving says that the sidecar of an instance has stopped and its process may run on, with what it has. Nobody reports for it
+// any more, and it counts as live until its lease ends.
+type Leaving struct {
+	At    time.Time `json:"at"`    // when the sidecar said so
+	Until time.Time `json:"until"` // when the lease ends
+}
+
+// IsZero reports whether nothing was said.
+func (l Leaving) IsZero() bool { return l.At.IsZero() }
 
 // Sighting is evidence of use: a request came that presented a version of a key which is accepted and not the newest.
 type Sighting struct {

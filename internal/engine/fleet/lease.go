@@ -29,6 +29,18 @@ func (f *Fleet) Load(i workload.Instance, ttl, takeover time.Duration) {
 		full: now + full, gone: now + full + leaseSlack,
 		heard: now + max(ReturnTime-takeover, 0), heartbeat: i.Heartbeat || i.Loaded != nil || !i.Judged.IsZero(),
 	}
+	if !i.Leaving.IsZero() { // its read is the newest one: a later one would have cleared that, and have been stored
+		f.Leaving(i.ID, full)
+	}
+}
+
+// Leaving notes that the sidecar of an instance has stopped, and that the instance counts for a full lease from now on: no longer,
+// and no shorter if Vault's lease ends before.
+func (f *Fleet) Leaving(id string, full time.Duration) {
+	l := f.leases[id]
+	l.sure, l.released, l.reported = true, true, f.uptime()+full
+	l.gone = l.reported
+	f.leases[id] = l
 }
 
 // Renew begins a new lease of an instance. full is how long it would last if no version's life cut it short. What reports have
@@ -78,7 +90,7 @@ func (f *Fleet) Heard(i workload.Instance, epoch string) (workload.Instance, boo
 // Alive notes a sign of life that only the instance can give.
 func (f *Fleet) Alive(id string) {
 	l := f.leases[id]
-	l.heard, l.heartbeat, l.released = f.uptime(), true, false
+	l.heard, l.heartbeat, l.released = f.uptime(), true, !f.by[id].Leaving.IsZero()
 	f.leases[id] = l
 }
 

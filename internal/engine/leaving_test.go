@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+)
+
+// leaves lets the sidecar of an instance stop beside its process.
+func (h *harness) leaves(r *reader) Extended {
+	h.t.Helper()
+	x, err := h.engine.Leaving(h.t.Context(), r.workload, r.id, r.reading.Secret, time.Hour)
+	h.ok(err)
+	r.deaf = true
+	return x
+}
+
+// A rotation waits for an instance whose sidecar has stopped beside its process until the lease ends, and says so. Nothing proves
+// anything in its name, and saying it again does not prolong it. All of it outlives the engine.
+func TestLeavingInstanceCountsUntilItsLeaseEnds(t *testing.T) {
+	for _, restarts := range []bool{false, true} {
+		h := newHarness(t)
+		h.hyvve()
+		ttl := h.engine.Config().LeaseTTL
+		r := h.readers["agents/agents-2"]
+		if x := h.leaves(r); x.Lease != ttl || x.Etag != r.reading.Bundle.Holding.Etag {
+			t.Errorf("%+v", x)
+		}
+		stopped := h.clock.Now()
+		if restarts {
+			h.open()
+		}
+		id := h.rotate("service-token")
+		for range 20 {
+			h.round()
+			h.clock.advance(time.Second)
+		}
+		h.keepOthersAlive(r)
+		view := h.view(id)
+		for _, part := range []string{
+			"agents-2, still holds version 1 of SERVICE_TOKEN; its sidecar stopped at " + rotation.Stamp(stopped) + " beside a process that may still run, so it counts until " + rotation.Stamp(stopped.Add(ttl)),
+			"vault delete hyvve/workloads/agents/instances/agents-2",
+		} {
+			if !strings.Contains(view.Waits(), part) {
+				t.Errorf("restarts %v: the gates lack %q: %s", restarts, part, view.Waits())
+			}
+		}
+		held, _ := h.engine.Instance("agents", "agents-2")
+		_, err := h.engine.Report(t.Context(), Report{Workload: "agents", Instance: "agents-2", Secret: r.reading.Secret, Etag: held.Issued.Etag, Healthy: true})
+		h.refused(err, "has said at "+rotation.Stamp(stopped)+" that it stops; read hyvve/creds/agents again")
+		_, err = h.engine.Extend("agents", "agents-2", r.reading.Secret, time.Hour)
+		h.refused(err, "that it stops")
+		h.clock.advance(ttl - 20*time.Second - 2*time.Second)
+		h.keepOthersAlive(r)
+		if x := h.leaves(r); x.Lease != 2*time.Second {
+			t.Errorf("said again: %+v", x)
+		}
+		h.ok(h.engine.Revoke(t.Context(), "agents", "agents-2", r.reading.Epoch)) // Vault's own lease ends
+		if all := h.engine.LeavingInstances("agents"); !h.lives("agents", "agents-2") || len(all) != 1 || all[0].ID != "agents-2" {
+			t.Fatalf("restarts %v: gone before its time; leaving %+v", restarts, all)
+		}
+		if view := h.view(id); view.State != rotation.Presenting {
+			t.Fatalf("the rotation is %s", view.State)
+		}
+		h.clock.advance(3 * time.Second)
+		if h.lives("agents", "agents-2") {
+			t.Error("it stays after its lease")
+		}
+		h.until(id, rotation.Done)
+	}
+}
+
+// keepOthersAlive lets all but one instance send a sign of life.
+func (h *harness) keepOthersAlive(but *reader) {
+	for _, r := range h.readers {
+		if r != but {
+			h.extend(r)
+		}
+	}
+}
+
+// A sidecar that comes back takes its instance over at once, also with another login of its entity, and proves again.
+func TestLeavingEndsWithTheNextRead(t *testing.T) {
+	for _, restarts := range []bool{false, true} {
+		h := loginHarness(t)
+		first, err := h.readAs(loginA1, true, key.Value{})
+		h.ok(err)
+		_, err = h.engine.Leaving(t.Context(), "api", "api-1", first.Secret, time.Hour)
+		h.ok(err)
+		if restarts {
+			h.open()
+		}
+		h.engine.SignOfLife("api", "api-1", loginA1) // a request that was late
+		if _, err := h.readAs(loginB, true, key.Value{}); err == nil {
+			t.Error("another entity has the name")
+		}
+		second, err := h.readAs(loginA2, true, key.Value{})
+		h.ok(err)
+		if h.open(); len(h.engine.LeavingInstances("api")) != 0 {
+			t.Error("it is leaving after its read and a crash")
+		}
+		if _, err := h.engine.Leaving(t.Context(), "api", "api-1", first.Secret, time.Hour); !refused(err) {
+			t.Errorf("the secret of an older read: %v", err)
+		}
+		_, err = h.engine.Report(t.Context(), Report{Workload: "api", Instance: "api-1", Secret: second.Secret, Etag: second.Bundle.Holding.Etag, Healthy: true})
+		h.ok(err)
+		if i := h.engine.Instances("api")[0]; !i.AllProved() || !i.Healthy {
+			t.Errorf("%+v", i)
+		}
+	}
+}
+
+// That a sidecar stops is stored, or not said: before a write that fails and after it.
+func TestLeavingThroughACrash(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		h := newHarness(t)
+		h.hyvve()
+		r := h.readers["api/api-1"]
+		h.failAt(1, after)
+		if _, err := h.engine.Leaving(t.Context(), "api", "api-1", r.reading.Secret, time.Hour); err == nil {
+			t.Fatal("no write failed")
+		}
+		h.reopened()
+		if n := len(h.engine.LeavingInstances("api")); n == 1 != after {
+			t.Errorf("after %v: %d are leaving", after, n)
+		}
+		h.leaves(r)
+		if n := len(h.engine.LeavingInstances("api")); n != 1 {
+			t.Errorf("after %v: said again, %d are leaving", after, n)
+		}
+	}
+}
