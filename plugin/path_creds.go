@@ -230,8 +230,12 @@ func (b *backend) report(ctx context.Context, e *engine.Engine, _ *logical.Reque
 	if err != nil {
 		return nil, err
 	}
+	proof, err := workload.ParseProof(r.Proof)
+	if err != nil {
+		return nil, rotation.Refusef("proof: %w", err)
+	}
 	etag, err := e.Report(ctx, engine.Report{
-		Workload: r.Workload, Instance: r.Instance, Secret: key.NewValue(r.Secret), Etag: r.Etag, Healthy: *r.Healthy, Reason: r.Reason,
+		Workload: r.Workload, Instance: r.Instance, Secret: key.NewValue(r.Secret), Etag: r.Etag, Proof: proof, Healthy: *r.Healthy, Reason: r.Reason,
 		Last: r.Last, Work: work, Sightings: sightings,
 	})
 	if err != nil {

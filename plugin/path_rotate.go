@@ -389,7 +389,7 @@ func rotationDetails(v engine.View) api.Rotation {
 	for _, i := range v.Instances {
 		healthy, reason := healthOf(i.Instance, lockedOutText(v.LockedOut, i.Instance))
 		data.Instances = append(data.Instances, api.RotationInstance{
-			Workload: i.Instance.Workload, Instance: i.Instance.ID, MayGoTo: i.Stage.String(), Loaded: i.Loaded,
+			Workload: i.Instance.Workload, Instance: i.Instance.ID, MayGoTo: i.Stage.String(), Loaded: i.Loaded, Proof: i.Instance.Proof.String(),
 			Healthy: healthy, Reason: reason, Seen: api.Time{Time: i.Instance.Seen},
 		})
 	}

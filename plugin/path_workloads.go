@@ -268,7 +268,7 @@ func instanceData(i workload.Instance, out string) api.Instance {
 	healthy, reason := healthOf(i, out)
 	data := api.Instance{
 		Instance: i.ID, Healthy: healthy, LockedOut: out, Reason: reason, Seen: api.Time{Time: i.Seen},
-		Leaving: api.Time{Time: i.Leaving.At}, Counts: api.Time{Time: i.Leaving.Until}, Login: i.Login.Name, OneLine: oneLine, EtagIssued: i.Issued.Etag,
+		Leaving: api.Time{Time: i.Leaving.At}, Counts: api.Time{Time: i.Leaving.Until}, Login: i.Login.Name, OneLine: oneLine, EtagIssued: i.Issued.Etag, Proof: i.Proof.String(),
 		Loaded: map[string]api.Held{},
 	}
 	if holding, ok := i.HoldsLoaded(); ok {

@@ -65,6 +65,7 @@ type SignOfLife struct {
 type ReportRequest struct {
 	SignOfLife
 	Etag      string                `json:"etag" doc:"Etag of the bundle that the workload has loaded; empty if none."`
+	Proof     string                `json:"proof" doc:"How the sidecar knows that the workload uses that bundle: etag (the workload names it), health (a check has passed after the load), reload (it was made to load it), or none." default:"none"`
 	Healthy   *bool                 `json:"healthy,omitempty" doc:"Whether the workload is healthy with it. Left out: nothing is reported, and extend_lease=true is all that is asked."`
 	Last      bool                  `json:"last" doc:"The process ends now, and its instance counts as live until its lease ends: the next process may read under its name at once, with another token of the same entity, too."`
 	Leaving   bool                  `json:"leaving" doc:"The sidecar stops, and its workload may run on: the instance counts as live for one more lease, and proves nothing until it reads hyvve/creds again. The next sidecar may read under its name at once. All else in the report is ignored."`
@@ -136,6 +137,7 @@ type Instance struct {
 	OneLine    []string        `json:"one_line" doc:"Environment names whose values it can carry only if they have one line, or all."`
 	EtagIssued string          `json:"etag_issued" doc:"Etag of the bundle that it was given last."`
 	EtagLoaded string          `json:"etag_loaded" doc:"Etag of the bundle that it has loaded; empty: none."`
+	Proof      string          `json:"proof" doc:"How its sidecar knows that the workload uses what it has loaded: etag, health, reload or none."`
 	Loaded     map[string]Held `json:"loaded" doc:"By key: what it has loaded."`
 }
 

@@ -203,6 +203,7 @@ func (i RotationInstance) line() string {
 	} else {
 		text += ", NOT LOADED"
 	}
+	text += ", proof " + i.Proof
 	if i.Healthy {
 		return text + ", healthy"
 	}
@@ -258,5 +259,5 @@ func (i Instance) line() string {
 	if len(i.Loaded) > 0 {
 		held = lineOf(reflect.ValueOf(i.Loaded))
 	}
-	return text + ", seen " + i.Seen.UTC().Format("2006-01-02T15:04:05Z") + ", login " + i.Login + ", has loaded " + held
+	return text + ", seen " + i.Seen.UTC().Format("2006-01-02T15:04:05Z") + ", login " + i.Login + ", has loaded " + held + ", proof " + i.Proof
 }

@@ -18,13 +18,13 @@ func TestLines(t *testing.T) {
 		},
 		Soak:      Seconds(90),
 		Gates:     []Gate{{Gate: "loaded", Reason: "api-1 lacks"}, {Gate: "healthy", Holds: true}},
-		Instances: []RotationInstance{{Workload: "api", Instance: "api-1", MayGoTo: "present new", Healthy: true, Seen: at}},
+		Instances: []RotationInstance{{Workload: "api", Instance: "api-1", MayGoTo: "present new", Proof: "reload", Healthy: true, Seen: at}},
 		Timeline:  []Event{{Time: at, State: "accepting", Step: "load", Text: "paused", By: "bob", Reason: "lunch"}},
 		Rows:      map[string]Rows{"a": {Done: true, Columns: []ColumnRows{{Column: "t.c", Total: 3}}}},
 	})
 	for name, want := range map[string]string{
 		"versions_a": "1 -> 2", "versions_b": "3 -> 4", "soak": "1m30s", "gate_01": "waits: loaded: api-1 lacks", "gate_02": "holds: healthy",
-		"instance_01": "api/api-1: may go to: present new, NOT LOADED, healthy", "timeline_01": "2026-11-30T03:00:00Z accepting load: paused, by bob: lunch",
+		"instance_01": "api/api-1: may go to: present new, NOT LOADED, proof reload, healthy", "timeline_01": "2026-11-30T03:00:00Z accepting load: paused, by bob: lunch",
 		"rows_a": "done, columns (column t.c, total 3)", "waves": "none", "keys": "[a b]", "retain": "<nil>", "retention": "none",
 	} {
 		if got := fmt.Sprint(lines[name]); got != want && !strings.HasPrefix(got, want) {

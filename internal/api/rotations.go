@@ -111,6 +111,7 @@ type RotationInstance struct {
 	Instance string `json:"instance" doc:"Name of the instance."`
 	MayGoTo  string `json:"may_go_to" doc:"How far it was let go: old, accept both, present new or new only."`
 	Loaded   bool   `json:"loaded" doc:"Whether it runs with what it should hold."`
+	Proof    string `json:"proof" doc:"How its sidecar knows that the workload uses what it has loaded: etag, health, reload or none."`
 	Healthy  bool   `json:"healthy" doc:"Whether it has reported to be healthy."`
 	Reason   string `json:"reason" doc:"Why it is not healthy."`
 	Seen     Time   `json:"seen" doc:"When it last read its bundle or reported."`

@@ -170,7 +170,8 @@ func (c *Client) Watch(ctx context.Context, workloadName, instance, etag string,
 type Report struct {
 	Workload, Instance string
 	Secret             key.Value
-	Etag               string // loaded
+	Etag               string         // loaded
+	Proof              workload.Proof // how that is known
 	Healthy            bool
 	Reason             string
 	Last               bool // the process ends, and the next one may use the name
@@ -185,7 +186,7 @@ func (c *Client) Report(ctx context.Context, r Report) (engineapi.Reported, erro
 	var reported engineapi.Reported
 	err := c.write(ctx, "report/"+r.Workload, engineapi.Data(engineapi.ReportRequest{
 		SignOfLife: engineapi.SignOfLife{Instance: r.Instance, Secret: r.Secret.Reveal(), ExtendLease: true},
-		Etag:       r.Etag, Healthy: &r.Healthy, Reason: r.Reason, Work: r.Work, Sightings: sightings(r.Sightings), Last: r.Last,
+		Etag:       r.Etag, Proof: r.Proof.String(), Healthy: &r.Healthy, Reason: r.Reason, Work: r.Work, Sightings: sightings(r.Sightings), Last: r.Last,
 	}), &reported)
 	return reported, err
 }

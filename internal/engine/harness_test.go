@@ -215,10 +215,11 @@ type reader struct {
 	login        string // accessor of its token
 	reading      Reading
 	healthy      bool
-	deaf         bool // reads nothing new
-	works        bool // re-encrypts at once
-	noChecks     bool // but opens no rows for a check
-	multiline    bool // carries values of several lines
+	proof        workload.Proof // of each load
+	deaf         bool           // reads nothing new
+	works        bool           // re-encrypts at once
+	noChecks     bool           // but opens no rows for a check
+	multiline    bool           // carries values of several lines
 	finds        []workload.Find
 	held         []map[string]workload.Held
 }
@@ -322,7 +323,7 @@ func (h *harness) report(r *reader) {
 	h.t.Helper()
 	report := Report{
 		Workload: r.workload, Instance: r.id, Secret: r.reading.Secret, Etag: r.reading.Bundle.Holding.Etag,
-		Healthy: r.healthy, Reason: "ill",
+		Proof: r.proof, Healthy: r.healthy, Reason: "ill",
 	}
 	for _, w := range r.reading.Bundle.Work {
 		if r.works && (!r.noChecks || w.Phase != workload.PhaseCheck) {

@@ -17,8 +17,9 @@ import (
 type Report struct {
 	Workload string
 	Instance string
-	Secret   key.Value // of its newest read
-	Etag     string    // of the bundle that its workload has loaded; empty if none
+	Secret   key.Value      // of its newest read
+	Etag     string         // of the bundle that its workload has loaded; empty if none
+	Proof    workload.Proof // how it knows that the workload has
 	Healthy  bool
 	Reason   string // why not
 	Last     bool   // the process ends now: the next one may use the name at once, whatever its login
@@ -70,11 +71,14 @@ func (s *state) believed(ctx context.Context, report Report) (w workload.Workloa
 	if proves {
 		i = i.Proved(i.Seen)
 	}
+	if report.Etag == i.Issued.Etag { // what it says of another bundle is no news of this one
+		i.Proof = report.Proof
+	}
 	used := untrusted.News(before.Sightings, report.Sightings)
 	if used {
 		i.Sightings = report.Sightings
 	}
-	news := used || proves || i.Healthy != before.Healthy || i.Reason != before.Reason || before.Judged.IsZero()
+	news := used || proves || i.Proof != before.Proof || i.Healthy != before.Healthy || i.Reason != before.Reason || before.Judged.IsZero()
 	if news {
 		if err := s.put(ctx, pathInstances+i.Name(), i); err != nil {
 			return w, i, err

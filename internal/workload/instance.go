@@ -48,6 +48,7 @@ type Instance struct {
 	Judged   time.Time       `json:"judged,omitzero"`  // when it last reported its health since it was given Issued
 	Seen     time.Time       `json:"seen"`             // last read or report
 	Proven   time.Time       `json:"proven,omitzero"`  // when it last reported that it runs with something else than before
+	Proof    Proof           `json:"proof,omitempty"`  // how it knows that it runs with Loaded
 
 	Login    Login     `json:"login,omitzero"`     // that may read under its name; not known of records of earlier releases
 	LoggedIn time.Time `json:"logged_in,omitzero"` // when Login has first read under its name

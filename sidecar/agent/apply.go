@@ -244,8 +244,9 @@ func (a *Agent) clearNotes() {
 
 // check checks the workload. One without checks counts as healthy once it has reloaded.
 func (a *Agent) check(ctx context.Context) machine.Event {
+	passed := machine.Event{Kind: machine.CheckPassed, Proof: a.config.Proof().Most.String()}
 	if a.config.Checker == nil {
-		return machine.Event{Kind: machine.CheckPassed}
+		return passed
 	}
 	etag := a.applied.Etag
 	if p, ok := a.config.Reloader.(reload.Provider); ok {
@@ -254,7 +255,7 @@ func (a *Agent) check(ctx context.Context) machine.Event {
 	err := a.hidden.maskError(a.config.Checker.Check(ctx, etag))
 	switch {
 	case err == nil:
-		return machine.Event{Kind: machine.CheckPassed}
+		return passed
 	case health.Proven(err):
 		return machine.Event{Kind: machine.CheckDisproved, Reason: err.Error()}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/health"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
@@ -36,7 +37,8 @@ const validateHelp = `Usage: hyvve-sidecar validate --config=FILE
        hyvve-sidecar validate [flags] [-- COMMAND [ARGUMENTS…]]
 
 Checks a configuration file, or flags, of agent or exec, without Vault and without changing anything; docs/sidecar.md
-describes the file. The exit status is 0 if it is good, and 2 with what is wrong in it otherwise.
+describes the file. The exit status is 0 if it is good, and 2 with what is wrong in it otherwise. It says by what the engine will
+know that the workload uses what it should (etag, health, reload or none), and what a better proof lacks.
 `
 
 // load reads a file, or a text, or neither.
@@ -109,6 +111,7 @@ func (c *commandFlags) run(ctx context.Context, config Config, log *slog.Logger)
 	}
 	go c.onHangup(ctx, hangups, config, instance, take, board, log)
 	log.Info("sidecar started", "workload", config.Workload, "instance", config.Instance)
+	config.sayProof(log)
 	if err := run(); err != nil {
 		return err
 	}
@@ -146,10 +149,31 @@ func (c *commandFlags) onHangup(ctx context.Context, hangups <-chan os.Signal, n
 // NewValidate returns "hyvve-sidecar validate".
 func NewValidate() *cobra.Command {
 	f := &commandFlags{exec: true}
-	return f.command("validate", "check a configuration of agent or exec", validateHelp, func(cmd *cobra.Command, _ Config, _ *slog.Logger) error {
+	return f.command("validate", "check a configuration of agent or exec", validateHelp, func(cmd *cobra.Command, c Config, _ *slog.Logger) error {
 		_, _ = fmt.Fprintln(cmd.OutOrStdout(), "The configuration is good.")
+		if c.Vault != nil {
+			printProof(cmd.OutOrStdout(), c.Proof())
+		}
 		return nil
 	})
+}
+
+// sayProof warns of a configuration that proves nothing.
+func (c Config) sayProof(log *slog.Logger) {
+	if p := c.Proof(); c.Vault != nil && !p.Most.AtLeast(workload.ProofReload) {
+		log.Warn("it will not be known whether the workload uses what it should, and rotations go on without knowing", "proof", p.Most.String(), "lacks", p.Lacks)
+	}
+}
+
+// printProof says what a configuration can prove, and what it lacks to prove more.
+func printProof(out io.Writer, p config.Proof) {
+	if !p.Most.AtLeast(workload.ProofReload) {
+		_, _ = fmt.Fprintln(out, "WARNING: it proves nothing: rotations go on, and retire old values, although nobody knows whether the workload uses the new ones.")
+	}
+	_, _ = fmt.Fprintf(out, "Proof of each load: %s.\n", p.Most)
+	if p.Lacks != "" {
+		_, _ = fmt.Fprintf(out, "For more: %s.\n", p.Lacks)
+	}
 }
 
 // environmentPrefix begins the names of variables that stand for flags, as in HYVVE_SIDECAR_VAULT_ADDR for --vault-addr.
@@ -248,6 +272,7 @@ func superviseWorkload(asked context.Context, c Config, log *slog.Logger) (int, 
 		return 1, err
 	}
 	log.Info("sidecar started; the workload starts with its first bundle", "workload", c.Workload, "instance", c.Instance)
+	c.sayProof(log)
 	if err := a.Run(ctx); err != nil {
 		return 1, err
 	}

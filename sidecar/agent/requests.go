@@ -185,7 +185,7 @@ func (a *Agent) report(last bool) (report client.Report, newest time.Time) {
 	seen, newest := a.proxies.sightings()
 	return client.Report{
 		Workload: a.config.Workload, Instance: a.bundle.Instance, Secret: a.bundle.Secret,
-		Etag: a.state.Loaded, Healthy: a.state.Verdict == machine.Healthy, Reason: a.state.Reason, Last: last, Work: work, Sightings: seen,
+		Etag: a.state.Loaded, Proof: workload.Proof(a.state.Proof), Healthy: a.state.Verdict == machine.Healthy, Reason: a.state.Reason, Last: last, Work: work, Sightings: seen,
 	}, newest
 }
 

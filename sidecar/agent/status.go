@@ -95,6 +95,7 @@ func (a *Agent) publish() {
 	a.board.Update(func(s *status.State) {
 		s.Ready = s.Ready || a.state.Files == machine.FilesWritten // the last good files stay
 		s.Loaded = a.state.Holds() && a.state.Loaded == a.bundle.Etag
+		s.Proof = a.state.Proof
 		s.Healthy, s.Reason, s.Work, s.Rollout = a.state.Verdict == machine.Healthy, a.state.Reason, work, rolloutOf(a.config.Reloader)
 		if a.state.HasContent() {
 			s.Etag, s.Keys = a.bundle.Etag, keysOf(a.bundle)

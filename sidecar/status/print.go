@@ -55,6 +55,9 @@ func (s State) Print(out io.Writer, now time.Time) {
 			line("vault", "%s, by %s, unavailable for %s: %s", v.Address, v.Method, age(now.Sub(v.Since)), v.Error)
 		}
 	}
+	if s.Proof != "" {
+		line("proof", "%s", s.Proof)
+	}
 	if !s.Changed.IsZero() {
 		line("changed", "%s", ago(s.Changed))
 	}

@@ -24,9 +24,10 @@ type State struct {
 	Instance string    `json:"instance,omitempty"`
 	Started  time.Time `json:"started"`
 
-	Ready    bool   `json:"ready"`   // what the workload needs to start is in place
-	Loaded   bool   `json:"loaded"`  // the workload has proved itself with the bundle of now
-	Healthy  bool   `json:"healthy"` // the last verdict
+	Ready    bool   `json:"ready"`           // what the workload needs to start is in place
+	Loaded   bool   `json:"loaded"`          // the workload has proved itself with the bundle of now
+	Proof    string `json:"proof,omitempty"` // how that is known: etag, health, reload or none
+	Healthy  bool   `json:"healthy"`         // the last verdict
 	Reason   string `json:"reason,omitempty"`
 	Rendered int    `json:"rendered"` // destinations
 

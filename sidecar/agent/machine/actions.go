@@ -107,19 +107,20 @@ var (
 	leaseOff   = change("stop the lease timer", func(s *State, _ Event) { s.off(TimerLease) })
 
 	settle = change("note what is written", func(s *State, e Event) {
-		s.Filed, s.Loaded, s.Good, s.Faults, s.ReasonUntil = s.Held.Content, "", 0, 0, 0
+		s.Filed, s.Loaded, s.Proof, s.Good, s.Faults, s.ReasonUntil = s.Held.Content, "", "", 0, 0, 0
 		s.startDeadline(e)
 		s.startSettling(e)
 		s.off(TimerRetry)
 	})
 	settleAgain = change("start the short while", func(s *State, e Event) { s.startSettling(e) })
-	unload      = change("nothing is loaded", func(s *State, _ Event) { s.Loaded = "" })
+	unload      = change("nothing is loaded", func(s *State, _ Event) { s.Loaded, s.Proof = "", "" })
 	proveAgain  = change("nothing is loaded; start the deadline", func(s *State, e Event) {
-		s.Loaded = ""
+		s.Loaded, s.Proof = "", ""
 		s.startDeadline(e)
 		s.startSettling(e)
 	})
 	noteLoaded = change("note what is loaded", func(s *State, _ Event) { s.Loaded = s.Held.Etag })
+	noteProved = change("note what is loaded, and its proof", func(s *State, e Event) { s.Loaded, s.Proof = s.Held.Etag, e.Proof })
 	countFault = change("retry later", func(s *State, e Event) {
 		s.Faults++
 		s.set(TimerRetry, e, max(Backoff(s.Faults, e.Draw), e.RetryAfter))

@@ -113,6 +113,7 @@ type Event struct {
 	TTL        time.Duration // LoggedIn, Renewed; 0: the token does not end
 	Renewal    Renewal       // LoggedIn
 	RetryAfter time.Duration // of failures, Quiet, Changed, Superseded: as was asked for
+	Proof      string        // CheckPassed: how it is known that the workload uses what is loaded
 	Reason     string        // of failures of the workload and of files: masked
 	Reload     Reload        // Wrote, WriteFailed, Adopted: pending where a reload became due
 	Settings   Settings      // Adopted

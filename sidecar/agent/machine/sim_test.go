@@ -208,6 +208,13 @@ func TestSimulationFindsBrokenMachines(t *testing.T) {
 			}
 			return next, effects
 		}, "reported as loaded"},
+		"keeps the proof of what was loaded before": {func(s State, e Event) (State, []Effect) {
+			next, effects := Next(s, e)
+			if e.Kind == Wrote {
+				next.Proof = s.Proof
+			}
+			return next, effects
+		}, "with the proof"},
 		"forgets a reload that failed": {func(s State, e Event) (State, []Effect) {
 			next, effects := Next(s, e)
 			if e.Kind == ReloadFailed {

@@ -193,7 +193,7 @@ func (w *world) check() Event {
 	case w.workload.ill, !w.workload.running, w.mishaps(20):
 		return Event{Kind: CheckFailed, Reason: []string{"ill", "very ill"}[w.rng.IntN(2)]}
 	}
-	return Event{Kind: CheckPassed}
+	return Event{Kind: CheckPassed, Proof: "health"}
 }
 
 func (w *world) look(one Do) Event {
@@ -209,6 +209,9 @@ func (w *world) look(one Do) Event {
 // checkReport: what is reported as loaded is loaded. A workload that looks at its files by itself has loaded what they hold.
 func (w *world) checkReport() {
 	w.stats.reports++
+	if (w.s.Loaded == "") != (w.s.Proof == "") {
+		w.violate("%q is reported as loaded, with the proof %q", w.s.Loaded, w.s.Proof)
+	}
 	if w.s.Loaded == "" || w.workload.read == unknown {
 		return
 	}

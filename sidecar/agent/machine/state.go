@@ -290,6 +290,7 @@ type State struct {
 	Held    Held   // the newest bundle
 	Filed   int    // the content that the files hold; 0: not known
 	Loaded  string // etag of the bundle that the workload is known to have loaded
+	Proof   string // how that is known; empty: nothing is loaded
 	Reason  string // why the workload is not healthy; no value is in it
 	TTL     time.Duration
 	Renewal Renewal

@@ -243,7 +243,7 @@ var load = region[Load]{
 		{nil, on(Wrote), always, Settling, do(settle)},
 		{from(Loaded), on(BundleRead), onHand, "", do(noteLoaded)},
 		{nil, on(BundleRead), always, "", nil},
-		{nil, on(CheckPassed), enough, Loaded, do(noteLoaded)},
+		{nil, on(CheckPassed), enough, Loaded, do(noteProved)},
 		{from(Settling), on(CheckPassed), timeToCheck, "", nil},
 		{from(Settling), on(CheckFailed, NotRunning), timeLeft.and(timeToCheck), "", nil},
 		{from(Settling), on(CheckPassed, CheckFailed, NotRunning, CheckDisproved, ReloadFailed, WriteFailed), always, Proving, nil},
