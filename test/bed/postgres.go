@@ -199,6 +199,19 @@ func (p *Postgres) NewDatabase(ctx context.Context, name string) (string, error)
 	return p.AdminURL(name), nil
 }
 
+// DropDatabase removes a database that NewDatabase made, with the sessions in it.
+func (p *Postgres) DropDatabase(ctx context.Context, name string) error {
+	conn, err := pgx.Connect(ctx, p.AdminURL("postgres"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // nothing is pending
+	if _, err := conn.Exec(ctx, "DROP DATABASE IF EXISTS "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)"); err != nil {
+		return fmt.Errorf("dropping database %s: %w", name, err)
+	}
+	return nil
+}
+
 func randomHex(bytes int) string {
 	buffer := make([]byte, bytes)
 	_, _ = rand.Read(buffer) // never fails
@@ -291,6 +304,7 @@ func (p *Postgres) args() []string {
 		"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off", "-c", "max_connections=200",
 		"-c", "log_statement=all", "-c", "log_min_duration_statement=-1",
 		"-c", "wal_retrieve_retry_interval=100ms", // a replica looks for its primary soon, not after five seconds
+		"-c", "min_wal_size=32MB", "-c", "max_wal_size=96MB", // several servers at a time share a small disk
 	}
 	if p.authority != nil {
 		args = append(

@@ -59,7 +59,7 @@ var shared struct {
 }
 
 // Database returns the administrator's URL of a database of the test's own, on a server that all tests of the binary
-// share. Main stops it.
+// share. Main stops it. The database goes when the test ends, since a hundred of them fill the disk of a small machine.
 func Database(t testing.TB) string {
 	t.Helper()
 	url, _ := DatabaseOn(t)
@@ -84,11 +84,18 @@ func DatabaseOn(t testing.TB) (string, *Postgres) {
 		}
 	}
 	shared.databases++
-	url, err := shared.postgres.NewDatabase(ctx, fmt.Sprintf("test_%d", shared.databases))
+	name := fmt.Sprintf("test_%d", shared.databases)
+	url, err := shared.postgres.NewDatabase(ctx, name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return url, shared.postgres
+	server := shared.postgres
+	t.Cleanup(func() {
+		if err := server.DropDatabase(context.Background(), name); err != nil {
+			t.Logf("a database of the test stays until its server stops: %v", err)
+		}
+	})
+	return url, server
 }
 
 // Namespace returns an API server that all tests of the binary share, and a namespace of the test's own there. Main stops it.
