@@ -195,7 +195,7 @@ func TestPresetExtendsWorkloads(t *testing.T) {
 	b.write("presets/hyvve", map[string]any{"generate": true, "workloads": "api,agents"})
 	before := b.read("workloads/agents").Data["presents"].([]string)
 	resp := b.call(logical.UpdateOperation, "presets/hyvve", map[string]any{"database": "main", "workloads": "agents"})
-	if made := fmt.Sprint(resp.Data["made"]); !strings.Contains(made, "database-url of workload agents") {
+	if made := fmt.Sprint(resp.Data); !strings.Contains(made, "database-url of workload agents") {
 		t.Errorf("made: %s", made)
 	}
 	after := b.read("workloads/agents").Data["presents"].([]string)

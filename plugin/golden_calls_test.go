@@ -40,6 +40,8 @@ func (g *golden) recordDefinitions() {
 	g.record(goldenWrite, "connections/main/rotate-root", nil)
 	g.record(goldenWrite, "connections/none/rotate-root", nil)
 	g.record(goldenRead, "connections/main", nil)
+	g.record(goldenRead, "connections/main", given{"detailed": true})
+	g.record(goldenWrite, "connections/main/rotate-root", given{"detailed": true})
 	g.record(goldenRead, "connections/none", nil)
 	g.record(goldenList, "connections", nil)
 	g.record(goldenDelete, "connections/cache", nil)
@@ -59,6 +61,8 @@ func (g *golden) recordDefinitions() {
 	g.record(goldenWrite, "keys/wrong", given{"format": "octal"})
 	g.record(goldenRead, "keys/none", nil)
 	g.record(goldenRead, "keys/token", nil)
+	g.record(goldenRead, "keys/token", given{"detailed": true})
+	g.record(goldenRead, "keys/master", given{"detailed": true})
 	g.record(goldenList, "keys", nil)
 
 	g.record(goldenList, "workloads", nil)
@@ -84,6 +88,7 @@ func (g *golden) recordDefinitions() {
 	g.record(goldenWrite, "connections/future", given{"kind": "redis", "url": "redis://root:pw@127.0.0.1:1", "verify_connection": false, "dry_run": true})
 	g.record(goldenWrite, "presets/hyvve", given{"database": "db", "dry_run": true})
 	g.record(goldenRead, "presets/hyvve", given{"database": "db"})
+	g.record(goldenRead, "presets/hyvve", given{"database": "db", "detailed": true})
 	g.record(goldenWrite, "presets/hyvve", given{"database": "nope"})
 }
 
@@ -103,6 +108,7 @@ func (g *golden) recordInstances() {
 	g.record(goldenWrite, "report/api", given{"instance": "api-1", "instance_secret": secret})
 	g.record(goldenList, "workloads/api/instances", nil)
 	g.record(goldenRead, "workloads/api/instances/api-1", nil)
+	g.record(goldenRead, "workloads/api/instances/api-1", given{"detailed": true})
 	g.record(goldenRead, "workloads/api/instances/none", nil)
 	g.record(goldenRead, "workloads/api", nil)
 	g.record(goldenRead, "workloads/api", given{"detailed": true})
@@ -231,6 +237,7 @@ func (g *golden) recordVersions() {
 	g.record(goldenDelete, "keys/login", nil)
 	g.record(goldenDelete, "connections/main", nil)
 	g.record(goldenWrite, "presets/hyvve", given{"generate": true, "database": "db"})
+	g.record(goldenWrite, "presets/hyvve", given{"generate": true, "database": "db", "detailed": true})
 	g.record(goldenWrite, "presets/hyvve", given{"generate": true, "database": "db"})
 	g.record(goldenRead, "presets/hyvve", given{"database": "db"})
 }
@@ -243,10 +250,14 @@ func (g *golden) recordJournal() {
 	g.record(goldenRead, "config", nil)
 	g.record(goldenList, "journal", given{"limit": 3})
 	g.record(goldenRead, "journal", given{"after": "3", "limit": 12})
+	g.record(goldenRead, "journal", given{"after": "3", "limit": 12, "detailed": true})
 	g.record(goldenRead, "journal", given{"key": "nothing"})
 	g.record(goldenRead, "journal/export", given{"limit": 2})
 	g.record(goldenRead, "journal/1", nil)
+	g.record(goldenRead, "journal/1", given{"detailed": true})
+	g.call(goldenRead, "journal/latest", nil)
 	g.record(goldenRead, "journal/none", nil)
 	g.record(goldenRead, "journal/head", nil)
 	g.record(goldenRead, "journal/verify", nil)
+	g.record(goldenRead, "journal/verify", given{"detailed": true})
 }

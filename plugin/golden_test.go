@@ -52,6 +52,7 @@ var varying = []struct {
 	{regexp.MustCompile(`("line_\d+": ".*",?\s+)+`), "\"line_001\": \"<lines>\"\n  "},
 	{regexp.MustCompile(`"(age|last_heard|lease|free_in)": (\d+|"[\dhms]+")`), `"$1": "<duration>"`},
 	{regexp.MustCompile(`"(count|entries|last|revision)": \d+`), `"$1": "<number>"`},
+	{regexp.MustCompile(`fingerprint [0-9a-f]{8,16}`), `fingerprint <fingerprint>`},
 	{regexp.MustCompile(`held it back for [0-9.]+m?s`), `held it back for <duration>`},
 	{regexp.MustCompile(`last seen \d+s ago`), `last seen <duration> ago`},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z`), "<nanoseconds>"},

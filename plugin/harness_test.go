@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -95,7 +96,7 @@ func (b *backendTest) read(path string, data ...map[string]any) *logical.Respons
 	var fields map[string]any
 	if len(data) > 0 {
 		fields = data[0]
-	} else if (strings.HasPrefix(path, "rotations/") || strings.HasPrefix(path, "workloads/") && !strings.Contains(path, "/instances")) && !strings.HasSuffix(path, "/receipt") {
+	} else if first, _, _ := strings.Cut(path, "/"); slices.Contains([]string{"rotations", "workloads", "keys", "journal", "presets"}, first) && !strings.HasSuffix(path, "/receipt") {
 		fields = map[string]any{"detailed": true} // what programs read
 	}
 	resp := b.call(logical.ReadOperation, path, fields)

@@ -17,6 +17,7 @@ import (
 func (b *backendTest) pages(query map[string]any) []map[string]any {
 	b.t.Helper()
 	var all []map[string]any
+	query["detailed"] = true
 	for range 1000 {
 		data := b.read("journal", query).Data
 		all = append(all, data["entries"].([]map[string]any)...)
@@ -127,14 +128,14 @@ func TestJournalHeadIsExposed(t *testing.T) {
 
 func TestJournalFloor(t *testing.T) {
 	b := newBackendTest(t)
-	if data := b.read("journal/config").Data; data["min_entries"] != 10_000 || data["min_age"] != "90d" {
+	if data := b.read("journal/config", map[string]any{}).Data; data["min_entries"] != 10_000 || data["min_age"] != "90d" {
 		t.Errorf("the floor of a fresh mount is %v", data)
 	}
 	b.refuses(logical.UpdateOperation, "config", map[string]any{"journal_max_age": "1s"}, "hyvve/journal/config")
 	b.refuses(logical.UpdateOperation, "config", map[string]any{"journal_max_entries": 5000}, "hyvve/journal/config")
 	b.refuses(logical.UpdateOperation, "journal/config", map[string]any{"min_entries": 99}, "use at least 100")
 	b.write("journal/config", map[string]any{"min_age": "1h"})
-	newest := b.read("journal", map[string]any{"newest": true, "limit": 1}).Data["entries"].([]map[string]any)[0]
+	newest := b.read("journal", map[string]any{"newest": true, "limit": 1, "detailed": true}).Data["entries"].([]map[string]any)[0]
 	if newest["what"] != "journal's floor lowered" || newest["kept_for_good"] != true || !strings.Contains(fmt.Sprint(newest["changes"]), "90d") {
 		t.Errorf("%v", newest)
 	}

@@ -22,9 +22,9 @@ func (b *backend) pathsConnections() []*framework.Path {
 		b.listing("connections", "List the connections.", "A connection is an administrator's login at a server where keys are valid.", func(_ context.Context, e *engine.Engine) ([]string, error) { return e.ConnectionNames(), nil }),
 		{
 			Pattern: "connections/(?P<name>[^/]+)/rotate-root",
-			Fields:  requestFields(api.ConnectionName{}),
+			Fields:  withDetail(requestFields(api.ConnectionName{})),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: b.write(b.rotateRoot, aboutConnection("rotating an administrator's password"), api.Connection{}, "rotate", "connection-root", "Give the administrator a password that only this mount knows."),
+				logical.UpdateOperation: b.write(b.rotateRoot, aboutConnection("rotating an administrator's password"), oneOf{api.Connection{}, api.PlainLines{}}, "rotate", "connection-root", "Give the administrator a password that only this mount knows."),
 			},
 			HelpSynopsis: "Give the administrator a password that only this mount knows.",
 			HelpDescription: strings.TrimSpace(`
@@ -43,9 +43,9 @@ ACL SETUSER hyvve_admin on >PASSWORD and its rights), and write it to the connec
 			Fields:         b.connectionFields(),
 			ExistenceCheck: b.exists("name", func(e *engine.Engine, name string) bool { _, ok := e.Connection(name); return ok }),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.CreateOperation: b.write(b.writeConnection, b.connectionAttempt, oneOf{api.Connection{}, api.DefinitionPlan{}, api.DefinitionLines{}}, "create", "connection", "Store an administrator's login, when it has been tried."),
-				logical.UpdateOperation: b.write(b.writeConnection, b.connectionAttempt, oneOf{api.Connection{}, api.DefinitionPlan{}, api.DefinitionLines{}}, "update", "connection", "Change a connection; fields not given stay."),
-				logical.ReadOperation:   b.operation(b.lookAtConnection, api.Connection{}, "read", "connection", "Read a connection, without passwords and private keys, and what is wrong with its server now."),
+				logical.CreateOperation: b.write(b.writeConnection, b.connectionAttempt, oneOf{api.Connection{}, api.DefinitionPlan{}, api.PlainLines{}}, "create", "connection", "Store an administrator's login, when it has been tried."),
+				logical.UpdateOperation: b.write(b.writeConnection, b.connectionAttempt, oneOf{api.Connection{}, api.DefinitionPlan{}, api.PlainLines{}}, "update", "connection", "Change a connection; fields not given stay."),
+				logical.ReadOperation:   b.operation(b.lookAtConnection, oneOf{api.Connection{}, api.PlainLines{}}, "read", "connection", "Read a connection, without passwords and private keys, and what is wrong with its server now."),
 				logical.DeleteOperation: b.write(b.deleteConnection, aboutConnection("deleting a connection"), nil, "delete", "connection", "Forget a connection."),
 			},
 			HelpSynopsis:    "Connections: administrators' logins at the servers where keys are valid.",
@@ -175,7 +175,7 @@ func (b *backend) readConnection(_ context.Context, e *engine.Engine, _ *logical
 	if len(health.Notes) > 0 {
 		response.Notes = health.Notes
 	}
-	return answer(response), nil
+	return forPeople(d, response), nil
 }
 
 func connectionData(c kind.Connection) api.Connection {
@@ -198,5 +198,5 @@ func (b *backend) rotateRoot(ctx context.Context, e *engine.Engine, req *logical
 	if err != nil {
 		return nil, err
 	}
-	return answer(connectionData(c)), nil
+	return forPeople(d, connectionData(c)), nil
 }

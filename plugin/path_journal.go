@@ -25,6 +25,9 @@ import (
 // contentJSONLines is JSON, one value a line.
 const contentJSONLines = "application/x-ndjson"
 
+// newestEntry names the newest entry.
+const newestEntry = "latest"
+
 // maxExported is how many bytes of JSON lines an export answers with, beside its last line.
 const maxExported = 1 << 20
 
@@ -32,20 +35,21 @@ func (b *backend) pathsJournal() []*framework.Path {
 	return []*framework.Path{
 		{
 			Pattern: "journal/?$",
-			Fields:  requestFields(api.JournalRequest{}),
+			Fields:  withDetail(requestFields(api.JournalRequest{})),
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ListOperation: b.operation(b.listJournal, api.JournalList{}, "list", "journal", "List the journal's entries, oldest first."),
-				logical.ReadOperation: b.operation(b.pageJournal, api.Journal{}, "page", "journal", "Read entries of the journal, a page at a time."),
+				logical.ReadOperation: b.operation(b.pageJournal, oneOf{api.Journal{}, api.PlainLines{}}, "page", "journal", "Read entries of the journal, a page at a time."),
 			},
 			HelpSynopsis: "The journal's entries, oldest first.",
 			HelpDescription: strings.TrimSpace(`
 Ids count up. Listing gives ids; with after, limit or a filter it gives a page, with what each entry is about. Reading gives
-a page of whole entries. next is the after= of the next page, and empty where there is none. A page with a filter may have
+a page of entries, a line each, or whole with detailed=true. next is the after= of the next page, and empty where there is none. A page with a filter may have
 few entries, or none, although more follow: it looks at a limited number of them.
 
     vault list hyvve/journal
     vault read hyvve/journal newest=true limit=20
-    vault read -format=json hyvve/journal key=jwt-secret actor=userpass-ann after=0000000000057
+    vault read hyvve/journal key=jwt-secret actor=userpass-ann after=57
+    vault read -format=json hyvve/journal limit=1000 detailed=true
     curl -H "X-Vault-Token: …" -X LIST "$VAULT_ADDR/v1/hyvve/journal?after=57&limit=100"
 
 How many entries are kept is said by journal_max_entries and journal_max_age of hyvve/config, and at least by
@@ -55,8 +59,9 @@ hyvve/journal/config.
 		b.pathJournalConfig(),
 		{
 			Pattern: "journal/verify$",
+			Fields:  withDetail(map[string]*framework.FieldSchema{}),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ReadOperation: b.operation(b.verifyJournal, api.JournalVerified{}, "verify", "journal", "Check that no entry was changed or taken out."),
+				logical.ReadOperation: b.operation(b.verifyJournal, oneOf{api.JournalVerified{}, api.PlainLines{}}, "verify", "journal", "Check that no entry was changed or taken out."),
 			},
 			HelpSynopsis: "Check that no entry of the journal was changed or taken out.",
 			HelpDescription: "Each entry has the hash of the one before, keyed with the mount's secret. The chain is walked from the oldest entry that " +
@@ -89,9 +94,9 @@ after=, the id of the last line, until the answer is empty. The vault command pr
 		},
 		{
 			Pattern: "journal/" + framework.GenericNameRegex("id"),
-			Fields:  requestFields(api.EntryRequest{}),
+			Fields:  withDetail(requestFields(api.EntryRequest{})),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ReadOperation: b.operation(b.readJournal, api.Entry{}, "read", "journal-entry", "Read one entry."),
+				logical.ReadOperation: b.operation(b.readJournal, oneOf{api.Entry{}, api.PlainLines{}}, "read", "journal-entry", "Read one entry."),
 			},
 			HelpSynopsis: "Who did what to which version when, and why.",
 			HelpDescription: "Entries are only ever added. None holds a value; fingerprint is a keyed hash that tells values apart. " +
@@ -185,7 +190,7 @@ func (b *backend) pageJournal(ctx context.Context, e *engine.Engine, _ *logical.
 	for _, n := range page.Entries {
 		journal.Entries = append(journal.Entries, entryData(n.Stored, n.Entry))
 	}
-	resp := answer(journal)
+	resp := forPeople(d, journal)
 	if len(journal.Entries) == 0 && page.Next == "" {
 		resp.AddWarning("No entry matches. key= is the name of a key, rotation= the id of a rotation, and actor= a display name as entries have it in by (userpass-ann, not ann), or an entity id.")
 	}
@@ -216,11 +221,18 @@ func (b *backend) exportJournal(ctx context.Context, e *engine.Engine, _ *logica
 
 func (b *backend) readJournal(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	id := journal.FullID(text(d, "id"))
+	if id == newestEntry {
+		page, err := e.Journal().Page(ctx, journal.Query{Newest: true, Limit: 1})
+		if err != nil || len(page.Entries) == 0 {
+			return nil, err
+		}
+		id = page.Entries[0].Stored
+	}
 	entry, ok, err := e.Journal().Entry(ctx, id)
 	if err != nil || !ok {
 		return nil, err
 	}
-	return answer(entryData(id, entry)), nil
+	return forPeople(d, entryData(id, entry)), nil
 }
 
 func entryData(id string, entry journal.Entry) api.Entry {
@@ -245,12 +257,12 @@ func (b *backend) readHead(_ context.Context, e *engine.Engine, _ *logical.Reque
 	return answer(api.JournalHead{Count: h.Count, Head: h.Hash}), nil
 }
 
-func (b *backend) verifyJournal(ctx context.Context, e *engine.Engine, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+func (b *backend) verifyJournal(ctx context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	v, err := e.Journal().Verify(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return answer(api.JournalVerified{
+	return forPeople(d, api.JournalVerified{
 		JournalHead: api.JournalHead{Count: v.Count, Head: v.Hash}, Whole: len(v.Faults) == 0, Entries: v.Entries, First: v.First, Last: v.Last,
 		Faults: append([]string{}, v.Faults...), EntriesKeptForGood: v.Kept, EntriesWithoutChain: v.Older,
 	}), nil

@@ -30,9 +30,9 @@ func (b *backend) pathsKeys() []*framework.Path {
 			Fields:         b.keyFields(),
 			ExistenceCheck: b.exists("name", func(e *engine.Engine, name string) bool { _, ok := e.Key(name); return ok }),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.CreateOperation: b.write(b.writeKey, b.keyAttempt, oneOf{api.Key{}, api.DefinitionPlan{}, api.DefinitionLines{}}, "create", "key", "Define a key, and give it its first version."),
-				logical.UpdateOperation: b.write(b.writeKey, b.keyAttempt, oneOf{api.Key{}, api.DefinitionPlan{}, api.DefinitionLines{}}, "update", "key", "Change a key's definition, or give it its first version."),
-				logical.ReadOperation:   b.operation(b.readKey, api.Key{}, "read", "key", "Read a key's definition and its versions, without values."),
+				logical.CreateOperation: b.write(b.writeKey, b.keyAttempt, oneOf{api.Key{}, api.DefinitionPlan{}, api.PlainLines{}}, "create", "key", "Define a key, and give it its first version."),
+				logical.UpdateOperation: b.write(b.writeKey, b.keyAttempt, oneOf{api.Key{}, api.DefinitionPlan{}, api.PlainLines{}}, "update", "key", "Change a key's definition, or give it its first version."),
+				logical.ReadOperation:   b.operation(b.readKey, oneOf{api.Key{}, api.PlainLines{}}, "read", "key", "Read a key's definition and its versions, without values."),
 				logical.DeleteOperation: b.write(b.deleteKey, aboutKey("deleting a key"), nil, "delete", "key", "Erase a key and all its values."),
 			},
 			HelpSynopsis:    "Keys: definition, policy and versions. Values are never read here.",

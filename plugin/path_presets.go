@@ -28,8 +28,8 @@ func (b *backend) pathsPresets() []*framework.Path {
 		Pattern: "presets/hyvve",
 		Fields:  withDetail(requestFields(api.PresetRequest{}, "{workloads}", strings.Join(platformWorkloads(), ", "))),
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ReadOperation:   b.operation(b.readPreset, api.Preset{}, "read", "preset", "Show what the preset defines."),
-			logical.UpdateOperation: b.write(b.writePreset, presetAttempt, oneOf{api.PresetMade{}, api.DefinitionPlan{}, api.DefinitionLines{}}, "apply", "preset", "Define all the platform's keys and workloads."),
+			logical.ReadOperation:   b.operation(b.readPreset, oneOf{api.Preset{}, api.PlainLines{}}, "read", "preset", "Show what the preset defines."),
+			logical.UpdateOperation: b.write(b.writePreset, presetAttempt, oneOf{api.PresetMade{}, api.DefinitionPlan{}, api.PlainLines{}}, "apply", "preset", "Define all the platform's keys and workloads."),
 		},
 		HelpSynopsis: "All the HYVVE platform's keys and workloads from one call.",
 		HelpDescription: strings.TrimSpace(`
@@ -136,8 +136,7 @@ func (b *backend) writePreset(ctx context.Context, e *engine.Engine, req *logica
 		}
 		made = append(made, "workload "+w.Name)
 	}
-	resp.Data = api.Data(api.PresetMade{Made: made})
-	return resp, nil
+	return forPeople(d, api.PresetMade{Made: made}, resp.Warnings...), nil
 }
 
 // attach returns a workload that is there already with those of the keys that were made just now.

@@ -133,9 +133,9 @@ func whenFree(do handler) handler {
 func (b *backend) pathsReconcile() []*framework.Path {
 	return []*framework.Path{{
 		Pattern: "keys/(?P<name>[^/]+)/reconcile",
-		Fields:  requestFields(api.ReconcileRequest{}),
+		Fields:  withDetail(requestFields(api.ReconcileRequest{})),
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.UpdateOperation: b.write(b.reconcile, aboutKey("restoring a key at its server"), api.Reconciled{}, "reconcile", "key", "Make a key's current version valid again at its server."),
+			logical.UpdateOperation: b.write(b.reconcile, aboutKey("restoring a key at its server"), oneOf{api.Reconciled{}, api.PlainLines{}}, "reconcile", "key", "Make a key's current version valid again at its server."),
 		},
 		HelpSynopsis: "Make a key's current version valid again at its server.",
 		HelpDescription: strings.TrimSpace(`
@@ -160,7 +160,7 @@ func (b *backend) reconcile(ctx context.Context, e *engine.Engine, req *logical.
 	if r.DryRun {
 		done, would = nil, append(would, result.Done...)
 	}
-	resp := answer(api.Reconciled{
+	resp := forPeople(d, api.Reconciled{
 		Done: append([]string{}, done...), WouldDo: would, Problems: append([]string{}, result.Texts()...),
 		Notes: append([]string{}, result.Notes...), Checked: api.Time{Time: result.At},
 	})

@@ -29,9 +29,9 @@ func (b *backend) pathsWorkloads() []*framework.Path {
 			Fields:         requestFields(api.WorkloadRequest{}),
 			ExistenceCheck: b.exists("name", func(e *engine.Engine, name string) bool { _, ok := e.Workload(name); return ok }),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.CreateOperation: b.write(b.writeWorkload, b.workloadAttempt, oneOf{api.Workload{}, api.DefinitionPlan{}, api.WorkloadLines{}, api.DefinitionLines{}}, "create", "workload", "Define a workload."),
-				logical.UpdateOperation: b.write(b.writeWorkload, b.workloadAttempt, oneOf{api.Workload{}, api.DefinitionPlan{}, api.WorkloadLines{}, api.DefinitionLines{}}, "update", "workload", "Change a workload; fields not given stay."),
-				logical.ReadOperation:   b.operation(b.readWorkload, oneOf{api.Workload{}, api.WorkloadLines{}}, "read", "workload", "Read a workload, its live instances and what each has loaded."),
+				logical.CreateOperation: b.write(b.writeWorkload, b.workloadAttempt, oneOf{api.Workload{}, api.DefinitionPlan{}, api.PlainLines{}}, "create", "workload", "Define a workload."),
+				logical.UpdateOperation: b.write(b.writeWorkload, b.workloadAttempt, oneOf{api.Workload{}, api.DefinitionPlan{}, api.PlainLines{}}, "update", "workload", "Change a workload; fields not given stay."),
+				logical.ReadOperation:   b.operation(b.readWorkload, oneOf{api.Workload{}, api.PlainLines{}}, "read", "workload", "Read a workload, its live instances and what each has loaded."),
 				logical.DeleteOperation: b.write(b.deleteWorkload, aboutWorkload("deleting a workload"), nil, "delete", "workload", "Remove a workload and its instances."),
 			},
 			HelpSynopsis: "Workloads: which keys they present or verify, and their live instances.",
@@ -87,7 +87,7 @@ func definitionPlan(d *framework.FieldData, p engine.DefinitionPlan, warnings ..
 	for _, c := range p.Changes {
 		changes = append(changes, c.Field+": "+cmp.Or(c.From, "nothing")+" → "+cmp.Or(c.To, "nothing"))
 	}
-	return inLines(d.Get("detailed").(bool), api.DefinitionPlan{DryRun: true, Changes: changes, Affected: append([]string{}, p.Affected...)}, warnings...)
+	return forPeople(d, api.DefinitionPlan{DryRun: true, Changes: changes, Affected: append([]string{}, p.Affected...)}, warnings...)
 }
 
 // workload is what is stored with what is written over it.
@@ -219,7 +219,7 @@ func (b *backend) readWorkload(_ context.Context, e *engine.Engine, _ *logical.R
 	if crowd, ok := e.Crowded(w.Name); ok {
 		full = crowd.String()
 	}
-	return inLines(d.Get("detailed").(bool), api.Workload{
+	return forPeople(d, api.Workload{
 		Name: w.Name, Presents: keysThat(w, presents), Verifies: keysThat(w, verifies), SingleValue: keysThat(w, holdsOne), After: w.After,
 		MinInstances: w.MinInstances, MaxInstances: w.InstanceLimit(), MaxUnavailable: w.MaxUnavailable, Reencrypts: w.Reencrypts,
 		Change: e.Change(w.Name), LimitHit: full, Instances: instances,
@@ -300,7 +300,7 @@ func (b *backend) pathsInstances() []*framework.Path {
 			Pattern: "workloads/(?P<name>[^/]+)/instances/(?P<instance>[^/]+)$",
 			Fields:  withDetail(requestFields(api.InstanceRequest{})),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ReadOperation:   b.operation(b.readInstance, api.InstanceDetails{}, "read", "instance", "Read an instance: whose it is, where it runs, what it holds."),
+				logical.ReadOperation:   b.operation(b.readInstance, oneOf{api.InstanceDetails{}, api.PlainLines{}}, "read", "instance", "Read an instance: whose it is, where it runs, what it holds."),
 				logical.DeleteOperation: b.write(b.removeInstance, aboutInstance, nil, "remove", "instance", "Remove an instance that has ended."),
 			},
 			HelpSynopsis: "A live instance: whose it is, where it runs, what it holds; delete removes it.",

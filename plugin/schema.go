@@ -151,13 +151,9 @@ func inLines(detailed bool, response any, warnings ...string) *logical.Response 
 	return resp
 }
 
-// forPeople is [answer] with durations as people read them; with detailed=true as numbers.
+// forPeople is [inLines] of a request that has fields of [api.Detail].
 func forPeople(d *framework.FieldData, response any, warnings ...string) *logical.Response {
-	resp := answer(response, warnings...)
-	if detailed, _ := d.Get("detailed").(bool); !detailed {
-		resp.Data = api.Plain(response)
-	}
-	return resp
+	return inLines(d.Get("detailed").(bool), response, warnings...)
 }
 
 // withDetail are fields and those of [api.Detail].

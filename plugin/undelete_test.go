@@ -16,7 +16,7 @@ func TestUndeletePaths(t *testing.T) {
 	value := strings.Repeat("ab", 32)
 	b.write("keys/jwt-secret", map[string]any{"kind": "token", "format": "hex", "length": 32, "value": value, "soak": 0})
 	b.write("workloads/api", map[string]any{"verifies": "jwt-secret", "min_instances": 0})
-	if got := b.read("keys/jwt-secret").Data["retain"]; got != "24h" {
+	if got := b.read("keys/jwt-secret", map[string]any{}).Data["retain"]; got != "24h" {
 		t.Errorf("retain is %v", got)
 	}
 	plan := b.call(logical.UpdateOperation, "rotate", map[string]any{"key": "jwt-secret", "dry_run": true})
@@ -60,7 +60,7 @@ func TestUndeletePaths(t *testing.T) {
 	b.write("rotate", map[string]any{"key": "jwt-secret", "retain": 0})
 	b.write("keys/jwt-secret", map[string]any{"retain": "1h"})
 	b.write("keys/jwt-secret", map[string]any{"retain": -1})
-	if got := b.read("keys/jwt-secret").Data["retain"]; got != "24h" {
+	if got := b.read("keys/jwt-secret", map[string]any{}).Data["retain"]; got != "24h" {
 		t.Errorf("retain is %v after -1", got)
 	}
 	if strings.Contains(b.answers.String(), value) || strings.Contains(b.log.String(), value) {

@@ -54,9 +54,6 @@ type WorkloadDetail struct {
 	Detailed bool `json:"detailed,omitempty" doc:"Give instances as a list, for programs, instead of a line each." api:"query"`
 }
 
-// WorkloadLines is a workload for people: the fields of Workload, with a line for each instance: instance_01 and so on.
-type WorkloadLines map[string]any
-
 // WorkloadRequest defines a workload, or changes it; fields that are not given stay.
 type WorkloadRequest struct {
 	WorkloadName
@@ -96,9 +93,6 @@ type Workload struct {
 	LimitHit       string     `json:"limit_hit" doc:"That reads were refused in the last day since it, or a login, had too many instances; in words."`
 	Instances      []Instance `json:"instances" doc:"Its live instances."`
 }
-
-// DefinitionLines is a DefinitionPlan for people: change_01, affected_01 and so on, a line each.
-type DefinitionLines map[string]any
 
 // DefinitionPlan is the response of a write with dry_run=true and detailed=true.
 type DefinitionPlan struct {
@@ -146,9 +140,13 @@ type PresetMade struct {
 	Made []string `json:"made" doc:"What was made, in words; empty if all was there."`
 }
 
-// Detail is a field of reads and writes whose responses have durations.
+// PlainLines is a response for people: the fields of its structure, with a line for each element of a list or map, such as version_01 and
+// loaded_NAME, and durations as texts. The structure is the response with detailed=true.
+type PlainLines map[string]any
+
+// Detail is a field of reads and writes whose responses have durations, lists or maps.
 type Detail struct {
-	Detailed bool `json:"detailed" doc:"Give durations as numbers of seconds, for programs, and not as 5m." api:"query"`
+	Detailed bool `json:"detailed" doc:"Give lists and maps as such, and durations as numbers of seconds, for programs, instead of lines." api:"query"`
 }
 
 // KeyRequest defines a key, or changes it; fields that are not given stay. Kinds add fields of their own.

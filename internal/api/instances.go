@@ -190,7 +190,7 @@ type ExportRequest struct {
 
 // EntryRequest names an entry of the journal.
 type EntryRequest struct {
-	ID string `json:"id" doc:"Id of the entry, or its number." api:"required"`
+	ID string `json:"id" doc:"Id of the entry, its number, or latest." api:"required"`
 }
 
 // JournalList is the list of the journal's entries.

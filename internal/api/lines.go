@@ -93,6 +93,9 @@ func singular(name string) string {
 	if stem, ok := strings.CutSuffix(name, "sses"); ok {
 		return stem + "ss"
 	}
+	if stem, ok := strings.CutSuffix(name, "ies"); ok {
+		return stem + "y"
+	}
 	return strings.TrimSuffix(name, "s")
 }
 
@@ -170,7 +173,7 @@ func wrapped(text string) string {
 // breakOf returns where the first line of a long text ends.
 func breakOf(text string) int {
 	most := len(string([]rune(text)[:MaxLine]))
-	for _, end := range []string{"; ", ". ", ": ", ", ", " | ", " "} {
+	for _, end := range []string{"; ", ". ", ", ", ": ", " | ", " "} {
 		if command := strings.LastIndex(text[:most], "vault "); end == " " && command > most/3 {
 			return command
 		}
@@ -215,7 +218,7 @@ func (i RotationInstance) line() string {
 }
 
 func (e Event) line() string {
-	text := fmt.Sprintf("%s %s: %s", e.Time.UTC().Format("2006-01-02T15:04:05Z"), strings.TrimSpace(e.State+" "+e.Step), e.Text)
+	text := fmt.Sprintf("%s %s: %s", e.Time.inLine(), strings.TrimSpace(e.State+" "+e.Step), e.Text)
 	if e.By != "" {
 		text += ", by " + e.By
 	}
@@ -227,7 +230,7 @@ func (e Event) line() string {
 
 func (h HeldBack) line() string {
 	held := time.Duration(h.Held * float64(time.Second)).Round(time.Millisecond)
-	return fmt.Sprintf("%s: %s held it back for %s, until %s: %s", strings.TrimSpace(h.State+" "+h.Step), h.Gate, held, h.Last.UTC().Format("2006-01-02T15:04:05Z"), h.Reason)
+	return fmt.Sprintf("%s: %s held it back for %s, until %s: %s", strings.TrimSpace(h.State+" "+h.Step), h.Gate, held, h.Last.inLine(), h.Reason)
 }
 
 func (h Held) line() string {
@@ -259,5 +262,5 @@ func (i Instance) line() string {
 	if len(i.Loaded) > 0 {
 		held = lineOf(reflect.ValueOf(i.Loaded))
 	}
-	return text + ", seen " + i.Seen.UTC().Format("2006-01-02T15:04:05Z") + ", login " + i.Login + ", has loaded " + held + ", proof " + i.Proof
+	return text + ", seen " + i.Seen.inLine() + ", login " + i.Login + ", has loaded " + held + ", proof " + i.Proof
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"strings"
 	"time"
 
@@ -225,7 +226,7 @@ func (d *demo) automatic(ctx context.Context) error {
 func (d *demo) leaseDriven(ctx context.Context) error {
 	d.say("")
 	d.say("3. By lease: a reader without a sidecar holds agno-api-key, whose version lives for 12s from here; better-auth-secret meanwhile")
-	status, err := d.world.Server.Client.Logical().ReadWithContext(ctx, "hyvve/keys/agno-api-key")
+	status, err := d.world.Server.Client.Logical().ReadWithDataWithContext(ctx, "hyvve/keys/agno-api-key", url.Values{"detailed": {"true"}})
 	if err != nil {
 		return err
 	}

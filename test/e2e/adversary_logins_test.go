@@ -95,7 +95,7 @@ func TestAdversaryTakesANameOver(t *testing.T) {
 		t.Errorf("it was free after %s", took)
 	}
 	w.refused(genuine, "hyvve/report/api", alive, 400)
-	seen := w.must(w.as("").Logical().ReadWithContext(t.Context(), "hyvve/workloads/api/instances/pod-0")).Data
+	seen := w.must(w.as("").Logical().ReadWithDataWithContext(t.Context(), "hyvve/workloads/api/instances/pod-0", url.Values{"detailed": {"true"}})).Data
 	if login := seen["login"].(map[string]any); login["display_name"] != "approle" || login["entity"] == "" || login["entity_name"] == "" {
 		t.Errorf("its login is shown as %v", login)
 	}
@@ -304,7 +304,7 @@ render "json" { path = "%[2]s/run/keys.json" }
 // loginOf is the fingerprint of the login of one of api's instances; empty: there is none.
 func (w *victim) loginOf(instance string) string {
 	w.t.Helper()
-	read, err := w.as("").Logical().ReadWithContext(w.t.Context(), "hyvve/workloads/api/instances/"+instance)
+	read, err := w.as("").Logical().ReadWithDataWithContext(w.t.Context(), "hyvve/workloads/api/instances/"+instance, url.Values{"detailed": {"true"}})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -210,7 +211,7 @@ func (w *vaultOfRows) until(id, what string, is func(api.Rotation) bool) api.Rot
 // kept fails the test if a version of the master key was erased, or a row opens under none.
 func (w *vaultOfRows) kept(where string) {
 	w.t.Helper()
-	read, err := w.vault.Client.Logical().ReadWithContext(w.t.Context(), "hyvve/keys/"+masterKey)
+	read, err := w.vault.Client.Logical().ReadWithDataWithContext(w.t.Context(), "hyvve/keys/"+masterKey, url.Values{"detailed": {"true"}})
 	if err != nil {
 		w.t.Fatal(err)
 	}

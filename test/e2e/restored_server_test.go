@@ -290,7 +290,7 @@ func (w *restoredWorld) plan(t *testing.T, name string) map[string]any {
 
 func (w *restoredWorld) reconcile(t *testing.T, name string, dryRun bool) map[string]any {
 	t.Helper()
-	return w.asks(t, "hyvve/keys/"+name+"/reconcile", map[string]any{"dry_run": dryRun})
+	return w.asks(t, "hyvve/keys/"+name+"/reconcile", map[string]any{"dry_run": dryRun, "detailed": true})
 }
 
 func (w *restoredWorld) asks(t *testing.T, path string, data map[string]any) map[string]any {

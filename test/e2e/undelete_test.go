@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -69,7 +70,7 @@ func TestRowsOfABackup(t *testing.T) {
 // versions are the states of a key's versions, by number.
 func (w *world) versions(name string) map[int]string {
 	w.t.Helper()
-	secret, err := w.Server.Client.Logical().ReadWithContext(w.t.Context(), "hyvve/keys/"+name)
+	secret, err := w.Server.Client.Logical().ReadWithDataWithContext(w.t.Context(), "hyvve/keys/"+name, url.Values{"detailed": {"true"}})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -61,7 +61,7 @@ func TestUnreachableServerIsVisible(t *testing.T) {
 		t.Errorf("the status after the plan: %s", status)
 	}
 	kit.Until(t, "the connection says that its server is down", func() bool {
-		return strings.Contains(fmt.Sprint(read("hyvve/connections/cache")["problems"]), "refused")
+		return strings.Contains(fmt.Sprint(read("hyvve/connections/cache")["problem_01"]), "refused")
 	})
 	if status := fmt.Sprint(read("hyvve/status")["connection cache"]); !strings.Contains(status, "PROBLEM") {
 		t.Errorf("the status of the connection: %s", status)
@@ -70,6 +70,6 @@ func TestUnreachableServerIsVisible(t *testing.T) {
 		t.Fatal(err)
 	}
 	kit.Until(t, "the connection says that its server is back", func() bool {
-		return fmt.Sprint(read("hyvve/connections/cache")["problems"]) == "[]"
+		return read("hyvve/connections/cache")["problems"] == "none"
 	})
 }

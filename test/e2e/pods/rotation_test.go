@@ -132,7 +132,7 @@ func (p *hyvve) placed() {
 	if err != nil || len(pods) == 0 {
 		p.t.Fatal(len(pods), err)
 	}
-	secret, err := p.Server.Client.Logical().ReadWithContext(p.t.Context(), "hyvve/workloads/api/instances/"+p.ns+"."+pods[0].Name)
+	secret, err := p.Server.Client.Logical().ReadWithDataWithContext(p.t.Context(), "hyvve/workloads/api/instances/"+p.ns+"."+pods[0].Name, url.Values{"detailed": {"true"}})
 	if err != nil || secret == nil {
 		p.t.Fatal(secret, err)
 	}
