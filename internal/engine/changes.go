@@ -114,7 +114,8 @@ func listsOf(w workload.Workload) string {
 
 // standing is how far the instances of a workload have followed the change of its keys.
 type standing struct {
-	waiting, settled, unsettled []workload.Instance // those that were let go, and have loaded what they should, or not yet
+	// waiting have not been let go. Of the others, settled have loaded what they should, or have read it where they report nothing.
+	waiting, settled, unsettled []workload.Instance
 }
 
 func (m *memory) standing(w workload.Workload) (s standing) {
@@ -123,7 +124,7 @@ func (m *memory) standing(w workload.Workload) (s standing) {
 		case i.Anonymous:
 		case len(m.waiting[w.Name][i.ID]) > 0:
 			s.waiting = append(s.waiting, i)
-		case i.AllProved() && i.Issued.Etag == m.target(w, i).Etag:
+		case (i.AllProved() || i.Silent()) && i.Issued.Etag == m.target(w, i).Etag:
 			s.settled = append(s.settled, i)
 		default:
 			s.unsettled = append(s.unsettled, i)
@@ -140,15 +141,30 @@ func (s *state) changeText(w workload.Workload) string {
 	at := get(s, func(m *memory) standing { return m.standing(w) })
 	total := len(at.waiting) + len(at.settled) + len(at.unsettled)
 	text := fmt.Sprintf("%s: %d of %d instances have followed", strings.Join(w.Changing(), ", "), len(at.settled), total)
-	for _, i := range at.unsettled {
-		return text + fmt.Sprintf("; %s has not loaded it yet", i.Name())
+	if len(at.unsettled) > 0 {
+		return text + fmt.Sprintf("; waiting for %s, of which no report has come that it has loaded this", someOf(namesOf(at.unsettled))) + ifGone(at.unsettled[0])
 	}
 	for _, i := range at.settled {
-		if !i.Healthy {
-			return text + fmt.Sprintf("; %s is not healthy with it: %s", i.Name(), i.Reason)
+		if !fit(i) {
+			return text + fmt.Sprintf("; %s is not healthy with it: %s", i.Name(), i.Reason) + ifGone(i)
 		}
 	}
 	return text
+}
+
+// ifGone says what to do of an instance that is waited for, as the end of a sentence.
+func ifGone(i workload.Instance) string {
+	return fmt.Sprintf("; an instance that is gone for good is waited for no longer after: vault delete hyvve/workloads/%s/instances/%s", i.Workload, i.ID)
+}
+
+// fit reports whether the change may go on to the next instance for all that is known of this one.
+func fit(i workload.Instance) bool { return i.Healthy || i.Silent() }
+
+func namesOf(instances []workload.Instance) (names []string) {
+	for _, i := range instances {
+		names = append(names, i.Name())
+	}
+	return names
 }
 
 // Change says how far the instances of a workload have followed the last change of its keys; empty: all have.
@@ -180,19 +196,19 @@ func (l *locked) followChange(ctx context.Context, w workload.Workload) error {
 	}
 	budget -= len(at.unsettled)
 	for _, i := range at.settled {
-		if !i.Healthy {
+		if !fit(i) {
 			budget--
 		}
 	}
 	var next []string
 	for _, i := range at.waiting { // one that is not healthy is unavailable anyway, perhaps for lack of this change
-		if !i.Healthy {
+		if !fit(i) {
 			next = append(next, i.ID)
 			budget--
 		}
 	}
 	for _, i := range at.waiting {
-		if i.Healthy && budget > 0 {
+		if fit(i) && budget > 0 {
 			next = append(next, i.ID)
 			budget--
 		}

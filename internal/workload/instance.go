@@ -134,6 +134,10 @@ func (i Instance) AllProved() bool {
 	return i.Loaded != nil && i.Loaded.Etag == i.Issued.Etag && len(i.Unproved) == 0
 }
 
+// Silent reports whether it reads and reports nothing, as Vault Agent and scripts do: that it has read a bundle is all that is ever
+// known of it.
+func (i Instance) Silent() bool { return !i.Heartbeat && i.Loaded == nil && i.Judged.IsZero() }
+
 // HoldsLoaded is what the instance last reported to run with.
 func (i Instance) HoldsLoaded() (Holding, bool) {
 	if i.Anonymous {
