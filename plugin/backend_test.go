@@ -180,6 +180,9 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 	b.instance("api", "api-1")
 	b.write("keys/empty", map[string]any{"format": "hex"})
 	b.write("keys/unused", map[string]any{"generate": true})
+	b.write("keys/used", map[string]any{"generate": true})
+	b.write("workloads/reader", map[string]any{"presents": "used"})
+	b.read("creds/reader")
 	b.write("rotate", map[string]any{"key": "jwt-secret"})
 	urlSafe := strings.ReplaceAll(base64.StdEncoding.EncodeToString([]byte(strings.Repeat("\xfb\xff", 16))), "+", "-")
 	type fields = map[string]any
@@ -235,7 +238,8 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 		{update, "keys/x", fields{"env": "JWT_SECRET"}, "env JWT_SECRET"},
 		{update, "keys/x", master(base64.StdEncoding.EncodeToString(make([]byte, 31))), "31 bytes"},
 		{update, "keys/x", master(urlSafe), "url-safe"},
-		{update, "keys/unused", fields{"value": "v"}, "has 1 versions already; rotate it with: vault write hyvve/rotate key=unused; if a wrong value was imported"},
+		{update, "keys/unused", fields{"generate": true}, "has 1 versions already; rotate it with: vault write hyvve/rotate key=unused"},
+		{update, "keys/used", fields{"value": "v"}, "key used has version 1, which an import cannot replace, since an instance may have version 1; nothing was changed; rotate it with: vault write hyvve/rotate key=used; if a wrong value was imported"},
 		{update, "keys/unused", fields{"env": "OTHER"}, "env cannot be changed"},
 		{logical.DeleteOperation, "keys/agno-api-key", nil, "is used by workload"},
 		{update, "workloads/a/b", fields{"presents": "unused"}, "contains a slash"},

@@ -60,6 +60,8 @@ as they are. Its versions change by rotation only, except for the first one:
     vault write hyvve/keys/agent-service-token format=hex length=32 generate=true
     vault write hyvve/keys/encryption-master-key format=base64 rule=encryption-master-key value=-
 
+A wrong first value, imported or made, is replaced by writing the right one, as long as no instance was given it.
+
 A value of several lines, such as a PEM, needs multiline=true, and workloads that can carry it (docs/sidecar.md):
 
     vault write hyvve/keys/tls-key kind=external multiline=true value=@tls.key
@@ -110,7 +112,7 @@ func (b *backend) writeKey(ctx context.Context, e *engine.Engine, req *logical.R
 	if d.Get("dry_run").(bool) {
 		plan, err := e.PlanKey(definition, caller(req))
 		if hasValue {
-			plan.Changes = append(plan.Changes, rotation.EntryChange{Field: "value", To: "version 1, imported"})
+			plan.Changes = append(plan.Changes, importChange(e, name))
 		} else if generate {
 			plan.Changes = append(plan.Changes, rotation.EntryChange{Field: "value", To: "version 1, made"})
 		}
@@ -122,8 +124,12 @@ func (b *backend) writeKey(ctx context.Context, e *engine.Engine, req *logical.R
 	var warnings []string
 	if hasValue || generate {
 		text, _ := value.(string)
+		first := e.First
+		if k, _ := e.Key(name); hasValue && len(k.Versions) > 0 {
+			first = e.Replace
+		}
 		var err error
-		if _, warnings, err = e.First(ctx, name, key.NewValue(text), caller(req)); err != nil {
+		if _, warnings, err = first(ctx, name, key.NewValue(text), caller(req)); err != nil {
 			return nil, err
 		}
 	}
@@ -141,6 +147,17 @@ func (b *backend) writeKey(ctx context.Context, e *engine.Engine, req *logical.R
 		}
 	}
 	return resp, err
+}
+
+// importChange says what the import of a value would change.
+func importChange(e *engine.Engine, name string) rotation.EntryChange {
+	change := rotation.EntryChange{Field: "value", To: "version 1, imported"}
+	k, _ := e.Key(name)
+	if current, ok := k.Current(); ok {
+		change.From = fmt.Sprintf("version %d, which nobody was given", current.Number)
+		change.To = fmt.Sprintf("version %d, imported", k.NextNumber())
+	}
+	return change
 }
 
 // guessedKind refuses a new key with a value of which no kind is given: its name is misspelt, or its kind forgotten. As a token, the
@@ -235,8 +252,15 @@ func (b *backend) checkFirst(e *engine.Engine, definition catalog.Definition, va
 	old, _ := e.Key(definition.Name)
 	if _, begun := old.FirstStaged(); begun && hasValue {
 		return rotation.Refusef("key %s has a version 1 that is not valid at its server yet; go on with it by generate=true, or delete the key first", old.Name)
-	} else if len(old.Versions) > 0 && !begun {
-		return rotation.Refusef("key %s has %d versions already; rotate it with: vault write hyvve/rotate key=%s; if a wrong value was imported and nobody uses it, take the key out of its workloads, delete it with: vault delete hyvve/keys/%s, and import again", old.Name, len(old.Versions), old.Name, old.Name)
+	} else if len(old.Versions) > 0 && !begun && generate {
+		return rotation.Refusef("key %s has %d versions already; rotate it with: vault write hyvve/rotate key=%s", old.Name, len(old.Versions), old.Name)
+	} else if current, has := old.Current(); has {
+		if err := e.CheckReplace(old.Name); err != nil {
+			return err
+		}
+		if current.Value.Equal(key.NewValue(value.(string))) { // only here: of a value that is in use this would answer guesses
+			return rotation.Refusef("key %s has this value already, as version %d; nothing was changed", old.Name, current.Number)
+		}
 	}
 	if !hasValue {
 		return nil

@@ -141,7 +141,7 @@ func shareALogin(t *testing.T, s sharedServer) {
 		t.Error("the old login is valid still")
 	}
 	b.finishOne("one", s, values)
-	b.refuses(logical.UpdateOperation, "keys/two", map[string]any{"username": "x", "value": "y"}, "versions already")
+	b.refuses(logical.UpdateOperation, "keys/two", map[string]any{"username": "x", "value": "y"}, "which an import cannot replace, since it was rotated")
 	b.forgetOne("one", s, values()["ONE"].(string), values)
 }
 

@@ -131,6 +131,9 @@ func (e *Engine) DeleteKey(ctx context.Context, name string, by rotation.Actor) 
 	if err := e.remove(ctx, pathKeys+name); err != nil {
 		return err
 	}
+	if err := l.forgetUnissued(ctx, name); err != nil {
+		return err
+	}
 	e.lock(func(m *memory) {
 		delete(m.Keys, name)
 		delete(m.health, checksKey+name)

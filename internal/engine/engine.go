@@ -194,7 +194,7 @@ func (e *Engine) Close() {
 // load reads all records.
 func (l *locked) load(ctx context.Context) error {
 	for _, load := range []func(context.Context) error{
-		l.loadSecret, l.loadConfig, l.loadFloor, l.loadConnections, l.loadKeys, l.loadWorkloads, l.loadInstances, l.loadWaiting, l.journal.Load, l.loadRotations, l.loadCuts, l.loadFollowing,
+		l.loadSecret, l.loadConfig, l.loadFloor, l.loadConnections, l.loadKeys, l.loadWorkloads, l.loadInstances, l.loadWaiting, l.journal.Load, l.loadRotations, l.loadCuts, l.loadFollowing, l.loadUnissued,
 	} {
 		if err := load(ctx); err != nil {
 			return err

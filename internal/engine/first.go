@@ -5,6 +5,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
@@ -12,6 +13,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
 // First returns a key without versions its version 1: the value if there is one, otherwise one that its kind makes. A value
@@ -25,12 +27,99 @@ func (e *Engine) First(ctx context.Context, name string, value key.Value, by rot
 	if value.Empty() {
 		return e.makeFirst(ctx, k, by)
 	}
+	return e.importValue(ctx, name, value, by, func(l *locked, v key.Version) (key.Key, error) {
+		return l.newFirst(ctx, name, "value imported as version 1", by, v)
+	})
+}
+
+// newFirst stores a first version of which no server needs to hear. Until somebody is given it, another value may replace it.
+func (l *locked) newFirst(ctx context.Context, name, what string, by rotation.Actor, v key.Version) (key.Key, error) {
+	if k, known := l.Keys[name]; known && len(k.Versions) == 0 {
+		if err := l.noteUnissued(ctx, name); err != nil {
+			return key.Key{}, err
+		}
+	}
+	return l.storeFirst(ctx, name, what, by, func(k key.Key) (key.Key, error) { return k.WithFirst(v) })
+}
+
+// Replace imports a value in the place of a first one that nobody was ever given, whether that was imported, too, or made. The one
+// before is aborted.
+func (e *Engine) Replace(ctx context.Context, name string, value key.Value, by rotation.Actor) (key.Key, []string, error) {
+	return e.importValue(ctx, name, value, by, func(l *locked, v key.Version) (key.Key, error) {
+		old := l.Keys[name]
+		var err error
+		l.lock(func(m *memory) { // from here on nobody is given the old value
+			if err = m.checkReplace(name); err == nil {
+				m.Keys[name] = old.Bare()
+			}
+		})
+		if err != nil {
+			return key.Key{}, err
+		}
+		k, err := l.storeFirst(ctx, name, "first value replaced by an import; nobody was given it", by, func(key.Key) (key.Key, error) { return old.WithReplaced(v) })
+		if err != nil {
+			l.lock(func(m *memory) { m.Keys[name] = old })
+		}
+		return k, err
+	})
+}
+
+// CheckReplace returns why the value of a key that has versions cannot be replaced; nil: it can.
+func (s *state) CheckReplace(name string) error {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	return m.checkReplace(name)
+}
+
+func (m *memory) checkReplace(name string) error {
+	k, ok := m.Keys[name]
+	if !ok {
+		return catalog.UnknownKey(name)
+	}
+	current, _ := k.Current()
+	why := ""
+	switch _, follows := m.followsKey(name); {
+	case m.rotating[name] != "" || follows:
+		why = "it is being rotated"
+	case current.Rotation != "" || slices.ContainsFunc(k.Versions, func(v key.Version) bool { return v.State != key.Current && v.State != key.Aborted }):
+		why = "it was rotated"
+	case m.unissued[name] != notIssued || m.anyHolds(name):
+		why = fmt.Sprintf("an instance may have version %d", current.Number)
+	default:
+		return nil
+	}
+	return rotation.Refusef("key %s has version %d, which an import cannot replace, since %s; nothing was changed; rotate it with: vault write hyvve/rotate key=%s; "+
+		"if a wrong value was imported and nobody uses it, take the key out of its workloads, delete it with: vault delete hyvve/keys/%s, and import again", name, current.Number, why, name, name)
+}
+
+// anyHolds reports whether a live instance was given a version of a key, or runs with one.
+func (m *memory) anyHolds(name string) bool {
+	for _, f := range m.fleets {
+		for _, i := range f.All() {
+			for _, held := range []workload.Held{i.Issued.Keys[name], i.Running().Keys[name]} {
+				if held.Value > 0 || len(held.Accepts) > 0 {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// importValue tries a value, and has it stored as a version of a key under the writer lock. Whether the key has a version already is
+// for store to say.
+func (e *Engine) importValue(ctx context.Context, name string, value key.Value, by rotation.Actor, store func(*locked, key.Version) (key.Key, error)) (key.Key, []string, error) {
+	k, err := e.knownKey(name)
+	if err != nil {
+		return key.Key{}, nil, err
+	}
 	warnings, err := e.CheckValue(name, value)
 	if err != nil {
 		return key.Key{}, nil, err
 	}
 	v := e.base.FirstVersion(name, value, by)
-	v.Number = 1
+	v.Number = k.NextNumber()
+	k = k.Bare() // what is there is replaced, or this is refused
 	if err := e.tryImport(ctx, k, v); err != nil {
 		return key.Key{}, nil, err
 	}
@@ -46,7 +135,7 @@ func (e *Engine) First(ctx context.Context, name string, value key.Value, by rot
 		return key.Key{}, nil, err
 	}
 	warnings = append(warnings, shared...)
-	k, err = l.storeFirst(ctx, name, "value imported as version 1", by, func(k key.Key) (key.Key, error) { return k.WithFirst(v) })
+	k, err = store(l, v)
 	return k, warnings, err
 }
 
@@ -130,7 +219,7 @@ func (e *Engine) makeFirst(ctx context.Context, k key.Key, by rotation.Actor) (k
 		if _, ok := e.base.KindOf(k).(kind.Server); !ok {
 			l, release := e.acquire()
 			defer release()
-			k, err = l.storeFirst(ctx, name, "version 1 made", by, func(k key.Key) (key.Key, error) { return k.WithFirst(v) })
+			k, err = l.newFirst(ctx, name, "version 1 made", by, v)
 			return k, nil, err
 		}
 		err = e.update(func(l *locked) (err error) {
@@ -178,7 +267,11 @@ func (l *locked) storeFirst(ctx context.Context, name, what string, by rotation.
 	if err != nil {
 		return key.Key{}, rotation.Refusef("%w; rotate it with: vault write hyvve/rotate key=%s", err, name)
 	}
-	entry := journal.Entry{What: what, By: by.Name, Entity: by.Entity, Keys: []journal.Key{{Key: name, To: 1, Fingerprint: k.Versions[0].Fingerprint}}}
+	about := journal.Key{Key: name}
+	for _, v := range k.Versions { // those before the last were replaced
+		about.From, about.To, about.Fingerprint = about.To, v.Number, v.Fingerprint
+	}
+	entry := journal.Entry{What: what, By: by.Name, Entity: by.Entity, Keys: []journal.Key{about}}
 	if err := l.journal.Add(ctx, entry); err != nil {
 		return key.Key{}, err
 	}

@@ -23,6 +23,8 @@ type Reading struct {
 	Epoch    string    // names this read in Renew and Revoke
 	TTL      time.Duration
 	Missing  []string // environment names of keys that have no version yet
+
+	first []string // names of keys of which nobody was given a version before
 }
 
 // Read returns an instance its bundle and makes it, or keeps it, a live instance. A newer read supersedes an older one. No
@@ -42,6 +44,9 @@ func (s *state) Read(ctx context.Context, reader fleet.Reader, limit time.Durati
 	i := reader.As(s.secrets(), epoch)
 	defer s.instances.Lock(i.Name())()
 	reading, i, known, err := s.issue(i, reader.Secret, epoch, limit)
+	if err == nil {
+		err = s.isIssued(ctx, reading.first...)
+	}
 	if err != nil || known {
 		return reading, err
 	}
@@ -91,7 +96,7 @@ func (s *state) issue(i workload.Instance, proof key.Value, epoch fleet.Read, li
 	}
 	f.Put(i)
 	f.Renew(i.ID, ttl, full, i.Heartbeat)
-	reading = Reading{Bundle: bundle, Instance: i.ID, Secret: s.secrets().Secret(i.Name(), epoch), Epoch: i.Epoch, TTL: ttl}
+	reading = Reading{Bundle: bundle, Instance: i.ID, Secret: s.secrets().Secret(i.Name(), epoch), Epoch: i.Epoch, TTL: ttl, first: m.issues(t.Held)}
 	if len(t.Held) < len(w.Keys) {
 		for _, name := range w.KeyNames() {
 			if _, ok := t.Held[name]; !ok {

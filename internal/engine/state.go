@@ -231,6 +231,7 @@ type memory struct {
 	shown      map[string]*shown               // what those see who follow a rotation, by id
 	firstShown int64                           // revisions of this life of the mount are above it
 	waiting    map[string]waits                // by workload: what instances have not followed of the last change of its keys
+	unissued   map[string]issuing              // by key name
 	dirty      map[string]bool                 // workloads whose watchers are woken when the writer lock is released
 	graceUntil time.Duration                   // by Uptime: until then instances may come back to this engine; see Facts.Grace
 	closed     bool
@@ -251,6 +252,7 @@ func newMemory(r *records) *memory {
 		fleets:    map[string]*fleet.Fleet{},
 		shown:     map[string]*shown{},
 		dirty:     map[string]bool{},
+		unissued:  map[string]issuing{},
 		waiting:   map[string]waits{},
 	}
 }
@@ -273,6 +275,15 @@ type versionID struct {
 	key    string
 	number int
 }
+
+// issuing is what is known of who was given versions of a key.
+type issuing int
+
+const (
+	mayBeIssued issuing = iota
+	notIssued
+	beingIssued // a read answers with it as soon as the record is removed
+)
 
 // cutNote is what the newest rotation of a key has cut.
 type cutNote struct {

@@ -31,6 +31,7 @@ const (
 	pathActive      = "active/"
 	pathFollowing   = "following/"
 	pathRotations   = "rotations/"
+	pathUnissued    = "unissued/"
 )
 
 // SealWrapped are the prefixes whose records hold values, or secrets that protect evidence.
@@ -89,9 +90,10 @@ func (t *storage) write(ctx context.Context, path string, data []byte) error {
 	return nil
 }
 
-// noteWrite notes that storage has changed. Instances are records of their own, and stored without the writer lock.
+// noteWrite notes that storage has changed. Instances are records of their own, and stored without the writer lock, as is that
+// somebody has a key's version.
 func (t *storage) noteWrite(path string) {
-	if !strings.HasPrefix(path, pathInstances) {
+	if !strings.HasPrefix(path, pathInstances) && !strings.HasPrefix(path, pathUnissued) {
 		t.wrote = true
 	}
 }

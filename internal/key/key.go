@@ -161,6 +161,23 @@ func (k Key) WithFirst(v Version) (Key, error) {
 	return k, nil
 }
 
+// Bare returns the key without its versions.
+func (k Key) Bare() Key {
+	k.Versions = nil
+	return k
+}
+
+// WithReplaced returns the key with v as its current version in place of the one before, which is aborted.
+func (k Key) WithReplaced(v Version) (Key, error) {
+	old, ok := k.Current()
+	if !ok {
+		return k, fmt.Errorf("key %s has no current version to replace", k.Name)
+	}
+	v.Number, v.State = k.NextNumber(), Current
+	k.Versions = append(trimmed(slices.Clone(k.Versions)), v)
+	return k.moved(old.Number, Aborted, v.Number, Current)
+}
+
 // WithFirstStaged returns the key with v as its version 1, staged: a server has to learn of it before it is current.
 func (k Key) WithFirstStaged(v Version) (Key, error) {
 	k, err := k.WithFirst(v)
