@@ -149,7 +149,7 @@ func declared(of any, data map[string]any, name string) bool {
 	var options []kind.Field
 	k, _ := append(kinds.All(), toy.New(toy.NewDirectory("", 0))).Get(fmt.Sprint(data["kind"]))
 	switch of.(type) {
-	case api.StatusLines, api.IdentifiedLines, api.RotationLines, api.PlainLines:
+	case api.StatusLines, api.Metrics, api.IdentifiedLines, api.RotationLines, api.PlainLines:
 		return true // the names of keys and workloads, or numbered lines
 	case api.ReceiptLines:
 		return lineName.MatchString(name)

@@ -85,6 +85,7 @@ func newBackend(list kind.List) *backend {
 			b.pathsJournal(),
 			b.pathsPresets(),
 			b.pathsStatus(),
+			b.pathsMetrics(),
 			b.pathsIdentify(),
 		),
 		Secrets:        []*framework.Secret{b.secretBundle()},

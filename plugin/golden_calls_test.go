@@ -119,6 +119,8 @@ func (g *golden) recordInstances() {
 	g.record(goldenWrite, "report/api", given{"instance": "api-4", "instance_secret": stopped.Data["instance_secret"], "extend_lease": true})
 	g.record(goldenRead, "workloads/api/instances/api-4", nil)
 	g.record(goldenRead, "status", given{"detailed": true})
+	g.record(goldenRead, "metrics", nil)
+	g.record(goldenRead, "metrics", given{"format": "xml"})
 	g.record(goldenRead, "status", nil)
 	g.call(goldenWrite, "leave/api", given{"instance": "api-4", "instance_secret": stopped.Data["instance_secret"]})
 	gone := g.call(goldenWrite, "creds/api", given{"instance": "api-3"})

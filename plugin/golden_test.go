@@ -57,6 +57,7 @@ var varying = []struct {
 	{regexp.MustCompile(`last seen \d+s ago`), `last seen <duration> ago`},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z`), "<nanoseconds>"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`), "<seconds>"},
+	{regexp.MustCompile(`_timestamp_seconds(.*": )[0-9.]+`), "_timestamp_seconds$1<seconds>"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d`), "<minute>"},
 	{regexp.MustCompile(`\d[0-9.ms]*s old`), "<age> old"},
 	{regexp.MustCompile(`\d[0-9.µms]*s, the median`), "<duration>, the median"},

@@ -81,6 +81,7 @@ func TestAdversaryPeopleDoOthersJobs(t *testing.T) {
 		may          []string
 	}{
 		{"read", "hyvve/status", nil, look},
+		{"read", "hyvve/metrics", nil, append(look, "monitor")},
 		{"list", "hyvve/rotations", nil, append(look, "auditor")},
 		{"read", "hyvve/rotations/x", nil, look},
 		{"read", "hyvve/rotations/x/receipt", nil, append(look, "auditor")},

@@ -8,7 +8,7 @@ usage() {
 	cat <<'TEXT'
 usage: setup.sh [flags]
 
-Writes a policy for each workload and those for people (viewer, rotator, definer, restorer, identifier, auditor, operator), sets quotas,
+Writes a policy for each workload and those for people (viewer, rotator, definer, restorer, identifier, monitor, auditor, operator), sets quotas,
 enables Vault's kubernetes method, and makes a role for each workload, by which pods with the service account of the
 workload's name log in. It uses the vault command, and so
 VAULT_ADDR and the token that you have logged in with. To run it again changes only what is not as it should be.
@@ -38,7 +38,7 @@ say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 namespaces= workloads=api,agents,web,prometheus host= ca= reviewer= audience=vault ttl=1h mount=hyvve auth=kubernetes plugin=kubernetes dry= rate=1000 leases= only=
-people='viewer rotator definer restorer identifier auditor operator'
+people='viewer rotator definer restorer identifier monitor auditor operator'
 declare -A accounts=()
 
 for arg in "$@"; do
@@ -159,7 +159,7 @@ else
 	[ -z "$leases" ] || quota lease-count max_leases="$leases"
 fi
 
-finish() { say "done; give $prefix-viewer with $prefix-rotator to those who rotate, with $prefix-definer to those who define, $prefix-auditor to neither, $prefix-restorer to those who bring retired versions back, and $prefix-identifier to those who find leaked values"; }
+finish() { say "done; give $prefix-viewer with $prefix-rotator to those who rotate, with $prefix-definer to those who define, $prefix-auditor to neither, $prefix-restorer to those who bring retired versions back, $prefix-identifier to those who find leaked values, and $prefix-monitor to Prometheus"; }
 
 if [ -n "$only" ]; then
 	finish

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) { bed.Main(m) }
 const authPlugin = "vault-plugin-auth-kubernetes"
 
 // people are those whose policies setup.sh writes beside those of workloads.
-var people = []string{"viewer", "rotator", "definer", "restorer", "identifier", "auditor", "operator"}
+var people = []string{"viewer", "rotator", "definer", "restorer", "identifier", "monitor", "auditor", "operator"}
 
 var workloads = []string{"api", "agents", "web", "prometheus", "reencryptor"}
 

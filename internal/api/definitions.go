@@ -312,6 +312,14 @@ type KeyStatus struct {
 	Cut            string          `json:"cut" doc:"What its newest rotation has cut in the last day, and who was left behind, in words."`
 }
 
+// MetricsRequest reads the metrics.
+type MetricsRequest struct {
+	Format string `json:"format" doc:"prometheus: the text that Prometheus scrapes, and no JSON. Default: a number for each metric." api:"query"`
+}
+
+// Metrics is the response of metrics: a number by the name and the labels of each metric.
+type Metrics map[string]float64
+
 // IdentifyRequest asks what a value is that somebody has found.
 type IdentifyRequest struct {
 	Value    string `json:"value" doc:"What was found: the value, or a line, URL or header that holds it. Use value=- to read it from standard input, so that no shell keeps it." api:"required,secret"`

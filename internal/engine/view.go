@@ -130,6 +130,7 @@ type KeyStatus struct {
 	Key      key.Key
 	Rotation *rotation.Rotation // running, if any
 	Waits    string             // what holds it back, or why an automatic rotation could not start
+	Gates    []string           // names of the gates that hold the rotation back
 	Orphan   bool               // it was tried so often that waiting will not mend it
 	Due      time.Time          // of the next automatic rotation; zero: only when asked
 	Problems []string           // at its server, or with its connection
@@ -143,10 +144,9 @@ type KeyStatus struct {
 func (s *state) Status() []KeyStatus {
 	m, unlock := s.memory.Lock()
 	defer unlock()
-	held := map[string]string{} // by rotation
+	held := map[string][]rotation.GateResult{} // by rotation
 	for id, r := range m.active {
-		results, _ := rotation.Gates(r, m.factsNow(r))
-		held[id] = rotation.Waits(results)
+		held[id], _ = rotation.Gates(r, m.factsNow(r))
 	}
 	all := make([]KeyStatus, 0, len(m.Keys))
 	for _, name := range slices.Sorted(maps.Keys(m.Keys)) {
@@ -156,7 +156,12 @@ func (s *state) Status() []KeyStatus {
 		status.Problems = append(m.health[checksKey+name].Texts(), m.connectionProblems(m.Keys[name])...)
 		status.Lapse, status.Cut = m.lapseFaults(status.Key), m.cutLately(name)
 		if r, ok := m.active[m.rotating[name]]; ok {
-			status.Rotation, status.Waits, status.Orphan = &r, held[r.ID], r.Attempts >= schedule.OrphanAfter
+			status.Rotation, status.Waits, status.Orphan = &r, rotation.Waits(held[r.ID]), r.Attempts >= schedule.OrphanAfter
+			for _, g := range held[r.ID] {
+				if !g.Holds {
+					status.Gates = append(status.Gates, g.Name)
+				}
+			}
 		}
 		if n, ok := m.followsKey(name); ok && n.fault.Reason != "" {
 			status.Waits, status.Orphan = fmt.Sprintf("rotation %s, which follows %s, has not started yet%s", n.ID, n.Follows, n.faultText()), n.fault.Orphan()

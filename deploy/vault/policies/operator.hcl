@@ -59,6 +59,10 @@ path "hyvve/journal/*" {
   capabilities = ["read", "list"]
 }
 
+path "hyvve/metrics" {
+  capabilities = ["read"]
+}
+
 path "hyvve/status" {
   capabilities = ["read"]
 }

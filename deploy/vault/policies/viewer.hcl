@@ -4,6 +4,10 @@ path "hyvve/status" {
   capabilities = ["read"]
 }
 
+path "hyvve/metrics" {
+  capabilities = ["read"]
+}
+
 path "hyvve/keys" {
   capabilities = ["list"]
 }

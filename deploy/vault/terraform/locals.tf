@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 locals {
   prefix = replace(var.mount, "/", ".") # no mount here has a dot: the policies of a/b and a-b are not the same
-  people = ["viewer", "rotator", "definer", "restorer", "identifier", "auditor", "operator"]
+  people = ["viewer", "rotator", "definer", "restorer", "identifier", "monitor", "auditor", "operator"]
 
   # The files that setup.sh writes, too.
   policies = {

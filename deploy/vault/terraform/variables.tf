@@ -13,8 +13,8 @@ variable "workloads" {
   type        = map(string)
   default     = { api = null, agents = null, web = null, prometheus = null }
   validation {
-    condition     = length(var.workloads) > 0 && length(setintersection(keys(var.workloads), ["viewer", "rotator", "definer", "restorer", "identifier", "auditor", "operator"])) == 0
-    error_message = "Name at least one workload; viewer, rotator, definer, restorer, identifier, auditor and operator are none."
+    condition     = length(var.workloads) > 0 && length(setintersection(keys(var.workloads), ["viewer", "rotator", "definer", "restorer", "identifier", "monitor", "auditor", "operator"])) == 0
+    error_message = "Name at least one workload; viewer, rotator, definer, restorer, identifier, monitor, auditor and operator are none."
   }
 }
 

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+)
+
+// prometheusText is what Prometheus scrapes.
+func (b *backendTest) prometheusText() string {
+	b.t.Helper()
+	data := b.read("metrics", map[string]any{"format": "prometheus"}).Data
+	if data[logical.HTTPStatusCode] != 200 || !strings.HasPrefix(fmt.Sprint(data[logical.HTTPContentType]), "text/plain; version=0.0.4") {
+		b.t.Fatalf("%v, %v", data[logical.HTTPStatusCode], data[logical.HTTPContentType])
+	}
+	return string(data[logical.HTTPRawBody].([]byte))
+}
+
+// A rotation that waits because nobody is there shows in the metrics, and so do what it waits for and for how long.
+func TestMetricsShowWhatWaits(t *testing.T) {
+	b := hyvve(t)
+	before := b.prometheusText()
+	for _, want := range []string{
+		`hyvve_key_rotating{key="agno-api-key"} 0`, `hyvve_key_version{key="agno-api-key",kind="token"} 1`, `hyvve_workload_instances{workload="agents"} 0`,
+		`hyvve_workload_instances{workload="api"} 0`, `hyvve_workload_min_instances{workload="api"} 1`, `hyvve_workload_unhealthy_instances{workload="agents"} 0`,
+	} {
+		if !strings.Contains(before, want+"\n") {
+			t.Errorf("no %s in\n%s", want, before)
+		}
+	}
+	if strings.Contains(before, "hyvve_rotation_") {
+		t.Errorf("a rotation, though none runs:\n%s", before)
+	}
+	id := b.write("rotate/agno-api-key", map[string]any{"confirm": "manual", "deadline": "10m"})["id"].(string)
+	b.until(id, "min_instances")
+	during := b.prometheusText()
+	for _, want := range []string{
+		`hyvve_key_rotating{key="agno-api-key"} 1`,
+		`hyvve_rotation_gate_waiting{gate="min_instances",keys="agno-api-key",rotation="` + id + `"} 1`,
+		`hyvve_rotation_paused{keys="agno-api-key",rotation="` + id + `"} 0`,
+		`hyvve_rotation_failed_attempts{keys="agno-api-key",rotation="` + id + `"} 0`,
+		`hyvve_rotation_start_timestamp_seconds{compromised="false",keys="agno-api-key",rotation="` + id + `",trigger="operator"} `,
+		`hyvve_rotation_step_start_timestamp_seconds{keys="agno-api-key",rotation="` + id + `",state="accepting",step="load"} `,
+		`hyvve_rotation_deadline_timestamp_seconds{keys="agno-api-key",rotation="` + id + `"} `,
+	} {
+		if !strings.Contains(during, want) {
+			t.Errorf("no %s in\n%s", want, during)
+		}
+	}
+	problems, err := promlint.New(strings.NewReader(during)).Lint()
+	if err != nil || len(problems) > 0 {
+		t.Errorf("%v, %v", problems, err)
+	}
+	plain := b.read("metrics").Data
+	if plain[`hyvve_key_rotating{key="agno-api-key"}`] != 1.0 {
+		t.Errorf("%v", plain)
+	}
+	b.refuses(logical.ReadOperation, "metrics", map[string]any{"format": "xml"}, "format=xml is not known; use format=prometheus, or leave it out")
+	b.write("rotations/"+id+"/pause", nil)
+	if paused := b.prometheusText(); !strings.Contains(paused, `hyvve_rotation_paused{keys="agno-api-key",rotation="`+id+`"} 1`) || strings.Contains(paused, "hyvve_rotation_deadline_") {
+		t.Errorf("paused:\n%s", paused)
+	}
+}
+
+// describedName is the name of a metric in the text of its description.
+var describedName = regexp.MustCompile(`fqName: "(hyvve_[a-z_]+)"`)
+
+// docs/monitoring.md lists each metric of the engine, and alerts and dashboard use none that is not there.
+func TestMetricsPage(t *testing.T) {
+	var names []string
+	for _, d := range []*prometheus.Desc{
+		metricInfo, metricKeyVersion, metricKeyCreated, metricKeyDue, metricKeyRotating, metricKeyBlocked, metricKeyOrphan, metricKeyProblems,
+		metricKeyRefused, metricKeyCut, metricKeyUndeleted, metricRotationStart, metricRotationStep, metricRotationGate, metricRotationFailed,
+		metricRotationPaused, metricRotationDeadline, metricInstances, metricMinimum, metricUnhealthy, metricLockedOut, metricLeaving,
+		metricLimitHit, metricConnection, metricChecked,
+	} {
+		names = append(names, describedName.FindStringSubmatch(d.String())[1])
+	}
+	source, err := os.ReadFile("metrics.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := bytes.Count(source, []byte(" = gauge(")); n != len(names) {
+		t.Errorf("%d metrics are described and %d are compared here", n, len(names))
+	}
+	page, err := os.ReadFile("../docs/monitoring.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	for _, name := range names {
+		known[name] = true
+		if !bytes.Contains(page, []byte("`"+name)) {
+			t.Errorf("docs/monitoring.md does not list %s", name)
+		}
+	}
+	for _, file := range []string{"../deploy/monitoring/alerts.yaml", "../deploy/monitoring/dashboard.json"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range regexp.MustCompile(`hyvve_(engine|key|rotation|workload|connection)_[a-z_]+`).FindAllString(string(text), -1) {
+			if !known[name] {
+				t.Errorf("%s uses %s, which is not there", file, name)
+			}
+		}
+	}
+}
