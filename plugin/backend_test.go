@@ -30,7 +30,7 @@ func (b *backendTest) instance(workload, id string) *logical.Response {
 	b.t.Helper()
 	resp := b.read("creds/"+workload, map[string]any{"instance": id})
 	b.write("report/"+workload, map[string]any{
-		"instance": id, "instance_secret": resp.Data["instance_secret"], "etag": resp.Data["etag"], "healthy": true,
+		"instance": id, "instance_secret": resp.Data["instance_secret"], "etag": resp.Data["etag"], "healthy": true, "proof": "health",
 		"of_a_newer_release": true, // is no reason to refuse a sidecar's report
 	})
 	return resp
@@ -262,6 +262,8 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 		{update, "report/api", fields{"instance": "api-1", "instance_secret": "guess", "healthy": true}, "instance_secret"},
 		{update, "report/api", fields{"instance": "api-9", "instance_secret": "guess", "healthy": true}, "is not known"},
 		{update, "report/api", fields{"healthy": true}, "is missing"},
+		{update, "report/api", fields{"instance": "api-1", "instance_secret": "x", "healthy": true, "proof": "sure"}, `proof: "sure" is not known`},
+		{update, "workloads/api", fields{"require_proof": "sure"}, `require_proof: "sure" is not known`},
 		{update, "report/api", fields{"instance": "api-1", "instance_secret": "x"}, "healthy is missing"},
 		{update, "report/api", fields{"instance": "api-1", "instance_secret": "x", "healthy": true, "work": []any{"garbage"}}, "work:"},
 		{update, "report/api", fields{"instance": "api-1", "instance_secret": "x", "healthy": true, "sightings": []any{"garbage"}}, "sightings:"},

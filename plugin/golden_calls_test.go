@@ -76,6 +76,7 @@ func (g *golden) recordDefinitions() {
 	g.record(goldenDelete, "workloads/agents", nil)
 
 	g.record(goldenWrite, "workloads/agents", given{"add_presents": "partner", "dry_run": true})
+	g.record(goldenWrite, "workloads/api", given{"require_proof": "etag", "dry_run": true})
 	g.record(goldenWrite, "workloads/agents", given{"add_presents": "partner", "presents": "token"})
 	g.record(goldenWrite, "workloads/agents", given{"remove_presents": "master"})
 	g.record(goldenDelete, "workloads/agents", nil)
@@ -102,7 +103,7 @@ func (g *golden) recordInstances() {
 	g.record(goldenRead, "watch/api", given{"instance": "api-1", "etag": "other", "wait": 0})
 	g.record(goldenRead, "watch/api", given{"instance": "api-2", "etag": etag, "wait": 0})
 	g.record(goldenRead, "watch/api", nil)
-	g.record(goldenWrite, "report/api", given{"instance": "api-1", "instance_secret": secret, "etag": etag, "healthy": true})
+	g.record(goldenWrite, "report/api", given{"instance": "api-1", "instance_secret": secret, "etag": etag, "healthy": true, "proof": "reload"})
 	g.record(goldenWrite, "report/api", given{"instance": "api-1", "instance_secret": secret, "extend_lease": true})
 	g.record(goldenWrite, "report/api", given{"instance": "api-1", "instance_secret": "wrong", "healthy": true})
 	g.record(goldenWrite, "report/api", given{"instance": "api-1", "instance_secret": secret})

@@ -108,12 +108,17 @@ func evidenceData(v engine.View) api.RotationEvidence {
 		for _, h := range s.Holders {
 			proof := api.Proof{
 				Time: api.Time{Time: s.At}, State: string(s.State), Step: string(s.Step), Workload: h.Workload, Holds: heldData(h.Keys), Proof: string(h.Proof),
-				Count: h.Names.Count, Instances: make([]api.Proven, 0, len(h.Names.List)), Digest: h.Names.Digest,
+				Grade: gradeOf(h), Count: h.Names.Count, Instances: make([]api.Proven, 0, len(h.Names.List)), Digest: h.Names.Digest,
 			}
 			for _, n := range h.Names.List {
 				proof.Instances = append(proof.Instances, api.Proven{Instance: n.ID, Time: api.Time{Time: n.At}})
 			}
 			data.Proofs = append(data.Proofs, proof)
+		}
+		for _, name := range s.Empty {
+			data.Proofs = append(data.Proofs, api.Proof{
+				Time: api.Time{Time: s.At}, State: string(s.State), Step: string(s.Step), Workload: name, Holds: map[string]api.Held{}, Proof: proofEmpty, Instances: []api.Proven{},
+			})
 		}
 	}
 	for _, u := range v.Receipt.Uses {
@@ -133,6 +138,17 @@ func evidenceData(v engine.View) api.RotationEvidence {
 		data.LockedOut = append(data.LockedOut, api.LockedOut{Workload: o.Workload, Instance: o.Instance, Text: o.Text, Remedy: o.Remedy()})
 	}
 	return data
+}
+
+// proofEmpty stands in place of a proof where a workload had no live instance.
+const proofEmpty = "empty"
+
+// gradeOf is how the sidecars of instances knew that their workloads use what they hold; empty: none has reported.
+func gradeOf(h rotation.Holders) string {
+	if h.Proof != rotation.ProofReport {
+		return ""
+	}
+	return h.Grade.String()
 }
 
 // receiptWidth is how long a line of a receipt may be.
@@ -229,6 +245,10 @@ func (t *receiptText) evidence(r api.Receipt) {
 	}
 	t.part("what instances held", len(r.Proofs))
 	for _, p := range r.Proofs {
+		if p.Proof == proofEmpty {
+			t.add("- at the end of %s, %s: no instance of %s was live, so that nothing is proved there", step(p.State, p.Step), rotation.Stamp(p.Time.Time), p.Workload)
+			continue
+		}
 		names := make([]string, 0, len(p.Instances))
 		for _, i := range p.Instances {
 			name := i.Instance
@@ -241,7 +261,7 @@ func (t *receiptText) evidence(r api.Receipt) {
 		if p.Digest != "" {
 			text += fmt.Sprintf(" and others; SHA-256 over all: %s", p.Digest)
 		}
-		t.add("- at the end of %s, %s: %d of %s, proof %s, %s: %s", step(p.State, p.Step), rotation.Stamp(p.Time.Time), p.Count, p.Workload, p.Proof, holds(p.Holds), text)
+		t.add("- at the end of %s, %s: %d of %s, proof %s, %s: %s", step(p.State, p.Step), rotation.Stamp(p.Time.Time), p.Count, p.Workload, strings.TrimSpace(p.Proof+" "+p.Grade), holds(p.Holds), text)
 	}
 	t.part("old version seen in use", len(r.Uses))
 	for _, u := range r.Uses {

@@ -384,7 +384,7 @@ func rotationDetails(v engine.View) api.Rotation {
 	}
 	data.RotationEvidence = evidenceData(v)
 	for _, g := range v.Gates {
-		data.Gates = append(data.Gates, api.Gate{Gate: g.Name, Holds: g.Holds, Reason: g.Reason})
+		data.Gates = append(data.Gates, api.Gate{Gate: g.Name, Holds: g.Holds, Reason: g.Reason, Note: g.Note})
 	}
 	for _, i := range v.Instances {
 		healthy, reason := healthOf(i.Instance, lockedOutText(v.LockedOut, i.Instance))

@@ -44,6 +44,9 @@ A workload is a set of identical processes that load keys.
     vault write hyvve/workloads/agents add_presents=redis-url
     vault write hyvve/workloads/agents remove_presents=redis-url drop=true      takes it away from live instances
 
+require_proof=health makes rotations wait until a health check of each instance has passed after each load (etag and reload are
+more and less than that). Readers without instance= prove nothing. A workload of the preset requires health.
+
 Live instances follow a change of keys in waves, as many at a time as max_unavailable says: the next ones when those before have
 loaded it and are healthy. change= of a read says how far they are. To undo a change under way, write the lists as they were. A
 write that takes a key away from live instances that hold it is refused without drop=true.
@@ -74,6 +77,9 @@ func (b *backend) writeWorkload(ctx context.Context, e *engine.Engine, req *logi
 	dropped := slices.DeleteFunc(before.KeyNames(), func(name string) bool { _, ok := w.Keys[name]; return ok })
 	if resp != nil && len(dropped) > 0 {
 		resp.AddWarning("workload " + w.Name + " does not use " + strings.Join(dropped, ", ") + " any more")
+	}
+	if text := e.ProvesLess(w.Name); resp != nil && text != "" && r.RequireProof != nil {
+		resp.AddWarning("rotations wait until all prove as much as is required now. " + text)
 	}
 	if text := e.Change(w.Name); resp != nil && text != "" {
 		resp.AddWarning("its live instances follow the change in waves: vault read hyvve/workloads/" + w.Name)
@@ -109,6 +115,9 @@ func (b *backend) workload(e *engine.Engine, d *framework.FieldData) (workload.W
 	set(&w.MaxInstances, r.MaxInstances)
 	set(&w.MaxUnavailable, r.MaxUnavailable)
 	set(&w.Reencrypts, r.Reencrypts)
+	if r.RequireProof != nil {
+		w.RequireProof = workload.Proof(*r.RequireProof) // checked with the rest
+	}
 	return w, single(r, w)
 }
 
@@ -221,7 +230,7 @@ func (b *backend) readWorkload(_ context.Context, e *engine.Engine, _ *logical.R
 	}
 	return forPeople(d, api.Workload{
 		Name: w.Name, Presents: keysThat(w, presents), Verifies: keysThat(w, verifies), SingleValue: keysThat(w, holdsOne), After: w.After,
-		MinInstances: w.MinInstances, MaxInstances: w.InstanceLimit(), MaxUnavailable: w.MaxUnavailable, Reencrypts: w.Reencrypts,
+		MinInstances: w.MinInstances, MaxInstances: w.InstanceLimit(), MaxUnavailable: w.MaxUnavailable, Reencrypts: w.Reencrypts, RequireProof: w.RequireProof.String(),
 		Change: e.Change(w.Name), LimitHit: full, Instances: instances,
 	}), nil
 }

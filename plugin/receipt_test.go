@@ -84,7 +84,7 @@ func TestCutIsSaidEverywhere(t *testing.T) {
 	}
 	all := strings.Join(strings.Fields(strings.Join(text, " ")), " ")
 	said("the receipt", all, "started at", "by tester", "reason: in a log", "key agent-service-token (AGENT_SERVICE_TOKEN): version 1", "gates that were cut",
-		"- agents/agents-2, which "+out, "loaded of presenting switch: ", "proof none, agent-service-token presents 1: agents-2", "proof report, agent-service-token presents 2: agents-1",
+		"- agents/agents-2, which "+out, "loaded of presenting switch: ", "proof none, agent-service-token presents 1: agents-2", "proof report health, agent-service-token presents 2: agents-1",
 		"hash "+last["hash"].(string), hex.EncodeToString(sum[:]))
 
 	b.instance("agents", "agents-2")

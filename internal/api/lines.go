@@ -196,6 +196,9 @@ func (g Gate) line() string {
 	if g.Holds {
 		state = "holds"
 	}
+	if g.Note != "" {
+		return state + ": " + g.Gate + ": " + g.Note
+	}
 	return strings.TrimSuffix(state+": "+g.Gate+": "+g.Reason, ": ")
 }
 

@@ -34,7 +34,8 @@ type Proof struct {
 	Step      string          `json:"step" doc:"Step within the state."`
 	Workload  string          `json:"workload" doc:"Name of the workload."`
 	Holds     map[string]Held `json:"holds" doc:"By key: what they held."`
-	Proof     string          `json:"proof" doc:"How that is known: report (the sidecar has reported it as loaded), lease (it was given to a reader without a name), or none (the instance was cut: it is what it had before)."`
+	Proof     string          `json:"proof" doc:"How that is known: report (the sidecar has reported it as loaded), lease (it was given to a reader without a name), none (the instance was cut: it is what it had before), or empty (the workload had no live instance, so that nothing is proved)."`
+	Grade     string          `json:"grade" doc:"If a sidecar has reported it, how it knew that the workload uses it: etag, health, reload or none; empty: nobody has reported."`
 	Count     int             `json:"count" doc:"How many instances."`
 	Instances []Proven        `json:"instances" doc:"The instances, or a sample of them."`
 	Digest    string          `json:"digest" doc:"If some are not listed: SHA-256 of a line for each, sorted: its name, a space and its time, if it has one."`

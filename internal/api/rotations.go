@@ -103,6 +103,7 @@ type Gate struct {
 	Gate   string `json:"gate" doc:"Name of the gate (docs/rotation.md)."`
 	Holds  bool   `json:"holds" doc:"Whether it holds."`
 	Reason string `json:"reason" doc:"Why it does not hold, in words."`
+	Note   string `json:"note" doc:"What it has not looked at although it holds, since a workload has no live instance."`
 }
 
 // RotationInstance is an instance in a rotation.

@@ -124,7 +124,7 @@ func (m *memory) standing(w workload.Workload) (s standing) {
 		case i.Anonymous:
 		case len(m.waiting[w.Name][i.ID]) > 0:
 			s.waiting = append(s.waiting, i)
-		case (i.AllProved() || i.Silent()) && i.Issued.Etag == m.target(w, i).Etag:
+		case (i.AllProved() || i.Silent()) && i.Issued.Etag == m.target(w, i).Etag && i.Proof.AtLeast(w.RequireProof):
 			s.settled = append(s.settled, i)
 		default:
 			s.unsettled = append(s.unsettled, i)
@@ -142,6 +142,9 @@ func (s *state) changeText(w workload.Workload) string {
 	total := len(at.waiting) + len(at.settled) + len(at.unsettled)
 	text := fmt.Sprintf("%s: %d of %d instances have followed", strings.Join(w.Changing(), ", "), len(at.settled), total)
 	if len(at.unsettled) > 0 {
+		if less := rotation.ProvesLess(rotation.WorkloadFact{Workload: w, Instances: slices.DeleteFunc(slices.Clone(at.unsettled), func(i workload.Instance) bool { return !i.AllProved() })}); less != "" {
+			return text + "; " + less
+		}
 		return text + fmt.Sprintf("; waiting for %s, of which no report has come that it has loaded this", someOf(namesOf(at.unsettled))) + ifGone(at.unsettled[0])
 	}
 	for _, i := range at.settled {

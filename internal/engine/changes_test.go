@@ -81,7 +81,7 @@ func TestJournalKeepsWhatAWriteChanges(t *testing.T) {
 		h.ok(h.engine.DeleteWorkload(ctx, name, testActor))
 	}
 	wants("workload deleted",
-		rotation.EntryChange{Field: "max_instances", From: "1000", To: ""}, rotation.EntryChange{Field: "max_unavailable", From: "50%", To: ""}, rotation.EntryChange{Field: "min_instances", From: "1", To: ""}, rotation.EntryChange{Field: "reencrypts", From: "false", To: ""},
+		rotation.EntryChange{Field: "max_instances", From: "1000", To: ""}, rotation.EntryChange{Field: "max_unavailable", From: "50%", To: ""}, rotation.EntryChange{Field: "min_instances", From: "1", To: ""}, rotation.EntryChange{Field: "reencrypts", From: "false", To: ""}, rotation.EntryChange{Field: "require_proof", From: "none", To: ""},
 		rotation.EntryChange{Field: "keys.database-url", From: "presents, verifies, single_value", To: ""})
 
 	h.ok(h.engine.DeleteKey(ctx, "database-url", testActor))

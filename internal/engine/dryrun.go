@@ -37,7 +37,21 @@ func (e *Engine) PlanWorkload(w workload.Workload, drop bool) (DefinitionPlan, e
 		}
 		p.Affected = append(p.Affected, fmt.Sprintf("%d live instances would load other files, at most %d at a time: %s", len(waiting), atATime, someOf(slices.Sorted(maps.Keys(waiting)))))
 	}
+	if text := l.provesLess(w); text != "" && !old.RequireProof.AtLeast(w.RequireProof) {
+		p.Affected = append(p.Affected, text)
+	}
 	return p, nil
+}
+
+// provesLess says which live instances of a workload prove less than it requires, so that rotations would wait for them.
+func (s *state) provesLess(w workload.Workload) string {
+	return rotation.ProvesLess(rotation.WorkloadFact{Workload: w, Instances: s.Instances(w.Name)})
+}
+
+// ProvesLess says which live instances of a workload prove less than it requires, and what to do; empty: none.
+func (s *state) ProvesLess(name string) string {
+	w, _ := s.Workload(name)
+	return s.provesLess(w)
 }
 
 // PlanKey is PutKey without its effect.

@@ -41,7 +41,7 @@ var goingBy = regexp.MustCompile(`\b([0-9.]+(h|m|s|ms|µs))+\b`)
 // sameGates reports whether gates say the same but for times that go by.
 func sameGates(a, b []rotation.GateResult) bool {
 	return slices.EqualFunc(a, b, func(a, b rotation.GateResult) bool {
-		return a == b || a.Name == b.Name && a.Holds == b.Holds && goingBy.ReplaceAllString(a.Reason, "") == goingBy.ReplaceAllString(b.Reason, "")
+		return a == b || a.Name == b.Name && a.Holds == b.Holds && a.Note == b.Note && goingBy.ReplaceAllString(a.Reason, "") == goingBy.ReplaceAllString(b.Reason, "")
 	})
 }
 

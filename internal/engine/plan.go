@@ -104,6 +104,9 @@ func (l *locked) preview(ctx context.Context, request Request) (Plan, []remark, 
 	}
 	p.Blockers = append(p.Blockers, clashes...)
 	notes := l.notes(r)
+	if text := rotation.EmptyText(f); text != "" {
+		notes = append(notes, remark{r.EnvNames(), text + ": the gates about its instances hold without one"})
+	}
 	for _, c := range r.Changes {
 		if len(c.Protects) == 0 {
 			continue

@@ -90,7 +90,8 @@ func Columns(env string) []key.Column {
 // Workloads returns the workloads that load the keys, each after those that its After names.
 func Workloads(s Servers) []workload.Workload {
 	all := workloads()
-	for _, w := range all {
+	for n, w := range all {
+		all[n].RequireProof = workload.ProofHealth
 		if w.Name == "prometheus" {
 			continue
 		}

@@ -46,6 +46,7 @@ type GateResult struct {
 	Name   string `json:"name"`
 	Holds  bool   `json:"holds"`
 	Reason string `json:"reason,omitempty"`
+	Note   string `json:"note,omitempty"` // what a gate that holds has not looked at
 }
 
 // gate names a condition that must hold before a step can end.
@@ -57,6 +58,7 @@ const (
 	gateMultiline    gate = "multiline"
 	gateMinInstances gate = "min_instances"
 	gateLoaded       gate = "loaded"
+	gateProof        gate = "proof"
 	gateHealthy      gate = "healthy"
 	gateWriters      gate = "writers"
 	gateRows         gate = "rows"
@@ -76,6 +78,7 @@ var checks = map[gate]func(r Rotation, f Facts) []string{
 	gateMultiline:    CheckMultiline,
 	gateMinInstances: checkMinInstances,
 	gateLoaded:       checkLoaded,
+	gateProof:        checkProof,
 	gateHealthy:      checkHealthy,
 	gateWriters:      checkWriters,
 	gateRows:         CheckRows,
@@ -89,7 +92,7 @@ var checks = map[gate]func(r Rotation, f Facts) []string{
 
 // cuttable are the gates that a compromised rotation does not wait for beyond its deadline. Never among them: what a
 // server has to do, and rows with those who may still write them, since nobody could read rows that are left.
-var cuttable = []gate{gateMinInstances, gateLoaded, gateHealthy, gateSoak, gateUnused, gateObserved, gateConfirmed}
+var cuttable = []gate{gateMinInstances, gateLoaded, gateProof, gateHealthy, gateSoak, gateUnused, gateObserved, gateConfirmed}
 
 // cutSince begins the reason of a gate that was cut.
 const cutSince = "cut, since the key is compromised"
@@ -99,18 +102,20 @@ func Gates(r Rotation, f Facts) (results []GateResult, open bool) {
 	open = true
 	if r.Paused != nil {
 		open = false
-		results = append(results, GateResult{string(gatePaused), false, fmt.Sprintf(
+		results = append(results, GateResult{Name: string(gatePaused), Reason: fmt.Sprintf(
 			"paused by %s at %s: %s; go on with: vault write -f hyvve/rotations/%s/resume", r.Paused.By, Stamp(r.Paused.At), r.Paused.Reason, r.ID,
 		)})
 	}
 	for _, g := range r.at().gates {
-		if g == gateConfirmed && !r.Confirm || g == gateDeadline && (r.Deadline == 0 || r.Compromised) {
+		if g == gateProof && !f.requiresProof() || g == gateConfirmed && !r.Confirm || g == gateDeadline && (r.Deadline == 0 || r.Compromised) {
 			continue
 		}
 		reasons := checks[g](r, f)
 		cut := len(reasons) > 0 && (r.cuts(g, f) || g == gateUnused && r.Compromised && !leased(r, f))
-		result := GateResult{string(g), len(reasons) == 0 || cut, strings.Join(reasons, "; ")}
+		result := GateResult{Name: string(g), Holds: len(reasons) == 0 || cut, Reason: strings.Join(reasons, "; ")}
 		switch {
+		case len(reasons) == 0 && slices.Contains(aboutInstances, g):
+			result.Note = EmptyText(f)
 		case cut:
 			result.Reason = cutSince + ": " + result.Reason
 		case !result.Holds && r.Compromised && r.cuttable(g):

@@ -65,7 +65,7 @@ func arrivedNow(r Rotation, f Facts) Facts {
 		for m, i := range w.Instances {
 			held := workload.Holding{Keys: want[r.StageOf(i.Name())]}
 			i = i.Given(held).Proved(f.Now)
-			i.Healthy = true
+			i.Healthy, i.Proof = true, workload.ProofEtag
 			w.Instances[m] = i
 		}
 		f.Workloads[n] = w
@@ -126,6 +126,9 @@ func Blockers(r Rotation, f Facts) []string {
 	reasons := append(checkMinInstances(r, f), CheckMultiline(r, f)...)
 	reasons = append(reasons, checkHealthy(r, f)...)
 	for _, w := range f.Workloads {
+		if text := ProvesLess(w); text != "" {
+			reasons = append(reasons, text)
+		}
 		for _, i := range w.Instances {
 			if i.Anonymous {
 				reasons = append(reasons, fmt.Sprintf("%s: %s reads without instance=, so that each move waits until its lease ends or it reads again", w.Name, i.ID))
@@ -273,10 +276,10 @@ func arrived(r Rotation, i workload.Instance, all wants) bool {
 	return (i.Anonymous || r.StageOf(i.Name()) == target) && runsWith(i, all[target])
 }
 
-// settled reports whether the instance has arrived and works. A revert asks only for the first: it goes back to what was
+// settled reports whether the instance has arrived, proves that, and works. A revert asks only for the first two: it goes back to what was
 // known to work. So does the way back for rows that were left: an instance may be unhealthy because it cannot read them.
-func settled(r Rotation, i workload.Instance, all wants) bool {
-	return arrived(r, i, all) && (i.Healthy || i.Anonymous || r.State == Reverting || r.Step == StepAcceptBoth)
+func settled(r Rotation, w workload.Workload, i workload.Instance, all wants) bool {
+	return arrived(r, i, all) && proves(w, i) && (i.Healthy || i.Anonymous || r.State == Reverting || r.Step == StepAcceptBoth)
 }
 
 // grant returns the stages after letting as many more instances change as the waves allow: workloads after those they
@@ -325,7 +328,7 @@ func (f Facts) ready(r Rotation, w workload.Workload) bool {
 		}
 		all := r.wants(other.Workload)
 		for _, i := range other.Instances {
-			if !settled(r, i, all) {
+			if !settled(r, other.Workload, i, all) {
 				return false
 			}
 		}
@@ -341,7 +344,7 @@ func (f Facts) budget(r Rotation, w WorkloadFact, all wants) int {
 			continue
 		}
 		total++
-		if r.StageOf(i.Name()) == r.at().target && !settled(r, i, all) {
+		if r.StageOf(i.Name()) == r.at().target && !settled(r, w.Workload, i, all) {
 			onTheWay++
 		}
 	}

@@ -60,6 +60,7 @@ type Snapshot struct {
 	Step    Step      `json:"step,omitempty"`
 	At      time.Time `json:"at"`
 	Holders []Holders `json:"holders,omitempty"`
+	Empty   []string  `json:"empty,omitempty"` // workloads without live instances
 }
 
 // Holders are the instances of a workload that held the same, as was known by the same proof.
@@ -67,6 +68,7 @@ type Holders struct {
 	Workload string                   `json:"workload"`
 	Keys     map[string]workload.Held `json:"keys"` // by name: what they were last known to run with
 	Proof    Proof                    `json:"proof"`
+	Grade    workload.Proof           `json:"grade,omitempty"` // of reports: how sidecars knew that their workloads use it
 	Names    Names                    `json:"names"`
 }
 
@@ -184,7 +186,7 @@ func (r Rotation) cutNames(g gate, f Facts) (names Names) {
 	for _, w := range f.Workloads {
 		all := r.wants(w.Workload)
 		for _, i := range w.Instances {
-			out := g == gateLoaded && !arrived(r, i, all) || g == gateHealthy && !i.Anonymous && !i.Healthy ||
+			out := g == gateLoaded && !arrived(r, i, all) || g == gateProof && arrived(r, i, all) && !proves(w.Workload, i) || g == gateHealthy && !i.Anonymous && !i.Healthy ||
 				g == gateUnused && slices.ContainsFunc(r.Changes, func(c Change) bool { return i.MayPresent(c.Key, c.From) })
 			if out {
 				names.List = append(names.List, Name{ID: i.Name()})
@@ -197,16 +199,20 @@ func (r Rotation) cutNames(g gate, f Facts) (names Names) {
 
 // snapshot is what the instances hold where the rotation is.
 func (r Rotation) snapshot(f Facts) Snapshot {
-	s := Snapshot{State: r.State, Step: r.Step, At: f.Now.UTC().Round(0)}
+	s := Snapshot{State: r.State, Step: r.Step, At: f.Now.UTC().Round(0), Empty: f.empty()}
 	for _, w := range f.Workloads {
 		of, wants := map[string]int{}, r.wants(w.Workload)
 		for _, i := range w.Instances {
 			held, proof, at := r.proven(i, wants)
-			group := string(proof) + fmt.Sprint(held) // maps are printed sorted
+			grade := workload.Proof("")
+			if proof == ProofReport {
+				grade = i.Proof
+			}
+			group := string(proof) + string(grade) + fmt.Sprint(held) // maps are printed sorted
 			n, ok := of[group]
 			if !ok {
 				n, of[group] = len(s.Holders), len(s.Holders)
-				s.Holders = append(s.Holders, Holders{Workload: w.Name, Keys: held, Proof: proof})
+				s.Holders = append(s.Holders, Holders{Workload: w.Name, Keys: held, Proof: proof, Grade: grade})
 			}
 			names := &s.Holders[n].Names
 			names.Count++

@@ -32,7 +32,7 @@ func TestReceiptOfALargeFleet(t *testing.T) {
 			fact.Instances = append(fact.Instances, i)
 		}
 		f := Facts{Now: at, Workloads: []WorkloadFact{fact}}
-		cutAll := []GateResult{{string(gateLoaded), true, "cut"}, {string(gateHealthy), true, "cut"}, {string(gateUnused), true, "cut"}}
+		cutAll := []GateResult{{Name: string(gateLoaded), Holds: true, Reason: "cut"}, {Name: string(gateHealthy), Holds: true, Reason: "cut"}, {Name: string(gateUnused), Holds: true, Reason: "cut"}}
 		for _, p := range table {
 			if p.revert != (transition{}) || p.state == Retiring && p.name == StepLoad {
 				r.State, r.Step = p.state, p.name
@@ -76,7 +76,7 @@ func TestReceiptDigestOutlivesStorage(t *testing.T) {
 	f := Facts{Now: at, Workloads: []WorkloadFact{{Workload: w, Instances: []workload.Instance{
 		i.Given(workload.Holding{Keys: r.expected(w, stagePresent)}).Proved(at), {Workload: "w", ID: "lease-1", Anonymous: true},
 	}}}}
-	r = r.recorded(f, []GateResult{{string(gateObserved), true, "cut <&>: 2 sessions"}})
+	r = r.recorded(f, []GateResult{{Name: string(gateObserved), Holds: true, Reason: "cut <&>: 2 sessions"}})
 	r, _ = r.Noting(r, Notes{At: at}.Looked(r, []GateResult{{Name: "soak", Reason: "1s left"}}, at).Looked(r, nil, at.Add(time.Second)).Seen("psql", at), at.Add(2*time.Second))
 	sum, stored := r.Receipt.Digest()
 	data, err := r.Encode()

@@ -95,7 +95,7 @@ var table = []step{
 	},
 	{
 		state: Accepting, name: StepLoad, from: stageOld, target: stageAccept,
-		gates: []gate{gateMinInstances, gateLoaded, gateHealthy, gateDeadline},
+		gates: []gate{gateMinInstances, gateLoaded, gateProof, gateHealthy, gateDeadline},
 		next:  transition{Presenting, StepStageRows}, revert: transition{Reverting, StepLoad},
 		enter: "those that verify load both versions",
 	},
@@ -107,7 +107,7 @@ var table = []step{
 	},
 	{
 		state: Presenting, name: StepSwitch, from: stageAccept, target: stagePresent,
-		gates: []gate{gateMinInstances, gateLoaded, gateHealthy, gateDeadline},
+		gates: []gate{gateMinInstances, gateLoaded, gateProof, gateHealthy, gateDeadline},
 		next:  transition{Presenting, StepFlipRows}, revert: transition{Reverting, StepSwitch},
 		enter: "those that present switch to the new version",
 	},
@@ -126,13 +126,13 @@ var table = []step{
 	},
 	{
 		state: Soaking, name: StepUnused, from: stagePresent, target: stagePresent, phase: workload.PhaseSweep, samples: true,
-		gates: []gate{gateMinInstances, gateLoaded, gateHealthy, gateUnused, gateRows, gateConfirmed, gateObserved, gateDeadline},
+		gates: []gate{gateMinInstances, gateLoaded, gateProof, gateHealthy, gateUnused, gateRows, gateConfirmed, gateObserved, gateDeadline},
 		next:  transition{Retiring, StepLoad}, revert: transition{Reverting, StepSwitch},
 		enter: "looking for any use of the old version",
 	},
 	{
 		state: Retiring, name: StepLoad, from: stagePresent, target: stageNew,
-		gates: []gate{gateMinInstances, gateLoaded, gateHealthy},
+		gates: []gate{gateMinInstances, gateLoaded, gateProof, gateHealthy},
 		next:  transition{Retiring, StepWipeRows},
 		enter: "nobody uses the old version; those that verify drop it",
 	},
@@ -156,7 +156,7 @@ var table = []step{
 	},
 	{
 		state: Retiring, name: StepAcceptBoth, from: stageNew, target: stagePresent,
-		gates: []gate{gateMinInstances, gateLoaded},
+		gates: []gate{gateMinInstances, gateLoaded, gateProof},
 		next:  transition{Retiring, StepRows},
 		enter: "rows of the old version are left; those that verify accept both versions again",
 	},
@@ -169,7 +169,7 @@ var table = []step{
 	{state: Done, from: stageNew, target: stageNew, enter: "done"},
 	{
 		state: Reverting, name: StepSwitch, from: stagePresent, target: stageAccept,
-		gates: []gate{gateMinInstances, gateLoaded},
+		gates: []gate{gateMinInstances, gateLoaded, gateProof},
 		next:  transition{Reverting, StepRows},
 		enter: "those that present go back to the old version",
 	},
@@ -181,7 +181,7 @@ var table = []step{
 	},
 	{
 		state: Reverting, name: StepLoad, from: stageAccept, target: stageOld,
-		gates: []gate{gateMinInstances, gateLoaded},
+		gates: []gate{gateMinInstances, gateLoaded, gateProof},
 		next:  transition{Reverting, StepWipeRows},
 		enter: "those that verify forget the new version",
 	},
@@ -205,7 +205,7 @@ var table = []step{
 	},
 	{
 		state: Reverting, name: StepAcceptBoth, from: stageOld, target: stageAccept,
-		gates: []gate{gateMinInstances, gateLoaded},
+		gates: []gate{gateMinInstances, gateLoaded, gateProof},
 		next:  transition{Reverting, StepRows},
 		enter: "rows of the new version are left; those that verify accept both versions again",
 	},

@@ -36,6 +36,7 @@ type Workload struct {
 	MaxUnavailable string          `json:"max_unavailable"` // instances that change at a time: a number or a percentage
 	Reencrypts     bool            `json:"reencrypts,omitempty"`
 	MaxInstances   int             `json:"max_instances,omitempty"` // 0: DefaultMaxInstances
+	RequireProof   Proof           `json:"require_proof,omitempty"` // how an instance has to know that its process uses what it has loaded
 
 	// Before is Keys before its last change, while instances follow that in waves; nil: all have followed.
 	Before map[string]Role `json:"before,omitzero"`
@@ -120,6 +121,9 @@ func (w Workload) Validate() error {
 	}
 	if w.InstanceLimit() < w.MinInstances {
 		return fmt.Errorf("max_instances %d is below min_instances %d, so that no rotation could go on; raise it, or lower min_instances", w.MaxInstances, w.MinInstances)
+	}
+	if _, err := ParseProof(string(w.RequireProof)); err != nil {
+		return fmt.Errorf("require_proof: %w", err)
 	}
 	if slices.Contains(w.After, w.Name) {
 		return fmt.Errorf("after: workload %s cannot come after itself", w.Name)

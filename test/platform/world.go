@@ -328,7 +328,8 @@ proxy {
   upstream = %q
   key      = "AGENT_SERVICE_TOKEN"
 }
-`, p.dir, p.address, upstream)
+health "tcp" { address = %q }
+`, p.dir, p.address, upstream, strings.TrimPrefix(upstream, "http://"))
 	if err := w.startSidecar(p, "agent", blocks); err != nil {
 		return "", err
 	}

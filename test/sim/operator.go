@@ -342,7 +342,7 @@ func (w *world) silence() {
 func (p *process) lie() {
 	w := p.w
 	report := engine.Report{
-		Workload: p.workload, Instance: p.id, Secret: p.reading.Secret, Healthy: p.smooth || w.chance(70), Reason: "so it says",
+		Workload: p.workload, Instance: p.id, Secret: p.reading.Secret, Proof: proofs[w.rng.IntN(len(proofs))], Healthy: p.smooth || w.chance(70), Reason: "so it says",
 		Etag: []string{p.reading.Bundle.Holding.Etag, p.reading.Bundle.Holding.Etag, "", "0123456789abcdef0123456789abcdef"}[w.rng.IntN(4)],
 	}
 	if p.smooth {

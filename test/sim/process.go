@@ -273,7 +273,7 @@ func (p *process) watch() {
 func (p *process) report() {
 	w := p.w
 	report := engine.Report{
-		Workload: p.workload, Instance: p.id, Secret: p.reading.Secret, Etag: p.loaded, Healthy: !p.unhealthy, Reason: "unhealthy",
+		Workload: p.workload, Instance: p.id, Secret: p.reading.Secret, Etag: p.loaded, Proof: w.proofOf(p.name()), Healthy: !p.unhealthy, Reason: "unhealthy",
 	}
 	report.Work = p.workReports()
 	request, reply := p.lost()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
 )
 
@@ -205,7 +206,7 @@ func (a *sidecar) do(one machine.Do) (machine.Event, bool) {
 		if p.unhealthy {
 			return machine.Event{Kind: machine.CheckFailed, Reason: "unhealthy"}, true
 		}
-		return machine.Event{Kind: machine.CheckPassed}, true
+		return machine.Event{Kind: machine.CheckPassed, Proof: string(w.proofOf(p.name()))}, true
 	case machine.StartWatch:
 		a.watching = w.uptime
 	case machine.StartWork:
@@ -300,7 +301,7 @@ func (a *sidecar) report() (etag string, lease time.Duration, err error) {
 		w.violate("%s reports %s as loaded, and runs with something else", p.name(), a.s.Loaded)
 	}
 	report := engine.Report{
-		Workload: p.workload, Instance: p.id, Secret: p.reading.Secret, Etag: a.s.Loaded, Healthy: a.s.Verdict == machine.Healthy, Reason: a.s.Reason,
+		Workload: p.workload, Instance: p.id, Secret: p.reading.Secret, Etag: a.s.Loaded, Proof: workload.Proof(a.s.Proof), Healthy: a.s.Verdict == machine.Healthy, Reason: a.s.Reason,
 	}
 	if a.works {
 		report.Work = p.workReports()

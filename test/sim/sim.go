@@ -50,6 +50,7 @@ func run(w *world) (Stats, error) {
 	w.calm = true
 	w.silence()
 	for begun := w.uptime; len(w.violations) == 0; {
+		w.requireNothing()
 		w.step()
 		if w.settled() {
 			break
@@ -83,6 +84,7 @@ type Stats struct {
 	Killed                                     int // sidecars whose processes lived on
 	Edited, Dropped                            int // keys given to workloads, and taken away again
 	Cut                                        int // rotations that have cut something
+	Proved                                     int // instances that were waited for until they had proved what is required
 	LockedOut                                  int // moments at which an instance was locked out
 }
 
@@ -108,6 +110,7 @@ func (s *Stats) Add(o Stats) {
 	s.Dropped += o.Dropped
 	s.Cut += o.Cut
 	s.LockedOut += o.LockedOut
+	s.Proved += o.Proved
 }
 
 // world is all there is.
@@ -152,6 +155,7 @@ type world struct {
 	lying      bool          // one instance of each workload reports anything at any time
 	looked     time.Duration // when settled has looked
 	calm       bool
+	lenient    bool                         // operators have begun to require no proofs
 	backups    int                          // undeletions since it is calm
 	changed    bool                         // something that check looks at
 	groups     map[string][]rotation.Change // of rotations of several keys, by id

@@ -46,6 +46,7 @@ func newWorld(seed uint64, log io.Writer) *world {
 type quiet struct{ w *world }
 
 func (q quiet) Moved(r rotation.Rotation, e rotation.Event) {
+	q.w.checkProofs(r)
 	q.w.logf("%s %v: %s %s: %s", r.ID[len(r.ID)-6:], r.KeyNames(), e.State, e.Step, e.Text)
 }
 
@@ -97,6 +98,7 @@ func (w *world) setUp() {
 		w.makeKey(n)
 	}
 	w.makeWorkloads()
+	w.requireProofs()
 	for _, name := range w.workloads {
 		for range w.rng.IntN(4) {
 			w.spawn(name)

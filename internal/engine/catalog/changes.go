@@ -115,6 +115,7 @@ func WorkloadChanges(old, w workload.Workload) []rotation.EntryChange {
 		}
 		return Fields{
 			"min_instances": strconv.Itoa(w.MinInstances), "max_instances": strconv.Itoa(w.InstanceLimit()), "max_unavailable": w.MaxUnavailable, "reencrypts": strconv.FormatBool(w.Reencrypts),
+			"require_proof": w.RequireProof.String(),
 		}
 	}
 	all := append(settings(old).Changes(settings(w)), listChanges("after", old.After, w.After)...)

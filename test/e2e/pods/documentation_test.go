@@ -116,7 +116,7 @@ func load(t *testing.T, n *bed.Node) {
 	}
 	links := t.TempDir()
 	var flags []string
-	for _, applet := range []string{"sh", "stat", "sleep"} {
+	for _, applet := range []string{"sh", "stat", "sleep", "httpd"} {
 		link := filepath.Join(links, applet)
 		if err := os.Symlink("busybox", link); err != nil {
 			t.Fatal(err)
