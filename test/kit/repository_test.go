@@ -184,3 +184,13 @@ func TestNoSkipBesideOurs(t *testing.T) {
 		}
 	}, "_test.go")
 }
+
+// No file has the marks of a merge that was not finished.
+func TestNoMergeIsUnfinished(t *testing.T) {
+	mark := regexp.MustCompile(`(?m)^(<{7}|>{7}) .*$`)
+	files(t, func(name, text string) {
+		if found := mark.FindString(text); found != "" {
+			t.Errorf("%s has a line %q", name, found)
+		}
+	}, ".md", ".go", ".sh", ".yaml", ".yml", ".tf", ".hcl", ".mod", ".txt", ".json", "Makefile")
+}
