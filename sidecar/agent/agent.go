@@ -19,6 +19,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/kubernetes"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/login"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reencrypt"
@@ -73,6 +74,8 @@ type Agent struct {
 	coming   change            // to be adopted
 	arrival  arrival           // of the instance that it names
 	formers  []*former
+	process  proc.Identity    // of the workload, as far as it was seen; zero: it was not
+	holds    bool             // the process ends, its workload may run on, and leases are not given back
 	notTaken *status.NotTaken // what this goroutine has put on the board, of a configuration that was read as another instance
 	instance atomic.Value     // of the configuration, for the goroutine that reads the next one
 
@@ -96,6 +99,7 @@ func New(c Config, log *slog.Logger) (*Agent, error) {
 	proxies := a.proxies
 	a.board = newBoard(c, func(s *status.State) { s.Sightings, _ = proxies.sightings() })
 	a.sayInClear()
+	a.sayRisks()
 	return a, nil
 }
 
@@ -190,8 +194,11 @@ func (a *Agent) clean() {
 // settings are what the machine knows of the configuration.
 func (a *Agent) settings() machine.Settings {
 	s := machine.Settings{
-		Reloads: machine.WithoutReload, Checks: machine.WithoutChecks, Copies: machine.WithoutCopy, Patience: a.config.Patience,
+		Reloads: machine.WithoutReload, Checks: machine.WithoutChecks, Copies: machine.WithoutCopy, OnStop: machine.HoldOnStop, Patience: a.config.Patience,
 		Interval: a.config.Interval, Deadline: a.config.Deadline, Successes: a.config.Successes, Failures: a.config.Failures,
+	}
+	if a.config.OnStop == config.OnStopLeave {
+		s.OnStop = machine.LeaveOnStop
 	}
 	if a.config.Reloader != nil {
 		s.Reloads = machine.WithReload
@@ -266,16 +273,6 @@ func (a *Agent) perform(ctx context.Context, effect machine.Effect) (machine.Eve
 	return event, has
 }
 
-// stops ends work and returns the event of the end.
-func (a *Agent) stops() machine.Event {
-	a.jobs.stop()
-	a.discard()
-	if p, ok := a.config.Reloader.(reload.Provider); ok && p.Failed() != "" {
-		return machine.Event{Kind: machine.WorkloadGone, Reason: p.Failed()}
-	}
-	return machine.Event{Kind: machine.Stop}
-}
-
 // wait waits for what comes first: the end, another configuration, the result of the request or of the watch, news of work, a
 // sighting, a timer. A result that is there comes before all else: another configuration would cancel the request.
 func (a *Agent) wait(ctx context.Context, sightings *time.Ticker) machine.Event {
@@ -337,6 +334,7 @@ var acts = map[machine.Do]func(*Agent, context.Context) (machine.Event, bool){
 // lasts are effects with a result that are performed also when the process ends.
 var lasts = map[machine.Do]func(*Agent) machine.Event{
 	machine.Leave:         (*Agent).leave,
+	machine.ReportLeaving: (*Agent).reportLeaving,
 	machine.ReportFailure: (*Agent).reportFailure,
 	machine.Adopt:         (*Agent).adopt,
 }

@@ -192,6 +192,11 @@ func (f *fakeVault) report(w http.ResponseWriter, name string, body map[string]a
 	if body["extend_lease"] == true && !f.older {
 		answer["lease_duration"] = f.lease
 	}
+	if body["leaving"] == true {
+		f.requests["leaving"]++
+		f.requests["leaving/"+name]++
+		return answer
+	}
 	if body["healthy"] == nil { // a sign of life alone
 		f.requests["extend"]++
 		f.requests["extend/"+name]++
@@ -267,7 +272,7 @@ func startAgentWith(t *testing.T, dir string, worker Reencryptor, change func(r 
 		t.Fatal(err)
 	}
 	c, err := Check(config.File{
-		Workload: "api", Instance: "api-1",
+		Workload: "api", Instance: "api-1", OnStop: config.OnStopLeave,
 		Vault:  &config.VaultBlock{Address: r.fake.server.URL, Auth: config.AuthBlock{Method: "token_file", Path: token}},
 		Render: []config.RenderBlock{{Format: "json", Path: r.path}},
 	})

@@ -150,6 +150,9 @@ func (c *commandFlags) onHangup(ctx context.Context, hangups <-chan os.Signal, n
 func NewValidate() *cobra.Command {
 	f := &commandFlags{exec: true}
 	return f.command("validate", "check a configuration of agent or exec", validateHelp, func(cmd *cobra.Command, c Config, _ *slog.Logger) error {
+		for _, risk := range c.Risks() {
+			_, _ = fmt.Fprintln(cmd.OutOrStdout(), "WARNING: "+risk)
+		}
 		_, _ = fmt.Fprintln(cmd.OutOrStdout(), "The configuration is good.")
 		if c.Vault != nil {
 			printProof(cmd.OutOrStdout(), c.Proof())

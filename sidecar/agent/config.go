@@ -290,6 +290,7 @@ func (a *Agent) adopt() machine.Event {
 		a.arrive()
 	}
 	a.sayInClear()
+	a.sayRisks()
 	pending := a.tidy()
 	a.copies.kept, a.copies.etag, a.onDisk = time.Time{}, "", nil // places may be others
 	a.board.Update(func(s *status.State) {

@@ -109,6 +109,8 @@ func TestErrorsSayWhatToWriteInstead(t *testing.T) {
 		"render keys":         {swap(`render "bundle" {`, "render \"bundle\" {\n keys = [\"metrics-api-key\"]"), nil, []string{`render "bundle": keys: env "metrics-api-key" is not an environment name`}},
 		"render, reserved":    {swap(`render "bundle" {`, "render \"bundle\" {\n keys = [\"LD_PRELOAD\"]"), nil, []string{`render "bundle": keys: name LD_PRELOAD is reserved`, "add it to allow_names"}},
 		"exec, reserved":      {swap(`reload "signal" { pid_file = "/run/api.pid" }`, "exec { keys = [\"BASH_ENV\"] }"), nil, []string{`exec: keys: name BASH_ENV is reserved`}},
+		"on_stop":             {"on_stop = \"held\"\n" + good, nil, []string{`on_stop = "held" is not known`, "did you mean", "hold, leave"}},
+		"on_stop, exec":       {"on_stop = \"hold\"\nexec { command = [\"true\"] }\n" + good, nil, []string{"on_stop: the sidecar runs the workload itself"}},
 		"allow_names":         {"allow_names = [\"HYVVE_ETAG\", \"a b\"]\n" + good, nil, []string{"allow_names: HYVVE_ETAG is one of the sidecar's own", `allow_names: env "a b"`}},
 		"bundle, previous":    {swap(`render "bundle" {`, "render \"bundle\" {\n previous = true"), nil, []string{"previous is of dotenv, docker, json and files"}},
 		"relative path":       {swap(`"/run/hyvve/bundle.json"`, `"bundle.json"`), nil, []string{"is not absolute"}},

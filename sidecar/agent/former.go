@@ -104,7 +104,7 @@ func (a *Agent) dropFormer() {
 	}
 }
 
-// leaveFormers leaves the instances of earlier configurations. One that the present configuration names stays while the sidecar
+// leaveFormers leaves the instances of earlier configurations; beside a workload that may run on they keep their leases. One that the present configuration names stays while the sidecar
 // runs: its bundle was not read again.
 func (a *Agent) leaveFormers() {
 	var stay []*former
@@ -115,7 +115,11 @@ func (a *Agent) leaveFormers() {
 		}
 		f.stop()
 		ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
-		if err := f.leave(ctx); err != nil {
+		leave := f.leave
+		if a.holds {
+			leave = f.reportLeaving
+		}
+		if err := leave(ctx); err != nil {
 			a.log.Warn("engine not told that the former instance has ended; it counts as live until its lease ends", "workload", f.workload, "instance", f.name, "error", a.mask(err.Error()))
 		}
 		cancel()

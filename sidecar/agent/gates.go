@@ -56,11 +56,11 @@ func (a *Agent) prepareHealth() {
 	if !ok {
 		return
 	}
-	var last proc.Identity
+	a.process = proc.Identity{}
 	restarts := &health.Restarts{Warn: warn, Path: a.config.keptAt("restarts", a.config.Place()), Identify: func() (string, error) {
-		found, err := id.Identify(last)
+		found, err := id.Identify(a.process)
 		if err == nil {
-			last = found
+			a.process = found
 		}
 		return fmt.Sprintf("%d-%d", found.PID, found.Started), err
 	}}

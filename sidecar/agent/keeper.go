@@ -53,6 +53,14 @@ func (k *keeper) leave(ctx context.Context) error {
 	return k.request(ctx, func() error { return k.engine.Leave(ctx, k.config.Workload, k.name, k.secret) })
 }
 
+// reportLeaving tells the engine that the sidecar stops beside its workload.
+func (k *keeper) reportLeaving(ctx context.Context) error {
+	return k.request(ctx, func() error {
+		_, err := k.engine.Leaving(ctx, k.config.Workload, k.name, k.secret)
+		return err
+	})
+}
+
 // request makes a request, and once more after another login where Vault denies it: the token may have ended.
 func (k *keeper) request(ctx context.Context, do func() error) error {
 	err := do()

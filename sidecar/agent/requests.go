@@ -189,31 +189,6 @@ func (a *Agent) report(last bool) (report client.Report, newest time.Time) {
 	}, newest
 }
 
-// leave says goodbye, so that the instance does not count as live any more. The files stay.
-func (a *Agent) leave() machine.Event {
-	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
-	defer cancel()
-	if err := a.engine.Leave(ctx, a.config.Workload, a.bundle.Instance, a.bundle.Secret); err != nil {
-		a.log.Warn("engine not told that the instance has ended; it counts as live until its lease ends", "error", a.mask(err.Error()))
-		return machine.Event{Kind: machine.LeaveFailed}
-	}
-	return machine.Event{Kind: machine.Left}
-}
-
-// reportFailure reports a workload that has failed before it had proved itself. Its lease stays then: an instance that is gone
-// holds no rotation up, and the new values may be what it fails of. Its next start takes its place; else the lease ends.
-func (a *Agent) reportFailure() machine.Event {
-	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
-	defer cancel()
-	a.log.Error("workload failed before it had proved itself; the instance counts until it is started again", "error", a.state.Reason)
-	report, _ := a.report(true)
-	if _, err := a.engine.Report(ctx, report); err != nil {
-		a.log.Warn("failure not reported", "error", a.mask(err.Error()))
-		return machine.Event{Kind: machine.LeaveFailed}
-	}
-	return machine.Event{Kind: machine.Left}
-}
-
 // watching is a watch that is open.
 type watching struct {
 	cancel context.CancelFunc

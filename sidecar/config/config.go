@@ -27,6 +27,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/external"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
 // File is the configuration as it is written, in HCL.
@@ -35,6 +36,8 @@ type File struct {
 	Instance string `hcl:"instance,optional" type:"name" default:"host name, workload and a hash" flag:"instance" doc:"Name of this instance. Two instances on one host differ."`
 	// AllowNames are reserved environment names that keys may have all the same.
 	AllowNames []string `hcl:"allow_names,optional" type:"environment names" doc:"Reserved environment names that keys may have."`
+
+	OnStop string `hcl:"on_stop,optional" default:"hold" values:"hold, leave" annotation:"on-stop" doc:"What becomes of the lease if the sidecar stops while its workload may run on."`
 
 	Vault     *VaultBlock     `hcl:"vault,block"`
 	Render    []RenderBlock   `hcl:"render,block"`
@@ -143,6 +146,7 @@ func (f File) Check() (Checked, error) {
 		errs = append(errs, c.checkReencrypt()...)
 	}
 	errs = append(errs, f.checkAllowNames()...)
+	errs = append(errs, c.checkOnStop()...)
 	errs = append(errs, c.checkProxies()...)
 	errs = append(errs, c.checkRender()...)
 	errs = append(errs, c.checkStatus()...)
@@ -204,6 +208,36 @@ func (f File) checkAllowNames() (errs []error) {
 		}
 	}
 	return errs
+}
+
+// The values of on_stop.
+const (
+	OnStopHold  = "hold"
+	OnStopLeave = "leave"
+)
+
+// checkOnStop fills in on_stop, and refuses it where it could have no effect.
+func (c *Checked) checkOnStop() []error {
+	values := []string{OnStopHold, OnStopLeave}
+	switch {
+	case c.OnStop == "":
+		c.OnStop = option(File{}, "on_stop").Default
+	case !slices.Contains(values, c.OnStop):
+		return []error{fmt.Errorf("on_stop = %q is not known%s (it is one of %s)", c.OnStop, usage.DidYouMean(c.OnStop, values), strings.Join(values, ", "))}
+	case c.Exec != nil:
+		return []error{errors.New("on_stop: the sidecar runs the workload itself and gives the lease back when that has ended; take it out")}
+	case c.Vault == nil:
+		return []error{errors.New("on_stop: without a vault block there is no lease; take it out")}
+	}
+	return nil
+}
+
+// Risks are settings that are allowed and rarely meant, in words.
+func (c *Checked) Risks() (all []string) {
+	if c.OnStop == OnStopLeave {
+		all = append(all, "on_stop = \"leave\": while the sidecar is stopped, as for an upgrade, rotations do not wait for a workload that runs on, which may lose a key that it uses; take it out, or stop the workload first")
+	}
+	return all
 }
 
 // checkKeys refuses in keys what no bundle has, and reserved names unless allow has them: who lists keys may not know what

@@ -4,6 +4,7 @@ package inject
 
 import (
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
@@ -70,7 +71,7 @@ func TestEachAnnotationSetsItsOptions(t *testing.T) {
 			case o.IsBool():
 				value = "true"
 			case o.Values != "":
-				value = "none"
+				value = strings.Split(o.Values, ", ")[0]
 			case o.Type == "matchers":
 				value = "code=~5.., method=GET"
 			case o.Type == "environment name" || o.Type == "environment names":

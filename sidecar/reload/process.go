@@ -24,6 +24,21 @@ type Identifier interface {
 	Identify(last proc.Identity) (proc.Identity, error)
 }
 
+// Seer is what a Reloader may be besides: it can report whether the workload still runs. last is what was known of it, if anything.
+type Seer interface {
+	See(last proc.Identity) Sight
+}
+
+// Sight is what is known of the workload.
+type Sight int
+
+// The values of Sight.
+const (
+	Unknown Sight = iota
+	Runs
+	Ended // it was seen, and is gone, and no other process has taken its place
+)
+
 // target is the process to signal.
 type target struct {
 	proc.Info

@@ -29,6 +29,7 @@ var (
 	_ Reloader   = Signal{}
 	_ Starter    = Signal{}
 	_ Identifier = Signal{}
+	_ Seer       = Signal{}
 )
 
 // Reload implements Reloader.
@@ -125,6 +126,23 @@ func (s Signal) pid() (pid int, written time.Time, err error) {
 
 // maxPid is longer than any number with spaces around it.
 const maxPid = 64
+
+// See implements Seer.
+func (s Signal) See(last proc.Identity) Sight {
+	if last.PID == 0 {
+		return Unknown
+	}
+	if p, err := proc.Read(last.PID); err == nil && p.Identity == last && !p.Ended() {
+		return Runs
+	}
+	switch _, err := s.find(); { // of another process, or of one that /proc hides
+	case err == nil:
+		return Runs
+	case errors.Is(err, ErrNotRunning):
+		return Ended
+	}
+	return Unknown
+}
 
 // Identify implements Identifier.
 func (s Signal) Identify(last proc.Identity) (proc.Identity, error) {

@@ -239,6 +239,7 @@ func TestAdversaryKilledSidecarHasItsNameBack(t *testing.T) {
 	for path, text := range map[string]string{filepath.Join(dir, "role-id"): roleID, filepath.Join(dir, "secret-id"): secretID, config: fmt.Sprintf(`
 workload = "api"
 instance = "pod-0"
+on_stop  = "leave"
 vault {
   address = %q
   auth "approle" {

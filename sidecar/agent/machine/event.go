@@ -12,7 +12,8 @@ type Kind string
 
 // What was asked of the process.
 const (
-	Stop         Kind = "stop"          // the process is to end
+	Stop         Kind = "stop"          // the process is to end, and its workload may run on
+	StopAfter    Kind = "stop after"    // the process is to end, and its workload is known to have ended
 	WorkloadGone Kind = "workload gone" // the process is to end, since its workload has failed
 	Reconfigured Kind = "reconfigured"  // another configuration of the same instance has come
 	Renamed      Kind = "renamed"       // a configuration of another instance has come
@@ -85,7 +86,7 @@ const (
 
 // Kinds are all kinds of events.
 var Kinds = []Kind{
-	Stop, WorkloadGone, Reconfigured, Renamed, Adopted,
+	Stop, StopAfter, WorkloadGone, Reconfigured, Renamed, Adopted,
 	LoggedIn, Renewed, BundleRead, NoWrite, Reported, Extended, ExtendFailed, Left, LeaveFailed, Quiet, Changed, Superseded, Unavailable, Refused, Denied,
 	NewRead, NewUnavailable, NewRefused,
 	Saved, NotSaved, CopyLoaded, CopyUnusable, Wrote, WriteFailed, Reloaded, ReloadFailed, NotRunning, CheckPassed, CheckFailed, CheckDisproved,
@@ -134,8 +135,9 @@ const (
 
 // Effects with a result, which is the next event.
 const (
-	ReportFailure  Do = "report the failure" // of the workload, as the last report
-	Leave          Do = "leave"              // give the lease back
+	ReportFailure  Do = "report the failure"    // of the workload, as the last report
+	ReportLeaving  Do = "report that it leaves" // beside its workload; the lease stays
+	Leave          Do = "leave"                 // give the lease back
 	Adopt          Do = "adopt the configuration"
 	SaveSecret     Do = "save the secret"
 	LoadCopy       Do = "load the copy"
@@ -187,7 +189,7 @@ const (
 
 // Effects are all effects.
 var Effects = []Do{
-	Login, RenewToken, ReadBundle, SendReport, ExtendLease, ReadNew, ReportFailure, Leave, Adopt,
+	Login, RenewToken, ReadBundle, SendReport, ExtendLease, ReadNew, ReportFailure, ReportLeaving, Leave, Adopt,
 	SaveSecret, LoadCopy, Write, ReloadWorkload, CheckWorkload, LookAtTargets, LookAtPods, BeginGates,
 	KeepCopy, FeedProxies, PrepareFiles, NoteReload, StartWatch, CloseWatch, CancelRequest, ClearNotes, ConfirmCopy,
 	DropSecret, LeaveFormer, StartWork, ResumeProxies, SaySessionEnded, SayTokenEnds, SayRequest, SayToken, SayWaiting,

@@ -130,6 +130,11 @@ var rules = []rule{
 		do:   effects(Leave),
 	},
 	{
+		name: "life is holding",
+		when: func(s State) bool { return s.Life == Holding },
+		do:   effects(ReportLeaving),
+	},
+	{
 		name: "life is failing",
 		when: func(s State) bool { return s.Life == Failing },
 		do:   effects(ReportFailure),
@@ -227,10 +232,11 @@ const (
 )
 
 var (
-	another    = cond{"of another instance", func(s State, _ Event) bool { return s.Life == Arriving }}
-	hasLease   = cond{"a bundle was read", func(s State, _ Event) bool { return s.Holds() }}
-	notProved  = cond{"it never proved itself", func(s State, _ Event) bool { return s.Loaded == "" || s.Verdict != Healthy }}
-	hasContent = cond{"there is a bundle or a copy", func(s State, _ Event) bool { return s.HasContent() }}
+	another     = cond{"of another instance", func(s State, _ Event) bool { return s.Life == Arriving }}
+	holdsOnStop = cond{"`on_stop` is hold", func(s State, _ Event) bool { return s.Settings.OnStop == HoldOnStop }}
+	hasLease    = cond{"a bundle was read", func(s State, _ Event) bool { return s.Holds() }}
+	notProved   = cond{"it never proved itself", func(s State, _ Event) bool { return s.Loaded == "" || s.Verdict != Healthy }}
+	hasContent  = cond{"there is a bundle or a copy", func(s State, _ Event) bool { return s.HasContent() }}
 
 	fixed      = cond{"it cannot be renewed", func(s State, _ Event) bool { return s.Renewal == Fixed }}
 	tooShort   = cond{"for less than half its time", func(s State, e Event) bool { return e.TTL < s.TTL/2 }}

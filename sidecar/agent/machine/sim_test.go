@@ -286,6 +286,12 @@ func TestSimulationFindsBrokenMachines(t *testing.T) {
 			}
 			return next, effects
 		}, "before the workload has loaded"},
+		"gives the lease back beside the workload": {func(s State, e Event) (State, []Effect) {
+			if e.Kind == Stop {
+				e.Kind = StopAfter
+			}
+			return Next(s, e)
+		}, "beside a workload that runs"},
 		"never leaves the former instance": {omits(LeaveFormer), "calm"},
 		"loses a report that fails": {func(s State, e Event) (State, []Effect) {
 			next, effects := Next(s, e)
@@ -339,7 +345,7 @@ func TestSimulationFindsBrokenMachines(t *testing.T) {
 		}, "settles"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for seed := uint64(1); seed <= 500; seed++ {
+			for seed := uint64(1); seed <= 2000; seed++ {
 				if _, err := simulate(seed, c.next, nil); err != nil {
 					if !strings.Contains(err.Error(), c.says) {
 						continue

@@ -38,7 +38,7 @@ func (w *world) do(one Do) (Event, bool) {
 		w.send(one)
 	case CancelRequest:
 		w.cancel()
-	case Leave, ReportFailure:
+	case Leave, ReportFailure, ReportLeaving:
 		w.alone(one)
 		r := w.asked(one)
 		return w.answer(&r), true

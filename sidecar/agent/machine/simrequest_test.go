@@ -96,7 +96,7 @@ func (w *world) answer(r *sent) Event {
 	switch r.one {
 	case ExtendLease:
 		failed.Kind = ExtendFailed
-	case Leave, ReportFailure:
+	case Leave, ReportFailure, ReportLeaving:
 		failed.Kind = LeaveFailed
 	case ReadNew:
 		return w.readNew()
@@ -153,14 +153,26 @@ func (w *world) serve(r *sent) Event {
 		if w.s.Life != Leaving {
 			w.violate("the instance is given up while the process lives: %+v", w.s)
 		}
+		if w.beside && w.s.Settings.OnStop == HoldOnStop {
+			w.violate("the instance is given up beside a workload that runs: %+v", w.s)
+		}
+		return Event{Kind: Left}
+	case ReportLeaving:
+		if w.s.Life != Holding || !w.beside {
+			w.violate("the instance is left beside no workload: %+v", w.s)
+		}
 		return Event{Kind: Left}
 	default:
 	}
 	if r.secret != w.engine.secret { // another read has taken its place, of which the answer was lost
-		if r.one == ExtendLease {
+		switch r.one {
+		case ExtendLease:
 			return Event{Kind: ExtendFailed}
+		case ReportFailure:
+			return Event{Kind: LeaveFailed}
+		default:
+			return Event{Kind: Refused}
 		}
-		return Event{Kind: Refused}
 	}
 	if r.one != ExtendLease {
 		w.engine.heard, w.engine.heardHealthy = r.state.Loaded, r.state.Verdict == Healthy

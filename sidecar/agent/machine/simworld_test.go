@@ -23,6 +23,7 @@ type world struct {
 	calmed   bool
 	another  bool // the configuration that comes is of another instance
 	former   bool // the instance of the configuration before is held
+	beside   bool // the workload may have run when the process was to end
 
 	request   *sent    // nil: none is under way
 	reported  reported // by this process
@@ -131,7 +132,10 @@ func (w *world) between(least, limit time.Duration) time.Duration {
 func (w *world) configure() {
 	w.settings = Settings{
 		Reloads: WithReload, Checks: WithChecks, Copies: WithCopy, Patience: 2 * time.Second, Interval: w.between(100*time.Millisecond, 5*time.Second),
-		Deadline: w.between(time.Second, 30*time.Second), Successes: 1 + w.rng.IntN(2), Failures: 1 + w.rng.IntN(3),
+		Deadline: w.between(time.Second, 30*time.Second), Successes: 1 + w.rng.IntN(2), Failures: 1 + w.rng.IntN(3), OnStop: HoldOnStop,
+	}
+	if w.one(4) {
+		w.settings.OnStop = LeaveOnStop
 	}
 	if w.one(6) {
 		w.settings.Reloads = WithoutReload
@@ -311,6 +315,19 @@ func (w *world) watched() Event {
 	return Event{Kind: Quiet}
 }
 
+// ends lets the process end, with its workload or beside it.
+func (w *world) ends() Event {
+	switch w.beside = true; {
+	case w.one(3):
+		w.workload.running, w.beside = false, false
+		return Event{Kind: WorkloadGone, Reason: "it failed"}
+	case !w.workload.running && w.one(2):
+		w.beside = false
+		return Event{Kind: StopAfter}
+	}
+	return Event{Kind: Stop}
+}
+
 // news comes from elsewhere.
 func (w *world) news() Event {
 	switch w.rng.IntN(6) {
@@ -326,10 +343,7 @@ func (w *world) news() Event {
 		}
 		return Event{Kind: Reconfigured}
 	case 3:
-		if w.one(2) {
-			return Event{Kind: WorkloadGone, Reason: "it failed"}
-		}
-		return Event{Kind: Stop}
+		return w.ends()
 	}
 	return Event{Kind: WorkNews}
 }

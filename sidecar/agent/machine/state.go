@@ -20,6 +20,7 @@ const (
 	Adopting Life = "adopting" // another configuration of the same instance is to be loaded
 	Moving   Life = "moving"   // the bundle of another instance is to be read before its configuration is loaded
 	Arriving Life = "arriving" // the configuration of another instance is to be loaded
+	Holding  Life = "holding"  // that the process ends beside its workload is reported before the end; the lease stays
 	Leaving  Life = "leaving"  // the lease is given back before the end
 	Failing  Life = "failing"  // the failure of the workload is reported before the end
 	Ended    Life = "ended"
@@ -230,8 +231,13 @@ type Checks string
 // Copies says whether a configuration keeps a last-good copy.
 type Copies string
 
-// The values of Reloads, Checks and Copies.
+// OnStop says what becomes of the lease where the process ends and its workload may run on.
+type OnStop string
+
+// The values of Reloads, Checks, Copies and OnStop.
 const (
+	HoldOnStop    OnStop  = "hold"
+	LeaveOnStop   OnStop  = "leave"
 	WithoutReload Reloads = "without reload"
 	WithReload    Reloads = "with reload"
 	WithoutChecks Checks  = "without checks"
@@ -245,6 +251,7 @@ type Settings struct {
 	Reloads             Reloads
 	Checks              Checks
 	Copies              Copies
+	OnStop              OnStop
 	Patience            time.Duration // how long Vault may be away at a start before the copy is used
 	Interval, Deadline  time.Duration // between checks; for a workload to prove itself
 	Successes, Failures int           // checks in a row that make a verdict

@@ -35,13 +35,14 @@ var regions = []part{life, token, vault, request, writes, bundle, recovery, secr
 
 var life = region[Life]{
 	"life", "the process and its configuration",
-	[]Life{Running, Adopting, Moving, Arriving, Leaving, Failing, Ended},
+	[]Life{Running, Adopting, Moving, Arriving, Holding, Leaving, Failing, Ended},
 	func(s *State) *Life { return &s.Life },
 	[]row[Life]{
 		{from(Running, Adopting, Moving), on(WorkloadGone), hasLease.and(notProved), Failing, nil},
-		{from(Running, Adopting, Moving), on(Stop, WorkloadGone), hasLease, Leaving, nil},
-		{from(Running, Adopting, Moving, Arriving), on(Stop, WorkloadGone), always, Ended, nil},
-		{from(Leaving, Failing, Ended), on(Stop, WorkloadGone), always, "", nil},
+		{from(Running, Adopting, Moving), on(Stop), hasLease.and(holdsOnStop), Holding, nil},
+		{from(Running, Adopting, Moving), on(Stop, StopAfter, WorkloadGone), hasLease, Leaving, nil},
+		{from(Running, Adopting, Moving, Arriving), on(Stop, StopAfter, WorkloadGone), always, Ended, nil},
+		{from(Holding, Leaving, Failing, Ended), on(Stop, StopAfter, WorkloadGone), always, "", nil},
 		{from(Running, Moving), on(Reconfigured), always, Adopting, nil},
 		{from(Running), on(Renamed, MoveTime), hasLease, Moving, nil},
 		{from(Running), on(Renamed, MoveTime), always, Arriving, nil},
@@ -52,7 +53,7 @@ var life = region[Life]{
 		{nil, on(NewRead, NewUnavailable, NewRefused), always, "", nil},
 		{from(Leaving), on(Left), always, Ended, do(perform(DropSecret))},
 		{from(Leaving), on(LeaveFailed), always, Ended, nil},
-		{from(Failing), on(Left, LeaveFailed), always, Ended, nil},
+		{from(Holding, Failing), on(Left, LeaveFailed), always, Ended, nil},
 		{nil, on(Left, LeaveFailed), always, "", nil},
 		{from(Adopting, Arriving), on(Adopted), always, Running, do(useSettings)},
 		{nil, on(Adopted), always, "", nil},
@@ -108,8 +109,8 @@ var request = region[Request]{
 	[]Request{NoRequest, LoggingIn, Renewing, Reading, Reporting, Extending, ReadingNew},
 	func(s *State) *Request { return &s.Request },
 	[]row[Request]{
-		{from(LoggingIn, Renewing, Reading, Reporting, Extending, ReadingNew), on(Stop, WorkloadGone, Reconfigured, Renamed), always, NoRequest, do(perform(CancelRequest))},
-		{nil, on(Stop, WorkloadGone, Reconfigured, Renamed), always, "", nil},
+		{from(LoggingIn, Renewing, Reading, Reporting, Extending, ReadingNew), on(Stop, StopAfter, WorkloadGone, Reconfigured, Renamed), always, NoRequest, do(perform(CancelRequest))},
+		{nil, on(Stop, StopAfter, WorkloadGone, Reconfigured, Renamed), always, "", nil},
 		{nil, on(LoggedIn, Renewed, BundleRead, NoWrite, Reported, Extended, ExtendFailed, Unavailable, Refused, Denied), always, NoRequest, nil},
 		{nil, on(NewRead, NewUnavailable, NewRefused), always, NoRequest, nil},
 	},

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
+)
+
+// stopsAs stops the sidecar and wants its instance to be held or left.
+func (r *running) stopsAs(want string) {
+	r.t.Helper()
+	leaves, holds := r.fake.count("leave"), r.fake.count("leaving")
+	r.stop()
+	leaves, holds = r.fake.count("leave")-leaves, r.fake.count("leaving")-holds
+	if got := map[[2]int]string{{1, 0}: "left", {0, 1}: "held"}[[2]int{leaves, holds}]; got != want {
+		r.t.Errorf("the instance is %q (%d left, %d held), want %s; log:\n%s", got, leaves, holds, want, r.log)
+	}
+}
+
+// A sidecar that stops beside its workload keeps the instance, and the next one has it at once.
+func TestStopBesideTheWorkload(t *testing.T) {
+	dir := t.TempDir()
+	start := func() *running {
+		return startAgentWith(t, dir, nil, func(_ *running, c *Config) { c.OnStop = config.OnStopHold })
+	}
+	r := start()
+	r.await("first", loaded("etag-1-0"))
+	r.stopsAs("held")
+	if !strings.Contains(r.file(), canary+"-1") {
+		t.Error("the files are gone")
+	}
+	r = start()
+	r.await("first", loaded("etag-1-0"))
+	if shown := r.fake.shown(); len(shown) == 0 || shown[0] != "secret-1" {
+		t.Errorf("the next process shows %q", shown)
+	}
+}
+
+// The instance of an earlier configuration is kept, too, as long as the workload may use what it presents.
+func TestStopHoldsTheFormerInstance(t *testing.T) {
+	r := startAgentWith(t, t.TempDir(), nil, func(_ *running, c *Config) { c.OnStop = config.OnStopHold })
+	r.await("loaded", loaded("etag-1-0"))
+	r.reloads.set(fmt.Errorf("it hangs"))
+	r.fake.change(func() { r.fake.suffix = "-web" })
+	r.rename("web")
+	r.says("workload not reloaded")
+	r.stop()
+	if api, web, left := r.fake.count("leaving/api"), r.fake.count("leaving/web"), r.fake.count("leave"); api != 1 || web != 1 || left != 0 {
+		t.Errorf("held: api %d times, web %d times; left: %d", api, web, left)
+	}
+}
+
+// A Vault that is silent, sealed, or refuses what it is told holds the end up for a moment only.
+func TestStopWhileVaultIsInTrouble(t *testing.T) {
+	for name, trouble := range map[string]func(*fakeVault){
+		"silent":  func(f *fakeVault) { f.hold = map[string]chan struct{}{"report/api": make(chan struct{})} },
+		"sealed":  func(f *fakeVault) { f.fail["report"] = 503 },
+		"refuses": func(f *fakeVault) { f.fail["report"] = 400 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			r := startAgentWith(t, dir, nil, func(_ *running, c *Config) { c.OnStop = config.OnStopHold })
+			r.await("first", loaded("etag-1-0"))
+			r.fake.change(func() { trouble(r.fake) })
+			begun := time.Now()
+			r.stop()
+			if took := time.Since(begun); took > leaveTime+2*time.Second {
+				t.Errorf("the end took %s", took)
+			}
+			if kept, _ := filepath.Glob(filepath.Join(dir, ".instance-*")); len(kept) != 1 || r.fake.count("leave") != 0 {
+				t.Errorf("kept: %q; left %d times", kept, r.fake.count("leave"))
+			}
+			r.fake.change(func() {
+				for _, held := range r.fake.hold {
+					close(held)
+				}
+			})
+			r.says("the instance counts until its lease ends")
+		})
+	}
+}
+
+// workloadIn starts a process and writes its number to a file.
+func workloadIn(t *testing.T, path string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("sleep", "300")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	if err := os.WriteFile(path, fmt.Appendln(nil, cmd.Process.Pid), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return cmd
+}
+
+// Where the workload is signalled, the sidecar knows whether its process has ended.
+func TestStopKnowsTheProcess(t *testing.T) {
+	end := func(t *testing.T, cmd *exec.Cmd) {
+		t.Helper()
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait()
+	}
+	for name, c := range map[string]struct {
+		meanwhile func(t *testing.T, cmd *exec.Cmd, path string)
+		want      string
+	}{
+		"it runs":                        {func(*testing.T, *exec.Cmd, string) {}, "held"},
+		"it has ended":                   {func(t *testing.T, cmd *exec.Cmd, _ string) { end(t, cmd) }, "left"},
+		"it has ended, without its file": {func(t *testing.T, cmd *exec.Cmd, path string) { end(t, cmd); _ = os.Remove(path) }, "left"},
+		"it runs, without its file":      {func(_ *testing.T, _ *exec.Cmd, path string) { _ = os.Remove(path) }, "held"},
+		"it was not waited for": {func(t *testing.T, cmd *exec.Cmd, _ string) {
+			_ = cmd.Process.Signal(syscall.SIGKILL)
+			kit.Until(t, "it has ended", func() bool { p, err := proc.Read(cmd.Process.Pid); return err != nil || p.Ended() })
+		}, "left"},
+		"another one runs": {func(t *testing.T, cmd *exec.Cmd, path string) { workloadIn(t, path); end(t, cmd) }, "held"},
+		"its file cannot be read": {func(t *testing.T, cmd *exec.Cmd, path string) {
+			end(t, cmd)
+			_ = os.WriteFile(path, []byte("?"), 0o600)
+		}, "held"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "pid")
+			cmd := workloadIn(t, path)
+			r := startAgentWith(t, t.TempDir(), nil, func(_ *running, c *Config) {
+				c.OnStop = config.OnStopHold
+				c.Reloader = reload.Signal{PIDFile: path, Signal: syscall.SIGCONT}
+			})
+			r.await("first", loaded("etag-1-0"))
+			meanwhileSeen(r)
+			c.meanwhile(t, cmd, path)
+			r.stopsAs(c.want)
+		})
+	}
+	t.Run("it was never seen", func(t *testing.T) {
+		r := startAgentWith(t, t.TempDir(), nil, func(r *running, c *Config) {
+			c.OnStop = config.OnStopHold
+			c.Reloader = reload.Signal{PIDFile: filepath.Join(r.dir, "none"), Signal: syscall.SIGHUP}
+		})
+		r.until("its files are there", func() bool { _, err := os.Stat(r.path); return err == nil })
+		r.stopsAs("held")
+	})
+}
+
+// meanwhileSeen waits until a check has seen the process, which the report of it follows.
+func meanwhileSeen(r *running) {
+	r.t.Helper()
+	r.until("it is well", func() bool { return r.agent.board.State().Healthy })
+}
+
+// In a pod, Kubernetes ends the workload before its native sidecar: where nobody listens any more, it has ended.
+func TestStopInAPod(t *testing.T) {
+	t.Setenv("HYVVE_POD", "api-0")
+	t.Setenv("HYVVE_NAMESPACE", "apps")
+	for name, c := range map[string]struct {
+		listens, pod bool
+		want         string
+	}{
+		"it listens":          {true, true, "held"},
+		"nobody listens":      {false, true, "left"},
+		"it listens, no pod":  {true, false, "held"},
+		"nobody listens here": {false, false, "held"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if !c.pod {
+				t.Setenv("HYVVE_POD", "")
+			}
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = l.Close() })
+			r := startAgentWith(t, t.TempDir(), nil, func(_ *running, o *Config) {
+				o.OnStop = config.OnStopHold
+				o.Health = []config.HealthBlock{{Method: "http", URL: "http://" + l.Addr().String() + "/health"}, {Method: "command", Command: []string{"true"}}}
+			})
+			r.await("first", loaded("etag-1-0"))
+			if !c.listens {
+				_ = l.Close()
+			}
+			r.stopsAs(c.want)
+		})
+	}
+}
