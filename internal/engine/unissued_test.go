@@ -17,7 +17,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// imports gives a key without versions its first value.
+// imports stores the first value of a key without versions.
 func (h *harness) imports(name, value string) {
 	h.t.Helper()
 	_, _, err := h.engine.First(h.t.Context(), name, key.NewValue(value), testActor)

@@ -50,7 +50,7 @@ func TestChangeEndsForThoseThatReportNothing(t *testing.T) {
 	}
 }
 
-// What waits for an instance names it and the command that ends this. With that, the change goes on and ends.
+// What waits for an instance names it and the command that ends this. With that, the change continues and ends.
 func TestChangeEndsWithoutThoseThatAreGone(t *testing.T) {
 	h := newHarness(t)
 	w := h.three()

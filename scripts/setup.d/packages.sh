@@ -9,6 +9,7 @@ command -v redis-server >/dev/null || missing+=(redis-server)
 command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
 command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
+command -v jq >/dev/null || missing+=(jq)
 has_dotenv='import dotenv'
 python3 -c "$has_dotenv" 2>/dev/null || /usr/bin/python3 -c "$has_dotenv" 2>/dev/null || missing+=(python3-dotenv)
 
