@@ -170,6 +170,11 @@ func (g *golden) recordRotations() {
 
 // recordEscalations tunes a rotation, and says that a version of it has leaked.
 func (g *golden) recordEscalations() {
+	g.record(goldenWrite, "rotate", given{"keys": "all", "compromised": true, "dry_run": true})
+	g.record(goldenWrite, "rotate", given{"keys": "all", "dry_run": true, "detailed": true})
+	g.record(goldenWrite, "rotate", given{"keys": "all,token"})
+	g.record(goldenWrite, "rotate", given{"key": "all"})
+	g.record(goldenWrite, "keys/all", given{"kind": "token"})
 	id := g.recordRotate("rotate", given{"key": "token"})
 	g.record(goldenWrite, "rotations/"+id+"/tune", given{"soak": "1h", "deadline": "2h", "reason": "a long look", "detailed": true})
 	g.record(goldenWrite, "rotations/"+id+"/tune", given{"on_failure": "retry"})

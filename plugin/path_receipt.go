@@ -76,6 +76,7 @@ func receiptData(d engine.Document) api.Receipt {
 		Timeline: r.Timeline, TimelineOmitted: r.TimelineOmitted, Journal: []api.Entry{}, JournalMissing: d.Missing,
 		JournalHead: api.JournalHead{Count: d.Head.Count, Head: d.Head.Hash}, Evidence: string(d.Stored), Digest: d.Digest,
 	}
+	data.AllKeys = allKeysData(d.Whole, d.Next)
 	if d.Finished() {
 		data.Ended = r.Since
 	}
@@ -216,10 +217,27 @@ func receiptLines(r api.Receipt) receiptText {
 	for _, a := range r.Asked {
 		t.add("the request set %s to %s, in place of %s", a.Field, a.To, known(a.From))
 	}
+	t.all(r)
 	t.cuts(r)
 	t.evidence(r)
 	t.journal(r)
 	return t
+}
+
+// all says what a request for all keys was about besides.
+func (t *receiptText) all(r api.Receipt) {
+	for _, left := range r.LeftOut {
+		t.add("left out: key %s: %s", left.Key, left.Reason)
+	}
+	if r.LeftOutMore > 0 {
+		t.add("left out: %d more keys", r.LeftOutMore)
+	}
+	for _, with := range r.With {
+		t.add("the same request is about rotation %s, %s; it has a receipt of its own", with.ID, with.Text)
+	}
+	for _, command := range r.NextSteps {
+		t.add("left to do: %s", command)
+	}
 }
 
 func (t *receiptText) cuts(r api.Receipt) {

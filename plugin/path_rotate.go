@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,6 +49,7 @@ Start a rotation of one key, or of several together.
 
     vault write hyvve/rotate key=agent-service-token
     vault write hyvve/rotate keys=jwt-secret,agno-api-key reason="quarterly"
+    vault write hyvve/rotate keys=all reason="a new year"
     vault write hyvve/rotate key=metrics-api-key wait=60s
     echo -n "$NEW" | vault write hyvve/rotate key=jwt-secret value=-
 
@@ -58,6 +60,17 @@ it with "vault read hyvve/rotations/ID", take it back with "vault write -f hyvve
     vault write hyvve/rotate key=jwt-secret on_failure=revert deadline=10m
     vault write hyvve/rotate key=jwt-secret confirm=manual confirm_by=other
     vault write hyvve/rotate key=jwt-secret compromised=true reason="in a public log"
+
+After an intrusion: one rotation of every key, and the commands that are left to write (docs/incident.md).
+
+    vault write hyvve/rotate keys=all compromised=true dry_run=true
+    vault write hyvve/rotate keys=all compromised=true reason="an intruder in the cluster"
+
+keys=all takes every key that can be rotated. left_out names the others, each with the command that helps: values that come from
+elsewhere, keys without a version or a workload, and, without compromised=true, keys that rotate already. With compromised=true
+rotations that run are cut, and another one follows each, since the new version may be known, too. Keys that would hold up the others
+have a rotation of their own, which with names: those with confirm_by=other, with more than 10000 rows or rows that nobody has
+counted, and with a connection that has a problem. To write it again does no harm: it continues what has begun.
 
 A rotation makes three moves. Each waits for gates, and says in plain words which one does not hold and why:
 
@@ -93,13 +106,16 @@ With compromised=true, the last two are warnings.
 // rotateAttempt names the keys, and what was asked for of them.
 func (b *backend) rotateAttempt(e *engine.Engine, d *framework.FieldData) journal.Entry {
 	entry := journal.Entry{What: "starting a rotation", Reason: text(d, "reason")}
-	names, _ := namedKeys(d) // those that are wrong, too
+	names, all, _ := namedKeys(e, d) // those that are wrong, too
+	if all {
+		entry.Changes = append(entry.Changes, rotation.EntryChange{Field: "keys", To: key.All})
+	}
 	for _, name := range names {
 		entry.Keys = append(entry.Keys, journal.Key{Key: name})
 	}
 	if v, ok := d.GetOk("value"); ok && len(names) > 0 {
 		k, _ := e.Key(names[0])
-		entry.Changes = []rotation.EntryChange{{Field: "value", To: e.PublicValue(k, key.NewValue(v.(string)))}}
+		entry.Changes = append(entry.Changes, rotation.EntryChange{Field: "value", To: e.PublicValue(k, key.NewValue(v.(string)))})
 	}
 	for _, field := range []string{"on_failure", "confirm", "confirm_by"} {
 		if asked := text(d, field); asked != "" {
@@ -116,7 +132,7 @@ func (b *backend) rotateAttempt(e *engine.Engine, d *framework.FieldData) journa
 }
 
 func (b *backend) rotate(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	names, err := namedKeys(d)
+	names, all, err := namedKeys(e, d)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +145,7 @@ func (b *backend) rotate(ctx context.Context, e *engine.Engine, req *logical.Req
 		return nil, err
 	}
 	asked := engine.Request{
-		Keys: names, Reason: r.Reason, By: caller(req), Trigger: rotation.ByOperator, OnFailure: r.OnFailure, Confirm: r.Confirm, ConfirmBy: r.ConfirmBy,
+		Keys: names, All: all, Reason: r.Reason, By: caller(req), Trigger: rotation.ByOperator, OnFailure: r.OnFailure, Confirm: r.Confirm, ConfirmBy: r.ConfirmBy,
 		Compromised: r.Compromised, Upgrade: r.Upgrade, Deadline: r.Deadline.Duration(),
 	}
 	if r.Retain != nil {
@@ -141,8 +157,10 @@ func (b *backend) rotate(ctx context.Context, e *engine.Engine, req *logical.Req
 	if r.DryRun {
 		return planned(ctx, e, asked, r.Detailed)
 	}
-	if k, ok := e.Key(names[0]); r.Value != nil && ok && len(names) == 1 && len(k.Versions) == 0 {
-		return b.importFirst(ctx, e, names[0], asked)
+	if len(names) == 1 && r.Value != nil {
+		if k, ok := e.Key(names[0]); ok && len(k.Versions) == 0 {
+			return b.importFirst(ctx, e, names[0], asked)
+		}
 	}
 	view, warnings, err := e.Rotate(ctx, asked)
 	if err != nil {
@@ -184,23 +202,28 @@ func (b *backend) importFirst(ctx context.Context, e *engine.Engine, name string
 	return answer(api.Imported{Key: k.Name, Version: 1, State: "imported", Next: api.Time{Time: e.NextRotation(k.Name)}}, warnings...), nil
 }
 
-func namedKeys(d *framework.FieldData) ([]string, error) {
-	var names []string
+// namedKeys returns the keys that a request names; all: it names all of them, and those are the rest.
+func namedKeys(e *engine.Engine, d *framework.FieldData) (names []string, all bool, err error) {
 	if one := d.Get("key").(string); one != "" {
 		names = append(names, one)
 	}
 	if _, ok := d.Schema["keys"]; ok {
-		names = append(names, d.Get("keys").([]string)...)
+		several := d.Get("keys").([]string)
+		all = slices.Contains(several, key.All)
+		names = append(names, slices.DeleteFunc(several, func(name string) bool { return name == key.All })...)
 	}
-	if len(names) == 0 {
-		return nil, rotation.Refusef("key is missing; name one with key=NAME, or several with keys=NAME,NAME (vault list hyvve/keys)")
+	if _, named := e.Key(key.All); all && named {
+		return names, all, rotation.Refusef("keys=all: an earlier release has made a key of this name, so that it could mean that key or every key; name the keys with keys=NAME,NAME, or that one with key=all (vault list hyvve/keys)")
+	}
+	if len(names) == 0 && !all {
+		return nil, false, rotation.Refusef("key is missing; name one with key=NAME, several with keys=NAME,NAME (vault list hyvve/keys), or every key with keys=all")
 	}
 	for _, name := range names {
 		if err := key.ValidateName("key", name); err != nil {
-			return names, rotation.Refusef("%w", err)
+			return names, all, rotation.Refusef("%w", err)
 		}
 	}
-	return names, nil
+	return names, all, nil
 }
 
 // waitOf is how long a request asks to wait.
@@ -223,7 +246,7 @@ func planData(p engine.Plan, detailed bool) api.Plan {
 		DryRun: true, Keys: r.KeyNames(), Versions: versionsData(r), Rows: map[string]api.PlanRows{}, Gaps: make([]string, 0, len(p.Gaps)),
 		Blockers: append([]string{}, p.Blockers...), Notes: append([]string{}, p.Notes...), Soak: api.SecondsOf(r.Soak), Observe: api.SecondsOf(r.Observe),
 		Deadline: api.SecondsOf(r.Deadline), OnFailure: r.OnFailure, Confirm: r.Confirm, ConfirmBy: r.ConfirmBy, Compromised: r.Compromised,
-		Retain: retainAsked(r), ExpectedDuration: "not known: no rotation of these keys has been done yet", Steps: map[string]string{},
+		Retain: retainAsked(r), AllKeys: allKeysData(r.Whole, p.Next), ExpectedDuration: "not known: no rotation of these keys has been done yet", Steps: map[string]string{},
 	}
 	for _, g := range p.Gaps {
 		data.Gaps = append(data.Gaps, g.String())
@@ -359,6 +382,23 @@ func rotationSummary(v engine.View) api.RotationSummary {
 	if v.Follow != nil {
 		data.Follow = v.Follow.ID
 	}
+	data.AllKeys = allKeysData(v.Whole, v.Next)
+	return data
+}
+
+// allKeysData is what a request for all keys has come to.
+func allKeysData(w *rotation.Whole, next []string) api.AllKeys {
+	data := api.AllKeys{NextSteps: next}
+	if w == nil {
+		return data
+	}
+	for _, with := range w.With {
+		data.With = append(data.With, api.WithRotation(with))
+	}
+	for _, left := range w.LeftOut {
+		data.LeftOut = append(data.LeftOut, api.LeftOutKey(left))
+	}
+	data.LeftOutMore = w.More
 	return data
 }
 

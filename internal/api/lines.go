@@ -189,6 +189,10 @@ func breakOf(text string) int {
 
 func (c VersionChange) line() string { return fmt.Sprintf("%d -> %d", c.From, c.To) }
 
+func (w WithRotation) line() string { return strings.TrimPrefix(w.ID+", ", ", ") + w.Text }
+
+func (k LeftOutKey) line() string { return k.Key + ": " + k.Reason }
+
 func (w Wave) line() string { return w.Workload + ": " + strings.Join(w.Instances, ", ") }
 
 func (g Gate) line() string {

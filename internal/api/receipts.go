@@ -94,6 +94,7 @@ type Receipt struct {
 	ConfirmBy   string        `json:"confirm_by" doc:"Who might confirm it: any user, or other than the one who started it."`
 	ConfirmedBy string        `json:"confirmed_by" doc:"Display name of the user who has confirmed it."`
 	OneWitness  string        `json:"one_witness" doc:"Display name of the user who has accepted the word of one witness."`
+	AllKeys
 	RotationEvidence
 	Rows            map[string]Rows      `json:"rows" doc:"By key: rows that were re-encrypted, as last counted."`
 	Witnesses       map[string][]Witness `json:"witnesses" doc:"By key: who has opened each row without the old version."`

@@ -48,6 +48,27 @@ type RotationSummary struct {
 	Paused    bool                     `json:"paused" doc:"Whether it is paused."`
 	Retention map[string]string        `json:"retention" doc:"By key: what happens to the value of the old version at the end, in words."`
 	Follow    string                   `json:"followed_by,omitempty" doc:"Id of the rotation that starts when this one has ended. Absent if none does."`
+	AllKeys
+}
+
+// AllKeys is what a request for all keys has come to beside its main rotation.
+type AllKeys struct {
+	With        []WithRotation `json:"with,omitempty" doc:"With keys=all: other rotations that the request is about. Absent if there are none."`
+	LeftOut     []LeftOutKey   `json:"left_out,omitempty" doc:"With keys=all: keys that are not rotated. Absent if there are none."`
+	LeftOutMore int            `json:"left_out_more,omitempty" doc:"Number of further keys of that kind that are not listed."`
+	NextSteps   []string       `json:"next_steps,omitempty" doc:"With keys=all compromised=true: commands that are left to write, in words. Absent if there are none."`
+}
+
+// WithRotation is another rotation of a request for all keys.
+type WithRotation struct {
+	ID   string `json:"id" doc:"Id of the rotation; empty: it does not exist yet."`
+	Text string `json:"text" doc:"Its keys, and what becomes of it, in words."`
+}
+
+// LeftOutKey is a key that a request for all keys does not rotate.
+type LeftOutKey struct {
+	Key    string `json:"key" doc:"Name of the key."`
+	Reason string `json:"reason" doc:"Why, and what to do, in words."`
 }
 
 // VersionChange is a change of version numbers.
@@ -191,7 +212,7 @@ type RotateRequest struct {
 // RotateKeysRequest asks for the rotation of several keys together.
 type RotateKeysRequest struct {
 	RotateRequest
-	Keys []string `json:"keys,omitempty" doc:"Several keys to rotate together: instances load all of them in one step."`
+	Keys []string `json:"keys,omitempty" doc:"Several keys to rotate together: instances load all of them in one step. all: every key that can be rotated."`
 }
 
 // Imported is the response of rotate for a key without versions.
@@ -221,8 +242,9 @@ type Plan struct {
 	ConfirmBy        string                   `json:"confirm_by" doc:"any or other."`
 	Compromised      bool                     `json:"compromised" doc:"As in the request."`
 	Retain           *Seconds                 `json:"retain,omitempty" doc:"As in the request. Absent if it has not set it: the keys say it."`
-	Moves            []Move                   `json:"moves,omitzero" doc:"The steps, with detailed=true."`
-	Steps            map[string]string        `json:"-" api:"inline" doc:"step_01, step_02 and so on: a line for each step, without detailed=true."`
+	AllKeys
+	Moves []Move            `json:"moves,omitzero" doc:"The steps, with detailed=true."`
+	Steps map[string]string `json:"-" api:"inline" doc:"step_01, step_02 and so on: a line for each step, without detailed=true."`
 }
 
 // PlanRows are the rows that a key protects, as last counted.

@@ -48,7 +48,11 @@ func (l *locked) checkKey(d catalog.Definition, by rotation.Actor) (k key.Key, w
 		return k, "", nil, err
 	}
 	what = "key created"
-	if old, ok := l.Keys[k.Name]; ok {
+	old, known := l.Keys[k.Name]
+	if k.Name == key.All && !known {
+		return k, "", nil, rotation.Refusef("key name %q stands for all keys in hyvve/rotate keys=%[1]s; use another name; nothing was stored", key.All)
+	}
+	if known {
 		what = "key changed"
 		if err := l.mayChange(old, k); err != nil {
 			return k, "", nil, err

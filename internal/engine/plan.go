@@ -26,6 +26,7 @@ type Rows struct {
 // Plan is what a rotation would do.
 type Plan struct {
 	Rotation rotation.Rotation // as it would start; it does not exist
+	Next     []string          // commands that would be left to write
 	Moves    []rotation.Move
 	Rows     []Rows
 	Gaps     []Gap
@@ -51,6 +52,12 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 	var escalates bool
 	err := e.update(func(l *locked) (err error) {
 		var more []string
+		if request.All {
+			if p, request, escalates, err = l.previewAll(ctx, request); err == nil {
+				warnings = append(warnings, wholeWarnings(*request.whole)...)
+			}
+			return err
+		}
 		p, more, escalates, err = l.previewEscalation(ctx, request)
 		warnings = append(warnings, more...)
 		return err
@@ -102,6 +109,7 @@ func (l *locked) preview(ctx context.Context, request Request) (Plan, []remark, 
 		Rotation: r, History: len(past), Gaps: l.gaps(r), Blockers: rotation.Blockers(r, f),
 		Moves: rotation.Moves(r, f, past), Expected: rotation.Expected(past),
 	}
+	l.lock(func(m *memory) { p.Next = m.nextSteps(r) })
 	p.Blockers = append(p.Blockers, clashes...)
 	notes := l.notes(r)
 	if text := rotation.EmptyText(f); text != "" {
@@ -152,12 +160,50 @@ func (l *locked) previewEscalation(ctx context.Context, request Request) (p Plan
 	}
 	before := l.active[id]
 	r, err := l.escalated(before, l.facts(before), escalationOf(request))
-	if err != nil {
-		return Plan{}, nil, false, err
+	if err == nil {
+		p, err = l.planOfRunning(ctx, r)
 	}
+	return p, []string{insteadNote(r)}, err == nil, err
+}
+
+// previewAll returns the request for the keys of the main rotation, or, where none is to be started, what is left of the one that is
+// escalated or continues; escalates: it is so.
+func (l *locked) previewAll(ctx context.Context, request Request) (p Plan, main Request, escalates bool, err error) {
+	s, err := l.selectAll(request)
+	if err != nil {
+		return p, request, false, err
+	}
+	var left []rotation.Rotation
+	for _, with := range s.whole.With {
+		left = append(left, l.active[with.ID])
+	}
+	for _, id := range s.running {
+		r, err := l.escalated(l.active[id], l.facts(l.active[id]), l.leakOf(l.active[id], request))
+		if err != nil {
+			return p, request, false, err
+		}
+		left = append(left, r)
+		s.whole.Join(id, escalatedText(r))
+	}
+	request.whole = &s.whole
+	if len(s.batches) == 0 {
+		p, err = l.planOfRunning(ctx, left[0])
+		p.Rotation.Whole = &s.whole
+		l.lock(func(m *memory) { p.Next = m.nextSteps(p.Rotation) })
+		return p, request, true, err
+	}
+	for _, b := range s.batches[1:] {
+		s.whole.Join("", b.text()+"; its plan: "+planCommand(b.keys, request))
+	}
+	request.Keys = s.batches[0].keys
+	return p, request, false, nil
+}
+
+// planOfRunning says what is left of a rotation, stored or not.
+func (l *locked) planOfRunning(ctx context.Context, r rotation.Rotation) (p Plan, err error) {
 	past, err := l.history(ctx, r.KeyNames())
 	if err != nil {
-		return Plan{}, nil, false, err
+		return Plan{}, err
 	}
 	f := l.facts(r)
 	p = Plan{Rotation: r, History: len(past), Blockers: rotation.Blockers(r, f), Moves: rotation.Moves(r, f, past), Notes: summed(l.notes(r))}
@@ -172,7 +218,7 @@ func (l *locked) previewEscalation(ctx context.Context, request Request) (p Plan
 			p.Rows = append(p.Rows, rowsOf(c, append([]rotation.Rotation{r}, past...)))
 		}
 	}
-	return p, []string{insteadNote(r)}, true, nil
+	return p, nil
 }
 
 // notes say what the evidence rests on where no server has any, and what was found of the servers.

@@ -22,7 +22,11 @@ func (e *Engine) Rotate(ctx context.Context, request Request) (View, []string, e
 			return View{}, nil, err
 		}
 	}
-	tries := e.witnessTries(request.Keys)
+	names := request.Keys
+	if request.All {
+		names = e.KeyNames()
+	}
+	tries := e.witnessTries(names)
 	if !request.Compromised {
 		if faults := summed(e.try(ctx, tries)); len(faults) > 0 {
 			return View{}, nil, rotation.Refusef("%s; nothing was changed", strings.Join(faults, "; "))
@@ -48,6 +52,9 @@ func (l *locked) rotateNow(ctx context.Context, request Request) (View, []string
 	if err := l.down(); err != nil {
 		return View{}, nil, err
 	}
+	if request.All {
+		return l.rotateAll(ctx, request)
+	}
 	if request.Compromised {
 		id, err := l.toEscalate(request)
 		if err != nil {
@@ -58,30 +65,7 @@ func (l *locked) rotateNow(ctx context.Context, request Request) (View, []string
 			return view, append([]string{insteadNote(view.Rotation)}, warnings...), err
 		}
 	}
-	id, err := l.start(ctx, request)
-	if err != nil {
-		return View{}, nil, err
-	}
-	warnings := summed(l.undeletedLogins(l.active[id]))
-	for _, missing := range unwitnessed(l.active[id], l.facts(l.active[id])) { // of a key that is compromised
-		warnings = append(warnings, "the rotation will wait before the old value is erased: "+missing)
-	}
-	for _, c := range l.active[id].Changes {
-		if idle := rotation.NobodyReencrypts(c, l.facts(l.active[id])); idle != "" {
-			warnings = append(warnings, c.Env+": "+idle)
-		}
-	}
-	for _, gap := range l.gaps(l.active[id]) {
-		warnings = append(warnings, gap.String())
-	}
-	if r := l.active[id]; r.Compromised && r.ConfirmBy == rotation.ConfirmByOther {
-		warnings = append(warnings, r.FourEyesNote()+": vault write -f hyvve/rotations/"+id+"/confirm")
-	}
-	if err := l.advance(ctx, id); err != nil {
-		l.Observer.Fault("rotation "+id+" could not be moved on", err)
-	}
-	view, err := l.View(ctx, id)
-	return view, warnings, err
+	return l.begin(ctx, request)
 }
 
 // Revert sends a rotation on its way back.

@@ -20,6 +20,7 @@ import (
 // Request asks for a rotation. What is left empty is as the keys' policies say.
 type Request struct {
 	Keys    []string
+	All     bool      // all keys that can be rotated, in place of Keys
 	Value   key.Value // the new value, of one key; empty: made by its kind
 	Reason  string
 	By      rotation.Actor
@@ -33,7 +34,8 @@ type Request struct {
 	Retain      *time.Duration // of the versions that it retires; nil: as the keys say
 	Upgrade     bool           // bring rows of other keys in the same columns under the new version
 
-	id, follows string // of a rotation that follows another: its own, and that of the other
+	id, follows string          // of a rotation that follows another: its own, and that of the other
+	whole       *rotation.Whole // what a request for all keys comes to, of its main rotation
 }
 
 // longestReason is how long a reason may be: it is stored with the rotation and in its journal entries.
@@ -50,8 +52,14 @@ func CheckReason(reason string) error {
 // check refuses what no rotation can be asked for.
 func (q Request) check() error {
 	switch {
-	case len(q.Keys) == 0:
-		return rotation.Refusef("no key is named; use key=NAME or keys=NAME,NAME")
+	case q.All && !q.Value.Empty():
+		return rotation.Refusef("keys=all: value is for one key; use key=NAME")
+	case q.All && q.Upgrade:
+		return rotation.Refusef("keys=all: upgrade is for a key that protects rows; use key=NAME")
+	case q.All && len(q.Keys) > 0:
+		return rotation.Refusef("keys=all stands for every key; leave out %s", strings.Join(q.Keys, ", "))
+	case len(q.Keys) == 0 && !q.All:
+		return rotation.Refusef("no key is named; use key=NAME, keys=NAME,NAME or keys=all")
 	case !q.Value.Empty() && len(q.Keys) != 1:
 		return rotation.Refusef("value is for one key, and %d are named; rotate them one by one", len(q.Keys))
 	case q.OnFailure != "" && q.OnFailure != rotation.FailurePause && q.OnFailure != rotation.FailureRevert:
@@ -160,16 +168,21 @@ func (l *locked) undeletedLogins(r rotation.Rotation) (all []remark) {
 // versions.
 func (rs *records) clashes(r rotation.Rotation, staged []key.Key) []string {
 	all := rs.changing(r)
-	for n, c := range r.Changes {
-		k := staged[n]
-		from, _ := k.Version(c.From)
-		to, _ := k.Version(c.To)
-		if with := rs.Sharers(k, from.Value, r.KeyNames()...); len(with) > 0 {
-			all = append(all, fmt.Sprintf("%s: %s, which this rotation takes away at its end, is the login of %s, too: %s", c.Env, with[0].Login, catalog.KeysOf(with), rs.remedy(r, with)))
-		}
-		all = append(all, rs.newClashes(r, staged, n, from, to)...)
+	for n := range r.Changes {
+		all = append(all, rs.clashesOf(r, staged, n)...)
 	}
 	return all
+}
+
+// clashesOf is clashes of one of its keys.
+func (rs *records) clashesOf(r rotation.Rotation, staged []key.Key, n int) (all []string) {
+	k, c := staged[n], r.Changes[n]
+	from, _ := k.Version(c.From)
+	to, _ := k.Version(c.To)
+	if with := rs.Sharers(k, from.Value, r.KeyNames()...); len(with) > 0 {
+		all = append(all, fmt.Sprintf("%s: %s, which this rotation takes away at its end, is the login of %s, too: %s", c.Env, with[0].Login, catalog.KeysOf(with), rs.remedy(r, with)))
+	}
+	return append(all, rs.newClashes(r, staged, n, from, to)...)
 }
 
 // newClashes says why the login of a new version is not free.
@@ -255,6 +268,11 @@ func (l *locked) start(ctx context.Context, request Request) (string, error) {
 	if r.Follows != "" {
 		text += "; this follows rotation " + r.Follows
 	}
+	for _, more := range []string{r.Whole.LeftOutText(), r.Whole.WithText()} {
+		if more != "" {
+			text += "; " + more
+		}
+	}
 	r.Timeline = []rotation.Event{{At: r.Created, State: rotation.Planned, Text: text}}
 	if err := l.settle(ctx, r); err != nil {
 		return r.ID, err
@@ -272,6 +290,7 @@ func (l *locked) draft(request Request) (rotation.Rotation, []key.Key, error) {
 	r := rotation.Rotation{
 		ID: cmp.Or(request.id, id), Follows: request.follows, Trigger: request.Trigger, Reason: request.Reason, By: request.By.Name, Entity: request.By.Entity,
 		Created: now, State: rotation.Planned, Since: now, Clock: now, Stages: map[string]rotation.Stage{}, Reached: []string{}, Compromised: request.Compromised, Upgrade: request.Upgrade, Retain: request.Retain,
+		Whole: request.whole,
 	}
 	var staged []key.Key
 	for _, name := range request.Keys {
@@ -349,7 +368,7 @@ func applyOverrides(r rotation.Rotation, request Request, c catalog.Config) rota
 	for _, asked := range []struct {
 		so          bool
 		field, text string
-	}{{request.Compromised, "compromised", "true"}, {request.Upgrade, "upgrade", "true"}, {!request.Value.Empty(), "value", catalog.SecretGiven}} {
+	}{{request.All, "keys", "all"}, {request.Compromised, "compromised", "true"}, {request.Upgrade, "upgrade", "true"}, {!request.Value.Empty(), "value", catalog.SecretGiven}} {
 		if asked.so {
 			r.Asked = append(r.Asked, rotation.EntryChange{Field: asked.field, To: asked.text})
 		}

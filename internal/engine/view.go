@@ -50,6 +50,7 @@ type View struct {
 	Revision  int64           // another one whenever what is seen of it has changed
 	Changed   <-chan struct{} // closed when the revision is another one, or the engine is closed
 	LockedOut []LockedOut     // instances that run with a retired version of its keys now
+	Next      []string        // commands that are left to write, of a rotation of all keys
 
 	facts rotation.Facts
 	live  map[string]bool // names of the instances that live now, where something was cut
@@ -76,7 +77,10 @@ func (s *state) View(ctx context.Context, name string) (View, error) {
 		return s.endedView(ctx, id)
 	}
 	view.setProgress()
-	s.lock(func(m *memory) { view.LockedOut, view.live = m.leftOut(view.Rotation) })
+	s.lock(func(m *memory) {
+		view.LockedOut, view.live = m.leftOut(view.Rotation)
+		view.Next = m.nextSteps(view.Rotation)
+	})
 	view.Gates, _ = rotation.Gates(view.Rotation, view.facts)
 	view.Waves = rotation.NextWaves(view.Rotation, view.facts)
 	view.Instances = rotation.Standing(view.Rotation, view.facts)
@@ -91,7 +95,10 @@ func (s *state) endedView(ctx context.Context, id string) (View, error) {
 	}
 	view := View{Rotation: r, Revision: int64(r.EventCount()), Changed: closedEnd}
 	view.setProgress()
-	s.lock(func(m *memory) { view.LockedOut, view.live = m.leftOut(r) })
+	s.lock(func(m *memory) {
+		view.LockedOut, view.live = m.leftOut(r)
+		view.Next = m.nextSteps(r)
+	})
 	return view, nil
 }
 
@@ -123,6 +130,20 @@ func (m *memory) leftOut(r rotation.Rotation) (all []LockedOut, live map[string]
 		}
 	}
 	return all, live
+}
+
+// nextSteps are what is left to do after a rotation of all keys, since they were compromised: who has had them may have had the
+// passwords of administrators, too.
+func (m *memory) nextSteps(r rotation.Rotation) (steps []string) {
+	if r.Whole == nil || !r.Compromised {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Connections)) {
+		if c := m.Connections[name]; !c.Secrets[kind.FieldPassword].Empty() && c.Rotated.Before(r.Created) {
+			steps = append(steps, "vault write -f hyvve/connections/"+name+"/rotate-root")
+		}
+	}
+	return steps
 }
 
 // KeyStatus is a key at a glance.

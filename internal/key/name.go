@@ -13,6 +13,9 @@ import (
 
 const maxName = 128
 
+// All stands for all keys where a rotation names its keys. Only keys of earlier releases may have it as their name.
+const All = "all"
+
 var (
 	nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`)
 	envForm  = regexp.MustCompile(`^[A-Z_][A-Z0-9_]*$`)

@@ -39,6 +39,10 @@ func (w *world) operate() {
 	if w.chance(60) && w.retireBesideARotation() || w.chance(40) && w.undelete() {
 		return
 	}
+	if w.chance(5) {
+		w.rotateAll()
+		return
+	}
 	running := w.running()
 	n := w.rng.IntN(20)
 	if n < 9 || len(running) == 0 {

@@ -79,6 +79,7 @@ type Stats struct {
 	Restored                                   int // rows under such a version, from a backup
 	Erased                                     int // values whose retention was over
 	Escalated, Tuned                           int // running rotations
+	All                                        int // requests for all keys
 	Followed                                   int // rotations that another followed by itself
 	Lies                                       int // reports of liars that were taken
 	Killed                                     int // sidecars whose processes lived on
@@ -104,6 +105,7 @@ func (s *Stats) Add(o Stats) {
 	s.Lies += o.Lies
 	s.Escalated += o.Escalated
 	s.Tuned += o.Tuned
+	s.All += o.All
 	s.Followed += o.Followed
 	s.Killed += o.Killed
 	s.Edited += o.Edited

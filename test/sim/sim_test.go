@@ -72,6 +72,9 @@ func TestSimulation(t *testing.T) {
 	if *seeds >= 100 && (sum.Undeleted < *seeds/10 || sum.Restored < *seeds/20 || sum.Erased < *seeds/10) {
 		t.Errorf("too few versions are undeleted, and erased at their end: %+v", sum)
 	}
+	if *seeds >= 100 && sum.All < *seeds/10 {
+		t.Errorf("too few requests are for all keys: %+v", sum)
+	}
 	if *seeds >= 1000 && sum.Beside < *seeds/200 {
 		t.Errorf("too few undeleted logins are ended beside a rotation: %+v", sum)
 	}

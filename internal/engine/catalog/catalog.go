@@ -128,6 +128,9 @@ func (b *Base) FirstVersion(name string, value key.Value, by rotation.Actor) key
 
 // UnknownKey is the refusal of a name that no key has.
 func UnknownKey(name string) error {
+	if name == key.All {
+		return rotation.Refusef("key %q is not known; to rotate every key, write keys=all", name)
+	}
 	return rotation.Refusef("key %q is not known; list the keys with: vault list hyvve/keys", name)
 }
 
