@@ -372,5 +372,6 @@ func (b *backend) watch(ctx context.Context, e *engine.Engine, req *logical.Requ
 	}
 	return answer(api.Watched{
 		Etag: now.Etag, Changed: now.Etag == "" || now.Etag != r.Etag, Superseded: now.Superseded, RetryAfter: api.SecondsOf(now.RetryAfter),
+		Conflict: e.NameConflict(r.Workload, r.Instance),
 	}), nil
 }

@@ -33,9 +33,10 @@ One line a key: its current version and age, the rotation that runs and what it 
 the last check of its server found wrong follows PROBLEM (hyvve/config look_every= sets how often that is; look again and mend
 it with hyvve/keys/NAME/reconcile); who still tries a retired version follows WARNING; what else is valid at the server, such
 as a password that Vault does not know, follows NOTE. What its newest rotation has cut in the last day follows WARNING, too. A line
-of a workload says that reads were refused in the last day, because it or a login had as many instances as it may have, or that
-instances are locked out, since they run with a retired version, or that their sidecars have stopped beside their processes. What has failed twelve times in a row is an orphan: it is tried once an
-hour, and somebody should look.
+of a workload says that reads were refused in the last day, because it or a login had as many instances as it may have, that two
+processes use the name of one instance, that instances are locked out, since they run with a retired version, or that their sidecars
+have stopped beside their processes. What has failed twelve times in a row is an orphan: it is tried once an hour, and somebody should
+look.
 
     vault read hyvve/status
     vault read hyvve/status busy=true
@@ -46,7 +47,7 @@ hour, and somebody should look.
 
 func (b *backend) readStatus(_ context.Context, e *engine.Engine, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	r := request[api.StatusRequest](d)
-	lines, all := map[string]any{}, api.Status{Keys: map[string]api.KeyStatus{}, LimitsHit: map[string]string{}, Servers: map[string][]string{}, LockedOut: []api.LockedOut{}, Leaving: []api.Leaving{}}
+	lines, all := map[string]any{}, api.Status{Keys: map[string]api.KeyStatus{}, LimitsHit: map[string]string{}, Conflicts: map[string][]string{}, Servers: map[string][]string{}, LockedOut: []api.LockedOut{}, Leaving: []api.Leaving{}}
 	for _, s := range e.Status() {
 		if r.Busy && s.Rotation == nil && s.Waits == "" && len(s.Problems) == 0 && s.Refused == "" && len(s.Notes) == 0 && s.Lapse == "" && s.Cut == "" && len(s.Key.Undeleted()) == 0 {
 			continue
@@ -59,6 +60,13 @@ func (b *backend) readStatus(_ context.Context, e *engine.Engine, _ *logical.Req
 		if crowd, ok := e.Crowded(name); ok {
 			all.LimitsHit[name] = crowd.String()
 			warnings = append(warnings, "WARNING: "+crowd.String())
+		}
+		if conflicts := e.NameConflicts(name); len(conflicts) > 0 {
+			all.Conflicts[name] = conflicts
+			warnings = append(warnings, "WARNING: "+conflicts[0])
+			if more := len(conflicts) - 1; more > 0 {
+				warnings = append(warnings, fmt.Sprintf("and so are %d more names: vault read hyvve/workloads/%s", more, name))
+			}
 		}
 		if out := e.LockedOut(name); len(out) > 0 {
 			for _, o := range out {

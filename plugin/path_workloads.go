@@ -228,11 +228,12 @@ func (b *backend) readWorkload(_ context.Context, e *engine.Engine, _ *logical.R
 	if crowd, ok := e.Crowded(w.Name); ok {
 		full = crowd.String()
 	}
+	conflicts := append([]string{}, e.NameConflicts(w.Name)...)
 	return forPeople(d, api.Workload{
 		Name: w.Name, Presents: keysThat(w, presents), Verifies: keysThat(w, verifies), SingleValue: keysThat(w, holdsOne), After: w.After,
 		MinInstances: w.MinInstances, MaxInstances: w.InstanceLimit(), MaxUnavailable: w.MaxUnavailable, Reencrypts: w.Reencrypts, RequireProof: w.RequireProof.String(),
-		Change: e.Change(w.Name), LimitHit: full, Instances: instances,
-	}), nil
+		Change: e.Change(w.Name), LimitHit: full, Conflicts: conflicts, Instances: instances,
+	}, conflicts...), nil
 }
 
 // Which keys of a workload are in a list of its fields.
@@ -358,7 +359,7 @@ func (b *backend) readInstance(_ context.Context, e *engine.Engine, _ *logical.R
 	}
 	return forPeople(d, api.InstanceDetails{
 		Instance: instanceData(i.Instance, lockedOutText(e.LockedOut(i.Workload), i.Instance)), Workload: i.Workload, Anonymous: i.Anonymous, Login: b.loginData(i.Login), LoginSince: api.Time{Time: i.LoggedIn},
-		SaysPod: i.Pod, SaysNode: i.Node, Sidecar: i.Heartbeat, LastHeard: wholeSeconds(i.Heard), FreeIn: wholeSeconds(i.FreeIn), Lease: wholeSeconds(i.Lease),
+		SaysPod: i.Pod, SaysNode: i.Node, Sidecar: i.Heartbeat, LastHeard: wholeSeconds(i.Heard), FreeIn: wholeSeconds(i.FreeIn), Conflict: e.NameConflict(i.Workload, i.ID), Lease: wholeSeconds(i.Lease),
 		Issued: heldData(i.Issued.Keys),
 	}), nil
 }

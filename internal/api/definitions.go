@@ -92,6 +92,7 @@ type Workload struct {
 	MaxUnavailable string     `json:"max_unavailable" doc:"How many instances change at a time: a number or a percentage."`
 	Reencrypts     bool       `json:"reencrypts" doc:"Whether its sidecars re-encrypt rows."`
 	Change         string     `json:"change" doc:"How far its instances have followed the last change of its keys, in words; empty: all have."`
+	Conflicts      []string   `json:"name_conflicts" doc:"Instances whose names two processes use, in words."`
 	LimitHit       string     `json:"limit_hit" doc:"That reads were refused in the last day since it, or a login, had too many instances; in words."`
 	Instances      []Instance `json:"instances" doc:"Its live instances."`
 }
@@ -277,6 +278,7 @@ type StatusLines map[string]string
 // Status is the response of status with detailed=true.
 type Status struct {
 	Keys      map[string]KeyStatus `json:"keys" doc:"By name: the keys."`
+	Conflicts map[string][]string  `json:"name_conflicts" doc:"By workload: instances whose names two processes use, in words."`
 	LimitsHit map[string]string    `json:"limits_hit" doc:"By workload: that reads were refused in the last day, in words."`
 	LockedOut []LockedOut          `json:"locked_out" doc:"Instances that run with retired versions of keys."`
 	Leaving   []Leaving            `json:"leaving" doc:"Instances whose sidecars have stopped beside their processes."`

@@ -50,6 +50,7 @@ type Watched struct {
 	Etag       string  `json:"etag" doc:"Etag that the instance should have; empty: it is not known, or is another login's."`
 	Changed    bool    `json:"changed" doc:"Whether to read the bundle again."`
 	Superseded bool    `json:"superseded" doc:"Whether somebody else watches as the same instance."`
+	Conflict   string  `json:"name_conflict" doc:"That two processes use the name of the instance, in words; empty: nothing shows that."`
 	RetryAfter Seconds `json:"retry_after" doc:"Watch again after between half of so many seconds and all of them; 0: at once."`
 }
 
@@ -152,6 +153,7 @@ type InstanceDetails struct {
 	SaysNode   string          `json:"says_node" doc:"Node that it runs on, as it says itself."`
 	Sidecar    bool            `json:"sidecar" doc:"Whether it sends signs of life."`
 	LastHeard  Seconds         `json:"last_heard" doc:"Time since its last sign of life."`
+	Conflict   string          `json:"name_conflict" doc:"That two processes use its name, in words; empty: nothing shows that."`
 	FreeIn     Seconds         `json:"free_in" doc:"Time until another login of the same entity may use its name."`
 	Lease      Seconds         `json:"lease" doc:"Time until it is removed if nothing is heard of it."`
 	Issued     map[string]Held `json:"issued" doc:"By key: what it was given last."`

@@ -68,7 +68,7 @@ func (s *state) issue(i workload.Instance, proof key.Value, epoch fleet.Read, li
 	}
 	f, same, now := m.fleets[w.Name], false, s.Now().UTC()
 	if old, ok := f.Get(i.ID); ok {
-		if err := f.CheckLogin(old, i.Login, proof, m.Defaults.TakeoverAfter); err != nil {
+		if err := f.CheckLogin(old, i.Login, proof, m.Defaults.TakeoverAfter, now); err != nil {
 			return Reading{}, i, false, err
 		}
 		i, same = fleet.Says(old, i)
@@ -232,7 +232,7 @@ func (m *memory) reporter(workloadName, id string, secret key.Value) (workload.W
 	if !ok {
 		return w, workload.Instance{}, catalog.UnknownWorkload(workloadName)
 	}
-	i, err := m.fleets[w.Name].Reporter(w.Name, id, secret)
+	i, err := m.fleets[w.Name].Reporter(w.Name, id, secret, m.Now())
 	return w, i, err
 }
 
@@ -257,7 +257,29 @@ func (s *state) AwaitsEnd() (ended <-chan struct{}, leave func(), err error) {
 // [fleet.Waiters.Watch].
 func (s *state) Watch(ctx context.Context, workloadName, id, etag string, patience time.Duration) (fleet.Watched, error) {
 	now := func() (string, <-chan struct{}, error) { return s.etagNow(workloadName, id) }
-	return s.waiters.Watch(ctx, s.ctx, workloadName, id, etag, patience, now)
+	watched, err := s.waiters.Watch(ctx, s.ctx, workloadName, id, etag, patience, now)
+	if watched.Superseded {
+		s.lock(func(m *memory) {
+			if f := m.fleets[workloadName]; f != nil {
+				f.WatchEnded(id, s.Now())
+			}
+		})
+	}
+	return watched, err
+}
+
+// NameConflicts says of which instances of a workload two processes use the name, in words.
+func (s *state) NameConflicts(workloadName string) []string {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	return m.fleets[workloadName].Conflicts()
+}
+
+// NameConflict says that two processes use the name of an instance; empty: nothing shows that.
+func (s *state) NameConflict(workloadName, id string) string {
+	m, unlock := s.memory.Lock()
+	defer unlock()
+	return m.fleets[workloadName].Conflict(id)
 }
 
 func (s *state) etagNow(workloadName, id string) (string, <-chan struct{}, error) {

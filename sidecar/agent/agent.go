@@ -57,6 +57,7 @@ type Agent struct {
 	secret   key.Value     // of the newest read of this process or of the one before: it proves that the sidecar is its instance
 	token    login.Token
 	problem  error           // of the last request that failed
+	conflict string          // that another process uses the instance's name, in the engine's words; empty: nothing shows that
 	barred   bool            // the last login of this configuration has failed
 	written  time.Duration   // when files last changed, as reload.Uptime
 	extended time.Time       // when the last request began that has extended the lease

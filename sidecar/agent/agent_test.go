@@ -49,6 +49,7 @@ type fakeVault struct {
 	requests map[string]int
 	older    bool // an engine that does not extend leases
 	reports  chan map[string]any
+	conflict string   // what each watch says of it
 	ends     int      // retry_after with which it ends the watch that is open; 0: not
 	readOnly bool     // its policy or its release lets nobody write to creds
 	proofs   []string // secrets that came with reads of bundles
@@ -163,14 +164,14 @@ func (f *fakeVault) creds(name string) map[string]any {
 func (f *fakeVault) watch(r *http.Request) map[string]any {
 	for {
 		f.mu.Lock()
-		etag, changed, ends := f.etag(), f.changed, f.ends
+		etag, changed, ends, conflict := f.etag(), f.changed, f.ends, f.conflict
 		f.ends = 0
 		f.mu.Unlock()
 		if ends != 0 {
 			return map[string]any{"etag": etag, "changed": false, "retry_after": ends}
 		}
 		if etag != r.URL.Query().Get("etag") {
-			return map[string]any{"etag": etag, "changed": true}
+			return map[string]any{"etag": etag, "changed": true, "name_conflict": conflict}
 		}
 		select {
 		case <-changed:

@@ -281,6 +281,7 @@ func (a *Agent) adopt() machine.Event {
 	if another {
 		a.holdFormer()
 	}
+	a.conflict = ""
 	targets := a.config.Targets
 	a.take(a.coming)
 	a.moveNotes(targets)
@@ -296,7 +297,7 @@ func (a *Agent) adopt() machine.Event {
 	a.board.Update(func(s *status.State) {
 		first := newBoard(a.config, nil).State()
 		s.Workload, s.Instance, s.Rendered, s.Vault = first.Workload, first.Instance, first.Rendered, first.Vault
-		s.Destinations, s.Rollout = nil, nil
+		s.Destinations, s.Rollout, s.Conflict = nil, nil, ""
 		if another {
 			s.Etag, s.Keys = "", nil
 		}

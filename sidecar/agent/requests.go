@@ -233,6 +233,9 @@ func (a *Agent) watched(w watched) machine.Event {
 		e.Of = machine.StartWatch
 		return e
 	}
+	if w.Etag != "" || w.Superseded { // or the engine does not know the instance
+		a.conflictIs(w.Conflict)
+	}
 	e := machine.Event{Kind: machine.Quiet, RetryAfter: min(w.RetryAfter, api.SecondsOf(machine.BackoffLimit)).Duration()}
 	switch {
 	case w.Superseded:
@@ -241,6 +244,19 @@ func (a *Agent) watched(w watched) machine.Event {
 		e.Kind = machine.Changed
 	}
 	return e
+}
+
+// conflictIs says, once each time, that another process uses the instance's name, and that it does no more.
+func (a *Agent) conflictIs(text string) {
+	text = a.mask(text)
+	switch {
+	case text != "" && a.conflict == "":
+		a.log.Warn("another process uses the name of this instance; give each its own instance", "instance", a.bundle.Instance, "conflict", text)
+	case text == "" && a.conflict != "":
+		a.log.Info("no other process uses the name of this instance any more", "instance", a.bundle.Instance)
+	}
+	a.conflict = text
+	a.board.Update(func(s *status.State) { s.Conflict = text })
 }
 
 // sightingRate is the time between two looks at what the proxies have seen. The engine takes it that a version is used for

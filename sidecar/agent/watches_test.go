@@ -3,6 +3,8 @@
 package agent
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,5 +40,29 @@ func TestWatchComesBackInTime(t *testing.T) {
 		if e := (&Agent{}).watched(watched{Watched: api.Watched{RetryAfter: seconds}}); e.Kind != machine.Quiet || e.RetryAfter != want {
 			t.Errorf("asked for %d s, it waits for %s", seconds, e.RetryAfter)
 		}
+	}
+}
+
+// That another process uses the name of the instance is said once in the log, and in the status as long as it is so.
+func TestAnotherProcessUsesTheName(t *testing.T) {
+	const text = "two processes use the name api-1: login x has it, and login y asks for it"
+	r := startAgent(t, nil)
+	r.await("first", loaded("etag-1-0"))
+	watches := func(version int, conflict string) {
+		r.fake.change(func() { r.fake.version, r.fake.conflict = version, conflict })
+		r.await("the next", loaded(fmt.Sprintf("etag-%d-0", version)))
+	}
+	watches(2, text)
+	watches(3, text)
+	if s := r.agent.board.State(); s.Conflict != text || s.Well() {
+		t.Errorf("the status says %q, and that all is well: %v", s.Conflict, s.Well())
+	}
+	watches(4, "")
+	if s := r.agent.board.State(); s.Conflict != "" || !s.Well() {
+		t.Errorf("the status still says %q", s.Conflict)
+	}
+	log := r.log.String()
+	if strings.Count(log, "another process uses the name of this instance") != 1 || !strings.Contains(log, text) || strings.Count(log, "no other process uses the name") != 1 {
+		t.Errorf("the log says:\n%s", log)
 	}
 }

@@ -16,7 +16,7 @@ import (
 
 // Well reports whether all is as it should be.
 func (s State) Well() bool {
-	return s.Ready && s.Healthy && s.NotTaken == nil && s.Reloading == nil && len(s.Absent) == 0 && (s.Vault == nil || s.Loaded && s.Vault.Up) && !s.fails()
+	return s.Ready && s.Healthy && s.NotTaken == nil && s.Conflict == "" && s.Reloading == nil && len(s.Absent) == 0 && (s.Vault == nil || s.Loaded && s.Vault.Up) && !s.fails()
 }
 
 // fails reports whether a destination, work or the lease of a former instance has failed at the last try.
@@ -41,6 +41,9 @@ func (s State) Print(out io.Writer, now time.Time) {
 	}
 	if len(s.Absent) > 0 {
 		line("WARNING", "not in the bundle, and left out: %s; correct the names in keys = [...], or add the keys to presents= or verifies= of the workload", strings.Join(s.Absent, ", "))
+	}
+	if s.Conflict != "" {
+		line("WARNING", "%s", s.Conflict)
 	}
 	for _, w := range s.Warnings {
 		line("WARNING", "%s", w)
@@ -112,6 +115,9 @@ func (s State) verdict() string {
 	}
 	if len(s.Absent) > 0 {
 		return "well, without keys that the configuration names: the line WARNING says which"
+	}
+	if s.Conflict != "" {
+		return "well, and another process uses the name of this instance: the line WARNING says how"
 	}
 	if s.NotTaken != nil {
 		return "well, with the configuration before: the line config says why"

@@ -35,6 +35,8 @@ type State struct {
 
 	Formers []*Former `json:"formers,omitempty"` // whose leases are not extended
 
+	Conflict string `json:"name_conflict,omitempty"` // that another process uses the instance's name, in the engine's words
+
 	Absent   []string `json:"absent,omitempty"`   // names of keys that the configuration has and the bundle lacks
 	Warnings []string `json:"warnings,omitempty"` // where secrets cross a network without verified TLS
 

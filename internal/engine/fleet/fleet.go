@@ -17,16 +17,17 @@ type Fleet struct {
 	secrets Secrets
 	uptime  func() time.Duration
 
-	ids     []string // sorted
-	by      map[string]workload.Instance
-	leases  map[string]lease  // by id
-	logins  map[string]int    // instances, by their login's accessor
-	crowd   Crowd             // reads that were refused because there are too many instances
-	changed chan struct{}     // closed when some bundle may have changed, then replaced
-	targets map[string]Target // what instances should hold, by their stages; until it may have changed
-	given   uint64            // how often an instance was given something else than before
-	frozen  chan struct{}     // not nil while nobody may be given anything; closed then
-	moving  []string          // keys of the workload that are being rotated, sorted; nil until somebody asks
+	ids       []string // sorted
+	by        map[string]workload.Instance
+	leases    map[string]lease     // by id
+	logins    map[string]int       // instances, by their login's accessor
+	conflicts map[string]*conflict // by id: two processes that use its name
+	crowd     Crowd                // reads that were refused because there are too many instances
+	changed   chan struct{}        // closed when some bundle may have changed, then replaced
+	targets   map[string]Target    // what instances should hold, by their stages; until it may have changed
+	given     uint64               // how often an instance was given something else than before
+	frozen    chan struct{}        // not nil while nobody may be given anything; closed then
+	moving    []string             // keys of the workload that are being rotated, sorted; nil until somebody asks
 }
 
 // lease is what is known of an instance's newest lease. Times are by uptime.
@@ -41,7 +42,27 @@ type lease struct {
 	released  bool          // its last report said that it ends
 	claimed   time.Duration // until when another login that was refused may come for its name
 
+	used bool // the newest read was answered: its secret has come back
+
 	reported time.Duration // until when its reports have extended it; 0: they have not
+}
+
+// conflict is what is known of other processes that use an instance's name. Times are by uptime.
+type conflict struct {
+	refused time.Duration // when another login was last refused the name; 0: never
+	heard   bool          // of the instance itself since then
+	reports signs
+	watches signs
+
+	at   time.Duration // of the last sign that there are two; 0: there was none
+	last time.Time
+	text string
+}
+
+// signs counts what may happen once to a single process.
+type signs struct {
+	n     int
+	first time.Duration
 }
 
 // Crowd is that reads of a workload were refused, because it or a login had as many instances as it may have. It is kept in
@@ -71,7 +92,7 @@ type Target struct {
 func New(secrets Secrets, uptime func() time.Duration) *Fleet {
 	return &Fleet{
 		secrets: secrets, uptime: uptime,
-		by: map[string]workload.Instance{}, leases: map[string]lease{}, logins: map[string]int{},
+		by: map[string]workload.Instance{}, leases: map[string]lease{}, logins: map[string]int{}, conflicts: map[string]*conflict{},
 		changed: make(chan struct{}), targets: map[string]Target{},
 	}
 }
@@ -124,6 +145,7 @@ func (f *Fleet) Remove(id string) {
 	}
 	delete(f.by, id)
 	delete(f.leases, id)
+	delete(f.conflicts, id)
 }
 
 // Given counts how often an instance was given something else than before.

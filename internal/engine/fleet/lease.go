@@ -92,6 +92,9 @@ func (f *Fleet) Alive(id string) {
 	l := f.leases[id]
 	l.heard, l.heartbeat, l.released = f.uptime(), true, !f.by[id].Leaving.IsZero()
 	f.leases[id] = l
+	if c := f.conflicts[id]; c != nil {
+		c.heard = true
+	}
 }
 
 // Reported replaces an instance by what its report has changed. last: the report said that it ends.
@@ -153,4 +156,11 @@ func (f *Fleet) Revoke(i workload.Instance, read string) bool {
 	l.gone = max(l.gone, l.claimed)
 	f.leases[i.ID] = l
 	return false
+}
+
+// answered notes that the secret of the newest read has come back.
+func (f *Fleet) answered(id string) {
+	l := f.leases[id]
+	l.used = true
+	f.leases[id] = l
 }

@@ -45,7 +45,7 @@ func (f *Fleet) Live(id string, takeover time.Duration) (Live, bool) {
 }
 
 // CheckLogin refuses to give an instance's name to another login. secret is that of an earlier read, where the reader has one.
-func (f *Fleet) CheckLogin(i workload.Instance, login workload.Login, secret key.Value, takeover time.Duration) error {
+func (f *Fleet) CheckLogin(i workload.Instance, login workload.Login, secret key.Value, takeover time.Duration, at time.Time) error {
 	if !i.Login.Known() || i.Login.Same(login) || f.proves(i, secret) {
 		return nil
 	}
@@ -59,10 +59,15 @@ func (f *Fleet) CheckLogin(i workload.Instance, login workload.Login, secret key
 		return nil
 	}
 	f.claim(i.ID, until)
+	f.refusedName(i.ID, i.Login.Name, login.Name, at)
+	two := ""
+	if text := f.Conflict(i.ID); text != "" {
+		two = "; " + text
+	}
 	return rotation.Refusef(
 		"instance %s belongs to another login (%s), and was last heard of %s ago; this login may use the name "+when+
-			"; to use it now, give the instance_secret of its newest read, or remove it with: vault delete hyvve/workloads/%s/instances/%s; or use another instance=",
-		i.Name(), i.Login.Name, duration.Text(max(now-l.heard, 0).Round(time.Second)), duration.Text(upToSecond(until-now)), i.Workload, i.ID,
+			"; to use it now, give the instance_secret of its newest read, or remove it with: vault delete hyvve/workloads/%s/instances/%s; or use another instance=%s",
+		i.Name(), i.Login.Name, duration.Text(max(now-l.heard, 0).Round(time.Second)), duration.Text(upToSecond(until-now)), i.Workload, i.ID, two,
 	)
 }
 
@@ -101,7 +106,7 @@ func (f *Fleet) proves(i workload.Instance, secret key.Value) bool {
 }
 
 // Reporter returns the instance whose secret a report has: that of its newest read, which proves that it lives.
-func (f *Fleet) Reporter(workloadName, id string, secret key.Value) (workload.Instance, error) {
+func (f *Fleet) Reporter(workloadName, id string, secret key.Value, at time.Time) (workload.Instance, error) {
 	i, ok := f.Get(id)
 	if !ok || i.Anonymous {
 		return i, rotation.Refusef("instance %q of workload %s is not known; read hyvve/creds/%s with instance= first", id, workloadName, workloadName)
@@ -111,9 +116,13 @@ func (f *Fleet) Reporter(workloadName, id string, secret key.Value) (workload.In
 		return i, rotation.Refusef("instance_secret is not one of %s; read hyvve/creds/%s again", i.Name(), workloadName)
 	}
 	if i, ok = f.Heard(i, read.String()); !ok {
+		if f.leases[id].used {
+			f.oldSecret(id, i.Login.Name, at)
+		}
 		return i, rotation.Refusef("instance_secret of %s is not that of its newest read; read hyvve/creds/%s again", i.Name(), workloadName)
 	}
 	f.Alive(i.ID)
+	f.answered(i.ID)
 	return i, nil
 }
 
