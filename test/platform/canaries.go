@@ -252,6 +252,16 @@ vault {
 	return err
 }
 
+// StartSidecarAgain starts the next sidecar of an instance that reads files, after the one before has ended.
+func (w *World) StartSidecarAgain(name string) error {
+	config := filepath.Join(w.Bed.Dir, name, "sidecar.hcl")
+	sidecar, err := w.Bed.Program(name+"-sidecar-again", bed.Tool("bin", "hyvve-sidecar"), []string{"agent", "--config=" + config}, nil)
+	if err == nil {
+		w.Sidecars[name] = sidecar
+	}
+	return err
+}
+
 // healthBlock checks an instance by its own health page.
 func (p place) healthBlock() string {
 	return fmt.Sprintf(`
