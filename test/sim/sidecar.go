@@ -30,6 +30,7 @@ type sidecar struct {
 	works    bool            // it has handed its work over
 	news     time.Duration   // when there may be news of it again
 	watching time.Duration   // since when its watch is open
+	away     time.Duration   // within which the next one starts, after it has stopped
 	sent     *sent           // nil: no request is under way
 
 	files *engine.Reading // on the disk: what they hold
@@ -55,7 +56,7 @@ func newSidecar(p *process) *sidecar {
 func (a *sidecar) start() {
 	c := machine.Settings{
 		Reloads: machine.WithReload, Checks: machine.WithChecks, Copies: machine.WithoutCopy, Interval: 5 * time.Second, Deadline: 5 * time.Second,
-		Successes: 1, Failures: 1,
+		Successes: 1, Failures: 1, OnStop: machine.HoldOnStop,
 	}
 	pending := machine.NoReload
 	if a.note {
@@ -99,6 +100,12 @@ func (a *sidecar) step() bool {
 	a.s, a.effects = machine.Next(a.s, e)
 	p.unreported = a.s.Bundle != machine.BundleCurrent || a.s.Load != machine.Loaded || a.s.Report != machine.NoReport || a.s.Request == machine.Reporting || (a.s.Verdict == machine.Healthy) == p.unhealthy
 	p.next = w.uptime + w.between(time.Millisecond, 50*time.Millisecond)
+	if a.s.Life == machine.Ended {
+		a.start()
+		p.unreported = true
+		p.next = w.uptime + w.between(100*time.Millisecond, a.away)
+		return false
+	}
 	return len(a.effects) > 0 && (w.engine == nil || !w.node.dead)
 }
 
@@ -108,6 +115,11 @@ func (a *sidecar) wait() (machine.Event, bool) {
 	if !w.calm && w.rng.IntN(300) == 0 && p.running && a.files != nil {
 		w.logf("%s restarts on its own", p.name())
 		p.loadFrom(a.files)
+	}
+	if !w.calm && w.rng.IntN(1500) == 0 {
+		w.logf("the sidecar of %s is stopped", p.name())
+		a.away = 3 * time.Second
+		return machine.Event{Kind: machine.Stop}, true
 	}
 	if s := a.sent; s != nil && s.at <= w.uptime {
 		return a.answered(), true
@@ -200,6 +212,8 @@ func (a *sidecar) do(one machine.Do) (machine.Event, bool) {
 		}
 		p.loadFrom(a.files)
 		return machine.Event{Kind: machine.Reloaded}, true
+	case machine.ReportLeaving:
+		return a.leaving(), true
 	case machine.ClearNotes:
 		a.note = false
 	case machine.CheckWorkload:
@@ -315,6 +329,27 @@ func (a *sidecar) report() (etag string, lease time.Duration, err error) {
 	}
 	extended, err := w.engine.Extend(p.workload, p.id, p.reading.Secret, time.Hour)
 	return etag, extended.Lease, err
+}
+
+// leaving says that it stops beside its process. If that arrives, the instance counts for a lease from then on, in which the next
+// one comes.
+func (a *sidecar) leaving() machine.Event {
+	p, w := a.p, a.p.w
+	request, reply := p.lost()
+	if w.engine == nil || request {
+		return machine.Event{Kind: machine.LeaveFailed}
+	}
+	extended, err := w.engine.Leaving(ctx, p.workload, p.id, p.reading.Secret, time.Hour)
+	if err != nil {
+		w.expect(err, "the stop of the sidecar of "+p.name())
+	}
+	if err != nil || reply || w.node.dead {
+		return machine.Event{Kind: machine.LeaveFailed}
+	}
+	w.logf("%s counts for %s without its sidecar", p.name(), extended.Lease)
+	w.stats.Stopped++
+	a.away = extended.Lease / 2
+	return machine.Event{Kind: machine.Left}
 }
 
 // write puts what was prepared into its place.

@@ -83,6 +83,7 @@ type Stats struct {
 	Followed                                   int // rotations that another followed by itself
 	Lies                                       int // reports of liars that were taken
 	Killed                                     int // sidecars whose processes lived on
+	Stopped                                    int // sidecars that said so and whose processes lived on
 	Edited, Dropped                            int // keys given to workloads, and taken away again
 	Cut                                        int // rotations that have cut something
 	Proved                                     int // instances that were waited for until they had proved what is required
@@ -108,6 +109,7 @@ func (s *Stats) Add(o Stats) {
 	s.All += o.All
 	s.Followed += o.Followed
 	s.Killed += o.Killed
+	s.Stopped += o.Stopped
 	s.Edited += o.Edited
 	s.Dropped += o.Dropped
 	s.Cut += o.Cut

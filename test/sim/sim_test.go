@@ -87,6 +87,9 @@ func TestSimulation(t *testing.T) {
 	if *seeds >= 1000 && (sum.Cut < *seeds/100 || sum.LockedOut < *seeds/100) {
 		t.Errorf("too few rotations cut something, and too few instances are locked out: %+v", sum)
 	}
+	if *seeds >= 1000 && sum.Stopped < *seeds/10 {
+		t.Errorf("too few sidecars are stopped beside their processes: %+v", sum)
+	}
 	if *seeds >= 100 && sum.Lies < *seeds {
 		t.Errorf("too few lies are told: %+v", sum)
 	}
