@@ -266,6 +266,10 @@ func (w *world) unblock() {
 	for _, id := range w.running() {
 		if view, err := w.engine.View(ctx, id); err == nil {
 			if view.Paused != nil {
+				if view.Deadline > 0 && view.Deadline < time.Minute { // somebody has set less than a step takes
+					_, err = w.engine.Tune(ctx, id, rotation.Tuning{Deadline: new(time.Minute), By: operator})
+					w.said(err, "longer deadline of "+id)
+				}
 				_, err = w.engine.Resume(ctx, id, operator, "")
 				w.said(err, "resume of "+id)
 			} else if view.Confirm && view.Confirmed == "" && view.State == rotation.Soaking {
