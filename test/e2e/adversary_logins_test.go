@@ -171,7 +171,7 @@ func (w *victim) follow(token string) (stop func()) {
 		for ctx.Err() == nil {
 			b, err := engine.Read(ctx, client.Reader{Workload: "agents", Instance: "agents-1"})
 			if err == nil {
-				_, err = engine.Report(ctx, client.Report{Workload: "agents", Instance: "agents-1", Secret: b.Secret, Etag: b.Etag, Healthy: true})
+				_, err = engine.Report(ctx, client.Report{Workload: "agents", Instance: "agents-1", Secret: b.Secret, Etag: b.Etag, Proof: "etag", Healthy: true})
 			}
 			for watched := (engineapi.Watched{}); err == nil && !watched.Changed; {
 				watched, err = engine.Watch(ctx, "agents", "agents-1", b.Etag, 5*time.Second)

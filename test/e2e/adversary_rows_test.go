@@ -160,7 +160,7 @@ func (w *vaultOfRows) instance(name string, do doer) (stop func()) {
 			next, err := c.Read(ctx, client.Reader{Workload: "api", Instance: name, Secret: b.Secret})
 			if err == nil {
 				b = next
-				r := client.Report{Workload: "api", Instance: name, Secret: b.Secret, Etag: b.Etag, Healthy: true}
+				r := client.Report{Workload: "api", Instance: name, Secret: b.Secret, Etag: b.Etag, Proof: "etag", Healthy: true}
 				for _, work := range b.Work {
 					report, err := do(ctx, work, b.Accepts)
 					if report.ID = work.ID; err != nil {

@@ -100,7 +100,7 @@ func (w *world) presents(workload, id, env string, call func(context.Context, st
 				begun = true
 				close(ready)
 			}
-			_, _ = w.Engine.Report(ctx, client.Report{Workload: workload, Instance: id, Secret: b.Secret, Etag: b.Etag, Healthy: true})
+			_, _ = w.Engine.Report(ctx, client.Report{Workload: workload, Instance: id, Secret: b.Secret, Etag: b.Etag, Proof: "etag", Healthy: true})
 			for seen := (api.Watched{}); !seen.Changed && ctx.Err() == nil; {
 				if seen, err = w.Engine.Watch(ctx, workload, id, b.Etag, 5*time.Second); err != nil {
 					break
