@@ -69,7 +69,7 @@ After an intrusion: one rotation of every key, and the commands that are left to
 keys=all takes every key that can be rotated. left_out names the others, each with the command that helps: values that come from
 elsewhere, keys without a version or a workload, and, without compromised=true, keys that rotate already. With compromised=true
 rotations that run are cut, and another one follows each, since the new version may be known, too. Keys that would hold up the others
-have a rotation of their own, which with names: those with confirm_by=other, with more than 10000 rows or rows that nobody has
+have a rotation of their own, which with names: those with confirm_by=other, with more than 5000 rows or rows that nobody has
 counted, and with a connection that has a problem. To write it again does no harm: it continues what has begun.
 
 A rotation makes three moves. Each waits for gates, and says in plain words which one does not hold and why:

@@ -17,8 +17,8 @@ import (
 
 // Bounds of a rotation of all keys.
 const (
-	fewRows = 10_000 // re-encrypted within seconds: so many rows of a key hold no other key up for long
-	maxKeys = 100    // keys of a rotation, so that its record stays within what storage takes
+	fewRows = 5000 // of a key: their re-encryption holds the others up for about a minute, the first time
+	maxKeys = 100  // keys of a rotation, so that its record stays within what storage takes
 )
 
 // selection is what a request for all keys comes to. The first batch is the main one, whose rotation keeps the rest.

@@ -174,7 +174,7 @@ func TestBreakGlassKeepsApart(t *testing.T) {
 		apart   string
 		why     string
 	}{
-		"many rows": {func(h *harness) { h.counts("master", fewRows+1) }, "master", "it protects more than 10000 rows"},
+		"many rows": {func(h *harness) { h.counts("master", fewRows+1) }, "master", "it protects more than 5000 rows"},
 		"not counted": {func(h *harness) {
 			h.until(h.rotate("master"), rotation.Done)
 		}, "master", "nobody has counted its rows yet"},

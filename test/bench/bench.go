@@ -44,6 +44,7 @@ func all() []benchmark {
 		{[]string{"engine-fanout-3000"}, fanout(3000, 2000)},
 		{[]string{"postgres-parallel", "postgres-parallel-10ms", "postgres-parallel-20ms", "postgres-overhead"}, in(credentials, withPostgres, withVault)},
 		{[]string{"postgres-sampling-soak", "postgres-sampling-dense", "redis-sampling-soak", "redis-sampling-dense"}, in(sampling, withPostgres)},
+		{[]string{"break-glass-first", "break-glass"}, breakGlass},
 		{[]string{"proxy-throughput", "proxy-latency"}, proxied},
 		{[]string{"sidecar-rss", "sidecar-anonymous", "sidecar-cpu", "sidecar-signal-latency"}, in(sidecarCost, withVault, furnished)},
 		{[]string{"injector-rate", "injector-p99", "injector-rss"}, in(injected)},
