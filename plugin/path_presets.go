@@ -71,7 +71,7 @@ func (b *backend) readPreset(_ context.Context, e *engine.Engine, _ *logical.Req
 	}
 	for _, w := range platform.Workloads(servers) {
 		_, there := e.Workload(w.Name)
-		preset.Workloads[w.Name] = api.PresetWorkload{Keys: w.KeyNames(), After: w.After, Reencrypts: w.Reencrypts, Defined: there}
+		preset.Workloads[w.Name] = api.PresetWorkload{Keys: w.KeyNames(), After: w.After, Reencrypts: w.Reencrypts, RequireProof: w.RequireProof.String(), Defined: there}
 	}
 	return forPeople(d, preset), nil
 }

@@ -62,7 +62,7 @@ type WorkloadRequest struct {
 	Verifies          *[]string `json:"verifies" doc:"Keys that it verifies (as a server) or decrypts with: the whole list, in place of the one before."`
 	After             *[]string `json:"after" doc:"Workloads whose instances change before those of this one."`
 	MinInstances      *int      `json:"min_instances" doc:"A rotation waits until so many live instances take part. 0 for a workload that may be absent." default:"1"`
-	RequireProof      *string   `json:"require_proof" doc:"How each instance must know that its process uses what it has loaded before a rotation goes on: etag, health, reload or none." default:"none"`
+	RequireProof      *string   `json:"require_proof" doc:"How each instance must know that its process uses what it has loaded before a rotation continues: etag, health, reload or none." default:"none"`
 	MaxInstances      *int      `json:"max_instances" doc:"How many instances it may have at a time, anonymous readers counted, too; reads beyond that are refused." default:"1000"`
 	MaxUnavailable    *string   `json:"max_unavailable" doc:"How many instances change at a time: a number, or a percentage of the live ones (rounded down, at least one)." default:"25%"`
 	SingleValue       *[]string `json:"single_value" doc:"Those of verifies= of which its processes can hold one value at a time. A rotation has a gap there, and says so. \"none\" for none."`
@@ -87,7 +87,7 @@ type Workload struct {
 	SingleValue    []string   `json:"single_value" doc:"Those of verifies of which its processes can hold one value at a time."`
 	After          []string   `json:"after" doc:"Workloads whose instances change first; null: none."`
 	MinInstances   int        `json:"min_instances" doc:"A rotation waits until so many live instances take part."`
-	RequireProof   string     `json:"require_proof" doc:"How each instance must know that its process uses what it has loaded before a rotation goes on: etag, health, reload or none."`
+	RequireProof   string     `json:"require_proof" doc:"How each instance must know that its process uses what it has loaded before a rotation continues: etag, health, reload or none."`
 	MaxInstances   int        `json:"max_instances" doc:"How many instances it may have at a time."`
 	MaxUnavailable string     `json:"max_unavailable" doc:"How many instances change at a time: a number or a percentage."`
 	Reencrypts     bool       `json:"reencrypts" doc:"Whether its sidecars re-encrypt rows."`
@@ -132,10 +132,11 @@ type PresetKey struct {
 
 // PresetWorkload is a workload of the preset.
 type PresetWorkload struct {
-	Keys       []string `json:"keys" doc:"Keys that it uses."`
-	After      []string `json:"after" doc:"Workloads whose instances change first; null: none."`
-	Reencrypts bool     `json:"reencrypts" doc:"Whether its sidecars re-encrypt rows."`
-	Defined    bool     `json:"defined" doc:"Whether the mount has it."`
+	Keys         []string `json:"keys" doc:"Keys that it uses."`
+	After        []string `json:"after" doc:"Workloads whose instances change first; null: none."`
+	Reencrypts   bool     `json:"reencrypts" doc:"Whether its sidecars re-encrypt rows."`
+	RequireProof string   `json:"require_proof" doc:"How each instance must know that its process uses what it has loaded before a rotation continues."`
+	Defined      bool     `json:"defined" doc:"Whether the mount has it."`
 }
 
 // PresetMade is the response to a write of the preset.

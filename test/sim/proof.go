@@ -17,7 +17,7 @@ var proofs = []workload.Proof{"", workload.ProofNone, workload.ProofReload, work
 func (w *world) drawn(name string, n int) int {
 	hash := fnv.New64a()
 	_, _ = fmt.Fprintf(hash, "%d %s", w.seed, name)
-	return int(hash.Sum64() >> 32 % uint64(n)) //nolint:gosec // below n
+	return int(hash.Sum64() >> 32 % uint64(n))
 }
 
 // proofOf is what the sidecar of an instance can prove. Most can prove much.
