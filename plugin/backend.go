@@ -75,6 +75,7 @@ func newBackend(list kind.List) *backend {
 			b.pathsConnections(),
 			b.pathsReconcile(), // before keys/, whose pattern takes any name
 			b.pathsUndelete(),
+			b.pathsTripwires(),
 			b.pathsKeys(),
 			b.pathsRotate(),
 			b.pathsReceipt(),

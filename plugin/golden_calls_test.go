@@ -168,6 +168,27 @@ func (g *golden) recordRotations() {
 	g.record(goldenRead, "rotations/none/receipt", nil)
 }
 
+// recordTripwires reports that a retired version was presented, and acknowledges that.
+func (g *golden) recordTripwires() {
+	read := g.record(goldenWrite, "creds/api", given{"instance": "api-1", "pod": "api-0", "node": "n-1", "one_line": "none"})
+	says := func(tripped given) {
+		g.record(goldenWrite, "report/api", given{"instance": "api-1", "instance_secret": read.Data["instance_secret"], "etag": read.Data["etag"], "healthy": true, "tripped": []any{tripped}})
+	}
+	seen := given{"env": "TOKEN", "version": 1, "run": "r1", "count": 4, "first_seen": 60, "last_seen": 0, "from": []any{"10.0.0.7", "10.0.0.8"}}
+	says(seen)
+	says(given{"env": "TOKEN", "version": 1, "count": 4, "from": []any{"ask 555 for help"}})
+	g.record(goldenRead, "keys/token", nil)
+	g.record(goldenRead, "keys/token", given{"detailed": true})
+	g.record(goldenRead, "status", given{"busy": true})
+	g.record(goldenRead, "rotations/token/receipt", given{"detailed": true})
+	g.record(goldenRead, "rotations/token/receipt", nil)
+	g.record(goldenWrite, "keys/token/acknowledge", given{"version": 9})
+	g.record(goldenWrite, "keys/token/acknowledge", given{"version": -1})
+	g.record(goldenWrite, "keys/token/acknowledge", given{"version": 1, "reason": "the nightly job"})
+	g.record(goldenWrite, "keys/token/acknowledge", nil)
+	g.record(goldenWrite, "keys/none/acknowledge", nil)
+}
+
 // recordEscalations tunes a rotation, and says that a version of it has leaked.
 func (g *golden) recordEscalations() {
 	g.record(goldenWrite, "rotate", given{"keys": "all", "compromised": true, "dry_run": true})

@@ -169,6 +169,7 @@ func goldenFreshAt(t *testing.T, mount string) *golden {
 	g.recordDefinitions()
 	g.recordInstances()
 	g.recordRotations()
+	g.recordTripwires()
 	g.recordEscalations()
 	g.recordVersions()
 	g.recordJournal()

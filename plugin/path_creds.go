@@ -110,7 +110,7 @@ func bundleData(reading engine.Reading) api.Creds {
 		Bundle: api.Bundle{
 			Values: map[string]string{}, Accepts: map[string][]string{}, Versions: b.Versions, AcceptVersions: b.AcceptVersions, Etag: b.Holding.Etag,
 		},
-		Created: map[string]string{}, Work: append([]workload.Work{}, b.Work...), Instance: reading.Instance, Secret: reading.Secret.Reveal(),
+		Created: map[string]string{}, Work: append([]workload.Work{}, b.Work...), Tripwires: tripwires(b.Tripwires), Instance: reading.Instance, Secret: reading.Secret.Reveal(),
 	}
 	for env, v := range b.Values {
 		c.Values[env] = v.Reveal()
@@ -230,13 +230,17 @@ func (b *backend) report(ctx context.Context, e *engine.Engine, _ *logical.Reque
 	if err != nil {
 		return nil, err
 	}
+	trips, err := trips(d.Get("tripped").([]any), e.Now())
+	if err != nil {
+		return nil, err
+	}
 	proof, err := workload.ParseProof(r.Proof)
 	if err != nil {
 		return nil, rotation.Refusef("proof: %w", err)
 	}
 	etag, err := e.Report(ctx, engine.Report{
 		Workload: r.Workload, Instance: r.Instance, Secret: key.NewValue(r.Secret), Etag: r.Etag, Proof: proof, Healthy: *r.Healthy, Reason: r.Reason,
-		Last: r.Last, Work: work, Sightings: sightings,
+		Last: r.Last, Work: work, Sightings: sightings, Trips: trips,
 	})
 	if err != nil {
 		return nil, err

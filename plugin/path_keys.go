@@ -311,7 +311,7 @@ func (b *backend) readKey(_ context.Context, e *engine.Engine, _ *logical.Reques
 		NextRotation:   api.Time{Time: e.NextRotation(k.Name)},
 		RotationPeriod: api.SecondsOf(p.Period), RotationSchedule: p.Schedule, RotationWindow: api.SecondsOf(p.Window), Disabled: p.Disabled,
 		Soak: api.SecondsOf(p.Soak), Observe: api.SecondsOf(p.Observe), Deadline: api.SecondsOf(p.Deadline), OnFailure: p.OnFailure,
-		Confirm: p.Confirm, ConfirmBy: p.ConfirmBy, Retain: api.SecondsOf(e.RetainOf(k)), Options: map[string]string{},
+		Confirm: p.Confirm, ConfirmBy: p.ConfirmBy, Retain: api.SecondsOf(e.RetainOf(k)), Presented: presented(e.Trips(k.Name)), Options: map[string]string{},
 	}
 	for _, v := range slices.Backward(k.Versions) {
 		data.Versions = append(data.Versions, api.KeyVersion{

@@ -72,7 +72,7 @@ func receiptData(d engine.Document) api.Receipt {
 	data := api.Receipt{
 		ID: r.ID, State: r.State, Finished: d.Finished(), Read: api.Time{Time: time.Now()}, Keys: []api.ReceiptKey{}, Trigger: r.Trigger, Reason: r.Reason,
 		By: r.By, EntityID: r.EntityID, Created: r.Created, Asked: []api.EntryChange{}, Compromised: r.Compromised, Confirm: r.Confirm, ConfirmBy: r.ConfirmBy,
-		ConfirmedBy: r.ConfirmedBy, OneWitness: r.OneWitness, RotationEvidence: evidenceData(d.View), Rows: r.Rows, Witnesses: r.Witnesses,
+		ConfirmedBy: r.ConfirmedBy, OneWitness: r.OneWitness, RotationEvidence: evidenceData(d.View), Rows: r.Rows, Witnesses: r.Witnesses, Presented: []api.ReceiptPresented{},
 		Timeline: r.Timeline, TimelineOmitted: r.TimelineOmitted, Journal: []api.Entry{}, JournalMissing: d.Missing,
 		JournalHead: api.JournalHead{Count: d.Head.Count, Head: d.Head.Hash}, Evidence: string(d.Stored), Digest: d.Digest,
 	}
@@ -85,6 +85,11 @@ func receiptData(d engine.Document) api.Receipt {
 		data.Keys = append(data.Keys, api.ReceiptKey{
 			Key: c.Key, Env: c.Env, From: c.From, FromFingerprint: prints.From, To: c.To, ToFingerprint: prints.To, Retention: r.Retention[c.Key],
 		})
+	}
+	for _, c := range d.Changes {
+		for _, p := range presented(d.Trips[c.Key]) {
+			data.Presented = append(data.Presented, api.ReceiptPresented{Key: c.Key, Presented: p})
+		}
 	}
 	for _, a := range d.Asked {
 		data.Asked = append(data.Asked, api.EntryChange{Field: a.Field, From: a.From, To: a.To})
@@ -284,6 +289,16 @@ func (t *receiptText) evidence(r api.Receipt) {
 	t.part("old version seen in use", len(r.Uses))
 	for _, u := range r.Uses {
 		t.add("- %s; %d times, from %s to %s", u.Text, u.Times, rotation.Stamp(u.First.Time), rotation.Stamp(u.Last.Time))
+	}
+	if len(r.Presented) > 0 {
+		t.add("presented after it was retired, which is no part of the evidence:")
+	}
+	for _, p := range r.Presented {
+		clients := make([]string, 0, len(p.Clients))
+		for _, c := range p.Clients {
+			clients = append(clients, fmt.Sprintf("%s (seen by %s)", c.From, c.SeenBy))
+		}
+		t.add("- version %d of %s, %d times, from %s to %s, by %s", p.Version, p.Key, p.Count, rotation.Stamp(p.First.Time), rotation.Stamp(p.Last.Time), strings.Join(clients, ", "))
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Rows)) {
 		for _, c := range r.Rows[name].Columns {

@@ -32,11 +32,11 @@ func (b *backend) pathsStatus() []*framework.Path {
 One line a key: its current version and age, the rotation that runs and what it waits for, and when it rotates by itself. What
 the last check of its server found wrong follows PROBLEM (hyvve/config look_every= sets how often that is; look again and mend
 it with hyvve/keys/NAME/reconcile); who still tries a retired version follows WARNING; what else is valid at the server, such
-as a password that Vault does not know, follows NOTE. What its newest rotation has cut in the last day follows WARNING, too. A line
-of a workload says that reads were refused in the last day, because it or a login had as many instances as it may have, that two
-processes use the name of one instance, that instances are locked out, since they run with a retired version, or that their sidecars
-have stopped beside their processes. What has failed twelve times in a row is an orphan: it is tried once an hour, and somebody should
-look.
+as a password that Vault does not know, follows NOTE. What its newest rotation has cut in the last day follows WARNING, too, and so
+does who has presented a retired version to a proxy, until hyvve/keys/NAME/acknowledge clears it. A line of a workload says that reads
+were refused in the last day, because it or a login had as many instances as it may have, that two processes use the name of one
+instance, that instances are locked out, since they run with a retired version, or that their sidecars have stopped beside their
+processes. What has failed twelve times in a row is an orphan: it is tried once an hour, and somebody should look.
 
     vault read hyvve/status
     vault read hyvve/status busy=true
@@ -49,7 +49,7 @@ func (b *backend) readStatus(_ context.Context, e *engine.Engine, _ *logical.Req
 	r := request[api.StatusRequest](d)
 	lines, all := map[string]any{}, api.Status{Keys: map[string]api.KeyStatus{}, LimitsHit: map[string]string{}, Conflicts: map[string][]string{}, Servers: map[string][]string{}, LockedOut: []api.LockedOut{}, Leaving: []api.Leaving{}}
 	for _, s := range e.Status() {
-		if r.Busy && s.Rotation == nil && s.Waits == "" && len(s.Problems) == 0 && s.Refused == "" && len(s.Notes) == 0 && s.Lapse == "" && s.Cut == "" && len(s.Key.Undeleted()) == 0 {
+		if r.Busy && s.Rotation == nil && s.Waits == "" && len(s.Problems) == 0 && s.Refused == "" && len(s.Notes) == 0 && s.Lapse == "" && s.Cut == "" && s.Trips == "" && len(s.Key.Undeleted()) == 0 {
 			continue
 		}
 		lines[s.Key.Name] = statusLine(s)
@@ -155,6 +155,9 @@ func statusLine(s engine.KeyStatus) string {
 	if s.Cut != "" {
 		line += "; WARNING: " + s.Cut
 	}
+	if s.Trips != "" {
+		line += "; WARNING: " + s.Trips
+	}
 	if text := quarantine(s.Key); text != "" {
 		line += "; " + text
 	}
@@ -203,7 +206,7 @@ func statusFields(s engine.KeyStatus) api.KeyStatus {
 	fields := api.KeyStatus{
 		Env: s.Key.Env, Kind: s.Key.Kind, CurrentVersion: version, Age: api.SecondsOf(old), State: "idle", WaitsFor: s.Waits, Orphan: s.Orphan,
 		NextRotation: api.Time{Time: s.Due}, Problems: append([]string{}, s.Problems...), RefusedLogins: s.Refused, Notes: append([]string{}, s.Notes...),
-		Retained: ends(s.Key, s.Key.Retained()), Undeleted: ends(s.Key, s.Key.Undeleted()), RetireFault: s.Lapse, Cut: s.Cut,
+		Retained: ends(s.Key, s.Key.Retained()), Undeleted: ends(s.Key, s.Key.Undeleted()), RetireFault: s.Lapse, Cut: s.Cut, Tripped: s.Trips,
 	}
 	if s.Rotation != nil {
 		fields.State, fields.Step, fields.Rotation = string(s.Rotation.State), string(s.Rotation.Step), s.Rotation.ID
@@ -235,7 +238,7 @@ func (b *backend) readConfig(_ context.Context, e *engine.Engine, _ *logical.Req
 		LeaseTTL: inSeconds(c.LeaseTTL), TakeoverAfter: inSeconds(c.TakeoverAfter), MaxInstancesPerLogin: &c.LoginInstances,
 		Soak: inSeconds(c.Soak), Observe: inSeconds(c.Observe), LookEvery: inSeconds(c.LookEvery), Deadline: inSeconds(c.Deadline),
 		OnFailure: &c.OnFailure, Confirm: &c.Confirm, ConfirmBy: &c.ConfirmBy, CompromisedDeadline: inSeconds(c.CutAfter),
-		Retain: inSeconds(c.Retain), RetainRows: inSeconds(c.RetainRows), JournalMaxEntries: &c.JournalEntries, JournalMaxAge: inSeconds(c.JournalAge),
+		Retain: inSeconds(c.Retain), RetainRows: inSeconds(c.RetainRows), TripwireRetention: inSeconds(c.Tripwires), JournalMaxEntries: &c.JournalEntries, JournalMaxAge: inSeconds(c.JournalAge),
 	}}, warnings...), nil
 }
 
@@ -268,6 +271,7 @@ func (b *backend) config(e *engine.Engine, d *framework.FieldData) catalog.Confi
 	setSeconds(&c.CutAfter, r.CompromisedDeadline)
 	setSeconds(&c.Retain, r.Retain)
 	setSeconds(&c.RetainRows, r.RetainRows)
+	setSeconds(&c.Tripwires, r.TripwireRetention)
 	set(&c.JournalEntries, r.JournalMaxEntries)
 	setSeconds(&c.JournalAge, r.JournalMaxAge)
 	return c

@@ -97,6 +97,7 @@ func TestAdversaryPeopleDoOthersJobs(t *testing.T) {
 		{"read", "hyvve/keys/jwt-secret", nil, append(define, "viewer", "restorer")},
 		{"write", "hyvve/keys/jwt-secret", map[string]any{"soak": "1s"}, define},
 		{"write", "hyvve/keys/jwt-secret/reconcile", nil, define},
+		{"write", "hyvve/keys/jwt-secret/acknowledge", nil, define},
 		{"delete", "hyvve/keys/nothing", nil, define},
 		{"write", "hyvve/keys/jwt-secret/undelete", map[string]any{"version": 9}, []string{"restorer"}},
 		{"write", "hyvve/keys/jwt-secret/retire", map[string]any{"version": 9}, []string{"restorer"}},

@@ -200,7 +200,37 @@ type Key struct {
 	Confirm          string            `json:"confirm" doc:"manual or auto."`
 	ConfirmBy        string            `json:"confirm_by" doc:"any or other."`
 	Retain           Seconds           `json:"retain" doc:"Retention that holds for it."`
+	Presented        []Presented       `json:"presented_retired" doc:"Its retired versions that were presented to proxies, newest first."`
 	Options          map[string]string `json:"-" api:"inline" doc:"Fields of the kind, as in the request. URLs are without passwords."`
+}
+
+// Presented is a retired version that was presented.
+type Presented struct {
+	Version      int      `json:"version" doc:"Number."`
+	Count        int      `json:"count" doc:"How often it was presented since it was retired."`
+	First        Time     `json:"first_time" doc:"When it was first presented."`
+	Last         Time     `json:"last_time" doc:"When it was last presented."`
+	Acknowledged int      `json:"acknowledged" doc:"How much of the count somebody has acknowledged."`
+	Clients      []Client `json:"clients" doc:"By whom, the last one first, at most 8."`
+}
+
+// Client is who has presented a version.
+type Client struct {
+	From   string `json:"from" doc:"Its address, as the proxy sees it."`
+	SeenBy string `json:"seen_by" doc:"The instance whose proxy has seen it, as WORKLOAD/INSTANCE."`
+	Last   Time   `json:"last_time" doc:"When it last did."`
+}
+
+// AcknowledgeRequest clears what was seen of retired versions from the status.
+type AcknowledgeRequest struct {
+	Name    string `json:"name" doc:"Name of the key." api:"required"`
+	Version *int   `json:"version" doc:"Number of the version. Default: all retired versions."`
+	Reason  string `json:"reason" doc:"Who it was; kept in the journal. Never put a secret here."`
+}
+
+// Acknowledged is the response of acknowledge.
+type Acknowledged struct {
+	Versions []int `json:"versions" doc:"Numbers of the versions that were presented since the last time."`
 }
 
 // KeyVersion is a version of a key.
@@ -315,6 +345,7 @@ type KeyStatus struct {
 	Undeleted      map[string]Time `json:"undeleted" doc:"By number: when the undeleted versions end; empty: a rotation ends it."`
 	RetireFault    string          `json:"retire_fault" doc:"Why an undeleted version could not be retired, in words."`
 	Cut            string          `json:"cut" doc:"What its newest rotation has cut in the last day, and who was left behind, in words."`
+	Tripped        string          `json:"tripped" doc:"Who has presented a retired version to a proxy, until that is acknowledged, in words."`
 }
 
 // MetricsRequest reads the metrics.
@@ -374,6 +405,7 @@ type ConfigRequest struct {
 	CompromisedDeadline  *Seconds `json:"compromised_deadline" doc:"How long a rotation with compromised=true waits at each step before it cuts. Default 1m."`
 	Retain               *Seconds `json:"retain" doc:"For how long the value of a retired version is retained in quarantine, from which hyvve/keys/NAME/undelete brings it back, for keys that protect no rows and set no retain of their own. Holds for versions that are retired from then on. Default 24h; 0s: it is erased at once."`
 	RetainRows           *Seconds `json:"retain_rows" doc:"The same for keys that protect rows. Make it longer than backups of the database are kept: rows that are restored need the key that they were written with. Default 30d; 0s: it is erased at once."`
+	TripwireRetention    *Seconds `json:"tripwire_retention" doc:"For how long proxies look for a retired version, and what they have seen is shown. Holds for bundles that are read from then on. Default 30d; 0s: they look for none."`
 	JournalMaxEntries    *int     `json:"journal_max_entries" doc:"How many journal entries are kept, and how many ended rotations. Not below min_entries of hyvve/journal/config. Default 100000; 0: all."`
 	JournalMaxAge        *Seconds `json:"journal_max_age" doc:"For how long journal entries and ended rotations are kept. Not below min_age of hyvve/journal/config. Default 0s: forever."`
 }

@@ -31,10 +31,21 @@ type Bundle struct {
 // Creds is the response of creds/.
 type Creds struct {
 	Bundle
-	Created  map[string]string `json:"created_times" doc:"By environment name: when that version was made (RFC 3339)."`
-	Work     []workload.Work   `json:"work" doc:"Re-encryption that is asked of this instance."`
-	Instance string            `json:"instance" doc:"Name of the instance."`
-	Secret   string            `json:"instance_secret" doc:"Proves this instance's reports, until its next read."`
+	Created map[string]string `json:"created_times" doc:"By environment name: when that version was made (RFC 3339)."`
+	Work    []workload.Work   `json:"work" doc:"Re-encryption that is asked of this instance."`
+
+	Tripwires map[string][]Tripwire `json:"tripwires,omitzero" doc:"By environment name, of keys that the workload verifies: digests by which a proxy recognizes retired versions. For sidecars only; absent if there are none."`
+
+	Instance string `json:"instance" doc:"Name of the instance."`
+	Secret   string `json:"instance_secret" doc:"Proves this instance's reports, until its next read."`
+}
+
+// Tripwire recognizes a retired version.
+type Tripwire struct {
+	Version int    `json:"version" doc:"Number of the version."`
+	Salt    string `json:"salt" doc:"Key of the digest. Each version has its own."`
+	Digest  string `json:"digest" doc:"HMAC-SHA256 by the salt, as it stands here, over the SHA-256 of the value, in hexadecimal."`
+	Until   Time   `json:"until" doc:"When it is not looked for any more."`
 }
 
 // WatchRequest waits until an instance should hold another bundle.
@@ -73,6 +84,18 @@ type ReportRequest struct {
 	Reason    string                `json:"reason" doc:"Why it is not. Never put a secret here."`
 	Work      []workload.WorkReport `json:"work" doc:"Reports on re-encryption: a list of {id, done, error, columns}."`
 	Sightings []Sighting            `json:"sightings" doc:"Accepted versions other than the newest that clients presented to the instance's proxy: a list of {env, version, count, last_seen, from}; last_seen in seconds ago, from the address of the last client."`
+	Tripped   []Trip                `json:"tripped" doc:"Retired versions that clients presented to the instance's proxy: a list of {env, version, run, count, first_seen, last_seen, from}; first_seen and last_seen in seconds ago, from the addresses of clients, the last one first."`
+}
+
+// Trip says how often a retired version was presented.
+type Trip struct {
+	Env       string   `json:"env" doc:"Environment name of the key."`
+	Version   int      `json:"version" doc:"Number of the version."`
+	Run       string   `json:"run" doc:"Run of the proxy that counts: each run counts from 0."`
+	Count     int      `json:"count" doc:"How often it was presented in this run."`
+	From      []string `json:"from" doc:"IP addresses of clients, at most 4, the last one first."`
+	FirstSeen float64  `json:"first_seen" doc:"How many seconds ago it was first presented: clocks differ."`
+	LastSeen  float64  `json:"last_seen" doc:"How many seconds ago it was last presented."`
 }
 
 // Sighting is a use of an accepted version that is not the newest.

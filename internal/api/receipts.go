@@ -98,6 +98,7 @@ type Receipt struct {
 	RotationEvidence
 	Rows            map[string]Rows      `json:"rows" doc:"By key: rows that were re-encrypted, as last counted."`
 	Witnesses       map[string][]Witness `json:"witnesses" doc:"By key: who has opened each row without the old version."`
+	Presented       []ReceiptPresented   `json:"presented_retired" doc:"Versions that it has ended and that were presented to proxies since. It is no part of the evidence."`
 	Timeline        []Event              `json:"timeline" doc:"What has happened, oldest first."`
 	TimelineOmitted int                  `json:"timeline_omitted" doc:"Number of events from the middle of the timeline that only the journal has."`
 	Journal         []Entry              `json:"journal" doc:"The journal's entries on the rotation, as journal/export has them."`
@@ -105,6 +106,12 @@ type Receipt struct {
 	JournalHead
 	Evidence string `json:"evidence_json" doc:"What the rotation has recorded of how it went, in JSON, as it is stored."`
 	Digest   string `json:"evidence_sha256" doc:"SHA-256 of evidence_json. Of a rotation that has ended, the journal's last entry has it, too, as receipt_sha256."`
+}
+
+// ReceiptPresented is a retired version that was presented.
+type ReceiptPresented struct {
+	Key string `json:"key" doc:"Name of the key."`
+	Presented
 }
 
 // ReceiptKey is a key in a receipt.

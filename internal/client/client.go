@@ -56,6 +56,8 @@ type Bundle struct {
 	LeaseID        string
 	LeaseDuration  time.Duration
 	Warnings       []string
+
+	Tripwires map[string][]workload.Tripwire // by environment name; nil: the engine says nothing of any
 }
 
 // answerLimit bounds what does not block on purpose: a Vault that takes requests and never answers is not available.
@@ -134,6 +136,7 @@ func bundleOf(w engineapi.Creds, secret *api.Secret) (Bundle, error) {
 		return Bundle{}, err
 	}
 	b.Work, b.Instance, b.Secret, b.Created = w.Work, w.Instance, key.NewValue(w.Secret), map[string]time.Time{}
+	b.Tripwires = tripwiresOf(w)
 	b.LeaseID, b.LeaseDuration, b.Warnings = secret.LeaseID, time.Duration(secret.LeaseDuration)*time.Second, secret.Warnings
 	for env, text := range w.Created {
 		if at, err := time.Parse(time.RFC3339, text); err == nil {
@@ -141,6 +144,20 @@ func bundleOf(w engineapi.Creds, secret *api.Secret) (Bundle, error) {
 		}
 	}
 	return b, nil
+}
+
+// tripwiresOf are those of an answer; nil: it says nothing of any.
+func tripwiresOf(w engineapi.Creds) map[string][]workload.Tripwire {
+	if w.Tripwires == nil {
+		return nil
+	}
+	all := map[string][]workload.Tripwire{}
+	for env, list := range w.Tripwires {
+		for _, t := range list {
+			all[env] = append(all[env], workload.Tripwire{Version: t.Version, Salt: t.Salt, Digest: t.Digest, Until: t.Until.Time})
+		}
+	}
+	return all
 }
 
 // checkWork refuses work with names that would forge lines where they are shown.
@@ -177,6 +194,7 @@ type Report struct {
 	Last               bool // the process ends, and the next one may use the name
 	Work               []workload.WorkReport
 	Sightings          []workload.Sighting
+	Trips              []workload.Trip
 }
 
 // Report sends it, and extends the instance's lease.
@@ -186,7 +204,7 @@ func (c *Client) Report(ctx context.Context, r Report) (engineapi.Reported, erro
 	var reported engineapi.Reported
 	err := c.write(ctx, "report/"+r.Workload, engineapi.Data(engineapi.ReportRequest{
 		SignOfLife: engineapi.SignOfLife{Instance: r.Instance, Secret: r.Secret.Reveal(), ExtendLease: true},
-		Etag:       r.Etag, Proof: r.Proof.String(), Healthy: &r.Healthy, Reason: r.Reason, Work: r.Work, Sightings: sightings(r.Sightings), Last: r.Last,
+		Etag:       r.Etag, Proof: r.Proof.String(), Healthy: &r.Healthy, Reason: r.Reason, Work: r.Work, Sightings: sightings(r.Sightings), Tripped: trips(r.Trips), Last: r.Last,
 	}), &reported)
 	return reported, err
 }
@@ -232,6 +250,18 @@ func sightings(all []workload.Sighting) []engineapi.Sighting {
 	wire := make([]engineapi.Sighting, 0, len(all))
 	for _, s := range all {
 		wire = append(wire, engineapi.Sighting{Env: s.Env, Version: s.Version, Count: s.Count, LastSeen: max(time.Since(s.Last), 0).Seconds(), From: s.From})
+	}
+	return wire
+}
+
+// trips returns their ages instead of when they were: clocks differ.
+func trips(all []workload.Trip) []engineapi.Trip {
+	wire := make([]engineapi.Trip, 0, len(all))
+	for _, t := range all {
+		last := max(time.Since(t.Last), 0)
+		wire = append(wire, engineapi.Trip{
+			Env: t.Env, Version: t.Version, Run: t.Run, Count: t.Count, FirstSeen: max(time.Since(t.First), last).Seconds(), LastSeen: last.Seconds(), From: t.From,
+		})
 	}
 	return wire
 }

@@ -138,8 +138,13 @@ func (e *Engine) DeleteKey(ctx context.Context, name string, by rotation.Actor) 
 	if err := l.forgetUnissued(ctx, name); err != nil {
 		return err
 	}
+	if err := e.remove(ctx, pathTripwires+name); err != nil {
+		return err
+	}
 	e.lock(func(m *memory) {
 		delete(m.Keys, name)
+		delete(m.tripwires, name)
+		delete(m.tripped, name)
 		delete(m.health, checksKey+name)
 		maps.DeleteFunc(m.intended, func(of versionID, _ string) bool { return of.key == name })
 	})

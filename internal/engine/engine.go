@@ -159,6 +159,9 @@ func (e *Engine) Tick(ctx context.Context) time.Duration {
 		}
 	}
 	wait = min(wait, l.startFollowing(ctx, now)) // of rotations that have ended just now
+	if err := l.storeTrips(ctx, now); err != nil {
+		e.Observer.Fault("what was seen of retired versions could not be stored", err)
+	}
 	if e.Uptime() >= l.announceAt {
 		l.announceHead()
 	}
@@ -194,7 +197,7 @@ func (e *Engine) Close() {
 // load reads all records.
 func (l *locked) load(ctx context.Context) error {
 	for _, load := range []func(context.Context) error{
-		l.loadSecret, l.loadConfig, l.loadFloor, l.loadConnections, l.loadKeys, l.loadWorkloads, l.loadInstances, l.loadWaiting, l.journal.Load, l.loadRotations, l.loadCuts, l.loadFollowing, l.loadUnissued,
+		l.loadSecret, l.loadConfig, l.loadFloor, l.loadConnections, l.loadKeys, l.loadWorkloads, l.loadInstances, l.loadWaiting, l.journal.Load, l.loadRotations, l.loadCuts, l.loadFollowing, l.loadUnissued, l.loadTripwires,
 	} {
 		if err := load(ctx); err != nil {
 			return err

@@ -42,13 +42,6 @@ func (s *state) whoStillTries(ctx context.Context, c kind.Change) string {
 	return ""
 }
 
-func times(n int) string {
-	if n == 1 {
-		return "once"
-	}
-	return fmt.Sprintf("%d times", n)
-}
-
 // checkDue starts the checks whose time has come, a few at the same time.
 func (l *locked) checkDue(now time.Time) {
 	every := l.Defaults.LookEvery

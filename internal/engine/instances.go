@@ -94,6 +94,9 @@ func (s *state) issue(i workload.Instance, proof key.Value, epoch fleet.Read, li
 	if err != nil {
 		return Reading{}, i, false, fmt.Errorf("bundle of %s: %w", i.Name(), err)
 	}
+	if i.Heartbeat {
+		bundle.Tripwires = m.handedTripwires(w, i)
+	}
 	f.Put(i)
 	f.Renew(i.ID, ttl, full, i.Heartbeat)
 	reading = Reading{Bundle: bundle, Instance: i.ID, Secret: s.secrets().Secret(i.Name(), epoch), Epoch: i.Epoch, TTL: ttl, first: m.issues(t.Held)}

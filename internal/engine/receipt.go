@@ -5,6 +5,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
@@ -17,8 +18,9 @@ type Document struct {
 	Entries      []journal.PagedEntry    // of the rotation, oldest first
 	Missing      int                     // events of it that the journal does not have any more
 	Head         journal.Head
-	Digest       string // of Stored; the journal's entry on the rotation's end has it, too
-	Stored       []byte // what the rotation has recorded, in JSON
+	Digest       string            // of Stored; the journal's entry on the rotation's end has it, too
+	Stored       []byte            // what the rotation has recorded, in JSON
+	Trips        map[string][]Trip // what was seen since of the versions that it has ended, by key
 }
 
 // Fingerprints are those of the two versions of a change; empty: not known any more.
@@ -33,7 +35,7 @@ func (s *state) Document(ctx context.Context, id string) (Document, error) {
 	if err != nil {
 		return Document{}, err
 	}
-	d := Document{View: view, Fingerprints: map[string]Fingerprints{}, Head: s.journal.Head()}
+	d := Document{View: view, Fingerprints: map[string]Fingerprints{}, Trips: map[string][]Trip{}, Head: s.journal.Head()}
 	sum, stored := view.Receipt.Digest()
 	d.Digest, d.Stored = sum, stored
 	d.Entries, d.Missing, err = s.journalOf(ctx, view)
@@ -45,6 +47,11 @@ func (s *state) Document(ctx context.Context, id string) (Document, error) {
 		from, _ := k.Version(c.From)
 		to, _ := k.Version(c.To)
 		d.Fingerprints[c.Key] = Fingerprints{from.Fingerprint, to.Fingerprint}
+		for _, t := range s.Trips(c.Key) {
+			if view.Finished() && (t.Version == view.Leaving(c) || slices.Contains(c.Also, t.Version)) {
+				d.Trips[c.Key] = append(d.Trips[c.Key], t)
+			}
+		}
 	}
 	return d, nil
 }

@@ -168,7 +168,7 @@ func TestRetention(t *testing.T) {
 func TestFailedWriteMakesStale(t *testing.T) {
 	h := newHarness(t)
 	h.hyvve()
-	h.store.failAt, h.store.after = h.store.writes+3, true // the rotation's record is stored, and the reply is lost
+	h.store.failAt, h.store.after = h.store.writes+4, true // the rotation's record is stored, and the reply is lost
 	_, _, err := h.engine.Rotate(t.Context(), Request{Keys: []string{"service-token"}, By: testActor})
 	if err == nil || !h.engine.Stale() {
 		t.Fatalf("%v, stale: %v", err, h.engine.Stale())

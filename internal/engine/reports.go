@@ -26,6 +26,7 @@ type Report struct {
 	Work     []workload.WorkReport
 
 	Sightings []workload.Sighting // of old versions, by its proxy
+	Trips     []workload.Trip     // retired versions that were presented to its proxy
 }
 
 // Report takes evidence. It is believed only with the secret of the instance's newest read. The etag that the instance
@@ -42,6 +43,7 @@ func (e *Engine) Report(ctx context.Context, report Report) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	e.takeTrips(w, i, report.Trips)
 	if work := e.takeCounts(w, i, report.Work); len(work) > 0 {
 		if err := e.update(func(l *locked) error { return l.takeWork(ctx, w, i, work) }); err != nil {
 			return "", err

@@ -147,9 +147,13 @@ func (l *locked) lookNow(connection string) {
 	}
 }
 
-// putKey persists a key, after its values are known to identify: killed in between, one more is known than there is.
+// putKey persists a key, after its values are known to identify, and its tripwires are armed: killed in between, one more is known
+// than there is.
 func (l *locked) putKey(ctx context.Context, k key.Key) error {
 	if err := l.issued.Add(ctx, k); err != nil {
+		return err
+	}
+	if err := l.armTripwires(ctx, k); err != nil {
 		return err
 	}
 	return l.put(ctx, pathKeys+k.Name, k)

@@ -18,6 +18,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/issued"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/tripwire"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -224,6 +225,8 @@ type memory struct {
 	observed   map[string]rotation.Observation // by rotation
 	notes      map[string]rotation.Notes       // by rotation
 	cuts       map[string]cutNote              // by key name, of its newest rotation
+	tripwires  map[string]tripwire.Record      // by key name; counts may be newer than those stored
+	tripped    map[string]time.Duration        // by key name, where counts are to be stored: when, by Uptime
 	health     map[string]Health               // by what was checked
 	intended   map[versionID]string            // what a check has journaled that it restores, until that is valid
 	restoring  map[string]bool                 // keys that an inspection is about
@@ -246,6 +249,8 @@ func newMemory(r *records) *memory {
 		observed:  map[string]rotation.Observation{},
 		notes:     map[string]rotation.Notes{},
 		cuts:      map[string]cutNote{},
+		tripwires: map[string]tripwire.Record{},
+		tripped:   map[string]time.Duration{},
 		health:    map[string]Health{},
 		intended:  map[versionID]string{},
 		restoring: map[string]bool{},

@@ -32,6 +32,7 @@ const (
 	pathFollowing   = "following/"
 	pathRotations   = "rotations/"
 	pathUnissued    = "unissued/"
+	pathTripwires   = "tripwires/"
 )
 
 // SealWrapped are the prefixes whose records hold values, or secrets that protect evidence.

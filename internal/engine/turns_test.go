@@ -25,7 +25,7 @@ func TestWritesOfARotation(t *testing.T) {
 		t.Fatalf("rotation is %s %s: %s", view.State, view.Step, view.Waits())
 	}
 	const (
-		keys   = 4 // staged, promoted, retired; one to identify the new value
+		keys   = 6 // staged, promoted, retired; one to identify the new value; its tripwire, armed, and that of the retired one
 		record = 6 // before stage; soaking; before in use; before retire; before erase; under rotations/
 		leave  = 1
 		heads  = 6 // of the journal, one after the events of each record

@@ -159,6 +159,7 @@ type KeyStatus struct {
 	Refused  string             // who still tries a version that is retired
 	Lapse    string             // why undeleted versions whose end has come have not been retired
 	Cut      string             // what its newest rotation has cut, in the last day
+	Trips    string             // who has presented a retired version to a proxy, with what to do; empty: nobody, or it is acknowledged
 }
 
 // Status returns every key, sorted by name.
@@ -175,7 +176,7 @@ func (s *state) Status() []KeyStatus {
 		status := KeyStatus{Key: m.Keys[name], Due: m.agenda.At(name), Waits: fault.Reason, Orphan: fault.Orphan()}
 		status.Refused, status.Notes = m.health[checksKey+name].Refused, m.health[checksKey+name].Notes
 		status.Problems = append(m.health[checksKey+name].Texts(), m.connectionProblems(m.Keys[name])...)
-		status.Lapse, status.Cut = m.lapseFaults(status.Key), m.cutLately(name)
+		status.Lapse, status.Cut, status.Trips = m.lapseFaults(status.Key), m.cutLately(name), m.openTrips(name)
 		if r, ok := m.active[m.rotating[name]]; ok {
 			status.Rotation, status.Waits, status.Orphan = &r, rotation.Waits(held[r.ID]), r.Attempts >= schedule.OrphanAfter
 			for _, g := range held[r.ID] {

@@ -21,6 +21,8 @@ type Bundle struct {
 	AcceptVersions map[string][]int       // by environment name, parallel to Accepts
 	Work           []Work
 	Holding        Holding
+
+	Tripwires map[string][]Tripwire // by environment name, of keys that are verified; nil: the reader is no sidecar
 }
 
 // Summer makes keyed hashes over parts; key.Fingerprinter is one.

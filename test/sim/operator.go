@@ -364,7 +364,9 @@ func (p *process) lie() {
 	if !p.smooth && w.chance(5) {
 		for env, version := range p.reading.Bundle.Versions {
 			report.Sightings = append(report.Sightings, workload.Sighting{Env: env, Version: max(1, version-w.rng.IntN(2)), Count: 1 + w.rng.IntN(5), Last: w.now()})
+			report.Trips = append(report.Trips, workload.Trip{Env: env, Version: max(1, version-w.rng.IntN(4)), Run: "liar", Count: 1 + w.rng.IntN(500), Last: w.now(), From: []string{"192.0.2.1"}})
 		}
+		slices.SortFunc(report.Trips, func(a, b workload.Trip) int { return slices.Compare([]byte(a.Env), []byte(b.Env)) })
 		slices.SortFunc(report.Sightings, func(a, b workload.Sighting) int { return slices.Compare([]byte(a.Env), []byte(b.Env)) })
 	}
 	_, err := w.engine.Report(context.Background(), report)

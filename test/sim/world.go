@@ -51,7 +51,8 @@ func (q quiet) Moved(r rotation.Rotation, e rotation.Event) {
 }
 
 func (q quiet) Fault(what string, err error) {
-	if strings.HasPrefix(what, "check of ") { // what a server has forgotten, and the faults of the check's own calls
+	// What a server has forgotten, and the faults of the check's own calls; what liars say of retired versions.
+	if strings.HasPrefix(what, "check of ") || strings.HasPrefix(what, "tripwire of ") {
 		q.w.logf("%s: %v", what, err)
 		return
 	}

@@ -27,6 +27,10 @@ path "hyvve/keys/+/reconcile" {
   capabilities = ["update"]
 }
 
+path "hyvve/keys/+/acknowledge" {
+  capabilities = ["update"]
+}
+
 path "hyvve/keys/+/erase" {
   capabilities = ["update"]
 }

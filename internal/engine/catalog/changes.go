@@ -97,7 +97,7 @@ func (c Config) Fields() Fields {
 		"lease_ttl": duration.Text(c.LeaseTTL), "takeover_after": duration.Text(c.TakeoverAfter), "max_instances_per_login": strconv.Itoa(c.LoginInstances),
 		"soak": duration.Text(c.Soak), "observe": duration.Text(c.Observe), "deadline": duration.Text(c.Deadline),
 		"on_failure": c.OnFailure, "confirm": c.Confirm, "confirm_by": c.ConfirmBy, "look_every": duration.Text(c.LookEvery), "compromised_deadline": duration.Text(c.CutAfter),
-		"retain": duration.Text(c.Retain), "retain_rows": duration.Text(c.RetainRows),
+		"retain": duration.Text(c.Retain), "retain_rows": duration.Text(c.RetainRows), "tripwire_retention": duration.Text(c.Tripwires),
 		"journal_max_entries": strconv.Itoa(c.JournalEntries), "journal_max_age": duration.Text(c.JournalAge),
 	}
 }

@@ -32,6 +32,8 @@ type Config struct {
 	Retain     time.Duration `json:"retain"`      // of keys that set none and protect no rows
 	RetainRows time.Duration `json:"retain_rows"` // of keys that set none and protect rows
 
+	Tripwires time.Duration `json:"tripwire_retention"` // for how long retired versions are looked for; 0: not at all
+
 	CutAfter time.Duration `json:"compromised_deadline"` // of a compromised rotation's steps, unless it sets one
 
 	JournalEntries int           `json:"journal_max_entries"` // 0: no bound; also of ended rotations
@@ -42,12 +44,15 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		LeaseTTL: 5 * time.Minute, TakeoverAfter: 30 * time.Second, LoginInstances: 100, Soak: 30 * time.Second, Observe: rotation.DenseTime, LookEvery: 5 * time.Minute, OnFailure: rotation.FailurePause, Confirm: rotation.ConfirmAuto, ConfirmBy: rotation.ConfirmByAny, CutAfter: time.Minute, JournalEntries: 100_000,
-		Retain: 24 * time.Hour, RetainRows: 30 * 24 * time.Hour,
+		Retain: 24 * time.Hour, RetainRows: 30 * 24 * time.Hour, Tripwires: 30 * 24 * time.Hour,
 	}
 }
 
 // MinTakeover is two signs of life of a sidecar that waits for changes.
 const MinTakeover = 2 * fleet.LongestWatch
+
+// LongestTripwire bounds for how long retired versions are looked for.
+const LongestTripwire = 10 * 365 * 24 * time.Hour
 
 // MinJournal keeps at least the story of a few rotations.
 const MinJournal = 100
@@ -73,6 +78,10 @@ func (c Config) Check() error {
 		return rotation.Refusef("retain %s is negative; use 0s to erase retired values at once (24h is the default)", duration.Text(c.Retain))
 	case c.RetainRows < 0:
 		return rotation.Refusef("retain_rows %s is negative; use 0s to erase retired values of keys that protect rows at once (30 days is the default)", duration.Text(c.RetainRows))
+	case c.Tripwires < 0:
+		return rotation.Refusef("tripwire_retention %s is negative; use 0s to look for no retired version (30 days is the default)", duration.Text(c.Tripwires))
+	case c.Tripwires > LongestTripwire:
+		return rotation.Refusef("tripwire_retention %s is too long; use at most %s (30 days is the default)", duration.Text(c.Tripwires), duration.Text(LongestTripwire))
 	case c.OnFailure != rotation.FailurePause && c.OnFailure != rotation.FailureRevert:
 		return rotation.Refusef("on_failure %q is not known; use pause or revert", c.OnFailure)
 	case c.Confirm != rotation.ConfirmAuto && c.Confirm != rotation.ConfirmManual:

@@ -4,6 +4,7 @@ package untrusted
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -135,6 +136,35 @@ func CheckSightings(all []workload.Sighting) error {
 	for _, s := range all {
 		if s.Env == "" || s.Version <= 0 || s.Count < 0 || kind.Line(s.Env+s.From, 2*MaxSightingText) != s.Env+s.From || len(s.Env) > MaxSightingText || len(s.From) > MaxSightingText {
 			return rotation.Refusef("sightings: each entry must be an object with env, version, count, last_seen (in seconds ago) and from, an address")
+		}
+	}
+	return nil
+}
+
+// Bounds of what a report says of retired versions.
+const (
+	MaxTrips   = 64
+	maxTripRun = 32 // bytes
+)
+
+// ErrTrip is the error of a report on retired versions in another form than is asked.
+var ErrTrip error = rotation.Refusef("tripped: each entry must be an object with env, version, run, count, first_seen and last_seen (in seconds ago), and from, a list of at most %d IP addresses", workload.MaxTripFrom)
+
+// CheckTrips refuses what a report says of retired versions, if it is more than a proxy can have seen. Operators are shown the
+// addresses: they must be some, and no other text.
+func CheckTrips(all []workload.Trip) error {
+	if len(all) > MaxTrips {
+		return rotation.Refusef("tripped: %d entries are too many; report those of versions that the bundle has tripwires of, %d at most", len(all), MaxTrips)
+	}
+	for _, t := range all {
+		run := strings.ContainsFunc(t.Run, func(r rune) bool { return r < '0' || r > '9' && r < 'A' || r > 'Z' && r < 'a' || r > 'z' })
+		if t.Env == "" || len(t.Env) > MaxSightingText || t.Version <= 0 || t.Count < 0 || run || len(t.Run) > maxTripRun || len(t.From) > workload.MaxTripFrom {
+			return ErrTrip
+		}
+		for _, from := range t.From {
+			if address, err := netip.ParseAddr(from); err != nil || address.Zone() != "" || len(from) > MaxSightingText {
+				return ErrTrip
+			}
 		}
 	}
 	return nil
