@@ -98,7 +98,7 @@ func New(c Config, log *slog.Logger) (*Agent, error) {
 	a.take(change{config: c, vault: v})
 	a.proxies = newProxies(c.Listeners, log)
 	proxies := a.proxies
-	a.board = newBoard(c, func(s *status.State) { s.Sightings, _ = proxies.sightings() })
+	a.board = newBoard(c, proxies.show)
 	a.sayInClear()
 	a.sayRisks()
 	return a, nil
@@ -305,7 +305,7 @@ func (a *Agent) wait(ctx context.Context, sightings *time.Ticker) machine.Event 
 		case w := <-a.watching.result():
 			return a.watched(w)
 		case <-sightings.C:
-			if _, newest := a.proxies.sightings(); newest.After(a.proxies.told) {
+			if _, _, newest := a.proxies.sightings(); newest.After(a.proxies.told) {
 				return machine.Event{Kind: machine.Sighted}
 			}
 		case <-a.jobs.news:

@@ -53,6 +53,8 @@ type fakeVault struct {
 	ends     int      // retry_after with which it ends the watch that is open; 0: not
 	readOnly bool     // its policy or its release lets nobody write to creds
 	proofs   []string // secrets that came with reads of bundles
+
+	tripwires map[string]any // nil: an engine that has none
 }
 
 func newFakeVault(t *testing.T) *fakeVault {
@@ -156,7 +158,7 @@ func (f *fakeVault) creds(name string) map[string]any {
 		"data": map[string]any{
 			"values": map[string]any{"TOKEN": value}, "accepts": map[string]any{"TOKEN": []string{value, canary + "-old"}},
 			"versions": map[string]any{"TOKEN": f.version}, "accept_versions": map[string]any{"TOKEN": []int{f.version, f.version - 1}}, "etag": f.etag(), "instance": "api-1",
-			"instance_secret": fmt.Sprintf("secret-%d", f.secret), "work": f.work,
+			"instance_secret": fmt.Sprintf("secret-%d", f.secret), "work": f.work, "tripwires": f.tripwires,
 		},
 	}
 }

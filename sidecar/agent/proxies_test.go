@@ -3,7 +3,10 @@
 package agent
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -14,7 +17,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/status"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // listening returns a free port's address. Another process may take it meanwhile; the test fails then.
@@ -92,6 +99,66 @@ func TestProxyBeforeTheWorkload(t *testing.T) {
 	}
 	if status := presents("-2"); status != http.StatusOK {
 		t.Errorf("while vault is away: %d", status)
+	}
+}
+
+// A retired value that is presented is in the report, also after Vault was away, in the status and in the metrics, and is no reason
+// to call the workload unhealthy.
+func TestRetiredValueIsReported(t *testing.T) {
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }))
+	t.Cleanup(app.Close)
+	upstream, err := url.Parse(app.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, dir := listening(t), t.TempDir()
+	socket := filepath.Join(dir, ".status-secrets.json.hyvve")
+	r := startAgentWith(t, dir, nil, func(r *running, c *Config) {
+		c.Listeners = []config.Listener{{Address: address, Upstream: upstream, Keys: []config.ProxyKey{{Env: "TOKEN", Header: "Authorization", State: filepath.Join(dir, "state")}}}}
+		r.fake.tripwires = map[string]any{"TOKEN": []any{map[string]any{
+			"version": 3, "salt": "salt", "digest": workload.TripDigest("salt", sha256.Sum256([]byte(canary+"-retired"))), "until": time.Now().Add(time.Hour).Format(time.RFC3339),
+		}}}
+	})
+	r.await("first", loaded("etag-1-0"))
+	r.fake.change(func() { r.fake.fail["report"] = http.StatusServiceUnavailable })
+	for range 3 {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+canary+"-retired")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+	}
+	before := r.fake.count("report")
+	kit.Until(t, "a report fails", func() bool { return r.fake.count("report") > before })
+	r.fake.change(func() { delete(r.fake.fail, "report") })
+	report := r.await("what was seen", func(report map[string]any) bool { return len(report["tripped"].([]any)) > 0 })
+	trip := report["tripped"].([]any)[0].(map[string]any)
+	if trip["env"] != "TOKEN" || trip["version"] != 3.0 || trip["count"] != 3.0 || trip["run"] == "" || fmt.Sprint(trip["from"]) != "[127.0.0.1]" || report["healthy"] != true {
+		t.Errorf("report %v", report)
+	}
+	for path, want := range map[string]string{
+		"/metrics": "hyvve_sidecar_proxy_retired_requests_total{key=\"TOKEN\"} 3",
+		"/status":  `"retired_requests":{"TOKEN":3}`,
+	} {
+		resp, err := status.Get(t.Context(), socket, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if !strings.Contains(string(text), want) || strings.Contains(string(text), canary) {
+			t.Errorf("%s does not have %s, or a value", path, want)
+		}
+	}
+	var out, errs bytes.Buffer
+	code := usage.Run(t.Context(), NewStatus(), []string{"--socket=" + socket}, &out, &errs)
+	if code != 0 || !strings.Contains(out.String(), "TOKEN version 3, which is retired: presented by 3 requests, the last ") {
+		t.Errorf("status %d: %s", code, out.String())
 	}
 }
 

@@ -182,10 +182,10 @@ func (a *Agent) sendReport() request {
 // report says what is loaded and how the workload is; newest is when its newest sighting was.
 func (a *Agent) report(last bool) (report client.Report, newest time.Time) {
 	work := a.jobs.reports()
-	seen, newest := a.proxies.sightings()
+	seen, trips, newest := a.proxies.sightings()
 	return client.Report{
 		Workload: a.config.Workload, Instance: a.bundle.Instance, Secret: a.bundle.Secret,
-		Etag: a.state.Loaded, Proof: workload.Proof(a.state.Proof), Healthy: a.state.Verdict == machine.Healthy, Reason: a.state.Reason, Last: last, Work: work, Sightings: seen,
+		Etag: a.state.Loaded, Proof: workload.Proof(a.state.Proof), Healthy: a.state.Verdict == machine.Healthy, Reason: a.state.Reason, Last: last, Work: work, Sightings: seen, Trips: trips,
 	}, newest
 }
 
@@ -348,15 +348,31 @@ func (p proxies) ticker() *time.Ticker {
 	return t
 }
 
-// sightings returns what to report, and when the newest of them was.
-func (p proxies) sightings() (all []workload.Sighting, newest time.Time) {
+// sightings returns what to report of old versions that are accepted, and of retired ones, and when the newest of both was.
+func (p proxies) sightings() (all []workload.Sighting, trips []workload.Trip, newest time.Time) {
 	for _, one := range p.all {
-		all = append(all, one.Sightings()...)
+		all, trips = append(all, one.Sightings()...), append(trips, one.Trips()...)
 	}
 	for _, s := range all {
 		if s.Last.After(newest) {
 			newest = s.Last
 		}
 	}
-	return all, newest
+	for _, t := range trips {
+		if t.Last.After(newest) {
+			newest = t.Last
+		}
+	}
+	return all, trips, newest
+}
+
+// show puts on the board what the proxies have seen.
+func (p proxies) show(s *status.State) {
+	s.Sightings, s.Trips, _ = p.sightings()
+	if len(p.all) > 0 {
+		s.Tripped = map[string]int{}
+	}
+	for _, one := range p.all {
+		one.Tripped(s.Tripped)
+	}
 }

@@ -53,6 +53,10 @@ type held struct {
 	settling  *time.Timer
 	settled   func(error) // hears how dropping values went
 	sightings map[int]*workload.Sighting
+
+	trips     tripwires
+	presented func(workload.Trip) // hears now and then of retired values that were presented
+	failed    func(error)         // hears that this could not be stored
 }
 
 // state is what is stored. Its values are secrets, which the application's own files beside it hold too.
@@ -60,6 +64,9 @@ type state struct {
 	Own      []string `json:"own"`     // that the application may hold, in the order in which its files had them
 	Accepts  []string `json:"accepts"` // newest first
 	Versions []int    `json:"versions"`
+
+	Wires []workload.Tripwire `json:"tripwires,omitempty"` // of retired versions
+	Trips *storedTrips        `json:"tripped,omitempty"`   // set when it is stored
 }
 
 // snapshot is what requests go by.
@@ -68,10 +75,14 @@ type snapshot struct {
 	versions []int               // parallel to it; perhaps shorter
 	own      []string            // the one to try first, first
 	retired  []string            // those of own that are not accepted any more
+	wires    []workload.Tripwire // of retired versions
 }
 
 func newHeld(k Key) *held {
-	return &held{env: k.Env, header: k.Header, path: k.State, unknown: "unknown-" + rand.Text(), sightings: map[int]*workload.Sighting{}}
+	return &held{
+		env: k.Env, header: k.Header, path: k.State, unknown: "unknown-" + rand.Text(), sightings: map[int]*workload.Sighting{}, trips: newTripwires(),
+		presented: func(workload.Trip) {}, failed: func(error) {},
+	}
 }
 
 // restore loads what an earlier run stored, if anything.
@@ -94,6 +105,7 @@ func (k *held) restore() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.state, k.front = s, 0
+	k.trips.load(s.Trips)
 	k.publish()
 	return nil
 }
@@ -102,7 +114,10 @@ func (k *held) restore() error {
 func (k *held) take(b client.Bundle) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	next := state{Own: slices.Clone(k.state.Own), Versions: b.AcceptVersions[k.env]}
+	next := state{Own: slices.Clone(k.state.Own), Versions: b.AcceptVersions[k.env], Wires: b.Tripwires[k.env]}
+	if b.Tripwires == nil { // a last-good copy, which has none
+		next.Wires = k.state.Wires
+	}
 	for _, v := range b.Accepts[k.env] {
 		next.Accepts = append(next.Accepts, v.Reveal())
 	}
@@ -144,6 +159,7 @@ func (k *held) store(s state) error {
 	if k.path == "" {
 		return nil
 	}
+	s.Trips = k.trips.stored()
 	data, err := json.Marshal(s)
 	if err == nil {
 		err = render.Keep(k.path, data)
@@ -156,7 +172,8 @@ func (k *held) store(s state) error {
 
 // publish lets requests go by the state. mu is held.
 func (k *held) publish() {
-	s := &snapshot{versions: k.state.Versions}
+	s := &snapshot{versions: k.state.Versions, wires: k.state.Wires}
+	k.trips.keep(s.wires)
 	for _, v := range k.state.Accepts {
 		s.digests = append(s.digests, sha256.Sum256([]byte(v)))
 	}
@@ -237,6 +254,9 @@ func (k *held) stop() {
 	defer k.mu.Unlock()
 	if k.settling != nil {
 		k.settling.Stop()
+	}
+	if k.trips.saving != nil && k.trips.saving.Stop() {
+		k.settleTrips()
 	}
 }
 

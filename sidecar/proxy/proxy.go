@@ -86,6 +86,12 @@ func New(o Options) *Proxy {
 				p.log.Warn("a value that the application does not hold any more is kept", "key", h.env, "error", err)
 			}
 		}
+		h.presented = func(t workload.Trip) {
+			p.log.Warn("a retired value was presented: a forgotten job or an intruder", "key", t.Env, "version", t.Version, "requests", t.Count, "from", t.From)
+		}
+		h.failed = func(err error) {
+			p.log.Warn("how often retired values were presented is not kept for the next start", "error", err)
+		}
 		p.keys = append(p.keys, h)
 	}
 	transport := &http.Transport{
@@ -242,6 +248,7 @@ func (p *Proxy) rewrite(upstream *url.URL) func(*httputil.ProxyRequest) {
 		// The same map: trailers are written into it when the body has been read.
 		out.Trailer = in.Trailer
 		m, ok := p.translate(in.Header, out.Header)
+		p.look(in.Header, m, ok, host(in.RemoteAddr))
 		if !ok {
 			return
 		}

@@ -88,6 +88,9 @@ func (s State) Print(out io.Writer, now time.Time) {
 	for _, seen := range s.Sightings {
 		line("old value", "%s version %d: %d requests, the last %s, from %s", seen.Env, seen.Version, seen.Count, ago(seen.Last), cmp.Or(seen.From, "?"))
 	}
+	for _, t := range s.Trips {
+		line("TRIPWIRE", "%s version %d, which is retired: presented by %d requests, the last %s, from %s: a forgotten job or an intruder", t.Env, t.Version, t.Count, ago(t.Last), cmp.Or(strings.Join(t.From, ", "), "?"))
+	}
 	for _, work := range s.Work {
 		line("rows", "%s", progress(work))
 	}

@@ -53,6 +53,8 @@ type State struct {
 	Reload    *Reload               `json:"reload,omitempty"`    // the last one that has ended
 	Reloading *Reloading            `json:"reloading,omitempty"` // the one under way
 	Sightings []workload.Sighting   `json:"sightings,omitempty"`
+	Trips     []workload.Trip       `json:"tripped,omitempty"`         // retired versions that were presented
+	Tripped   map[string]int        `json:"retired_requests,omitzero"` // by key of a proxy: how often since the start
 	Work      []workload.WorkReport `json:"work,omitempty"`
 }
 
@@ -232,6 +234,8 @@ var (
 	descReloads  = describe("reloads_total", "Reloads of the workload, by how they ended.", "result")
 	descSeen     = describe("proxy_old_requests", "Requests that presented an accepted value other than the newest, of versions that are still accepted.", "key")
 	descLastSeen = describe("proxy_last_old_request_timestamp_seconds", "When the last of them came.", "key")
+	descTripped  = describe("proxy_retired_requests_total", "Requests that presented a retired value since the sidecar has started: a forgotten job or an intruder.", "key")
+	descLastTrip = describe("proxy_last_retired_request_timestamp_seconds", "When the last of them came.", "key")
 	descRows     = describe("reencrypt_rows", "Rows of a column that the engine asks to re-encrypt, by what they are.", "column", "state")
 	descWritten  = describe("destination_up", "Whether the last look at a Secret, or write of it, has succeeded.", "destination")
 	descPods     = describe("rollout_pods", "Pods of the workload that is restarted, by whether they hold what the Secrets hold now, at the last look.", "rollout", "state")
@@ -254,7 +258,7 @@ func (b *Board) Registry() *prometheus.Registry {
 func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descInfo, descReady, descLoaded, descHealthy, descVaultUp, descFaults, descVersion, descCreated, descAccepted,
-		descChanged, descReported, descReloads, descSeen, descLastSeen, descRows, descRate, descWritten, descPods,
+		descChanged, descReported, descReloads, descSeen, descLastSeen, descTripped, descLastTrip, descRows, descRate, descWritten, descPods,
 	} {
 		ch <- d
 	}
@@ -291,6 +295,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	moment(descChanged, s.Changed)
 	moment(descReported, s.Reported)
 	c.collectSightings(s, gauge, moment)
+	c.collectTrips(s, ch, moment)
 	c.collectWork(s, gauge)
 	c.board.mu.Lock()
 	reloads, faults := maps.Clone(c.board.reloads), c.board.faults
@@ -324,6 +329,22 @@ func (collector) collectSightings(s State, gauge func(*prometheus.Desc, float64,
 	for name, n := range count {
 		gauge(descSeen, float64(n), name)
 		moment(descLastSeen, last[name], name)
+	}
+}
+
+// collectTrips sums over versions and proxies, too. Where nobody has presented a retired value, it is 0: an alert needs that.
+func (collector) collectTrips(s State, ch chan<- prometheus.Metric, moment func(*prometheus.Desc, time.Time, ...string)) {
+	for name, n := range s.Tripped {
+		ch <- prometheus.MustNewConstMetric(descTripped, prometheus.CounterValue, float64(n), name)
+	}
+	last := map[string]time.Time{}
+	for _, t := range s.Trips {
+		if t.Last.After(last[t.Env]) {
+			last[t.Env] = t.Last
+		}
+	}
+	for name, at := range last {
+		moment(descLastTrip, at, name)
 	}
 }
 

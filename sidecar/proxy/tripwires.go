@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"cmp"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"net/http"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// tripsKept is the time in which counts of retired values are stored once. A sidecar that is killed loses no more.
+const tripsKept = 10 * time.Second
+
+// noVersion stands for values that are none of a retired version: they are counted in the same way, so that the time a request takes
+// tells nothing.
+const noVersion = 0
+
+// tripwires are the retired versions of a key that are looked for, and what was seen of them. The lock of held guards them.
+type tripwires struct {
+	run     string // of this count; an earlier process may have begun it
+	seen    map[int]workload.Trip
+	total   int // since the process has started
+	unsaved bool
+	saving  *time.Timer // nil: nothing waits to be stored
+}
+
+func newTripwires() tripwires {
+	return tripwires{run: rand.Text()[:16], seen: map[int]workload.Trip{}}
+}
+
+// storedTrips is what is stored of them.
+type storedTrips struct {
+	Run  string          `json:"run"`
+	Seen []workload.Trip `json:"seen,omitempty"`
+}
+
+// stored returns what is stored; nil: nothing was seen. mu is held.
+func (t *tripwires) stored() *storedTrips {
+	s := &storedTrips{Run: t.run}
+	for _, version := range t.versions() {
+		s.Seen = append(s.Seen, t.seen[version])
+	}
+	if len(s.Seen) == 0 {
+		return nil
+	}
+	return s
+}
+
+// load goes on with the count of an earlier process. mu is held.
+func (t *tripwires) load(s *storedTrips) {
+	if s == nil || s.Run == "" {
+		return
+	}
+	t.run = s.Run
+	for _, trip := range s.Seen {
+		t.seen[trip.Version] = trip
+	}
+}
+
+// versions are those that were seen. mu is held.
+func (t *tripwires) versions() (all []int) {
+	for version := range t.seen {
+		if version != noVersion {
+			all = append(all, version)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// keep forgets what was seen of versions that are not looked for any more. mu is held.
+func (t *tripwires) keep(wires []workload.Tripwire) {
+	for _, version := range t.versions() {
+		if !slices.ContainsFunc(wires, func(w workload.Tripwire) bool { return w.Version == version }) {
+			delete(t.seen, version)
+		}
+	}
+}
+
+// tripped returns the version whose tripwire a value hits; noVersion: none. It always compares with all.
+func (s *snapshot) tripped(token string, now time.Time) int {
+	sum, version := sha256.Sum256([]byte(token)), noVersion
+	for _, w := range s.wires {
+		hit := subtle.ConstantTimeCompare([]byte(workload.TripDigest(w.Salt, sum)), []byte(w.Digest))
+		if now.After(w.Until) {
+			hit = 0
+		}
+		version = subtle.ConstantTimeSelect(hit, w.Version, version)
+	}
+	return version
+}
+
+// look looks in a request for retired values of keys other than the one that was found. Whatever the request presents, it does the
+// same, and the application gets the same.
+func (p *Proxy) look(in http.Header, found match, ok bool, from string) {
+	for _, k := range p.keys {
+		values, s := in[k.header], k.now.Load()
+		if s == nil || len(values) != 1 || ok && k.header == found.key.header {
+			continue
+		}
+		if _, token, is := split(k.header, values[0]); is {
+			now := time.Now()
+			k.trip(s.tripped(token, now), from, now)
+		}
+	}
+}
+
+// trip counts a request with a value that is not accepted.
+func (k *held) trip(version int, from string, now time.Time) {
+	if address, err := netip.ParseAddr(from); err == nil {
+		from = address.WithZone("").String()
+	} else {
+		from = "" // not known
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	t := &k.trips
+	seen := t.seen[version]
+	seen.Env, seen.Version = k.env, version
+	t.seen[version] = seen.Tripped(from, now)
+	hit := subtle.ConstantTimeEq(int32(version), noVersion) ^ 1 //nolint:gosec // numbers of versions are small
+	t.total += hit
+	t.unsaved = t.unsaved || hit == 1
+	if t.saving == nil {
+		t.saving = time.AfterFunc(tripsKept, k.saveTrips)
+	}
+}
+
+// saveTrips is called a while after a value that is not accepted was presented.
+func (k *held) saveTrips() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.settleTrips()
+}
+
+// settleTrips stores what was counted, and logs it: no request waits for that. mu is held.
+func (k *held) settleTrips() {
+	k.trips.saving = nil
+	if !k.trips.unsaved {
+		return
+	}
+	k.trips.unsaved = false
+	for _, version := range k.trips.versions() {
+		k.presented(k.trips.seen[version])
+	}
+	if err := k.store(k.state); err != nil {
+		k.failed(err)
+	}
+}
+
+// Trips returns what was seen of retired versions, ordered by key and version. The counts are of all runs that the state file knows.
+func (p *Proxy) Trips() (all []workload.Trip) {
+	for _, k := range p.keys {
+		k.mu.Lock()
+		for _, version := range k.trips.versions() {
+			trip := k.trips.seen[version]
+			trip.Run = k.trips.run
+			all = append(all, trip)
+		}
+		k.mu.Unlock()
+	}
+	slices.SortStableFunc(all, func(a, b workload.Trip) int {
+		return cmp.Or(cmp.Compare(a.Env, b.Env), cmp.Compare(a.Version, b.Version))
+	})
+	return all
+}
+
+// Tripped adds to counts how many requests have presented a retired version since the process has started, by key: 0 of those that
+// nobody has.
+func (p *Proxy) Tripped(counts map[string]int) {
+	for _, k := range p.keys {
+		k.mu.Lock()
+		counts[k.env] += k.trips.total
+		k.mu.Unlock()
+	}
+}
