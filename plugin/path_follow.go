@@ -92,6 +92,9 @@ func awaitEnd(ctx context.Context, e *engine.Engine, view engine.View, wait time
 	case interrupted:
 		warnings = []string{"not waited for the end: Vault takes no requests meanwhile"}
 	}
+	if now.Whole == nil { // it was running before the request for all keys
+		now.Whole, now.Next = view.Whole, view.Next
+	}
 	if text := now.OutcomeText(now.Gates); text != "" && now.Outcome() != rotation.OutcomeDoneWithCuts {
 		warnings = append(warnings, text)
 	}
