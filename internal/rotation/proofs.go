@@ -63,7 +63,7 @@ func provesLess(w WorkloadFact, of func(workload.Instance) bool) string {
 		switch {
 		case proves(w.Workload, i) || !of(i):
 		case i.Anonymous:
-			less.add(func() string { return i.ID + " (a reader without instance=)" })
+			less.add(func() string { return i.ID + " (a reader without instance=, which counts until its lease ends)" })
 		default:
 			less.add(func() string { return fmt.Sprintf("%s (%s)", i.ID, i.Proof) })
 		}
