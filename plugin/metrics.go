@@ -3,6 +3,7 @@
 package plugin
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -142,11 +143,12 @@ func (s sender) workload(e *engine.Engine, name string) {
 			unhealthy++
 		}
 	}
+	leaving := slices.DeleteFunc(e.StoppedSidecars(name), func(s engine.Stopped) bool { return s.Lapsed })
 	_, crowded := e.Crowded(name)
 	s.send(metricInstances, float64(len(instances)), name)
 	s.send(metricMinimum, float64(w.MinInstances), name)
 	s.send(metricUnhealthy, float64(unhealthy), name)
 	s.send(metricLockedOut, float64(len(out)), name)
-	s.send(metricLeaving, float64(len(e.LeavingInstances(name))), name)
+	s.send(metricLeaving, float64(len(leaving)), name)
 	s.flag(metricLimitHit, crowded, name)
 }

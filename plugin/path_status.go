@@ -16,8 +16,6 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
 func (b *backend) pathsStatus() []*framework.Path {
@@ -74,10 +72,10 @@ func (b *backend) readStatus(_ context.Context, e *engine.Engine, _ *logical.Req
 			}
 			warnings = append(warnings, lockedOutLine(out))
 		}
-		if left := e.LeavingInstances(name); len(left) > 0 {
+		if left := e.StoppedSidecars(name); len(left) > 0 {
 			for _, i := range left {
 				all.Leaving = append(all.Leaving, api.Leaving{
-					Workload: name, Instance: i.ID, Since: api.Time{Time: i.Leaving.At}, Until: api.Time{Time: i.Leaving.Until}, Text: rotation.LeavingText(i),
+					Workload: name, Instance: i.ID, Since: api.Time{Time: i.Leaving.At}, Until: api.Time{Time: i.Leaving.Until}, Text: i.Text,
 				})
 			}
 			warnings = append(warnings, leavingLine(left))
@@ -115,8 +113,8 @@ func lockedOutLine(all []engine.LockedOut) string {
 }
 
 // leavingLine says whose sidecars of a workload have stopped beside their processes, and what to do.
-func leavingLine(all []workload.Instance) string {
-	text := "WARNING: " + all[0].ID + ": " + rotation.LeavingText(all[0])
+func leavingLine(all []engine.Stopped) string {
+	text := "WARNING: " + all[0].ID + ": " + all[0].Text
 	if more := len(all) - 1; more > 0 {
 		text += fmt.Sprintf("; and %d more: vault read hyvve/workloads/%s", more, all[0].Workload)
 	}

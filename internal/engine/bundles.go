@@ -230,12 +230,32 @@ func (s *state) expireInstances(ctx context.Context) {
 	})
 	slices.SortFunc(gone, func(a, b workload.Instance) int { return strings.Compare(a.Name(), b.Name()) })
 	for _, i := range gone {
-		err := s.drop(ctx, i.Workload, i.ID, func(f *fleet.Fleet, _ workload.Instance) bool { return f.IsGone(i.ID) })
+		err := s.lapse(ctx, i.Workload, i.ID, func(f *fleet.Fleet, _ workload.Instance) bool { return f.IsGone(i.ID) })
 		if err != nil {
 			s.Observer.Fault("instance "+i.Name()+" could not be removed", err)
 			return
 		}
 	}
+}
+
+// lapse removes an instance if its lease has ended, and notes that if its process may run on.
+func (s *state) lapse(ctx context.Context, workloadName, id string, ended func(*fleet.Fleet, workload.Instance) bool) error {
+	var lapsed workload.Instance
+	err := s.drop(ctx, workloadName, id, func(f *fleet.Fleet, i workload.Instance) bool {
+		if !ended(f, i) {
+			return false
+		}
+		lapsed = i
+		return true
+	})
+	if err == nil {
+		s.lock(func(m *memory) {
+			if f := m.fleets[workloadName]; f != nil {
+				f.Lapse(lapsed, s.Now())
+			}
+		})
+	}
+	return err
 }
 
 // drop removes an instance if it still should be, when nobody else stores it.

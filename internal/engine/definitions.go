@@ -262,6 +262,7 @@ func (e *Engine) RemoveInstance(ctx context.Context, workloadName, id string, by
 	if _, ok := l.Workloads[workloadName]; !ok {
 		return catalog.UnknownWorkload(workloadName)
 	}
+	e.lock(func(m *memory) { m.fleets[workloadName].Settle(id) })
 	i, ok := e.Instance(workloadName, id)
 	if !ok {
 		return nil

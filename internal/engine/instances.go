@@ -167,7 +167,7 @@ func (s *state) Revoke(ctx context.Context, workloadName, id, epoch string) erro
 	if err := s.down(); err != nil {
 		return err
 	}
-	return s.drop(ctx, workloadName, id, func(f *fleet.Fleet, i workload.Instance) bool { return f.Revoke(i, epoch) })
+	return s.lapse(ctx, workloadName, id, func(f *fleet.Fleet, i workload.Instance) bool { return f.Revoke(i, epoch) })
 }
 
 // Extended is the answer to Extend.

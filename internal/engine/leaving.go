@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
@@ -49,12 +50,28 @@ func (s *state) Leaving(ctx context.Context, workloadName, id string, secret key
 	return answer, nil
 }
 
-// LeavingInstances returns the instances of a workload whose sidecars have stopped beside their processes, sorted.
-func (s *state) LeavingInstances(name string) (all []workload.Instance) {
-	for _, i := range s.Instances(name) {
-		if !i.Leaving.IsZero() {
-			all = append(all, i)
+// Stopped is an instance whose sidecar has stopped beside its process.
+type Stopped struct {
+	workload.Instance
+	Lapsed bool   // its lease has ended
+	Text   string // what that means, and what to do
+}
+
+// StoppedSidecars returns the instances of a workload whose sidecars have stopped beside their processes: those that count as live,
+// and those whose lease has ended in the last day if they hold a version that is retired.
+func (s *state) StoppedSidecars(name string) (all []Stopped) {
+	s.lock(func(m *memory) {
+		for _, i := range m.fleets[name].All() {
+			if !i.Leaving.IsZero() {
+				all = append(all, Stopped{i, false, rotation.LeavingText(i)})
+			}
 		}
-	}
+		for _, l := range m.fleets[name].Lapsed(s.Now()) {
+			if out := m.lockedOut(l.Instance); out != "" {
+				l.Leaving.Until = l.At
+				all = append(all, Stopped{l.Instance, true, rotation.LapsedText(l.Instance, out)})
+			}
+		}
+	})
 	return all
 }

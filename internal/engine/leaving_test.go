@@ -61,7 +61,7 @@ func TestLeavingInstanceCountsUntilItsLeaseEnds(t *testing.T) {
 			t.Errorf("said again: %+v", x)
 		}
 		h.ok(h.engine.Revoke(t.Context(), "agents", "agents-2", r.reading.Epoch)) // Vault's own lease ends
-		if all := h.engine.LeavingInstances("agents"); !h.lives("agents", "agents-2") || len(all) != 1 || all[0].ID != "agents-2" {
+		if all := h.engine.StoppedSidecars("agents"); !h.lives("agents", "agents-2") || len(all) != 1 || all[0].ID != "agents-2" {
 			t.Fatalf("restarts %v: gone before its time; leaving %+v", restarts, all)
 		}
 		if view := h.view(id); view.State != rotation.Presenting {
@@ -72,6 +72,18 @@ func TestLeavingInstanceCountsUntilItsLeaseEnds(t *testing.T) {
 			t.Error("it stays after its lease")
 		}
 		h.until(id, rotation.Done)
+		all := h.engine.StoppedSidecars("agents")
+		if len(all) != 1 || !all[0].Lapsed || !strings.Contains(all[0].Text, "so that rotations did not wait for it; if it runs, it presents version 1 of SERVICE_TOKEN, which is destroyed; start the sidecar again") {
+			t.Fatalf("after its lease: %+v", all)
+		}
+		if restarts {
+			h.ok(h.engine.RemoveInstance(t.Context(), "agents", "agents-2", testActor))
+		} else {
+			h.read(r)
+		}
+		if all := h.engine.StoppedSidecars("agents"); len(all) != 0 {
+			t.Errorf("it is still shown: %+v", all)
+		}
 	}
 }
 
@@ -101,7 +113,7 @@ func TestLeavingEndsWithTheNextRead(t *testing.T) {
 		}
 		second, err := h.readAs(loginA2, true, key.Value{})
 		h.ok(err)
-		if h.open(); len(h.engine.LeavingInstances("api")) != 0 {
+		if h.open(); len(h.engine.StoppedSidecars("api")) != 0 {
 			t.Error("it is leaving after its read and a crash")
 		}
 		if _, err := h.engine.Leaving(t.Context(), "api", "api-1", first.Secret, time.Hour); !refused(err) {
@@ -126,11 +138,11 @@ func TestLeavingThroughACrash(t *testing.T) {
 			t.Fatal("no write failed")
 		}
 		h.reopened()
-		if n := len(h.engine.LeavingInstances("api")); n == 1 != after {
+		if n := len(h.engine.StoppedSidecars("api")); n == 1 != after {
 			t.Errorf("after %v: %d are leaving", after, n)
 		}
 		h.leaves(r)
-		if n := len(h.engine.LeavingInstances("api")); n != 1 {
+		if n := len(h.engine.StoppedSidecars("api")); n != 1 {
 			t.Errorf("after %v: said again, %d are leaving", after, n)
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
-// A sidecar is stopped while its process lives on. A rotation waits for it, says until when, and goes on once the sidecar is back. No
+// A sidecar is stopped while its process lives on. A rotation waits for it, says until when, and continues once the sidecar is back. No
 // request of the process fails meanwhile.
 func TestRotationWaitsForAStoppedSidecar(t *testing.T) {
 	w := start(t, small(true))

@@ -116,7 +116,7 @@ func (a *sidecar) wait() (machine.Event, bool) {
 		w.logf("%s restarts on its own", p.name())
 		p.loadFrom(a.files)
 	}
-	if !w.calm && w.rng.IntN(1500) == 0 {
+	if !w.calm && w.rng.IntN(500) == 0 {
 		w.logf("the sidecar of %s is stopped", p.name())
 		a.away = 3 * time.Second
 		return machine.Event{Kind: machine.Stop}, true

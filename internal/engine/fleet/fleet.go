@@ -22,6 +22,7 @@ type Fleet struct {
 	leases    map[string]lease     // by id
 	logins    map[string]int       // instances, by their login's accessor
 	conflicts map[string]*conflict // by id: two processes that use its name
+	lapsed    map[string]Lapsed    // by id
 	crowd     Crowd                // reads that were refused because there are too many instances
 	changed   chan struct{}        // closed when some bundle may have changed, then replaced
 	targets   map[string]Target    // what instances should hold, by their stages; until it may have changed
@@ -81,6 +82,13 @@ func (c Crowd) String() string {
 		c.Refused, c.Last.UTC().Format(time.RFC3339), c.Login, c.Limit, c.Most)
 }
 
+// Lapsed is an instance whose sidecar stopped beside its process and did not come back before its lease ended. The process may still
+// run. It is kept in memory alone.
+type Lapsed struct {
+	workload.Instance
+	At time.Time // when its lease ended
+}
+
 // Target is what an instance should hold.
 type Target struct {
 	Held map[string]workload.Held
@@ -92,7 +100,7 @@ type Target struct {
 func New(secrets Secrets, uptime func() time.Duration) *Fleet {
 	return &Fleet{
 		secrets: secrets, uptime: uptime,
-		by: map[string]workload.Instance{}, leases: map[string]lease{}, logins: map[string]int{}, conflicts: map[string]*conflict{},
+		by: map[string]workload.Instance{}, leases: map[string]lease{}, logins: map[string]int{}, lapsed: map[string]Lapsed{}, conflicts: map[string]*conflict{},
 		changed: make(chan struct{}), targets: map[string]Target{},
 	}
 }
@@ -128,6 +136,7 @@ func (f *Fleet) Put(i workload.Instance) {
 	}
 	f.by[i.ID] = i
 	f.logins[i.Login.Accessor]++
+	delete(f.lapsed, i.ID)
 }
 
 // uncount takes an instance from those of its login.
