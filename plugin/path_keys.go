@@ -276,8 +276,8 @@ func (b *backend) checkFirst(e *engine.Engine, definition catalog.Definition, va
 	if err != nil {
 		return rotation.Refusef("key %s: %w", definition.Name, err)
 	}
-	if _, err := k.Check(options, key.NewValue(value.(string))); err != nil {
-		return rotation.Refusef("key %s: %w", definition.Name, catalog.NameNewline(key.NewValue(value.(string)), err))
+	if _, err := catalog.CheckValue(k, options, key.NewValue(value.(string))); err != nil {
+		return rotation.Refusef("key %s: %w", definition.Name, err)
 	}
 	return nil
 }

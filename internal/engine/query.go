@@ -74,9 +74,9 @@ func (s *state) CheckValue(name string, value key.Value) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	warnings, err := kd.Check(k.Options, value)
+	warnings, err := catalog.CheckValue(kd, k.Options, value)
 	if err != nil {
-		return nil, rotation.Refusef("key %s: %w", name, catalog.NameNewline(value, err))
+		return nil, rotation.Refusef("key %s: %w", name, err)
 	}
 	return warnings, nil
 }

@@ -432,7 +432,11 @@ func (r Rotation) entering(to step, f Facts) string {
 	if r.Follow != nil && (to.state == Done || to.state == Reverted) {
 		all = append(all, "rotation "+r.Follow.ID+" follows")
 	}
-	return strings.Join(append([]string{to.enter}, all...), "; ")
+	text := to.enter
+	if to.name == StepSoak && r.Compromised {
+		text = strings.Replace(text, "the soak time runs", "no soak time, since a version is compromised", 1)
+	}
+	return strings.Join(append([]string{text}, all...), "; ")
 }
 
 // EndText says what has become of the values that left.

@@ -98,14 +98,19 @@ func CheckPolicy(p key.Policy, now time.Time) error {
 	return schedule.Check(p, now)
 }
 
-// NameNewline puts the newline at the end of a value before what a kind says of the value: it is the likely cause. Where a
+// CheckValue is Check of a kind. A newline at the end of a value is named as the cause, and what else is wrong beside it. Where a
 // value has several lines it is not: a PEM ends with one.
-func NameNewline(value key.Value, err error) error {
+func CheckValue(k kind.Kind, options kind.Options, value key.Value) (warnings []string, err error) {
+	warnings, err = k.Check(options, value)
 	line := strings.TrimRight(value.Reveal(), "\r\n")
-	if !strings.HasSuffix(value.Reveal(), "\n") || strings.Contains(line, "\n") {
-		return err
+	if err == nil || !strings.HasSuffix(value.Reveal(), "\n") || strings.Contains(line, "\n") {
+		return warnings, err
 	}
-	return fmt.Errorf("value ends with a newline, as echo, openssl and files add one; take it off, as in: … | tr -d '\\n' | vault write … value=- (%w)", err)
+	const newline = "value ends with a newline, as echo, openssl and files add one; take it off, as in: … | tr -d '\\n' | vault write … value=-"
+	if _, err := k.Check(options, key.NewValue(line)); err != nil {
+		return nil, fmt.Errorf("%s; besides: %w", newline, err)
+	}
+	return nil, errors.New(newline)
 }
 
 // CheckNames refuses names that another key has, and those that are none.
