@@ -18,6 +18,10 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/kinds"
+	facts "github.com/hyvve/vault-plugin-secrets-hyvve/internal/platform"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
@@ -53,8 +57,30 @@ func newFresh(t *testing.T) *fresh {
 	w.typist.fill = strings.NewReplacer(
 		"db:5432", fmt.Sprintf("127.0.0.1:%d", w.postgres.Port), "cache:6379", w.redis.Addr, "build/plugins/", bed.Tool("plugins")+"/",
 	).Replace
+	envFile(t, w.dir)
 	w.command("ACL", "SETUSER", "app", "on", ">"+docPassword, "~*", "&*", "+@all", "-@admin")
 	return w
+}
+
+// envFile writes the .env file of a platform that has no engine yet.
+func envFile(t *testing.T, dir string) {
+	t.Helper()
+	list, text := kinds.All(), "# of yesterday\nPORT=3000\n"
+	for _, k := range facts.Keys(facts.Servers{}) {
+		kd, err := list.Get(k.Kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		generator, _ := kd.(kind.Generator)
+		v, err := generator.Generate(rand.Reader, key.Key{Name: k.Name, Options: k.Options}, key.Value{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += k.Env + "=" + v.Reveal() + "\n"
+	}
+	if err := os.WriteFile(filepath.Join(dir, ".env"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // statements runs SQL as a superuser.
@@ -152,11 +178,11 @@ func (w *documented) filled(command string) string {
 	command = strings.NewReplacer(
 		"db:5432/app", fmt.Sprintf("127.0.0.1:%d/hyvve", w.Postgres.Port), "db:5432", fmt.Sprintf("127.0.0.1:%d", w.Postgres.Port),
 		"cache:6379", w.Redis.Addr, "queue:6379", w.Redis.Addr, "/etc/hyvve/sidecar.hcl", config, "--config=FILE", "--config="+config,
-		"hyvve/journal/ID", "hyvve/journal/1", "after=ID", "after=1", "rotations/ID", "rotations/"+w.id, "rotation=ID", "rotation="+w.id,
+		"hyvve/journal/ID", "hyvve/journal/1", "after=ID", "after=1", "build/plugins/", bed.Tool("plugins")+"/", "rotations/ID", "rotations/"+w.id, "rotation=ID", "rotation="+w.id,
 		"workloads/W/instances/I", "workloads/agents/instances/agents-1", "workloads/NAME/instances/INSTANCE", "workloads/agents/instances/agents-1",
 		"workloads/NAME", "workloads/agents", "connections/NAME", "connections/main", "workloads/W", "workloads/agents",
 		"keys/NAME", "keys/jwt-secret", "key=NAME", "key=jwt-secret", "rotations/KEY", "rotations/jwt-secret",
-		"ACCESSOR/unlock/ROLE_ID", w.lockable(), "since=REVISION", "since=1",
+		"ACCESSOR/unlock/ROLE_ID", w.lockable(), "since=REVISION", "since=1", "secret_id_accessor=…", "secret_id_accessor="+w.secretID(),
 	).Replace(command)
 	command = given.ReplaceAllString(optional.ReplaceAllString(command, "$1"), "")
 	command = strings.ReplaceAll(command, "--batch-size=N", "--batch-size=3")
@@ -177,6 +203,15 @@ func (w *documented) lockable() string {
 		w.t.Fatal(err)
 	}
 	return fmt.Sprintf("%s/unlock/%s", methods["approle/"].Accessor, role.Data["role_id"])
+}
+
+// secretID returns the accessor of a secret-id of a workload that nobody logs in with.
+func (w *documented) secretID() string {
+	made, err := w.Server.Client.Logical().WriteWithContext(w.t.Context(), "auth/approle/role/api/secret-id", nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return fmt.Sprint(made.Data["secret_id_accessor"])
 }
 
 // version is the newest one of a key in one of the states; 0: none.
