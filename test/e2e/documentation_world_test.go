@@ -136,6 +136,7 @@ func newDocumented(t *testing.T) *documented {
 	w := &documented{world: start(t, small(true))}
 	w.load.Stop() // keys are taken from workloads
 	statements(t, w.Postgres.AdminURL("postgres"), "ALTER ROLE hyvve_witness PASSWORD '"+docPassword+"'")
+	w.write("hyvve/connections/rows", map[string]any{"url": w.Postgres.URL("hyvve", "hyvve_witness", docPassword)})
 	another := make([]byte, 32)
 	_, _ = rand.Read(another) // never fails
 	w.typist = newTypist(t, bed.Server{Addr: w.Server.Addr, Token: w.user()}, "WITNESS_PASSWORD="+docPassword,
