@@ -32,6 +32,8 @@ var (
 	metricKeyProblems  = gauge("key_problems", "What the last check of the key's server and connection found wrong.", "key")
 	metricKeyRefused   = gauge("key_retired_version_tried", "1 if somebody still tries a retired version of the key at its server.", "key")
 	metricKeyCut       = gauge("key_cut", "1 for a day after a rotation of the key has cut somebody off.", "key")
+	metricKeyTripped   = gauge("key_retired_requests", "Requests that presented a retired version of the key to a proxy, of versions still looked for.", "key")
+	metricKeyTripOpen  = gauge("key_retired_requests_unacknowledged", "Those of them that nobody has acknowledged: a forgotten job or an intruder.", "key")
 	metricKeyUndeleted = gauge("key_undeleted_versions", "Undeleted versions of the key, which are accepted again.", "key")
 
 	metricRotationStart    = gauge("rotation_start_timestamp_seconds", "When a running rotation was started.", "rotation", "keys", "trigger", "compromised")
@@ -108,6 +110,8 @@ func (s sender) key(k engine.KeyStatus) {
 	s.moment(metricKeyCreated, current.Created, name)
 	s.moment(metricKeyDue, k.Due, name)
 	s.flag(metricKeyRotating, k.Rotation != nil, name)
+	s.send(metricKeyTripped, float64(k.Tripped.All), name)
+	s.send(metricKeyTripOpen, float64(k.Tripped.Open), name)
 	s.flag(metricKeyBlocked, k.Rotation == nil && k.Waits != "", name)
 	s.flag(metricKeyOrphan, k.Orphan, name)
 	s.send(metricKeyProblems, float64(len(k.Problems)), name)

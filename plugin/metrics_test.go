@@ -79,7 +79,7 @@ func TestMetricsPage(t *testing.T) {
 	var names []string
 	for _, d := range []*prometheus.Desc{
 		metricInfo, metricKeyVersion, metricKeyCreated, metricKeyDue, metricKeyRotating, metricKeyBlocked, metricKeyOrphan, metricKeyProblems,
-		metricKeyRefused, metricKeyCut, metricKeyUndeleted, metricRotationStart, metricRotationStep, metricRotationGate, metricRotationFailed,
+		metricKeyRefused, metricKeyCut, metricKeyTripped, metricKeyTripOpen, metricKeyUndeleted, metricRotationStart, metricRotationStep, metricRotationGate, metricRotationFailed,
 		metricRotationPaused, metricRotationDeadline, metricInstances, metricMinimum, metricUnhealthy, metricLockedOut, metricLeaving,
 		metricLimitHit, metricConnection, metricChecked,
 	} {

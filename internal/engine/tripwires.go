@@ -217,6 +217,19 @@ func (m *memory) trips(name string) (all []Trip) {
 	return all
 }
 
+// Tripped is how many requests have presented retired versions of a key.
+type Tripped struct {
+	All  int // of versions that are still shown
+	Open int // of them, not acknowledged
+}
+
+func (m *memory) trippedTimes(name string) (t Tripped) {
+	for _, w := range m.tripwires[name].Shown(m.Now(), m.Defaults.Tripwires) {
+		t.All, t.Open = t.All+w.Count, t.Open+w.Count-w.Acknowledged
+	}
+	return t
+}
+
 // openTrips says what was seen of retired versions of a key since somebody has acknowledged it, with what to do; empty: nothing.
 func (m *memory) openTrips(name string) string {
 	var texts []string

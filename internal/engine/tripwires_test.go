@@ -192,8 +192,20 @@ func TestTripsAreShownAndJournaled(t *testing.T) {
 	if got := h.engine.Trips("service-token")[0].Count; got != 105 {
 		t.Errorf("counted twice: %d", got)
 	}
+	counts := func() (t Tripped) {
+		for _, s := range h.engine.Status() {
+			t = s.Tripped
+		}
+		return t
+	}
+	if got := counts(); got != (Tripped{105, 105}) {
+		t.Errorf("%+v", got)
+	}
 	versions, err := h.engine.Acknowledge(t.Context(), "service-token", 0, "the nightly job", testActor)
 	h.ok(err)
+	if got := counts(); got != (Tripped{All: 105}) {
+		t.Errorf("after it was acknowledged: %+v", got)
+	}
 	if got := h.statusTrips("service-token"); got != "" || fmt.Sprint(versions) != "[1]" || len(h.entriesOn("acknowledged: "+text)) != 1 {
 		t.Errorf("after it was acknowledged (%v): %q", versions, got)
 	}

@@ -160,6 +160,7 @@ type KeyStatus struct {
 	Lapse    string             // why undeleted versions whose end has come have not been retired
 	Cut      string             // what its newest rotation has cut, in the last day
 	Trips    string             // who has presented a retired version to a proxy, with what to do; empty: nobody, or it is acknowledged
+	Tripped  Tripped
 }
 
 // Status returns every key, sorted by name.
@@ -177,6 +178,7 @@ func (s *state) Status() []KeyStatus {
 		status.Refused, status.Notes = m.health[checksKey+name].Refused, m.health[checksKey+name].Notes
 		status.Problems = append(m.health[checksKey+name].Texts(), m.connectionProblems(m.Keys[name])...)
 		status.Lapse, status.Cut, status.Trips = m.lapseFaults(status.Key), m.cutLately(name), m.openTrips(name)
+		status.Tripped = m.trippedTimes(name)
 		if r, ok := m.active[m.rotating[name]]; ok {
 			status.Rotation, status.Waits, status.Orphan = &r, rotation.Waits(held[r.ID]), r.Attempts >= schedule.OrphanAfter
 			for _, g := range held[r.ID] {
