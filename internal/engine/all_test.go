@@ -325,3 +325,59 @@ func TestCrashAtEveryWriteBreaksGlass(t *testing.T) {
 		return crashed
 	})
 }
+
+// A server that is away holds up its own keys alone, and the passwords of administrators are left to do until they are rotated.
+func TestBreakGlassBesideAServerThatIsAway(t *testing.T) {
+	h, _ := connected(t)
+	_, _, err := h.engine.First(t.Context(), "db", key.Value{}, testActor)
+	h.ok(err)
+	h.key("service-token", "token")
+	h.workload(workload.Workload{Name: "api", MinInstances: 1, Keys: map[string]workload.Role{"service-token": {Verifies: true}, "db": {Presents: true}}})
+	h.join("api", "api-1")
+	for _, away := range []bool{true, false} {
+		l, release := h.engine.acquire()
+		l.lock(func(m *memory) { m.health[checksConnection+"main"] = Health{} })
+		if away {
+			l.lock(func(m *memory) {
+				m.health[checksConnection+"main"] = Health{Problems: []kind.Problem{{Text: "no answer"}}}
+			})
+		}
+		release()
+		plan, _, err := h.engine.Plan(t.Context(), breakGlass())
+		h.ok(err)
+		if apart := len(plan.Rotation.Whole.With) == 1 && strings.Contains(plan.Rotation.Whole.With[0].Text, "of db, does not hold up the others: connection main has a problem"); apart != away {
+			t.Errorf("away %v: %+v", away, plan.Rotation.Whole)
+		}
+	}
+	const step = "vault write -f hyvve/connections/main/rotate-root"
+	view, _ := h.all(breakGlass())
+	if !slices.Equal(view.Next, []string{step}) {
+		t.Errorf("left to do: %q", view.Next)
+	}
+	h.clock.advance(time.Second)
+	_, err = h.engine.RotateRoot(t.Context(), "main", ann)
+	h.ok(err)
+	if left := h.view(view.ID).Next; len(left) > 0 {
+		t.Errorf("left to do: %q", left)
+	}
+}
+
+// A record has at most a hundred keys.
+func TestBreakGlassOfManyKeys(t *testing.T) {
+	h := newHarness(t)
+	keys := map[string]workload.Role{}
+	for n := range maxKeys + 20 {
+		name := fmt.Sprintf("key-%03d", n)
+		h.key(name, "token")
+		keys[name] = workload.Role{Presents: true}
+	}
+	h.workload(workload.Workload{Name: "api", MinInstances: 1, Keys: keys})
+	h.join("api", "api-1")
+	view, _ := h.all(breakGlass())
+	with := view.Whole.With
+	if len(view.Changes) != maxKeys || len(with) != 1 || !strings.Contains(with[0].Text, "of 20 more keys") {
+		t.Fatalf("rotates %d keys, with %+v", len(view.Changes), with)
+	}
+	h.until(view.ID, rotation.Done)
+	h.until(with[0].ID, rotation.Done)
+}
