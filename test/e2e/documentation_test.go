@@ -153,7 +153,7 @@ func (y *typist) types(at, command string) string {
 	return string(said)
 }
 
-// typesAll runs the commands of a block, and done after each.
+// typesAll runs the commands of a block, and before with each of them first.
 func (y *typist) typesAll(b block, before func(command string)) (said string) {
 	y.t.Helper()
 	if b.fenced { // a script

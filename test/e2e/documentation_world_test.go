@@ -54,7 +54,7 @@ func newFresh(t *testing.T) *fresh {
 	statements(t, w.postgres.AdminURL("postgres"), "CREATE ROLE app LOGIN PASSWORD '"+docPassword+"'", "CREATE DATABASE app OWNER app")
 	w.typist = newTypist(t, w.vault.Server, "PG_PASSWORD="+docPassword, "REDIS_PASSWORD="+docPassword,
 		"DATABASE_URL="+w.postgres.URL("app", "app", docPassword), "REDIS_URL="+w.redis.UserURL("app", docPassword))
-	w.typist.fill = strings.NewReplacer(
+	w.fill = strings.NewReplacer(
 		"db:5432", fmt.Sprintf("127.0.0.1:%d", w.postgres.Port), "cache:6379", w.redis.Addr, "build/plugins/", bed.Tool("plugins")+"/",
 	).Replace
 	envFile(t, w.dir)
