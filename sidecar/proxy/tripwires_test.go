@@ -5,7 +5,6 @@ package proxy
 import (
 	"crypto/sha256"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -151,7 +150,7 @@ func TestTripwiresOutlastTheProcess(t *testing.T) {
 
 // To look costs the same for a retired value, for one that nobody knows, and for the first tripwire as for the last.
 func TestLookTellsNothing(t *testing.T) {
-	p := New(Options{Upstream: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Keys: []Key{{Env: env, Header: "Authorization"}}})
+	p := New(Options{Upstream: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}, Log: slog.New(slog.DiscardHandler), Keys: []Key{{Env: env, Header: "Authorization"}}})
 	ok(t, p.Take(wired(bundle(6), 5, 4, 3, 2)))
 	costs := map[float64]bool{}
 	for _, version := range []int{5, 4, 2, 1, 9} {
@@ -166,7 +165,7 @@ func TestLookTellsNothing(t *testing.T) {
 
 // Each key has its own header. Of two in one request, one may be accepted and the other retired. What floods in is bounded.
 func TestTripwiresOfTwoKeysAndManyClients(t *testing.T) {
-	p := New(Options{Upstream: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Keys: []Key{
+	p := New(Options{Upstream: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}, Log: slog.New(slog.DiscardHandler), Keys: []Key{
 		{Env: env, Header: "Authorization"}, {Env: "METRICS", Header: "X-Metrics-Key"},
 	}})
 	b := wired(bundle(2), 1)
