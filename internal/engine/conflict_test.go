@@ -22,7 +22,7 @@ func (h *harness) conflict() string {
 	return text
 }
 
-// Another login asks for a name again and again while the one that has it lives: both are told. One that has taken over the name of a
+// Another login asks for a name again and again while the one that has it lives: both are notified. One that has taken over the name of a
 // process which is dead is no second one, nor is the process itself, which has logged in again and lost its secret.
 func TestTwoLoginsOfOneName(t *testing.T) {
 	h := loginHarness(t)

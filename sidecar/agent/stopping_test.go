@@ -63,7 +63,7 @@ func TestStopHoldsTheFormerInstance(t *testing.T) {
 	}
 }
 
-// A Vault that is silent, sealed, or refuses what it is told holds the end up for a moment only.
+// A Vault that is silent, sealed, or refuses the report holds the end up for a moment only.
 func TestStopWhileVaultIsInTrouble(t *testing.T) {
 	for name, trouble := range map[string]func(*fakeVault){
 		"silent":  func(f *fakeVault) { f.hold = map[string]chan struct{}{"report/api": make(chan struct{})} },

@@ -53,7 +53,7 @@ func (t *tripwires) stored() *storedTrips {
 	return s
 }
 
-// load goes on with the count of an earlier process. mu is held.
+// load continues the count of an earlier process. mu is held.
 func (t *tripwires) load(s *storedTrips) {
 	if s == nil || s.Run == "" {
 		return

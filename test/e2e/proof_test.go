@@ -19,7 +19,7 @@ import (
 )
 
 // A sidecar renders files, reloads nothing and checks nothing, so that nobody knows whether its workload uses them. A rotation of a
-// workload that requires a health check waits, names it, and says what to do; it goes on when the workload requires less.
+// workload that requires a health check waits, names it, and says what to do; it continues when the workload requires less.
 func TestRotationWaitsForProof(t *testing.T) {
 	w := start(t, small(true))
 	name, dir, err := w.Place("api", 8)

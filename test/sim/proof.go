@@ -13,7 +13,7 @@ import (
 // proofs are all, and that of a sidecar which says nothing.
 var proofs = []workload.Proof{"", workload.ProofNone, workload.ProofReload, workload.ProofHealth, workload.ProofEtag}
 
-// drawn is one of n that a name stands for in this world, whoever asks and when.
+// drawn is one of n that a name stands for in this world, independent of the caller and the time.
 func (w *world) drawn(name string, n int) int {
 	hash := fnv.New64a()
 	_, _ = fmt.Fprintf(hash, "%d %s", w.seed, name)
