@@ -260,7 +260,8 @@ func (s *state) AwaitsEnd() (ended <-chan struct{}, leave func(), err error) {
 // [fleet.Waiters.Watch].
 func (s *state) Watch(ctx context.Context, workloadName, id, etag string, patience time.Duration) (fleet.Watched, error) {
 	now := func() (string, <-chan struct{}, error) { return s.etagNow(workloadName, id) }
-	watched, err := s.waiters.Watch(ctx, s.ctx, workloadName, id, etag, patience, now)
+	w, _ := s.Workload(workloadName)
+	watched, err := s.waiters.Watch(ctx, s.ctx, workloadName, id, etag, w.InstanceLimit(), patience, now)
 	if watched.Superseded {
 		s.lock(func(m *memory) {
 			if f := m.fleets[workloadName]; f != nil {

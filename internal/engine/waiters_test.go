@@ -93,7 +93,7 @@ func TestClosedEngineSpreadsItsWatches(t *testing.T) {
 	first := h.watching("api", "api-1")
 	for n := range 250 { // that many may come back in a second
 		go func() {
-			_, _ = h.engine.waiters.Watch(t.Context(), t.Context(), fmt.Sprintf("w%d", n%4), fmt.Sprint(n), "x", time.Minute, func() (string, <-chan struct{}, error) { return "x", nil, nil })
+			_, _ = h.engine.waiters.Watch(t.Context(), t.Context(), fmt.Sprintf("w%d", n%4), fmt.Sprint(n), "x", 1, time.Minute, func() (string, <-chan struct{}, error) { return "x", nil, nil })
 		}()
 	}
 	for all := 0; all < 251; all, _ = h.engine.waiters.Counts() {

@@ -17,7 +17,7 @@ import (
 // a seal and a reload of the plugin last as long as the longest of them.
 const (
 	LongestWatch     = 5 * time.Second // the sidecar asks again
-	maxWatches       = 2000            // of a workload
+	maxWatches       = 2000            // of a workload that may have no more instances
 	maxWaits         = 5000            // of the mount
 	maxRotationWaits = 32              // for rotations
 
@@ -80,13 +80,14 @@ func (w *Waiters) Arrived() { w.arrived.Add(1) }
 
 // Watch returns when the etag of an instance is no longer the given one, or after patience, or earlier without news: after
 // [LongestWatch], when a newer watch of the instance comes, when others must not wait for it, or when closed ends. It does not wait
-// for an instance that is not known. now returns the etag, and what is closed when it may have changed. ErrCrowded: too many wait.
-func (w *Waiters) Watch(ctx, closed context.Context, workloadName, id, etag string, patience time.Duration, now func() (string, <-chan struct{}, error)) (Watched, error) {
+// for an instance that is not known. limit is how many instances the workload may have. now returns the etag, and what is closed when
+// it may have changed. ErrCrowded: too many wait.
+func (w *Waiters) Watch(ctx, closed context.Context, workloadName, id, etag string, limit int, patience time.Duration, now func() (string, <-chan struct{}, error)) (Watched, error) {
 	has, changed, err := now()
 	if err != nil || has != etag || has == "" || patience <= 0 {
 		return Watched{Etag: has}, err
 	}
-	begun, err := w.begin(workloadName, workloadName+"/"+id)
+	begun, err := w.begin(workloadName, workloadName+"/"+id, max(limit, maxWatches))
 	if err != nil {
 		return Watched{}, err
 	}
@@ -114,15 +115,15 @@ func (w *Waiters) Watch(ctx, closed context.Context, workloadName, id, etag stri
 }
 
 // begin begins a watch of an instance. Its caller calls leave.
-func (w *Waiters) begin(workloadName, instance string) (*wait, error) {
+func (w *Waiters) begin(workloadName, instance string, limit int) (*wait, error) {
 	all, unlock := w.waiting.Lock()
 	defer unlock()
 	if old := all.watches[instance]; old != nil {
 		old.Value.(*wait).superseded = true
 		all.end(old)
 	}
-	if all.workloads[workloadName] >= maxWatches {
-		return nil, fmt.Errorf("%w: %d of workload %s; ask again later", ErrCrowded, maxWatches, workloadName)
+	if all.workloads[workloadName] >= limit {
+		return nil, fmt.Errorf("%w: %d of workload %s; ask again later", ErrCrowded, limit, workloadName)
 	}
 	if all.oldest.Len()+len(all.rotations) >= maxWaits {
 		return nil, fmt.Errorf("%w: %d at this mount; ask again later", ErrCrowded, maxWaits)

@@ -14,23 +14,28 @@ func TestLimitsOfWaits(t *testing.T) {
 	w := NewWaiters()
 	var last *wait
 	for n := range maxWatches {
-		begun, err := w.begin("api", fmt.Sprintf("api/%d", n))
+		begun, err := w.begin("api", fmt.Sprintf("api/%d", n), maxWatches)
 		if err != nil {
 			t.Fatal(err)
 		}
 		last = begun
 	}
-	if _, err := w.begin("api", "api/more"); !errors.Is(err, ErrCrowded) {
+	if _, err := w.begin("api", "api/more", maxWatches); !errors.Is(err, ErrCrowded) {
 		t.Errorf("one more of a workload: %v", err)
 	}
-	if _, err := w.begin("web", "web/1"); err != nil {
+	if larger, err := w.begin("api", "api/more", maxWatches+1); err != nil {
+		t.Errorf("one more of a workload that may have more instances: %v", err)
+	} else {
+		w.leave(larger)
+	}
+	if _, err := w.begin("web", "web/1", maxWatches); err != nil {
 		t.Errorf("another workload: %v", err)
 	}
-	if _, err := w.begin("api", "api/0"); err != nil {
+	if _, err := w.begin("api", "api/0", maxWatches); err != nil {
 		t.Errorf("one that watches already: %v", err)
 	}
 	w.leave(last)
-	if _, err := w.begin("api", "api/more"); err != nil {
+	if _, err := w.begin("api", "api/more", maxWatches); err != nil {
 		t.Errorf("after one has left: %v", err)
 	}
 	w.EndAll()
@@ -92,7 +97,7 @@ func TestWatchThatEndsAloneComesBackAtOnce(t *testing.T) {
 // begin begins watch n, in one of four workloads.
 func begin(t *testing.T, w *Waiters, n int) *wait {
 	t.Helper()
-	begun, err := w.begin(fmt.Sprintf("w%d", n%4), fmt.Sprint(n))
+	begun, err := w.begin(fmt.Sprintf("w%d", n%4), fmt.Sprint(n), maxWatches)
 	if err != nil {
 		t.Fatal(err)
 	}
