@@ -221,9 +221,11 @@ func TestAdversaryReadsARetainedValue(t *testing.T) {
 		var all strings.Builder
 		for _, c := range append([]*api.Client{root}, slices.Collect(maps.Values(as))...) {
 			for _, path := range []string{"keys/jwt-secret", "status", "config", "workloads/api", "creds/api", "journal", "journal/export", "rotations"} {
-				if resp, err := c.Logical().ReadRawWithContext(ctx, "hyvve/"+path); err == nil {
-					_, _ = io.Copy(&all, resp.Body)
-					_ = resp.Body.Close()
+				for _, query := range []map[string][]string{nil, {"detailed": {"true"}}} {
+					if resp, err := c.Logical().ReadRawWithDataWithContext(ctx, "hyvve/"+path, query); err == nil {
+						_, _ = io.Copy(&all, resp.Body)
+						_ = resp.Body.Close()
+					}
 				}
 			}
 		}
