@@ -122,3 +122,31 @@ func TestTwoWatchesOfOneName(t *testing.T) {
 	}
 	<-ended
 }
+
+// left is the context of a caller that has gone, which is noticed late.
+type left struct{ context.Context }
+
+func (left) Err() error { return context.Canceled }
+
+// The watches of a single process that closes each before it opens the next do not count, although one may find the one before.
+func TestWatchesThatWereClosed(t *testing.T) {
+	h := loginHarness(t)
+	r, err := h.readAs(loginA1, true, key.Value{})
+	h.ok(err)
+	ended := make(chan struct{})
+	for n := range 5 {
+		go func() {
+			_, _ = h.engine.Watch(left{context.Background()}, "api", "api-1", r.Bundle.Holding.Etag, time.Minute)
+			ended <- struct{}{}
+		}()
+		if n > 0 {
+			<-ended
+		}
+		kit.Until(t, "it watches", func() bool { watching, _ := h.engine.waiters.Counts(); return watching == 1 })
+	}
+	if text := h.conflict(); text != "" {
+		t.Errorf("it says %q", text)
+	}
+	h.ok(h.engine.RemoveInstance(t.Context(), "api", "api-1", testActor))
+	<-ended
+}

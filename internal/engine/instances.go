@@ -262,7 +262,7 @@ func (s *state) Watch(ctx context.Context, workloadName, id, etag string, patien
 	now := func() (string, <-chan struct{}, error) { return s.etagNow(workloadName, id) }
 	w, _ := s.Workload(workloadName)
 	watched, err := s.waiters.Watch(ctx, s.ctx, workloadName, id, etag, w.InstanceLimit(), patience, now)
-	if watched.Superseded {
+	if watched.Superseded && ctx.Err() == nil { // a process that closes a watch and opens the next one may find the one before
 		s.lock(func(m *memory) {
 			if f := m.fleets[workloadName]; f != nil {
 				f.WatchEnded(id, s.Now())
