@@ -3,12 +3,14 @@
 package engine
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
 // leaves lets the sidecar of an instance stop beside its process.
@@ -146,4 +148,38 @@ func TestLeavingThroughACrash(t *testing.T) {
 			t.Errorf("after %v: said again, %d are leaving", after, n)
 		}
 	}
+}
+
+// After a start of the engine, too, the next sidecar has the name of one that has stopped at once, with another login of its entity.
+func TestLeavingFreesTheNameAfterARestart(t *testing.T) {
+	h := loginHarness(t)
+	first, err := h.readAs(loginA1, true, key.Value{})
+	h.ok(err)
+	_, err = h.engine.Leaving(t.Context(), "api", "api-1", first.Secret, time.Hour)
+	h.ok(err)
+	h.open()
+	_, err = h.readAs(loginA2, true, key.Value{})
+	h.ok(err)
+}
+
+// Of very many stopped sidecars whose leases have ended, the newest are shown, and none that is back.
+func TestNewestLapsedAreKept(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	now := h.clock.Now()
+	i := h.engine.Instances("api")[0]
+	back := i.ID
+	i.Leaving = workload.Leaving{At: now, Until: now}
+	h.engine.lock(func(m *memory) {
+		f := m.fleets["api"]
+		f.Lapse(i, now)
+		for n := range 101 {
+			i.ID = fmt.Sprintf("gone-%03d", n)
+			f.Lapse(i, now.Add(time.Duration(n)*time.Second))
+		}
+		all := f.Lapsed(now)
+		if len(all) != 100 || all[0].ID != "gone-001" || all[99].ID != "gone-100" {
+			t.Errorf("%d are kept, from %s to %s, and %s is back", len(all), all[0].ID, all[len(all)-1].ID, back)
+		}
+	})
 }

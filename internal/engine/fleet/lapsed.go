@@ -3,6 +3,8 @@
 package fleet
 
 import (
+	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -15,10 +17,18 @@ const (
 	mostLapsed = 100            // of a workload
 )
 
-// Lapse notes that the lease of an instance has ended. It notes nothing of one whose sidecar had not said that it stops.
+// Lapse notes that the lease of an instance has ended, in place of the one that has lapsed first where there are too many. It notes
+// nothing of one whose sidecar had not said that it stops, or that is back.
 func (f *Fleet) Lapse(i workload.Instance, at time.Time) {
-	if !i.Leaving.IsZero() && len(f.lapsed) < mostLapsed {
-		f.lapsed[i.ID] = Lapsed{i, at.UTC()}
+	if _, back := f.by[i.ID]; back || i.Leaving.IsZero() {
+		return
+	}
+	f.lapsed[i.ID] = Lapsed{i, at.UTC()}
+	if len(f.lapsed) > mostLapsed {
+		first := slices.MinFunc(slices.Collect(maps.Values(f.lapsed)), func(a, b Lapsed) int {
+			return cmp.Or(a.At.Compare(b.At), strings.Compare(a.ID, b.ID))
+		})
+		delete(f.lapsed, first.ID)
 	}
 }
 

@@ -35,10 +35,10 @@ func (f *Fleet) Load(i workload.Instance, ttl, takeover time.Duration) {
 }
 
 // Leaving notes that the sidecar of an instance has stopped, and that the instance counts for a full lease from now on: no longer,
-// and no shorter if Vault's lease ends before.
+// and no shorter if Vault's lease ends before. The next sidecar may have the name at once.
 func (f *Fleet) Leaving(id string, full time.Duration) {
-	l := f.leases[id]
-	l.sure, l.released, l.reported = true, true, f.uptime()+full
+	now, l := f.uptime(), f.leases[id]
+	l.sure, l.released, l.reported, l.heard = true, true, now+full, min(l.heard, now)
 	l.gone = l.reported
 	f.leases[id] = l
 }
