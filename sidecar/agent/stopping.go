@@ -46,6 +46,9 @@ func (a *Agent) workloadEnded() bool {
 		default:
 		}
 	}
+	if len(a.config.Destinations) > 0 { // pods that this one says nothing of
+		return false
+	}
 	pod, namespace := os.Getenv("HYVVE_POD"), os.Getenv("HYVVE_NAMESPACE")
 	return pod != "" && namespace != "" && (a.nobodyListens() || a.podEnds(namespace, pod))
 }

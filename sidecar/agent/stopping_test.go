@@ -200,3 +200,23 @@ func TestStopInAPod(t *testing.T) {
 		})
 	}
 }
+
+// What becomes of the pod of a sidecar that writes Secrets says nothing of the pods that read them.
+func TestEndOfAPodWhoseWorkloadIsElsewhere(t *testing.T) {
+	t.Setenv("HYVVE_POD", "writer-0")
+	t.Setenv("HYVVE_NAMESPACE", "apps")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Close()
+	a := &Agent{}
+	a.config.Health = []config.HealthBlock{{Method: "tcp", Address: l.Addr().String()}}
+	if !a.workloadEnded() {
+		t.Error("nobody listens, and it has not ended")
+	}
+	a.config.Destinations = []Destination{{}}
+	if a.workloadEnded() {
+		t.Error("its pods have ended with the sidecar")
+	}
+}
