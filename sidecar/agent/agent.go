@@ -77,6 +77,7 @@ type Agent struct {
 	formers  []*former
 	process  proc.Identity    // of the workload, as far as it was seen; zero: it was not
 	holds    bool             // the process ends, its workload may run on, and leases are not given back
+	proved   bool             // the workload has proved itself in the life of this process
 	notTaken *status.NotTaken // what this goroutine has put on the board, of a configuration that was read as another instance
 	instance atomic.Value     // of the configuration, for the goroutine that reads the next one
 
@@ -235,6 +236,7 @@ func (a *Agent) loop(ctx context.Context, begin machine.State) {
 		}
 		event.At, event.Draw = a.moment(), rand.Float64() //nolint:gosec // spreading, not secrecy
 		a.state, effects = machine.Next(a.state, event)
+		a.proved = a.proved || a.state.Loaded != ""
 		a.publish()
 	}
 	a.closeWatch()

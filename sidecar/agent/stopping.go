@@ -60,8 +60,11 @@ const (
 )
 
 // nobodyListens reports whether nobody listens any more where the workload's health is checked, on this machine. In a pod whose native
-// sidecar is to end, the workload has ended then: Kubernetes ends it first.
+// sidecar is to end, the workload has ended then: Kubernetes ends it first. One that has not proved itself may still start.
 func (a *Agent) nobodyListens() bool {
+	if !a.proved {
+		return false
+	}
 	looked := false
 	for _, h := range a.config.Health {
 		address := h.Address

@@ -201,8 +201,9 @@ func TestStopInAPod(t *testing.T) {
 	}
 }
 
-// What becomes of the pod of a sidecar that writes Secrets says nothing of the pods that read them.
-func TestEndOfAPodWhoseWorkloadIsElsewhere(t *testing.T) {
+// That nobody listens says nothing of a workload that still starts, and what becomes of the pod of a sidecar that writes Secrets, of the
+// pods that read them.
+func TestNobodyListensInAPod(t *testing.T) {
 	t.Setenv("HYVVE_POD", "writer-0")
 	t.Setenv("HYVVE_NAMESPACE", "apps")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -212,6 +213,10 @@ func TestEndOfAPodWhoseWorkloadIsElsewhere(t *testing.T) {
 	_ = l.Close()
 	a := &Agent{}
 	a.config.Health = []config.HealthBlock{{Method: "tcp", Address: l.Addr().String()}}
+	if a.workloadEnded() {
+		t.Error("it has ended, and may not listen yet")
+	}
+	a.proved = true
 	if !a.workloadEnded() {
 		t.Error("nobody listens, and it has not ended")
 	}
