@@ -9,10 +9,13 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 )
 
 // prometheusText is what Prometheus scrapes.
@@ -113,5 +116,22 @@ func TestMetricsPage(t *testing.T) {
 				t.Errorf("%s uses %s, which is not there", file, name)
 			}
 		}
+	}
+}
+
+// The alert on stopped sidecars comes while rotations wait for their instances still: afterwards they are no longer counted.
+func TestAlertOnStoppedSidecarsComesInTime(t *testing.T) {
+	text, err := os.ReadFile("../deploy/monitoring/alerts.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, alert, _ := strings.Cut(string(text), "alert: HyvveSidecarsStopped\n")
+	found := regexp.MustCompile(`for: (\S+)`).FindStringSubmatch(alert)
+	if found == nil {
+		t.Fatal("no such alert")
+	}
+	after, err := time.ParseDuration(found[1])
+	if lease := catalog.DefaultConfig().LeaseTTL; err != nil || after > lease/2 {
+		t.Errorf("it comes after %s, and the lease lasts %s: %v", after, lease, err)
 	}
 }
