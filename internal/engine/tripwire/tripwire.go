@@ -55,6 +55,7 @@ type Wire struct {
 	Clients     []Client  `json:"clients,omitempty"` // the latest first
 
 	Sources      map[string]source `json:"sources,omitempty"`
+	Forgotten    time.Time         `json:"forgotten,omitzero"`  // the newest Last of sources that there was no room for; from then on, Count is what it is at least
 	Journaled    int               `json:"journaled,omitempty"` // Count in the newest entry of the journal
 	JournaledAt  time.Time         `json:"journaled_at,omitzero"`
 	Acknowledged int               `json:"acknowledged,omitempty"` // Count that somebody has seen
@@ -184,10 +185,6 @@ func (r Record) Seen(by string, t workload.Trip, now time.Time) (Record, bool) {
 	}
 	w := r.Wires[n]
 	name := by + " " + t.Run
-	more := t.Count - w.Sources[name].Count
-	if more <= 0 {
-		return r, false
-	}
 	first, last := t.First, t.Last
 	if last.After(now) {
 		last = now
@@ -195,22 +192,45 @@ func (r Record) Seen(by string, t workload.Trip, now time.Time) (Record, bool) {
 	if first.IsZero() || first.After(last) {
 		first = last
 	}
-	w.Count = min(w.Count+min(more, maxCount), maxCount)
+	more := w.more(name, t.Count, first, last)
+	if more <= 0 {
+		return r, false
+	}
+	w.Count += more
+	if over := w.Count - maxCount; over > 0 { // what is not acknowledged stays so
+		w.Count, w.Acknowledged = maxCount, max(0, w.Acknowledged-over)
+	}
 	if w.First.IsZero() || first.Before(w.First) {
 		w.First = first
 	}
 	if last.After(w.Last) {
 		w.Last = last
 	}
-	w.Sources = withSource(w.Sources, name, source{t.Count, last})
+	w.remember(name, source{t.Count, last})
 	w.Clients = withClients(w.Clients, by, t.From, first, last)
 	r.Wires = slices.Clone(r.Wires)
 	r.Wires[n] = w
 	return r, true
 }
 
-func withSource(all map[string]source, name string, s source) map[string]source {
-	all = maps.Clone(all)
+// late is how much later a request may seem to have been when its report is repeated: reports say how long ago it was.
+const late = 10 * time.Second
+
+// more is how many requests of a source's count are new. A source that is not known may be one that was forgotten, and repeats itself.
+func (w Wire) more(name string, count int, first, last time.Time) int {
+	known, ok := w.Sources[name]
+	switch more := min(count-known.Count, maxCount); {
+	case ok || w.Forgotten.IsZero() || first.After(w.Forgotten.Add(late)):
+		return more
+	case last.After(w.Forgotten.Add(late)):
+		return min(more, 1)
+	}
+	return 0
+}
+
+// remember puts a source into the place of the one that has seen the version longest ago, if there are too many.
+func (w *Wire) remember(name string, s source) {
+	all := maps.Clone(w.Sources)
 	if all == nil {
 		all = map[string]source{}
 	}
@@ -222,9 +242,12 @@ func withSource(all map[string]source, name string, s source) map[string]source 
 				oldest = other
 			}
 		}
+		if all[oldest].Last.After(w.Forgotten) {
+			w.Forgotten = all[oldest].Last
+		}
 		delete(all, oldest)
 	}
-	return all
+	w.Sources = all
 }
 
 // withClients puts the addresses of a report first: the first one is that of the last request.

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tripwire
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+var start = time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+
+// A job that many proxies have seen once is not counted again when they repeat their reports: there are more of them than a record
+// remembers.
+func TestManyProxiesThatRepeatAreNoNews(t *testing.T) {
+	r := Record{Key: "k", Wires: []Wire{{Version: 1}}}
+	report := func(n int, seen, now time.Time, count int) (news bool) {
+		r, news = r.Seen(fmt.Sprintf("api/%d", n), workload.Trip{Version: 1, Run: "run", Count: count, First: seen, Last: seen, From: []string{"10.0.0.7"}}, now)
+		return news
+	}
+	for n := range 3 * maxSources {
+		report(n, start.Add(time.Duration(n)*time.Minute), start.Add(time.Duration(n)*time.Minute), 1)
+	}
+	counted := r.Wires[0].Count
+	if counted != 3*maxSources {
+		t.Errorf("%d counted", counted)
+	}
+	now := start.Add(24 * time.Hour)
+	for range 10 {
+		for n := range 3 * maxSources {
+			late := time.Duration(n%4) * time.Second // how long the report was on its way
+			if report(n, start.Add(time.Duration(n)*time.Minute+late), now, 1) {
+				t.Fatalf("a report of proxy %d that has nothing new is news: %d counted", n, r.Wires[0].Count)
+			}
+		}
+	}
+	for n := range 3 * maxSources { // new requests are, also to those who are not remembered
+		now = now.Add(time.Minute)
+		if !report(n, now, now, 2) {
+			t.Errorf("a new request to proxy %d is no news", n)
+		}
+	}
+	if got := r.Wires[0].Count; got < counted+3*maxSources || len(r.Wires[0].Sources) > maxSources {
+		t.Errorf("%d counted, %d sources", got, len(r.Wires[0].Sources))
+	}
+}
+
+// A proxy that lies cannot end the counting: what comes after somebody has acknowledged its number is shown.
+func TestCountThatIsFullStaysOpen(t *testing.T) {
+	r := Record{Key: "k", Wires: []Wire{{Version: 1}}}
+	trip := workload.Trip{Version: 1, Run: "lie", Count: 1 << 62, First: start, Last: start}
+	r, _ = r.Seen("api/1", trip, start)
+	w := r.Wires[0]
+	w.Acknowledged = w.Count
+	r = r.With(w)
+	later := start.Add(time.Hour)
+	r, news := r.Seen("api/2", workload.Trip{Version: 1, Run: "run", Count: 3, First: later, Last: later}, later)
+	if w = r.Wires[0]; !news || !w.Open() || w.Count-w.Acknowledged != 3 || w.Count > maxCount {
+		t.Errorf("%d counted, %d acknowledged", w.Count, w.Acknowledged)
+	}
+	r, _ = r.Seen("api/3", trip, later)
+	if w = r.Wires[0]; w.Acknowledged < 0 || w.Count > maxCount {
+		t.Errorf("%d counted, %d acknowledged", w.Count, w.Acknowledged)
+	}
+}
