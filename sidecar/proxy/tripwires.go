@@ -24,7 +24,7 @@ const noVersion = 0
 
 // tripwires are the retired versions of a key that are looked for, and what was seen of them. The lock of held guards them.
 type tripwires struct {
-	run     string // of this count; an earlier process may have begun it
+	run     string // of counts that begin now; each version has that of its own
 	seen    map[int]workload.Trip
 	total   int // since the process has started
 	unsaved bool
@@ -32,24 +32,27 @@ type tripwires struct {
 }
 
 func newTripwires() tripwires {
-	return tripwires{run: rand.Text()[:16], seen: map[int]workload.Trip{}}
+	return tripwires{run: newRun(), seen: map[int]workload.Trip{}}
 }
+
+func newRun() string { return rand.Text()[:16] }
 
 // storedTrips is what is stored of them.
 type storedTrips struct {
-	Run  string          `json:"run"`
+	Run  string          `json:"run"` // of those of Seen that have none, as an earlier release has stored them
 	Seen []workload.Trip `json:"seen,omitempty"`
 }
 
 // stored returns what is stored; nil: nothing was seen. mu is held.
 func (t *tripwires) stored() *storedTrips {
-	s := &storedTrips{Run: t.run}
+	s := &storedTrips{}
 	for _, version := range t.versions() {
 		s.Seen = append(s.Seen, t.seen[version])
 	}
 	if len(s.Seen) == 0 {
 		return nil
 	}
+	s.Run = s.Seen[0].Run
 	return s
 }
 
@@ -58,8 +61,8 @@ func (t *tripwires) load(s *storedTrips) {
 	if s == nil || s.Run == "" {
 		return
 	}
-	t.run = s.Run
 	for _, trip := range s.Seen {
+		trip.Run = cmp.Or(trip.Run, s.Run)
 		t.seen[trip.Version] = trip
 	}
 }
@@ -75,11 +78,13 @@ func (t *tripwires) versions() (all []int) {
 	return all
 }
 
-// keep forgets what was seen of versions that are not looked for any more. mu is held.
+// keep forgets what was seen of versions that are not looked for any more. Looked for again, they are counted from 0, and so as another
+// run: the engine knows the count of this one. mu is held.
 func (t *tripwires) keep(wires []workload.Tripwire) {
 	for _, version := range t.versions() {
 		if !slices.ContainsFunc(wires, func(w workload.Tripwire) bool { return w.Version == version }) {
 			delete(t.seen, version)
+			t.run = newRun()
 		}
 	}
 }
@@ -123,7 +128,7 @@ func (k *held) trip(version int, from string, now time.Time) {
 	defer k.mu.Unlock()
 	t := &k.trips
 	seen := t.seen[version]
-	seen.Env, seen.Version = k.env, version
+	seen.Env, seen.Version, seen.Run = k.env, version, cmp.Or(seen.Run, t.run)
 	t.seen[version] = seen.Tripped(from, now)
 	hit := subtle.ConstantTimeEq(int32(version), noVersion) ^ 1 //nolint:gosec // numbers of versions are small
 	t.total += hit
@@ -151,6 +156,7 @@ func (k *held) settleTrips() {
 		k.presented(k.trips.seen[version])
 	}
 	if err := k.store(k.state); err != nil {
+		k.trips.unsaved = true
 		k.failed(err)
 	}
 }
@@ -160,9 +166,7 @@ func (p *Proxy) Trips() (all []workload.Trip) {
 	for _, k := range p.keys {
 		k.mu.Lock()
 		for _, version := range k.trips.versions() {
-			trip := k.trips.seen[version]
-			trip.Run = k.trips.run
-			all = append(all, trip)
+			all = append(all, k.trips.seen[version])
 		}
 		k.mu.Unlock()
 	}

@@ -189,3 +189,32 @@ func TestTripwiresOfTwoKeysAndManyClients(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// A version that is looked for again, after it was accepted meanwhile, is counted from the beginning: as another run, of which the engine
+// knows no count yet.
+func TestVersionThatIsLookedForAgainIsAnotherRun(t *testing.T) {
+	app := &application{}
+	app.start(3)
+	state := filepath.Join(t.TempDir(), "state")
+	p, address := before(t, app, state)
+	ok(t, p.Take(wired(bundle(3), 2, 1)))
+	call(t, address, "Bearer "+token(1))
+	call(t, address, "Bearer "+token(2))
+	call(t, address, "Bearer "+token(2))
+	first := p.Trips()
+	ok(t, p.Take(wired(bundle(3, 2), 1))) // undeleted
+	ok(t, p.Take(wired(bundle(3), 2, 1)))
+	call(t, address, "Bearer "+token(1))
+	call(t, address, "Bearer "+token(2))
+	check := func(all []workload.Trip) {
+		t.Helper()
+		if len(all) != 2 || all[0].Count != 2 || all[0].Run != first[0].Run || all[1].Count != 1 || all[1].Run == first[1].Run || all[1].Run == "" {
+			t.Errorf("first %+v, then %+v", first, all)
+		}
+	}
+	check(p.Trips())
+	p.keys[0].saveTrips()
+	again := New(Options{Upstream: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}, Log: slog.New(slog.DiscardHandler), Keys: []Key{{Env: env, Header: "Authorization", State: state}}})
+	ok(t, again.Restore())
+	check(again.Trips())
+}
