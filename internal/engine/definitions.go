@@ -132,13 +132,13 @@ func (e *Engine) DeleteKey(ctx context.Context, name string, by rotation.Actor) 
 	if err := e.journal.Add(ctx, deleted); err != nil {
 		return err
 	}
+	if err := e.remove(ctx, pathTripwires+name); err != nil { // before the key: killed in between, the key can be deleted again
+		return err
+	}
 	if err := e.remove(ctx, pathKeys+name); err != nil {
 		return err
 	}
 	if err := l.forgetUnissued(ctx, name); err != nil {
-		return err
-	}
-	if err := e.remove(ctx, pathTripwires+name); err != nil {
 		return err
 	}
 	e.lock(func(m *memory) {

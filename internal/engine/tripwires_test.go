@@ -407,3 +407,21 @@ func TestTripsSurviveACrashAtEveryWrite(t *testing.T) {
 		return crashed
 	})
 }
+
+// Killed at any write, a key that is deleted leaves no tripwires when that was done once more.
+func TestDeletedTripwiresSurviveACrashAtEveryWrite(t *testing.T) {
+	atEveryWrite(t, 3, func(at int, after bool) bool {
+		h := newHarness(t)
+		h.key("alone", "token")
+		h.failAt(at, after)
+		_ = h.engine.DeleteKey(t.Context(), "alone", testActor)
+		crashed := h.reopened()
+		h.ok(h.engine.DeleteKey(t.Context(), "alone", testActor))
+		for path := range h.store.data {
+			if strings.HasPrefix(path, pathTripwires) || strings.HasPrefix(path, pathKeys) {
+				t.Errorf("crash at write %d (after %v): %s is left", at, after, path)
+			}
+		}
+		return crashed
+	})
+}
