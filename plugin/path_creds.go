@@ -304,7 +304,7 @@ func workReports(list []any) ([]workload.WorkReport, error) {
 }
 
 // longestAgo is how many seconds ago a client may have been seen: ten years.
-const longestAgo = 10 * 365 * 24 * 3600
+const longestAgo = float64(workload.LongestAgo / time.Second)
 
 // sightings reads a list of objects, or of objects as JSON text. Their age is counted from when the report came.
 func sightings(list []any, now time.Time) ([]workload.Sighting, error) {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -254,13 +255,17 @@ func sightings(all []workload.Sighting) []engineapi.Sighting {
 	return wire
 }
 
-// trips returns their ages instead of when they were: clocks differ.
+// trips returns their ages instead of when they were: clocks differ. Nothing is in it that the engine would refuse, with all that the
+// report says: of too many, the newest are told, and a clock that was wrong makes nobody older than may be.
 func trips(all []workload.Trip) []engineapi.Trip {
+	all = slices.SortedStableFunc(slices.Values(all), func(a, b workload.Trip) int { return b.Last.Compare(a.Last) })
+	all = all[:min(len(all), workload.MaxTrips)]
 	wire := make([]engineapi.Trip, 0, len(all))
 	for _, t := range all {
-		last := max(time.Since(t.Last), 0)
+		last := min(max(time.Since(t.Last), 0), workload.LongestAgo)
+		first := min(max(time.Since(t.First), last), workload.LongestAgo)
 		wire = append(wire, engineapi.Trip{
-			Env: t.Env, Version: t.Version, Run: t.Run, Count: t.Count, FirstSeen: max(time.Since(t.First), last).Seconds(), LastSeen: last.Seconds(), From: t.From,
+			Env: t.Env, Version: t.Version, Run: t.Run, Count: t.Count, FirstSeen: first.Seconds(), LastSeen: last.Seconds(), From: t.From,
 		})
 	}
 	return wire

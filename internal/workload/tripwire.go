@@ -35,6 +35,12 @@ type Trip struct {
 	From    []string  `json:"from,omitempty"` // addresses of clients, the last one first
 }
 
+// MaxTrips is how many a report has at most, and LongestAgo how long ago what it tells of may have been.
+const (
+	MaxTrips   = 64
+	LongestAgo = 10 * 365 * 24 * time.Hour
+)
+
 // MaxTripFrom is how many addresses a [Trip] has.
 const MaxTripFrom = 4
 

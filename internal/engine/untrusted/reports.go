@@ -143,7 +143,7 @@ func CheckSightings(all []workload.Sighting) error {
 
 // Bounds of what a report says of retired versions.
 const (
-	MaxTrips   = 64
+	MaxTrips   = workload.MaxTrips
 	maxTripRun = 32 // bytes
 )
 
