@@ -25,7 +25,7 @@ var (
 
 	metricKeyVersion   = gauge("key_version", "Number of the version that workloads present; 0: none yet.", "key", "kind")
 	metricKeyCreated   = gauge("key_version_created_timestamp_seconds", "When that version was made.", "key")
-	metricKeyDue       = gauge("key_next_rotation_timestamp_seconds", "When the key rotates by itself; absent: it does not.", "key")
+	metricKeyDue       = gauge("key_next_rotation_timestamp_seconds", "When the key rotates by itself, or should have; absent: it does not.", "key")
 	metricKeyRotating  = gauge("key_rotating", "1 while a rotation of the key runs.", "key")
 	metricKeyBlocked   = gauge("key_start_blocked", "1 while a scheduled rotation of the key cannot start.", "key")
 	metricKeyOrphan    = gauge("key_orphaned", "1 if work on the key has failed twelve times in a row: waiting does not mend it.", "key")
@@ -108,7 +108,7 @@ func (s sender) key(k engine.KeyStatus) {
 	current, _ := k.Key.Current()
 	s.send(metricKeyVersion, float64(current.Number), name, k.Key.Kind)
 	s.moment(metricKeyCreated, current.Created, name)
-	s.moment(metricKeyDue, k.Due, name)
+	s.moment(metricKeyDue, k.Owed, name)
 	s.flag(metricKeyRotating, k.Rotation != nil, name)
 	s.send(metricKeyTripped, float64(k.Tripped.All), name)
 	s.send(metricKeyTripOpen, float64(k.Tripped.Open), name)

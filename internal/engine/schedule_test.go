@@ -186,6 +186,9 @@ func TestOrphans(t *testing.T) {
 		if !s.Orphan {
 			t.Errorf("%s is no orphan after an hour: %s", s.Key.Name, s.Waits)
 		}
+		if late := h.clock.Now().Sub(s.Owed); s.Key.Name == "unused" && (late < 50*time.Minute || s.Due.Before(h.clock.Now())) {
+			t.Errorf("it is owed since %s, and tried at %s", s.Owed, s.Due)
+		}
 	}
 	if n := len(h.server.calls); n < schedule.OrphanAfter || n > 2*schedule.OrphanAfter {
 		t.Errorf("the server was called %d times in an hour", n)

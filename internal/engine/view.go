@@ -154,6 +154,7 @@ type KeyStatus struct {
 	Gates    []string           // names of the gates that hold the rotation back
 	Orphan   bool               // it was tried so often that waiting will not mend it
 	Due      time.Time          // of the next automatic rotation; zero: only when asked
+	Owed     time.Time          // as Due, and as its policy says where the rotation could not start then; zero while one runs, too
 	Problems []string           // at its server, or with its connection
 	Notes    []string           // what an operator should know of a current version that is valid
 	Refused  string             // who still tries a version that is retired
@@ -178,7 +179,7 @@ func (s *state) Status() []KeyStatus {
 		status.Refused, status.Notes = m.health[checksKey+name].Refused, m.health[checksKey+name].Notes
 		status.Problems = append(m.health[checksKey+name].Texts(), m.connectionProblems(m.Keys[name])...)
 		status.Lapse, status.Cut, status.Trips = m.lapseFaults(status.Key), m.cutLately(name), m.openTrips(name)
-		status.Tripped = m.trippedTimes(name)
+		status.Tripped, status.Owed = m.trippedTimes(name), m.owed(status.Key)
 		if r, ok := m.active[m.rotating[name]]; ok {
 			status.Rotation, status.Waits, status.Orphan = &r, rotation.Waits(held[r.ID]), r.Attempts >= schedule.OrphanAfter
 			for _, g := range held[r.ID] {
@@ -193,6 +194,15 @@ func (s *state) Status() []KeyStatus {
 		all = append(all, status)
 	}
 	return all
+}
+
+// owed is when a key rotates by itself, or should have.
+func (m *memory) owed(k key.Key) time.Time {
+	at := m.agenda.At(k.Name)
+	if due := schedule.Due(k, m.Now(), m.Share); !at.IsZero() && due.Before(at) {
+		return due
+	}
+	return at
 }
 
 // connectionProblems returns what is wrong with the connection of a key.
