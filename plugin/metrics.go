@@ -3,7 +3,6 @@
 package plugin
 
 import (
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -47,7 +46,7 @@ var (
 	metricMinimum    = gauge("workload_min_instances", "Live instances that a workload must have for a rotation to proceed.", "workload")
 	metricUnhealthy  = gauge("workload_unhealthy_instances", "Live instances of a workload that are not healthy.", "workload")
 	metricLockedOut  = gauge("workload_locked_out_instances", "Live instances of a workload that run with a retired version of a key.", "workload")
-	metricLeaving    = gauge("workload_leaving_instances", "Instances of a workload whose sidecars have stopped beside their processes.", "workload")
+	metricLeaving    = gauge("workload_leaving_instances", "Instances of a workload whose sidecars have stopped beside their processes; for a day also where the lease has ended since, and the process may hold a retired version.", "workload")
 	metricLimitHit   = gauge("workload_limit_hit", "1 for a day after reads of a workload were refused, because there were too many instances.", "workload")
 	metricConnection = gauge("connection_problems", "What the last check of a connection's server found wrong; a server that does not answer counts, too.", "connection")
 	metricChecked    = gauge("connection_check_timestamp_seconds", "When a connection's server was last checked.", "connection")
@@ -147,12 +146,11 @@ func (s sender) workload(e *engine.Engine, name string) {
 			unhealthy++
 		}
 	}
-	leaving := slices.DeleteFunc(e.StoppedSidecars(name), func(s engine.Stopped) bool { return s.Lapsed })
 	_, crowded := e.Crowded(name)
 	s.send(metricInstances, float64(len(instances)), name)
 	s.send(metricMinimum, float64(w.MinInstances), name)
 	s.send(metricUnhealthy, float64(unhealthy), name)
 	s.send(metricLockedOut, float64(len(out)), name)
-	s.send(metricLeaving, float64(len(leaving)), name)
+	s.send(metricLeaving, float64(len(e.StoppedSidecars(name))), name)
 	s.flag(metricLimitHit, crowded, name)
 }
