@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -46,12 +47,13 @@ func (l *locked) rotateAll(ctx context.Context, request Request) (view View, war
 		return View{}, nil, err
 	}
 	for _, id := range s.running {
-		what, more := l.leakOf(l.active[id], request), []string(nil)
+		before, more := l.active[id], []string(nil)
+		what := l.leakOf(before, request)
 		if view, more, err = l.escalate(ctx, id, what); err != nil {
 			return View{}, nil, err
 		}
 		warnings = append(warnings, more...)
-		s.whole.Join(id, escalatedText(view.Rotation))
+		s.whole.Join(id, escalatedText(before, view.Rotation, what, request))
 	}
 	for n, b := range slices.Backward(s.batches) { // the main one last, since it names the others
 		asked, more := request, []string(nil)
@@ -115,7 +117,7 @@ func (l *locked) selectAll(request Request) (selection, error) {
 		if err != nil {
 			return s, err
 		}
-		for some := range slices.Chunk(l.byWorkloads(keys), maxKeys) {
+		for _, some := range l.chunks(l.byWorkloads(keys)) {
 			s.batches = append(s.batches, batch{why, some})
 		}
 	}
@@ -226,6 +228,33 @@ func (l *locked) byWorkloads(keys []string) []string {
 	return sorted
 }
 
+// chunks splits keys into as many as a rotation takes. Those that share a login, which can only rotate together, stay together.
+func (l *locked) chunks(keys []string) (all [][]string) {
+	if len(keys) <= maxKeys {
+		return [][]string{keys}
+	}
+	placed := map[string]bool{}
+	for _, name := range keys {
+		var group []string
+		for next := []string{name}; len(next) > 0; next = next[1:] {
+			if placed[next[0]] || !slices.Contains(keys, next[0]) {
+				continue
+			}
+			placed[next[0]], group = true, append(group, next[0])
+			current, _ := l.Keys[next[0]].Current()
+			for _, with := range l.Sharers(l.Keys[next[0]], current.Value) {
+				next = append(next, with.Key)
+			}
+		}
+		if last := len(all) - 1; last >= 0 && len(all[last])+len(group) <= maxKeys {
+			all[last] = append(all[last], group...)
+		} else if len(group) > 0 {
+			all = append(all, group)
+		}
+	}
+	return all
+}
+
 // selectRunning finds out what becomes of a running rotation.
 func (l *locked) selectRunning(s *selection, r rotation.Rotation, request Request) {
 	switch {
@@ -234,15 +263,24 @@ func (l *locked) selectRunning(s *selection, r rotation.Rotation, request Reques
 			s.whole.Leave(name, l.underWay(name, r).Error())
 		}
 		return
-	case r.Compromised && r.Paused == nil:
-		s.whole.Join(r.ID, fmt.Sprintf("of %s, is compromised already, and continues; if the new version may have leaked, too: vault write hyvve/rotations/%s/compromised which=both", strings.Join(r.KeyNames(), ", "), r.ID))
+	case r.Compromised && r.State == rotation.Reverting && !l.makes(r): // nothing can follow by itself
+		for _, name := range r.KeyNames() {
+			s.whole.Leave(name, fmt.Sprintf("rotation %s goes back to a version that is compromised; when it has ended, give the new one with: vault write hyvve/rotate key=%s compromised=true value=-", r.ID, name))
+		}
+		return
+	case r.Compromised && r.Paused == nil && (r.State != rotation.Reverting || r.Follow != nil && r.Follow.Compromised):
+		s.whole.Join(r.ID, fmt.Sprintf("of %s, is compromised already, and continues; %s", strings.Join(r.KeyNames(), ", "), cmp.Or(r.FollowNote(), newLeaked(r))))
 		return
 	}
-	err := l.mayEscalate(r, request)
-	if err == nil {
-		_, err = l.escalated(r, l.facts(r), l.leakOf(r, request))
+	what := l.leakOf(r, request)
+	request.Retain = nil // which is no reason to let it go on as before
+	if err := l.mayEscalate(r, request); err != nil {
+		for _, name := range r.KeyNames() {
+			s.whole.Leave(name, err.Error()+" which="+what.Which)
+		}
+		return
 	}
-	if err != nil {
+	if _, err := l.escalated(r, l.facts(r), what); err != nil {
 		for _, name := range r.KeyNames() {
 			s.whole.Leave(name, err.Error())
 		}
@@ -252,10 +290,10 @@ func (l *locked) selectRunning(s *selection, r rotation.Rotation, request Reques
 }
 
 // leakOf is the escalation of a running rotation by a request for all keys: who knows the old version may know the new one, too.
-// One that is compromised already is resumed.
+// One that is compromised already is resumed, unless it goes back to the old version.
 func (l *locked) leakOf(r rotation.Rotation, request Request) rotation.Escalation {
 	what := escalationOf(request)
-	if !r.Compromised {
+	if !r.Compromised || r.State == rotation.Reverting {
 		what.Which = rotation.LeakedBoth
 	}
 	return what
@@ -279,12 +317,25 @@ func planCommand(keys []string, request Request) string {
 }
 
 // escalatedText says what becomes of a rotation that is escalated.
-func escalatedText(r rotation.Rotation) string {
+func escalatedText(before, r rotation.Rotation, what rotation.Escalation, request Request) string {
 	text := fmt.Sprintf("of %s, was running, and is escalated: what is left is cut", strings.Join(r.KeyNames(), ", "))
-	if note := r.FollowNote(); note != "" {
-		text += "; " + note
+	switch {
+	case r.Follow != nil:
+		text += "; " + r.FollowNote()
+	case what.Which == rotation.LeakedBoth:
+		text += "; " + r.NextNote(before, what)
+	default:
+		text += "; " + newLeaked(r)
+	}
+	if request.Retain != nil {
+		text += "; retain= is not about it: erase what it retains with: vault write hyvve/keys/NAME/erase version=N"
 	}
 	return text
+}
+
+// newLeaked says what to do where the new version of a rotation of compromised keys may be known as well.
+func newLeaked(r rotation.Rotation) string {
+	return fmt.Sprintf("if the new version may have leaked, too: vault write hyvve/rotations/%s/compromised which=both", r.ID)
 }
 
 // wholeWarnings say what a request for all keys has left out, and which other rotations there are.

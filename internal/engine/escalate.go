@@ -43,16 +43,21 @@ func (l *locked) escalate(ctx context.Context, id string, what rotation.Escalati
 // escalated returns a rotation that is escalated, without storing it.
 func (l *locked) escalated(r rotation.Rotation, f rotation.Facts, what rotation.Escalation) (rotation.Rotation, error) {
 	what.Default = l.Defaults.CutAfter
-	if !slices.ContainsFunc(r.KeyNames(), func(name string) bool {
-		_, makes := l.KindOf(l.Keys[name]).(kind.Generator)
-		return !makes
-	}) {
+	if l.makes(r) {
 		var err error
 		if what.Next, err = l.NewID(); err != nil {
 			return r, err
 		}
 	}
 	return rotation.Escalate(r, f, what)
+}
+
+// makes reports whether values of all keys of a rotation can be made.
+func (l *locked) makes(r rotation.Rotation) bool {
+	return !slices.ContainsFunc(r.KeyNames(), func(name string) bool {
+		_, makes := l.KindOf(l.Keys[name]).(kind.Generator)
+		return !makes
+	})
 }
 
 // escalationWarnings say what an escalation does not do, and what follows.

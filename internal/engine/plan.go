@@ -181,12 +181,13 @@ func (l *locked) previewAll(ctx context.Context, request Request) (p Plan, main 
 		left = append(left, l.active[with.ID])
 	}
 	for _, id := range s.running {
-		r, err := l.escalated(l.active[id], l.facts(l.active[id]), l.leakOf(l.active[id], request))
+		what := l.leakOf(l.active[id], request)
+		r, err := l.escalated(l.active[id], l.facts(l.active[id]), what)
 		if err != nil {
 			return p, request, false, err
 		}
 		left = append(left, r)
-		s.whole.Join(id, escalatedText(r))
+		s.whole.Join(id, escalatedText(l.active[id], r, what, request))
 	}
 	request.whole = &s.whole
 	if len(s.batches) == 0 {

@@ -31,6 +31,7 @@ type LeftOut struct {
 // Bounds of what a rotation keeps of a request for all keys.
 const (
 	maxLeftOut   = 100
+	maxWithText  = 100 // of which there is a text; the ids of all are kept
 	maxWholeText = 512
 )
 
@@ -45,6 +46,9 @@ func (w *Whole) Leave(name, reason string) {
 
 // Join notes another rotation of the request.
 func (w *Whole) Join(id, text string) {
+	if len(w.With) >= maxWithText {
+		text = "see its record"
+	}
 	w.With = append(w.With, With{id, kind.CutText(text, maxWholeText)})
 }
 
@@ -65,17 +69,17 @@ func (w *Whole) WithText() string {
 	if w == nil || len(w.With) == 0 {
 		return ""
 	}
-	var ids []string
+	var ids firstThree
 	for _, with := range w.With {
 		if with.ID != "" {
-			ids = append(ids, with.ID)
+			ids.add(func() string { return with.ID })
 		}
 	}
 	var parts []string
-	if len(ids) > 0 {
-		parts = append(parts, "keys=all is also about "+strings.Join(ids, ", "))
+	if ids.n > 0 {
+		parts = append(parts, "keys=all is also about "+ids.String())
 	}
-	if planned := len(w.With) - len(ids); planned > 0 {
+	if planned := len(w.With) - ids.n; planned > 0 {
 		parts = append(parts, fmt.Sprintf("keys=all starts %d more rotations beside this one", planned))
 	}
 	return strings.Join(parts, "; ")

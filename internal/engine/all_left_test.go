@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+)
+
+// Keys that share a login, of workloads that would be in different rotations, are in one.
+func TestBreakGlassOfManyKeysThatShareALogin(t *testing.T) {
+	h, l := connected(t)
+	h.kinds = kind.List{named{l}}
+	h.open()
+	h.ok(h.put("main", "LOCALHOST:1"))
+	first, last := map[string]workload.Role{}, map[string]workload.Role{}
+	for n := range maxKeys + 2 {
+		name := fmt.Sprintf("key-%03d", n)
+		h.key(name, "token")
+		first[name] = workload.Role{Presents: true}
+	}
+	for name, keys := range map[string]map[string]workload.Role{"one": first, "two": last} {
+		_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: name, Kind: "login", Options: kind.Options{"connection": "main"}}, testActor)
+		h.ok(err)
+		h.ok(h.first(name, "app:1"))
+		keys[name] = workload.Role{Presents: true}
+	}
+	delete(first, "one")
+	h.workload(workload.Workload{Name: "app", Keys: map[string]workload.Role{"one": {Presents: true}}})
+	h.workload(workload.Workload{Name: "main", Keys: first})
+	h.workload(workload.Workload{Name: "zoo", Keys: last})
+	view, _ := h.all(breakGlass()) // all but db, which has no version
+	if len(view.Whole.LeftOut) != 1 || len(view.Whole.With) != 1 {
+		t.Fatalf("%+v", view.Whole)
+	}
+	of := func(name string) string { return h.records().rotating[name] }
+	if of("one") == "" || of("one") != of("two") {
+		t.Errorf("in rotations %q and %q", of("one"), of("two"))
+	}
+}
+
+// A rotation of a compromised key that goes back brings the compromised version in use again: another one has to follow.
+func TestBreakGlassWhileACompromisedKeyGoesBack(t *testing.T) {
+	for _, which := range []string{rotation.LeakedOld, rotation.LeakedNew} {
+		h := newHarness(t)
+		h.platform()
+		id := h.rotate("service-token")
+		h.until(id, rotation.Presenting)
+		h.readers["api/api-1"].deaf = true // holds it up
+		h.leaks(id, which)
+		if which == rotation.LeakedOld {
+			_, err := h.engine.Revert(h.t.Context(), id, ann, "")
+			h.ok(err)
+		}
+		if view := h.view(id); view.State != rotation.Reverting || !view.Compromised {
+			t.Fatalf("%s: %s", which, view.State)
+		}
+		view, _ := h.all(breakGlass())
+		follow := h.view(id).Follow
+		if follow == nil || !follow.Compromised {
+			t.Fatalf("%s: %+v follows; %+v", which, follow, view.Whole)
+		}
+		again, _ := h.all(breakGlass())
+		if !strings.Contains(again.Whole.With[0].Text, "compromised already") || h.view(id).Follow.ID != follow.ID {
+			t.Errorf("%s: %+v", which, again.Whole)
+		}
+		h.readers["api/api-1"].deaf = false
+		h.until(id, rotation.Reverted)
+		h.until(follow.ID, rotation.Done)
+	}
+}
+
+// Of a paused rotation of a compromised key nobody knows whether its new version has leaked, too: the answer says what to do then.
+func TestBreakGlassResumesACompromisedRotation(t *testing.T) {
+	h := newHarness(t)
+	h.platform()
+	id := h.rotate("service-token")
+	h.leaks(id, rotation.LeakedOld)
+	_, err := h.engine.Pause(t.Context(), id, testActor, "lunch")
+	h.ok(err)
+	view, _ := h.all(breakGlass())
+	with := view.Whole.With
+	if len(with) != 1 || !strings.Contains(with[0].Text, "vault write hyvve/rotations/"+id+"/compromised which=both") || h.view(id).Paused != nil {
+		t.Errorf("%+v", with)
+	}
+}
+
+// Retention that is asked for keeps nothing from being escalated.
+func TestBreakGlassErasesAtOnce(t *testing.T) {
+	h := newHarness(t)
+	h.platform()
+	h.soaksFor("service-token", time.Hour)
+	id := h.rotate("service-token")
+	h.until(id, rotation.Soaking)
+	request := breakGlass()
+	request.Retain = new(time.Duration(0))
+	view, _ := h.all(request)
+	if !h.view(id).Compromised || slices.ContainsFunc(view.Whole.LeftOut, func(l rotation.LeftOut) bool { return l.Key == "service-token" }) {
+		t.Errorf("%+v", view.Whole)
+	}
+}
