@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -77,6 +78,33 @@ func (l *locked) rotateAll(ctx context.Context, request Request) (view View, war
 		l.lock(func(m *memory) { view.Next = m.nextSteps(view.Rotation) })
 	}
 	return view, append(warnings, wholeWarnings(s.whole)...), nil
+}
+
+// lookAtServers lets the connections of keys be checked, and returns those that do not answer soon: what their servers have to do would
+// hold up the other keys without limit.
+func (e *Engine) lookAtServers(ctx context.Context) (silent []string) {
+	var names []string
+	e.lock(func(m *memory) {
+		for _, k := range m.Keys {
+			if _, ok := m.Connections[k.Options[kind.OptionConnection]]; ok {
+				names = append(names, k.Options[kind.OptionConnection])
+			}
+		}
+	})
+	slices.Sort(names)
+	names = slices.Compact(names)
+	answers := make([]bool, len(names))
+	var group sync.WaitGroup
+	for n, name := range names {
+		group.Go(func() { answers[n] = e.LookAtConnection(ctx, name) })
+	}
+	group.Wait()
+	for n, name := range names {
+		if !answers[n] {
+			silent = append(silent, name)
+		}
+	}
+	return silent
 }
 
 // sortedIDs returns ids of rotations, the newest first.
@@ -176,8 +204,12 @@ func (l *locked) apart(k key.Key, request Request) (why string) {
 			rows += c.Total
 		}
 		switch {
+		case slices.Contains(request.silent, k.Options[kind.OptionConnection]):
+			why = "connection " + k.Options[kind.OptionConnection] + " does not answer"
 		case len(m.connectionProblems(k)) > 0:
 			why = "connection " + k.Options[kind.OptionConnection] + " has a problem"
+		case m.health[checksKey+k.Name].blocks():
+			why = "a check at connection " + k.Options[kind.OptionConnection] + " has found a problem that its rotation would not mend"
 		case m.Defaults.Effective(k.Policy).ConfirmBy == rotation.ConfirmByOther && request.ConfirmBy == "":
 			why = "another user has to confirm its end (confirm_by=other)"
 		case len(k.Protects) == 0:

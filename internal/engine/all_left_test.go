@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -105,5 +107,43 @@ func TestBreakGlassErasesAtOnce(t *testing.T) {
 	view, _ := h.all(request)
 	if !h.view(id).Compromised || slices.ContainsFunc(view.Whole.LeftOut, func(l rotation.LeftOut) bool { return l.Key == "service-token" }) {
 		t.Errorf("%+v", view.Whole)
+	}
+}
+
+// A server that went away, or hangs, since its last check is found before anything is started: only its keys wait for it.
+func TestBreakGlassLooksAtServers(t *testing.T) {
+	for what, why := range map[string]string{"away": "has a problem", "hangs": "does not answer"} {
+		h, l := connected(t)
+		_, _, err := h.engine.First(t.Context(), "db", key.Value{}, testActor)
+		h.ok(err)
+		h.key("service-token", "token")
+		h.workload(workload.Workload{Name: "api", MinInstances: 1, Keys: map[string]workload.Role{"service-token": {Verifies: true}, "db": {Presents: true}}})
+		h.join("api", "api-1")
+		l.password = "another"
+		h.clock.advance(time.Minute)
+		o := h.options()
+		o.Background = map[string]func(func()){"hangs": func(func()) {}}[what]
+		e, err := Open(t.Context(), o)
+		h.ok(err)
+		h.ok(e.Begin(t.Context()))
+		defer e.Close()
+		h.clock.advance(time.Minute)
+		for _, dry := range []bool{true, false} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			var r rotation.Rotation
+			if dry {
+				plan, _, err := e.Plan(ctx, breakGlass())
+				h.ok(err)
+				r = plan.Rotation
+			} else {
+				view, _, err := e.Rotate(ctx, breakGlass())
+				h.ok(err)
+				r = view.Rotation
+			}
+			cancel()
+			if with := r.Whole.With; !slices.Equal(r.KeyNames(), []string{"service-token"}) || len(with) != 1 || !strings.Contains(with[0].Text, "of db, does not hold up the others: connection main "+why) {
+				t.Errorf("%s, dry run %v: rotates %v, with %+v", what, dry, r.KeyNames(), with)
+			}
+		}
 	}
 }

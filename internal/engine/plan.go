@@ -48,6 +48,9 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 			return Plan{}, nil, err
 		}
 	}
+	if request.All {
+		request.silent = e.lookAtServers(ctx)
+	}
 	var p Plan
 	var escalates bool
 	err := e.update(func(l *locked) (err error) {

@@ -24,7 +24,7 @@ func (e *Engine) Rotate(ctx context.Context, request Request) (View, []string, e
 	}
 	names := request.Keys
 	if request.All {
-		names = e.KeyNames()
+		names, request.silent = e.KeyNames(), e.lookAtServers(ctx)
 	}
 	tries := e.witnessTries(names)
 	if !request.Compromised {

@@ -35,6 +35,7 @@ type Request struct {
 	Upgrade     bool           // bring rows of other keys in the same columns under the new version
 
 	id, follows string          // of a rotation that follows another: its own, and that of the other
+	silent      []string        // connections that do not answer, of a request for all keys
 	whole       *rotation.Whole // what a request for all keys comes to, of its main rotation
 }
 

@@ -327,6 +327,11 @@ func (h Health) Texts() []string {
 	return all
 }
 
+// blocks reports whether a rotation would not go through with what was found.
+func (h Health) blocks() bool {
+	return h.Fault != "" || slices.ContainsFunc(h.Problems, func(p kind.Problem) bool { return !p.Rotates })
+}
+
 // never is the time of what is not planned.
 var never time.Time
 
