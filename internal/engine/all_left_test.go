@@ -147,3 +147,31 @@ func TestBreakGlassLooksAtServers(t *testing.T) {
 		}
 	}
 }
+
+// A rotation of a compromised key that is refused changes nothing: instances still follow a change of their keys one after the other.
+func TestRefusedCompromisedRotationEndsNoChange(t *testing.T) {
+	h, l := connected(t)
+	h.kinds = kind.List{named{l}}
+	h.open()
+	h.ok(h.put("main", "LOCALHOST:1"))
+	h.key("token", "token")
+	for _, name := range []string{"one", "two"} {
+		_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: name, Kind: "login", Options: kind.Options{"connection": "main"}}, testActor)
+		h.ok(err)
+		h.ok(h.first(name, "app:1"))
+	}
+	keys := map[string]workload.Role{"token": {Presents: true}}
+	w := workload.Workload{Name: "app", MaxUnavailable: "1", Keys: keys}
+	h.workload(w)
+	for _, id := range []string{"app-1", "app-2"} {
+		h.join("app", id).deaf = true
+	}
+	h.ok(h.engine.PutWorkload(t.Context(), with(w, map[string]workload.Role{"token": {Presents: true}, "one": {Presents: true}}), false, testActor))
+	before := h.engine.Change("app")
+	writes := h.store.writes
+	_, _, err := h.engine.Rotate(t.Context(), Request{Keys: []string{"one"}, Compromised: true, By: ann})
+	h.refused(err, "nothing was changed")
+	if after := h.engine.Change("app"); before == "" || after != before || h.store.writes != writes {
+		t.Errorf("%q became %q, with %d writes", before, after, h.store.writes-writes)
+	}
+}

@@ -244,11 +244,6 @@ func (l *locked) start(ctx context.Context, request Request) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if r.Compromised {
-		if err := l.endChanges(ctx, r); err != nil {
-			return "", err
-		}
-	}
 	if clashes := l.clashes(r, staged); len(clashes) > 0 {
 		return "", rotation.Refusef("%s; nothing was changed", strings.Join(clashes, "; "))
 	}
@@ -258,6 +253,11 @@ func (l *locked) start(ctx context.Context, request Request) (string, error) {
 	}
 	if missing := unwitnessed(r, f); len(missing) > 0 && !r.Compromised {
 		return "", rotation.Refusef("%s; nothing was changed", strings.Join(missing, "; "))
+	}
+	if r.Compromised {
+		if err := l.endChanges(ctx, r); err != nil {
+			return "", err
+		}
 	}
 	for _, k := range staged {
 		if err := l.putKey(ctx, k); err != nil {
