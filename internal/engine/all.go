@@ -80,6 +80,16 @@ func (l *locked) rotateAll(ctx context.Context, request Request) (view View, war
 	return view, append(warnings, wholeWarnings(s.whole)...), nil
 }
 
+// looked returns a request for all keys with what was seen of servers just now. Keys that are compromised wait for nobody's look at rows
+// before they rotate.
+func (e *Engine) looked(ctx context.Context, request Request) Request {
+	request.silent = e.lookAtServers(ctx)
+	if !request.Compromised {
+		request.blind = e.blind(ctx)
+	}
+	return request
+}
+
 // lookAtServers lets the connections of keys be checked, and returns those that do not answer soon: what their servers have to do would
 // hold up the other keys without limit.
 func (e *Engine) lookAtServers(ctx context.Context) (silent []string) {
@@ -183,6 +193,9 @@ func (l *locked) cannotRotate(k key.Key, request Request) string {
 		return err.Error()
 	}
 	reasons := l.changing(r)
+	if fault := request.blind[k.Name]; fault != "" {
+		reasons = append(reasons, fault)
+	}
 	if len(c.Protects) == 0 && !c.MultiLine {
 		return strings.Join(reasons, "; ")
 	}

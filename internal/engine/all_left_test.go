@@ -4,6 +4,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -173,5 +174,23 @@ func TestRefusedCompromisedRotationEndsNoChange(t *testing.T) {
 	h.refused(err, "nothing was changed")
 	if after := h.engine.Change("app"); before == "" || after != before || h.store.writes != writes {
 		t.Errorf("%q became %q, with %d writes", before, after, h.store.writes-writes)
+	}
+}
+
+// Without compromised=true a key whose witness cannot look is left out with the reason, and holds up nothing. The plan says so, too.
+func TestRotateAllLeavesOutTheBlind(t *testing.T) {
+	h, _, look := seeing(t)
+	h.key("token", "token")
+	h.workload(workload.Workload{Name: "other", Keys: map[string]workload.Role{"token": {Presents: true}}})
+	look.fault = errors.New("role hyvve may not read column c")
+	request := breakGlass()
+	request.Compromised = false
+	plan, _, err := h.engine.Plan(t.Context(), request)
+	h.ok(err)
+	view, _ := h.all(request)
+	for what, r := range map[string]rotation.Rotation{"plan": plan.Rotation, "rotation": view.Rotation} {
+		if left := reasons(r.Whole); !slices.Equal(r.KeyNames(), []string{"token"}) || !strings.Contains(left["master"], "role hyvve may not read column c") {
+			t.Errorf("%s: rotates %v, leaves out %v", what, r.KeyNames(), left)
+		}
 	}
 }

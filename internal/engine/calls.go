@@ -259,7 +259,7 @@ const tryRows = 3
 // witnessTry is a short look at the rows of a key by the connection that is its witness. A rotation needs the witness when
 // there is no way back any more, so that a fault has to show before its first change.
 type witnessTry struct {
-	env        string
+	key, env   string
 	looker     kind.RowLooker
 	connection kind.Connection
 	look       kind.RowLook
@@ -283,7 +283,7 @@ func (s *state) witnessTries(names []string) (all []witnessTry) {
 		}
 		// Before a rotation, rows may be under undeleted versions, too, as after a revert.
 		others := m.OtherValues(rotation.Rotation{State: rotation.Reverting}, rotation.Change{Key: name, Protects: k.Protects})
-		t := witnessTry{k.Env, looker, connection, kind.RowLook{Columns: k.Protects, Value: current.Value, Others: others, Most: tryRows}, current.Number, counted{}}
+		t := witnessTry{name, k.Env, looker, connection, kind.RowLook{Columns: k.Protects, Value: current.Value, Others: others, Most: tryRows}, current.Number, counted{}}
 		if last := m.counted[name]; last.report.ID == catalog.CountID(k, current.Number) && last.report.Error == "" {
 			t.counted = last
 		}
@@ -321,6 +321,19 @@ func (s *state) try(ctx context.Context, tries []witnessTry) (faults []remark) {
 	for _, t := range tries {
 		if err := t.fault(ctx); err != nil {
 			faults = append(faults, remark{t.env, err.Error()})
+		}
+	}
+	return faults
+}
+
+// blind tries witnesses of all keys, and says by key what is wrong.
+func (s *state) blind(ctx context.Context) map[string]string {
+	ctx, cancel := context.WithTimeout(ctx, planDeadline)
+	defer cancel()
+	faults := map[string]string{}
+	for _, t := range s.witnessTries(s.KeyNames()) {
+		for _, fault := range s.try(ctx, []witnessTry{t}) {
+			faults[t.key] = fault.text
 		}
 	}
 	return faults

@@ -49,7 +49,7 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 		}
 	}
 	if request.All {
-		request.silent = e.lookAtServers(ctx)
+		request = e.looked(ctx, request)
 	}
 	var p Plan
 	var escalates bool

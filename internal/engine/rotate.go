@@ -24,10 +24,10 @@ func (e *Engine) Rotate(ctx context.Context, request Request) (View, []string, e
 	}
 	names := request.Keys
 	if request.All {
-		names, request.silent = e.KeyNames(), e.lookAtServers(ctx)
+		names, request = e.KeyNames(), e.looked(ctx, request)
 	}
 	tries := e.witnessTries(names)
-	if !request.Compromised {
+	if !request.Compromised && !request.All {
 		if faults := summed(e.try(ctx, tries)); len(faults) > 0 {
 			return View{}, nil, rotation.Refusef("%s; nothing was changed", strings.Join(faults, "; "))
 		}

@@ -35,8 +35,11 @@ type Request struct {
 	Upgrade     bool           // bring rows of other keys in the same columns under the new version
 
 	id, follows string          // of a rotation that follows another: its own, and that of the other
-	silent      []string        // connections that do not answer, of a request for all keys
 	whole       *rotation.Whole // what a request for all keys comes to, of its main rotation
+
+	// Of a request for all keys:
+	silent []string          // connections that do not answer
+	blind  map[string]string // what is wrong with the witnesses of keys, by key
 }
 
 // longestReason is how long a reason may be: it is stored with the rotation and in its journal entries.
