@@ -36,7 +36,7 @@ func (w *world) operate() {
 		w.edit()
 		return
 	}
-	if w.chance(60) && w.retireBesideARotation() || w.chance(40) && w.undelete() {
+	if w.chance(85) && w.retireBesideARotation() || w.chance(40) && w.undelete() {
 		return
 	}
 	if w.chance(5) {
@@ -113,7 +113,7 @@ func (w *world) undelete() bool {
 	}
 	w.stats.Undeleted++
 	if w.serverKind[name] && !w.calm && w.chance(50) { // its rotation runs beside the undeleted login
-		w.rotateAs(engine.Request{Compromised: w.chance(50)}, name)
+		w.rotateAs(engine.Request{Compromised: w.chance(35)}, name)
 	}
 	for n := range rows {
 		if w.chance(50) {
@@ -130,7 +130,7 @@ func (w *world) retireBesideARotation() bool {
 	for _, name := range w.keys {
 		k, _ := w.engine.Key(name)
 		undeleted := k.Undeleted()
-		if len(undeleted) == 0 || !w.serverKind[name] || !w.rotating(name) || w.cut[name] && w.chance(90) {
+		if len(undeleted) == 0 || !w.serverKind[name] || !w.rotating(name) || w.cut[name] && w.chance(75) {
 			continue // a rotation of a compromised key is to end it
 		}
 		number := undeleted[w.rng.IntN(len(undeleted))]
