@@ -12,8 +12,8 @@ import (
 // A report is not refused for what it says of retired versions: evidence on the rest would be missing.
 func TestReportedTripsAreWithinBounds(t *testing.T) {
 	all := []workload.Trip{
-		{Env: "X", Version: 1, Count: 1, First: time.Unix(0, 0), Last: time.Unix(60, 0)}, // the clock was wrong
-		{Env: "X", Version: 2, Count: 1},                                                 // damaged
+		{Env: "X", Version: 1, Count: 1, First: time.Unix(0, 0), Last: time.Unix(60, 0)}, // wrong clock
+		{Env: "X", Version: 2, Count: 1},
 		{Env: "X", Version: 3, Count: 1, First: time.Now().Add(-time.Hour), Last: time.Now().Add(time.Hour)},
 	}
 	for n := range workload.MaxTrips {
