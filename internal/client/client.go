@@ -256,7 +256,7 @@ func sightings(all []workload.Sighting) []engineapi.Sighting {
 }
 
 // trips returns their ages instead of when they were: clocks differ. Nothing is in it that the engine would refuse, with all that the
-// report says: of too many, the newest are told, and a clock that was wrong makes nobody older than may be.
+// report says: of too many, it has the newest, and a clock that was wrong makes nobody older than may be.
 func trips(all []workload.Trip) []engineapi.Trip {
 	all = slices.SortedStableFunc(slices.Values(all), func(a, b workload.Trip) int { return b.Last.Compare(a.Last) })
 	all = all[:min(len(all), workload.MaxTrips)]

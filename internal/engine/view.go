@@ -179,7 +179,7 @@ func (s *state) Status() []KeyStatus {
 		status.Refused, status.Notes = m.health[checksKey+name].Refused, m.health[checksKey+name].Notes
 		status.Problems = append(m.health[checksKey+name].Texts(), m.connectionProblems(m.Keys[name])...)
 		status.Lapse, status.Cut, status.Trips = m.lapseFaults(status.Key), m.cutLately(name), m.openTrips(name)
-		status.Tripped, status.Owed = m.trippedTimes(name), m.owed(status.Key)
+		status.Tripped, status.Owed = m.trippedTimes(name), m.wanted(status.Key)
 		if r, ok := m.active[m.rotating[name]]; ok {
 			status.Rotation, status.Waits, status.Orphan = &r, rotation.Waits(held[r.ID]), r.Attempts >= schedule.OrphanAfter
 			for _, g := range held[r.ID] {
@@ -196,8 +196,8 @@ func (s *state) Status() []KeyStatus {
 	return all
 }
 
-// owed is when a key rotates by itself, or should have.
-func (m *memory) owed(k key.Key) time.Time {
+// wanted is when a key rotates by itself, or should have.
+func (m *memory) wanted(k key.Key) time.Time {
 	at := m.agenda.At(k.Name)
 	if due := schedule.Due(k, m.Now(), m.Share); !at.IsZero() && due.Before(at) {
 		return due
