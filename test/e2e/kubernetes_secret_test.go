@@ -151,6 +151,7 @@ spec:
 func TestMetricsKeyRotatesBySecretAndRollout(t *testing.T) {
 	const rotations = 3
 	w := start(t, small(true))
+	w.requireNoProof()
 	ctx := t.Context()
 	if err := w.AddWorkload(ctx, "prometheus", map[string]any{"presents": "metrics-api-key", "after": "agents", "min_instances": 1}); err != nil {
 		t.Fatal(err)

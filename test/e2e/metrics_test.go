@@ -115,6 +115,7 @@ func slots(n int, address string) string {
 func TestPrometheusScrapesThroughRotations(t *testing.T) {
 	const rotations, targets = 3, 10
 	w := start(t, small(true))
+	w.requireNoProof()
 	ctx := t.Context()
 	if err := w.AddWorkload(ctx, "prometheus", map[string]any{"presents": "metrics-api-key", "after": "agents", "min_instances": 1}); err != nil {
 		t.Fatal(err)
@@ -240,6 +241,7 @@ func (w *world) awaitScrapes(seen *presented, token string, n int) {
 // A counter of one instance grows after the change: the rotation says so and waits, and continues when it has stopped.
 func TestGateHoldsARotation(t *testing.T) {
 	w := start(t, small(true))
+	w.requireNoProof()
 	w.write("hyvve/config", map[string]any{"soak": "10s"})
 	var refused atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
@@ -298,5 +300,13 @@ func (w *world) awaitGate(id, want string) {
 			w.t.Fatalf("the rotation waits for %q, not %q", r.NextGate, want)
 		case <-time.After(50 * time.Millisecond):
 		}
+	}
+}
+
+// requireNoProof lets workloads be whose sidecars here have neither a reload nor a health check of their own.
+func (w *world) requireNoProof() {
+	w.t.Helper()
+	for _, name := range []string{"api", "agents", "prometheus"} {
+		w.write("hyvve/workloads/"+name, map[string]any{"require_proof": "none"})
 	}
 }
