@@ -283,18 +283,28 @@ func (b *backend) leave(ctx context.Context, e *engine.Engine, _ *logical.Reques
 	return nil, e.Leave(ctx, r.Workload, r.Instance, key.NewValue(r.Secret))
 }
 
-// workReports reads a list of objects, or of objects as JSON text, which is how the command line returns them.
+// decoded reads an entry of a list: an object, or an object as JSON text, which is how the command line returns it.
+func decoded[T any](item any) (entry T, err error) {
+	data, err := json.Marshal(item)
+	if text, ok := item.(string); ok {
+		data, err = []byte(text), nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &entry)
+	}
+	return entry, err
+}
+
+// before returns the moment so many seconds before another, in UTC.
+func before(now time.Time, seconds float64) time.Time {
+	return now.Add(-time.Duration(seconds * float64(time.Second))).UTC()
+}
+
+// workReports reads the entries of work.
 func workReports(list []any) ([]workload.WorkReport, error) {
 	var reports []workload.WorkReport
 	for _, item := range list {
-		data, err := json.Marshal(item)
-		if text, ok := item.(string); ok {
-			data, err = []byte(text), nil
-		}
-		var report workload.WorkReport
-		if err == nil {
-			err = json.Unmarshal(data, &report)
-		}
+		report, err := decoded[workload.WorkReport](item)
 		if err != nil || report.ID == "" {
 			return nil, rotation.Refusef("work: each entry must be an object with an id, and done, error or columns")
 		}
@@ -306,23 +316,16 @@ func workReports(list []any) ([]workload.WorkReport, error) {
 // longestAgo is how many seconds ago a client may have been seen: ten years.
 const longestAgo = float64(workload.LongestAgo / time.Second)
 
-// sightings reads a list of objects, or of objects as JSON text. Their age is counted from when the report came.
+// sightings reads the entries of sightings. Their age is counted from when the report came.
 func sightings(list []any, now time.Time) ([]workload.Sighting, error) {
 	var all []workload.Sighting
 	for _, item := range list {
-		data, err := json.Marshal(item)
-		if text, ok := item.(string); ok {
-			data, err = []byte(text), nil
-		}
-		var s api.Sighting
-		if err == nil {
-			err = json.Unmarshal(data, &s)
-		}
+		s, err := decoded[api.Sighting](item)
 		if err != nil || s.LastSeen < 0 || s.LastSeen > longestAgo {
 			return nil, rotation.Refusef("sightings: each entry must be an object with env, version, count, last_seen (in seconds ago) and from, an address")
 		}
 		all = append(all, workload.Sighting{
-			Env: s.Env, Version: s.Version, Count: s.Count, From: s.From, Last: now.Add(-time.Duration(s.LastSeen * float64(time.Second))).UTC(),
+			Env: s.Env, Version: s.Version, Count: s.Count, From: s.From, Last: before(now, s.LastSeen),
 		})
 	}
 	return all, untrusted.CheckSightings(all)

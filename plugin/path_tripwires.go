@@ -4,7 +4,6 @@ package plugin
 
 import (
 	"context"
-	"encoding/json"
 	"strings"
 	"time"
 
@@ -86,24 +85,16 @@ func presented(trips []engine.Trip) []api.Presented {
 	return all
 }
 
-// trips reads a list of objects, or of objects as JSON text. Their age is counted from when the report came.
+// trips reads the entries of tripped. Their age is counted from when the report came.
 func trips(list []any, now time.Time) ([]workload.Trip, error) {
 	var all []workload.Trip
 	for _, item := range list {
-		data, err := json.Marshal(item)
-		if text, ok := item.(string); ok {
-			data, err = []byte(text), nil
-		}
-		var t api.Trip
-		if err == nil {
-			err = json.Unmarshal(data, &t)
-		}
+		t, err := decoded[api.Trip](item)
 		if err != nil || !(t.LastSeen >= 0 && t.LastSeen <= t.FirstSeen && t.FirstSeen <= longestAgo) {
 			return nil, untrusted.ErrTrip
 		}
-		ago := func(seconds float64) time.Time { return now.Add(-time.Duration(seconds * float64(time.Second))).UTC() }
 		all = append(all, workload.Trip{
-			Env: t.Env, Version: t.Version, Run: t.Run, Count: t.Count, First: ago(t.FirstSeen), Last: ago(t.LastSeen), From: t.From,
+			Env: t.Env, Version: t.Version, Run: t.Run, Count: t.Count, First: before(now, t.FirstSeen), Last: before(now, t.LastSeen), From: t.From,
 		})
 	}
 	return all, untrusted.CheckTrips(all)
