@@ -3,6 +3,7 @@
 package rotation
 
 import (
+	"iter"
 	"strings"
 	"testing"
 	"time"
@@ -65,18 +66,29 @@ func TestEveryStepAndLeakOfTheOldVersion(t *testing.T) {
 	}
 }
 
+// runningSteps returns a rotation in each step in which it runs. A leak is refused in the others.
+func runningSteps(t *testing.T, which string) iter.Seq2[step, Rotation] {
+	return func(yield func(step, Rotation) bool) {
+		for _, p := range table {
+			at := running(p)
+			if at.Finished() {
+				if _, err := Escalate(at, Facts{Now: begun}, leaked(which)); !refused(err) {
+					t.Errorf("%s: %v", stepName(p.state, p.name), err)
+				}
+				continue
+			}
+			if !yield(p, at) {
+				return
+			}
+		}
+	}
+}
+
 // A leak of the new version in every step: the rotation goes back, or hurries to its end, and another one follows.
 func TestEveryStepAndLeakOfTheNewVersion(t *testing.T) {
-	for _, p := range table {
+	for p, at := range runningSteps(t, LeakedNew) {
 		name := stepName(p.state, p.name)
-		at := running(p)
 		next, err := Escalate(at, Facts{Now: begun}, leaked(LeakedNew))
-		if at.Finished() {
-			if !refused(err) {
-				t.Errorf("%s: %v", name, err)
-			}
-			continue
-		}
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -111,16 +123,9 @@ func TestEveryStepAndLeakOfTheNewVersion(t *testing.T) {
 // A leak of both versions in every step: the rotation hurries on as where the old one has leaked, and one of the new version follows,
 // as compromised.
 func TestEveryStepAndLeakOfBothVersions(t *testing.T) {
-	for _, p := range table {
+	for p, at := range runningSteps(t, LeakedBoth) {
 		name := stepName(p.state, p.name)
-		at := running(p)
 		next, err := Escalate(at, Facts{Now: begun}, leaked(LeakedBoth))
-		if at.Finished() {
-			if !refused(err) {
-				t.Errorf("%s: %v", name, err)
-			}
-			continue
-		}
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
