@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -21,25 +20,10 @@ import (
 // that waits since no sidecar is there, and a server that is down.
 func TestPrometheusWatchesTheEngine(t *testing.T) {
 	t.Parallel()
-	b := bed.ForTest(t)
-	redis, errRedis := b.Redis(t.Context())
-	vault, errVault := b.Vault(t.Context(), bed.VaultOptions{})
-	if err := errors.Join(errRedis, errVault); err != nil {
-		t.Fatal(err)
-	}
-	write := func(path string, data map[string]any) {
-		t.Helper()
-		if _, err := vault.Client.Logical().WriteWithContext(t.Context(), path, data); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := redis.Do(t.Context(), "ACL", "SETUSER", "app", "on", ">secret-of-the-app", "~*", "&*", "+@all"); err != nil {
-		t.Fatal(err)
-	}
-	write("hyvve/connections/cache", map[string]any{"kind": "redis", "url": redis.AdminURL()})
-	write("hyvve/keys/redis-url", map[string]any{"kind": "redis", "connection": "cache", "value": redis.UserURL("app", "secret-of-the-app")})
-	write("hyvve/keys/token", map[string]any{"kind": "token", "generate": true})
-	write("hyvve/workloads/app", map[string]any{"presents": "token,redis-url", "min_instances": 1})
+	w := startCache(t)
+	redis, vault := w.redis, w.vault
+	w.write("hyvve/keys/token", map[string]any{"kind": "token", "generate": true})
+	w.write("hyvve/workloads/app", map[string]any{"presents": "token,redis-url", "min_instances": 1})
 
 	policy, err := os.ReadFile(filepath.Join(bed.Repo(), "deploy/vault/policies/monitor.hcl"))
 	if err != nil {
@@ -56,7 +40,7 @@ func TestPrometheusWatchesTheEngine(t *testing.T) {
 	if err := os.WriteFile(tokenFile, []byte(secret.Auth.ClientToken), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	prometheus, err := b.Prometheus(t.Context(), fmt.Sprintf(`
+	prometheus, err := w.bed.Prometheus(t.Context(), fmt.Sprintf(`
 global: { scrape_interval: 300ms, evaluation_interval: 300ms }
 rule_files: [%s]
 scrape_configs:
@@ -69,7 +53,7 @@ scrape_configs:
 	if err != nil {
 		t.Fatal(err)
 	}
-	write("hyvve/rotate/token", nil)
+	w.write("hyvve/rotate/token", nil)
 	has := func(expression string) bool {
 		t.Helper()
 		values, err := prometheus.Query(t.Context(), expression)
@@ -86,9 +70,7 @@ scrape_configs:
 		t.Errorf("%v", states)
 	}
 	redis.Kill()
-	if _, err := vault.Client.Logical().ReadWithContext(t.Context(), "hyvve/connections/cache"); err != nil { // which looks at the server
-		t.Fatal(err)
-	}
+	w.read("hyvve/connections/cache") // which looks at the server
 	kit.Until(t, "an alert notices that the server is down", func() bool { return alertStates(t, prometheus.URL)["HyvveConnectionProblem"] != "inactive" })
 }
 

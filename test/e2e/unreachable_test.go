@@ -16,39 +16,11 @@ import (
 // and so does that it is back.
 func TestUnreachableServerIsVisible(t *testing.T) {
 	t.Parallel()
-	b := bed.ForTest(t)
-	redis, errRedis := b.Redis(t.Context())
-	vault, errVault := b.Vault(t.Context(), bed.VaultOptions{})
-	if err := errors.Join(errRedis, errVault); err != nil {
-		t.Fatal(err)
-	}
-	write := func(path string, data map[string]any) map[string]any {
-		t.Helper()
-		secret, err := vault.Client.Logical().WriteWithContext(t.Context(), path, data)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if secret == nil {
-			return nil
-		}
-		return secret.Data
-	}
-	read := func(path string) map[string]any {
-		t.Helper()
-		secret, err := vault.Client.Logical().ReadWithContext(t.Context(), path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return secret.Data
-	}
-	if _, err := redis.Do(t.Context(), "ACL", "SETUSER", "app", "on", ">secret-of-the-app", "~*", "&*", "+@all"); err != nil {
-		t.Fatal(err)
-	}
-	write("hyvve/connections/cache", map[string]any{"kind": "redis", "url": redis.AdminURL()})
-	write("hyvve/keys/redis-url", map[string]any{"kind": "redis", "connection": "cache", "value": redis.UserURL("app", "secret-of-the-app")})
-	write("hyvve/workloads/app", map[string]any{"presents": "redis-url", "min_instances": 0})
+	w := startCache(t)
+	redis := w.redis
+	w.write("hyvve/workloads/app", map[string]any{"presents": "redis-url", "min_instances": 0})
 	plan := func() string {
-		return fmt.Sprint(write("hyvve/rotate", map[string]any{"key": "redis-url", "dry_run": true}))
+		return fmt.Sprint(w.write("hyvve/rotate", map[string]any{"key": "redis-url", "dry_run": true}))
 	}
 	if text := plan(); strings.Contains(text, "refused") {
 		t.Fatalf("before: %s", text)
@@ -57,19 +29,65 @@ func TestUnreachableServerIsVisible(t *testing.T) {
 	if text := plan(); !strings.Contains(text, "refused") {
 		t.Errorf("the plan does not say that the server is down: %s", text)
 	}
-	if status := fmt.Sprint(read("hyvve/status")["redis-url"]); !strings.Contains(status, "PROBLEM") || !strings.Contains(status, "refused") {
+	if status := fmt.Sprint(w.read("hyvve/status")["redis-url"]); !strings.Contains(status, "PROBLEM") || !strings.Contains(status, "refused") {
 		t.Errorf("the status after the plan: %s", status)
 	}
 	kit.Until(t, "the connection says that its server is down", func() bool {
-		return strings.Contains(fmt.Sprint(read("hyvve/connections/cache")["problem_01"]), "refused")
+		return strings.Contains(fmt.Sprint(w.read("hyvve/connections/cache")["problem_01"]), "refused")
 	})
-	if status := fmt.Sprint(read("hyvve/status")["connection cache"]); !strings.Contains(status, "PROBLEM") {
+	if status := fmt.Sprint(w.read("hyvve/status")["connection cache"]); !strings.Contains(status, "PROBLEM") {
 		t.Errorf("the status of the connection: %s", status)
 	}
 	if err := redis.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	kit.Until(t, "the connection says that its server is back", func() bool {
-		return read("hyvve/connections/cache")["problems"] == "none"
+		return w.read("hyvve/connections/cache")["problems"] == "none"
 	})
+}
+
+// cacheWorld is a Vault whose mount has one key, redis-url, and its Redis. No workload has the key.
+type cacheWorld struct {
+	t     *testing.T
+	bed   *bed.Bed
+	redis *bed.Redis
+	vault *bed.Vault
+}
+
+func startCache(t *testing.T) cacheWorld {
+	t.Helper()
+	b := bed.ForTest(t)
+	redis, errRedis := b.Redis(t.Context())
+	vault, errVault := b.Vault(t.Context(), bed.VaultOptions{})
+	if err := errors.Join(errRedis, errVault); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := redis.Do(t.Context(), "ACL", "SETUSER", "app", "on", ">secret-of-the-app", "~*", "&*", "+@all"); err != nil {
+		t.Fatal(err)
+	}
+	w := cacheWorld{t, b, redis, vault}
+	w.write("hyvve/connections/cache", map[string]any{"kind": "redis", "url": redis.AdminURL()})
+	w.write("hyvve/keys/redis-url", map[string]any{"kind": "redis", "connection": "cache", "value": redis.UserURL("app", "secret-of-the-app")})
+	return w
+}
+
+func (w cacheWorld) write(path string, data map[string]any) map[string]any {
+	w.t.Helper()
+	secret, err := w.vault.Client.Logical().WriteWithContext(w.t.Context(), path, data)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if secret == nil {
+		return nil
+	}
+	return secret.Data
+}
+
+func (w cacheWorld) read(path string) map[string]any {
+	w.t.Helper()
+	secret, err := w.vault.Client.Logical().ReadWithContext(w.t.Context(), path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return secret.Data
 }
