@@ -135,7 +135,7 @@ func (m *memory) noteTrip(name, by string, t workload.Trip, now time.Time) (firs
 	return first
 }
 
-// storeTrips stores what was seen of retired versions, and journals it: at first, and then as the count doubles.
+// storeTrips stores what was seen of retired versions, and journals it: see [tripwire.Wire.Journals].
 func (l *locked) storeTrips(ctx context.Context, now time.Time) error {
 	due := map[string]tripwire.Record{}
 	l.lock(func(m *memory) {

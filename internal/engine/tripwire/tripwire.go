@@ -274,13 +274,13 @@ func withClients(before []Client, by string, from []string, first, last time.Tim
 // journalEvery is the shortest time between two entries of the journal on one version.
 const journalEvery = time.Minute
 
-// Journals reports whether what was seen of the version is worth another entry of the journal: the first time, and then when
-// the count has doubled, at most once a minute.
+// Journals reports whether what was seen of the version is worth another entry of the journal: the first time, the first time after
+// somebody has acknowledged what was seen, and then when the count has doubled, at most once a minute.
 func (w Wire) Journals(now time.Time) bool {
 	if w.Journaled == 0 {
 		return w.Count > 0
 	}
-	return w.Count >= 2*w.Journaled && now.Sub(w.JournaledAt) >= journalEvery
+	return (w.Count >= 2*w.Journaled || w.Journaled <= w.Acknowledged && w.Open()) && now.Sub(w.JournaledAt) >= journalEvery
 }
 
 // With returns the record with another state of a wire that it has.

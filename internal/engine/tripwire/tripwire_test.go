@@ -65,3 +65,21 @@ func TestCountThatIsFullStaysOpen(t *testing.T) {
 		t.Errorf("%d counted, %d acknowledged", w.Count, w.Acknowledged)
 	}
 }
+
+// What comes after somebody has acknowledged what was seen is journaled, though the count has not doubled.
+func TestFirstAfterAnAcknowledgeIsJournaled(t *testing.T) {
+	w := Wire{Version: 1, Count: 100, Journaled: 100, JournaledAt: start, Acknowledged: 100}
+	later := start.Add(time.Hour)
+	if w.Journals(later) {
+		t.Error("nothing new is journaled")
+	}
+	w.Count++
+	if !w.Journals(later) || w.Journals(start.Add(time.Second)) {
+		t.Error("the first one is not journaled, or too soon")
+	}
+	w.Journaled, w.JournaledAt = w.Count, later
+	w.Count++
+	if w.Journals(later.Add(time.Hour)) {
+		t.Error("the second one is journaled, though the count has not doubled")
+	}
+}
