@@ -18,6 +18,7 @@ import (
 const (
 	LongestWatch     = 5 * time.Second // the sidecar asks again
 	maxWatches       = 2000            // of a workload that may have no more instances
+	maxWatchesOfOne  = 4000            // of any workload: others find room at the mount
 	maxWaits         = 5000            // of the mount
 	maxRotationWaits = 32              // for rotations
 
@@ -87,7 +88,7 @@ func (w *Waiters) Watch(ctx, closed context.Context, workloadName, id, etag stri
 	if err != nil || has != etag || has == "" || patience <= 0 {
 		return Watched{Etag: has}, err
 	}
-	begun, err := w.begin(workloadName, workloadName+"/"+id, max(limit, maxWatches))
+	begun, err := w.begin(workloadName, workloadName+"/"+id, watchLimit(limit))
 	if err != nil {
 		return Watched{}, err
 	}
@@ -113,6 +114,9 @@ func (w *Waiters) Watch(ctx, closed context.Context, workloadName, id, etag stri
 		}
 	}
 }
+
+// watchLimit is how many watches a workload has that may have so many instances.
+func watchLimit(instances int) int { return min(max(instances, maxWatches), maxWatchesOfOne) }
 
 // begin begins a watch of an instance. Its caller calls leave.
 func (w *Waiters) begin(workloadName, instance string, limit int) (*wait, error) {

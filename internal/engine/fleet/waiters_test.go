@@ -23,7 +23,10 @@ func TestLimitsOfWaits(t *testing.T) {
 	if _, err := w.begin("api", "api/more", maxWatches); !errors.Is(err, ErrCrowded) {
 		t.Errorf("one more of a workload: %v", err)
 	}
-	if larger, err := w.begin("api", "api/more", maxWatches+1); err != nil {
+	if watchLimit(1) != maxWatches || watchLimit(3000) != 3000 || watchLimit(1_000_000) >= maxWaits {
+		t.Error("a workload has too few watches for its instances, or leaves none for others")
+	}
+	if larger, err := w.begin("api", "api/more", watchLimit(maxWatches+1)); err != nil {
 		t.Errorf("one more of a workload that may have more instances: %v", err)
 	} else {
 		w.leave(larger)
