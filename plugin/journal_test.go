@@ -77,6 +77,7 @@ func TestJournalPages(t *testing.T) {
 	}
 	for _, limit := range []int{0, -1, 1001} {
 		b.refuses(logical.ReadOperation, "journal", map[string]any{"limit": limit}, "is not between 1 and 1000")
+		b.refuses(logical.ReadOperation, "journal/export", map[string]any{"after": "latest"}, `after "latest" is no id or number of an entry`)
 	}
 }
 

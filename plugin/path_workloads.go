@@ -116,6 +116,9 @@ func (b *backend) workload(e *engine.Engine, d *framework.FieldData) (workload.W
 	set(&w.MaxUnavailable, r.MaxUnavailable)
 	set(&w.Reencrypts, r.Reencrypts)
 	if r.RequireProof != nil {
+		if *r.RequireProof == "" { // a variable that is not set, which must not loosen anything
+			return w, rotation.Refusef("require_proof is empty; use etag, health, reload or none")
+		}
 		w.RequireProof = workload.Proof(*r.RequireProof) // checked with the rest
 	}
 	return w, single(r, w)
@@ -230,7 +233,7 @@ func (b *backend) readWorkload(_ context.Context, e *engine.Engine, _ *logical.R
 	}
 	conflicts := append([]string{}, e.NameConflicts(w.Name)...)
 	return forPeople(d, api.Workload{
-		Name: w.Name, Presents: keysThat(w, presents), Verifies: keysThat(w, verifies), SingleValue: keysThat(w, holdsOne), After: w.After,
+		Name: w.Name, Presents: keysThat(w, presents), Verifies: keysThat(w, verifies), SingleValue: keysThat(w, holdsOne), After: append([]string{}, w.After...),
 		MinInstances: w.MinInstances, MaxInstances: w.InstanceLimit(), MaxUnavailable: w.MaxUnavailable, Reencrypts: w.Reencrypts, RequireProof: w.RequireProof.String(),
 		Change: e.Change(w.Name), LimitHit: full, Conflicts: conflicts, Instances: instances,
 	}, conflicts...), nil

@@ -44,6 +44,9 @@ func (e *Engine) PutKey(ctx context.Context, d catalog.Definition, by rotation.A
 
 // checkKey returns the key of a definition that may be stored, what that is called, and what it changes.
 func (l *locked) checkKey(d catalog.Definition, by rotation.Actor) (k key.Key, what string, changes []rotation.EntryChange, err error) {
+	if old, known := l.Keys[d.Name]; known && d.Kind != old.Kind { // before its options, which the other kind may not know
+		return k, "", nil, rotation.Refusef("key %s is of kind %s; a kind cannot be changed: make a new key", old.Name, old.Kind)
+	}
 	if k, err = l.base.Check(d); err != nil {
 		return k, "", nil, err
 	}
@@ -91,9 +94,6 @@ func (l *locked) checkKey(d catalog.Definition, by rotation.Actor) (k key.Key, w
 
 // mayChange refuses what versions or a running rotation rely on.
 func (l *locked) mayChange(old, changed key.Key) error {
-	if changed.Kind != old.Kind {
-		return rotation.Refusef("key %s is of kind %s; a kind cannot be changed: make a new key", old.Name, old.Kind)
-	}
 	if changed.Env != old.Env {
 		return rotation.Refusef("key %s is known to workloads as %s; env cannot be changed: make a new key", old.Name, old.Env)
 	}

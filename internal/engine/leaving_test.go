@@ -37,6 +37,10 @@ func TestLeavingInstanceCountsUntilItsLeaseEnds(t *testing.T) {
 		if restarts {
 			h.open()
 		}
+		plan, _, err := h.engine.Plan(t.Context(), Request{Keys: []string{"service-token"}})
+		if h.ok(err); !strings.Contains(strings.Join(plan.Blockers, "; "), "agents: agents-2: its sidecar stopped at "+rotation.Stamp(stopped)) {
+			t.Errorf("restarts %v: the plan has blockers %q", restarts, plan.Blockers)
+		}
 		id := h.rotate("service-token")
 		for range 20 {
 			h.round()
@@ -53,7 +57,7 @@ func TestLeavingInstanceCountsUntilItsLeaseEnds(t *testing.T) {
 			}
 		}
 		held, _ := h.engine.Instance("agents", "agents-2")
-		_, err := h.engine.Report(t.Context(), Report{Workload: "agents", Instance: "agents-2", Secret: r.reading.Secret, Etag: held.Issued.Etag, Healthy: true})
+		_, err = h.engine.Report(t.Context(), Report{Workload: "agents", Instance: "agents-2", Secret: r.reading.Secret, Etag: held.Issued.Etag, Healthy: true})
 		h.refused(err, "has said at "+rotation.Stamp(stopped)+" that it stops; read hyvve/creds/agents again")
 		_, err = h.engine.Extend("agents", "agents-2", r.reading.Secret, time.Hour)
 		h.refused(err, "that it stops")

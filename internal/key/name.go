@@ -334,10 +334,10 @@ func MasterKey(v Value) ([]byte, error) {
 	}
 	raw, err := base64.StdEncoding.Strict().DecodeString(text)
 	if err != nil || strings.ContainsAny(text, "\r\n") {
-		return nil, errors.New("value is not standard base64 with padding; make one with: openssl rand -base64 32")
+		return nil, errors.New("value is not standard base64 with padding; if it is in use, is all of it there? A new one is made by: openssl rand -base64 32")
 	}
 	if len(raw) != masterKeyBytes {
-		return nil, fmt.Errorf("value decodes to %d bytes; the master key must be exactly %d (make one with: openssl rand -base64 32)", len(raw), masterKeyBytes)
+		return nil, fmt.Errorf("value decodes to %d bytes; the master key must be exactly %d; if it is in use, is all of it there? A new one is made by: openssl rand -base64 32", len(raw), masterKeyBytes)
 	}
 	return raw, nil
 }

@@ -130,7 +130,10 @@ func Blockers(r Rotation, f Facts) []string {
 			reasons = append(reasons, text)
 		}
 		for _, i := range w.Instances {
-			if i.Anonymous {
+			switch {
+			case !i.Leaving.IsZero():
+				reasons = append(reasons, fmt.Sprintf("%s: %s: %s", w.Name, i.ID, LeavingText(i)))
+			case i.Anonymous:
 				reasons = append(reasons, fmt.Sprintf("%s: %s reads without instance=, so that each move waits until its lease ends or it reads again", w.Name, i.ID))
 			}
 		}

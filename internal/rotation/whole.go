@@ -79,7 +79,10 @@ func (w *Whole) WithText() string {
 	if ids.n > 0 {
 		parts = append(parts, "keys=all is also about "+ids.String())
 	}
-	if planned := len(w.With) - ids.n; planned > 0 {
+	switch planned := len(w.With) - ids.n; {
+	case planned == 1:
+		parts = append(parts, "keys=all starts one more rotation beside this one")
+	case planned > 1:
 		parts = append(parts, fmt.Sprintf("keys=all starts %d more rotations beside this one", planned))
 	}
 	return strings.Join(parts, "; ")

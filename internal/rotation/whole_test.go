@@ -9,6 +9,17 @@ import (
 	"testing"
 )
 
+func TestOneMoreRotation(t *testing.T) {
+	w := Whole{With: []With{{Text: "of master"}}}
+	if text := w.WithText(); text != "keys=all starts one more rotation beside this one" {
+		t.Errorf("%q", text)
+	}
+	w.With = append(w.With, w.With[0])
+	if text := w.WithText(); text != "keys=all starts 2 more rotations beside this one" {
+		t.Errorf("%q", text)
+	}
+}
+
 // What is kept of a request for all keys stays far below what storage takes in one entry, however many rotations run.
 func TestWholeIsBounded(t *testing.T) {
 	var w Whole

@@ -64,9 +64,13 @@ func refineCompletion(root *cobra.Command, args []string) {
 			continue
 		}
 		cmd.Short = "print the script that lets a shell complete command lines"
-		cmd.Args = noArguments
-		cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-			return Wrong(fmt.Errorf("the shell is missing; name one of %s", strings.Join(below(cmd), ", ")))
+		cmd.Args = cobra.ArbitraryArgs
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			shells := strings.Join(below(cmd), ", ")
+			if len(args) > 0 {
+				return Wrong(fmt.Errorf("shell %q is not known%s (it is one of %s)", args[0], DidYouMean(args[0], below(cmd)), shells))
+			}
+			return Wrong(fmt.Errorf("the shell is missing; name one of %s", shells))
 		}
 	}
 }
@@ -290,6 +294,18 @@ func OneOf(word string, options []string) error {
 	return fmt.Errorf("%q is not one of %s%s", word, strings.Join(options, ", "), DidYouMean(word, options))
 }
 
+// meantVariable is DidYouMean of variables with a prefix, which is no part of what may be misspelt.
+func meantVariable(name, prefix string, names []string) string {
+	options := make([]string, 0, len(names))
+	for _, option := range names {
+		options = append(options, strings.TrimPrefix(option, prefix))
+	}
+	if meant := nearest.To(strings.TrimPrefix(name, prefix), options); meant != "" {
+		return fmt.Sprintf("; did you mean %q?", prefix+meant)
+	}
+	return ""
+}
+
 // ofService ends the variables by which Kubernetes tells each container where the services of its namespace are ("Accessing
 // the Service" of its documentation): one whose name begins as the prefix does must keep no command from starting.
 var ofService = regexp.MustCompile(`(^|_)(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
@@ -322,7 +338,7 @@ func Environment(flags *pflag.FlagSet, prefix string, environ, rivals []string, 
 		case !strings.HasPrefix(name, prefix) || value == "":
 		case names[name] == "" && ofService.MatchString(strings.TrimPrefix(name, prefix)):
 		case names[name] == "":
-			return fmt.Errorf("environment: %s is not known%s", name, DidYouMean(name, slices.Sorted(maps.Keys(names))))
+			return fmt.Errorf("environment: %s is not known%s", name, meantVariable(name, prefix, slices.Sorted(maps.Keys(names))))
 		case mine[name] && !given[names[name]]:
 			if err := flags.Set(names[name], value); err != nil {
 				var bad *pflag.InvalidValueError

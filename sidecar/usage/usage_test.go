@@ -92,6 +92,21 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
+// The prefix, which all variables share, brings none nearer.
+func TestUnknownVariable(t *testing.T) {
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	flags.String("overlap", "", "")
+	flags.String("config", "", "")
+	for entry, want := range map[string]string{
+		"HYVVE_SIDECAR_ON_STOP=leave": "environment: HYVVE_SIDECAR_ON_STOP is not known",
+		"HYVVE_SIDECAR_CONFG=/x":      `environment: HYVVE_SIDECAR_CONFG is not known; did you mean "HYVVE_SIDECAR_CONFIG"?`,
+	} {
+		if err := Environment(flags, "HYVVE_SIDECAR_", []string{entry}, nil); err == nil || err.Error() != want {
+			t.Errorf("%s: %v", entry, err)
+		}
+	}
+}
+
 func TestHelpWithoutFlags(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	ran := false

@@ -54,6 +54,9 @@ func (j *Journal) Page(ctx context.Context, q Query) (Page, error) {
 	if q.Limit < 1 || q.Limit > maxEntries {
 		return Page{}, rotation.Refusef("limit %d is not between 1 and %d; read further pages with after=", q.Limit, maxEntries)
 	}
+	if q.After != "" && (q.After[0] < '0' || q.After[0] > '9') { // an id begins with a digit; behind another text is nothing, as behind the newest
+		return Page{}, rotation.Refusef("after %.100q is no id or number of an entry; give that of the last one read, such as 57, or leave it out to begin with the oldest", q.After)
+	}
 	ids, err := j.IDs(ctx)
 	if err != nil {
 		return Page{}, err

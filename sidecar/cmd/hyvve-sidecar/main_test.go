@@ -36,6 +36,7 @@ func TestCommands(t *testing.T) {
 		"zsh":                {[]string{"completion", "zsh"}, 0, "#compdef hyvve-sidecar", ""},
 		"fish":               {[]string{"completion", "fish"}, 0, "# fish completion", ""},
 		"no shell":           {[]string{"completion"}, 2, "", "the shell is missing; name one of bash, zsh, fish"},
+		"no such shell":      {[]string{"completion", "foo"}, 2, "", `shell "foo" is not known (it is one of bash, zsh, fish`},
 		"unknown shell":      {[]string{"completion", "fissh"}, 2, "", `"fissh" is not known; did you mean "fish"?`},
 		"completed command":  {[]string{"__complete", "ag"}, 0, "agent\t", ""},
 		"completed flag":     {[]string{"__complete", "reencrypt", "discover", "--a"}, 0, "--all\t", ""},
