@@ -50,7 +50,7 @@ func (l *locked) rotateAll(ctx context.Context, request Request) (view View, war
 	for _, id := range s.running {
 		before, more := l.active[id], []string(nil)
 		what := l.leakOf(before, request)
-		if view, more, err = l.escalate(ctx, id, what); err != nil {
+		if view, more, err = l.escalateAlone(ctx, id, what); err != nil { // no follower takes a key of a batch
 			return View{}, nil, err
 		}
 		warnings = append(warnings, more...)
@@ -70,6 +70,7 @@ func (l *locked) rotateAll(ctx context.Context, request Request) (view View, war
 			s.whole.Join(view.ID, b.text())
 		}
 	}
+	l.startFollowing(ctx, l.Now()) // of rotations whose escalation has ended them
 	if len(s.batches) == 0 {
 		if view, err = l.View(ctx, s.whole.With[0].ID); err != nil {
 			return View{}, nil, err

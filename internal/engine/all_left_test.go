@@ -194,3 +194,37 @@ func TestRotateAllLeavesOutTheBlind(t *testing.T) {
 		}
 	}
 }
+
+// A rotation that is to follow, and could not start before, takes no key from the main rotation, which takes its place.
+func TestBreakGlassTakesTheKeysOfAFollower(t *testing.T) {
+	h := newHarness(t)
+	h.platform()
+	h.key("idle", "token")
+	h.workload(workload.Workload{Name: "idle", Keys: map[string]workload.Role{"idle": {Presents: true}}})
+	id := h.rotate("service-token")
+	h.until(id, rotation.Presenting)
+	view, _ := h.leaks(id, rotation.LeakedNew)
+	def := catalog.Definition{Name: "service-token", Kind: "token", Policy: key.Policy{ConfirmBy: rotation.ConfirmByOther}}
+	_, err := h.engine.PutKey(t.Context(), def, ann)
+	h.ok(err)
+	h.lastWithout(id)
+	h.until(id, rotation.Reverted)
+	h.soaksFor("idle", time.Hour)
+	idle := h.rotate("idle")
+	h.until(idle, rotation.Soaking)
+	h.open() // it may be tried again at once
+	def.Policy.ConfirmBy = rotation.ConfirmByAny
+	_, err = h.engine.PutKey(t.Context(), def, ann)
+	h.ok(err)
+	if len(h.records().following) != 1 {
+		t.Fatalf("%+v", h.records().following)
+	}
+	main, _ := h.all(breakGlass())
+	if !slices.Contains(main.KeyNames(), "service-token") || len(main.Whole.With) != 2 || h.view(idle).State != rotation.Done {
+		t.Errorf("%v, %+v, %s", main.KeyNames(), main.Whole, h.view(idle).State)
+	}
+	h.until(main.ID, rotation.Done)
+	if !h.journalHas("rotation " + view.Follow.ID + ", which was to follow ") {
+		t.Error("it is not journaled that the follower is not started")
+	}
+}

@@ -24,7 +24,17 @@ func (e *Engine) Escalate(ctx context.Context, id string, what rotation.Escalati
 	return l.escalate(ctx, id, what)
 }
 
+// escalate escalates a rotation. If that ends it at once, rotations that follow start.
 func (l *locked) escalate(ctx context.Context, id string, what rotation.Escalation) (View, []string, error) {
+	view, warnings, err := l.escalateAlone(ctx, id, what)
+	if err == nil && view.Finished() { // nobody had to follow
+		l.startFollowing(ctx, l.Now())
+	}
+	return view, warnings, err
+}
+
+// escalateAlone escalates a rotation, and starts no other.
+func (l *locked) escalateAlone(ctx context.Context, id string, what rotation.Escalation) (View, []string, error) {
 	var warnings []string
 	view, err := l.change(ctx, id, func(l *locked, r rotation.Rotation, f rotation.Facts) (rotation.Rotation, error) {
 		next, err := l.escalated(r, f, what)
@@ -34,9 +44,6 @@ func (l *locked) escalate(ctx context.Context, id string, what rotation.Escalati
 		warnings = l.escalationWarnings(r, next, what)
 		return next, l.endChanges(ctx, next)
 	})
-	if err == nil && view.Finished() { // nobody had to follow
-		l.startFollowing(ctx, l.Now())
-	}
 	return view, warnings, err
 }
 
