@@ -276,7 +276,10 @@ func (l *locked) byWorkloads(keys []string) []string {
 
 // chunks splits keys into as many as a rotation takes. Those that share a login, which can only rotate together, stay together.
 func (l *locked) chunks(keys []string) (all [][]string) {
-	if len(keys) <= maxKeys {
+	switch {
+	case len(keys) == 0:
+		return nil
+	case len(keys) <= maxKeys:
 		return [][]string{keys}
 	}
 	placed := map[string]bool{}

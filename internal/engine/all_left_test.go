@@ -228,3 +228,25 @@ func TestBreakGlassTakesTheKeysOfAFollower(t *testing.T) {
 		t.Error("it is not journaled that the follower is not started")
 	}
 }
+
+// Where every key that would rotate apart is left out since another uses its login, no rotation of nothing is started, and the others rotate.
+func TestBreakGlassLeavesOutAWholeGroup(t *testing.T) {
+	h, l := connected(t)
+	h.kinds = kind.List{named{l}}
+	h.open()
+	h.ok(h.put("main", "LOCALHOST:1"))
+	for _, name := range []string{"one", "two"} { // no workload uses two
+		_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: name, Kind: "login", Options: kind.Options{"connection": "main"}, Policy: key.Policy{ConfirmBy: rotation.ConfirmByOther}}, ann)
+		h.ok(err)
+		h.ok(h.first(name, "app:1"))
+	}
+	h.workload(workload.Workload{Name: "api", Keys: map[string]workload.Role{"one": {Presents: true}}})
+	_, _, err := h.engine.Rotate(t.Context(), breakGlass())
+	h.refused(err, "no key can be rotated; nothing was changed; db: ")
+	h.key("service-token", "token")
+	h.workload(workload.Workload{Name: "agents", Keys: map[string]workload.Role{"service-token": {Presents: true}}})
+	view, _ := h.all(breakGlass())
+	if !slices.Equal(view.KeyNames(), []string{"service-token"}) || !strings.Contains(reasons(view.Whole)["one"], "is the login of key two, too") {
+		t.Errorf("%v, %+v", view.KeyNames(), view.Whole)
+	}
+}
