@@ -80,7 +80,7 @@ type ReportRequest struct {
 	Proof     string                `json:"proof" doc:"How the sidecar knows that the workload uses that bundle: etag (the workload names it), health (a check has passed after the load), reload (it was made to load it), or none." default:"none"`
 	Healthy   *bool                 `json:"healthy,omitempty" doc:"Whether the workload is healthy with it. Left out: nothing is reported, and extend_lease=true is all that is asked."`
 	Last      bool                  `json:"last" doc:"The process ends now, and its instance counts as live until its lease ends: the next process may read under its name at once, with another token of the same entity, too."`
-	Leaving   bool                  `json:"leaving" doc:"The sidecar stops, and its workload may run on: the instance counts as live for one more lease, and proves nothing until it reads hyvve/creds again. The next sidecar may read under its name at once. All else in the report is ignored."`
+	Leaving   bool                  `json:"leaving" doc:"The sidecar stops, and its workload may run on: the instance counts as live for one more lease, and proves nothing until it reads hyvve/creds again. The next sidecar may read under its name at once, with another token of the same entity, too. All else in the report is ignored."`
 	Reason    string                `json:"reason" doc:"Why it is not. Never put a secret here."`
 	Work      []workload.WorkReport `json:"work" doc:"Reports on re-encryption: a list of {id, done, error, columns}."`
 	Sightings []Sighting            `json:"sightings" doc:"Accepted versions other than the newest that clients presented to the instance's proxy: a list of {env, version, count, last_seen, from}; last_seen in seconds ago, from the address of the last client."`

@@ -140,6 +140,39 @@ func TestLastReportReleasesTheName(t *testing.T) {
 	}
 }
 
+// Two logins without an entity have nothing in common: one takes over the name of an instance that ends no sooner than that of
+// another that is silent, or with its secret.
+func TestNameOfNoEntityIsNotReleased(t *testing.T) {
+	for how, ends := range map[string]func(h *harness, secret key.Value) error{
+		"the process ends": func(h *harness, secret key.Value) error {
+			_, err := h.engine.Report(h.t.Context(), Report{Workload: "api", Instance: "api-1", Secret: secret, Last: true})
+			return err
+		},
+		"the sidecar stops": func(h *harness, secret key.Value) error {
+			_, err := h.engine.Leaving(h.t.Context(), "api", "api-1", secret, time.Hour)
+			return err
+		},
+	} {
+		for _, withSecret := range []bool{false, true} {
+			h := loginHarness(t)
+			first, err := h.readAs(batch1, true, key.Value{})
+			h.ok(err)
+			h.ok(ends(h, first.Secret))
+			secret := key.Value{}
+			if withSecret {
+				secret = first.Secret
+			} else {
+				_, err := h.readAs(batch2, true, secret)
+				h.refused(err, "this login may use the name in 30s")
+				h.clock.advance(h.engine.Config().TakeoverAfter)
+			}
+			if _, err = h.readAs(batch2, true, secret); err != nil {
+				t.Errorf("%s, with its secret: %v: %v", how, withSecret, err)
+			}
+		}
+	}
+}
+
 // Whose an instance is outlives the engine: a read that changes nothing else is stored, and after a start nobody has a name
 // before its sidecar had the time to come back.
 func TestLoginOutlivesTheEngine(t *testing.T) {

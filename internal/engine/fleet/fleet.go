@@ -40,7 +40,7 @@ type lease struct {
 
 	heard     time.Duration // its last sign of life
 	heartbeat bool          // it sends them every few seconds
-	released  bool          // its last report said that it ends
+	released  bool          // its last report said that it, or its sidecar, ends
 	claimed   time.Duration // until when another login that was refused may come for its name
 
 	used bool // the newest read was answered: its secret has come back

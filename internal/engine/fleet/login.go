@@ -15,6 +15,7 @@ import (
 // An instance belongs to the login of its first read. Another login may use its name:
 //
 //   - with the secret of its newest read: the same process has logged in again;
+//   - at once, if both logins are of one entity, and the instance has said that its process, or its sidecar, ends;
 //   - once nothing was heard of it for the configured time, if both logins are of one entity, or of none, and the instance
 //     sends signs of life every few seconds, as sidecars do: it has died, and was started again under its name;
 //   - otherwise when its lease has ended.
@@ -74,7 +75,7 @@ func (f *Fleet) CheckLogin(i workload.Instance, login workload.Login, secret key
 // heldUntil returns when another login may use an instance's name, if nothing is heard of it; quiet: before its lease has
 // ended.
 func (l lease) heldUntil(own, other workload.Login, takeover time.Duration) (until time.Duration, quiet bool) {
-	if l.released && own.SameEntity(other) {
+	if l.released && own.Entity != "" && own.SameEntity(other) { // any token without an entity could come
 		return l.heard, true
 	}
 	until = max(l.full, l.reported)
