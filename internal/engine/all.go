@@ -194,7 +194,7 @@ func (l *locked) cannotRotate(k key.Key, request Request) string {
 		return err.Error()
 	}
 	reasons := l.changing(r)
-	if fault := request.blind[k.Name]; fault != "" {
+	if fault := request.blind[k.Env]; fault != "" {
 		reasons = append(reasons, fault)
 	}
 	if len(c.Protects) == 0 && !c.MultiLine {

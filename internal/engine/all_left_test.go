@@ -195,6 +195,42 @@ func TestRotateAllLeavesOutTheBlind(t *testing.T) {
 	}
 }
 
+// paired are eyes of which those of connection main answer once those of another connection have looked.
+type paired struct {
+	*eyes
+	looked chan struct{}
+}
+
+func (p *paired) LookAtRows(ctx context.Context, c kind.Connection, look kind.RowLook) (workload.WorkReport, error) {
+	if c.Name != "main" {
+		defer close(p.looked)
+		return p.report, ctx.Err()
+	}
+	select {
+	case <-p.looked:
+		return p.report, errors.New("it took long")
+	case <-ctx.Done():
+		return p.report, ctx.Err()
+	}
+}
+
+// A connection that hangs leaves out its own keys alone.
+func TestRotateAllLeavesOutNoKeyForAnothersWitness(t *testing.T) {
+	h, _, look := seeing(t)
+	h.kinds = kind.List{&paired{look, make(chan struct{})}}
+	h.open()
+	_, err := h.engine.PutConnection(t.Context(), kind.Connection{Name: "second", Kind: "eyes"}, true, testActor)
+	h.ok(err)
+	h.key("other", "token", key.Column{Table: "t", Column: "d", Layout: key.TagFirst})
+	_, err = h.engine.PutKey(t.Context(), catalog.Definition{Name: "other", Kind: "token", Protects: []key.Column{{Table: "t", Column: "d", Layout: key.TagFirst}}, Witness: "second"}, testActor)
+	h.ok(err)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if blind := h.engine.blind(ctx); len(blind) != 1 || !strings.Contains(blind["MASTER"], "it took long") {
+		t.Errorf("%v", blind)
+	}
+}
+
 // A rotation that is to follow, and could not start before, takes no key from the main rotation, which takes its place.
 func TestBreakGlassTakesTheKeysOfAFollower(t *testing.T) {
 	h := newHarness(t)

@@ -259,7 +259,7 @@ const tryRows = 3
 // witnessTry is a short look at the rows of a key by the connection that is its witness. A rotation needs the witness when
 // there is no way back any more, so that a fault has to show before its first change.
 type witnessTry struct {
-	key, env   string
+	env        string
 	looker     kind.RowLooker
 	connection kind.Connection
 	look       kind.RowLook
@@ -283,7 +283,7 @@ func (s *state) witnessTries(names []string) (all []witnessTry) {
 		}
 		// Before a rotation, rows may be under undeleted versions, too, as after a revert.
 		others := m.OtherValues(rotation.Rotation{State: rotation.Reverting}, rotation.Change{Key: name, Protects: k.Protects})
-		t := witnessTry{name, k.Env, looker, connection, kind.RowLook{Columns: k.Protects, Value: current.Value, Others: others, Most: tryRows}, current.Number, counted{}}
+		t := witnessTry{k.Env, looker, connection, kind.RowLook{Columns: k.Protects, Value: current.Value, Others: others, Most: tryRows}, current.Number, counted{}}
 		if last := m.counted[name]; last.report.ID == catalog.CountID(k, current.Number) && last.report.Error == "" {
 			t.counted = last
 		}
@@ -326,16 +326,27 @@ func (s *state) try(ctx context.Context, tries []witnessTry) (faults []remark) {
 	return faults
 }
 
-// blind tries witnesses of all keys, and says by key what is wrong.
+// blind tries the witnesses of all keys, and says what is wrong, by the keys' environment names. Connections are tried at the same time:
+// one that hangs keeps no other from being tried.
 func (s *state) blind(ctx context.Context) map[string]string {
-	ctx, cancel := context.WithTimeout(ctx, planDeadline)
-	defer cancel()
-	faults := map[string]string{}
+	by := map[string][]witnessTry{} // connection
 	for _, t := range s.witnessTries(s.KeyNames()) {
-		for _, fault := range s.try(ctx, []witnessTry{t}) {
-			faults[t.key] = fault.text
-		}
+		by[t.connection.Name] = append(by[t.connection.Name], t)
 	}
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	faults := map[string]string{}
+	for _, tries := range by {
+		group.Go(func() {
+			found := s.try(ctx, tries)
+			mu.Lock()
+			defer mu.Unlock()
+			for _, fault := range found {
+				faults[fault.env] = fault.text
+			}
+		})
+	}
+	group.Wait()
 	return faults
 }
 

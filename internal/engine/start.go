@@ -39,7 +39,7 @@ type Request struct {
 
 	// Of a request for all keys:
 	silent []string          // connections that do not answer
-	blind  map[string]string // what is wrong with the witnesses of keys, by key
+	blind  map[string]string // what is wrong with the witnesses of keys, by environment name
 }
 
 // longestReason is how long a reason may be: it is stored with the rotation and in its journal entries.
