@@ -50,7 +50,7 @@ func (w *world) operate() {
 		return
 	}
 	id := running[w.rng.IntN(len(running))]
-	if w.chance(15) {
+	if w.chance(25) {
 		w.escalateOrTune(id)
 		return
 	}
@@ -112,7 +112,7 @@ func (w *world) undelete() bool {
 		return true
 	}
 	w.stats.Undeleted++
-	if w.serverKind[name] && !w.calm && w.chance(50) { // its rotation runs beside the undeleted login
+	if w.serverKind[name] && !w.calm && w.chance(85) { // its rotation runs beside the undeleted login
 		w.rotateAs(engine.Request{Compromised: w.chance(35)}, name)
 	}
 	for n := range rows {

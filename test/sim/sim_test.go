@@ -90,6 +90,9 @@ func TestSimulation(t *testing.T) {
 	if *seeds >= 1000 && sum.Stopped < *seeds/10 {
 		t.Errorf("too few sidecars are stopped beside their processes: %+v", sum)
 	}
+	if *seeds >= 100 && sum.Proved < *seeds {
+		t.Errorf("too few instances are waited for until they have proved what is required: %+v", sum)
+	}
 	if *seeds >= 100 && sum.Lies < *seeds {
 		t.Errorf("too few lies are told: %+v", sum)
 	}
