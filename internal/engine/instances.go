@@ -45,7 +45,7 @@ func (s *state) Read(ctx context.Context, reader fleet.Reader, limit time.Durati
 	defer s.instances.Lock(i.Name())()
 	reading, i, known, err := s.issue(i, reader.Secret, epoch, limit)
 	if err == nil {
-		err = s.isIssued(ctx, reading.first...)
+		err = s.markIssued(ctx, reading.first...)
 	}
 	if err != nil || known {
 		return reading, err

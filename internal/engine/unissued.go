@@ -51,7 +51,7 @@ func (l *locked) forgetUnissued(ctx context.Context, name string) error {
 	if get(l.state, func(m *memory) issuing { return m.unissued[name] }) == mayBeIssued {
 		return nil
 	}
-	return l.isIssued(ctx, name)
+	return l.markIssued(ctx, name)
 }
 
 // issues notes that a bundle is about to be given to somebody. It returns the keys whose records have to be removed before that.
@@ -65,8 +65,8 @@ func (m *memory) issues(held map[string]workload.Held) (names []string) {
 	return names
 }
 
-// isIssued removes the record of a key: from now on somebody may have a version of it.
-func (s *state) isIssued(ctx context.Context, names ...string) error {
+// markIssued removes the record of a key: from now on somebody may have a version of it.
+func (s *state) markIssued(ctx context.Context, names ...string) error {
 	for _, name := range names {
 		if err := s.remove(ctx, pathUnissued+name); err != nil {
 			return err

@@ -41,7 +41,7 @@ func TestRotationWaitsForAStoppedSidecar(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.follow(id, "done")
-	run.ok("read -field=leaving hyvve/workloads/agents/instances/agents-2", "")
+	w.isBack("agents-2")
 	w.conclude()
 }
 

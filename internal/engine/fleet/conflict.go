@@ -32,7 +32,7 @@ func (s *signs) add(now time.Duration, enough int) bool {
 	return s.n >= enough
 }
 
-// conflicts returns what is known of an instance, which is there.
+// conflictOf returns what is known of an instance, which is there.
 func (f *Fleet) conflictOf(id string) *conflict {
 	c := f.conflicts[id]
 	if c == nil {
