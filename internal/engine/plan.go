@@ -114,7 +114,7 @@ func (l *locked) preview(ctx context.Context, request Request) (Plan, []remark, 
 	}
 	l.lock(func(m *memory) { p.Next = m.nextSteps(r) })
 	if r.Compromised { // earlier rotations have soaked
-		p.Expected = whole(p.Moves)
+		p.Expected = expectedOf(p.Moves)
 	}
 	p.Blockers = append(p.Blockers, clashes...)
 	notes := l.notes(r)
@@ -214,7 +214,7 @@ func (l *locked) planOfRunning(ctx context.Context, r rotation.Rotation) (p Plan
 	}
 	f := l.facts(r)
 	p = Plan{Rotation: r, History: len(past), Blockers: rotation.Blockers(r, f), Moves: rotation.Moves(r, f, past), Notes: summed(l.notes(r))}
-	p.Expected = whole(p.Moves)
+	p.Expected = expectedOf(p.Moves)
 	if r.Follow != nil {
 		p.Notes = append(p.Notes, "when it has ended, another rotation replaces the version that is current then")
 	}
@@ -266,8 +266,8 @@ func rowsOf(c rotation.Change, past []rotation.Rotation) Rows {
 	return Rows{Key: c.Key}
 }
 
-// whole is how long all moves may take.
-func whole(moves []rotation.Move) (sum time.Duration) {
+// expectedOf is how long all moves may take.
+func expectedOf(moves []rotation.Move) (sum time.Duration) {
 	for _, m := range moves {
 		sum += m.Expected
 	}
