@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -81,8 +82,8 @@ func (a *Agent) nobodyListens() bool {
 		default:
 			continue
 		}
-		host, _, err := net.SplitHostPort(address)
-		if err != nil || !dsn.Local(host) {
+		host, port, err := net.SplitHostPort(address)
+		if err != nil || !dsn.Local(host) || a.proxied(port) {
 			return false
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), dialTime)
@@ -97,6 +98,15 @@ func (a *Agent) nobodyListens() bool {
 		looked = true
 	}
 	return looked
+}
+
+// proxied reports whether the sidecar's own proxy listens at a port: it stops with the sidecar, so that nobody listens there says
+// nothing of the workload.
+func (a *Agent) proxied(port string) bool {
+	return slices.ContainsFunc(a.config.Listeners, func(l config.Listener) bool {
+		_, own, err := net.SplitHostPort(l.Address)
+		return err != nil || own == port
+	})
 }
 
 // podEnds reports whether the API server says that the pod is terminating. Most pods may not ask it.

@@ -201,8 +201,8 @@ func TestStopInAPod(t *testing.T) {
 	}
 }
 
-// That nobody listens says nothing of a workload that still starts, and what becomes of the pod of a sidecar that writes Secrets, of the
-// pods that read them.
+// That nobody listens says nothing of a workload that still starts, nor of one whose health is checked through the sidecar's own proxy. The
+// end of a pod whose sidecar writes Secrets says nothing of the pods that read them.
 func TestNobodyListensInAPod(t *testing.T) {
 	t.Setenv("HYVVE_POD", "writer-0")
 	t.Setenv("HYVVE_NAMESPACE", "apps")
@@ -220,6 +220,11 @@ func TestNobodyListensInAPod(t *testing.T) {
 	if !a.workloadEnded() {
 		t.Error("nobody listens, and it has not ended")
 	}
+	a.config.Listeners = []config.Listener{{Address: l.Addr().String()}}
+	if a.workloadEnded() {
+		t.Error("it has ended, since the sidecar's own proxy has")
+	}
+	a.config.Listeners = nil
 	a.config.Destinations = []Destination{{}}
 	if a.workloadEnded() {
 		t.Error("its pods have ended with the sidecar")
