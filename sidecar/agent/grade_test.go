@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -73,7 +74,13 @@ func TestReportsSayWhatIsProved(t *testing.T) {
 			c.Reload = &config.ReloadBlock{Method: "signal"}
 			c.Reloading.Method = "signal"
 			change(r, c)
+			r.reloads.set(errors.New("it hangs"))
 		})
+		early := r.await("nothing loaded", func(map[string]any) bool { return true })
+		if early["etag"] != "" || early["proof"] != "none" {
+			t.Errorf("before anything is loaded: %v", early)
+		}
+		r.reloads.set(nil)
 		r.await(proof, func(report map[string]any) bool { return loaded("etag-1-0")(report) && report["proof"] == proof })
 		r.fake.change(func() { r.fake.version = 2 })
 		r.await(proof+" again", func(report map[string]any) bool { return loaded("etag-2-0")(report) && report["proof"] == proof })
