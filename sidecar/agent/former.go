@@ -104,8 +104,8 @@ func (a *Agent) dropFormer() {
 	}
 }
 
-// leaveFormers leaves the instances of earlier configurations; beside a workload that may run on they keep their leases. One that the present configuration names stays while the sidecar
-// runs: its bundle was not read again.
+// leaveFormers leaves the instances of earlier configurations. Beside a workload that may run on, they keep their leases. One that the
+// present configuration names stays while the sidecar runs: its bundle was not read again.
 func (a *Agent) leaveFormers() {
 	var stay []*former
 	for _, f := range a.formers {
@@ -120,7 +120,7 @@ func (a *Agent) leaveFormers() {
 			leave = f.reportLeaving
 		}
 		if err := leave(ctx); err != nil {
-			a.log.Warn("engine not told that the former instance has ended; it counts as live until its lease ends", "workload", f.workload, "instance", f.name, "error", a.mask(err.Error()))
+			a.log.Warn("engine not told that the sidecar gives up the former instance; it counts as live until its lease ends", "workload", f.workload, "instance", f.name, "error", a.mask(err.Error()))
 		}
 		cancel()
 		if here, _ := a.config.secretPath(); f.secretPath != "" && f.secretPath != here {
