@@ -52,6 +52,9 @@ func (w PresetWorkload) line() string {
 	if w.Reencrypts {
 		text += "; re-encrypts"
 	}
+	if w.RequireProof != "" {
+		text += "; require_proof " + w.RequireProof
+	}
 	return text + definedText(w.Defined)
 }
 
