@@ -263,7 +263,7 @@ func (i Instance) line() string {
 		text += ", " + i.Reason
 	}
 	if !i.Leaving.IsZero() {
-		text += ", LEAVING: its sidecar stopped at " + i.Leaving.UTC().Format(time.RFC3339) + ", it counts until " + i.Counts.UTC().Format(time.RFC3339)
+		text += ", LEAVING: its sidecar stopped at " + i.Leaving.inLine() + ", it counts until " + i.Counts.inLine()
 	}
 	held := "nothing"
 	if len(i.Loaded) > 0 {
