@@ -77,7 +77,8 @@ func TestMetricsShowWhatWaits(t *testing.T) {
 // describedName is the name of a metric in the text of its description.
 var describedName = regexp.MustCompile(`fqName: "(hyvve_[a-z_]+)"`)
 
-// docs/monitoring.md lists each metric of the engine, and alerts and dashboard use none that is not there.
+// docs/monitoring.md lists each metric of the engine and each alert. Alerts and dashboard use no metric that is not there, or that the pages
+// of the sidecar and the injector do not list.
 func TestMetricsPage(t *testing.T) {
 	var names []string
 	for _, d := range []*prometheus.Desc{
@@ -88,16 +89,17 @@ func TestMetricsPage(t *testing.T) {
 	} {
 		names = append(names, describedName.FindStringSubmatch(d.String())[1])
 	}
-	source, err := os.ReadFile("metrics.go")
-	if err != nil {
-		t.Fatal(err)
+	file := func(path string) []byte {
+		t.Helper()
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
 	}
+	source, page, alerts := file("metrics.go"), file("../docs/monitoring.md"), file("../deploy/monitoring/alerts.yaml")
 	if n := bytes.Count(source, []byte(" = gauge(")); n != len(names) {
 		t.Errorf("%d metrics are described and %d are compared here", n, len(names))
-	}
-	page, err := os.ReadFile("../docs/monitoring.md")
-	if err != nil {
-		t.Fatal(err)
 	}
 	known := map[string]bool{}
 	for _, name := range names {
@@ -106,16 +108,26 @@ func TestMetricsPage(t *testing.T) {
 			t.Errorf("docs/monitoring.md does not list %s", name)
 		}
 	}
-	for _, file := range []string{"../deploy/monitoring/alerts.yaml", "../deploy/monitoring/dashboard.json"} {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
+	for _, other := range []string{"../docs/sidecar.md", "../docs/injector.md"} {
+		for _, found := range regexp.MustCompile("`(hyvve_[a-z_]+)").FindAllSubmatch(file(other), -1) {
+			known[string(found[1])] = true
 		}
-		for _, name := range regexp.MustCompile(`hyvve_(engine|key|rotation|workload|connection)_[a-z_]+`).FindAllString(string(text), -1) {
+	}
+	for _, text := range [][]byte{alerts, file("../deploy/monitoring/dashboard.json")} {
+		for _, name := range regexp.MustCompile(`hyvve_[a-z]+_[a-z_]+`).FindAllString(string(text), -1) {
 			if !known[name] {
-				t.Errorf("%s uses %s, which is not there", file, name)
+				t.Errorf("an alert or the dashboard uses %s, which is not there", name)
 			}
 		}
+	}
+	all := regexp.MustCompile(`alert: (\w+)`).FindAllSubmatch(alerts, -1)
+	for _, found := range all {
+		if !bytes.Contains(page, fmt.Appendf(nil, "`%s`", found[1])) {
+			t.Errorf("docs/monitoring.md does not list the alert %s", found[1])
+		}
+	}
+	if len(all) < 10 {
+		t.Errorf("%d alerts were found", len(all))
 	}
 }
 
