@@ -155,6 +155,7 @@ func TestRetiredValueIsReported(t *testing.T) {
 			t.Errorf("%s does not have %s, or a value", path, want)
 		}
 	}
+	r.until("Vault is known to answer again", func() bool { return r.agent.board.State().Well() })
 	var out, errs bytes.Buffer
 	code := usage.Run(t.Context(), NewStatus(), []string{"--socket=" + socket}, &out, &errs)
 	if code != 0 || !strings.Contains(out.String(), "TOKEN version 3, which is retired: presented by 3 requests, the last ") {
