@@ -14,9 +14,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/usage"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/lastgood"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
 // RenderBlock is a file to render, or a Secret of Kubernetes.

@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/usage"
 )
 
 // Set sets the option of the block that a pointer points to, from the text of a flag or of an annotation. Entries of lists and maps

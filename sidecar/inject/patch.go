@@ -19,7 +19,7 @@ import (
 	kjson "sigs.k8s.io/json"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/usage"
 )
 
 // Patch returns what Inject changes of a pod in JSON, as operations on that JSON. Fields that a newer Kubernetes has and this

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/usage"
 )
 
 // The methods.

@@ -29,8 +29,8 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/envelope"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/usage"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
 // runner carries a run out and says how it goes.

@@ -15,11 +15,11 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/usage"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/version"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/inject"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/inject/certs"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/inject/webhook"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
 const help = `Usage: hyvve-injector --image=IMAGE --vault-addr=URL [flags]

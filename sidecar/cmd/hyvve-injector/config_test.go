@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/usage"
 )
 
 var least = []string{"--image=sidecar:1", "--vault-addr=https://vault.vault:8200", "--namespace=hyvve", "--replica=one"}

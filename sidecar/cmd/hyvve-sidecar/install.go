@@ -12,7 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/usage"
 )
 
 const installHelp = `Usage: hyvve-sidecar install FILE [--make-directory=DIRECTORY]

@@ -13,11 +13,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/proc"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/usage"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/version"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/proxy"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/reencrypt"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/usage"
 )
 
 const help = `Usage: hyvve-sidecar COMMAND [flags]
