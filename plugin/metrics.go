@@ -47,6 +47,8 @@ var (
 	metricUnhealthy  = gauge("workload_unhealthy_instances", "Live instances of a workload that are not healthy.", "workload")
 	metricLockedOut  = gauge("workload_locked_out_instances", "Live instances of a workload that run with a retired version of a key.", "workload")
 	metricLeaving    = gauge("workload_leaving_instances", "Instances of a workload whose sidecars have stopped beside their processes; for a day also where the lease has ended since, and the process may hold a retired version.", "workload")
+	metricUnproved   = gauge("workload_unproved_instances", "Live instances of a workload that prove less than it requires (require_proof), so that rotations wait for them.", "workload")
+	metricConflicts  = gauge("workload_name_conflicts", "Names of instances of a workload that two processes use.", "workload")
 	metricLimitHit   = gauge("workload_limit_hit", "1 for a day after reads of a workload were refused, because there were too many instances.", "workload")
 	metricConnection = gauge("connection_problems", "What the last check of a connection's server found wrong; a server that does not answer counts, too.", "connection")
 	metricChecked    = gauge("connection_check_timestamp_seconds", "When a connection's server was last checked.", "connection")
@@ -152,5 +154,7 @@ func (s sender) workload(e *engine.Engine, name string) {
 	s.send(metricUnhealthy, float64(unhealthy), name)
 	s.send(metricLockedOut, float64(len(out)), name)
 	s.send(metricLeaving, float64(len(e.StoppedSidecars(name))), name)
+	s.send(metricUnproved, float64(e.Unproved(name)), name)
+	s.send(metricConflicts, float64(len(e.NameConflicts(name))), name)
 	s.flag(metricLimitHit, crowded, name)
 }

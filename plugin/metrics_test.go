@@ -85,7 +85,7 @@ func TestMetricsPage(t *testing.T) {
 		metricInfo, metricKeyVersion, metricKeyCreated, metricKeyDue, metricKeyRotating, metricKeyBlocked, metricKeyOrphan, metricKeyProblems,
 		metricKeyRefused, metricKeyCut, metricKeyTripped, metricKeyTripOpen, metricKeyUndeleted, metricRotationStart, metricRotationStep, metricRotationGate, metricRotationFailed,
 		metricRotationPaused, metricRotationDeadline, metricInstances, metricMinimum, metricUnhealthy, metricLockedOut, metricLeaving,
-		metricLimitHit, metricConnection, metricChecked,
+		metricUnproved, metricConflicts, metricLimitHit, metricConnection, metricChecked,
 	} {
 		names = append(names, describedName.FindStringSubmatch(d.String())[1])
 	}
@@ -146,4 +146,30 @@ func TestAlertOnStoppedSidecarsComesInTime(t *testing.T) {
 	if lease := catalog.DefaultConfig().LeaseTTL; err != nil || after > lease/2 {
 		t.Errorf("it comes after %s, and the lease lasts %s: %v", after, lease, err)
 	}
+}
+
+// Instances that prove too little for their workload show in the metrics, and so does a name that two processes use.
+func TestMetricsShowWhoProvesNothing(t *testing.T) {
+	b := hyvve(t) // whose workloads require health
+	before := b.instance("api", "api-1").Data
+	shows := func(unproved, conflicts int) {
+		t.Helper()
+		text := b.prometheusText()
+		for _, want := range []string{
+			fmt.Sprintf(`hyvve_workload_unproved_instances{workload="api"} %d`, unproved), `hyvve_workload_unproved_instances{workload="agents"} 0`,
+			fmt.Sprintf(`hyvve_workload_name_conflicts{workload="api"} %d`, conflicts), `hyvve_workload_name_conflicts{workload="agents"} 0`,
+		} {
+			if !strings.Contains(text, want+"\n") {
+				t.Errorf("no %s in\n%s", want, text)
+			}
+		}
+	}
+	b.read("creds/api", map[string]any{"instance": "api-2"}) // which reports nothing
+	shows(1, 0)
+	for range 2 { // another process reads and reports under the name, and the one before reports again
+		after := b.instance("api", "api-1").Data
+		b.refuses(logical.UpdateOperation, "report/api", map[string]any{"instance": "api-1", "instance_secret": before["instance_secret"], "etag": before["etag"], "healthy": true}, "instance_secret")
+		before = after
+	}
+	shows(1, 1)
 }

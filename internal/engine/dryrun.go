@@ -48,6 +48,12 @@ func (s *state) provesLess(w workload.Workload) string {
 	return rotation.ProvesLess(rotation.WorkloadFact{Workload: w, Instances: s.Instances(w.Name)})
 }
 
+// Unproved is how many live instances of a workload prove less than it requires.
+func (s *state) Unproved(name string) int {
+	w, _ := s.Workload(name)
+	return rotation.Unproved(rotation.WorkloadFact{Workload: w, Instances: s.Instances(name)})
+}
+
 // ProvesLess says which live instances of a workload prove less than it requires, and what to do; empty: none.
 func (s *state) ProvesLess(name string) string {
 	w, _ := s.Workload(name)

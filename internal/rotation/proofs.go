@@ -51,6 +51,16 @@ func checkProof(r Rotation, f Facts) (reasons []string) {
 	return reasons
 }
 
+// Unproved is how many instances of a workload prove less than it requires: those that [ProvesLess] is about.
+func Unproved(w WorkloadFact) (n int) {
+	for _, i := range w.Instances {
+		if !proves(w.Workload, i) {
+			n++
+		}
+	}
+	return n
+}
+
 // ProvesLess says which instances of a workload prove less than it requires, and what to do; empty: none.
 func ProvesLess(w WorkloadFact) string {
 	return provesLess(w, func(workload.Instance) bool { return true })
