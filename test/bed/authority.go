@@ -182,14 +182,16 @@ func (b *Bed) PrometheusAt(ctx context.Context, port int, config string) (*Prome
 }
 
 // prometheusBinary finds what scripts/setup has unpacked, or one that is installed.
-func prometheusBinary() (string, error) {
-	if path := Tool("tools", "prometheus"); exists(path) {
+func prometheusBinary() (string, error) { return prometheusTool("prometheus") }
+
+func prometheusTool(name string) (string, error) {
+	if path := Tool("tools", name); exists(path) {
 		return path, nil
 	}
-	if path, err := exec.LookPath("prometheus"); err == nil {
+	if path, err := exec.LookPath(name); err == nil {
 		return path, nil
 	}
-	return "", errors.New("prometheus is not there; run scripts/setup (make test and make demo do)")
+	return "", fmt.Errorf("%s is not there; run scripts/setup (make test and make demo do)", name)
 }
 
 // Start starts it, again after Stop or Kill on the same port.

@@ -198,6 +198,16 @@ func NeedKubernetes(t testing.TB) {
 	}
 }
 
+// Promtool returns the path of Prometheus's promtool. Where set-up has not brought it, it skips the test.
+func Promtool(t testing.TB) string {
+	t.Helper()
+	path, err := prometheusTool("promtool")
+	if err != nil {
+		kit.Skip(t, fmt.Sprintf(`needs "make setup": %v`, err))
+	}
+	return path
+}
+
 // equipped returns an error that names the first part that set-up or build should have brought.
 func equipped() error {
 	for _, built := range []string{Tool("plugins", PluginName), Tool("bin", "hyvve-sidecar"), Tool("bin", "hyvve-demo")} {
