@@ -412,7 +412,7 @@ func versionsData(r rotation.Rotation) map[string]api.VersionChange {
 
 func rotationDetails(v engine.View) api.Rotation {
 	data := api.Rotation{
-		RotationSummary: rotationSummary(v), Follows: v.Follows, Trigger: string(v.Trigger), Reason: v.Reason, By: v.By, EntityID: v.Entity,
+		RotationSummary: rotationSummary(v), Follows: v.Follows, PartOf: v.PartOf, Trigger: string(v.Trigger), Reason: v.Reason, By: v.By, EntityID: v.Entity,
 		Created: api.Time{Time: v.Created}, Since: api.Time{Time: v.Since}, Soak: api.SecondsOf(v.Soak), Observe: api.SecondsOf(v.Observe),
 		Deadline: api.SecondsOf(v.Deadline), OnFailure: v.OnFailure, Compromised: v.Compromised, Confirm: v.Confirm, ConfirmBy: v.ConfirmBy,
 		ConfirmedBy: v.Confirmed, Retain: retainAsked(v.Rotation), Waves: wavesData(v.Waves), Gates: make([]api.Gate, 0, len(v.Gates)),

@@ -84,6 +84,7 @@ func (r RotationSummary) Ended() bool { return r.State == "done" || r.State == "
 type Rotation struct {
 	RotationSummary
 	Follows     string  `json:"follows,omitempty" doc:"Id of the rotation that this one follows. Absent if it follows none."`
+	PartOf      string  `json:"part_of,omitempty" doc:"Id of the rotation that these keys were part of until their server failed. Absent otherwise."`
 	Trigger     string  `json:"trigger" doc:"Why it started: operator, period or schedule."`
 	Reason      string  `json:"reason" doc:"Reason that the request gave."`
 	By          string  `json:"by" doc:"Display name of the user who started it."`

@@ -65,14 +65,14 @@ func (l *locked) act(ctx context.Context, r rotation.Rotation) (bool, error) {
 	}
 	calls, err := l.serverCalls(r, what)
 	if err != nil {
-		return false, l.acted(ctx, r, err)
+		return l.failed(ctx, r, err)
 	}
 	if len(calls) == 0 {
 		return true, l.record(ctx, r)
 	}
 	l.busy[r.ID] = true
 	l.background(func(e *Engine) {
-		fault := e.callAll(calls)
+		fault := e.callAll(calls, r)
 		l, release := e.acquire()
 		defer release()
 		l.finishAction(r, fault)
@@ -93,7 +93,7 @@ func (l *locked) finishAction(r rotation.Rotation, fault error) {
 	if fault == nil {
 		err = l.record(l.ctx, now)
 	} else {
-		err = l.acted(l.ctx, now, fault)
+		_, err = l.failed(l.ctx, now, fault)
 	}
 	if err != nil {
 		l.Observer.Fault("result of "+string(r.Action())+" for rotation "+r.ID+" could not be stored", err)
@@ -143,6 +143,19 @@ func (l *locked) record(ctx context.Context, r rotation.Rotation) error {
 		r.Ends = ends
 	}
 	return l.acted(ctx, r, nil)
+}
+
+// failed persists that the action has failed, or lets the keys continue alone that hold up the others, which it reports.
+func (l *locked) failed(ctx context.Context, r rotation.Rotation, fault error) (parted bool, err error) {
+	names := l.parting(r, fault)
+	if len(names) == 0 {
+		return false, l.acted(ctx, r, fault)
+	}
+	id, err := l.part(ctx, r, names, fault)
+	if err != nil {
+		return false, err
+	}
+	return true, l.advance(ctx, id)
 }
 
 // acted persists that the action succeeded, with what follows from that, or when it is tried again.

@@ -118,21 +118,6 @@ func (e *Engine) lookAtServers(ctx context.Context) (silent []string) {
 	return silent
 }
 
-// sortedIDs returns ids of rotations, the newest first.
-func (l *locked) sortedIDs(n int) ([]string, error) {
-	var ids []string
-	for range n {
-		id, err := l.NewID()
-		if err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	slices.Reverse(ids)
-	return ids, nil
-}
-
 // selectAll finds out what can be rotated.
 func (l *locked) selectAll(request Request) (selection, error) {
 	var s selection

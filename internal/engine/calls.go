@@ -24,66 +24,88 @@ const planDeadline = 15 * time.Second
 // connectionDeadline bounds what a connection's server is asked for while somebody waits for the answer.
 const connectionDeadline = 30 * time.Second
 
-// serverCall asks a server for something. One that samples does so for that long; 0: it looks once.
-type serverCall func(ctx context.Context, long time.Duration) error
+// serverCall asks the server of a key for something. One that samples does so for that long; 0: it looks once.
+type serverCall struct {
+	key, connection string
+	do              func(ctx context.Context, long time.Duration) error
+}
 
 // serverCalls returns the calls that an action needs, one a key whose kind has a server. Before stage every key is checked
 // first, so that nothing is changed for one where another cannot be.
 func (l *locked) serverCalls(r rotation.Rotation, what rotation.Action) ([]serverCall, error) {
+	if what == rotation.ActPromote || what == rotation.ActErase {
+		return nil, nil
+	}
 	var checks, calls []serverCall
 	for _, c := range r.Changes {
-		k, ok := l.Keys[c.Key]
-		if !ok {
-			return nil, fmt.Errorf("key %s is gone", c.Key)
-		}
-		kd, err := l.Kinds.Get(k.Kind)
+		check, call, err := l.callsOf(r, c, what)
 		if err != nil {
-			return nil, err
+			return nil, keyFault{key: c.Key, err: err}
 		}
-		verifier, ok := kd.(kind.Verifier)
-		if !ok || what == rotation.ActPromote || what == rotation.ActErase {
-			continue
-		}
-		connection, err := l.ConnectionOf(k)
-		if err != nil {
-			return nil, err
-		}
-		from, _ := k.Version(c.From)
-		to, _ := k.Version(c.To)
-		// Where the value is gone, the server has done it: only the rotation's record of it was lost.
-		done := what == rotation.ActRetire && !from.State.Live() || what == rotation.ActUnstage && !to.State.Live()
-		change := kind.Change{Key: k, From: from, To: to, Connection: connection, Cut: r.Compromised, Kept: k.Kept}
-		if err := l.StillShared(r, k, what, change); err != nil && !done {
-			return nil, err
-		}
-		if what == rotation.ActStage {
-			if err := l.CheckHosts(k, to.Value); err != nil {
-				return nil, fmt.Errorf("key %s: %w", k.Name, err)
-			}
-		}
-		if preflighter, ok := kd.(kind.Preflighter); ok && what == rotation.ActStage {
-			refuse := preflightCall{preflighter, change}.refuse
-			checks = append(checks, func(ctx context.Context, _ time.Duration) error { return refuse(ctx) })
-		}
-		if server, ok := kd.(kind.Server); ok {
-			if !done {
-				calls = append(calls, callFor(server, what, change, r.LookAgain(l.Now())))
-			}
-			for _, number := range l.Leaked(r, k) {
-				if change.From, _ = k.Version(number); what == rotation.ActRetire {
-					calls = append(calls, callFor(server, what, change, 0))
-				}
-			}
-		} else if what == rotation.ActStage {
-			calls = append(calls, func(ctx context.Context, _ time.Duration) error { return untrusted.Verify(ctx, verifier, change) })
-		}
+		checks, calls = append(checks, check...), append(calls, call...)
 	}
 	return append(checks, calls...), nil
 }
 
+// callsOf is serverCalls of one key.
+func (l *locked) callsOf(r rotation.Rotation, c rotation.Change, what rotation.Action) (checks, calls []serverCall, err error) {
+	k, ok := l.Keys[c.Key]
+	if !ok {
+		return nil, nil, fmt.Errorf("key %s is gone", c.Key)
+	}
+	kd, err := l.Kinds.Get(k.Kind)
+	if err != nil {
+		return nil, nil, err
+	}
+	verifier, ok := kd.(kind.Verifier)
+	if !ok {
+		return nil, nil, nil
+	}
+	connection, err := l.ConnectionOf(k)
+	if err != nil {
+		return nil, nil, err
+	}
+	from, _ := k.Version(c.From)
+	to, _ := k.Version(c.To)
+	// Where the value is gone, the server has done it: only the rotation's record of it was lost.
+	done := what == rotation.ActRetire && !from.State.Live() || what == rotation.ActUnstage && !to.State.Live()
+	change := kind.Change{Key: k, From: from, To: to, Connection: connection, Cut: r.Compromised, Kept: k.Kept}
+	if err := l.StillShared(r, k, what, change); err != nil && !done {
+		return nil, nil, err
+	}
+	call := func(do func(ctx context.Context, long time.Duration) error) serverCall {
+		return serverCall{k.Name, connection.Name, do}
+	}
+	if what == rotation.ActStage {
+		if err := l.CheckHosts(k, to.Value); err != nil {
+			return nil, nil, fmt.Errorf("key %s: %w", k.Name, err)
+		}
+		if preflighter, ok := kd.(kind.Preflighter); ok {
+			refuse := preflightCall{preflighter, change}.refuse
+			checks = append(checks, call(func(ctx context.Context, _ time.Duration) error { return refuse(ctx) }))
+		}
+	}
+	server, ok := kd.(kind.Server)
+	switch {
+	case !ok && what == rotation.ActStage:
+		calls = append(calls, call(func(ctx context.Context, _ time.Duration) error { return untrusted.Verify(ctx, verifier, change) }))
+	case !ok:
+	case !done:
+		calls = append(calls, call(callFor(server, what, change, r.LookAgain(l.Now()))))
+		fallthrough
+	default:
+		for _, number := range l.Leaked(r, k) {
+			if change.From, _ = k.Version(number); what == rotation.ActRetire {
+				calls = append(calls, call(callFor(server, what, change, 0)))
+			}
+		}
+	}
+	return checks, calls, nil
+}
+
 // callFor returns the call that an action makes to a server; again is for how long it looks for use before it takes a
 // version away.
-func callFor(server kind.Server, what rotation.Action, c kind.Change, again time.Duration) serverCall {
+func callFor(server kind.Server, what rotation.Action, c kind.Change, again time.Duration) func(context.Context, time.Duration) error {
 	return func(ctx context.Context, long time.Duration) error {
 		switch what {
 		case rotation.ActStage:
@@ -138,17 +160,41 @@ func unusedStill(ctx context.Context, server kind.Server, c kind.Change, long ti
 	return err
 }
 
-// callAll makes the calls of several keys one after the other, each in time.
-func (s *state) callAll(calls []serverCall) error {
+// hasteDeadline is actionDeadline where others wait for the call that have nothing to do with its server.
+const hasteDeadline = 15 * time.Second
+
+// callAll makes the calls of several keys one after the other, each in time. Where versions are taken away, a server that fails keeps none of
+// the others from doing that. The error, a [keyFault], is of the first that has failed.
+func (s *state) callAll(calls []serverCall, r rotation.Rotation) (fault error) {
+	failed, deadline, asked := map[string]bool{}, actionDeadline, map[string]bool{}
+	several := false
 	for _, call := range calls {
-		ctx, cancel := context.WithTimeout(s.ctx, actionDeadline)
-		err := call(ctx, 0)
-		cancel()
-		if err != nil {
-			return err
-		}
+		asked[call.key] = true
+		several = several || call.connection != calls[0].connection
 	}
-	return nil
+	if r.Parts() && (several || len(asked) < len(r.Changes)) {
+		deadline = hasteDeadline
+	}
+	for _, call := range calls {
+		if failed[call.connection] {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(s.ctx, deadline)
+		err := call.do(ctx, 0)
+		slow := ctx.Err() != nil
+		cancel()
+		if err == nil {
+			continue
+		}
+		if fault == nil {
+			fault = keyFault{call.key, slow, err}
+		}
+		if what := r.Action(); what != rotation.ActRetire && what != rotation.ActUnstage {
+			break
+		}
+		failed[call.connection] = call.connection != ""
+	}
+	return fault
 }
 
 // sampleAll samples the servers of several keys at the same time. Its error is of all of them.
@@ -159,10 +205,10 @@ func (s *state) sampleAll(calls []serverCall, long time.Duration) error {
 	var busy sync.WaitGroup
 	for n, call := range calls {
 		if long == 0 { // it takes a moment only
-			errs[n] = call(ctx, 0)
+			errs[n] = call.do(ctx, 0)
 			continue
 		}
-		busy.Go(func() { errs[n] = call(ctx, long) })
+		busy.Go(func() { errs[n] = call.do(ctx, long) })
 	}
 	busy.Wait()
 	var seen []string

@@ -311,21 +311,23 @@ func (l *locked) loadInstances(ctx context.Context) error {
 	return nil
 }
 
-// loadRotations loads every unfinished rotation.
+// loadRotations loads every unfinished rotation. A key of two is in the one that was part of the other: see part.
 func (l *locked) loadRotations(ctx context.Context) error {
 	return l.each(ctx, pathActive, func(data []byte) error {
 		r, err := rotation.Decode(data)
 		l.active[r.ID] = r
 		for _, c := range r.Changes {
-			l.rotating[c.Key] = r.ID
+			if other, ok := l.active[l.rotating[c.Key]]; !ok || other.PartOf != r.ID {
+				l.rotating[c.Key] = r.ID
+			}
 			l.agenda.Set(c.Key, never)
 		}
 		return err
 	})
 }
 
-// catchUp finishes what a crash has interrupted between a rotation's record and the journal, or between its end and its
-// leaving active/.
+// catchUp finishes what a crash has interrupted: between a rotation's record and the journal, between its end and its leaving
+// active/, or while keys left it.
 func (l *locked) catchUp(ctx context.Context) error {
 	for _, id := range slices.Sorted(maps.Keys(l.active)) {
 		r := l.active[id]
@@ -353,7 +355,7 @@ func (l *locked) catchUp(ctx context.Context) error {
 			}
 		}
 	}
-	return nil
+	return l.takeOvers(ctx)
 }
 
 func (l *locked) loadConnections(ctx context.Context) error {

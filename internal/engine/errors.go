@@ -25,6 +25,17 @@ type blocked struct{ text string }
 
 func (b blocked) Error() string { return b.text }
 
+// keyFault is why what an action asks of the server of a key has failed.
+type keyFault struct {
+	key  string
+	slow bool // it has not answered in time
+	err  error
+}
+
+func (f keyFault) Error() string { return f.err.Error() }
+
+func (f keyFault) Unwrap() error { return f.err }
+
 // tryAgain is a refusal that says nothing of the key: something else is at its server at this moment.
 type tryAgain struct{ text string }
 

@@ -13,6 +13,21 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
+// sortedIDs returns ids of rotations, the newest first.
+func (l *locked) sortedIDs(n int) ([]string, error) {
+	var ids []string
+	for range n {
+		id, err := l.NewID()
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	slices.Reverse(ids)
+	return ids, nil
+}
+
 // settle saves a rotation that has changed, as far on as it goes now: steps that it only passes through need no record
 // of their own.
 func (l *locked) settle(ctx context.Context, r rotation.Rotation) error {

@@ -179,6 +179,16 @@ func (k Key) WithCurrent(number int) (Key, error) {
 	})
 }
 
+// WithRotation returns the key with a version that another rotation brings, and whether that is news.
+func (k Key) WithRotation(number int, id string) (Key, bool) {
+	news := false
+	changed, err := k.changed(number, func(v *Version) error {
+		news, v.Rotation = v.Rotation != id, id
+		return nil
+	})
+	return changed, news && err == nil
+}
+
 // WithUndeleted returns the key with a retained version accepted again, until a time; the zero time: until a rotation has
 // ended that retires it. Doing it to one that is undeleted changes the time, and takes back that it is ending.
 func (k Key) WithUndeleted(number int, now, until time.Time) (Key, error) {

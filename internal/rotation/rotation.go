@@ -164,6 +164,8 @@ type Rotation struct {
 	Follow  *Follow `json:"follow,omitempty"`  // the rotation that starts when this one has ended
 	Follows string  `json:"follows,omitempty"` // id of the rotation that this one had to wait for
 
+	PartOf string `json:"part_of,omitempty"` // id of the rotation of more keys that this one was part of; see Part
+
 	Whole *Whole `json:"whole,omitempty"` // of the main rotation of a request for all keys
 
 	State    State     `json:"state"`
