@@ -76,12 +76,25 @@ func restart(ctx context.Context, v *bed.Vault, vault *api.Client) (time.Duratio
 	for {
 		status, err := vault.Logical().ReadWithContext(ctx, bed.Mount+"/status")
 		switch {
-		case err == nil && len(status.Data) == keysAll:
+		case err == nil && len(status.Data) == keysAll: // a line for each
 			return time.Since(begun), nil
 		case ctx.Err() != nil || time.Since(begun) > time.Minute:
 			return 0, fmt.Errorf("no answer a minute after the plugin was killed: %w", err)
 		}
 	}
+}
+
+// busyKeys are those that a rotation runs for, or that something blocks.
+func busyKeys(ctx context.Context, vault *api.Client) (map[string]any, error) {
+	status, err := vault.Logical().ReadWithDataWithContext(ctx, bed.Mount+"/status", map[string][]string{"busy": {"true"}, "detailed": {"true"}})
+	if err != nil {
+		return nil, err
+	}
+	keys, ok := status.Data["keys"].(map[string]any)
+	if !ok {
+		return nil, errors.New("status has no keys")
+	}
+	return keys, nil
 }
 
 // makeKeys makes all keys, most of them to be rotated in a month, and a workload that uses those that will be due.
@@ -247,15 +260,15 @@ func rotateAll(ctx context.Context, vault *api.Client, e *client.Client, log io.
 		if err != nil {
 			return 0, err
 		}
-		busy, err := vault.Logical().ReadWithDataWithContext(ctx, bed.Mount+"/status", map[string][]string{"busy": {"true"}})
+		busy, err := busyKeys(ctx, vault)
 		if err != nil {
 			return 0, err
 		}
-		if len(ids) >= keysDue && (busy == nil || len(busy.Data) == 0) {
+		if len(ids) >= keysDue && len(busy) == 0 {
 			return time.Since(at), eachOnce(ctx, vault)
 		}
 		if time.Since(at) > 5*time.Minute {
-			return 0, fmt.Errorf("%d rotations have begun and %d keys are busy after five minutes", len(ids), len(busy.Data))
+			return 0, fmt.Errorf("%d rotations have begun and %d keys are busy after five minutes", len(ids), len(busy))
 		}
 	}
 }
