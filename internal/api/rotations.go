@@ -232,7 +232,7 @@ type Plan struct {
 	Versions         map[string]VersionChange `json:"versions" doc:"By key: the old version and the new one."`
 	Rows             map[string]PlanRows      `json:"rows" doc:"By key: rows that it protects."`
 	Gaps             []string                 `json:"gaps" doc:"Where requests would be refused for a time, in words."`
-	Blockers         []string                 `json:"blockers" doc:"What would hold the rotation back now, in words."`
+	Blockers         []string                 `json:"blockers" doc:"What would hold the rotation back now, in words. With keys=all, also what would hold back the others, with their keys."`
 	Notes            []string                 `json:"notes" doc:"What an operator should know before the rotation, in words."`
 	ExpectedDuration string                   `json:"expected_duration" doc:"Duration by earlier rotations of these keys, in words."`
 	Soak             Seconds                  `json:"soak" doc:"Soak time."`

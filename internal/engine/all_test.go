@@ -326,6 +326,63 @@ func TestCrashAtEveryWriteBreaksGlass(t *testing.T) {
 	})
 }
 
+// The plan has what would hold back any of the rotations, and says of whose keys.
+func TestBreakGlassPlansAllRotations(t *testing.T) {
+	h := newHarness(t)
+	h.platform()
+	h.key("lonely", "token")
+	h.key("running", "token")
+	h.workload(workload.Workload{Name: "web", MinInstances: 1, Keys: map[string]workload.Role{"lonely": {Presents: true}}})
+	h.workload(workload.Workload{Name: "job", MinInstances: 2, Keys: map[string]workload.Role{"running": {Presents: true}}})
+	id := h.rotate("running")
+	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "lonely", Kind: "token", Policy: key.Policy{ConfirmBy: rotation.ConfirmByOther}}, ann)
+	h.ok(err)
+	h.counts("master", fewRows+1)
+	h.rowFault("master", "a column is gone")
+	writes := h.store.writes
+	for range 2 {
+		plan, _, err := h.engine.Plan(t.Context(), breakGlass())
+		h.ok(err)
+		said := strings.Join(plan.Blockers, "\n")
+		for _, want := range []string{
+			"beside this rotation, that of lonely: web: 0 of at least 1 instances are there",
+			"beside this rotation, that of running: job: 0 of at least 2 instances are there",
+			"beside this rotation, that of master: MASTER: api/api-1 could not look at its rows: a column is gone",
+		} {
+			if strings.Count(said, want) != 1 {
+				t.Errorf("no %q in\n%s", want, said)
+			}
+		}
+		if want := []string{"db", "service-token"}; !slices.Equal(plan.Rotation.KeyNames(), want) || len(plan.Blockers) != strings.Count(said, "beside this") {
+			t.Errorf("plans %v: %s", plan.Rotation.KeyNames(), said)
+		}
+	}
+	if h.store.writes != writes {
+		t.Error("the plan has written")
+	}
+	for range 2 { // all run, and one of them is the plan's
+		view, _ := h.all(breakGlass())
+		plan, _, err := h.engine.Plan(t.Context(), breakGlass())
+		h.ok(err)
+		said := strings.Join(plan.Blockers, "\n")
+		for _, want := range []string{"lonely: web: 0 of at least 1", "running: job: 0 of at least 2"} {
+			if !strings.Contains(said, want) && !slices.Contains(plan.Rotation.KeyNames(), want[:strings.Index(want, ":")]) {
+				t.Errorf("no %q in\n%s, which is that of %v beside %s and %s", want, said, plan.Rotation.KeyNames(), view.ID, id)
+			}
+		}
+	}
+}
+
+// rowFault lets the last count of a key's rows have failed.
+func (h *harness) rowFault(name, fault string) {
+	h.t.Helper()
+	h.engine.lock(func(m *memory) {
+		c := m.counted[name]
+		c.report.Error = fault
+		m.counted[name] = c
+	})
+}
+
 // A server that is away holds up its own keys alone, and the passwords of administrators are left to do until they are rotated.
 func TestBreakGlassBesideAServerThatIsAway(t *testing.T) {
 	h, _ := connected(t)

@@ -4,8 +4,10 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
@@ -49,18 +51,12 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 		}
 	}
 	if request.All {
-		request = e.looked(ctx, request)
+		return e.planAll(ctx, e.looked(ctx, request))
 	}
 	var p Plan
 	var escalates bool
 	err := e.update(func(l *locked) (err error) {
 		var more []string
-		if request.All {
-			if p, request, escalates, err = l.previewAll(ctx, request); err == nil {
-				warnings = append(warnings, wholeWarnings(*request.whole)...)
-			}
-			return err
-		}
 		p, more, escalates, err = l.previewEscalation(ctx, request)
 		warnings = append(warnings, more...)
 		return err
@@ -68,26 +64,65 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 	if err != nil || escalates {
 		return p, warnings, err
 	}
+	p, err = e.planOf(ctx, request)
+	return p, warnings, err
+}
+
+// planAll is [Engine.Plan] for all keys. The plan is that of the main rotation, with what would hold back the others.
+func (e *Engine) planAll(ctx context.Context, request Request) (Plan, []string, error) {
+	var a allPreview
+	err := e.update(func(l *locked) (err error) {
+		a, err = l.previewAll(ctx, request)
+		return err
+	})
+	if err != nil {
+		return Plan{}, nil, err
+	}
+	p, plans, errs := a.running, make([]Plan, len(a.requests)), make([]error, len(a.requests))
+	var group sync.WaitGroup
+	for n, asked := range a.requests {
+		group.Go(func() { plans[n], errs[n] = e.planOf(ctx, asked) })
+	}
+	group.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return Plan{}, nil, err
+	}
+	for n, other := range plans {
+		if n == 0 {
+			p = other
+			continue
+		}
+		for _, text := range other.Blockers {
+			a.blockers = append(a.blockers, remark{someOf(other.Rotation.KeyNames()), text})
+		}
+	}
+	for _, text := range summed(a.blockers) {
+		p.Blockers = append(p.Blockers, "beside this rotation, that of "+text)
+	}
+	return p, wholeWarnings(*a.whole), nil
+}
+
+// planOf makes the plan of a request to start a rotation, and looks at its servers.
+func (e *Engine) planOf(ctx context.Context, request Request) (p Plan, err error) {
 	var of []remark
 	var changes []preflightCall
 	preview := func(l *locked) (err error) {
 		p, of, changes, err = l.preview(ctx, request)
 		return err
 	}
-	err = e.update(preview)
-	if err != nil {
-		return Plan{}, nil, err
+	if err := e.update(preview); err != nil {
+		return Plan{}, err
 	}
 	blockers, notes, seen := e.inspections(ctx, p.Rotation.KeyNames())
 	if seen { // the new versions have other numbers, as those of the rotation will
 		if err := e.update(preview); err != nil {
-			return Plan{}, nil, err
+			return Plan{}, err
 		}
 	}
 	also, more := preflight(ctx, changes)
 	blind := e.try(ctx, e.witnessTries(p.Rotation.KeyNames()))
 	p.Blockers, p.Notes = append(p.Blockers, summed(blockers, also, blind)...), summed(of, notes, more)
-	return p, warnings, nil
+	return p, nil
 }
 
 // preview makes the plan of a request but for its notes, and returns these and the changes that kinds can check at their
@@ -172,12 +207,19 @@ func (l *locked) previewEscalation(ctx context.Context, request Request) (p Plan
 	return p, []string{insteadNote(r)}, err == nil, err
 }
 
-// previewAll returns the request for the keys of the main rotation, or, where none is to be started, what is left of the one that is
-// escalated or continues; escalates: it is so.
-func (l *locked) previewAll(ctx context.Context, request Request) (p Plan, main Request, escalates bool, err error) {
+// allPreview is what a request for all keys would start and escalate.
+type allPreview struct {
+	whole    *rotation.Whole
+	requests []Request // for rotations that would be started, the main one first
+	running  Plan      // of the main rotation, where none would be started
+	blockers []remark  // of other rotations that are escalated, or continue
+}
+
+// previewAll returns what a request for all keys would do.
+func (l *locked) previewAll(ctx context.Context, request Request) (a allPreview, err error) {
 	s, err := l.selectAll(request)
 	if err != nil {
-		return p, request, false, err
+		return a, err
 	}
 	var left []rotation.Rotation
 	for _, with := range s.whole.With {
@@ -187,23 +229,34 @@ func (l *locked) previewAll(ctx context.Context, request Request) (p Plan, main 
 		what := l.leakOf(l.active[id], request)
 		r, err := l.escalated(l.active[id], l.facts(l.active[id]), what)
 		if err != nil {
-			return p, request, false, err
+			return a, err
 		}
 		left = append(left, r)
 		s.whole.Join(id, escalatedText(l.active[id], r, what, request))
 	}
-	request.whole = &s.whole
+	a.whole = &s.whole
+	for n, b := range s.batches {
+		asked := request
+		asked.Keys = b.keys
+		if n == 0 {
+			asked.whole = &s.whole
+		} else {
+			s.whole.Join("", b.text()+"; its plan: "+planCommand(b.keys, request))
+		}
+		a.requests = append(a.requests, asked)
+	}
 	if len(s.batches) == 0 {
-		p, err = l.planOfRunning(ctx, left[0])
-		p.Rotation.Whole = &s.whole
-		l.lock(func(m *memory) { p.Next = m.nextSteps(p.Rotation) })
-		return p, request, true, err
+		a.running, err = l.planOfRunning(ctx, left[0])
+		a.running.Rotation.Whole = &s.whole
+		l.lock(func(m *memory) { a.running.Next = m.nextSteps(a.running.Rotation) })
+		left = left[1:]
 	}
-	for _, b := range s.batches[1:] {
-		s.whole.Join("", b.text()+"; its plan: "+planCommand(b.keys, request))
+	for _, r := range left {
+		for _, text := range rotation.Blockers(r, l.facts(r)) {
+			a.blockers = append(a.blockers, remark{someOf(r.KeyNames()), text})
+		}
 	}
-	request.Keys = s.batches[0].keys
-	return p, request, false, nil
+	return a, err
 }
 
 // planOfRunning says what is left of a rotation, stored or not.
