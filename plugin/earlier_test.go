@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
 )
 
 // earlierMount is what testdata/mount-436b301.json holds: all records of a mount as commit 436b301 stored them, with throw-away
@@ -159,5 +161,58 @@ func TestMountOf436b301(t *testing.T) {
 				t.Errorf("a value of %s stands in the log or in an answer", env)
 			}
 		}
+	}
+}
+
+// A key that an earlier release has stored under the name "all" loads, rotates by its own name, alone and with others, can be changed,
+// and can be deleted, after which the name stands for every key. Until then keys=all is refused: it could mean either.
+func TestKeyNamedAllOfAnEarlierRelease(t *testing.T) {
+	earlier := newBackendTest(t)
+	earlier.write("config", map[string]any{"soak": "0s", "observe": "0s"})
+	for _, name := range []string{"older", "other"} {
+		earlier.write("keys/"+name, map[string]any{"kind": "token", "generate": true})
+	}
+	earlier.write("workloads/api", map[string]any{"presents": "older,other"})
+	b := newBackendTest(t)
+	for path, record := range earlier.stored() {
+		if !strings.HasPrefix(path, "journal/") { // whose hashes are over the name
+			path, record = strings.Replace(path, "/older", "/all", 1), strings.ReplaceAll(record, `"older"`, `"all"`)
+		}
+		if err := b.storage.Put(t.Context(), &logical.StorageEntry{Key: path, Value: []byte(record)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	current := func(name string) any { return b.read("keys/" + name).Data["current_version"] }
+	if names := b.list("keys"); !slices.Equal(names, []string{"all", "other"}) || fmt.Sprint(current("all")) != "1" {
+		t.Fatalf("%q are there, and all has version %v", names, current("all"))
+	}
+	ends := func(started map[string]any) {
+		t.Helper()
+		kit.Until(t, "it ends", func() bool {
+			b.instance("api", "api-1")
+			return b.read("rotations/" + started["id"].(string)).Data["state"] == "done"
+		})
+	}
+	for _, asked := range []map[string]any{{"keys": "all"}, {"keys": "all,other"}, {"keys": "all", "compromised": true}, {"keys": "all", "dry_run": true}} {
+		b.refuses(logical.UpdateOperation, "rotate", asked, "that one with key=all")
+	}
+	ends(b.write("rotate", map[string]any{"key": "all"}))
+	ends(b.write("rotate/all", nil))
+	if one, two := fmt.Sprint(current("all")), fmt.Sprint(current("other")); one != "3" || two != "1" {
+		t.Errorf("all has version %s, and other %s", one, two)
+	}
+	ends(b.write("rotate", map[string]any{"key": "all", "keys": "other"}))
+	if one, two := fmt.Sprint(current("all")), fmt.Sprint(current("other")); one != "4" || two != "2" {
+		t.Errorf("rotated together, all has version %s, and other %s", one, two)
+	}
+	b.write("keys/all", map[string]any{"rotation_period": "48h"})
+	b.write("workloads/api", map[string]any{"remove_presents": "all", "drop": true})
+	kit.Until(t, "the instance has dropped it", func() bool {
+		b.instance("api", "api-1")
+		return !b.call(logical.DeleteOperation, "keys/all", nil).IsError()
+	})
+	b.refuses(logical.UpdateOperation, "keys/all", map[string]any{"kind": "token"}, `key name "all" stands for all keys`)
+	if started := b.write("rotate", map[string]any{"keys": "all"}); !slices.Equal(started["keys"].([]string), []string{"other"}) {
+		t.Errorf("every key is %v", started["keys"])
 	}
 }

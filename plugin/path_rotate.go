@@ -213,7 +213,7 @@ func namedKeys(e *engine.Engine, d *framework.FieldData) (names []string, all bo
 		names = append(names, slices.DeleteFunc(several, func(name string) bool { return name == key.All })...)
 	}
 	if _, named := e.Key(key.All); all && named {
-		return names, all, rotation.Refusef("keys=all: an earlier release has made a key of this name, so that it could mean that key or every key; name the keys with keys=NAME,NAME, or that one with key=all (vault list hyvve/keys)")
+		return names, all, rotation.Refusef("keys=all: an earlier release has made a key of this name, so that it could mean that key or every key; name the keys with keys=NAME,NAME, and that one with key=all (vault list hyvve/keys)")
 	}
 	if len(names) == 0 && !all {
 		return nil, false, rotation.Refusef("key is missing; name one with key=NAME, several with keys=NAME,NAME (vault list hyvve/keys), or every key with keys=all")
