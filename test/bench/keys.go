@@ -129,6 +129,9 @@ func makeKeys(ctx context.Context, vault *api.Client, log io.Writer) error {
 	return err
 }
 
+// commLength is how much of a program's name /proc/PID/comm has (TASK_COMM_LEN of Linux, without its end).
+const commLength = 15
+
 // pluginMemory is the resident memory of the plugin's process, in MB.
 func pluginMemory() (float64, error) {
 	comms, err := filepath.Glob("/proc/[0-9]*/comm")
@@ -138,7 +141,7 @@ func pluginMemory() (float64, error) {
 	most := 0.0
 	for _, comm := range comms {
 		name, err := os.ReadFile(comm)
-		if err != nil || !strings.HasPrefix(bed.PluginName, strings.TrimSpace(string(name))) {
+		if err != nil || strings.TrimSpace(string(name)) != bed.PluginName[:commLength] { // vault's begins like it
 			continue
 		}
 		now, err := memoryOf(filepath.Dir(comm), "VmRSS")
