@@ -14,7 +14,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -66,7 +65,13 @@ func (e *Engine) Begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := l.dropUnvouched(ctx, lives); err != nil {
+		return err
+	}
 	if err := e.write(ctx, pathLives, fmt.Appendf(nil, "%d", lives+1)); err != nil {
+		return err
+	}
+	if err := l.vouch(ctx, lives+1); err != nil {
 		return err
 	}
 	e.generation.Store(lives + 1)
@@ -245,19 +250,6 @@ func (l *locked) loadInto(ctx context.Context, path, what string, into any) erro
 		return fmt.Errorf("stored %s: %w", what, err)
 	}
 	return nil
-}
-
-// loadGeneration is how often the mount was begun before.
-func (l *locked) loadGeneration(ctx context.Context) (uint64, error) {
-	data, err := l.Store.Get(ctx, pathLives)
-	if err != nil || data == nil {
-		return 0, err
-	}
-	n, err := strconv.ParseUint(string(data), 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("stored count of lives: %w", err)
-	}
-	return n, nil
 }
 
 func (l *locked) loadKeys(ctx context.Context) error {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,7 @@ const (
 	pathLives       = "mount/lives"
 	pathIssued      = "mount/issued" // there: all values are in the index
 	pathFloor       = "mount/floor"
+	pathVouched     = "mount/vouched" // life of the mount up to which the records under unissued/ are right
 	pathKeys        = "keys/"
 	pathWorkloads   = "workloads/"
 	pathConnections = "connections/"
@@ -154,6 +156,24 @@ func (t *storage) each(ctx context.Context, prefix string, take func([]byte) err
 		}
 	}
 	return nil
+}
+
+// loadGeneration is how often the mount was begun before.
+func (t *storage) loadGeneration(ctx context.Context) (uint64, error) {
+	return t.loadCount(ctx, pathLives)
+}
+
+// loadCount reads a number that is counted up; 0: there is none yet.
+func (t *storage) loadCount(ctx context.Context, path string) (uint64, error) {
+	data, err := t.Store.Get(ctx, path)
+	if err != nil || data == nil {
+		return 0, err
+	}
+	n, err := strconv.ParseUint(string(data), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("stored count %s: %w", path, err)
+	}
+	return n, nil
 }
 
 // journalStore stores entries as the engine stores its records: a write that fails makes it stale.

@@ -8,12 +8,17 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
 // unissued is the record of a key of which no version was ever given to anybody: its first value can be replaced. It is stored
 // before the key's first version, and removed before a read answers with one. Where there is no record, somebody may have a version.
+//
+// A release that does not know these records leaves them, whatever it answers. So each life of the mount that keeps them says so, after
+// it has begun. If the last life did not, another release has written in between, and all records go before the next life begins. They
+// also go if Vault was killed in that moment: an import that cannot be replaced is a lesser harm.
 type unissued struct {
 	Schema int    `json:"schema"`
 	Key    string `json:"key"`
@@ -25,6 +30,13 @@ const unissuedSchema = 1
 func (u unissued) Encode() ([]byte, error) { return json.Marshal(u) }
 
 func (l *locked) loadUnissued(ctx context.Context) error {
+	lives, err := l.loadGeneration(ctx)
+	if err != nil {
+		return err
+	}
+	if vouched, err := l.loadCount(ctx, pathVouched); err != nil || vouched != lives {
+		return err
+	}
 	return l.each(ctx, pathUnissued, func(data []byte) error {
 		var u unissued
 		if err := json.Unmarshal(data, &u); err != nil {
@@ -35,6 +47,25 @@ func (l *locked) loadUnissued(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// dropUnvouched removes all records if the last life of the mount did not keep them.
+func (l *locked) dropUnvouched(ctx context.Context, lives uint64) error {
+	vouched, err := l.loadCount(ctx, pathVouched)
+	if err != nil || vouched == lives {
+		return err
+	}
+	l.lock(func(m *memory) { clear(m.unissued) })
+	names, err := l.Store.List(ctx, pathUnissued)
+	if err != nil {
+		return fmt.Errorf("listing %s: %w", pathUnissued, err)
+	}
+	return l.markIssued(ctx, names...)
+}
+
+// vouch stores that this life of the mount keeps the records.
+func (l *locked) vouch(ctx context.Context, life uint64) error {
+	return l.write(ctx, pathVouched, strconv.AppendUint(nil, life, 10))
 }
 
 // noteUnissued stores that nobody has a version of a key, which has none.

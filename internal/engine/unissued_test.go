@@ -5,6 +5,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -123,6 +124,55 @@ func TestUnissuedEndsWithItsKey(t *testing.T) {
 		t.Error(names)
 	}
 	h.refused(h.replaces("one", "x"), `key "one" is not known`)
+}
+
+// downgraded is what a release leaves that knows nothing of these records: it has begun, given out what there was, and ended. Its
+// instances have left.
+func (h *harness) downgraded() {
+	h.t.Helper()
+	h.engine.Close()
+	h.store.mu.Lock()
+	defer h.store.mu.Unlock()
+	lives, err := strconv.Atoi(string(h.store.data[pathLives]))
+	h.ok(err)
+	h.store.data[pathLives] = []byte(strconv.Itoa(lives + 1))
+}
+
+// What an earlier release may have given out after a downgrade is not replaced, although it has left the record that says nobody has it:
+// not after a restart, and not when Vault is killed before or after any write of the upgrade. A value of a key that is made again is.
+func TestUnissuedAfterADowngrade(t *testing.T) {
+	atEveryWrite(t, 3, func(at int, after bool) bool {
+		h := newHarness(t)
+		h.without("one")
+		h.without("two")
+		h.workload(workload.Workload{Name: "app", MinInstances: 0, Keys: map[string]workload.Role{"one": clientRole}})
+		h.imports("one", "the value that was imported")
+		h.imports("two", "another value")
+		h.downgraded()
+		h.store.failAt, h.store.after = h.store.writes+at, after
+		e, err := Open(t.Context(), h.options())
+		h.ok(err)
+		err = e.Begin(t.Context())
+		if e.Close(); err != nil && !errors.Is(err, errInjected) {
+			t.Fatal(err)
+		}
+		crashed := err != nil
+		for range 2 {
+			h.open()
+			for _, name := range []string{"one", "two"} {
+				h.refused(h.replaces(name, "the value that comes too late"), "nothing was changed; rotate it with: vault write hyvve/rotate key="+name)
+			}
+		}
+		if names, _ := h.store.List(t.Context(), pathUnissued); len(names) > 0 {
+			t.Errorf("write %d: records stay: %q", at, names)
+		}
+		h.ok(h.engine.DeleteKey(t.Context(), "two", testActor))
+		h.without("two")
+		h.imports("two", "a wrong value")
+		h.open()
+		h.ok(h.replaces("two", "the right value"))
+		return crashed
+	})
 }
 
 // Killed before or after any write while a value is replaced and somebody reads, nobody holds a value that the key has not.
