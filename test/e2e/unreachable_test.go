@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/bed"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/test/kit"
@@ -90,4 +91,48 @@ func (w cacheWorld) read(path string) map[string]any {
 		w.t.Fatal(err)
 	}
 	return secret.Data
+}
+
+// A Redis that hangs when all keys rotate, and was looked at just before, holds up its own key alone. That key continues in a rotation
+// of its own, and ends when the server is back.
+func TestHangingServerHoldsUpItsOwnKeysAlone(t *testing.T) {
+	t.Parallel()
+	w := startCache(t)
+	w.write("hyvve/keys/token", map[string]any{"kind": "token", "generate": true})
+	w.write("hyvve/workloads/app", map[string]any{"presents": "token,redis-url", "min_instances": 0})
+	w.write("hyvve/connections/cache", map[string]any{"url": w.redis.AdminURL()})
+	if err := w.redis.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	resumed := false
+	t.Cleanup(func() {
+		if !resumed {
+			_ = w.redis.Resume()
+		}
+	})
+	begun := time.Now()
+	rotation := w.write("hyvve/rotate", map[string]any{"keys": "all", "compromised": true, "detailed": true})
+	if keys := fmt.Sprint(rotation["keys"]); keys != "[redis-url token]" {
+		t.Fatalf("rotates %s: %v", keys, rotation)
+	}
+	path := fmt.Sprintf("hyvve/rotations/%s", rotation["id"])
+	kit.Until(t, "the token is rotated", func() bool { return w.read(path)["state"] == "done" })
+	t.Logf("the token is rotated after %s", time.Since(begun).Round(time.Second))
+	if took := time.Since(begun); took > time.Minute {
+		t.Errorf("the token waited %s", took)
+	}
+	if text := fmt.Sprint(w.read(path)); !strings.Contains(text, "REDIS_URL, does not hold up the others any longer") {
+		t.Errorf("the rotation says %s", text)
+	}
+	if text := fmt.Sprint(w.read("hyvve/rotations/redis-url")); !strings.Contains(text, "accepting stage") && !strings.Contains(text, "state:accepting") {
+		t.Errorf("that of the Redis says %s", text)
+	}
+	resumed = true
+	if err := w.redis.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	kit.Until(t, "the login is rotated", func() bool { return w.read("hyvve/rotations/redis-url")["state"] == "done" })
+	if _, err := w.redis.DoAs(t.Context(), "app", "secret-of-the-app", "PING"); err == nil {
+		t.Error("the leaked password still logs in")
+	}
 }
