@@ -43,6 +43,7 @@ type fakeVault struct {
 	says     string                   // with which they fail
 	hold     map[string]chan struct{} // requests by kind/workload that wait until it is closed
 	lose     map[string]int           // replies of a kind to lose after the request was served
+	late     map[string]chan struct{} // replies of a kind that wait until it is closed, after the request was served
 	lease    int                      // seconds
 	token    int                      // seconds; 0: it does not end
 	changed  chan struct{}
@@ -96,7 +97,7 @@ func (f *fakeVault) serve(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
 	}
 	says, status, ttl := f.says, max(f.fail[kind], f.fail[path]), f.token
-	lost := f.lose[kind] > 0
+	lost, late := f.lose[kind] > 0, f.late[kind]
 	f.lose[kind]--
 	f.mu.Unlock()
 	if status != 0 {
@@ -123,6 +124,9 @@ func (f *fakeVault) serve(w http.ResponseWriter, r *http.Request) {
 		if answer["data"] == nil {
 			return
 		}
+	}
+	if late != nil {
+		<-late
 	}
 	if lost {
 		panic(http.ErrAbortHandler)

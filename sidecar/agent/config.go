@@ -38,6 +38,8 @@ type Config struct {
 	Valid        watch.Validator   // nil: whatever is stable is acted on
 	Destinations []Destination     // that are no files
 
+	RestartsWithin time.Duration // in which a workload that is gone may be back when the sidecar stops; 0: restartTime or podRestartTime
+
 	gateKeys map[*health.Prometheus]string // names of the keys whose values they present
 }
 

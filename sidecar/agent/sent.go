@@ -54,6 +54,9 @@ type answer struct {
 func (a *Agent) send(ctx context.Context, of machine.Do) {
 	r := requests[of](a)
 	hold := a.holdLease(ctx, of)
+	if r.read != nil { // at the end of the process, finishRead waits for it
+		ctx = context.WithoutCancel(ctx)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan answer, 1)
 	a.sent = &sent{request: r, of: of, cancel: cancel, ended: ended, hold: hold}

@@ -23,6 +23,7 @@ import (
 func (a *Agent) stops() machine.Event {
 	a.jobs.stop()
 	a.discard()
+	a.finishRead()
 	if p, ok := a.config.Reloader.(reload.Provider); ok { // the sidecar ends after the workload that it runs
 		if p.Failed() != "" {
 			return machine.Event{Kind: machine.WorkloadGone, Reason: p.Failed()}
@@ -36,28 +37,79 @@ func (a *Agent) stops() machine.Event {
 	return machine.Event{Kind: machine.Stop}
 }
 
-// workloadEnded reports whether the workload is known to have ended.
-func (a *Agent) workloadEnded() bool {
-	if s, ok := a.config.Reloader.(reload.Seer); ok {
-		switch s.See(a.process) {
-		case reload.Runs:
-			return false
-		case reload.Ended:
-			return true
-		default:
+// finishRead lets a read of the bundle that is under way end. Vault may have served it, and then believes the secret of that read
+// alone: with it, the instance is left, or the next process continues it.
+func (a *Agent) finishRead() {
+	if a.sent != nil && a.sent.read != nil {
+		timer := time.NewTimer(readTime)
+		defer timer.Stop()
+		select {
+		case answer := <-a.sent.ended:
+			a.sent.ended <- answer
+		case <-timer.C:
+		}
+		if b := a.sent.read.Load(); b != nil {
+			a.secret = b.Secret
+			a.bundle.Instance, a.bundle.Secret = b.Instance, b.Secret
 		}
 	}
-	if len(a.config.Destinations) > 0 { // pods that this one says nothing of
+	if a.secret.Reveal() == "" {
+		return
+	}
+	if err := a.storeSecret(); err != nil {
+		a.log.Warn("the instance's secret is not kept; the next process may have to wait until the name is free", "error", err)
+	}
+}
+
+// workloadEnded reports whether the workload is known to have ended. One that is gone for a moment may be about to be started again.
+func (a *Agent) workloadEnded() bool {
+	if a.sees() == reload.Runs {
 		return false
 	}
 	pod, namespace := os.Getenv("HYVVE_POD"), os.Getenv("HYVVE_NAMESPACE")
-	return pod != "" && namespace != "" && (a.nobodyListens() || a.podEnds(namespace, pod))
+	inPod := pod != "" && namespace != "" && len(a.config.Destinations) == 0 // it says nothing of the pods that read a Secret
+	if inPod && a.podEnds(namespace, pod) {
+		return true
+	}
+	within := a.config.RestartsWithin
+	if within == 0 {
+		within = restartTime
+		if inPod {
+			within = podRestartTime
+		}
+	}
+	for end := time.Now().Add(within); ; time.Sleep(min(lookEvery, within)) {
+		switch seen := a.sees(); {
+		case seen == reload.Runs, seen == reload.Unknown && !(inPod && a.nobodyListens()):
+			return false
+		case time.Now().After(end):
+			return true
+		}
+	}
+}
+
+// sees returns what the reloader sees of the workload's process.
+func (a *Agent) sees() reload.Sight {
+	if s, ok := a.config.Reloader.(reload.Seer); ok {
+		return s.See(a.process)
+	}
+	return reload.Unknown
 }
 
 // Bounds of what is asked at the end of the process.
 const (
 	dialTime = 300 * time.Millisecond
 	podTime  = time.Second
+	readTime = time.Second
+)
+
+// A workload has ended if it is not back within restartTime. That is more than supervisors usually wait before they start a program
+// again, such as 5 s for units of systemd. In a pod it is podRestartTime: a kubelet that ends the sidecar gives it little time, at
+// least 2 s, and starts other containers when it has ended.
+const (
+	restartTime    = 6 * time.Second
+	podRestartTime = 1500 * time.Millisecond
+	lookEvery      = 250 * time.Millisecond
 )
 
 // nobodyListens reports whether nobody listens any more where the workload's health is checked, on this machine. In a pod whose native

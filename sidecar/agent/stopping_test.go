@@ -49,6 +49,44 @@ func TestStopBesideTheWorkload(t *testing.T) {
 	}
 }
 
+// Vault may have served a read whose answer is still to come when the sidecar stops: then it believes the secret of that read alone.
+func TestStopDuringARead(t *testing.T) {
+	dir := t.TempDir()
+	start := func() *running {
+		return startAgentWith(t, dir, nil, func(_ *running, c *Config) { c.OnStop = config.OnStopHold })
+	}
+	r := start()
+	r.await("first", loaded("etag-1-0"))
+	answer := make(chan struct{})
+	r.fake.change(func() { r.fake.version, r.fake.late = 2, map[string]chan struct{}{"creds": answer} })
+	r.until("it is read again", func() bool {
+		r.fake.mu.Lock()
+		defer r.fake.mu.Unlock()
+		return r.fake.secret == 2
+	})
+	time.AfterFunc(readTime/4, func() { close(answer) })
+	r.stopsAs("held")
+	if kept, err := r.agent.config.keptSecret(); err != nil || kept.Reveal() != "secret-2" {
+		t.Errorf("the secret of the read before is kept (%v)", err)
+	}
+}
+
+// Where the answer to a read does not come, the end does not wait for it long.
+func TestStopDuringAReadWithoutAnswer(t *testing.T) {
+	r := startAgentWith(t, t.TempDir(), nil, func(_ *running, c *Config) { c.OnStop = config.OnStopHold })
+	r.await("first", loaded("etag-1-0"))
+	answer := make(chan struct{})
+	t.Cleanup(func() { close(answer) })
+	before := r.fake.count("creds")
+	r.fake.change(func() { r.fake.version, r.fake.hold["creds/api"] = 2, answer })
+	r.until("it is read again", func() bool { return r.fake.count("creds") > before })
+	begun := time.Now()
+	r.stopsAs("held") // the read was not served: the secret before is good
+	if took := time.Since(begun); took < readTime || took > readTime+2*time.Second {
+		t.Errorf("the end took %s", took)
+	}
+}
+
 // The instance of an earlier configuration is kept, too, as long as the workload may use what it presents.
 func TestStopHoldsTheFormerInstance(t *testing.T) {
 	r := startAgentWith(t, t.TempDir(), nil, func(_ *running, c *Config) { c.OnStop = config.OnStopHold })
@@ -110,6 +148,20 @@ func workloadIn(t *testing.T, path string) *exec.Cmd {
 	return cmd
 }
 
+// comesBack is when a workload that has ended is there again, and half of the time in which the sidecar expects that.
+const comesBack = 500 * time.Millisecond
+
+// later does something after comesBack. The test does not end before.
+func later(t *testing.T, do func()) {
+	t.Helper()
+	done := make(chan struct{})
+	time.AfterFunc(comesBack, func() {
+		defer close(done)
+		do()
+	})
+	t.Cleanup(func() { <-done })
+}
+
 // Where the workload is signalled, the sidecar knows whether its process has ended.
 func TestStopKnowsTheProcess(t *testing.T) {
 	end := func(t *testing.T, cmd *exec.Cmd) {
@@ -132,6 +184,10 @@ func TestStopKnowsTheProcess(t *testing.T) {
 			kit.Until(t, "it has ended", func() bool { p, err := proc.Read(cmd.Process.Pid); return err != nil || p.Ended() })
 		}, "left"},
 		"another one runs": {func(t *testing.T, cmd *exec.Cmd, path string) { workloadIn(t, path); end(t, cmd) }, "held"},
+		"it is started again": {func(t *testing.T, cmd *exec.Cmd, path string) {
+			end(t, cmd)
+			later(t, func() { workloadIn(t, path) })
+		}, "held"},
 		"its file cannot be read": {func(t *testing.T, cmd *exec.Cmd, path string) {
 			end(t, cmd)
 			_ = os.WriteFile(path, []byte("?"), 0o600)
@@ -141,7 +197,7 @@ func TestStopKnowsTheProcess(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "pid")
 			cmd := workloadIn(t, path)
 			r := startAgentWith(t, t.TempDir(), nil, func(_ *running, c *Config) {
-				c.OnStop = config.OnStopHold
+				c.OnStop, c.RestartsWithin = config.OnStopHold, 2*comesBack
 				c.Reloader = reload.Signal{PIDFile: path, Signal: syscall.SIGCONT}
 			})
 			r.await("first", loaded("etag-1-0"))
@@ -171,13 +227,14 @@ func TestStopInAPod(t *testing.T) {
 	t.Setenv("HYVVE_POD", "api-0")
 	t.Setenv("HYVVE_NAMESPACE", "apps")
 	for name, c := range map[string]struct {
-		listens, pod bool
-		want         string
+		listens, pod, again bool
+		want                string
 	}{
-		"it listens":          {true, true, "held"},
-		"nobody listens":      {false, true, "left"},
-		"it listens, no pod":  {true, false, "held"},
-		"nobody listens here": {false, false, "held"},
+		"it listens":          {true, true, false, "held"},
+		"nobody listens":      {false, true, false, "left"},
+		"it listens again":    {false, true, true, "held"},
+		"it listens, no pod":  {true, false, false, "held"},
+		"nobody listens here": {false, false, false, "held"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if !c.pod {
@@ -189,12 +246,19 @@ func TestStopInAPod(t *testing.T) {
 			}
 			t.Cleanup(func() { _ = l.Close() })
 			r := startAgentWith(t, t.TempDir(), nil, func(_ *running, o *Config) {
-				o.OnStop = config.OnStopHold
+				o.OnStop, o.RestartsWithin = config.OnStopHold, 2*comesBack
 				o.Health = []config.HealthBlock{{Method: "http", URL: "http://" + l.Addr().String() + "/health"}, {Method: "command", Command: []string{"true"}}}
 			})
 			r.await("first", loaded("etag-1-0"))
 			if !c.listens {
 				_ = l.Close()
+			}
+			if c.again {
+				later(t, func() {
+					if l, err := net.Listen("tcp", l.Addr().String()); err == nil {
+						t.Cleanup(func() { _ = l.Close() })
+					}
+				})
 			}
 			r.stopsAs(c.want)
 		})
@@ -212,6 +276,7 @@ func TestNobodyListensInAPod(t *testing.T) {
 	}
 	_ = l.Close()
 	a := &Agent{}
+	a.config.RestartsWithin = time.Millisecond
 	a.config.Health = []config.HealthBlock{{Method: "tcp", Address: l.Addr().String()}}
 	if a.workloadEnded() {
 		t.Error("it has ended, and may not listen yet")
