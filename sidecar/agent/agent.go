@@ -307,7 +307,7 @@ func (a *Agent) wait(ctx context.Context, sightings *time.Ticker) machine.Event 
 		case w := <-a.watching.result():
 			return a.watched(w)
 		case <-sightings.C:
-			if _, _, newest := a.proxies.sightings(); newest.After(a.proxies.told) {
+			if a.proxies.news() != a.proxies.told {
 				return machine.Event{Kind: machine.Sighted}
 			}
 		case <-a.jobs.news:

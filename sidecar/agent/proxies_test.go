@@ -5,6 +5,7 @@ package agent
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -180,4 +181,38 @@ func TestProxyStateCannotBeStored(t *testing.T) {
 	if reason, _ := report["reason"].(string); !strings.Contains(reason, "writable by everybody") || r.file() != "" {
 		t.Errorf("report %v", report)
 	}
+}
+
+// What an earlier process has seen in the future, before the clock was set back, delays no report of what is seen now.
+func TestSightingAfterTheClockWasSetBack(t *testing.T) {
+	address, dir, ahead := listening(t), t.TempDir(), time.Now().Add(time.Hour).UTC()
+	state := filepath.Join(dir, "state")
+	wire := workload.Tripwire{Version: 3, Salt: "salt", Digest: workload.TripDigest("salt", sha256.Sum256([]byte(canary+"-retired"))), Until: ahead}
+	stored, err := json.Marshal(map[string]any{
+		"own": []string{canary + "-1"}, "accepts": []string{canary + "-1"}, "versions": []int{1}, "tripwires": []workload.Tripwire{wire},
+		"tripped": map[string]any{"run": "earlier", "seen": []workload.Trip{{Env: "TOKEN", Version: 3, Run: "earlier", Count: 1, First: ahead, Last: ahead}}},
+	})
+	if err == nil {
+		err = os.WriteFile(state, stored, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := startAgentWith(t, dir, nil, func(r *running, c *Config) {
+		upstream := &url.URL{Scheme: "http", Host: "127.0.0.1:1"}
+		c.Listeners = []config.Listener{{Address: address, Upstream: upstream, Keys: []config.ProxyKey{{Env: "TOKEN", Header: "Authorization", State: state}}}}
+		r.fake.tripwires = map[string]any{"TOKEN": []any{wire}}
+	})
+	r.await("what was stored", func(report map[string]any) bool { return len(report["tripped"].([]any)) > 0 })
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+canary+"-old")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	r.await("a sighting", func(report map[string]any) bool { return len(report["sightings"].([]any)) > 0 })
 }

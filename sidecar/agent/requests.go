@@ -159,7 +159,8 @@ func (a *Agent) hold(b client.Bundle) machine.Held {
 
 func (a *Agent) sendReport() request {
 	engine := a.engine
-	report, newest := a.report(false)
+	news := a.proxies.news() // before it is looked what they are: those that come between are reported once more
+	report := a.report(false)
 	return request{send: func(ctx context.Context) finish {
 		begun := time.Now()
 		answer, err := engine.Report(ctx, report)
@@ -170,7 +171,7 @@ func (a *Agent) sendReport() request {
 			if answer.Lease() > 0 {
 				a.extended = begun
 			}
-			a.proxies.told = newest
+			a.proxies.told = news
 			a.memory.Busy()
 			a.vaultIs(nil)
 			a.board.Update(func(s *status.State) { s.Reported = time.Now() })
@@ -179,14 +180,14 @@ func (a *Agent) sendReport() request {
 	}}
 }
 
-// report says what is loaded and how the workload is; newest is when its newest sighting was.
-func (a *Agent) report(last bool) (report client.Report, newest time.Time) {
+// report says what is loaded, how the workload is, and what proxies have seen.
+func (a *Agent) report(last bool) client.Report {
 	work := a.jobs.reports()
-	seen, trips, newest := a.proxies.sightings()
+	seen, trips := a.proxies.sightings((*proxy.Proxy).StoredTrips)
 	return client.Report{
 		Workload: a.config.Workload, Instance: a.bundle.Instance, Secret: a.bundle.Secret,
 		Etag: a.state.Loaded, Proof: workload.Proof(a.state.Proof), Healthy: a.state.Verdict == machine.Healthy, Reason: a.state.Reason, Last: last, Work: work, Sightings: seen, Trips: trips,
-	}, newest
+	}
 }
 
 // watching is a watch that is open.
@@ -267,7 +268,7 @@ const sightingRate = 2 * time.Second
 type proxies struct {
 	all       []*proxy.Proxy
 	addresses []string
-	told      time.Time // of the newest sighting that was reported
+	told      uint64 // news that were reported
 }
 
 func newProxies(listeners []config.Listener, log *slog.Logger) proxies {
@@ -348,27 +349,25 @@ func (p proxies) ticker() *time.Ticker {
 	return t
 }
 
-// sightings returns what to report of old versions that are accepted, and of retired ones, and when the newest of both was.
-func (p proxies) sightings() (all []workload.Sighting, trips []workload.Trip, newest time.Time) {
+// sightings returns what is seen of old versions that are accepted, and of retired ones.
+func (p proxies) sightings(tripsOf func(*proxy.Proxy) []workload.Trip) (all []workload.Sighting, trips []workload.Trip) {
 	for _, one := range p.all {
-		all, trips = append(all, one.Sightings()...), append(trips, one.Trips()...)
+		all, trips = append(all, one.Sightings()...), append(trips, tripsOf(one)...)
 	}
-	for _, s := range all {
-		if s.Last.After(newest) {
-			newest = s.Last
-		}
+	return all, trips
+}
+
+// news returns a number that is another one once there is something new to report.
+func (p proxies) news() (n uint64) {
+	for _, one := range p.all {
+		n += one.News()
 	}
-	for _, t := range trips {
-		if t.Last.After(newest) {
-			newest = t.Last
-		}
-	}
-	return all, trips, newest
+	return n
 }
 
 // show puts on the board what the proxies have seen.
 func (p proxies) show(s *status.State) {
-	s.Sightings, s.Trips, _ = p.sightings()
+	s.Sightings, s.Trips = p.sightings((*proxy.Proxy).Trips)
 	if len(p.all) > 0 {
 		s.Tripped = map[string]int{}
 	}

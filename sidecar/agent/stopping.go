@@ -201,8 +201,7 @@ func (a *Agent) reportFailure() machine.Event {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
 	defer cancel()
 	a.log.Error("workload failed before it had proved itself; the instance counts until it is started again", "error", a.state.Reason)
-	report, _ := a.report(true)
-	if _, err := a.engine.Report(ctx, report); err != nil {
+	if _, err := a.engine.Report(ctx, a.report(true)); err != nil {
 		a.log.Warn("failure not reported", "error", a.mask(err.Error()))
 		return machine.Event{Kind: machine.LeaveFailed}
 	}

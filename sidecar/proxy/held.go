@@ -53,6 +53,7 @@ type held struct {
 	settling  *time.Timer
 	settled   func(error) // hears how dropping values went
 	sightings map[int]*workload.Sighting
+	news      uint64 // see [Proxy.News]
 
 	trips     tripwires
 	presented func(workload.Trip) // hears now and then of retired values that were presented
@@ -106,6 +107,7 @@ func (k *held) restore() error {
 	defer k.mu.Unlock()
 	k.state, k.front = s, 0
 	k.trips.load(s.Trips)
+	k.news += uint64(len(k.trips.versions())) // which may not have been reported
 	k.publish()
 	return nil
 }
@@ -274,6 +276,7 @@ func (k *held) see(s *snapshot, place int, from string) {
 		k.sightings[version] = seen
 	}
 	seen.Count++
+	k.news++
 	seen.Last, seen.From = time.Now(), from
 }
 

@@ -173,6 +173,17 @@ func (p *Proxy) Sightings() []workload.Sighting {
 	return all
 }
 
+// News returns a number that grows with each request that [Proxy.Sightings] and [Proxy.Trips] tell of. Their times may be in the future,
+// after the clock was set back.
+func (p *Proxy) News() (n uint64) {
+	for _, k := range p.keys {
+		k.mu.Lock()
+		n += k.news
+		k.mu.Unlock()
+	}
+	return n
+}
+
 // Serve answers on l until ctx ends, and lets requests under way end for a short while then. HTTP/2 is spoken with
 // clients that begin with it (h2c), HTTP/1.1 with the application.
 func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {

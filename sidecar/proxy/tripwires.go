@@ -15,7 +15,8 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
-// tripsKept is the time in which counts of retired values are stored once. A sidecar that is killed loses no more.
+// tripsKept is the time in which counts of retired values are stored and logged once, if they are not reported earlier. A sidecar that
+// is killed loses no more.
 const tripsKept = 10 * time.Second
 
 // noVersion stands for values that are none of a retired version: they are counted in the same way, so that the time a request takes
@@ -28,7 +29,8 @@ type tripwires struct {
 	seen    map[int]workload.Trip
 	total   int // since the process has started
 	unsaved bool
-	saving  *time.Timer // nil: nothing waits to be stored
+	unsaid  bool        // in the log
+	saving  *time.Timer // nil: nothing waits to be stored or logged
 }
 
 func newTripwires() tripwires {
@@ -132,7 +134,8 @@ func (k *held) trip(version int, from string, now time.Time) {
 	t.seen[version] = seen.Tripped(from, now)
 	hit := subtle.ConstantTimeEq(int32(version), noVersion) ^ 1 //nolint:gosec // numbers of versions are small
 	t.total += hit
-	t.unsaved = t.unsaved || hit == 1
+	k.news += uint64(hit) //nolint:gosec // 0 or 1
+	t.unsaved, t.unsaid = t.unsaved || hit == 1, t.unsaid || hit == 1
 	if t.saving == nil {
 		t.saving = time.AfterFunc(tripsKept, k.saveTrips)
 	}
@@ -148,13 +151,21 @@ func (k *held) saveTrips() {
 // settleTrips stores what was counted, and logs it: no request waits for that. mu is held.
 func (k *held) settleTrips() {
 	k.trips.saving = nil
+	if k.trips.unsaid {
+		k.trips.unsaid = false
+		for _, version := range k.trips.versions() {
+			k.presented(k.trips.seen[version])
+		}
+	}
+	k.saveCounts()
+}
+
+// saveCounts stores what was counted. mu is held.
+func (k *held) saveCounts() {
 	if !k.trips.unsaved {
 		return
 	}
 	k.trips.unsaved = false
-	for _, version := range k.trips.versions() {
-		k.presented(k.trips.seen[version])
-	}
 	if err := k.store(k.state); err != nil {
 		k.trips.unsaved = true
 		k.failed(err)
@@ -162,9 +173,18 @@ func (k *held) settleTrips() {
 }
 
 // Trips returns what was seen of retired versions, ordered by key and version. The counts are of all runs that the state file knows.
-func (p *Proxy) Trips() (all []workload.Trip) {
+func (p *Proxy) Trips() []workload.Trip { return p.trips(false) }
+
+// StoredTrips is Trips for the engine, which takes a run's count that is not higher than one before for a repetition. So the counts
+// are stored first: the next process continues at them, also after this one was killed.
+func (p *Proxy) StoredTrips() []workload.Trip { return p.trips(true) }
+
+func (p *Proxy) trips(store bool) (all []workload.Trip) {
 	for _, k := range p.keys {
 		k.mu.Lock()
+		if store {
+			k.saveCounts()
+		}
 		for _, version := range k.trips.versions() {
 			all = append(all, k.trips.seen[version])
 		}

@@ -218,3 +218,44 @@ func TestVersionThatIsLookedForAgainIsAnotherRun(t *testing.T) {
 	ok(t, again.Restore())
 	check(again.Trips())
 }
+
+// A process that is killed has stored what was reported. The next one continues at that count: the engine takes a lower one for a
+// repetition, and what came first would be lost.
+func TestKilledProxyContinuesWhatItHasReported(t *testing.T) {
+	state, log := filepath.Join(t.TempDir(), "state"), &kit.Log{}
+	run := func() *Proxy {
+		p := New(Options{Upstream: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}, Log: slog.New(slog.NewTextHandler(log, nil)), Keys: []Key{{Env: env, Header: "Authorization", State: state}}})
+		ok(t, p.Restore())
+		return p
+	}
+	presents := func(p *Proxy) {
+		p.look(http.Header{"Authorization": {"Bearer " + token(1)}}, match{}, false, "10.0.0.7")
+	}
+	p := run()
+	ok(t, p.Take(wired(bundle(2), 1)))
+	for range 3 {
+		presents(p)
+	}
+	reported := p.StoredTrips()[0]
+	if strings.Contains(log.String(), "a retired value was presented") {
+		t.Error("it is logged with each report")
+	}
+	p.keys[0].trips.saving.Stop() // killed
+
+	p = run()
+	if p.News() == 0 {
+		t.Error("what was stored is no news, and perhaps was not reported")
+	}
+	before := p.News()
+	presents(p)
+	if got := p.StoredTrips()[0]; got.Run != reported.Run || got.Count != reported.Count+1 {
+		t.Errorf("%+v, after %+v", got, reported)
+	}
+	if p.News() != before+1 {
+		t.Errorf("news: %d, then %d", before, p.News())
+	}
+	p.keys[0].saveTrips()
+	if !strings.Contains(log.String(), "a retired value was presented") {
+		t.Error("it is not logged")
+	}
+}

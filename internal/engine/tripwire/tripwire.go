@@ -183,7 +183,7 @@ func (r Record) Seen(by string, t workload.Trip, now time.Time) (Record, bool) {
 	if n < 0 {
 		return r, false
 	}
-	w := r.Wires[n]
+	w := r.Wires[n].upTo(now)
 	name := by + " " + t.Run
 	first, last := t.First, t.Last
 	if last.After(now) {
@@ -211,6 +211,31 @@ func (r Record) Seen(by string, t workload.Trip, now time.Time) (Record, bool) {
 	r.Wires = slices.Clone(r.Wires)
 	r.Wires[n] = w
 	return r, true
+}
+
+// upTo returns the wire with nothing later than now, as it may be after the clock was set back: it would hide what is seen until then.
+func (w Wire) upTo(now time.Time) Wire {
+	bound := func(t time.Time) time.Time {
+		if t.After(now) {
+			return now
+		}
+		return t
+	}
+	if !w.Forgotten.After(now) && !w.Last.After(now) && !w.JournaledAt.After(now) {
+		return w // and so is the rest
+	}
+	if w.Forgotten.After(now) { // what was forgotten was so before now: sources that are not known are new ones, or are counted twice
+		w.Forgotten = time.Time{}
+	}
+	w.First, w.Last, w.JournaledAt = bound(w.First), bound(w.Last), bound(w.JournaledAt)
+	w.Clients, w.Sources = slices.Clone(w.Clients), maps.Clone(w.Sources)
+	for n := range w.Clients {
+		w.Clients[n].Last = bound(w.Clients[n].Last)
+	}
+	for name, s := range w.Sources {
+		w.Sources[name] = source{s.Count, bound(s.Last)}
+	}
+	return w
 }
 
 // late is how much later a request may seem to have been when its report is repeated: reports say how long ago it was.
@@ -280,7 +305,8 @@ func (w Wire) Journals(now time.Time) bool {
 	if w.Journaled == 0 {
 		return w.Count > 0
 	}
-	return (w.Count >= 2*w.Journaled || w.Journaled <= w.Acknowledged && w.Open()) && now.Sub(w.JournaledAt) >= journalEvery
+	rested := now.Sub(w.JournaledAt).Abs() >= journalEvery // the clock may have been set back
+	return rested && (w.Count >= 2*w.Journaled || w.Journaled <= w.Acknowledged && w.Open())
 }
 
 // With returns the record with another state of a wire that it has.

@@ -4,6 +4,7 @@ package tripwire
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -81,5 +82,34 @@ func TestFirstAfterAnAcknowledgeIsJournaled(t *testing.T) {
 	w.Count++
 	if w.Journals(later.Add(time.Hour)) {
 		t.Error("the second one is journaled, though the count has not doubled")
+	}
+}
+
+// What was seen before the clock was set back hides nothing that is seen since: it is counted, its time is that of now, and it is
+// journaled.
+func TestClockThatIsSetBackHidesNothing(t *testing.T) {
+	ahead := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
+	now := ahead.Add(-30 * 24 * time.Hour)
+	r := Record{Key: "token", Wires: []Wire{{Version: 1}}}
+	for n := range maxSources + 1 { // the first one is forgotten
+		r, _ = r.Seen("api/old", workload.Trip{Version: 1, Run: strconv.Itoa(n), Count: 1, Last: ahead, From: []string{"10.0.0.1"}}, ahead.Add(time.Hour))
+	}
+	w, _ := r.Version(1)
+	w.Journaled, w.JournaledAt, w.Acknowledged = w.Count, ahead.Add(time.Hour), w.Count
+	r = r.With(w)
+	r, news := r.Seen("api/new", workload.Trip{Version: 1, Run: "new", Count: 2, First: now, Last: now, From: []string{"10.0.0.7"}}, now)
+	w, _ = r.Version(1)
+	switch {
+	case !news || w.Count != maxSources+3 || !w.Open():
+		t.Errorf("it is counted %d times, news %t", w.Count, news)
+	case !w.Last.Equal(now) || w.Clients[0].Last.After(now):
+		t.Errorf("%+v", w)
+	case !w.Journals(now.Add(journalEvery)):
+		t.Error("it is not journaled")
+	}
+	for _, s := range w.Sources {
+		if s.Last.After(now) {
+			t.Errorf("a source in the future: %+v", s)
+		}
 	}
 }

@@ -170,17 +170,25 @@ func CheckTrips(all []workload.Trip) error {
 	return nil
 }
 
-// News reports whether a report has sightings worth storing: a version that is known to have been seen just now is none.
+// News reports whether a report has sightings worth storing: a version that is known to have been seen just now is none. One that is
+// known to be seen in the future is: the clock was set back since, and the version would count as used until then.
 func News(before, now []workload.Sighting) bool {
-	last := map[string]time.Time{}
-	name := func(s workload.Sighting) string { return fmt.Sprintf("%s %d", s.Env, s.Version) }
-	for _, s := range before {
-		last[name(s)] = s.Last
-	}
-	for _, s := range now {
-		if s.Last.Sub(last[name(s)]) >= rotation.SightingStep {
+	known := lastSeen(before)
+	for name, last := range lastSeen(now) {
+		if last.Sub(known[name]).Abs() >= rotation.SightingStep {
 			return true
 		}
 	}
 	return false
+}
+
+// lastSeen returns when each version of sightings was seen last, by environment name and number.
+func lastSeen(all []workload.Sighting) map[string]time.Time {
+	last := map[string]time.Time{}
+	for _, s := range all {
+		if name := fmt.Sprintf("%s %d", s.Env, s.Version); s.Last.After(last[name]) {
+			last[name] = s.Last
+		}
+	}
+	return last
 }
