@@ -13,6 +13,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -43,7 +44,7 @@ func New(path, short, help string, run func(cmd *cobra.Command, args []string) e
 func NewRoot(name, version, help string, commands ...*cobra.Command) *cobra.Command {
 	root := WithVersion(New(name, "", help, func(cmd *cobra.Command, _ []string) error {
 		printHelp(cmd, cmd.ErrOrStderr())
-		return Exit{Status: 2}
+		return Exit{Status: statusOfWrong(cmd)}
 	}), version)
 	root.Args = nil // cobra looks for the command
 	root.AddCommand(commands...)
@@ -79,7 +80,7 @@ func newHelp(root *cobra.Command) *cobra.Command {
 	help := New(root.Name()+" help", "print the help text of a command", "Usage: "+root.Name()+" help [COMMAND]\n", func(cmd *cobra.Command, args []string) error {
 		found, rest, err := root.Find(args)
 		if err != nil || len(rest) > 0 {
-			return Exit{Status: 2, Err: fmt.Errorf("command %q is not known%s", strings.Join(args, " "), DidYouMean(args[0], below(root)))}
+			return Exit{Status: statusOfWrong(root), Err: fmt.Errorf("command %q is not known%s", strings.Join(args, " "), DidYouMean(args[0], below(root)))}
 		}
 		return found.Help()
 	})
@@ -112,7 +113,7 @@ func WithVersion(cmd *cobra.Command, version string) *cobra.Command {
 type Exit struct {
 	Status int
 	Err    error // nil: nothing is left to say
-	hint   bool  // at the help text
+	wrong  bool  // the command line is: it points at the help text
 }
 
 // Error implements error.
@@ -121,8 +122,28 @@ func (e Exit) Error() string { return fmt.Sprint(e.Err) }
 // Unwrap returns what is wrong.
 func (e Exit) Unwrap() error { return e.Err }
 
+// statusWrong is the exit status of a command line that is wrong.
+const statusWrong = 2
+
+// wrongStatus is the annotation of a root command with another one.
+const wrongStatus = "wrong status"
+
+// WithWrongStatus sets the exit status of command lines that are wrong, where 2 means something else.
+func WithWrongStatus(root *cobra.Command, status int) *cobra.Command {
+	root.Annotations[wrongStatus] = strconv.Itoa(status)
+	return root
+}
+
+// statusOfWrong returns the exit status of a command line that is wrong.
+func statusOfWrong(root *cobra.Command) int {
+	if status, err := strconv.Atoi(root.Annotations[wrongStatus]); err == nil {
+		return status
+	}
+	return statusWrong
+}
+
 // Wrong returns the error of a command line that is wrong: its exit status is 2, and it points to the help text.
-func Wrong(err error) error { return Exit{2, err, true} }
+func Wrong(err error) error { return Exit{statusWrong, err, true} }
 
 // Run runs a command and returns the exit status: 1 for an error that is no [Exit]. It writes errors to stderr.
 func Run(ctx context.Context, root *cobra.Command, args []string, stdout, stderr io.Writer) int {
@@ -142,8 +163,9 @@ func Run(ctx context.Context, root *cobra.Command, args []string, stdout, stderr
 	if exit.Err != nil {
 		_, _ = fmt.Fprintf(stderr, "%s: %v\n", cmd.CommandPath(), err)
 	}
-	if exit.hint {
+	if exit.wrong {
 		_, _ = fmt.Fprintf(stderr, "Run \"%s --help\" for its flags.\n", cmd.CommandPath())
+		exit.Status = statusOfWrong(root)
 	}
 	return exit.Status
 }
@@ -164,7 +186,7 @@ func unknownCommand(root *cobra.Command, args []string, stderr io.Writer) int {
 		}
 	}
 	printHelp(root, stderr)
-	return 2
+	return statusOfWrong(root)
 }
 
 // below returns the names of a command's subcommands.
@@ -177,7 +199,7 @@ func below(cmd *cobra.Command) (names []string) {
 	return names
 }
 
-// twoDashes lets flags be written with one dash, as those of Go's flag package are. None of ours has a letter for short.
+// twoDashes lets flags be written with one dash, as those of Go's flag package are.
 func twoDashes(root *cobra.Command, args []string) []string {
 	cmd, _, err := root.Find(args)
 	if err != nil {
@@ -262,6 +284,9 @@ func printHelp(cmd *cobra.Command, w io.Writer) {
 		}
 		kind, text := pflag.UnquoteUsage(f)
 		name := "--" + f.Name
+		if f.Shorthand != "" {
+			name = "-" + f.Shorthand + ", " + name
+		}
 		if kind != "" {
 			name += "=" + kind
 		}

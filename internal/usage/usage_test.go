@@ -191,3 +191,30 @@ func TestExit(t *testing.T) {
 		}
 	}
 }
+
+// A program for which 2 means something else has another status for command lines that are wrong; flags of one letter are in the help.
+func TestStatusOfWrongCommandLines(t *testing.T) {
+	list := New("tool list", "list", "Usage: tool list [flags]\n", func(*cobra.Command, []string) error { return nil })
+	list.Flags().StringP("output", "o", "text", "`FORMAT` of what is printed")
+	for _, c := range []struct {
+		args   string
+		status int
+		says   string
+	}{
+		{"", 1, "Usage: tool"},
+		{"lost", 1, `did you mean "list"?`},
+		{"help lost", 1, `did you mean "list"?`},
+		{"-o json list", 0, ""},
+		{"list --outptu=json", 1, "did you mean --output?"},
+		{"list -o json", 0, ""},
+		{"list -ojson", 0, ""},
+		{"list -output=json", 0, ""},
+		{"list --help", 0, "  -o, --output=FORMAT"},
+	} {
+		root := WithWrongStatus(NewRoot("tool", "v1", "Usage: tool COMMAND\n", list), 1)
+		var said bytes.Buffer
+		if status := Run(t.Context(), root, strings.Fields(c.args), &said, &said); status != c.status || !strings.Contains(said.String(), c.says) {
+			t.Errorf("tool %s: status %d: %s", c.args, status, &said)
+		}
+	}
+}
