@@ -296,17 +296,7 @@ func (c *Client) Follow(ctx context.Context, name string, since int64, wait time
 }
 
 // Rotations lists the ids of all, oldest first.
-func (c *Client) Rotations(ctx context.Context) ([]string, error) {
-	secret, err := c.vault.Logical().ListWithContext(ctx, c.mount+"/rotations")
-	if err != nil {
-		return nil, Classify(err)
-	}
-	if secret == nil {
-		return nil, nil
-	}
-	var list engineapi.List
-	return list.Keys, decode(secret.Data, &list)
-}
+func (c *Client) Rotations(ctx context.Context) ([]string, error) { return c.list(ctx, "rotations") }
 
 // Revert takes one back.
 func (c *Client) Revert(ctx context.Context, id string) (engineapi.Rotation, error) {
@@ -328,7 +318,7 @@ func (c *Client) decodeOnce(path string, resp *api.Response, err error, into any
 	}
 	switch {
 	case resp != nil && resp.StatusCode == http.StatusNotFound:
-		return nil, fmt.Errorf("%w: %s/%s is not there; is the engine mounted at %q?", ErrRefused, c.mount, path, c.mount)
+		return nil, absent{fmt.Sprintf("%v: %s/%s is not there; is the engine mounted at %q?", ErrRefused, c.mount, path, c.mount), err}
 	case err != nil:
 		return nil, Classify(err)
 	}
@@ -358,6 +348,18 @@ func (c *Client) write(ctx context.Context, path string, data map[string]any, in
 	}
 	return decode(secret.Data, into)
 }
+
+// absent is the error of a path that is not there: it is refused.
+type absent struct {
+	text  string
+	cause error // Vault's; nil: it gave none
+}
+
+func (a absent) Error() string { return a.text }
+
+func (a absent) Is(target error) bool { return target == ErrRefused }
+
+func (a absent) Unwrap() error { return a.cause }
 
 // errForm stands for the error of a mismatch, which may quote a value, so that it is not passed on.
 func errForm(err error) error {
