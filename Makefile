@@ -24,9 +24,9 @@ setup-demo: # without Kubernetes, which takes long to build
 	@scripts/setup without-kubernetes
 
 .PHONY: build
-build: ## Build the plugin (build/plugins/), the sidecar, the injector and the demo (build/bin/)
+build: ## Build the plugin (build/plugins/), the sidecar, the injector, the hyvve command and the demo (build/bin/)
 	@$(GOBUILD) -o build/plugins/ ./plugin/cmd/vault-plugin-secrets-hyvve
-	@$(GOBUILD) -o build/bin/ ./sidecar/cmd/hyvve-sidecar ./sidecar/cmd/hyvve-injector
+	@$(GOBUILD) -o build/bin/ ./sidecar/cmd/hyvve-sidecar ./sidecar/cmd/hyvve-injector ./operator/cmd/hyvve
 	@CGO_ENABLED=0 go build -o build/bin/ ./test/demo/cmd/hyvve-demo ./test/bed/cmd/hyvve-dev ./test/bed/cmd/hyvve-pause ./test/bench/cmd/hyvve-bench
 	@CGO_ENABLED=0 go build -C test/images -trimpath -o "$(CURDIR)/build/bin/hyvve-images" .
 
@@ -160,6 +160,7 @@ generate: ## Regenerate what is made from something else: assembly, pages and ta
 	go test -count=1 -run '^TestPageShowsWhatIsCompiled$$' ./test/kindtest -update
 	go test -count=1 -run '^(TestShapes|TestDocumentation)$$' ./sidecar/inject -update
 	go test -count=1 -run '^TestReference$$' ./sidecar/config -update
+	go test -count=1 -run '^TestReference$$' ./operator/command -update
 	go test -count=1 -run '^(TestGolden|TestManifest)$$' ./deploy/helm -update
 	go test -count=1 -run '^TestMessages$$' ./test/messages -update
 

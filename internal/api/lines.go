@@ -271,3 +271,6 @@ func (i Instance) line() string {
 	}
 	return text + ", seen " + i.Seen.inLine() + ", login " + i.Login + ", has loaded " + held + ", proof " + i.Proof
 }
+
+// Line says a value in one line for people.
+func Line(value any) string { return lineOf(reflect.ValueOf(value)) }

@@ -43,7 +43,10 @@ func TestOperatorsRequests(t *testing.T) {
 		{func(ctx context.Context, c *Client) error { _, err := c.Receipt(ctx, "latest"); return err }, "GET /v1/hyvve/rotations/latest/receipt?detailed=true "},
 		{func(ctx context.Context, c *Client) error { _, _, err := c.Plan(ctx, rotate); return err }, `PUT /v1/hyvve/rotate {"deadline":"1m","detailed":true,"dry_run":true,"keys":["a","b"],"reason":"why"}`},
 		{func(ctx context.Context, c *Client) error { _, _, err := c.Start(ctx, rotate); return err }, `PUT /v1/hyvve/rotate {"deadline":"1m","detailed":true,"keys":["a","b"],"reason":"why"}`},
-		{func(ctx context.Context, c *Client) error { _, _, err := c.Command(ctx, "2026", "pause", ""); return err }, `PUT /v1/hyvve/rotations/2026/pause {"detailed":true}`},
+		{func(ctx context.Context, c *Client) error {
+			_, _, err := c.Command(ctx, "2026", "pause", "")
+			return err
+		}, `PUT /v1/hyvve/rotations/2026/pause {"detailed":true}`},
 		{
 			func(ctx context.Context, c *Client) error {
 				_, _, err := c.Escalate(ctx, "2026", engineapi.EscalateRequest{Which: "both"})

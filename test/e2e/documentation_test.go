@@ -37,7 +37,7 @@ type block struct {
 func (b block) at(n int) string { return fmt.Sprintf("%s:%d", b.page, b.line+n) }
 
 // program begins a command, after variables for it and what it reads.
-var program = regexp.MustCompile(`^([A-Z_]+=\S+ +)*(printf '%s' "\$[A-Z_]+" \| )?(vault|hyvve-sidecar|hyvve-injector|make|kubectl|helm|jq|curl)( |$)`)
+var program = regexp.MustCompile(`^([A-Z_]+=\S+ +)*(printf '%s' "\$[A-Z_]+" \| )?(vault|hyvve|hyvve-sidecar|hyvve-injector|make|kubectl|helm|jq|curl)( |$)`)
 
 // commands reports whether the block has commands for a shell. A fence without a language shows an output, or a drawing.
 func (b block) commands() bool {

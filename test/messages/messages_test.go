@@ -38,7 +38,7 @@ func TestMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 	var all []string
-	for _, top := range []string{"plugin", "sidecar", "internal"} {
+	for _, top := range []string{"plugin", "sidecar", "operator", "internal"} {
 		all = append(all, texts(t, root, top)...)
 	}
 	got := strings.Join(all, "\n") + "\n"
