@@ -240,48 +240,48 @@ func (s *state) expireInstances(ctx context.Context) {
 
 // lapse removes an instance if its lease has ended, and notes that if its process may run on.
 func (s *state) lapse(ctx context.Context, workloadName, id string, ended func(*fleet.Fleet, workload.Instance) bool) error {
-	var lapsed workload.Instance
-	err := s.drop(ctx, workloadName, id, func(f *fleet.Fleet, i workload.Instance) bool {
-		if !ended(f, i) {
-			return false
-		}
-		lapsed = i
-		return true
-	})
-	if err == nil {
-		s.lock(func(m *memory) {
-			if f := m.fleets[workloadName]; f != nil {
-				f.Lapse(lapsed, s.Now())
-			}
-		})
-	}
-	return err
+	return s.end(ctx, workloadName, id, true, ended)
 }
 
-// drop removes an instance if it still should be, when nobody else stores it.
+// drop removes an instance if it still should be.
 func (s *state) drop(ctx context.Context, workloadName, id string, should func(*fleet.Fleet, workload.Instance) bool) error {
+	return s.end(ctx, workloadName, id, false, should)
+}
+
+// end removes an instance if it still should be, when nobody else stores it. lapses: its process may run on.
+func (s *state) end(ctx context.Context, workloadName, id string, lapses bool, should func(*fleet.Fleet, workload.Instance) bool) error {
 	defer s.instances.Lock(workloadName + "/" + id)()
 	ok := false
 	var f *fleet.Fleet
+	var i workload.Instance
 	s.lock(func(m *memory) {
 		f = m.fleets[workloadName]
-		i, known := f.Get(id)
-		ok = known && should(f, i)
+		i, ok = f.Get(id)
+		ok = ok && should(f, i)
 	})
 	if !ok {
 		return nil
 	}
+	if lapses {
+		if err := s.noteLapsed(ctx, i); err != nil {
+			return err
+		}
+	}
 	if err := s.remove(ctx, pathInstances+workloadName+"/"+id); err != nil {
 		return err
 	}
+	var over []string
 	s.lock(func(m *memory) {
 		f.Remove(id)
+		if lapses {
+			over = f.Lapse(i, s.Now())
+		}
 		if !m.closed {
 			f.Wake()
 		}
 	})
 	s.nudge()
-	return nil
+	return s.forgetLapsed(ctx, workloadName, over...)
 }
 
 func (s *state) removeInstances(ctx context.Context, name string) error {

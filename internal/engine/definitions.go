@@ -245,6 +245,12 @@ func (e *Engine) DeleteWorkload(ctx context.Context, name string, by rotation.Ac
 	if err := e.removeInstances(ctx, name); err != nil { // those that read meanwhile; now they no longer can
 		return err
 	}
+	lapsed := get(e.state, func(m *memory) []fleet.Lapsed { return m.fleets[name].AllLapsed() })
+	for _, i := range lapsed {
+		if err := e.settleLapsed(ctx, name, i.ID); err != nil {
+			return err
+		}
+	}
 	e.lock(func(m *memory) {
 		if f := m.fleets[name]; f != nil && !m.closed {
 			f.Wake()
@@ -262,7 +268,9 @@ func (e *Engine) RemoveInstance(ctx context.Context, workloadName, id string, by
 	if _, ok := l.Workloads[workloadName]; !ok {
 		return catalog.UnknownWorkload(workloadName)
 	}
-	e.lock(func(m *memory) { m.fleets[workloadName].Settle(id) })
+	if err := e.settleLapsed(ctx, workloadName, id); err != nil {
+		return err
+	}
 	i, ok := e.Instance(workloadName, id)
 	if !ok {
 		return nil

@@ -82,6 +82,9 @@ func (e *Engine) Begin(ctx context.Context) error {
 	if err := l.rememberIssued(ctx); err != nil {
 		return err
 	}
+	if err := l.tidyLapsed(ctx); err != nil {
+		return err
+	}
 	return l.catchUp(ctx)
 }
 
@@ -202,7 +205,7 @@ func (e *Engine) Close() {
 // load reads all records.
 func (l *locked) load(ctx context.Context) error {
 	for _, load := range []func(context.Context) error{
-		l.loadSecret, l.loadConfig, l.loadFloor, l.loadConnections, l.loadKeys, l.loadWorkloads, l.loadInstances, l.loadWaiting, l.journal.Load, l.loadRotations, l.loadCuts, l.loadFollowing, l.loadUnissued, l.loadTripwires,
+		l.loadSecret, l.loadConfig, l.loadFloor, l.loadConnections, l.loadKeys, l.loadWorkloads, l.loadInstances, l.loadLapsed, l.loadWaiting, l.journal.Load, l.loadRotations, l.loadCuts, l.loadFollowing, l.loadUnissued, l.loadTripwires,
 	} {
 		if err := load(ctx); err != nil {
 			return err

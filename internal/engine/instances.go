@@ -24,7 +24,8 @@ type Reading struct {
 	TTL      time.Duration
 	Missing  []string // environment names of keys that have no version yet
 
-	first []string // names of keys of which nobody was given a version before
+	first  []string // names of keys of which nobody was given a version before
+	lapsed bool     // the instance had lapsed
 }
 
 // Read returns an instance its bundle and makes it, or keeps it, a live instance. A newer read supersedes an older one. No
@@ -54,7 +55,10 @@ func (s *state) Read(ctx context.Context, reader fleet.Reader, limit time.Durati
 		return Reading{}, err
 	}
 	s.nudge()
-	return reading, nil
+	if reading.lapsed {
+		err = s.forgetLapsed(ctx, i.Workload, i.ID)
+	}
+	return reading, err
 }
 
 // issue hands an instance what it should hold, in memory, and reports whether it was stored with that already. proof is the
@@ -97,9 +101,10 @@ func (s *state) issue(i workload.Instance, proof key.Value, epoch fleet.Read, li
 	if i.Heartbeat {
 		bundle.Tripwires = m.handedTripwires(w, i)
 	}
+	lapsed := f.HasLapsed(i.ID)
 	f.Put(i)
 	f.Renew(i.ID, ttl, full, i.Heartbeat)
-	reading = Reading{Bundle: bundle, Instance: i.ID, Secret: s.secrets().Secret(i.Name(), epoch), Epoch: i.Epoch, TTL: ttl, first: m.issues(t.Held)}
+	reading = Reading{Bundle: bundle, Instance: i.ID, Secret: s.secrets().Secret(i.Name(), epoch), Epoch: i.Epoch, TTL: ttl, first: m.issues(t.Held), lapsed: lapsed}
 	if len(t.Held) < len(w.Keys) {
 		for _, name := range w.KeyNames() {
 			if _, ok := t.Held[name]; !ok {

@@ -3,11 +3,14 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
@@ -82,13 +85,19 @@ func TestLeavingInstanceCountsUntilItsLeaseEnds(t *testing.T) {
 		if len(all) != 1 || !all[0].Lapsed || !strings.Contains(all[0].Text, "so that rotations did not wait for it; if it runs, it presents version 1 of SERVICE_TOKEN, which is destroyed; start the sidecar again") {
 			t.Fatalf("after its lease: %+v", all)
 		}
+		if h.open(); len(h.engine.StoppedSidecars("agents")) != 1 || h.engine.StoppedSidecars("agents")[0].Text != all[0].Text {
+			t.Errorf("after a restart: %+v, and before: %+v", h.engine.StoppedSidecars("agents"), all)
+		}
 		if restarts {
 			h.ok(h.engine.RemoveInstance(t.Context(), "agents", "agents-2", testActor))
 		} else {
 			h.read(r)
 		}
-		if all := h.engine.StoppedSidecars("agents"); len(all) != 0 {
-			t.Errorf("it is still shown: %+v", all)
+		for range 2 {
+			if all := h.engine.StoppedSidecars("agents"); len(all) != 0 {
+				t.Errorf("it is still shown: %+v", all)
+			}
+			h.open()
 		}
 	}
 }
@@ -151,6 +160,114 @@ func TestLeavingThroughACrash(t *testing.T) {
 		if n := len(h.engine.StoppedSidecars("api")); n != 1 {
 			t.Errorf("after %v: said again, %d are leaving", after, n)
 		}
+	}
+}
+
+// lapsedRecords are the paths of the stored records of instances that have lapsed.
+func (h *harness) lapsedRecords() (paths []string) {
+	h.store.mu.Lock()
+	defer h.store.mu.Unlock()
+	for path := range h.store.data {
+		if strings.HasPrefix(path, pathLapsed) {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
+// Killed before or after any write, an instance that has lapsed stays so until its sidecar is back, or somebody says that its process
+// has ended. It is never live and lapsed at once, and leaves no record afterwards.
+func TestLapsedThroughACrash(t *testing.T) {
+	for _, comesBack := range []bool{false, true} {
+		atEveryWrite(t, 3, func(at int, after bool) (crashed bool) {
+			h := newHarness(t)
+			h.key("one", "token")
+			h.workload(workload.Workload{Name: "app", MinInstances: 0, Keys: map[string]workload.Role{"one": clientRole}})
+			r := h.join("app", "app-1")
+			h.leaves(r)
+			h.failAt(at, after)
+			shown := func(when string, want bool) {
+				t.Helper()
+				var all []string
+				h.engine.lock(func(m *memory) {
+					for _, l := range m.fleets["app"].Lapsed(h.clock.Now()) {
+						all = append(all, l.ID)
+					}
+				})
+				live := len(h.engine.Instances("app"))
+				if want && len(all)+live != 1 || !want && len(all) > 0 {
+					t.Errorf("write %d, after %v: %s, %d are live, and lapsed are %q", at, after, when, live, all)
+				}
+			}
+			for range 3 {
+				h.clock.advance(2 * h.engine.Config().LeaseTTL)
+				h.engine.Tick(t.Context())
+				crashed = h.reopened() || crashed
+				shown("its lease has ended", true)
+			}
+			if len(h.engine.Instances("app")) > 0 {
+				t.Errorf("write %d, after %v: it stays", at, after)
+			}
+			for range 2 {
+				var err error
+				if comesBack {
+					_, err = h.engine.Read(t.Context(), fleet.Reader{Workload: "app", Instance: "app-1", Token: fleet.Token{Accessor: "a"}}, time.Hour)
+				} else {
+					err = h.engine.RemoveInstance(t.Context(), "app", "app-1", testActor)
+				}
+				if err != nil && !errors.Is(err, errInjected) {
+					t.Fatal(err)
+				}
+				crashed = h.reopened() || crashed
+			}
+			shown("it is settled", false)
+			h.open()
+			shown("it is settled, and the engine opened again", false)
+			if left := h.lapsedRecords(); len(left) > 0 {
+				t.Errorf("write %d, after %v: records stay: %q", at, after, left)
+			}
+			return crashed
+		})
+	}
+}
+
+// What is stored of instances that have lapsed is bounded, and ends with the workload. A damaged record is no reason to refuse the mount.
+func TestLapsedRecordsAreBounded(t *testing.T) {
+	h := newHarness(t)
+	h.key("one", "token")
+	h.workload(workload.Workload{Name: "app", MinInstances: 0, Keys: map[string]workload.Role{"one": clientRole}})
+	lapse := func(n int) {
+		t.Helper()
+		r := h.join("app", fmt.Sprintf("app-%03d", n))
+		h.leaves(r)
+		h.ok(h.engine.lapse(t.Context(), "app", r.id, func(*fleet.Fleet, workload.Instance) bool { return true }))
+		h.clock.advance(time.Second)
+	}
+	for n := range 103 {
+		lapse(n)
+	}
+	if all := h.lapsedRecords(); len(all) != 100 || slices.Contains(all, pathLapsed+"app/app-002") || !slices.Contains(all, pathLapsed+"app/app-003") {
+		t.Errorf("%d records are kept", len(all))
+	}
+	h.clock.advance(25 * time.Hour)
+	lapse(200)
+	if all := h.lapsedRecords(); len(all) != 1 {
+		t.Errorf("%d records are kept after a day", len(all))
+	}
+	h.store.data[pathLapsed+"app/app-damaged"] = []byte("{")
+	h.store.data[pathLapsed+"gone/gone-1"] = h.store.data[pathLapsed+"app/app-200"]
+	h.open()
+	if all := h.lapsedRecords(); len(all) != 1 {
+		t.Errorf("a start keeps %q", all)
+	}
+	h.join("app", "app-200")
+	if all := h.lapsedRecords(); len(all) > 0 {
+		t.Errorf("it is back, and %q are kept", all)
+	}
+	lapse(201)
+	h.ok(h.engine.DeleteWorkload(t.Context(), "app", testActor))
+	if all := h.lapsedRecords(); len(all) > 0 {
+		t.Errorf("after the workload, %q are kept", all)
 	}
 }
 

@@ -30,6 +30,7 @@ const (
 	pathWorkloads   = "workloads/"
 	pathConnections = "connections/"
 	pathInstances   = "instances/"
+	pathLapsed      = "lapsed/"
 	pathActive      = "active/"
 	pathFollowing   = "following/"
 	pathRotations   = "rotations/"
@@ -38,7 +39,9 @@ const (
 )
 
 // SealWrapped are the prefixes whose records hold values, or secrets that protect evidence.
-func SealWrapped() []string { return []string{"mount/", pathKeys, pathInstances, pathConnections} }
+func SealWrapped() []string {
+	return []string{"mount/", pathKeys, pathInstances, pathLapsed, pathConnections}
+}
 
 // storage writes records, and remembers whether a write has failed.
 type storage struct {
@@ -81,7 +84,7 @@ func (t *storage) write(ctx context.Context, path string, data []byte) error {
 	}
 	if err := t.Store.Put(context.WithoutCancel(ctx), path, data); err != nil {
 		if strings.Contains(err.Error(), tooLarge) { // known to have stored nothing
-			if !strings.HasPrefix(path, pathInstances) && t.wrote { // it may be the second record of several that belong together
+			if !ofInstance(path) && t.wrote { // it may be the second record of several that belong together
 				t.stale.Store(true)
 			}
 			return rotation.Refusef("storing %s: %d bytes are more than Vault's storage takes in one entry (max_entry_size)", path, len(data))
@@ -96,9 +99,14 @@ func (t *storage) write(ctx context.Context, path string, data []byte) error {
 // noteWrite notes that storage has changed. Instances are records of their own, and stored without the writer lock, as is that
 // somebody has a key's version.
 func (t *storage) noteWrite(path string) {
-	if !strings.HasPrefix(path, pathInstances) && !strings.HasPrefix(path, pathUnissued) {
+	if !ofInstance(path) && !strings.HasPrefix(path, pathUnissued) {
 		t.wrote = true
 	}
+}
+
+// ofInstance reports whether a record is stored under the lock of an instance.
+func ofInstance(path string) bool {
+	return strings.HasPrefix(path, pathInstances) || strings.HasPrefix(path, pathLapsed)
 }
 
 // remove deletes a record.

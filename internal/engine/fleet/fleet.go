@@ -83,7 +83,7 @@ func (c Crowd) String() string {
 }
 
 // Lapsed is an instance whose sidecar stopped beside its process and did not come back before its lease ended. The process may still
-// run. It is kept in memory alone.
+// run.
 type Lapsed struct {
 	workload.Instance
 	At time.Time // when its lease ended
