@@ -9,7 +9,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
@@ -83,39 +82,12 @@ func (l *locked) rotateAll(ctx context.Context, request Request) (view View, war
 
 // looked returns a request for all keys with what was seen of servers just now. Keys that are compromised wait for nobody's look at rows
 // before they rotate.
-func (e *Engine) looked(ctx context.Context, request Request) Request {
-	request.silent = e.lookAtServers(ctx)
-	if !request.Compromised {
-		request.blind = e.blind(ctx)
+func (q Request) looked(ctx context.Context, e *Engine) Request {
+	q.silent = inspection{Engine: e}.silent(ctx)
+	if !q.Compromised {
+		q.blind = e.blind(ctx)
 	}
-	return request
-}
-
-// lookAtServers lets the connections of keys be checked, and returns those that do not answer soon: what their servers have to do would
-// hold up the other keys without limit.
-func (e *Engine) lookAtServers(ctx context.Context) (silent []string) {
-	var names []string
-	e.lock(func(m *memory) {
-		for _, k := range m.Keys {
-			if _, ok := m.Connections[k.Options[kind.OptionConnection]]; ok {
-				names = append(names, k.Options[kind.OptionConnection])
-			}
-		}
-	})
-	slices.Sort(names)
-	names = slices.Compact(names)
-	answers := make([]bool, len(names))
-	var group sync.WaitGroup
-	for n, name := range names {
-		group.Go(func() { answers[n] = e.LookAtConnection(ctx, name) })
-	}
-	group.Wait()
-	for n, name := range names {
-		if !answers[n] {
-			silent = append(silent, name)
-		}
-	}
-	return silent
+	return q
 }
 
 // selectAll finds out what can be rotated.

@@ -106,7 +106,7 @@ func (l *locked) checkOf(of string) func(*Engine) {
 		return nil
 	}
 	return func(e *Engine) {
-		result, err := e.inspect(e.ctx, name, mendFixable, rotation.Itself)
+		result, err := inspection{e, mendFixable, rotation.Itself}.inspect(e.ctx, name)
 		noted := !result.At.IsZero()
 		if err != nil && !noted && !Passing(err) && e.ctx.Err() == nil {
 			e.noteHealth(of, Health{At: e.Now().UTC(), Fault: untrusted.Text(err.Error())})
@@ -151,55 +151,62 @@ func (e *Engine) Reconcile(ctx context.Context, name string, dryRun bool, by rot
 	if dryRun {
 		what = mendNothing
 	}
-	return e.inspect(ctx, name, what, by)
+	return inspection{e, what, by}.inspect(ctx, name)
+}
+
+// inspection is a look at the servers of keys, which mends what it may.
+type inspection struct {
+	*Engine
+	what mend
+	by   rotation.Actor
 }
 
 // inspect asks a key's server for its current version and, where it may, mends what is wrong. Meanwhile no action of a
 // rotation of the key begins: what it takes away must not be restored.
-func (e *Engine) inspect(ctx context.Context, name string, what mend, by rotation.Actor) (Reconciled, error) {
+func (i inspection) inspect(ctx context.Context, name string) (Reconciled, error) {
 	var change kind.Change
 	var restorer kind.Inspector
-	err := e.update(func(l *locked) (err error) {
+	err := i.update(func(l *locked) (err error) {
 		change, restorer, err = l.inspected(name)
 		return err
 	})
 	if err != nil {
 		return Reconciled{}, err
 	}
-	defer e.lock(func(m *memory) { delete(m.restoring, name) })
+	defer i.lock(func(m *memory) { delete(m.restoring, name) })
 	ctx, cancel := context.WithTimeout(ctx, connectionDeadline)
 	defer cancel()
 	finding, err := untrusted.Inspect(ctx, restorer, change)
 	if err != nil {
 		return Reconciled{}, rotation.Refusef("key %s: %w", name, err)
 	}
-	if err := e.update(func(l *locked) error { return l.noteFinding(ctx, name, finding) }); err != nil {
+	if err := i.update(func(l *locked) error { return l.noteFinding(ctx, name, finding) }); err != nil {
 		return Reconciled{}, err
 	}
-	result := Reconciled{Health: Health{At: e.Now().UTC(), Problems: finding.Problems, Notes: finding.Notes, Refused: e.whoStillTries(ctx, change)}}
+	result := Reconciled{Health: Health{At: i.Now().UTC(), Problems: finding.Problems, Notes: finding.Notes, Refused: i.whoStillTries(ctx, change)}}
 	if len(finding.Problems) == 0 {
-		e.isValid(change)
+		i.isValid(change)
 	}
 	if mender, ok := restorer.(kind.Restorer); ok && len(finding.Problems) > 0 {
 		fixable := !slices.ContainsFunc(finding.Problems, func(p kind.Problem) bool { return !p.Fixable })
-		if what != mendFixable || fixable {
+		if i.what != mendFixable || fixable {
 			if finding.Kept != "" {
 				change.Kept = finding.Kept
 			}
-			if result.Done, err = e.restore(ctx, mender, change, what, by); err != nil {
+			if result.Done, err = i.restore(ctx, mender, change); err != nil {
 				result.Fault = err.Error()
-				e.noteHealth(checksKey+name, result.Health)
+				i.noteHealth(checksKey+name, result.Health)
 				return result, rotation.Refusef("key %s: %w", name, err)
 			}
 		}
 	}
-	undeleted := e.undeletedProblems(ctx, change, what, by)
-	if what == mendNothing || len(result.Done) == 0 {
+	undeleted := i.undeletedProblems(ctx, change)
+	if i.what == mendNothing || len(result.Done) == 0 {
 		result.Problems = append(result.Problems, undeleted...)
-		e.noteHealth(checksKey+name, result.Health)
+		i.noteHealth(checksKey+name, result.Health)
 		return result, nil
 	}
-	return e.mended(ctx, restorer, change, result, undeleted)
+	return i.mended(ctx, restorer, change, result, undeleted)
 }
 
 // inspected returns what an inspection asks about, and marks the key as being looked at.
@@ -253,18 +260,18 @@ func (l *locked) noteFinding(ctx context.Context, name string, f kind.Finding) e
 
 // restore makes the current version valid again at its server. What is to be done is journaled before it is done: killed in
 // between, the journal says more than was done, and the next check does the rest.
-func (e *Engine) restore(ctx context.Context, mender kind.Restorer, change kind.Change, what mend, by rotation.Actor) ([]string, error) {
+func (i inspection) restore(ctx context.Context, mender kind.Restorer, change kind.Change) ([]string, error) {
 	todo, err := untrusted.Restore(ctx, mender, change, true)
-	if len(todo) == 0 || what == mendNothing {
+	if len(todo) == 0 || i.what == mendNothing {
 		return todo, err
 	}
 	// What cannot be mended does not hold up what can: the second call returns that error again.
-	if err := e.update(func(l *locked) error { return l.journalRestore(ctx, change, todo, what, by) }); err != nil {
+	if err := i.update(func(l *locked) error { return l.journalRestore(ctx, change, todo, i.what, i.by) }); err != nil {
 		return nil, err
 	}
 	done, err := untrusted.Restore(ctx, mender, change, false)
 	if err == nil {
-		e.isValid(change)
+		i.isValid(change)
 	}
 	return done, err
 }
@@ -293,36 +300,36 @@ func (l *locked) journalRestore(ctx context.Context, change kind.Change, todo []
 }
 
 // mended looks again, and lets rotations that failed at the server try again.
-func (e *Engine) mended(ctx context.Context, inspector kind.Inspector, change kind.Change, result Reconciled, undeleted []kind.Problem) (Reconciled, error) {
+func (i inspection) mended(ctx context.Context, inspector kind.Inspector, change kind.Change, result Reconciled, undeleted []kind.Problem) (Reconciled, error) {
 	finding, err := untrusted.Inspect(ctx, inspector, change)
-	result.Health = Health{At: e.Now().UTC(), Problems: finding.Problems, Notes: finding.Notes, Refused: result.Refused, Mended: result.Done}
+	result.Health = Health{At: i.Now().UTC(), Problems: finding.Problems, Notes: finding.Notes, Refused: result.Refused, Mended: result.Done}
 	if err != nil {
 		result.Fault = err.Error()
 	}
 	result.Problems = append(result.Problems, undeleted...)
-	e.noteHealth(checksKey+change.Key.Name, result.Health)
-	l, release := e.acquire()
+	i.noteHealth(checksKey+change.Key.Name, result.Health)
+	l, release := i.acquire()
 	defer release()
 	return result, l.retryRotations(ctx, change.Connection.Name)
 }
 
-// inspections looks at the current versions of a plan's keys at their servers. What a rotation would not go through with is a
+// all looks at the current versions of a plan's keys at their servers. What a rotation would not go through with is a
 // blocker. seen reports whether a server has told a number that Vault did not know.
-func (e *Engine) inspections(ctx context.Context, names []string) (blockers, notes []remark, seen bool) {
+func (i inspection) all(ctx context.Context, names []string) (blockers, notes []remark, seen bool) {
 	found := make([]Reconciled, len(names))
 	errs := make([]error, len(names))
 	keys := make([]key.Key, len(names))
 	var group sync.WaitGroup
 	for n, name := range names {
-		keys[n], _ = e.Key(name)
-		if _, ok := e.base.KindOf(keys[n]).(kind.Inspector); ok {
-			group.Go(func() { found[n], errs[n] = e.inspect(ctx, name, mendNothing, rotation.Itself) })
+		keys[n], _ = i.Key(name)
+		if _, ok := i.base.KindOf(keys[n]).(kind.Inspector); ok {
+			group.Go(func() { found[n], errs[n] = i.inspect(ctx, name) })
 		}
 	}
 	group.Wait()
 	for n, name := range names {
 		if Passing(errs[n]) { // another check is asking the server right now
-			found[n].Health, errs[n] = e.KeyHealth(name), nil
+			found[n].Health, errs[n] = i.KeyHealth(name), nil
 			if found[n].At.IsZero() {
 				found[n].Notes = []string{"its first check at the server is under way; ask for the plan again"}
 			}
@@ -331,7 +338,7 @@ func (e *Engine) inspections(ctx context.Context, names []string) (blockers, not
 			}
 		}
 		if errs[n] != nil && len(found[n].Problems) == 0 {
-			e.foundFault(ctx, name, errs[n])
+			i.foundFault(ctx, name, errs[n])
 			blockers = append(blockers, remark{keys[n].Env, strings.TrimPrefix(errs[n].Error(), "key "+name+": ")})
 		}
 		for _, p := range found[n].Problems {
@@ -344,7 +351,7 @@ func (e *Engine) inspections(ctx context.Context, names []string) (blockers, not
 		for _, text := range found[n].Notes {
 			notes = append(notes, remark{keys[n].Env, text})
 		}
-		now, _ := e.Key(name)
+		now, _ := i.Key(name)
 		seen = seen || now.Above != keys[n].Above
 	}
 	return blockers, notes, seen
@@ -352,12 +359,12 @@ func (e *Engine) inspections(ctx context.Context, names []string) (blockers, not
 
 // foundFault notes what a plan has found of a key's server: status shows it until the next check, and its connection is checked
 // at once.
-func (e *Engine) foundFault(ctx context.Context, name string, fault error) {
+func (i inspection) foundFault(ctx context.Context, name string, fault error) {
 	if ctx.Err() != nil {
 		return
 	}
-	e.noteHealth(checksKey+name, Health{At: e.Now().UTC(), Fault: untrusted.Text(fault.Error())})
-	l, release := e.acquire()
+	i.noteHealth(checksKey+name, Health{At: i.Now().UTC(), Fault: untrusted.Text(fault.Error())})
+	l, release := i.acquire()
 	defer release()
 	defer l.nudge()
 	if of := checksConnection + l.Keys[name].Options[kind.OptionConnection]; !l.checks.At(of).IsZero() {
@@ -397,11 +404,38 @@ func (e *Engine) LookAtConnection(ctx context.Context, name string) bool {
 	return false
 }
 
+// silent lets the connections of keys be checked, and returns those that do not answer soon: what their servers have to do would
+// hold up the other keys without limit.
+func (i inspection) silent(ctx context.Context) (silent []string) {
+	var names []string
+	i.lock(func(m *memory) {
+		for _, k := range m.Keys {
+			if _, ok := m.Connections[k.Options[kind.OptionConnection]]; ok {
+				names = append(names, k.Options[kind.OptionConnection])
+			}
+		}
+	})
+	slices.Sort(names)
+	names = slices.Compact(names)
+	answers := make([]bool, len(names))
+	var group sync.WaitGroup
+	for n, name := range names {
+		group.Go(func() { answers[n] = i.LookAtConnection(ctx, name) })
+	}
+	group.Wait()
+	for n, name := range names {
+		if !answers[n] {
+			silent = append(silent, name)
+		}
+	}
+	return silent
+}
+
 // undeletedProblems tries the undeleted versions of a key at its server, makes those valid again that it does not take, unless
 // nothing is to be mended, and says which it still does not take. A crash between the record and the server leaves such a
 // version, and a server may forget one. One whose end was decided stays as it is. The key is marked as being looked at.
-func (e *Engine) undeletedProblems(ctx context.Context, c kind.Change, what mend, by rotation.Actor) (problems []kind.Problem) {
-	server, ok := e.base.KindOf(c.Key).(kind.Undeleter)
+func (i inspection) undeletedProblems(ctx context.Context, c kind.Change) (problems []kind.Problem) {
+	server, ok := i.base.KindOf(c.Key).(kind.Undeleter)
 	if !ok {
 		return nil
 	}
@@ -412,11 +446,11 @@ func (e *Engine) undeletedProblems(ctx context.Context, c kind.Change, what mend
 		}
 		u := kind.Change{Key: c.Key, From: c.To, To: v, Connection: c.Connection, Kept: c.Kept}
 		err := untrusted.Verify(ctx, server, u)
-		if err != nil && what != mendNothing {
-			err = e.restoreUndeleted(ctx, server, u, what, by)
+		if err != nil && i.what != mendNothing {
+			err = i.restoreUndeleted(ctx, server, u)
 		}
 		if err == nil {
-			e.isValid(u)
+			i.isValid(u)
 			continue
 		}
 		problems = append(problems, kind.Problem{
@@ -429,9 +463,9 @@ func (e *Engine) undeletedProblems(ctx context.Context, c kind.Change, what mend
 }
 
 // restoreUndeleted makes an undeleted version valid again at its server. That is journaled before it is done.
-func (e *Engine) restoreUndeleted(ctx context.Context, server kind.Undeleter, u kind.Change, what mend, by rotation.Actor) error {
+func (i inspection) restoreUndeleted(ctx context.Context, server kind.Undeleter, u kind.Change) error {
 	todo := fmt.Sprintf("the login of version %d, which is undeleted %s", u.To.Number, u.To.UndeletedText())
-	if err := e.update(func(l *locked) error { return l.journalRestore(ctx, u, []string{todo}, what, by) }); err != nil {
+	if err := i.update(func(l *locked) error { return l.journalRestore(ctx, u, []string{todo}, i.what, i.by) }); err != nil {
 		return err
 	}
 	if err := untrusted.Undelete(ctx, server, u); err != nil {

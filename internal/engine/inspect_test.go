@@ -191,7 +191,7 @@ func TestPlanBesideACheck(t *testing.T) {
 	h.round()
 	h.inspecting("cache")
 	defer h.engine.lock(func(m *memory) { delete(m.restoring, "cache") })
-	blockers, _, _ := h.engine.inspections(t.Context(), []string{"cache"})
+	blockers, _, _ := inspection{h.engine, mendNothing, rotation.Itself}.all(t.Context(), []string{"cache"})
 	if got := strings.Join(summed(blockers), "; "); !strings.Contains(got, "the user is another one") || strings.Contains(got, "being checked") {
 		t.Errorf("blockers beside a check: %s", got)
 	}

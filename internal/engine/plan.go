@@ -51,7 +51,16 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 		}
 	}
 	if request.All {
-		return e.planAll(ctx, e.looked(ctx, request))
+		var a allPreview
+		request = request.looked(ctx, e)
+		err := e.update(func(l *locked) (err error) {
+			a, err = l.previewAll(ctx, request)
+			return err
+		})
+		if err != nil {
+			return Plan{}, nil, err
+		}
+		return a.plan(ctx, e)
 	}
 	var p Plan
 	var escalates bool
@@ -68,16 +77,8 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, []string, err
 	return p, warnings, err
 }
 
-// planAll is [Engine.Plan] for all keys. The plan is that of the main rotation, with what would hold back the others.
-func (e *Engine) planAll(ctx context.Context, request Request) (Plan, []string, error) {
-	var a allPreview
-	err := e.update(func(l *locked) (err error) {
-		a, err = l.previewAll(ctx, request)
-		return err
-	})
-	if err != nil {
-		return Plan{}, nil, err
-	}
+// plan is [Engine.Plan] for all keys. The plan is that of the main rotation, with what would hold back the others.
+func (a allPreview) plan(ctx context.Context, e *Engine) (Plan, []string, error) {
 	p, plans, errs := a.running, make([]Plan, len(a.requests)), make([]error, len(a.requests))
 	var group sync.WaitGroup
 	for n, asked := range a.requests {
@@ -113,7 +114,7 @@ func (e *Engine) planOf(ctx context.Context, request Request) (p Plan, err error
 	if err := e.update(preview); err != nil {
 		return Plan{}, err
 	}
-	blockers, notes, seen := e.inspections(ctx, p.Rotation.KeyNames())
+	blockers, notes, seen := inspection{e, mendNothing, rotation.Itself}.all(ctx, p.Rotation.KeyNames())
 	if seen { // the new versions have other numbers, as those of the rotation will
 		if err := e.update(preview); err != nil {
 			return Plan{}, err

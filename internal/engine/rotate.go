@@ -24,7 +24,7 @@ func (e *Engine) Rotate(ctx context.Context, request Request) (View, []string, e
 	}
 	names := request.Keys
 	if request.All {
-		names, request = e.KeyNames(), e.looked(ctx, request)
+		names, request = e.KeyNames(), request.looked(ctx, e)
 	}
 	tries := e.witnessTries(names)
 	if !request.Compromised && !request.All {
