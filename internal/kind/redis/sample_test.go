@@ -293,6 +293,17 @@ func TestRefusals(t *testing.T) {
 	if n != 3 || !strings.HasPrefix(what, "3 by user app at "+replica.Addr+`, the latest from "127.0.0.1:`) || !strings.HasSuffix(what, "s ago") || strings.Contains(what, ".0 ") {
 		t.Errorf("refused: %d, %s", n, what)
 	}
+	// It names the user alone, so that a wrong password looks the same: why docs/redis.md says that this counts as no tripwire.
+	if w.valid(replica, key.Version{Value: key.NewValue(replica.UserURL("app", "a-password-that-never-was"))}) {
+		t.Fatal("a wrong password is taken")
+	}
+	if n, _, err = w.kind.Refusals(ctx, c, "app", time.Hour); err != nil || n != 4 {
+		t.Errorf("with a wrong password, refused: %d, %v", n, err)
+	}
+	w.do(replica, "ACL", "LOG", "RESET")
+	if n, _, err = w.kind.Refusals(ctx, c, "app", time.Hour); err != nil || n != 0 {
+		t.Errorf("after ACL LOG RESET, refused: %d, %v", n, err)
+	}
 	w.do(master, "ACL", "SETUSER", "admin", "-acl|log")
 	_, _, err = w.kind.Refusals(ctx, c, "app", time.Hour)
 	w.refuses(err, "may not run ACL LOG; grant it with: ACL SETUSER admin +acl|log")
