@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,7 +20,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/api"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/duration"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/usage"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/version"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/operator/screen"
@@ -57,7 +60,15 @@ Exit status: 0 done, 1 error, 3 paused, 4 reverted, 5 timeout (the rotation cont
 func New() *cobra.Command {
 	return usage.WithWrongStatus(usage.NewRoot("hyvve", version.Version, help,
 		newStatus(),
+		newRotate(),
+		newFollow(),
 		newGet(),
+		newPause(),
+		newResume(),
+		newConfirm(),
+		newRevert(),
+		newCompromise(),
+		newTune(),
 		newJournal(),
 		newReceipt(),
 		newVerify(),
@@ -133,10 +144,13 @@ func (s *session) connect(mount string) error {
 	return nil
 }
 
+// isTerminal reports whether a file is a terminal.
+func isTerminal(file *os.File) bool { return term.IsTerminal(int(file.Fd())) }
+
 // screenOf returns what a writer shows, and whether it is a terminal.
 func screenOf(w io.Writer) (screen.Screen, bool) {
 	file, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(file.Fd())) {
+	if !ok || !isTerminal(file) {
 		return screen.Screen{}, false
 	}
 	sc := screen.Screen{Colour: os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
@@ -156,6 +170,33 @@ func (s *session) commandLine(words ...string) string {
 		line += " --mount=" + s.mount
 	}
 	return line
+}
+
+// actOf finds a command of vault to which one of hyvve is equal; readOf, a read of a rotation.
+var (
+	actOf  = regexp.MustCompile(`vault write -f (\S+)/rotations/(\S+)/(pause|resume|confirm|revert)\b`)
+	readOf = regexp.MustCompile(`vault read (\S+)/rotations/([\w.-]*\w)( wait=5s)?`)
+)
+
+// translated returns what the engine has said, with commands of hyvve in the place of those of vault, where there are.
+func (s *session) translated(text string) string {
+	text = actOf.ReplaceAllStringFunc(text, func(found string) string {
+		of := actOf.FindStringSubmatch(found)
+		if of[1] != s.mount {
+			return found
+		}
+		return s.commandLine(of[3], of[2])
+	})
+	return readOf.ReplaceAllStringFunc(text, func(found string) string {
+		of := readOf.FindStringSubmatch(found)
+		switch {
+		case of[1] != s.mount:
+			return found
+		case of[3] != "":
+			return s.commandLine("follow", of[2])
+		}
+		return s.commandLine("get", of[2])
+	})
 }
 
 // printJSON writes a value, indented.
@@ -183,6 +224,13 @@ func (s *session) note(format string, args ...any) {
 	_, _ = fmt.Fprintln(s.err, screen.Clean(fmt.Sprintf(format, args...)))
 }
 
+// warn passes on what the engine has warned of.
+func (s *session) warn(warnings []string) {
+	for _, w := range warnings {
+		s.note("Warning: %s", s.translated(w))
+	}
+}
+
 // pause waits for a time, and reports whether the command should continue.
 func pause(ctx context.Context, d time.Duration) bool {
 	select {
@@ -191,6 +239,41 @@ func pause(ctx context.Context, d time.Duration) bool {
 	case <-time.After(d):
 		return true
 	}
+}
+
+// span is a flag that takes a duration, days among them.
+type span struct {
+	d   time.Duration
+	set bool
+}
+
+// String implements [pflag.Value].
+func (s *span) String() string {
+	if !s.set {
+		return ""
+	}
+	return duration.Text(s.d)
+}
+
+// Set implements [pflag.Value].
+func (s *span) Set(text string) error {
+	d, err := duration.Parse(text)
+	if err != nil || d < 0 {
+		return errors.New("a duration, such as 30s, 5m or 2d")
+	}
+	s.d, s.set = d, true
+	return nil
+}
+
+// Type implements [pflag.Value].
+func (s *span) Type() string { return "DURATION" }
+
+// seconds returns it as a field of a request; nil: it is not set.
+func (s *span) seconds() *api.Seconds {
+	if !s.set {
+		return nil
+	}
+	return new(api.SecondsOf(s.d))
 }
 
 // atMostOne takes one argument, or none.

@@ -89,14 +89,14 @@ func (s *session) showRotation(w io.Writer, r api.Rotation, now time.Time) {
 	if r.Follow != "" {
 		line(screen.Plain, "Rotation %s follows it.", r.Follow)
 	}
-	if r.NextGate != "" {
-		line(screen.Warn, "Waits for %s", r.NextGate)
+	if r.NextGate != "" && !r.Ended() {
+		line(screen.Warn, "Waits: %s", s.translated(r.NextGate))
 	}
 	s.showGates(w, r)
 	s.showInstances(w, r)
 	s.showRows(w, r)
 	s.showEvidence(w, r)
-	s.showTimeline(w, r)
+	s.showTimeline(w, r, now)
 }
 
 func starter(r api.Rotation) string {
@@ -130,7 +130,7 @@ func (s *session) showGates(w io.Writer, r api.Rotation) {
 		}
 		for _, text := range []string{g.Reason, g.Note} {
 			if text != "" {
-				cell.Text += ": " + text
+				cell.Text += ": " + s.translated(text)
 			}
 		}
 		s.screen.Text(w, "  ", cell)
@@ -213,22 +213,26 @@ func (s *session) showEvidence(w io.Writer, r api.Rotation) {
 	}
 }
 
-func (s *session) showTimeline(w io.Writer, r api.Rotation) {
+func (s *session) showTimeline(w io.Writer, r api.Rotation, now time.Time) {
 	if len(r.Timeline) == 0 {
 		return
 	}
 	s.heading(w, "Timeline")
 	for _, e := range r.Timeline {
-		s.screen.Text(w, "  ", screen.Cell{Text: eventText(e)})
+		s.screen.Text(w, "  ", screen.Cell{Text: eventText(e, now)})
 	}
 	if r.TimelineOmitted > 0 {
 		s.screen.Text(w, "  ", screen.Cell{Text: fmt.Sprintf("%d events from the middle are in the journal only", r.TimelineOmitted), Style: screen.Faint})
 	}
 }
 
-// eventText says an event of a timeline.
-func eventText(e api.Event) string {
-	text := fmt.Sprintf("%s  %s: %s", e.Time.UTC().Format("15:04:05"), strings.TrimSpace(e.State+" "+e.Step), e.Text)
+// eventText says an event of a timeline, with its date if that is not today's.
+func eventText(e api.Event, now time.Time) string {
+	at := e.Time.UTC().Format("15:04:05")
+	if e.Time.UTC().Format(time.DateOnly) != now.UTC().Format(time.DateOnly) {
+		at = screen.Moment(e.Time.Time)
+	}
+	text := fmt.Sprintf("%s  %s: %s", at, strings.TrimSpace(e.State+" "+e.Step), e.Text)
 	if e.By != "" {
 		text += ", by " + e.By
 	}

@@ -18,9 +18,23 @@ import (
 // page is the reference of the command; what stands between the marks is generated.
 const page = "../../docs/hyvve.md"
 
-// printed are the types of what -o json prints, by command.
-var printed = map[string]any{
-	"status": Overview{}, "get": api.Rotation{}, "journal": api.Journal{}, "receipt": api.Receipt{}, "verify": api.JournalVerified{},
+// printing is what -o json prints: a text with the names of types.
+type printing struct {
+	text  string
+	types []any
+}
+
+func one(of any) printing { return printing{"prints %s", []any{of}} }
+
+// printed is what -o json prints, by command.
+var printed = map[string]printing{
+	"status": {"prints %s; with `--watch`, one in a line for each change", []any{Overview{}}},
+	"rotate": {"prints %s with `--plan`, %s with `--no-follow`, and otherwise %s in a line for each change", []any{api.Plan{}, api.RotationSummary{}, api.Rotation{}}},
+	"follow": {"prints %s in a line for each change, without instances and waves", []any{api.Rotation{}}},
+	"get":    one(api.Rotation{}), "pause": one(api.RotationSummary{}), "resume": one(api.RotationSummary{}), "confirm": one(api.RotationSummary{}),
+	"revert": one(api.RotationSummary{}), "compromise": one(api.RotationSummary{}), "tune": one(api.RotationSummary{}),
+	"journal": {"prints %s; with `--follow`, %s in a line each", []any{api.Journal{}, api.Entry{}}},
+	"receipt": one(api.Receipt{}), "verify": one(api.JournalVerified{}),
 }
 
 // described are the types that docs/api.md does not have.
@@ -66,11 +80,15 @@ func describe(t *testing.T, text *bytes.Buffer, cmd *cobra.Command) {
 		t.Fatal(err)
 	}
 	_, _ = fmt.Fprintf(text, "\n### hyvve %s\n\n```text\n%s```\n", cmd.Name(), strings.TrimRight(help.String(), "\n")+"\n")
-	if of, ok := printed[cmd.Name()]; ok {
-		_, _ = fmt.Fprintf(text, "\n`-o json` prints %s.\n", link(reflect.TypeOf(of)))
-	} else {
+	of, ok := printed[cmd.Name()]
+	if !ok {
 		t.Errorf("what hyvve %s -o json prints is not in the list of this test", cmd.Name())
 	}
+	var links []any
+	for _, one := range of.types {
+		links = append(links, link(reflect.TypeOf(one)))
+	}
+	_, _ = fmt.Fprintf(text, "\n`-o json` %s.\n", fmt.Sprintf(of.text, links...))
 }
 
 func fields(text *bytes.Buffer, of reflect.Type) {

@@ -26,15 +26,24 @@ var update = flag.Bool("update", false, "write testdata/screens")
 
 // TestScripts runs the scenarios of testdata/scripts, each on a mount of its own of one real Vault. They see the built command.
 func TestScripts(t *testing.T) {
-	runScripts(t, "testdata/scripts", bed.VaultOptions{})
+	runScripts(t, bed.VaultOptions{}, "testdata/scripts/*.txt")
 }
 
-// TestScriptsOfAVaultThatGoesAway runs the scenarios in which Vault is sealed or stopped.
-func TestScriptsOfAVaultThatGoesAway(t *testing.T) {
-	runScripts(t, "testdata/away", bed.VaultOptions{Durable: true})
+// TestSealedVault runs a scenario in which Vault is sealed and comes back.
+func TestSealedVault(t *testing.T) {
+	runScripts(t, bed.VaultOptions{Durable: true}, "testdata/away/sealed.txt")
 }
 
-func runScripts(t *testing.T, dir string, o bed.VaultOptions) {
+// TestFollowWhileVaultIsAway runs a scenario in which Vault is sealed, and one in which a token ends, while a rotation is followed.
+func TestFollowWhileVaultIsAway(t *testing.T) {
+	runScripts(t, bed.VaultOptions{Durable: true}, "testdata/away/follow.txt")
+}
+
+func runScripts(t *testing.T, o bed.VaultOptions, pattern string) {
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
 	b := bed.ForTest(t)
 	binary := bed.Tool("bin", "hyvve")
 	if _, err := os.Stat(binary); err != nil {
@@ -51,9 +60,9 @@ func runScripts(t *testing.T, dir string, o bed.VaultOptions) {
 	}
 	w := &scripts{vault: v, path: strings.Join([]string{filepath.Dir(binary), filepath.Dir(vaultBinary), os.Getenv("PATH")}, ":")}
 	testscript.Run(t, testscript.Params{
-		Dir: dir, Setup: w.setup, RequireExplicitExec: true,
+		Files: files, Setup: w.setup, RequireExplicitExec: true,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"token": w.token, "instance": w.instance, "until": until, "status": status, "seal": w.seal, "restart": w.restart, "mask": mask,
+			"token": w.token, "stored-token": w.storedToken, "instance": w.instance, "until": until, "status": status, "seal": w.seal, "restart": w.restart,
 		},
 	})
 }
@@ -101,12 +110,26 @@ func (w *scripts) token(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 2 || args[0] != "of" {
 		ts.Fatalf("usage: token root | token is TOKEN | token of POLICY-FILE")
 	}
+	ts.Setenv("VAULT_TOKEN", w.newToken(ts, args[1]))
+}
+
+// storedToken stores a token as "vault login" does.
+func (w *scripts) storedToken(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 || args[0] != "of" {
+		ts.Fatalf("usage: stored-token of POLICY-FILE")
+	}
+	token := w.newToken(ts, args[1])
+	ts.Check(os.WriteFile(filepath.Join(ts.Getenv("HOME"), ".vault-token"), []byte(token), 0o600))
+}
+
+// newToken makes a token with the policy of a file, in which MOUNT is the mount.
+func (w *scripts) newToken(ts *testscript.TestScript, file string) string {
 	mount := ts.Getenv("HYVVE_MOUNT")
-	policy := strings.ReplaceAll(ts.ReadFile(args[1]), "MOUNT", mount)
+	policy := strings.ReplaceAll(ts.ReadFile(file), "MOUNT", mount)
 	ts.Check(w.vault.Client.Sys().PutPolicyWithContext(context.Background(), mount, policy))
 	secret, err := w.vault.Client.Auth().Token().CreateWithContext(context.Background(), &api.TokenCreateRequest{Policies: []string{mount}, DisplayName: "ann"})
 	ts.Check(err)
-	ts.Setenv("VAULT_TOKEN", secret.Auth.ClientToken)
+	return secret.Auth.ClientToken
 }
 
 // instance plays a sidecar: it loads each bundle, and reports so until the scenario ends. One that is stuck loads the first bundle alone.
@@ -187,14 +210,6 @@ func status(ts *testscript.TestScript, _ bool, args []string) {
 	if got != args[0] {
 		ts.Fatalf("status %s, not %s: %v", got, args[0], err)
 	}
-}
-
-// mask sets a variable to the id of the newest rotation.
-func mask(ts *testscript.TestScript, _ bool, args []string) {
-	ts.Check(ts.Exec("hyvve", "get", "latest", "-o", "json"))
-	_, rest, _ := strings.Cut(ts.ReadFile("stdout"), `"id": "`)
-	id, _, _ := strings.Cut(rest, `"`)
-	ts.Setenv(args[0], id)
 }
 
 func (w *scripts) seal(ts *testscript.TestScript, _ bool, _ []string) {

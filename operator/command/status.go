@@ -125,7 +125,9 @@ func (s *session) showOverview(w io.Writer, o Overview, now time.Time) {
 	}
 	var rows [][]screen.Cell
 	for _, name := range slices.Sorted(maps.Keys(o.Keys)) {
-		rows = append(rows, keyRow(name, o.Keys[name], now))
+		row := keyRow(name, o.Keys[name], now)
+		row[5].Text = s.translated(row[5].Text)
+		rows = append(rows, row)
 	}
 	s.screen.Table(w, []string{"KEY", "VERSION", "AGE", "STATE", "INSTANCES", "NOTE"}, rows)
 	rows = nil

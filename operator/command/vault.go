@@ -126,7 +126,7 @@ func (s *session) troubleOf(ctx context.Context, err error) trouble {
 	case response.StatusCode == http.StatusMethodNotAllowed, response.StatusCode == http.StatusNotFound:
 		return trouble{text: fmt.Sprintf("%s is not there: either the name is wrong, or what is mounted at %s/ is not this engine, or an earlier release of it (vault secrets list)", s.pathOf(response), s.mount), cause: err}
 	}
-	return trouble{text: said(response), cause: err}
+	return trouble{text: s.translated(said(response)), cause: err}
 }
 
 // pathOf returns the path of a request, without the address.

@@ -251,7 +251,7 @@ func (w *documented) prepare(command string) {
 		w.settle()
 		now := w.newest()
 		w.typist.env = append(w.typist.env, "ENCRYPTION_MASTER_KEY_OLD="+now["ENCRYPTION_MASTER_KEY"].Reveal(), "BETTER_AUTH_SECRET="+now["BETTER_AUTH_SECRET"].Reveal(), "DATABASE_URL="+now["DATABASE_URL"].Reveal())
-	case strings.Contains(command, "hyvve/rotate"):
+	case strings.Contains(command, "hyvve/rotate") || strings.HasPrefix(command, "hyvve rotate"):
 		w.settle()
 	}
 }
