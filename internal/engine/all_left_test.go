@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -144,6 +145,58 @@ func TestBreakGlassLooksAtServers(t *testing.T) {
 			cancel()
 			if with := r.Whole.With; !slices.Equal(r.KeyNames(), []string{"service-token"}) || len(with) != 1 || !strings.Contains(with[0].Text, "of db, does not hold up the others: connection main "+why) {
 				t.Errorf("%s, dry run %v: rotates %v, with %+v", what, dry, r.KeyNames(), with)
+			}
+		}
+	}
+}
+
+// countedLogin is a login whose server is asked before a rotation.
+type countedLogin struct {
+	*login
+	asked atomic.Int32
+}
+
+func (c *countedLogin) Preflight(context.Context, kind.Change) (blockers, notes []string, err error) {
+	c.asked.Add(1)
+	return nil, nil, nil
+}
+
+// Nobody waits for a server that hangs once more: the plan says that it does not answer, and does not ask it.
+func TestBreakGlassPlansBesideAServerThatHangs(t *testing.T) {
+	for _, alone := range []bool{false, true} {
+		h, l := connected(t)
+		_, _, err := h.engine.First(t.Context(), "db", key.Value{}, testActor)
+		h.ok(err)
+		keys := map[string]workload.Role{"db": {Presents: true}}
+		said := "DB: connection main does not answer"
+		if !alone {
+			h.key("service-token", "token")
+			keys["service-token"] = workload.Role{Verifies: true}
+			said = "beside this rotation, that of db: " + said
+		}
+		h.workload(workload.Workload{Name: "api", MinInstances: 1, Keys: keys})
+		h.join("api", "api-1")
+		server := &countedLogin{login: l}
+		for _, hangs := range []bool{true, false} {
+			o := h.options()
+			o.Kinds = append(kind.List{server}, o.Kinds[:2]...)
+			o.Background = map[bool]func(func()){true: func(func()) {}}[hangs]
+			e, err := Open(t.Context(), o)
+			h.ok(err)
+			defer e.Close()
+			h.ok(e.Begin(t.Context()))
+			h.clock.advance(time.Minute)
+			server.asked.Store(0)
+			request := breakGlass()
+			if hangs {
+				request.silent = []string{"main"} // as the look at it finds after a while
+			}
+			var a allPreview
+			h.ok(e.update(func(l *locked) (err error) { a, err = l.previewAll(t.Context(), request); return err }))
+			plan, _, err := a.plan(t.Context(), e)
+			h.ok(err)
+			if got := slices.Contains(plan.Blockers, said); got != hangs || server.asked.Load() > 0 == hangs {
+				t.Errorf("alone %v, hangs %v: asked %d times, blockers %q", alone, hangs, server.asked.Load(), plan.Blockers)
 			}
 		}
 	}

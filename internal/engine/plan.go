@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -114,16 +115,34 @@ func (e *Engine) planOf(ctx context.Context, request Request) (p Plan, err error
 	if err := e.update(preview); err != nil {
 		return Plan{}, err
 	}
-	blockers, notes, seen := inspection{e, mendNothing, rotation.Itself}.all(ctx, p.Rotation.KeyNames())
+	names, mute := e.answering(p.Rotation.KeyNames(), request.silent)
+	blockers, notes, seen := inspection{e, mendNothing, rotation.Itself}.all(ctx, names)
 	if seen { // the new versions have other numbers, as those of the rotation will
 		if err := e.update(preview); err != nil {
 			return Plan{}, err
 		}
 	}
+	changes = slices.DeleteFunc(changes, func(c preflightCall) bool { return !slices.Contains(names, c.change.Key.Name) })
 	also, more := preflight(ctx, changes)
-	blind := e.try(ctx, e.witnessTries(p.Rotation.KeyNames()))
-	p.Blockers, p.Notes = append(p.Blockers, summed(blockers, also, blind)...), summed(of, notes, more)
+	blind := e.try(ctx, e.witnessTries(names))
+	p.Blockers, p.Notes = append(p.Blockers, summed(mute, blockers, also, blind)...), summed(of, notes, more)
 	return p, nil
+}
+
+// answering returns the keys whose servers are worth asking, and says of the others that their connections are silent: nobody who
+// needs the plan of all keys should wait for these once more.
+func (s *state) answering(names, silent []string) (answer []string, mute []remark) {
+	s.lock(func(m *memory) {
+		for _, name := range names {
+			k := m.Keys[name]
+			if at := k.Options[kind.OptionConnection]; slices.Contains(silent, at) {
+				mute = append(mute, remark{k.Env, "connection " + at + " does not answer"})
+			} else {
+				answer = append(answer, name)
+			}
+		}
+	})
+	return answer, mute
 }
 
 // preview makes the plan of a request but for its notes, and returns these and the changes that kinds can check at their
