@@ -166,6 +166,8 @@ func TestRefusedValues(t *testing.T) {
 		"serviceMonitor.interval=often":        "/serviceMonitor/interval",
 		"networkPolicy.apiServerPorts[0]=0":    "/networkPolicy/apiServerPorts/0': minimum",
 		"locked[0]=hyvve.app/image":            "/locked/0",
+		"podReaders.apps=digest":               "/podReaders/apps': got string, want array",
+		"podReaders.apps[0]=Digest":            "/podReaders/apps/0",
 		"serviceMonitor.enabled=true":          "name Prometheus in networkPolicy.metricsFrom",
 		"certificates.issuerRef.nmae=x":        "additional properties 'nmae' not allowed",
 		"webhook.excludedNamespaces[0]=A":      "/webhook/excludedNamespaces/0",

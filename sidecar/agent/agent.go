@@ -154,6 +154,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer wait()
 	defer func() { a.jobs.stop() }() // those of the configuration of then
 	a.loadSecret()
+	defer a.sayBlindEnd()()
 	a.loop(ctx, machine.Start(a.settings(), pending, a.moment()))
 	return abandoned(ctx)
 }

@@ -156,6 +156,7 @@ func NewValidate() *cobra.Command {
 		_, _ = fmt.Fprintln(cmd.OutOrStdout(), "The configuration is good.")
 		if c.Vault != nil {
 			printProof(cmd.OutOrStdout(), c.Proof())
+			printEnding(cmd.OutOrStdout(), c)
 		}
 		return nil
 	})
@@ -176,6 +177,17 @@ func printProof(out io.Writer, p config.Proof) {
 	_, _ = fmt.Fprintf(out, "Proof of each load: %s.\n", p.Most)
 	if p.Lacks != "" {
 		_, _ = fmt.Fprintf(out, "For more: %s.\n", p.Lacks)
+	}
+}
+
+// printEnding says where the sidecar will not know, when it stops, that the workload has ended.
+func printEnding(out io.Writer, c Config) {
+	text := map[config.Ending]string{
+		config.EndUnseen:    "it is not known whether the workload has ended, unless it is in a pod whose service account may get pods",
+		config.EndListening: "in a pod, the workload has ended where nobody listens any more; elsewhere that is not known",
+	}[c.Ending()]
+	if text != "" && c.OnStop == config.OnStopHold {
+		_, _ = fmt.Fprintf(out, "When the sidecar stops: %s. If not, rotations wait for the instance for lease_ttl.\n", text)
 	}
 }
 

@@ -52,6 +52,9 @@ vault {
 			if status != 0 || !strings.Contains(text, "Proof of each load: "+c.proof+".") {
 				t.Errorf("status %d, without proof %s: %s", status, c.proof, text)
 			}
+			if stops := strings.Contains(text, "When the sidecar stops: "); stops != (!strings.Contains(c.blocks, "exec") && !strings.Contains(c.blocks, signal)) {
+				t.Errorf("it says what happens when it stops: %t: %s", stops, text)
+			}
 			if lacks := strings.Contains(text, "For more: "); lacks != (c.lacks != "") || !strings.Contains(text, c.lacks) {
 				t.Errorf("it does not say %q: %s", c.lacks, text)
 			}

@@ -6,13 +6,12 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/url"
 	"os"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/dsn"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/agent/machine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/kubernetes"
@@ -63,27 +62,30 @@ func (a *Agent) finishRead() {
 
 // workloadEnded reports whether the workload is known to have ended. One that is gone for a moment may be about to be started again.
 func (a *Agent) workloadEnded() bool {
-	if a.sees() == reload.Runs {
-		return false
-	}
-	pod, namespace := os.Getenv("HYVVE_POD"), os.Getenv("HYVVE_NAMESPACE")
-	inPod := pod != "" && namespace != "" && len(a.config.Destinations) == 0 // it says nothing of the pods that read a Secret
-	if inPod && a.podEnds(namespace, pod) {
-		return true
-	}
-	within := a.config.RestartsWithin
+	asks, within := inPod() && len(a.config.Destinations) == 0, a.config.RestartsWithin // a pod says nothing of those that read its Secrets
+	listens := asks
 	if within == 0 {
 		within = restartTime
-		if inPod {
+		if asks {
 			within = podRestartTime
 		}
 	}
+	away := true // all the time
 	for end := time.Now().Add(within); ; time.Sleep(min(lookEvery, within)) {
-		switch seen := a.sees(); {
-		case seen == reload.Runs, seen == reload.Unknown && !(inPod && a.nobodyListens()):
+		seen := a.sees()
+		if seen == reload.Runs {
 			return false
-		case time.Now().After(end):
-			return true
+		}
+		if asks {
+			ended, err := a.podEnds()
+			if ended {
+				return true
+			}
+			asks = err == nil // it may say so in a moment
+		}
+		away = away && (seen == reload.Ended || listens && a.nobodyListens())
+		if !away && !asks || time.Now().After(end) {
+			return away && !asks // in a pod that continues, what is gone is to be started again
 		}
 	}
 }
@@ -115,66 +117,58 @@ const (
 // nobodyListens reports whether nobody listens any more where the workload's health is checked, on this machine. In a pod whose native
 // sidecar is to end, the workload has ended then: Kubernetes ends it first. One that has not proved itself may still start.
 func (a *Agent) nobodyListens() bool {
-	if !a.proved {
-		return false
+	var own []string
+	for _, l := range a.config.Listeners {
+		own = append(own, l.Address)
 	}
-	looked := false
-	for _, h := range a.config.Health {
-		address := h.Address
-		switch h.Method {
-		case "http":
-			u, err := url.Parse(h.URL)
-			if err != nil {
-				return false
-			}
-			if address = u.Host; u.Port() == "" {
-				address = net.JoinHostPort(u.Hostname(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
-			}
-		case "tcp":
-		default:
-			continue
-		}
-		host, port, err := net.SplitHostPort(address)
-		if err != nil || !dsn.Local(host) || a.proxied(port) {
-			return false
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), dialTime)
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
-		cancel()
-		if err == nil {
-			_ = conn.Close()
-		}
-		if !errors.Is(err, syscall.ECONNREFUSED) {
-			return false
-		}
-		looked = true
-	}
-	return looked
+	addresses := config.Listened(a.config.Health, own)
+	return a.proved && len(addresses) > 0 && !slices.ContainsFunc(addresses, listens)
 }
 
-// proxied reports whether the sidecar's own proxy listens at a port: it stops with the sidecar, so that nobody listens there says
-// nothing of the workload.
-func (a *Agent) proxied(port string) bool {
-	return slices.ContainsFunc(a.config.Listeners, func(l config.Listener) bool {
-		_, own, err := net.SplitHostPort(l.Address)
-		return err != nil || own == port
-	})
+// listens reports whether somebody listens at an address, or may.
+func listens(address string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), dialTime)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	if err == nil {
+		_ = conn.Close()
+	}
+	return !errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// podEnds reports whether the API server says that the pod is terminating. Most pods may not ask it.
-func (a *Agent) podEnds(namespace, pod string) bool {
+// inPod reports whether the injector has put the sidecar into a pod.
+func inPod() bool { return os.Getenv("HYVVE_POD") != "" && os.Getenv("HYVVE_NAMESPACE") != "" }
+
+var errNoAccount = errors.New("the sidecar's container has no token for the API server")
+
+// podEnds reports whether the API server says that the pod's containers have ended, or are to. Most pods may not ask it.
+func (a *Agent) podEnds() (bool, error) {
 	address := kubernetes.InCluster()
 	if _, err := os.Stat(kubernetes.AccountToken); err != nil || address == "" {
-		return false
+		return false, errNoAccount
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), podTime)
 	defer cancel()
 	api := &kubernetes.Client{Address: address, CACert: kubernetes.AccountCA, TokenPath: kubernetes.AccountToken}
-	ends, err := api.Terminating(ctx, namespace, pod)
+	ends, err := api.Ending(ctx, os.Getenv("HYVVE_NAMESPACE"), os.Getenv("HYVVE_POD"))
 	if err != nil {
-		a.log.Info("it is not known whether this pod is terminating", "error", err)
+		a.log.Info("it is not known whether this pod is to end", "error", err)
 	}
-	return ends
+	return ends, err
+}
+
+// sayBlindEnd warns of a pod of which the sidecar will not know that it has ended. It returns a function that waits until it has.
+func (a *Agent) sayBlindEnd() (wait func()) {
+	if a.config.Vault == nil || a.config.OnStop != config.OnStopHold || !inPod() || a.config.Ending() != config.EndUnseen || len(a.config.Destinations) > 0 {
+		return func() {}
+	}
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		if _, err := a.podEnds(); err != nil {
+			a.log.Warn("this sidecar will not know that its pod has ended, so that each end holds rotations up for lease_ttl; let the service account get pods (podReaders of the chart), or check the health at the workload's own port")
+		}
+	})
+	return asking.Wait
 }
 
 // sayRisks warns, once a configuration, of settings that are rarely meant.

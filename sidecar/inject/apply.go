@@ -22,6 +22,9 @@ const imageProgram = "/" + programName
 // execCommand begins the command of a container whose workload the sidecar runs.
 var execCommand = []string{programPath, "exec", "--"}
 
+// accountDir is where programs in a pod look for what they need to speak with the API server.
+const accountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
+
 const (
 	// readyWait is how long one look of the startup probe waits for readiness. It is given once the look has seen it, so that the
 	// next container starts at once and not at the next period.
@@ -82,6 +85,9 @@ func (p *plan) volumes() {
 		volumes = append(volumes, corev1.Volume{Name: caVolume, VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
 			LocalObjectReference: corev1.LocalObjectReference{Name: p.caConfigMap}, Items: items,
 		}}})
+	}
+	if p.asks {
+		volumes = append(volumes, apiToken())
 	}
 	if p.runs != nil {
 		volumes = append(volumes, corev1.Volume{Name: programVolume, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
@@ -155,6 +161,9 @@ func (p *plan) sidecar(text string) corev1.Container {
 	if limit := p.resources.Limits.Memory(); !limit.IsZero() { // so that what is free is collected before the kernel ends the process
 		c.Env = append(c.Env, corev1.EnvVar{Name: "GOMEMLIMIT", Value: strconv.FormatInt(limit.Value()/4*3, 10)})
 	}
+	if p.asks {
+		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: apiVolume, MountPath: accountDir, ReadOnly: true})
+	}
 	waits := func(most time.Duration) *corev1.ExecAction {
 		return &corev1.ExecAction{Command: []string{imageProgram, "status", "--socket=" + socketPath, "--ready", fmt.Sprintf("--wait=%.0fs", most.Seconds())}}
 	}
@@ -223,7 +232,7 @@ func whoSees(pod *corev1.Pod) (names []string) {
 func oursByContainer(name string) bool { return name == sidecarName || name == installName }
 
 func oursByName(volume string) bool {
-	return volume == keysVolume || volume == tokenVolume || volume == caVolume || volume == programVolume
+	return volume == keysVolume || volume == tokenVolume || volume == caVolume || volume == apiVolume || volume == programVolume
 }
 
 func withdrawFrom(c *corev1.Container) {

@@ -16,6 +16,7 @@ import (
 	"gomodules.xyz/jsonpatch/v2"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/util/validation"
 	kjson "sigs.k8s.io/json"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
@@ -27,13 +28,19 @@ import (
 //
 // It compares typed pods, and only what Inject may change: to compare them as JSON takes four times as long as all the rest.
 func (o Options) Patch(raw []byte, namespace string) ([]jsonpatch.Operation, error) {
+	p, _, err := o.Review(raw, namespace)
+	return p, err
+}
+
+// Review is [Options.Patch] with warnings for the pod's author, at most 256 characters each, as API servers pass them on.
+func (o Options) Review(raw []byte, namespace string) (operations []jsonpatch.Operation, warnings []string, err error) {
 	var pod corev1.Pod
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(raw, &pod); err != nil {
-		return nil, fmt.Errorf("that is no pod: %w", err)
+		return nil, nil, fmt.Errorf("that is no pod: %w", err)
 	}
 	before := pod // whose parts Inject leaves alone: it changes a copy
-	if err := o.Inject(&pod, namespace); err != nil {
-		return nil, err
+	if warnings, err = o.inject(&pod, namespace); err != nil {
+		return nil, nil, err
 	}
 	var p patch
 	p.texts("/metadata/annotations", before.Annotations, pod.Annotations)
@@ -42,7 +49,7 @@ func (o Options) Patch(raw []byte, namespace string) ([]jsonpatch.Operation, err
 	name := func(c corev1.Container) string { return c.Name }
 	elements(&p, "/spec/initContainers", before.Spec.InitContainers, pod.Spec.InitContainers, name, container)
 	elements(&p, "/spec/containers", before.Spec.Containers, pod.Spec.Containers, name, container)
-	return p, nil
+	return p, warnings, nil
 }
 
 // patch is operations, to be applied one after the other.
@@ -162,7 +169,8 @@ type Options struct {
 	Audience        string // of the projected tokens; vault if empty
 	CAConfigMap     string // in the pod's own namespace, with the authority of Vault's certificate as ca.crt; empty: none
 
-	Locked []string // names of annotations, without the domain, that pods must not set
+	Locked     []string // names of annotations, without the domain, that pods must not set
+	PodReaders []string // service accounts that may get pods in their own namespace, NAMESPACE/NAME each; the injector grants nothing itself
 }
 
 // Lockable are the names of the annotations that may be locked. Without the others nothing can be injected.
@@ -195,6 +203,11 @@ func (o Options) Validate() error {
 			errs = append(errs, fmt.Errorf("locked: %q is no annotation that can be locked%s", name, usage.DidYouMean(name, Lockable())))
 		}
 	}
+	for _, account := range o.PodReaders {
+		if namespace, name, ok := strings.Cut(account, "/"); !ok || len(validation.IsDNS1123Label(namespace)) > 0 || len(validation.IsDNS1123Subdomain(name)) > 0 {
+			errs = append(errs, fmt.Errorf("pod readers: %q is no service account; write NAMESPACE/NAME", account))
+		}
+	}
 	if o.VaultAddress == "" {
 		errs = append(errs, errors.New("vault address is missing; write it as pods reach it, such as https://vault.vault:8200"))
 	} else if strings.Contains(o.VaultAddress, "@") {
@@ -214,27 +227,33 @@ func (o Options) Validate() error {
 // What is injected already is made again, so that a second call changes nothing, and containers added in between get
 // their keys, too.
 func (o Options) Inject(pod *corev1.Pod, namespace string) error {
+	_, err := o.inject(pod, namespace)
+	return err
+}
+
+func (o Options) inject(pod *corev1.Pod, namespace string) (warnings []string, err error) {
 	s, err := o.parse(pod.Annotations)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	changed := pod.DeepCopy()
 	saw := whoSees(changed)
 	if err := withdraw(changed); err != nil {
-		return err
+		return nil, err
 	}
 	p := plan{settings: s, pod: changed, namespace: namespace, saw: saw}
 	if err := p.check(); err != nil {
-		return err
+		return nil, err
 	}
+	p.asks = p.runs == nil && slices.Contains(o.PodReaders, p.account())
 	if err := p.apply(); err != nil {
-		return err
+		return nil, err
 	}
 	if pod.Annotations[Domain+"/"+injectedName] != "" {
 		keepOrder(pod, changed, s.initToo)
 	}
 	*pod = *changed
-	return nil
+	return p.warnings(), nil
 }
 
 // keepOrder lets what an injected pod had be in the order that it had there, although what is ours was taken out and put in again:

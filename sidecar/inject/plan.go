@@ -23,6 +23,7 @@ const (
 	keysVolume    = "hyvve-keys"
 	tokenVolume   = "hyvve-token" //nolint:gosec // the name of a volume
 	caVolume      = "hyvve-ca"
+	apiVolume     = "hyvve-api"
 	programVolume = "hyvve-program"
 )
 
@@ -39,6 +40,7 @@ type plan struct {
 	gid   *int64
 	shows []*corev1.Container // that see the files
 	runs  *corev1.Container   // of exec mode
+	asks  bool                // the sidecar may ask the API server about the pod
 	saw   []string            // names of those that saw the files after an earlier time
 }
 

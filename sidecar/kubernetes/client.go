@@ -162,20 +162,6 @@ func (c *Client) http() (*http.Client, error) {
 	return c.client, nil
 }
 
-// Terminating reports whether a pod is to end.
-func (c *Client) Terminating(ctx context.Context, namespace, name string) (bool, error) {
-	var pod struct {
-		Metadata struct {
-			DeletionTimestamp string `json:"deletionTimestamp"`
-		} `json:"metadata"`
-	}
-	err := c.do(ctx, request{
-		method: http.MethodGet, path: "/api/v1/namespaces/" + url.PathEscape(namespace) + "/pods/" + url.PathEscape(name),
-		what: fmt.Sprintf("pod %q in namespace %q", name, namespace), rule: rule{verb: "get", resource: "pods", namespace: namespace},
-	}, &pod)
-	return err == nil && pod.Metadata.DeletionTimestamp != "", err
-}
-
 // readToken reads the token, which stands in no error.
 func readToken(path string) (string, error) {
 	data, err := external.ReadFile(path, maxToken, func(string, fs.FileInfo) error { return nil })

@@ -112,26 +112,3 @@ func TestAnswerIsLost(t *testing.T) {
 		t.Error("what is written is not known")
 	}
 }
-
-// A pod is known to end only where the API server says so.
-func TestTerminating(t *testing.T) {
-	for answer, want := range map[string]bool{
-		`{"metadata":{"name":"api-0","deletionTimestamp":"2026-11-30T16:00:00Z"}}`: true,
-		`{"metadata":{"name":"api-0"}}`:                                            false,
-		``:                                                                         false,
-	} {
-		c := faulty(t, func(w http.ResponseWriter, r *http.Request) {
-			if r.Method != http.MethodGet || r.URL.Path != "/api/v1/namespaces/apps/pods/api-0" {
-				t.Errorf("%s %s", r.Method, r.URL)
-			}
-			if answer == "" {
-				w.WriteHeader(http.StatusForbidden)
-			}
-			_, _ = w.Write([]byte(answer))
-		})
-		got, err := c.Terminating(t.Context(), "apps", "api-0")
-		if got != want || (err != nil) != (answer == "") {
-			t.Errorf("%s: %v, %v", answer, got, err)
-		}
-	}
-}

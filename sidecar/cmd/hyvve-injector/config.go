@@ -40,6 +40,7 @@ type config struct {
 	inject                                                     inject.Options
 	managed                                                    certs.Options
 	locked, listen, statusListen, certDir, service, kubeconfig string
+	podReaders                                                 string
 	drain                                                      time.Duration
 	level                                                      slog.Level
 }
@@ -55,6 +56,7 @@ func (c *config) define(flags *pflag.FlagSet) (logLevel *string) {
 	text(&c.inject.Audience, "audience", "vault", "`NAME` for which pods' tokens are made")
 	text(&c.inject.CAConfigMap, "ca-config-map", "", "`NAME` of a ConfigMap in each pod's namespace with ca.crt, of Vault's certificate")
 	text(&c.locked, "locked", strings.Join(inject.LockedByDefault(), ","), "`NAMES` of annotations that pods must not set, with commas between them; none: they may set all")
+	text(&c.podReaders, "pod-readers", "", "`ACCOUNTS` that may get pods in their own namespace, as NAMESPACE/NAME with commas between them; pods of others are warned if they need that")
 	text(&c.listen, "listen", ":9443", "`ADDRESS` for API servers to come to, by TLS")
 	text(&c.statusListen, "status-listen", ":8080", "`ADDRESS` of /healthz, /readyz and /metrics")
 	flags.DurationVar(&c.drain, "drain", 10*time.Second, "`DURATION` for which reviews are still answered after SIGTERM, while it is unready already")
@@ -110,6 +112,7 @@ func (c *config) complete(logLevel string) error {
 			errs = append(errs, fmt.Errorf("--locked is empty; name annotations, as image,audience, or write %s to lock none", unlocked))
 		}
 	}
+	c.inject.PodReaders = strings.FieldsFunc(c.podReaders, func(r rune) bool { return r == ',' || r == ' ' })
 	if err := c.inject.Validate(); err != nil {
 		errs = append(errs, err)
 	}

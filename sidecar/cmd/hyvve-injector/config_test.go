@@ -42,6 +42,7 @@ func TestParse(t *testing.T) {
 		"log level":           {append(slices.Clone(least), "--log-level=loud"), nil, 2, "", "write debug, info, warn or error"},
 		"address":             {append(slices.Clone(least), "--listen=9443"), nil, 2, "", "--listen"},
 		"drain":               {append(slices.Clone(least), "--drain=-1s"), nil, 2, "", "--drain"},
+		"pod readers":         {append(slices.Clone(least), "--pod-readers=apps/web,reader"), nil, 2, "", `"reader" is no service account; write NAMESPACE/NAME`},
 		"lifetimes":           {append(slices.Clone(least), "--ca-lifetime=1h"), nil, 2, "", "--ca-lifetime"},
 		"password":            {append(slices.Clone(least), "--vault-addr=https://a:canary@v:8200"), nil, 2, "", "password"},
 	} {

@@ -71,6 +71,19 @@ func answerTo(t testing.TB, h http.Handler, body string) *admissionv1.AdmissionR
 	return answer.Response
 }
 
+// What the pod's author should know goes with the answer.
+func TestReviewWarns(t *testing.T) {
+	h, _ := handler(t, options)
+	body := reviewOf("apps", "CREATE", "pods", pod(wanted))
+	if answer := answerTo(t, h, body); !answer.Allowed || len(answer.Warnings) != 1 || !strings.Contains(answer.Warnings[0], "apps/api") {
+		t.Errorf("%+v", answer)
+	}
+	h.Options.PodReaders = []string{"apps/api"}
+	if answer := answerTo(t, h, body); !answer.Allowed || len(answer.Warnings) > 0 {
+		t.Errorf("%+v", answer)
+	}
+}
+
 func TestReviews(t *testing.T) {
 	for name, c := range map[string]struct {
 		body    string

@@ -58,7 +58,7 @@ func (h Handler) handle(r *admissionv1.AdmissionRequest) (answer *admissionv1.Ad
 		result = resultIgnored
 		return allow()
 	}
-	patch, err := h.Options.Patch(r.Object.Raw, r.Namespace)
+	patch, warnings, err := h.Options.Review(r.Object.Raw, r.Namespace)
 	switch {
 	case errors.Is(err, inject.ErrNotWanted):
 		result = resultIgnored
@@ -74,7 +74,7 @@ func (h Handler) handle(r *admissionv1.AdmissionRequest) (answer *admissionv1.Ad
 		return allow()
 	}
 	answer, kind := allow(), admissionv1.PatchTypeJSONPatch
-	answer.PatchType = &kind
+	answer.PatchType, answer.Warnings = &kind, warnings
 	if answer.Patch, err = json.Marshal(patch); err != nil {
 		return refuse(http.StatusInternalServerError, metav1.StatusReasonInternalError, "the patch cannot be written as JSON")
 	}

@@ -44,3 +44,14 @@ labels:
 {{ include "hyvve.name" . }}-certificates
 {{- end -}}
 {{- end -}}
+
+{{/* Of podReaders: NAMESPACE/NAME with commas between them. */}}
+{{- define "hyvve.podReaders" -}}
+{{- $all := list -}}
+{{- range $namespace, $accounts := . -}}
+{{- range $accounts -}}
+{{- $all = append $all (printf "%s/%s" $namespace .) -}}
+{{- end -}}
+{{- end -}}
+{{- join "," $all -}}
+{{- end -}}
