@@ -14,11 +14,11 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/guard"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/issued"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/tripwire"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/guard"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"

@@ -139,7 +139,9 @@ func TestAdoptedWorkEnds(t *testing.T) {
 		return strings.Contains(fmt.Sprint(report["work"]), "no reencrypt block")
 	})
 	r.stop()
-	if r.agent.jobs.cancel != nil {
+	under := false
+	r.agent.jobs.tasks.Do(func(t *tasks) { under = t.cancel != nil })
+	if under {
 		t.Error("it goes on")
 	}
 }

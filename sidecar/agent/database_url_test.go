@@ -30,7 +30,7 @@ func TestDatabaseURLOfNow(t *testing.T) {
 		at := func(url string) Reencryptor {
 			t.Helper()
 			write(url)
-			a.jobs.values = map[string]key.Value{"DATABASE_URL": key.NewValue(url)}
+			a.jobs.tasks.Do(func(t *tasks) { t.values = map[string]key.Value{"DATABASE_URL": key.NewValue(url)} })
 			w, err := a.jobs.makeWorker()
 			if err != nil {
 				t.Fatalf("%+v: %v", block, err)

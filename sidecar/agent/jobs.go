@@ -10,11 +10,11 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/guard"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/config"
@@ -34,7 +34,11 @@ type jobs struct {
 	mask   func(text string) string                               // masks errors
 	news   chan struct{}                                          // there is something to report
 
-	mu       sync.Mutex
+	tasks *guard.Guarded[tasks]
+}
+
+// tasks is what bundles ask for, and what has come of it.
+type tasks struct {
 	values   map[string]key.Value // of the bundle
 	asked    []workload.Work
 	accepts  map[string][]key.Value
@@ -48,33 +52,34 @@ type jobs struct {
 }
 
 func newJobs(worker func(values map[string]key.Value) (Reencryptor, error), mask func(text string) string) *jobs {
-	return &jobs{worker: worker, mask: mask, news: make(chan struct{}, 1), known: map[string]workload.WorkReport{}}
+	return &jobs{worker: worker, mask: mask, news: make(chan struct{}, 1), tasks: guard.New(&tasks{known: map[string]workload.WorkReport{}})}
 }
 
 // want takes what the bundle asks for. Work that is asked no more is given up; work that is asked still continues.
 func (j *jobs) want(b client.Bundle) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.values = b.Values
 	asked := b.Work
 	if j.worker == nil { // nobody waits for a count, so that it fails nothing
 		asked = slices.DeleteFunc(slices.Clone(asked), func(w workload.Work) bool { return w.Phase == workload.PhaseCount })
 	}
 	id := func(w workload.Work) string { return w.ID }
-	if slices.Equal(ids(j.asked, id), ids(asked, id)) {
+	same := false
+	j.tasks.Do(func(t *tasks) { t.values, same = b.Values, slices.Equal(ids(t.asked, id), ids(asked, id)) })
+	if same {
 		return
 	}
 	j.halt()
-	j.asked, j.accepts = asked, b.Accepts
-	maps.DeleteFunc(j.known, func(known string, _ workload.WorkReport) bool {
-		return !slices.Contains(ids(j.asked, id), known)
+	t, unlock := j.tasks.Lock()
+	defer unlock()
+	t.asked, t.accepts = asked, b.Accepts
+	maps.DeleteFunc(t.known, func(known string, _ workload.WorkReport) bool {
+		return !slices.Contains(ids(t.asked, id), known)
 	})
-	if len(j.asked) == 0 {
+	if len(t.asked) == 0 {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	j.cancel, j.finished = cancel, make(chan struct{})
-	go j.run(ctx, slices.Clone(j.asked), j.accepts, j.finished)
+	t.cancel, t.finished = cancel, make(chan struct{})
+	go j.run(ctx, slices.Clone(t.asked), t.accepts, t.finished)
 }
 
 func ids(list []workload.Work, id func(workload.Work) string) []string {
@@ -85,24 +90,21 @@ func ids(list []workload.Work, id func(workload.Work) string) []string {
 	return all
 }
 
-// halt ends the goroutine. mu is held; it is let go meanwhile, since the goroutine takes it too.
+// halt ends the goroutine, and waits for that.
 func (j *jobs) halt() {
-	if j.cancel == nil {
-		return
+	t, unlock := j.tasks.Lock()
+	cancel, finished := t.cancel, t.finished
+	t.cancel = nil
+	unlock()
+	if cancel != nil {
+		cancel()
+		<-finished
 	}
-	j.cancel()
-	finished := j.finished
-	j.cancel = nil
-	j.mu.Unlock()
-	<-finished
-	j.mu.Lock()
 }
 
 func (j *jobs) stop() {
-	j.mu.Lock()
-	defer j.mu.Unlock()
 	j.halt()
-	j.asked = nil
+	j.tasks.Do(func(t *tasks) { t.asked = nil })
 }
 
 // run does all work, and again what failed or is a sweep, until it is asked no more.
@@ -152,17 +154,17 @@ func (j *jobs) makeWorker() (Reencryptor, error) {
 	if j.worker == nil {
 		return nil, errNoBlock
 	}
-	j.mu.Lock()
-	values := j.values
-	j.mu.Unlock()
+	t, unlock := j.tasks.Lock()
+	values := t.values
+	unlock()
 	return j.worker(values)
 }
 
 // satisfied reports whether work need not be done again. A sweep is done for as long as it is asked.
 func (j *jobs) satisfied(w workload.Work) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	report, ok := j.known[w.ID]
+	t, unlock := j.tasks.Lock()
+	defer unlock()
+	report, ok := t.known[w.ID]
 	if !ok || !report.Done || w.Phase == workload.PhaseSweep {
 		return false
 	}
@@ -171,18 +173,16 @@ func (j *jobs) satisfied(w workload.Work) bool {
 }
 
 func (j *jobs) begin(id string) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.running, j.since, j.before = id, time.Now(), -1
+	j.tasks.Do(func(t *tasks) { t.running, t.since, t.before = id, time.Now(), -1 })
 }
 
 // note keeps a result, and tells if it is news.
 func (j *jobs) note(report workload.WorkReport) {
-	j.mu.Lock()
-	before, had := j.known[report.ID]
-	j.known[report.ID] = report
-	j.running = ""
-	j.mu.Unlock()
+	t, unlock := j.tasks.Lock()
+	before, had := t.known[report.ID]
+	t.known[report.ID] = report
+	t.running = ""
+	unlock()
 	same := had && before.Done == report.Done && before.Error == report.Error && slices.Equal(before.Columns, report.Columns) && samePlace(before.Place, report.Place)
 	if !same {
 		j.tell()
@@ -196,13 +196,20 @@ func samePlace(a, b *workload.Place) bool {
 
 // progress keeps how far a column is, and logs it periodically.
 func (j *jobs) progress(column workload.ColumnReport) {
-	j.mu.Lock()
-	report := j.known[j.running]
-	if j.running == "" || report.Done {
-		j.mu.Unlock()
-		return
+	due := false
+	j.tasks.Do(func(t *tasks) { due = t.progress(column) })
+	if due {
+		j.tell()
 	}
-	report.ID = j.running
+}
+
+// progress reports whether that is to be told.
+func (t *tasks) progress(column workload.ColumnReport) (due bool) {
+	report := t.known[t.running]
+	if t.running == "" || report.Done {
+		return false
+	}
+	report.ID = t.running
 	report.Error = ""
 	report.Columns = slices.Clone(report.Columns)
 	at := slices.IndexFunc(report.Columns, func(c workload.ColumnReport) bool { return c.Column == column.Column })
@@ -211,29 +218,25 @@ func (j *jobs) progress(column workload.ColumnReport) {
 	} else {
 		report.Columns[at] = column
 	}
-	report.Rate = j.rate(report)
-	j.known[j.running] = report
-	due := time.Since(j.told) >= progressRate
-	if due {
-		j.told = time.Now()
+	report.Rate = t.rate(report)
+	t.known[t.running] = report
+	if due = time.Since(t.told) >= progressRate; due {
+		t.told = time.Now()
 	}
-	j.mu.Unlock()
-	if due {
-		j.tell()
-	}
+	return due
 }
 
-// rate is rows a second since the work was begun. mu is held.
-func (j *jobs) rate(report workload.WorkReport) float64 {
+// rate is rows a second since the work was begun.
+func (t *tasks) rate(report workload.WorkReport) float64 {
 	done := 0
 	for _, c := range report.Columns {
 		done += c.Staged + c.Rotated + c.Other + c.Bad
 	}
-	if j.before < 0 {
-		j.before, j.since = done, time.Now()
+	if t.before < 0 {
+		t.before, t.since = done, time.Now()
 		return 0
 	}
-	return float64(done-j.before) / max(time.Since(j.since).Seconds(), 0.001)
+	return float64(done-t.before) / max(time.Since(t.since).Seconds(), 0.001)
 }
 
 func (j *jobs) tell() {
@@ -245,11 +248,11 @@ func (j *jobs) tell() {
 
 // reports returns what is known of the work that is asked.
 func (j *jobs) reports() []workload.WorkReport {
-	j.mu.Lock()
-	defer j.mu.Unlock()
+	t, unlock := j.tasks.Lock()
+	defer unlock()
 	var all []workload.WorkReport
-	for _, id := range slices.Sorted(maps.Keys(j.known)) {
-		all = append(all, j.known[id])
+	for _, id := range slices.Sorted(maps.Keys(t.known)) {
+		all = append(all, t.known[id])
 	}
 	return all
 }

@@ -5,18 +5,20 @@ package limits
 import (
 	"container/list"
 	"context"
-	"sync"
 	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/guard"
 )
 
 // patience is how long a request waits for those that were cut in its favor.
 const patience = 5 * time.Second
 
 // Budget bounds the sum of what requests hold, in any unit: bytes, or the requests themselves.
-type Budget struct {
-	most int64
+type Budget struct{ account *guard.Guarded[account] }
 
-	mu       sync.Mutex
+// account is what is held of a budget.
+type account struct {
+	most     int64
 	held     int64
 	cuttable int64         // the part of held whose clients are still to do something
 	leaving  int64         // the part of held whose requests were cut and have not ended yet
@@ -26,108 +28,121 @@ type Budget struct {
 }
 
 // NewBudget returns a budget of most units.
-func NewBudget(most int64) *Budget { return &Budget{most: most} }
+func NewBudget(most int64) *Budget { return &Budget{guard.New(&account{most: most})} }
 
 // Share is what one request holds of a budget. A request without any has a nil share, with which all methods do nothing.
 type Share struct {
-	budget *Budget
-	units  int64
-	cut    func()
-	place  *list.Element // in waits; nil: its client has done its part
-	gone   bool
+	account *guard.Guarded[account] // under whose lock is the rest
+	units   int64
+	cut     func()
+	place   *list.Element // in waits; nil: its client has done its part
+	gone    bool
 }
 
 // Take returns a share. If the budget does not suffice, requests that wait for their clients are cut, the longest wait first, and
 // Take waits until they have ended, for five seconds at most. It reports whether that made enough room; if it cannot, nobody is cut.
 // cut must make the request end, and must not block. It may be called before Take has returned.
 func (b *Budget) Take(ctx context.Context, units int64, cut func()) (*Share, bool) {
-	b.mu.Lock()
-	if b.held+b.wanted+units > b.most {
-		if !b.clear(units) || !b.await(ctx, units) {
-			b.mu.Unlock()
-			return nil, false
-		}
+	s := &Share{account: b.account, units: units, cut: cut}
+	a, unlock := b.account.Lock()
+	switch {
+	case a.held+a.wanted+units <= a.most:
+		a.admit(s)
+		unlock()
+		return s, true
+	case !a.clear(units):
+		unlock()
+		return nil, false
 	}
-	defer b.mu.Unlock()
-	s := &Share{budget: b, units: units, cut: cut}
-	b.held += units
-	s.wait()
-	return s, true
+	a.wanted += units
+	unlock()
+	if b.await(ctx, s) {
+		return s, true
+	}
+	return nil, false
 }
 
-// clear cuts as many requests as are in the way of so many units more. mu is held.
-func (b *Budget) clear(units int64) bool {
-	over := b.held + b.wanted + units - b.most
-	if over > b.leaving+b.cuttable {
+// admit adds a share, which may be cut.
+func (a *account) admit(s *Share) {
+	a.held += s.units
+	a.wait(s)
+}
+
+// clear cuts as many requests as are in the way of so many units more.
+func (a *account) clear(units int64) bool {
+	over := a.held + a.wanted + units - a.most
+	if over > a.leaving+a.cuttable {
 		return false
 	}
-	for b.leaving < over {
-		victim := b.waits.Front().Value.(*Share)
-		victim.keep()
+	for a.leaving < over {
+		victim := a.waits.Front().Value.(*Share)
+		a.keep(victim)
 		victim.gone = true
-		b.leaving += victim.units
+		a.leaving += victim.units
 		victim.cut()
 	}
 	return true
 }
 
-// await waits until there is room. mu is held, but not meanwhile.
-func (b *Budget) await(ctx context.Context, units int64) bool {
-	b.wanted += units
-	defer func() { b.wanted -= units }()
+// await waits until there is room for a share that is wanted, and admits it.
+func (b *Budget) await(ctx context.Context, s *Share) bool {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for b.held+units > b.most {
-		if b.returned == nil {
-			b.returned = make(chan struct{})
+	for {
+		a, unlock := b.account.Lock()
+		fits := a.held+s.units <= a.most
+		if fits || ctx.Err() != nil {
+			a.wanted -= s.units
+			if fits {
+				a.admit(s)
+			}
+			unlock()
+			return fits
 		}
-		returned := b.returned
-		b.mu.Unlock()
+		if a.returned == nil {
+			a.returned = make(chan struct{})
+		}
+		returned := a.returned
+		unlock()
 		select {
 		case <-returned:
 		case <-ctx.Done():
 		}
-		b.mu.Lock()
-		if ctx.Err() != nil {
-			return b.held+units <= b.most
-		}
 	}
-	return true
 }
 
 // Held returns how much of the budget is taken.
-func (b *Budget) Held() int64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.held
+func (b *Budget) Held() (held int64) {
+	b.account.Do(func(a *account) { held = a.held })
+	return held
 }
 
-// wait lets the share be cut from now on. The budget's mu is held.
-func (s *Share) wait() {
-	s.place = s.budget.waits.PushBack(s)
-	s.budget.cuttable += s.units
+// wait lets a share be cut from now on.
+func (a *account) wait(s *Share) {
+	s.place = a.waits.PushBack(s)
+	a.cuttable += s.units
 }
 
-// keep lets the share be cut no more. The budget's mu is held.
-func (s *Share) keep() {
+// keep lets a share be cut no more.
+func (a *account) keep(s *Share) {
 	if s.place == nil {
 		return
 	}
-	s.budget.waits.Remove(s.place)
-	s.budget.cuttable -= s.units
+	a.waits.Remove(s.place)
+	a.cuttable -= s.units
 	s.place = nil
 }
 
-// give returns units to the budget. The budget's mu is held.
-func (s *Share) give(units int64) {
+// take takes units back from a share.
+func (a *account) take(s *Share, units int64) {
 	s.units -= units
-	s.budget.held -= units
+	a.held -= units
 	if s.gone {
-		s.budget.leaving -= units
+		a.leaving -= units
 	}
-	if s.budget.returned != nil && units > 0 {
-		close(s.budget.returned)
-		s.budget.returned = nil
+	if a.returned != nil && units > 0 {
+		close(a.returned)
+		a.returned = nil
 	}
 }
 
@@ -136,9 +151,9 @@ func (s *Share) Keep() bool {
 	if s == nil {
 		return true
 	}
-	s.budget.mu.Lock()
-	defer s.budget.mu.Unlock()
-	s.keep()
+	a, unlock := s.account.Lock()
+	defer unlock()
+	a.keep(s)
 	return !s.gone
 }
 
@@ -147,23 +162,22 @@ func (s *Share) Wait(units int64) {
 	if s == nil {
 		return
 	}
-	s.budget.mu.Lock()
-	defer s.budget.mu.Unlock()
+	a, unlock := s.account.Lock()
+	defer unlock()
 	if s.gone || s.place != nil {
 		return
 	}
-	s.give(max(0, s.units-units))
-	s.wait()
+	a.take(s, max(0, s.units-units))
+	a.wait(s)
 }
 
 // Cut reports whether the request was cut.
-func (s *Share) Cut() bool {
+func (s *Share) Cut() (cut bool) {
 	if s == nil {
 		return false
 	}
-	s.budget.mu.Lock()
-	defer s.budget.mu.Unlock()
-	return s.gone
+	s.account.Do(func(*account) { cut = s.gone })
+	return cut
 }
 
 // Return returns to the budget what the request held. Call it when the request has ended or holds nothing any more.
@@ -171,8 +185,8 @@ func (s *Share) Return() {
 	if s == nil {
 		return
 	}
-	s.budget.mu.Lock()
-	defer s.budget.mu.Unlock()
-	s.keep()
-	s.give(s.units)
+	a, unlock := s.account.Lock()
+	defer unlock()
+	a.keep(s)
+	a.take(s, s.units)
 }

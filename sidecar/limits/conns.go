@@ -10,16 +10,20 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
-	"sync"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/guard"
 )
 
 // Conns bounds the connections of an [http.Server]. At the limit, a new connection takes the place of the one that has been
 // without a request for the longest time. A half-sent request head counts as none, so that nobody keeps others out by being slow.
 // If all connections have a request, the new one is closed.
 type Conns struct {
-	most int
+	most  int
+	books *guard.Guarded[books]
+}
 
-	mu      sync.Mutex
+// books are the connections that there are.
+type books struct {
 	all     map[net.Conn]*conn
 	waiting list.List // of *conn without a request, the one that has waited longest first
 }
@@ -34,7 +38,7 @@ type conn struct {
 type connKey struct{}
 
 // NewConns returns a bound of most connections.
-func NewConns(most int) *Conns { return &Conns{most: most, all: map[net.Conn]*conn{}} }
+func NewConns(most int) *Conns { return &Conns{most, guard.New(&books{all: map[net.Conn]*conn{}})} }
 
 // Bound bounds a server that does not serve yet. It takes the server's hooks ConnContext and ConnState, and wraps its handler.
 func (c *Conns) Bound(s *http.Server) {
@@ -52,21 +56,21 @@ func (c *Conns) Bound(s *http.Server) {
 
 // admit is the server's ConnContext, which it calls for each new connection before anything else.
 func (c *Conns) admit(ctx context.Context, nc net.Conn) context.Context {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.all) >= c.most {
-		first := c.waiting.Front()
+	b, unlock := c.books.Lock()
+	defer unlock()
+	if len(b.all) >= c.most {
+		first := b.waiting.Front()
 		if first == nil {
 			abort(nc)
 			return ctx
 		}
 		victim := first.Value.(*conn)
-		c.forget(victim)
+		b.forget(victim)
 		abort(victim.Conn)
 	}
 	one := &conn{Conn: nc}
-	one.place = c.waiting.PushBack(one)
-	c.all[nc] = one
+	one.place = b.waiting.PushBack(one)
+	b.all[nc] = one
 	return context.WithValue(ctx, connKey{}, one)
 }
 
@@ -79,46 +83,46 @@ func abort(nc net.Conn) {
 }
 
 func (c *Conns) changed(nc net.Conn, state http.ConnState) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	one := c.all[nc]
+	b, unlock := c.books.Lock()
+	defer unlock()
+	one := b.all[nc]
 	switch {
 	case one == nil:
 	case state == http.StateClosed:
-		c.forget(one)
+		b.forget(one)
 	case state == http.StateHijacked: // it lasts as long as its handler
 		one.hijacked = true
 	}
 }
 
 func (c *Conns) begin(one *conn) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	b, unlock := c.books.Lock()
+	defer unlock()
 	if one.requests++; one.place != nil {
-		c.waiting.Remove(one.place)
+		b.waiting.Remove(one.place)
 		one.place = nil
 	}
 }
 
 func (c *Conns) end(one *conn) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	b, unlock := c.books.Lock()
+	defer unlock()
 	switch one.requests--; {
-	case one.requests > 0 || c.all[one.Conn] != one:
+	case one.requests > 0 || b.all[one.Conn] != one:
 	case one.hijacked:
-		c.forget(one)
+		b.forget(one)
 	default:
-		one.place = c.waiting.PushBack(one)
+		one.place = b.waiting.PushBack(one)
 	}
 }
 
-// forget takes a connection from the books. mu is held.
-func (c *Conns) forget(one *conn) {
+// forget takes a connection from the books.
+func (b *books) forget(one *conn) {
 	if one.place != nil {
-		c.waiting.Remove(one.place)
+		b.waiting.Remove(one.place)
 		one.place = nil
 	}
-	if c.all[one.Conn] == one {
-		delete(c.all, one.Conn)
+	if b.all[one.Conn] == one {
+		delete(b.all, one.Conn)
 	}
 }

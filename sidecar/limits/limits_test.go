@@ -26,9 +26,9 @@ func take(t *testing.T, b *Budget, units int64, cut func()) *Share {
 
 // connections returns how many are open.
 func connections(c *Conns) int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.all)
+	b, unlock := c.books.Lock()
+	defer unlock()
+	return len(b.all)
 }
 
 func TestBudget(t *testing.T) {
@@ -90,9 +90,11 @@ func TestBudgetIsABound(t *testing.T) {
 		}
 		stuck.Return()
 		take(t, b, 1, func() {})
-		if b.wanted != 0 || b.leaving != 0 || b.held != 1 {
-			t.Errorf("%d wanted, %d leaving, %d held", b.wanted, b.leaving, b.held)
-		}
+		b.account.Do(func(a *account) {
+			if a.wanted != 0 || a.leaving != 0 || a.held != 1 {
+				t.Errorf("%d wanted, %d leaving, %d held", a.wanted, a.leaving, a.held)
+			}
+		})
 	})
 }
 

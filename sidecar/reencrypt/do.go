@@ -10,12 +10,12 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/backoff"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/guard"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -193,9 +193,12 @@ type meter struct {
 	terminal bool
 	env      string
 	totals   map[string]int // rows by column
+	phase    *guard.Guarded[phase]
+}
 
-	mu    sync.Mutex
-	what  string // the phase
+// phase is how far one is.
+type phase struct {
+	what  string
 	begun time.Time
 	shown time.Time
 	done  map[string]int // rows by column, in this phase
@@ -209,7 +212,7 @@ const (
 
 func newMeter(out io.Writer, env string) *meter {
 	file, ok := out.(*os.File)
-	m := &meter{out: out, env: env, totals: map[string]int{}}
+	m := &meter{out: out, env: env, totals: map[string]int{}, phase: guard.New(&phase{})}
 	if ok {
 		info, err := file.Stat()
 		m.terminal = err == nil && info.Mode()&os.ModeCharDevice != 0
@@ -219,9 +222,9 @@ func newMeter(out io.Writer, env string) *meter {
 
 // begin starts a phase.
 func (m *meter) begin(what string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.what, m.begun, m.shown, m.done = what, time.Now(), time.Now(), map[string]int{}
+	p, unlock := m.phase.Lock()
+	defer unlock()
+	p.what, p.begun, p.shown, p.done = what, time.Now(), time.Now(), map[string]int{}
 }
 
 // staging takes how far a column is that is being staged.
@@ -231,42 +234,42 @@ func (m *meter) staging(c workload.ColumnReport) { m.take(c, c.Staged+c.Rotated+
 func (m *meter) passing(c workload.ColumnReport) { m.take(c, c.Total) }
 
 func (m *meter) take(c workload.ColumnReport, done int) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.done[c.Column] = done
-	if m.out == nil || !m.terminal && time.Since(m.shown) < plainRate {
+	p, unlock := m.phase.Lock()
+	defer unlock()
+	p.done[c.Column] = done
+	if m.out == nil || !m.terminal && time.Since(p.shown) < plainRate {
 		return
 	}
-	m.shown = time.Now()
+	p.shown = time.Now()
 	if m.terminal {
-		_, _ = fmt.Fprintf(m.out, "\r\x1b[K%s", m.text(true))
-		m.drawn = true
+		_, _ = fmt.Fprintf(m.out, "\r\x1b[K%s", p.text(m, true))
+		p.drawn = true
 		return
 	}
-	_, _ = fmt.Fprintln(m.out, m.text(false))
+	_, _ = fmt.Fprintln(m.out, p.text(m, false))
 }
 
 // end leaves the line to others.
 func (m *meter) end() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.drawn {
+	p, unlock := m.phase.Lock()
+	defer unlock()
+	if p.drawn {
 		_, _ = fmt.Fprint(m.out, "\r\x1b[K")
-		m.drawn = false
+		p.drawn = false
 	}
 }
 
-// text says how many rows of how many are done, how fast that goes, and how long it will take. mu is held.
-func (m *meter) text(bar bool) string {
+// text says how many rows of how many are done, how fast that goes, and how long it will take.
+func (p *phase) text(m *meter, bar bool) string {
 	done, total := 0, 0
-	for _, n := range m.done {
+	for _, n := range p.done {
 		done += n
 	}
 	for _, n := range m.totals {
 		total += n
 	}
 	total = max(total, done)
-	rate := float64(done) / max(time.Since(m.begun).Seconds(), 0.001)
+	rate := float64(done) / max(time.Since(p.begun).Seconds(), 0.001)
 	left := "?"
 	if rate > 0 {
 		left = time.Duration(float64(total-done) / rate * float64(time.Second)).Round(time.Second).String()
@@ -276,7 +279,7 @@ func (m *meter) text(bar bool) string {
 		full := barWidth * done / max(total, 1)
 		drawing = "[" + strings.Repeat("#", full) + strings.Repeat(".", barWidth-full) + "] "
 	}
-	return fmt.Sprintf("  %s: %s %s%d of %d rows, %.0f/s, %s left", m.env, m.what, drawing, done, total, rate, left)
+	return fmt.Sprintf("  %s: %s %s%d of %d rows, %.0f/s, %s left", m.env, p.what, drawing, done, total, rate, left)
 }
 
 const (

@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/guard"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/guard"
 )
 
 // Bounds of requests that wait. Vault takes no new request while it waits for those that it has: a leader that steps down,
