@@ -161,6 +161,7 @@ generate: ## Regenerate what is made from something else: assembly, pages and ta
 	go test -count=1 -run '^(TestShapes|TestDocumentation)$$' ./sidecar/inject -update
 	go test -count=1 -run '^TestReference$$' ./sidecar/config -update
 	go test -count=1 -run '^TestReference$$' ./operator/command -update
+	go test -count=1 -run '^TestScreens$$' ./operator/live -update
 	go test -count=1 -run '^(TestGolden|TestManifest)$$' ./deploy/helm -update
 	go test -count=1 -run '^TestMessages$$' ./test/messages -update
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"strings"
 	"time"
@@ -17,9 +18,10 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/operator/screen"
 )
 
-const followHelp = `Usage: hyvve follow [ROTATION|KEY] [--timeout=DURATION]
+const followHelp = `Usage: hyvve follow [ROTATION|KEY] [--timeout=DURATION] [--lines]
 
-Shows a rotation until it has ended or is paused: a line for each change, or with -o json a rotation in a line.
+Shows a rotation until it has ended. A terminal shows it in place, with what each key press does. Elsewhere, and with --lines,
+each change is a line, or with -o json a rotation in a line, and the command ends, too, when the rotation is paused.
 Ctrl-C ends the command, and not the rotation.
 
 ROTATION is an id, what an id begins with, or latest; KEY is the name of a key, for its running or newest rotation.
@@ -29,18 +31,23 @@ Exit status: 0 done, 1 error, 3 paused, 4 reverted, 5 timeout (the rotation cont
 130 interrupted (the rotation continues).
 `
 
-const timeoutUsage = "stop following after a `DURATION`, such as 10m; the rotation continues"
+const (
+	timeoutUsage = "stop following after a `DURATION`, such as 10m; the rotation continues"
+	linesUsage   = "print a line for each change on a terminal, too, such as for a screen reader"
+)
 
 func newFollow() *cobra.Command {
 	var timeout span
+	var lines bool
 	cmd := add("follow", "follow a rotation until it ends", followHelp, []string{formatJSON}, func(ctx context.Context, s *session, args []string) error {
 		name, err := s.resolve(ctx, args, true)
 		if err != nil {
 			return err
 		}
-		return s.follow(ctx, name, false, timeout.d)
+		return s.follow(ctx, name, false, lines, timeout.d)
 	})
 	cmd.Flags().Var(&timeout, "timeout", timeoutUsage)
+	cmd.Flags().BoolVar(&lines, "lines", false, linesUsage)
 	cmd.Args = atMostOne("rotation or key")
 	return completing(cmd, true, false)
 }
@@ -55,13 +62,21 @@ const (
 
 var errTimeout = errors.New("timeout")
 
-// follow prints what becomes of a rotation, and returns what has come of it as an exit status. 0: no timeout.
-func (s *session) follow(ctx context.Context, name string, known bool, timeout time.Duration) error {
+// follow shows what becomes of a rotation, and returns what has come of it as an exit status. 0: no timeout.
+func (s *session) follow(ctx context.Context, name string, known, lines bool, timeout time.Duration) error {
 	if timeout > 0 {
 		timed, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
 		defer cancel()
 		ctx = timed
 	}
+	if !lines && s.format == formatText && s.terminal && isTerminal(s.in) && os.Getenv("TERM") != "dumb" {
+		return s.followLive(ctx, name, known)
+	}
+	return s.followInLines(ctx, name, known)
+}
+
+// followInLines prints a line for each change.
+func (s *session) followInLines(ctx context.Context, name string, known bool) error {
 	var last api.Rotation
 	var fault error
 	lines := storyteller{session: s, told: map[string]bool{}}
@@ -78,12 +93,18 @@ func (s *session) follow(ctx context.Context, name string, known bool, timeout t
 		}
 		return fault != nil || settled(n.RotationSummary)
 	})
+	if fault != nil {
+		return fault
+	}
+	return s.concluded(ctx, name, last, err)
+}
+
+// concluded says what has come of a rotation that was followed, and returns the exit status.
+func (s *session) concluded(ctx context.Context, name string, last api.Rotation, err error) error {
 	if last.ID != "" {
 		name = last.ID
 	}
 	switch {
-	case fault != nil:
-		return fault
 	case errors.Is(err, errTimeout):
 		s.note("The rotation continues; follow it again with: %s", s.commandLine("follow", name))
 		return usage.Exit{Status: StatusTimeout}

@@ -41,6 +41,7 @@ type rotateFlags struct {
 	deadline            span
 	timeout             span
 	plan, yes, noFollow bool
+	lines               bool
 }
 
 func newRotate() *cobra.Command {
@@ -62,6 +63,7 @@ func newRotate() *cobra.Command {
 	cmd.Flags().BoolVar(&f.yes, "yes", false, "do not ask")
 	cmd.Flags().BoolVar(&f.noFollow, "no-follow", false, "do not wait for the end")
 	cmd.Flags().Var(&f.timeout, "timeout", timeoutUsage)
+	cmd.Flags().BoolVar(&f.lines, "lines", false, linesUsage)
 	cmd.Args = func(_ *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return usage.Wrong(errors.New("name the keys to rotate"))
@@ -105,7 +107,7 @@ func (s *session) rotate(ctx context.Context, f rotateFlags, keys []string) erro
 	}
 	s.warn(slices.DeleteFunc(warnings, func(w string) bool { return s.format == formatText && slices.Contains(plan.Gaps, w) })) // the plan has those
 	if !f.noFollow {
-		return s.follow(ctx, r.ID, true, f.timeout.d)
+		return s.follow(ctx, r.ID, true, f.lines, f.timeout.d)
 	}
 	if s.format == formatJSON {
 		return s.printJSON(r)
