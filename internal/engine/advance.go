@@ -334,19 +334,19 @@ func (l *locked) sample(r rotation.Rotation) {
 }
 
 // observeWith takes one sample, or dense ones until they are enough, or one has seen somebody.
-func (s *state) observeWith(r rotation.Rotation, calls []serverCall, dense bool) {
+func (e *Engine) observeWith(r rotation.Rotation, calls []serverCall, dense bool) {
 	for {
 		slice := time.Duration(0)
 		if dense {
 			slice = denseSlice
 		}
-		begin := s.Now()
-		err := s.sampleAll(calls, slice)
-		end := s.Now()
+		begin := e.Now()
+		err := e.sampleAll(calls, slice)
+		end := e.Now()
 		var use inUse
 		var short kind.Unattributed
 		seen := ""
-		o := s.observe(r.ID, func(o rotation.Observation) rotation.Observation {
+		o := e.observe(r.ID, func(o rotation.Observation) rotation.Observation {
 			switch {
 			case errors.As(err, &use):
 				seen = untrusted.Text(use.text)
@@ -361,10 +361,10 @@ func (s *state) observeWith(r rotation.Rotation, calls []serverCall, dense bool)
 			return o.Unused(end, slice)
 		})
 		if seen != "" {
-			s.note(r.ID, func(n rotation.Notes) rotation.Notes { return n.Seen(seen, end) })
+			e.note(r.ID, func(n rotation.Notes) rotation.Notes { return n.Seen(seen, end) })
 		}
 		_, enough := r.Needs(o)
-		if !dense || o.Fault != "" || o.Until.Equal(o.Seen) || s.ctx.Err() != nil || o.Dense == 0 || o.Dense >= enough || end.Sub(begin) < slice/2 || !s.still(r) {
+		if !dense || o.Fault != "" || o.Until.Equal(o.Seen) || e.ctx.Err() != nil || o.Dense == 0 || o.Dense >= enough || end.Sub(begin) < slice/2 || !e.still(r) {
 			return
 		}
 	}

@@ -154,25 +154,33 @@ type source struct{ *catalog.Catalog }
 
 var _ workload.Source = source{}
 
-// Key implements workload.Source.
+// Key implements workload.Source. A version that its server has yet to make has no value there.
 func (s source) Key(name string) (key.Key, bool) {
 	k, ok := s.Keys[name]
+	if issuer, issues := s.KindOf(k).(kind.Issuer); issues {
+		k.Versions = slices.Clone(k.Versions)
+		for n := range k.Versions {
+			if _, order := issuer.Attempt(k.Versions[n].Value); order {
+				k.Versions[n].Value = key.Value{}
+			}
+		}
+	}
 	return k, ok
 }
 
 // Render implements workload.Source.
-func (s source) Render(k key.Key, value key.Value) (map[string]key.Value, error) {
+func (s source) Render(k key.Key, v key.Version) (map[string]key.Value, error) {
 	names := map[string]key.Value{}
 	if r, ok := s.KindOf(k).(kind.Renderer); ok {
 		var err error
-		if names, err = r.Render(k.Options, value); err != nil {
+		if names, err = r.Render(k.Options, v); err != nil {
 			return nil, err
 		}
 	}
 	if names == nil {
 		names = map[string]key.Value{}
 	}
-	names[k.Env] = value
+	names[k.Env] = v.Value
 	return names, nil
 }
 

@@ -27,8 +27,10 @@ const connectionDeadline = 30 * time.Second
 // serverCall asks the server of a key for something. One that samples does so for that long; 0: it looks once.
 type serverCall struct {
 	key, connection string
-	do              func(ctx context.Context, long time.Duration) error
+	do              doCall
 }
+
+type doCall func(ctx context.Context, e *Engine, long time.Duration) error
 
 // serverCalls returns the calls that an action needs, one a key whose kind has a server. Before stage every key is checked
 // first, so that nothing is changed for one where another cannot be.
@@ -73,7 +75,7 @@ func (l *locked) callsOf(r rotation.Rotation, c rotation.Change, what rotation.A
 	if err := l.StillShared(r, k, what, change); err != nil && !done {
 		return nil, nil, err
 	}
-	call := func(do func(ctx context.Context, long time.Duration) error) serverCall {
+	call := func(do doCall) serverCall {
 		return serverCall{k.Name, connection.Name, do}
 	}
 	if what == rotation.ActStage {
@@ -82,13 +84,15 @@ func (l *locked) callsOf(r rotation.Rotation, c rotation.Change, what rotation.A
 		}
 		if preflighter, ok := kd.(kind.Preflighter); ok {
 			refuse := preflightCall{preflighter, change}.refuse
-			checks = append(checks, call(func(ctx context.Context, _ time.Duration) error { return refuse(ctx) }))
+			checks = append(checks, call(func(ctx context.Context, _ *Engine, _ time.Duration) error { return refuse(ctx) }))
 		}
 	}
 	server, ok := kd.(kind.Server)
+	_, sessionless := kd.(kind.Sessionless)
 	switch {
+	case sessionless && what == rotation.ActSample:
 	case !ok && what == rotation.ActStage:
-		calls = append(calls, call(func(ctx context.Context, _ time.Duration) error { return untrusted.Verify(ctx, verifier, change) }))
+		calls = append(calls, call(func(ctx context.Context, _ *Engine, _ time.Duration) error { return untrusted.Verify(ctx, verifier, change) }))
 	case !ok:
 	case !done:
 		calls = append(calls, call(callFor(server, what, change, r.LookAgain(l.Now()))))
@@ -105,14 +109,12 @@ func (l *locked) callsOf(r rotation.Rotation, c rotation.Change, what rotation.A
 
 // callFor returns the call that an action makes to a server; again is for how long it looks for use before it takes a
 // version away.
-func callFor(server kind.Server, what rotation.Action, c kind.Change, again time.Duration) func(context.Context, time.Duration) error {
-	return func(ctx context.Context, long time.Duration) error {
+func callFor(server kind.Server, what rotation.Action, c kind.Change, again time.Duration) doCall {
+	return func(ctx context.Context, e *Engine, long time.Duration) error {
 		switch what {
 		case rotation.ActStage:
-			if err := untrusted.Stage(ctx, server, c); err != nil {
-				return err
-			}
-			return untrusted.Verify(ctx, server, c)
+			_, err := e.stageAt(ctx, server, c)
+			return err
 		case rotation.ActSample:
 			return unused(ctx, server, c, long)
 		case rotation.ActRetire:
@@ -139,6 +141,9 @@ func callFor(server kind.Server, what rotation.Action, c kind.Change, again time
 
 // unused returns an error while the server says that From is in use, at once or at any moment for that long.
 func unused(ctx context.Context, server kind.Server, c kind.Change, long time.Duration) error {
+	if _, ok := server.(kind.Sessionless); ok {
+		return nil
+	}
 	count, use, err := untrusted.InUse(ctx, server, c, long)
 	if count > 0 && errors.As(err, new(kind.Unattributed)) {
 		err = nil
@@ -165,7 +170,7 @@ const hasteDeadline = 15 * time.Second
 
 // callAll makes the calls of several keys one after the other, each in time. Where versions are taken away, a server that fails keeps none of
 // the others from doing that. The error, a [keyFault], is of the first that has failed.
-func (s *state) callAll(calls []serverCall, r rotation.Rotation) (fault error) {
+func (e *Engine) callAll(calls []serverCall, r rotation.Rotation) (fault error) {
 	failed, deadline, asked := map[string]bool{}, actionDeadline, map[string]bool{}
 	several := false
 	for _, call := range calls {
@@ -179,8 +184,8 @@ func (s *state) callAll(calls []serverCall, r rotation.Rotation) (fault error) {
 		if failed[call.connection] {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(s.ctx, deadline)
-		err := call.do(ctx, 0)
+		ctx, cancel := context.WithTimeout(e.ctx, deadline)
+		err := call.do(ctx, e, 0)
 		slow := ctx.Err() != nil
 		cancel()
 		if err == nil {
@@ -198,17 +203,17 @@ func (s *state) callAll(calls []serverCall, r rotation.Rotation) (fault error) {
 }
 
 // sampleAll samples the servers of several keys at the same time. Its error is of all of them.
-func (s *state) sampleAll(calls []serverCall, long time.Duration) error {
-	ctx, cancel := context.WithTimeout(s.ctx, actionDeadline)
+func (e *Engine) sampleAll(calls []serverCall, long time.Duration) error {
+	ctx, cancel := context.WithTimeout(e.ctx, actionDeadline)
 	defer cancel()
 	errs := make([]error, len(calls))
 	var busy sync.WaitGroup
 	for n, call := range calls {
 		if long == 0 { // it takes a moment only
-			errs[n] = call.do(ctx, 0)
+			errs[n] = call.do(ctx, e, 0)
 			continue
 		}
-		busy.Go(func() { errs[n] = call.do(ctx, long) })
+		busy.Go(func() { errs[n] = call.do(ctx, e, long) })
 	}
 	busy.Wait()
 	var seen []string

@@ -47,21 +47,21 @@ func (e *Engine) DeleteConnection(ctx context.Context, name string, by rotation.
 // RotateRoot returns a connection's administrator another password, which nobody but this mount knows. The new one is stored
 // before the server hears of it; killed anywhere, either of the two is in force, both are known, and a repetition ends it.
 func (e *Engine) RotateRoot(ctx context.Context, name string, by rotation.Actor) (kind.Connection, error) {
+	rotator, err := e.rootRotator(name)
+	if err != nil {
+		return kind.Connection{}, err
+	}
 	var c kind.Connection
-	err := e.update(func(l *locked) (err error) {
+	err = e.update(func(l *locked) (err error) {
 		c, err = l.intendRoot(ctx, name, by)
 		return err
 	})
 	if err != nil {
 		return c, err
 	}
-	connector, err := e.base.Connector(c.Kind)
-	if err != nil {
-		return c, err
-	}
 	asked, cancel := context.WithTimeout(ctx, connectionDeadline)
 	defer cancel()
-	if err := untrusted.RotateRoot(asked, connector, c); err != nil {
+	if err := untrusted.RotateRoot(asked, rotator, c); err != nil {
 		return c, rotation.Refusef("connection %s: %w; the new password is stored beside the old one and both are tried: write rotate-root again to finish it", name, err)
 	}
 	next := c.Next
@@ -84,6 +84,23 @@ func (e *Engine) RotateRoot(ctx context.Context, name string, by rotation.Actor)
 	}
 	e.lock(func(m *memory) { m.Connections[name] = c })
 	return c, nil
+}
+
+// rootRotator returns the kind of a connection whose administrator's password Vault can change.
+func (s *state) rootRotator(name string) (kind.RootRotator, error) {
+	c, ok := s.Connection(name)
+	if !ok {
+		return nil, catalog.UnknownConnection(name)
+	}
+	connector, err := s.base.Connector(c.Kind)
+	if err != nil {
+		return nil, err
+	}
+	rotator, ok := connector.(kind.RootRotator)
+	if !ok {
+		return nil, rotation.Refusef("connection %s is of kind %s, whose servers let nobody choose a password; make a new one there, write it with: vault write hyvve/connections/%s password=-, and revoke the old one there; nothing was changed", name, c.Kind, name)
+	}
+	return rotator, nil
 }
 
 // intendRoot stores the next password of a connection's administrator, or finds it stored.

@@ -172,7 +172,7 @@ func (s *state) tryImport(ctx context.Context, k key.Key, v key.Version) error {
 	if err != nil {
 		return err
 	}
-	if err := s.atServer(ctx, k, v, false); err != nil {
+	if err := s.tryAtServer(ctx, k, v); err != nil {
 		return rotation.Refusef("key %s: the value is not taken where it is used: %w; nothing was stored", k.Name, err)
 	}
 	return nil
@@ -231,13 +231,14 @@ func (e *Engine) makeFirst(ctx context.Context, k key.Key, by rotation.Actor) (k
 		}
 		v, _ = k.FirstStaged()
 	}
-	if err := e.atServer(ctx, k, v, true); err != nil {
+	made, err := e.firstAtServer(ctx, k, v)
+	if err != nil {
 		return key.Key{}, nil, rotation.Refusef("key %s: version 1 is stored but not valid at its server yet: %w; when that is mended go on with: vault write hyvve/keys/%s generate=true", name, err, name)
 	}
 	l, release := e.acquire()
 	defer release()
-	k, err := l.storeFirst(ctx, name, "version 1 made", by, func(k key.Key) (key.Key, error) {
-		if now, ok := k.FirstStaged(); !ok || !now.Value.Equal(v.Value) {
+	k, err = l.storeFirst(ctx, name, "version 1 made", by, func(k key.Key) (key.Key, error) {
+		if now, ok := k.FirstStaged(); !ok || !now.Value.Equal(made.Value) {
 			return k, rotation.Refusef("key %s was given a version by somebody else meanwhile; look at it with: vault read hyvve/keys/%s", name, name)
 		}
 		return k.FirstPromoted(), nil
@@ -287,29 +288,44 @@ func (l *locked) storeFirst(ctx context.Context, name, what string, by rotation.
 	return k, nil
 }
 
-// atServer makes a first version valid where its kind has a server, if that is asked for, and tries it where the kind can.
-func (s *state) atServer(ctx context.Context, k key.Key, v key.Version, stage bool) error {
+// tryAtServer tries a value where its kind can.
+func (s *state) tryAtServer(ctx context.Context, k key.Key, v key.Version) error {
 	verifier, ok := s.base.KindOf(k).(kind.Verifier)
 	if !ok {
 		return nil
 	}
-	c := kind.Change{Key: k, To: v}
-	var err error
-	s.lock(func(m *memory) { c.Connection, err = m.ConnectionOf(k) })
+	c, err := s.firstChange(k, v)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, actionDeadline)
 	defer cancel()
-	if preflighter, ok := verifier.(kind.Preflighter); ok && stage {
-		if err := (preflightCall{preflighter, c}).refuse(ctx); err != nil {
-			return err
-		}
-	}
-	if server, ok := verifier.(kind.Server); ok && stage {
-		if err := untrusted.Stage(ctx, server, c); err != nil {
-			return err
-		}
-	}
 	return untrusted.Verify(ctx, verifier, c)
+}
+
+// firstAtServer makes a first version valid where its kind has a server, and returns it: the server may have made its value.
+func (e *Engine) firstAtServer(ctx context.Context, k key.Key, v key.Version) (key.Version, error) {
+	server, ok := e.base.KindOf(k).(kind.Server)
+	if !ok {
+		return v, e.tryAtServer(ctx, k, v)
+	}
+	c, err := e.firstChange(k, v)
+	if err != nil {
+		return v, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, actionDeadline)
+	defer cancel()
+	if preflighter, ok := server.(kind.Preflighter); ok {
+		if err := (preflightCall{preflighter, c}).refuse(ctx); err != nil {
+			return v, err
+		}
+	}
+	return e.stageAt(ctx, server, c)
+}
+
+// firstChange is what a server is asked about a first version.
+func (s *state) firstChange(k key.Key, v key.Version) (c kind.Change, err error) {
+	c = kind.Change{Key: k, To: v}
+	s.lock(func(m *memory) { c.Connection, err = m.ConnectionOf(k) })
+	return c, err
 }

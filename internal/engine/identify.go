@@ -115,7 +115,7 @@ func (l *locked) passwordOf(text string) (all []Identified) {
 		if same {
 			all = append(all, Identified{
 				Connection: name, Accepted: true, Where: "it is a secret of connection " + name + ", with which this mount logs in as an administrator",
-				Do: []string{"vault write -f hyvve/connections/" + name + "/rotate-root"},
+				Do: []string{l.RootRemedy(name)},
 			})
 		}
 	}

@@ -307,7 +307,8 @@ func (l *locked) notes(r rotation.Rotation) []remark {
 		for _, text := range l.ReservedNames(k) {
 			all = append(all, remark{c.Env, strings.TrimPrefix(text, "key "+k.Name+": ")})
 		}
-		if _, ok := l.KindOf(k).(kind.Server); !ok {
+		_, served := l.KindOf(k).(kind.Server)
+		if _, none := l.KindOf(k).(kind.Sessionless); none || !served {
 			all = append(all, remark{c.Env, "no server says whether the old value is in use; that it is not rests on leases and reports"})
 		} else if !r.Compromised {
 			all = append(all, remark{c.Env, fmt.Sprintf("the server is sampled for use of the old version until nobody was seen for %s; a client that logs in more rarely is not seen and is locked out: for a daily job, vault write hyvve/keys/%s observe=25h", duration.Text(r.Window()), c.Key)})

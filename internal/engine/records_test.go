@@ -60,7 +60,7 @@ func TestRecordsOfTheReleaseBefore(t *testing.T) {
 		t.Errorf("journal: %+v", verified)
 	}
 	for path, record := range h.store.data {
-		if strings.HasPrefix(path, pathKeys+"service-token") && !bytes.Contains(record, []byte(`"schema":7`)) {
+		if strings.HasPrefix(path, pathKeys+"service-token") && !bytes.Contains(record, []byte(`"schema":8`)) {
 			t.Errorf("%s is still of schema 1", path)
 		}
 	}

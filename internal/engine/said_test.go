@@ -260,7 +260,7 @@ func TestServersAreAskedInBounds(t *testing.T) {
 	asks := map[string]bool{}
 	for _, of := range []reflect.Type{
 		reflect.TypeFor[kind.Connector](), reflect.TypeFor[kind.Undeleter](), reflect.TypeFor[kind.Sampler](), reflect.TypeFor[kind.Preflighter](),
-		reflect.TypeFor[kind.Restorer](), reflect.TypeFor[kind.RefusalReporter](), reflect.TypeFor[kind.RowLooker](),
+		reflect.TypeFor[kind.Restorer](), reflect.TypeFor[kind.RefusalReporter](), reflect.TypeFor[kind.RowLooker](), reflect.TypeFor[kind.Issuer](), reflect.TypeFor[kind.RootRotator](),
 	} {
 		for n := range of.NumMethod() {
 			if m := of.Method(n); m.Type.NumIn() > 0 && m.Type.In(0) == reflect.TypeFor[context.Context]() {
@@ -268,7 +268,7 @@ func TestServersAreAskedInBounds(t *testing.T) {
 			}
 		}
 	}
-	if len(asks) != 14 {
+	if len(asks) != 15 {
 		t.Errorf("methods that ask a server: %v", asks)
 	}
 	paths, err := filepath.Glob("*.go")

@@ -140,7 +140,7 @@ func (m *memory) nextSteps(r rotation.Rotation) (steps []string) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.Connections)) {
 		if c := m.Connections[name]; !c.Secrets[kind.FieldPassword].Empty() && c.Rotated.Before(r.Created) {
-			steps = append(steps, "vault write -f hyvve/connections/"+name+"/rotate-root")
+			steps = append(steps, m.RootRemedy(name))
 		}
 	}
 	return steps

@@ -42,6 +42,9 @@ type Version struct {
 	Created     time.Time
 	CreatedBy   string // display name of who asked for it
 	Rotation    string // id of the rotation that brought it, empty where it was imported
+	// Handle is what a server that has made the value itself calls the version, as its kind writes it. It is no secret. A Staged
+	// version whose server makes it has an order in place of its value until then (kind.Issuer).
+	Handle string
 
 	// Login is as whom a version logged in that a server has retired. Retired is when it was retired last, or undeleted.
 	Login   string
@@ -218,6 +221,18 @@ func (k Key) WithStaged(v Version) (Key, error) {
 	v.State = Staged
 	k.Versions = append(trimmed(slices.Clone(k.Versions)), v)
 	return k, nil
+}
+
+// WithIssued returns the key with a staged version whose order is replaced: by the next one, or by the value that the server has
+// made, with the server's name of it. It is an error if the version has another order by now, since then somebody else asks for it.
+func (k Key) WithIssued(number int, order Value, to Version) (Key, error) {
+	return k.changed(number, func(v *Version) error {
+		if v.State != Staged || !v.Value.Equal(order) {
+			return fmt.Errorf("key %s: version %d is not waiting for this value any more", k.Name, number)
+		}
+		v.Value, v.Handle, v.Fingerprint = to.Value, to.Handle, to.Fingerprint
+		return nil
+	})
 }
 
 // errNoSuchVersion is internal: a rotation names versions that its key has.

@@ -46,7 +46,7 @@ func example() Key {
 		Versions: []Version{
 			{Number: 1, State: Destroyed, Fingerprint: "f1", Created: time.Unix(1, 0).UTC()},
 			{Number: 2, State: Previous, Value: NewValue("two"), Fingerprint: "f2", Rotation: "r"},
-			{Number: 3, State: Current, Value: NewValue("three"), Fingerprint: "f3", CreatedBy: "me"},
+			{Number: 3, State: Current, Value: NewValue("three"), Fingerprint: "f3", CreatedBy: "me", Handle: "id"},
 		},
 	}
 }
@@ -65,11 +65,11 @@ func TestRecord(t *testing.T) {
 	if err != nil || !bytes.Equal(data, again) || !back.CountsFrom.Equal(k.CountsFrom) {
 		t.Errorf("a record is written again differently: %v", err)
 	}
-	if v, ok := back.Current(); !ok || v.Value.Reveal() != "three" {
-		t.Error("the current value is lost")
+	if v, ok := back.Current(); !ok || v.Value.Reveal() != "three" || v.Handle != "id" {
+		t.Error("the current value or its handle is lost")
 	}
 	for name, text := range map[string]string{
-		"schema":  strings.Replace(string(data), `"schema":7`, `"schema":99`, 1),
+		"schema":  strings.Replace(string(data), `"schema":8`, `"schema":99`, 1),
 		"order":   strings.Replace(string(data), `"number":3`, `"number":1`, 1),
 		"state":   strings.Replace(string(data), `"current"`, `"curent"`, 1),
 		"value":   strings.Replace(string(data), `"value":"three",`, ``, 1),
@@ -93,7 +93,7 @@ func TestRecordOfSchema2(t *testing.T) {
 	if back, err := Decode(data); err != nil || !slices.Equal(back.IgnoreColumns, k.IgnoreColumns) || back.Witness != "main" {
 		t.Errorf("ignore_columns is %v, witness %q (%v)", back.IgnoreColumns, back.Witness, err)
 	}
-	older := strings.Replace(strings.Replace(string(data), `"schema":7`, `"schema":2`, 1), `"ignore_columns":["audit.copies.body"],"witness":"main",`, "", 1)
+	older := strings.Replace(strings.Replace(string(data), `"schema":8`, `"schema":2`, 1), `"ignore_columns":["audit.copies.body"],"witness":"main",`, "", 1)
 	if back, err := Decode([]byte(older)); err != nil || back.IgnoreColumns != nil || len(back.Versions) != len(k.Versions) || back.Policy.Observe != Inherit {
 		t.Errorf("%v", err)
 	}
@@ -107,7 +107,7 @@ func TestRecordOfSchema5(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	older := strings.NewReplacer(`"schema":7`, `"schema":5`, `"ignore_columns":`, `"waives":`).Replace(string(data))
+	older := strings.NewReplacer(`"schema":8`, `"schema":5`, `"ignore_columns":`, `"waives":`).Replace(string(data))
 	back, err := Decode([]byte(older))
 	if err != nil || !slices.Equal(back.IgnoreColumns, k.IgnoreColumns) {
 		t.Fatalf("ignore_columns is %v (%v)", back.IgnoreColumns, err)
@@ -170,6 +170,29 @@ func TestVersionsMoveAsCopies(t *testing.T) {
 	}
 	if _, err := k.WithFirst(Version{}); err == nil {
 		t.Error("a key with versions gets a first one")
+	}
+}
+
+// A server's value takes the place of the order that asked for it, and of no other.
+func TestIssued(t *testing.T) {
+	k, err := example().WithStaged(Version{Number: 4, Value: NewValue("order/1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := k.WithIssued(4, NewValue("order/1"), Version{Value: NewValue("order/2"), Fingerprint: "f"})
+	if v, _ := next.Version(4); err != nil || v.Value.Reveal() != "order/2" || k.Versions[3].Value.Reveal() != "order/1" {
+		t.Errorf("the next order: %v", err)
+	}
+	made := Version{Value: NewValue("made"), Handle: "id", Fingerprint: "f4"}
+	if _, err := next.WithIssued(4, NewValue("order/1"), made); err == nil || strings.Contains(err.Error(), "made") {
+		t.Errorf("the answer to an older order: %v", err)
+	}
+	issued, err := next.WithIssued(4, NewValue("order/2"), made)
+	if v, _ := issued.Version(4); err != nil || v.Value.Reveal() != "made" || v.Handle != "id" || v.Fingerprint != "f4" || v.State != Staged {
+		t.Errorf("the value: %v", err)
+	}
+	if _, err := issued.WithIssued(3, NewValue("three"), made); err == nil {
+		t.Error("a version that is current gets another value")
 	}
 }
 

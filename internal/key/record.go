@@ -19,7 +19,8 @@ import (
 //     neither the states nor when a value is to be erased
 //   - 5 had ignore_columns under an older name
 //   - 6 had no counts_from: each policy counted from when the current version was made
-const schema = 7
+//   - 7 had no handles; a release that knows no more could not revoke what a provider has made
+const schema = 8
 
 type record struct {
 	Schema        int               `json:"schema"`
@@ -48,6 +49,7 @@ type recordVersion struct {
 	Created     time.Time `json:"created"`
 	CreatedBy   string    `json:"created_by,omitempty"`
 	Rotation    string    `json:"rotation,omitempty"`
+	Handle      string    `json:"handle,omitempty"`
 	Login       string    `json:"login,omitempty"`
 	Retired     time.Time `json:"retired,omitzero"`
 	Sealed      string    `json:"sealed,omitempty"`
@@ -66,7 +68,7 @@ func (k Key) Encode() ([]byte, error) {
 	}
 	for _, v := range k.Versions {
 		r.Versions = append(r.Versions, recordVersion{
-			v.Number, v.State, v.Value.Reveal(), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation, v.Login, v.Retired, v.Sealed.Reveal(), v.Until, v.RetainedUntil, v.Ending, v.Cut,
+			v.Number, v.State, v.Value.Reveal(), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation, v.Handle, v.Login, v.Retired, v.Sealed.Reveal(), v.Until, v.RetainedUntil, v.Ending, v.Cut,
 		})
 	}
 	return json.Marshal(r)
@@ -109,7 +111,7 @@ func Decode(data []byte) (Key, error) {
 			return Key{}, fmt.Errorf("stored key %q: version %d %w", r.Name, v.Number, err)
 		}
 		k.Versions = append(k.Versions, Version{
-			v.Number, v.State, NewValue(v.Value), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation, v.Login, v.Retired, sealed(v.Sealed), v.Until, v.RetainedUntil, v.Ending, v.Cut,
+			v.Number, v.State, NewValue(v.Value), v.Fingerprint, v.Created, v.CreatedBy, v.Rotation, v.Handle, v.Login, v.Retired, sealed(v.Sealed), v.Until, v.RetainedUntil, v.Ending, v.Cut,
 		})
 	}
 	return k, ValidateName("stored key", k.Name)

@@ -83,7 +83,7 @@ func TestQuarantine(t *testing.T) {
 		"in use":        strings.Replace(string(data), `"sealed":"two"`, `"value":"two"`, 1),
 		"lost":          strings.Replace(string(data), `"sealed":"two",`, ``, 1),
 		"undeleted":     strings.Replace(string(data), `"retained"`, `"undeleted"`, 1),
-		"older release": strings.Replace(string(data), `"schema":7`, `"schema":99`, 1),
+		"older release": strings.Replace(string(data), `"schema":8`, `"schema":99`, 1),
 	} {
 		if _, err := Decode([]byte(text)); err == nil || strings.Contains(err.Error(), "two") {
 			t.Errorf("%s: %v", name, err)
@@ -109,7 +109,7 @@ func TestRecordOfSchema4(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	older := strings.Replace(strings.Replace(string(data), `"schema":7`, `"schema":4`, 1), `,"retain":0`, "", 1)
+	older := strings.Replace(strings.Replace(string(data), `"schema":8`, `"schema":4`, 1), `,"retain":0`, "", 1)
 	if back, err := Decode([]byte(older)); err != nil || back.Policy.Retain != Inherit {
 		t.Errorf("retain is %s (%v)", back.Policy.Retain, err)
 	}

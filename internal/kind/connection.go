@@ -23,7 +23,7 @@ type Connection struct {
 	Options Options
 	Secrets map[string]key.Value // by the name of a Field that is Secret
 
-	// Next is the password that rotate-root is about to put in the place of the present one, stored before the server
+	// Next is the password that rotate-root (RootRotator) is about to put in the place of the present one, stored before the server
 	// hears of it. Until that is done either of the two may be in force, under the same
 	// Revision: log in with whichever of Passwords the server takes.
 	Next key.Value
@@ -76,9 +76,6 @@ type Connector interface {
 	// CheckConnection logs in and looks whether the administrator may do what the kind will ask for; the error names what
 	// is missing. The notes are for the operator.
 	CheckConnection(ctx context.Context, c Connection) (notes []string, err error)
-	// RotateRoot makes c.Next the administrator's password. It is idempotent: either of c.Passwords may be in force, and
-	// the present one is invalid only after Next has logged in, as far as the server lets that be.
-	RotateRoot(ctx context.Context, c Connection) error
 }
 
 // Secret reports whether a field of that name is one whose value is never read back.

@@ -65,8 +65,8 @@ type Generator interface {
 type Renderer interface {
 	// Names are the further environment names.
 	Names(options Options) []string
-	// Render returns the value under each of them.
-	Render(options Options, value key.Value) (map[string]key.Value, error)
+	// Render returns what a version has under each of them.
+	Render(options Options, v key.Version) (map[string]key.Value, error)
 }
 
 // Change is what a server is asked about: the key, its old and its new version.

@@ -50,8 +50,8 @@ func EtagOf(sum Summer, workload string, held map[string]Held, work []Work, iden
 type Source interface {
 	// Key returns a key by its name.
 	Key(name string) (key.Key, bool)
-	// Render returns a value to present under each environment name by which workloads know it.
-	Render(k key.Key, value key.Value) (map[string]key.Value, error)
+	// Render returns what a version presents under each environment name by which workloads know the key.
+	Render(k key.Key, v key.Version) (map[string]key.Value, error)
 }
 
 // Fill makes the bundle of a holding: it looks up the values of the versions held.
@@ -65,26 +65,26 @@ func Fill(holding Holding, work []Work, source Source) (Bundle, error) {
 		if !ok {
 			return Bundle{}, fmt.Errorf("key %s is gone", name)
 		}
-		value := func(number int) (key.Value, error) {
+		version := func(number int) (key.Version, error) {
 			v, ok := k.Version(number)
 			if !ok || v.Value.Empty() {
-				return key.Value{}, fmt.Errorf("key %s: version %d has no value", name, number)
+				return key.Version{}, fmt.Errorf("key %s: version %d has no value", name, number)
 			}
-			return v.Value, nil
+			return v, nil
 		}
 		for _, n := range held.Accepts {
-			v, err := value(n)
+			v, err := version(n)
 			if err != nil {
 				return Bundle{}, err
 			}
-			b.Accepts[k.Env] = append(b.Accepts[k.Env], v)
+			b.Accepts[k.Env] = append(b.Accepts[k.Env], v.Value)
 			b.AcceptVersions[k.Env] = append(b.AcceptVersions[k.Env], n)
 			b.hold(k, k.Env, max(b.Versions[k.Env], n))
 		}
 		if held.Value == 0 {
 			continue
 		}
-		v, err := value(held.Value)
+		v, err := version(held.Value)
 		if err != nil {
 			return Bundle{}, err
 		}

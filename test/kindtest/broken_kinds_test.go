@@ -194,7 +194,8 @@ type renders struct {
 
 func (r renders) Names(kind.Options) []string { return []string{r.name} }
 
-func (r renders) Render(_ kind.Options, v key.Value) (map[string]key.Value, error) {
+func (r renders) Render(_ kind.Options, of key.Version) (map[string]key.Value, error) {
+	v := of.Value
 	if r.quotes && userOf(v) != "app_a" {
 		return nil, fmt.Errorf("%q is no login", v.Reveal())
 	}

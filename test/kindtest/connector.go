@@ -22,6 +22,10 @@ var connectorCases = []testCase{
 	{"credentials in the query of a connection", queryOfConnection},
 	{"secrets stay where they were given for", secretsStay},
 	{"check connection", checkConnection},
+}
+
+// rootCases are for a kind.RootRotator.
+var rootCases = []testCase{
 	{"rotate root", rotateRoot},
 	{"cut rotate root is repeated", cutRotateRoot},
 }
@@ -134,7 +138,8 @@ func (s *suite) check(c kind.Connection) error {
 
 func (s *suite) tryRoot(c kind.Connection, limit time.Duration) error {
 	s.Helper()
-	return s.within(limit, "RotateRoot", func(ctx context.Context) error { return s.connector().RotateRoot(ctx, c) })
+	rotator, _ := s.Kind.(kind.RootRotator)
+	return s.within(limit, "RotateRoot", func(ctx context.Context) error { return rotator.RotateRoot(ctx, c) })
 }
 
 func (s *suite) rotateRoot(c kind.Connection) {

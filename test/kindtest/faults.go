@@ -223,7 +223,7 @@ func serverHangs(s *suite) {
 	c := s.plan()
 	for _, x := range []call{stage, verify, inUse, retire, unstage} {
 		s.whileFrozen(func() {
-			if s.try(x, c, hanging) == nil {
+			if s.try(x, c, hanging) == nil && (x.name != inUse.name || !s.sessionless()) {
 				s.Errorf("%s succeeds while the server answers nothing", x.name)
 			}
 		})
@@ -440,7 +440,7 @@ func render(s *suite) {
 		}
 	}
 	current, _ := s.key.Current()
-	values, err := renderer.Render(s.key.Options, current.Value)
+	values, err := renderer.Render(s.key.Options, current)
 	if err != nil {
 		s.Fatalf("Render: %v", err)
 	}
@@ -449,7 +449,7 @@ func render(s *suite) {
 	}
 	for _, v := range wrongValues(current.Value.Reveal()) {
 		s.canaries(v)
-		_, err := renderer.Render(s.key.Options, key.NewValue(v))
+		_, err := renderer.Render(s.key.Options, key.Version{Number: 1, Value: key.NewValue(v)})
 		s.secrets.absent(s, "the error of Render", err)
 	}
 }

@@ -16,7 +16,6 @@ var serverCases = []testCase{
 	{"revert", revert},
 	{"unstage without stage", unstageWithoutStage},
 	{"compromised", compromised},
-	{"short sessions", shortSessions},
 	{"calls at once", callsAtOnce},
 	{"cut stage then unstage", cutStage},
 	{"cut calls are repeated", cutCalls},
@@ -49,11 +48,13 @@ func (s *suite) rotate() {
 	}
 	c = s.promoted(c)
 	other, present := s.use(c.From), s.use(c.To)
-	if n := s.using(c); n < 2 {
-		s.Errorf("InUse counts %d while two sessions use the old version", n)
+	if !s.sessionless() {
+		if n := s.using(c); n < 2 {
+			s.Errorf("InUse counts %d while two sessions use the old version", n)
+		}
+		other.End()
+		s.eventually("a count of one session, after one of two has ended", func() bool { return s.using(c) == 1 })
 	}
-	other.End()
-	s.eventually("a count of one session, after one of two has ended", func() bool { return s.using(c) == 1 })
 	held.End()
 	s.eventually("a count of no session of the old version, while the new version has one", func() bool { return s.using(c) == 0 })
 	s.twice(retire, c)
@@ -92,7 +93,7 @@ func revert(s *suite) {
 			if present {
 				c = s.promoted(c)
 				used := s.use(c.To)
-				if n := s.using(back(c)); n < 1 {
+				if n := s.using(back(c)); n < 1 && !s.sessionless() {
 					s.Errorf("InUse counts %d of a new version that a session uses, asked for a revert", n)
 				}
 				used.End()
@@ -141,7 +142,9 @@ func compromised(s *suite) {
 		present := s.use(c.To)
 		s.twice(retire, c)
 		s.expect("after Retire with Cut", c, false, true)
-		s.eventually("an end of the old version's session by Retire with Cut", func() bool { return !stolen.Alive() })
+		if !s.sessionless() {
+			s.eventually("an end of the old version's session by Retire with Cut", func() bool { return !stolen.Alive() })
+		}
 		s.eventually("a count of no session after Retire with Cut", func() bool { return s.using(c) == 0 })
 		if !present.Alive() {
 			s.Error("Retire with Cut ends a session of the new version")
@@ -163,6 +166,9 @@ func firstVersion(s *suite) {
 	s.expect("after Unstage of a first version", c, false, false)
 	if left := s.names(); len(left) != len(before)-1 {
 		s.Errorf("after Unstage of a first version %q can log in; with it it was %q", left, before)
+	}
+	if _, ok := s.Kind.(kind.Issuer); ok {
+		return // another value would be made, for another version
 	}
 	s.twice(stage, c)
 	s.expect("after Stage of a first version that was withdrawn", c, false, true)

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -49,8 +50,9 @@ type suite struct {
 	World
 	key     key.Key
 	random  io.Reader
-	drawn   int     // Values taken
-	secrets secrets // that no error may hold
+	drawn   int        // Values taken
+	mu      sync.Mutex // of key, while calls are made at once
+	secrets secrets    // that no error may hold
 }
 
 // seeded is randomness that a test can repeat.

@@ -35,6 +35,16 @@ func (b *Base) Connector(kindName string) (kind.Connector, error) {
 	return nil, rotation.Refusef("kind %s has no connections; use one of: %s", kind.Quote(kindName), strings.Join(b.Connectors(), ", "))
 }
 
+// RootRemedy returns the command that gives the administrator of a connection another password.
+func (cat *Catalog) RootRemedy(name string) string {
+	if kd, err := cat.Kinds.Get(cat.Connections[name].Kind); err == nil {
+		if _, ok := kd.(kind.RootRotator); !ok { // somebody makes a new one at the server
+			return "vault write hyvve/connections/" + name + " password=-"
+		}
+	}
+	return "vault write -f hyvve/connections/" + name + "/rotate-root"
+}
+
 // ConnectionOf is that of a key, the zero one where its kind has none.
 func (cat *Catalog) ConnectionOf(k key.Key) (kind.Connection, error) {
 	if _, ok := cat.KindOf(k).(kind.Connector); !ok {

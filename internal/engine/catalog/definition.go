@@ -270,6 +270,9 @@ func (cat *Catalog) Sampled(r rotation.Rotation) (sampled, dense bool) {
 	for _, c := range r.Changes {
 		server, ok := cat.KindOf(cat.Keys[c.Key]).(kind.Server)
 		_, sampler := server.(kind.Sampler)
+		if _, none := server.(kind.Sessionless); none {
+			ok = false
+		}
 		sampled, dense = sampled || ok, dense && (!ok || sampler)
 	}
 	return sampled, sampled && dense

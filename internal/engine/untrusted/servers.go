@@ -23,6 +23,21 @@ func Verify(ctx context.Context, v kind.Verifier, c kind.Change) error {
 // Stage calls the method of that name.
 func Stage(ctx context.Context, s kind.Server, c kind.Change) error { return Err(s.Stage(ctx, c)) }
 
+// Issue calls the method of that name.
+func Issue(ctx context.Context, i kind.Issuer, c kind.Change) (kind.Issued, error) {
+	made, err := i.Issue(ctx, c)
+	switch {
+	case err != nil:
+		return kind.Issued{}, Err(err)
+	case made.Value.Empty() || made.Value.Len() > maxIssued || len(made.Handle) > MaxWorkText*4:
+		return kind.Issued{}, fmt.Errorf("its answer cannot be used: the value has %d bytes, and its handle %d", made.Value.Len(), len(made.Handle))
+	}
+	return made, nil
+}
+
+// maxIssued is how many bytes a value may have that a server has made.
+const maxIssued = 64 << 10
+
 // Retire calls the method of that name.
 func Retire(ctx context.Context, s kind.Server, c kind.Change) error {
 	return Err(s.Retire(ctx, c))
@@ -73,7 +88,7 @@ func CheckConnection(ctx context.Context, r kind.Connector, c kind.Connection) (
 }
 
 // RotateRoot calls the method of that name.
-func RotateRoot(ctx context.Context, r kind.Connector, c kind.Connection) error {
+func RotateRoot(ctx context.Context, r kind.RootRotator, c kind.Connection) error {
 	return Err(r.RotateRoot(ctx, c))
 }
 

@@ -119,12 +119,12 @@ func (u URLs) Names(options kind.Options) []string {
 }
 
 // Render implements kind.Renderer.
-func (u URLs) Render(options kind.Options, value key.Value) (map[string]key.Value, error) {
+func (u URLs) Render(options kind.Options, v key.Version) (map[string]key.Value, error) {
 	all, err := u.templates(options)
 	if err != nil {
 		return nil, err
 	}
-	of, err := dsn.Parse(value.Reveal(), u.Schemes...)
+	of, err := dsn.Parse(v.Value.Reveal(), u.Schemes...)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ type Named struct{ Name, Text string }
 
 // Rendered returns all URLs of a version, that of the key's own name first.
 func (u URLs) Rendered(of key.Key, v key.Version) ([]Named, error) {
-	rendered, err := u.Render(of.Options, v.Value)
+	rendered, err := u.Render(of.Options, v)
 	if err != nil {
 		return nil, err
 	}

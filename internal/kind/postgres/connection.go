@@ -172,7 +172,7 @@ func (k *Kind) CheckConnection(ctx context.Context, c kind.Connection) ([]string
 	return slices.Concat(notes, k.cannotCount(ctx, c), exposed(c)), nil
 }
 
-// RotateRoot implements kind.Connector. A role of PostgreSQL has one password, so that the old one ends when the new one is
+// RotateRoot implements kind.RootRotator. A role of PostgreSQL has one password, so that the old one ends when the new one is
 // set; the session that has set it stays open until the new one has logged in, and puts the old one back otherwise. Where the
 // server asks the administrator for no password, the new one is set each time, since nothing else shows which one is in force.
 func (k *Kind) RotateRoot(ctx context.Context, c kind.Connection) error {

@@ -156,7 +156,7 @@ func (a admin) tls(addr string, secure bool, name string) *tls.Config {
 	return &tls.Config{RootCAs: a.roots, Certificates: a.certs, ServerName: name, MinVersion: tls.VersionTLS12}
 }
 
-// RotateRoot implements kind.Connector. A user of Redis may have several passwords: the new one is added at every node and
+// RotateRoot implements kind.RootRotator. A user of Redis may have several passwords: the new one is added at every node and
 // tried there, and only then is the old one taken away. Others that the administrator has stay.
 func (k *Kind) RotateRoot(ctx context.Context, c kind.Connection) error {
 	if c.Next.Empty() {

@@ -38,11 +38,12 @@ type Kind struct {
 }
 
 var (
-	_ kind.Kind      = (*Kind)(nil)
-	_ kind.Generator = (*Kind)(nil)
-	_ kind.Renderer  = (*Kind)(nil)
-	_ kind.Server    = (*Kind)(nil)
-	_ kind.Connector = (*Kind)(nil)
+	_ kind.Kind        = (*Kind)(nil)
+	_ kind.Generator   = (*Kind)(nil)
+	_ kind.Renderer    = (*Kind)(nil)
+	_ kind.Server      = (*Kind)(nil)
+	_ kind.Connector   = (*Kind)(nil)
+	_ kind.RootRotator = (*Kind)(nil)
 
 	_ kind.ChangeChecker   = (*Kind)(nil)
 	_ kind.Sampler         = (*Kind)(nil)

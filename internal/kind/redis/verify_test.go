@@ -39,12 +39,12 @@ func TestURLsSurvive(t *testing.T) {
 				if err != nil || u.Scheme != scheme || u.Rest != rest || u.User != "redis_url_a" || u.Password.Len() != 43 {
 					t.Errorf("%s://%s%s becomes %s, %v", scheme, info, rest, u, err)
 				}
-				rendered, err := k.Render(options, to)
+				rendered, err := k.Render(options, key.Version{Value: to})
 				queue := scheme + "://redis_url_a:" + u.Password.Reveal() + "@queue:1/11?q=%2f"
 				if err != nil || rendered["QUEUE_URL"].Reveal() != queue || len(rendered) != 2 || strings.Join(k.Names(options), " ") != "B_URL QUEUE_URL" {
 					t.Errorf("further names of %s: %v", rest, err)
 				}
-				if rendered, err := k.Render(options, key.NewValue("redis://cache")); err != nil || rendered["B_URL"].Reveal() != "redis://b" {
+				if rendered, err := k.Render(options, key.Version{Value: key.NewValue("redis://cache")}); err != nil || rendered["B_URL"].Reveal() != "redis://b" {
 					t.Errorf("further names of a URL without credentials: %v", err)
 				}
 			}

@@ -30,7 +30,7 @@ func (k Kind) CheckConnection(ctx context.Context, c kind.Connection) ([]string,
 	return nil, err
 }
 
-// RotateRoot implements kind.Connector. To set the password that is in force already changes nothing.
+// RotateRoot implements kind.RootRotator. To set the password that is in force already changes nothing.
 func (k Kind) RotateRoot(ctx context.Context, c kind.Connection) error {
 	admin, err := k.Directory.Administrator(ctx, c.Passwords())
 	if err != nil {

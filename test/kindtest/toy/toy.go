@@ -31,7 +31,7 @@ var (
 	_ kind.Sampler     = Kind{}
 	_ kind.Preflighter = Kind{}
 	_ kind.Undeleter   = Kind{}
-	_ kind.Connector   = Kind{} // in connector.go
+	_ kind.RootRotator = Kind{} // in connector.go
 	_ kind.LoginNamer  = Kind{}
 	_ kind.Addresser   = Kind{}
 )
