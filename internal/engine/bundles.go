@@ -157,15 +157,7 @@ var _ workload.Source = source{}
 // Key implements workload.Source. A version that its server has yet to make has no value there.
 func (s source) Key(name string) (key.Key, bool) {
 	k, ok := s.Keys[name]
-	if issuer, issues := s.KindOf(k).(kind.Issuer); issues {
-		k.Versions = slices.Clone(k.Versions)
-		for n := range k.Versions {
-			if _, order := issuer.Attempt(k.Versions[n].Value); order {
-				k.Versions[n].Value = key.Value{}
-			}
-		}
-	}
-	return k, ok
+	return s.WithoutOrders(k), ok
 }
 
 // Render implements workload.Source.

@@ -30,6 +30,7 @@ type serverCall struct {
 	do              doCall
 }
 
+// doCall makes a call. It stores by the engine what the server has made.
 type doCall func(ctx context.Context, e *Engine, long time.Duration) error
 
 // serverCalls returns the calls that an action needs, one a key whose kind has a server. Before stage every key is checked
@@ -92,7 +93,9 @@ func (l *locked) callsOf(r rotation.Rotation, c rotation.Change, what rotation.A
 	switch {
 	case sessionless && what == rotation.ActSample:
 	case !ok && what == rotation.ActStage:
-		calls = append(calls, call(func(ctx context.Context, _ *Engine, _ time.Duration) error { return untrusted.Verify(ctx, verifier, change) }))
+		calls = append(calls, call(func(ctx context.Context, _ *Engine, _ time.Duration) error {
+			return untrusted.Verify(ctx, verifier, change)
+		}))
 	case !ok:
 	case !done:
 		calls = append(calls, call(callFor(server, what, change, r.LookAgain(l.Now()))))

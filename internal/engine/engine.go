@@ -95,7 +95,7 @@ func (l *locked) rememberIssued(ctx context.Context) error {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.Keys)) {
-		if err := l.issued.Add(ctx, l.Keys[name]); err != nil {
+		if err := l.issued.Add(ctx, l.WithoutOrders(l.Keys[name])); err != nil {
 			return err
 		}
 	}

@@ -165,7 +165,7 @@ func (l *locked) lookNow(connection string) {
 // putKey persists a key, after its values are known to identify, and its tripwires are armed: killed in between, one more is known
 // than there is.
 func (l *locked) putKey(ctx context.Context, k key.Key) error {
-	if err := l.issued.Add(ctx, k); err != nil {
+	if err := l.issued.Add(ctx, l.WithoutOrders(k)); err != nil {
 		return err
 	}
 	if err := l.armTripwires(ctx, k); err != nil {

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"time"
 
@@ -60,6 +61,21 @@ func (b *Base) Names(k key.Key) []string {
 		names = append(names, r.Names(k.Options)...)
 	}
 	return names
+}
+
+// WithoutOrders returns a key of which no version has a value that its server has yet to make.
+func (b *Base) WithoutOrders(k key.Key) key.Key {
+	issuer, ok := b.KindOf(k).(kind.Issuer)
+	if !ok {
+		return k
+	}
+	k.Versions = slices.Clone(k.Versions)
+	for n := range k.Versions {
+		if _, order := issuer.Attempt(k.Versions[n].Value); order {
+			k.Versions[n].Value = key.Value{}
+		}
+	}
+	return k
 }
 
 // Generate makes a value that takes the place of from, which is empty for a first version.
