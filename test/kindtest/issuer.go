@@ -88,7 +88,7 @@ func (s *suite) storeIssued(order key.Value, to key.Version) error {
 	return err
 }
 
-// lostValues loses what the server has made, before a rotation goes on and before one goes back.
+// lostValues loses what the server has made, before a rotation continues and before one goes back.
 func lostValues(s *suite) {
 	issuer, _ := s.Kind.(kind.Issuer)
 	lose := func(c kind.Change) {

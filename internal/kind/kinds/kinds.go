@@ -8,6 +8,7 @@ import (
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/external"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/http"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/postgres"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/redis"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/token"
@@ -17,6 +18,7 @@ import (
 func All() kind.List {
 	return kind.List{
 		external.Kind{},
+		http.Kind{},
 		postgres.New(rand.Reader),
 		redis.New(),
 		token.Kind{},
