@@ -173,6 +173,7 @@ func brokenKinds() map[string]variant {
 	maps.Copy(all, brokenVerifiers)
 	maps.Copy(all, brokenWords)
 	maps.Copy(all, brokenConnectors)
+	maps.Copy(all, brokenIssuers)
 	return all
 }
 
@@ -182,7 +183,8 @@ func TestEveryCaseHasABrokenKind(t *testing.T) {
 	for _, v := range brokenKinds() {
 		found[v.in] = found[v.in] || v.complaints != ""
 	}
-	for _, c := range append(cases(t, rendering("NAME", "NAME", false)()), cases(t, verifying(nil)())...) {
+	all := append(cases(t, rendering("NAME", "NAME", false)()), cases(t, verifying(nil)())...)
+	for _, c := range append(all, cases(t, issuing(func(*issuer) {})())...) {
 		if known[c.name] = true; !found[c.name] {
 			t.Errorf("no broken kind fails case %q", c.name)
 		}

@@ -174,7 +174,7 @@ type full interface {
 	kind.Server
 	kind.Sampler
 	kind.Preflighter
-	kind.Connector
+	kind.RootRotator
 	kind.LoginNamer
 	kind.Addresser
 }
@@ -193,6 +193,7 @@ func TestOtherForms(t *testing.T) {
 		},
 		"with a further name": rendering("LOGIN_NAME", "LOGIN_NAME", false),
 		"verified alone":      verifying(func(_ Change, err error) error { return err }),
+		"made by the server":  issuing(func(*issuer) {}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
