@@ -27,6 +27,7 @@ type provider struct {
 	password key.Value
 	values   map[string]string
 	others   []string
+	secrets  []string // that no id is: ids stand in errors
 }
 
 func open(c kind.Change) (*provider, error) {
@@ -37,6 +38,12 @@ func open(c kind.Change) (*provider, error) {
 	p := &provider{password: connection.Secrets[kind.FieldPassword], others: others(c.Key.Options)}
 	if p.api, err = readAPI(connection); err != nil {
 		return nil, err
+	}
+	p.secrets = append(p.secrets, p.password.Reveal())
+	for _, v := range append(slices.Clone(c.Key.Versions), c.From, c.To) {
+		if _, ordered := readOrder(v.Value); !ordered && !v.Value.Empty() {
+			p.secrets = append(p.secrets, v.Value.Reveal())
+		}
 	}
 	p.values, err = values(c.Key)
 	return p, err
@@ -116,6 +123,14 @@ func (p *provider) list(ctx context.Context) ([]item, error) {
 	return nil, fmt.Errorf("%s: the list has more than %d pages; narrow it by %s", r.where(), maxPages, fieldListPath)
 }
 
+// checkID refuses an id that is none, and one that would tell a secret. The error does not quote it.
+func (p *provider) checkID(id string) error {
+	if slices.ContainsFunc(p.secrets, func(secret string) bool { return strings.Contains(id, secret) }) {
+		return errors.New("is a secret, and not the id of a value; lead to the id, by which the provider revokes the value")
+	}
+	return checkID(id)
+}
+
 func (p *provider) items(v any) (all []item, err error) {
 	found, _ := p.listItems.find(v)
 	entries, ok := found.([]any)
@@ -124,7 +139,7 @@ func (p *provider) items(v any) (all []item, err error) {
 	}
 	for n, entry := range entries {
 		i := item{id: p.listID.text(entry)}
-		if err := checkID(i.id); err != nil {
+		if err := p.checkID(i.id); err != nil {
 			return nil, fmt.Errorf("entry %d of the list: what %s (%q) leads to %w", n+1, fieldListID, p.listID, err)
 		}
 		if len(p.listLabel) > 0 {
@@ -188,13 +203,13 @@ func (p *provider) create(ctx context.Context, label string) (id string, value k
 		return "", key.Value{}, fmt.Errorf("%s: %w", r.where(), err)
 	}
 	id, value = p.createID.text(v), key.NewValue(p.createValue.text(v))
-	if err := checkID(id); err != nil {
+	if err := p.checkID(id); err != nil {
 		return "", key.Value{}, fmt.Errorf("%s: what %s (%q) leads to %w", r.where(), fieldCreateID, p.createID, err)
 	}
 	if _, err := (Kind{}).Check(nil, value); err != nil {
 		return "", key.Value{}, fmt.Errorf("%s: where %s says (%q): %w", r.where(), fieldCreateValue, p.createValue, err)
 	}
-	if _, ordered := readOrder(value); ordered || value.Reveal() == id { // ids stand in errors
+	if _, ordered := readOrder(value); ordered || strings.Contains(id, value.Reveal()) { // ids stand in errors
 		return "", key.Value{}, fmt.Errorf("%s: what %s (%q) leads to is not a value, or is its id", r.where(), fieldCreateValue, p.createValue)
 	}
 	return id, value, nil
