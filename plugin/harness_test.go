@@ -43,7 +43,7 @@ func newBackendTestOf(t *testing.T, factory logical.Factory) *backendTest {
 		StorageView: b.storage,
 		System: &logical.StaticSystemView{
 			DefaultLeaseTTLVal: time.Hour, MaxLeaseTTLVal: 24 * time.Hour,
-			PluginEnvironment: &logical.PluginEnvironment{VaultVersion: "1.21.0"},
+			PluginEnvironment: &logical.PluginEnvironment{VaultVersion: "1.21.2"},
 		},
 		BackendUUID: "test",
 	})
