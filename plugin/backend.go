@@ -24,6 +24,7 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/fleet"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/journal"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/guard"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind/kinds"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
@@ -38,6 +39,9 @@ type backend struct {
 	paths *regexp.Regexp // see [enginePaths]
 
 	observer observer
+
+	// A write of a definition is put over what is stored: another write of it waits meanwhile. By path.
+	definitions guard.Names
 
 	mu       sync.Mutex
 	engine   *engine.Engine // nil until the first request, and after Invalidate

@@ -89,6 +89,7 @@ Kinds:
 
 func (b *backend) writeKey(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("name").(string)
+	defer b.definitions.Lock("keys/" + name)()
 	definition, err := b.definition(e, d, name)
 	if err != nil {
 		return nil, err
@@ -336,6 +337,7 @@ func protectedColumns(columns []key.Column) []string {
 
 func (b *backend) deleteKey(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("name").(string)
+	defer b.definitions.Lock("keys/" + name)()
 	logins := e.Logins(name)
 	k, _ := e.Key(name)
 	if err := e.DeleteKey(ctx, name, caller(req)); err != nil {

@@ -92,51 +92,68 @@ func (b *backend) writePreset(ctx context.Context, e *engine.Engine, req *logica
 	made := []string{}
 	added := map[string]bool{} // keys that were not there
 	resp := &logical.Response{}
+	by := caller(req)
 	for _, p := range platform.Keys(servers) {
-		k, there := e.Key(p.Name)
-		if !there {
-			added[p.Name] = true
-			definition := catalog.Definition{
-				Name: p.Name, Env: p.Env, Kind: p.Kind, Options: p.Options, Protects: p.Protects,
-				Policy: key.Policy{Period: p.Period, Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit, Retain: key.Inherit},
-			}
-			if k, err = e.PutKey(ctx, definition, caller(req)); err != nil {
-				return nil, err
-			}
-			made = append(made, "key "+p.Name)
-		}
-		if len(k.Versions) > 0 {
-			continue
-		}
-		if !r.Generate || p.Options[kind.OptionConnection] != "" { // a server has its credential already
-			resp.AddWarning("key " + p.Name + " has no version yet; import the value in use with: vault write hyvve/keys/" + p.Name + " value=-")
-			continue
-		}
-		if _, _, err := e.First(ctx, p.Name, key.Value{}, caller(req)); err != nil {
+		what, err := b.presetKey(ctx, e, p, r.Generate, by, resp)
+		if err != nil {
 			return nil, err
 		}
-		made = append(made, "version 1 of "+p.Name)
+		added[p.Name] = slices.Contains(what, "key "+p.Name)
+		made = append(made, what...)
 	}
 	for _, w := range chosen {
-		if old, there := e.Workload(w.Name); there {
-			attached := attach(old, w, added)
-			if text := lacking(attached, w); text != "" {
-				resp.AddWarning(text)
-			}
-			if names := attachedTo(old, attached); names != "" {
-				if err := e.PutWorkload(ctx, attached, false, caller(req)); err != nil {
-					return nil, err
-				}
-				made = append(made, names+" of workload "+w.Name)
-			}
-			continue
-		}
-		if err := e.PutWorkload(ctx, w, false, caller(req)); err != nil {
+		what, err := b.presetWorkload(ctx, e, w, added, by, resp)
+		if err != nil {
 			return nil, err
 		}
-		made = append(made, "workload "+w.Name)
+		made = append(made, what...)
 	}
 	return forPeople(d, api.PresetMade{Made: made}, resp.Warnings...), nil
+}
+
+// presetKey defines a key that is not there, and makes its first version if asked. It returns what it has made.
+func (b *backend) presetKey(ctx context.Context, e *engine.Engine, p platform.Key, generate bool, by rotation.Actor, resp *logical.Response) (made []string, err error) {
+	defer b.definitions.Lock("keys/" + p.Name)()
+	k, there := e.Key(p.Name)
+	if !there {
+		definition := catalog.Definition{
+			Name: p.Name, Env: p.Env, Kind: p.Kind, Options: p.Options, Protects: p.Protects,
+			Policy: key.Policy{Period: p.Period, Soak: key.Inherit, Observe: key.Inherit, Deadline: key.Inherit, Retain: key.Inherit},
+		}
+		if k, err = e.PutKey(ctx, definition, by); err != nil {
+			return nil, err
+		}
+		made = append(made, "key "+p.Name)
+	}
+	if len(k.Versions) > 0 {
+		return made, nil
+	}
+	if !generate || p.Options[kind.OptionConnection] != "" { // a server has its credential already
+		resp.AddWarning("key " + p.Name + " has no version yet; import the value in use with: vault write hyvve/keys/" + p.Name + " value=-")
+		return made, nil
+	}
+	if _, _, err := e.First(ctx, p.Name, key.Value{}, by); err != nil {
+		return nil, err
+	}
+	return append(made, "version 1 of "+p.Name), nil
+}
+
+// presetWorkload defines a workload that is not there, or adds to it keys that were made just now. It returns what it has made.
+func (b *backend) presetWorkload(ctx context.Context, e *engine.Engine, w workload.Workload, added map[string]bool, by rotation.Actor, resp *logical.Response) ([]string, error) {
+	defer b.definitions.Lock("workloads/" + w.Name)()
+	old, there := e.Workload(w.Name)
+	if !there {
+		return []string{"workload " + w.Name}, e.PutWorkload(ctx, w, false, by)
+	}
+	attached := attach(old, w, added)
+	if text := lacking(attached, w); text != "" {
+		resp.AddWarning(text)
+	}
+	names := attachedTo(old, attached)
+	if names == "" {
+		return nil, nil
+	}
+	return []string{names + " of workload " + w.Name}, e.PutWorkload(ctx, attached, false, by)
 }
 
 // attach returns a workload that is there already with those of the keys that were made just now.

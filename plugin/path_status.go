@@ -241,6 +241,7 @@ func (b *backend) readConfig(_ context.Context, e *engine.Engine, _ *logical.Req
 }
 
 func (b *backend) writeConfig(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	defer b.definitions.Lock("config")()
 	if err := e.PutConfig(ctx, b.config(e, d), caller(req)); err != nil {
 		return nil, err
 	}

@@ -60,6 +60,7 @@ each are at hyvve/workloads/NAME/instances/INSTANCE.
 }
 
 func (b *backend) writeWorkload(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	defer b.definitions.Lock("workloads/" + d.Get("name").(string))()
 	w, err := b.workload(e, d)
 	if err != nil {
 		return nil, err
@@ -295,6 +296,7 @@ func (b *backend) deleteWorkload(ctx context.Context, e *engine.Engine, req *log
 	if err := key.ValidateName("workload", name); err != nil {
 		return nil, rotation.Refusef("%w", err)
 	}
+	defer b.definitions.Lock("workloads/" + name)()
 	return nil, e.DeleteWorkload(ctx, name, caller(req))
 }
 
