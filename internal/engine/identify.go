@@ -38,6 +38,9 @@ const (
 // Identify says whether a value is one that this mount has ever issued, or that it logs in with. The request is journaled,
 // without the value.
 func (e *Engine) Identify(ctx context.Context, value key.Value, reason string, by rotation.Actor) ([]Identified, error) {
+	if err := CheckReason(reason); err != nil {
+		return nil, err
+	}
 	text := value.Reveal()
 	switch {
 	case strings.TrimSpace(text) == "":

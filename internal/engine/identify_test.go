@@ -190,6 +190,8 @@ func TestIdentifyIsJournaledAndBounded(t *testing.T) {
 	if _, err := h.engine.Identify(t.Context(), key.NewValue(guess), "", testActor); err != nil {
 		t.Errorf("later: %v", err)
 	}
+	_, err := h.engine.Identify(t.Context(), key.NewValue(guess), strings.Repeat("x", longestReason+1), testActor)
+	h.refused(err, "reason is 1025 bytes long")
 	found := 0
 	ids, err := h.engine.journal.IDs(t.Context())
 	h.ok(err)
