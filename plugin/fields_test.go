@@ -37,6 +37,7 @@ func TestParametersOfAWrongTypeAreNotQuoted(t *testing.T) {
 		{update, "keys/empty", fields{"soak": ""}, `parameter "soak" is empty, which would count as 0 or false; write a duration such as 30s`},
 		{update, "config", fields{"observe": ""}, `parameter "observe" is empty`},
 		{update, "rotate", fields{"key": "jwt-secret", "dry_run": ""}, `parameter "dry_run" is empty, which would count as 0 or false; write true or false`},
+		{update, "rotations/latest/compromised", fields{"which": ""}, `which is empty; use old`},
 		{update, "workloads/api", fields{"min_instances": ""}, `parameter "min_instances" is empty`},
 		{update, "connections/x", fields{"kind": "postgres", "password": []any{canary}}, `parameter "password" is not text`},
 		{update, "workloads/api", fields{"min_instances": canary}, `parameter "min_instances" is not a whole number`},

@@ -80,6 +80,9 @@ func (b *backend) escalate(ctx context.Context, e *engine.Engine, req *logical.R
 	if err := engine.CheckReason(r.Reason); err != nil {
 		return nil, err
 	}
+	if _, given := d.GetOk("which"); given && r.Which == "" { // a variable that is not set: the other version may have leaked
+		return nil, rotation.Refusef("which is empty; use old, for the version that the rotation replaces, new, for the one that it brings in, or both")
+	}
 	view, warnings, err := e.Escalate(ctx, r.ID, rotation.Escalation{
 		Which: cmp.Or(r.Which, rotation.LeakedOld), Deadline: r.Deadline.Duration(), By: caller(req), Reason: r.Reason,
 	})

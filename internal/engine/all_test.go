@@ -264,6 +264,8 @@ func TestRotateAllIsRefused(t *testing.T) {
 	}
 	_, err := h.engine.PutKey(t.Context(), catalog.Definition{Name: "all", Kind: "token"}, testActor)
 	h.refused(err, `key name "all" stands for all keys`)
+	_, err = h.engine.PutKey(t.Context(), catalog.Definition{Name: Latest, Kind: "token"}, testActor)
+	h.refused(err, `key name "latest" stands for the newest rotation`)
 	_, _, err = h.engine.Rotate(t.Context(), Request{Keys: []string{"all"}, By: testActor})
 	h.refused(err, "to rotate every key, write keys=all")
 	_, _, err = newHarness(t).engine.Rotate(t.Context(), breakGlass())

@@ -55,6 +55,9 @@ func (l *locked) checkKey(d catalog.Definition, by rotation.Actor) (k key.Key, w
 	if k.Name == key.All && !known {
 		return k, "", nil, rotation.Refusef("key name %q stands for all keys in hyvve/rotate keys=%[1]s; use another name; nothing was stored", key.All)
 	}
+	if k.Name == Latest && !known {
+		return k, "", nil, rotation.Refusef("key name %q stands for the newest rotation in hyvve/rotations/%[1]s; use another name; nothing was stored", Latest)
+	}
 	if known {
 		what = "key changed"
 		if err := l.mayChange(old, k); err != nil {
