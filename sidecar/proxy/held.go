@@ -15,11 +15,11 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/client"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/guard"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/limits"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/sidecar/render"
@@ -45,19 +45,23 @@ type held struct {
 	env, header, path string
 	unknown           string // what no application knows
 
-	now atomic.Pointer[snapshot] // nil until something is known
+	now   atomic.Pointer[snapshot] // nil until something is known; changed under the lock of books
+	books *guard.Guarded[books]
 
-	mu        sync.Mutex // guards what follows, and changes of now
+	settled   func(error)         // hears how dropping values went
+	presented func(workload.Trip) // hears now and then of retired values that were presented
+	failed    func(error)         // hears that this could not be stored
+}
+
+// books are what is known of a key, and was counted.
+type books struct {
+	of        *held
 	state     state
 	front     int // of state.Own: what the application is believed to hold
 	settling  *time.Timer
-	settled   func(error) // hears how dropping values went
 	sightings map[int]*workload.Sighting
 	news      uint64 // see [Proxy.News]
-
 	trips     tripwires
-	presented func(workload.Trip) // hears now and then of retired values that were presented
-	failed    func(error)         // hears that this could not be stored
 }
 
 // state is what is stored. Its values are secrets, which the application's own files beside it hold too.
@@ -80,10 +84,12 @@ type snapshot struct {
 }
 
 func newHeld(k Key) *held {
-	return &held{
-		env: k.Env, header: k.Header, path: k.State, unknown: "unknown-" + rand.Text(), sightings: map[int]*workload.Sighting{}, trips: newTripwires(),
-		presented: func(workload.Trip) {}, failed: func(error) {},
+	h := &held{
+		env: k.Env, header: k.Header, path: k.State, unknown: "unknown-" + rand.Text(),
+		settled: func(error) {}, presented: func(workload.Trip) {}, failed: func(error) {},
 	}
+	h.books = guard.New(&books{of: h, sightings: map[int]*workload.Sighting{}, trips: newTripwires()})
+	return h
 }
 
 // restore loads what an earlier run stored, if anything.
@@ -103,36 +109,36 @@ func (k *held) restore() error {
 	if err != nil {
 		return fmt.Errorf("proxy: reading %s: %w", k.path, err)
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.state, k.front = s, 0
-	k.trips.load(s.Trips)
-	k.news += uint64(len(k.trips.versions())) // which may not have been reported
-	k.publish()
+	b, unlock := k.books.Lock()
+	defer unlock()
+	b.state, b.front = s, 0
+	b.trips.load(s.Trips)
+	b.news += uint64(len(b.trips.versions())) // which may not have been reported
+	b.publish()
 	return nil
 }
 
 // take loads a bundle, whose values are about to be written into the application's files.
-func (k *held) take(b client.Bundle) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	next := state{Own: slices.Clone(k.state.Own), Versions: b.AcceptVersions[k.env], Wires: b.Tripwires[k.env]}
-	if b.Tripwires == nil { // a last-good copy, which has none
-		next.Wires = k.state.Wires
+func (k *held) take(bundle client.Bundle) error {
+	b, unlock := k.books.Lock()
+	defer unlock()
+	next := state{Own: slices.Clone(b.state.Own), Versions: bundle.AcceptVersions[k.env], Wires: bundle.Tripwires[k.env]}
+	if bundle.Tripwires == nil { // a last-good copy, which has none
+		next.Wires = b.state.Wires
 	}
-	for _, v := range b.Accepts[k.env] {
+	for _, v := range bundle.Accepts[k.env] {
 		next.Accepts = append(next.Accepts, v.Reveal())
 	}
 	if len(next.Accepts) == 0 {
 		return fmt.Errorf("proxy: the bundle has no accept-list of %s; let the workload verify its key: add it to verifies= of the workload", k.env)
 	}
 	newest := next.Accepts[0]
-	if v, ok := b.Values[k.env]; ok {
+	if v, ok := bundle.Values[k.env]; ok {
 		newest = v.Reveal() // as in its files
 	}
 	believed := newest
 	if len(next.Own) > 0 {
-		believed = next.Own[k.front]
+		believed = next.Own[b.front]
 	} else {
 		// Nothing is known of an application that may have been running before: it may hold whatever is accepted.
 		next.Own = slices.Clone(next.Accepts)
@@ -148,52 +154,52 @@ func (k *held) take(b client.Bundle) error {
 		next.Own = slices.Delete(next.Own, drop, drop+1)
 		front -= 1 - drop
 	}
-	if err := k.store(next); err != nil {
+	if err := b.store(next); err != nil {
 		return err
 	}
-	k.state, k.front = next, front
-	k.publish()
+	b.state, b.front = next, front
+	b.publish()
 	return nil
 }
 
 // store writes a state unless it is there.
-func (k *held) store(s state) error {
-	if k.path == "" {
+func (b *books) store(s state) error {
+	if b.of.path == "" {
 		return nil
 	}
-	s.Trips = k.trips.stored()
+	s.Trips = b.trips.stored()
 	data, err := json.Marshal(s)
 	if err == nil {
-		err = render.Keep(k.path, data)
+		err = render.Keep(b.of.path, data)
 	}
 	if err != nil {
-		return fmt.Errorf("proxy: noting what the application holds of %s: %w", k.env, err)
+		return fmt.Errorf("proxy: noting what the application holds of %s: %w", b.of.env, err)
 	}
 	return nil
 }
 
-// publish lets requests go by the state. mu is held.
-func (k *held) publish() {
-	s := &snapshot{versions: k.state.Versions, wires: k.state.Wires}
-	k.trips.keep(s.wires)
-	for _, v := range k.state.Accepts {
+// publish lets requests go by the state.
+func (b *books) publish() {
+	s := &snapshot{versions: b.state.Versions, wires: b.state.Wires}
+	b.trips.keep(s.wires)
+	for _, v := range b.state.Accepts {
 		s.digests = append(s.digests, sha256.Sum256([]byte(v)))
 	}
-	s.own = append(s.own, k.state.Own[k.front])
-	for n := len(k.state.Own) - 1; n >= 0; n-- { // the newer, the likelier
-		if n != k.front {
-			s.own = append(s.own, k.state.Own[n])
+	s.own = append(s.own, b.state.Own[b.front])
+	for n := len(b.state.Own) - 1; n >= 0; n-- { // the newer, the likelier
+		if n != b.front {
+			s.own = append(s.own, b.state.Own[n])
 		}
 	}
-	for _, v := range k.state.Own {
+	for _, v := range b.state.Own {
 		if s.find(v) < 0 {
 			s.retired = append(s.retired, v)
 		}
 	}
-	k.now.Store(s)
-	for version := range k.sightings {
-		if !slices.Contains(k.state.Versions, version) {
-			delete(k.sightings, version)
+	b.of.now.Store(s)
+	for version := range b.sightings {
+		if !slices.Contains(b.state.Versions, version) {
+			delete(b.sightings, version)
 		}
 	}
 }
@@ -201,64 +207,62 @@ func (k *held) publish() {
 // proved notes that the application has taken a value after it refused the one that it was believed to hold. Those that
 // are older are dropped once the process before it must have ended.
 func (k *held) proved(value string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	at := slices.Index(k.state.Own, value)
-	if at < 0 || at == k.front {
+	b, unlock := k.books.Lock()
+	defer unlock()
+	at := slices.Index(b.state.Own, value)
+	if at < 0 || at == b.front {
 		return
 	}
-	k.front = at
-	k.publish()
-	k.settleSoon()
+	b.front = at
+	b.publish()
+	b.settleSoon()
 }
 
-// settleSoon drops older values after a while. mu is held.
-func (k *held) settleSoon() {
-	if k.settling != nil {
-		k.settling.Stop()
+// settleSoon drops older values after a while.
+func (b *books) settleSoon() {
+	if b.settling != nil {
+		b.settling.Stop()
 	}
-	k.settling = time.AfterFunc(overlap, k.settle)
+	b.settling = time.AfterFunc(overlap, b.of.settle)
 }
 
 // restarted notes that the application was started after its files had been written with the newest value.
 func (k *held) restarted() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if len(k.state.Own) < 2 {
+	b, unlock := k.books.Lock()
+	defer unlock()
+	if len(b.state.Own) < 2 {
 		return
 	}
-	k.front = len(k.state.Own) - 1
-	k.publish()
-	k.settleSoon()
+	b.front = len(b.state.Own) - 1
+	b.publish()
+	b.settleSoon()
 }
 
 // settle drops what is older than the value that the application holds.
 func (k *held) settle() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.front == 0 {
+	b, unlock := k.books.Lock()
+	defer unlock()
+	if b.front == 0 {
 		return
 	}
-	next := k.state
-	next.Own = slices.Clone(k.state.Own[k.front:])
-	err := k.store(next)
+	next := b.state
+	next.Own = slices.Clone(b.state.Own[b.front:])
+	err := b.store(next)
 	if err == nil {
-		k.state, k.front = next, 0
-		k.publish()
+		b.state, b.front = next, 0
+		b.publish()
 	}
-	if k.settled != nil {
-		k.settled(err)
-	}
+	k.settled(err)
 }
 
 func (k *held) stop() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.settling != nil {
-		k.settling.Stop()
+	b, unlock := k.books.Lock()
+	defer unlock()
+	if b.settling != nil {
+		b.settling.Stop()
 	}
-	if k.trips.saving != nil && k.trips.saving.Stop() {
-		k.settleTrips()
+	if b.trips.saving != nil && b.trips.saving.Stop() {
+		b.settleTrips()
 	}
 }
 
@@ -267,16 +271,16 @@ func (k *held) see(s *snapshot, place int, from string) {
 	if place == 0 || place >= len(s.versions) {
 		return
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
+	b, unlock := k.books.Lock()
+	defer unlock()
 	version := s.versions[place]
-	seen := k.sightings[version]
+	seen := b.sightings[version]
 	if seen == nil {
 		seen = &workload.Sighting{Env: k.env, Version: version}
-		k.sightings[version] = seen
+		b.sightings[version] = seen
 	}
 	seen.Count++
-	k.news++
+	b.news++
 	seen.Last, seen.From = time.Now(), from
 }
 

@@ -158,11 +158,11 @@ func (p *Proxy) Restarted() {
 func (p *Proxy) Sightings() []workload.Sighting {
 	var all []workload.Sighting
 	for _, k := range p.keys {
-		k.mu.Lock()
-		for _, s := range k.sightings {
-			all = append(all, *s)
-		}
-		k.mu.Unlock()
+		k.books.Do(func(b *books) {
+			for _, s := range b.sightings {
+				all = append(all, *s)
+			}
+		})
 	}
 	slices.SortFunc(all, func(a, b workload.Sighting) int {
 		if a.Env != b.Env {
@@ -177,9 +177,7 @@ func (p *Proxy) Sightings() []workload.Sighting {
 // after the clock was set back.
 func (p *Proxy) News() (n uint64) {
 	for _, k := range p.keys {
-		k.mu.Lock()
-		n += k.news
-		k.mu.Unlock()
+		k.books.Do(func(b *books) { n += b.news })
 	}
 	return n
 }

@@ -23,7 +23,7 @@ const tripsKept = 10 * time.Second
 // tells nothing.
 const noVersion = 0
 
-// tripwires are the retired versions of a key that are looked for, and what was seen of them. The lock of held guards them.
+// tripwires are the retired versions of a key that are looked for, and what was seen of them.
 type tripwires struct {
 	run     string // of counts that begin now; each version has that of its own
 	seen    map[int]workload.Trip
@@ -45,7 +45,7 @@ type storedTrips struct {
 	Seen []workload.Trip `json:"seen,omitempty"`
 }
 
-// stored returns what is stored; nil: nothing was seen. mu is held.
+// stored returns what is stored; nil: nothing was seen.
 func (t *tripwires) stored() *storedTrips {
 	s := &storedTrips{}
 	for _, version := range t.versions() {
@@ -58,7 +58,7 @@ func (t *tripwires) stored() *storedTrips {
 	return s
 }
 
-// load continues the count of an earlier process. mu is held.
+// load continues the count of an earlier process.
 func (t *tripwires) load(s *storedTrips) {
 	if s == nil || s.Run == "" {
 		return
@@ -69,7 +69,7 @@ func (t *tripwires) load(s *storedTrips) {
 	}
 }
 
-// versions are those that were seen. mu is held.
+// versions are those that were seen.
 func (t *tripwires) versions() (all []int) {
 	for version := range t.seen {
 		if version != noVersion {
@@ -81,7 +81,7 @@ func (t *tripwires) versions() (all []int) {
 }
 
 // keep forgets what was seen of versions that are not looked for any more. Looked for again, they are counted from 0, and so as another
-// run: the engine knows the count of this one. mu is held.
+// run: the engine knows the count of this one.
 func (t *tripwires) keep(wires []workload.Tripwire) {
 	for _, version := range t.versions() {
 		if !slices.ContainsFunc(wires, func(w workload.Tripwire) bool { return w.Version == version }) {
@@ -126,15 +126,15 @@ func (k *held) trip(version int, from string, now time.Time) {
 	} else {
 		from = "" // not known
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	t := &k.trips
+	b, unlock := k.books.Lock()
+	defer unlock()
+	t := &b.trips
 	seen := t.seen[version]
 	seen.Env, seen.Version, seen.Run = k.env, version, cmp.Or(seen.Run, t.run)
 	t.seen[version] = seen.Tripped(from, now)
 	hit := subtle.ConstantTimeEq(int32(version), noVersion) ^ 1 //nolint:gosec // numbers of versions are small
 	t.total += hit
-	k.news += uint64(hit) //nolint:gosec // 0 or 1
+	b.news += uint64(hit) //nolint:gosec // 0 or 1
 	t.unsaved, t.unsaid = t.unsaved || hit == 1, t.unsaid || hit == 1
 	if t.saving == nil {
 		t.saving = time.AfterFunc(tripsKept, k.saveTrips)
@@ -142,33 +142,29 @@ func (k *held) trip(version int, from string, now time.Time) {
 }
 
 // saveTrips is called a while after a value that is not accepted was presented.
-func (k *held) saveTrips() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.settleTrips()
-}
+func (k *held) saveTrips() { k.books.Do((*books).settleTrips) }
 
-// settleTrips stores what was counted, and logs it: no request waits for that. mu is held.
-func (k *held) settleTrips() {
-	k.trips.saving = nil
-	if k.trips.unsaid {
-		k.trips.unsaid = false
-		for _, version := range k.trips.versions() {
-			k.presented(k.trips.seen[version])
+// settleTrips stores what was counted, and logs it: no request waits for that.
+func (b *books) settleTrips() {
+	b.trips.saving = nil
+	if b.trips.unsaid {
+		b.trips.unsaid = false
+		for _, version := range b.trips.versions() {
+			b.of.presented(b.trips.seen[version])
 		}
 	}
-	k.saveCounts()
+	b.saveCounts()
 }
 
-// saveCounts stores what was counted. mu is held.
-func (k *held) saveCounts() {
-	if !k.trips.unsaved {
+// saveCounts stores what was counted.
+func (b *books) saveCounts() {
+	if !b.trips.unsaved {
 		return
 	}
-	k.trips.unsaved = false
-	if err := k.store(k.state); err != nil {
-		k.trips.unsaved = true
-		k.failed(err)
+	b.trips.unsaved = false
+	if err := b.store(b.state); err != nil {
+		b.trips.unsaved = true
+		b.of.failed(err)
 	}
 }
 
@@ -181,14 +177,14 @@ func (p *Proxy) StoredTrips() []workload.Trip { return p.trips(true) }
 
 func (p *Proxy) trips(store bool) (all []workload.Trip) {
 	for _, k := range p.keys {
-		k.mu.Lock()
-		if store {
-			k.saveCounts()
-		}
-		for _, version := range k.trips.versions() {
-			all = append(all, k.trips.seen[version])
-		}
-		k.mu.Unlock()
+		k.books.Do(func(b *books) {
+			if store {
+				b.saveCounts()
+			}
+			for _, version := range b.trips.versions() {
+				all = append(all, b.trips.seen[version])
+			}
+		})
 	}
 	slices.SortStableFunc(all, func(a, b workload.Trip) int {
 		return cmp.Or(cmp.Compare(a.Env, b.Env), cmp.Compare(a.Version, b.Version))
@@ -200,8 +196,6 @@ func (p *Proxy) trips(store bool) (all []workload.Trip) {
 // nobody has.
 func (p *Proxy) Tripped(counts map[string]int) {
 	for _, k := range p.keys {
-		k.mu.Lock()
-		counts[k.env] += k.trips.total
-		k.mu.Unlock()
+		k.books.Do(func(b *books) { counts[k.env] += b.trips.total })
 	}
 }

@@ -240,7 +240,7 @@ func TestKilledProxyContinuesWhatItHasReported(t *testing.T) {
 	if strings.Contains(log.String(), "a retired value was presented") {
 		t.Error("it is logged with each report")
 	}
-	p.keys[0].trips.saving.Stop() // killed
+	p.keys[0].books.Do(func(b *books) { b.trips.saving.Stop() }) // killed
 
 	p = run()
 	if p.News() == 0 {
