@@ -75,6 +75,7 @@ type Stats struct {
 	WentBack                                   int // for rows that were left
 	Undeleted                                  int // versions that were retained
 	Beside                                     int // undeleted logins that were ended beside a rotation
+	Lost                                       int // values that a server has made and nobody knew, and that were revoked
 	Leaked                                     int // undeleted logins that a rotation of a compromised key ended
 	Restored                                   int // rows under such a version, from a backup
 	Erased                                     int // values whose retention was over
@@ -101,6 +102,7 @@ func (s *Stats) Add(o Stats) {
 	s.Undeleted += o.Undeleted
 	s.Beside += o.Beside
 	s.Leaked += o.Leaked
+	s.Lost += o.Lost
 	s.Restored += o.Restored
 	s.Erased += o.Erased
 	s.Lies += o.Lies
@@ -136,6 +138,7 @@ type world struct {
 	calls     []call        // to servers, under way
 
 	server     *server
+	issuer     *issuer
 	db         *database
 	keys       []string        // names
 	edited     map[string]bool // by workload/key: roles that an operator has added

@@ -78,6 +78,9 @@ func TestSimulation(t *testing.T) {
 	if *seeds >= 1000 && sum.Beside < *seeds/200 {
 		t.Errorf("too few undeleted logins are ended beside a rotation: %+v", sum)
 	}
+	if *seeds >= 1000 && sum.Lost < *seeds/100 {
+		t.Errorf("only %d values were lost that a server has made", sum.Lost)
+	}
 	if *seeds >= 1000 && sum.Leaked < *seeds/400 {
 		t.Errorf("too few undeleted logins are ended by a rotation of a compromised key: %+v", sum)
 	}

@@ -38,6 +38,7 @@ func newWorld(seed uint64, log io.Writer) *world {
 	}
 	w.lying = w.chance(10)
 	w.server = &server{w: w, valid: map[string]map[string]bool{}, ended: map[string]map[string]string{}, cuts: map[string]map[int]bool{}}
+	w.issuer = &issuer{server: w.server, orders: map[string]string{}, late: map[string]string{}}
 	w.db = &database{w: w, rows: map[string][]int{}, rank: map[string]int{}, flipped: map[string]bool{}, stray: map[string]bool{}}
 	return w
 }
@@ -63,7 +64,7 @@ func (quiet) Journal(journal.Head) {}
 
 func (w *world) options() engine.Options {
 	return engine.Options{
-		Store: w.node, Kinds: kind.List{token.Kind{}, w.server, eyes{token.Kind{}, w}}, Observer: quiet{w}, Now: w.now,
+		Store: w.node, Kinds: kind.List{token.Kind{}, w.server, w.issuer, eyes{token.Kind{}, w}}, Observer: quiet{w}, Now: w.now,
 		Uptime: func() time.Duration { return w.uptime }, Random: source{w.rng}, Background: w.background,
 	}
 }
@@ -120,7 +121,9 @@ func (w *world) makeKey(n int) {
 	d := catalog.Definition{Name: fmt.Sprintf("key-%d", n), Kind: "token", Policy: w.policy()}
 	switch w.rng.IntN(3) {
 	case 0:
-		d.Kind = w.server.Name()
+		if d.Kind = w.server.Name(); w.chance(40) {
+			d.Kind = w.issuer.Name()
+		}
 		w.serverKind[d.Name] = true
 	case 1:
 		if n == 0 {
