@@ -251,6 +251,9 @@ func strict(h handler) handler {
 	return func(ctx context.Context, e *engine.Engine, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 		writes := req.Operation == logical.CreateOperation || req.Operation == logical.UpdateOperation
 		for _, name := range slices.Sorted(maps.Keys(req.Data)) {
+			if drops := name == "drop" && d.Schema[name] != nil; req.Operation == logical.DeleteOperation && !drops { // a dry_run, say
+				return nil, rotation.Refusef("parameter %q has no meaning where something is deleted, and nothing was changed; leave it out", name)
+			}
 			if writes && d.Schema[name] == nil {
 				return nil, rotation.Refusef("parameter %q is not known, and nothing was changed; use one of: %s", name, strings.Join(slices.Sorted(maps.Keys(d.Schema)), ", "))
 			}

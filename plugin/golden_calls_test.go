@@ -262,6 +262,7 @@ func (g *golden) recordVersions() {
 	g.record(goldenDelete, "keys/token", nil)
 	g.record(goldenRead, "creds/api", given{"instance": "api-1"})
 	g.record(goldenDelete, "workloads/api", nil)
+	g.record(goldenDelete, "workloads/api", given{"drop": true})
 	g.record(goldenDelete, "keys/token", nil)
 	g.record(goldenDelete, "keys/login", nil)
 	g.record(goldenDelete, "connections/main", nil)

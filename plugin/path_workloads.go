@@ -49,7 +49,8 @@ more and less than that). Readers without instance= prove nothing. A workload of
 
 Live instances follow a change of keys in waves, as many at a time as max_unavailable says: the next ones when those before have
 loaded it and are healthy. change= of a read says how far they are. To undo a change under way, write the lists as they were. A
-write that takes a key away from live instances that hold it is refused without drop=true.
+write that takes a key away from live instances that hold it is refused without drop=true, and so is a delete: no rotation waits
+for such instances after it.
 
 A workload that presents and verifies a key (it encrypts and decrypts, say) names it in both. Reading shows the live
 instances: those whose lease on hyvve/creds/NAME is outstanding, with what each has loaded and whether it is healthy. More of
@@ -297,7 +298,7 @@ func (b *backend) deleteWorkload(ctx context.Context, e *engine.Engine, req *log
 		return nil, rotation.Refusef("%w", err)
 	}
 	defer b.definitions.Lock("workloads/" + name)()
-	return nil, e.DeleteWorkload(ctx, name, caller(req))
+	return nil, e.DeleteWorkload(ctx, name, d.Get("drop").(bool), caller(req))
 }
 
 func (b *backend) pathsInstances() []*framework.Path {

@@ -54,3 +54,20 @@ func TestWritersOfOneDefinition(t *testing.T) {
 		t.Errorf("the settings are %s", got)
 	}
 }
+
+// A delete takes no parameter that it would not heed: asked for a dry run, it would erase a key's values.
+func TestDeletesTakeNoParameters(t *testing.T) {
+	b := newBackendTest(t)
+	b.mount = "hyvve/"
+	b.write("keys/service-token", map[string]any{"kind": "token", "generate": true})
+	b.write("workloads/api", map[string]any{"presents": "service-token", "min_instances": 0})
+	b.instance("api", "api-1")
+	for _, path := range []string{"workloads/api", "keys/service-token", "workloads/api/instances/api-1"} {
+		b.refuses(logical.DeleteOperation, path, map[string]any{"dry_run": "true"}, `parameter "dry_run" has no meaning where something is deleted`)
+	}
+	b.refuses(logical.DeleteOperation, "keys/service-token", map[string]any{"drop": "true"}, `parameter "drop" has no meaning`)
+	b.refuses(logical.DeleteOperation, "workloads/api", nil, "vault delete hyvve/workloads/api drop=true")
+	if resp := b.call(logical.DeleteOperation, "workloads/api", map[string]any{"drop": "true"}); resp.IsError() {
+		t.Error(resp.Error())
+	}
+}

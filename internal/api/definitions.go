@@ -74,7 +74,7 @@ type WorkloadRequest struct {
 	RemoveVerifies    *[]string `json:"remove_verifies" doc:"Keys to take out of those that it verifies."`
 	RemoveAfter       *[]string `json:"remove_after" doc:"Workloads to take out of those that change before it."`
 	RemoveSingleValue *[]string `json:"remove_single_value" doc:"Keys to take out of those of which its processes can hold one value at a time."`
-	Drop              bool      `json:"drop" doc:"Take keys away from live instances that hold them, in waves. Without it, that is refused."`
+	Drop              bool      `json:"drop" doc:"Take keys away from live instances that hold them, in waves. Without it, that is refused. Of a delete: although instances are live."`
 	DryRun            bool      `json:"dry_run" doc:"Say what would change and whom that is about, and change nothing."`
 	Reencrypts        *bool     `json:"reencrypts" doc:"Its sidecars reach the database and re-encrypt rows that its keys protect."`
 }

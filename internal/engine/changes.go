@@ -87,6 +87,18 @@ func checkDrops(old, w workload.Workload, instances []workload.Instance, drop bo
 	return nil
 }
 
+// holdersOf returns the live instances of a workload that hold anything.
+func (l *locked) holdersOf(name string) (all []string) {
+	l.lock(func(m *memory) {
+		for _, i := range m.fleets[name].All() {
+			if len(i.Issued.Keys) > 0 {
+				all = append(all, i.Name())
+			}
+		}
+	})
+	return all
+}
+
 // undoing says how to undo the change of a workload under way, as the end of a sentence. Without any key it could not be written.
 func undoing(w workload.Workload) string {
 	if len(w.Before) == 0 {

@@ -78,7 +78,7 @@ func TestJournalKeepsWhatAWriteChanges(t *testing.T) {
 	h.ok(h.engine.PutWorkload(ctx, web, false, testActor))
 	wants("workload written", rotation.EntryChange{Field: "after", From: "api", To: ""})
 	for _, name := range []string{"web", "api"} {
-		h.ok(h.engine.DeleteWorkload(ctx, name, testActor))
+		h.ok(h.engine.DeleteWorkload(ctx, name, false, testActor))
 	}
 	wants("workload deleted",
 		rotation.EntryChange{Field: "max_instances", From: "1000", To: ""}, rotation.EntryChange{Field: "max_unavailable", From: "50%", To: ""}, rotation.EntryChange{Field: "min_instances", From: "1", To: ""}, rotation.EntryChange{Field: "reencrypts", From: "false", To: ""}, rotation.EntryChange{Field: "require_proof", From: "none", To: ""},

@@ -214,8 +214,9 @@ func (l *locked) checkWorkload(w workload.Workload, drop bool) (workload.Workloa
 	return l.changeOf(w, drop)
 }
 
-// DeleteWorkload removes a workload and its instances. Refused while a rotation asks it for anything.
-func (e *Engine) DeleteWorkload(ctx context.Context, name string, by rotation.Actor) error {
+// DeleteWorkload removes a workload and its instances. Refused while a rotation asks it for anything, and without drop while live
+// instances hold its keys: no rotation waits for their processes any more.
+func (e *Engine) DeleteWorkload(ctx context.Context, name string, drop bool, by rotation.Actor) error {
 	l, release := e.acquire()
 	defer release()
 	w, ok := l.Workloads[name]
@@ -231,6 +232,9 @@ func (e *Engine) DeleteWorkload(ctx context.Context, name string, by rotation.Ac
 		if slices.Contains(other.After, name) {
 			return rotation.Refusef("workload %s comes after %s; change hyvve/workloads/%s first", other.Name, name, other.Name)
 		}
+	}
+	if holders := l.holdersOf(name); len(holders) > 0 && !drop {
+		return rotation.Refusef("workload %s has live instances that hold its keys: %s; nothing was changed. Stop their processes first. Or, so that rotations retire what they hold without waiting for them: vault delete hyvve/workloads/%s drop=true", name, someOf(holders), name)
 	}
 	if err := e.journal.Add(ctx, journal.Entry{What: "workload deleted", By: by.Name, Entity: by.Entity, Workload: name, Changes: catalog.WorkloadChanges(w, workload.Workload{})}); err != nil {
 		return err

@@ -450,7 +450,7 @@ func TestRefusals(t *testing.T) {
 		`layout "upside" of t.c is not known`:   define(catalog.Definition{Name: "x", Kind: "token", Protects: []key.Column{{Table: "t", Column: "c", Layout: "upside"}}}),
 		"is used by workload web":               h.engine.DeleteKey(ctx, "protecting", testActor),
 		"wait until it has ended, or revert it": h.engine.DeleteKey(ctx, "service-token", testActor),
-		"takes part in rotation":                h.engine.DeleteWorkload(ctx, "api", testActor),
+		"takes part in rotation":                h.engine.DeleteWorkload(ctx, "api", false, testActor),
 		"in a circle: api after agents after":   h.engine.PutWorkload(ctx, workload.Workload{Name: "api", MinInstances: 2, MaxUnavailable: "1", After: []string{"agents"}, Keys: map[string]workload.Role{"service-token": {Verifies: true}}}, false, testActor),
 		`max_unavailable "0"`:                   h.engine.PutWorkload(ctx, workload.Workload{Name: "x", MaxUnavailable: "0", Keys: map[string]workload.Role{"unused": {Verifies: true}}}, false, testActor),
 	} {

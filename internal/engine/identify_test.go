@@ -92,7 +92,7 @@ func TestIdentifyThroughALife(t *testing.T) {
 	h.clock.advance(5 * time.Hour)
 	h.rounds(3)
 	for _, name := range []string{"agents", "api"} {
-		h.ok(h.engine.DeleteWorkload(t.Context(), name, testActor))
+		h.ok(h.engine.DeleteWorkload(t.Context(), name, false, testActor))
 	}
 	h.ok(h.engine.DeleteKey(t.Context(), "service-token", testActor))
 	if got := expect(two, 2, "", false, ""); !strings.Contains(got.Where, "deleted") {

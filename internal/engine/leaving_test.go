@@ -265,7 +265,7 @@ func TestLapsedRecordsAreBounded(t *testing.T) {
 		t.Errorf("it is back, and %q are kept", all)
 	}
 	lapse(201)
-	h.ok(h.engine.DeleteWorkload(t.Context(), "app", testActor))
+	h.ok(h.engine.DeleteWorkload(t.Context(), "app", true, testActor))
 	if all := h.lapsedRecords(); len(all) > 0 {
 		t.Errorf("after the workload, %q are kept", all)
 	}

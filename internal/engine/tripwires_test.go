@@ -364,7 +364,7 @@ func TestTripwiresAreSwitchedOffAndDeleted(t *testing.T) {
 	h.clock.advance(5 * time.Hour)
 	h.rounds(3)
 	for _, name := range []string{"agents", "api"} {
-		h.ok(h.engine.DeleteWorkload(t.Context(), name, testActor))
+		h.ok(h.engine.DeleteWorkload(t.Context(), name, false, testActor))
 	}
 	h.ok(h.engine.DeleteKey(t.Context(), "service-token", testActor))
 	for path := range h.store.data {

@@ -247,3 +247,22 @@ func TestDefinitionPlans(t *testing.T) {
 		t.Error("something was stored")
 	}
 }
+
+// A workload is not deleted while its instances hold keys: the next rotation would retire what they use, and wait for nobody.
+func TestLiveWorkloadsAreNotDeleted(t *testing.T) {
+	h := newHarness(t)
+	h.key("service-token", "token")
+	h.workload(workload.Workload{Name: "app", Keys: map[string]workload.Role{"service-token": {Verifies: true}}})
+	h.join("app", "app-1")
+	before, _ := h.engine.Workload("app")
+	err := h.engine.DeleteWorkload(t.Context(), "app", false, testActor)
+	h.refused(err, "hold its keys: app/app-1; nothing was changed")
+	h.refused(err, "vault delete hyvve/workloads/app drop=true")
+	if w, _ := h.engine.Workload("app"); !w.Uses("service-token") || len(w.Keys) != len(before.Keys) || len(h.engine.Instances("app")) != 1 {
+		t.Errorf("the workload is %+v", w)
+	}
+	h.ok(h.engine.DeleteWorkload(t.Context(), "app", true, testActor))
+	if _, there := h.engine.Workload("app"); there {
+		t.Error("the workload is there")
+	}
+}
