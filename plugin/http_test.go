@@ -5,6 +5,7 @@ package plugin
 import (
 	"crypto/rand"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -105,13 +106,20 @@ func TestHTTPKey(t *testing.T) {
 	id = b.write("rotate", map[string]any{"key": "aws"})["id"].(string)
 	b.until(id, "breaks the connection off")
 	lost := provider.all()[1][0]
-	b.write("rotations/"+id+"/revert", nil)
 	b.until(id, lost)
-	provider.mu.Lock()
-	provider.pairs = provider.pairs[:1]
-	provider.mu.Unlock()
+	b.write("rotations/"+id+"/revert", nil)
 	b.until(id, "reverted")
 	present()
+	if plan := b.write("rotate", map[string]any{"key": "aws", "dry_run": true, "detailed": true}); !strings.Contains(fmt.Sprint(plan["blockers"]), lost) {
+		t.Errorf("the plan is blocked by %v", plan["blockers"])
+	}
+	b.write("keys/aws", map[string]any{"others": lost})
+	b.until(b.write("rotate", map[string]any{"key": "aws"})["id"].(string), "done")
+	if present(); len(provider.all()) != 2 {
+		t.Errorf("beside somebody else's pair the provider has %d", len(provider.all())-1)
+	}
+	b.write("keys/brought", map[string]any{"kind": "http", "connection": "cloud", "parameters": "user=deploy", "imported_id": lost, "value": provider.all()[0][1]})
+	b.refuses(update, "keys/brought", map[string]any{"imported_id": "", "id_env": "BROUGHT_ID"}, "imported_id")
 	if text := b.answers.String() + b.log.String(); strings.Contains(text, "canary") {
 		t.Error("a secret stands in an answer or a log")
 	}

@@ -90,6 +90,11 @@ func (l *locked) checkKey(d catalog.Definition, by rotation.Actor) (k key.Key, w
 	if err := l.CheckHosts(k, key.Value{}); err != nil {
 		return k, "", nil, rotation.Refusef("key %s: %w; nothing was stored", k.Name, err)
 	}
+	if current, ok := k.Current(); ok { // bundles are not to fail
+		if _, err := (source{l.Catalog}).Render(k, current); err != nil {
+			return k, "", nil, rotation.Refusef("key %s: %w; nothing was stored", k.Name, err)
+		}
+	}
 	d.Env, d.Options, d.IgnoreColumns = k.Env, k.Options, k.IgnoreColumns // as they are stored
 	changes = l.base.DefinitionChanges(l.Keys[k.Name], d)
 	return k, what, changes, nil

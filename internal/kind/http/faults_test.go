@@ -303,7 +303,11 @@ func TestProvidersWithoutNames(t *testing.T) {
 	w.fails(w.issue(), "breaks the connection off")
 	lost := p.ids()[1]
 	w.fails(w.issue(), "lists 1 values that no version", lost, "Revoke at the provider", "others=ID")
-	w.fails(w.call(of.Kind.Unstage), lost)
+	w.ok(w.call(of.Kind.Unstage))
+	found, err := of.Kind{}.Inspect(t.Context(), kind.Change{Key: w.key, To: w.change.From, Connection: w.change.Connection})
+	if w.ok(err); len(found.Problems) != 1 || !strings.Contains(found.Problems[0].Text, lost) {
+		t.Errorf("an inspection finds %v", found.Problems)
+	}
 	blockers, _, err := of.Kind{}.Preflight(t.Context(), w.change)
 	w.ok(err)
 	if !strings.Contains(strings.Join(blockers, "; "), lost) {

@@ -174,7 +174,8 @@ func (Kind) Retire(ctx context.Context, c kind.Change) error {
 // Unstage implements kind.Server: so is the new one, if it was made, and all that was lost of it.
 func (Kind) Unstage(ctx context.Context, c kind.Change) error { return end(ctx, c, c.To) }
 
-// end revokes a version, with what attempts at it have made, and sees that the provider neither lists nor takes it any more.
+// end revokes a version, with what attempts at it have made, and sees that the provider neither lists nor takes it any more. Values
+// that nobody can tell apart do not hold it up, since the key cannot be changed meanwhile: see Inspect.
 func end(ctx context.Context, c kind.Change, v key.Version) error {
 	p, err := open(c)
 	if err != nil {
@@ -196,16 +197,10 @@ func end(ctx context.Context, c kind.Change, v key.Version) error {
 	if slices.ContainsFunc(items, func(i item) bool { return i.id == h.id }) {
 		return fmt.Errorf("the provider still lists version %d, which was revoked as %s", v.Number, kind.Line(h.id, 64))
 	}
-	if _, ordered := readOrder(v.Value); !ordered && !v.Value.Empty() {
-		if err := p.ended(ctx, v, h); err != nil {
-			return err
-		}
+	if _, ordered := readOrder(v.Value); ordered || v.Value.Empty() {
+		return nil
 	}
-	after := c
-	if v.Number == c.To.Number {
-		after.To = c.From
-	}
-	return p.foreign(after, items)
+	return p.ended(ctx, v, h)
 }
 
 // ended returns an error while the provider takes a value that it was to revoke.
@@ -219,7 +214,7 @@ func (p *provider) ended(ctx context.Context, v key.Version, h handle) error {
 	case err != nil:
 		return err
 	case h.id == "":
-		return fmt.Errorf("version %d was imported, and its id at the provider is not known: revoke it there by hand, and this goes on by itself; or set %s of the key", v.Number, optionImportedID)
+		return fmt.Errorf("version %d was imported, and its id at the provider is not known: revoke it there by hand, and this continues by itself", v.Number)
 	}
 	return fmt.Errorf("the provider takes version %d still, which was revoked as %s", v.Number, kind.Line(h.id, 64))
 }
