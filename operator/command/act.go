@@ -86,11 +86,11 @@ func (s *session) showSummary(r api.RotationSummary) {
 	}
 	switch {
 	case r.Ended():
-		s.say(screen.Plain, "Receipt: %s", s.commandLine("receipt", r.ID))
+		s.next(screen.Plain, "Receipt: %s", s.commandLine("receipt", r.ID))
 	case r.Paused:
-		s.say(screen.Plain, "Continue it with: %s", s.commandLine("resume", r.ID))
+		s.next(screen.Plain, "Continue it with: %s", s.commandLine("resume", r.ID))
 	default:
-		s.say(screen.Plain, "Follow it with: %s", s.commandLine("follow", r.ID))
+		s.next(screen.Plain, "Follow it with: %s", s.commandLine("follow", r.ID))
 	}
 	if r.Follow != "" {
 		s.say(screen.Plain, "Rotation %s follows it.", r.Follow)

@@ -219,6 +219,11 @@ func (s *session) say(style screen.Style, format string, args ...any) {
 	s.screen.Text(s.out, "", screen.Cell{Text: fmt.Sprintf(format, args...), Style: style})
 }
 
+// next writes a line that ends with a command to type next. It is not wrapped, so that it can be copied.
+func (s *session) next(style screen.Style, format string, args ...any) {
+	_, _ = fmt.Fprintln(s.out, s.screen.Paint(style, screen.Clean(fmt.Sprintf(format, args...))))
+}
+
 // note writes a line beside the output, to standard error.
 func (s *session) note(format string, args ...any) {
 	_, _ = fmt.Fprintln(s.err, screen.Clean(fmt.Sprintf(format, args...)))

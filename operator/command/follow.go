@@ -151,13 +151,13 @@ func (s *session) conclude(r api.Rotation) {
 	case outcomeReverted:
 		s.say(screen.Warn, "Reverted%s: the old version of %s is in use.", took, strings.Join(r.Keys, ", "))
 	case outcomePaused:
-		s.say(screen.Warn, "Paused at %s. Continue it with: %s", strings.TrimSpace(r.State+" "+r.Step), s.commandLine("resume", r.ID))
-		s.say(screen.Plain, "Take it back with: %s", s.commandLine("revert", r.ID))
+		s.next(screen.Warn, "Paused at %s. Continue it with: %s", strings.TrimSpace(r.State+" "+r.Step), s.commandLine("resume", r.ID))
+		s.next(screen.Plain, "Take it back with: %s", s.commandLine("revert", r.ID))
 		return
 	}
-	s.say(screen.Plain, "Receipt: %s", s.commandLine("receipt", r.ID))
+	s.next(screen.Plain, "Receipt: %s", s.commandLine("receipt", r.ID))
 	if r.Follow != "" {
-		s.say(screen.Plain, "Another rotation follows: %s", s.commandLine("follow", r.Follow))
+		s.next(screen.Plain, "Another rotation follows: %s", s.commandLine("follow", r.Follow))
 	}
 }
 

@@ -113,7 +113,7 @@ func (s *session) rotate(ctx context.Context, f rotateFlags, keys []string) erro
 		return s.printJSON(r)
 	}
 	s.say(screen.Good, "Rotation %s has started: %s.", r.ID, changes(r))
-	s.say(screen.Plain, "Follow it with: %s", s.commandLine("follow", r.ID))
+	s.next(screen.Plain, "Follow it with: %s", s.commandLine("follow", r.ID))
 	return nil
 }
 

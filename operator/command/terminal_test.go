@@ -180,9 +180,9 @@ func TestLeaveAndRevertInATerminal(t *testing.T) {
 	w.press("v")
 	w.until("Take the rotation back?")
 	w.press("y")
-	sidecar(t, engine, "api-1")
-	w.until("Reverted in ")
+	w.until("Reverted in ") // nobody takes part
 	w.ends(StatusReverted)
+	sidecar(t, engine, "api-1")
 
 	// A screen reader gets lines.
 	w = startIn(t, 100, 30, env, "rotate", "jwt-secret", "--yes", "--lines")
