@@ -108,9 +108,9 @@ func (w *World) Audit(ctx context.Context) (newest func() map[string]key.Value, 
 	}, nil
 }
 
-// holds reports whether data has one of them, as it is or as a URL would carry it. mu is held.
-func (c *canaries) holds(data []byte) bool {
-	for value := range c.values {
+// holds reports whether data has one of values, as it is or as a URL would carry it.
+func holds(data []byte, values map[string]bool) bool {
+	for value := range values {
 		if bytes.Contains(data, []byte(value)) || bytes.Contains(data, []byte(url.QueryEscape(value))) {
 			return true
 		}
@@ -125,7 +125,7 @@ func (w *World) Leaks(ctx context.Context) (found []string, places, secrets int,
 	defer w.canaries.mu.Unlock()
 	look := func(place string, data []byte) {
 		places++
-		if w.canaries.holds(data) {
+		if holds(data, w.canaries.values) {
 			found = append(found, place)
 		}
 	}

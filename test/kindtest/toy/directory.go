@@ -205,7 +205,7 @@ func (f Foreign) Error() string {
 	return fmt.Sprintf("user %s was not made by %s; give the key another user=", f.User, f.Owner)
 }
 
-// foreign is why an owner may not have a user. mu is held.
+// foreign is why an owner may not have a user. Only what request calls may call it.
 func (d *Directory) foreign(owner, user string) error {
 	if _, there := d.users[user]; there && d.owners[user] != owner {
 		return Foreign{user, owner}
