@@ -291,7 +291,7 @@ func (l *locked) loadInstances(ctx context.Context) error {
 			l.lock(func(m *memory) {
 				if f := m.fleets[i.Workload]; err == nil && f != nil {
 					if !i.Leaving.IsZero() {
-						i.Leaving.Until = m.Now().Add(max(i.TTL, m.Defaults.LeaseTTL)).UTC()
+						i.Leaving.Until = m.Now().Add(max(i.TTL, m.Defaults.LeaseTTL, fleet.ReturnTime)).UTC()
 					}
 					f.Load(i, m.Defaults.LeaseTTL, m.Defaults.TakeoverAfter)
 					m.graceUntil = m.Uptime() + fleet.ReturnTime

@@ -304,3 +304,29 @@ func TestNewestLapsedAreKept(t *testing.T) {
 		}
 	})
 }
+
+// A lease is shorter than the time in which instances come back to an engine that has just started: an instance whose sidecar has
+// stopped counts for that time, in which the next sidecar may come.
+func TestLeavingInstanceMayComeBackToANewEngine(t *testing.T) {
+	h := newHarness(t)
+	config := h.engine.Config()
+	config.LeaseTTL = 20 * time.Second
+	h.ok(h.engine.PutConfig(t.Context(), config, testActor))
+	h.hyvve()
+	_, err := h.engine.Leaving(t.Context(), "agents", "agents-2", h.readers["agents/agents-2"].reading.Secret, time.Hour)
+	h.ok(err)
+	delete(h.readers, "agents/agents-2")
+	h.open()
+	begun := h.clock.Now()
+	id := h.rotate("service-token")
+	for h.clock.Now().Sub(begun) < fleet.ReturnTime-time.Second {
+		h.round()
+		h.clock.advance(time.Second)
+	}
+	if view := h.view(id); view.State == rotation.Retiring || view.Finished() {
+		t.Errorf("%s %s while its next sidecar may still come", view.State, view.Step)
+	}
+	if _, there := h.engine.Instance("agents", "agents-2"); !there {
+		t.Error("it is gone")
+	}
+}

@@ -21,7 +21,7 @@ const (
 )
 
 // Load adds an instance that was read from storage. Of its lease is known only how long it may last at most. It may end at any
-// moment, and that says nothing of its instance, which has [ReturnTime] to be heard of.
+// moment, and that says nothing of its instance, which has [ReturnTime] to be heard of, and so has the next sidecar of one that stops.
 func (f *Fleet) Load(i workload.Instance, ttl, takeover time.Duration) {
 	f.Put(i)
 	now, full := f.uptime(), max(i.TTL, ttl)
@@ -30,7 +30,7 @@ func (f *Fleet) Load(i workload.Instance, ttl, takeover time.Duration) {
 		heard: now + max(ReturnTime-takeover, 0), heartbeat: i.Heartbeat || i.Loaded != nil || !i.Judged.IsZero(),
 	}
 	if !i.Leaving.IsZero() { // its read is the newest one: a later one would have cleared that, and have been stored
-		f.Leaving(i.ID, full)
+		f.Leaving(i.ID, max(full, ReturnTime))
 	}
 }
 
