@@ -107,22 +107,30 @@ func TestKeysOfASilentServerContinueAlone(t *testing.T) {
 	}
 }
 
-// Keys that somebody rotates together, and which have not leaked, stay together: who wants them to can revert both.
+// Keys that somebody rotates together are presented together: no instance has one of them as new and another as old. At the end, where
+// that is done, none holds up the others.
 func TestKeysStayTogether(t *testing.T) {
-	h := newHarness(t)
-	h.platform()
-	h.fails("stage", errServer)
-	id := h.rotate("db", "service-token")
-	for range 60 {
-		h.round()
-		h.clock.advance(time.Second)
+	for _, compromised := range []bool{false, true} {
+		h := newHarness(t)
+		h.platform()
+		h.fails("stage", errServer)
+		view, _, err := h.engine.Rotate(t.Context(), Request{Keys: []string{"db", "service-token"}, Compromised: compromised, By: ann, Trigger: rotation.ByOperator})
+		h.ok(err)
+		for range 60 {
+			h.round()
+			h.clock.advance(time.Second)
+		}
+		if now := h.view(view.ID); len(now.Changes) != 2 || now.Attempts < 2 {
+			t.Errorf("compromised %v: %v after %d attempts", compromised, now.KeyNames(), now.Attempts)
+		}
+		h.fails("stage", nil)
+		h.fails("retire", errServer)
+		if done := h.until(view.ID, rotation.Done); !slices.Equal(done.KeyNames(), []string{"service-token"}) || h.view("db").State != rotation.Retiring {
+			t.Errorf("compromised %v: %v are done", compromised, done.KeyNames())
+		}
+		h.fails("retire", nil)
+		h.until(h.view("db").ID, rotation.Done)
 	}
-	if view := h.view(id); len(view.Changes) != 2 || view.Attempts < 2 {
-		t.Errorf("%v after %d attempts", view.KeyNames(), view.Attempts)
-	}
-	_, err := h.engine.Revert(t.Context(), id, ann, "")
-	h.ok(err)
-	h.until(id, rotation.Reverted)
 }
 
 // Keys of a connection that fails leave together, and so do those that share a login with one of them at another connection.
@@ -146,7 +154,7 @@ func TestSharersContinueTogether(t *testing.T) {
 	l, release := h.engine.acquire()
 	defer release()
 	r := l.active[id]
-	r.Compromised = true
+	r.All = true
 	r.State, r.Step = rotation.Accepting, rotation.StepStage
 	for name, want := range map[string]string{"one": "four one two", "two": "one two", "four": "four one two", "three": "three"} {
 		if got := strings.Join(l.parting(r, keyFault{name, true, errServer}), " "); got != want {

@@ -294,7 +294,7 @@ func (l *locked) draft(request Request) (rotation.Rotation, []key.Key, error) {
 	r := rotation.Rotation{
 		ID: cmp.Or(request.id, id), Follows: request.follows, Trigger: request.Trigger, Reason: request.Reason, By: request.By.Name, Entity: request.By.Entity,
 		Created: now, State: rotation.Planned, Since: now, Clock: now, Stages: map[string]rotation.Stage{}, Reached: []string{}, Compromised: request.Compromised, Upgrade: request.Upgrade, Retain: request.Retain,
-		Whole: request.whole,
+		All: request.All, Whole: request.whole,
 	}
 	var staged []key.Key
 	for _, name := range request.Keys {

@@ -8,10 +8,21 @@ import (
 	"time"
 )
 
-// Parts reports whether keys that fail are taken out of a rotation, so that they do not hold up the others: many keys rotate together
-// then for haste, not because they belong together.
+// Parts reports whether keys that fail at what the step asks of servers are taken out of a rotation, so that they do not hold up the
+// others. Before the new versions are presented that is so for those of a request for all keys, which rotate together for haste, and
+// not since they belong together; at the end, where all instances have the same of each already, for all.
 func (r Rotation) Parts() bool {
-	return (r.Compromised || r.Whole != nil) && len(r.Changes) > 1 && r.Action() != NoAction && r.Paused == nil
+	if len(r.Changes) < 2 || r.Paused != nil {
+		return false
+	}
+	switch r.Action() {
+	case ActStage:
+		return r.All
+	case ActRetire, ActUnstage:
+		return true
+	case NoAction, ActPromote, ActErase, ActSample:
+	}
+	return false
 }
 
 // Part takes keys out of a rotation. It returns what is left of it, which does its step's action again, and the rotation of the keys, which

@@ -166,6 +166,7 @@ type Rotation struct {
 
 	PartOf string `json:"part_of,omitempty"` // id of the rotation of more keys that this one was part of; see Part
 
+	All   bool   `json:"all,omitempty"`   // it was asked for as part of all keys
 	Whole *Whole `json:"whole,omitempty"` // of the main rotation of a request for all keys
 
 	State    State     `json:"state"`

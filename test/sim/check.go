@@ -100,6 +100,22 @@ func alive(k key.Key, value string) bool {
 	return slices.ContainsFunc(k.Versions, func(v key.Version) bool { return v.Value.Reveal() == value })
 }
 
+// regroup notes that keys have left their rotation: they are not given together any more. Only those of a request for all keys do
+// that before they are presented.
+func (w *world) regroup(r rotation.Rotation) {
+	if _, grouped := w.groups[r.ID]; grouped {
+		w.groups[r.ID] = r.Changes
+	}
+	if r.PartOf == "" {
+		return
+	}
+	if r.State == rotation.Accepting && !r.All {
+		w.violate("%v leave rotation %s before they are presented", r.KeyNames(), r.PartOf)
+	}
+	w.groups[r.ID] = r.Changes
+	w.groups[r.PartOf] = slices.DeleteFunc(slices.Clone(w.groups[r.PartOf]), func(c rotation.Change) bool { return slices.Contains(r.KeyNames(), c.Key) })
+}
+
 // checkGroup: an instance is never given one key of a rotation as changed and another not.
 func (w *world) checkGroup(p *process, held map[string]workload.Held) {
 	if len(w.groups) == 0 {

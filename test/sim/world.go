@@ -48,6 +48,7 @@ type quiet struct{ w *world }
 
 func (q quiet) Moved(r rotation.Rotation, e rotation.Event) {
 	q.w.checkProofs(r)
+	q.w.regroup(r)
 	q.w.logf("%s %v: %s %s: %s", r.ID[len(r.ID)-6:], r.KeyNames(), e.State, e.Step, e.Text)
 }
 
