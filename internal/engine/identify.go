@@ -23,7 +23,7 @@ type Identified struct {
 	issued.Version           // zero where it is a connection's password
 	Connection     string    // whose administrator's password it is; empty: of none
 	State          key.State // empty: the key remembers no such version
-	Accepted       bool      // by workloads or a server
+	Accepted       bool      // by workloads or a server, or by an instance that has not followed
 	Where          string    // what accepts it, or what does not any more
 	Holders        []string  // instances that hold it, as Workload/ID
 	More           int       // further ones
@@ -142,7 +142,29 @@ func (l *locked) identified(of issued.Version) Identified {
 	i.Holders, i.More = l.holders(k.Name, v.Number)
 	i.Where = l.acceptance(k, v)
 	i.Do = l.remedies(k, v)
+	if names, workloads := l.acceptors(k.Name, v.Number); !i.Accepted && len(names) > 0 {
+		i.Accepted = true
+		i.Where = fmt.Sprintf("%s may still accept it, since no other version was loaded there since; otherwise %s", someOf(names), i.Where)
+		for _, w := range workloads {
+			i.Do = append(i.Do, "vault read hyvve/workloads/"+w)
+		}
+	}
 	return i
+}
+
+// acceptors returns the instances that run with a bundle in which a version is accepted, and their workloads.
+func (l *locked) acceptors(name string, number int) (names, workloads []string) {
+	l.lock(func(m *memory) {
+		for _, w := range slices.Sorted(maps.Keys(m.fleets)) {
+			for _, i := range m.fleets[w].All() {
+				if slices.Contains(i.Running().Keys[name].Accepts, number) {
+					names = append(names, i.Name())
+					workloads = append(workloads, w)
+				}
+			}
+		}
+	})
+	return names, slices.Compact(workloads)
 }
 
 // holders returns the instances that hold a version, or were given it and have loaded nothing since.

@@ -292,3 +292,23 @@ func TestDamagedRecordsOfIssuedValues(t *testing.T) {
 		}
 	}
 }
+
+// A retired version that an instance still accepts, since it did not follow a compromised rotation, is no value that nobody accepts.
+func TestIdentifyNamesWhoStillAccepts(t *testing.T) {
+	h := newHarness(t)
+	h.hyvve()
+	h.retains("service-token", 24*time.Hour)
+	one := h.value("service-token", 1)
+	h.readers["api/api-2"].deaf = true
+	id := h.ask(Request{Keys: []string{"service-token"}, Compromised: true, Deadline: 5 * time.Second})
+	h.until(id, rotation.Done)
+	got := h.identify(one)
+	if !got.Accepted || got.State != key.Retained || !strings.HasPrefix(got.Where, "api/api-2 may still accept it") || !slices.Equal(got.Do, []string{"vault read hyvve/workloads/api"}) {
+		t.Errorf("while an instance has not followed: %+v", got)
+	}
+	h.readers["api/api-2"].deaf = false
+	h.rounds(3)
+	if got := h.identify(one); got.Accepted || len(got.Do) != 0 || !strings.HasPrefix(got.Where, "nobody accepts it") {
+		t.Errorf("after it has: %+v", got)
+	}
+}
