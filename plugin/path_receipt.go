@@ -123,7 +123,7 @@ func evidenceData(v engine.View) api.RotationEvidence {
 		}
 		for _, name := range s.Empty {
 			data.Proofs = append(data.Proofs, api.Proof{
-				Time: api.Time{Time: s.At}, State: string(s.State), Step: string(s.Step), Workload: name, Holds: map[string]api.Held{}, Proof: proofEmpty, Instances: []api.Proven{},
+				Time: api.Time{Time: s.At}, State: string(s.State), Step: string(s.Step), Workload: name, Holds: map[string]api.Held{}, Proof: api.ProofEmpty, Instances: []api.Proven{},
 			})
 		}
 	}
@@ -145,9 +145,6 @@ func evidenceData(v engine.View) api.RotationEvidence {
 	}
 	return data
 }
-
-// proofEmpty stands in place of a proof where a workload had no live instance.
-const proofEmpty = "empty"
 
 // gradeOf is how the sidecars of instances knew that their workloads use what they hold; empty: none has reported.
 func gradeOf(h rotation.Holders) string {
@@ -199,7 +196,11 @@ func step(state, name string) string { return strings.TrimSpace(state + " " + na
 
 func receiptLines(r api.Receipt) receiptText {
 	var t receiptText
-	t.add("rotation %s: %s", r.ID, r.State)
+	outcome := r.State
+	if r.State == string(rotation.Done) && len(r.Cuts) > 0 {
+		outcome = string(rotation.OutcomeDoneWithCuts)
+	}
+	t.add("rotation %s: %s", r.ID, outcome)
 	if !r.Finished {
 		t.add("UNFINISHED: the rotation has not ended")
 	}
@@ -248,15 +249,11 @@ func (t *receiptText) all(r api.Receipt) {
 func (t *receiptText) cuts(r api.Receipt) {
 	t.part("gates that were cut, since the key is compromised", len(r.Cuts))
 	for _, c := range r.Cuts {
-		text := fmt.Sprintf("%s: %s of %s: %s", c.Time, c.Gate, step(c.State, c.Step), c.Reason)
-		if c.Count > 0 {
-			text += fmt.Sprintf("; %d instances: %s", c.Count, strings.Join(c.Instances, ", "))
-		}
-		t.add("- %s", text)
+		t.add("- %s", api.Line(c))
 	}
 	t.part("locked out now", len(r.LockedOut))
 	for _, o := range r.LockedOut {
-		t.add("- %s/%s, which %s; %s", o.Workload, o.Instance, o.Text, o.Remedy)
+		t.add("- %s", api.Line(o))
 	}
 }
 
@@ -268,23 +265,7 @@ func (t *receiptText) evidence(r api.Receipt) {
 	}
 	t.part("what instances held", len(r.Proofs))
 	for _, p := range r.Proofs {
-		if p.Proof == proofEmpty {
-			t.add("- at the end of %s, %s: no instance of %s was live, so that nothing is proved there", step(p.State, p.Step), rotation.Stamp(p.Time.Time), p.Workload)
-			continue
-		}
-		names := make([]string, 0, len(p.Instances))
-		for _, i := range p.Instances {
-			name := i.Instance
-			if i.Time.String() != "" {
-				name += " (" + rotation.Stamp(i.Time.Time) + ")"
-			}
-			names = append(names, name)
-		}
-		text := strings.Join(names, ", ")
-		if p.Digest != "" {
-			text += fmt.Sprintf(" and others; SHA-256 over all: %s", p.Digest)
-		}
-		t.add("- at the end of %s, %s: %d of %s, proof %s, %s: %s", step(p.State, p.Step), rotation.Stamp(p.Time.Time), p.Count, p.Workload, strings.TrimSpace(p.Proof+" "+p.Grade), holds(p.Holds), text)
+		t.add("- %s", api.Line(p))
 	}
 	t.part("old version seen in use", len(r.Uses))
 	for _, u := range r.Uses {
@@ -327,25 +308,6 @@ func (t *receiptText) journal(r api.Receipt) {
 	}
 	t.add("head of the journal: entry %d, hash %s, read at %s; compare with: vault read hyvve/journal/verify", r.Count, r.Head, r.Read)
 	t.add("SHA-256 of evidence_json (detailed=true), which the journal's last entry has as receipt_sha256: %s", r.Digest)
-}
-
-// holds is what instances held, in words.
-func holds(held map[string]api.Held) string {
-	var all []string
-	for _, name := range slices.Sorted(maps.Keys(held)) {
-		text := name
-		if h := held[name]; h.Presents > 0 {
-			text += fmt.Sprintf(" presents %d", h.Presents)
-		}
-		if len(held[name].Accepts) > 0 {
-			text += " accepts " + strings.Trim(strings.ReplaceAll(fmt.Sprint(held[name].Accepts), " ", ","), "[]")
-		}
-		all = append(all, text)
-	}
-	if len(all) == 0 {
-		return "nothing of these keys"
-	}
-	return strings.Join(all, "; ")
 }
 
 func known(text string) string {
