@@ -16,7 +16,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// accessKeys is a provider of pairs of id and value, which it does not name. It is told of by its answers only.
+// accessKeys is a provider of pairs of id and value, which it does not name. All that is known of it is in its answers.
 type accessKeys struct {
 	mu    sync.Mutex
 	pairs [][2]string

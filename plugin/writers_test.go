@@ -55,7 +55,7 @@ func TestWritersOfOneDefinition(t *testing.T) {
 	}
 }
 
-// A delete takes no parameter that it would not heed: asked for a dry run, it would erase a key's values.
+// A delete takes no parameter that it would not use: asked for a dry run, it would erase a key's values.
 func TestDeletesTakeNoParameters(t *testing.T) {
 	b := newBackendTest(t)
 	b.mount = "hyvve/"

@@ -203,7 +203,7 @@ func (j *jobs) progress(column workload.ColumnReport) {
 	}
 }
 
-// progress reports whether that is to be told.
+// progress reports whether that is news for Vault.
 func (t *tasks) progress(column workload.ColumnReport) (due bool) {
 	report := t.known[t.running]
 	if t.running == "" || report.Done {
