@@ -46,9 +46,17 @@ func Next(r Rotation, f Facts) (next Rotation, results []GateResult, changed boo
 	event := Event{Text: r.entering(to, f)}
 	if cut := cutReasons(results); cut != "" {
 		event.Reason = cut
+		event.Text = strings.Replace(event.Text, enterUnused, enterCut, 1)
 	}
 	return Pinned(r, f).recorded(f, results).moved(to, f.Now, event), results, true
 }
+
+// Words on entering the step in which those that verify drop the old version: where all gates held, and where some were cut, so that
+// nobody knows who uses it.
+const (
+	enterUnused = "nobody uses the old version; those that verify drop it"
+	enterCut    = "those that verify drop the old version"
+)
 
 func cutReasons(results []GateResult) string {
 	var cut []string

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
 
 // An outcome is one word, and all but done have a text that names the next command.
@@ -42,5 +44,22 @@ func TestOutcomeOfACut(t *testing.T) {
 	next.State = Done
 	if !changed || next.Outcome() != OutcomeDoneWithCuts {
 		t.Errorf("%s: %+v, %+v", next.Outcome(), next.Timeline, results)
+	}
+}
+
+// Where a gate was cut before those that verify drop the old version, the timeline does not say that nobody uses it.
+func TestTimelineOfACut(t *testing.T) {
+	begun := time.Date(2026, 11, 30, 3, 0, 0, 0, time.UTC)
+	r := Rotation{State: Soaking, Step: StepUnused, Clock: begun, Compromised: true, Deadline: time.Second, Changes: []Change{{Key: "one", Env: "ONE", From: 1, To: 2}}}
+	for _, least := range []int{0, 1} {
+		f := Facts{Now: begun.Add(time.Minute), Workloads: []WorkloadFact{{Workload: workload.Workload{Name: "api", MinInstances: least, Keys: map[string]workload.Role{"one": {Verifies: true}}}}}}
+		next, results, changed := Next(r, f)
+		if !changed || next.State != Retiring {
+			t.Fatalf("%s: %+v", next.State, results)
+		}
+		event := next.Timeline[len(next.Timeline)-1]
+		if cut := least > 0; strings.Contains(event.Text, "nobody uses") == cut || (event.Reason != "") != cut || !strings.Contains(event.Text, "those that verify drop") {
+			t.Errorf("of %d instances: %q, %q", least, event.Text, event.Reason)
+		}
 	}
 }

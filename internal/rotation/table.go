@@ -134,7 +134,7 @@ var table = []step{
 		state: Retiring, name: StepLoad, from: stagePresent, target: stageNew,
 		gates: []gate{gateMinInstances, gateLoaded, gateProof, gateHealthy},
 		next:  transition{Retiring, StepWipeRows},
-		enter: "nobody uses the old version; those that verify drop it",
+		enter: enterUnused,
 	},
 	{
 		state: Retiring, name: StepWipeRows, from: stageNew, target: stageNew, phase: workload.PhaseWipe,
