@@ -181,7 +181,8 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 	b.write("keys/empty", map[string]any{"format": "hex"})
 	b.write("keys/unused", map[string]any{"generate": true})
 	b.write("keys/used", map[string]any{"generate": true})
-	b.write("workloads/reader", map[string]any{"presents": "used"})
+	b.write("keys/used-external", map[string]any{"kind": "external", "value": "v"})
+	b.write("workloads/reader", map[string]any{"presents": "used,used-external"})
 	b.read("creds/reader")
 	b.write("rotate", map[string]any{"key": "jwt-secret"})
 	urlSafe := strings.ReplaceAll(base64.StdEncoding.EncodeToString([]byte(strings.Repeat("\xfb\xff", 16))), "+", "-")
@@ -209,7 +210,7 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 		{update, "rotate", fields{"key": "a/b"}, "contains a slash"},
 		{update, "rotate/a/b", nil, "contains a slash"},
 		{update, "rotate", nil, "key is missing"},
-		{update, "rotate", fields{"key": "jwt-secret"}, "is being rotated by"},
+		{update, "rotate", fields{"key": "jwt-secret"}, "/compromised"},
 		{update, "rotate", fields{"key": "unused"}, "no workload uses"},
 		{update, "rotate", fields{"key": "empty"}, "has no version yet"},
 		{update, "rotate", fields{"key": "agno-api-key", "value": ""}, "value is empty"},
@@ -243,6 +244,10 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 		{update, "keys/x", master(urlSafe), "url-safe"},
 		{update, "keys/unused", fields{"generate": true}, "has 1 versions already; rotate it with: vault write hyvve/rotate key=unused"},
 		{update, "keys/used", fields{"value": "v"}, "key used has version 1, which an import cannot replace, since an instance may have version 1; nothing was changed; rotate it with: vault write hyvve/rotate key=used; if a wrong value was imported"},
+		{update, "keys/used-external", fields{"value": "v"}, "rotate it with: vault write hyvve/rotate key=used-external value=-; if a wrong"},
+		{update, "rotate", fields{"key": "used,unused"}, "key names one key; to rotate several together, write keys=NAME,NAME"},
+		{update, "rotate", fields{"key": "unusd"}, `key "unusd" is not known; did you mean unused? List the keys with: vault list hyvve/keys`},
+		{update, "workloads/x", fields{"presents": "unusd"}, `key "unusd" is not known; did you mean unused? List the keys`},
 		{update, "keys/unused", fields{"env": "OTHER"}, "env cannot be changed"},
 		{logical.DeleteOperation, "keys/agno-api-key", nil, "is used by workload"},
 		{update, "workloads/a/b", fields{"presents": "unused"}, "contains a slash"},

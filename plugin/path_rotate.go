@@ -205,6 +205,9 @@ func (b *backend) importFirst(ctx context.Context, e *engine.Engine, name string
 // namedKeys returns the keys that a request names; all: it names all of them, and those are the rest.
 func namedKeys(e *engine.Engine, d *framework.FieldData) (names []string, all bool, err error) {
 	if one := d.Get("key").(string); one != "" {
+		if strings.Contains(one, ",") {
+			return nil, false, rotation.Refusef("key names one key; to rotate several together, write keys=NAME,NAME")
+		}
 		names = append(names, one)
 	}
 	if _, ok := d.Schema["keys"]; ok {

@@ -196,7 +196,7 @@ func (l *locked) checkWorkload(w workload.Workload, drop bool) (workload.Workloa
 	w.Before = nil
 	for _, name := range w.KeyNames() {
 		if _, ok := l.Keys[name]; !ok {
-			return w, nil, catalog.UnknownKey(name)
+			return w, nil, l.UnknownKey(name)
 		}
 		old, had := l.Workloads[w.Name]
 		if r, ok := l.active[l.rotating[name]]; ok && (!had || old.Keys[name] != w.Keys[name]) {

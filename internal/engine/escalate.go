@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
@@ -94,7 +93,7 @@ func (l *locked) toEscalate(request Request) (id string, err error) {
 	by := map[string][]string{} // keys, by rotation
 	for _, name := range request.Keys {
 		if _, ok := l.Keys[name]; !ok {
-			return "", catalog.UnknownKey(name)
+			return "", l.UnknownKey(name)
 		}
 		by[l.rotating[name]] = append(by[l.rotating[name]], name)
 	}

@@ -74,7 +74,7 @@ func (s *state) CheckReplace(name string) error {
 func (m *memory) checkReplace(name string) error {
 	k, ok := m.Keys[name]
 	if !ok {
-		return catalog.UnknownKey(name)
+		return m.UnknownKey(name)
 	}
 	current, _ := k.Current()
 	why := ""
@@ -88,8 +88,12 @@ func (m *memory) checkReplace(name string) error {
 	default:
 		return nil
 	}
-	return rotation.Refusef("key %s has version %d, which an import cannot replace, since %s; nothing was changed; rotate it with: vault write hyvve/rotate key=%s; "+
-		"if a wrong value was imported and nobody uses it, take the key out of its workloads, delete it with: vault delete hyvve/keys/%s, and import again", name, current.Number, why, name, name)
+	value := "" // of the command that rotates
+	if _, makes := m.KindOf(k).(kind.Generator); !makes {
+		value = " value=-"
+	}
+	return rotation.Refusef("key %s has version %d, which an import cannot replace, since %s; nothing was changed; rotate it with: vault write hyvve/rotate key=%s%s; "+
+		"if a wrong value was imported and nobody uses it, take the key out of its workloads, delete it with: vault delete hyvve/keys/%s, and import again", name, current.Number, why, name, value, name)
 }
 
 // anyHolds reports whether a live instance was given a version of a key, or runs with one.

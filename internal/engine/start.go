@@ -387,10 +387,14 @@ func applyOverrides(r rotation.Rotation, request Request, c catalog.Config) rota
 func (l *locked) stage(r rotation.Rotation, name string, request Request) (key.Key, rotation.Change, error) {
 	k, ok := l.Keys[name]
 	if !ok {
-		return key.Key{}, rotation.Change{}, catalog.UnknownKey(name)
+		return key.Key{}, rotation.Change{}, l.UnknownKey(name)
 	}
 	if running, ok := l.active[l.rotating[name]]; ok {
-		return key.Key{}, rotation.Change{}, l.underWay(name, running)
+		err := l.underWay(name, running)
+		if !running.Compromised {
+			err = rotation.Refusef("%w; if the old version has leaked: vault write -f hyvve/rotations/%s/compromised", err, running.ID)
+		}
+		return key.Key{}, rotation.Change{}, err
 	}
 	current, ok := k.Current()
 	if !ok {

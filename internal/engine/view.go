@@ -346,7 +346,7 @@ func (l *locked) restingVersion(name string, number int) (key.Key, key.Version, 
 func (l *locked) idleVersion(name string, number int) (key.Key, key.Version, error) {
 	k, ok := l.Keys[name]
 	if !ok {
-		return k, key.Version{}, catalog.UnknownKey(name)
+		return k, key.Version{}, l.UnknownKey(name)
 	}
 	v, ok := k.Version(number)
 	if !ok {

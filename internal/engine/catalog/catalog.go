@@ -8,12 +8,14 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/kind"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/nearest"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -148,6 +150,14 @@ func UnknownKey(name string) error {
 		return rotation.Refusef("key %q is not known; to rotate every key, write keys=all", name)
 	}
 	return rotation.Refusef("key %q is not known; list the keys with: vault list hyvve/keys", name)
+}
+
+// UnknownKey is [UnknownKey] with the nearest name that a key has.
+func (c *Catalog) UnknownKey(name string) error {
+	if near := nearest.To(name, slices.Sorted(maps.Keys(c.Keys))); near != "" && name != key.All {
+		return rotation.Refusef("key %q is not known; did you mean %s? List the keys with: vault list hyvve/keys", name, near)
+	}
+	return UnknownKey(name)
 }
 
 // UnknownWorkload is the refusal of a name that no workload has.
