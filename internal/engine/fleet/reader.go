@@ -40,6 +40,7 @@ type Token struct {
 // Bounds of what a reader may have us store.
 const (
 	maxOneLine = 200
+	maxEnv     = 256 // bytes
 	maxName    = 100 // bytes
 )
 
@@ -62,6 +63,9 @@ func (r Reader) Check() error {
 		return rotation.Refusef("one_line names %d keys, of at most %d; leave it out if no value may have several lines", len(r.OneLine), maxOneLine)
 	}
 	for _, env := range r.OneLine {
+		if len(env) > maxEnv {
+			return rotation.Refusef("one_line: a name has %d bytes, of at most %d; name the environment names of keys", len(env), maxEnv)
+		}
 		if err := key.ValidateEnv(env); err != nil {
 			return rotation.Refusef("one_line: %w", err)
 		}
