@@ -175,7 +175,7 @@ func (s *session) commandLine(words ...string) string {
 // actOf finds a command of vault to which one of hyvve is equal; readOf, a read of a rotation.
 var (
 	actOf  = regexp.MustCompile(`vault write -f (\S+)/rotations/(\S+)/(pause|resume|confirm|revert)\b`)
-	readOf = regexp.MustCompile(`vault read (\S+)/rotations/([\w.-]*\w)( wait=5s)?`)
+	readOf = regexp.MustCompile(`vault read (\S+)/rotations/([\w.-]*\w)(/receipt| wait=5s)?`)
 )
 
 // translated returns what the engine has said, with commands of hyvve in the place of those of vault, where there are.
@@ -192,6 +192,8 @@ func (s *session) translated(text string) string {
 		switch {
 		case of[1] != s.mount:
 			return found
+		case of[3] == "/receipt":
+			return s.commandLine("receipt", of[2])
 		case of[3] != "":
 			return s.commandLine("follow", of[2])
 		}

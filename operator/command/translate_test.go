@@ -13,6 +13,7 @@ func TestRemediesAreTranslated(t *testing.T) {
 		{"team/keys", "vault write -f team/keys/rotations/x/pause", "hyvve pause x --mount=team/keys"},
 		{"hyvve", "vault write -f other/rotations/x/pause", "vault write -f other/rotations/x/pause"},
 		{"hyvve", "see why with: vault read hyvve/rotations/x; follow it with: vault read hyvve/rotations/y wait=5s", "see why with: hyvve get x; follow it with: hyvve follow y"},
+		{"hyvve", "all of it: vault read hyvve/rotations/x/receipt", "all of it: hyvve receipt x"},
 		{"hyvve", "vault write hyvve/keys/a/undelete version=1", "vault write hyvve/keys/a/undelete version=1"},
 	} {
 		s := &session{mount: test.mount}
