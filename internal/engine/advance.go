@@ -72,7 +72,7 @@ func (l *locked) act(ctx context.Context, r rotation.Rotation) (bool, error) {
 	}
 	l.busy[r.ID] = true
 	l.background(func(e *Engine) {
-		fault := e.callAll(calls, r)
+		fault := servers{e}.callAll(calls, r)
 		l, release := e.acquire()
 		defer release()
 		l.finishAction(r, fault)
@@ -147,11 +147,19 @@ func (l *locked) record(ctx context.Context, r rotation.Rotation) error {
 
 // failed persists that the action has failed, or lets the keys continue alone that hold up the others, which it reports.
 func (l *locked) failed(ctx context.Context, r rotation.Rotation, fault error) (parted bool, err error) {
-	names := l.parting(r, fault)
-	if len(names) == 0 {
-		return false, l.acted(ctx, r, fault)
+	if parted, err = l.partIf(ctx, r, r.Action(), fault, r.Attempts > 0); parted || err != nil {
+		return parted, err
 	}
-	id, err := l.part(ctx, r, names, fault)
+	return false, l.acted(ctx, r, fault)
+}
+
+// partIf lets keys continue alone that hold up the others because of a fault, if they may, and moves them on. again: it is not the first.
+func (l *locked) partIf(ctx context.Context, r rotation.Rotation, what rotation.Action, fault error, again bool) (parted bool, err error) {
+	names := l.parting(r, what, fault, again)
+	if len(names) == 0 {
+		return false, nil
+	}
+	id, err := l.part(ctx, r, what, names, fault)
 	if err != nil {
 		return false, err
 	}
@@ -319,7 +327,7 @@ func (l *locked) sample(r rotation.Rotation) {
 	}
 	l.busy[r.ID] = true
 	l.background(func(e *Engine) {
-		e.observeWith(r, calls, dense)
+		fault := servers{e}.observeWith(r, calls, dense)
 		l, release := e.acquire()
 		defer release()
 		defer l.nudge()
@@ -327,25 +335,33 @@ func (l *locked) sample(r rotation.Rotation) {
 		if l.failing() {
 			return
 		}
-		if err := l.advance(l.ctx, r.ID); err != nil {
+		var err error
+		if now, ok := l.active[r.ID]; ok && fault != nil && now.Samples() {
+			_, err = l.partIf(l.ctx, now, rotation.ActSample, fault, f.Observed.Fault != "")
+		}
+		if err == nil {
+			err = l.advance(l.ctx, r.ID)
+		}
+		if err != nil {
 			l.Observer.Fault("rotation "+r.ID+" could not be moved on", err)
 		}
 	})
 }
 
 // observeWith takes one sample, or dense ones until they are enough, or one has seen somebody.
-func (e *Engine) observeWith(r rotation.Rotation, calls []serverCall, dense bool) {
+func (e servers) observeWith(r rotation.Rotation, calls []serverCall, dense bool) (fault error) {
 	for {
 		slice := time.Duration(0)
 		if dense {
 			slice = denseSlice
 		}
 		begin := e.Now()
-		err := e.sampleAll(calls, slice)
+		err := e.sampleAll(calls, r, slice)
 		end := e.Now()
 		var use inUse
 		var short kind.Unattributed
 		seen := ""
+		fault = nil
 		o := e.observe(r.ID, func(o rotation.Observation) rotation.Observation {
 			switch {
 			case errors.As(err, &use):
@@ -356,6 +372,7 @@ func (e *Engine) observeWith(r rotation.Rotation, calls []serverCall, dense bool
 				o.Short = untrusted.Text(short.Error())
 				return o
 			case err != nil:
+				fault = err
 				return rotation.Observation{Since: end, Until: end, Seen: o.Seen, Use: o.Use, Fault: untrusted.Text(err.Error())}
 			}
 			return o.Unused(end, slice)
@@ -365,7 +382,7 @@ func (e *Engine) observeWith(r rotation.Rotation, calls []serverCall, dense bool
 		}
 		_, enough := r.Needs(o)
 		if !dense || o.Fault != "" || o.Until.Equal(o.Seen) || e.ctx.Err() != nil || o.Dense == 0 || o.Dense >= enough || end.Sub(begin) < slice/2 || !e.still(r) {
-			return
+			return fault
 		}
 	}
 }

@@ -31,7 +31,7 @@ type serverCall struct {
 }
 
 // doCall makes a call. It stores by the engine what the server has made.
-type doCall func(ctx context.Context, e *Engine, long time.Duration) error
+type doCall func(ctx context.Context, e servers, long time.Duration) error
 
 // serverCalls returns the calls that an action needs, one a key whose kind has a server. Before stage every key is checked
 // first, so that nothing is changed for one where another cannot be.
@@ -85,7 +85,7 @@ func (l *locked) callsOf(r rotation.Rotation, c rotation.Change, what rotation.A
 		}
 		if preflighter, ok := kd.(kind.Preflighter); ok {
 			refuse := preflightCall{preflighter, change}.refuse
-			checks = append(checks, call(func(ctx context.Context, _ *Engine, _ time.Duration) error { return refuse(ctx) }))
+			checks = append(checks, call(func(ctx context.Context, _ servers, _ time.Duration) error { return refuse(ctx) }))
 		}
 	}
 	server, ok := kd.(kind.Server)
@@ -93,7 +93,7 @@ func (l *locked) callsOf(r rotation.Rotation, c rotation.Change, what rotation.A
 	switch {
 	case sessionless && what == rotation.ActSample:
 	case !ok && what == rotation.ActStage:
-		calls = append(calls, call(func(ctx context.Context, _ *Engine, _ time.Duration) error {
+		calls = append(calls, call(func(ctx context.Context, _ servers, _ time.Duration) error {
 			return untrusted.Verify(ctx, verifier, change)
 		}))
 	case !ok:
@@ -113,7 +113,7 @@ func (l *locked) callsOf(r rotation.Rotation, c rotation.Change, what rotation.A
 // callFor returns the call that an action makes to a server; again is for how long it looks for use before it takes a
 // version away.
 func callFor(server kind.Server, what rotation.Action, c kind.Change, again time.Duration) doCall {
-	return func(ctx context.Context, e *Engine, long time.Duration) error {
+	return func(ctx context.Context, e servers, long time.Duration) error {
 		switch what {
 		case rotation.ActStage:
 			_, err := e.stageAt(ctx, server, c)
@@ -171,18 +171,23 @@ func unusedStill(ctx context.Context, server kind.Server, c kind.Change, long ti
 // hasteDeadline is actionDeadline where others wait for the call that have nothing to do with its server.
 const hasteDeadline = 15 * time.Second
 
-// callAll makes the calls of several keys one after the other, each in time. Where versions are taken away, a server that fails keeps none of
-// the others from doing that. The error, a [keyFault], is of the first that has failed.
-func (e *Engine) callAll(calls []serverCall, r rotation.Rotation) (fault error) {
-	failed, deadline, asked := map[string]bool{}, actionDeadline, map[string]bool{}
-	several := false
+// deadlineOf is how long a call of a rotation may take.
+func deadlineOf(calls []serverCall, r rotation.Rotation, what rotation.Action) time.Duration {
+	asked, several := map[string]bool{}, false
 	for _, call := range calls {
 		asked[call.key] = true
 		several = several || call.connection != calls[0].connection
 	}
-	if r.Parts() && (several || len(asked) < len(r.Changes)) {
-		deadline = hasteDeadline
+	if r.Parts(what) && (several || len(asked) < len(r.Changes)) {
+		return hasteDeadline
 	}
+	return actionDeadline
+}
+
+// callAll makes the calls of several keys one after the other, each in time. Where versions are taken away, a server that fails keeps none of
+// the others from doing that. The error, a [keyFault], is of the first that has failed.
+func (e servers) callAll(calls []serverCall, r rotation.Rotation) (fault error) {
+	failed, deadline := map[string]bool{}, deadlineOf(calls, r, r.Action())
 	for _, call := range calls {
 		if failed[call.connection] {
 			continue
@@ -205,9 +210,10 @@ func (e *Engine) callAll(calls []serverCall, r rotation.Rotation) (fault error) 
 	return fault
 }
 
-// sampleAll samples the servers of several keys at the same time. Its error is of all of them.
-func (e *Engine) sampleAll(calls []serverCall, long time.Duration) error {
-	ctx, cancel := context.WithTimeout(e.ctx, actionDeadline)
+// sampleAll samples the servers of several keys at the same time. The error is of all that have seen use, or a
+// [keyFault] of the first that has failed.
+func (e servers) sampleAll(calls []serverCall, r rotation.Rotation, long time.Duration) error {
+	ctx, cancel := context.WithTimeout(e.ctx, deadlineOf(calls, r, rotation.ActSample))
 	defer cancel()
 	errs := make([]error, len(calls))
 	var busy sync.WaitGroup
@@ -221,13 +227,13 @@ func (e *Engine) sampleAll(calls []serverCall, long time.Duration) error {
 	busy.Wait()
 	var seen []string
 	var short error
-	for _, err := range errs {
+	for n, err := range errs {
 		if use := (inUse{}); errors.As(err, &use) {
 			seen = append(seen, use.text)
 		} else if errors.As(err, new(kind.Unattributed)) {
 			short = err
 		} else if err != nil {
-			return err
+			return keyFault{calls[n].key, ctx.Err() != nil, err}
 		}
 	}
 	if len(seen) > 0 {

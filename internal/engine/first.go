@@ -235,7 +235,7 @@ func (e *Engine) makeFirst(ctx context.Context, k key.Key, by rotation.Actor) (k
 		}
 		v, _ = k.FirstStaged()
 	}
-	made, err := e.firstAtServer(ctx, k, v)
+	made, err := servers{e}.firstAtServer(ctx, k, v)
 	if err != nil {
 		return key.Key{}, nil, rotation.Refusef("key %s: version 1 is stored but not valid at its server yet: %w; when that is mended go on with: vault write hyvve/keys/%s generate=true", name, err, name)
 	}
@@ -308,7 +308,7 @@ func (s *state) tryAtServer(ctx context.Context, k key.Key, v key.Version) error
 }
 
 // firstAtServer makes a first version valid where its kind has a server, and returns it: the server may have made its value.
-func (e *Engine) firstAtServer(ctx context.Context, k key.Key, v key.Version) (key.Version, error) {
+func (e servers) firstAtServer(ctx context.Context, k key.Key, v key.Version) (key.Version, error) {
 	server, ok := e.base.KindOf(k).(kind.Server)
 	if !ok {
 		return v, e.tryAtServer(ctx, k, v)

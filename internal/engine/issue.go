@@ -13,9 +13,12 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
+// servers is what an engine asks of servers.
+type servers struct{ *Engine }
+
 // stageAt makes the new version of a change valid at its server, tries it there, and returns it: if the server makes the values
 // itself, the version has its value only now.
-func (e *Engine) stageAt(ctx context.Context, server kind.Server, c kind.Change) (key.Version, error) {
+func (e servers) stageAt(ctx context.Context, server kind.Server, c kind.Change) (key.Version, error) {
 	if issuer, ok := server.(kind.Issuer); ok {
 		var err error
 		if c, err = e.issue(ctx, issuer, c); err != nil {
@@ -31,7 +34,7 @@ func (e *Engine) stageAt(ctx context.Context, server kind.Server, c kind.Change)
 // issue has a server make the value of a new version, and returns the change with it. The attempt is stored before the server
 // hears of it, and the value before anything else is done with it. Killed in between, the next attempt knows the name under which
 // the server has what was lost, and revokes it.
-func (e *Engine) issue(ctx context.Context, issuer kind.Issuer, c kind.Change) (kind.Change, error) {
+func (e servers) issue(ctx context.Context, issuer kind.Issuer, c kind.Change) (kind.Change, error) {
 	order, wanted := issuer.Attempt(c.To.Value)
 	if !wanted {
 		return c, nil
@@ -61,7 +64,7 @@ func (e *Engine) issue(ctx context.Context, issuer kind.Issuer, c kind.Change) (
 }
 
 // storeIssued stores a new version with the next order, or with its value, and returns the change with it.
-func (e *Engine) storeIssued(c kind.Change, to key.Version, store func(*locked, key.Key, key.Version) error) (kind.Change, error) {
+func (e servers) storeIssued(c kind.Change, to key.Version, store func(*locked, key.Key, key.Version) error) (kind.Change, error) {
 	to.Fingerprint = e.base.Fingerprints.Of(c.Key.Name, to.Value)
 	err := e.update(func(l *locked) error {
 		k, ok := l.Keys[c.Key.Name]

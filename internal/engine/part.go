@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -13,15 +14,11 @@ import (
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/rotation"
 )
 
-// partAfter is how often what is asked of a key's server has to fail before the key leaves those that it holds up. One that does not
-// answer in time leaves them at once.
-const partAfter = 2
-
 // parting returns the keys that leave a rotation because of a fault, and may: those of the same connection, and those that share a
-// login with one of them. None: nobody would gain by it.
-func (l *locked) parting(r rotation.Rotation, fault error) []string {
+// login with one of them. None: nobody would gain by it, or it is the first fault.
+func (l *locked) parting(r rotation.Rotation, what rotation.Action, fault error, again bool) []string {
 	var f keyFault
-	if !r.Parts() || !errors.As(fault, &f) || errors.As(fault, new(inUse)) || !f.slow && r.Attempts+1 < partAfter {
+	if !r.Parts(what) || !errors.As(fault, &f) || errors.As(fault, new(inUse)) || !f.slow && !again {
 		return nil
 	}
 	connection := l.Keys[f.key].Options[kind.OptionConnection]
@@ -49,25 +46,28 @@ func (l *locked) parting(r rotation.Rotation, fault error) []string {
 }
 
 // part lets keys continue in a rotation of their own, of which it returns the id. Killed between the records, catchUp does the rest.
-func (l *locked) part(ctx context.Context, r rotation.Rotation, names []string, fault error) (string, error) {
+func (l *locked) part(ctx context.Context, r rotation.Rotation, what rotation.Action, names []string, fault error) (string, error) {
 	ids, err := l.sortedIDs(2)
 	if err != nil {
 		return "", err
 	}
-	_, parted := rotation.Part(r, names, ids[0], ids[1], untrusted.Reason(fault.Error()), l.Now())
+	why := untrusted.Reason(fault.Error())
+	_, parted := rotation.Part(r, names, ids[0], ids[1], why, l.Now())
 	for _, c := range parted.Changes {
 		l.checkSoon(c.Key, l.Now())
 	}
-	parted.Fault, parted.Attempts = untrusted.Reason(fault.Error()), r.Attempts+1
-	parted.RetryAt = l.Now().Add(retryAfter(parted.Attempts, fault))
+	if what != rotation.ActSample {
+		parted.Fault, parted.Attempts = why, r.Attempts+1
+		parted.RetryAt = l.Now().Add(retryAfter(parted.Attempts, fault))
+	}
 	if err := l.save(ctx, parted); err != nil {
 		return "", err
 	}
-	return parted.ID, l.takeOver(ctx, parted)
+	return parted.ID, l.takeOver(ctx, parted, why)
 }
 
 // takeOver lets a rotation have its keys for itself that was part of another.
-func (l *locked) takeOver(ctx context.Context, parted rotation.Rotation) error {
+func (l *locked) takeOver(ctx context.Context, parted rotation.Rotation, why string) error {
 	whole, ok := l.active[parted.PartOf]
 	if !ok || !slices.ContainsFunc(whole.KeyNames(), func(name string) bool { return slices.Contains(parted.KeyNames(), name) }) {
 		return nil
@@ -82,14 +82,14 @@ func (l *locked) takeOver(ctx context.Context, parted rotation.Rotation) error {
 		}
 		l.lock(func(m *memory) { m.Keys[k.Name] = k })
 	}
-	left, _ := rotation.Part(whole, parted.KeyNames(), parted.ID, "", parted.Fault, l.Now())
+	left, _ := rotation.Part(whole, parted.KeyNames(), parted.ID, "", why, l.Now())
 	return l.save(ctx, left)
 }
 
 // takeOvers does what a crash has interrupted of part.
 func (l *locked) takeOvers(ctx context.Context) error {
 	for _, id := range slices.Sorted(maps.Keys(l.active)) {
-		if err := l.takeOver(ctx, l.active[id]); err != nil {
+		if err := l.takeOver(ctx, l.active[id], cmp.Or(l.active[id].Fault, "its server has failed")); err != nil {
 			return err
 		}
 	}

@@ -45,6 +45,28 @@ func TestFilesOfTheEngineHaveADirection(t *testing.T) {
 	}
 }
 
+// Engine has what others ask of it, and little else: parts of the work have types of their own, as locked, inspection and servers.
+func TestEngineIsSmall(t *testing.T) {
+	files, err := filepath.Glob("../../internal/engine/*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%v: %v", files, err)
+	}
+	methods := 0
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		methods += strings.Count(string(data), "\nfunc (e *Engine) ")
+	}
+	if methods < 30 || methods > 45 {
+		t.Errorf("Engine has %d methods, want 30 to 45", methods)
+	}
+}
+
 // fileLinks returns which files of a package use functions, methods, types, constants and variables of which others.
 func fileLinks(t *testing.T, name string) map[string]map[string]bool {
 	t.Helper()
