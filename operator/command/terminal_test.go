@@ -40,7 +40,11 @@ func startIn(t *testing.T, columns, rows uint16, env []string, args ...string) *
 		t.Fatal(err)
 	}
 	w := &terminal{t: t, tty: tty, shows: vt.NewSafeEmulator(int(columns), int(rows)), ended: make(chan struct{})}
-	go func() { _, _ = io.Copy(tty, w.shows) }() // what the terminal answers
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		_, _ = io.Copy(tty, w.shows) // what the terminal answers
+	}()
 	go func() {
 		defer close(w.ended)
 		_, _ = io.Copy(w.shows, tty) // until the command ends
@@ -52,7 +56,8 @@ func startIn(t *testing.T, columns, rows uint16, env []string, args ...string) *
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		<-w.ended
-		_ = w.shows.Close()
+		_ = w.shows.InputPipe().(io.Closer).Close() // Close of the emulator itself races with its Read
+		<-answered
 		_ = tty.Close()
 	})
 	return w
