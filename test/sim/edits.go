@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/catalog"
+	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/engine/schedule"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/key"
 	"github.com/hyvve/vault-plugin-secrets-hyvve/internal/workload"
 )
@@ -47,7 +48,11 @@ func (w *world) editPolicy(k key.Key) {
 	w.said(err, "another policy of "+k.Name)
 	current, _ := k.Current()
 	overdue := k.Policy.Period > 0 && current.Created.Add(k.Policy.Period).Before(now) // and put off after an outage
-	if held || overdue {                                                               // it was due before: writing its policy puts it off no longer
+	if k.Policy.Schedule != "" {
+		planned := schedule.Due(k, now, func(key.Key, string) float64 { return 0 })
+		overdue = !planned.IsZero() && !planned.After(now)
+	}
+	if held || overdue { // it was due before: writing its policy puts it off no longer
 		return
 	}
 	if due, _ := w.due(k.Name); err == nil && !k.Policy.Disabled && !due.IsZero() && !due.After(now) && (was.IsZero() || was.After(now)) && !w.rotating(k.Name) {
