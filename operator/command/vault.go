@@ -162,6 +162,8 @@ func (s *session) unreachable(err error) trouble {
 		t.text += "; it speaks plain HTTP: write http:// in VAULT_ADDR"
 	case os.Getenv(api.EnvVaultAddress) == "":
 		t.text += "; set VAULT_ADDR to the address of Vault"
+	default:
+		t.text += "; start it, or name another address in VAULT_ADDR"
 	}
 	return t
 }
